@@ -1,0 +1,261 @@
+//! Mail addresses (RFC 5321 §4.1.2, RFC 6531) and mailboxes (RFC 5322 §3.4).
+//!
+//! What parses can stand in an SMTP command and in a header as it is: there is no control character in it, the domain
+//! is ASCII in lower case, and the lengths are those of RFC 5321 §4.5.3.1. Source routes and comments are refused.
+//! Two addresses are equal when the same server would see the same recipient: the local part is compared as written
+//! (only its server may say that case does not matter), the domain in its lower-case ASCII form.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+
+mod mailbox;
+#[cfg(test)]
+mod tests;
+
+pub use mailbox::Mailbox;
+
+/// The longest address, in octets: the path of RFC 5321 §4.5.3.1.3 (256) without its angle brackets.
+pub const MAX_ADDRESS: usize = 254;
+/// The longest local part, in octets (RFC 5321 §4.5.3.1.1).
+pub const MAX_LOCAL: usize = 64;
+/// The longest label of a domain, in octets (RFC 1035 §2.3.4).
+const MAX_LABEL: usize = 63;
+
+const SEVERAL: &str = "one string holds one address; give several as an array";
+
+/// An address that can stand in an SMTP envelope.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Address {
+    local: String,
+    domain: String,
+}
+
+/// Why a text is not an address, in words for the sender.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct AddressError(pub String);
+
+impl AddressError {
+    fn because<T>(reason: impl Into<String>) -> Result<T, Self> {
+        Err(Self(reason.into()))
+    }
+}
+
+impl Address {
+    /// The part before the `@`, as the sender wrote it, quotes included.
+    pub fn local(&self) -> &str {
+        &self.local
+    }
+
+    /// The part after the `@`: lower case, international names as A-labels, or an address literal such as
+    /// `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// Whether the address can only be carried with SMTPUTF8 (RFC 6531).
+    pub fn needs_smtputf8(&self) -> bool {
+        !self.local.is_ascii()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.local, self.domain)
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if text.is_empty() {
+            return AddressError::because("the address is empty");
+        }
+        // An A-label is at most four times shorter than the UTF-8 it stands for; beyond that nothing can fit.
+        if text.len() > 4 * MAX_ADDRESS {
+            return too_long();
+        }
+        refuse_control(text)?;
+        let (local, domain) = split(text)?;
+        check_local(local)?;
+        let domain = match domain.strip_prefix('[') {
+            Some(literal) => read_literal(literal)?,
+            None => read_domain(domain)?,
+        };
+        if local.len() + 1 + domain.len() > MAX_ADDRESS {
+            return too_long();
+        }
+        Ok(Self { local: local.into(), domain })
+    }
+}
+
+fn too_long<T>() -> Result<T, AddressError> {
+    AddressError::because(format!("the address is longer than {MAX_ADDRESS} octets"))
+}
+
+fn refuse_control(text: &str) -> Result<(), AddressError> {
+    match text.chars().find(|c| c.is_control()) {
+        Some(c) => AddressError::because(format!("the control character U+{:04X} may not stand here", u32::from(c))),
+        None => Ok(()),
+    }
+}
+
+/// Parts the address at its `@`: the one after the quotes, or the only one.
+fn split(text: &str) -> Result<(&str, &str), AddressError> {
+    if text.starts_with('"') {
+        let Some(close) = closing_quote(text) else {
+            return AddressError::because("the quotes before the @ are not closed");
+        };
+        let (local, rest) = text.split_at(close + 1);
+        return match rest.strip_prefix('@') {
+            Some(domain) => Ok((local, domain)),
+            None => AddressError::because("an @ must follow the closing quote"),
+        };
+    }
+    let Some((local, domain)) = text.rsplit_once('@') else {
+        return AddressError::because("an address needs an @");
+    };
+    if local.contains('@') {
+        let list = text.contains([',', ';', ' ']);
+        return AddressError::because(if list { SEVERAL } else { "there is more than one @" });
+    }
+    Ok((local, domain))
+}
+
+/// Where the quoted string that begins the text ends: the index of the closing quote.
+fn closing_quote(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    for (index, byte) in text.bytes().enumerate().skip(1) {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return Some(index),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn check_local(local: &str) -> Result<(), AddressError> {
+    if local.is_empty() {
+        return AddressError::because("there is nothing before the @");
+    }
+    if local.len() > MAX_LOCAL {
+        return AddressError::because(format!("the part before the @ is longer than {MAX_LOCAL} octets"));
+    }
+    if local.starts_with('"') {
+        return check_quoted(local);
+    }
+    if local.starts_with('.') || local.ends_with('.') || local.contains("..") {
+        return AddressError::because("the part before the @ has a dot at its start or end, or two in a row");
+    }
+    match local.chars().find(|&c| c != '.' && !is_atext(c)) {
+        None => Ok(()),
+        Some(',' | ';') => AddressError::because(SEVERAL),
+        Some(' ') => AddressError::because("a space may not stand before the @"),
+        Some(c) => AddressError::because(format!("{} may not stand before the @", shown(c))),
+    }
+}
+
+/// RFC 5321 `Quoted-string`, widened by RFC 6531; control characters are already ruled out.
+fn check_quoted(local: &str) -> Result<(), AddressError> {
+    if local == "\"\"" {
+        return AddressError::because("there is nothing between the quotes before the @");
+    }
+    let mut chars = local.chars();
+    while let Some(c) = chars.next() {
+        // A backslash takes the next character, which must be ASCII (quoted-pairSMTP).
+        let wrong =
+            if c == '\\' { chars.next().filter(|c| !c.is_ascii()) } else { Some(c).filter(|&c| is_invisible(c)) };
+        if let Some(c) = wrong {
+            return AddressError::because(format!("{} may not stand before the @", shown(c)));
+        }
+    }
+    Ok(())
+}
+
+/// `atext` of RFC 5322 §3.2.3 with RFC 6531's non-ASCII characters, less those that a reader cannot see.
+fn is_atext(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || (!c.is_ascii() && !is_invisible(c))
+}
+
+/// White space and formatting characters that arrive by copy and paste and make an address that nobody can retype.
+/// The joiners U+200C and U+200D stay: some scripts are not written right without them.
+fn is_invisible(c: char) -> bool {
+    !c.is_ascii()
+        && (c.is_whitespace()
+            || matches!(c, '\u{ad}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{feff}')
+            || matches!(c, '\u{2060}'..='\u{206f}' | '\u{fff9}'..='\u{fffd}'))
+}
+
+/// A character as a message names it: itself, or its number where it cannot be seen.
+fn shown(c: char) -> Cow<'static, str> {
+    if c.is_control() || is_invisible(c) {
+        return format!("the invisible character U+{:04X}", u32::from(c)).into();
+    }
+    format!("`{c}`").into()
+}
+
+/// An address literal (RFC 5321 §4.1.3) without its opening bracket, in its one canonical form.
+fn read_literal(literal: &str) -> Result<String, AddressError> {
+    let wrong = || AddressError("an address literal is [192.0.2.1] or [IPv6:2001:db8::1]".into());
+    let inner = literal.strip_suffix(']').ok_or_else(wrong)?;
+    match inner.split_at_checked(5) {
+        Some((tag, ip)) if tag.eq_ignore_ascii_case("IPv6:") => {
+            ip.parse::<Ipv6Addr>().map(|ip| format!("[IPv6:{ip}]")).map_err(|_| wrong())
+        }
+        _ => inner.parse::<Ipv4Addr>().map(|ip| format!("[{ip}]")).map_err(|_| wrong()),
+    }
+}
+
+/// A domain in lower-case ASCII. One label is enough: internal mail goes to names such as `localhost`.
+fn read_domain(domain: &str) -> Result<String, AddressError> {
+    if domain.is_empty() {
+        return AddressError::because("there is nothing after the @");
+    }
+    let plain = domain.is_ascii() && !domain.split('.').any(|label| label.as_bytes().get(2..4) == Some(b"--"));
+    let ascii = if plain {
+        domain.to_ascii_lowercase()
+    } else {
+        Uts46::new()
+            .to_ascii(domain.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow, DnsLength::Ignore)
+            .map_err(|_| AddressError("the domain is not a valid international domain name".into()))?
+            .into_owned()
+    };
+    check_labels(&ascii)?;
+    Ok(ascii)
+}
+
+/// Letters, digits and hyphens (RFC 1123 §2.1). The limit of 255 for the whole follows from [`MAX_ADDRESS`].
+fn check_labels(domain: &str) -> Result<(), AddressError> {
+    for label in domain.split('.') {
+        if label.is_empty() {
+            return AddressError::because("the domain has a dot at its start or end, or two in a row");
+        }
+        if label.len() > MAX_LABEL {
+            return AddressError::because(format!("a part of the domain is longer than {MAX_LABEL} octets"));
+        }
+        if let Some(c) = label.chars().find(|c| !c.is_ascii_alphanumeric() && *c != '-') {
+            return match c {
+                ',' | ';' => AddressError::because(SEVERAL),
+                ' ' => AddressError::because("a space may not stand in the domain"),
+                _ => AddressError::because(format!("{} may not stand in the domain", shown(c))),
+            };
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return AddressError::because("a part of the domain begins or ends with a hyphen");
+        }
+    }
+    let last = domain.rsplit('.').next().unwrap_or_default();
+    if last.bytes().all(|b| b.is_ascii_digit()) {
+        return AddressError::because(
+            "a domain does not end in a number; an IP address stands in brackets: [192.0.2.1]",
+        );
+    }
+    Ok(())
+}

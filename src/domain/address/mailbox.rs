@@ -1,0 +1,123 @@
+//! An address with the name shown beside it: `Ann Lee <ann@example.test>`.
+//!
+//! Read generously, since people type these: a name needs no quotes for its commas and dots, white space around the
+//! parts is dropped. Written strictly (RFC 5322 §3.4), and what is written reads back the same.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::{Address, AddressError, SEVERAL, closing_quote, refuse_control};
+
+/// An address with the name shown beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Mailbox {
+    /// The address.
+    pub address: Address,
+    /// The display name, without control characters, not blank, at most [`Mailbox::MAX_NAME`] characters.
+    pub name: Option<String>,
+}
+
+impl Mailbox {
+    /// The longest display name, in characters.
+    pub const MAX_NAME: usize = 256;
+
+    /// Puts a name beside an address; white space around the name is dropped, and a blank name is none.
+    pub fn new(address: Address, name: &str) -> Result<Self, AddressError> {
+        let name = name.trim();
+        refuse_control(name)?;
+        if name.chars().nth(Self::MAX_NAME).is_some() {
+            return AddressError::because(format!("the name is longer than {} characters", Self::MAX_NAME));
+        }
+        Ok(Self { address, name: (!name.is_empty()).then(|| name.into()) })
+    }
+}
+
+impl FromStr for Mailbox {
+    type Err = AddressError;
+
+    /// Reads `a@b`, `<a@b>`, `Name <a@b>` and `"Quoted, Name" <a@b>`.
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        refuse_control(text)?;
+        let text = text.trim();
+        if text.starts_with('"') {
+            return read_quoted(text);
+        }
+        match text.split_once('<') {
+            None if text.ends_with('>') => AddressError::because("the < before the address is missing"),
+            None => Ok(Self { address: text.parse()?, name: None }),
+            Some((name, rest)) => Self::new(read_angled(rest)?, check_bare(name)?),
+        }
+    }
+}
+
+/// A text that begins with a quote: a quoted name, or an address whose local part is quoted.
+fn read_quoted(text: &str) -> Result<Mailbox, AddressError> {
+    let Some(close) = closing_quote(text) else {
+        return AddressError::because("the quotes are not closed");
+    };
+    let rest = text[close + 1..].trim_start();
+    match rest.strip_prefix('<') {
+        Some(rest) => Mailbox::new(read_angled(rest)?, &unquoted(&text[1..close])),
+        None if rest.starts_with('@') => Ok(Mailbox { address: text.parse()?, name: None }),
+        None => AddressError::because("after a quoted name comes the address in angle brackets"),
+    }
+}
+
+/// What follows the `<`: the address and nothing behind its `>`.
+fn read_angled(rest: &str) -> Result<Address, AddressError> {
+    // A quoted local part may hold a `>` of its own.
+    let from = if rest.starts_with('"') { closing_quote(rest).unwrap_or(0) } else { 0 };
+    let Some(end) = rest[from..].find('>').map(|index| from + index) else {
+        return AddressError::because("the > after the address is missing");
+    };
+    let behind = &rest[end + 1..];
+    if behind.contains('@') {
+        return AddressError::because(SEVERAL);
+    }
+    if !behind.is_empty() {
+        return AddressError::because("nothing may follow the >");
+    }
+    if rest.starts_with('@') {
+        return AddressError::because("source routes are not supported");
+    }
+    rest[..end].trim().parse()
+}
+
+/// A name without quotes. Commas and the like are harmless in it, unless it is really a list of addresses.
+fn check_bare(name: &str) -> Result<&str, AddressError> {
+    if name.contains('@') && name.contains([',', ';']) {
+        return AddressError::because(SEVERAL);
+    }
+    match name.chars().find(|c| matches!(c, '"' | '>')) {
+        Some(c) => AddressError::because(format!("put the whole name in quotes, since it holds `{c}`")),
+        None => Ok(name),
+    }
+}
+
+fn unquoted(inner: &str) -> String {
+    let mut chars = inner.chars();
+    let mut name = String::with_capacity(inner.len());
+    while let Some(c) = chars.next() {
+        name.extend(if c == '\\' { chars.next() } else { Some(c) });
+    }
+    name
+}
+
+/// Whether every word of the name is an atom, so that it needs no quotes.
+fn is_plain(name: &str) -> bool {
+    name.chars().all(|c| c == ' ' || !c.is_ascii() || c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c))
+}
+
+impl fmt::Display for Mailbox {
+    /// Writes what [`FromStr`] reads: `a@b`, `Name <a@b>`, the name quoted where it must be.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            None => self.address.fmt(f),
+            Some(name) if is_plain(name) => write!(f, "{name} <{}>", self.address),
+            Some(name) => {
+                let escaped = name.replace('\\', "\\\\").replace('"', "\\\"");
+                write!(f, "\"{escaped}\" <{}>", self.address)
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The states of a recipient, which step leads where, and what they make of the message as a whole.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+
+use super::event::EventType;
+
+/// Where a recipient is on its way.
+///
+/// `Queued`, `Deferred` and the end states are stored; `Scheduled` (queued, never tried, due later) and `Sending`
+/// (leased by a worker) follow from the recipient's row in the queue, so that a claim writes one row and not two.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// In a worker's hand.
+    Sending,
+    /// Waiting for its first attempt.
+    Queued,
+    /// Tried, and waiting for the next attempt.
+    Deferred,
+    /// Waiting for its `scheduled_at`.
+    Scheduled,
+    /// A relay took responsibility.
+    Relayed,
+    /// The recipient's own mail server took it.
+    Delivered,
+    /// Refused for good.
+    Bounced,
+    /// The retry window or `expires_at` ran out; not a bounce.
+    Expired,
+    /// Not sent because the address is on the suppression list.
+    Suppressed,
+    /// Called back before it left.
+    Canceled,
+    /// The link died after the final dot, and the sender asked not to try again.
+    Uncertain,
+}
+
+impl Status {
+    /// Every status, the most urgent first.
+    pub const ALL: [Self; 11] = [
+        Self::Sending,
+        Self::Queued,
+        Self::Deferred,
+        Self::Scheduled,
+        Self::Relayed,
+        Self::Delivered,
+        Self::Bounced,
+        Self::Expired,
+        Self::Suppressed,
+        Self::Canceled,
+        Self::Uncertain,
+    ];
+
+    /// The word in SQL, JSON and documentation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sending => "sending",
+            Self::Queued => "queued",
+            Self::Deferred => "deferred",
+            Self::Scheduled => "scheduled",
+            Self::Relayed => "relayed",
+            Self::Delivered => "delivered",
+            Self::Bounced => "bounced",
+            Self::Expired => "expired",
+            Self::Suppressed => "suppressed",
+            Self::Canceled => "canceled",
+            Self::Uncertain => "uncertain",
+        }
+    }
+
+    /// Whether the recipient has left the queue.
+    pub fn is_end(self) -> bool {
+        !matches!(self, Self::Sending | Self::Queued | Self::Deferred | Self::Scheduled)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Status {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|status| status.as_str() == word).ok_or(())
+    }
+}
+
+/// A message's own status: the most urgent of its recipients', or `partial` where they ended differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MessageStatus {
+    /// See [`Status::Sending`].
+    Sending,
+    /// See [`Status::Queued`].
+    Queued,
+    /// See [`Status::Deferred`].
+    Deferred,
+    /// See [`Status::Scheduled`].
+    Scheduled,
+    /// See [`Status::Relayed`].
+    Relayed,
+    /// See [`Status::Delivered`].
+    Delivered,
+    /// See [`Status::Bounced`].
+    Bounced,
+    /// See [`Status::Expired`].
+    Expired,
+    /// See [`Status::Suppressed`].
+    Suppressed,
+    /// See [`Status::Canceled`].
+    Canceled,
+    /// See [`Status::Uncertain`].
+    Uncertain,
+    /// Every recipient has ended, and not all in the same state.
+    Partial,
+}
+
+impl MessageStatus {
+    /// Sums up the recipients' states.
+    pub fn of(recipients: impl IntoIterator<Item = Status>) -> Self {
+        let mut seen: Vec<Status> = recipients.into_iter().collect();
+        seen.sort_unstable();
+        seen.dedup();
+        match seen.as_slice() {
+            [] => Self::Queued,
+            [first, _, ..] if first.is_end() => Self::Partial,
+            [first, ..] => (*first).into(),
+        }
+    }
+}
+
+impl From<Status> for MessageStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Sending => Self::Sending,
+            Status::Queued => Self::Queued,
+            Status::Deferred => Self::Deferred,
+            Status::Scheduled => Self::Scheduled,
+            Status::Relayed => Self::Relayed,
+            Status::Delivered => Self::Delivered,
+            Status::Bounced => Self::Bounced,
+            Status::Expired => Self::Expired,
+            Status::Suppressed => Self::Suppressed,
+            Status::Canceled => Self::Canceled,
+            Status::Uncertain => Self::Uncertain,
+        }
+    }
+}
+
+/// What becomes of a recipient after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transition {
+    /// It has reached an end state and leaves the queue.
+    End(Status),
+    /// It stays in the queue as `deferred`; the event says why.
+    Retry {
+        /// When the next attempt is due.
+        at: DateTime<Utc>,
+        /// `message.deferred`, or `message.uncertain` where a copy may already have arrived.
+        event: EventType,
+    },
+}
+
+impl Transition {
+    /// The status that is stored.
+    pub fn status(self) -> Status {
+        match self {
+            Self::End(status) => status,
+            Self::Retry { .. } => Status::Deferred,
+        }
+    }
+
+    /// When the next attempt is due, if there is one.
+    pub fn next_attempt_at(self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::End(_) => None,
+            Self::Retry { at, .. } => Some(at),
+        }
+    }
+
+    /// The event that tells of it.
+    pub fn event(self) -> EventType {
+        match self {
+            Self::Retry { event, .. } => event,
+            Self::End(status) => EventType::of_end(status),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_shows_its_most_urgent_recipient() {
+        use Status::{Bounced, Deferred, Delivered, Queued, Relayed, Sending};
+        assert_eq!(MessageStatus::of([Relayed, Sending, Queued]), MessageStatus::Sending);
+        assert_eq!(MessageStatus::of([Bounced, Deferred]), MessageStatus::Deferred);
+        assert_eq!(MessageStatus::of([Relayed, Relayed]), MessageStatus::Relayed);
+        assert_eq!(MessageStatus::of([Delivered, Bounced]), MessageStatus::Partial);
+    }
+
+    #[test]
+    fn every_status_reads_back_from_its_word() {
+        for status in Status::ALL {
+            assert_eq!(status.as_str().parse(), Ok(status));
+        }
+    }
+}

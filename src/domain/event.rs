@@ -1,0 +1,68 @@
+//! The kinds of events, as applications see them.
+
+use std::fmt;
+
+use super::delivery::Status;
+
+/// What happened; the `type` of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventType {
+    /// A message was committed.
+    Accepted,
+    /// A message was committed for later.
+    Scheduled,
+    /// A recipient was called back.
+    Canceled,
+    /// An attempt failed for now.
+    Deferred,
+    /// A relay took the mail.
+    Relayed,
+    /// The recipient's own server took the mail.
+    Delivered,
+    /// The mail was refused for good.
+    Bounced,
+    /// Time ran out.
+    Expired,
+    /// The address is on the suppression list.
+    Suppressed,
+    /// The link died after the final dot.
+    Uncertain,
+}
+
+impl EventType {
+    /// The word in SQL, JSON and documentation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "message.accepted",
+            Self::Scheduled => "message.scheduled",
+            Self::Canceled => "message.canceled",
+            Self::Deferred => "message.deferred",
+            Self::Relayed => "message.relayed",
+            Self::Delivered => "message.delivered",
+            Self::Bounced => "message.bounced",
+            Self::Expired => "message.expired",
+            Self::Suppressed => "message.suppressed",
+            Self::Uncertain => "message.uncertain",
+        }
+    }
+
+    /// The event of reaching `status`; a status that is no end tells of an attempt that failed for now.
+    pub fn of_end(status: Status) -> Self {
+        match status {
+            Status::Relayed => Self::Relayed,
+            Status::Delivered => Self::Delivered,
+            Status::Bounced => Self::Bounced,
+            Status::Expired => Self::Expired,
+            Status::Suppressed => Self::Suppressed,
+            Status::Canceled => Self::Canceled,
+            Status::Uncertain => Self::Uncertain,
+            Status::Sending | Status::Queued | Status::Deferred | Status::Scheduled => Self::Deferred,
+        }
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

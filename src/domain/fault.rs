@@ -1,0 +1,182 @@
+//! What is wrong with one place of a request: RFC 9457's `errors` with JSON pointers (RFC 6901), and the words that
+//! say what kind of wrong it is.
+//!
+//! The words ([`Code`]) are published: programs branch on them, so one may be added but never renamed.
+
+use serde::Serialize;
+
+/// Makes the enum, its words and their meanings from one table, so that the documentation cannot drift from the code.
+macro_rules! codes {
+    ($(#[doc = $meaning:literal] $name:ident = $word:literal,)*) => {
+        /// The kinds of fault a request can have, each with a word that stays what it is.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, utoipa::ToSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Code {
+            $(#[doc = $meaning] $name,)*
+        }
+
+        impl Code {
+            /// Every code, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The word in JSON and documentation.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+
+            /// What it means, in a sentence for the documentation.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $meaning.trim_ascii(),)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The value is missing, `null` or empty where one is needed.
+    Required = "required",
+    /// The value has another JSON type than the one expected.
+    InvalidType = "invalid_type",
+    /// The object has no field of this name.
+    UnknownField = "unknown_field",
+    /// The name stands twice in the same object.
+    DuplicateField = "duplicate_field",
+    /// The value stands twice where each may stand once.
+    DuplicateValue = "duplicate_value",
+    /// The text has more characters than allowed.
+    TooLong = "too_long",
+    /// There are more values than allowed.
+    TooMany = "too_many",
+    /// The values together take more bytes than allowed.
+    TooLarge = "too_large",
+    /// A CR, LF, NUL or other control character stands where none may.
+    ControlCharacter = "control_character",
+    /// The text is not a mail address.
+    InvalidAddress = "invalid_address",
+    /// The text cannot be the name of a header.
+    InvalidHeader = "invalid_header",
+    /// The header is set by the service itself or from another field.
+    ForbiddenHeader = "forbidden_header",
+    /// The text is not base64 in the standard alphabet with padding.
+    InvalidBase64 = "invalid_base64",
+    /// The text is not a media type that an attachment can have.
+    InvalidContentType = "invalid_content_type",
+    /// The text is not an RFC 3339 time, or the time is out of range.
+    InvalidTimestamp = "invalid_timestamp",
+    /// There is no stream of this name.
+    UnknownStream = "unknown_stream",
+    /// The value is none of those allowed; the message says which are.
+    InvalidValue = "invalid_value",
+    /// The search took too long; the message says how to narrow it.
+    TooBroad = "too_broad",
+    /// The feature exists in the contract but not in this version.
+    NotAvailable = "not_available",
+    /// There are more faults than the answer lists.
+    TooManyFaults = "too_many_faults",
+}
+
+impl From<Code> for &'static str {
+    fn from(code: Code) -> Self {
+        code.as_str()
+    }
+}
+
+/// One fault in a request body, header or query.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Fault {
+    /// JSON pointer to the value at fault, such as `/to/0`; for a query parameter or a header, its name.
+    #[schema(example = "/to/0")]
+    pub pointer: String,
+    /// Stable, machine-readable word, such as `invalid_address`.
+    #[schema(value_type = Code, example = "invalid_address")]
+    pub code: &'static str,
+    /// What is wrong and what would mend it, for a person.
+    pub message: String,
+}
+
+/// Collects every fault of one request, so that the sender sees all of them at once.
+///
+/// The first [`Faults::LIMIT`] are kept: a broken program's 40 MiB of nonsense deserves a short answer.
+#[derive(Debug, Default)]
+pub struct Faults {
+    kept: Vec<Fault>,
+    dropped: usize,
+}
+
+impl Faults {
+    /// How many faults are listed.
+    pub const LIMIT: usize = 100;
+
+    /// Notes one fault.
+    pub fn push(&mut self, pointer: impl Into<String>, code: impl Into<&'static str>, message: impl Into<String>) {
+        if self.kept.len() < Self::LIMIT {
+            self.kept.push(Fault { pointer: pointer.into(), code: code.into(), message: message.into() });
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// How many faults were noted, those beyond the limit included.
+    pub fn len(&self) -> usize {
+        self.kept.len() + self.dropped
+    }
+
+    /// Whether looking further is pointless: the list is full and is known to be incomplete.
+    pub fn is_full(&self) -> bool {
+        self.dropped > 0
+    }
+
+    /// All faults in the order found; where some were dropped, the last entry says so.
+    pub fn into_vec(mut self) -> Vec<Fault> {
+        if self.is_full() {
+            let message = format!("only the first {} faults are listed; mend these to see the others", Self::LIMIT);
+            self.kept.push(Fault { pointer: String::new(), code: Code::TooManyFaults.as_str(), message });
+        }
+        self.kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_one_word_with_a_meaning() {
+        for code in Code::ALL {
+            assert!(
+                code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{code:?}"
+            );
+            assert!(code.meaning().ends_with('.'), "{code:?}");
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+        }
+    }
+
+    #[test]
+    fn a_long_list_is_cut_and_says_so() {
+        let mut faults = Faults::default();
+        for index in 0..Faults::LIMIT + 5 {
+            faults.push(format!("/{index}"), Code::Required, "is missing");
+        }
+        assert!(faults.is_full());
+        assert_eq!(faults.len(), Faults::LIMIT + 5);
+        let list = faults.into_vec();
+        assert_eq!(list.len(), Faults::LIMIT + 1);
+        assert_eq!(list[Faults::LIMIT].code, "too_many_faults");
+    }
+
+    #[test]
+    fn a_full_list_that_lacks_nothing_says_nothing() {
+        let mut faults = Faults::default();
+        for _ in 0..Faults::LIMIT {
+            faults.push("", "required", "is missing");
+        }
+        assert!(!faults.is_full());
+        assert_eq!(faults.into_vec().len(), Faults::LIMIT);
+    }
+}

@@ -1,0 +1,225 @@
+//! What one attempt at one recipient came to, and what follows from it.
+//!
+//! Replies are judged by their first digit (RFC 5321 §4.2.1), refined by the enhanced code (RFC 3463). A failure to
+//! reach or to understand the other side is always temporary.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// What to do with a recipient when the link died between the final dot and its reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUncertain {
+    /// Send again with the same `Message-ID`: a second copy is possible, a loss is not.
+    #[default]
+    Retry,
+    /// Leave it until an operator or `POST …/retry` decides.
+    Hold,
+    /// Never send again: a loss is possible, a second copy is not.
+    Fail,
+}
+
+impl OnUncertain {
+    /// The word in SQL, JSON and documentation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Hold => "hold",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+impl FromStr for OnUncertain {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        [Self::Retry, Self::Hold, Self::Fail].into_iter().find(|o| o.as_str() == word).ok_or(())
+    }
+}
+
+/// An enhanced status code, `class.subject.detail` (RFC 3463 §2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EnhancedCode {
+    /// 2, 4 or 5.
+    pub class: u8,
+    /// 0–999.
+    pub subject: u16,
+    /// 0–999.
+    pub detail: u16,
+}
+
+impl fmt::Display for EnhancedCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.class, self.subject, self.detail)
+    }
+}
+
+impl FromStr for EnhancedCode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let number = |part: &str| {
+            let plain = (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+            plain.then(|| part.parse::<u16>().ok()).flatten().ok_or(())
+        };
+        let mut parts = text.split('.');
+        let (class, subject, detail) = (parts.next(), parts.next(), parts.next());
+        if parts.next().is_some() {
+            return Err(());
+        }
+        let class = match class {
+            Some("2") => 2,
+            Some("4") => 4,
+            Some("5") => 5,
+            _ => return Err(()),
+        };
+        Ok(Self { class, subject: number(subject.ok_or(())?)?, detail: number(detail.ok_or(())?)? })
+    }
+}
+
+/// The other side's reply to a command, or our own words where it gave none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// 200–599, or `None` when there was no reply (a refused connection, a time-out) and `text` is ours.
+    pub code: Option<u16>,
+    /// The enhanced code, where the reply began with one of the same class.
+    pub enhanced: Option<EnhancedCode>,
+    /// The text of all lines joined by `\n`, enhanced code removed from each, at most [`Reply::TEXT_LIMIT`] octets.
+    pub text: String,
+}
+
+impl Reply {
+    /// Longer texts are cut here, in octets.
+    pub const TEXT_LIMIT: usize = 2_000;
+
+    /// A reply in our own words, where the other side said nothing.
+    pub fn ours(text: impl Into<String>) -> Self {
+        Self { code: None, enhanced: None, text: text.into() }.limited()
+    }
+
+    /// Our own words with the enhanced code that the situation has, such as 5.1.10 for a null MX.
+    pub fn ours_with(class: u8, subject: u16, detail: u16, text: impl Into<String>) -> Self {
+        Self { code: None, enhanced: Some(EnhancedCode { class, subject, detail }), text: text.into() }.limited()
+    }
+
+    /// Reads a reply's code and lines.
+    pub fn from_lines<'a>(code: u16, lines: impl Iterator<Item = &'a str>) -> Self {
+        let mut enhanced = None;
+        let mut text = String::new();
+        for (index, line) in lines.enumerate() {
+            if index > 0 {
+                text.push('\n');
+            }
+            text.push_str(strip_enhanced(code, line, &mut enhanced));
+        }
+        Self { code: Some(code), enhanced, text }.limited()
+    }
+
+    fn limited(mut self) -> Self {
+        if self.text.len() > Self::TEXT_LIMIT {
+            let mut end = Self::TEXT_LIMIT;
+            while !self.text.is_char_boundary(end) {
+                end -= 1;
+            }
+            self.text.truncate(end);
+        }
+        // Postgres text cannot hold NUL, and other people's bytes must never fail a commit.
+        if self.text.contains('\0') {
+            self.text = self.text.replace('\0', "\u{fffd}");
+        }
+        self
+    }
+}
+
+fn strip_enhanced<'a>(code: u16, line: &'a str, found: &mut Option<EnhancedCode>) -> &'a str {
+    let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+    match word.parse::<EnhancedCode>() {
+        Ok(enhanced) if u16::from(enhanced.class) == code / 100 => {
+            found.get_or_insert(enhanced);
+            rest
+        }
+        _ => line,
+    }
+}
+
+/// How an attempt at one recipient ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The server took the mail: 2xx to the final dot.
+    Accepted,
+    /// Nothing was handed over, and a later attempt may succeed.
+    Temporary,
+    /// The server refused for good.
+    Permanent,
+    /// The link died after the final dot: the server may have the mail or not.
+    Uncertain,
+}
+
+impl Verdict {
+    /// Judges a reply code at any stage before the mail was accepted; 2xx and 3xx out of place are temporary.
+    pub fn of_refusal(code: u16) -> Self {
+        if (500..600).contains(&code) { Self::Permanent } else { Self::Temporary }
+    }
+}
+
+/// Who was spoken to, and how safely.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// Host name of the relay or MX.
+    pub mx: Option<String>,
+    /// Address connected to.
+    pub ip: Option<IpAddr>,
+    /// Protocol and cipher, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`; none for plain text.
+    pub tls: Option<String>,
+    /// Whether the server is the recipient's own (MX) rather than a relay.
+    pub is_final: bool,
+}
+
+/// What one attempt at one recipient came to. `smtp::send` never fails: every failure is an outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The judgement.
+    pub verdict: Verdict,
+    /// What was said.
+    pub reply: Reply,
+    /// Who said it.
+    pub peer: Peer,
+    /// From the start of the attempt to its end.
+    pub duration: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_is_taken_apart() {
+        let reply = Reply::from_lines(550, ["5.1.1 No such user", "5.1.1 here"].into_iter());
+        assert_eq!(reply.enhanced, Some(EnhancedCode { class: 5, subject: 1, detail: 1 }));
+        assert_eq!(reply.text, "No such user\nhere");
+    }
+
+    #[test]
+    fn an_enhanced_code_of_another_class_is_text() {
+        let reply = Reply::from_lines(550, ["4.7.1 odd"].into_iter());
+        assert_eq!((reply.enhanced, reply.text.as_str()), (None, "4.7.1 odd"));
+    }
+
+    #[test]
+    fn a_reply_text_is_cut_between_characters_and_holds_no_nul() {
+        let reply = Reply::ours(format!("\0{}", "ä".repeat(2_000)));
+        assert!(reply.text.len() <= Reply::TEXT_LIMIT + 2);
+        assert!(!reply.text.contains('\0'));
+    }
+
+    #[test]
+    fn only_5xx_is_permanent() {
+        assert_eq!(Verdict::of_refusal(554), Verdict::Permanent);
+        for code in [421, 451, 250, 354, 199, 600] {
+            assert_eq!(Verdict::of_refusal(code), Verdict::Temporary, "{code}");
+        }
+    }
+}

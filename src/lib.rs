@@ -1,0 +1,21 @@
+//! Postrider takes mail from applications over HTTP, keeps it in Postgres and delivers it over SMTP.
+//!
+//! A mail moves one way through the modules, in this order:
+//!
+//! ```text
+//! http ─▶ accept ─▶ db ─▶ worker ─▶ smtp ─▶ worker ─▶ db
+//! ```
+//!
+//! - [`http`] turns a request into a call and a result into an answer;
+//! - [`accept`] turns bytes into a validated message and commits it together with its neighbours;
+//! - [`db`] holds every SQL statement;
+//! - [`worker`] claims what is due, has it sent, and commits what came of it;
+//! - [`mail`] turns a message into MIME, without touching a socket;
+//! - [`smtp`] speaks to other mail servers and knows no database;
+//! - [`domain`] holds the types and rules that all of them share, free of I/O.
+//!
+//! [`app`] builds the parts and stops them; [`cli`] holds one file a command; [`dev`] is the embedded
+//! Postgres and the inbox that catches mail on a developer's machine.
+
+pub mod clock;
+pub mod domain;
