@@ -18,4 +18,5 @@
 //! Postgres and the inbox that catches mail on a developer's machine.
 
 pub mod clock;
+pub mod config;
 pub mod domain;

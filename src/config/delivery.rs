@@ -1,0 +1,89 @@
+//! `[delivery]`: how much is sent at a time, when it is tried again, and how the process stops.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::retry::Policy;
+
+use super::range::{within, within_time};
+
+/// The workers' settings.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Messages in hand at a time in this process: `POSTRIDER_DELIVERY__CONCURRENCY`, 1–10000, default 256.
+    pub concurrency: u32,
+    /// SMTP connections of this process to one destination: `POSTRIDER_DELIVERY__CONNECTIONS`, 1–1000, default 16.
+    pub connections: u32,
+    /// Mails sent over one connection before it is closed: `POSTRIDER_DELIVERY__MAILS_PER_CONNECTION`, 1–100000,
+    /// default 100.
+    pub mails_per_connection: u32,
+    /// The sum of the mails held in memory while they are sent: `POSTRIDER_DELIVERY__MEMORY_MIB`, MiB, 1–65536,
+    /// default 64. A single larger mail is sent alone.
+    pub memory_mib: u32,
+    /// How long a worker owns what it claimed without a sign of life: `POSTRIDER_DELIVERY__LEASE`, a duration, 1s–1h,
+    /// default `60s`. After a crash, its mail moves again this much later.
+    #[serde(with = "super::duration")]
+    pub lease: Duration,
+    /// The waits after the first, second, … attempt, ±20 %; the last one repeats: `POSTRIDER_DELIVERY__RETRY_SCHEDULE`,
+    /// durations (in a variable separated by commas), 1–50 of 1s–7d, default `1m,5m,15m,30m,1h,2h,4h`.
+    #[serde(with = "super::duration::list")]
+    pub retry_schedule: Vec<Duration>,
+    /// From the first attempt to giving up as `expired`: `POSTRIDER_DELIVERY__RETRY_WINDOW`, a duration, 1s–30d,
+    /// default `72h`.
+    #[serde(with = "super::duration")]
+    pub retry_window: Duration,
+    /// The first wait where the reply speaks of greylisting: `POSTRIDER_DELIVERY__GREYLIST`, a duration, 1s–1d,
+    /// default `5m`.
+    #[serde(with = "super::duration")]
+    pub greylist: Duration,
+    /// How long a stop waits for mail in flight: `POSTRIDER_DELIVERY__SHUTDOWN_GRACE`, a duration, 0s–1h, default
+    /// `620s`: longer than the longest wait for a final reply, so that a restart makes no duplicates.
+    #[serde(with = "super::duration")]
+    pub shutdown_grace: Duration,
+    /// Whether a recipient's mail server may be this machine: `POSTRIDER_DELIVERY__ALLOW_LOOPBACK_MX`, default false.
+    /// For tests; otherwise a domain that points its MX at 127.0.0.1 makes a loop.
+    pub allow_loopback_mx: bool,
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        let Policy { schedule, window, greylist } = Policy::default();
+        Self {
+            concurrency: 256,
+            connections: 16,
+            mails_per_connection: 100,
+            memory_mib: 64,
+            lease: Duration::from_mins(1),
+            retry_schedule: schedule,
+            retry_window: window,
+            greylist,
+            shutdown_grace: Duration::from_secs(620),
+            allow_loopback_mx: false,
+        }
+    }
+}
+
+impl Delivery {
+    /// The rules for trying again, as the domain knows them.
+    pub fn retry_policy(&self) -> Policy {
+        Policy { schedule: self.retry_schedule.clone(), window: self.retry_window, greylist: self.greylist }
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        let second = Duration::from_secs(1);
+        let day = Duration::from_hours(24);
+        within(self.concurrency, 1..=10_000)?;
+        within(self.connections, 1..=1_000)?;
+        within(self.mails_per_connection, 1..=100_000)?;
+        within(self.memory_mib, 1..=65_536)?;
+        within_time(self.lease, second..=Duration::from_hours(1))?;
+        if !(1..=50).contains(&self.retry_schedule.len()) {
+            return Err(format!("must hold 1 to 50 durations, holds {}", self.retry_schedule.len()));
+        }
+        self.retry_schedule.iter().try_for_each(|wait| within_time(*wait, second..=7 * day))?;
+        within_time(self.retry_window, second..=30 * day)?;
+        within_time(self.greylist, second..=day)?;
+        within_time(self.shutdown_grace, Duration::ZERO..=Duration::from_hours(1))
+    }
+}

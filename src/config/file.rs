@@ -1,0 +1,67 @@
+//! The configuration file: TOML to single settings.
+
+use std::path::Path;
+
+use figment::value::{Dict, Value};
+
+use super::keys::Keys;
+use super::load::Setting;
+use super::problem::{Origin, Problems};
+
+/// The file that is read where none is named.
+pub(super) const DEFAULT: &str = "postrider.toml";
+
+/// The text of the file at `path`, or of [`DEFAULT`] if there is one, with its path.
+pub(super) fn read<'a>(path: Option<&'a Path>, problems: &mut Problems) -> Option<(String, &'a Path)> {
+    let chosen = path.unwrap_or(Path::new(DEFAULT));
+    match std::fs::read_to_string(chosen) {
+        Ok(text) => Some((text, chosen)),
+        Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => {
+            problems.push(chosen.display().to_string(), format!("cannot be read: {error}"), Origin::Key);
+            None
+        }
+    }
+}
+
+/// Every value of the file that has a known key.
+pub(super) fn settings(text: &str, path: &Path, keys: &Keys, problems: &mut Problems) -> Vec<Setting> {
+    let dict = match toml::from_str::<Dict>(text) {
+        Ok(dict) => dict,
+        Err(error) => {
+            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            problems.push(format!("{}:{line}", path.display()), error.message(), Origin::Key);
+            return Vec::new();
+        }
+    };
+    let mut found = Vec::new();
+    let origin = Origin::File(path.to_owned());
+    walk(dict, "", &mut Walk { keys, origin, problems, found: &mut found });
+    found
+}
+
+/// What every level of the tables shares.
+struct Walk<'a> {
+    keys: &'a Keys,
+    origin: Origin,
+    problems: &'a mut Problems,
+    found: &'a mut Vec<Setting>,
+}
+
+fn walk(dict: Dict, prefix: &str, to: &mut Walk<'_>) {
+    for (name, value) in dict {
+        let key = format!("{prefix}{name}");
+        if to.keys.default_of(&key).is_some() {
+            to.found.push(Setting { key, value, origin: to.origin.clone() });
+            continue;
+        }
+        match (to.keys.is_section(&key), value) {
+            (true, Value::Dict(_, section)) => walk(section, &format!("{key}."), to),
+            (true, _) => to.problems.push(&key, format!("is a section: write [{key}]"), to.origin.clone()),
+            (false, _) => {
+                let hint = to.keys.nearest(&key).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+                to.problems.push(&key, format!("unknown key{hint}"), to.origin.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The configuration: one typed structure, plain data, read once at the start.
+//!
+//! Three sources, later wins: the defaults written here, `postrider.toml` (or the file given by `--config`), and the
+//! environment. A key `section.name` is the variable `POSTRIDER_SECTION__NAME`; `DATABASE_URL` stands for
+//! `database.url` unless `POSTRIDER_DATABASE__URL` is set. Any variable with `_FILE` appended names a file that
+//! holds the value, as secrets are handed to containers. An empty variable counts as not set.
+//!
+//! A start with a wrong configuration does not happen: unknown keys and bad values are reported all at once, one line
+//! each, with the key and where it came from. `postrider.example.toml` shows every key; a test keeps it complete.
+
+mod accept;
+mod database;
+mod delivery;
+mod duration;
+mod file;
+mod keys;
+mod load;
+mod log;
+mod problem;
+mod range;
+mod secret_url;
+mod timeouts;
+mod variables;
+mod webhooks;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use accept::Accept;
+pub use database::Database;
+pub use delivery::Delivery;
+pub use log::{Format, Log};
+pub use problem::{ConfigErrors, Origin, Problem};
+pub use secret_url::SecretUrl;
+pub use timeouts::Timeouts;
+pub use webhooks::Webhooks;
+
+/// Everything an operator can choose. Sections are fields of their own types.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Config {
+    /// Where the API listens: `POSTRIDER_LISTEN`, an address and port, default `127.0.0.1:8080`. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The relay that takes all mail: `POSTRIDER_RELAY_URL`, `smtp://[user:pass@]host:port?tls=none|opportunistic|required`
+    /// or `smtps://…`; default unset, which means direct to the recipients' mail servers.
+    pub relay_url: Option<SecretUrl>,
+    /// Certificates (PEM) to trust for the relay besides the system's: `POSTRIDER_RELAY_CA_FILE`, a path, default unset.
+    pub relay_ca_file: Option<PathBuf>,
+    /// The DNS resolver to ask: `POSTRIDER_DNS`, an address and port, default unset, which means the system's.
+    pub dns: Option<SocketAddr>,
+    /// The port on which recipients' mail servers are called: `POSTRIDER_MX_PORT`, 1–65535, default 25.
+    pub mx_port: u16,
+    /// The name given in EHLO and Message-ID: `POSTRIDER_HOSTNAME`, a domain name or `[address]`, default unset,
+    /// which means the machine's own name.
+    pub hostname: Option<String>,
+    /// The database.
+    pub database: Database,
+    /// What a request may hold.
+    pub accept: Accept,
+    /// How mail is sent and tried again.
+    pub delivery: Delivery,
+    /// How long the sending side waits for other mail servers.
+    pub timeouts: Timeouts,
+    /// Where webhooks may go.
+    pub webhooks: Webhooks,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            relay_url: None,
+            relay_ca_file: None,
+            dns: None,
+            mx_port: 25,
+            hostname: None,
+            database: Database::default(),
+            accept: Accept::default(),
+            delivery: Delivery::default(),
+            timeouts: Timeouts::default(),
+            webhooks: Webhooks::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file at `path`, then the variables in `env` over it. Without a path, `postrider.toml` in the working
+    /// directory is read if it is there; a path that names no file is a problem like any other.
+    pub fn load(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigErrors> {
+        load::load(path, env)
+    }
+
+    /// [`Config::load`] with the variables of this process.
+    pub fn from_environment(path: Option<&Path>) -> Result<Self, ConfigErrors> {
+        // `std::env::vars` panics on a variable that is not UTF-8; one of ours would be no valid value anyway.
+        let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
+        Self::load(path, std::env::vars_os().map(|(name, value)| (text(name), text(value))))
+    }
+
+    /// The first value that its type allows and its meaning does not.
+    fn check(&self) -> Result<(), String> {
+        if let Some(url) = &self.relay_url {
+            url.check(&["smtp", "smtps"], true)?;
+        }
+        range::within(self.mx_port, 1..=u16::MAX)?;
+        self.hostname.as_deref().map_or(Ok(()), check_hostname)?;
+        self.database.check()?;
+        self.accept.check()?;
+        self.delivery.check()?;
+        self.timeouts.check()?;
+        self.log.check()
+    }
+}
+
+/// The name goes into EHLO and into header fields as it is, so nothing but a name may be in it.
+fn check_hostname(name: &str) -> Result<(), String> {
+    let literal = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let ok = match literal {
+        Some(address) => address.strip_prefix("IPv6:").unwrap_or(address).parse::<std::net::IpAddr>().is_ok(),
+        None => name.len() <= 255 && name.split('.').all(is_label),
+    };
+    if ok { Ok(()) } else { Err("must be a domain name such as mail.example.net, or an [address]".into()) }
+}
+
+fn is_label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}

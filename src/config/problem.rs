@@ -1,0 +1,77 @@
+//! What is wrong with a configuration, in one line each.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// One thing to mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}{origin}")]
+pub struct Problem {
+    /// The key, such as `accept.max_body_mib`, or the name of an unknown variable, or the file that cannot be read.
+    pub key: String,
+    /// What is wrong with it. Never holds a secret.
+    pub message: String,
+    /// Where the value stands.
+    pub origin: Origin,
+}
+
+/// Where a value was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The key of the problem says it already.
+    Key,
+    /// The configuration file.
+    File(PathBuf),
+    /// The variable of this name.
+    Variable(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key => Ok(()),
+            Self::File(path) => write!(f, " (in {})", path.display()),
+            Self::Variable(name) => write!(f, " (from {name})"),
+        }
+    }
+}
+
+/// Every problem of one configuration; shown one a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(Vec<Problem>);
+
+impl ConfigErrors {
+    /// The problems, those of the file first.
+    pub fn problems(&self) -> &[Problem] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Problems as they are found.
+#[derive(Debug, Default)]
+pub(super) struct Problems(Vec<Problem>);
+
+impl Problems {
+    pub(super) fn push(&mut self, key: impl Into<String>, message: impl Into<String>, origin: Origin) {
+        // One line each, whatever a parser or an operator wrote into its message.
+        let message = message.into().lines().collect::<Vec<_>>().join(" ");
+        self.0.push(Problem { key: key.into(), message, origin });
+    }
+
+    /// `value` if nothing was wrong.
+    pub(super) fn or<T>(self, value: T) -> Result<T, ConfigErrors> {
+        if self.0.is_empty() { Ok(value) } else { Err(ConfigErrors(self.0)) }
+    }
+}

@@ -1,0 +1,88 @@
+//! A URL that may hold a password: wiped from memory when dropped, never shown in full.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use url::Url;
+
+/// A URL with credentials, such as the relay's or the database's. Printing it leaves out user, password and query.
+#[derive(Clone)]
+pub struct SecretUrl(SecretString);
+
+impl SecretUrl {
+    /// The URL in full, for the one who connects.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// Whether this is a URL of one of `schemes`, with a host where one is needed. Messages never hold the value.
+    pub(super) fn check(&self, schemes: &[&str], needs_host: bool) -> Result<(), String> {
+        let url = Url::parse(self.expose()).map_err(|error| format!("is not a URL: {error}"))?;
+        if !schemes.contains(&url.scheme()) {
+            let names: Vec<_> = schemes.iter().map(|scheme| format!("{scheme}://")).collect();
+            return Err(format!("must start with {}, starts with {}:", names.join(" or "), url.scheme()));
+        }
+        if needs_host && url.host_str().is_none_or(str::is_empty) {
+            return Err("names no host".into());
+        }
+        Ok(())
+    }
+}
+
+impl From<String> for SecretUrl {
+    fn from(url: String) -> Self {
+        Self(url.into())
+    }
+}
+
+impl fmt::Display for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(url) = Url::parse(self.expose()) else { return f.write_str("(not a URL)") };
+        write!(f, "{}://{}", url.scheme(), url.host_str().unwrap_or_default())?;
+        url.port().map_or(Ok(()), |port| write!(f, ":{port}"))?;
+        f.write_str(url.path())
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretUrl({self})")
+    }
+}
+
+/// Without the secret, like every other way of showing it.
+impl Serialize for SecretUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_where_and_never_who() {
+        let url = SecretUrl::from("smtp://user:hunter2@relay.example:587?tls=required&password=hunter2".to_owned());
+        assert_eq!(format!("{url:?}"), "SecretUrl(smtp://relay.example:587)");
+        assert_eq!(serde_json::to_string(&url).expect("JSON"), "\"smtp://relay.example:587\"");
+        assert!(!format!("{:?}", SecretUrl::from("hunter2".to_owned())).contains("hunter2"));
+    }
+
+    #[test]
+    fn is_checked_by_syntax_alone() {
+        let check = |url: &str, host| SecretUrl::from(url.to_owned()).check(&["smtp", "smtps"], host);
+        assert_eq!(check("smtp://inbox:1025?tls=none", true), Ok(()));
+        assert_eq!(check("smtps://user:p%40ss@[::1]", true), Ok(()));
+        assert_eq!(check("http://relay", true), Err("must start with smtp:// or smtps://, starts with http:".into()));
+        assert_eq!(check("smtp:relay", true), Err("names no host".into()));
+        assert!(check("relay.example", true).is_err_and(|error| error.starts_with("is not a URL")));
+    }
+}

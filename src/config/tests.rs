@@ -1,0 +1,216 @@
+//! What an operator sees: which source wins, and what a wrong configuration says.
+
+use std::path::Path;
+use std::time::Duration;
+
+use figment::value::Value;
+
+use super::keys::Keys;
+use super::problem::Problems;
+use super::{Config, ConfigErrors, Format, file, load, variables};
+
+/// Loads `toml` as the file `postrider.toml` and `env` over it, without touching either on this machine.
+fn configured(toml: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let keys = Keys::known();
+    let mut problems = Problems::default();
+    let mut settings = file::settings(toml, Path::new(file::DEFAULT), &keys, &mut problems);
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    settings.extend(variables::settings(env, &keys, &mut problems));
+    load::merge(settings, problems)
+}
+
+fn sound(toml: &str, env: &[(&str, &str)]) -> Config {
+    configured(toml, env).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn problems(toml: &str, env: &[(&str, &str)]) -> Vec<String> {
+    let errors = configured(toml, env).expect_err("a problem");
+    errors.to_string().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn nothing_given_is_the_default() {
+    let config = sound("", &[("PATH", "/bin"), ("POSTRIDER_RELAY_URL", "")]);
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert!(config.relay_url.is_none() && config.database.url.is_none());
+    assert_eq!(config.delivery.retry_policy(), crate::domain::retry::Policy::default());
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_the_file_over_the_default() {
+    let toml = "mx_port = 2525\n[accept]\nmax_recipients = 10\nmax_attachments = 5\n";
+    let config = sound(toml, &[("POSTRIDER_ACCEPT__MAX_RECIPIENTS", "11"), ("POSTRIDER_MX_PORT", "1025")]);
+    let accept = &config.accept;
+    assert_eq!((config.mx_port, accept.max_recipients, accept.max_attachments), (1025, 11, 5));
+    assert_eq!(accept.max_body_mib, 40);
+}
+
+#[test]
+fn a_variable_is_read_as_what_its_key_holds() {
+    let config = sound(
+        "",
+        &[
+            ("POSTRIDER_HOSTNAME", "123"),
+            ("POSTRIDER_LOG__FORMAT", "json"),
+            ("POSTRIDER_LOG__FILTER", "info,postrider::smtp=debug"),
+            ("POSTRIDER_WEBHOOKS__ALLOW_PRIVATE", "true"),
+            ("POSTRIDER_DELIVERY__RETRY_SCHEDULE", "90s, 5m,1h"),
+            ("POSTRIDER_DELIVERY__LEASE", "30"),
+            ("POSTRIDER_RELAY_CA_FILE", "/etc/ca.pem"),
+        ],
+    );
+    assert_eq!(config.hostname.as_deref(), Some("123"));
+    assert_eq!(config.log.format, Format::Json);
+    assert!(config.webhooks.allow_private);
+    assert_eq!(config.delivery.retry_schedule, [90, 300, 3_600].map(Duration::from_secs));
+    assert_eq!(config.delivery.lease, Duration::from_secs(30));
+    assert_eq!(config.relay_ca_file.as_deref(), Some(Path::new("/etc/ca.pem")));
+}
+
+#[test]
+fn our_own_name_wins_over_database_url() {
+    let url = |env: &[(&str, &str)]| sound("", env).database.url.expect("a URL").expose().to_owned();
+    let plain = ("DATABASE_URL", "postgres://a@one/x");
+    assert_eq!(url(&[plain]), plain.1);
+    assert_eq!(url(&[("POSTRIDER_DATABASE__URL", "postgres://b@two/x"), plain]), "postgres://b@two/x");
+}
+
+#[test]
+fn secrets_come_from_files_without_their_last_newline() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let secret = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let database = secret("database", "postgres://u:pa%23%20ss@db/x\n");
+    let relay = secret("relay", "smtp://u:p@relay");
+    let config = sound("", &[("DATABASE_URL_FILE", &database), ("POSTRIDER_RELAY_URL_FILE", &relay)]);
+    assert_eq!(config.database.url.expect("a URL").expose(), "postgres://u:pa%23%20ss@db/x");
+    assert_eq!(config.relay_url.expect("a URL").expose(), "smtp://u:p@relay");
+}
+
+#[test]
+fn a_secret_given_twice_or_not_there_is_a_problem() {
+    let env =
+        [("DATABASE_URL", "postgres://db/x"), ("DATABASE_URL_FILE", "/f"), ("POSTRIDER_RELAY_URL_FILE", "/no/such")];
+    assert_eq!(
+        problems("", &env),
+        [
+            "database.url: DATABASE_URL is set as well: set one of the two (from DATABASE_URL_FILE)",
+            "relay_url: cannot read /no/such: No such file or directory (os error 2) (from POSTRIDER_RELAY_URL_FILE)",
+        ]
+    );
+}
+
+#[test]
+fn all_problems_are_reported_at_once_one_line_each() {
+    let toml = "\
+        listen = \"localhost:8080\"\n\
+        relai_url = \"smtp://x\"\n\
+        accept = 5\n\
+        [delivery]\n\
+        lease = \"soon\"\n\
+        [log]\n\
+        format = \"xml\"\n";
+    let env = [
+        ("POSTRIDER_ACCEPT__MAX_BODY_MIB", "101"),
+        ("POSTRIDER_ACCEPT__MAX_RECIPIENTS", "-1"),
+        ("POSTRIDER_DELIVERY_CONCURRENCY", "9"),
+        ("POSTRIDER_HOSTNAME", "mail\r\nRSET"),
+        ("POSTRIDER_LOG__FILTER", "info,=,="),
+        ("POSTRIDER_MX_PORT", "smtp"),
+        ("POSTRIDER_RELAY_URL", "http://user:hunter2@relay"),
+        ("POSTRIDER_SOMETHING_ELSE", "1"),
+    ];
+    let problems = problems(toml, &env);
+    insta::assert_snapshot!(problems.join("\n"), @r#"
+    accept: is a section: write [accept] (in postrider.toml)
+    relai_url: unknown key; did you mean relay_url? (in postrider.toml)
+    POSTRIDER_DELIVERY_CONCURRENCY: unknown variable; did you mean POSTRIDER_DELIVERY__CONCURRENCY?
+    POSTRIDER_SOMETHING_ELSE: unknown variable
+    delivery.lease: "soon" is not a duration such as 90s, 5m, 1h30m or 3d (in postrider.toml)
+    listen: must be an IP address and a port, such as 127.0.0.1:8080 (in postrider.toml)
+    log.format: must be text or json, is xml (in postrider.toml)
+    accept.max_body_mib: must be between 1 and 100, is 101 (from POSTRIDER_ACCEPT__MAX_BODY_MIB)
+    accept.max_recipients: must be a whole number, is signed int `-1` (from POSTRIDER_ACCEPT__MAX_RECIPIENTS)
+    hostname: must be a domain name such as mail.example.net, or an [address] (from POSTRIDER_HOSTNAME)
+    log.filter: is no log filter such as `info,postrider::smtp=debug`: invalid filter directive (from POSTRIDER_LOG__FILTER)
+    mx_port: must be a whole number, is string "smtp" (from POSTRIDER_MX_PORT)
+    relay_url: must start with smtp:// or smtps://, starts with http: (from POSTRIDER_RELAY_URL)
+    "#);
+    assert!(!problems.concat().contains("hunter2"));
+}
+
+#[test]
+fn a_file_that_is_not_toml_names_its_line() {
+    let problems = problems("mx_port = 25\nlisten 127.0.0.1\n", &[]);
+    assert!(problems.len() == 1 && problems[0].starts_with("postrider.toml:2: "), "{problems:?}");
+}
+
+#[test]
+fn limits_that_contradict_each_other_are_a_problem() {
+    sound("", &[("POSTRIDER_ACCEPT__MAX_BODY_MIB", "100"), ("POSTRIDER_ACCEPT__BODY_MEMORY_MIB", "200")]);
+    let problems = problems("", &[("POSTRIDER_ACCEPT__MAX_BODY_MIB", "100")]);
+    assert!(problems.len() == 1 && problems[0].starts_with("accept.body_memory_mib: must not be less"), "{problems:?}");
+}
+
+#[test]
+fn variables_for_the_command_line_and_from_kubernetes_are_no_mistakes() {
+    sound(
+        "",
+        &[
+            ("POSTRIDER_CONFIG", "x.toml"),
+            ("POSTRIDER_PORT", "tcp://10.0.0.1:8080"),
+            ("POSTRIDER_PORT_8080_TCP_ADDR", "10.0.0.1"),
+            ("POSTRIDER_SERVICE_HOST", "10.0.0.1"),
+        ],
+    );
+    assert_eq!(problems("", &[("POSTRIDER_PORT", "8080")]).len(), 1);
+}
+
+#[test]
+fn a_named_file_must_be_there() {
+    let error = Config::load(Some(Path::new("/no/such.toml")), std::iter::empty()).expect_err("a problem");
+    assert_eq!(error.to_string(), "/no/such.toml: cannot be read: No such file or directory (os error 2)");
+}
+
+#[test]
+fn hostnames_are_names() {
+    for name in ["localhost", "mail.example.net", "[192.0.2.1]", "[IPv6:2001:db8::1]", "a_b.example"] {
+        assert_eq!(super::check_hostname(name), Ok(()), "{name}");
+    }
+    for name in ["", "a b", "a..b", "-a", "a\n", "[1.2.3]", "mäil.example", ".example"] {
+        assert!(super::check_hostname(name).is_err(), "{name:?}");
+    }
+}
+
+const EXAMPLE: &str = include_str!("../../postrider.example.toml");
+
+fn shown(config: &Config) -> Value {
+    Value::serialize(config).expect("plain data")
+}
+
+#[test]
+fn the_example_changes_nothing_as_it_is() {
+    assert_eq!(shown(&sound(EXAMPLE, &[])), shown(&Config::default()));
+}
+
+#[test]
+fn the_example_shows_every_key_with_its_default() {
+    // Prose starts with "# ", a key that is commented out with "#" alone.
+    let uncommented: Vec<_> = EXAMPLE
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line))
+        .collect();
+    let text = uncommented.join("\n");
+    let keys = Keys::known();
+    let given = file::settings(&text, Path::new("example"), &keys, &mut Problems::default());
+    let config = shown(&sound(&text, &[]));
+    for (key, default) in keys.iter() {
+        assert!(given.iter().any(|setting| &setting.key == key), "{key} is missing from postrider.example.toml");
+        if !matches!(default, Value::Empty(..)) {
+            assert_eq!(config.find_ref(key), Some(default), "{key}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The environment: `POSTRIDER_SECTION__NAME`, `DATABASE_URL` and their `_FILE` forms to single settings.
+//!
+//! A variable is text, so the key decides how it is read: `POSTRIDER_HOSTNAME=123` is a name, `POSTRIDER_MX_PORT=123`
+//! a number, and a list is separated by commas.
+
+use std::collections::BTreeMap;
+
+use figment::value::Value;
+
+use super::keys::Keys;
+use super::load::Setting;
+use super::problem::{Origin, Problems};
+
+/// What all variables of ours start with.
+const PREFIX: &str = "POSTRIDER_";
+/// A key's variable with this appended names a file that holds the value.
+const FILE: &str = "_FILE";
+/// Variables that the command line reads, and that are no keys.
+const COMMAND_LINE: [&str; 1] = ["POSTRIDER_CONFIG"];
+
+/// Every variable of ours with a known key, the weaker first.
+pub(super) fn settings(
+    env: impl Iterator<Item = (String, String)>,
+    keys: &Keys,
+    problems: &mut Problems,
+) -> Vec<Setting> {
+    // `DATABASE_…` sorts before `POSTRIDER_…`, so the latter is merged later and wins.
+    let ours = env.filter(|(name, value)| is_ours(name, value));
+    let variables: BTreeMap<String, String> = ours.collect();
+    let mut found = Vec::new();
+    for (name, text) in &variables {
+        let Some(meaning) = meaning(name, keys) else {
+            problems.push(name, unknown(name, keys), Origin::Key);
+            continue;
+        };
+        let origin = Origin::Variable(name.clone());
+        let text = match &meaning {
+            Meaning::Value(_) => text.clone(),
+            Meaning::File(key) if variables.contains_key(name.trim_end_matches(FILE)) => {
+                problems.push(
+                    key,
+                    format!("{} is set as well: set one of the two", name.trim_end_matches(FILE)),
+                    origin,
+                );
+                continue;
+            }
+            Meaning::File(key) => match std::fs::read_to_string(text) {
+                Ok(secret) => without_newline(secret),
+                Err(error) => {
+                    problems.push(key, format!("cannot read {text}: {error}"), origin);
+                    continue;
+                }
+            },
+        };
+        let (Meaning::Value(key) | Meaning::File(key)) = meaning;
+        let value = typed(&text, keys.default_of(&key));
+        found.push(Setting { key, value, origin });
+    }
+    found
+}
+
+/// What a variable stands for: a key's value, or the name of a file with it.
+enum Meaning {
+    Value(String),
+    File(String),
+}
+
+fn meaning(name: &str, keys: &Keys) -> Option<Meaning> {
+    let known = |name: &str| key_of(name).filter(|key| keys.default_of(key).is_some());
+    // The plain name first: `relay_ca_file` is a key, and not the file form of a `relay_ca`.
+    known(name).map(Meaning::Value).or_else(|| known(name.strip_suffix(FILE)?).map(Meaning::File))
+}
+
+fn key_of(name: &str) -> Option<String> {
+    if name == "DATABASE_URL" {
+        return Some("database.url".into());
+    }
+    Some(name.strip_prefix(PREFIX)?.to_ascii_lowercase().replace("__", "."))
+}
+
+fn variable_of(key: &str) -> String {
+    format!("{PREFIX}{}", key.to_ascii_uppercase().replace('.', "__"))
+}
+
+fn is_ours(name: &str, value: &str) -> bool {
+    let named = name.starts_with(PREFIX) || ["DATABASE_URL", "DATABASE_URL_FILE"].contains(&name);
+    named && !value.is_empty() && !COMMAND_LINE.contains(&name) && !is_service_link(name, value)
+}
+
+/// Kubernetes gives every container the addresses of all services; of one called `postrider` as `POSTRIDER_PORT=tcp://…`,
+/// `POSTRIDER_SERVICE_HOST`, `POSTRIDER_PORT_8080_TCP_ADDR` and so on. They are nobody's mistake.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let rest = name.strip_prefix(PREFIX).unwrap_or_default();
+    let port =
+        |rest: &str| rest.strip_prefix("PORT_").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    rest.starts_with("SERVICE_HOST") || rest.starts_with("SERVICE_PORT") || port(rest) || {
+        rest == "PORT" && value.contains("://")
+    }
+}
+
+fn unknown(name: &str, keys: &Keys) -> String {
+    let near = key_of(name).and_then(|key| keys.nearest(&key).map(variable_of));
+    format!("unknown variable{}", near.map(|near| format!("; did you mean {near}?")).unwrap_or_default())
+}
+
+/// Secrets are often written with an editor or `echo`, which end the file with one newline.
+fn without_newline(mut text: String) -> String {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    text
+}
+
+/// The text as the kind of value that the key's default is. What does not fit stays text, and is then refused by name.
+fn typed(text: &str, default: Option<&Value>) -> Value {
+    match default {
+        Some(Value::Num(..)) => text.trim().parse::<i64>().map_or_else(|_| Value::from(text), Value::from),
+        Some(Value::Bool(..)) => text.trim().parse::<bool>().map_or_else(|_| Value::from(text), Value::from),
+        Some(Value::Array(..)) => {
+            text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect::<Vec<_>>().into()
+        }
+        _ => Value::from(text),
+    }
+}
