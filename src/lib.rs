@@ -20,3 +20,4 @@
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod mail;

@@ -1,0 +1,133 @@
+//! A draft becomes a mail: its header, and its body as a tree of parts (RFC 2046 §5.1, RFC 2387):
+//!
+//! ```text
+//! mixed ─┬─ alternative ─┬─ text
+//!        │               └─ related ─┬─ html
+//!        │                           └─ inline parts (those with a Content-ID), where there is html to show them
+//!        └─ attachments
+//! ```
+//!
+//! A container that would hold one part only is left out. The mail ends in a line end, also where the text does not.
+
+use super::field::{Field, write_field};
+use super::text::Text;
+use super::{attachment, header};
+use crate::domain::message::{Attachment, Draft};
+
+/// Renders a draft as it goes out after `DATA`, without dot-stuffing.
+///
+/// Costs one buffer of the mail's size. Custom headers that this module writes itself, `Bcc` and names that are no
+/// header names are left out; a message with such headers is refused long before it gets here.
+pub fn build(draft: &Draft) -> Vec<u8> {
+    // Quoted-printable and base64 cannot contain `=_` (RFC 2045 §6.7), and text that does cannot travel as it is.
+    let boundary = format!("=_{}", draft.id.0.simple());
+    let root = root(draft, &boundary);
+    let size_limit = header::size_limit(draft) + root.size_limit();
+    let mut out = Vec::with_capacity(size_limit);
+    header::write(&mut out, draft);
+    Bodies { out: &mut out, boundary: &boundary, containers: 0 }.write(&root);
+    if !out.ends_with(b"\r\n") {
+        out.extend_from_slice(b"\r\n");
+    }
+    debug_assert!(out.len() <= size_limit, "{} octets where {size_limit} were reserved", out.len());
+    out
+}
+
+/// A node of the body's tree.
+enum Part<'a> {
+    Text { subtype: &'static str, text: Text<'a> },
+    File(&'a Attachment, &'a [u8]),
+    Container { subtype: &'static str, parts: Vec<Part<'a>> },
+}
+
+impl<'a> Part<'a> {
+    /// `parts` in a container, or the part itself where there is only one.
+    fn container(subtype: &'static str, mut parts: Vec<Part<'a>>) -> Part<'a> {
+        match parts.pop() {
+            Some(only) if parts.is_empty() => only,
+            last => {
+                parts.extend(last);
+                Part::Container { subtype, parts }
+            }
+        }
+    }
+
+    /// At most this many octets are written.
+    fn size_limit(&self) -> usize {
+        match self {
+            Part::Text { text, .. } => 128 + text.size_limit,
+            Part::File(file, data) => attachment::size_limit(file, data),
+            Part::Container { parts, .. } => 256 + parts.iter().map(|part| 64 + part.size_limit()).sum::<usize>(),
+        }
+    }
+}
+
+/// The tree of `draft`'s parts.
+fn root<'a>(draft: &'a Draft, boundary: &str) -> Part<'a> {
+    let text_part = |subtype, text| Part::Text { subtype, text: Text::new(text, boundary) };
+    let content = &draft.content;
+    let (inline, attached): (Vec<_>, Vec<_>) =
+        draft.attachments.iter().partition(|(file, _)| content.html.is_some() && file.content_id.is_some());
+    let files = |list: Vec<&'a (Attachment, Vec<u8>)>| list.into_iter().map(|(file, data)| Part::File(file, data));
+
+    let html = content.html.as_deref().map(|html| {
+        let mut related = vec![text_part("html", html)];
+        related.extend(files(inline));
+        Part::container("related", related)
+    });
+    let text = match (content.text.as_deref(), &html) {
+        (None, None) => Some(""),
+        (text, _) => text,
+    };
+    let bodies = text.map(|text| text_part("plain", text)).into_iter().chain(html).collect();
+    let mut mixed = vec![Part::container("alternative", bodies)];
+    mixed.extend(files(attached));
+    Part::container("mixed", mixed)
+}
+
+/// The body's writer: it numbers the containers, so that each has a boundary of its own.
+struct Bodies<'a> {
+    out: &'a mut Vec<u8>,
+    boundary: &'a str,
+    containers: usize,
+}
+
+impl Bodies<'_> {
+    /// Writes a part with its headers and nothing behind its last line.
+    fn write(&mut self, part: &Part<'_>) {
+        match part {
+            Part::File(file, data) => attachment::write(self.out, file, data),
+            Part::Text { subtype, text } => {
+                let mut content_type = Field::new(self.out, "Content-Type");
+                content_type.word(&["text/", subtype, ";"]);
+                content_type.word(&["charset=utf-8"]);
+                content_type.end();
+                write_field(self.out, "Content-Transfer-Encoding", text.encoding.as_str());
+                self.out.extend_from_slice(b"\r\n");
+                text.write(self.out);
+            }
+            Part::Container { subtype, parts } => self.write_container(subtype, parts),
+        }
+    }
+
+    fn write_container(&mut self, subtype: &str, parts: &[Part<'_>]) {
+        self.containers += 1;
+        let boundary = format!("{}_{}", self.boundary, self.containers);
+        let mut content_type = Field::new(self.out, "Content-Type");
+        content_type.word(&["multipart/", subtype, ";"]);
+        if subtype == "related" {
+            content_type.word(&["type=\"text/html\";"]);
+        }
+        content_type.word(&["boundary=\"", &boundary, "\""]);
+        content_type.end();
+        for part in parts {
+            self.out.extend_from_slice(b"\r\n--");
+            self.out.extend_from_slice(boundary.as_bytes());
+            self.out.extend_from_slice(b"\r\n");
+            self.write(part);
+        }
+        self.out.extend_from_slice(b"\r\n--");
+        self.out.extend_from_slice(boundary.as_bytes());
+        self.out.extend_from_slice(b"--");
+    }
+}

@@ -1,0 +1,138 @@
+//! Encoded-words, `=?utf-8?q?…?=` (RFC 2047): what stands in a header when its text is not plain ASCII.
+//!
+//! Ours and not lettre's, because lettre writes text that merely looks like an encoded-word as it is, which readers
+//! then decode, and knows base64 only, which spam filters count against mostly-ASCII subjects.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+/// The longest encoded-word, in octets (RFC 2047 §2).
+const LONGEST: usize = 75;
+/// `=?utf-8?q?` and `?=`.
+const FRAME: usize = 12;
+
+/// The shortest room in which every character can be encoded: one of four octets, each as `=XX`.
+pub(super) const SHORTEST: usize = FRAME + 12;
+
+/// How the octets are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    /// Letters and digits as they are, the rest as `=XX`.
+    Q,
+    /// Base64.
+    B,
+}
+
+impl Scheme {
+    /// The scheme for `text`: Q as long as a person can still read most of it, so at most half of it is escaped.
+    pub(super) fn of(text: &str) -> Self {
+        let q: usize = text.chars().map(q_width).sum();
+        if q <= text.len() * 2 { Self::Q } else { Self::B }
+    }
+
+    /// Writes the longest beginning of `text` that fits into `room` octets as one encoded-word and returns what is
+    /// left of `text`. Never splits a character (RFC 2047 §5), and always takes one, also where there is no room.
+    pub(super) fn write_one<'t>(self, out: &mut Vec<u8>, text: &'t str, room: usize) -> &'t str {
+        let room = room.min(LONGEST).saturating_sub(FRAME);
+        let (word, rest) = text.split_at(self.fitting(text, room));
+        match self {
+            Self::Q => {
+                out.extend_from_slice(b"=?utf-8?q?");
+                word.bytes().for_each(|byte| write_q(out, byte));
+            }
+            Self::B => {
+                out.extend_from_slice(b"=?utf-8?b?");
+                out.extend_from_slice(STANDARD.encode(word).as_bytes());
+            }
+        }
+        out.extend_from_slice(b"?=");
+        rest
+    }
+
+    /// How many octets of `text` fit into `room` octets once encoded.
+    fn fitting(self, text: &str, room: usize) -> usize {
+        let (mut width, mut end) = (0, 0);
+        for char in text.chars() {
+            let next = end + char.len_utf8();
+            width = match self {
+                Self::Q => width + q_width(char),
+                Self::B => next.div_ceil(3) * 4,
+            };
+            if width > room && end > 0 {
+                break;
+            }
+            end = next;
+        }
+        end
+    }
+}
+
+/// Whether a reader may take some of `text` for an encoded-word: `=?…?q?` or `=?…?b?`. Many readers look for them
+/// anywhere, not only between spaces as RFC 2047 says.
+pub(super) fn mimicked_by(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    memchr::memmem::find(bytes, b"=?").is_some_and(|start| {
+        bytes[start + 1..].windows(3).any(|three| matches!(three, [b'?', b'q' | b'Q' | b'b' | b'B', b'?']))
+    })
+}
+
+/// Octets that may stand for themselves in every place where an encoded-word may stand (RFC 2047 §5 (3)).
+fn is_q_literal(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'!' | b'*' | b'+' | b'-' | b'/')
+}
+
+fn q_width(char: char) -> usize {
+    match u8::try_from(char) {
+        Ok(byte) if byte == b' ' || is_q_literal(byte) => 1,
+        _ => 3 * char.len_utf8(),
+    }
+}
+
+fn write_q(out: &mut Vec<u8>, byte: u8) {
+    match byte {
+        b' ' => out.push(b'_'),
+        _ if is_q_literal(byte) => out.push(byte),
+        _ => super::quoted_printable::write_escape(out, byte),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str, room: usize) -> Vec<String> {
+        let scheme = Scheme::of(text);
+        let (mut rest, mut words) = (text, Vec::new());
+        while !rest.is_empty() {
+            let mut word = Vec::new();
+            rest = scheme.write_one(&mut word, rest, room);
+            words.push(String::from_utf8(word).unwrap());
+        }
+        words
+    }
+
+    #[test]
+    fn mostly_ascii_text_stays_readable() {
+        assert_eq!(words("Bo Å", 75), ["=?utf-8?q?Bo_=C3=85?="]);
+        assert_eq!(words("日本語", 75), ["=?utf-8?b?5pel5pys6Kqe?="]);
+    }
+
+    #[test]
+    fn no_word_is_too_long_and_no_character_is_split() {
+        for text in ["é".repeat(200), "aé".repeat(200), "😀".repeat(90), "x=".repeat(99)] {
+            for room in [SHORTEST, 40, 75, 400] {
+                let words = words(&text, room);
+                assert!(words.iter().all(|word| word.len() <= room.min(LONGEST)), "{words:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn lookalikes_are_told_from_urls() {
+        assert!(mimicked_by("=?utf-8?q?x?="));
+        assert!(mimicked_by("see =?x?B?"));
+        assert!(mimicked_by("=?q?"));
+        assert!(!mimicked_by("https://example.test/?a=?&b=1?c"));
+        assert!(!mimicked_by("a?q?b"));
+    }
+}

@@ -1,0 +1,198 @@
+//! One header field, folded as it is written (RFC 5322 §2.2.3).
+//!
+//! Ours and not lettre's `HeaderValue`, because lettre loses leading and doubled spaces at readers that trim them,
+//! never folds between addresses without names, and lets a word of any length through.
+
+use super::encoded_word::{self, Scheme};
+use super::normalise::single_line;
+
+/// Lines are folded to at most this many octets where the text has a space to fold at. RFC 5322 asks for 78, RFC 2047
+/// for 76 where an encoded-word stands.
+const LINE: usize = 76;
+
+/// A word longer than this cannot stand in a header line as it is: with a name of 76 octets it would reach 998.
+pub(super) const LONGEST_WORD: usize = 900;
+
+/// A header field that is being written.
+pub(super) struct Field<'a> {
+    out: &'a mut Vec<u8>,
+    /// Octets on the current line.
+    column: usize,
+    /// Whether nothing stands behind the colon yet.
+    fresh: bool,
+}
+
+impl<'a> Field<'a> {
+    /// Begins a field with `name`, which is printable ASCII of at most 76 octets.
+    pub(super) fn new(out: &'a mut Vec<u8>, name: &str) -> Self {
+        out.extend_from_slice(name.as_bytes());
+        out.push(b':');
+        Self { out, column: name.len() + 1, fresh: true }
+    }
+
+    /// Writes a space and one unbreakable word made of `pieces`, on a new line where it does not fit on this one. The
+    /// first word stays beside the name however long it is: some readers take a bare `Name:` for an empty field, others
+    /// keep the space of the fold.
+    pub(super) fn word(&mut self, pieces: &[&str]) {
+        let width: usize = pieces.iter().map(|piece| piece.len()).sum();
+        self.space(!self.fresh && self.column + 1 + width > LINE);
+        for piece in pieces {
+            self.out.extend_from_slice(piece.as_bytes());
+        }
+        self.column += width;
+    }
+
+    /// Writes the words of `text`, which is printable ASCII with single spaces.
+    pub(super) fn words(&mut self, text: &str) {
+        text.split(' ').filter(|word| !word.is_empty()).for_each(|word| self.word(&[word]));
+    }
+
+    /// Writes `text` as encoded-words.
+    pub(super) fn encoded(&mut self, text: &str) {
+        let scheme = Scheme::of(text);
+        let mut rest = text;
+        while !rest.is_empty() {
+            self.space(!self.fresh && self.column + 1 + encoded_word::SHORTEST > LINE);
+            let start = self.out.len();
+            rest = scheme.write_one(self.out, rest, LINE.saturating_sub(self.column));
+            self.column += self.out.len() - start;
+        }
+    }
+
+    /// How many octets a word may have to stand on a line of its own without making it too long.
+    pub(super) const fn room() -> usize {
+        LINE - 1
+    }
+
+    /// Ends the field.
+    pub(super) fn end(self) {
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    fn space(&mut self, fold: bool) {
+        if fold {
+            self.out.extend_from_slice(b"\r\n");
+            self.column = 0;
+        }
+        self.out.push(b' ');
+        self.column += 1;
+        self.fresh = false;
+    }
+}
+
+/// Writes a field of ours: printable ASCII with single spaces.
+pub(super) fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
+    let mut field = Field::new(out, name);
+    field.words(value);
+    field.end();
+}
+
+/// Writes a field with free text, such as `Subject` and custom headers.
+///
+/// Words that are plain ASCII stay as they are, so that a `List-Unsubscribe` or `References` given by the sender keeps
+/// its syntax; from the first to the last word that is not, everything is encoded.
+pub(super) fn unstructured(out: &mut Vec<u8>, name: &str, value: &str) {
+    let value = single_line(value);
+    let (start, end) = encoded_span(&value);
+    let mut field = Field::new(out, name);
+    field.words(&value[..start]);
+    field.encoded(&value[start..end]);
+    field.words(&value[end..]);
+    field.end();
+}
+
+/// Whether the spaces of `text` could be lost at a reader: those at its ends and those beside another.
+pub(super) fn has_odd_spaces(text: &str) -> bool {
+    text.starts_with(' ') || text.ends_with(' ') || text.contains("  ")
+}
+
+/// Whether `text` is ASCII without control characters.
+pub(super) fn is_printable(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+/// From where to where `value` has to be encoded, in octets; the start equals the end where it need not be.
+fn encoded_span(value: &str) -> (usize, usize) {
+    if has_odd_spaces(value) || encoded_word::mimicked_by(value) {
+        return (0, value.len());
+    }
+    let (mut span, mut offset) = (None, 0);
+    for word in value.split(' ') {
+        let end = offset + word.len();
+        if !is_printable(word) || word.len() > LONGEST_WORD {
+            let (start, _) = span.unwrap_or((offset, end));
+            span = Some((start, end));
+        }
+        offset = end + 1;
+    }
+    span.unwrap_or((0, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(value: &str) -> String {
+        let mut out = Vec::new();
+        unstructured(&mut out, "Subject", value);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn plain_text_stays_as_it_is_and_folds_at_spaces_only() {
+        assert_eq!(subject("Your invoice"), "Subject: Your invoice\r\n");
+        let long = "word ".repeat(60) + "end";
+        let folded = subject(&long);
+        assert!(folded.lines().all(|line| line.len() <= 76));
+        assert_eq!(folded.replace("\r\n ", " "), format!("Subject: {long}\r\n"));
+    }
+
+    #[test]
+    fn a_long_url_is_neither_encoded_nor_broken() {
+        let url = format!("<https://example.test/u?token={}>,", "a".repeat(500));
+        assert_eq!(subject(&url), format!("Subject: {url}\r\n"));
+        assert_eq!(
+            subject(&format!("{url} <mailto:u@example.test>")),
+            format!("Subject: {url}\r\n <mailto:u@example.test>\r\n")
+        );
+    }
+
+    #[test]
+    fn only_the_part_that_needs_it_is_encoded() {
+        assert_eq!(
+            subject("Größere Liste <l.example>"),
+            "Subject: =?utf-8?q?Gr=C3=B6=C3=9Fere?= Liste <l.example>\r\n"
+        );
+        assert_eq!(subject("Re: Wünsche für 2027"), "Subject: Re: =?utf-8?q?W=C3=BCnsche_f=C3=BCr?= 2027\r\n");
+    }
+
+    #[test]
+    fn what_a_reader_would_change_is_encoded() {
+        assert_eq!(subject(" a  b "), "Subject: =?utf-8?q?_a__b_?=\r\n");
+        assert_eq!(subject("=?utf-8?q?x?="), "Subject: =?utf-8?q?=3D=3Futf-8=3Fq=3Fx=3F=3D?=\r\n");
+        assert_eq!(subject("a\tb"), "Subject: =?utf-8?q?a=09b?=\r\n");
+    }
+
+    #[test]
+    fn a_word_that_no_line_can_hold_is_encoded() {
+        let folded = subject(&"x".repeat(2_000));
+        assert!(folded.lines().all(|line| line.len() <= 76), "{folded}");
+    }
+
+    #[test]
+    fn a_line_end_cannot_begin_a_header() {
+        assert_eq!(subject("a\r\nBcc: b"), "Subject: =?utf-8?q?a__Bcc=3A_b?=\r\n");
+    }
+
+    #[test]
+    fn an_empty_value_leaves_a_bare_name() {
+        assert_eq!(subject(""), "Subject:\r\n");
+    }
+
+    #[test]
+    fn the_first_word_stands_beside_the_name_even_if_that_is_long() {
+        let mut out = Vec::new();
+        unstructured(&mut out, &"X".repeat(76), "ä");
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{}: =?utf-8?b?w6Q=?=\r\n", "X".repeat(76)));
+    }
+}

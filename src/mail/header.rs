@@ -1,0 +1,78 @@
+//! The header of a mail (RFC 5322 §3.6), up to the fields that describe its body.
+
+use std::slice::from_ref;
+
+use super::field::{unstructured, write_field};
+use super::mailboxes;
+use crate::domain::address::{Address, Mailbox};
+use crate::domain::id::MessageId;
+use crate::domain::message::{Draft, Header};
+
+/// The `Message-ID` of a message, with its angle brackets; the same for every attempt (RFC 5322 §3.6.4).
+pub fn message_id(id: MessageId, from: &Address) -> String {
+    format!("<{}@{}>", id.0.simple(), from.domain())
+}
+
+/// Writes every field that does not describe the body.
+pub(super) fn write(out: &mut Vec<u8>, draft: &Draft) {
+    write_field(out, "Date", &draft.date.format("%a, %d %b %Y %H:%M:%S +0000").to_string());
+    mailboxes::write(out, "From", from_ref(&draft.from));
+    if draft.to.is_empty() && draft.cc.is_empty() {
+        // Everyone is in `Bcc`: an empty group says so, where a missing field counts as a sign of spam.
+        write_field(out, "To", "undisclosed-recipients:;");
+    }
+    mailboxes::write(out, "To", &draft.to);
+    mailboxes::write(out, "Cc", &draft.cc);
+    mailboxes::write(out, "Reply-To", &draft.reply_to);
+    unstructured(out, "Subject", &draft.subject);
+    unstructured(out, "Message-ID", &message_id(draft.id, &draft.from.address));
+    write_field(out, "MIME-Version", "1.0");
+    for Header { name, value } in draft.content.headers.iter().filter(|header| is_custom(&header.name)) {
+        unstructured(out, name, value);
+    }
+}
+
+/// At most this many octets are written.
+pub(super) fn size_limit(draft: &Draft) -> usize {
+    let mailbox = |mailbox: &Mailbox| {
+        8 + mailbox.address.local().len()
+            + mailbox.address.domain().len()
+            + text_limit(mailbox.name.as_deref().unwrap_or_default())
+    };
+    let lists = [from_ref(&draft.from), &draft.to, &draft.cc, &draft.reply_to];
+    let mailboxes: usize = lists.into_iter().flatten().map(mailbox).sum();
+    let headers: usize = draft.content.headers.iter().map(|header| header.name.len() + text_limit(&header.value)).sum();
+    512 + draft.from.address.domain().len() + text_limit(&draft.subject) + mailboxes + headers
+}
+
+/// At most this many octets are written for a text: 78 for every 26 of it, half of them escaped, and a fold before.
+fn text_limit(text: &str) -> usize {
+    32 + text.len() * 3
+}
+
+/// Whether `name` is a header name (RFC 5322 §3.6.8) that the sender may set.
+fn is_custom(name: &str) -> bool {
+    const OURS: [&str; 10] =
+        ["Date", "From", "To", "Cc", "Bcc", "Reply-To", "Subject", "Message-ID", "MIME-Version", "Resent-Bcc"];
+    let describes_body = name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("Content-"));
+    (1..=76).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+        && !describes_body
+        && !OURS.iter().any(|ours| ours.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_header_names_of_the_senders_own_are_custom() {
+        for name in ["X-Entity-Ref", "References", "List-Unsubscribe", "Sender", "x"] {
+            assert!(is_custom(name), "{name}");
+        }
+        let long = "X".repeat(77);
+        for name in ["", "a b", "a:", "a\r\nBcc", "ä", "bcc", "FROM", "content-type", "Resent-Bcc", &long] {
+            assert!(!is_custom(name), "{name}");
+        }
+    }
+}

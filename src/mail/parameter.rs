@@ -1,0 +1,102 @@
+//! Header parameters such as `filename=` (RFC 2231).
+//!
+//! A name that is short, plain ASCII stands in quotes. Any other is written by RFC 2231, percent-encoded and in
+//! numbered pieces where it is long: Outlook, Gmail, Apple Mail and Thunderbird read that, and no second, guessed name
+//! beside it can contradict it.
+
+use super::encoded_word;
+use super::field::{Field, has_odd_spaces, is_printable};
+use super::normalise::single_line;
+
+/// Writes `name=value` as the last parameter of `field`.
+pub(super) fn write(field: &mut Field<'_>, name: &str, value: &str) {
+    let value = single_line(value);
+    if name.len() + value.len() + "=\"\"".len() <= Field::room() && stands_in_quotes(&value) {
+        return field.word(&[name, "=\"", &value, "\""]);
+    }
+    let encoded = pieces(&value, Field::room() - name.len() - "*999*=utf-8'';".len());
+    if let [whole] = encoded.as_slice() {
+        return field.word(&[name, "*=utf-8''", whole]);
+    }
+    for (index, piece) in encoded.iter().enumerate() {
+        let charset = if index == 0 { "utf-8''" } else { "" };
+        let semicolon = if index + 1 < encoded.len() { ";" } else { "" };
+        field.word(&[name, "*", &index.to_string(), "*=", charset, piece, semicolon]);
+    }
+}
+
+/// Quotes and backslashes are left to RFC 2231: readers disagree about their escapes.
+fn stands_in_quotes(value: &str) -> bool {
+    is_printable(value) && !value.contains(['"', '\\']) && !has_odd_spaces(value) && !encoded_word::mimicked_by(value)
+}
+
+/// `value` percent-encoded, in pieces of at most `room` octets, none of which splits a character.
+fn pieces(value: &str, room: usize) -> Vec<String> {
+    let mut pieces = vec![String::new()];
+    for char in value.chars() {
+        let mut buffer = [0; 4];
+        let encoded = percent_encoded(char.encode_utf8(&mut buffer));
+        match pieces.last_mut() {
+            Some(piece) if piece.len() + encoded.len() <= room => piece.push_str(&encoded),
+            _ => pieces.push(encoded),
+        }
+    }
+    pieces
+}
+
+/// Letters, digits and `-._` as they are, every other octet as `%XX`.
+pub(super) fn percent_encoded(text: &str) -> String {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push('%');
+            encoded.push(char::from(HEX[usize::from(byte >> 4)]));
+            encoded.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disposition(filename: &str) -> String {
+        let mut out = Vec::new();
+        let mut field = Field::new(&mut out, "Content-Disposition");
+        field.word(&["attachment;"]);
+        write(&mut field, "filename", filename);
+        field.end();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_plain_name_stands_in_quotes() {
+        assert_eq!(disposition("a b.pdf"), "Content-Disposition: attachment; filename=\"a b.pdf\"\r\n");
+    }
+
+    #[test]
+    fn any_other_name_is_percent_encoded() {
+        assert_eq!(disposition("Zoë.pdf"), "Content-Disposition: attachment; filename*=utf-8''Zo%C3%AB.pdf\r\n");
+        assert_eq!(
+            disposition("a\"; x=\"b"),
+            "Content-Disposition: attachment; filename*=utf-8''a%22%3B%20x%3D%22b\r\n"
+        );
+        assert_eq!(
+            disposition("a\r\nBcc: b"),
+            "Content-Disposition: attachment; filename*=utf-8''a%20%20Bcc%3A%20b\r\n"
+        );
+    }
+
+    #[test]
+    fn a_long_name_goes_on_in_numbered_pieces() {
+        let header = disposition(&"日本".repeat(60));
+        assert!(header.lines().all(|line| line.len() <= 76), "{header}");
+        assert!(header.contains("\r\n filename*0*=utf-8''%E6%97%A5"));
+        assert!(header.contains(";\r\n filename*1*=%E6"));
+        assert!(!header.ends_with(";\r\n"));
+    }
+}

@@ -1,0 +1,107 @@
+//! Quoted-printable lines (RFC 2045 §6.7).
+//!
+//! Ours and not a crate's: it writes straight into the mail, with no copy of the text before or after, and keeps `From `
+//! at a line's start from the mbox stores that would change it.
+
+/// The longest line before its `=` for a soft break; with it, 76.
+const LINE: usize = 75;
+
+/// Writes one line of text, without a line end behind it.
+pub(super) fn write_line(out: &mut Vec<u8>, line: &[u8]) {
+    // A space or tab at the end of a line is dropped by some on the way, so the last one is escaped.
+    let (mut rest, last) = match line {
+        [rest @ .., last @ (b' ' | b'\t')] => (rest, Some(*last)),
+        _ => (line, None),
+    };
+    let mut column = 0;
+    while let Some(&first) = rest.first() {
+        let run = literal_run(rest, LINE - column);
+        if (column == 0 && rest.starts_with(b"From ")) || !is_literal(first) {
+            column = escape(out, first, column);
+            rest = &rest[1..];
+        } else if run == 0 {
+            column = soft_break(out);
+        } else {
+            out.extend_from_slice(&rest[..run]);
+            rest = &rest[run..];
+            column += run;
+        }
+    }
+    if let Some(last) = last {
+        escape(out, last, column);
+    }
+}
+
+/// Writes `byte` as `=XX`.
+pub(super) fn write_escape(out: &mut Vec<u8>, byte: u8) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    out.extend_from_slice(&[b'=', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+}
+
+/// Whether `byte` may stand for itself within a line.
+pub(super) fn is_literal(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'<' | b'>'..=b'~')
+}
+
+/// How many octets at the start of `text` stand for themselves, at most `room`.
+fn literal_run(text: &[u8], room: usize) -> usize {
+    let window = &text[..text.len().min(room)];
+    window.iter().position(|&byte| !is_literal(byte)).unwrap_or(window.len())
+}
+
+/// Writes an escape, on a new line if it does not fit at `column`, and returns the column behind it.
+fn escape(out: &mut Vec<u8>, byte: u8, mut column: usize) -> usize {
+    if column + 3 > LINE {
+        column = soft_break(out);
+    }
+    write_escape(out, byte);
+    column + 3
+}
+
+fn soft_break(out: &mut Vec<u8>) -> usize {
+    out.extend_from_slice(b"=\r\n");
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(line: &str) -> String {
+        let mut out = Vec::new();
+        write_line(&mut out, line.as_bytes());
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn only_what_must_be_is_escaped() {
+        assert_eq!(encoded("a=b é\tc."), "a=3Db =C3=A9\tc.");
+        assert_eq!(encoded("nul \0 bell \u{7} del \u{7f}"), "nul =00 bell =07 del =7F");
+    }
+
+    #[test]
+    fn white_space_at_the_end_survives() {
+        assert_eq!(encoded("a  "), "a =20");
+        assert_eq!(encoded("a\t"), "a=09");
+        assert_eq!(encoded(" "), "=20");
+    }
+
+    #[test]
+    fn a_line_that_an_mbox_would_change_is_kept_from_it() {
+        assert_eq!(encoded("From here"), "=46rom here");
+        assert!(encoded(&format!("{}From here", "x".repeat(75))).ends_with("=\r\n=46rom here"));
+    }
+
+    #[test]
+    fn long_lines_are_broken_softly_within_76() {
+        for line in ["x".repeat(500), "é".repeat(300), "x é ".repeat(100), format!("{} ", "y".repeat(75))] {
+            let out = encoded(&line);
+            assert!(out.split("\r\n").all(|line| line.len() <= 76), "{out}");
+            assert_eq!(
+                quoted_printable::decode(&out, quoted_printable::ParseMode::Strict).unwrap(),
+                line.as_bytes(),
+                "an independent decoder reads it back"
+            );
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Whatever the fields hold, an independent parser gives them back and finds nothing else.
+
+use mail_parser::HeaderName;
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+
+use super::reading::{Leaf, fields, leaves, parse, people};
+use super::{draft, file, header, mailbox};
+use crate::domain::address::Mailbox;
+use crate::domain::message::{Attachment, Content, Draft, Header};
+use crate::mail::normalise::{lines, single_line};
+use crate::mail::{build, header as head};
+
+/// Any text at all, and such as is known to be hard.
+fn any_text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        "(\\PC|[ \\t\r\n]){0,300}",
+        "[ -~]{0,1200}",
+        "[ =?_utf8QqbB\"\\\\<>,;:@()\r\n\0.-]{0,60}",
+        "(From |\\.|=\\?utf-8\\?q\\?|\\?=|--=_0193661b3d007abc8def0123456789ab_1|[\r\n x\u{e9}]){0,12}",
+        "\\p{Han}{0,200}",
+        "([a-z]{1,10} ){0,200}",
+    ]
+}
+
+fn any_mailbox() -> impl Strategy<Value = Mailbox> {
+    let local = prop_oneof![3 => "[a-zA-Z0-9!#$%&'*+/^_`{|}~-]{1,30}(\\.[a-z]{1,8}){0,2}", 1 => "\\p{Ll}{1,12}"];
+    (of(any_text()), local, "([a-z0-9]{1,20}\\.){1,4}test")
+        .prop_map(|(name, local, domain)| Mailbox { name, ..mailbox(&format!("{local}@{domain}")) })
+}
+
+fn any_header() -> impl Strategy<Value = Header> {
+    ("X-[A-Za-z0-9_-]{1,60}", any_text()).prop_map(|(name, value)| header(&name, &value))
+}
+
+fn any_file() -> impl Strategy<Value = (Attachment, Vec<u8>)> {
+    let kind = prop::sample::select(vec!["application/octet-stream", "image/png", "application/pdf; version=1.7"]);
+    (any_text(), kind, of("[!-;=?-~]{1,60}"), vec(any::<u8>(), 0..300))
+        .prop_map(|(name, kind, id, data)| file(&name, kind, id.as_deref(), &data))
+}
+
+fn any_draft() -> impl Strategy<Value = Draft> {
+    let people = (any_mailbox(), vec(any_mailbox(), 0..4), vec(any_mailbox(), 0..3), vec(any_mailbox(), 0..2));
+    let content = (any_text(), of(any_text()), of(any_text()), vec(any_header(), 0..4), vec(any_file(), 0..4));
+    (people, content).prop_map(|((from, to, cc, reply_to), (subject, text, html, headers, attachments))| Draft {
+        from,
+        to,
+        cc,
+        reply_to,
+        subject,
+        content: Content { text, html, headers },
+        ..draft(None, None, attachments)
+    })
+}
+
+fn expected_people(mailboxes: &[Mailbox]) -> Vec<(Option<String>, String)> {
+    let name = |mailbox: &Mailbox| {
+        mailbox.name.as_deref().filter(|name| !name.trim().is_empty()).map(|name| single_line(name).into_owned())
+    };
+    mailboxes.iter().map(|mailbox| (name(mailbox), mailbox.address.to_string())).collect()
+}
+
+fn expected_leaves(draft: &Draft) -> Vec<Leaf> {
+    let body = |kind: &str, text: &str| Leaf {
+        content_type: kind.into(),
+        filename: None,
+        content_id: None,
+        data: lines(text).collect::<Vec<_>>().join("\r\n").into_bytes(),
+    };
+    let Content { text, html, .. } = &draft.content;
+    let (inline, attached): (Vec<_>, Vec<_>) =
+        draft.attachments.iter().partition(|(file, _)| html.is_some() && file.content_id.is_some());
+    let mut leaves = Vec::new();
+    if text.is_some() || html.is_none() {
+        leaves.push(body("text/plain", text.as_deref().unwrap_or_default()));
+    }
+    leaves.extend(html.as_deref().map(|html| body("text/html", html)));
+    leaves.extend(inline.into_iter().chain(attached).map(|(file, data)| Leaf {
+        content_type: file.content_type.split(';').next().unwrap().into(),
+        filename: Some(single_line(&file.filename).into_owned()).filter(|name| !name.is_empty()),
+        content_id: file.content_id.clone(),
+        data: data.clone(),
+    }));
+    leaves
+}
+
+fn expected_field_names(draft: &Draft) -> Vec<String> {
+    let mut names = vec!["Date", "From"];
+    names.extend((!draft.to.is_empty() || draft.cc.is_empty()).then_some("To"));
+    names.extend((!draft.cc.is_empty()).then_some("Cc"));
+    names.extend((!draft.reply_to.is_empty()).then_some("Reply-To"));
+    names.extend(["Subject", "Message-ID", "MIME-Version"]);
+    names.extend(draft.content.headers.iter().map(|header| header.name.as_str()));
+    names.push("Content-Type");
+    names.into_iter().map(Into::into).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn every_field_reads_back(draft in any_draft()) {
+        let mail = build(&draft);
+        let message = parse(&mail);
+        prop_assert_eq!(people(message.from()), expected_people(std::slice::from_ref(&draft.from)));
+        prop_assert_eq!(people(message.to()), expected_people(&draft.to));
+        prop_assert_eq!(people(message.cc()), expected_people(&draft.cc));
+        prop_assert_eq!(people(message.reply_to()), expected_people(&draft.reply_to));
+        prop_assert_eq!(message.subject().unwrap_or_default(), single_line(&draft.subject));
+        prop_assert_eq!(message.message_id().map(|id| format!("<{id}>")), Some(head::message_id(draft.id, &draft.from.address)));
+        prop_assert_eq!(message.date().map(mail_parser::DateTime::to_timestamp), Some(draft.date.timestamp()));
+        let custom: Vec<_> = fields(&message).into_iter().filter(|(name, _)| name.starts_with("X-")).collect();
+        let expected: Vec<_> = draft.content.headers.iter().map(|h| (h.name.clone(), single_line(&h.value).into_owned())).collect();
+        prop_assert_eq!(custom, expected);
+    }
+
+    #[test]
+    fn every_body_and_file_reads_back(draft in any_draft()) {
+        let mail = build(&draft);
+        let message = parse(&mail);
+        let (mut read, expected) = (leaves(&message), expected_leaves(&draft));
+        if let ([only], [wanted]) = (read.as_mut_slice(), expected.as_slice()) && !wanted.data.ends_with(b"\r\n") {
+            // The only part of a mail ends with the mail, which ends with a line.
+            only.data.truncate(wanted.data.len());
+        }
+        prop_assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn nothing_is_added(draft in any_draft()) {
+        let mail = build(&draft);
+        let message = parse(&mail);
+        let mut names: Vec<_> = fields(&message).into_iter().map(|(name, _)| name).collect();
+        names.retain(|name| name != "Content-Transfer-Encoding");
+        prop_assert_eq!(names, expected_field_names(&draft));
+        prop_assert!(message.header(HeaderName::Bcc).is_none());
+    }
+
+    #[test]
+    fn every_line_can_be_sent(draft in any_draft()) {
+        let mail = build(&draft);
+        let text = String::from_utf8(mail).unwrap();
+        prop_assert!(text.ends_with("\r\n"));
+        prop_assert!(!text.replace("\r\n", "").contains(['\r', '\n', '\0']));
+        prop_assert!(text.split("\r\n").all(|line| line.len() <= 998));
+        let people = [std::slice::from_ref(&draft.from), &draft.to, &draft.cc, &draft.reply_to].concat();
+        prop_assert_eq!(text.is_ascii(), !people.iter().any(|person| person.address.needs_smtputf8()));
+    }
+}

@@ -1,0 +1,113 @@
+//! Which parts a mail has and how they nest.
+
+use super::reading::tree;
+use super::{draft, file, header, mailbox, named};
+use crate::mail::{build, message_id};
+
+fn pdf() -> (crate::domain::message::Attachment, Vec<u8>) {
+    file("invoice.pdf", "application/pdf", None, b"%PDF")
+}
+
+fn logo() -> (crate::domain::message::Attachment, Vec<u8>) {
+    file("logo.png", "image/png", Some("logo"), b"PNG")
+}
+
+#[test]
+fn a_plain_mail_is_what_one_would_write_by_hand() {
+    let mail = String::from_utf8(build(&draft(Some("Hello\n.\n"), None, vec![]))).unwrap();
+    assert_eq!(
+        mail,
+        "Date: Wed, 18 Nov 2026 11:06:40 +0000\r\n\
+         From: billing@acme.test\r\n\
+         To: ann@example.test\r\n\
+         Subject: Your invoice\r\n\
+         Message-ID: <0193661b3d007abc8def0123456789ab@acme.test>\r\n\
+         MIME-Version: 1.0\r\n\
+         Content-Type: text/plain; charset=utf-8\r\n\
+         Content-Transfer-Encoding: 7bit\r\n\
+         \r\n\
+         Hello\r\n.\r\n"
+    );
+}
+
+#[test]
+fn an_alternative_mail_shows_its_boundaries() {
+    let mail = String::from_utf8(build(&draft(Some("Hi"), Some("<p>Hi</p>\n"), vec![]))).unwrap();
+    let boundary = "=_0193661b3d007abc8def0123456789ab_1";
+    let body = mail.split_once("MIME-Version: 1.0\r\n").unwrap().1;
+    assert_eq!(
+        body,
+        format!(
+            "Content-Type: multipart/alternative;\r\n boundary=\"{boundary}\"\r\n\
+             \r\n--{boundary}\r\n\
+             Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 7bit\r\n\r\nHi\
+             \r\n--{boundary}\r\n\
+             Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: 7bit\r\n\r\n<p>Hi</p>\r\n\
+             \r\n--{boundary}--\r\n"
+        )
+    );
+}
+
+#[test]
+fn parts_nest_as_readers_expect() {
+    let (text, html) = (Some("t"), Some("<p>"));
+    let cases = [
+        (draft(text, None, vec![]), "text/plain"),
+        (draft(None, html, vec![]), "text/html"),
+        (draft(None, None, vec![]), "text/plain"),
+        (draft(text, html, vec![]), "alternative(text/plain, text/html)"),
+        (draft(None, html, vec![logo()]), "related(text/html, image/png)"),
+        (draft(text, html, vec![logo(), logo()]), "alternative(text/plain, related(text/html, image/png, image/png))"),
+        (draft(text, None, vec![pdf()]), "mixed(text/plain, application/pdf)"),
+        (draft(None, None, vec![pdf()]), "mixed(text/plain, application/pdf)"),
+        (draft(text, None, vec![logo()]), "mixed(text/plain, image/png)"),
+        (
+            draft(text, html, vec![pdf(), logo(), pdf()]),
+            "mixed(alternative(text/plain, related(text/html, image/png)), application/pdf, application/pdf)",
+        ),
+    ];
+    for (draft, expected) in cases {
+        assert_eq!(tree(&build(&draft)), expected);
+    }
+}
+
+#[test]
+fn fields_stand_in_their_order_and_custom_ones_before_the_body() {
+    let mut draft = draft(Some("x"), None, vec![]);
+    draft.cc = vec![named("Bo", "bo@example.test")];
+    draft.reply_to = vec![mailbox("help@acme.test")];
+    draft.content.headers = vec![
+        header("X-B", "2"),
+        header("X-A", "1"),
+        header("bcc", "x@y.test"),
+        header("Content-Type", "a/b"),
+        header("a\r\nb", ""),
+    ];
+    let mail = String::from_utf8(build(&draft)).unwrap();
+    let head = mail.split_once("\r\n\r\n").unwrap().0;
+    let names: Vec<_> = head.lines().map(|line| line.split_once(':').unwrap().0).collect();
+    let ours = ["Date", "From", "To", "Cc", "Reply-To", "Subject", "Message-ID", "MIME-Version"];
+    assert_eq!(names, [&ours[..], &["X-B", "X-A", "Content-Type", "Content-Transfer-Encoding"]].concat());
+}
+
+#[test]
+fn a_mail_to_bcc_alone_names_nobody() {
+    let mut draft = draft(Some("x"), None, vec![]);
+    draft.to.clear();
+    assert!(String::from_utf8(build(&draft)).unwrap().contains("\r\nTo: undisclosed-recipients:;\r\n"));
+    draft.cc = vec![mailbox("cc@example.test")];
+    assert!(!String::from_utf8(build(&draft)).unwrap().contains("\r\nTo:"));
+}
+
+#[test]
+fn a_boundary_in_a_text_ends_no_part() {
+    let text = "--=_0193661b3d007abc8def0123456789ab_1--\n";
+    assert_eq!(tree(&build(&draft(Some(text), Some("<p>"), vec![]))), "alternative(text/plain, text/html)");
+}
+
+#[test]
+fn a_message_id_stays_the_same() {
+    let draft = draft(None, None, vec![]);
+    assert_eq!(message_id(draft.id, &draft.from.address), "<0193661b3d007abc8def0123456789ab@acme.test>");
+    assert_eq!(build(&draft), build(&draft));
+}

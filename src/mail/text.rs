@@ -1,0 +1,151 @@
+//! Text bodies: which transfer encoding a text needs (RFC 2045 §6), and the text in it.
+
+use super::normalise::lines;
+use super::{base64_lines, quoted_printable};
+
+/// The longest line that is sent as it is, in octets. The protocol allows 998; the rest is left to those on the way
+/// who add a character.
+const LONGEST_LINE: usize = 990;
+
+/// How a text travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// As it is.
+    SevenBit,
+    /// Mostly readable, every line within 76.
+    QuotedPrintable,
+    /// Where quoted-printable would be longer.
+    Base64,
+}
+
+impl Encoding {
+    /// The word in `Content-Transfer-Encoding`.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::SevenBit => "7bit",
+            Self::QuotedPrintable => "quoted-printable",
+            Self::Base64 => "base64",
+        }
+    }
+}
+
+/// A text body with the encoding chosen for it.
+#[derive(Debug)]
+pub(super) struct Text<'a> {
+    source: &'a str,
+    /// The encoding.
+    pub(super) encoding: Encoding,
+    /// At most this many octets, once encoded.
+    pub(super) size_limit: usize,
+}
+
+impl<'a> Text<'a> {
+    /// Chooses the encoding. Where `boundary` stands in the text, the text cannot stand as it is.
+    pub(super) fn new(text: &'a str, boundary: &str) -> Self {
+        let (mut plain, mut count, mut escapes) = (true, 0, 0);
+        for line in lines(text).map(str::as_bytes) {
+            count += 1;
+            escapes += line.iter().filter(|&&byte| !quoted_printable::is_literal(byte)).count();
+            plain = plain && is_plain(line);
+        }
+        let normalised = text.len() + count;
+        let quoted = text.len() + 2 * escapes;
+        let encoding = if plain && memchr::memmem::find(text.as_bytes(), boundary.as_bytes()).is_none() {
+            Encoding::SevenBit
+        } else if quoted * 3 <= text.len() * 4 {
+            Encoding::QuotedPrintable
+        } else {
+            Encoding::Base64
+        };
+        let size_limit = match encoding {
+            Encoding::SevenBit => normalised,
+            // A soft break costs 3 octets in 73 and a `From ` behind it 2 more; a line end, a last space and a first
+            // `From ` cost 6 a line.
+            Encoding::QuotedPrintable => quoted + quoted / 14 + 6 * count,
+            Encoding::Base64 => base64_lines::encoded_len(normalised),
+        };
+        Self { source: text, encoding, size_limit }
+    }
+
+    /// Writes the text with CRLF between its lines, and nothing behind the last one.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        match self.encoding {
+            Encoding::SevenBit => join_lines(out, self.source, Vec::extend_from_slice),
+            Encoding::QuotedPrintable => join_lines(out, self.source, quoted_printable::write_line),
+            Encoding::Base64 => {
+                let mut normal = Vec::with_capacity(self.size_limit);
+                join_lines(&mut normal, self.source, Vec::extend_from_slice);
+                base64_lines::write(out, &normal);
+            }
+        }
+    }
+}
+
+/// Whether a line survives as it is: ASCII without control characters, not too long, without white space at its end
+/// (dropped by some on the way) and without the `From ` that an mbox store would change.
+fn is_plain(line: &[u8]) -> bool {
+    line.len() <= LONGEST_LINE
+        && !line.ends_with(b" ")
+        && !line.ends_with(b"\t")
+        && !line.starts_with(b"From ")
+        && line.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'))
+}
+
+fn join_lines(out: &mut Vec<u8>, text: &str, write: impl Fn(&mut Vec<u8>, &[u8])) {
+    for (index, line) in lines(text).enumerate() {
+        if index > 0 {
+            out.extend_from_slice(b"\r\n");
+        }
+        write(out, line.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoding(text: &str) -> Encoding {
+        Text::new(text, "=_boundary").encoding
+    }
+
+    fn written(text: &str) -> String {
+        let mut out = Vec::new();
+        Text::new(text, "=_boundary").write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn plain_text_travels_as_it_is() {
+        assert_eq!(encoding("Hello,\n.\n..dots\tand a = sign\n"), Encoding::SevenBit);
+        assert_eq!(written("a\n.b\rc\r\nd"), "a\r\n.b\r\nc\r\nd");
+        assert_eq!(written(""), "");
+    }
+
+    #[test]
+    fn text_that_would_not_survive_is_quoted() {
+        for text in [
+            "é and ten letters",
+            "a \nb",
+            "a\t",
+            "nul \0 in the text",
+            "From me",
+            "\u{7f} in the text",
+            &"x".repeat(991),
+        ] {
+            assert_eq!(encoding(text), Encoding::QuotedPrintable, "{text:?}");
+        }
+        assert_eq!(written("An é, then\n. \n"), "An =C3=A9, then\r\n.=20\r\n");
+    }
+
+    #[test]
+    fn text_that_is_shorter_in_base64_is_base64() {
+        assert_eq!(encoding("日本語のテキスト"), Encoding::Base64);
+        assert_eq!(written("日\n本"), "5pelDQrmnKw=", "its line ends are CRLF too (RFC 2045 §6.8)");
+    }
+
+    #[test]
+    fn a_boundary_cannot_stand_in_a_text() {
+        assert_eq!(encoding("--=_boundary_1"), Encoding::QuotedPrintable);
+        assert!(!written("--=_boundary_1").contains("=_"));
+    }
+}
