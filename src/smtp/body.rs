@@ -1,0 +1,157 @@
+//! The mail as it goes over the wire after 354 (RFC 5321 §4.5.2): dots stuffed, ended by CRLF, dot, CRLF.
+//!
+//! It goes out in chunks of bounded size, so that a mail of 40 MiB costs no second 40 MiB; the terminator is in the same
+//! chunk as the end of the mail, because two small writes would wait 40 ms for each other (Nagle and delayed ACK).
+
+use memchr::memmem;
+use tokio::time::Instant;
+
+use super::settings::Timeouts;
+use super::wire::{Wire, WireError};
+
+/// The size of a chunk in octets.
+const CHUNK: usize = 64 * 1_024;
+
+/// The rate below which a server is taken for a tarpit, in octets a second; the mail as a whole gets
+/// [`Timeouts::block`] plus its size over this rate.
+const SLOWEST: usize = 8 * 1_024;
+
+/// Why the mail could not be written to its end.
+#[derive(Debug)]
+pub(super) struct BodyError {
+    /// Whether the server may have seen the terminator, and so may have taken the mail.
+    pub uncertain: bool,
+    /// What happened.
+    pub error: WireError,
+}
+
+/// Writes the whole mail and its terminator.
+pub(super) async fn send(wire: &mut Wire, mime: &[u8], timeouts: &Timeouts) -> Result<(), BodyError> {
+    let whole = Instant::now() + timeouts.block + std::time::Duration::from_secs((mime.len() / SLOWEST) as u64);
+    let mut chunks = Chunks::new(mime, CHUNK);
+    while let Some(chunk) = chunks.next() {
+        let deadline = whole.min(Instant::now() + timeouts.block);
+        wire.write(chunk.octets, deadline).await.map_err(|failure| BodyError {
+            uncertain: chunk.terminator_at.is_some_and(|at| failure.reached > at),
+            error: failure.error,
+        })?;
+    }
+    Ok(())
+}
+
+/// Cuts a mail into stuffed chunks.
+struct Chunks<'a> {
+    rest: &'a [u8],
+    terminator: &'static [u8],
+    at_line_start: bool,
+    size: usize,
+    buffer: Vec<u8>,
+    done: bool,
+}
+
+/// What is to be written at once.
+#[derive(Debug)]
+struct Chunk<'a> {
+    octets: &'a [u8],
+    /// Where the terminator begins, in the last chunk.
+    terminator_at: Option<usize>,
+}
+
+impl<'a> Chunks<'a> {
+    fn new(mime: &'a [u8], size: usize) -> Self {
+        let ended = mime.is_empty() || mime.ends_with(b"\r\n");
+        let terminator: &[u8] = if ended { b".\r\n" } else { b"\r\n.\r\n" };
+        let buffer = Vec::with_capacity(size.min(mime.len() + mime.len() / 32) + 8);
+        Self { rest: mime, terminator, at_line_start: true, size, buffer, done: false }
+    }
+
+    /// The next chunk; `None` after the one that holds the terminator.
+    fn next(&mut self) -> Option<Chunk<'_>> {
+        if self.done {
+            return None;
+        }
+        self.buffer.clear();
+        while self.buffer.len() < self.size && !self.rest.is_empty() {
+            self.step();
+        }
+        let mut terminator_at = None;
+        if self.rest.is_empty() {
+            terminator_at = Some(self.buffer.len());
+            self.buffer.extend_from_slice(self.terminator);
+            self.done = true;
+        }
+        Some(Chunk { octets: &self.buffer, terminator_at })
+    }
+
+    /// Copies up to and including the next line end that a dot follows, or as much as there is room for.
+    fn step(&mut self) {
+        if self.at_line_start && self.rest.first() == Some(&b'.') {
+            self.buffer.push(b'.');
+        }
+        let room = self.size.saturating_sub(self.buffer.len()).max(1).min(self.rest.len());
+        let take = memmem::find(&self.rest[..room], b"\n.").map_or(room, |at| at + 1);
+        let (piece, rest) = self.rest.split_at(take);
+        self.buffer.extend_from_slice(piece);
+        self.at_line_start = piece.ends_with(b"\n");
+        self.rest = rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn wired(mime: &[u8], size: usize) -> Vec<u8> {
+        let mut chunks = Chunks::new(mime, size);
+        let mut wired = Vec::new();
+        while let Some(chunk) = chunks.next() {
+            wired.extend_from_slice(chunk.octets);
+        }
+        wired
+    }
+
+    /// Line by line, as RFC 5321 §4.5.2 words it.
+    fn by_the_book(mime: &[u8]) -> Vec<u8> {
+        let mut wired = Vec::new();
+        for line in mime.split_inclusive(|octet| *octet == b'\n') {
+            if line.starts_with(b".") {
+                wired.push(b'.');
+            }
+            wired.extend_from_slice(line);
+        }
+        if !mime.is_empty() && !mime.ends_with(b"\r\n") {
+            wired.extend_from_slice(b"\r\n");
+        }
+        wired.extend_from_slice(b".\r\n");
+        wired
+    }
+
+    #[test]
+    fn dots_at_line_starts_are_doubled_and_no_others() {
+        assert_eq!(wired(b".a\r\n..b\r\nc.d\r\n.\r\n", 64), b"..a\r\n...b\r\nc.d\r\n..\r\n.\r\n");
+        assert_eq!(wired(b"", 64), b".\r\n");
+        assert_eq!(wired(b"no line end", 64), b"no line end\r\n.\r\n");
+    }
+
+    #[test]
+    fn the_end_and_the_terminator_leave_together() {
+        let mut chunks = Chunks::new(b"0123456789", 4);
+        let mut sizes = Vec::new();
+        while let Some(chunk) = chunks.next() {
+            sizes.push((chunk.octets.len(), chunk.terminator_at));
+        }
+        assert_eq!(sizes, [(4, None), (4, None), (7, Some(2))]);
+    }
+
+    proptest! {
+        #[test]
+        fn stuffing_is_by_the_book_whatever_the_chunks(
+            mime in prop::collection::vec(prop::sample::select(b".\r\nab".to_vec()), 0..200),
+            size in 1_usize..50,
+        ) {
+            prop_assert_eq!(wired(&mime, size), by_the_book(&mime));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Opens a session: TCP, greeting, EHLO, STARTTLS and EHLO again, AUTH (RFC 5321 §3.1, RFC 3207, RFC 4954).
+//!
+//! Whatever goes wrong here is temporary and concerns the server, never a recipient: a 5xx greeting sends us to the next
+//! server, refused credentials are an operator's mistake.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lettre::transport::smtp::commands::{Ehlo, Starttls};
+use lettre::transport::smtp::extension::ClientId;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use super::auth::{AuthError, log_in};
+use super::offer::Offer;
+use super::relay::{Login, TlsMode};
+use super::session::Session;
+use super::settings::Timeouts;
+use super::tls::{self, Tls};
+use super::wire::{Link, Wire, WireError};
+use crate::domain::outcome::{Peer, Reply};
+
+/// How sessions to one kind of destination are opened and kept.
+pub(super) struct Policy {
+    pub client: ClientId,
+    pub mode: TlsMode,
+    pub implicit_tls: bool,
+    pub tls: Tls,
+    pub credentials: Option<Login>,
+    /// Whether the servers are the recipients' own.
+    pub is_final: bool,
+    pub connections: usize,
+    pub mails: u32,
+    pub age: Duration,
+    pub idle: Duration,
+    pub timeouts: Timeouts,
+}
+
+/// A server that would not have us.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub peer: Peer,
+    pub reply: Reply,
+}
+
+/// Why an opening stopped.
+enum Failure {
+    /// The TLS handshake: opportunistic TLS goes on without.
+    Tls(Reply),
+    Other(Reply),
+}
+
+impl Failure {
+    fn wire(stage: &str, error: &WireError) -> Self {
+        Self::Other(Reply::ours_with(4, 4, 2, format!("at {stage}: {error}")))
+    }
+}
+
+/// Opens a session with `host` at `address`.
+pub(super) async fn open(host: &str, address: SocketAddr, policy: &Policy) -> Result<Session, Refusal> {
+    let opening = Opening { host, address, policy };
+    let opened = match opening.run(policy.mode).await {
+        Err(Failure::Tls(_)) if policy.mode == TlsMode::Opportunistic && policy.credentials.is_none() => {
+            opening.run(TlsMode::None).await
+        }
+        opened => opened,
+    };
+    opened.map_err(|failure| match failure {
+        Failure::Tls(reply) | Failure::Other(reply) => Refusal { peer: opening.peer(None), reply },
+    })
+}
+
+struct Opening<'a> {
+    host: &'a str,
+    address: SocketAddr,
+    policy: &'a Policy,
+}
+
+impl Opening<'_> {
+    fn peer(&self, tls: Option<String>) -> Peer {
+        let (mx, ip) = (Some(self.host.to_owned()), Some(self.address.ip()));
+        Peer { mx, ip, tls, is_final: self.policy.is_final }
+    }
+
+    async fn run(&self, mode: TlsMode) -> Result<Session, Failure> {
+        let mut cipher = None;
+        let mut link = Link::Plain(self.connect().await?);
+        if self.policy.implicit_tls {
+            link = self.encrypt(link, &mut cipher).await?;
+        }
+        let mut wire = Wire::new(link);
+        self.greeting(&mut wire).await?;
+        let mut offer = self.hello(&mut wire).await?;
+        let mut encrypted = self.policy.implicit_tls;
+        if !encrypted && mode != TlsMode::None && self.starttls(&mut wire, &offer, mode).await? {
+            wire = Wire::new(self.encrypt(wire.into_link(), &mut cipher).await?);
+            encrypted = true;
+            // What was offered in plain text may have been forged (RFC 3207 §4.2).
+            offer = self.hello(&mut wire).await?;
+        }
+        if let Some(login) = &self.policy.credentials {
+            let verified = encrypted && mode == TlsMode::Required;
+            self.authenticate(&mut wire, &offer, login, verified).await?;
+        }
+        Ok(Session::new(wire, offer, self.peer(cipher)))
+    }
+
+    async fn connect(&self) -> Result<TcpStream, Failure> {
+        let failed = |reason: String| {
+            Failure::Other(Reply::ours_with(4, 4, 1, format!("could not connect to {}: {reason}", self.address)))
+        };
+        let connecting = timeout(self.policy.timeouts.connect, TcpStream::connect(self.address));
+        let stream = connecting
+            .await
+            .map_err(|_| failed("it took too long".into()))?
+            .map_err(|error| failed(error.to_string()))?;
+        // Without it every mail waits 40 ms for a delayed ACK.
+        stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+        Ok(stream)
+    }
+
+    async fn encrypt(&self, link: Link, cipher: &mut Option<String>) -> Result<Link, Failure> {
+        let Link::Plain(stream) = link else { return Ok(link) };
+        let failed =
+            |reason: String| Failure::Tls(Reply::ours_with(4, 7, 5, format!("TLS handshake failed: {reason}")));
+        let handshake = self.policy.tls.connect(self.host, self.address.ip(), stream);
+        let stream = timeout(self.policy.timeouts.tls, handshake).await;
+        let stream =
+            stream.map_err(|_| failed("it took too long".into()))?.map_err(|error| failed(error.to_string()))?;
+        *cipher = Some(tls::describe(&stream));
+        Ok(Link::Tls(Box::new(stream)))
+    }
+
+    async fn greeting(&self, wire: &mut Wire) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.policy.timeouts.greeting;
+        let reply = wire.reply(deadline).await.map_err(|error| Failure::wire("the greeting", &error))?;
+        if reply.is_positive() { Ok(()) } else { Err(Failure::Other(reply.to_reply())) }
+    }
+
+    async fn hello(&self, wire: &mut Wire) -> Result<Offer, Failure> {
+        let (client, wait) = (&self.policy.client, self.policy.timeouts.ehlo);
+        let reply = wire.ask(Ehlo::new(client.clone()), wait).await.map_err(|error| Failure::wire("EHLO", &error))?;
+        if reply.is_positive() {
+            return Ok(Offer::of(&reply));
+        }
+        if reply.code < 500 {
+            return Err(Failure::Other(reply.to_reply()));
+        }
+        let helo = format!("HELO {client}\r\n");
+        let reply = wire.ask(helo, wait).await.map_err(|error| Failure::wire("HELO", &error))?;
+        if reply.is_positive() { Ok(Offer::default()) } else { Err(Failure::Other(reply.to_reply())) }
+    }
+
+    /// Asks for TLS; answers whether the handshake comes next.
+    async fn starttls(&self, wire: &mut Wire, offer: &Offer, mode: TlsMode) -> Result<bool, Failure> {
+        let required = mode == TlsMode::Required;
+        if !offer.starttls() {
+            let why = || Failure::Other(Reply::ours_with(4, 7, 10, "TLS is required and the server does not offer it"));
+            return if required { Err(why()) } else { Ok(false) };
+        }
+        let reply = wire.ask(Starttls, self.policy.timeouts.ehlo).await;
+        let reply = reply.map_err(|error| Failure::wire("STARTTLS", &error))?;
+        if !reply.is_positive() {
+            return if required || reply.closes() { Err(Failure::Other(reply.to_reply())) } else { Ok(false) };
+        }
+        if wire.has_leftovers() {
+            // Somebody on the way put words into the server's mouth that would seem to come out of the TLS session.
+            let why = "the server sent plain text behind its reply to STARTTLS";
+            return Err(Failure::Other(Reply::ours_with(4, 7, 0, why)));
+        }
+        Ok(true)
+    }
+
+    async fn authenticate(&self, wire: &mut Wire, offer: &Offer, login: &Login, verified: bool) -> Result<(), Failure> {
+        if !verified && !self.address.ip().is_loopback() {
+            let why = "user and password are not sent: the connection is not verified TLS";
+            return Err(Failure::Other(Reply::ours_with(4, 7, 10, why)));
+        }
+        log_in(wire, offer, login, self.policy.timeouts.ehlo).await.map_err(|error| match error {
+            AuthError::NoMechanism => {
+                Failure::Other(Reply::ours_with(4, 7, 0, "the server offers neither AUTH PLAIN nor AUTH LOGIN"))
+            }
+            AuthError::Refused(reply) => Failure::Other(reply.to_reply()),
+            AuthError::Wire(error) => Failure::wire("AUTH", &error),
+        })
+    }
+}

@@ -1,0 +1,214 @@
+//! A line → a command (RFC 5321 §4.1.1). Pure: whatever the bytes, the answer is a command or a fault to reply.
+
+use super::path;
+
+/// What the client asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Command {
+    /// `EHLO name`
+    Ehlo(String),
+    /// `HELO name`
+    Helo(String),
+    /// `MAIL FROM:<from> …`
+    Mail(Mail),
+    /// `RCPT TO:<to>`
+    Rcpt(String),
+    /// `DATA`
+    Data,
+    /// `RSET`
+    Rset,
+    /// `NOOP`
+    Noop,
+    /// `QUIT`
+    Quit,
+    /// `VRFY …`
+    Vrfy,
+}
+
+/// A MAIL command.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Mail {
+    /// The reverse path; empty for the null sender.
+    pub(super) from: String,
+    /// The octets the client means to send (RFC 1870).
+    pub(super) size: Option<u64>,
+    /// Whether addresses and headers may be UTF-8 (RFC 6531).
+    pub(super) smtputf8: bool,
+}
+
+/// Why a line is not a command, as the text of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CommandFault {
+    /// The reply code.
+    pub(super) code: u16,
+    /// The enhanced code and the words.
+    pub(super) text: &'static str,
+}
+
+const fn fault(code: u16, text: &'static str) -> CommandFault {
+    CommandFault { code, text }
+}
+
+const NO_ARGUMENT: CommandFault = fault(501, "5.5.4 This command takes no argument");
+const NO_NAME: CommandFault = fault(501, "5.5.4 The name of the client is missing");
+const BAD_MAIL: CommandFault = fault(501, "5.1.7 Bad sender: write MAIL FROM:<address>");
+const BAD_RCPT: CommandFault = fault(501, "5.1.3 Bad recipient: write RCPT TO:<address>");
+const BAD_PARAMETER: CommandFault = fault(501, "5.5.4 A parameter is malformed or given twice");
+const UNKNOWN_PARAMETER: CommandFault = fault(555, "5.5.4 A parameter is not supported here");
+
+/// Reads a line without its CRLF.
+pub(super) fn parse(line: &[u8]) -> Result<Command, CommandFault> {
+    let Ok(line) = std::str::from_utf8(line) else {
+        return Err(fault(500, "5.5.2 The command is not UTF-8"));
+    };
+    if line.chars().any(char::is_control) {
+        return Err(fault(500, "5.5.2 The command holds a control character"));
+    }
+    let (verb, argument) = line.split_once(' ').unwrap_or((line, ""));
+    let argument = argument.trim();
+    match verb.to_ascii_uppercase().as_str() {
+        "EHLO" => name(argument).map(Command::Ehlo),
+        "HELO" => name(argument).map(Command::Helo),
+        "MAIL" => mail(argument).map(Command::Mail),
+        "RCPT" => rcpt(argument).map(Command::Rcpt),
+        "DATA" => alone(argument, Command::Data),
+        "RSET" => alone(argument, Command::Rset),
+        "QUIT" => alone(argument, Command::Quit),
+        "NOOP" => Ok(Command::Noop),
+        "VRFY" => Ok(Command::Vrfy),
+        "AUTH" | "BDAT" | "EXPN" | "HELP" | "STARTTLS" => Err(fault(502, "5.5.1 This command is not offered")),
+        _ => Err(fault(500, "5.5.1 There is no such command")),
+    }
+}
+
+fn alone(argument: &str, command: Command) -> Result<Command, CommandFault> {
+    if argument.is_empty() { Ok(command) } else { Err(NO_ARGUMENT) }
+}
+
+fn name(argument: &str) -> Result<String, CommandFault> {
+    // Clients write what they like here; the first word is the name.
+    argument.split(' ').next().filter(|name| !name.is_empty()).map(str::to_owned).ok_or(NO_NAME)
+}
+
+/// Splits `KEYWORD:<path> parameters`; a blank after the colon is wrong and common.
+fn keyword_and_path<'a>(argument: &'a str, keyword: &str) -> Option<(&'a str, &'a str)> {
+    let (head, rest) = argument.split_once(':')?;
+    if !head.eq_ignore_ascii_case(keyword) {
+        return None;
+    }
+    let (path, parameters) = path::split(rest.trim_start())?;
+    (parameters.is_empty() || parameters.starts_with(' ')).then_some((path, parameters))
+}
+
+fn mail(argument: &str) -> Result<Mail, CommandFault> {
+    let (path, parameters) = keyword_and_path(argument, "FROM").ok_or(BAD_MAIL)?;
+    let from = if path.is_empty() { "" } else { path::address(path).ok_or(BAD_MAIL)? };
+    let mut mail = Mail { from: from.to_owned(), ..Mail::default() };
+    let mut body = false;
+    for parameter in parameters.split(' ').filter(|word| !word.is_empty()) {
+        let (key, value) = parameter.split_once('=').map_or((parameter, None), |(key, value)| (key, Some(value)));
+        match (key.to_ascii_uppercase().as_str(), value) {
+            ("SIZE", Some(value)) if mail.size.is_none() => mail.size = Some(size(value)?),
+            ("BODY", Some(value)) if !body => {
+                body = true;
+                if !["7BIT", "8BITMIME"].iter().any(|known| known.eq_ignore_ascii_case(value)) {
+                    return Err(UNKNOWN_PARAMETER);
+                }
+            }
+            ("SMTPUTF8", None) if !mail.smtputf8 => mail.smtputf8 = true,
+            ("SIZE" | "BODY" | "SMTPUTF8", _) => return Err(BAD_PARAMETER),
+            _ => return Err(UNKNOWN_PARAMETER),
+        }
+    }
+    Ok(mail)
+}
+
+/// Up to 20 digits (RFC 1870 §3); what no `u64` holds is as good as the largest.
+fn size(value: &str) -> Result<u64, CommandFault> {
+    if !(1..=20).contains(&value.len()) || !value.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(BAD_PARAMETER);
+    }
+    Ok(value.parse().unwrap_or(u64::MAX))
+}
+
+fn rcpt(argument: &str) -> Result<String, CommandFault> {
+    let (path, parameters) = keyword_and_path(argument, "TO").ok_or(BAD_RCPT)?;
+    if !parameters.trim().is_empty() {
+        return Err(UNKNOWN_PARAMETER);
+    }
+    // RFC 5321 §4.5.1: postmaster needs no domain.
+    if path.eq_ignore_ascii_case("postmaster") {
+        return Ok(path.to_owned());
+    }
+    path::address(path).map(str::to_owned).ok_or(BAD_RCPT)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn code(line: &str) -> u16 {
+        parse(line.as_bytes()).expect_err(line).code
+    }
+
+    #[test]
+    fn commands_are_read_in_any_case() {
+        assert_eq!(parse(b"ehlo  client.test"), Ok(Command::Ehlo("client.test".into())));
+        assert_eq!(parse(b"rcpt to:<A@b.test>"), Ok(Command::Rcpt("A@b.test".into())));
+        assert_eq!(parse(b"RCPT TO: <Postmaster>"), Ok(Command::Rcpt("Postmaster".into())));
+        assert_eq!(parse(b"data "), Ok(Command::Data));
+        assert_eq!(parse(b"NOOP what ever"), Ok(Command::Noop));
+    }
+
+    #[test]
+    fn mail_has_parameters() {
+        let mail = Mail { from: "é@b.test".into(), size: Some(12), smtputf8: true };
+        assert_eq!(parse("MAIL FROM:<é@b.test> size=12 BODY=8bitmime SMTPUTF8".as_bytes()), Ok(Command::Mail(mail)));
+        assert_eq!(parse(b"MAIL FROM:<>"), Ok(Command::Mail(Mail::default())));
+        let Ok(Command::Mail(huge)) = parse(b"MAIL FROM:<> SIZE=99999999999999999999") else { panic!("a command") };
+        assert_eq!(huge.size, Some(u64::MAX));
+    }
+
+    #[test]
+    fn faults_have_their_own_codes() {
+        for line in ["", "FOO", "MAILFROM:<a@b.test>", "NOOP\0", "MAIL FROM:<a@b.test>\rRSET"] {
+            assert_eq!(code(line), 500, "{line:?}");
+        }
+        for line in [
+            "EHLO",
+            "DATA x",
+            "MAIL FROM:a@b.test",
+            "MAIL FROM:<a@b.test>x",
+            "MAIL TO:<a@b.test>",
+            "RCPT TO:<>",
+            "RCPT TO:<a>",
+            "MAIL FROM:<> SIZE",
+            "MAIL FROM:<> SIZE=-1",
+            "MAIL FROM:<> SIZE=1 SIZE=2",
+            "MAIL FROM:<> SMTPUTF8=1",
+        ] {
+            assert_eq!(code(line), 501, "{line:?}");
+        }
+        for line in ["STARTTLS", "AUTH PLAIN", "BDAT 3 LAST"] {
+            assert_eq!(code(line), 502, "{line:?}");
+        }
+        for line in ["MAIL FROM:<> BODY=BINARYMIME", "MAIL FROM:<> RET=FULL", "RCPT TO:<a@b.test> NOTIFY=NEVER"] {
+            assert_eq!(code(line), 555, "{line:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_bytes_there_is_an_answer(
+            verb in prop::sample::select(vec!["", "MAIL FROM:", "RCPT TO:", "EHLO ", "MAIL FROM:<"]),
+            rest in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let line = [verb.as_bytes(), &rest].concat();
+            if let Ok(Command::Mail(Mail { from: path, .. }) | Command::Rcpt(path)) = parse(&line) {
+                prop_assert!(!path.chars().any(char::is_control));
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Bytes → one mail (RFC 5321 §4.5.2): ends at `CRLF . CRLF` and nowhere else, and takes the stuffed dots out.
+//!
+//! A mail with a bare CR or LF is read to its true end and refused (§2.3.8): a server further on might take
+//! `LF . LF` for an end, and what follows for commands.
+
+/// Why a mail cannot be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DataFault {
+    /// A CR or LF without the other.
+    BareLineBreak,
+    /// More octets than allowed.
+    TooBig,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// After CRLF, or at the very start.
+    LineStart,
+    /// After a dot that began a line.
+    Dot,
+    /// After `. CR` that began a line.
+    DotReturn,
+    /// After a CR inside a line.
+    Return,
+    /// Inside a line.
+    Text,
+}
+
+/// Reads one mail from the bytes after 354.
+#[derive(Debug)]
+pub(super) struct DataReader {
+    at: At,
+    data: Vec<u8>,
+    limit: usize,
+    fault: Option<DataFault>,
+}
+
+impl DataReader {
+    /// A reader for a mail of at most `limit` octets.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { at: At::LineStart, data: Vec::new(), limit, fault: None }
+    }
+
+    /// Takes what belongs to the mail, and answers how many bytes that was and whether its end has come.
+    pub(super) fn push(&mut self, input: &[u8]) -> (usize, bool) {
+        let mut next = 0;
+        while let Some(&byte) = input.get(next) {
+            match (self.at, byte) {
+                (At::DotReturn, b'\n') => return (next + 1, true),
+                (At::Return, b'\n') => {
+                    self.keep(b"\r\n");
+                    self.at = At::LineStart;
+                }
+                // The byte itself is looked at again, now as text.
+                (At::DotReturn | At::Return, _) => {
+                    self.refuse(DataFault::BareLineBreak);
+                    self.at = At::Text;
+                    continue;
+                }
+                (At::LineStart, b'.') => self.at = At::Dot,
+                (At::Dot, b'\r') => self.at = At::DotReturn,
+                (At::LineStart | At::Text, b'\r') => self.at = At::Return,
+                (_, b'\n') => {
+                    self.refuse(DataFault::BareLineBreak);
+                    self.at = At::Text;
+                }
+                (_, _) => {
+                    let rest = input.get(next..).unwrap_or_default();
+                    let run = rest.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(rest.len());
+                    self.keep(rest.get(..run).unwrap_or_default());
+                    self.at = At::Text;
+                    next += run;
+                    continue;
+                }
+            }
+            next += 1;
+        }
+        (next, false)
+    }
+
+    /// The mail, once its end has come.
+    pub(super) fn finish(self) -> Result<Vec<u8>, DataFault> {
+        self.fault.map_or(Ok(self.data), Err)
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if self.fault.is_some() {
+            return;
+        }
+        if self.data.len() + bytes.len() > self.limit {
+            self.refuse(DataFault::TooBig);
+        } else {
+            self.data.extend_from_slice(bytes);
+        }
+    }
+
+    /// Notes the first fault and lets go of the memory; the rest is read over.
+    fn refuse(&mut self, fault: DataFault) {
+        self.fault.get_or_insert(fault);
+        self.data = Vec::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Mail = Result<Vec<u8>, DataFault>;
+
+    /// What a mail came to, and what was left over for the next command.
+    fn read(chunks: &[&[u8]], limit: usize) -> Option<(Mail, Vec<u8>)> {
+        let mut reader = DataReader::new(limit);
+        let mut chunks = chunks.iter();
+        while let Some(chunk) = chunks.next() {
+            let (used, done) = reader.push(chunk);
+            if done {
+                let mut left = chunk[used..].to_vec();
+                left.extend(chunks.flat_map(|chunk| chunk.to_vec()));
+                return Some((reader.finish(), left));
+            }
+            assert_eq!(used, chunk.len());
+        }
+        None
+    }
+
+    fn whole(bytes: &[u8]) -> Option<Mail> {
+        read(&[bytes], 1_000).map(|(data, _)| data)
+    }
+
+    #[test]
+    fn dots_at_line_starts_are_unstuffed() {
+        let mail = whole(b"..\r\n...\r\na.b\r\n.x\r\n.\r\n").expect("an end").expect("a mail");
+        assert_eq!(mail, b".\r\n..\r\na.b\r\nx\r\n");
+    }
+
+    #[test]
+    fn an_empty_mail_is_a_mail() {
+        assert_eq!(whole(b".\r\n"), Some(Ok(vec![])));
+    }
+
+    #[test]
+    fn nothing_but_crlf_dot_crlf_ends_a_mail() {
+        for end in
+            ["\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r.\r\n", "\r\n.\r", "\r\n.\r.\r\n", "\r\n\0.\r\n", "\r\n. \r\n"]
+        {
+            let bytes = format!("a{end}MAIL FROM:<evil@x.test>\r\n");
+            assert_eq!(whole(bytes.as_bytes()), None, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_mail_with_bare_line_breaks_is_refused_at_its_true_end() {
+        for inside in ["a\nb", "a\rb", "\n.\n", "\n.\r\nRSET", "\r\n.\nRSET", "\r\n.\rRSET", "\r\r\n", ".\n"] {
+            let bytes = format!("{inside}\r\n.\r\nQUIT\r\n");
+            let (data, left) = read(&[bytes.as_bytes()], 1_000).expect("an end");
+            assert_eq!((data, left), (Err(DataFault::BareLineBreak), b"QUIT\r\n".to_vec()), "{inside:?}");
+        }
+    }
+
+    #[test]
+    fn the_limit_counts_what_is_kept() {
+        assert_eq!(read(&[b"..345\r\n.\r\n"], 6).map(|(data, _)| data), Some(Ok(b".345\r\n".to_vec())));
+        assert_eq!(read(&[b"..3456\r\n.\r\n"], 6).map(|(data, _)| data), Some(Err(DataFault::TooBig)));
+    }
+
+    /// What a client does before it sends (RFC 5321 §4.5.2).
+    fn stuffed(mail: &[u8]) -> Vec<u8> {
+        let lines = mail.split_inclusive(|byte| *byte == b'\n');
+        lines.flat_map(|line| if line.starts_with(b".") { [b".", line].concat() } else { line.to_vec() }).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_was_sent_is_what_arrives(lines in prop::collection::vec("[.a\u{e9}\0]{0,4}", 0..8), cut in 1_usize..7) {
+            let mail: Vec<u8> = lines.iter().flat_map(|line| format!("{line}\r\n").into_bytes()).collect();
+            let wire = [stuffed(&mail).as_slice(), b".\r\nQUIT\r\n"].concat();
+            let chunks: Vec<&[u8]> = wire.chunks(cut).collect();
+            prop_assert_eq!(read(&chunks, 1_000), Some((Ok(mail), b"QUIT\r\n".to_vec())));
+        }
+
+        #[test]
+        fn how_the_bytes_are_cut_changes_nothing(bytes in prop::collection::vec(prop::sample::select(b".\r\na".to_vec()), 0..40), cut in 1_usize..7) {
+            let chunks: Vec<&[u8]> = bytes.chunks(cut).collect();
+            let ends = |bytes: &[u8]| bytes.starts_with(b".\r\n") || bytes.windows(5).any(|w| w == b"\r\n.\r\n");
+            let found = read(&chunks, 1_000);
+            prop_assert_eq!(&found, &read(&[&bytes], 1_000));
+            prop_assert_eq!(found.is_some(), ends(&bytes));
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Bytes → command lines (RFC 5321 §2.3.8): only CRLF ends one.
+
+/// The longest command line, its CRLF included: 512 of RFC 5321 §4.5.3.1.4 and what extensions add, generously.
+pub(super) const LINE_LIMIT: usize = 2_048;
+
+/// Why a line is not a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LineFault {
+    /// More than [`LINE_LIMIT`] octets.
+    TooLong,
+    /// Ended by LF alone.
+    BareLineFeed,
+}
+
+/// Takes lines off the front of a buffer.
+#[derive(Debug, Default)]
+pub(super) struct LineReader {
+    /// The line at the front was refused as too long, and its end has not come yet.
+    skipping: bool,
+}
+
+impl LineReader {
+    /// The next line without its CRLF, or `None` where more bytes are needed. Never leaves more than one line's worth
+    /// behind when it answers `None`.
+    pub(super) fn take(&mut self, input: &mut Vec<u8>) -> Option<Result<Vec<u8>, LineFault>> {
+        loop {
+            let Some(end) = input.iter().position(|byte| *byte == b'\n') else {
+                return self.wait(input);
+            };
+            let mut line: Vec<u8> = input.drain(..=end).collect();
+            if std::mem::take(&mut self.skipping) {
+                continue;
+            }
+            if line.len() > LINE_LIMIT {
+                return Some(Err(LineFault::TooLong));
+            }
+            if !line.ends_with(b"\r\n") {
+                return Some(Err(LineFault::BareLineFeed));
+            }
+            line.truncate(line.len() - 2);
+            return Some(Ok(line));
+        }
+    }
+
+    /// No end of line in sight: refuses what is already too long, once, and forgets it.
+    fn wait(&mut self, input: &mut Vec<u8>) -> Option<Result<Vec<u8>, LineFault>> {
+        if self.skipping {
+            input.clear();
+        } else if input.len() >= LINE_LIMIT {
+            self.skipping = true;
+            input.clear();
+            return Some(Err(LineFault::TooLong));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all(chunks: &[&[u8]]) -> Vec<Result<String, LineFault>> {
+        let (mut reader, mut input, mut lines) = (LineReader::default(), Vec::new(), Vec::new());
+        for chunk in chunks {
+            input.extend_from_slice(chunk);
+            while let Some(line) = reader.take(&mut input) {
+                lines.push(line.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()));
+            }
+        }
+        lines
+    }
+
+    #[test]
+    fn pipelined_lines_come_one_by_one() {
+        assert_eq!(all(&[b"RSET\r\nNO", b"OP\r", b"\nQ"]), [Ok("RSET".into()), Ok("NOOP".into())]);
+    }
+
+    #[test]
+    fn a_line_ended_by_lf_alone_is_refused_and_the_next_is_read() {
+        assert_eq!(all(&[b"RSET\nNOOP\r\n"]), [Err(LineFault::BareLineFeed), Ok("NOOP".into())]);
+    }
+
+    #[test]
+    fn an_endless_line_is_refused_once_and_never_kept() {
+        let long = vec![b'x'; LINE_LIMIT];
+        assert_eq!(all(&[&long, &long, b"x\r\nNOOP\r\n"]), [Err(LineFault::TooLong), Ok("NOOP".into())]);
+    }
+
+    #[test]
+    fn the_longest_line_is_taken() {
+        let mut line = vec![b'x'; LINE_LIMIT - 2];
+        line.extend_from_slice(b"\r\n");
+        assert!(matches!(all(&[&line]).as_slice(), [Ok(_)]));
+        line.insert(0, b'x');
+        assert_eq!(all(&[&line]), [Err(LineFault::TooLong)]);
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_bytes_are_cut_changes_nothing(lines in prop::collection::vec("[ -~]{0,40}", 0..8), cut in 1_usize..9) {
+            let bytes: Vec<u8> = lines.iter().flat_map(|line| format!("{line}\r\n").into_bytes()).collect();
+            let chunks: Vec<&[u8]> = bytes.chunks(cut).collect();
+            prop_assert_eq!(all(&chunks), lines.into_iter().map(Ok).collect::<Vec<_>>());
+        }
+    }
+}

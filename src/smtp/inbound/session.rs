@@ -1,0 +1,237 @@
+//! One client's session (RFC 5321 §4.3.2): commands in their order, one mail after the other.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::command::{self, Command, Mail};
+use super::data::{DataFault, DataReader};
+use super::line::{LineFault, LineReader};
+use super::wire::Wire;
+use super::{Handler, ReceivedMail, Settings, SmtpRefusal};
+
+/// How long the last reply of a session may take to leave.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// A session over any stream.
+pub(super) struct Session<'a, S, H> {
+    wire: Wire<S>,
+    lines: LineReader,
+    handler: &'a H,
+    settings: &'a Settings,
+    peer: SocketAddr,
+    stop: CancellationToken,
+    helo: Option<String>,
+    mail: Option<(Mail, Vec<String>)>,
+    errors: u32,
+}
+
+/// What follows a command.
+enum Next {
+    Go,
+    Quit,
+}
+
+/// What the client sent while a command was awaited.
+enum Heard {
+    Line(Result<Vec<u8>, LineFault>),
+    /// Nothing: this side is stopping.
+    Stop,
+}
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
+    pub(super) fn new(
+        stream: S,
+        peer: SocketAddr,
+        handler: &'a H,
+        settings: &'a Settings,
+        stop: CancellationToken,
+    ) -> Self {
+        let (wire, lines) = (Wire::new(stream), LineReader::default());
+        Self { wire, lines, handler, settings, peer, stop, helo: None, mail: None, errors: 0 }
+    }
+
+    /// Speaks until the client leaves, breaks a limit or the server stops.
+    pub(super) async fn run(mut self) {
+        self.wire.say(220, &format!("{} ESMTP Postrider", self.settings.hostname));
+        match self.speak().await {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.wire.say(421, "4.4.2 Waited too long"),
+            // The client went away; there is nobody left to tell.
+            Err(_) | Ok(()) => {}
+        }
+        self.wire.close(Instant::now() + FAREWELL).await;
+    }
+
+    async fn speak(&mut self) -> io::Result<()> {
+        loop {
+            let next = match self.hear().await? {
+                Heard::Stop => {
+                    self.wire.say(421, "4.3.2 The server is stopping");
+                    return Ok(());
+                }
+                Heard::Line(Ok(line)) => self.obey(&line).await?,
+                Heard::Line(Err(LineFault::TooLong)) => self.refuse(500, "5.5.2 The line is too long"),
+                Heard::Line(Err(LineFault::BareLineFeed)) => self.refuse(500, "5.5.2 Lines must end with CRLF"),
+            };
+            if matches!(next, Next::Quit) {
+                return Ok(());
+            }
+            if self.errors > self.settings.max_errors {
+                self.wire.say(421, "4.7.0 Too many errors");
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for a whole line. Replies leave only here and before a mail, when nothing more is there to be answered:
+    /// so a pipelined group is answered in one write.
+    async fn hear(&mut self) -> io::Result<Heard> {
+        let deadline = Instant::now() + self.settings.command_timeout;
+        loop {
+            if let Some(line) = self.lines.take(&mut self.wire.input) {
+                return Ok(Heard::Line(line));
+            }
+            self.wire.flush(deadline).await?;
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(Heard::Stop),
+                filled = self.wire.fill(deadline) => filled?,
+            }
+        }
+    }
+
+    async fn obey(&mut self, line: &[u8]) -> io::Result<Next> {
+        Ok(match command::parse(line) {
+            Err(fault) => self.refuse(fault.code, fault.text),
+            Ok(Command::Ehlo(name)) => self.ehlo(name),
+            Ok(Command::Helo(name)) => {
+                self.greet(name);
+                self.ok(&self.settings.hostname)
+            }
+            Ok(Command::Mail(mail)) => self.mail(mail),
+            Ok(Command::Rcpt(to)) => self.rcpt(to).await,
+            Ok(Command::Data) => return self.data().await,
+            Ok(Command::Rset) => {
+                self.mail = None;
+                self.ok("2.0.0 Forgotten")
+            }
+            Ok(Command::Noop) => self.ok("2.0.0 OK"),
+            Ok(Command::Vrfy) => {
+                self.wire.say(252, "2.5.0 Send it and see");
+                Next::Go
+            }
+            Ok(Command::Quit) => {
+                self.wire.say(221, "2.0.0 Bye");
+                Next::Quit
+            }
+        })
+    }
+
+    fn greet(&mut self, name: String) {
+        self.helo = Some(name);
+        self.mail = None;
+    }
+
+    fn ehlo(&mut self, name: String) -> Next {
+        self.greet(name);
+        let size = format!("SIZE {}", self.settings.max_message);
+        let offers = [&self.settings.hostname, "PIPELINING", &size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"];
+        self.wire.say_lines(250, &offers);
+        Next::Go
+    }
+
+    fn mail(&mut self, mail: Mail) -> Next {
+        if self.helo.is_none() {
+            return self.refuse(503, "5.5.1 Say EHLO first");
+        }
+        if self.mail.is_some() {
+            return self.refuse(503, "5.5.1 A mail has begun already");
+        }
+        if !mail.smtputf8 && !mail.from.is_ascii() {
+            return self.refuse(553, "5.6.7 This address needs SMTPUTF8");
+        }
+        if mail.size.is_some_and(|size| size > self.settings.max_message as u64) {
+            return self.refuse(552, "5.3.4 The mail is too big");
+        }
+        self.mail = Some((mail, Vec::new()));
+        self.ok("2.1.0 Sender OK")
+    }
+
+    async fn rcpt(&mut self, to: String) -> Next {
+        let Some((mail, recipients)) = &mut self.mail else {
+            return self.refuse(503, "5.5.1 Say MAIL first");
+        };
+        if !mail.smtputf8 && !to.is_ascii() {
+            return self.refuse(553, "5.6.7 This address needs SMTPUTF8");
+        }
+        if recipients.len() >= self.settings.max_recipients {
+            return self.refuse(452, "4.5.3 Too many recipients in one mail");
+        }
+        match self.handler.rcpt(&mail.from, &to).await {
+            Ok(()) => {
+                recipients.push(to);
+                self.ok("2.1.5 Recipient OK")
+            }
+            Err(refusal) => self.refuse_with(&refusal),
+        }
+    }
+
+    async fn data(&mut self) -> io::Result<Next> {
+        // Nothing after this may be read as a command before the mail is over, so no error leaves `mail` behind.
+        let Some((mail, to)) = self.mail.take() else {
+            return Ok(self.refuse(503, "5.5.1 Say MAIL first"));
+        };
+        if to.is_empty() {
+            self.mail = Some((mail, to));
+            return Ok(self.refuse(554, "5.5.1 No valid recipients"));
+        }
+        self.wire.say(354, "End with a dot alone on a line");
+        let data = match self.read_mail().await? {
+            Ok(data) => data,
+            Err(DataFault::TooBig) => return Ok(self.refuse(552, "5.3.4 The mail is too big")),
+            Err(DataFault::BareLineBreak) => {
+                return Ok(self.refuse(550, "5.5.2 The mail holds a bare CR or LF; lines must end with CRLF"));
+            }
+        };
+        let helo = self.helo.clone().unwrap_or_default();
+        match self.handler.message(ReceivedMail { helo, from: mail.from, to, peer: self.peer, data }).await {
+            Ok(text) => {
+                self.errors = 0;
+                Ok(self.ok(&format!("2.0.0 {text}")))
+            }
+            Err(refusal) => Ok(self.refuse_with(&refusal)),
+        }
+    }
+
+    async fn read_mail(&mut self) -> io::Result<Result<Vec<u8>, DataFault>> {
+        let deadline = Instant::now() + self.settings.data_timeout;
+        let mut reader = DataReader::new(self.settings.max_message);
+        self.wire.flush(deadline).await?;
+        loop {
+            let (used, done) = reader.push(&self.wire.input);
+            self.wire.input.drain(..used);
+            if done {
+                return Ok(reader.finish());
+            }
+            self.wire.fill(deadline).await?;
+        }
+    }
+
+    fn ok(&mut self, text: &str) -> Next {
+        self.wire.say(250, text);
+        Next::Go
+    }
+
+    fn refuse(&mut self, code: u16, text: &str) -> Next {
+        self.errors += 1;
+        self.wire.say(code, text);
+        Next::Go
+    }
+
+    fn refuse_with(&mut self, refusal: &SmtpRefusal) -> Next {
+        self.refuse(refusal.code, &format!("{} {}", refusal.enhanced, refusal.text))
+    }
+}

@@ -1,0 +1,39 @@
+//! The server's name and its bounds.
+
+use std::time::Duration;
+
+/// How a [`Server`](super::Server) names itself and what it bears.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name in the greeting and in the answer to EHLO.
+    pub hostname: String,
+    /// Octets in one mail, announced as SIZE; more is answered 552.
+    pub max_message: usize,
+    /// Recipients of one mail; more are answered 452 (RFC 5321 §4.5.3.1.8 asks for at least 100).
+    pub max_recipients: usize,
+    /// Sessions at once; further clients are answered 421.
+    pub max_connections: usize,
+    /// Refused commands of one session since its last accepted mail; after that it is closed with 421.
+    pub max_errors: u32,
+    /// From one command to the end of the next, and for one write.
+    pub command_timeout: Duration,
+    /// From 354 to the final dot, however many blocks that takes.
+    pub data_timeout: Duration,
+    /// How long a stop waits for sessions that are in the middle of a mail.
+    pub grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            hostname: "localhost".into(),
+            max_message: 64 << 20,
+            max_recipients: 100,
+            max_connections: 256,
+            max_errors: 20,
+            command_timeout: Duration::from_mins(5),
+            data_timeout: Duration::from_mins(10),
+            grace: Duration::from_secs(10),
+        }
+    }
+}

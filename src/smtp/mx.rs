@@ -1,0 +1,230 @@
+//! Which servers take a domain's mail (RFC 5321 §5.1, RFC 7505).
+//!
+//! By preference, shuffled within equal; no MX falls to the domain's own addresses; a null MX and a domain that does not
+//! exist are permanent; everything that the DNS does not answer is temporary.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{Name, RData};
+use rand::seq::SliceRandom;
+use tokio::time::timeout;
+
+use super::settings::Settings;
+use super::transaction::Judgement;
+use crate::domain::outcome::{Reply, Verdict};
+
+/// The most addresses tried for one mail (RFC 5321 §5.1 wants at least two).
+const ADDRESSES: usize = 5;
+/// The most of them that belong to one host, so that a second host gets its turn.
+const ADDRESSES_OF_A_HOST: usize = 3;
+
+/// One address of a mail exchanger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Exchanger {
+    pub host: String,
+    pub ip: IpAddr,
+}
+
+/// Asks the DNS.
+pub(super) struct Resolver {
+    dns: TokioResolver,
+    wait: std::time::Duration,
+    own_name: String,
+    allow_loopback: bool,
+}
+
+impl Resolver {
+    pub fn new(settings: &Settings) -> Result<Self, NetError> {
+        let mut builder = match settings.dns {
+            Some(server) => {
+                let config = ResolverConfig::from_parts(None, Vec::new(), vec![name_server(server)]);
+                let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+                builder.options_mut().use_hosts_file = ResolveHosts::Never;
+                builder
+            }
+            None => TokioResolver::builder_tokio()?,
+        };
+        builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        Ok(Self {
+            dns: builder.build()?,
+            wait: settings.timeouts.dns,
+            own_name: settings.hostname.trim_end_matches('.').to_ascii_lowercase(),
+            allow_loopback: settings.allow_loopback_mx,
+        })
+    }
+
+    /// The addresses to try in this order, at least one, or what to tell the recipients.
+    pub async fn exchangers(&self, domain: &str) -> Result<Vec<Exchanger>, Judgement> {
+        let found = if domain.starts_with('[') {
+            let ip = literal(domain).ok_or_else(|| no_such_domain(format!("{domain} is not an address literal")))?;
+            vec![Exchanger { host: domain.to_owned(), ip }]
+        } else {
+            timeout(self.wait, self.look_up(domain)).await.map_err(|_| unanswered(domain, "it took too long"))??
+        };
+        let allowed: Vec<_> = found.into_iter().filter(|mx| self.allow_loopback || is_elsewhere(mx.ip)).collect();
+        if allowed.is_empty() {
+            let why = format!("every mail exchanger of {domain} has an address of this machine");
+            return Err((Verdict::Temporary, Reply::ours_with(4, 4, 6, why)));
+        }
+        Ok(allowed)
+    }
+
+    async fn look_up(&self, domain: &str) -> Result<Vec<Exchanger>, Judgement> {
+        let Ok(name) = Name::from_ascii(format!("{}.", domain.trim_end_matches('.'))) else {
+            return Err(no_such_domain(format!("{domain} is not a domain name")));
+        };
+        let records = match self.dns.mx_lookup(name.clone()).await {
+            Ok(lookup) => lookup
+                .answers()
+                .iter()
+                .filter_map(|record| if let RData::MX(mx) = &record.data { Some(mx) } else { None })
+                .map(|mx| (mx.preference, mx.exchange.clone()))
+                .collect(),
+            Err(error) if error.is_nx_domain() => return Err(no_such_domain(format!("{domain} does not exist"))),
+            Err(error) if error.is_no_records_found() => Vec::new(),
+            Err(error) => return Err(unanswered(domain, &error.to_string())),
+        };
+        if records.is_empty() {
+            return self.own_addresses(domain, name).await;
+        }
+        if records.iter().all(|(_, host)| host.is_root()) {
+            let why = format!("{domain} takes no mail (null MX)");
+            return Err((Verdict::Permanent, Reply::ours_with(5, 1, 10, why)));
+        }
+        let hosts = in_order(records, &self.own_name);
+        if hosts.is_empty() {
+            let why = format!("this machine is the first mail exchanger of {domain}, and has nowhere to hand it on");
+            return Err((Verdict::Temporary, Reply::ours_with(4, 4, 6, why)));
+        }
+        self.addresses(domain, hosts).await
+    }
+
+    async fn own_addresses(&self, domain: &str, name: Name) -> Result<Vec<Exchanger>, Judgement> {
+        match self.addresses_of(name).await {
+            Ok(found) => Ok(found),
+            Err(error) if error.is_no_records_found() => {
+                Err(no_such_domain(format!("{domain} has neither mail exchangers nor an address")))
+            }
+            Err(error) => Err(unanswered(domain, &error.to_string())),
+        }
+    }
+
+    async fn addresses(&self, domain: &str, hosts: Vec<Name>) -> Result<Vec<Exchanger>, Judgement> {
+        let mut found = Vec::new();
+        let mut trouble = None;
+        for host in hosts {
+            match self.addresses_of(host).await {
+                Ok(addresses) => found.extend(addresses),
+                Err(error) => trouble = Some(error),
+            }
+            if found.len() >= ADDRESSES {
+                break;
+            }
+        }
+        found.truncate(ADDRESSES);
+        match trouble {
+            Some(error) if found.is_empty() => Err(unanswered(domain, &error.to_string())),
+            _ => Ok(found),
+        }
+    }
+
+    async fn addresses_of(&self, host: Name) -> Result<Vec<Exchanger>, NetError> {
+        let text = host.to_ascii().trim_end_matches('.').to_ascii_lowercase();
+        let lookup = self.dns.lookup_ip(host).await?;
+        Ok(lookup.iter().take(ADDRESSES_OF_A_HOST).map(|ip| Exchanger { host: text.clone(), ip }).collect())
+    }
+}
+
+fn name_server(server: SocketAddr) -> NameServerConfig {
+    let with_port = |mut connection: ConnectionConfig| {
+        connection.port = server.port();
+        connection
+    };
+    NameServerConfig::new(server.ip(), true, [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(with_port).to_vec())
+}
+
+/// Lowest preference first, chance within equal; from ourselves on nobody (RFC 5321 §5.1: that would be a loop).
+fn in_order(mut records: Vec<(u16, Name)>, own_name: &str) -> Vec<Name> {
+    let is_own = |host: &Name| host.to_ascii().trim_end_matches('.').eq_ignore_ascii_case(own_name);
+    let own = records.iter().filter(|(_, host)| is_own(host)).map(|(preference, _)| *preference).min();
+    records.retain(|(preference, host)| !host.is_root() && own.is_none_or(|own| *preference < own));
+    records.shuffle(&mut rand::rng());
+    records.sort_by_key(|(preference, _)| *preference);
+    records.into_iter().map(|(_, host)| host).collect()
+}
+
+/// `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 §4.1.3).
+fn literal(domain: &str) -> Option<IpAddr> {
+    let text = domain.strip_prefix('[')?.strip_suffix(']')?;
+    match text.split_at_checked(5) {
+        Some((tag, ip)) if tag.eq_ignore_ascii_case("IPv6:") => ip.parse().ok().map(IpAddr::V6),
+        _ => text.parse().ok().map(IpAddr::V4),
+    }
+}
+
+/// Whether an address can be another machine's.
+fn is_elsewhere(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast() || ip.octets()[0] == 0);
+    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || broadcast)
+}
+
+fn no_such_domain(why: String) -> Judgement {
+    (Verdict::Permanent, Reply::ours_with(5, 1, 2, why))
+}
+
+fn unanswered(domain: &str, why: &str) -> Judgement {
+    (Verdict::Temporary, Reply::ours_with(4, 4, 3, format!("the DNS did not say who takes mail for {domain}: {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ordered(records: &[(u16, &str)], own: &str) -> Vec<String> {
+        let records = records.iter().map(|(preference, host)| (*preference, Name::from_ascii(host).unwrap())).collect();
+        in_order(records, own).iter().map(Name::to_ascii).collect()
+    }
+
+    #[test]
+    fn lower_preference_comes_first_and_equals_take_turns() {
+        let records = [(20, "c.test."), (10, "a.test."), (10, "b.test.")];
+        let mut firsts: Vec<String> = Vec::new();
+        for _ in 0..100 {
+            let order = ordered(&records, "me.test");
+            assert_eq!(order[2], "c.test.");
+            firsts.push(order[0].clone());
+        }
+        assert!(firsts.contains(&"a.test.".to_owned()) && firsts.contains(&"b.test.".to_owned()));
+    }
+
+    #[test]
+    fn a_backup_mx_hands_on_only_towards_the_primary() {
+        let records = [(10, "a.test."), (20, "Me.test."), (20, "b.test."), (30, "c.test.")];
+        assert_eq!(ordered(&records, "me.test"), ["a.test."]);
+    }
+
+    #[test]
+    fn literals_are_read() {
+        assert_eq!(literal("[192.0.2.1]"), Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(literal("[IPv6:2001:db8::1]"), Some("2001:db8::1".parse().unwrap()));
+        assert_eq!(literal("[ipv6:::1]"), Some("::1".parse().unwrap()));
+        for text in ["[192.0.2]", "[2001:db8::1]", "[", "[]", "[€€]"] {
+            assert_eq!(literal(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn this_machine_is_not_elsewhere() {
+        for ip in ["127.0.0.1", "127.8.8.8", "0.0.0.0", "0.1.2.3", "::1", "::", "::ffff:127.0.0.1", "224.0.0.1"] {
+            assert!(!is_elsewhere(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in ["192.0.2.1", "10.0.0.1", "2001:db8::1"] {
+            assert!(is_elsewhere(ip.parse().unwrap()), "{ip}");
+        }
+    }
+}

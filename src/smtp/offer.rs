@@ -1,0 +1,97 @@
+//! What a server offers in its answer to EHLO (RFC 5321 §4.1.1.1).
+
+use lettre::transport::smtp::authentication::Mechanism;
+use lettre::transport::smtp::extension::{Extension, ServerInfo};
+use lettre::transport::smtp::response::{Category, Code, Detail, Response, Severity};
+
+use super::reply::RawReply;
+
+/// The extensions that matter to us. The default is a server that offers none, as after HELO.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Offer {
+    info: ServerInfo,
+    /// Commands may be sent in groups (RFC 2920).
+    pub pipelining: bool,
+    /// SIZE is offered (RFC 1870).
+    pub size: bool,
+    /// The largest mail in octets, where the server names one.
+    pub size_limit: Option<u64>,
+}
+
+impl Offer {
+    /// Reads the reply to EHLO. Keywords are case-insensitive; the first line is the server's name.
+    pub fn of(reply: &RawReply) -> Self {
+        let keywords = reply.lines().skip(1).map(|line| line.trim().to_ascii_uppercase());
+        let keywords: Vec<String> = keywords.filter(|line| !line.is_empty()).collect();
+        let mut offer = Self::default();
+        for line in &keywords {
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("PIPELINING") => offer.pipelining = true,
+                Some("SIZE") => {
+                    offer.size = true;
+                    offer.size_limit = words.next().and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
+                }
+                _ => {}
+            }
+        }
+        let code = Code::new(Severity::PositiveCompletion, Category::MailSystem, Detail::Zero);
+        // The first line is ours: lettre would take a server that is named STARTTLS at its word.
+        let lines = std::iter::once("server".to_owned()).chain(keywords).collect();
+        offer.info = ServerInfo::from_response(&Response::new(code, lines)).unwrap_or_default();
+        offer
+    }
+
+    /// RFC 3207.
+    pub fn starttls(&self) -> bool {
+        self.info.supports_feature(Extension::StartTls)
+    }
+
+    /// RFC 6152.
+    pub fn eight_bit_mime(&self) -> bool {
+        self.info.supports_feature(Extension::EightBitMime)
+    }
+
+    /// RFC 6531.
+    pub fn smtputf8(&self) -> bool {
+        self.info.supports_feature(Extension::SmtpUtfEight)
+    }
+
+    /// The first of `mechanisms` that is offered (RFC 4954).
+    pub fn mechanism(&self, mechanisms: &[Mechanism]) -> Option<Mechanism> {
+        self.info.get_auth_mechanism(mechanisms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn offer(text: &str) -> Offer {
+        Offer::of(&RawReply { code: 250, text: text.into() })
+    }
+
+    #[test]
+    fn keywords_are_read_in_any_case() {
+        let offer = offer("mx.test\nPipelining\nsize 1000\n8bitmime\nSMTPUTF8\nSTARTTLS\nAUTH LOGIN plain");
+        assert!(offer.pipelining && offer.eight_bit_mime() && offer.smtputf8() && offer.starttls());
+        assert_eq!(offer.size_limit, Some(1_000));
+        assert_eq!(offer.mechanism(&[Mechanism::Plain, Mechanism::Login]), Some(Mechanism::Plain));
+    }
+
+    #[test]
+    fn the_servers_name_offers_nothing() {
+        let offer = offer("STARTTLS\nSIZE 0");
+        assert!(!offer.starttls() && offer.size);
+        assert_eq!(offer.size_limit, None, "SIZE 0 is no limit");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(text in any::<String>()) {
+            let _ = offer(&text);
+        }
+    }
+}

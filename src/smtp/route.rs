@@ -1,0 +1,24 @@
+//! What the sender is told about one mail: where it goes and for whom it is.
+
+use crate::domain::address::Address;
+
+/// Where a mail goes next.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Route {
+    /// To the relay of the settings.
+    Relay,
+    /// To the domain's own mail exchangers.
+    Mx {
+        /// A domain as in [`Address::domain`], or an address literal such as `[192.0.2.1]`.
+        domain: String,
+    },
+}
+
+/// The SMTP envelope (RFC 5321 §2.3.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// The return path; `None` is `<>`.
+    pub from: Option<Address>,
+    /// The recipients, each of whom gets an outcome.
+    pub to: Vec<Address>,
+}

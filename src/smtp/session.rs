@@ -1,0 +1,55 @@
+//! A connection that has been opened and greeted, from one mail to the next.
+
+use lettre::transport::smtp::commands::{Quit, Rset};
+use tokio::time::Instant;
+
+use super::handshake::Policy;
+use super::offer::Offer;
+use super::wire::Wire;
+use crate::domain::outcome::Peer;
+
+/// An open session. It is owned by whoever speaks over it, so that a dropped call closes it.
+pub(super) struct Session {
+    pub wire: Wire,
+    pub offer: Offer,
+    pub peer: Peer,
+    /// Mails begun over this connection.
+    pub mails: u32,
+    /// Whether a transaction was begun that nothing has ended: RSET comes before the next.
+    pub must_reset: bool,
+    /// Whether nothing can be said over it any more.
+    pub broken: bool,
+    opened: Instant,
+    used: Instant,
+}
+
+impl Session {
+    pub fn new(wire: Wire, offer: Offer, peer: Peer) -> Self {
+        let now = Instant::now();
+        Self { wire, offer, peer, mails: 0, must_reset: false, broken: false, opened: now, used: now }
+    }
+
+    /// Notes that a mail is done.
+    pub fn rest(&mut self) {
+        self.used = Instant::now();
+    }
+
+    /// Whether it has carried enough mails, is too old or has been idle for too long.
+    pub fn is_worn(&self, policy: &Policy) -> bool {
+        self.mails >= policy.mails || self.opened.elapsed() >= policy.age || self.used.elapsed() >= policy.idle
+    }
+
+    /// Ends a transaction that was left open; answers whether the session can go on.
+    pub async fn reset(&mut self, policy: &Policy) -> bool {
+        let reply = self.wire.ask(Rset, policy.timeouts.ehlo).await;
+        self.must_reset = false;
+        reply.is_ok_and(|reply| reply.is_positive())
+    }
+
+    /// Says goodbye and waits for the answer, but not for long.
+    pub async fn quit(&mut self, policy: &Policy) {
+        // The connection is closed whatever the answer is.
+        let _ = self.wire.ask(Quit, policy.timeouts.quit).await;
+        self.broken = true;
+    }
+}

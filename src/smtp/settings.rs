@@ -1,0 +1,130 @@
+//! How the sender is set up: plain data, and what can be wrong with it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::relay::Relay;
+
+/// Everything a [`Sender`](super::Sender) needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name given in EHLO: a host name, or an IP address, which is sent as an address literal.
+    pub hostname: String,
+    /// The relay behind [`Route::Relay`](super::Route::Relay).
+    pub relay: Option<Relay>,
+    /// The resolver for mail exchangers; the system's where there is none. A relay's name is always resolved as the
+    /// operating system does it, hosts file included.
+    pub dns: Option<SocketAddr>,
+    /// The port of mail exchangers: 25.
+    pub mx_port: u16,
+    /// The most connections to one destination (the relay, or one address of a mail exchanger), at least 1.
+    pub connections: usize,
+    /// The most mails over one connection, at least 1.
+    pub mails_per_connection: u32,
+    /// The oldest a connection may get before it is replaced.
+    pub connection_age: Duration,
+    /// How long a connection to the relay is kept when there is nothing to send.
+    pub relay_idle: Duration,
+    /// The same for mail exchangers, which dislike idle connections more.
+    pub mx_idle: Duration,
+    /// How long to wait for what.
+    pub timeouts: Timeouts,
+    /// Whether a domain's mail exchanger may be this machine: for development and tests.
+    pub allow_loopback_mx: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            hostname: "localhost".into(),
+            relay: None,
+            dns: None,
+            mx_port: 25,
+            connections: 16,
+            mails_per_connection: 100,
+            connection_age: Duration::from_mins(5),
+            relay_idle: Duration::from_secs(30),
+            mx_idle: Duration::from_secs(5),
+            timeouts: Timeouts::default(),
+            allow_loopback_mx: false,
+        }
+    }
+}
+
+/// How long to wait: RFC 5321 §4.5.3.2 and, where it says nothing, our own choice. Each is for a whole reply.
+///
+/// The commands of one mail up to DATA together get `mail + rcpt + data` plus 10 s a recipient, and the mail itself
+/// `block` plus its size at 8 KiB a second: a server that is slow in every step is given up all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a free connection, where all are in use (ours: 300 s).
+    pub slot: Duration,
+    /// For all answers of the DNS together (ours: 20 s).
+    pub dns: Duration,
+    /// To establish TCP with one address (ours: 30 s).
+    pub connect: Duration,
+    /// For the greeting (300 s).
+    pub greeting: Duration,
+    /// For the reply to EHLO, HELO, STARTTLS, AUTH and RSET (ours, as for MAIL: 300 s).
+    pub ehlo: Duration,
+    /// For the TLS handshake (ours: 60 s).
+    pub tls: Duration,
+    /// For the reply to MAIL (300 s).
+    pub mail: Duration,
+    /// For the reply to RCPT (300 s).
+    pub rcpt: Duration,
+    /// For the reply to DATA (120 s).
+    pub data: Duration,
+    /// For a block of the mail to be written (180 s).
+    pub block: Duration,
+    /// For the reply to the final dot (600 s).
+    pub final_dot: Duration,
+    /// For the reply to QUIT, and for words of parting from a server that hangs up (ours: 5 s).
+    pub quit: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            slot: seconds(300),
+            dns: seconds(20),
+            connect: seconds(30),
+            greeting: seconds(300),
+            ehlo: seconds(300),
+            tls: seconds(60),
+            mail: seconds(300),
+            rcpt: seconds(300),
+            data: seconds(120),
+            block: seconds(180),
+            final_dot: seconds(600),
+            quit: seconds(5),
+        }
+    }
+}
+
+/// Why a [`Sender`](super::Sender) cannot be made of these settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The name for EHLO would break the command.
+    #[error("the host name {0:?} cannot be given in EHLO: it must be a host name or an IP address")]
+    Hostname(String),
+    /// A limit of zero.
+    #[error("{0} must be at least 1")]
+    Zero(&'static str),
+    /// The file of trusted certificates.
+    #[error("cannot read certificates from {path}: {reason}", path = path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// TLS could not be set up.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The system's resolver configuration could not be read.
+    #[error("cannot set up the DNS resolver: {0}")]
+    Dns(String),
+}

@@ -1,0 +1,177 @@
+//! One connection as octets: a bounded input buffer, replies out of it, writes that know how far they came.
+//!
+//! Every call has a deadline for the whole of it, so that a server which sends an octet every ten seconds gains nothing.
+
+use std::fmt::Display;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::client::TlsStream;
+
+use super::reply::{LINE_LIMIT, RawReply, ReplyError, ReplyReader};
+
+/// Room for one line that is too long by half: [`ReplyReader`] has refused it before the buffer is full.
+const BUFFER: usize = LINE_LIMIT * 2;
+
+/// Why nothing more can be said or heard.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WireError {
+    /// The other side closed the connection.
+    #[error("the server closed the connection")]
+    Closed,
+    /// The operating system or the TLS layer gave up.
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    /// The deadline passed.
+    #[error("the server took too long")]
+    TimedOut,
+    /// The other side does not speak SMTP.
+    #[error("the server's reply could not be understood: {0}")]
+    Garbled(#[from] ReplyError),
+}
+
+impl WireError {
+    /// Whether the other side had gone away, as it does with a connection that was idle for too long.
+    pub fn is_hangup(&self) -> bool {
+        matches!(self, Self::Closed | Self::Io(_))
+    }
+}
+
+/// A write that did not come to its end.
+#[derive(Debug)]
+pub(super) struct WriteError {
+    /// The other side has seen no more than this many octets of the write.
+    pub reached: usize,
+    /// What happened.
+    pub error: WireError,
+}
+
+/// The transport beneath.
+pub(super) enum Link {
+    /// Plain text.
+    Plain(TcpStream),
+    /// TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection and what has been read ahead from it.
+pub(super) struct Wire {
+    link: Link,
+    buffer: Box<[u8; BUFFER]>,
+    start: usize,
+    end: usize,
+}
+
+impl Wire {
+    pub fn new(link: Link) -> Self {
+        Self { link, buffer: Box::new([0; BUFFER]), start: 0, end: 0 }
+    }
+
+    /// Whether something has been read that no one asked for.
+    pub fn has_leftovers(&self) -> bool {
+        self.start < self.end
+    }
+
+    /// The transport, and what was read ahead is lost: see [`Self::has_leftovers`].
+    pub fn into_link(self) -> Link {
+        self.link
+    }
+
+    /// Reads one reply.
+    pub async fn reply(&mut self, deadline: Instant) -> Result<RawReply, WireError> {
+        let mut reader = ReplyReader::default();
+        loop {
+            let (used, reply) = reader.feed(&self.buffer[self.start..self.end])?;
+            self.start += used;
+            if let Some(reply) = reply {
+                return Ok(reply);
+            }
+            self.fill(deadline).await?;
+        }
+    }
+
+    async fn fill(&mut self, deadline: Instant) -> Result<(), WireError> {
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        let read = self.link.read(&mut self.buffer[self.end..]);
+        let count = timeout_at(deadline, read).await.map_err(|_| WireError::TimedOut)??;
+        if count == 0 {
+            return Err(WireError::Closed);
+        }
+        self.end += count;
+        Ok(())
+    }
+
+    /// Writes all of `octets` and pushes them out.
+    pub async fn write(&mut self, octets: &[u8], deadline: Instant) -> Result<(), WriteError> {
+        let mut done = 0;
+        let written = timeout_at(deadline, async {
+            while let Some(rest) = octets.get(done..).filter(|rest| !rest.is_empty()) {
+                match self.link.write(rest).await? {
+                    0 => return Err(io::ErrorKind::WriteZero.into()),
+                    count => done += count,
+                }
+            }
+            self.link.flush().await
+        });
+        let error = match written.await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => WireError::Io(error),
+            Err(_) => WireError::TimedOut,
+        };
+        // A TLS stream buffers: a write that failed may have sent any part of what it was given.
+        let reached = if matches!(self.link, Link::Tls(_)) { octets.len() } else { done };
+        Err(WriteError { reached, error })
+    }
+
+    /// Sends a command and reads its reply, all within `wait`.
+    pub async fn ask(&mut self, command: impl Display, wait: Duration) -> Result<RawReply, WireError> {
+        let deadline = Instant::now() + wait;
+        self.write(command.to_string().as_bytes(), deadline).await.map_err(|failure| failure.error)?;
+        self.reply(deadline).await
+    }
+
+    /// Whether the connection is open and silent. Costs a system call and never waits.
+    pub fn is_quiet(&mut self) -> bool {
+        !self.has_leftovers() && self.link.read(&mut [0; 1]).now_or_never().is_none()
+    }
+}
+
+impl AsyncRead for Link {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Link {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
