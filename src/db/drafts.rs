@@ -1,0 +1,141 @@
+//! Stored messages, made whole again: all that a message's MIME depends on, for a delivery and for `raw` alike.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::messages::{self, AddresseeRow, ContentRow, DeliveryRow};
+use super::{Db, DbError, blobs};
+use crate::domain::address::{Address, Mailbox};
+use crate::domain::id::{MessageId, TenantId};
+use crate::domain::message::{Attachment, Content, Draft, Header};
+
+/// Messages over this many octets are loaded without their content, which is fetched when there is memory for it.
+const INLINE_LIMIT: i64 = 256 << 10;
+
+/// What is stored cannot be made into a mail.
+#[derive(Debug, thiserror::Error)]
+pub enum DraftError {
+    /// A column holds what this version cannot read.
+    #[error("what is stored of the message cannot be read: {0}")]
+    Unreadable(String),
+    /// An attachment's bytes are gone.
+    #[error("the attachment {0} is not in the database")]
+    NoBlob(String),
+    /// The database failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+/// A message and everyone it is addressed to.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The message.
+    pub row: DeliveryRow,
+    /// In the order of the request.
+    pub addressees: Vec<AddresseeRow>,
+    /// What it says, unless the message is large.
+    content: Option<ContentRow>,
+}
+
+/// Loads messages of one tenant. Those that do not exist are left out.
+pub async fn load(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<Stored>, DbError> {
+    let (rows, addressees) =
+        tokio::try_join!(messages::for_delivery(db, tenant, ids), messages::addressees(db, tenant, ids))?;
+    let small: Vec<Uuid> = rows.iter().filter(|row| row.size <= INLINE_LIMIT).map(|row| row.content_id).collect();
+    let contents = messages::contents(db, tenant, &small).await?;
+    let contents: HashMap<Uuid, ContentRow> = contents.into_iter().map(|content| (content.id, content)).collect();
+    let mut addressed = HashMap::<Uuid, Vec<AddresseeRow>>::new();
+    for addressee in addressees {
+        addressed.entry(addressee.message_id).or_default().push(addressee);
+    }
+    let stored = rows.into_iter().map(|row| Stored {
+        addressees: addressed.remove(&row.id).unwrap_or_default(),
+        // Copied, since the messages of a bulk send share it.
+        content: contents.get(&row.content_id).cloned(),
+        row,
+    });
+    Ok(stored.collect())
+}
+
+impl Stored {
+    /// Whether the content has to be fetched, and may take much memory.
+    pub fn is_large(&self) -> bool {
+        self.row.size > INLINE_LIMIT
+    }
+
+    /// A recipient's address.
+    pub fn address(&self, recipient: Uuid) -> Result<Address, DraftError> {
+        let row = self.addressees.iter().find(|row| row.id == recipient);
+        parse(&row.ok_or_else(|| DraftError::Unreadable("a recipient is missing".into()))?.address)
+    }
+
+    /// Everything the MIME depends on, attachments included.
+    pub async fn draft(self, db: &Db) -> Result<Draft, DraftError> {
+        let Self { row, addressees, content } = self;
+        let tenant = TenantId(row.tenant_id);
+        let content = match content {
+            Some(content) => content,
+            None => messages::contents(db, tenant, &[row.content_id])
+                .await?
+                .pop()
+                .ok_or_else(|| DraftError::Unreadable("its content is missing".into()))?,
+        };
+        let named = |kind: &str| -> Result<Vec<Mailbox>, DraftError> {
+            let named = addressees.iter().filter(|row| row.kind == kind);
+            named.map(|row| mailbox(&row.address, row.name.clone())).collect()
+        };
+        Ok(Draft {
+            id: MessageId(row.id),
+            date: row.scheduled_at.map_or(row.created_at, |at| at.max(row.created_at)),
+            from: mailbox(&row.from_address, row.from_name)?,
+            to: named("to")?,
+            cc: named("cc")?,
+            reply_to: reply_to(&row.reply_to)?,
+            subject: row.subject,
+            attachments: attachments(db, tenant, read(&content.attachments)?).await?,
+            content: Content {
+                text: content.text,
+                html: content.html,
+                headers: read::<Vec<Header>>(&content.headers)?,
+            },
+        })
+    }
+}
+
+async fn attachments(
+    db: &Db,
+    tenant: TenantId,
+    descriptions: Vec<Attachment>,
+) -> Result<Vec<(Attachment, Vec<u8>)>, DraftError> {
+    let mut attachments = Vec::with_capacity(descriptions.len());
+    for description in descriptions {
+        let data = blobs::get(db, tenant, &description.sha256).await?;
+        let data = data.ok_or_else(|| DraftError::NoBlob(description.sha256.clone()))?;
+        attachments.push((description, data));
+    }
+    Ok(attachments)
+}
+
+fn read<'a, T: Deserialize<'a>>(value: &'a Value) -> Result<T, DraftError> {
+    T::deserialize(value).map_err(|error| DraftError::Unreadable(error.to_string()))
+}
+
+fn parse(address: &str) -> Result<Address, DraftError> {
+    address.parse().map_err(|error| DraftError::Unreadable(format!("the address {address}: {error}")))
+}
+
+fn mailbox(address: &str, name: Option<String>) -> Result<Mailbox, DraftError> {
+    Ok(Mailbox { address: parse(address)?, name })
+}
+
+fn reply_to(stored: &Value) -> Result<Vec<Mailbox>, DraftError> {
+    #[derive(Deserialize)]
+    struct Stored {
+        email: String,
+        name: Option<String>,
+    }
+    read::<Vec<Stored>>(stored)?.into_iter().map(|one| mailbox(&one.email, one.name)).collect()
+}

@@ -1,0 +1,91 @@
+//! What can go wrong between us and Postgres, sorted by what the caller can do about it.
+
+use std::time::Duration;
+
+/// A failed statement or transaction. Nothing of it was committed, except possibly after [`DbError::Unavailable`] or
+/// [`DbError::Timeout`] while committing.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// The connection URL cannot be read.
+    #[error("the database URL is not valid: {0}")]
+    Address(#[source] sqlx::Error),
+    /// Postgres cannot be reached, is shutting down, out of connections or read-only: try again later.
+    #[error("the database is not available ({query}): {source}")]
+    Unavailable {
+        /// Which query.
+        query: &'static str,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// No answer in time: try again later.
+    #[error("the database did not answer {query} within {} s", limit.as_secs())]
+    Timeout {
+        /// Which query.
+        query: &'static str,
+        /// How long we waited.
+        limit: Duration,
+    },
+    /// Postgres refused the statement itself: trying again will not help.
+    #[error("the database refused {query}: {source}")]
+    Refused {
+        /// Which query.
+        query: &'static str,
+        /// Why.
+        source: sqlx::Error,
+    },
+}
+
+/// Query canceled by `statement_timeout`.
+const QUERY_CANCELED: &str = "57014";
+
+impl DbError {
+    /// The service is stopping: this was not begun.
+    pub fn closed(query: &'static str) -> Self {
+        Self::Unavailable { query, source: sqlx::Error::PoolClosed }
+    }
+
+    pub(super) fn from_sqlx(query: &'static str, source: sqlx::Error) -> Self {
+        let refused = match &source {
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| !is_passing(&code)),
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::Encode(_)
+            | sqlx::Error::RowNotFound
+            | sqlx::Error::TypeNotFound { .. } => true,
+            _ => false,
+        };
+        if refused { Self::Refused { query, source } } else { Self::Unavailable { query, source } }
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Timeout { .. })
+    }
+
+    /// Whether the statement ran out of time rather than out of a database.
+    pub fn is_too_slow(&self) -> bool {
+        match self {
+            Self::Timeout { .. } => true,
+            Self::Unavailable { source: sqlx::Error::Database(error), .. } => {
+                error.code().as_deref() == Some(QUERY_CANCELED)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// SQLSTATE classes that pass: connection, authorization (a password is being changed), resources, operator intervention, serialization, read-only after failover,
+/// lock not available, system errors such as a full disk.
+fn is_passing(code: &str) -> bool {
+    ["08", "28", "53", "57", "58", "40", "XX"].iter().any(|class| code.starts_with(class))
+        || [READ_ONLY, IDLE_IN_TRANSACTION, "55P03", "3D000", "42501"].contains(&code)
+}
+
+/// The server takes no writes: we still talk to the primary of before a failover.
+const READ_ONLY: &str = "25006";
+/// Our own `idle_in_transaction_session_timeout`.
+const IDLE_IN_TRANSACTION: &str = "25P03";
+
+pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(READ_ONLY))
+}

@@ -1,0 +1,165 @@
+//! `events`: what happened, numbered without gaps.
+//!
+//! [`append`] is the last statement of every transaction that changes a recipient's state: it takes the tenant's
+//! counter row, so that commits line up behind it for the length of a commit, and a rollback leaves no hole.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Db, DbError};
+use crate::domain::event::EventType;
+use crate::domain::id::{MessageId, TenantId};
+use crate::domain::outcome::Outcome;
+
+/// An event that is about to be written.
+#[derive(Debug, Clone)]
+pub(super) struct NewEvent<'a> {
+    pub tenant: Uuid,
+    pub kind: EventType,
+    pub message_id: Uuid,
+    pub recipient_id: Option<Uuid>,
+    pub attempt: Option<i16>,
+    pub outcome: Option<&'a Outcome>,
+    pub next_attempt_at: Option<DateTime<Utc>>,
+}
+
+/// Numbers and writes events, in the order given within each tenant.
+pub(super) async fn append(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    events: Vec<NewEvent<'_>>,
+) -> Result<(), sqlx::Error> {
+    let mut by_tenant = BTreeMap::<Uuid, Vec<NewEvent<'_>>>::new();
+    for event in events {
+        by_tenant.entry(event.tenant).or_default().push(event);
+    }
+    for (tenant, events) in by_tenant {
+        append_to(connection, now, tenant, &events).await?;
+    }
+    Ok(())
+}
+
+async fn append_to(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    tenant: Uuid,
+    events: &[NewEvent<'_>],
+) -> Result<(), sqlx::Error> {
+    let column = |pick: fn(&NewEvent<'_>) -> Uuid| events.iter().map(pick).collect::<Vec<_>>();
+    let reply = |event: &NewEvent<'_>| event.outcome.map(|outcome| outcome.reply.clone());
+    let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
+    let recipients: Vec<Option<Uuid>> = events.iter().map(|event| event.recipient_id).collect();
+    let attempts: Vec<Option<i16>> = events.iter().map(|event| event.attempt).collect();
+    let codes: Vec<Option<i16>> =
+        events.iter().map(|e| e.outcome.and_then(|o| o.reply.code).and_then(|code| i16::try_from(code).ok())).collect();
+    let enhanced: Vec<Option<String>> =
+        events.iter().map(|e| e.outcome.and_then(|o| o.reply.enhanced).map(|code| code.to_string())).collect();
+    let texts: Vec<Option<String>> = events.iter().map(|event| reply(event).map(|reply| reply.text)).collect();
+    let mx: Vec<Option<&str>> = events.iter().map(|e| e.outcome.and_then(|o| o.peer.mx.as_deref())).collect();
+    let ips: Vec<Option<String>> =
+        events.iter().map(|e| e.outcome.and_then(|o| o.peer.ip).map(|ip| ip.to_string())).collect();
+    let tls: Vec<Option<&str>> = events.iter().map(|e| e.outcome.and_then(|o| o.peer.tls.as_deref())).collect();
+    let durations: Vec<Option<i32>> =
+        events.iter().map(|e| e.outcome.map(|o| i32::try_from(o.duration.as_millis()).unwrap_or(i32::MAX))).collect();
+    let next: Vec<Option<DateTime<Utc>>> = events.iter().map(|event| event.next_attempt_at).collect();
+    let written = sqlx::query!(
+        "WITH counter AS (
+             UPDATE event_counters SET last_seq = last_seq + $3 WHERE tenant_id = $1 RETURNING last_seq - $3 AS base)
+         INSERT INTO events (tenant_id, seq, recorded_at, type, message_id, recipient_id, attempt, response_code,
+                             response_enhanced, response_text, mx, ip, tls, duration_ms, next_attempt_at)
+         SELECT $1, counter.base + e.n, $2, e.type, e.message_id, e.recipient_id, e.attempt, e.code, e.enhanced,
+                e.text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at
+         FROM counter, unnest($4::text[], $5::uuid[], $6::uuid[], $7::smallint[], $8::smallint[], $9::text[],
+                              $10::text[], $11::text[], $12::text[], $13::text[], $14::integer[], $15::timestamptz[])
+              WITH ORDINALITY AS e (type, message_id, recipient_id, attempt, code, enhanced, text, mx, ip, tls,
+                                    duration_ms, next_attempt_at, n)",
+        tenant,
+        now,
+        i64::try_from(events.len()).unwrap_or(i64::MAX),
+        &kinds as _,
+        &column(|event| event.message_id),
+        &recipients as _,
+        &attempts as _,
+        &codes as _,
+        &enhanced as _,
+        &texts as _,
+        &mx as _,
+        &ips as _,
+        &tls as _,
+        &durations as _,
+        &next as _,
+    )
+    .execute(connection)
+    .await?;
+    // A tenant without a counter would lose its events without a word.
+    if usize::try_from(written.rows_affected()).ok() == Some(events.len()) {
+        Ok(())
+    } else {
+        Err(sqlx::Error::RowNotFound)
+    }
+}
+
+/// One event, as written.
+#[derive(Debug, Clone)]
+pub struct EventRow {
+    /// Its number within the tenant.
+    pub seq: i64,
+    /// When it was written.
+    pub recorded_at: DateTime<Utc>,
+    /// `message.…`.
+    pub kind: String,
+    /// Which message.
+    pub message_id: Option<Uuid>,
+    /// Which recipient, where it is about one.
+    pub recipient_id: Option<Uuid>,
+    /// The recipient's address.
+    pub address: Option<String>,
+    /// 1 for the first attempt.
+    pub attempt: Option<i16>,
+    /// The reply's three digits.
+    pub response_code: Option<i16>,
+    /// The reply's enhanced code.
+    pub response_enhanced: Option<String>,
+    /// The reply's text.
+    pub response_text: Option<String>,
+    /// Host spoken to.
+    pub mx: Option<String>,
+    /// Address spoken to.
+    pub ip: Option<String>,
+    /// TLS version and cipher.
+    pub tls: Option<String>,
+    /// How long the attempt took.
+    pub duration_ms: Option<i32>,
+    /// When the next attempt is due.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+}
+
+/// A message's events with a number above `after`, oldest first. None was written before `since`.
+pub async fn of_message(
+    db: &Db,
+    tenant: TenantId,
+    message: MessageId,
+    since: DateTime<Utc>,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<EventRow>, DbError> {
+    let query = sqlx::query_as!(
+        EventRow,
+        r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
+                  e.attempt, e.response_code, e.response_enhanced, e.response_text, e.mx, e.ip, e.tls, e.duration_ms,
+                  e.next_attempt_at
+           FROM events e
+           LEFT JOIN recipients r ON r.tenant_id = $1 AND r.message_id = $2 AND r.id = e.recipient_id
+           WHERE e.tenant_id = $1 AND e.message_id = $2 AND e.seq > $3 AND e.recorded_at >= $5
+           ORDER BY e.seq LIMIT $4"#,
+        tenant.0,
+        message.0,
+        after,
+        limit,
+        since
+    );
+    db.timed("events.of_message", query.fetch_all(&db.pool)).await
+}

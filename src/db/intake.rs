@@ -1,0 +1,270 @@
+//! The transaction that makes messages ours: content, message, recipients, queue and event of a whole group of
+//! requests at once. When it has committed, their senders get 202.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::events::{self, NewEvent};
+use super::lanes::{self, Lowered};
+use super::{Db, DbError};
+use crate::domain::address::Mailbox;
+use crate::domain::event::EventType;
+use crate::domain::id::{MessageId, TenantId};
+use crate::domain::message::NewMessage;
+
+/// One message to commit.
+#[derive(Debug)]
+pub struct Intake {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The message; its attachments' bytes are stored already.
+    pub message: NewMessage,
+    /// The lane of each recipient, in the recipients' order.
+    pub lanes: Vec<i64>,
+    /// The `Idempotency-Key` and the fingerprint of its request.
+    pub idempotency: Option<(String, [u8; 32])>,
+}
+
+/// What became of one message of the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Committed {
+    /// It is ours.
+    New,
+    /// Its key was used before, by the request that made this message.
+    KeyUsed {
+        /// The first request's message.
+        message_id: MessageId,
+        /// SHA-256 of the first request.
+        fingerprint: Vec<u8>,
+    },
+}
+
+impl Intake {
+    /// When its first attempt may start.
+    fn due_at(&self) -> DateTime<Utc> {
+        self.message.scheduled_at.unwrap_or(self.message.created_at)
+    }
+}
+
+/// Commits the group, or nothing of it. No two members may share an idempotency key.
+pub async fn commit(db: &Db, group: &[Intake], now: DateTime<Utc>) -> Result<Vec<Committed>, DbError> {
+    db.timed("intake.commit", async {
+        let mut tx = db.pool.begin().await?;
+        let results = claim_keys(&mut tx, group, now).await?;
+        let fresh: Vec<&Intake> = group
+            .iter()
+            .zip(&results)
+            .filter(|(_, result)| **result == Committed::New)
+            .map(|(intake, _)| intake)
+            .collect();
+        if !fresh.is_empty() {
+            insert_contents(&mut tx, &fresh).await?;
+            insert_messages(&mut tx, &fresh).await?;
+            insert_recipients(&mut tx, &fresh).await?;
+            insert_queue(&mut tx, &fresh).await?;
+            events::append(&mut tx, now, fresh.iter().map(|intake| accepted(intake)).collect()).await?;
+        }
+        tx.commit().await?;
+        Ok(results)
+    })
+    .await
+}
+
+async fn claim_keys(
+    connection: &mut PgConnection,
+    group: &[Intake],
+    now: DateTime<Utc>,
+) -> Result<Vec<Committed>, sqlx::Error> {
+    let mut results = vec![Committed::New; group.len()];
+    let keyed: Vec<(usize, &str, &[u8; 32])> = group
+        .iter()
+        .enumerate()
+        .filter_map(|(n, intake)| intake.idempotency.as_ref().map(|(key, fingerprint)| (n, key.as_str(), fingerprint)))
+        .collect();
+    if keyed.is_empty() {
+        return Ok(results);
+    }
+    let tenants: Vec<Uuid> = keyed.iter().map(|(n, ..)| group[*n].tenant.0).collect();
+    let keys: Vec<&str> = keyed.iter().map(|(_, key, _)| *key).collect();
+    let fingerprints: Vec<Vec<u8>> = keyed.iter().map(|(.., fingerprint)| fingerprint.to_vec()).collect();
+    let messages: Vec<Uuid> = keyed.iter().map(|(n, ..)| group[*n].message.id.0).collect();
+    // In one order, so that two replicas with the same keys never wait for each other.
+    sqlx::query!(
+        "INSERT INTO idempotency_keys (tenant_id, key, fingerprint, message_ids, created_at)
+         SELECT tenant_id, key, fingerprint, ARRAY[message_id], $5
+         FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::uuid[]) AS u (tenant_id, key, fingerprint, message_id)
+         ORDER BY tenant_id, key ON CONFLICT DO NOTHING",
+        &tenants,
+        &keys as _,
+        &fingerprints,
+        &messages,
+        now
+    )
+    .execute(&mut *connection)
+    .await?;
+    let first = sqlx::query!(
+        r#"SELECT u.n AS "n!", k.fingerprint, k.message_ids[1] AS "message_id!"
+           FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS u (tenant_id, key, n)
+           JOIN idempotency_keys k ON k.tenant_id = u.tenant_id AND k.key = u.key"#,
+        &tenants,
+        &keys as _
+    )
+    .fetch_all(connection)
+    .await?;
+    for row in first {
+        let Some((n, ..)) = usize::try_from(row.n - 1).ok().and_then(|place| keyed.get(place)) else { continue };
+        if row.message_id != group[*n].message.id.0 {
+            results[*n] = Committed::KeyUsed { message_id: MessageId(row.message_id), fingerprint: row.fingerprint };
+        }
+    }
+    Ok(results)
+}
+
+async fn insert_contents(connection: &mut PgConnection, group: &[&Intake]) -> Result<(), sqlx::Error> {
+    let ids: Vec<Uuid> = group.iter().map(|i| i.message.id.0).collect();
+    let tenants: Vec<Uuid> = group.iter().map(|i| i.tenant.0).collect();
+    let texts: Vec<Option<&str>> = group.iter().map(|i| i.message.content.text.as_deref()).collect();
+    let htmls: Vec<Option<&str>> = group.iter().map(|i| i.message.content.html.as_deref()).collect();
+    let headers: Vec<Value> = group.iter().map(|i| json!(i.message.content.headers)).collect();
+    let attachments: Vec<Value> = group
+        .iter()
+        .map(|i| i.message.attachments.iter().map(|attachment| json!(attachment.description)).collect())
+        .collect();
+    sqlx::query!(
+        "INSERT INTO contents (id, tenant_id, text, html, headers, attachments)
+         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[])",
+        &ids,
+        &tenants,
+        &texts as _,
+        &htmls as _,
+        &headers,
+        &attachments
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_messages(connection: &mut PgConnection, group: &[&Intake]) -> Result<(), sqlx::Error> {
+    let messages = || group.iter().map(|intake| &intake.message);
+    let ids: Vec<Uuid> = messages().map(|m| m.id.0).collect();
+    let tenants: Vec<Uuid> = group.iter().map(|i| i.tenant.0).collect();
+    let created: Vec<DateTime<Utc>> = messages().map(|m| m.created_at).collect();
+    let streams: Vec<&str> = messages().map(|m| m.stream.as_str()).collect();
+    let from_addresses: Vec<String> = messages().map(|m| m.from.address.to_string()).collect();
+    let from_names: Vec<Option<&str>> = messages().map(|m| m.from.name.as_deref()).collect();
+    let reply_to: Vec<Value> = messages().map(|m| m.reply_to.iter().map(mailbox).collect()).collect();
+    let subjects: Vec<&str> = messages().map(|m| m.subject.as_str()).collect();
+    let tags: Vec<Value> = messages().map(|m| json!(m.tags)).collect();
+    let metadata: Vec<Value> = messages().map(|m| json!(m.metadata)).collect();
+    let scheduled: Vec<Option<DateTime<Utc>>> = messages().map(|m| m.scheduled_at).collect();
+    let expires: Vec<Option<DateTime<Utc>>> = messages().map(|m| m.expires_at).collect();
+    let on_uncertain: Vec<&str> = messages().map(|m| m.on_uncertain.as_str()).collect();
+    let sizes: Vec<i64> = messages().map(|m| i64::try_from(m.size()).unwrap_or(i64::MAX)).collect();
+    sqlx::query!(
+        "INSERT INTO messages (id, content_id, tenant_id, created_at, stream, from_address, from_name, reply_to,
+                               subject, tags, metadata, scheduled_at, expires_at, on_uncertain, size)
+         SELECT id, id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
+                scheduled_at, expires_at, on_uncertain, size
+         FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::jsonb[],
+                     $8::text[], $9::jsonb[], $10::jsonb[], $11::timestamptz[], $12::timestamptz[], $13::text[],
+                     $14::bigint[])
+              AS u (id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
+                    scheduled_at, expires_at, on_uncertain, size)",
+        &ids,
+        &tenants,
+        &created,
+        &streams as _,
+        &from_addresses,
+        &from_names as _,
+        &reply_to,
+        &subjects as _,
+        &tags,
+        &metadata,
+        &scheduled as _,
+        &expires as _,
+        &on_uncertain as _,
+        &sizes
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_recipients(connection: &mut PgConnection, group: &[&Intake]) -> Result<(), sqlx::Error> {
+    let rows: Vec<_> = group
+        .iter()
+        .flat_map(|intake| (0i16..).zip(&intake.message.recipients).map(move |(n, recipient)| (*intake, n, recipient)))
+        .collect();
+    let messages: Vec<Uuid> = rows.iter().map(|(intake, ..)| intake.message.id.0).collect();
+    let tenants: Vec<Uuid> = rows.iter().map(|(intake, ..)| intake.tenant.0).collect();
+    let positions: Vec<i16> = rows.iter().map(|(_, position, _)| *position).collect();
+    let ids: Vec<Uuid> = rows.iter().map(|(.., recipient)| recipient.id.0).collect();
+    let kinds: Vec<&str> = rows.iter().map(|(.., recipient)| recipient.kind.as_str()).collect();
+    let addresses: Vec<String> = rows.iter().map(|(.., recipient)| recipient.mailbox.address.to_string()).collect();
+    let names: Vec<Option<&str>> = rows.iter().map(|(.., recipient)| recipient.mailbox.name.as_deref()).collect();
+    sqlx::query!(
+        "INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, name, status)
+         SELECT message_id, id, tenant_id, position, kind, address, name, 'queued'
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::smallint[], $5::text[], $6::text[], $7::text[])
+              AS u (message_id, id, tenant_id, position, kind, address, name)",
+        &messages,
+        &ids,
+        &tenants,
+        &positions,
+        &kinds as _,
+        &addresses,
+        &names as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_queue(connection: &mut PgConnection, group: &[&Intake]) -> Result<(), sqlx::Error> {
+    let rows: Vec<_> = group
+        .iter()
+        .flat_map(|intake| {
+            intake.message.recipients.iter().zip(&intake.lanes).map(move |(r, lane)| (*intake, r, *lane))
+        })
+        .collect();
+    let messages: Vec<Uuid> = rows.iter().map(|(intake, ..)| intake.message.id.0).collect();
+    let recipients: Vec<Uuid> = rows.iter().map(|(_, recipient, _)| recipient.id.0).collect();
+    let tenants: Vec<Uuid> = rows.iter().map(|(intake, ..)| intake.tenant.0).collect();
+    let lanes: Vec<i64> = rows.iter().map(|(.., lane)| *lane).collect();
+    let due: Vec<DateTime<Utc>> = rows.iter().map(|(intake, ..)| intake.due_at()).collect();
+    sqlx::query!(
+        "INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at)
+         SELECT message_id, recipient_id, tenant_id, lane_id, due_at, due_at
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::timestamptz[])
+              AS u (message_id, recipient_id, tenant_id, lane_id, due_at)",
+        &messages,
+        &recipients,
+        &tenants,
+        &lanes,
+        &due
+    )
+    .execute(&mut *connection)
+    .await?;
+    lanes::lower(connection, rows.iter().map(|(intake, _, lane)| Lowered { lane: *lane, due_at: intake.due_at() }))
+        .await
+}
+
+fn accepted(intake: &Intake) -> NewEvent<'static> {
+    let later = intake.due_at() > intake.message.created_at;
+    NewEvent {
+        tenant: intake.tenant.0,
+        kind: if later { EventType::Scheduled } else { EventType::Accepted },
+        message_id: intake.message.id.0,
+        recipient_id: None,
+        attempt: None,
+        outcome: None,
+        next_attempt_at: later.then(|| intake.due_at()),
+    }
+}
+
+fn mailbox(mailbox: &Mailbox) -> Value {
+    json!({"email": mailbox.address.to_string(), "name": mailbox.name})
+}

@@ -1,0 +1,31 @@
+//! Weekly partitions of the tables that grow.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Db, DbError};
+
+/// The tables.
+const TABLES: [&str; 4] = ["contents", "messages", "recipients", "events"];
+/// How far ahead partitions are made.
+const WEEKS_AHEAD: i32 = 2;
+
+/// Makes the partitions of this week and the coming ones where they are missing, each in a transaction of its own that
+/// would rather fail than make others wait: the next call tries again.
+pub async fn ensure(db: &Db, now: DateTime<Utc>) -> Result<(), DbError> {
+    for week in 0..=WEEKS_AHEAD {
+        for table in TABLES {
+            ensure_one(db, table, now + TimeDelta::weeks(week.into())).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn ensure_one(db: &Db, table: &str, moment: DateTime<Utc>) -> Result<(), DbError> {
+    db.timed("partitions.ensure", async {
+        let mut tx = db.pool.begin().await?;
+        sqlx::query!("SELECT set_config('lock_timeout', '300ms', true)").fetch_one(&mut *tx).await?;
+        sqlx::query!("SELECT ensure_partition($1, $2)", table, moment).fetch_one(&mut *tx).await?;
+        tx.commit().await
+    })
+    .await
+}

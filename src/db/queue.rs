@@ -1,0 +1,317 @@
+//! `queue`: claim what is due, and end each attempt. [`finish`] alone ends one: state, event and counters in one
+//! transaction, fenced by the lease.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::events::{self, NewEvent};
+use super::lanes::{self, Lowered};
+use super::{Db, DbError};
+use crate::domain::delivery::Transition;
+use crate::domain::outcome::Outcome;
+
+/// How many rows of a lane a claim may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// `lanes.id`.
+    pub lane: i64,
+    /// Rows.
+    pub rows: i32,
+    /// No free row of the lane is due earlier: spares the claim the entries of rows that have left.
+    pub from: DateTime<Utc>,
+}
+
+/// A recipient in this worker's hand.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// Its message.
+    pub message_id: Uuid,
+    /// The recipient.
+    pub recipient_id: Uuid,
+    /// Whose it is.
+    pub tenant_id: Uuid,
+    /// Where it waited.
+    pub lane_id: i64,
+    /// Attempts made before this one.
+    pub attempts: i16,
+    /// When the first attempt could start.
+    pub first_due_at: DateTime<Utc>,
+    /// The worker that claimed it.
+    pub lease: Uuid,
+    /// Which claim of the row this is. What the worker does later counts only while the row still says both.
+    pub claims: i32,
+}
+
+impl Claimed {
+    /// What names the row.
+    pub fn key(&self) -> (Uuid, Uuid) {
+        (self.message_id, self.recipient_id)
+    }
+}
+
+/// Leases what is due in these lanes to `worker`, the oldest of each lane first.
+pub async fn claim(db: &Db, worker: Uuid, rooms: &[Room], now: DateTime<Utc>) -> Result<Vec<Claimed>, DbError> {
+    let lanes: Vec<i64> = rooms.iter().map(|room| room.lane).collect();
+    let rows: Vec<i32> = rooms.iter().map(|room| room.rows).collect();
+    let from: Vec<DateTime<Utc>> = rooms.iter().map(|room| room.from).collect();
+    // By the rows' addresses, which their locks keep still: Postgres cannot know how few rows `room.rows` are, and would
+    // join by reading the whole queue.
+    let query = sqlx::query_as!(
+        Claimed,
+        "UPDATE queue SET lease = $4, claims = claims + 1
+         WHERE ctid = ANY (ARRAY(
+             SELECT free.ctid
+             FROM unnest($1::bigint[], $2::integer[], $5::timestamptz[]) AS room (lane_id, rows, since)
+             CROSS JOIN LATERAL (
+                 SELECT ctid FROM queue
+                 WHERE lane_id = room.lane_id AND lease IS NULL AND due_at <= $3 AND due_at >= room.since
+                 ORDER BY due_at, message_id, recipient_id LIMIT room.rows FOR UPDATE SKIP LOCKED) AS free))
+         RETURNING message_id, recipient_id, tenant_id, lane_id, attempts, first_due_at, $4::uuid AS \"lease!\", claims",
+        &lanes,
+        &rows,
+        now,
+        worker,
+        &from
+    );
+    db.timed("queue.claim", query.fetch_all(&db.pool)).await
+}
+
+/// An attempt that is over.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// What was claimed.
+    pub claimed: Claimed,
+    /// What came of it; `None` where no attempt was made because time had run out.
+    pub outcome: Option<Outcome>,
+    /// What follows.
+    pub transition: Transition,
+    /// When the attempt began.
+    pub started_at: DateTime<Utc>,
+}
+
+impl Finished {
+    fn attempts(&self) -> i16 {
+        if self.outcome.is_some() { self.claimed.attempts.saturating_add(1) } else { self.claimed.attempts }
+    }
+}
+
+/// Commits outcomes. Answers how many counted: those whose lease another has taken change nothing.
+pub async fn finish(db: &Db, batch: &[Finished], now: DateTime<Utc>) -> Result<usize, DbError> {
+    db.timed("queue.finish", async {
+        let mut tx = db.pool.begin().await?;
+        let held = leave(&mut tx, batch).await?;
+        let counted: Vec<&Finished> = batch.iter().filter(|f| held.contains(&f.claimed.key())).collect();
+        if !counted.is_empty() {
+            let retries = counted.iter().filter_map(|f| {
+                f.transition.next_attempt_at().map(|due_at| Lowered { lane: f.claimed.lane_id, due_at })
+            });
+            lanes::lower(&mut tx, retries).await?;
+            update_recipients(&mut tx, &counted, now).await?;
+            events::append(&mut tx, now, counted.iter().map(|finished| event(finished)).collect()).await?;
+        }
+        tx.commit().await?;
+        Ok(counted.len())
+    })
+    .await
+}
+
+/// Takes ended rows out of the queue and frees those to be retried. Answers those that were still ours.
+async fn leave(connection: &mut PgConnection, batch: &[Finished]) -> Result<HashSet<(Uuid, Uuid)>, sqlx::Error> {
+    let mut held = HashSet::with_capacity(batch.len());
+    let (retried, ended): (Vec<&Finished>, Vec<&Finished>) =
+        batch.iter().partition(|finished| finished.transition.next_attempt_at().is_some());
+    if !ended.is_empty() {
+        let rows = Fence::of(ended.iter().map(|f| &f.claimed));
+        let left = sqlx::query!(
+            "DELETE FROM queue USING unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[])
+                 AS u (message_id, recipient_id, lease, claims)
+             WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
+               AND queue.lease = u.lease AND queue.claims = u.claims
+             RETURNING queue.message_id, queue.recipient_id",
+            &rows.messages,
+            &rows.recipients,
+            &rows.leases,
+            &rows.claims
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        held.extend(left.into_iter().map(|row| (row.message_id, row.recipient_id)));
+    }
+    if !retried.is_empty() {
+        let rows = Fence::of(retried.iter().map(|f| &f.claimed));
+        let due: Vec<DateTime<Utc>> = retried.iter().filter_map(|f| f.transition.next_attempt_at()).collect();
+        let left = sqlx::query!(
+            "UPDATE queue SET lease = NULL, due_at = u.due_at, attempts = attempts + 1, crashes = 0
+             FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::timestamptz[])
+                  AS u (message_id, recipient_id, lease, claims, due_at)
+             WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
+               AND queue.lease = u.lease AND queue.claims = u.claims
+             RETURNING queue.message_id, queue.recipient_id",
+            &rows.messages,
+            &rows.recipients,
+            &rows.leases,
+            &rows.claims,
+            &due
+        )
+        .fetch_all(connection)
+        .await?;
+        held.extend(left.into_iter().map(|row| (row.message_id, row.recipient_id)));
+    }
+    Ok(held)
+}
+
+/// The columns that name claims, as arrays.
+#[derive(Default)]
+struct Fence {
+    messages: Vec<Uuid>,
+    recipients: Vec<Uuid>,
+    leases: Vec<Uuid>,
+    claims: Vec<i32>,
+}
+
+impl Fence {
+    fn of<'a>(rows: impl Iterator<Item = &'a Claimed>) -> Self {
+        let mut fence = Self::default();
+        for row in rows {
+            fence.messages.push(row.message_id);
+            fence.recipients.push(row.recipient_id);
+            fence.leases.push(row.lease);
+            fence.claims.push(row.claims);
+        }
+        fence
+    }
+}
+
+async fn update_recipients(
+    connection: &mut PgConnection,
+    batch: &[&Finished],
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let messages: Vec<Uuid> = batch.iter().map(|f| f.claimed.message_id).collect();
+    let recipients: Vec<Uuid> = batch.iter().map(|f| f.claimed.recipient_id).collect();
+    let tenants: Vec<Uuid> = batch.iter().map(|f| f.claimed.tenant_id).collect();
+    let statuses: Vec<&str> = batch.iter().map(|f| f.transition.status().as_str()).collect();
+    let attempts: Vec<i16> = batch.iter().map(|f| f.attempts()).collect();
+    let started: Vec<Option<DateTime<Utc>>> = batch.iter().map(|f| f.outcome.as_ref().map(|_| f.started_at)).collect();
+    let finished: Vec<Option<DateTime<Utc>>> =
+        batch.iter().map(|f| f.transition.next_attempt_at().is_none().then_some(now)).collect();
+    let outcome = |f: &&Finished| f.outcome.clone();
+    let codes: Vec<Option<i16>> = batch
+        .iter()
+        .map(|f| f.outcome.as_ref().and_then(|o| o.reply.code).and_then(|code| i16::try_from(code).ok()))
+        .collect();
+    let enhanced: Vec<Option<String>> =
+        batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.reply.enhanced).map(|code| code.to_string())).collect();
+    let texts: Vec<Option<String>> = batch.iter().map(|f| outcome(f).map(|o| o.reply.text)).collect();
+    let mx: Vec<Option<String>> = batch.iter().map(|f| outcome(f).and_then(|o| o.peer.mx)).collect();
+    let tls: Vec<Option<String>> = batch.iter().map(|f| outcome(f).and_then(|o| o.peer.tls)).collect();
+    // Where no attempt was made (started_at is null) the last attempt's reply stays.
+    sqlx::query!(
+        "UPDATE recipients r SET status = u.status, attempts = u.attempts, finished_at = u.finished_at,
+             last_attempt_at = coalesce(u.started_at, r.last_attempt_at),
+             response_code = CASE WHEN u.started_at IS NULL THEN r.response_code ELSE u.code END,
+             response_enhanced = CASE WHEN u.started_at IS NULL THEN r.response_enhanced ELSE u.enhanced END,
+             response_text = CASE WHEN u.started_at IS NULL THEN r.response_text ELSE u.text END,
+             mx = coalesce(u.mx, r.mx), tls = CASE WHEN u.started_at IS NULL THEN r.tls ELSE u.tls END
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::smallint[], $6::timestamptz[],
+                     $7::timestamptz[], $8::smallint[], $9::text[], $10::text[], $11::text[], $12::text[])
+              AS u (tenant_id, message_id, id, status, attempts, started_at, finished_at, code, enhanced, text, mx, tls)
+         WHERE r.tenant_id = u.tenant_id AND r.message_id = u.message_id AND r.id = u.id AND r.message_id = ANY ($2)",
+        &tenants,
+        &messages,
+        &recipients,
+        &statuses as _,
+        &attempts,
+        &started as _,
+        &finished as _,
+        &codes as _,
+        &enhanced as _,
+        &texts as _,
+        &mx as _,
+        &tls as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn event(finished: &Finished) -> NewEvent<'_> {
+    NewEvent {
+        tenant: finished.claimed.tenant_id,
+        kind: finished.transition.event(),
+        message_id: finished.claimed.message_id,
+        recipient_id: Some(finished.claimed.recipient_id),
+        attempt: finished.outcome.as_ref().map(|_| finished.attempts()),
+        outcome: finished.outcome.as_ref(),
+        next_attempt_at: finished.transition.next_attempt_at(),
+    }
+}
+
+/// Gives back what was claimed and not begun; it counts as no attempt.
+pub async fn release(db: &Db, claimed: &[Claimed]) -> Result<(), DbError> {
+    let rows = Fence::of(claimed.iter());
+    db.timed("queue.release", async {
+        let mut tx = db.pool.begin().await?;
+        let freed = sqlx::query_as!(
+            Lowered,
+            "UPDATE queue SET lease = NULL
+             FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[]) AS u (message_id, recipient_id, lease, claims)
+             WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
+               AND queue.lease = u.lease AND queue.claims = u.claims
+             RETURNING queue.lane_id AS lane, queue.due_at",
+            &rows.messages,
+            &rows.recipients,
+            &rows.leases,
+            &rows.claims
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        lanes::lower(&mut tx, freed).await?;
+        tx.commit().await
+    })
+    .await
+}
+
+/// Gives back what a worker has leased and does not know of: a claim whose answer was lost. Answers how many rows.
+pub async fn release_unknown(db: &Db, worker: Uuid, known: &[(Uuid, Uuid)]) -> Result<usize, DbError> {
+    let (messages, recipients): (Vec<Uuid>, Vec<Uuid>) = known.iter().copied().unzip();
+    db.timed("queue.release_unknown", async {
+        let mut tx = db.pool.begin().await?;
+        let freed = sqlx::query_as!(
+            Lowered,
+            "UPDATE queue SET lease = NULL
+             WHERE lease = $1 AND (message_id, recipient_id) NOT IN (SELECT * FROM unnest($2::uuid[], $3::uuid[]))
+             RETURNING lane_id AS lane, due_at",
+            worker,
+            &messages,
+            &recipients
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let count = freed.len();
+        lanes::lower(&mut tx, freed).await?;
+        tx.commit().await?;
+        Ok(count)
+    })
+    .await
+}
+
+/// Holds claimed rows for an operator, with the reason.
+pub async fn hold(db: &Db, claimed: &[Claimed], reason: &str) -> Result<(), DbError> {
+    let rows = Fence::of(claimed.iter());
+    let query = sqlx::query!(
+        "UPDATE queue SET lease = NULL, due_at = 'infinity', held = $5
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[]) AS u (message_id, recipient_id, lease, claims)
+         WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
+           AND queue.lease = u.lease AND queue.claims = u.claims",
+        &rows.messages,
+        &rows.recipients,
+        &rows.leases,
+        &rows.claims,
+        reason
+    );
+    db.timed("queue.hold", query.execute(&db.pool)).await.map(|_| ())
+}

@@ -1,0 +1,89 @@
+//! The schema: brought up to date by `postrider migrate`, checked by `postrider serve`.
+
+use sqlx::migrate::Migrator;
+
+use super::{Db, DbError};
+
+static MIGRATOR: Migrator = sqlx::migrate!();
+
+/// Why the schema is not the one this binary works with.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// Some migrations have not run yet.
+    #[error(
+        "the database schema is {missing} migration(s) behind this postrider: run `postrider migrate`, or start with --migrate"
+    )]
+    Behind {
+        /// How many.
+        missing: usize,
+    },
+    /// A newer binary has migrated it.
+    #[error("the database schema is newer than this postrider knows (migration {version}): start the newer version")]
+    Ahead {
+        /// The first migration we do not know.
+        version: i64,
+    },
+    /// A migration that ran is not the one in this binary.
+    #[error(
+        "migration {version} ran with other contents than this postrider has: was the database made by another build?"
+    )]
+    Different {
+        /// Which one.
+        version: i64,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// A migration failed.
+    #[error("the migration failed: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+}
+
+/// Runs the migrations that are missing, one process at a time. Answers how many ran.
+pub async fn migrate(db: &Db) -> Result<usize, SchemaError> {
+    let before = applied(db).await?.len();
+    // A migration may take longer than any statement of the service is allowed to.
+    let mut connection =
+        db.pool.acquire().await.map_err(|source| DbError::Unavailable { query: "schema.migrate", source })?.detach();
+    for setting in ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"] {
+        sqlx::query("SELECT set_config($1, '0', false)")
+            .bind(setting)
+            .execute(&mut connection)
+            .await
+            .map_err(|source| DbError::Unavailable { query: "schema.migrate", source })?;
+    }
+    MIGRATOR.run(&mut connection).await?;
+    Ok(MIGRATOR.iter().count().saturating_sub(before))
+}
+
+/// Whether the schema is exactly the one this binary knows.
+pub async fn check(db: &Db) -> Result<(), SchemaError> {
+    let applied = applied(db).await?;
+    for (version, checksum) in &applied {
+        match MIGRATOR.iter().find(|migration| migration.version == *version) {
+            None => return Err(SchemaError::Ahead { version: *version }),
+            Some(known) if known.checksum.as_ref() != checksum.as_slice() => {
+                return Err(SchemaError::Different { version: *version });
+            }
+            Some(_) => {}
+        }
+    }
+    match MIGRATOR.iter().count().saturating_sub(applied.len()) {
+        0 => Ok(()),
+        missing => Err(SchemaError::Behind { missing }),
+    }
+}
+
+async fn applied(db: &Db) -> Result<Vec<(i64, Vec<u8>)>, DbError> {
+    db.timed("schema.applied", async {
+        let exists: bool =
+            sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(&db.pool).await?;
+        if !exists {
+            return Ok(Vec::new());
+        }
+        sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version")
+            .fetch_all(&db.pool)
+            .await
+    })
+    .await
+}
