@@ -17,6 +17,7 @@
 //! [`app`] builds the parts and stops them; [`cli`] holds one file a command; [`dev`] is the embedded
 //! Postgres and the inbox that catches mail on a developer's machine.
 
+pub mod accept;
 pub mod clock;
 pub mod config;
 pub mod db;

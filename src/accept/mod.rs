@@ -1,0 +1,179 @@
+//! From a validated message to a committed one.
+//!
+//! [`Acceptor::accept`] answers only after the message is in Postgres: attachments first, each in a statement of its
+//! own so that large ones delay nobody, then everything else together with whatever else arrived at the same moment
+//! ([`commit`]). A request with an `Idempotency-Key` makes at most one message, on however many replicas it is tried.
+
+mod announce;
+mod commit;
+mod in_flight;
+mod lanes;
+pub mod request;
+mod streams;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::SharedClock;
+use crate::db::intake::{Committed, Intake};
+use crate::db::{self, Db, DbError};
+use crate::domain::id::{MessageId, TenantId};
+use crate::domain::message::NewMessage;
+
+use commit::Committer;
+use in_flight::InFlight;
+use lanes::Lanes;
+pub use lanes::Routing;
+use streams::Streams;
+
+/// Why a valid message was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// The key was used with another request.
+    #[error("this Idempotency-Key was used before with a different request")]
+    KeyReused,
+    /// A request with this key is being worked on.
+    #[error("a request with this Idempotency-Key is still being worked on")]
+    KeyInFlight,
+    /// The database failed.
+    #[error(transparent)]
+    Db(Arc<DbError>),
+}
+
+impl From<DbError> for AcceptError {
+    fn from(error: DbError) -> Self {
+        Self::Db(Arc::new(error))
+    }
+}
+
+/// An `Idempotency-Key` and what it stands for.
+#[derive(Debug, Clone)]
+pub struct Idempotency {
+    /// The key.
+    pub key: String,
+    /// SHA-256 of the request.
+    pub fingerprint: [u8; 32],
+}
+
+/// What the sender is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// The message was committed now.
+    New,
+    /// The same request was accepted before, as this message.
+    Replayed(MessageId),
+}
+
+/// Accepts messages. One a process.
+#[derive(Debug)]
+pub struct Acceptor {
+    db: Db,
+    clock: SharedClock,
+    committer: Committer,
+    lanes: Lanes,
+    streams: Streams,
+    in_flight: InFlight,
+    wake: [Arc<Notify>; 2],
+}
+
+impl Acceptor {
+    /// Starts the committing tasks on `tasks`; they end when the acceptor is dropped. `wake` is told of every commit.
+    pub fn new(db: Db, clock: SharedClock, routing: Routing, wake: Arc<Notify>, tasks: &TaskTracker) -> Self {
+        let wake = [wake, announce::start(db.clone(), tasks)];
+        Self {
+            committer: Committer::start(&db, &clock, &wake, tasks),
+            lanes: Lanes::new(db.clone(), routing),
+            streams: Streams::new(db.clone()),
+            in_flight: InFlight::default(),
+            db,
+            clock,
+            wake,
+        }
+    }
+
+    /// The names of the tenant's streams, the most urgent first; at most a few seconds old.
+    pub async fn streams(&self, tenant: TenantId) -> Result<Arc<[String]>, DbError> {
+        self.streams.names(tenant).await
+    }
+
+    /// Tells workers, here and elsewhere, that something has become due.
+    pub fn wake(&self) {
+        self.wake.iter().for_each(|wake| wake.notify_one());
+    }
+
+    /// Which lane mail to `domain` waits in.
+    pub async fn lane(&self, tenant: TenantId, stream: &str, domain: &str) -> Result<i64, DbError> {
+        self.lanes.id(tenant, stream, domain).await
+    }
+
+    /// The message that a key stands for, if this very request was accepted before. Spares a replay the parsing.
+    pub async fn replayed(
+        &self,
+        tenant: TenantId,
+        idempotency: &Idempotency,
+    ) -> Result<Option<MessageId>, AcceptError> {
+        let Some(first) = db::idempotency::find(&self.db, tenant, &idempotency.key).await? else { return Ok(None) };
+        if first.fingerprint == idempotency.fingerprint {
+            Ok(Some(MessageId(first.message_id)))
+        } else {
+            Err(AcceptError::KeyReused)
+        }
+    }
+
+    /// Commits a message. When this answers, the message is ours.
+    pub async fn accept(
+        &self,
+        tenant: TenantId,
+        mut message: NewMessage,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Accepted, AcceptError> {
+        let _guard = match &idempotency {
+            Some(with) => {
+                let guard = self.in_flight.enter(tenant, &with.key).ok_or(AcceptError::KeyInFlight)?;
+                // Only now: the request that made the key may have ended since it was last looked up.
+                if let Some(first) = self.replayed(tenant, with).await? {
+                    return Ok(Accepted::Replayed(first));
+                }
+                Some(guard)
+            }
+            None => None,
+        };
+        self.store_attachments(tenant, &mut message).await?;
+        let mut lanes = Vec::with_capacity(message.recipients.len());
+        for recipient in &message.recipients {
+            lanes.push(self.lanes.id(tenant, &message.stream, recipient.mailbox.address.domain()).await?);
+        }
+        let fingerprint = idempotency.as_ref().map(|with| with.fingerprint);
+        let idempotency = idempotency.map(|with| (with.key, with.fingerprint));
+        match self.committer.commit(Intake { tenant, message, lanes, idempotency }).await.map_err(AcceptError::Db)? {
+            Committed::New => Ok(Accepted::New),
+            Committed::KeyUsed { message_id, fingerprint: first }
+                if fingerprint.is_some_and(|ours| ours[..] == first) =>
+            {
+                Ok(Accepted::Replayed(message_id))
+            }
+            Committed::KeyUsed { .. } => Err(AcceptError::KeyReused),
+        }
+    }
+
+    /// Stores the attachments' bytes that are not there yet, and lets go of them.
+    async fn store_attachments(&self, tenant: TenantId, message: &mut NewMessage) -> Result<(), DbError> {
+        if message.attachments.is_empty() {
+            return Ok(());
+        }
+        let now: DateTime<Utc> = self.clock.now();
+        let digests: Vec<String> = message.attachments.iter().map(|a| a.description.sha256.clone()).collect();
+        let known = db::blobs::known(&self.db, tenant, &digests, now).await?;
+        for attachment in &mut message.attachments {
+            let data = std::mem::take(&mut attachment.data);
+            let digest = &attachment.description.sha256;
+            if !known.contains(digest) {
+                db::blobs::insert(&self.db, tenant, digest, &data, now).await?;
+            }
+        }
+        Ok(())
+    }
+}

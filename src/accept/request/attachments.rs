@@ -1,0 +1,220 @@
+//! Attachments and inline images: base64 in JSON → bytes with a name, a media type, a size and a digest.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
+
+use super::fields::Fields;
+use super::pointer::Pointer;
+use super::walk::Node;
+use crate::domain::fault::{Code, Faults};
+use crate::domain::key::hex;
+use crate::domain::message::{Attachment, NewAttachment};
+
+/// The fields of an attachment.
+pub const FIELDS: &[&str] = &["filename", "content", "content_type", "content_id"];
+
+const MAX_FILENAME: usize = 255;
+const MAX_CONTENT_TYPE: usize = 255;
+const MAX_CONTENT_ID: usize = 128;
+
+/// `attachments`: an array in the sender's order.
+pub fn attachments(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults) -> Vec<NewAttachment> {
+    let mut list: Vec<NewAttachment> = Vec::new();
+    let Some(node) = node else { return list };
+    node.each(limit, format_args!("at most {limit} attachments are allowed"), faults, |item, faults| {
+        let at = item.at;
+        let Some(new) = attachment(item, faults) else { return };
+        let id = &new.description.content_id;
+        if id.is_some() && list.iter().any(|earlier| earlier.description.content_id == *id) {
+            let at = Pointer::Field(&at, "content_id");
+            at.fault(faults, Code::DuplicateValue, "another attachment has this content_id");
+        }
+        list.push(new);
+    });
+    list
+}
+
+fn attachment(node: Node<'_, '_>, faults: &mut Faults) -> Option<NewAttachment> {
+    let Node { value, at } = node;
+    let mut fields = Fields::open(value, &at, FIELDS, faults)?;
+    let filename = fields.require("filename", faults).and_then(|node| node.line(1..=MAX_FILENAME, faults));
+    let data = fields.require("content", faults).and_then(|node| decoded(node, faults));
+    // The outer option is "given", the inner one "valid": a fault in either must not look like an absent field.
+    let given_type = fields.take("content_type").map(|node| content_type(node, faults));
+    let given_id = fields.take("content_id").map(|node| content_id(node, faults));
+    let (filename, data) = (filename?, data?);
+    let content_type = match given_type {
+        Some(given) => given?,
+        None => guessed_type(&filename).to_owned(),
+    };
+    let content_id = match given_id {
+        Some(given) => Some(given?),
+        None => None,
+    };
+    let description = Attachment {
+        filename: filename.into_owned(),
+        content_type,
+        content_id,
+        sha256: hex(&Sha256::digest(&data)),
+        size: data.len() as u64,
+    };
+    Some(NewAttachment { description, data })
+}
+
+/// What a file's ending says, or bytes of no known kind.
+fn guessed_type(filename: &str) -> &'static str {
+    mime_guess::from_path(filename).first_raw().unwrap_or("application/octet-stream")
+}
+
+/// Standard base64 with padding (RFC 4648 §4). White space is skipped, since many encoders wrap lines.
+fn decoded(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<u8>> {
+    let at = node.at;
+    let mut text = node.string(faults)?;
+    if let Ok(data) = STANDARD.decode(text.as_bytes()) {
+        return Some(data);
+    }
+    if text.bytes().any(|b| b.is_ascii_whitespace()) {
+        let mut joined = text.into_owned();
+        joined.retain(|c| !c.is_ascii_whitespace());
+        text = Cow::Owned(joined);
+    }
+    STANDARD.decode(text.as_bytes()).map_err(|_| at.fault(faults, Code::InvalidBase64, why_not_base64(&text))).ok()
+}
+
+fn why_not_base64(text: &str) -> Cow<'static, str> {
+    if text.starts_with("data:") {
+        return "this is a data URL; give only what follows `base64,`".into();
+    }
+    let foreign = text.char_indices().find(|(_, c)| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=')));
+    match foreign {
+        Some((_, '-' | '_')) => "this is the URL-safe alphabet; use + and / instead of - and _".into(),
+        Some((index, c)) => format!("not base64: {c:?} at character {index}").into(),
+        None if !text.len().is_multiple_of(4) => "not base64: cut off, or without its padding `=`".into(),
+        None => "not base64: the end is damaged".into(),
+    }
+}
+
+/// A media type with optional parameters (RFC 2045 §5.1).
+fn content_type(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
+    let at = node.at;
+    let text = node.line(1..=MAX_CONTENT_TYPE, faults)?;
+    let text = text.trim();
+    if !is_media_type(text) {
+        let message = "not a media type such as `application/pdf` or `text/csv; charset=utf-8`";
+        at.fault(faults, Code::InvalidContentType, message);
+        return None;
+    }
+    if text.len() > 9 && text.as_bytes()[..10].eq_ignore_ascii_case(b"multipart/") {
+        let message = "a multipart type cannot be an attachment, since it may not be base64 (RFC 2045 §6.4)";
+        at.fault(faults, Code::InvalidContentType, message);
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn is_media_type(text: &str) -> bool {
+    let after_token = |text: &'_ str| -> Option<usize> {
+        let end = text.bytes().position(|b| !is_token(b)).unwrap_or(text.len());
+        (end > 0).then_some(end)
+    };
+    let parameter = |text: &'_ str| -> Option<usize> {
+        let equals = after_token(text)?;
+        let value = text[equals..].strip_prefix('=')?;
+        let length = if value.starts_with('"') { quoted(value)? } else { after_token(value)? };
+        Some(equals + 1 + length)
+    };
+    let Some((kind, rest)) = text.split_once('/') else { return false };
+    let Some(end) = after_token(rest) else { return false };
+    if kind.is_empty() || !kind.bytes().all(is_token) {
+        return false;
+    }
+    let mut rest = rest[end..].trim_start();
+    while let Some(next) = rest.strip_prefix(';') {
+        let next = next.trim_start();
+        let Some(end) = parameter(next) else { return next.is_empty() };
+        rest = next[end..].trim_start();
+    }
+    rest.is_empty()
+}
+
+/// The length of the quoted string that begins the text, ASCII without control characters.
+fn quoted(text: &str) -> Option<usize> {
+    let mut bytes = text.bytes().enumerate().skip(1);
+    while let Some((index, byte)) = bytes.next() {
+        match byte {
+            b'"' => return Some(index + 1),
+            b'\\' => bytes.next().filter(|(_, byte)| byte.is_ascii()).map(drop)?,
+            b' '..=b'~' => {}
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// RFC 2045 `token`: printable ASCII without its `tspecials`.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&byte)
+}
+
+/// What `cid:` links in the HTML name, with or without angle brackets (RFC 2392).
+fn content_id(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
+    let at = node.at;
+    let text = node.line(1..=MAX_CONTENT_ID, faults)?;
+    let id = text.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(&text);
+    if !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic() && !b"<>()[]\",;:\\".contains(&b)) {
+        return Some(id.to_owned());
+    }
+    at.fault(faults, Code::InvalidValue, "a content_id is printable ASCII without spaces and without <>()[]\",;:\\");
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_types() {
+        for good in [
+            "application/pdf",
+            "text/csv; charset=utf-8",
+            "text/plain;charset=\"utf-8; \\\"x\\\"\" ; a=b",
+            "application/vnd.ms-excel",
+            "image/svg+xml;",
+        ] {
+            assert!(is_media_type(good), "{good}");
+        }
+        for bad in [
+            "",
+            "pdf",
+            "/pdf",
+            "a/",
+            "a b/c",
+            "a/b c",
+            "a/b; c",
+            "a/b; =c",
+            "a/b; c=\"x",
+            "a/b;c=\u{e9}",
+            "a/b/c",
+            "é/b",
+        ] {
+            assert!(!is_media_type(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_type_is_guessed_from_the_ending() {
+        for (name, kind) in [
+            ("invoice.PDF", "application/pdf"),
+            ("a.b.png", "image/png"),
+            ("meeting.ics", "text/calendar"),
+            ("Rechnung", "application/octet-stream"),
+            (".pdf", "application/octet-stream"),
+            ("a/b\\c", "application/octet-stream"),
+        ] {
+            assert_eq!(guessed_type(name), kind, "{name}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Custom headers: any name but those that the service sets itself or that others would take for proof or for routing.
+
+use super::pointer::{Pointer, cut};
+use super::walk::Node;
+use crate::domain::fault::{Code, Faults};
+use crate::domain::message::Header;
+
+/// The longest header name, in characters: with its colon and a space it still fits a line of 78 (RFC 5322 §2.1.1).
+const MAX_NAME: usize = 76;
+/// The longest value, in characters.
+const MAX_VALUE: usize = 998;
+
+/// A header that a request may not set.
+#[derive(Debug, Clone, Copy)]
+pub struct Denied {
+    /// Lower-case name; a `*` at its end stands for any ending.
+    pub name: &'static str,
+    /// What to do instead, or why there is no instead.
+    pub instead: &'static str,
+}
+
+/// The published deny list.
+pub const DENIED: &[Denied] = &[
+    Denied { name: "from", instead: "use the field `from`" },
+    Denied { name: "sender", instead: "use the field `from`" },
+    Denied { name: "to", instead: "use the field `to`" },
+    Denied { name: "cc", instead: "use the field `cc`" },
+    Denied { name: "bcc", instead: "use the field `bcc`" },
+    Denied { name: "reply-to", instead: "use the field `reply_to`" },
+    Denied { name: "subject", instead: "use the field `subject`" },
+    Denied { name: "date", instead: "it is set when the message is accepted; use `scheduled_at` to send later" },
+    Denied { name: "message-id", instead: "it is made from the message's id and never changes over retries" },
+    Denied { name: "mime-version", instead: "it is set with the body" },
+    Denied { name: "content-*", instead: "it is set with the body; use `text`, `html` and `attachments`" },
+    Denied { name: "return-path", instead: "it is written by the receiving server" },
+    Denied { name: "received", instead: "it is written by the servers on the way" },
+    Denied { name: "received-*", instead: "it is written by the servers on the way" },
+    Denied { name: "delivered-to", instead: "it is written by the receiving server, which takes it for a mail loop" },
+    Denied { name: "apparently-to", instead: "use the field `to`" },
+    Denied { name: "resent-*", instead: "it belongs to mail that a person sends on" },
+    Denied { name: "dkim-signature", instead: "signatures are made by the service" },
+    Denied { name: "domainkey-signature", instead: "signatures are made by the service" },
+    Denied { name: "arc-*", instead: "it is written by the servers on the way" },
+    Denied { name: "authentication-results", instead: "it is written by the receiving server" },
+];
+
+impl Denied {
+    /// The entry that a header name falls under, in any case.
+    pub fn of(name: &str) -> Option<&'static Self> {
+        DENIED.iter().find(|denied| match denied.name.strip_suffix('*') {
+            Some(prefix) => {
+                name.len() > prefix.len() && name.as_bytes()[..prefix.len()].eq_ignore_ascii_case(prefix.as_bytes())
+            }
+            None => name.eq_ignore_ascii_case(denied.name),
+        })
+    }
+}
+
+/// `headers`: an object of strings, in the sender's order.
+pub fn headers(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults) -> Vec<Header> {
+    let mut list: Vec<Header> = Vec::new();
+    let Some(node) = node else { return list };
+    node.each_entry(limit, format_args!("at most {limit} headers are allowed"), faults, |name, node, faults| {
+        let at = node.at;
+        let named = check_name(name, &at, faults);
+        // Header names have no case, so `X-A` beside `x-a` is the same one twice.
+        let again = list.iter().any(|earlier| earlier.name.eq_ignore_ascii_case(name));
+        if again {
+            at.fault(faults, Code::DuplicateField, "the same header stands twice; header names have no case");
+        }
+        if let Some(value) = node.line(0..=MAX_VALUE, faults)
+            && named
+            && !again
+        {
+            list.push(Header { name: name.into(), value: value.into_owned() });
+        }
+    });
+    list
+}
+
+fn check_name(name: &str, at: &Pointer<'_>, faults: &mut Faults) -> bool {
+    if name.chars().any(char::is_control) {
+        at.fault(faults, Code::ControlCharacter, "a control character may not stand in a header name");
+    } else if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') {
+        let message = "a header name is one or more printable ASCII characters without space and colon";
+        at.fault(faults, Code::InvalidHeader, message);
+    } else if name.len() > MAX_NAME {
+        at.fault(faults, Code::TooLong, format_args!("a header name has at most {MAX_NAME} characters"));
+    } else if let Some(denied) = Denied::of(name) {
+        let message = format_args!("`{}` cannot be set here: {}", cut(name), denied.instead);
+        at.fault(faults, Code::ForbiddenHeader, message);
+    } else {
+        return true;
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deny_list_knows_no_case_and_takes_no_bystanders() {
+        for name in ["From", "BCC", "Content-Type", "content-x", "Resent-To", "ARC-Seal", "Received-SPF", "Message-ID"]
+        {
+            assert!(Denied::of(name).is_some(), "{name}");
+        }
+        for name in ["X-From", "Content", "List-Unsubscribe", "References", "In-Reply-To", "Precedence", "To-Do", "é"]
+        {
+            assert!(Denied::of(name).is_none(), "{name}");
+        }
+    }
+}

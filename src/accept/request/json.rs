@@ -1,0 +1,139 @@
+//! Bytes → a borrowed JSON tree (RFC 8259), with bounds on what the tree may cost.
+//!
+//! A tree takes up to 56 bytes a value, so that 40 MiB of `[1,1,1,…]` would take a gigabyte: the values are counted
+//! before the tree is built. Depth is bounded by the parser (127). Duplicate names are kept for [`super::walk`] to
+//! report. A byte order mark is skipped, as RFC 8259 §8.1 allows.
+
+use memchr::{memchr_iter, memchr2};
+use serde_json_borrow::Value;
+
+use super::Rejection;
+
+/// How many values one message may hold; a real one has a few hundred at most.
+pub const MAX_VALUES: usize = 20_000;
+
+/// Reads a whole body as one JSON value of at most `max_values` values, itself included.
+pub fn read(body: &[u8], max_values: usize) -> Result<Value<'_>, Rejection> {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let text = std::str::from_utf8(body)
+        .map_err(|error| malformed_at(body, error.valid_up_to(), "the body is not UTF-8".into()))?;
+    if text.trim_ascii().is_empty() {
+        return Err(malformed_at(body, 0, "the body is empty".into()));
+    }
+    if let Some(offset) = exceeds(body, max_values) {
+        return Err(malformed_at(body, offset, format!("the body holds more than {max_values} JSON values")));
+    }
+    serde_json::from_str(text).map_err(|error| Rejection::Malformed {
+        line: error.line(),
+        column: error.column(),
+        message: describe(&error),
+    })
+}
+
+/// Where the body passes `max` values: all but the first follow a `[`, a `{` or a `,`.
+fn exceeds(body: &[u8], max: usize) -> Option<usize> {
+    if body.len() <= max {
+        return None;
+    }
+    let (mut values, mut index) = (1, 0);
+    while let Some(&byte) = body.get(index) {
+        index += 1;
+        match byte {
+            b'"' => index = string_end(body, index),
+            b'[' | b'{' | b',' => {
+                values += 1;
+                if values > max {
+                    return Some(index);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// The index behind the closing quote of the string whose content starts at `start`.
+fn string_end(body: &[u8], start: usize) -> usize {
+    let mut index = start;
+    while let Some(step) = body.get(index..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        index += step;
+        if body[index] == b'"' {
+            return index + 1;
+        }
+        index += 2;
+    }
+    body.len()
+}
+
+/// The parser's words without its position, which has fields of its own.
+fn describe(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
+    match reason {
+        "recursion limit exceeded" => "the JSON is nested deeper than 127 levels".into(),
+        "lone leading surrogate in hex escape" | "unexpected end of hex escape" => {
+            "a \\u escape is half of a surrogate pair".into()
+        }
+        reason => format!("not JSON: {reason}"),
+    }
+}
+
+fn malformed_at(body: &[u8], offset: usize, message: String) -> Rejection {
+    let before = &body[..offset.min(body.len())];
+    let line = memchr_iter(b'\n', before).count() + 1;
+    let column = before.len() - memchr::memrchr(b'\n', before).map_or(0, |index| index + 1) + 1;
+    Rejection::Malformed { line, column, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(body: &[u8]) -> (usize, usize, String) {
+        match read(body, 100) {
+            Err(Rejection::Malformed { line, column, message }) => (line, column, message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_not_json_says_where_and_why() {
+        let deep = format!("{}{}", "[".repeat(128), "]".repeat(128));
+        for (body, line, column, words) in [
+            (b"".as_slice(), 1, 1, "empty"),
+            (b" \n ", 1, 1, "empty"),
+            (b"{\n\"a\": tru}", 2, 9, "expected ident"),
+            (b"{\"a\":1,}", 1, 8, "trailing comma"),
+            (b"{\"a\":1} x", 1, 9, "trailing characters"),
+            (b"{\"a\":\"\n\"}", 2, 0, "control character"),
+            (b"{\n \"a\":\"\xff\"}", 2, 7, "UTF-8"),
+            (br#"{"a":"\ud800"}"#, 1, 13, "surrogate"),
+            (br#"{"a":"\udc00x"}"#, 1, 12, "surrogate"),
+            (br#"{"a":1e999}"#, 1, 10, "out of range"),
+        ] {
+            let (at_line, at_column, message) = refusal(body);
+            assert!(message.contains(words), "{message}");
+            assert_eq!((at_line, at_column), (line, column), "{message}");
+        }
+        let Err(Rejection::Malformed { message, .. }) = read(deep.as_bytes(), 1_000) else { panic!("too deep") };
+        assert!(message.contains("127 levels"), "{message}");
+    }
+
+    #[test]
+    fn values_are_counted_outside_of_strings() {
+        let fits = format!("[{}1]", "1,".repeat(98));
+        assert!(read(fits.as_bytes(), 100).is_ok());
+        let over = format!("[{}1]", "1,".repeat(99));
+        assert!(refusal(over.as_bytes()).2.contains("more than 100"));
+        let text = format!("{{\"a\":\"{}\\\"{}\\\\\"}}", ",".repeat(500), "[".repeat(500));
+        assert!(read(text.as_bytes(), 100).is_ok());
+    }
+
+    #[test]
+    fn a_long_string_is_not_copied() {
+        let body = format!("\u{feff}{{\"a\":\"{}\"}}", "x".repeat(1_000));
+        let value = read(body.as_bytes(), 100).expect("JSON");
+        let text = value.get("a").as_str().expect("a string").as_bytes();
+        assert!(body.as_bytes().as_ptr_range().contains(&text.as_ptr()), "the text lies in the body");
+    }
+}

@@ -1,0 +1,131 @@
+//! The body of `POST /v1/keys`.
+
+use chrono::{DateTime, Utc};
+
+use super::fields::Fields;
+use super::pointer::Pointer;
+use super::{Context, Rejection, json, schedule};
+use crate::domain::address::Address;
+use crate::domain::fault::{Code, Faults};
+use crate::domain::key::Scope;
+
+/// The fields of the body.
+const FIELDS: &[&str] = &["name", "scopes", "sender_domains", "expires_at"];
+/// Sender domains of one key.
+const MAX_DOMAINS: usize = 100;
+
+/// A key as asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRequest {
+    /// 1–128 characters.
+    pub name: String,
+    /// At least one.
+    pub scopes: Vec<Scope>,
+    /// As A-labels; `None` means any.
+    pub sender_domains: Option<Vec<String>>,
+    /// Later than now.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Reads the body. Without `scopes` a key may send and read.
+pub fn parse(body: &[u8], context: &Context<'_>) -> Result<KeyRequest, Rejection> {
+    let value = json::read(body, json::MAX_VALUES)?;
+    let mut faults = Faults::default();
+    let at = Pointer::Root;
+    let request = Fields::open(value, &at, FIELDS, &mut faults).map(|mut fields| KeyRequest {
+        name: name(&mut fields, &mut faults).unwrap_or_default(),
+        scopes: scopes(&mut fields, &mut faults),
+        sender_domains: sender_domains(&mut fields, &mut faults),
+        expires_at: schedule::expires_at(fields.take("expires_at"), None, context, &mut faults),
+    });
+    match request {
+        Some(request) if faults.is_empty() => Ok(request),
+        _ => Err(Rejection::Invalid(faults.into_vec())),
+    }
+}
+
+fn name(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> Option<String> {
+    fields.require("name", faults)?.line(1..=128, faults).map(std::borrow::Cow::into_owned)
+}
+
+fn scopes(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> Vec<Scope> {
+    let Some(node) = fields.take("scopes") else { return vec![Scope::Send, Scope::Read] };
+    let mut scopes = Vec::new();
+    let at = node.at;
+    let before = faults.len();
+    node.each(Scope::ALL.len(), format_args!("there are only {} scopes", Scope::ALL.len()), faults, |node, faults| {
+        let at = node.at;
+        match node.string(faults).map(|word| word.parse::<Scope>()) {
+            Some(Ok(scope)) if !scopes.contains(&scope) => scopes.push(scope),
+            Some(Err(message)) => at.fault(faults, Code::InvalidValue, message),
+            _ => {}
+        }
+    });
+    if scopes.is_empty() && faults.len() == before {
+        at.fault(faults, Code::Required, "give at least one of send, read, admin");
+    }
+    scopes
+}
+
+fn sender_domains(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> Option<Vec<String>> {
+    let node = fields.take("sender_domains")?;
+    let list = node.at;
+    let before = faults.len();
+    let mut domains = Vec::new();
+    node.each(MAX_DOMAINS, format_args!("at most {MAX_DOMAINS} domains"), faults, |node, faults| {
+        let at = node.at;
+        let Some(domain) = node.string(faults) else { return };
+        // A domain is what may stand behind the @ of an address.
+        match format!("postmaster@{domain}").parse::<Address>() {
+            Ok(address) if !domain.contains('@') => domains.push(address.domain().to_owned()),
+            _ => at.fault(faults, Code::InvalidValue, "not a domain name"),
+        }
+    });
+    if domains.is_empty() && faults.len() == before {
+        list.fault(faults, Code::Required, "give at least one domain, or leave the field out to allow any");
+    }
+    Some(domains)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Limits;
+    use super::*;
+
+    fn read(body: &str) -> Result<KeyRequest, Vec<(String, &'static str)>> {
+        let context = Context { now: DateTime::UNIX_EPOCH, limits: &Limits::default(), streams: &[] };
+        parse(body.as_bytes(), &context).map_err(|rejection| match rejection {
+            Rejection::Invalid(faults) => faults.into_iter().map(|fault| (fault.pointer, fault.code)).collect(),
+            Rejection::Malformed { .. } => Vec::new(),
+        })
+    }
+
+    #[test]
+    fn a_key_may_send_and_read_unless_told_otherwise() {
+        let key = read(r#"{"name": "shop"}"#).expect("valid");
+        assert_eq!((key.scopes, key.sender_domains), (vec![Scope::Send, Scope::Read], None));
+    }
+
+    #[test]
+    fn domains_are_kept_as_a_labels() {
+        let key = read(r#"{"name": "shop", "scopes": ["send"], "sender_domains": ["Bücher.example"]}"#).expect("valid");
+        assert_eq!(key.sender_domains, Some(vec!["xn--bcher-kva.example".to_owned()]));
+    }
+
+    #[test]
+    fn every_fault_is_told() {
+        let faults = read(
+            r#"{"scopes": ["send", "fly"], "sender_domains": ["a@b"], "expires_at": "1969-01-01T00:00:00Z", "x": 1}"#,
+        );
+        let faults = faults.expect_err("not valid");
+        for expected in [
+            ("/x", "unknown_field"),
+            ("/name", "required"),
+            ("/scopes/1", "invalid_value"),
+            ("/sender_domains/0", "invalid_value"),
+            ("/expires_at", "invalid_timestamp"),
+        ] {
+            assert!(faults.contains(&(expected.0.to_owned(), expected.1)), "{expected:?} in {faults:?}");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Metadata: strings that the sender keeps with a message; they come back in status and events and are never sent.
+
+use serde_json::{Map, Value};
+
+use super::walk::{Node, one_line};
+use crate::domain::fault::{Code, Faults};
+
+const MAX_ENTRIES: usize = 50;
+const MAX_NAME: usize = 256;
+/// All names and values together, in octets.
+const MAX_SIZE: usize = 16 * 1024;
+
+/// `metadata`: an object of strings. Values may have line ends, but no NUL, which Postgres cannot hold.
+pub fn metadata(node: Option<Node<'_, '_>>, faults: &mut Faults) -> Map<String, Value> {
+    let mut map = Map::new();
+    let Some(node) = node else { return map };
+    let (at, mut size) = (node.at, 0);
+    node.each_entry(
+        MAX_ENTRIES,
+        format_args!("at most {MAX_ENTRIES} entries are allowed"),
+        faults,
+        |name, node, faults| {
+            let named = one_line(name, &node.at, 1..=MAX_NAME, faults);
+            if let Some(text) = node.prose(faults) {
+                size += name.len() + text.len();
+                if named && size <= MAX_SIZE {
+                    map.insert(name.into(), Value::String(text));
+                }
+            }
+        },
+    );
+    if size > MAX_SIZE {
+        let message = format_args!("names and values take {size} octets together; at most {MAX_SIZE} are allowed");
+        at.fault(faults, Code::TooLarge, message);
+    }
+    map
+}

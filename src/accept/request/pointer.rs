@@ -1,0 +1,67 @@
+//! Where a value stands in a body (RFC 6901), kept as a path on the stack until there is a fault to be told.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::domain::fault::{Code, Faults};
+
+/// A path back to the root, each step borrowed from the one before.
+#[derive(Debug, Clone, Copy)]
+pub enum Pointer<'p> {
+    /// The whole body.
+    Root,
+    /// A field of the object at a pointer.
+    Field(&'p Pointer<'p>, &'p str),
+    /// An element of the array at a pointer.
+    Index(&'p Pointer<'p>, usize),
+}
+
+/// Names longer than this, in characters, are cut in pointers and messages, which would else echo megabytes.
+pub const SHOWN: usize = 100;
+
+impl Pointer<'_> {
+    /// Notes a fault here. The message is put together only if the list has room for it.
+    pub fn fault(&self, faults: &mut Faults, code: Code, message: impl fmt::Display) {
+        if faults.is_full() {
+            faults.push("", code, "");
+        } else {
+            faults.push(self.to_string(), code, message.to_string());
+        }
+    }
+}
+
+impl fmt::Display for Pointer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Field(parent, name) => {
+                let name = cut(name).replace('~', "~0").replace('/', "~1");
+                write!(f, "{parent}/{name}")
+            }
+            Self::Index(parent, index) => write!(f, "{parent}/{index}"),
+        }
+    }
+}
+
+/// A text short enough to be shown in an answer.
+pub fn cut(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pointer_is_escaped_and_cut() {
+        let headers = Pointer::Field(&Pointer::Root, "headers");
+        assert_eq!(Pointer::Field(&headers, "a/b~c").to_string(), "/headers/a~1b~0c");
+        assert_eq!(Pointer::Index(&headers, 3).to_string(), "/headers/3");
+        assert_eq!(Pointer::Root.to_string(), "");
+        let long = "x".repeat(10_000);
+        assert_eq!(Pointer::Field(&Pointer::Root, &long).to_string().chars().count(), SHOWN + 2);
+    }
+}

@@ -1,0 +1,186 @@
+//! The body of `POST /v1/messages` as it is documented, and as a Rust program may write it.
+//!
+//! Reading is done by [`super::send`]; a test holds the two together, field by field.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::domain::outcome::OnUncertain;
+
+/// One message to send.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SendRequest {
+    /// The sender.
+    pub from: AddressInput,
+    /// Recipients named in `To`. At least one recipient is needed in `to`, `cc` and `bcc`, and 50 are allowed in all
+    /// three together; an address that was named before is not sent to twice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<AddressesInput>,
+    /// Recipients named in `Cc`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cc: Option<AddressesInput>,
+    /// Recipients named nowhere in the mail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bcc: Option<AddressesInput>,
+    /// Where answers go: up to 10 addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<AddressesInput>,
+    /// One line of up to 998 characters; may be empty.
+    #[schema(example = "Your invoice", max_length = 998)]
+    pub subject: String,
+    /// The plain text body, with any line ends. At least one of `text`, `html` and `attachments` is needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Thank you for your order.")]
+    pub text: Option<String>,
+    /// The HTML body, with any line ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "<p>Thank you for your order.</p>")]
+    pub html: Option<String>,
+    /// Up to 50 custom headers. A name is up to 76 printable ASCII characters without a colon; a value is one line of up
+    /// to 998 characters. Headers that the service sets itself, or from other fields, are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = json!({"X-Entity-Ref": "42"}))]
+    pub headers: Option<BTreeMap<String, String>>,
+    /// Up to 20 files and inline images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 20)]
+    pub attachments: Option<Vec<AttachmentInput>>,
+    /// Up to 20 names and values to find the message by; they come back in status and events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 20)]
+    pub tags: Option<Vec<TagInput>>,
+    /// Up to 50 strings, 16 KiB together, that come back in status and events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = json!({"order": "42"}))]
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// Not available yet: a request with a template is answered with the fault `not_available`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<TemplateInput>,
+    /// The stream to travel in; `transactional` if none is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "transactional")]
+    pub stream: Option<String>,
+    /// Not before this time, up to 365 days ahead; a time that has passed means now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "2026-12-01T09:00:00Z")]
+    pub scheduled_at: Option<DateTime<Utc>>,
+    /// Not after this time, which must lie ahead and after `scheduled_at`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "2026-12-01T10:00:00Z")]
+    pub expires_at: Option<DateTime<Utc>>,
+    /// What to do when the link dies after the mail was handed over but before the server said so; `retry` by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_uncertain: Option<OnUncertain>,
+}
+
+/// An address, with or without a name.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum AddressInput {
+    /// `a@b`, `Name <a@b>` or `"Quoted, Name" <a@b>`; one address only.
+    #[schema(example = "Acme Billing <billing@acme.test>")]
+    Text(String),
+    /// The same in parts.
+    Parts(AddressParts),
+}
+
+/// An address and its name, apart.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddressParts {
+    /// The bare address, up to 254 octets.
+    #[schema(example = "bo@example.test")]
+    pub email: String,
+    /// The name shown beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Bo Å", max_length = 256)]
+    pub name: Option<String>,
+}
+
+/// One address or several.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum AddressesInput {
+    /// A single address.
+    One(AddressInput),
+    /// Several addresses.
+    Many(Vec<AddressInput>),
+}
+
+/// A file to send along, or an image inside the HTML.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AttachmentInput {
+    /// The name shown to the reader.
+    #[schema(example = "invoice.pdf", min_length = 1, max_length = 255)]
+    pub filename: String,
+    /// The bytes in base64 (RFC 4648 §4: standard alphabet, padded); white space is skipped.
+    #[schema(example = "JVBERi0xLjcK")]
+    pub content: String,
+    /// The media type; guessed from the file name if none is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "application/pdf", max_length = 255)]
+    pub content_type: Option<String>,
+    /// Makes it inline: the name by which `cid:` links in the HTML refer to it. Unique in the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "logo", max_length = 128)]
+    pub content_id: Option<String>,
+}
+
+/// A name and a value for the sender's own filters.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TagInput {
+    /// ASCII letters, digits, `_` and `-`.
+    #[schema(example = "kind", pattern = "^[A-Za-z0-9_-]+$", min_length = 1, max_length = 256)]
+    pub name: String,
+    /// ASCII letters, digits, `_` and `-`.
+    #[schema(example = "invoice", pattern = "^[A-Za-z0-9_-]+$", min_length = 1, max_length = 256)]
+    pub value: String,
+}
+
+/// A stored template and what to fill it with.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateInput {
+    /// The template.
+    #[schema(example = "invoice")]
+    pub id: String,
+    /// Its variables.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variables: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl SendRequest {
+    /// The smallest message: one recipient, a subject and a plain text.
+    pub fn plain(
+        from: impl Into<String>,
+        to: impl Into<String>,
+        subject: impl Into<String>,
+        text: impl Into<String>,
+    ) -> Self {
+        Self {
+            from: AddressInput::Text(from.into()),
+            to: Some(AddressesInput::One(AddressInput::Text(to.into()))),
+            cc: None,
+            bcc: None,
+            reply_to: None,
+            subject: subject.into(),
+            text: Some(text.into()),
+            html: None,
+            headers: None,
+            attachments: None,
+            tags: None,
+            metadata: None,
+            template: None,
+            stream: None,
+            scheduled_at: None,
+            expires_at: None,
+            on_uncertain: None,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The fields of one message: `POST /v1/messages`, and each item of a batch.
+
+use std::borrow::Cow;
+
+use super::fields::Fields;
+use super::pointer::Pointer;
+use super::walk::Node;
+use super::{Context, address, attachments, headers, metadata, schedule, tags};
+use crate::domain::fault::{Code, Faults};
+use crate::domain::id::MessageId;
+use crate::domain::message::{Content, NewMessage};
+use crate::domain::outcome::OnUncertain;
+
+/// The fields of a message.
+pub const FIELDS: &[&str] = &[
+    "from",
+    "to",
+    "cc",
+    "bcc",
+    "reply_to",
+    "subject",
+    "text",
+    "html",
+    "headers",
+    "attachments",
+    "tags",
+    "metadata",
+    "template",
+    "stream",
+    "scheduled_at",
+    "expires_at",
+    "on_uncertain",
+];
+
+/// The stream of a message that names none.
+pub const DEFAULT_STREAM: &str = "transactional";
+
+/// The longest subject, in characters: a line of RFC 5322 before it is folded and encoded.
+const MAX_SUBJECT: usize = 998;
+
+/// Reads one message; `None` exactly when it noted a fault.
+pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Option<NewMessage> {
+    let before = faults.len();
+    let Node { value, at } = node;
+    let mut fields = Fields::open(value, &at, FIELDS, faults)?;
+
+    let from = fields.require("from", faults).and_then(|node| address::mailbox(node, faults));
+    let recipients_before = faults.len();
+    let recipients = address::recipients(&mut fields, context, faults);
+    if recipients.is_empty() && faults.len() == recipients_before {
+        let message = "give at least one recipient in `to`, `cc` or `bcc`";
+        Pointer::Field(&at, "to").fault(faults, Code::Required, message);
+    }
+    let reply_to = address::reply_to(fields.take("reply_to"), faults);
+    let templated = refuse_template(fields.take("template"), faults);
+    let subject = subject(&mut fields, templated, faults);
+    let text = fields.take("text").map(|node| node.prose(faults));
+    let html = fields.take("html").map(|node| node.prose(faults));
+    let files = fields.take("attachments");
+    let has_files = files.as_ref().and_then(|node| node.value.as_array()).is_some_and(|files| !files.is_empty());
+    if text.is_none() && html.is_none() && !has_files && !templated {
+        Pointer::Field(&at, "text").fault(faults, Code::Required, "give `text`, `html` or both");
+    }
+    let headers = headers::headers(fields.take("headers"), context.limits.headers, faults);
+    let attachments = attachments::attachments(files, context.limits.attachments, faults);
+    let tags = tags::tags(fields.take("tags"), context.limits.tags, faults);
+    let metadata = metadata::metadata(fields.take("metadata"), faults);
+    let stream = stream(fields.take("stream"), context.streams, faults);
+    let window = schedule::window(&mut fields, context, faults);
+    let on_uncertain = on_uncertain(fields.take("on_uncertain"), faults);
+
+    if faults.len() > before {
+        return None;
+    }
+    Some(NewMessage {
+        id: MessageId::new(context.now),
+        created_at: context.now,
+        from: from?,
+        recipients,
+        reply_to,
+        subject: subject?.into_owned(),
+        content: Content { text: text.flatten(), html: html.flatten(), headers },
+        attachments,
+        tags,
+        metadata,
+        stream: stream.into_owned(),
+        scheduled_at: window.scheduled_at,
+        expires_at: window.expires_at,
+        on_uncertain,
+    })
+}
+
+/// Required, though it may be `""`: a forgotten subject is far more often a bug in the program than a wish.
+fn subject<'v>(fields: &mut Fields<'_, 'v>, templated: bool, faults: &mut Faults) -> Option<Cow<'v, str>> {
+    let node = if templated { fields.take("subject") } else { fields.require("subject", faults) };
+    node?.line(0..=MAX_SUBJECT, faults)
+}
+
+/// Whether a template was asked for, which is in the contract but not in this version.
+fn refuse_template(node: Option<Node<'_, '_>>, faults: &mut Faults) -> bool {
+    let Some(node) = node else { return false };
+    node.at.fault(faults, Code::NotAvailable, "templates are not available yet; give `subject` and `text` or `html`");
+    true
+}
+
+fn stream<'v>(node: Option<Node<'_, 'v>>, streams: &[String], faults: &mut Faults) -> Cow<'v, str> {
+    let Some(node) = node else { return DEFAULT_STREAM.into() };
+    let at = node.at;
+    let Some(name) = node.string(faults) else { return DEFAULT_STREAM.into() };
+    if !streams.iter().any(|known| *known == name) {
+        let message = format_args!("there is no such stream; known are {}", streams.join(", "));
+        at.fault(faults, Code::UnknownStream, message);
+    }
+    name
+}
+
+fn on_uncertain(node: Option<Node<'_, '_>>, faults: &mut Faults) -> OnUncertain {
+    let Some(node) = node else { return OnUncertain::default() };
+    let at = node.at;
+    let Some(word) = node.string(faults) else { return OnUncertain::default() };
+    word.parse().unwrap_or_else(|()| {
+        at.fault(faults, Code::InvalidValue, "use `retry`, `hold` or `fail`");
+        OnUncertain::default()
+    })
+}

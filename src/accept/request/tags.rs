@@ -1,0 +1,42 @@
+//! Tags: names and values for the sender's own filters; they come back in status, lists and events.
+
+use std::borrow::Cow;
+
+use super::fields::Fields;
+use super::walk::Node;
+use crate::domain::fault::{Code, Faults};
+use crate::domain::message::Tag;
+
+/// The fields of a tag.
+pub const FIELDS: &[&str] = &["name", "value"];
+
+const MAX_LENGTH: usize = 256;
+
+/// `tags`: an array of `{"name", "value"}`.
+pub fn tags(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults) -> Vec<Tag> {
+    let mut list = Vec::new();
+    if let Some(node) = node {
+        let why = format_args!("at most {limit} tags are allowed");
+        node.each(limit, why, faults, |item, faults| list.extend(tag(item, faults)));
+    }
+    list
+}
+
+fn tag(node: Node<'_, '_>, faults: &mut Faults) -> Option<Tag> {
+    let Node { value, at } = node;
+    let mut fields = Fields::open(value, &at, FIELDS, faults)?;
+    let name = fields.require("name", faults).and_then(|node| word(node, faults));
+    let value = fields.require("value", faults).and_then(|node| word(node, faults));
+    Some(Tag { name: name?.into_owned(), value: value?.into_owned() })
+}
+
+/// Letters, digits, `_` and `-` only, so that `?tag=name:value` needs no escaping.
+fn word<'v>(node: Node<'_, 'v>, faults: &mut Faults) -> Option<Cow<'v, str>> {
+    let at = node.at;
+    let text = node.line(1..=MAX_LENGTH, faults)?;
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
+        return Some(text);
+    }
+    at.fault(faults, Code::InvalidValue, "only ASCII letters, digits, `_` and `-` are allowed");
+    None
+}

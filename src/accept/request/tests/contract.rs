@@ -1,0 +1,66 @@
+//! The documented schema and the reader know the same fields.
+
+use serde_json::{Value, json};
+use utoipa::PartialSchema;
+
+use super::{faults, with};
+use crate::accept::request::schema::{AddressParts, AttachmentInput, SendRequest, TagInput};
+use crate::accept::request::{address, attachments, send, tags};
+
+fn properties<S: PartialSchema>() -> Vec<String> {
+    let schema = serde_json::to_value(S::schema()).expect("a schema");
+    let mut names: Vec<_> = schema["properties"].as_object().expect("an object schema").keys().cloned().collect();
+    names.sort();
+    names
+}
+
+fn sorted(fields: &[&str]) -> Vec<String> {
+    let mut names: Vec<_> = fields.iter().map(ToString::to_string).collect();
+    names.sort();
+    names
+}
+
+/// A body whose `name` field has a type that no field has, within the valid object that `wrap` puts into a message.
+fn check<S: PartialSchema>(pointer: &str, valid: &Value, wrap: impl Fn(Value) -> Value) {
+    let body = |name: &str, value: Value| {
+        let mut object = valid.clone();
+        object[name] = value;
+        wrap(object).to_string()
+    };
+    for name in properties::<S>() {
+        let found = faults(body(&name, json!(true)).as_bytes());
+        let here = format!("{pointer}/{name}");
+        let fault = found.iter().find(|(pointer, _)| *pointer == here);
+        assert!(fault.is_some_and(|(_, code)| *code != "unknown_field"), "{here}: {found:?}");
+    }
+    let found = faults(body("no_such_field", json!(true)).as_bytes());
+    assert_eq!(found, [(format!("{pointer}/no_such_field"), "unknown_field")]);
+}
+
+#[test]
+fn every_documented_field_is_read_and_no_other() {
+    check::<SendRequest>("", &with(&json!({})), |body| body);
+    check::<AddressParts>("/cc", &json!({"email": "a@b"}), |address| with(&json!({"cc": address})));
+    check::<AttachmentInput>("/attachments/0", &json!({"filename": "a", "content": ""}), |file| {
+        with(&json!({"attachments": [file]}))
+    });
+    check::<TagInput>("/tags/0", &json!({"name": "a", "value": "b"}), |tag| with(&json!({"tags": [tag]})));
+}
+
+#[test]
+fn the_reader_names_the_documented_fields() {
+    assert_eq!(properties::<SendRequest>(), sorted(send::FIELDS));
+    assert_eq!(properties::<AddressParts>(), sorted(address::FIELDS));
+    assert_eq!(properties::<AttachmentInput>(), sorted(attachments::FIELDS));
+    assert_eq!(properties::<TagInput>(), sorted(tags::FIELDS));
+}
+
+#[test]
+fn the_schema_is_closed_and_requires_what_the_reader_requires() {
+    let schema = serde_json::to_value(SendRequest::schema()).expect("a schema");
+    assert_eq!(schema["additionalProperties"], false);
+    assert_eq!(schema["required"], json!(["from", "subject"]));
+    for schema in [AddressParts::schema(), AttachmentInput::schema(), TagInput::schema()] {
+        assert_eq!(serde_json::to_value(schema).expect("a schema")["additionalProperties"], false);
+    }
+}

@@ -1,0 +1,157 @@
+//! Typed access to a JSON tree: every step knows its JSON pointer (RFC 6901), and what does not fit is noted as a fault
+//! and skipped, so that the walk sees the whole body.
+//!
+//! `null` is the same as a missing field. Functions return `None` exactly when the value is absent or a fault was noted.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use serde_json_borrow::Value;
+
+use super::fields::duplicate;
+use super::pointer::Pointer;
+use crate::domain::fault::{Code, Faults};
+
+/// One value and where it stands.
+#[derive(Debug)]
+pub struct Node<'p, 'v> {
+    /// The value; owned, so that a string with escapes is moved and not copied.
+    pub value: Value<'v>,
+    /// Where it stands.
+    pub at: Pointer<'p>,
+}
+
+impl<'v> Node<'_, 'v> {
+    /// The whole body.
+    pub fn root(value: Value<'v>) -> Self {
+        Self { value, at: Pointer::Root }
+    }
+
+    /// Notes that the value is of another type than `expected`, such as `a string`.
+    pub fn wrong_type(&self, expected: &str, faults: &mut Faults) {
+        let found = match &self.value {
+            Value::Null => "null",
+            Value::Bool(_) => "a boolean",
+            Value::Number(_) => "a number",
+            Value::Str(_) => "a string",
+            Value::Array(_) => "an array",
+            Value::Object(_) => "an object",
+        };
+        self.at.fault(faults, Code::InvalidType, format_args!("expected {expected}, found {found}"));
+    }
+
+    /// Any string.
+    pub fn string(self, faults: &mut Faults) -> Option<Cow<'v, str>> {
+        if let Value::Str(text) = self.value {
+            return Some(text);
+        }
+        self.wrong_type("a string", faults);
+        None
+    }
+
+    /// A text for a body: any line ends, but no NUL, which Postgres text cannot hold.
+    pub fn prose(self, faults: &mut Faults) -> Option<String> {
+        let at = self.at;
+        let text = self.string(faults)?;
+        if memchr::memchr(0, text.as_bytes()).is_some() {
+            at.fault(faults, Code::ControlCharacter, "NUL (U+0000) may not stand in a text");
+            return None;
+        }
+        Some(text.into_owned())
+    }
+
+    /// A text on one line: no control character, its length in characters within `length`.
+    pub fn line(self, length: RangeInclusive<usize>, faults: &mut Faults) -> Option<Cow<'v, str>> {
+        let at = self.at;
+        let text = self.string(faults)?;
+        one_line(&text, &at, length, faults).then_some(text)
+    }
+
+    /// Visits the elements of an array. Beyond `limit` elements `why` is a fault, and the rest is not looked at.
+    pub fn each(
+        self,
+        limit: usize,
+        why: fmt::Arguments<'_>,
+        faults: &mut Faults,
+        mut visit: impl FnMut(Node<'_, 'v>, &mut Faults),
+    ) {
+        let Value::Array(items) = self.value else {
+            return self.wrong_type("an array", faults);
+        };
+        if items.len() > limit {
+            self.at.fault(faults, Code::TooMany, format_args!("{why}, not {}", items.len()));
+        }
+        for (index, value) in items.into_iter().take(limit).enumerate() {
+            if faults.is_full() {
+                return;
+            }
+            visit(Node { value, at: Pointer::Index(&self.at, index) }, faults);
+        }
+    }
+
+    /// Visits the elements of an array, or the one value that stands in its place.
+    pub fn one_or_each(
+        self,
+        limit: usize,
+        why: fmt::Arguments<'_>,
+        faults: &mut Faults,
+        mut visit: impl FnMut(Node<'_, 'v>, &mut Faults),
+    ) {
+        match self.value {
+            Value::Array(_) => self.each(limit, why, faults, visit),
+            _ if limit == 0 => self.at.fault(faults, Code::TooMany, format_args!("{why}")),
+            _ => visit(self, faults),
+        }
+    }
+
+    /// Visits the entries of an object whose names the sender chose. Beyond `limit` entries `why` is a fault.
+    pub fn each_entry(
+        self,
+        limit: usize,
+        why: fmt::Arguments<'_>,
+        faults: &mut Faults,
+        mut visit: impl FnMut(&str, Node<'_, 'v>, &mut Faults),
+    ) {
+        let Value::Object(object) = self.value else {
+            return self.wrong_type("an object", faults);
+        };
+        if object.len() > limit {
+            self.at.fault(faults, Code::TooMany, format_args!("{why}, not {}", object.len()));
+        }
+        let mut seen: Vec<Cow<'v, str>> = Vec::with_capacity(object.len().min(limit));
+        for (name, value) in object.into_vec().into_iter().take(limit) {
+            if faults.is_full() {
+                return;
+            }
+            let at = Pointer::Field(&self.at, &name);
+            // Linear, but over `limit` names at most.
+            if seen.contains(&name) {
+                duplicate(&at, &name, faults);
+            } else {
+                visit(&name, Node { value, at }, faults);
+                seen.push(name);
+            }
+        }
+    }
+}
+
+/// Whether a text has no control character and a length within bounds; notes a fault if not.
+pub fn one_line(text: &str, at: &Pointer<'_>, length: RangeInclusive<usize>, faults: &mut Faults) -> bool {
+    if let Some((index, c)) = text.chars().enumerate().find(|(_, c)| c.is_control()) {
+        let message =
+            format_args!("the control character U+{:04X} may not stand here (character {index})", u32::from(c));
+        at.fault(faults, Code::ControlCharacter, message);
+        return false;
+    }
+    if text.is_empty() && *length.start() > 0 {
+        at.fault(faults, Code::Required, "must not be empty");
+        return false;
+    }
+    // A text has at least as many octets as characters, so most need no counting.
+    if text.len() > *length.end() && text.chars().count() > *length.end() {
+        at.fault(faults, Code::TooLong, format_args!("longer than {} characters", length.end()));
+        return false;
+    }
+    true
+}
