@@ -24,3 +24,4 @@ pub mod db;
 pub mod domain;
 pub mod mail;
 pub mod smtp;
+pub mod worker;

@@ -1,0 +1,113 @@
+//! Commits outcomes in batches, and keeps at it while the database is away: an outcome that was lost would mean a
+//! second copy of a mail.
+
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use super::hands::Hands;
+use crate::clock::SharedClock;
+use crate::db::queue::{self, Finished};
+use crate::db::{Db, DbError};
+use crate::domain::id::MessageId;
+use crate::domain::outcome::Peer;
+
+/// Outcomes a transaction.
+const BATCH: usize = 256;
+/// A second transaction fills the time the first waits for its `fsync`.
+const WRITERS: usize = 2;
+/// Between two tries while the database is away.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Hands outcomes to the writers.
+#[derive(Debug)]
+pub(super) struct Completer {
+    sender: async_channel::Sender<Vec<Finished>>,
+}
+
+impl Completer {
+    /// Starts the writers; they end when the completer is dropped.
+    pub(super) fn start(db: &Db, clock: &SharedClock, hands: &Hands, tasks: &TaskTracker) -> Self {
+        let (sender, receiver) = async_channel::unbounded();
+        for _ in 0..WRITERS {
+            let writer =
+                Writer { db: db.clone(), clock: clock.clone(), hands: hands.clone(), receiver: receiver.clone() };
+            tasks.spawn(writer.run());
+        }
+        Self { sender }
+    }
+
+    /// Takes the outcomes of one mail.
+    pub(super) fn complete(&self, finished: Vec<Finished>) {
+        // The writers live as long as this sender does, and the channel has no bound: hands has.
+        let _ = self.sender.try_send(finished);
+    }
+}
+
+struct Writer {
+    db: Db,
+    clock: SharedClock,
+    hands: Hands,
+    receiver: async_channel::Receiver<Vec<Finished>>,
+}
+
+impl Writer {
+    async fn run(self) {
+        while let Ok(mut batch) = self.receiver.recv().await {
+            while batch.len() < BATCH {
+                let Ok(more) = self.receiver.try_recv() else { break };
+                batch.extend(more);
+            }
+            self.commit(&batch).await;
+            self.hands.let_go(batch.iter().map(|finished| &finished.claimed));
+        }
+    }
+
+    async fn commit(&self, batch: &[Finished]) {
+        match self.persist(batch).await {
+            Ok(counted) if counted < batch.len() => {
+                let stale = batch.len() - counted;
+                tracing::warn!(
+                    stale,
+                    "outcomes came after their lease had gone to another worker; they change nothing"
+                );
+            }
+            Ok(_) => {}
+            // One outcome that Postgres refuses must not take its neighbours with it.
+            Err(_) if batch.len() > 1 => {
+                for one in batch {
+                    self.commit_one(one).await;
+                }
+            }
+            Err(_) => self.commit_one(&batch[0]).await,
+        }
+    }
+
+    /// Records an outcome; where Postgres refuses it, the same outcome in plain words.
+    async fn commit_one(&self, finished: &Finished) {
+        let Err(error) = self.persist(std::slice::from_ref(finished)).await else { return };
+        let message = MessageId(finished.claimed.message_id);
+        tracing::error!(%error, %message, "an outcome cannot be recorded as it is; recording it without its words");
+        let mut plain = finished.clone();
+        if let Some(outcome) = &mut plain.outcome {
+            outcome.reply.text = "the reply could not be recorded".into();
+            outcome.peer = Peer { is_final: outcome.peer.is_final, ..Peer::default() };
+        }
+        if let Err(error) = self.persist(&[plain]).await {
+            tracing::error!(%error, %message, "an outcome cannot be recorded at all; the recipient waits for a restart");
+        }
+    }
+
+    /// Tries until the database takes or refuses the batch.
+    async fn persist(&self, batch: &[Finished]) -> Result<usize, DbError> {
+        loop {
+            match queue::finish(&self.db, batch, self.clock.now()).await {
+                Err(error) if error.is_passing() => {
+                    tracing::warn!(%error, outcomes = batch.len(), "could not record outcomes; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+    }
+}

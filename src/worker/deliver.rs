@@ -1,0 +1,172 @@
+//! One mail: build it, send it, hand over what came of it. Whatever goes wrong here concerns this mail alone.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
+use tokio::sync::SemaphorePermit;
+
+use super::mail::Mail;
+use super::{Parts, claim, kibibytes};
+use crate::db::drafts::DraftError;
+use crate::db::queue::{Claimed, Finished};
+use crate::domain::address::Address;
+use crate::domain::delivery::{Status, Transition};
+use crate::domain::id::MessageId;
+use crate::domain::outcome::{OnUncertain, Outcome, Peer, Reply, Verdict};
+use crate::domain::retry::Attempt;
+use crate::smtp::{Envelope, NotBegun, Route};
+
+/// A mail that is ready to go.
+struct Prepared<'a> {
+    from: Address,
+    mime: Vec<u8>,
+    recipients: Vec<(Claimed, Address)>,
+    /// Held until the mail has gone.
+    _memory: Option<SemaphorePermit<'a>>,
+}
+
+/// When and how often this attempt is.
+#[derive(Clone, Copy)]
+struct Start {
+    at: DateTime<Utc>,
+    clock: Instant,
+}
+
+/// Delivers a mail and completes each of its claimed recipients, whatever happens.
+pub(super) async fn run(parts: Arc<Parts>, mail: Mail) {
+    let start = Start { at: parts.clock.now(), clock: Instant::now() };
+    let (late, in_time): (Vec<Claimed>, Vec<Claimed>) =
+        mail.claimed.iter().cloned().partition(|claimed| start.at >= deadline(&parts, &mail, claimed));
+    if !late.is_empty() {
+        parts.completer.complete(late.into_iter().map(|claimed| expired(claimed, start.at)).collect());
+    }
+    if in_time.is_empty() {
+        return;
+    }
+    let mail = Mail { message: mail.message, claimed: in_time };
+    let prepared = match AssertUnwindSafe(prepare(&parts, &mail)).catch_unwind().await {
+        Ok(Ok(prepared)) => prepared,
+        // The database's trouble is not the recipient's attempt.
+        Ok(Err(DraftError::Db(error))) if error.is_passing() => {
+            tracing::warn!(%error, "could not load a mail; giving it back");
+            return claim::give_back(parts.clone(), mail.claimed).await;
+        }
+        Ok(Err(error)) => return fail(&parts, &mail, &error.to_string(), start),
+        Err(_) => return fail(&parts, &mail, PANICKED, start),
+    };
+    let Prepared { from, mime, recipients, _memory } = prepared;
+    // Each route completes its own recipients: a slow server must not keep another's answer from being recorded.
+    join_all(routes(&parts, recipients).into_iter().map(|(route, recipients)| {
+        let (claimed, to): (Vec<Claimed>, Vec<Address>) = recipients.into_iter().unzip();
+        let envelope = Envelope { from: Some(from.clone()), to };
+        along(&parts, &mail, route, envelope, claimed, &mime, start)
+    }))
+    .await;
+}
+
+const PANICKED: &str = "postrider failed while it worked on this mail; see its log";
+
+/// Builds the mail once for all its routes.
+async fn prepare<'a>(parts: &'a Parts, mail: &Mail) -> Result<Prepared<'a>, DraftError> {
+    let recipients = mail.recipients()?;
+    // The semaphore is never closed: there is always a permit in the end.
+    let memory =
+        if mail.message.is_large() { parts.memory.acquire_many(permits(parts, mail)).await.ok() } else { None };
+    let draft = mail.message.clone().draft(&parts.db).await?;
+    Ok(Prepared { from: draft.from.address.clone(), mime: crate::mail::build(&draft), recipients, _memory: memory })
+}
+
+/// Sends a mail along one route and completes those recipients.
+async fn along(
+    parts: &Arc<Parts>,
+    mail: &Mail,
+    route: Route,
+    envelope: Envelope,
+    claimed: Vec<Claimed>,
+    mime: &[u8],
+    start: Start,
+) {
+    // Asked when a session is at hand, maybe long after the claim: others may have taken over, time may have run out.
+    let go = || {
+        let now = parts.clock.now();
+        claimed.iter().all(|row| parts.identity.holds(row.lease) && now < deadline(parts, mail, row))
+    };
+    let sent = AssertUnwindSafe(parts.sender.send_if(&route, &envelope, mime, &go)).catch_unwind().await;
+    let outcomes = match sent {
+        Ok(Ok(outcomes)) => outcomes,
+        Ok(Err(NotBegun(why))) => {
+            tracing::debug!(why = why.text, "a mail was not begun; giving it back");
+            return claim::give_back(parts.clone(), claimed).await;
+        }
+        Err(_) => vec![ours(PANICKED, start); claimed.len()],
+    };
+    let finished =
+        claimed.into_iter().zip(outcomes).map(|(claimed, outcome)| judge(parts, mail, claimed, outcome, start.at));
+    parts.completer.complete(finished.collect());
+}
+
+/// While it is built a large mail is in memory as attachments and as MIME, which is a third longer.
+fn permits(parts: &Parts, mail: &Mail) -> u32 {
+    let octets = u64::try_from(mail.message.row.size).unwrap_or(0).saturating_mul(5) / 2;
+    // One that is larger than all we may use goes alone.
+    u32::try_from(kibibytes(octets).min(kibibytes(parts.settings.memory))).unwrap_or(u32::MAX)
+}
+
+/// Everything through the relay where there is one; else domain by domain.
+fn routes(parts: &Parts, recipients: Vec<(Claimed, Address)>) -> Vec<(Route, Vec<(Claimed, Address)>)> {
+    if parts.sender.has_relay() {
+        return vec![(Route::Relay, recipients)];
+    }
+    let mut by_domain = BTreeMap::<String, Vec<(Claimed, Address)>>::new();
+    for (claimed, address) in recipients {
+        by_domain.entry(address.domain().to_owned()).or_default().push((claimed, address));
+    }
+    by_domain.into_iter().map(|(domain, recipients)| (Route::Mx { domain }, recipients)).collect()
+}
+
+/// Nothing was handed over, and the reason is ours: the attempt counts, so that it is not repeated at once.
+fn fail(parts: &Parts, mail: &Mail, reason: &str, start: Start) {
+    let message = MessageId(mail.message.row.id);
+    tracing::error!(%message, reason, "a mail could not be prepared");
+    let judged = |claimed: &Claimed| judge(parts, mail, claimed.clone(), ours(reason, start), start.at);
+    parts.completer.complete(mail.claimed.iter().map(judged).collect());
+}
+
+fn ours(reason: &str, start: Start) -> Outcome {
+    Outcome {
+        verdict: Verdict::Temporary,
+        reply: Reply::ours(reason),
+        peer: Peer::default(),
+        duration: start.clock.elapsed(),
+    }
+}
+
+fn judge(parts: &Parts, mail: &Mail, claimed: Claimed, outcome: Outcome, started_at: DateTime<Utc>) -> Finished {
+    let attempt = Attempt {
+        number: u32::try_from(claimed.attempts).unwrap_or(0) + 1,
+        deadline: deadline(parts, mail, &claimed),
+        on_uncertain: mail.message.row.on_uncertain.parse().unwrap_or(OnUncertain::Retry),
+    };
+    let transition = outcome.next(&attempt, &parts.settings.policy, parts.clock.now(), rand::random());
+    tracing::debug!(
+        message = %MessageId(claimed.message_id),
+        attempt = attempt.number,
+        status = %transition.status(),
+        reply = outcome.reply.text,
+        "attempt over"
+    );
+    Finished { claimed, outcome: Some(outcome), transition, started_at }
+}
+
+fn deadline(parts: &Parts, mail: &Mail, claimed: &Claimed) -> DateTime<Utc> {
+    parts.settings.policy.deadline(claimed.first_due_at, mail.message.row.expires_at)
+}
+
+fn expired(claimed: Claimed, started_at: DateTime<Utc>) -> Finished {
+    Finished { claimed, outcome: None, transition: Transition::End(Status::Expired), started_at }
+}

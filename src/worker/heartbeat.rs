@@ -1,0 +1,16 @@
+//! Keeps this worker's leases: one row updated every quarter of a lease, however many recipients are in hand.
+
+use std::sync::Arc;
+
+use super::Parts;
+
+pub(super) async fn run(parts: Arc<Parts>) {
+    let mut ticks = tokio::time::interval(parts.settings.lease / 4);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = parts.identity.beat(&parts.db).await {
+            tracing::warn!(%error, "could not send a heartbeat");
+        }
+    }
+}

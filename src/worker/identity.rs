@@ -1,0 +1,80 @@
+//! Under which id this process claims. A worker that was silent for too long has been declared dead by others; it
+//! goes on under a new id, so that what it did under the old one no longer counts.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::db::{self, Db, DbError};
+
+/// The id, and when it was last confirmed.
+#[derive(Debug)]
+pub(super) struct Identity {
+    lease: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct State {
+    id: Uuid,
+    /// Taken before the heartbeat was sent, so that we think ourselves dead before others do.
+    confirmed: Instant,
+}
+
+impl Identity {
+    /// Registers a new worker.
+    pub(super) async fn register(db: &Db, lease: Duration) -> Result<Self, DbError> {
+        let state = new_worker(db).await?;
+        Ok(Self { lease, state: Mutex::new(state) })
+    }
+
+    /// The id to claim under; none while the lease may have run out.
+    pub(super) fn current(&self) -> Option<Uuid> {
+        let state = self.state();
+        (state.confirmed.elapsed() < self.lease / 2).then_some(state.id)
+    }
+
+    /// Whether what was claimed under this id is still ours.
+    pub(super) fn holds(&self, lease: Uuid) -> bool {
+        let state = self.state();
+        state.id == lease && state.confirmed.elapsed() < self.lease
+    }
+
+    /// For how long the database has been answering heartbeats in time: a worker that could not speak for a while
+    /// must not conclude that the others are dead.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.state().confirmed.elapsed() < self.lease / 2
+    }
+
+    /// Says that we are alive; takes a new id where we were declared dead.
+    pub(super) async fn beat(&self, db: &Db) -> Result<(), DbError> {
+        let State { id, .. } = self.state();
+        let asked = Instant::now();
+        let state = if db::workers::heartbeat(db, id).await? {
+            State { id, confirmed: asked }
+        } else {
+            tracing::warn!(worker = %id, "others declared this worker dead while it was silent; going on under a new id");
+            new_worker(db).await?
+        };
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        Ok(())
+    }
+
+    /// Gives everything back and leaves.
+    pub(super) async fn deregister(&self, db: &Db) -> Result<(), DbError> {
+        db::workers::deregister(db, self.state().id).await
+    }
+
+    fn state(&self) -> State {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn new_worker(db: &Db) -> Result<State, DbError> {
+    let id = Uuid::now_v7();
+    let confirmed = Instant::now();
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "unknown".into());
+    db::workers::register(db, id, &host, i32::try_from(std::process::id()).unwrap_or(i32::MAX)).await?;
+    Ok(State { id, confirmed })
+}

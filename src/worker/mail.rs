@@ -1,0 +1,56 @@
+//! What a worker has in hand: claimed recipients with the message they belong to.
+
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
+
+use crate::db::drafts::{self, DraftError, Stored};
+use crate::db::queue::Claimed;
+use crate::db::{Db, DbError};
+use crate::domain::address::Address;
+use crate::domain::id::TenantId;
+
+/// One message and those of its recipients that were claimed.
+#[derive(Debug)]
+pub(super) struct Mail {
+    pub message: Stored,
+    pub claimed: Vec<Claimed>,
+}
+
+/// What a claim turned out to be.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub mails: Vec<Mail>,
+    /// Recipients whose message is not stored (any more).
+    pub orphans: Vec<Claimed>,
+}
+
+/// Loads the messages that these recipients belong to.
+pub(super) async fn load(db: &Db, claimed: &[Claimed]) -> Result<Loaded, DbError> {
+    let mut by_message = HashMap::<Uuid, Vec<Claimed>>::new();
+    let mut by_tenant = HashMap::<Uuid, HashSet<Uuid>>::new();
+    for row in claimed {
+        by_tenant.entry(row.tenant_id).or_default().insert(row.message_id);
+        by_message.entry(row.message_id).or_default().push(row.clone());
+    }
+    let mut mails = Vec::with_capacity(by_message.len());
+    for (tenant, ids) in by_tenant {
+        let ids: Vec<Uuid> = ids.into_iter().collect();
+        let messages = drafts::load(db, TenantId(tenant), &ids).await?;
+        mails.extend(messages.into_iter().filter_map(|message| {
+            let claimed = by_message.remove(&message.row.id)?;
+            Some(Mail { message, claimed })
+        }));
+    }
+    Ok(Loaded { mails, orphans: by_message.into_values().flatten().collect() })
+}
+
+impl Mail {
+    /// The claimed recipients with their addresses, in the order of the request.
+    pub(super) fn recipients(&self) -> Result<Vec<(Claimed, Address)>, DraftError> {
+        let mut claimed: Vec<&Claimed> = self.claimed.iter().collect();
+        let place = |id| self.message.addressees.iter().position(|row| row.id == id);
+        claimed.sort_by_cached_key(|row| place(row.recipient_id));
+        claimed.into_iter().map(|row| Ok((row.clone(), self.message.address(row.recipient_id)?))).collect()
+    }
+}

@@ -1,0 +1,178 @@
+//! Claims what is due, has it sent, and commits what came of it. The only place that joins the database with SMTP.
+//!
+//! ```text
+//! claim ─▶ deliver (one task a mail) ─▶ complete
+//! ```
+//!
+//! No transaction is open while a mail is being sent: a claim leases recipients to this worker and commits; an
+//! outcome is committed afterwards and counts only while the lease still stands. [`heartbeat`] keeps the leases,
+//! [`reap`] frees those of workers that died, [`wake`] tells when there is something to do.
+
+mod claim;
+mod complete;
+mod deliver;
+mod hands;
+mod heartbeat;
+mod identity;
+mod mail;
+mod reap;
+mod wake;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::SharedClock;
+use crate::db::{Db, DbError};
+use crate::domain::retry::Policy;
+use crate::smtp;
+
+use claim::{Memory, Took};
+use complete::Completer;
+use hands::Hands;
+use identity::Identity;
+
+/// How a worker behaves.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Recipients in hand at one time.
+    pub concurrency: usize,
+    /// Of those, at most so many of one lane that goes to a domain's own servers.
+    pub lane_concurrency: usize,
+    /// Octets that large mails may take up in memory at one time.
+    pub memory: u64,
+    /// How long a worker may be silent before others take over what it had.
+    pub lease: Duration,
+    /// When to try again, and when to give up.
+    pub policy: Policy,
+    /// On shutdown, how long mails that are being sent may take.
+    pub grace: Duration,
+}
+
+/// What the tasks of one worker share.
+#[derive(Debug)]
+struct Parts {
+    db: Db,
+    clock: SharedClock,
+    sender: Arc<smtp::Sender>,
+    settings: Settings,
+    identity: Identity,
+    hands: Hands,
+    completer: Completer,
+    /// Kibibytes that large mails may still take up.
+    memory: tokio::sync::Semaphore,
+    wake: Arc<Notify>,
+    tasks: TaskTracker,
+}
+
+/// One worker. One a process, however many mails it sends at a time.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    parts: Arc<Parts>,
+}
+
+/// How long a worker that hears nothing waits before it looks by itself.
+const POLL: Duration = Duration::from_secs(1);
+/// The same for one whose hands are full, and who hears of it when one is free.
+const FULL_POLL: Duration = Duration::from_secs(10);
+
+impl Worker {
+    /// Makes a worker known to the database. `wake` tells it of messages committed in this process.
+    pub async fn start(
+        db: Db,
+        clock: SharedClock,
+        sender: Arc<smtp::Sender>,
+        settings: Settings,
+        wake: Arc<Notify>,
+    ) -> Result<Self, DbError> {
+        let tasks = TaskTracker::new();
+        let hands = Hands::new(settings.concurrency);
+        let parts = Parts {
+            completer: Completer::start(&db, &clock, &hands, &tasks),
+            identity: Identity::register(&db, settings.lease).await?,
+            memory: tokio::sync::Semaphore::new(kibibytes(settings.memory)),
+            db,
+            clock,
+            sender,
+            settings,
+            hands,
+            wake,
+            tasks,
+        };
+        Ok(Self { parts: Arc::new(parts) })
+    }
+
+    /// Works until `stop`, then finishes what is being sent and gives back what is not.
+    pub async fn run(&self, stop: CancellationToken) {
+        let chores = TaskTracker::new();
+        chores.spawn(stop.clone().run_until_cancelled_owned(heartbeat::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(reap::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(wake::run(self.parts.clone())));
+        chores.close();
+        let mut memory = Memory::default();
+        while !stop.is_cancelled() {
+            let pause = match claim::some(&self.parts, &mut memory).await {
+                Ok(Took::Rows) => continue,
+                Ok(Took::Nothing) => POLL,
+                Ok(Took::NoRoom) => FULL_POLL,
+                Err(error) => {
+                    tracing::warn!(%error, "could not claim; trying again");
+                    POLL
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.parts.wake.notified(), if pause == POLL => {}
+                () = self.parts.hands.freed() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        chores.wait().await;
+        self.stop().await;
+    }
+
+    /// Works until nothing is due and nothing in hand. What is due later stays where it is.
+    pub async fn drain(&self) -> Result<(), DbError> {
+        let mut memory = Memory::default();
+        loop {
+            match claim::some(&self.parts, &mut memory).await? {
+                Took::Rows => {}
+                Took::Nothing if self.parts.hands.are_empty() => return Ok(()),
+                Took::Nothing | Took::NoRoom => self.parts.hands.freed().await,
+            }
+        }
+    }
+
+    /// Waits for what is being sent, at most for the grace period, and gives back the rest.
+    pub async fn stop(&self) {
+        // Without heartbeats others would take over, and send again, what is still being sent here.
+        let beat = tokio::spawn(heartbeat::run(self.parts.clone()));
+        let finish = async {
+            while !self.parts.hands.are_empty() {
+                self.parts.hands.freed().await;
+            }
+        };
+        if tokio::time::timeout(self.parts.settings.grace, finish).await.is_err() {
+            let left = self.parts.hands.len();
+            tracing::warn!(left, "the grace period is over; recipients still being sent go to other workers");
+        }
+        beat.abort();
+        self.parts.sender.close().await;
+        if let Err(error) = self.parts.identity.deregister(&self.parts.db).await {
+            tracing::warn!(%error, "could not sign off; others take over when the lease ends");
+        }
+    }
+
+    /// Frees what dead workers left behind, once, as the reaper does regularly.
+    pub async fn reap(&self) -> Result<crate::db::workers::Reaped, DbError> {
+        reap::once(&self.parts).await
+    }
+}
+
+/// Semaphores count in `u32`: octets are too many, kibibytes are not.
+fn kibibytes(octets: u64) -> usize {
+    usize::try_from(octets.div_ceil(1024)).unwrap_or(usize::MAX).min(tokio::sync::Semaphore::MAX_PERMITS)
+}

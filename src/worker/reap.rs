@@ -1,0 +1,43 @@
+//! Frees what dead workers left behind. A recipient that several workers died with is held for an operator, so that
+//! one bad message cannot stop the queue.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Parts;
+use crate::db::DbError;
+use crate::db::workers::{self, Reaped};
+
+pub(super) async fn run(parts: Arc<Parts>) {
+    let lease = parts.settings.lease;
+    let mut ticks = tokio::time::interval((lease / 6).max(Duration::from_millis(100)));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut fresh_since = Instant::now();
+    loop {
+        ticks.tick().await;
+        if !parts.identity.is_fresh() {
+            fresh_since = Instant::now();
+        }
+        // When the database was away nobody could send heartbeats: let everyone speak before judging.
+        if fresh_since.elapsed() < lease {
+            continue;
+        }
+        match once(&parts).await {
+            Ok(reaped) if reaped.workers > 0 => {
+                tracing::warn!(
+                    workers = reaped.workers,
+                    freed = reaped.freed,
+                    held = reaped.held,
+                    "took over from workers that have not been heard of"
+                );
+                parts.wake.notify_one();
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "could not look for dead workers"),
+        }
+    }
+}
+
+pub(super) async fn once(parts: &Parts) -> Result<Reaped, DbError> {
+    workers::reap(&parts.db, parts.settings.lease, parts.clock.now()).await
+}
