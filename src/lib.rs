@@ -21,6 +21,7 @@ pub mod accept;
 pub mod clock;
 pub mod config;
 pub mod db;
+pub mod dev;
 pub mod domain;
 pub mod mail;
 pub mod smtp;

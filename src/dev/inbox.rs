@@ -1,0 +1,264 @@
+//! The inbox of `postrider dev`: takes every mail for everybody over SMTP, and keeps it for a person or a test to read.
+//!
+//! Each mail has a number, ascending from 1, and two files: `000001.eml`, the mail octet for octet, and `000001.json`,
+//! its [`Summary`]. The second is written last: it alone makes a mail exist, so that whatever a crash leaves behind is
+//! either a whole mail or swept away by the next start. Summaries are also held in memory, so that listing reads no
+//! file. Beyond [`CAPACITY`] mails the oldest go.
+//!
+//! A mail is answered 250 once the files are written. There is no fsync: this is not a place for mail that matters.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mail_parser::MessageParser;
+use tokio::sync::watch;
+
+use crate::clock::SharedClock;
+use crate::smtp::inbound::{Handler, ReceivedMail, SmtpRefusal};
+
+mod error;
+mod files;
+mod mail;
+mod summary;
+
+pub use error::InboxError;
+pub use mail::{Attachment, AttachmentFile, InboxMail, MailHeader};
+pub use summary::{Envelope, Page, Summary};
+
+use files::Files;
+
+/// Mails kept; the oldest go first.
+pub const CAPACITY: usize = 10_000;
+
+/// The mails of one directory. Only one process may have it open.
+pub struct Inbox {
+    files: Files,
+    clock: SharedClock,
+    capacity: usize,
+    index: Mutex<Index>,
+    received: watch::Sender<u64>,
+}
+
+struct Index {
+    next: u64,
+    mails: BTreeMap<u64, Arc<Summary>>,
+}
+
+impl Inbox {
+    /// Opens the inbox in `dir`, which is made if need be, and sweeps away what a crash left half written.
+    pub async fn open(dir: impl Into<PathBuf>, clock: SharedClock) -> Result<Arc<Self>, InboxError> {
+        Self::with_capacity(dir, clock, CAPACITY).await
+    }
+
+    async fn with_capacity(
+        dir: impl Into<PathBuf>,
+        clock: SharedClock,
+        capacity: usize,
+    ) -> Result<Arc<Self>, InboxError> {
+        let files = Files::new(dir.into());
+        let found = blocking({
+            let files = files.clone();
+            move || Ok(files.load()?)
+        })
+        .await?;
+        let next = found.last_key_value().map_or(1, |(n, _)| n + 1);
+        let mails = found.into_iter().map(|(n, summary)| (n, Arc::new(summary))).collect();
+        let index = Mutex::new(Index { next, mails });
+        Ok(Arc::new(Self { files, clock, capacity, index, received: watch::Sender::new(0) }))
+    }
+
+    /// Mails received since the inbox was opened: `wait_for(|n| *n >= 3)` waits for the third.
+    pub fn received(&self) -> watch::Receiver<u64> {
+        self.received.subscribe()
+    }
+
+    /// At most `limit` mails with numbers below `before`, the newest first.
+    pub fn list(&self, limit: usize, before: Option<u64>) -> Page {
+        let index = self.index();
+        let mut below = index.mails.range(..before.unwrap_or(u64::MAX)).rev().map(|(_, summary)| summary);
+        let data: Vec<_> = below.by_ref().take(limit).map(|summary| Summary::clone(summary)).collect();
+        let has_more = below.next().is_some();
+        let next = data.last().filter(|_| has_more).map(|last| last.n);
+        Page { data, has_more, next }
+    }
+
+    /// Mail `n`, taken apart.
+    pub async fn get(&self, n: u64) -> Result<InboxMail, InboxError> {
+        let summary = self.summary(n)?;
+        let files = self.files.clone();
+        blocking(move || Ok(mail::parse(&files.eml(n)?, Summary::clone(&summary)))).await
+    }
+
+    /// Mail `n` as it came over the wire.
+    pub async fn raw(&self, n: u64) -> Result<Vec<u8>, InboxError> {
+        self.summary(n)?;
+        let files = self.files.clone();
+        blocking(move || files.eml(n)).await
+    }
+
+    /// Attachment `i` of mail `n`, decoded; `i` counts from 0 in the order of [`InboxMail::attachments`].
+    pub async fn attachment(&self, n: u64, i: usize) -> Result<AttachmentFile, InboxError> {
+        self.summary(n)?;
+        let files = self.files.clone();
+        blocking(move || mail::attachment(&files.eml(n)?, i).ok_or(InboxError::NoAttachment { n, i })).await
+    }
+
+    /// Forgets every mail received so far, and answers how many those were. Numbers go on ascending.
+    pub async fn clear(&self) -> Result<usize, InboxError> {
+        let gone: Vec<u64> = std::mem::take(&mut self.index().mails).into_keys().collect();
+        let (count, files) = (gone.len(), self.files.clone());
+        blocking(move || Ok(gone.into_iter().try_for_each(|n| files.remove(n))?)).await?;
+        Ok(count)
+    }
+
+    /// Keeps a mail, and answers its number.
+    pub async fn store(&self, mail: ReceivedMail) -> Result<u64, InboxError> {
+        let n = {
+            let mut index = self.index();
+            index.next += 1;
+            index.next - 1
+        };
+        let (files, received_at) = (self.files.clone(), self.clock.now());
+        let summary = blocking(move || {
+            let parsed = MessageParser::new().parse_headers(&mail.data).unwrap_or_default();
+            let summary = Summary::of(n, received_at, &mail, &parsed);
+            files.write(&summary, &mail.data)?;
+            Ok(summary)
+        })
+        .await?;
+        let oldest = self.insert(summary);
+        self.received.send_modify(|count| *count += 1);
+        if let Some(oldest) = oldest {
+            let files = self.files.clone();
+            blocking(move || Ok(files.remove(oldest)?)).await?;
+        }
+        Ok(n)
+    }
+
+    /// Puts a mail into the index, and takes the oldest out where there are too many.
+    fn insert(&self, summary: Summary) -> Option<u64> {
+        let mut index = self.index();
+        index.mails.insert(summary.n, Arc::new(summary));
+        if index.mails.len() > self.capacity { index.mails.pop_first().map(|(n, _)| n) } else { None }
+    }
+
+    fn summary(&self, n: u64) -> Result<Arc<Summary>, InboxError> {
+        self.index().mails.get(&n).cloned().ok_or(InboxError::NoMail { n })
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        // No step under this lock leaves the index half changed.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs file work or parsing off the async threads; a panic in it is an error, not the end.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, InboxError> + Send + 'static,
+) -> Result<T, InboxError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error).into()))
+}
+
+impl Handler for Inbox {
+    async fn rcpt(&self, _from: &str, _to: &str) -> Result<(), SmtpRefusal> {
+        Ok(())
+    }
+
+    async fn message(&self, mail: ReceivedMail) -> Result<String, SmtpRefusal> {
+        match self.store(mail).await {
+            Ok(n) => Ok(format!("Mail {n} is in the inbox")),
+            Err(error) => {
+                tracing::error!(%error, "the inbox could not keep a mail");
+                Err(SmtpRefusal::temporary(3, 0, "The inbox could not keep the mail"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    async fn open(dir: &Path, capacity: usize) -> Arc<Inbox> {
+        Inbox::with_capacity(dir, Arc::new(SystemClock), capacity).await.expect("an inbox")
+    }
+
+    fn mail(subject: &str) -> ReceivedMail {
+        let peer = ([127, 0, 0, 1], 25).into();
+        let data = format!("Subject: {subject}\r\n\r\nbody\r\n").into_bytes();
+        ReceivedMail { helo: "h".into(), from: "a@b.test".into(), to: vec!["c@d.test".into()], peer, data }
+    }
+
+    fn numbers(page: &Page) -> Vec<u64> {
+        page.data.iter().map(|summary| summary.n).collect()
+    }
+
+    #[tokio::test]
+    async fn mails_survive_a_restart_and_numbers_go_on() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let inbox = open(dir.path(), 10).await;
+        inbox.store(mail("=?utf-8?q?=C3=A9?=")).await.expect("stored");
+        let before = inbox.get(1).await.expect("a mail");
+        let inbox = open(dir.path(), 10).await;
+        assert_eq!(inbox.get(1).await.expect("a mail"), before);
+        assert_eq!(before.summary.subject.as_deref(), Some("é"));
+        assert_eq!(inbox.store(mail("two")).await.expect("stored"), 2);
+    }
+
+    #[tokio::test]
+    async fn what_a_crash_left_half_written_is_swept_away() {
+        let dir = tempfile::tempdir().expect("a directory");
+        open(dir.path(), 10).await.store(mail("whole")).await.expect("stored");
+        for left in ["000002.eml", "000003.new", "000004.json"] {
+            fs::write(dir.path().join(left), b"{").expect("written");
+        }
+        fs::write(dir.path().join("notes.txt"), b"mine").expect("written");
+        let inbox = open(dir.path(), 10).await;
+        assert_eq!(numbers(&inbox.list(10, None)), [1]);
+        assert!(!dir.path().join("000002.eml").exists() && !dir.path().join("000003.new").exists());
+        assert!(dir.path().join("notes.txt").exists());
+        assert_eq!(inbox.store(mail("next")).await.expect("stored"), 2);
+    }
+
+    #[tokio::test]
+    async fn pages_go_from_the_newest_to_the_oldest() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let inbox = open(dir.path(), 10).await;
+        for _ in 0..5 {
+            inbox.store(mail("x")).await.expect("stored");
+        }
+        let first = inbox.list(2, None);
+        assert_eq!((numbers(&first), first.has_more, first.next), (vec![5, 4], true, Some(4)));
+        let last = inbox.list(3, first.next);
+        assert_eq!((numbers(&last), last.has_more, last.next), (vec![3, 2, 1], false, None));
+    }
+
+    #[tokio::test]
+    async fn beyond_its_capacity_the_oldest_go() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let inbox = open(dir.path(), 2).await;
+        for _ in 0..4 {
+            inbox.store(mail("x")).await.expect("stored");
+        }
+        assert_eq!(numbers(&inbox.list(10, None)), [4, 3]);
+        assert!(matches!(inbox.raw(1).await, Err(InboxError::NoMail { n: 1 })));
+        assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_cleared_inbox_is_empty_and_goes_on_counting() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let inbox = open(dir.path(), 10).await;
+        inbox.store(mail("x")).await.expect("stored");
+        assert_eq!(inbox.clear().await.expect("cleared"), 1);
+        assert_eq!(numbers(&inbox.list(10, None)), [0; 0]);
+        assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 0);
+        assert_eq!(inbox.store(mail("y")).await.expect("stored"), 2);
+        assert_eq!(*inbox.received().borrow(), 2);
+    }
+}

@@ -1,0 +1,70 @@
+//! Why the inbox has no answer, and how that reads over HTTP (RFC 9457).
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+use crate::domain::fault::Fault;
+use crate::domain::problem::Problem;
+
+/// What can go wrong with the inbox.
+#[derive(Debug, thiserror::Error)]
+pub enum InboxError {
+    /// There is no mail of this number, or it has been deleted.
+    #[error("there is no mail {n} in the inbox")]
+    NoMail {
+        /// The number asked for.
+        n: u64,
+    },
+    /// The mail has fewer attachments.
+    #[error("mail {n} has no attachment {i}")]
+    NoAttachment {
+        /// The mail.
+        n: u64,
+        /// The attachment asked for, counted from 0.
+        i: usize,
+    },
+    /// Something in the path is not a number.
+    #[error("there is nothing at this address: mails and attachments have numbers")]
+    NoNumber,
+    /// A query parameter is not valid.
+    #[error("{}", .0.message)]
+    Query(Fault),
+    /// The files could not be read or written.
+    #[error("the inbox's files: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl InboxError {
+    /// The status and the stable word of the answer.
+    pub fn kind(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::NoMail { .. } | Self::NoAttachment { .. } | Self::NoNumber => (StatusCode::NOT_FOUND, "not_found"),
+            Self::Query(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request"),
+            Self::Io(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
+        }
+    }
+}
+
+impl IntoResponse for InboxError {
+    /// The body is written by the layer that knows the request's id.
+    fn into_response(self) -> Response {
+        let (status, code) = self.kind();
+        let detail = if let Self::Io(error) = &self {
+            tracing::error!(%error, "the inbox's files");
+            "The inbox's files could not be read or written; the log says why.".to_owned()
+        } else {
+            self.to_string()
+        };
+        let mut response = status.into_response();
+        response.extensions_mut().insert(Problem {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: detail.into(),
+            code,
+            request_id: String::new(),
+            errors: if let Self::Query(fault) = self { vec![fault] } else { Vec::new() },
+        });
+        response
+    }
+}

@@ -1,0 +1,94 @@
+//! The inbox's directory: `NNNNNN.eml` and `NNNNNN.json`, each written beside its place and renamed into it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{InboxError, Summary};
+
+/// The files of one inbox. Blocking: never called on an async thread.
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    dir: Arc<Path>,
+}
+
+impl Files {
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    fn path(&self, n: u64, extension: &str) -> PathBuf {
+        self.dir.join(format!("{n:06}.{extension}"))
+    }
+
+    /// Every whole mail; what belongs to none is deleted.
+    pub(super) fn load(&self) -> io::Result<BTreeMap<u64, Summary>> {
+        fs::create_dir_all(&self.dir)?;
+        let (mut summaries, mut bodies) = (BTreeMap::new(), HashSet::new());
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok());
+            let (Some(n), Some(extension)) = (number, path.extension().and_then(|extension| extension.to_str())) else {
+                continue;
+            };
+            match extension {
+                "eml" => bodies.extend([n]),
+                "json" => summaries.extend(read_summary(&path, n)?.map(|summary| (n, summary))),
+                "new" => remove(&path)?,
+                _ => {}
+            }
+        }
+        summaries.retain(|n, _| bodies.contains(n));
+        for n in bodies.into_iter().filter(|n| !summaries.contains_key(n)) {
+            self.remove(n)?;
+        }
+        Ok(summaries)
+    }
+
+    /// Writes a mail; it exists from the last rename on.
+    pub(super) fn write(&self, summary: &Summary, data: &[u8]) -> io::Result<()> {
+        let n = summary.n;
+        let written = self.put(n, "eml", data).and_then(|()| self.put(n, "json", &serde_json::to_vec(summary)?));
+        if written.is_err() {
+            // On a full disk the half that fitted must not stay; the error that matters is the first.
+            let _ = remove(&self.path(n, "new")).and_then(|()| self.remove(n));
+        }
+        written
+    }
+
+    fn put(&self, n: u64, extension: &str, bytes: &[u8]) -> io::Result<()> {
+        let unfinished = self.path(n, "new");
+        fs::write(&unfinished, bytes)?;
+        fs::rename(&unfinished, self.path(n, extension))
+    }
+
+    /// The mail as it came.
+    pub(super) fn eml(&self, n: u64) -> Result<Vec<u8>, InboxError> {
+        match fs::read(self.path(n, "eml")) {
+            // Deleted since its summary was looked up.
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(InboxError::NoMail { n }),
+            other => Ok(other?),
+        }
+    }
+
+    /// Deletes a mail, the summary first, so that no mail is ever half there.
+    pub(super) fn remove(&self, n: u64) -> io::Result<()> {
+        remove(&self.path(n, "json"))?;
+        remove(&self.path(n, "eml"))
+    }
+}
+
+/// A summary as stored. One that cannot be read, or is another mail's, makes no mail.
+fn read_summary(path: &Path, n: u64) -> io::Result<Option<Summary>> {
+    let summary = serde_json::from_slice::<Summary>(&fs::read(path)?);
+    Ok(summary.ok().filter(|summary| summary.n == n))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

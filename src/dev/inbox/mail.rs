@@ -1,0 +1,183 @@
+//! A mail taken apart for reading: headers, text, HTML, attachments (RFC 5322, RFC 2045–2049, RFC 2231).
+
+use mail_parser::{Message, MessageParser, MessagePart, MimeHeaders, PartType};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+
+use super::summary::{Summary, decoded};
+use crate::domain::key::hex;
+
+/// A mail in the inbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct InboxMail {
+    /// Number, time, envelope, size.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// All headers in their order.
+    pub headers: Vec<MailHeader>,
+    /// The plain text, decoded; null where the mail has none.
+    pub text: Option<String>,
+    /// The HTML, decoded; null where the mail has none.
+    pub html: Option<String>,
+    /// All other parts, inline images included, in their order.
+    pub attachments: Vec<Attachment>,
+}
+
+/// One header.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct MailHeader {
+    /// Its name.
+    #[schema(example = "Subject")]
+    pub name: String,
+    /// Its value: unfolded, encoded words decoded.
+    pub value: String,
+}
+
+/// What is known of an attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = InboxAttachment)]
+pub struct Attachment {
+    /// The name it was given.
+    pub filename: Option<String>,
+    /// Type and subtype, without parameters.
+    #[schema(example = "application/pdf")]
+    pub content_type: String,
+    /// The id that HTML refers to as `cid:…`, without angle brackets.
+    pub content_id: Option<String>,
+    /// Octets, decoded.
+    pub size: u64,
+    /// SHA-256 of the decoded octets, in lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// An attachment with its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachmentFile {
+    /// The name it was given.
+    pub filename: Option<String>,
+    /// Type and subtype, without parameters.
+    pub content_type: String,
+    /// The decoded octets.
+    pub content: Vec<u8>,
+}
+
+/// Takes a mail apart; what is broken in it is shown as well as it can be.
+pub(super) fn parse(raw: &[u8], summary: Summary) -> InboxMail {
+    let parsed = MessageParser::default().parse(raw).unwrap_or_default();
+    let headers = parsed.parts.first().map_or(&[][..], |part| &part.headers);
+    let headers = headers.iter().map(|h| MailHeader { name: h.name.as_str().to_owned(), value: decoded(raw, h) });
+    InboxMail {
+        summary,
+        headers: headers.collect(),
+        text: first(&parsed, &parsed.text_body, |body| match body {
+            PartType::Text(text) => Some(text.to_string()),
+            _ => None,
+        }),
+        html: first(&parsed, &parsed.html_body, |body| match body {
+            PartType::Html(html) => Some(html.to_string()),
+            _ => None,
+        }),
+        attachments: parsed.attachments().map(describe).collect(),
+    }
+}
+
+/// The content of attachment `index`, counted from 0.
+pub(super) fn attachment(raw: &[u8], index: usize) -> Option<AttachmentFile> {
+    let parsed = MessageParser::default().parse(raw)?;
+    let part = parsed.attachments().nth(index)?;
+    Some(AttachmentFile {
+        filename: part.attachment_name().map(str::to_owned),
+        content_type: content_type(part),
+        content: part.contents().to_vec(),
+    })
+}
+
+/// The first body part that is really of the kind asked for: the parser lists text as HTML where there is no other.
+fn first(parsed: &Message<'_>, ids: &[u32], pick: impl Fn(&PartType<'_>) -> Option<String>) -> Option<String> {
+    ids.iter().filter_map(|id| parsed.part(*id)).find_map(|part| pick(&part.body))
+}
+
+fn describe(part: &MessagePart<'_>) -> Attachment {
+    let content = part.contents();
+    Attachment {
+        filename: part.attachment_name().map(str::to_owned),
+        content_type: content_type(part),
+        content_id: part.content_id().map(str::to_owned),
+        size: content.len() as u64,
+        sha256: hex(&Sha256::digest(content)),
+    }
+}
+
+/// RFC 2045 §5.2: what says nothing else is plain text; a type without a subtype says nothing.
+fn content_type(part: &MessagePart<'_>) -> String {
+    let Some(declared) = part.content_type() else {
+        return "text/plain".to_owned();
+    };
+    match declared.subtype() {
+        Some(subtype) => format!("{}/{subtype}", declared.ctype()).to_ascii_lowercase(),
+        None => "application/octet-stream".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use proptest::prelude::*;
+
+    use super::super::Envelope;
+    use super::*;
+
+    fn summary() -> Summary {
+        let envelope = Envelope { from: String::new(), to: vec![], helo: String::new() };
+        let (received_at, size) = (DateTime::UNIX_EPOCH, 0);
+        Summary { n: 1, received_at, envelope, subject: None, from: None, to: None, size }
+    }
+
+    const MAIL: &str = "From: =?utf-8?q?J=C3=B6?= <jo@a.test>\r\nX-Two: a\r\n b\r\nSubject: hi\r\n\
+        Content-Type: multipart/mixed; boundary=m\r\n\r\n\
+        --m\r\nContent-Type: multipart/alternative; boundary=a\r\n\r\n\
+        --a\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nplain\r\n\
+        --a\r\nContent-Type: text/html\r\n\r\n<p>html</p>\r\n--a--\r\n\
+        --m\r\nContent-Type: application/pdf\r\nContent-ID: <c1@a.test>\r\nContent-Transfer-Encoding: base64\r\n\
+        Content-Disposition: attachment; filename*=utf-8''%C3%A5.pdf\r\n\r\nAAEC\r\n--m--\r\n";
+
+    #[test]
+    fn a_mail_is_taken_apart() {
+        let mail = parse(MAIL.as_bytes(), summary());
+        let header = |name: &str, value: &str| MailHeader { name: name.into(), value: value.into() };
+        assert_eq!(
+            mail.headers[..3],
+            [header("From", "Jö <jo@a.test>"), header("X-Two", "a b"), header("Subject", "hi")]
+        );
+        assert_eq!((mail.text.as_deref(), mail.html.as_deref()), (Some("plain"), Some("<p>html</p>")));
+        let expected = Attachment {
+            filename: Some("å.pdf".into()),
+            content_type: "application/pdf".into(),
+            content_id: Some("c1@a.test".into()),
+            size: 3,
+            sha256: "ae4b3280e56e2faf83f414a6e3dabe9d5fbe18976544c05fed121accb85b53fc".into(),
+        };
+        assert_eq!(mail.attachments, [expected]);
+        assert_eq!(attachment(MAIL.as_bytes(), 0).expect("an attachment").content, [0, 1, 2]);
+        assert_eq!(attachment(MAIL.as_bytes(), 1), None);
+    }
+
+    #[test]
+    fn a_mail_of_one_part_has_no_other() {
+        let text = parse(b"Subject: x\r\n\r\nbody", summary());
+        assert_eq!((text.text.as_deref(), text.html), (Some("body"), None));
+        let html = parse(b"Content-Type: text/html\r\n\r\n<p>", summary());
+        assert_eq!((html.text, html.html.as_deref()), (None, Some("<p>")));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_came_can_be_shown(cut in 0..MAIL.len(), noise in prop::collection::vec(any::<u8>(), 0..40)) {
+            for raw in [[&MAIL.as_bytes()[..cut], &noise].concat(), noise] {
+                let count = parse(&raw, summary()).attachments.len();
+                prop_assert_eq!(attachment(&raw, count), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Finds `initdb` and `postgres` on this machine.
+//!
+//! In this order: PATH, `pg_config --bindir`, then where distributions keep versions side by side, newest first.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use super::PostgresError;
+
+/// The oldest major version that the schema is written for.
+const OLDEST: u32 = 15;
+
+/// Directories that hold one directory a version, and what of each version holds the binaries.
+const VERSIONED: [(&str, &str, &str); 7] = [
+    ("/usr/lib/postgresql", "", "bin"),
+    ("/usr", "pgsql-", "bin"),
+    ("/opt/homebrew/opt", "postgresql", "bin"),
+    ("/usr/local/opt", "postgresql", "bin"),
+    ("/home/linuxbrew/.linuxbrew/opt", "postgresql", "bin"),
+    ("/Applications/Postgres.app/Contents/Versions", "", "bin"),
+    ("/usr/libexec", "postgresql", ""),
+];
+
+/// One installation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Binaries {
+    /// Where its programs are.
+    dir: PathBuf,
+    /// Its major version.
+    major: u32,
+}
+
+impl Binaries {
+    /// The first installation that can run a cluster: of version `made_by` if one made it already, else 15 or newer.
+    pub(super) fn find(made_by: Option<u32>) -> Result<Self, PostgresError> {
+        let found: Vec<Self> = candidates().iter().filter_map(|dir| Self::in_dir(dir)).collect();
+        choose(found, made_by)
+    }
+
+    /// The path of one of its programs.
+    pub(super) fn program(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn in_dir(dir: &Path) -> Option<Self> {
+        let postgres = dir.join("postgres");
+        if !dir.join("initdb").is_file() || !postgres.is_file() {
+            return None;
+        }
+        let output = Command::new(postgres).arg("--version").output().ok()?;
+        let major = major(&String::from_utf8_lossy(&output.stdout))?;
+        Some(Self { dir: dir.to_owned(), major })
+    }
+}
+
+fn choose(found: Vec<Binaries>, made_by: Option<u32>) -> Result<Binaries, PostgresError> {
+    let fits = |binaries: &&Binaries| made_by.map_or(binaries.major >= OLDEST, |major| binaries.major == major);
+    if let Some(fitting) = found.iter().find(fits) {
+        return Ok(fitting.clone());
+    }
+    let wanted = match made_by {
+        Some(major) => format!("Postgres {major}, which made the data in this directory,"),
+        None => format!("Postgres {OLDEST} or newer"),
+    };
+    Err(match found.into_iter().max_by_key(|binaries| binaries.major) {
+        Some(newest) => PostgresError::WrongVersion { found: newest.major, place: newest.dir, wanted },
+        None => PostgresError::NotFound { wanted },
+    })
+}
+
+/// The major version in `postgres (PostgreSQL) 15.18 (Debian …)` or `… 19devel`.
+fn major(version: &str) -> Option<u32> {
+    let number = version.split(") ").nth(1)?;
+    let digits = number.find(|c: char| !c.is_ascii_digit()).map_or(number, |end| &number[..end]);
+    digits.parse().ok()
+}
+
+fn candidates() -> Vec<PathBuf> {
+    let mut dirs: Vec<PathBuf> = env::var_os("PATH").iter().flat_map(env::split_paths).collect();
+    if let Ok(output) = Command::new("pg_config").arg("--bindir").output() {
+        dirs.push(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
+    }
+    for (parent, prefix, inside) in VERSIONED {
+        dirs.extend(versions(Path::new(parent), prefix).into_iter().map(|dir| dir.join(inside)));
+    }
+    // An empty entry in PATH would mean the directory we happen to be in.
+    dirs.retain(|dir| dir.is_absolute());
+    dirs
+}
+
+/// The directories in `parent` named `prefix` and a version, the highest version first.
+fn versions(parent: &Path, prefix: &str) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(parent) else {
+        return Vec::new();
+    };
+    let number = |name: &OsStr| -> Option<u32> {
+        let version = name.to_str()?.strip_prefix(prefix)?.trim_start_matches(['@', '-']);
+        // Homebrew links its default without a number, and old ones have two.
+        version.split('.').next()?.parse().ok().or(version.is_empty().then_some(0))
+    };
+    let mut found: Vec<_> = entries.flatten().filter_map(|e| Some((number(&e.file_name())?, e.path()))).collect();
+    found.sort_by(|a, b| b.cmp(a));
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(major: u32) -> Binaries {
+        Binaries { dir: PathBuf::from(format!("/pg/{major}")), major }
+    }
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
+        assert_eq!(major("postgres (PostgreSQL) 19devel\n"), Some(19));
+        assert_eq!(major("postgres (PostgreSQL) 17\n"), Some(17));
+        assert_eq!(major("something else"), None);
+    }
+
+    #[test]
+    fn the_first_that_fits_is_taken() {
+        assert_eq!(choose(vec![of(14), of(16), of(17)], None).expect("one"), of(16));
+        assert_eq!(choose(vec![of(16), of(15)], Some(15)).expect("one"), of(15));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let old = choose(vec![of(13), of(14)], None).expect_err("too old").to_string();
+        assert_eq!(old, "found only Postgres 14 (/pg/14); Postgres 15 or newer is needed");
+        let other = choose(vec![of(16)], Some(15)).expect_err("another").to_string();
+        assert!(other.contains("Postgres 15, which made the data"), "{other}");
+        let none = choose(vec![], None).expect_err("nothing").to_string();
+        assert!(none.contains("apt install postgresql") && !none.contains('\n'), "{none}");
+    }
+
+    #[test]
+    fn the_newest_version_comes_first() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["postgresql@9.6", "postgresql@15", "postgresql@17", "postgresql", "other"] {
+            fs::create_dir(dir.path().join(name)).expect("a directory");
+        }
+        let found = versions(dir.path(), "postgresql");
+        let names: Vec<_> = found.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+        assert_eq!(names, ["postgresql@17", "postgresql@15", "postgresql@9.6", "postgresql"]);
+    }
+}

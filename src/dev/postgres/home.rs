@@ -1,0 +1,182 @@
+//! The cluster's directory: where it really is, who may enter it, and whose it is for now.
+//!
+//! ```text
+//! DIR/lock           locked by the running process, holds its pid
+//! DIR/password       of the superuser, mode 0600
+//! DIR/data           the cluster; data.new.… while it is made
+//! DIR/postgres.log   of this start; postgres.log.old of the one before
+//! DIR/cluster        only where the above are elsewhere: the link to them
+//! ```
+
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use super::PostgresError;
+use super::account::Account;
+use crate::domain::key::hex;
+
+/// Where clusters go that cannot stay where they were asked for.
+const ELSEWHERE: &str = "/var/lib/postrider";
+
+/// How long to wait for the directory's last process to be gone.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A directory that the account can enter.
+#[derive(Debug)]
+pub(super) struct Home {
+    /// Absolute, without links.
+    dir: PathBuf,
+    /// Whom Postgres runs as, where that is not us.
+    pub(super) account: Option<Account>,
+}
+
+/// Keeps other processes out until it is dropped, by whatever end.
+#[derive(Debug)]
+pub(super) struct Lock(#[allow(dead_code, reason = "held, not read")] File);
+
+impl Home {
+    /// Makes `dir` if need be, and finds out where the cluster lives.
+    pub(super) fn open(dir: &Path) -> Result<Self, PostgresError> {
+        let dir = make(dir)?;
+        let link = dir.join("cluster");
+        let home = if link.exists() { make(&link)? } else { dir };
+        let account = Account::to_become(&home.join("data"))?;
+        match account {
+            Some(account) if !reachable(&home, account)? => Self::elsewhere(&home, account),
+            _ => Self { dir: home, account }.opened(),
+        }
+    }
+
+    /// A directory that depends on the one asked for only, and a link to it.
+    fn elsewhere(asked: &Path, account: Account) -> Result<Self, PostgresError> {
+        let name = hex(&Sha256::digest(asked.as_os_str().as_encoded_bytes()));
+        let dir = make(&Path::new(ELSEWHERE).join(name.get(..16).unwrap_or(&name)))?;
+        let link = asked.join("cluster");
+        // A link that leads nowhere is left of a cluster that was removed.
+        let _ = fs::remove_file(&link);
+        symlink(&dir, &link).map_err(PostgresError::at(&link))?;
+        Self { dir, account: Some(account) }.opened()
+    }
+
+    /// Lets the account pass through the directory, which is ours alone; nobody else can list it.
+    fn opened(self) -> Result<Self, PostgresError> {
+        if let Some(account) = self.account {
+            let own = fs::metadata(&self.dir).map_err(PostgresError::at(&self.dir))?;
+            if !account.may_pass(&own) {
+                let wider = Permissions::from_mode(own.permissions().mode() | 0o011);
+                fs::set_permissions(&self.dir, wider).map_err(PostgresError::at(&self.dir))?;
+            }
+        }
+        Ok(self)
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.dir.join("postgres.log")
+    }
+
+    /// An empty log; the last one is kept beside it.
+    pub(super) fn fresh_log(&self) -> Result<File, PostgresError> {
+        let log = self.log();
+        // There is none the first time.
+        let _ = fs::rename(&log, self.dir.join("postgres.log.old"));
+        private_file(&log).and_then(|path| OpenOptions::new().append(true).open(path)).map_err(PostgresError::at(&log))
+    }
+
+    /// Takes the directory for this process. A process that was just killed may still hold it for a moment, until the
+    /// system has cleared it away.
+    pub(super) async fn lock(&self) -> Result<Lock, PostgresError> {
+        let path = self.dir.join("lock");
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = open.map_err(PostgresError::at(&path))?;
+        let deadline = Instant::now() + LOCK_LIMIT;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => tokio::time::sleep(LOOK).await,
+                Err(TryLockError::WouldBlock) => return Err(self.in_use(&mut file)),
+                Err(TryLockError::Error(source)) => return Err(PostgresError::File { path, source }),
+            }
+        }
+        let pid = format!("{}\n", std::process::id());
+        file.set_len(0).and_then(|()| file.write_all(pid.as_bytes())).map_err(PostgresError::at(&path))?;
+        Ok(Lock(file))
+    }
+
+    fn in_use(&self, file: &mut File) -> PostgresError {
+        let mut pid = String::new();
+        // Who it is is a courtesy; that it is taken is certain.
+        let _ = file.read_to_string(&mut pid);
+        PostgresError::InUse { dir: self.dir.clone(), pid: pid.trim().to_owned() }
+    }
+}
+
+/// Makes an empty file that only its owner can read, over whatever was there.
+pub(super) fn private_file(path: &Path) -> std::io::Result<&Path> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    Ok(path)
+}
+
+fn make(dir: &Path) -> Result<PathBuf, PostgresError> {
+    fs::create_dir_all(dir).and_then(|()| dir.canonicalize()).map_err(PostgresError::at(dir))
+}
+
+/// Whether the account can pass through every directory above.
+fn reachable(dir: &Path, account: Account) -> Result<bool, PostgresError> {
+    for above in dir.ancestors().skip(1) {
+        let metadata = fs::metadata(above).map_err(PostgresError::at(above))?;
+        if !account.may_pass(&metadata) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_directory_is_one_process_at_a_time() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = Home { dir: dir.path().to_owned(), account: None };
+        let first = home.lock().await.expect("the first");
+        let second = home.lock().await.expect_err("the second").to_string();
+        assert!(
+            second.starts_with("another postrider dev is running in ")
+                && second.contains(&std::process::id().to_string())
+        );
+        drop(first);
+        home.lock().await.expect("the third");
+    }
+
+    #[test]
+    fn a_closed_directory_above_is_seen() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let inside = make(&dir.path().join("a/b")).expect("a directory");
+        let stranger = Account { uid: 4_000_001, gid: 4_000_001 };
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).expect("a mode");
+        assert!(!reachable(&inside, stranger).expect("an answer"));
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).expect("a mode");
+        assert!(reachable(&inside, stranger).expect("an answer"));
+    }
+}

@@ -1,0 +1,70 @@
+//! Deals with a Postgres that an earlier run left behind: its watchdog is still shutting it down, or was killed too.
+//!
+//! `postmaster.pid` names it. A pid alone proves nothing, since it may be another program's by now: only a process
+//! whose command line names this cluster's data directory is touched.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::Instant;
+
+use super::PostgresError;
+use super::home::Home;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a fast shutdown may take.
+const FAST: Duration = Duration::from_secs(20);
+/// How long an immediate one may.
+const IMMEDIATE: Duration = Duration::from_secs(5);
+
+/// Ends the Postgres of an earlier run, if there is one. To be called with the directory's lock held, when no other
+/// process can have started it.
+pub(super) async fn stop(home: &Home) -> Result<(), PostgresError> {
+    let data = home.data();
+    for (name, limit) in [("INT", FAST), ("QUIT", IMMEDIATE)] {
+        let Some(pid) = running(&data).await else {
+            return Ok(());
+        };
+        tracing::info!(pid, "ending the Postgres of an earlier run");
+        signal(&data, name).await;
+        let deadline = Instant::now() + limit;
+        while running(&data).await.is_some() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    match running(&data).await {
+        Some(pid) => Err(PostgresError::Leftover { dir: home.dir().to_owned(), pid }),
+        None => Ok(()),
+    }
+}
+
+/// Sends a signal to the cluster's postmaster, if it runs.
+pub(super) async fn signal(data: &Path, name: &str) {
+    if let Some(pid) = running(data).await {
+        // The shell's own `kill`: the standard library has none, and a program of this name is not everywhere.
+        let kill = format!("kill -{name} {pid}");
+        let _ = Command::new("/bin/sh").args(["-c", &kill]).status().await;
+    }
+}
+
+/// The pid of the cluster's postmaster, if it runs.
+async fn running(data: &Path) -> Option<u32> {
+    let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    let pid: u32 = file.lines().next()?.trim().parse().ok()?;
+    command_line(pid).await?.contains(data.to_str()?).then_some(pid)
+}
+
+/// A process's command line, words joined by blanks.
+async fn command_line(pid: u32) -> Option<String> {
+    if let Ok(words) = fs::read(format!("/proc/{pid}/cmdline")) {
+        return Some(String::from_utf8_lossy(&words).replace('\0', " "));
+    }
+    if Path::new("/proc/self/cmdline").exists() {
+        return None;
+    }
+    let output = Command::new("ps").args(["-o", "command=", "-p", &pid.to_string()]).output().await.ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}

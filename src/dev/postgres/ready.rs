@@ -1,0 +1,49 @@
+//! Waits until the server takes connections, or says why it will not.
+
+use std::fs;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::PostgresError;
+use super::cluster::USER;
+use super::error::complaint;
+use super::home::Home;
+use super::process::Watched;
+use crate::db::cluster::{Readiness, readiness};
+
+/// Between two tries.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long a server may stay silent.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long it may answer that it is starting up: after a crash it reads its log first, which can take a while.
+const RECOVERY: Duration = Duration::from_mins(5);
+/// One try.
+const TRY: Duration = Duration::from_secs(2);
+
+/// The URL of a database on this machine, for the cluster's superuser.
+pub(super) fn url(port: u16, password: &str, database: &str) -> String {
+    format!("postgres://{USER}:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
+}
+
+/// Answers once a statement has been answered.
+pub(super) async fn wait(process: &mut Watched, url: &str, home: &Home) -> Result<(), PostgresError> {
+    let begin = Instant::now();
+    let mut limit = SILENCE;
+    loop {
+        if process.ended().is_some() {
+            let said = fs::read_to_string(home.log()).unwrap_or_default();
+            return Err(PostgresError::Start { reason: complaint(&said), log: home.log() });
+        }
+        match timeout(TRY, readiness(url)).await {
+            Ok(Readiness::Ready) => return Ok(()),
+            Ok(Readiness::StartingUp) => limit = RECOVERY,
+            Ok(Readiness::Silent) | Err(_) => {}
+        }
+        if begin.elapsed() > limit {
+            let reason = format!("it took no connection within {} s", limit.as_secs());
+            return Err(PostgresError::Start { reason, log: home.log() });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,172 @@
+//! The inbox over HTTP, in `postrider dev` only: what a test reads instead of a mailbox.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa::openapi::OpenApi as Document;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::inbox::{Inbox, InboxError, InboxMail, Page};
+use crate::domain::fault::{Code, Fault};
+use crate::domain::problem::Problem;
+
+/// Mails in a page where the request says nothing.
+const DEFAULT_LIMIT: usize = 20;
+/// Mails in a page at most.
+const MAX_LIMIT: usize = 100;
+
+/// All routes of the inbox.
+fn routes() -> OpenApiRouter<Arc<Inbox>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, clear))
+        .routes(routes!(get))
+        .routes(routes!(raw))
+        .routes(routes!(attachment))
+}
+
+/// The routes, to be served beside others.
+pub fn router(inbox: Arc<Inbox>) -> Router {
+    Router::from(routes()).with_state(inbox)
+}
+
+/// Their part of the OpenAPI document.
+pub fn document() -> Document {
+    routes().into_openapi()
+}
+
+/// Which mails to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    /// Mails in the page, 1 to 100; 20 by default.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<usize>,
+    /// Only mails with a number below this one: the `next` of the page before.
+    before: Option<u64>,
+}
+
+/// List the mails in the inbox
+///
+/// The newest first.
+#[utoipa::path(
+    get, path = "/v1/dev/inbox", tag = "dev", operation_id = "list_inbox", params(ListQuery),
+    responses(
+        (status = 200, description = "One page of mails", body = Page),
+        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn list(
+    State(inbox): State<Arc<Inbox>>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<Page>, InboxError> {
+    let Query(query) = query.map_err(|rejection| invalid("query", rejection.body_text()))?;
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(invalid("limit", format!("`limit` must be 1 to {MAX_LIMIT}")));
+    }
+    Ok(Json(inbox.list(limit, query.before)))
+}
+
+fn invalid(pointer: &str, message: String) -> InboxError {
+    InboxError::Query(Fault { pointer: pointer.to_owned(), code: Code::InvalidValue.as_str(), message })
+}
+
+/// Read a mail
+///
+/// Its envelope, headers, text, HTML and what is attached.
+#[utoipa::path(
+    get, path = "/v1/dev/inbox/{n}", tag = "dev", operation_id = "get_inbox_mail",
+    params(("n" = u64, Path, description = "The mail's number")),
+    responses(
+        (status = 200, description = "The mail, taken apart", body = InboxMail),
+        (status = 404, description = "There is no such mail", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn get(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<Json<InboxMail>, InboxError> {
+    Ok(Json(inbox.get(number(&n)?).await?))
+}
+
+/// Read a mail as it came over the wire
+#[utoipa::path(
+    get, path = "/v1/dev/inbox/{n}/raw", tag = "dev", operation_id = "get_inbox_raw",
+    params(("n" = u64, Path, description = "The mail's number")),
+    responses(
+        (status = 200, description = "The mail, octet for octet", body = Vec<u8>, content_type = "message/rfc822"),
+        (status = 404, description = "There is no such mail", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn raw(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<Response, InboxError> {
+    let content = inbox.raw(number(&n)?).await?;
+    Ok(([(header::CONTENT_TYPE, "message/rfc822"), NO_SNIFFING], content).into_response())
+}
+
+/// Download an attachment
+#[utoipa::path(
+    get, path = "/v1/dev/inbox/{n}/attachments/{i}", tag = "dev", operation_id = "get_inbox_attachment",
+    params(
+        ("n" = u64, Path, description = "The mail's number"),
+        ("i" = u64, Path, description = "The attachment's place, counted from 0"),
+    ),
+    responses(
+        (status = 200, description = "The decoded content", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 404, description = "There is no such mail or attachment", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn attachment(
+    State(inbox): State<Arc<Inbox>>,
+    Path((n, i)): Path<(String, String)>,
+) -> Result<Response, InboxError> {
+    let i = usize::try_from(number(&i)?).map_err(|_| InboxError::NoNumber)?;
+    let file = inbox.attachment(number(&n)?, i).await?;
+    let content_type = HeaderValue::from_str(&file.content_type)
+        .unwrap_or_else(|_| HeaderValue::from_static("application/octet-stream"));
+    let headers = [
+        (header::CONTENT_TYPE, content_type),
+        (header::CONTENT_DISPOSITION, disposition(file.filename.as_deref())),
+        (NO_SNIFFING.0, HeaderValue::from_static(NO_SNIFFING.1)),
+    ];
+    Ok((headers, file.content).into_response())
+}
+
+/// Empty the inbox
+///
+/// Numbers go on ascending.
+#[utoipa::path(
+    delete, path = "/v1/dev/inbox", tag = "dev", operation_id = "clear_inbox",
+    responses((status = 204, description = "The mails received so far are deleted")),
+)]
+async fn clear(State(inbox): State<Arc<Inbox>>) -> Result<StatusCode, InboxError> {
+    inbox.clear().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What came by mail is anybody's: a browser must not guess that it is a page.
+const NO_SNIFFING: (header::HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+
+/// A number in a path; what is none leads nowhere.
+pub(super) fn number(text: &str) -> Result<u64, InboxError> {
+    text.parse().map_err(|_| InboxError::NoNumber)
+}
+
+/// Always a download, whatever the type; the name by RFC 6266 and RFC 8187.
+fn disposition(filename: Option<&str>) -> HeaderValue {
+    let encoded = filename.unwrap_or("attachment").bytes().fold(String::new(), |mut text, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+        text
+    });
+    HeaderValue::from_str(&format!("attachment; filename*=UTF-8''{encoded}"))
+        .unwrap_or_else(|_| HeaderValue::from_static("attachment"))
+}
