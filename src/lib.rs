@@ -23,6 +23,7 @@ pub mod config;
 pub mod db;
 pub mod dev;
 pub mod domain;
+pub mod http;
 pub mod mail;
 pub mod smtp;
 pub mod worker;

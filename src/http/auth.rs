@@ -1,0 +1,136 @@
+//! Who is calling: `Authorization: Bearer KEY`, and what that key allows.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use chrono::TimeDelta;
+
+use super::{Api, ApiError};
+use crate::clock::SharedClock;
+use crate::db::Db;
+use crate::db::keys::{self, KeyRow};
+use crate::domain::id::{KeyId, TenantId};
+use crate::domain::key::{Scope, Secret};
+
+/// How long a key that was looked up is believed: a key withdrawn on another replica works here so much longer.
+const FRESH: Duration = Duration::from_secs(5);
+/// Keys remembered; beyond that the memory starts anew.
+const REMEMBERED: usize = 10_000;
+/// `last_used_at` is written at most so often.
+const TOUCH_EVERY: TimeDelta = TimeDelta::minutes(1);
+
+type Seen = (Instant, Arc<KeyRow>);
+
+/// The keys seen lately.
+#[derive(Debug)]
+pub struct Keys {
+    db: Db,
+    clock: SharedClock,
+    /// By hash, with the time they were looked up.
+    seen: Mutex<HashMap<[u8; 32], Seen>>,
+}
+
+impl Keys {
+    pub(super) fn new(db: Db, clock: SharedClock) -> Self {
+        Self { db, clock, seen: Mutex::default() }
+    }
+
+    /// Forgets all keys, so that a change shows at once.
+    pub(super) fn forget(&self) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    async fn find(&self, secret: &str) -> Result<Option<Arc<KeyRow>>, ApiError> {
+        let hash = Secret::hash(secret);
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
+        if let Some((asked, key)) = seen
+            && asked.elapsed() < FRESH
+        {
+            return Ok(Some(key));
+        }
+        let Some(key) = keys::find(&self.db, hash).await?.map(Arc::new) else { return Ok(None) };
+        self.touch(&key);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= REMEMBERED {
+            seen.clear();
+        }
+        seen.insert(hash, (Instant::now(), key.clone()));
+        Ok(Some(key))
+    }
+
+    /// Notes the use of a key without making the caller wait.
+    fn touch(&self, key: &KeyRow) {
+        let now = self.clock.now();
+        if key.last_used_at.is_none_or(|at| now - at >= TOUCH_EVERY) {
+            let (db, id) = (self.db.clone(), KeyId(key.id));
+            tokio::spawn(async move {
+                if let Err(error) = keys::touch(&db, id, now).await {
+                    tracing::debug!(%error, "could not note the use of a key");
+                }
+            });
+        }
+    }
+}
+
+/// A caller with a key that works.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    key: Arc<KeyRow>,
+}
+
+impl Caller {
+    /// Whose data the caller works on.
+    pub fn tenant(&self) -> TenantId {
+        TenantId(self.key.tenant_id)
+    }
+
+    /// Refuses a caller whose key does not allow this.
+    pub fn may(&self, scope: Scope) -> Result<(), ApiError> {
+        let has = |scope: Scope| self.key.scopes.iter().any(|word| word == scope.as_str());
+        if has(scope) || has(Scope::Admin) {
+            return Ok(());
+        }
+        Err(ApiError::Forbidden(format!("This key does not have the scope `{}`.", scope.as_str())))
+    }
+
+    /// Refuses a sender whose domain the key may not send from.
+    pub fn may_send_from(&self, domain: &str) -> Result<(), ApiError> {
+        match &self.key.sender_domains {
+            Some(domains) if !domains.iter().any(|allowed| allowed == domain) => Err(ApiError::Forbidden(format!(
+                "This key may send only from {}, not from {domain}.",
+                domains.join(", ")
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl FromRequestParts<Api> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let header = parts
+            .headers
+            .get(AUTHORIZATION)
+            .ok_or(ApiError::Unauthorized("Send an API key as `Authorization: Bearer KEY`."))?;
+        let secret = header
+            .to_str()
+            .ok()
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, secret)| secret.trim())
+            .ok_or(ApiError::Unauthorized("The Authorization header must read `Bearer KEY`."))?;
+        let key = api.keys.find(secret).await?.ok_or(ApiError::Unauthorized("There is no such API key."))?;
+        if key.revoked_at.is_some() {
+            return Err(ApiError::Unauthorized("This API key has been withdrawn."));
+        }
+        if key.expires_at.is_some_and(|at| at <= api.clock.now()) {
+            return Err(ApiError::Unauthorized("This API key has expired."));
+        }
+        Ok(Self { key })
+    }
+}

@@ -1,0 +1,220 @@
+//! Errors as RFC 9457 problems. The only place that turns a failure into a status code.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::RETRY_AFTER;
+use crate::accept::AcceptError;
+use crate::accept::request::Rejection;
+use crate::db::DbError;
+use crate::db::drafts::DraftError;
+use crate::domain::fault::Fault;
+pub use crate::domain::problem::Problem;
+
+/// Why a request was not done.
+#[derive(Debug)]
+pub enum ApiError {
+    /// 400: the body or a header cannot be read at all.
+    Malformed(String),
+    /// 401: no key, or none that works.
+    Unauthorized(&'static str),
+    /// 403: the key does not allow it.
+    Forbidden(String),
+    /// 404.
+    NotFound(&'static str),
+    /// 405.
+    MethodNotAllowed,
+    /// 408: the body did not arrive in time.
+    BodyTimeout,
+    /// 409: the state does not allow it; with a time after which it may.
+    Conflict {
+        /// Machine-readable word.
+        code: &'static str,
+        /// What is in the way.
+        detail: String,
+        /// When to try again, if ever.
+        retry_after: Option<Duration>,
+    },
+    /// 413, with the limit in octets.
+    TooLarge(u64),
+    /// 415, with what is understood.
+    UnsupportedMediaType(&'static str),
+    /// 422: understood, and wrong in these places.
+    Invalid(Vec<Fault>),
+    /// 422: the idempotency key stands for another request.
+    KeyReused,
+    /// 503: try again.
+    Unavailable(&'static str),
+    /// 500: our fault. The cause is in the log.
+    Internal,
+}
+
+impl ApiError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Conflict { .. } => StatusCode::CONFLICT,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Invalid(_) | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed_request",
+            Self::Unauthorized(_) => "unauthorized",
+            Self::Forbidden(_) => "forbidden",
+            Self::NotFound(_) => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::BodyTimeout => "body_timeout",
+            Self::Conflict { code, .. } => code,
+            Self::TooLarge(_) => "too_large",
+            Self::UnsupportedMediaType(_) => "unsupported_media_type",
+            Self::Invalid(_) => "invalid_request",
+            Self::KeyReused => "idempotency_key_reused",
+            Self::Unavailable(_) => "unavailable",
+            Self::Internal => "internal_error",
+        }
+    }
+
+    fn detail(&self) -> Cow<'static, str> {
+        match self {
+            Self::Malformed(detail) | Self::Forbidden(detail) | Self::Conflict { detail, .. } => detail.clone().into(),
+            Self::Unauthorized(detail) | Self::NotFound(detail) | Self::Unavailable(detail) => (*detail).into(),
+            Self::MethodNotAllowed => {
+                "This address does not take this method; the Allow header lists those it does.".into()
+            }
+            Self::BodyTimeout => "The request body did not arrive in time.".into(),
+            Self::TooLarge(limit) => {
+                format!("The request body may be at most {limit} bytes ({} MiB).", limit >> 20).into()
+            }
+            Self::UnsupportedMediaType(expected) => format!("Send the body as {expected}.").into(),
+            Self::Invalid(faults) => match faults.as_slice() {
+                [one] => one.message.clone().into(),
+                many => format!("The request has {} faults; `errors` lists them.", many.len()).into(),
+            },
+            Self::KeyReused => {
+                "This Idempotency-Key was used before with a different request. Use a new key for a new \
+                                message."
+                    .into()
+            }
+            Self::Internal => "Postrider failed on this request. Its log has the cause under this request_id.".into(),
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Conflict { retry_after, .. } => *retry_after,
+            Self::Unavailable(_) => Some(RETRY_AFTER),
+            _ => None,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    /// The body is written by `request_id::layer`, which knows the request's id.
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let mut response = status.into_response();
+        if let Some(wait) = self.retry_after() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        }
+        if matches!(self, Self::Unauthorized(_)) {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response.extensions_mut().insert(Problem {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            detail: self.detail(),
+            code: self.code(),
+            request_id: String::new(),
+            errors: if let Self::Invalid(faults) = self { faults } else { Vec::new() },
+        });
+        response
+    }
+}
+
+impl From<DbError> for ApiError {
+    fn from(error: DbError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&DbError> for ApiError {
+    fn from(error: &DbError) -> Self {
+        if error.is_passing() {
+            tracing::warn!(%error, "a request could not be served");
+            return Self::Unavailable(
+                "The database does not answer. Repeat the request; with an Idempotency-Key it is done once, even if this one was.",
+            );
+        }
+        tracing::error!(%error, "a request failed");
+        Self::Internal
+    }
+}
+
+impl From<AcceptError> for ApiError {
+    fn from(error: AcceptError) -> Self {
+        match error {
+            AcceptError::KeyReused => Self::KeyReused,
+            AcceptError::KeyInFlight => Self::Conflict {
+                code: "idempotency_key_in_flight",
+                detail: "A request with this Idempotency-Key is still being worked on.".into(),
+                retry_after: Some(Duration::from_secs(1)),
+            },
+            AcceptError::Db(error) => Self::from(error.as_ref()),
+        }
+    }
+}
+
+impl From<Rejection> for ApiError {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::Invalid(faults) => Self::Invalid(faults),
+            malformed @ Rejection::Malformed { .. } => Self::Malformed(malformed.to_string()),
+        }
+    }
+}
+
+impl From<DraftError> for ApiError {
+    fn from(error: DraftError) -> Self {
+        match error {
+            DraftError::Db(error) => error.into(),
+            unreadable => {
+                tracing::error!(error = %unreadable, "a stored message cannot be read");
+                Self::Internal
+            }
+        }
+    }
+}
+
+/// The answer where no route is.
+pub(super) async fn not_found() -> ApiError {
+    ApiError::NotFound("There is nothing at this address; /docs lists what there is.")
+}
+
+/// The answer where a route has no such method.
+pub(super) async fn method_not_allowed() -> ApiError {
+    ApiError::MethodNotAllowed
+}
+
+/// The answer to a request that made a handler panic.
+#[allow(clippy::needless_pass_by_value, reason = "the signature CatchPanicLayer asks for")]
+pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    tracing::error!(panic = message.unwrap_or("unknown"), "a handler panicked");
+    ApiError::Internal.into_response()
+}

@@ -1,0 +1,180 @@
+//! Call a message back, move it, try it now.
+
+use std::collections::HashSet;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::read::shown;
+use super::view::{Message, MessageState, RecipientState};
+use crate::accept::request::{self, Context};
+use crate::db::control::{self, Requeued};
+use crate::domain::delivery::Status;
+use crate::domain::id::MessageId;
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::params::PathId;
+use crate::http::{Api, ApiError, Problem};
+
+/// A message that the caller's key may send, and so may control.
+async fn owned(api: &Api, caller: &Caller, id: MessageId) -> Result<Message, ApiError> {
+    let message = shown(api, caller.tenant(), id).await?;
+    let domain = message.from.email.rsplit_once('@').map_or("", |(_, domain)| domain);
+    caller.may_send_from(domain)?;
+    Ok(message)
+}
+
+async fn state(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageState, ApiError> {
+    shown(api, caller.tenant(), id).await.map(MessageState::from)
+}
+
+/// What a call changed.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Canceled)]
+pub struct CancelAnswer {
+    /// Addresses that were called back now.
+    pub canceled: Vec<String>,
+    /// Addresses that were in flight or had ended already.
+    pub too_late: Vec<String>,
+    /// The message afterwards.
+    pub message: MessageState,
+}
+
+/// Call a message back
+///
+/// Recipients that are not in flight become `canceled`; the answer tells which were too late.
+#[utoipa::path(
+    post, path = "/v1/messages/{id}/cancel", tag = "messages", operation_id = "cancel_message",
+    params(("id" = String, Path, description = "The message's id")),
+    responses(
+        (status = 200, description = "What was called back and what was too late", body = CancelAnswer),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn cancel(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<MessageId>,
+) -> Result<Json<CancelAnswer>, ApiError> {
+    caller.may(Scope::Send)?;
+    owned(&api, &caller, id).await?;
+    let done: HashSet<Uuid> =
+        control::cancel(&api.db, caller.tenant(), id, api.clock.now()).await?.into_iter().collect();
+    let message = state(&api, &caller, id).await?;
+    let (canceled, rest): (Vec<_>, Vec<_>) = message.recipients.iter().partition(|r| done.contains(&r.id.0));
+    let addresses = |recipients: Vec<&RecipientState>| recipients.into_iter().map(|r| r.address.clone()).collect();
+    // Canceled by an earlier call is not too late.
+    let late = rest.into_iter().filter(|recipient| recipient.status != Status::Canceled).collect();
+    Ok(Json(CancelAnswer { canceled: addresses(canceled), too_late: addresses(late), message }))
+}
+
+/// When to send instead.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Reschedule {
+    /// The new time (RFC 3339). A time in the past means now.
+    pub scheduled_at: DateTime<Utc>,
+}
+
+/// Move a scheduled message
+#[utoipa::path(
+    patch, path = "/v1/messages/{id}", tag = "messages", operation_id = "reschedule_message",
+    params(("id" = String, Path, description = "The message's id")),
+    request_body = Reschedule,
+    responses(
+        (status = 200, description = "The message afterwards", body = MessageState),
+        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It is not waiting for its time", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The time is not valid", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn reschedule(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<MessageId>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<MessageState>, ApiError> {
+    caller.may(Scope::Send)?;
+    let message = owned(&api, &caller, id).await?;
+    let now = api.clock.now();
+    let body = api.bodies.json(&headers, body).await?;
+    let context = Context { now, limits: &api.limits, streams: &[] };
+    let at = request::reschedule::parse(&body.octets, message.expires_at, &context)?;
+    if !control::reschedule(&api.db, caller.tenant(), id, at, now).await? {
+        return Err(ApiError::Conflict {
+            code: "not_scheduled",
+            detail: "No recipient of this message is waiting for its scheduled_at any more.".into(),
+            retry_after: None,
+        });
+    }
+    api.acceptor.wake();
+    state(&api, &caller, id).await.map(Json)
+}
+
+/// Try a message now
+///
+/// Deferred and held recipients are due at once, also those that are `uncertain` with `on_uncertain: hold`. Others stay
+/// as they are.
+#[utoipa::path(
+    post, path = "/v1/messages/{id}/retry", tag = "messages", operation_id = "retry_message",
+    params(("id" = String, Path, description = "The message's id")),
+    responses(
+        (status = 200, description = "The message afterwards", body = MessageState),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Nothing of it is deferred or held", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn retry(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<MessageId>,
+) -> Result<Json<MessageState>, ApiError> {
+    caller.may(Scope::Send)?;
+    let now = api.clock.now();
+    let message = owned(&api, &caller, id).await?;
+    let mut due = control::retry(&api.db, caller.tenant(), id, now).await?.len();
+    due += requeue_uncertain(&api, &caller, id, &message).await?;
+    if due == 0 {
+        return Err(ApiError::Conflict {
+            code: "nothing_to_retry",
+            detail: "No recipient of this message is deferred or held.".into(),
+            retry_after: None,
+        });
+    }
+    api.acceptor.wake();
+    state(&api, &caller, id).await.map(Json)
+}
+
+async fn requeue_uncertain(api: &Api, caller: &Caller, id: MessageId, message: &Message) -> Result<usize, ApiError> {
+    if message.on_uncertain != "hold" {
+        return Ok(0);
+    }
+    let mut back = Vec::new();
+    for recipient in message.recipients.iter().filter(|recipient| recipient.status == Status::Uncertain) {
+        let domain = recipient.address.rsplit_once('@').map_or("", |(_, domain)| domain);
+        let lane_id = api.acceptor.lane(caller.tenant(), &message.stream, domain).await?;
+        back.push(Requeued { recipient_id: recipient.id.0, lane_id });
+    }
+    if back.is_empty() {
+        return Ok(0);
+    }
+    Ok(control::requeue_uncertain(&api.db, caller.tenant(), id, &back, api.clock.now()).await?.len())
+}

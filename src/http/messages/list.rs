@@ -1,0 +1,93 @@
+//! `GET /v1/messages`.
+
+use std::collections::HashMap;
+
+use axum::Json;
+use axum::extract::State;
+use uuid::Uuid;
+
+use super::view::Message;
+use crate::db::DbError;
+use crate::db::messages::{self, Filter, RecipientRow};
+use crate::domain::delivery::{MessageStatus, Status};
+use crate::domain::fault::{Code, Fault};
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::page::Page;
+use crate::http::params::Params;
+use crate::http::{Api, ApiError, Problem};
+
+/// List messages
+///
+/// Newest first. Filters are joined by "and".
+#[utoipa::path(
+    get, path = "/v1/messages", tag = "messages", operation_id = "list_messages",
+    params(
+        ("status" = Option<MessageStatus>, Query, description = "A message's status"),
+        ("to" = Option<String>, Query, description = "A recipient's address"),
+        ("from" = Option<String>, Query, description = "The sender's address"),
+        ("subject" = Option<String>, Query, description = "Part of the subject, whatever the case"),
+        ("tag" = Option<String>, Query, pattern = "^.+:.*$", description = "A tag as `name:value`"),
+        ("stream" = Option<String>, Query, description = "The stream's name"),
+        ("created_after" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Accepted at or after this time (RFC 3339)"),
+        ("created_before" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Accepted before this time (RFC 3339)"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
+        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+    ),
+    responses(
+        (status = 200, description = "A page of messages", body = Page<Message>),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Page<Message>>, ApiError> {
+    caller.may(Scope::Read)?;
+    let limit = params.limit();
+    let filter = filter(&mut params);
+    params.finish()?;
+    let _turn = api.lists.acquire().await;
+    let now = api.clock.now();
+    let rows = messages::page(&api.db, caller.tenant(), &filter, limit + 1, now).await.map_err(too_broad)?;
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    let mut recipients = HashMap::<Uuid, Vec<RecipientRow>>::new();
+    for row in messages::recipients(&api.db, caller.tenant(), &ids, now).await? {
+        recipients.entry(row.message_id).or_default().push(row);
+    }
+    let cursor = |row: &messages::MessageRow| crate::domain::id::MessageId(row.id).to_string();
+    Ok(Json(Page::of(rows, limit, cursor, |row| {
+        let of_message = recipients.get(&row.id).cloned().unwrap_or_default();
+        Message::of(row, of_message)
+    })))
+}
+
+fn filter(params: &mut Params) -> Filter {
+    Filter {
+        status: params.read("status", "Give a status such as `deferred`, or `partial`.", |word| {
+            (word.parse::<Status>().is_ok() || word == "partial").then(|| word.to_owned())
+        }),
+        to: params.text("to"),
+        from: params.text("from"),
+        subject: params.text("subject"),
+        tag: params.read("tag", "Give a tag as `name:value`.", |text| {
+            text.split_once(':').map(|(name, value)| (name.to_owned(), value.to_owned()))
+        }),
+        stream: params.text("stream"),
+        created_after: params.timestamp("created_after"),
+        created_before: params.timestamp("created_before"),
+        after: params.read("after", "Give the `next` of the page before.", |text| text.parse().ok()),
+    }
+}
+
+/// A filter that looks through everything and finds little may take too long.
+fn too_broad(error: DbError) -> ApiError {
+    if !error.is_too_slow() {
+        return error.into();
+    }
+    ApiError::Invalid(vec![Fault {
+        pointer: "created_after".into(),
+        code: Code::TooBroad.as_str(),
+        message: "The search took too long. Narrow it with created_after and created_before, or with `to`.".into(),
+    }])
+}

@@ -1,0 +1,8 @@
+//! `/v1/messages`: accept, list, read, explain and control mail.
+
+pub(super) mod control;
+pub(super) mod create;
+pub(super) mod list;
+pub(super) mod raw;
+pub(super) mod read;
+mod view;

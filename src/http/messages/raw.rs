@@ -1,0 +1,87 @@
+//! A message as it goes over the wire, and its attachments.
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::db::{blobs, drafts, messages};
+use crate::domain::id::MessageId;
+use crate::domain::key::Scope;
+use crate::domain::message::Attachment;
+use crate::http::auth::Caller;
+use crate::http::params::PathId;
+use crate::http::{Api, ApiError, Problem};
+use crate::mail;
+
+const NO_MESSAGE: ApiError = ApiError::NotFound("There is no message with this id.");
+const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachment with this number; the first is 0.");
+
+/// Read a message as sent
+///
+/// The MIME, byte for byte as it goes to the recipients' server.
+#[utoipa::path(
+    get, path = "/v1/messages/{id}/raw", tag = "messages", operation_id = "get_message_raw",
+    params(("id" = String, Path, description = "The message's id")),
+    responses(
+        (status = 200, description = "The MIME", body = String, content_type = "message/rfc822"),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<MessageId>) -> Result<Response, ApiError> {
+    caller.may(Scope::Read)?;
+    let stored = drafts::load(&api.db, caller.tenant(), &[id.0]).await?.pop().ok_or(NO_MESSAGE)?;
+    // In memory as attachments and as MIME at one time.
+    let octets = u64::try_from(stored.row.size).unwrap_or(0);
+    let _room = if stored.is_large() { Some(api.bodies.turn(octets.saturating_mul(2)).await?) } else { None };
+    let draft = stored.draft(&api.db).await?;
+    Ok(([(header::CONTENT_TYPE, "message/rfc822")], mail::build(&draft)).into_response())
+}
+
+/// Download an attachment
+///
+/// Always as a download, whatever its type.
+#[utoipa::path(
+    get, path = "/v1/messages/{id}/attachments/{n}", tag = "messages", operation_id = "get_message_attachment",
+    params(
+        ("id" = String, Path, description = "The message's id"),
+        ("n" = u32, Path, description = "The attachment's place in the request, counted from 0"),
+    ),
+    responses(
+        (status = 200, description = "Its bytes", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such attachment", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn attachment(
+    State(api): State<Api>,
+    caller: Caller,
+    Path((id, n)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    caller.may(Scope::Read)?;
+    let id: MessageId = id.parse().map_err(|_| NO_MESSAGE)?;
+    let n: usize = n.parse().map_err(|_| NO_ATTACHMENT)?;
+    let stored = messages::attachments(&api.db, caller.tenant(), id).await?.ok_or(NO_MESSAGE)?;
+    let attachments: Vec<Attachment> = serde_json::from_value(stored).map_err(|_| ApiError::Internal)?;
+    let attachment = attachments.get(n).ok_or(NO_ATTACHMENT)?;
+    let _room = api.bodies.turn(attachment.size).await?;
+    let data = blobs::get(&api.db, caller.tenant(), &attachment.sha256).await?.ok_or(NO_ATTACHMENT)?;
+    let name = percent(&attachment.filename);
+    let disposition = HeaderValue::try_from(format!("attachment; filename*=UTF-8''{name}"));
+    let headers = [
+        // Never the sender's type: what comes from here must not run in a browser.
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::CONTENT_DISPOSITION, disposition.unwrap_or(HeaderValue::from_static("attachment"))),
+    ];
+    Ok((headers, data).into_response())
+}
+
+/// A file name for `filename*` (RFC 8187).
+fn percent(name: &str) -> String {
+    url::form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20").replace('*', "%2A")
+}

@@ -1,0 +1,83 @@
+//! `GET /v1/messages/{id}` and its events.
+
+use axum::Json;
+use axum::extract::State;
+use chrono::TimeDelta;
+
+use super::view::{Event, Message};
+use crate::db::{self, messages};
+use crate::domain::id::{MessageId, TenantId};
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::page::Page;
+use crate::http::params::{Params, PathId};
+use crate::http::{Api, ApiError, Problem};
+
+const NO_MESSAGE: ApiError = ApiError::NotFound("There is no message with this id.");
+
+/// Read a message
+///
+/// Its status as a whole and that of each recipient.
+#[utoipa::path(
+    get, path = "/v1/messages/{id}", tag = "messages", operation_id = "get_message",
+    params(("id" = String, Path, description = "The message's id")),
+    responses(
+        (status = 200, description = "The message and where it is", body = Message),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn get(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<MessageId>,
+) -> Result<Json<Message>, ApiError> {
+    caller.may(Scope::Read)?;
+    shown(&api, caller.tenant(), id).await.map(Json)
+}
+
+/// A message as the API shows it.
+pub(super) async fn shown(api: &Api, tenant: TenantId, id: MessageId) -> Result<Message, ApiError> {
+    let row = messages::get(&api.db, tenant, id).await?.ok_or(NO_MESSAGE)?;
+    let recipients = messages::recipients(&api.db, tenant, &[id.0], api.clock.now()).await?;
+    Ok(Message::of(row, recipients))
+}
+
+/// Read what happened to a message
+///
+/// Oldest first; one event an attempt.
+#[utoipa::path(
+    get, path = "/v1/messages/{id}/events", tag = "messages", operation_id = "list_message_events",
+    params(
+        ("id" = String, Path, description = "The message's id"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
+        ("after" = Option<i64>, Query, minimum = 0, description = "Only events with a higher `seq`: the `next` of the page before"),
+    ),
+    responses(
+        (status = 200, description = "A page of events", body = Page<Event>),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn events(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<MessageId>,
+    mut params: Params,
+) -> Result<Json<Page<Event>>, ApiError> {
+    caller.may(Scope::Read)?;
+    let limit = params.limit();
+    let after = params
+        .read("after", "Give the `next` of the page before.", |text| text.parse().ok().filter(|seq: &i64| *seq >= 0));
+    params.finish()?;
+    let message = messages::get(&api.db, caller.tenant(), id).await?.ok_or(NO_MESSAGE)?;
+    // Clocks of replicas differ by less than a day.
+    let since = message.created_at - TimeDelta::days(1);
+    let rows = db::events::of_message(&api.db, caller.tenant(), id, since, after.unwrap_or(0), limit + 1).await?;
+    Ok(Json(Page::of(rows, limit, |row| row.seq.to_string(), |row| Event::of(row, &message))))
+}

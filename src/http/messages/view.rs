@@ -1,0 +1,334 @@
+//! Messages, recipients and events as the API shows them.
+
+use std::str::FromStr as _;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::db::events::EventRow;
+use crate::db::messages::{MessageRow, RecipientRow};
+use crate::domain::delivery::{MessageStatus, Status};
+use crate::domain::id::{MessageId, RecipientId};
+use crate::domain::message::NewMessage;
+
+/// The answer to an accepted message.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = AcceptedMessage)]
+pub struct Accepted {
+    /// The message.
+    #[schema(value_type = String, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub id: MessageId,
+    /// `queued`, or `scheduled` where it waits for its time.
+    pub status: Status,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// Everyone it goes to, in the order of the request.
+    pub recipients: Vec<AcceptedRecipient>,
+}
+
+/// A recipient of an accepted message.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct AcceptedRecipient {
+    /// The recipient.
+    #[schema(value_type = String, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub id: RecipientId,
+    /// Its address.
+    pub address: String,
+    /// `to`, `cc` or `bcc`.
+    pub kind: String,
+    /// As the message's.
+    pub status: Status,
+}
+
+impl Accepted {
+    /// The answer for a message that was just accepted.
+    pub fn of_new(message: &NewMessage) -> Self {
+        let status = first_status(message.created_at, message.scheduled_at);
+        let recipients = message.recipients.iter().map(|recipient| AcceptedRecipient {
+            id: recipient.id,
+            address: recipient.mailbox.address.to_string(),
+            kind: recipient.kind.as_str().to_owned(),
+            status,
+        });
+        Self { id: message.id, status, created_at: message.created_at, recipients: recipients.collect() }
+    }
+
+    /// The same answer again for a message that was accepted before.
+    pub fn of_stored(message: &MessageRow, recipients: Vec<RecipientRow>) -> Self {
+        let status = first_status(message.created_at, message.scheduled_at);
+        let recipients = recipients.into_iter().map(|recipient| AcceptedRecipient {
+            id: RecipientId(recipient.id),
+            address: recipient.address,
+            kind: recipient.kind,
+            status,
+        });
+        Self { id: MessageId(message.id), status, created_at: message.created_at, recipients: recipients.collect() }
+    }
+}
+
+fn first_status(created_at: DateTime<Utc>, scheduled_at: Option<DateTime<Utc>>) -> Status {
+    if scheduled_at.is_some_and(|at| at > created_at) { Status::Scheduled } else { Status::Queued }
+}
+
+/// A message and where each of its recipients is.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Message {
+    /// The message.
+    #[schema(value_type = String, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub id: MessageId,
+    /// The most urgent of its recipients' states, or `partial` where they ended differently.
+    pub status: MessageStatus,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// The sender.
+    pub from: MailboxView,
+    /// Where replies go.
+    #[schema(value_type = Vec<MailboxView>)]
+    pub reply_to: Value,
+    /// Its subject.
+    pub subject: String,
+    /// In which stream it travels.
+    pub stream: String,
+    /// As given.
+    #[schema(value_type = Vec<crate::domain::message::Tag>)]
+    pub tags: Value,
+    /// As given.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub metadata: Value,
+    /// Not before.
+    pub scheduled_at: Option<DateTime<Utc>>,
+    /// Not after.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// `retry`, `hold` or `fail`.
+    pub on_uncertain: String,
+    /// Bytes of text, HTML and attachments.
+    pub size: i64,
+    /// Everyone it goes to, in the order of the request.
+    pub recipients: Vec<Recipient>,
+}
+
+/// How far a message is, without what it says: for a caller that may send and not read.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct MessageState {
+    /// The message.
+    #[schema(value_type = String, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub id: MessageId,
+    /// As in `GET /v1/messages/{id}`.
+    pub status: MessageStatus,
+    /// Not before.
+    pub scheduled_at: Option<DateTime<Utc>>,
+    /// Everyone it goes to, in the order of the request.
+    pub recipients: Vec<RecipientState>,
+}
+
+/// How far a recipient is.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct RecipientState {
+    /// The recipient.
+    #[schema(value_type = String, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub id: RecipientId,
+    /// Its address.
+    pub address: String,
+    /// `to`, `cc` or `bcc`.
+    pub kind: String,
+    /// Where it is.
+    pub status: Status,
+    /// When the next attempt is due, while it waits for one.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+}
+
+impl From<Message> for MessageState {
+    fn from(message: Message) -> Self {
+        let recipients = message.recipients.into_iter().map(|recipient| RecipientState {
+            id: recipient.id,
+            address: recipient.address,
+            kind: recipient.kind,
+            status: recipient.status,
+            next_attempt_at: recipient.next_attempt_at,
+        });
+        Self {
+            id: message.id,
+            status: message.status,
+            scheduled_at: message.scheduled_at,
+            recipients: recipients.collect(),
+        }
+    }
+}
+
+/// An address with its name.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = MailboxView)]
+pub struct MailboxView {
+    /// The address.
+    pub email: String,
+    /// The name beside it.
+    pub name: Option<String>,
+}
+
+/// A recipient and where it is.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Recipient {
+    /// The recipient.
+    #[schema(value_type = String, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub id: RecipientId,
+    /// Its address.
+    pub address: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// `to`, `cc` or `bcc`.
+    pub kind: String,
+    /// Where it is.
+    pub status: Status,
+    /// Attempts made.
+    pub attempts: i16,
+    /// When the last one began.
+    pub last_attempt_at: Option<DateTime<Utc>>,
+    /// When the next one is due, while it waits for one.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// When it reached its end state.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Why it waits for an operator, where it does.
+    pub held: Option<String>,
+    /// What the other side last said.
+    pub response: Option<ReplyView>,
+    /// Host last spoken to.
+    pub mx: Option<String>,
+    /// TLS version and cipher last used; null for plain text.
+    pub tls: Option<String>,
+}
+
+/// What the other side said.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Response)]
+pub struct ReplyView {
+    /// Three digits; null where there was no reply and the text is ours.
+    pub code: Option<i16>,
+    /// The enhanced code (RFC 3463).
+    pub enhanced: Option<String>,
+    /// The text of all lines.
+    pub text: String,
+}
+
+impl ReplyView {
+    fn of(code: Option<i16>, enhanced: Option<String>, text: Option<String>) -> Option<Self> {
+        text.map(|text| Self { code, enhanced, text })
+    }
+}
+
+impl Message {
+    /// Shows a message with its recipients.
+    pub fn of(row: MessageRow, recipients: Vec<RecipientRow>) -> Self {
+        let recipients: Vec<Recipient> = recipients.into_iter().map(Recipient::of).collect();
+        Self {
+            id: MessageId(row.id),
+            status: MessageStatus::of(recipients.iter().map(|recipient| recipient.status)),
+            created_at: row.created_at,
+            from: MailboxView { email: row.from_address, name: row.from_name },
+            reply_to: row.reply_to,
+            subject: row.subject,
+            stream: row.stream,
+            tags: row.tags,
+            metadata: row.metadata,
+            scheduled_at: row.scheduled_at,
+            expires_at: row.expires_at,
+            on_uncertain: row.on_uncertain,
+            size: row.size,
+            recipients,
+        }
+    }
+}
+
+impl Recipient {
+    fn of(row: RecipientRow) -> Self {
+        Self {
+            id: RecipientId(row.id),
+            address: row.address,
+            name: row.name,
+            kind: row.kind,
+            // The column is checked; a word that this version does not know is one that waits.
+            status: Status::from_str(&row.status).unwrap_or(Status::Queued),
+            attempts: row.attempts,
+            last_attempt_at: row.last_attempt_at,
+            next_attempt_at: row.next_attempt_at,
+            finished_at: row.finished_at,
+            held: row.held,
+            response: ReplyView::of(row.response_code, row.response_enhanced, row.response_text),
+            mx: row.mx,
+            tls: row.tls,
+        }
+    }
+}
+
+/// One thing that happened.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Event {
+    /// Its number: without gaps, ascending.
+    pub seq: i64,
+    /// What happened.
+    #[serde(rename = "type")]
+    #[schema(example = "message.deferred")]
+    pub kind: String,
+    /// When.
+    pub timestamp: DateTime<Utc>,
+    /// To what.
+    pub data: EventData,
+}
+
+/// What an event is about.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct EventData {
+    /// The message.
+    #[schema(value_type = String)]
+    pub message_id: MessageId,
+    /// The recipient, where it is about one.
+    #[schema(value_type = Option<String>)]
+    pub recipient_id: Option<RecipientId>,
+    /// The recipient's address.
+    pub recipient: Option<String>,
+    /// The message's tags.
+    #[schema(value_type = Vec<crate::domain::message::Tag>)]
+    pub tags: Value,
+    /// The message's metadata.
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub metadata: Value,
+    /// 1 for the first attempt; null where none was made.
+    pub attempt: Option<i16>,
+    /// What the other side said.
+    pub response: Option<ReplyView>,
+    /// Host spoken to.
+    pub mx: Option<String>,
+    /// Address spoken to.
+    pub ip: Option<String>,
+    /// TLS version and cipher; null for plain text.
+    pub tls: Option<String>,
+    /// How long the attempt took.
+    pub duration_ms: Option<i32>,
+    /// When the next attempt is due.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+}
+
+impl Event {
+    /// Shows an event of a message.
+    pub fn of(row: EventRow, message: &MessageRow) -> Self {
+        Self {
+            seq: row.seq,
+            kind: row.kind,
+            timestamp: row.recorded_at,
+            data: EventData {
+                message_id: MessageId(message.id),
+                recipient_id: row.recipient_id.map(RecipientId),
+                recipient: row.address,
+                tags: message.tags.clone(),
+                metadata: message.metadata.clone(),
+                attempt: row.attempt,
+                response: ReplyView::of(row.response_code, row.response_enhanced, row.response_text),
+                mx: row.mx,
+                ip: row.ip,
+                tls: row.tls,
+                duration_ms: row.duration_ms,
+                next_attempt_at: row.next_attempt_at,
+            },
+        }
+    }
+}

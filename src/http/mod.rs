@@ -1,0 +1,119 @@
+//! The API: every route in one list, one file a resource. Handlers say what is to be done; they know no SMTP and no
+//! SQL. Errors are RFC 9457 problems, made in [`error`] alone.
+
+mod auth;
+mod body;
+mod error;
+mod health;
+mod idempotency;
+mod keys;
+mod messages;
+mod openapi;
+mod page;
+mod params;
+mod request_id;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::accept::Acceptor;
+use crate::accept::request::Limits;
+use crate::clock::SharedClock;
+use crate::db::Db;
+use crate::dev::inbox::Inbox;
+
+use auth::Keys;
+use body::Bodies;
+pub use error::{ApiError, Problem};
+pub use health::healthz;
+pub use openapi::document;
+
+/// What the handlers share.
+#[derive(Debug, Clone)]
+pub struct Api {
+    db: Db,
+    clock: SharedClock,
+    acceptor: Arc<Acceptor>,
+    keys: Arc<Keys>,
+    bodies: Arc<Bodies>,
+    limits: Limits,
+    /// Lists that are looked up at one time: a slow one must not take the connections that accept mail.
+    lists: Arc<Semaphore>,
+}
+
+/// Lists at one time.
+const LISTS: usize = 4;
+
+/// How much the API takes in.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Octets of one request body.
+    pub max_body: u64,
+    /// Octets of all large request bodies that are read at one time.
+    pub body_memory: u64,
+    /// Counts and sizes within one message.
+    pub limits: Limits,
+}
+
+impl Api {
+    /// Puts the parts together.
+    pub fn new(db: Db, clock: SharedClock, acceptor: Arc<Acceptor>, settings: Settings) -> Self {
+        Self {
+            keys: Arc::new(Keys::new(db.clone(), clock.clone())),
+            bodies: Arc::new(Bodies::new(settings.max_body, settings.body_memory)),
+            limits: settings.limits,
+            lists: Arc::new(Semaphore::new(LISTS)),
+            db,
+            clock,
+            acceptor,
+        }
+    }
+}
+
+/// Every documented route.
+fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(messages::create::create, messages::list::list))
+        .routes(routes!(messages::read::get, messages::control::reschedule))
+        .routes(routes!(messages::read::events))
+        .routes(routes!(messages::raw::raw))
+        .routes(routes!(messages::raw::attachment))
+        .routes(routes!(messages::control::cancel))
+        .routes(routes!(messages::control::retry))
+        .routes(routes!(keys::create, keys::list))
+        .routes(routes!(keys::revoke))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+}
+
+/// The whole application. With `inbox`, the routes of the development inbox are there too.
+pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
+    let keys = api.keys.clone();
+    let mut router = Router::from(routes()).with_state(api);
+    if let Some(inbox) = inbox {
+        router = router.merge(crate::dev::routes::router(inbox.clone())).merge(crate::dev::page::router(inbox));
+    }
+    finish(router.merge(openapi::router())).layer(axum::Extension(keys))
+}
+
+/// What every answer gets, also that of the inbox alone.
+pub fn finish(router: Router) -> Router {
+    router
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        // The handlers that take a body read it themselves, with a limit and a time limit of their own.
+        .layer(DefaultBodyLimit::disable())
+        .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(middleware::from_fn(request_id::layer))
+}
+
+/// How long a client is asked to wait when the database is away.
+const RETRY_AFTER: Duration = Duration::from_secs(2);

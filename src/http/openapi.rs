@@ -1,0 +1,45 @@
+//! The OpenAPI document, made from the handlers, and the pages that show it. All assets are inside the binary.
+
+use axum::Router;
+use utoipa::OpenApi;
+use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_swagger_ui::SwaggerUi;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Postrider",
+        description = "Applications POST mail here; Postrider keeps it in Postgres and delivers it over SMTP.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    tags(
+        (name = "messages", description = "Send mail, and find out where it is"),
+        (name = "keys", description = "API keys; the scope `admin` is needed"),
+        (name = "health", description = "For load balancers and operators"),
+        (name = "dev", description = "The inbox of `postrider dev`, which catches every mail"),
+    ),
+)]
+struct Base;
+
+/// The whole document, the routes of the development inbox included.
+pub fn document() -> Document {
+    let mut document = Base::openapi();
+    document.merge(super::routes().into_openapi());
+    document.merge(crate::dev::routes::document());
+    let key = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("An API key, made with `postrider keys create` or `POST /v1/keys`."))
+        .build();
+    document
+        .components
+        .get_or_insert_default()
+        .security_schemes
+        .insert("key".to_owned(), SecurityScheme::Http(key).into());
+    document
+}
+
+/// `/openapi.json` and `/docs`.
+pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    SwaggerUi::new("/docs").url("/openapi.json", document()).into()
+}

@@ -1,0 +1,92 @@
+//! Query parameters and path ids: every fault at once, unknown names refused.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+use chrono::{DateTime, Utc};
+
+use super::ApiError;
+use super::page::{DEFAULT_LIMIT, MAX_LIMIT};
+use crate::domain::fault::{Code, Faults};
+
+/// The query string of one request, taken apart name by name.
+#[derive(Debug)]
+pub(super) struct Params {
+    left: BTreeMap<String, String>,
+    faults: Faults,
+}
+
+impl<S: Sync> FromRequestParts<S> for Params {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let mut params = Self { left: BTreeMap::new(), faults: Faults::default() };
+        for (name, value) in url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
+            if value.contains('\0') {
+                params.faults.push(name.as_ref(), Code::ControlCharacter, "NUL is not allowed here.");
+            } else if params.left.insert(name.clone().into_owned(), value.into_owned()).is_some() {
+                params.faults.push(name, Code::DuplicateField, "This parameter may be given once.");
+            }
+        }
+        Ok(params)
+    }
+}
+
+impl Params {
+    /// A parameter's text; an empty one counts as absent.
+    pub(super) fn text(&mut self, name: &str) -> Option<String> {
+        self.left.remove(name).filter(|value| !value.is_empty())
+    }
+
+    /// A parameter that `read` understands, or a fault with `hint`.
+    pub(super) fn read<T>(&mut self, name: &str, hint: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let text = self.text(name)?;
+        let value = read(&text);
+        if value.is_none() {
+            self.faults.push(name, Code::InvalidValue, hint);
+        }
+        value
+    }
+
+    /// An RFC 3339 timestamp.
+    pub(super) fn timestamp(&mut self, name: &str) -> Option<DateTime<Utc>> {
+        // A `+` of the offset arrives as a space from those who forget to encode it.
+        self.read(name, "Give a timestamp such as 2026-12-01T09:00:00Z (RFC 3339).", |text| {
+            let time = DateTime::parse_from_rfc3339(&text.replace(' ', "+")).ok()?.to_utc();
+            // What Postgres and the ids can hold.
+            (1970..9999).contains(&chrono::Datelike::year(&time)).then_some(time)
+        })
+    }
+
+    /// How many entries the caller wants.
+    pub(super) fn limit(&mut self) -> i64 {
+        self.read("limit", "Give a number from 1 to 100.", |text| {
+            text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
+        })
+        .unwrap_or(DEFAULT_LIMIT)
+    }
+
+    /// Refuses what is left, and everything that was wrong.
+    pub(super) fn finish(mut self) -> Result<(), ApiError> {
+        for name in self.left.into_keys() {
+            self.faults.push(name, Code::UnknownField, "There is no such parameter.");
+        }
+        if self.faults.is_empty() { Ok(()) } else { Err(ApiError::Invalid(self.faults.into_vec())) }
+    }
+}
+
+/// An id in the path. One that cannot be an id names nothing.
+#[derive(Debug)]
+pub(super) struct PathId<T>(pub T);
+
+impl<S: Send + Sync, T: FromStr + Send> FromRequestParts<S> for PathId<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let missing = ApiError::NotFound("There is nothing with this id.");
+        let Ok(Path(text)) = Path::<String>::from_request_parts(parts, state).await else { return Err(missing) };
+        text.parse().map(Self).map_err(|_| missing)
+    }
+}
