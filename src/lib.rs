@@ -18,6 +18,8 @@
 //! Postgres and the inbox that catches mail on a developer's machine.
 
 pub mod accept;
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod db;
@@ -26,4 +28,5 @@ pub mod domain;
 pub mod http;
 pub mod mail;
 pub mod smtp;
+pub mod telemetry;
 pub mod worker;

@@ -1,0 +1,264 @@
+//! Builds the parts from the configuration, runs the roles, and stops them in the order that loses nothing: first no
+//! new requests, then what was accepted is committed, then what is being sent is finished.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::serve::ListenerExt as _;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::accept::request::Limits;
+use crate::accept::{Acceptor, Routing};
+use crate::clock::SharedClock;
+use crate::config::Config;
+use crate::db::{self, Db};
+use crate::dev::inbox::Inbox;
+use crate::http::{self, Api};
+use crate::smtp;
+use crate::worker::{self, Worker};
+
+/// Which parts of the service a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Roles {
+    /// API and worker.
+    All,
+    /// The API alone.
+    Api,
+    /// A worker alone.
+    Worker,
+}
+
+/// A running service.
+#[derive(Debug)]
+pub struct App {
+    db: Db,
+    wake: Arc<Notify>,
+    server: Option<Server>,
+    /// The acceptor's tasks; they end when the last request has.
+    accepting: TaskTracker,
+    worker: Option<JoinHandle<()>>,
+    /// Ends the worker's claiming and the chores.
+    stop: CancellationToken,
+}
+
+/// How long requests that are under way may take when the service stops.
+const REQUEST_GRACE: Duration = Duration::from_secs(30);
+
+impl App {
+    /// Starts the roles. With `inbox`, the API shows it.
+    pub async fn start(
+        config: &Config,
+        roles: Roles,
+        clock: SharedClock,
+        inbox: Option<Arc<Inbox>>,
+    ) -> anyhow::Result<Self> {
+        let db = database(config)?;
+        db::schema::check(&db).await?;
+        for problem in db::durability::check(&db).await? {
+            tracing::warn!("{problem}");
+        }
+        if let Err(error) = db::partitions::ensure(&db, clock.now()).await {
+            tracing::warn!(%error, "could not make partitions ahead; trying again in an hour");
+        }
+        let wake = Arc::new(Notify::new());
+        let accepting = TaskTracker::new();
+        // The listener first: a port that is taken must not cost a worker's registration.
+        let listener = if roles == Roles::Worker { None } else { Some(listen(config.listen).await?) };
+        let stop = CancellationToken::new();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(keep_partitions(db.clone(), clock.clone())));
+        let worker = if roles == Roles::Api {
+            None
+        } else {
+            // Connections of its own: requests that wait for theirs must never keep a heartbeat from being sent.
+            let worker = build_worker(config, database(config)?, clock.clone(), wake.clone()).await?;
+            let running = tokio::spawn({
+                let stop = stop.clone();
+                async move { worker.run(stop).await }
+            });
+            Some(running)
+        };
+        let server = match listener {
+            Some(listener) => {
+                let acceptor = Acceptor::new(db.clone(), clock.clone(), routing(config), wake.clone(), &accepting);
+                let api = Api::new(db.clone(), clock, Arc::new(acceptor), api_settings(config));
+                Some(Server::start(listener, http::router(api, inbox))?)
+            }
+            None => None,
+        };
+        accepting.close();
+        Ok(Self { db, wake, server, accepting, worker, stop })
+    }
+
+    /// Where the API listens.
+    pub fn api_address(&self) -> Option<SocketAddr> {
+        self.server.as_ref().map(|server| server.address)
+    }
+
+    /// The signal that tells workers in this process of new messages.
+    pub fn wake(&self) -> Arc<Notify> {
+        self.wake.clone()
+    }
+
+    /// Stops: every request that was answered 202 is committed, every mail that is being sent is finished.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        if let Some(server) = self.server {
+            server.stop(REQUEST_GRACE).await;
+        }
+        // A connection whose client does not read keeps its part of the API alive; it must not keep us.
+        if tokio::time::timeout(REQUEST_GRACE, self.accepting.wait()).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+        if let Some(running) = self.worker
+            && running.await.is_err()
+        {
+            tracing::error!("the worker ended in a panic");
+        }
+        self.db.close().await;
+    }
+}
+
+/// Between two looks whether next week's partitions are there: they are made two weeks ahead.
+const PARTITIONS_EVERY: Duration = Duration::from_hours(1);
+
+async fn keep_partitions(db: Db, clock: SharedClock) {
+    loop {
+        tokio::time::sleep(PARTITIONS_EVERY).await;
+        if let Err(error) = db::partitions::ensure(&db, clock.now()).await {
+            tracing::warn!(%error, "could not make partitions ahead; trying again in an hour");
+        }
+    }
+}
+
+/// A listening HTTP server.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    running: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    /// Serves `router` on `listener`.
+    pub fn start(listener: TcpListener, router: Router) -> anyhow::Result<Self> {
+        let address = listener.local_addr()?;
+        let stop = CancellationToken::new();
+        // Answers are one small write each: Nagle's algorithm would only hold them back.
+        let listener = listener.tap_io(|stream| {
+            let _ = stream.set_nodelay(true);
+        });
+        let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        Ok(Self { address, stop, running: tokio::spawn(serving.into_future()) })
+    }
+
+    /// Takes no more connections, and waits for the requests under way.
+    pub async fn stop(self, grace: Duration) {
+        self.stop.cancel();
+        let abort = self.running.abort_handle();
+        if tokio::time::timeout(grace, self.running).await.is_err() {
+            tracing::warn!("some requests did not end in time");
+            abort.abort();
+        }
+    }
+}
+
+/// Listens, or says which setting to change.
+pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!(
+            "cannot listen on {address}: stop the program that does, or choose another address with POSTRIDER_LISTEN"
+        )
+    })
+}
+
+/// The pool of connections.
+pub fn database(config: &Config) -> anyhow::Result<Db> {
+    let url = config.database.url.as_ref().context(
+        "no database is configured: set DATABASE_URL (such as postgres://user:password@host/postrider), or try \
+         `postrider dev`, which brings its own",
+    )?;
+    Ok(Db::new(url.expose(), config.database.max_connections, config.database.timeout)?)
+}
+
+/// A worker that is registered and not yet running.
+pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc<Notify>) -> anyhow::Result<Worker> {
+    let sender = Arc::new(smtp::Sender::new(sender_settings(config)?)?);
+    let delivery = &config.delivery;
+    let settings = worker::Settings {
+        concurrency: delivery.concurrency as usize,
+        // Twice what can be sent at once keeps the connections busy; more would only fill the hands.
+        lane_concurrency: delivery.connections as usize * 2,
+        memory: u64::from(delivery.memory_mib) << 20,
+        lease: delivery.lease,
+        policy: delivery.retry_policy(),
+        grace: delivery.shutdown_grace,
+    };
+    Ok(Worker::start(db, clock, sender, settings, wake).await?)
+}
+
+/// How mail is sent.
+pub fn sender_settings(config: &Config) -> anyhow::Result<smtp::Settings> {
+    let relay = match &config.relay_url {
+        Some(url) => {
+            let mut relay: smtp::Relay = url.expose().parse().context("relay_url (POSTRIDER_RELAY_URL)")?;
+            relay.ca_file = config.relay_ca_file.clone().or(relay.ca_file);
+            Some(relay)
+        }
+        None => None,
+    };
+    let waits = &config.timeouts;
+    Ok(smtp::Settings {
+        hostname: config.hostname.clone().unwrap_or_else(machine_name),
+        relay,
+        dns: config.dns,
+        mx_port: config.mx_port,
+        connections: config.delivery.connections as usize,
+        mails_per_connection: config.delivery.mails_per_connection,
+        timeouts: smtp::Timeouts {
+            connect: waits.connect,
+            greeting: waits.command,
+            ehlo: waits.command,
+            mail: waits.command,
+            rcpt: waits.command,
+            data: waits.data,
+            block: waits.block,
+            final_dot: waits.final_dot,
+            ..smtp::Timeouts::default()
+        },
+        allow_loopback_mx: config.delivery.allow_loopback_mx,
+        ..smtp::Settings::default()
+    })
+}
+
+fn routing(config: &Config) -> Routing {
+    if config.relay_url.is_some() { Routing::Relay } else { Routing::Mx }
+}
+
+fn api_settings(config: &Config) -> http::Settings {
+    http::Settings {
+        max_body: u64::from(config.accept.max_body_mib) << 20,
+        body_memory: u64::from(config.accept.body_memory_mib) << 20,
+        limits: Limits {
+            recipients: config.accept.max_recipients as usize,
+            attachments: config.accept.max_attachments as usize,
+            ..Limits::default()
+        },
+    }
+}
+
+/// The machine's own name, where the system tells it and it can stand in EHLO.
+fn machine_name() -> String {
+    let name = std::fs::read_to_string(PathBuf::from("/proc/sys/kernel/hostname")).unwrap_or_default();
+    let name = name.trim();
+    let fits = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
+    if fits { name.to_owned() } else { "localhost".into() }
+}

@@ -1,0 +1,140 @@
+//! `postrider dev`: the whole product on one machine, with nothing to set up.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use super::inbox::Catcher;
+use super::keys;
+use super::signals::Signals;
+use crate::app::{self, App, Roles};
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::db::{self, Db};
+use crate::dev::inbox::Inbox;
+use crate::dev::postgres::{Options, Postgres};
+use crate::domain::key::{Scope, Secret};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where the state lives: database, inbox and dev.json
+    #[arg(long, value_name = "DIR", default_value = ".postrider")]
+    dir: PathBuf,
+}
+
+/// `DIR/dev.json`: what a script needs to know.
+#[derive(Debug, Serialize, Deserialize)]
+struct Facts {
+    api: String,
+    api_key: String,
+    admin_key: String,
+    database_url: String,
+    inbox_smtp: String,
+}
+
+pub(super) async fn run(mut config: Config, args: Args) -> anyhow::Result<ExitCode> {
+    std::fs::create_dir_all(&args.dir)
+        .with_context(|| format!("cannot make {}: choose another directory with --dir", args.dir.display()))?;
+    // The port first: a mistake there should show before Postgres has been set up.
+    drop(app::listen(config.listen).await?);
+    let postgres = Postgres::start(Options { dir: args.dir.join("postgres"), durable: true }).await?;
+    let done = with_postgres(&mut config, &args.dir, &postgres).await;
+    let stopped = postgres.stop().await;
+    done?;
+    stopped?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> anyhow::Result<()> {
+    let database_url = postgres.ensure_database("postrider").await?;
+    let inbox = Inbox::open(dir.join("inbox"), Arc::new(SystemClock)).await?;
+    let catcher = Catcher::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), inbox.clone()).await?;
+    if config.relay_url.is_some() {
+        tracing::warn!("relay_url is not used: in `dev` the inbox catches every mail");
+    }
+    config.database.url = Some(database_url.clone().into());
+    config.relay_url = Some(format!("smtp://{}?tls=none", catcher.address).into());
+    config.webhooks.allow_private = true;
+
+    let db = app::database(config)?;
+    db::schema::migrate(&db).await?;
+    let (api_key, admin_key) = own_keys(&db, dir).await?;
+    db.close().await;
+    let app = App::start(config, Roles::All, Arc::new(SystemClock), Some(inbox)).await?;
+    let api = format!("http://{}", app.api_address().context("the API does not listen")?);
+    let facts = Facts { api, api_key, admin_key, database_url, inbox_smtp: catcher.address.to_string() };
+    let signals = Signals::listen()?;
+    write(dir, &facts)?;
+    print(dir, &facts);
+
+    signals.stop_requested().await;
+    app.stop().await;
+    catcher.stop().await;
+    Ok(())
+}
+
+/// The keys of an earlier start where they still work, else new ones.
+async fn own_keys(db: &Db, dir: &Path) -> anyhow::Result<(String, String)> {
+    let earlier = std::fs::read(dir.join("dev.json")).ok().and_then(|text| serde_json::from_slice::<Facts>(&text).ok());
+    let (api_key, admin_key) = earlier.map(|facts| (facts.api_key, facts.admin_key)).unzip();
+    Ok((
+        own_key(db, api_key, "dev", &[Scope::Send, Scope::Read]).await?,
+        own_key(db, admin_key, "dev admin", &[Scope::Admin]).await?,
+    ))
+}
+
+async fn own_key(db: &Db, earlier: Option<String>, name: &str, scopes: &[Scope]) -> anyhow::Result<String> {
+    if let Some(earlier) = earlier {
+        let row = db::keys::find(db, Secret::hash(&earlier)).await?;
+        if row.is_some_and(|row| row.revoked_at.is_none()) {
+            return Ok(earlier);
+        }
+    }
+    Ok(keys::create(db, name, scopes).await?.expose().to_owned())
+}
+
+/// Writes the facts for this user's eyes only: they hold keys.
+fn write(dir: &Path, facts: &Facts) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let (path, fresh) = (dir.join("dev.json"), dir.join("dev.json.new"));
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+        serde_json::to_writer_pretty(&mut file, facts)?;
+        file.write_all(b"\n")?;
+        // A script that waits for the file must never see half of it.
+        std::fs::rename(&fresh, &path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn print(dir: &Path, facts: &Facts) {
+    let Facts { api, api_key, inbox_smtp, .. } = facts;
+    println!(
+        "
+Postrider is running.
+
+  API     {api}   (documentation: {api}/docs)
+  Key     {api_key}
+  Inbox   {api}/inbox   (it catches every mail; SMTP on {inbox_smtp})
+  State   {dir}   (facts for scripts: {dir}/dev.json)
+
+Send a mail:
+
+  curl -sS {api}/v1/messages -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' \\
+    -d '{{\"from\": \"Acme <hello@acme.test>\", \"to\": \"ann@example.test\", \"subject\": \"Hello\", \"text\": \"It works.\"}}'
+
+Read it:
+
+  curl -sS {api}/v1/dev/inbox/1
+
+Ctrl-C stops everything; a second start finds its data again.
+",
+        dir = dir.display()
+    );
+}

@@ -1,0 +1,76 @@
+//! `postrider inbox`: the mail catcher of `dev` on its own, for a compose file or a test environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::routing::get;
+
+use super::signals::Signals;
+use crate::app::{Server, listen};
+use crate::clock::SystemClock;
+use crate::dev;
+use crate::dev::inbox::Inbox;
+use crate::http;
+use crate::smtp::inbound;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Where to take mail
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:1025")]
+    smtp: SocketAddr,
+    /// Where to answer GET /v1/dev/inbox
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8025")]
+    http: SocketAddr,
+    /// Where to keep the mails
+    #[arg(long, value_name = "DIR", default_value = ".postrider/inbox")]
+    dir: PathBuf,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let inbox = Inbox::open(args.dir, Arc::new(SystemClock)).await?;
+    let catcher = Catcher::start(args.smtp, inbox.clone()).await?;
+    let server = Server::start(listen(args.http).await?, router(inbox))?;
+    let signals = Signals::listen()?;
+    tracing::info!(smtp = %catcher.address, http = %server.address, "the inbox takes mail");
+    signals.stop_requested().await;
+    catcher.stop().await;
+    server.stop(Duration::from_secs(5)).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn router(inbox: Arc<Inbox>) -> Router {
+    let health = Router::new().route("/healthz", get(http::healthz));
+    http::finish(health.merge(dev::routes::router(inbox.clone())).merge(dev::page::router(inbox)))
+}
+
+/// The inbox's SMTP server.
+#[derive(Debug)]
+pub(super) struct Catcher {
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl Catcher {
+    /// Takes mail on `address`.
+    pub(super) async fn start(address: SocketAddr, inbox: Arc<Inbox>) -> anyhow::Result<Self> {
+        let server = inbound::Server::bind(address, inbound::Settings::default(), inbox)
+            .await
+            .with_context(|| format!("the inbox cannot take mail on {address}"))?;
+        let address = server.local_addr();
+        let stop = CancellationToken::new();
+        Ok(Self { address, running: tokio::spawn(server.run(stop.clone())), stop })
+    }
+
+    /// Takes no more, once mails in transfer have arrived.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        let _ = self.running.await;
+    }
+}

@@ -1,0 +1,20 @@
+//! `postrider migrate`: the schema up to date, and nothing else.
+
+use std::process::ExitCode;
+
+use crate::app;
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::Config;
+use crate::db::{partitions, schema};
+
+pub(super) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
+    let db = app::database(config)?;
+    let ran = schema::migrate(&db).await?;
+    partitions::ensure(&db, SystemClock.now()).await?;
+    match ran {
+        0 => println!("The schema is up to date."),
+        ran => println!("The schema is up to date: {ran} migration(s) ran."),
+    }
+    db.close().await;
+    Ok(ExitCode::SUCCESS)
+}

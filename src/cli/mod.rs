@@ -1,0 +1,82 @@
+//! The command line: one file a command. Errors are one line that says what to do.
+
+mod dev;
+mod doctor;
+mod healthcheck;
+mod inbox;
+mod keys;
+mod migrate;
+mod serve;
+mod signals;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::telemetry;
+
+#[derive(Debug, Parser)]
+#[command(name = "postrider", version, about = "Takes mail over HTTP, keeps it in Postgres, delivers it over SMTP")]
+struct Cli {
+    /// Configuration file; without it, ./postrider.toml is read if it is there
+    #[arg(long, global = true, env = "POSTRIDER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything on this machine: a private Postgres, API, worker and an inbox that catches every mail
+    Dev(dev::Args),
+    /// Run API and worker against a database
+    Serve(serve::Args),
+    /// Bring the database schema up to date
+    Migrate,
+    /// Manage API keys
+    Keys(keys::Args),
+    /// Print the OpenAPI document
+    Openapi,
+    /// Check the database and the configuration, one line each
+    Doctor,
+    /// Run only the inbox: an SMTP server that catches every mail, and the API to read them
+    Inbox(inbox::Args),
+    /// Ask a running `serve` on this machine whether it lives (for containers)
+    Healthcheck,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("postrider: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    // Needs no configuration: a build script prints it.
+    if let Command::Openapi = cli.command {
+        println!("{}", crate::http::document().to_pretty_json()?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = Config::from_environment(cli.config.as_deref())?;
+    telemetry::start(&config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Dev(args) => dev::run(config, args).await,
+            Command::Serve(args) => serve::run(config, args).await,
+            Command::Migrate => migrate::run(&config).await,
+            Command::Keys(args) => keys::run(&config, args).await,
+            Command::Doctor => doctor::run(&config).await,
+            Command::Inbox(args) => inbox::run(args).await,
+            Command::Healthcheck => healthcheck::run(&config).await,
+            Command::Openapi => Ok(ExitCode::SUCCESS),
+        }
+    })
+}
