@@ -1,0 +1,95 @@
+//! One key, one message: however often, however concurrently and wherever it is asked for.
+
+use std::collections::BTreeSet;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::client::{Answer, Api, message};
+use crate::support::clock::hours;
+
+async fn send(api: &Api, key: &str, body: &Value) -> Answer {
+    Answer::to(api.request(Method::POST, "/v1/messages").header("idempotency-key", key).json(body)).await
+}
+
+async fn count(app: &TestApp) -> usize {
+    app.get("/v1/messages?limit=100").await.body["data"].as_array().unwrap().len()
+}
+
+#[tokio::test]
+async fn the_same_request_gets_the_first_answer_again() {
+    let app = TestApp::start().await;
+    let body = message(json!({"to": ["ann@example.test", "bo@example.test"]}));
+    let first = send(&app, "order-42", &body).await;
+    assert_eq!((first.status, first.headers.get("idempotent-replayed")), (202, None));
+    app.run_until_idle().await;
+    app.clock.advance(hours(20));
+
+    for key in ["order-42", "\"order-42\""] {
+        let again = send(&app, key, &body).await;
+        assert_eq!((again.status, &again.headers["idempotent-replayed"]), (202, &"true".parse().unwrap()));
+        assert_eq!((&again.body, &again.headers["location"]), (&first.body, &first.headers["location"]));
+    }
+    assert_eq!(count(&app).await, 1);
+}
+
+#[tokio::test]
+async fn another_request_under_the_same_key_is_refused() {
+    let app = TestApp::start().await;
+    send(&app, "order-42", &message(json!({}))).await;
+    let other = send(&app, "order-42", &message(json!({"subject": "Another"}))).await;
+    assert_eq!(other.problem(), (422, "idempotency_key_reused"));
+    assert_eq!(send(&app, "order-43", &message(json!({}))).await.status, 202);
+    assert_eq!(count(&app).await, 2);
+}
+
+#[tokio::test]
+async fn a_refused_request_uses_no_key_up() {
+    let app = TestApp::start().await;
+    assert_eq!(send(&app, "order-42", &message(json!({"to": null}))).await.status, 422);
+    assert_eq!(send(&app, "order-42", &message(json!({}))).await.status, 202);
+}
+
+#[tokio::test]
+async fn keys_have_1_to_256_characters() {
+    let app = TestApp::start().await;
+    for key in ["", "\"\"", &*"k".repeat(257)] {
+        let answer = send(&app, key, &message(json!({}))).await;
+        assert_eq!((answer.status, answer.faults()), (422, vec![("Idempotency-Key", "invalid_value")]), "{key}");
+    }
+    assert_eq!(send(&app, &"k".repeat(256), &message(json!({}))).await.status, 202);
+}
+
+/// Sends the same at once through all of these, and holds that it became one message.
+async fn send_at_once(app: &TestApp, through: &[&Api]) {
+    let body = message(json!({}));
+    let answers = futures_util::future::join_all(through.iter().map(|api| send(api, "order-42", &body))).await;
+    let mut ids = BTreeSet::new();
+    for answer in &answers {
+        if answer.status == 202 {
+            ids.insert(answer.body["id"].as_str().unwrap());
+        } else {
+            assert_eq!(answer.problem(), (409, "idempotency_key_in_flight"));
+            assert!(answer.headers.contains_key("retry-after"));
+        }
+    }
+    assert_eq!((ids.len(), count(app).await), (1, 1));
+}
+
+#[tokio::test]
+async fn twenty_at_once_make_one_message() {
+    let app = TestApp::start().await;
+    send_at_once(&app, &[app.api(); 20]).await;
+}
+
+#[tokio::test]
+async fn on_two_instances_too() {
+    let app = TestApp::start().await;
+    let (other, api) = app.another_api().await;
+    send_at_once(&app, &[app.api(), &api].repeat(10)).await;
+    let replayed = send(&api, "order-42", &message(json!({}))).await;
+    assert_eq!((replayed.status, replayed.headers.contains_key("idempotent-replayed")), (202, true));
+    drop(api);
+    other.stop().await;
+}

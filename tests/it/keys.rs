@@ -1,0 +1,117 @@
+//! API keys: made, listed, limited, withdrawn.
+
+use postrider::domain::key::Scope;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::client::message;
+use crate::support::clock::{hours, minutes};
+
+#[tokio::test]
+async fn a_key_is_shown_once_and_works_until_it_is_withdrawn() {
+    let app = TestApp::start().await;
+    let made = app.post("/v1/keys", &json!({"name": "shop"})).await;
+    assert_eq!((made.status, &made.body["scopes"]), (201, &json!(["send", "read"])));
+    assert_eq!(made.headers["cache-control"], "no-store");
+    let shop = app.with_key(made.body["secret"].as_str().unwrap());
+    let mail = shop.send(json!({})).await;
+    assert_eq!(shop.status(&mail.id).await, "queued");
+
+    let listed = app.get("/v1/keys").await.body;
+    let key = listed["data"].as_array().unwrap().iter().find(|key| key["name"] == "shop").unwrap();
+    assert_eq!((&key["id"], &key["revoked_at"], key.get("secret")), (&made.body["id"], &json!(null), None));
+    assert!(!listed.to_string().contains(made.body["secret"].as_str().unwrap()));
+
+    let path = format!("/v1/keys/{}", key["id"].as_str().unwrap());
+    assert_eq!(app.delete(&path).await.status, 204);
+    assert_eq!(shop.get("/v1/messages").await.problem(), (401, "unauthorized"), "at once");
+    assert_eq!(app.delete(&path).await.status, 204, "a second time changes nothing");
+}
+
+#[tokio::test]
+async fn scopes_say_what_a_key_may_do() {
+    let app = TestApp::start().await;
+    let id = app.send(json!({})).await.id;
+    let calls = [
+        (Method::GET, "/v1/messages".to_owned(), Scope::Read),
+        (Method::GET, format!("/v1/messages/{id}"), Scope::Read),
+        (Method::GET, format!("/v1/messages/{id}/events"), Scope::Read),
+        (Method::GET, format!("/v1/messages/{id}/raw"), Scope::Read),
+        (Method::GET, format!("/v1/messages/{id}/attachments/0"), Scope::Read),
+        (Method::POST, "/v1/messages".into(), Scope::Send),
+        (Method::PATCH, format!("/v1/messages/{id}"), Scope::Send),
+        (Method::POST, format!("/v1/messages/{id}/cancel"), Scope::Send),
+        (Method::POST, format!("/v1/messages/{id}/retry"), Scope::Send),
+        (Method::GET, "/v1/keys".into(), Scope::Admin),
+        (Method::POST, "/v1/keys".into(), Scope::Admin),
+        (Method::DELETE, "/v1/keys/key_00000000000070008000000000000000".into(), Scope::Admin),
+    ];
+    for scope in Scope::ALL {
+        let api = app.allowed(&[scope]).await;
+        for (method, path, needed) in &calls {
+            let request = api.request(method.clone(), path).json(&json!({}));
+            let answer = crate::support::client::Answer::to(request).await;
+            let allowed = scope == *needed || scope == Scope::Admin;
+            assert_eq!(answer.status != 403, allowed, "{scope:?}: {method} {path} is {}", answer.status);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_may_send_from_its_own_domains_only() {
+    let app = TestApp::start().await;
+    let api = app.allowed_from(&["acme.test", "xn--bcher-kva.test"]).await;
+    let send = async |from: Value| api.post("/v1/messages", &message(json!({"from": from}))).await;
+    for from in ["a@acme.test", "A <a@ACME.test>", "a@bücher.test"] {
+        assert_eq!(send(json!(from)).await.status, 202, "{from}");
+    }
+    for from in ["a@other.test", "a@sub.acme.test", "a@xacme.test"] {
+        assert_eq!(send(json!(from)).await.problem(), (403, "forbidden"), "{from}");
+    }
+    let faulty = api.post("/v1/messages", &message(json!({"from": "a@other.test", "to": "x"}))).await;
+    assert_eq!(faulty.status, 422);
+}
+
+#[tokio::test]
+async fn a_key_expires() {
+    let app = TestApp::start().await;
+    let body = json!({"name": "guest", "scopes": ["read"], "expires_at": app.clock.text_in(hours(1))});
+    let made = app.post("/v1/keys", &body).await;
+    let guest = app.with_key(made.body["secret"].as_str().unwrap());
+    app.clock.advance(minutes(59));
+    assert_eq!(guest.get("/v1/messages").await.status, 200);
+    app.clock.advance(minutes(1));
+    assert_eq!(guest.get("/v1/messages").await.problem(), (401, "unauthorized"));
+}
+
+#[tokio::test]
+async fn faults_of_a_new_key_are_told_at_once() {
+    let app = TestApp::start().await;
+    let body = json!({"scopes": ["fly"], "sender_domains": ["a b"], "expires_at": "2000-01-01T00:00:00Z", "x": 1});
+    let answer = app.post("/v1/keys", &body).await;
+    let mut faults = answer.faults();
+    faults.sort_unstable();
+    let expected = [
+        ("/expires_at", "invalid_timestamp"),
+        ("/name", "required"),
+        ("/scopes/0", "invalid_value"),
+        ("/sender_domains/0", "invalid_value"),
+        ("/x", "unknown_field"),
+    ];
+    assert_eq!((answer.status, faults), (422, expected.to_vec()));
+}
+
+#[tokio::test]
+async fn keys_come_in_pages() {
+    let app = TestApp::start().await;
+    for n in 0..4 {
+        app.clock.advance(minutes(1));
+        app.post("/v1/keys", &json!({"name": format!("{n}")})).await;
+    }
+    let first = app.get("/v1/keys?limit=2").await.body;
+    let second = app.get(&format!("/v1/keys?limit=3&after={}", first["next"].as_str().unwrap())).await.body;
+    let names = |page: &Value| page["data"].as_array().unwrap().iter().map(|k| k["name"].clone()).collect::<Vec<_>>();
+    assert_eq!([names(&first), names(&second)].concat(), ["3", "2", "1", "0", "test"]);
+    assert_eq!(second["has_more"], false);
+}

@@ -1,0 +1,163 @@
+//! The list: newest first, page by page, by each filter.
+
+use postrider::domain::delivery::{MessageStatus, Status};
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::client::message;
+use crate::support::clock::minutes;
+
+fn subjects(page: &Value) -> Vec<&str> {
+    page["data"].as_array().unwrap().iter().map(|message| message["subject"].as_str().unwrap()).collect()
+}
+
+async fn found(app: &TestApp, query: &str) -> Vec<String> {
+    let answer = app.get(&format!("/v1/messages?{query}")).await;
+    assert_eq!(answer.status, 200, "{query}: {}", answer.body);
+    subjects(&answer.body).into_iter().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn pages_follow_each_other_without_gap_or_repetition() {
+    let app = TestApp::start().await;
+    for n in 0..7 {
+        app.send(json!({"subject": format!("{n}")})).await;
+        app.clock.advance(minutes(1));
+    }
+    let (mut seen, mut next) = (Vec::new(), String::new());
+    loop {
+        let page = app.get(&format!("/v1/messages?limit=3{next}")).await.body;
+        seen.extend(subjects(&page).into_iter().map(str::to_owned));
+        assert_eq!(page["has_more"], json!(page["next"].is_string()));
+        let Some(cursor) = page["next"].as_str() else { break };
+        next = format!("&after={cursor}");
+        // What comes meanwhile belongs in front of the first page.
+        app.send(json!({"subject": "new"})).await;
+        app.clock.advance(minutes(1));
+    }
+    assert_eq!(seen, ["6", "5", "4", "3", "2", "1", "0"]);
+}
+
+#[tokio::test]
+async fn each_filter_finds_its_own() {
+    let app = TestApp::start().await;
+    let start = app.clock.text_in(minutes(0));
+    app.send(json!({"subject": "one", "stream": "bulk", "tags": [{"name": "kind", "value": "news"}]})).await;
+    app.clock.advance(minutes(1));
+    let middle = app.clock.text_in(minutes(0));
+    app.send(
+        json!({"subject": "Two of 100%_", "from": "Me@Other.test", "to": "Bo@Example.test", "cc": "cy@example.test",
+        "tags": [{"name": "kind", "value": "invoice"}, {"name": "a", "value": "b"}]}),
+    )
+    .await;
+    app.clock.advance(minutes(1));
+    app.smtp.rcpt("dee@example.test").replies(["550 5.1.1 unknown"]);
+    app.send(json!({"subject": "three", "to": ["ann@example.test", "dee@example.test"]})).await;
+    app.run_until_idle().await;
+    app.clock.advance(minutes(1));
+    app.send(json!({"subject": "four", "scheduled_at": app.clock.text_in(minutes(9))})).await;
+
+    let encoded = |time: &str| time.replace('+', "%2B");
+    for (query, expected) in [
+        ("status=relayed", vec!["Two of 100%_", "one"]),
+        ("status=partial", vec!["three"]),
+        ("status=scheduled", vec!["four"]),
+        ("status=bounced", vec![]),
+        ("status=sending", vec![]),
+        ("to=bo@example.test", vec!["Two of 100%_"]),
+        ("to=CY@example.test", vec!["Two of 100%_"]),
+        ("to=dee@example.test", vec!["three"]),
+        ("from=me@other.test", vec!["Two of 100%_"]),
+        ("subject=TWO", vec!["Two of 100%_"]),
+        ("subject=0%25_", vec!["Two of 100%_"]),
+        ("subject=_w", vec![]),
+        ("tag=kind:invoice", vec!["Two of 100%_"]),
+        ("tag=kind:b", vec![]),
+        ("stream=bulk", vec!["one"]),
+        ("stream=none", vec![]),
+        (&format!("created_after={}", encoded(&middle)), vec!["four", "three", "Two of 100%_"]),
+        (&format!("created_before={}", encoded(&middle)), vec!["one"]),
+        (&format!("created_after={}&to=ann@example.test&status=relayed", encoded(&start)), vec!["one"]),
+    ] {
+        assert_eq!(found(&app, query).await, expected, "{query}");
+    }
+}
+
+/// The filter by status is SQL, the status shown is Rust: for every pair of states they must say the same.
+#[tokio::test]
+async fn the_filter_by_status_agrees_with_the_status_shown() {
+    let app = TestApp::start().await;
+    let mut connection = app.database.connect().await;
+    let worker = uuid::Uuid::now_v7();
+    for (n, (one, two)) in Status::ALL.iter().flat_map(|one| Status::ALL.map(|two| (*one, two))).enumerate() {
+        let message = uuid::Uuid::now_v7();
+        let mut tx = sqlx::Connection::begin(&mut connection).await.unwrap();
+        for (position, status) in [one, two].into_iter().enumerate() {
+            let stored = if matches!(status, Status::Sending | Status::Scheduled) { Status::Queued } else { status };
+            sqlx::query(
+                "WITH recipient AS (
+                     INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, status, finished_at)
+                     VALUES ($1, gen_random_uuid(), '00000000-0000-0000-0000-000000000000', $2, 'to', 'a@b.test', $3,
+                             CASE WHEN $3 NOT IN ('queued', 'deferred') THEN now() END)
+                     RETURNING message_id, id, tenant_id)
+                 INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, lease)
+                 SELECT message_id, id, tenant_id, 0, now() + $4, now(), $5 FROM recipient
+                 WHERE $3 IN ('queued', 'deferred')",
+            )
+            .bind(message)
+            .bind(i16::try_from(position).unwrap())
+            .bind(stored.as_str())
+            .bind(if status == Status::Scheduled { chrono::TimeDelta::hours(1) } else { chrono::TimeDelta::zero() })
+            .bind((status == Status::Sending).then_some(worker))
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        }
+        let sql: String =
+            sqlx::query_scalar("SELECT message_status('00000000-0000-0000-0000-000000000000', $1, now())")
+                .bind(message)
+                .fetch_one(&mut *tx)
+                .await
+                .unwrap();
+        let rust = serde_json::to_value(MessageStatus::of([one, two])).unwrap();
+        assert_eq!(rust, json!(sql), "pair {n}: {one} and {two}");
+        tx.rollback().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn events_come_in_pages_too() {
+    let app = TestApp::start().await;
+    let mail = app.send(json!({"to": (0..9).map(|n| format!("r{n}@example.test")).collect::<Vec<_>>()})).await;
+    app.run_until_idle().await;
+    let path = format!("/v1/messages/{}/events?limit=4", mail.id);
+    let first = app.get(&path).await.body;
+    let second = app.get(&format!("{path}&after={}", first["next"].as_str().unwrap())).await.body;
+    let third = app.get(&format!("{path}&after={}", second["next"].as_str().unwrap())).await.body;
+    let seqs =
+        |page: &Value| page["data"].as_array().unwrap().iter().map(|e| e["seq"].as_i64().unwrap()).collect::<Vec<_>>();
+    assert_eq!([seqs(&first), seqs(&second), seqs(&third)].concat(), (1..=10).collect::<Vec<_>>());
+    assert_eq!((&third["has_more"], &third["next"]), (&json!(false), &json!(null)));
+}
+
+#[tokio::test]
+async fn a_message_shows_what_was_sent() {
+    let app = TestApp::start().await;
+    let fields = json!({
+        "to": [{"email": "bo@example.test", "name": "Bo Å"}], "cc": "Cy <cy@example.test>", "bcc": ["dee@example.test"],
+        "reply_to": "help@acme.test", "tags": [{"name": "kind", "value": "invoice"}], "metadata": {"order": "42"},
+        "expires_at": app.clock.text_in(minutes(9)), "on_uncertain": "hold",
+    });
+    let mail = app.send(fields.clone()).await;
+    let shown = app.message(&mail.id).await;
+    assert_eq!(shown["from"], json!({"email": "billing@acme.test", "name": "Acme Billing"}));
+    assert_eq!(shown["reply_to"], json!([{"email": "help@acme.test", "name": null}]));
+    for field in ["tags", "metadata", "on_uncertain"] {
+        assert_eq!(shown[field], fields[field], "{field}");
+    }
+    assert_eq!(shown["subject"], message(json!({}))["subject"]);
+    let kinds: Vec<&Value> = shown["recipients"].as_array().unwrap().iter().map(|r| &r["kind"]).collect();
+    assert_eq!(kinds, [&json!("to"), &json!("cc"), &json!("bcc")]);
+    assert_eq!(shown["recipients"][0]["name"], "Bo Å");
+    assert_eq!(app.get("/v1/messages").await.body["data"][0], shown, "the list shows the same");
+}

@@ -1,0 +1,116 @@
+//! What arrives at another mail server is what was asked for, byte for byte, and nothing besides.
+
+use std::collections::BTreeSet;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use mail_parser::{MessageParser, MimeHeaders as _};
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::clock::hours;
+
+/// Octets that look like nothing, of every value, lines starting with dots among them.
+fn noise(length: u32) -> Vec<u8> {
+    (0..length).map(|n| (n.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect()
+}
+
+fn with_files(pdf: &[u8], png: &[u8]) -> Value {
+    json!({
+        "to": ["ann@example.test", {"email": "bo@example.test", "name": "Bo Å"}], "cc": "cy@example.test",
+        "bcc": "secret@example.test", "reply_to": "Hilfe <help@acme.test>", "subject": "Ihre Rechnung für März ✔",
+        "text": "Guten Tag,\n.\n..\nbis bald\r\n", "html": "<p>Guten Tag <img src=\"cid:logo@acme\"></p>",
+        "headers": {"X-Entity-Ref": "42"},
+        "attachments": [
+            {"filename": "Rechnung März ✔.pdf", "content": STANDARD.encode(pdf), "content_type": "application/pdf"},
+            {"filename": "logo.png", "content": STANDARD.encode(png), "content_type": "image/png", "content_id": "logo@acme"},
+        ],
+    })
+}
+
+#[tokio::test]
+async fn four_recipients_a_pdf_and_an_inline_image_arrive() {
+    let app = TestApp::start().await;
+    let (pdf, png) = (noise(700_000), noise(5_000));
+    let mail = app.send(with_files(&pdf, &png)).await;
+    app.run_until_idle().await;
+    assert_eq!(app.states(&mail.id).await, ["relayed"; 4]);
+
+    let [received] = app.smtp.mails().try_into().expect("one mail");
+    assert_eq!(received.from, "billing@acme.test");
+    let to: BTreeSet<&str> = received.to.iter().map(String::as_str).collect();
+    assert_eq!(to, BTreeSet::from(["ann@example.test", "bo@example.test", "cy@example.test", "secret@example.test"]));
+    let raw = app.get(&format!("/v1/messages/{}/raw", mail.id)).await;
+    assert_eq!(raw.headers["content-type"], "message/rfc822");
+    assert!(raw.octets == received.raw, "raw is the mail as sent");
+    let text = String::from_utf8(received.raw).expect("ASCII");
+    assert!(text.is_ascii() && !text.contains("secret@") && text.lines().all(|line| line.len() <= 998));
+
+    let parsed = MessageParser::default().parse(text.as_bytes()).expect("a mail");
+    assert_eq!(parsed.subject(), Some("Ihre Rechnung für März ✔"));
+    assert_eq!(parsed.to().unwrap().as_list().unwrap()[1].name(), Some("Bo Å"));
+    assert!(parsed.bcc().is_none());
+    assert_eq!(parsed.header_raw("X-Entity-Ref").map(str::trim), Some("42"));
+    assert_eq!(parsed.body_text(0).unwrap().replace("\r\n", "\n"), "Guten Tag,\n.\n..\nbis bald\n");
+    assert!(parsed.body_html(0).unwrap().contains("cid:logo@acme"));
+    let part = |name: &str| parsed.parts.iter().find(|part| part.attachment_name() == Some(name)).expect(name);
+    assert!(part("Rechnung März ✔.pdf").contents() == pdf);
+    assert!(part("logo.png").contents() == png);
+    assert_eq!(part("logo.png").content_id(), Some("logo@acme"));
+}
+
+#[tokio::test]
+async fn attachments_can_be_read_back_and_never_run() {
+    let app = TestApp::start().await;
+    let (pdf, page) = (noise(70_000), b"<script>alert(1)</script>");
+    let mail = app
+        .send(json!({"attachments": [
+            {"filename": "Rechnung März.pdf", "content": STANDARD.encode(&pdf)},
+            {"filename": "a\".html", "content": STANDARD.encode(page), "content_type": "text/html"},
+            {"filename": "leer", "content": ""},
+        ]}))
+        .await;
+    let file = async |n: usize| app.get(&format!("/v1/messages/{}/attachments/{n}", mail.id)).await;
+    assert!(file(0).await.octets == pdf);
+    assert_eq!(file(0).await.headers["content-disposition"], "attachment; filename*=UTF-8''Rechnung%20M%C3%A4rz.pdf");
+    let html = file(1).await;
+    assert_eq!(
+        (html.octets.as_slice(), &html.headers["x-content-type-options"]),
+        (&page[..], &"nosniff".parse().unwrap())
+    );
+    assert_eq!(html.headers["content-type"], "application/octet-stream");
+    assert_eq!(file(2).await.octets, b"");
+    assert_eq!(file(3).await.status, 404);
+}
+
+#[tokio::test]
+async fn the_same_attachment_is_stored_once() {
+    let app = TestApp::start().await;
+    let files = json!([{"filename": "a.pdf", "content": STANDARD.encode(noise(9_000))}]);
+    for _ in 0..3 {
+        app.send(json!({"attachments": files})).await;
+    }
+    let stored: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM blobs").fetch_one(&mut app.database.connect().await).await.unwrap();
+    assert_eq!(stored, 1);
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().len(), 3);
+}
+
+#[tokio::test]
+async fn a_scheduled_mail_is_dated_when_it_leaves() {
+    let app = TestApp::start().await;
+    app.send(json!({"scheduled_at": app.clock.text_in(hours(30))})).await;
+    app.clock.advance(hours(30));
+    app.run_until_idle().await;
+    let text = String::from_utf8(app.smtp.mails().remove(0).raw).unwrap();
+    assert!(text.contains("Date: Tue, 24 Nov 2026 18:00:00 +0000\r\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_recipient_named_twice_gets_one_copy() {
+    let app = TestApp::start().await;
+    app.send(json!({"to": ["ann@example.test", "ann@EXAMPLE.test"], "cc": "ann@example.test"})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().remove(0).to, ["ann@example.test"]);
+}

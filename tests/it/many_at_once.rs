@@ -1,0 +1,111 @@
+//! Many requests and several workers at the same time: nothing is lost, nothing is sent twice, and what the claim costs
+//! does not depend on how much waits.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use postrider::worker::Worker;
+use serde_json::json;
+use sqlx::Row as _;
+
+use crate::support::app::TestApp;
+use crate::support::clock::hours;
+use crate::support::invariants;
+
+#[tokio::test]
+async fn two_hundred_at_once_are_all_there() {
+    let app = TestApp::start().await;
+    let sent = join_all((0..200).map(|n| app.send(json!({"subject": format!("{n}")})))).await;
+    let ids: BTreeSet<&str> = sent.iter().map(|mail| mail.id.as_str()).collect();
+    assert_eq!(ids.len(), 200);
+    app.run_until_idle().await;
+    let subjects: BTreeSet<String> = app.smtp.mails().iter().map(|mail| subject(&mail.raw)).collect();
+    assert_eq!((subjects.len(), app.smtp.mails().len()), (200, 200));
+    for id in ids {
+        assert_eq!(app.status(id).await, "relayed");
+    }
+}
+
+fn subject(raw: &[u8]) -> String {
+    let text = String::from_utf8_lossy(raw);
+    text.lines().find_map(|line| line.strip_prefix("Subject: ")).expect("a subject").to_owned()
+}
+
+#[tokio::test]
+async fn three_workers_send_each_mail_once() {
+    let app = TestApp::start().await;
+    let (second, third) = (app.another_worker().await, app.another_worker().await);
+    for _ in 0..3 {
+        let sending =
+            join_all((0..30).map(|n| app.send(json!({"stream": if n % 2 == 0 { "bulk" } else { "transactional" }}))));
+        let working = join_all([&app.worker, &second, &third].map(Worker::drain));
+        let (_, worked) = tokio::join!(sending, working);
+        assert!(worked.iter().all(Result::is_ok), "{worked:?}");
+    }
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().len(), 90);
+}
+
+/// A lane that sleeps too long is mail that nobody looks for.
+#[tokio::test]
+async fn no_lane_oversleeps_however_sends_and_claims_meet() {
+    let app = TestApp::start().await;
+    let second = app.another_worker().await;
+    let mut connection = app.database.connect().await;
+    for round in 0..10 {
+        let address = format!("r{round}@example.test");
+        app.smtp.rcpt(&address).replies(["451 4.3.2 later"; 5]);
+        let later = app.clock.text_in(hours(1));
+        let sending = join_all((0..10).map(|n| {
+            app.send(json!({"to": [address, format!("{n}@example.test")], "scheduled_at": (n == 9).then_some(&later)}))
+        }));
+        let working = async { tokio::join!(app.worker.drain(), second.drain()) };
+        let (_, _, ()) = tokio::join!(sending, working, invariants::no_lane_oversleeps(&mut connection));
+        invariants::no_lane_oversleeps(&mut connection).await;
+    }
+    // Some were told "later" more than once.
+    for _ in 0..5 {
+        app.clock.advance(hours(2));
+        app.run_until_idle().await;
+    }
+    let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM queue").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(waiting, 0);
+}
+
+/// The statements as they are committed for the build, so that the plan is that of the product's own.
+fn statement(start: &str) -> String {
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.sqlx")).unwrap();
+    let query = |file: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let data: serde_json::Value = serde_json::from_str(&text).unwrap();
+        data["query"].as_str().unwrap().to_owned()
+    };
+    files.map(query).find(|query| query.starts_with(start)).expect(start)
+}
+
+#[tokio::test]
+async fn a_claim_reads_an_index_and_only_what_it_takes() {
+    let app = TestApp::start().await;
+    app.sql(
+        "INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at)
+         SELECT gen_random_uuid(), gen_random_uuid(), '00000000-0000-0000-0000-000000000000', 1000 + n % 20,
+                now() - n * interval '1 s', now() FROM generate_series(1, 10000) n;
+         ANALYZE queue",
+    )
+    .await;
+    let mut connection = app.database.connect().await;
+    let prepare = format!(
+        "SET plan_cache_mode = force_custom_plan; PREPARE claim AS {}",
+        statement("UPDATE queue SET lease = $4, claims")
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(prepare)).execute(&mut connection).await.unwrap();
+    let explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF)
+                   EXECUTE claim(ARRAY[1003, 1007], ARRAY[50, 50], now(), gen_random_uuid(),
+                                 ARRAY[now() - interval '1 day', now() - interval '1 day'])";
+    let rows = sqlx::raw_sql(explain).fetch_all(&mut connection).await.unwrap();
+    let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let plan = plan.join("\n");
+    assert!(plan.contains("queue_due") && !plan.contains("Seq Scan on queue"), "{plan}");
+    assert!(!plan.contains("Rows Removed by Filter") && !plan.contains("Sort"), "{plan}");
+    app.sql("DELETE FROM queue").await;
+}

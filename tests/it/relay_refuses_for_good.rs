@@ -1,0 +1,76 @@
+//! A refusal for good ends the recipient it was meant for, at once, with the server's own words.
+
+use serde_json::json;
+
+use crate::support::app::TestApp;
+use crate::support::clock::minutes;
+
+#[tokio::test]
+async fn a_refused_recipient_has_bounced() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@example.test").replies(["550 5.1.1 no such user"]);
+    let mail = app.send(json!({"tags": [{"name": "kind", "value": "invoice"}], "metadata": {"order": "42"}})).await;
+    app.run_until_idle().await;
+
+    let ann = app.recipient(&mail.id).await;
+    assert_eq!((&ann["status"], &ann["next_attempt_at"]), (&json!("bounced"), &json!(null)));
+    assert_eq!(ann["response"], json!({"code": 550, "enhanced": "5.1.1", "text": "no such user"}));
+    let events = app.event_list(&mail.id).await;
+    let data = &events[1]["data"];
+    assert_eq!((&events[0]["type"], &events[1]["type"]), (&json!("message.accepted"), &json!("message.bounced")));
+    assert_eq!(
+        (&data["attempt"], &data["recipient"], &data["response"]),
+        (&json!(1), &ann["address"], &ann["response"])
+    );
+    assert_eq!(data["tags"], json!([{"name": "kind", "value": "invoice"}]));
+    assert_eq!(data["metadata"], json!({"order": "42"}));
+}
+
+#[tokio::test]
+async fn a_refused_mail_has_bounced_for_all_who_were_taken() {
+    let app = TestApp::start().await;
+    app.smtp.dot().replies(["554 5.7.1 we think it is spam"]);
+    let mail = app.send(json!({"to": ["ann@example.test", "bo@example.test"]})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.states(&mail.id).await, ["bounced", "bounced"]);
+    assert_eq!(app.status(&mail.id).await, "bounced");
+}
+
+/// Four are taken, three are told to wait and three are refused: each gets the answer that was meant for it, and only
+/// those who wait are tried again.
+#[tokio::test]
+async fn ten_recipients_with_three_fates() {
+    let app = TestApp::start().await;
+    let to: Vec<String> = (0..10).map(|n| format!("r{n}@example.test")).collect();
+    for address in &to[4..7] {
+        app.smtp.rcpt(address).replies(["452 4.2.2 mailbox full"]);
+    }
+    for address in &to[7..] {
+        app.smtp.rcpt(address).replies(["550 5.1.1 unknown"]);
+    }
+    let mail = app.send(json!({"to": to})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.states(&mail.id).await, [vec!["relayed"; 4], vec!["deferred"; 3], vec!["bounced"; 3]].concat());
+    assert_eq!(app.status(&mail.id).await, "deferred");
+
+    app.clock.advance(minutes(2));
+    app.run_until_idle().await;
+    assert_eq!(app.states(&mail.id).await, [vec!["relayed"; 7], vec!["bounced"; 3]].concat());
+    assert_eq!(app.status(&mail.id).await, "partial");
+    let [first, second] = app.smtp.mails().try_into().expect("two mails");
+    let sorted = |mut addresses: Vec<String>| {
+        addresses.sort();
+        addresses
+    };
+    assert_eq!((sorted(first.to), sorted(second.to)), (to[..4].to_vec(), to[4..7].to_vec()));
+    assert_eq!(first.raw, second.raw, "a retry is the same mail");
+}
+
+#[tokio::test]
+async fn nobody_at_the_relay_is_temporary() {
+    let app = TestApp::builder().start().await;
+    app.smtp.greeting().replies(["554 5.3.2 not now"]);
+    let mail = app.send(json!({})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.status(&mail.id).await, "deferred");
+}

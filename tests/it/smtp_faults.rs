@@ -1,0 +1,211 @@
+//! Servers on their bad days: temporary before the final dot, uncertain after it, and an end in every case.
+
+use std::time::Duration;
+
+use postrider::domain::outcome::Verdict::{Accepted, Permanent, Temporary, Uncertain};
+use postrider::smtp::{Route, Settings, Timeouts};
+
+use crate::support::sending::{envelope, mail_of, relay, send, send_one, sender, verdicts};
+use crate::support::smtp::{Action, SmtpServer};
+
+#[tokio::test]
+async fn a_421_at_any_stage_defers_and_ends_the_session() {
+    for stage in ["greeting", "ehlo", "mail", "rcpt", "data", "dot"] {
+        let smtp = SmtpServer::start().await;
+        let script = match stage {
+            "greeting" => smtp.greeting(),
+            "ehlo" => smtp.ehlo(),
+            "mail" => smtp.mail(),
+            "rcpt" => smtp.rcpt("b@x.test"),
+            "data" => smtp.data(),
+            _ => smtp.dot(),
+        };
+        script.does([Action::ReplyThenDrop("421 4.3.2 closing".into())]);
+        let sender = sender(relay(&smtp));
+        let outcomes = send(&sender, ["a@x.test", "b@x.test"]).await;
+        assert_eq!(verdicts(&outcomes), [Temporary, Temporary], "{stage}");
+        assert_eq!(outcomes[0].reply.code, Some(421), "{stage}");
+        smtp.left_alone().await;
+        assert_eq!(send_one(&sender).await.verdict, Accepted, "{stage}");
+        assert_eq!(smtp.connections(), 2, "{stage}");
+    }
+}
+
+#[tokio::test]
+async fn a_421_takes_no_refusal_back() {
+    let smtp = SmtpServer::start().await;
+    smtp.rcpt("a@x.test").replies(["550 5.1.1 unknown"]);
+    smtp.rcpt("c@x.test").does([Action::ReplyThenDrop("421 4.3.2 closing".into())]);
+    let outcomes = send(&sender(relay(&smtp)), ["a@x.test", "b@x.test", "c@x.test"]).await;
+    assert_eq!(verdicts(&outcomes), [Permanent, Temporary, Temporary]);
+}
+
+#[tokio::test]
+async fn a_link_that_dies_before_the_dot_is_temporary() {
+    for stage in ["greeting", "ehlo", "mail", "rcpt", "data"] {
+        let smtp = SmtpServer::start().await;
+        let script = match stage {
+            "greeting" => smtp.greeting(),
+            "ehlo" => smtp.ehlo(),
+            "mail" => smtp.mail(),
+            "rcpt" => smtp.rcpt("ann@example.test"),
+            _ => smtp.data(),
+        };
+        script.does([Action::Drop]);
+        let outcome = send_one(&sender(relay(&smtp))).await;
+        assert_eq!((outcome.verdict, outcome.reply.code), (Temporary, None), "{stage}");
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_dies_in_the_middle_of_a_large_mail_is_temporary() {
+    let smtp = SmtpServer::start().await;
+    smtp.data().does([Action::DropAfterReading(10_000, "")]);
+    // Larger than all the buffers between here and there.
+    let mail = mail_of(20_000_000);
+    let outcomes = sender(relay(&smtp)).send(&Route::Relay, &envelope(["ann@example.test"]), &mail).await;
+    assert_eq!(verdicts(&outcomes), [Temporary]);
+}
+
+#[tokio::test]
+async fn a_link_that_dies_after_the_dot_is_uncertain() {
+    let smtp = SmtpServer::start().await;
+    smtp.rcpt("b@x.test").replies(["550 5.1.1 unknown"]);
+    smtp.dot().does([Action::Drop]);
+    let outcomes = send(&sender(relay(&smtp)), ["a@x.test", "b@x.test"]).await;
+    assert_eq!(verdicts(&outcomes), [Uncertain, Permanent]);
+    assert_eq!(smtp.connections(), 1, "no second try behind the caller's back");
+}
+
+#[tokio::test]
+async fn no_answer_to_the_dot_is_uncertain_and_before_it_temporary() {
+    let (usual, short) = (Timeouts::default(), Duration::from_millis(100));
+    for (stage, timeouts, expected) in [
+        ("mail", Timeouts { mail: short, ..usual.clone() }, Temporary),
+        ("rcpt", Timeouts { rcpt: short, ..usual.clone() }, Temporary),
+        ("data", Timeouts { data: short, ..usual.clone() }, Temporary),
+        ("dot", Timeouts { final_dot: short, ..usual.clone() }, Uncertain),
+    ] {
+        let smtp = SmtpServer::start().await;
+        let script = match stage {
+            "mail" => smtp.mail(),
+            "rcpt" => smtp.rcpt("ann@example.test"),
+            "data" => smtp.data(),
+            _ => smtp.dot(),
+        };
+        let _gate = script.stalls();
+        let outcome = send_one(&sender(Settings { timeouts, ..relay(&smtp) })).await;
+        assert_eq!(outcome.verdict, expected, "{stage}");
+        assert!(outcome.reply.text.contains("took too long"), "{}", outcome.reply.text);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stops_reading_the_mail_is_temporary() {
+    let smtp = SmtpServer::start().await;
+    smtp.data().does([Action::StopReading]);
+    let timeouts =
+        Timeouts { block: Duration::from_millis(100), quit: Duration::from_millis(100), ..Timeouts::default() };
+    let sender = sender(Settings { timeouts, ..relay(&smtp) });
+    let outcomes = sender.send(&Route::Relay, &envelope(["ann@example.test"]), &mail_of(20_000_000)).await;
+    assert_eq!(verdicts(&outcomes), [Temporary]);
+}
+
+#[tokio::test]
+async fn a_server_that_takes_its_time_over_the_dot_gets_one_copy() {
+    let smtp = SmtpServer::start().await;
+    let gate = smtp.dot().stalls();
+    let sender = sender(relay(&smtp));
+    let (outcome, ()) = tokio::join!(send_one(&sender), async {
+        gate.reached().await;
+        gate.open();
+    });
+    assert_eq!((outcome.verdict, smtp.mails().len()), (Accepted, 1));
+}
+
+#[tokio::test]
+async fn nonsense_instead_of_a_reply_is_temporary() {
+    let nonsense = [
+        Action::Endless(b"250-and another thing\r\n"),
+        Action::Endless(b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
+        Action::Octets(vec![b'2'; 1 << 20]),
+        Action::Octets(b"\x00\xff\xfe\r\n\r\n".to_vec()),
+        Action::Octets(b"250-one\r\n550 other\r\n".to_vec()),
+        Action::Octets(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
+        Action::Octets(b"999 ?\r\n".to_vec()),
+        Action::Octets(b"354 go ahead\r\n".to_vec()),
+    ];
+    for action in nonsense {
+        for stage in ["greeting", "ehlo", "mail", "rcpt"] {
+            let smtp = SmtpServer::start().await;
+            let script = match stage {
+                "greeting" => smtp.greeting(),
+                "ehlo" => smtp.ehlo(),
+                "mail" => smtp.mail(),
+                _ => smtp.rcpt("ann@example.test"),
+            };
+            script.does([action.clone()]);
+            let outcome = send_one(&sender(relay(&smtp))).await;
+            assert_eq!(outcome.verdict, Temporary, "{stage}");
+            smtp.left_alone().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn nonsense_after_the_dot_is_uncertain() {
+    let smtp = SmtpServer::start().await;
+    smtp.dot().does([Action::Octets(b"ok, thanks\r\n".to_vec())]);
+    assert_eq!(send_one(&sender(relay(&smtp))).await.verdict, Uncertain);
+}
+
+#[tokio::test]
+async fn a_reply_too_many_is_not_taken_for_the_answer_to_the_dot() {
+    let smtp = SmtpServer::start().await;
+    smtp.data().does([Action::Octets(b"354 go ahead\r\n250 2.0.0 queued\r\n".to_vec())]);
+    assert_eq!(send_one(&sender(relay(&smtp))).await.verdict, Temporary);
+}
+
+#[tokio::test]
+async fn a_server_that_says_why_it_hangs_up_in_the_middle_is_heard() {
+    for (words, expected) in [("552 5.3.4 too large\r\n", Permanent), ("451 4.3.0 later\r\n", Temporary)] {
+        let smtp = SmtpServer::start().await;
+        smtp.data().does([Action::DropAfterReading(10_000, words)]);
+        let mail = mail_of(20_000_000);
+        let outcomes = sender(relay(&smtp)).send(&Route::Relay, &envelope(["ann@example.test"]), &mail).await;
+        assert_eq!((outcomes[0].verdict, outcomes[0].reply.code.is_some()), (expected, true));
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_is_not_there_is_temporary() {
+    let address = SmtpServer::start().await.address();
+    let settings = crate::support::sending::relay_at(address, "tls=none");
+    let outcome = send_one(&sender(settings)).await;
+    assert_eq!(outcome.verdict, Temporary);
+    assert!(outcome.reply.text.contains("could not connect"), "{}", outcome.reply.text);
+    assert_eq!(outcome.reply.enhanced.unwrap().to_string(), "4.4.1");
+}
+
+#[tokio::test]
+async fn a_greeting_that_refuses_us_refuses_no_recipient() {
+    let smtp = SmtpServer::start().await;
+    smtp.greeting().replies(["554 5.7.1 not you"]);
+    let outcome = send_one(&sender(relay(&smtp))).await;
+    assert_eq!((outcome.verdict, outcome.reply.code), (Temporary, Some(554)));
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_closes_its_connection() {
+    let smtp = SmtpServer::start().await;
+    let gate = smtp.dot().stalls();
+    let sender = sender(relay(&smtp));
+    tokio::select! {
+        _ = send_one(&sender) => panic!("the server has not answered"),
+        () = gate.reached() => {}
+    }
+    gate.open();
+    smtp.left_alone().await;
+    assert_eq!(send_one(&sender).await.verdict, Accepted);
+    assert_eq!(smtp.connections(), 2);
+}

@@ -1,0 +1,119 @@
+//! The receiving SMTP server, spoken to over a real socket, one octet as another client would send it.
+
+use postrider::smtp::inbound::Settings;
+
+use self::client::{Client, Kept, serve};
+
+pub mod client;
+
+const HELLO: &str = "EHLO client.test\r\n";
+const ENVELOPE: &str = "MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nRCPT TO:<e@f.test>\r\n";
+
+#[tokio::test]
+async fn a_mail_arrives_octet_for_octet() {
+    let (kept, server) = serve(Settings::default()).await;
+    let mut client = Client::connect(server.address).await;
+    assert!(client.say(HELLO).await.contains("250-PIPELINING\r\n"));
+    client.send(ENVELOPE).await;
+    assert_eq!(client.codes(3).await, [250, 250, 250]);
+    assert_eq!(client.code("DATA\r\n").await, 354);
+    assert_eq!(client.code("..dot\r\n\u{e9}\r\n...\r\n.\r\n").await, 250);
+    assert_eq!(client.code("QUIT\r\n").await, 221);
+    let mails = kept.mails();
+    assert_eq!(mails[0].data, ".dot\r\n\u{e9}\r\n..\r\n".as_bytes());
+    assert_eq!((mails[0].helo.as_str(), mails[0].from.as_str()), ("client.test", "a@b.test"));
+    assert_eq!(mails[0].to, ["c@d.test", "e@f.test"]);
+}
+
+#[tokio::test]
+async fn pipelined_commands_are_answered_in_one_write() {
+    let (_kept, server) = serve(Settings::default()).await;
+    let mut client = Client::connect(server.address).await;
+    client.code(HELLO).await;
+    client.send(&format!("{ENVELOPE}DATA\r\n")).await;
+    let answer = client.read_once().await;
+    assert_eq!(answer.matches("\r\n").count(), 4, "{answer}");
+    // The end of one mail and the start of the next in one write.
+    client.send(&format!("x\r\n.\r\n{ENVELOPE}DATA\r\n")).await;
+    assert_eq!(client.codes(5).await, [250, 250, 250, 250, 354]);
+}
+
+#[tokio::test]
+async fn a_smuggled_mail_is_not_taken_and_nothing_in_it_is_a_command() {
+    let (kept, server) = serve(Settings::default()).await;
+    let mut client = Client::connect(server.address).await;
+    client.code(HELLO).await;
+    for end in ["\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r\n.\r", "\r.\r\n"] {
+        client.send(&format!("{ENVELOPE}DATA\r\n")).await;
+        assert_eq!(client.codes(4).await, [250, 250, 250, 354]);
+        let smuggled = format!("good{end}MAIL FROM:<evil@x.test>\r\nRCPT TO:<y@z.test>\r\nDATA\r\nbad\r\n.\r\n");
+        assert_eq!(client.code(&smuggled).await, 550, "{end:?}");
+        assert_eq!(client.code("NOOP\r\n").await, 250, "in step after {end:?}");
+    }
+    assert_eq!(kept.mails().len(), 0);
+}
+
+#[tokio::test]
+async fn a_bare_line_feed_ends_no_command() {
+    let (kept, server) = serve(Settings::default()).await;
+    let mut client = Client::connect(server.address).await;
+    client.code(HELLO).await;
+    client.send("MAIL FROM:<a@b.test>\nRCPT TO:<c@d.test>\r\n").await;
+    assert_eq!(client.codes(2).await, [500, 503]);
+    assert_eq!(kept.mails().len(), 0);
+}
+
+#[tokio::test]
+async fn commands_have_an_order() {
+    let (_kept, server) = serve(Settings::default()).await;
+    let mut client = Client::connect(server.address).await;
+    for (command, code) in [
+        ("MAIL FROM:<a@b.test>\r\n", 503),
+        (HELLO, 250),
+        ("RCPT TO:<c@d.test>\r\n", 503),
+        ("DATA\r\n", 503),
+        ("MAIL FROM:<>\r\n", 250),
+        ("MAIL FROM:<>\r\n", 503),
+        ("DATA\r\n", 554),
+        ("RCPT TO:<\u{e9}@d.test>\r\n", 553),
+        ("RSET\r\n", 250),
+        ("MAIL FROM:<> SMTPUTF8 BODY=8BITMIME\r\n", 250),
+        ("RCPT TO:<\u{e9}@d.test>\r\n", 250),
+        ("EHLO again\r\n", 250),
+        ("DATA\r\n", 503),
+        ("VRFY c\r\n", 252),
+        ("STARTTLS\r\n", 502),
+    ] {
+        assert_eq!(client.code(command).await, code, "{command}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_one_line_and_leaves_the_other_recipients() {
+    let (kept, server) = serve(Settings::default()).await;
+    let mut client = Client::connect(server.address).await;
+    client.code(HELLO).await;
+    client.code("MAIL FROM:<a@b.test>\r\n").await;
+    assert_eq!(client.say(&format!("RCPT TO:<{}>\r\n", Kept::REFUSED)).await, "550 5.1.1 nobody??250 here\r\n");
+    assert_eq!(client.code("RCPT TO:<c@d.test>\r\n").await, 250);
+    assert_eq!(client.code("DATA\r\n").await, 354);
+    assert_eq!(client.code("x\r\n.\r\n").await, 250);
+    assert_eq!(kept.mails()[0].to, ["c@d.test"]);
+}
+
+#[tokio::test]
+async fn a_stop_ends_idle_sessions_and_lets_a_mail_finish() {
+    let (kept, server) = serve(Settings::default()).await;
+    let (mut idle, mut busy) = (Client::connect(server.address).await, Client::connect(server.address).await);
+    idle.code(HELLO).await;
+    busy.code(HELLO).await;
+    busy.send(&format!("{ENVELOPE}DATA\r\n")).await;
+    assert_eq!(busy.codes(4).await, [250, 250, 250, 354]);
+    server.stop.cancel();
+    assert_eq!(idle.codes(1).await, [421]);
+    assert_eq!(idle.read_once().await, "", "closed");
+    busy.send("x\r\n.\r\n").await;
+    assert_eq!(busy.codes(2).await, [250, 421]);
+    server.task.await.expect("the server ends");
+    assert_eq!(kept.mails().len(), 1);
+}

@@ -1,0 +1,120 @@
+//! A server that keeps what it gets, and a client that sends what it is told.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use postrider::smtp::inbound::{Handler, ReceivedMail, Server, Settings, SmtpRefusal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Every mail that was taken.
+#[derive(Default)]
+pub struct Kept(Mutex<Vec<ReceivedMail>>);
+
+impl Kept {
+    /// The recipient that is refused, with a text that tries to be two lines.
+    pub const REFUSED: &str = "refused@d.test";
+
+    pub fn mails(&self) -> Vec<ReceivedMail> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Handler for Kept {
+    async fn rcpt(&self, _from: &str, to: &str) -> Result<(), SmtpRefusal> {
+        if to == Self::REFUSED { Err(SmtpRefusal::permanent(1, 1, "nobody\r\n250 here")) } else { Ok(()) }
+    }
+
+    async fn message(&self, mail: ReceivedMail) -> Result<String, SmtpRefusal> {
+        self.0.lock().unwrap().push(mail);
+        Ok("kept".into())
+    }
+}
+
+/// A server under test; dropping it stops it.
+pub struct Running {
+    pub address: SocketAddr,
+    pub stop: CancellationToken,
+    pub task: JoinHandle<()>,
+}
+
+pub async fn serve(settings: Settings) -> (Arc<Kept>, Running) {
+    let kept = Arc::new(Kept::default());
+    let server = Server::bind("127.0.0.1:0", settings, kept.clone()).await.expect("a port");
+    let (address, stop) = (server.local_addr(), CancellationToken::new());
+    let task = tokio::spawn(server.run(stop.clone()));
+    (kept, Running { address, stop, task })
+}
+
+pub struct Client {
+    stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Client {
+    /// Connects and reads the greeting.
+    pub async fn connect(address: SocketAddr) -> Self {
+        let mut client = Self::connect_only(address).await;
+        assert_eq!(client.codes(1).await, [220]);
+        client
+    }
+
+    pub async fn connect_only(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("a connection");
+        stream.set_nodelay(true).expect("an option");
+        Self { stream, read: Vec::new() }
+    }
+
+    /// Sends everything in one write.
+    pub async fn send(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).await.expect("sent");
+    }
+
+    /// What one read of the socket gives; empty at its end.
+    pub async fn read_once(&mut self) -> String {
+        assert!(self.read.is_empty(), "an earlier reply was not read");
+        let mut bytes = vec![0; 64 << 10];
+        let count = self.stream.read(&mut bytes).await.unwrap_or(0);
+        String::from_utf8(bytes[..count].to_vec()).expect("text")
+    }
+
+    /// The next reply, all its lines.
+    pub async fn reply(&mut self) -> String {
+        let mut reply = String::new();
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line = String::from_utf8(self.read.drain(..=end).collect()).expect("text");
+                reply.push_str(&line);
+                if line.as_bytes().get(3) == Some(&b' ') {
+                    return reply;
+                }
+            } else {
+                let count = self.stream.read_buf(&mut self.read).await.expect("a reply");
+                assert!(count > 0, "the server closed after {reply:?}");
+            }
+        }
+    }
+
+    /// The codes of the next `count` replies.
+    pub async fn codes(&mut self, count: usize) -> Vec<u16> {
+        let mut codes = Vec::new();
+        for _ in 0..count {
+            codes.push(self.reply().await[..3].parse().expect("a code"));
+        }
+        codes
+    }
+
+    /// Sends, and answers the reply.
+    pub async fn say(&mut self, text: &str) -> String {
+        self.send(text).await;
+        self.reply().await
+    }
+
+    /// Sends, and answers the code of the reply.
+    pub async fn code(&mut self, text: &str) -> u16 {
+        self.send(text).await;
+        self.codes(1).await[0]
+    }
+}

@@ -1,0 +1,71 @@
+//! Everything that a client of the receiving SMTP server could have too much of is bounded.
+
+use std::time::Duration;
+
+use postrider::smtp::inbound::Settings;
+
+use crate::smtp_in::client::{Client, serve};
+
+#[tokio::test]
+async fn a_mail_may_not_be_too_big() {
+    let (kept, server) = serve(Settings { max_message: 1_000, ..Settings::default() }).await;
+    let mut client = Client::connect(server.address).await;
+    assert!(client.say("EHLO x\r\n").await.contains("250-SIZE 1000\r\n"));
+    assert_eq!(client.code("MAIL FROM:<> SIZE=1001\r\n").await, 552);
+    assert_eq!(client.code("MAIL FROM:<> SIZE=10\r\n").await, 250);
+    assert_eq!(client.code("RCPT TO:<c@d.test>\r\n").await, 250);
+    assert_eq!(client.code("DATA\r\n").await, 354);
+    assert_eq!(client.code(&format!("{}.\r\n", "x\r\n".repeat(50_000))).await, 552);
+    assert_eq!(client.code("NOOP\r\n").await, 250);
+    assert_eq!(kept.mails().len(), 0);
+}
+
+#[tokio::test]
+async fn a_mail_may_not_have_too_many_recipients() {
+    let (kept, server) = serve(Settings { max_recipients: 2, ..Settings::default() }).await;
+    let mut client = Client::connect(server.address).await;
+    client.send("EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<1@d.test>\r\nRCPT TO:<2@d.test>\r\nRCPT TO:<3@d.test>\r\n").await;
+    assert_eq!(client.codes(5).await, [250, 250, 250, 250, 452]);
+    client.send("DATA\r\n.\r\n").await;
+    assert_eq!(client.codes(2).await, [354, 250]);
+    assert_eq!(kept.mails()[0].to, ["1@d.test", "2@d.test"]);
+}
+
+#[tokio::test]
+async fn a_line_may_not_be_too_long() {
+    let (_kept, server) = serve(Settings::default()).await;
+    let mut client = Client::connect(server.address).await;
+    client.send(&format!("NOOP {}\r\nNOOP\r\n", "x".repeat(100_000))).await;
+    assert_eq!(client.codes(2).await, [500, 250]);
+}
+
+#[tokio::test]
+async fn after_too_many_errors_the_session_ends() {
+    let (_kept, server) = serve(Settings { max_errors: 2, ..Settings::default() }).await;
+    let mut client = Client::connect(server.address).await;
+    client.send("A\r\nB\r\nC\r\nNOOP\r\n").await;
+    assert_eq!(client.codes(4).await, [500, 500, 500, 421]);
+    assert_eq!(client.read_once().await, "", "closed");
+}
+
+#[tokio::test]
+async fn a_client_too_many_is_turned_away() {
+    let (_kept, server) = serve(Settings { max_connections: 1, ..Settings::default() }).await;
+    let _first = Client::connect(server.address).await;
+    let mut second = Client::connect_only(server.address).await;
+    assert_eq!(second.codes(1).await, [421]);
+}
+
+#[tokio::test]
+async fn a_silent_client_is_sent_away() {
+    let timeout = Duration::from_millis(50);
+    let (kept, server) =
+        serve(Settings { command_timeout: timeout, data_timeout: timeout, ..Settings::default() }).await;
+    let mut silent = Client::connect(server.address).await;
+    silent.send("EHLO half a command").await;
+    assert_eq!(silent.codes(1).await, [421]);
+    let mut stuck = Client::connect(server.address).await;
+    stuck.send("EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<c@d.test>\r\nDATA\r\nhalf a mail\r\n.").await;
+    assert_eq!(stuck.codes(5).await, [250, 250, 250, 354, 421]);
+    assert_eq!(kept.mails().len(), 0);
+}

@@ -1,0 +1,204 @@
+//! Straight to the recipients' own servers, as the DNS names them.
+
+use std::time::Duration;
+
+use postrider::domain::outcome::Outcome;
+use postrider::domain::outcome::Verdict::{Accepted, Permanent, Temporary};
+use postrider::smtp::{Route, Sender, Settings, Timeouts};
+
+use crate::support::dns::DnsServer;
+use crate::support::sending::{MAIL, envelope, sender};
+use crate::support::smtp::{Action, SmtpServer};
+
+/// Mail exchangers are on this machine at the port of `smtp`.
+fn direct(dns: &DnsServer, smtp: &SmtpServer) -> Settings {
+    Settings {
+        dns: Some(dns.address()),
+        mx_port: smtp.address().port(),
+        allow_loopback_mx: true,
+        ..Settings::default()
+    }
+}
+
+async fn send(sender: &Sender, domain: &str) -> Outcome {
+    let route = Route::Mx { domain: domain.into() };
+    sender.send(&route, &envelope(["ann@example.test"]), MAIL).await.remove(0)
+}
+
+fn enhanced(outcome: &Outcome) -> String {
+    outcome.reply.enhanced.map(|code| code.to_string()).unwrap_or_default()
+}
+
+/// Three servers at the same port: addresses ending in 1, 2 and 3.
+async fn three() -> [SmtpServer; 3] {
+    loop {
+        let first = SmtpServer::start().await;
+        let port = first.address().port();
+        let free = |ip: &str| std::net::TcpListener::bind((ip, port)).is_ok();
+        if free("127.0.0.2") && free("127.0.0.3") {
+            let second = SmtpServer::start_at(&format!("127.0.0.2:{port}")).await;
+            let third = SmtpServer::start_at(&format!("127.0.0.3:{port}")).await;
+            return [first, second, third];
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_lowest_preference_is_asked_first() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    dns.mx("example.test", 20, "backup.test");
+    dns.mx("example.test", 10, "mx.test");
+    dns.has_address("mx.test", "127.0.0.1");
+    dns.has_address("backup.test", "127.0.0.9");
+    let outcome = send(&sender(direct(&dns, &smtp)), "example.test").await;
+
+    assert_eq!(outcome.verdict, Accepted);
+    assert_eq!((outcome.peer.mx.as_deref(), outcome.peer.is_final), (Some("mx.test"), true));
+    assert_eq!(outcome.peer.ip, Some("127.0.0.1".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn the_next_server_is_asked_where_the_first_is_dead_or_refuses_us() {
+    let dns = DnsServer::start().await;
+    let [first, second, third] = three().await;
+    for (preference, host, ip) in
+        [(1, "a.test", "127.0.0.9"), (2, "b.test", "127.0.0.1"), (3, "c.test", "127.0.0.2"), (4, "d.test", "127.0.0.3")]
+    {
+        dns.mx("example.test", preference, host);
+        dns.has_address(host, ip);
+    }
+    first.greeting().replies(["451 4.3.2 overloaded"]);
+    second.greeting().replies(["554 5.7.1 not you"]);
+    let outcome = send(&sender(direct(&dns, &first)), "example.test").await;
+
+    assert_eq!((outcome.verdict, outcome.peer.mx.as_deref()), (Accepted, Some("d.test")));
+    assert_eq!((first.connections(), second.connections(), third.mails().len()), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn once_a_server_has_judged_the_mail_no_other_is_asked() {
+    let dns = DnsServer::start().await;
+    let [first, second, _third] = three().await;
+    dns.mx("example.test", 1, "a.test");
+    dns.mx("example.test", 2, "b.test");
+    dns.has_address("a.test", "127.0.0.1");
+    dns.has_address("b.test", "127.0.0.2");
+    first.rcpt("ann@example.test").replies(["451 4.7.1 greylisted"]);
+    assert_eq!(send(&sender(direct(&dns, &first)), "example.test").await.verdict, Temporary);
+    assert_eq!(second.connections(), 0);
+}
+
+#[tokio::test]
+async fn at_most_five_addresses_are_tried() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    for index in 1..=6 {
+        let host = format!("mx{index}.test");
+        dns.mx("example.test", index, &host);
+        dns.has_address(&host, if index == 6 { "127.0.0.1" } else { "127.0.0.9" });
+    }
+    let outcome = send(&sender(direct(&dns, &smtp)), "example.test").await;
+    assert_eq!((outcome.verdict, smtp.connections()), (Temporary, 0));
+    assert!(outcome.reply.text.contains("could not connect"));
+}
+
+#[tokio::test]
+async fn a_domain_without_mx_is_its_own() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    dns.has_address("example.test", "127.0.0.1");
+    dns.cname("alias.test", "example.test");
+    let sender = sender(direct(&dns, &smtp));
+    for domain in ["example.test", "alias.test"] {
+        assert_eq!(send(&sender, domain).await.verdict, Accepted, "{domain}");
+    }
+}
+
+#[tokio::test]
+async fn an_alias_leads_to_the_mail_exchangers_of_its_target() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    dns.cname("alias.test", "example.test");
+    dns.mx("example.test", 10, "mx.test");
+    dns.has_address("mx.test", "127.0.0.1");
+    assert_eq!(send(&sender(direct(&dns, &smtp)), "alias.test").await.peer.mx.as_deref(), Some("mx.test"));
+}
+
+#[tokio::test]
+async fn domains_that_take_no_mail_are_permanent() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    dns.null_mx("null.test");
+    dns.empty("empty.test");
+    let sender = sender(direct(&dns, &smtp));
+    for (domain, code) in
+        [("null.test", "5.1.10"), ("nowhere.test", "5.1.2"), ("empty.test", "5.1.2"), ("[nonsense]", "5.1.2")]
+    {
+        let outcome = send(&sender, domain).await;
+        assert_eq!((outcome.verdict, enhanced(&outcome).as_str()), (Permanent, code), "{domain}");
+        assert!(outcome.peer.is_final);
+    }
+}
+
+#[tokio::test]
+async fn what_the_dns_does_not_answer_is_temporary() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    dns.servfail("broken.test");
+    dns.silent("silent.test");
+    dns.mx("half.test", 10, "broken.test");
+    dns.mx("lost.test", 10, "nowhere.test");
+    let timeouts = Timeouts { dns: Duration::from_millis(300), ..Timeouts::default() };
+    let sender = sender(Settings { timeouts, ..direct(&dns, &smtp) });
+    for domain in ["broken.test", "silent.test", "half.test", "lost.test"] {
+        let outcome = send(&sender, domain).await;
+        assert_eq!((outcome.verdict, enhanced(&outcome).as_str()), (Temporary, "4.4.3"), "{domain}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_literal_is_where_it_says() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    assert_eq!(send(&sender(direct(&dns, &smtp)), "[127.0.0.1]").await.verdict, Accepted);
+}
+
+#[tokio::test]
+async fn this_machine_is_nobodys_mail_exchanger() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    dns.mx("example.test", 10, "mx.test");
+    dns.has_address("mx.test", "127.0.0.1");
+    let sender = sender(Settings { allow_loopback_mx: false, ..direct(&dns, &smtp) });
+    for domain in ["example.test", "[127.0.0.1]", "[IPv6:::1]"] {
+        assert_eq!(send(&sender, domain).await.verdict, Temporary, "{domain}");
+    }
+    assert_eq!(smtp.connections(), 0);
+}
+
+#[tokio::test]
+async fn each_server_has_its_own_sessions() {
+    let dns = DnsServer::start().await;
+    let [first, second, _third] = three().await;
+    for (domain, host, ip) in [
+        ("one.test", "a.test", "127.0.0.1"),
+        ("two.test", "b.test", "127.0.0.2"),
+        ("three.test", "a.test", "127.0.0.1"),
+    ] {
+        dns.mx(domain, 10, host);
+        if domain != "three.test" {
+            dns.has_address(host, ip);
+        }
+    }
+    let sender = sender(direct(&dns, &first));
+    for domain in ["one.test", "two.test", "three.test"] {
+        assert_eq!(send(&sender, domain).await.verdict, Accepted);
+    }
+    assert_eq!((first.connections(), first.mails().len(), second.mails().len()), (1, 2, 1));
+}
+
+#[tokio::test]
+async fn a_server_that_dies_at_mail_is_an_attempt_and_no_other_is_asked() {
+    let dns = DnsServer::start().await;
+    let [first, second, _third] = three().await;
+    dns.mx("example.test", 1, "a.test");
+    dns.mx("example.test", 2, "b.test");
+    dns.has_address("a.test", "127.0.0.1");
+    dns.has_address("b.test", "127.0.0.2");
+    first.mail().does([Action::Drop]);
+    assert_eq!(send(&sender(direct(&dns, &first)), "example.test").await.verdict, Temporary);
+    assert_eq!(second.connections(), 0);
+}

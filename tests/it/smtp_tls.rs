@@ -1,0 +1,130 @@
+//! TLS: taken where it is offered, verified where it is required, never mixed with plain text.
+
+use postrider::domain::outcome::Verdict::{Accepted, Temporary};
+use postrider::smtp::{Sender, Settings};
+
+use crate::support::certificate::Certificate;
+use crate::support::sending::{relay_at, send_one, sender};
+use crate::support::smtp::{Action, SmtpServer};
+
+async fn server(certificate: &Certificate) -> SmtpServer {
+    let smtp = SmtpServer::start().await;
+    smtp.starttls_with(certificate);
+    smtp
+}
+
+/// A sender that requires TLS and trusts this certificate.
+fn strict(smtp: &SmtpServer, trusted: &Certificate) -> Sender {
+    let (ca_file, _dir) = trusted.as_ca_file();
+    sender(relay_at(smtp.address(), &format!("tls=required&ca_file={}", ca_file.display())))
+}
+
+fn opportunistic(smtp: &SmtpServer) -> Settings {
+    relay_at(smtp.address(), "tls=opportunistic")
+}
+
+#[tokio::test]
+async fn a_verified_session_greets_again_and_is_on_record() {
+    let certificate = Certificate::valid_for("127.0.0.1");
+    let smtp = server(&certificate).await;
+    let outcome = send_one(&strict(&smtp, &certificate)).await;
+
+    assert_eq!(outcome.verdict, Accepted, "{}", outcome.reply.text);
+    assert!(smtp.mails()[0].tls);
+    assert_eq!(smtp.count("EHLO"), 2);
+    assert!(outcome.peer.tls.unwrap().starts_with("TLSv1.3 TLS13_"));
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_gets_no_mail() {
+    let trusted = Certificate::valid_for("127.0.0.1");
+    let expired = Certificate::expired_for("127.0.0.1");
+    let misnamed = Certificate::valid_for("other.test");
+    let unknown = Certificate::valid_for("127.0.0.1");
+    for (shown, trusted) in [(&expired, &expired), (&misnamed, &misnamed), (&unknown, &trusted)] {
+        let smtp = server(shown).await;
+        let outcome = send_one(&strict(&smtp, trusted)).await;
+        assert_eq!(outcome.verdict, Temporary);
+        assert!(outcome.reply.text.contains("certificate"), "{}", outcome.reply.text);
+        assert_eq!(smtp.count("MAIL"), 0);
+    }
+}
+
+#[tokio::test]
+async fn required_tls_that_was_stripped_gets_no_mail() {
+    let certificate = Certificate::valid_for("127.0.0.1");
+    let smtp = SmtpServer::start().await;
+    let outcome = send_one(&strict(&smtp, &certificate)).await;
+    assert_eq!((outcome.verdict, smtp.count("MAIL")), (Temporary, 0));
+
+    let smtp = server(&certificate).await;
+    smtp.starttls().replies(["454 4.7.0 not now"]);
+    let outcome = send_one(&strict(&smtp, &certificate)).await;
+    assert_eq!((outcome.verdict, smtp.count("MAIL")), (Temporary, 0));
+}
+
+#[tokio::test]
+async fn plain_text_injected_before_the_handshake_fails_the_session() {
+    let certificate = Certificate::valid_for("127.0.0.1");
+    for strictly in [true, false] {
+        let smtp = server(&certificate).await;
+        smtp.starttls().does([Action::Octets(b"220 go ahead\r\n250 injected\r\n".to_vec())]);
+        let sender = if strictly { strict(&smtp, &certificate) } else { sender(opportunistic(&smtp)) };
+        let outcome = send_one(&sender).await;
+        assert_eq!(outcome.verdict, Temporary);
+        assert!(outcome.reply.text.contains("plain text behind"), "{}", outcome.reply.text);
+        assert_eq!(smtp.count("MAIL"), 0);
+    }
+}
+
+#[tokio::test]
+async fn opportunistic_tls_takes_any_certificate() {
+    let smtp = server(&Certificate::expired_for("other.test")).await;
+    let outcome = send_one(&sender(opportunistic(&smtp))).await;
+    assert_eq!(outcome.verdict, Accepted);
+    assert!(smtp.mails()[0].tls && outcome.peer.tls.is_some());
+}
+
+#[tokio::test]
+async fn opportunistic_tls_goes_without_where_there_is_none_or_it_fails() {
+    let smtp = SmtpServer::start().await;
+    assert_eq!(send_one(&sender(opportunistic(&smtp))).await.verdict, Accepted);
+
+    let smtp = server(&Certificate::valid_for("127.0.0.1")).await;
+    smtp.starttls().replies(["454 4.7.0 not now"]);
+    assert_eq!(send_one(&sender(opportunistic(&smtp))).await.verdict, Accepted);
+    assert_eq!(smtp.connections(), 1);
+
+    // It promises TLS and speaks something else.
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["STARTTLS"]);
+    let outcome = send_one(&sender(opportunistic(&smtp))).await;
+    assert_eq!((outcome.verdict, outcome.peer.tls), (Accepted, None));
+    assert_eq!(smtp.connections(), 2);
+}
+
+#[tokio::test]
+async fn smtps_is_tls_from_the_first_octet() {
+    let certificate = Certificate::valid_for("127.0.0.1");
+    let smtp = SmtpServer::start().await;
+    smtp.implicit_tls_with(&certificate);
+    let (ca_file, _dir) = certificate.as_ca_file();
+    let url = format!("smtps://{}?ca_file={}", smtp.address(), ca_file.display());
+    let sender = sender(Settings { relay: Some(url.parse().unwrap()), ..Settings::default() });
+    assert_eq!(send_one(&sender).await.verdict, Accepted);
+    assert!(smtp.mails()[0].tls);
+}
+
+#[tokio::test]
+async fn a_file_of_certificates_that_is_none_stops_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ca.pem");
+    for content in [None, Some("no certificate")] {
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        }
+        let url = format!("smtps://relay.test?ca_file={}", path.display());
+        let made = Sender::new(Settings { relay: Some(url.parse().unwrap()), ..Settings::default() });
+        assert!(made.expect_err("an error").to_string().contains("ca.pem"));
+    }
+}

@@ -1,0 +1,168 @@
+//! The product on a database of its own, with a clock and a mail server that the test commands: the API listens as it
+//! always does, the worker works when it is told to.
+//!
+//! Dropping it holds what is in the database against the invariants ([`super::invariants`]).
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider::app::{App, Roles, build_worker};
+use postrider::clock::Clock as _;
+use postrider::config::Config;
+use postrider::db::keys::{self, NewKey};
+use postrider::db::{Db, DbError};
+use postrider::domain::id::{KeyId, TenantId};
+use postrider::domain::key::{Scope, Secret};
+use postrider::worker::Worker;
+use tokio::task::JoinHandle;
+
+use super::client::Api;
+use super::clock::TestClock;
+use super::dns::DnsServer;
+use super::invariants;
+use super::postgres::{Database, apart};
+use super::smtp::SmtpServer;
+
+pub struct TestApp {
+    /// The relay, or the server behind every MX.
+    pub smtp: SmtpServer,
+    pub clock: Arc<TestClock>,
+    pub worker: Worker,
+    pub config: Config,
+    pub database: Database,
+    pub db: Db,
+    api: Api,
+    app: App,
+}
+
+#[derive(Default)]
+pub struct TestAppBuilder {
+    config: Config,
+    is_direct: bool,
+}
+
+impl TestAppBuilder {
+    /// Changes the configuration.
+    pub fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    /// Sends to the recipients' own servers, found by this DNS server.
+    pub fn direct(mut self, dns: &DnsServer) -> Self {
+        self.is_direct = true;
+        self.config.dns = Some(dns.address());
+        self.config.delivery.allow_loopback_mx = true;
+        self
+    }
+
+    pub async fn start(self) -> TestApp {
+        let (smtp, database, clock) = (SmtpServer::start().await, Database::new(), Arc::new(TestClock::new()));
+        let mut config = self.config;
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        config.hostname = Some("postrider.test".into());
+        config.database.url = Some(database.url.clone().into());
+        // The worker sends no heartbeat while the test does not let it run.
+        config.delivery.lease = Duration::from_hours(1);
+        if self.is_direct {
+            config.mx_port = smtp.address().port();
+        } else {
+            config.relay_url = Some(format!("smtp://{}?tls=none", smtp.address()).into());
+        }
+        let db = Db::new(&database.url, 8, config.database.timeout).unwrap();
+        let app = App::start(&config, Roles::Api, clock.clone(), None).await.unwrap();
+        let worker = build_worker(&config, db.clone(), clock.clone(), app.wake()).await.unwrap();
+        let key = make_key(&db, &clock, &Scope::ALL, None).await;
+        let api = Api::new(format!("http://{}", app.api_address().unwrap()), key);
+        TestApp { smtp, clock, worker, config, database, db, api, app }
+    }
+}
+
+impl TestApp {
+    /// With everything as usual.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    pub fn builder() -> TestAppBuilder {
+        TestAppBuilder::default()
+    }
+
+    /// Lets the worker do all that is due.
+    pub async fn run_until_idle(&self) {
+        self.worker.drain().await.unwrap();
+    }
+
+    /// The same beside the test, for what is to happen meanwhile.
+    pub fn start_working(&self) -> JoinHandle<Result<(), DbError>> {
+        let worker = self.worker.clone();
+        tokio::spawn(async move { worker.drain().await })
+    }
+
+    /// A worker as another process has it.
+    pub async fn another_worker(&self) -> Worker {
+        build_worker(&self.config, self.db.clone(), self.clock.clone(), self.app.wake()).await.unwrap()
+    }
+
+    /// An API as another process has it, on the same database.
+    pub async fn another_api(&self) -> (App, Api) {
+        let app = App::start(&self.config, Roles::Api, self.clock.clone(), None).await.unwrap();
+        let api = Api::new(format!("http://{}", app.api_address().unwrap()), self.api.key.clone());
+        (app, api)
+    }
+
+    /// A client whose key may do this and no more.
+    pub async fn allowed(&self, scopes: &[Scope]) -> Api {
+        self.api.with_key(&make_key(&self.db, &self.clock, scopes, None).await)
+    }
+
+    /// A client that may send from these domains.
+    pub async fn allowed_from(&self, domains: &[&str]) -> Api {
+        self.api.with_key(&make_key(&self.db, &self.clock, &[Scope::Send], Some(domains)).await)
+    }
+
+    /// The client with every scope.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// Runs a statement of the test's own.
+    pub async fn sql(&self, statement: &'static str) {
+        sqlx::raw_sql(statement).execute(&mut self.database.connect().await).await.unwrap();
+    }
+}
+
+impl Deref for TestApp {
+    type Target = Api;
+
+    fn deref(&self) -> &Api {
+        &self.api
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            apart(async || invariants::check(&mut self.database.connect().await).await);
+        }
+    }
+}
+
+async fn make_key(db: &Db, clock: &TestClock, scopes: &[Scope], domains: Option<&[&str]>) -> String {
+    let secret = Secret::from_bytes(rand::random());
+    let scopes: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
+    let domains: Option<Vec<String>> = domains.map(|list| list.iter().map(ToString::to_string).collect());
+    let key = NewKey {
+        id: KeyId::new(clock.now()),
+        tenant: TenantId::DEFAULT,
+        name: "test",
+        hash: Secret::hash(secret.expose()),
+        scopes: &scopes,
+        sender_domains: domains.as_deref(),
+        created_at: clock.now(),
+        expires_at: None,
+    };
+    keys::insert(db, &key).await.unwrap();
+    secret.expose().to_owned()
+}

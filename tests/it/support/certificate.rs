@@ -1,0 +1,55 @@
+//! Certificates made for one test.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::TlsAcceptor;
+
+/// A self-signed certificate with its key.
+pub struct Certificate {
+    pem: String,
+    config: Arc<ServerConfig>,
+}
+
+impl Certificate {
+    /// Valid today.
+    pub fn valid_for(name: &str) -> Self {
+        Self::with(name, |_| ())
+    }
+
+    /// Valid until some years ago.
+    pub fn expired_for(name: &str) -> Self {
+        Self::with(name, |params| params.not_after = date_time_ymd(2001, 1, 1))
+    }
+
+    fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        change(&mut params);
+        let certificate = params.self_signed(&key).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        Self { pem: certificate.pem(), config: Arc::new(config) }
+    }
+
+    pub fn acceptor(&self) -> TlsAcceptor {
+        self.config.clone().into()
+    }
+
+    /// A file for `ca_file`, and the directory that must outlive its use.
+    pub fn as_ca_file(&self) -> (PathBuf, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        std::fs::write(&path, &self.pem).unwrap();
+        (path, dir)
+    }
+}

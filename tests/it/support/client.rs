@@ -1,0 +1,157 @@
+//! An application that calls the API. Every answer is held against what holds for all: a request id, no 5xx, and a
+//! problem where it is an error.
+
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+
+/// A client with a key.
+#[derive(Debug, Clone)]
+pub struct Api {
+    pub base: String,
+    pub key: String,
+    http: Client,
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    /// `Null` where it is not JSON.
+    pub body: Value,
+    pub octets: Vec<u8>,
+}
+
+/// A message that was answered 202.
+#[derive(Debug)]
+pub struct Sent {
+    pub id: String,
+    pub body: Value,
+}
+
+impl Api {
+    pub fn new(base: impl Into<String>, key: impl Into<String>) -> Self {
+        Self { base: base.into(), key: key.into(), http: Client::builder().build().unwrap() }
+    }
+
+    /// The same with another key.
+    pub fn with_key(&self, key: &str) -> Self {
+        Self { key: key.into(), ..self.clone() }
+    }
+
+    /// A request with the key, to be added to.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key)
+    }
+
+    /// A request without a key.
+    pub fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base))
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        Answer::to(self.request(Method::GET, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        Answer::to(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> Answer {
+        Answer::to(self.request(Method::PATCH, path).json(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        Answer::to(self.request(Method::DELETE, path)).await
+    }
+
+    /// Sends a message: these fields over those of [`message`].
+    pub async fn send(&self, fields: Value) -> Sent {
+        let answer = self.post("/v1/messages", &message(fields)).await;
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        let id = answer.body["id"].as_str().unwrap().to_owned();
+        assert_eq!(answer.headers["location"], format!("/v1/messages/{id}"));
+        Sent { id, body: answer.body }
+    }
+
+    pub async fn message(&self, id: &str) -> Value {
+        let answer = self.get(&format!("/v1/messages/{id}")).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body
+    }
+
+    /// A message's status as a whole.
+    pub async fn status(&self, id: &str) -> String {
+        self.message(id).await["status"].as_str().unwrap().to_owned()
+    }
+
+    /// The recipient of a message that has one.
+    pub async fn recipient(&self, id: &str) -> Value {
+        let mut message = self.message(id).await;
+        let recipients = message["recipients"].as_array_mut().unwrap();
+        assert_eq!(recipients.len(), 1);
+        recipients.remove(0)
+    }
+
+    /// The states of a message's recipients, in the order of the request.
+    pub async fn states(&self, id: &str) -> Vec<String> {
+        let message = self.message(id).await;
+        let state = |recipient: &Value| recipient["status"].as_str().unwrap().to_owned();
+        message["recipients"].as_array().unwrap().iter().map(state).collect()
+    }
+
+    pub async fn event_list(&self, id: &str) -> Vec<Value> {
+        let page = self.get(&format!("/v1/messages/{id}/events?limit=100")).await;
+        assert_eq!((page.status, &page.body["has_more"]), (200, &json!(false)));
+        page.body["data"].as_array().unwrap().clone()
+    }
+
+    /// What happened to a message, oldest first, without the `message.` in front.
+    pub async fn events(&self, id: &str) -> Vec<String> {
+        let word = |event: &Value| event["type"].as_str().unwrap().strip_prefix("message.").unwrap().to_owned();
+        self.event_list(id).await.iter().map(word).collect()
+    }
+}
+
+impl Answer {
+    pub async fn to(request: RequestBuilder) -> Self {
+        let response = request.send().await.expect("an answer");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let octets = response.bytes().await.expect("a body").to_vec();
+        let answer = Self { status, headers, body: serde_json::from_slice(&octets).unwrap_or_default(), octets };
+        answer.check();
+        answer
+    }
+
+    fn check(&self) {
+        assert!(self.status < 500, "{self:?}");
+        let id = self.headers.get("x-request-id").unwrap_or_else(|| panic!("no X-Request-Id: {self:?}"));
+        if self.status >= 400 && !self.octets.is_empty() {
+            assert_eq!(self.headers[CONTENT_TYPE], "application/problem+json", "{self:?}");
+            assert_eq!(self.body["status"], self.status, "{self:?}");
+            assert_eq!(self.body["request_id"].as_str().unwrap().as_bytes(), id.as_bytes(), "{self:?}");
+        }
+    }
+
+    /// Status and `code` of an error.
+    pub fn problem(&self) -> (u16, &str) {
+        (self.status, self.body["code"].as_str().unwrap_or_default())
+    }
+
+    /// Pointer and code of every fault.
+    pub fn faults(&self) -> Vec<(&str, &str)> {
+        let faults = self.body["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
+        faults.iter().map(|f| (f["pointer"].as_str().unwrap(), f["code"].as_str().unwrap())).collect()
+    }
+}
+
+/// A small valid message with these fields over its own; `null` takes one out.
+pub fn message(fields: Value) -> Value {
+    let mut body = json!({
+        "from": "Acme Billing <billing@acme.test>", "to": "ann@example.test", "subject": "Your invoice", "text": "Hello.",
+    });
+    let (Value::Object(all), Value::Object(fields)) = (&mut body, fields) else { panic!("fields are an object") };
+    all.extend(fields);
+    body
+}

@@ -1,0 +1,47 @@
+//! A clock that stands still until the test moves it.
+
+use std::sync::Mutex;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use postrider::clock::Clock;
+
+#[derive(Debug)]
+pub struct TestClock(Mutex<DateTime<Utc>>);
+
+impl TestClock {
+    /// The day on which every test begins.
+    pub fn new() -> Self {
+        Self(Mutex::new("2026-11-23T12:00:00Z".parse().unwrap()))
+    }
+
+    pub fn advance(&self, by: TimeDelta) {
+        *self.0.lock().unwrap() += by;
+    }
+
+    /// Moves on to this time, as the API writes it.
+    pub fn advance_to(&self, time: &str) {
+        let time = time.parse().unwrap();
+        let mut now = self.0.lock().unwrap();
+        assert!(time >= *now, "{time} has passed");
+        *now = time;
+    }
+
+    /// The time in so long, as the API reads it.
+    pub fn text_in(&self, from_now: TimeDelta) -> String {
+        (self.now() + from_now).to_rfc3339()
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> DateTime<Utc> {
+        *self.0.lock().unwrap()
+    }
+}
+
+pub fn minutes(count: i64) -> TimeDelta {
+    TimeDelta::minutes(count)
+}
+
+pub fn hours(count: i64) -> TimeDelta {
+    TimeDelta::hours(count)
+}

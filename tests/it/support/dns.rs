@@ -1,0 +1,129 @@
+//! A scriptable DNS server over UDP. Names it was never told of do not exist.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_resolver::proto::rr::rdata::{CNAME, MX};
+use hickory_resolver::proto::rr::{Name, RData, Record};
+use tokio::net::UdpSocket;
+use tokio::task::JoinHandle;
+
+/// What is known of one name.
+#[derive(Default)]
+struct Entry {
+    records: Vec<RData>,
+    failure: Option<ResponseCode>,
+    silent: bool,
+}
+
+type Zone = Arc<Mutex<HashMap<Name, Entry>>>;
+
+/// The server; it stops when it is dropped.
+pub struct DnsServer {
+    address: SocketAddr,
+    zone: Zone,
+    task: JoinHandle<()>,
+}
+
+impl DnsServer {
+    pub async fn start() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let zone = Zone::default();
+        let task = tokio::spawn(serve(socket, zone.clone()));
+        Self { address, zone, task }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn mx(&self, domain: &str, preference: u16, host: &str) {
+        self.change(domain, |entry| entry.records.push(RData::MX(MX::new(preference, name(host)))));
+    }
+
+    /// "Takes no mail" (RFC 7505).
+    pub fn null_mx(&self, domain: &str) {
+        self.mx(domain, 0, ".");
+    }
+
+    pub fn has_address(&self, host: &str, ip: &str) {
+        let data = match ip.parse().unwrap() {
+            IpAddr::V4(ip) => RData::A(ip.into()),
+            IpAddr::V6(ip) => RData::AAAA(ip.into()),
+        };
+        self.change(host, |entry| entry.records.push(data));
+    }
+
+    pub fn cname(&self, alias: &str, host: &str) {
+        self.change(alias, |entry| entry.records.push(RData::CNAME(CNAME(name(host)))));
+    }
+
+    /// The name exists, and there is nothing under it.
+    pub fn empty(&self, domain: &str) {
+        self.change(domain, |_| ());
+    }
+
+    pub fn servfail(&self, domain: &str) {
+        self.change(domain, |entry| entry.failure = Some(ResponseCode::ServFail));
+    }
+
+    /// No answer at all.
+    pub fn silent(&self, domain: &str) {
+        self.change(domain, |entry| entry.silent = true);
+    }
+
+    fn change(&self, domain: &str, change: impl FnOnce(&mut Entry)) {
+        change(self.zone.lock().unwrap().entry(name(domain)).or_default());
+    }
+}
+
+impl Drop for DnsServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn name(text: &str) -> Name {
+    Name::from_ascii(format!("{}.", text.trim_end_matches('.'))).unwrap()
+}
+
+async fn serve(socket: UdpSocket, zone: Zone) {
+    let mut buffer = [0; 4_096];
+    while let Ok((count, client)) = socket.recv_from(&mut buffer).await {
+        let Ok(request) = Message::from_vec(&buffer[..count]) else { continue };
+        let Some(answer) = answer(request, &zone) else { continue };
+        let _ = socket.send_to(&answer.to_vec().unwrap(), client).await;
+    }
+}
+
+fn answer(request: Message, zone: &Zone) -> Option<Message> {
+    let query = request.queries.first()?.clone();
+    let mut answer = request.into_response();
+    answer.metadata.recursion_available = true;
+    let zone = zone.lock().unwrap();
+    let mut owner = query.name().clone();
+    answer.metadata.response_code = ResponseCode::NXDomain;
+    while let Some(entry) = zone.get(&owner) {
+        if entry.silent {
+            return None;
+        }
+        answer.metadata.response_code = entry.failure.unwrap_or(ResponseCode::NoError);
+        let mut alias = None;
+        for data in &entry.records {
+            if let RData::CNAME(target) = data {
+                alias = Some(target.0.clone());
+            } else if data.record_type() != query.query_type() {
+                continue;
+            }
+            answer.add_answer(Record::from_rdata(owner.clone(), 60, data.clone()));
+        }
+        match alias {
+            Some(target) => owner = target,
+            None => break,
+        }
+    }
+    Some(answer)
+}

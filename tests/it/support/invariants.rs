@@ -1,0 +1,63 @@
+//! What must hold in the database whenever nothing is being done (design.md, "Invariants").
+
+use sqlx::PgConnection;
+
+/// Holds at any moment, whoever is doing what.
+const LANES: (&str, &str) = (
+    "no lane sleeps longer than its earliest row",
+    "SELECT count(*) FROM lanes l JOIN queue q ON q.lane_id = l.id AND q.lease IS NULL WHERE q.due_at < l.ready_at",
+);
+
+/// Name and query; each answers how many rows break the rule.
+const RULES: &[(&str, &str)] = &[
+    ("no recipient is in a worker's hand", "SELECT count(*) FROM queue WHERE lease IS NOT NULL"),
+    (
+        "whoever waits has one row in the queue, and nobody else has",
+        "SELECT count(*) FROM recipients r FULL JOIN queue q ON q.message_id = r.message_id AND q.recipient_id = r.id
+         WHERE (coalesce(r.status, '') IN ('queued', 'deferred')) <> (q.recipient_id IS NOT NULL)",
+    ),
+    (
+        "the ledger balances: accepted is the sum of the end states and of what waits",
+        "SELECT abs((SELECT count(*) FROM recipients) - (SELECT count(*) FROM queue)
+                    - (SELECT count(*) FROM recipients WHERE status NOT IN ('queued', 'deferred')))",
+    ),
+    (
+        "an event tells of each message and of each end state",
+        "SELECT (SELECT count(*) FROM messages m WHERE NOT EXISTS (
+                     SELECT FROM events e WHERE e.message_id = m.id
+                     AND e.type IN ('message.accepted', 'message.scheduled')))
+              + (SELECT count(*) FROM recipients r WHERE r.finished_at IS NOT NULL AND 1 <> (
+                     SELECT count(*) FROM events e WHERE e.message_id = r.message_id AND e.recipient_id = r.id
+                     AND e.type = 'message.' || r.status AND e.seq >= (
+                         SELECT max(seq) FROM events l WHERE l.message_id = r.message_id AND l.recipient_id = r.id)))",
+    ),
+    (
+        "events are numbered from 1 without gaps, up to the counter",
+        "SELECT count(*) FROM event_counters c
+         LEFT JOIN LATERAL (SELECT count(*) AS n, count(DISTINCT seq) AS numbers, coalesce(min(seq), 1) AS first,
+                                   coalesce(max(seq), 0) AS last FROM events WHERE tenant_id = c.tenant_id) e ON true
+         WHERE (e.n, e.numbers, e.first, e.last) IS DISTINCT FROM (c.last_seq, c.last_seq, 1::bigint, c.last_seq)",
+    ),
+    LANES,
+    (
+        "a key stands for a message that is there",
+        "SELECT count(*) FROM idempotency_keys k WHERE NOT EXISTS (SELECT FROM messages m WHERE m.id = ANY (k.message_ids))",
+    ),
+];
+
+/// Panics with the rule that does not hold.
+pub async fn check(connection: &mut PgConnection) {
+    for rule in RULES {
+        hold(*rule, connection).await;
+    }
+}
+
+/// Panics where a row is due that no worker would look for.
+pub async fn no_lane_oversleeps(connection: &mut PgConnection) {
+    hold(LANES, connection).await;
+}
+
+async fn hold((rule, query): (&str, &'static str), connection: &mut PgConnection) {
+    let broken: i64 = sqlx::query_scalar(query).fetch_one(connection).await.expect(rule);
+    assert_eq!(broken, 0, "it does not hold that {rule}");
+}

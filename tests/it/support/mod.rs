@@ -1,0 +1,13 @@
+//! What the tests are written with: the product on a database, a clock and servers of the test's own. Servers are real
+//! sockets at port 0, scripted by the test.
+
+pub mod app;
+pub mod certificate;
+pub mod client;
+pub mod clock;
+pub mod dns;
+pub mod invariants;
+pub mod postgres;
+pub mod process;
+pub mod sending;
+pub mod smtp;

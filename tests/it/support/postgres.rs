@@ -1,0 +1,102 @@
+//! One private Postgres for the whole run, and in it a database of its own for every test.
+//!
+//! The cluster starts with the first test that asks for it and ends with this process, however that ends; its
+//! directory is removed then. A test's database is a copy of one that was migrated once.
+
+use std::future::Future;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use postrider::db::{Db, schema};
+use postrider::dev::postgres::{Options, Postgres};
+use sqlx::{Connection as _, PgConnection};
+use tokio::runtime::{Builder, Runtime};
+
+const TEMPLATE: &str = "it_template";
+
+/// Waits for our end and for Postgres's, then removes the directory.
+const SWEEPER: &str = r#"read -r _; while [ -e "$1/data/postmaster.pid" ]; do sleep 0.1; done; rm -rf "$1""#;
+
+struct Cluster {
+    postgres: Postgres,
+    made: AtomicUsize,
+    /// Holds the pipe that the sweeper waits for.
+    _sweeper: Child,
+}
+
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| apart(start));
+
+async fn start() -> Cluster {
+    let dir = tempfile::Builder::new().prefix("postrider-it-").tempdir().expect("a directory").keep();
+    let sweeper = sweeper(&dir);
+    let postgres = Postgres::start(Options { dir, durable: false }).await.expect("a Postgres to test with");
+    let url = postgres.ensure_database(TEMPLATE).await.expect("a template");
+    let db = Db::new(&url, 2, Duration::from_mins(1)).expect("a pool");
+    schema::migrate(&db).await.expect("a schema");
+    db.close().await;
+    Cluster { postgres, made: AtomicUsize::new(0), _sweeper: sweeper }
+}
+
+fn sweeper(dir: &Path) -> Child {
+    use std::os::unix::process::CommandExt as _;
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", SWEEPER, "postrider-sweeper"]).arg(dir);
+    // In a group of its own: Ctrl-C is for us. Without our outputs: whoever reads those waits for their end.
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    command.spawn().expect("a shell")
+}
+
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime"));
+
+/// Runs what must outlive a test's runtime, or must run where none is at hand, and waits for it.
+pub fn apart<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(|| RUNTIME.block_on(work())).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// A database that belongs to one test, and is gone after it.
+pub struct Database {
+    name: String,
+    pub url: String,
+}
+
+impl Database {
+    /// Migrated.
+    pub fn new() -> Self {
+        Self::copy_of(TEMPLATE)
+    }
+
+    /// Without a schema.
+    pub fn empty() -> Self {
+        Self::copy_of("template1")
+    }
+
+    fn copy_of(template: &str) -> Self {
+        let name = format!("it_{}", CLUSTER.made.fetch_add(1, Ordering::Relaxed));
+        let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
+        apart(|| administer(create));
+        Self { url: CLUSTER.postgres.url(&name), name }
+    }
+
+    pub async fn connect(&self) -> PgConnection {
+        PgConnection::connect(&self.url).await.expect("a connection")
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // Not waited for: the test's runtime, which is about to end, may hold a connection that is just being made.
+        RUNTIME.spawn(administer(format!("DROP DATABASE {} WITH (FORCE)", self.name)));
+    }
+}
+
+async fn administer(statement: String) {
+    let mut connection = PgConnection::connect(&CLUSTER.postgres.url("postgres")).await.expect("a connection");
+    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await;
+    done.expect("a database is made or dropped");
+    connection.close().await.expect("closed");
+}

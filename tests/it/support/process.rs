@@ -1,0 +1,103 @@
+//! The program itself, run as an operator runs it: by its command line and environment.
+
+use std::collections::VecDeque;
+use std::process::{ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+/// How long anything may take before the test fails.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// The program with these arguments and nothing in its environment but what the test adds.
+pub fn postrider(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+    command.args(arguments).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    if let Some(path) = std::env::var_os("PATH") {
+        command.env("PATH", path);
+    }
+    command
+}
+
+/// Runs it to its end.
+pub async fn run(mut command: Command) -> Output {
+    tokio::time::timeout(LIMIT, command.output()).await.expect("an end").expect("a process")
+}
+
+/// What it said on standard error.
+pub fn complaint(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// SIGTERM, and waits for the end.
+pub async fn stop(mut child: Child) -> ExitStatus {
+    let pid = child.id().expect("a running process").to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill").success());
+    tokio::time::timeout(LIMIT, child.wait()).await.expect("an end").expect("a status")
+}
+
+/// The program as a service; killed when it is dropped.
+pub struct Service {
+    child: Child,
+    log: Arc<Mutex<VecDeque<Value>>>,
+    changed: watch::Receiver<()>,
+    /// Where the API listens.
+    pub address: Option<String>,
+}
+
+impl Service {
+    /// Starts it and waits until it runs.
+    pub async fn start(mut command: Command) -> Self {
+        command.env("POSTRIDER_LOG__FORMAT", "json").stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("a process");
+        let (log, (tell, changed)) = (Arc::new(Mutex::new(VecDeque::new())), watch::channel(()));
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        tokio::spawn({
+            let log = log.clone();
+            async move {
+                while let Ok(Some(line)) = lines.next_line().await {
+                    log.lock().unwrap().push_back(serde_json::from_str(&line).unwrap_or(Value::String(line)));
+                    tell.send_replace(());
+                }
+            }
+        });
+        let mut service = Self { child, log, changed, address: None };
+        let running = service.logged("postrider is running").await;
+        service.address = running["fields"]["address"].as_str().map(|address| format!("http://{address}"));
+        service
+    }
+
+    /// Waits for a line of the log.
+    pub async fn logged(&mut self, message: &str) -> Value {
+        let found = || self.log.lock().unwrap().iter().find(|line| line["fields"]["message"] == message).cloned();
+        let mut changed = self.changed.clone();
+        let waited = tokio::time::timeout(LIMIT, async {
+            loop {
+                changed.mark_unchanged();
+                if let Some(line) = found() {
+                    return line;
+                }
+                assert!(
+                    changed.changed().await.is_ok(),
+                    "it ended without {message:?}: {:?}",
+                    self.log.lock().unwrap()
+                );
+            }
+        });
+        waited.await.unwrap_or_else(|_| panic!("no {message:?} in {:?}", self.log.lock().unwrap()))
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn terminate(self) -> ExitStatus {
+        stop(self.child).await
+    }
+
+    /// SIGKILL.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("killed");
+    }
+}

@@ -1,0 +1,53 @@
+//! A sender aimed at the scriptable server, and short ways to use it.
+
+use std::net::SocketAddr;
+
+use postrider::domain::outcome::{Outcome, Verdict};
+use postrider::smtp::{Envelope, Relay, Route, Sender, Settings};
+
+use super::smtp::SmtpServer;
+
+/// A small mail.
+pub const MAIL: &[u8] = b"Subject: hello\r\n\r\nHello.\r\n";
+
+/// Settings with the server as relay over plain text.
+pub fn relay(smtp: &SmtpServer) -> Settings {
+    relay_at(smtp.address(), "tls=none")
+}
+
+/// Settings with a relay at this address; `options` are those of its URL.
+pub fn relay_at(address: SocketAddr, options: &str) -> Settings {
+    let relay: Relay = format!("smtp://{address}?{options}").parse().unwrap();
+    Settings { hostname: "client.test".into(), relay: Some(relay), ..Settings::default() }
+}
+
+pub fn sender(settings: Settings) -> Sender {
+    Sender::new(settings).unwrap()
+}
+
+pub fn envelope<const N: usize>(to: [&str; N]) -> Envelope {
+    Envelope { from: Some("bounce@acme.test".parse().unwrap()), to: to.map(|address| address.parse().unwrap()).into() }
+}
+
+/// Sends [`MAIL`] through the relay.
+pub async fn send<const N: usize>(sender: &Sender, to: [&str; N]) -> Vec<Outcome> {
+    sender.send(&Route::Relay, &envelope(to), MAIL).await
+}
+
+/// Sends [`MAIL`] to one recipient through the relay.
+pub async fn send_one(sender: &Sender) -> Outcome {
+    send(sender, ["ann@example.test"]).await.remove(0)
+}
+
+pub fn verdicts(outcomes: &[Outcome]) -> Vec<Verdict> {
+    outcomes.iter().map(|outcome| outcome.verdict).collect()
+}
+
+/// A mail of about so many octets, with dots where they hurt.
+pub fn mail_of(octets: usize) -> Vec<u8> {
+    let mut mail = b"Subject: large\r\n\r\n".to_vec();
+    while mail.len() < octets {
+        mail.extend_from_slice(b".0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrst\r\n");
+    }
+    mail
+}

@@ -1,0 +1,226 @@
+//! A scriptable SMTP server.
+//!
+//! It takes every mail unless told otherwise: `smtp.rcpt("ann@example.test").replies(["451 4.7.1 later", "250 ok"])`.
+//! A script is used up one answer at a time; then the server is friendly again. Tests wait for what was seen and never
+//! for time to pass.
+
+mod connection;
+mod script;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+pub use script::{Action, Gate, Script};
+use script::{Scripts, Stage};
+
+use super::certificate::Certificate;
+
+/// A mail that the server answered 2xx for.
+#[derive(Debug, Clone)]
+pub struct ReceivedMail {
+    /// Between the angle brackets of MAIL.
+    pub from: String,
+    /// Between the angle brackets of each RCPT that was answered 2xx.
+    pub to: Vec<String>,
+    /// The whole MAIL command.
+    pub mail_command: String,
+    /// The mail, dots unstuffed, without the terminator.
+    pub raw: Vec<u8>,
+    /// 1 for the server's first connection.
+    pub connection: usize,
+    pub tls: bool,
+}
+
+/// A line that the server has read; the final dot is one, the mail's own lines are not.
+#[derive(Debug, Clone)]
+pub struct Line {
+    pub connection: usize,
+    pub text: String,
+    /// Whether more had arrived with it: the client did not wait for the reply.
+    pub more_behind: bool,
+}
+
+/// What the connections share with the test.
+struct Shared {
+    log: Mutex<Log>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct Log {
+    scripts: Scripts,
+    extensions: Vec<String>,
+    acceptor: Option<TlsAcceptor>,
+    implicit_tls: bool,
+    mails: Vec<ReceivedMail>,
+    lines: Vec<Line>,
+    connections: usize,
+    open: usize,
+}
+
+impl Shared {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap()
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Log)) {
+        change(&mut self.log());
+        self.changed.send_replace(());
+    }
+}
+
+/// The server; it stops when it is dropped.
+pub struct SmtpServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl SmtpServer {
+    /// Starts on a free port, offering what a usual server offers, STARTTLS apart.
+    pub async fn start() -> Self {
+        Self::start_at("127.0.0.1:0").await
+    }
+
+    pub async fn start_at(address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.expect("an address to listen at");
+        let address = listener.local_addr().unwrap();
+        let extensions = ["PIPELINING", "SIZE 52428800", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"];
+        let log = Log { extensions: extensions.map(str::to_owned).to_vec(), ..Log::default() };
+        let shared = Arc::new(Shared { log: Mutex::new(log), changed: watch::Sender::new(()) });
+        let task = tokio::spawn(accept(listener, shared.clone()));
+        Self { address, shared, task }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Replaces what is offered after EHLO.
+    pub fn offers<const N: usize>(&self, extensions: [&str; N]) {
+        self.shared.log().extensions = extensions.map(str::to_owned).to_vec();
+    }
+
+    /// Offers STARTTLS with this certificate.
+    pub fn starttls_with(&self, certificate: &Certificate) {
+        let mut log = self.shared.log();
+        log.acceptor = Some(certificate.acceptor());
+        log.extensions.push("STARTTLS".into());
+    }
+
+    /// Speaks TLS from the first octet.
+    pub fn implicit_tls_with(&self, certificate: &Certificate) {
+        let mut log = self.shared.log();
+        log.acceptor = Some(certificate.acceptor());
+        log.implicit_tls = true;
+    }
+
+    pub fn greeting(&self) -> Script<'_> {
+        self.script(Stage::Greeting)
+    }
+
+    pub fn ehlo(&self) -> Script<'_> {
+        self.script(Stage::Ehlo)
+    }
+
+    pub fn starttls(&self) -> Script<'_> {
+        self.script(Stage::Starttls)
+    }
+
+    pub fn auth(&self) -> Script<'_> {
+        self.script(Stage::Auth)
+    }
+
+    pub fn mail(&self) -> Script<'_> {
+        self.script(Stage::Mail)
+    }
+
+    /// RCPT for this address.
+    pub fn rcpt(&self, address: &str) -> Script<'_> {
+        self.script(Stage::Rcpt(address.into()))
+    }
+
+    pub fn data(&self) -> Script<'_> {
+        self.script(Stage::Data)
+    }
+
+    /// The answer to the final dot.
+    pub fn dot(&self) -> Script<'_> {
+        self.script(Stage::Dot)
+    }
+
+    fn script(&self, stage: Stage) -> Script<'_> {
+        Script { shared: &self.shared, stage }
+    }
+
+    /// Every mail so far.
+    pub fn mails(&self) -> Vec<ReceivedMail> {
+        self.shared.log().mails.clone()
+    }
+
+    /// Waits until there are `count` mails, and answers them all.
+    pub async fn received(&self, count: usize) -> Vec<ReceivedMail> {
+        self.until("mails", |log| log.mails.len() >= count).await;
+        self.mails()
+    }
+
+    /// Every line so far.
+    pub fn lines(&self) -> Vec<Line> {
+        self.shared.log().lines.clone()
+    }
+
+    /// How often a line that begins like this was read.
+    pub fn count(&self, start: &str) -> usize {
+        self.lines().iter().filter(|line| line.text.starts_with(start)).count()
+    }
+
+    /// Waits until `count` lines that begin like this were read.
+    pub async fn read(&self, start: &str, count: usize) {
+        self.until(start, |log| log.lines.iter().filter(|line| line.text.starts_with(start)).count() >= count).await;
+    }
+
+    /// Connections accepted so far.
+    pub fn connections(&self) -> usize {
+        self.shared.log().connections
+    }
+
+    /// Waits until no connection is open.
+    pub async fn left_alone(&self) {
+        self.until("no open connection", |log| log.connections > 0 && log.open == 0).await;
+    }
+
+    async fn until(&self, what: &str, reached: impl Fn(&Log) -> bool) {
+        let mut changes = self.shared.changed.subscribe();
+        let waiting = changes.wait_for(|()| reached(&self.shared.log()));
+        let reached = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+        assert!(reached.is_ok(), "still waiting for {what}; so far: {:#?}", self.lines());
+    }
+}
+
+impl Drop for SmtpServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    // Dropped with this task, and every connection with it.
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        shared.note(|log| {
+            log.connections += 1;
+            log.open += 1;
+        });
+        let (number, shared) = (shared.log().connections, shared.clone());
+        connections.spawn(async move {
+            connection::serve(stream, number, &shared).await;
+            shared.note(|log| log.open -= 1);
+        });
+    }
+}

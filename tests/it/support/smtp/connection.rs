@@ -1,0 +1,228 @@
+//! One connection of the scriptable server, from greeting to QUIT.
+
+use std::io;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use super::script::{Action, Stage};
+use super::{Line, ReceivedMail, Shared};
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// Ends the connection; an error is as good a reason as QUIT.
+type Flow = io::Result<()>;
+
+fn hang_up<T>() -> io::Result<T> {
+    Err(io::ErrorKind::ConnectionAborted.into())
+}
+
+pub(super) async fn serve(stream: TcpStream, number: usize, shared: &Shared) {
+    let _ = stream.set_nodelay(true);
+    let (acceptor, implicit) = {
+        let log = shared.log();
+        (log.acceptor.clone(), log.implicit_tls)
+    };
+    let stream: Box<dyn Stream> = match acceptor.filter(|_| implicit) {
+        None => Box::new(stream),
+        Some(acceptor) => match acceptor.accept(stream).await {
+            Ok(stream) => Box::new(stream),
+            Err(_) => return,
+        },
+    };
+    let mut connection =
+        Connection { stream: BufReader::with_capacity(1 << 16, stream), number, shared, tls: implicit, mail: None };
+    let _ = connection.run().await;
+}
+
+struct Connection<'a> {
+    stream: BufReader<Box<dyn Stream>>,
+    number: usize,
+    shared: &'a Shared,
+    tls: bool,
+    mail: Option<ReceivedMail>,
+}
+
+impl Connection<'_> {
+    async fn run(&mut self) -> Flow {
+        self.answer(Stage::Greeting, "220 mx.test ESMTP").await?;
+        loop {
+            let line = self.line().await?;
+            let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
+            match verb.as_str() {
+                "EHLO" => self.ehlo().await?,
+                "HELO" => drop(self.answer(Stage::Other, "250 mx.test").await?),
+                "STARTTLS" => self.starttls().await?,
+                "AUTH" => self.auth(&line).await?,
+                "MAIL" => self.begin(&line).await?,
+                "RCPT" => self.recipient(&line).await?,
+                "DATA" => self.data().await?,
+                "RSET" => {
+                    self.mail = None;
+                    self.answer(Stage::Other, "250 2.0.0 ok").await?;
+                }
+                "QUIT" => {
+                    self.answer(Stage::Other, "221 2.0.0 bye").await?;
+                    return hang_up();
+                }
+                _ => drop(self.answer(Stage::Other, "500 5.5.1 what?").await?),
+            }
+        }
+    }
+
+    async fn line(&mut self) -> io::Result<String> {
+        let mut octets = Vec::new();
+        if self.stream.read_until(b'\n', &mut octets).await? == 0 {
+            return hang_up();
+        }
+        let text = String::from_utf8_lossy(&octets).trim_end().to_owned();
+        self.note(&text);
+        Ok(text)
+    }
+
+    fn note(&self, text: &str) {
+        let more_behind = !self.stream.buffer().is_empty();
+        let line = Line { connection: self.number, text: text.to_owned(), more_behind };
+        self.shared.note(|log| log.lines.push(line));
+    }
+
+    async fn say(&mut self, octets: &[u8]) -> Flow {
+        self.stream.write_all(octets).await?;
+        self.stream.flush().await
+    }
+
+    /// Answers as scripted or else as usual; answers the first digit of what was said.
+    async fn answer(&mut self, stage: Stage, usual: &str) -> io::Result<u8> {
+        let action = self.shared.log().scripts.get_mut(&stage).and_then(std::collections::VecDeque::pop_front);
+        let octets = match action {
+            None => format!("{usual}\r\n").into_bytes(),
+            Some(Action::Reply(reply)) => format!("{reply}\r\n").into_bytes(),
+            Some(Action::Octets(octets)) => octets,
+            Some(Action::Drop) => return hang_up(),
+            Some(Action::ReplyThenDrop(reply)) => {
+                self.say(format!("{reply}\r\n").as_bytes()).await?;
+                return hang_up();
+            }
+            Some(Action::Endless(octets)) => loop {
+                self.say(octets).await?;
+            },
+            Some(Action::DropAfterReading(count, words)) => {
+                self.say(b"354 go ahead\r\n").await?;
+                self.stream.read_exact(&mut vec![0; count]).await?;
+                self.say(words.as_bytes()).await?;
+                return hang_up();
+            }
+            Some(Action::StopReading) => {
+                self.say(b"354 go ahead\r\n").await?;
+                std::future::pending().await
+            }
+            Some(Action::Stall(gate)) => {
+                gate.pass().await;
+                format!("{usual}\r\n").into_bytes()
+            }
+        };
+        self.say(&octets).await?;
+        Ok(octets.first().copied().unwrap_or_default())
+    }
+
+    async fn ehlo(&mut self) -> Flow {
+        let mut extensions = self.shared.log().extensions.clone();
+        extensions.retain(|extension| !(self.tls && extension == "STARTTLS"));
+        let mut usual = String::new();
+        for (index, line) in std::iter::once("mx.test").chain(extensions.iter().map(String::as_str)).enumerate() {
+            let last = index == extensions.len();
+            usual += if last { "250 " } else { "250-" };
+            usual += line;
+            usual += if last { "" } else { "\r\n" };
+        }
+        self.answer(Stage::Ehlo, &usual).await.map(drop)
+    }
+
+    async fn starttls(&mut self) -> Flow {
+        if self.answer(Stage::Starttls, "220 2.0.0 go ahead").await? != b'2' {
+            return Ok(());
+        }
+        let Some(acceptor) = self.shared.log().acceptor.clone() else { return hang_up() };
+        let plain = std::mem::replace(&mut self.stream, BufReader::new(Box::new(tokio::io::empty())));
+        let stream: Box<dyn Stream> = Box::new(acceptor.accept(plain.into_inner()).await?);
+        self.stream = BufReader::with_capacity(1 << 16, stream);
+        self.tls = true;
+        Ok(())
+    }
+
+    async fn auth(&mut self, line: &str) -> Flow {
+        if line.eq_ignore_ascii_case("AUTH LOGIN") {
+            for prompt in ["334 VXNlcm5hbWU6\r\n", "334 UGFzc3dvcmQ6\r\n"] {
+                self.say(prompt.as_bytes()).await?;
+                self.line().await?;
+            }
+        }
+        self.answer(Stage::Auth, "235 2.7.0 welcome").await.map(drop)
+    }
+
+    async fn begin(&mut self, line: &str) -> Flow {
+        let usual = if self.mail.is_some() { "503 5.5.1 nested MAIL" } else { "250 2.1.0 ok" };
+        if self.answer(Stage::Mail, usual).await? == b'2' {
+            self.mail = Some(ReceivedMail {
+                from: bracketed(line),
+                to: Vec::new(),
+                mail_command: line.to_owned(),
+                raw: Vec::new(),
+                connection: self.number,
+                tls: self.tls,
+            });
+        }
+        Ok(())
+    }
+
+    async fn recipient(&mut self, line: &str) -> Flow {
+        let address = bracketed(line);
+        let usual = if self.mail.is_some() { "250 2.1.5 ok" } else { "503 5.5.1 MAIL first" };
+        let taken = self.answer(Stage::Rcpt(address.clone()), usual).await? == b'2';
+        if let Some(mail) = self.mail.as_mut().filter(|_| taken) {
+            mail.to.push(address);
+        }
+        Ok(())
+    }
+
+    async fn data(&mut self) -> Flow {
+        let anyone = self.mail.as_ref().is_some_and(|mail| !mail.to.is_empty());
+        let usual = if anyone { "354 go ahead" } else { "554 5.5.1 no valid recipients" };
+        if self.answer(Stage::Data, usual).await? != b'3' {
+            return Ok(());
+        }
+        let raw = self.text().await?;
+        self.note(".");
+        let taken = self.answer(Stage::Dot, "250 2.0.0 queued").await? == b'2';
+        if let Some(mail) = self.mail.take().filter(|mail| taken && !mail.to.is_empty()) {
+            self.shared.note(|log| log.mails.push(ReceivedMail { raw, ..mail }));
+        }
+        Ok(())
+    }
+
+    /// The mail up to CRLF, dot, CRLF and nothing less.
+    async fn text(&mut self) -> io::Result<Vec<u8>> {
+        let mut raw = Vec::new();
+        loop {
+            let start = raw.len();
+            if self.stream.read_until(b'\n', &mut raw).await? == 0 {
+                return hang_up();
+            }
+            let after_crlf = start == 0 || raw[..start].ends_with(b"\r\n");
+            if after_crlf && &raw[start..] == b".\r\n" {
+                raw.truncate(start);
+                return Ok(raw);
+            }
+            if after_crlf && raw[start] == b'.' {
+                raw.remove(start);
+            }
+        }
+    }
+}
+
+fn bracketed(line: &str) -> String {
+    let start = line.find('<').map_or(0, |at| at + 1);
+    let end = line.rfind('>').unwrap_or(line.len());
+    line.get(start..end).unwrap_or_default().to_owned()
+}
