@@ -8,8 +8,10 @@ use crate::config::{Format, Log};
 
 /// Starts logging. A second call changes nothing.
 pub fn start(log: &Log) {
-    // The filter was checked with the configuration.
-    let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    // The filter was checked with the configuration. What Postgres finds worth a notice (a table that is there already)
+    // is of no use to an operator, who can ask for it with a filter of their own.
+    let quiet = format!("sqlx::postgres::notice=warn,{}", log.filter);
+    let filter = EnvFilter::try_new(quiet).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

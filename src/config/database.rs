@@ -13,7 +13,8 @@ pub struct Database {
     /// `DATABASE_URL` or `POSTRIDER_DATABASE__URL` (which wins), `postgres://user:password@host:port/name`; default
     /// unset, with which only `dev` and the commands that need no database run.
     pub url: Option<SecretUrl>,
-    /// Connections this process opens at most: `POSTRIDER_DATABASE__MAX_CONNECTIONS`, 2–1000, default 16.
+    /// Connections that the API and the worker of this process each open at most:
+    /// `POSTRIDER_DATABASE__MAX_CONNECTIONS`, 2–1000, default 16.
     pub max_connections: u32,
     /// The longest that one call may take before it counts as failed: `POSTRIDER_DATABASE__TIMEOUT`, a duration,
     /// 100ms–10m, default `10s`.

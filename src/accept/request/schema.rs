@@ -41,7 +41,10 @@ pub struct SendRequest {
     #[schema(example = "<p>Thank you for your order.</p>")]
     pub html: Option<String>,
     /// Up to 50 custom headers. A name is up to 76 printable ASCII characters without a colon; a value is one line of up
-    /// to 998 characters. Headers that the service sets itself, or from other fields, are refused.
+    /// to 998 characters. Refused, because the service sets them itself, from other fields, or leaves them to the servers
+    /// on the way: `apparently-to`, `arc-*`, `authentication-results`, `bcc`, `cc`, `content-*`, `date`, `delivered-to`,
+    /// `dkim-signature`, `domainkey-signature`, `from`, `message-id`, `mime-version`, `received`, `received-*`, `reply-to`,
+    /// `resent-*`, `return-path`, `sender`, `subject`, `to`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = json!({"X-Entity-Ref": "42"}))]
     pub headers: Option<BTreeMap<String, String>>,

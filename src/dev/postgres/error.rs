@@ -28,7 +28,7 @@ pub enum PostgresError {
         wanted: String,
     },
     /// Another process has the directory.
-    #[error("another postrider dev is running in {} (pid {pid})", dir.display())]
+    #[error("another postrider dev is running in this directory (pid {pid}, {})", dir.display())]
     InUse {
         /// The cluster's directory.
         dir: PathBuf,

@@ -5,7 +5,7 @@ use utoipa::PartialSchema;
 
 use super::{faults, with};
 use crate::accept::request::schema::{AddressParts, AttachmentInput, SendRequest, TagInput};
-use crate::accept::request::{address, attachments, send, tags};
+use crate::accept::request::{address, attachments, headers, send, tags};
 
 fn properties<S: PartialSchema>() -> Vec<String> {
     let schema = serde_json::to_value(S::schema()).expect("a schema");
@@ -62,5 +62,14 @@ fn the_schema_is_closed_and_requires_what_the_reader_requires() {
     assert_eq!(schema["required"], json!(["from", "subject"]));
     for schema in [AddressParts::schema(), AttachmentInput::schema(), TagInput::schema()] {
         assert_eq!(serde_json::to_value(schema).expect("a schema")["additionalProperties"], false);
+    }
+}
+
+#[test]
+fn the_deny_list_is_published() {
+    let schema = serde_json::to_value(SendRequest::schema()).expect("a schema");
+    let text = schema["properties"]["headers"]["description"].as_str().expect("a description");
+    for denied in headers::DENIED {
+        assert!(text.contains(&format!("`{}`", denied.name)), "{} is not in the document", denied.name);
     }
 }
