@@ -2,7 +2,7 @@
 //!
 //! [`Acceptor::accept`] answers only after the message is in Postgres: attachments first, each in a statement of its
 //! own so that large ones delay nobody, then everything else together with whatever else arrived at the same moment
-//! ([`commit`]). A request with an `Idempotency-Key` makes at most one message, on however many replicas it is tried.
+//! (`commit`). A request with an `Idempotency-Key` makes at most one message, on however many replicas it is tried.
 
 mod announce;
 mod commit;

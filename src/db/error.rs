@@ -77,7 +77,7 @@ impl DbError {
 /// SQLSTATE classes that pass: connection, authorization (a password is being changed), resources, operator intervention, serialization, read-only after failover,
 /// lock not available, system errors such as a full disk.
 fn is_passing(code: &str) -> bool {
-    ["08", "28", "53", "57", "58", "40", "XX"].iter().any(|class| code.starts_with(class))
+    ["08", "28", "53", "57", "58", "40"].iter().any(|class| code.starts_with(class))
         || [READ_ONLY, IDLE_IN_TRANSACTION, "55P03", "3D000", "42501"].contains(&code)
 }
 

@@ -1,6 +1,6 @@
 //! `events`: what happened, numbered without gaps.
 //!
-//! [`append`] is the last statement of every transaction that changes a recipient's state: it takes the tenant's
+//! `append` is the last statement of every transaction that changes a recipient's state: it takes the tenant's
 //! counter row, so that commits line up behind it for the length of a commit, and a rollback leaves no hole.
 
 use std::collections::BTreeMap;

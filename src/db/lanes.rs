@@ -1,6 +1,6 @@
 //! `lanes`: what waits together, and which of them have something due.
 //!
-//! `ready_at` is a lower bound of the due times of a lane's free rows. Whoever adds or frees rows calls [`lower`] in the
+//! `ready_at` is a lower bound of the due times of a lane's free rows. Whoever adds or frees rows calls `lower` in the
 //! same transaction, which holds a share lock on the lane until it commits; [`settle`] raises the bound only under an
 //! exclusive lock, so that no row is ever overlooked.
 

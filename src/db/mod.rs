@@ -74,6 +74,8 @@ impl Db {
                 ("statement_timeout", &limit),
                 ("lock_timeout", &limit),
                 ("idle_in_transaction_session_timeout", &limit),
+                // Each statement must see what was committed before it: locks are taken first and the truth read after.
+                ("default_transaction_isolation", "read committed"),
                 ("TimeZone", "UTC"),
             ]);
         let stale = Stale::default();

@@ -2,6 +2,7 @@
 //! transaction, fenced by the lease.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -52,7 +53,8 @@ impl Claimed {
     }
 }
 
-/// Leases what is due in these lanes to `worker`, the oldest of each lane first.
+/// Leases what is due in these lanes to `worker`, the oldest of each lane first. A worker that was declared dead gets
+/// nothing, however late its statement arrives.
 pub async fn claim(db: &Db, worker: Uuid, rooms: &[Room], now: DateTime<Utc>) -> Result<Vec<Claimed>, DbError> {
     let lanes: Vec<i64> = rooms.iter().map(|room| room.lane).collect();
     let rows: Vec<i32> = rooms.iter().map(|room| room.rows).collect();
@@ -61,10 +63,11 @@ pub async fn claim(db: &Db, worker: Uuid, rooms: &[Room], now: DateTime<Utc>) ->
     // join by reading the whole queue.
     let query = sqlx::query_as!(
         Claimed,
-        "UPDATE queue SET lease = $4, claims = claims + 1
+        "WITH me AS MATERIALIZED (SELECT id FROM workers WHERE id = $4 FOR KEY SHARE)
+         UPDATE queue SET lease = $4, claims = claims + 1
          WHERE ctid = ANY (ARRAY(
              SELECT free.ctid
-             FROM unnest($1::bigint[], $2::integer[], $5::timestamptz[]) AS room (lane_id, rows, since)
+             FROM me CROSS JOIN unnest($1::bigint[], $2::integer[], $5::timestamptz[]) AS room (lane_id, rows, since)
              CROSS JOIN LATERAL (
                  SELECT ctid FROM queue
                  WHERE lane_id = room.lane_id AND lease IS NULL AND due_at <= $3 AND due_at >= room.since
@@ -103,7 +106,10 @@ pub async fn finish(db: &Db, batch: &[Finished], now: DateTime<Utc>) -> Result<u
     db.timed("queue.finish", async {
         let mut tx = db.pool.begin().await?;
         let held = leave(&mut tx, batch).await?;
-        let counted: Vec<&Finished> = batch.iter().filter(|f| held.contains(&f.claimed.key())).collect();
+        let counted: Vec<&Finished> = batch
+            .iter()
+            .filter(|f| held.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims)))
+            .collect();
         if !counted.is_empty() {
             let retries = counted.iter().filter_map(|f| {
                 f.transition.next_attempt_at().map(|due_at| Lowered { lane: f.claimed.lane_id, due_at })
@@ -119,7 +125,7 @@ pub async fn finish(db: &Db, batch: &[Finished], now: DateTime<Utc>) -> Result<u
 }
 
 /// Takes ended rows out of the queue and frees those to be retried. Answers those that were still ours.
-async fn leave(connection: &mut PgConnection, batch: &[Finished]) -> Result<HashSet<(Uuid, Uuid)>, sqlx::Error> {
+async fn leave(connection: &mut PgConnection, batch: &[Finished]) -> Result<HashSet<(Uuid, Uuid, i32)>, sqlx::Error> {
     let mut held = HashSet::with_capacity(batch.len());
     let (retried, ended): (Vec<&Finished>, Vec<&Finished>) =
         batch.iter().partition(|finished| finished.transition.next_attempt_at().is_some());
@@ -130,7 +136,7 @@ async fn leave(connection: &mut PgConnection, batch: &[Finished]) -> Result<Hash
                  AS u (message_id, recipient_id, lease, claims)
              WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
                AND queue.lease = u.lease AND queue.claims = u.claims
-             RETURNING queue.message_id, queue.recipient_id",
+             RETURNING queue.message_id, queue.recipient_id, queue.claims",
             &rows.messages,
             &rows.recipients,
             &rows.leases,
@@ -138,7 +144,7 @@ async fn leave(connection: &mut PgConnection, batch: &[Finished]) -> Result<Hash
         )
         .fetch_all(&mut *connection)
         .await?;
-        held.extend(left.into_iter().map(|row| (row.message_id, row.recipient_id)));
+        held.extend(left.into_iter().map(|row| (row.message_id, row.recipient_id, row.claims)));
     }
     if !retried.is_empty() {
         let rows = Fence::of(retried.iter().map(|f| &f.claimed));
@@ -149,7 +155,7 @@ async fn leave(connection: &mut PgConnection, batch: &[Finished]) -> Result<Hash
                   AS u (message_id, recipient_id, lease, claims, due_at)
              WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
                AND queue.lease = u.lease AND queue.claims = u.claims
-             RETURNING queue.message_id, queue.recipient_id",
+             RETURNING queue.message_id, queue.recipient_id, queue.claims",
             &rows.messages,
             &rows.recipients,
             &rows.leases,
@@ -158,7 +164,7 @@ async fn leave(connection: &mut PgConnection, batch: &[Finished]) -> Result<Hash
         )
         .fetch_all(connection)
         .await?;
-        held.extend(left.into_iter().map(|row| (row.message_id, row.recipient_id)));
+        held.extend(left.into_iter().map(|row| (row.message_id, row.recipient_id, row.claims)));
     }
     Ok(held)
 }
@@ -275,28 +281,34 @@ pub async fn release(db: &Db, claimed: &[Claimed]) -> Result<(), DbError> {
     .await
 }
 
-/// Gives back what a worker has leased and does not know of: a claim whose answer was lost. Answers how many rows.
-pub async fn release_unknown(db: &Db, worker: Uuid, known: &[(Uuid, Uuid)]) -> Result<usize, DbError> {
-    let (messages, recipients): (Vec<Uuid>, Vec<Uuid>) = known.iter().copied().unzip();
-    db.timed("queue.release_unknown", async {
+/// Everything leased to a worker. Looks through the whole queue: for rare occasions.
+pub async fn leased(db: &Db, worker: Uuid) -> Result<Vec<Claimed>, DbError> {
+    db.timed_for(SCAN_LIMIT, "queue.leased", async {
         let mut tx = db.pool.begin().await?;
-        let freed = sqlx::query_as!(
-            Lowered,
-            "UPDATE queue SET lease = NULL
-             WHERE lease = $1 AND (message_id, recipient_id) NOT IN (SELECT * FROM unnest($2::uuid[], $3::uuid[]))
-             RETURNING lane_id AS lane, due_at",
-            worker,
-            &messages,
-            &recipients
+        allow_scan(&mut tx).await?;
+        let rows = sqlx::query_as!(
+            Claimed,
+            r#"SELECT message_id, recipient_id, tenant_id, lane_id, attempts, first_due_at, lease AS "lease!", claims
+               FROM queue WHERE lease = $1"#,
+            worker
         )
         .fetch_all(&mut *tx)
         .await?;
-        let count = freed.len();
-        lanes::lower(&mut tx, freed).await?;
         tx.commit().await?;
-        Ok(count)
+        Ok(rows)
     })
     .await
+}
+
+/// How long a look through the whole queue may take.
+pub(super) const SCAN_LIMIT: Duration = Duration::from_mins(2);
+
+/// Lets this transaction take longer than any other statement of the service.
+pub(super) async fn allow_scan(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!("SELECT set_config('statement_timeout', $1, true)", format!("{}s", SCAN_LIMIT.as_secs()))
+        .fetch_one(connection)
+        .await
+        .map(|_| ())
 }
 
 /// Holds claimed rows for an operator, with the reason.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::lanes::Lowered;
+use super::queue::{SCAN_LIMIT, allow_scan};
 use super::{Db, DbError, lanes};
 
 /// Makes a worker known. Heartbeats are told by the database's clock, so that replicas need not agree on the time.
@@ -86,6 +86,8 @@ pub async fn deregister(db: &Db, id: Uuid) -> Result<(), DbError> {
     db.timed_for(SCAN_LIMIT, "workers.deregister", async {
         let mut tx = db.pool.begin().await?;
         allow_scan(&mut tx).await?;
+        // First, so that no claim of ours comes after.
+        sqlx::query!("DELETE FROM workers WHERE id = $1", id).execute(&mut *tx).await?;
         let freed = sqlx::query_as!(
             Lowered,
             "UPDATE queue SET lease = NULL WHERE lease = $1 RETURNING lane_id AS lane, due_at",
@@ -94,19 +96,7 @@ pub async fn deregister(db: &Db, id: Uuid) -> Result<(), DbError> {
         .fetch_all(&mut *tx)
         .await?;
         lanes::lower(&mut tx, freed).await?;
-        sqlx::query!("DELETE FROM workers WHERE id = $1", id).execute(&mut *tx).await?;
         tx.commit().await
     })
     .await
-}
-
-/// How long a look through the whole queue may take.
-const SCAN_LIMIT: Duration = Duration::from_mins(2);
-
-/// Lets this transaction take longer than any other statement of the service.
-async fn allow_scan(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query!("SELECT set_config('statement_timeout', $1, true)", format!("{}s", SCAN_LIMIT.as_secs()))
-        .fetch_one(connection)
-        .await
-        .map(|_| ())
 }

@@ -1,5 +1,5 @@
 //! The API: every route in one list, one file a resource. Handlers say what is to be done; they know no SMTP and no
-//! SQL. Errors are RFC 9457 problems, made in [`error`] alone.
+//! SQL. Errors are RFC 9457 problems, made in `error` alone.
 
 mod auth;
 mod body;

@@ -1,11 +1,13 @@
 //! Takes what is due, as much as there is room for, and starts a task for each mail.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use super::mail::{self, Loaded};
-use super::{Parts, deliver};
+use super::{Parts, deliver, give_back};
 use crate::db::DbError;
 use crate::db::lanes::{self, ReadyLane};
 use crate::db::queue::{self, Claimed, Room};
@@ -27,23 +29,17 @@ const LANES: i64 = 512;
 const LEAST: usize = 8;
 /// A lane that is this urgent may use every hand; one with a higher number leaves a quarter of them for it.
 const URGENT: i16 = 10;
-/// Between two tries to give back what could not be loaded.
-const RELEASE_PAUSE: Duration = Duration::from_secs(1);
 /// How often the bound of a lane in use is raised, past the rows that have left it.
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
-/// After a claim that failed, its rows may turn up leased to us for as long as its statement can still be running.
-const SUSPECT_FOR: Duration = Duration::from_mins(1);
-
 /// What the claimer remembers from one claim to the next.
 #[derive(Debug)]
 pub(super) struct Memory {
     settled: Instant,
-    suspect_until: Option<Instant>,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { settled: Instant::now(), suspect_until: None }
+        Self { settled: Instant::now() }
     }
 }
 
@@ -53,7 +49,6 @@ pub(super) async fn some(parts: &Arc<Parts>, memory: &mut Memory) -> Result<Took
         // Not to be claimed under: the next heartbeat confirms this id or brings another.
         return Ok(Took::Nothing);
     };
-    release_lost(parts, memory, worker).await?;
     if parts.hands.free() == 0 {
         return Ok(Took::NoRoom);
     }
@@ -67,28 +62,14 @@ pub(super) async fn some(parts: &Arc<Parts>, memory: &mut Memory) -> Result<Took
         Ok(claimed) => claimed,
         Err(error) => {
             // It may have been committed all the same.
-            memory.suspect_until = Some(Instant::now() + SUSPECT_FOR);
+            parts.suspect.notify_one();
             return Err(error);
         }
     };
-    parts.hands.take(&claimed);
-    let took = if claimed.is_empty() { Took::Nothing } else { Took::Rows };
-    load(parts, &claimed).await;
+    let is_nothing = claimed.is_empty();
     settle(parts, memory, &rooms, &claimed).await;
-    Ok(took)
-}
-
-/// Gives back rows of a claim whose answer was lost.
-async fn release_lost(parts: &Parts, memory: &mut Memory, worker: uuid::Uuid) -> Result<(), DbError> {
-    let Some(until) = memory.suspect_until else { return Ok(()) };
-    let lost = queue::release_unknown(&parts.db, worker, &parts.hands.keys()).await?;
-    if lost > 0 {
-        tracing::warn!(lost, "gave back recipients whose claim had not been answered");
-    }
-    if Instant::now() > until {
-        memory.suspect_until = None;
-    }
-    Ok(())
+    let loaded = load(parts, parts.hands.take(claimed)).await;
+    Ok(if is_nothing || !loaded { Took::Nothing } else { Took::Rows })
 }
 
 /// Shares the free hands among the lanes: the most urgent first, then those that have least in hand already, so that
@@ -133,42 +114,59 @@ async fn settle(parts: &Parts, memory: &mut Memory, rooms: &[Room], claimed: &[C
     }
 }
 
-/// Loads what was claimed and starts a task for each mail. What cannot be loaded is given back.
-async fn load(parts: &Arc<Parts>, claimed: &[Claimed]) {
+/// Loads what was claimed and starts a task for each mail. What cannot be loaded is given back, or held where it never
+/// can be. Answers whether the database did its part.
+async fn load(parts: &Arc<Parts>, claimed: Vec<Claimed>) -> bool {
     if claimed.is_empty() {
-        return;
+        return true;
     }
-    match mail::load(&parts.db, claimed).await {
-        Ok(Loaded { mails, orphans }) => {
-            for mail in mails {
-                parts.tasks.spawn(deliver::run(parts.clone(), mail));
-            }
-            if !orphans.is_empty() {
-                parts.tasks.spawn(hold(parts.clone(), orphans, "held: its message is not stored"));
-            }
+    match mail::load(&parts.db, &claimed).await {
+        Ok(loaded) => {
+            start(parts, loaded);
+            true
         }
-        Err(error) => {
+        Err(error) if error.is_passing() => {
             tracing::warn!(%error, rows = claimed.len(), "could not load what was claimed; giving it back");
-            parts.tasks.spawn(give_back(parts.clone(), claimed.to_vec()));
+            let parts = parts.clone();
+            parts.tasks.clone().spawn(async move {
+                tokio::time::sleep(give_back::PAUSE).await;
+                give_back::release(&parts.db, &parts.hands, claimed).await;
+            });
+            false
+        }
+        Err(_) => {
+            load_one_by_one(parts, claimed).await;
+            true
         }
     }
 }
 
-/// Gives rows back until it works: while we live, nobody else may take them.
-pub(super) async fn give_back(parts: Arc<Parts>, claimed: Vec<Claimed>) {
-    while let Err(error) = queue::release(&parts.db, &claimed).await {
-        tracing::debug!(%error, "could not give back what was claimed");
-        tokio::time::sleep(RELEASE_PAUSE).await;
+/// One message that cannot be read must not keep its neighbours.
+async fn load_one_by_one(parts: &Arc<Parts>, claimed: Vec<Claimed>) {
+    let mut by_message = BTreeMap::<Uuid, Vec<Claimed>>::new();
+    for row in claimed {
+        by_message.entry(row.message_id).or_default().push(row);
     }
-    parts.hands.let_go(claimed.iter());
-    parts.wake.notify_one();
+    for claimed in by_message.into_values() {
+        match mail::load(&parts.db, &claimed).await {
+            Ok(loaded) => start(parts, loaded),
+            Err(error) if error.is_passing() => give_back::release(&parts.db, &parts.hands, claimed).await,
+            Err(error) => {
+                let reason = format!("held: what is stored of the message cannot be read: {error}");
+                give_back::hold(&parts.db, &parts.hands, claimed, &reason).await;
+            }
+        }
+    }
 }
 
-async fn hold(parts: Arc<Parts>, claimed: Vec<Claimed>, reason: &'static str) {
-    tracing::error!(rows = claimed.len(), reason, "recipients are held for an operator");
-    while let Err(error) = queue::hold(&parts.db, &claimed, reason).await {
-        tracing::debug!(%error, "could not hold what was claimed");
-        tokio::time::sleep(RELEASE_PAUSE).await;
+fn start(parts: &Arc<Parts>, Loaded { mails, orphans }: Loaded) {
+    for mail in mails {
+        parts.tasks.spawn(deliver::run(parts.clone(), mail));
     }
-    parts.hands.let_go(claimed.iter());
+    if !orphans.is_empty() {
+        let parts = parts.clone();
+        parts.tasks.clone().spawn(async move {
+            give_back::hold(&parts.db, &parts.hands, orphans, "held: its message is not stored").await;
+        });
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
+use super::give_back;
 use super::hands::Hands;
 use crate::clock::SharedClock;
 use crate::db::queue::{self, Finished};
@@ -16,6 +17,8 @@ use crate::domain::outcome::Peer;
 const BATCH: usize = 256;
 /// A second transaction fills the time the first waits for its `fsync`.
 const WRITERS: usize = 2;
+/// Between two tries of an outcome that the database refuses in every form.
+const PARKED: Duration = Duration::from_mins(1);
 /// Between two tries while the database is away.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -58,51 +61,57 @@ impl Writer {
                 let Ok(more) = self.receiver.try_recv() else { break };
                 batch.extend(more);
             }
-            self.commit(&batch).await;
-            self.hands.let_go(batch.iter().map(|finished| &finished.claimed));
+            let recorded = self.commit(&mut batch).await;
+            if recorded {
+                let newer = self.hands.let_go(batch.iter().map(|finished| &finished.claimed));
+                give_back::release(&self.db, &self.hands, newer).await;
+            }
         }
     }
 
-    async fn commit(&self, batch: &[Finished]) {
-        match self.persist(batch).await {
-            Ok(counted) if counted < batch.len() => {
-                let stale = batch.len() - counted;
-                tracing::warn!(
-                    stale,
-                    "outcomes came after their lease had gone to another worker; they change nothing"
-                );
-            }
-            Ok(_) => {}
+    /// Records a batch. Answers whether that was done at once; else each was recorded and let go by itself.
+    async fn commit(&self, batch: &mut [Finished]) -> bool {
+        let Ok(counted) = self.persist(batch).await else {
             // One outcome that Postgres refuses must not take its neighbours with it.
-            Err(_) if batch.len() > 1 => {
-                for one in batch {
-                    self.commit_one(one).await;
-                }
+            for one in batch {
+                self.commit_one(one).await;
             }
-            Err(_) => self.commit_one(&batch[0]).await,
+            return false;
+        };
+        if counted < batch.len() {
+            let stale = batch.len() - counted;
+            tracing::warn!(stale, "outcomes came after their lease had gone to another worker; they change nothing");
         }
+        true
     }
 
-    /// Records an outcome; where Postgres refuses it, the same outcome in plain words.
-    async fn commit_one(&self, finished: &Finished) {
-        let Err(error) = self.persist(std::slice::from_ref(finished)).await else { return };
-        let message = MessageId(finished.claimed.message_id);
-        tracing::error!(%error, %message, "an outcome cannot be recorded as it is; recording it without its words");
-        let mut plain = finished.clone();
-        if let Some(outcome) = &mut plain.outcome {
-            outcome.reply.text = "the reply could not be recorded".into();
-            outcome.peer = Peer { is_final: outcome.peer.is_final, ..Peer::default() };
+    /// Records one outcome and lets go of it; where Postgres refuses it, the same outcome in plain words.
+    async fn commit_one(&self, finished: &mut Finished) {
+        if let Err(error) = self.persist(std::slice::from_mut(finished)).await {
+            let message = MessageId(finished.claimed.message_id);
+            tracing::error!(%error, %message, "an outcome cannot be recorded as it is; recording it without its words");
+            if let Some(outcome) = &mut finished.outcome {
+                outcome.reply.text = "the reply could not be recorded".into();
+                outcome.peer = Peer { is_final: outcome.peer.is_final, ..Peer::default() };
+            }
+            while let Err(error) = self.persist(std::slice::from_mut(finished)).await {
+                // Not to be let go: it would be sent again.
+                tracing::error!(%error, %message, "an outcome cannot be recorded; trying again in a minute");
+                tokio::time::sleep(PARKED).await;
+            }
         }
-        if let Err(error) = self.persist(&[plain]).await {
-            tracing::error!(%error, %message, "an outcome cannot be recorded at all; the recipient waits for a restart");
-        }
+        let newer = self.hands.let_go(std::iter::once(&finished.claimed));
+        give_back::release(&self.db, &self.hands, newer).await;
     }
 
-    /// Tries until the database takes or refuses the batch.
-    async fn persist(&self, batch: &[Finished]) -> Result<usize, DbError> {
+    /// Tries until the database takes or refuses the batch. A batch that is too slow is refused: its parts may be faster.
+    async fn persist(&self, batch: &mut [Finished]) -> Result<usize, DbError> {
         loop {
+            for finished in batch.iter_mut() {
+                self.hands.refresh(&mut finished.claimed);
+            }
             match queue::finish(&self.db, batch, self.clock.now()).await {
-                Err(error) if error.is_passing() => {
+                Err(error) if error.is_passing() && (batch.len() == 1 || !error.is_too_slow()) => {
                     tracing::warn!(%error, outcomes = batch.len(), "could not record outcomes; trying again");
                     tokio::time::sleep(PAUSE).await;
                 }

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use tokio::sync::SemaphorePermit;
 
 use super::mail::Mail;
-use super::{Parts, claim, kibibytes};
+use super::{Parts, give_back, kibibytes};
 use crate::db::drafts::DraftError;
 use crate::db::queue::{Claimed, Finished};
 use crate::domain::address::Address;
@@ -54,7 +54,8 @@ pub(super) async fn run(parts: Arc<Parts>, mail: Mail) {
         // The database's trouble is not the recipient's attempt.
         Ok(Err(DraftError::Db(error))) if error.is_passing() => {
             tracing::warn!(%error, "could not load a mail; giving it back");
-            return claim::give_back(parts.clone(), mail.claimed).await;
+            tokio::time::sleep(give_back::PAUSE).await;
+            return give_back::release(&parts.db, &parts.hands, mail.claimed).await;
         }
         Ok(Err(error)) => return fail(&parts, &mail, &error.to_string(), start),
         Err(_) => return fail(&parts, &mail, PANICKED, start),
@@ -94,14 +95,18 @@ async fn along(
     // Asked when a session is at hand, maybe long after the claim: others may have taken over, time may have run out.
     let go = || {
         let now = parts.clock.now();
-        claimed.iter().all(|row| parts.identity.holds(row.lease) && now < deadline(parts, mail, row))
+        claimed.iter().all(|row| {
+            let mut row = row.clone();
+            parts.hands.refresh(&mut row);
+            parts.identity.holds(row.lease) && now < deadline(parts, mail, &row)
+        })
     };
     let sent = AssertUnwindSafe(parts.sender.send_if(&route, &envelope, mime, &go)).catch_unwind().await;
     let outcomes = match sent {
         Ok(Ok(outcomes)) => outcomes,
         Ok(Err(NotBegun(why))) => {
             tracing::debug!(why = why.text, "a mail was not begun; giving it back");
-            return claim::give_back(parts.clone(), claimed).await;
+            return give_back::release(&parts.db, &parts.hands, claimed).await;
         }
         Err(_) => vec![ours(PANICKED, start); claimed.len()],
     };

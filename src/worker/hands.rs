@@ -1,4 +1,8 @@
 //! What this worker has in hand, in all and of each lane.
+//!
+//! A recipient is in one task's hand at a time. Where the worker claims one again that a task still has (its first lease
+//! was lost meanwhile), no second task begins: the newer claim takes the place of the older, and whatever the task does
+//! next it does under the newer one ([`Hands::refresh`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +25,8 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Held {
-    lanes: HashMap<(Uuid, Uuid), i64>,
+    /// The newest claim of each.
+    claims: HashMap<(Uuid, Uuid), Claimed>,
     by_lane: HashMap<i64, usize>,
 }
 
@@ -37,7 +42,7 @@ impl Hands {
 
     /// How many are in hand.
     pub(super) fn len(&self) -> usize {
-        self.held(|held| held.lanes.len())
+        self.held(|held| held.claims.len())
     }
 
     pub(super) fn are_empty(&self) -> bool {
@@ -49,36 +54,50 @@ impl Hands {
         self.held(|held| held.by_lane.get(&lane).copied().unwrap_or(0))
     }
 
-    /// Everything in hand: message and recipient.
-    pub(super) fn keys(&self) -> Vec<(Uuid, Uuid)> {
-        self.held(|held| held.lanes.keys().copied().collect())
+    /// Whether this recipient is in hand, under whichever claim.
+    pub(super) fn has(&self, row: &Claimed) -> bool {
+        self.held(|held| held.claims.contains_key(&row.key()))
     }
 
-    /// Takes what was claimed.
-    pub(super) fn take(&self, claimed: &[Claimed]) {
+    /// Takes what was claimed. Answers what no task has yet.
+    pub(super) fn take(&self, claimed: Vec<Claimed>) -> Vec<Claimed> {
         self.held(|held| {
-            for row in claimed {
-                if held.lanes.insert(row.key(), row.lane_id).is_none() {
+            let is_new = |row: &Claimed| {
+                let is_new = held.claims.insert(row.key(), row.clone()).is_none();
+                if is_new {
                     *held.by_lane.entry(row.lane_id).or_default() += 1;
                 }
+                is_new
+            };
+            claimed.into_iter().filter(is_new).collect()
+        })
+    }
+
+    /// Puts the newest claim of this recipient in place of an older one.
+    pub(super) fn refresh(&self, row: &mut Claimed) {
+        self.held(|held| {
+            if let Some(newest) = held.claims.get(&row.key()) {
+                (row.lease, row.claims) = (newest.lease, newest.claims);
             }
         });
     }
 
-    /// Lets go; what is not in hand is passed over.
-    pub(super) fn let_go<'a>(&self, claimed: impl Iterator<Item = &'a Claimed>) {
-        self.held(|held| {
+    /// Lets go of claims. Answers newer claims of the same recipients, which came in between and stay in hand: nobody
+    /// works on them, so they have to be given back.
+    pub(super) fn let_go<'a>(&self, claimed: impl Iterator<Item = &'a Claimed>) -> Vec<Claimed> {
+        let newer = self.held(|held| {
+            let mut newer = Vec::new();
             for row in claimed {
-                let Some(lane) = held.lanes.remove(&row.key()) else { continue };
-                if let Some(count) = held.by_lane.get_mut(&lane) {
-                    *count -= 1;
-                    if *count == 0 {
-                        held.by_lane.remove(&lane);
-                    }
+                match held.claims.get(&row.key()) {
+                    None => {}
+                    Some(newest) if newest.claims != row.claims => newer.push(newest.clone()),
+                    Some(_) => held.remove(row),
                 }
             }
+            newer
         });
         self.0.freed.notify_one();
+        newer
     }
 
     /// Waits until some were let go since this was last awaited.
@@ -91,13 +110,25 @@ impl Hands {
     }
 }
 
+impl Held {
+    fn remove(&mut self, row: &Claimed) {
+        self.claims.remove(&row.key());
+        if let Some(count) = self.by_lane.get_mut(&row.lane_id) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_lane.remove(&row.lane_id);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
 
     use super::*;
 
-    fn claimed(n: u128, lane_id: i64) -> Claimed {
+    fn claimed(n: u128, lane_id: i64, claims: i32) -> Claimed {
         Claimed {
             message_id: Uuid::from_u128(n),
             recipient_id: Uuid::from_u128(n),
@@ -106,19 +137,33 @@ mod tests {
             attempts: 0,
             first_due_at: DateTime::UNIX_EPOCH,
             lease: Uuid::nil(),
-            claims: 1,
+            claims,
         }
     }
 
     #[test]
     fn what_is_taken_is_counted_until_let_go_and_only_once() {
         let hands = Hands::new(3);
-        let rows = [claimed(1, 1), claimed(2, 1), claimed(3, 2)];
-        hands.take(&rows);
+        let rows = [claimed(1, 1, 1), claimed(2, 1, 1), claimed(3, 2, 1)];
+        assert_eq!(hands.take(rows.to_vec()).len(), 3);
         assert_eq!((hands.free(), hands.of_lane(1), hands.of_lane(2)), (0, 2, 1));
-        hands.let_go(rows[1..].iter());
-        hands.let_go(rows[1..].iter());
+        assert!(hands.let_go(rows[1..].iter()).is_empty());
+        assert!(hands.let_go(rows[1..].iter()).is_empty());
         assert_eq!((hands.free(), hands.of_lane(1), hands.of_lane(2)), (2, 1, 0));
-        assert_eq!(hands.keys(), [rows[0].key()]);
+        assert!(hands.has(&rows[0]) && !hands.has(&rows[1]));
+    }
+
+    #[test]
+    fn a_second_claim_starts_no_second_task_and_is_not_forgotten_with_the_first() {
+        let hands = Hands::new(3);
+        let (mut first, second) = (claimed(1, 1, 1), claimed(1, 1, 2));
+        hands.take(vec![first.clone()]);
+        assert!(hands.take(vec![second.clone()]).is_empty());
+        assert_eq!(hands.let_go([&first].into_iter()).len(), 1, "the newer claim has to be given back");
+        assert_eq!(hands.len(), 1);
+        hands.refresh(&mut first);
+        assert_eq!(first.claims, second.claims);
+        assert!(hands.let_go([&first].into_iter()).is_empty());
+        assert!(hands.are_empty());
     }
 }

@@ -1,6 +1,7 @@
 //! Under which id this process claims. A worker that was silent for too long has been declared dead by others; it
 //! goes on under a new id, so that what it did under the old one no longer counts.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use crate::db::{self, Db, DbError};
 pub(super) struct Identity {
     lease: Duration,
     state: Mutex<State>,
+    /// Set when the worker gives up what it still has: nothing of it may begin any more.
+    has_left: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -26,19 +29,25 @@ impl Identity {
     /// Registers a new worker.
     pub(super) async fn register(db: &Db, lease: Duration) -> Result<Self, DbError> {
         let state = new_worker(db).await?;
-        Ok(Self { lease, state: Mutex::new(state) })
+        Ok(Self { lease, state: Mutex::new(state), has_left: AtomicBool::new(false) })
     }
 
     /// The id to claim under; none while the lease may have run out.
     pub(super) fn current(&self) -> Option<Uuid> {
         let state = self.state();
-        (state.confirmed.elapsed() < self.lease / 2).then_some(state.id)
+        let is_sure = state.confirmed.elapsed() < self.lease / 2 && !self.has_left.load(Ordering::Relaxed);
+        is_sure.then_some(state.id)
     }
 
     /// Whether what was claimed under this id is still ours.
     pub(super) fn holds(&self, lease: Uuid) -> bool {
         let state = self.state();
-        state.id == lease && state.confirmed.elapsed() < self.lease
+        state.id == lease && state.confirmed.elapsed() < self.lease && !self.has_left.load(Ordering::Relaxed)
+    }
+
+    /// From now on nothing is ours.
+    pub(super) fn leave(&self) {
+        self.has_left.store(true, Ordering::Relaxed);
     }
 
     /// For how long the database has been answering heartbeats in time: a worker that could not speak for a while

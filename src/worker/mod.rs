@@ -5,17 +5,19 @@
 //! ```
 //!
 //! No transaction is open while a mail is being sent: a claim leases recipients to this worker and commits; an
-//! outcome is committed afterwards and counts only while the lease still stands. [`heartbeat`] keeps the leases,
-//! [`reap`] frees those of workers that died, [`wake`] tells when there is something to do.
+//! outcome is committed afterwards and counts only while the lease still stands. `heartbeat` keeps the leases,
+//! `reap` frees those of workers that died, `recover` finds what a lost answer hid, `wake` tells when there is something to do.
 
 mod claim;
 mod complete;
 mod deliver;
+mod give_back;
 mod hands;
 mod heartbeat;
 mod identity;
 mod mail;
 mod reap;
+mod recover;
 mod wake;
 
 use std::sync::Arc;
@@ -65,6 +67,8 @@ struct Parts {
     /// Kibibytes that large mails may still take up.
     memory: tokio::sync::Semaphore,
     wake: Arc<Notify>,
+    /// Told when a claim was not answered.
+    suspect: Notify,
     tasks: TaskTracker,
 }
 
@@ -100,6 +104,7 @@ impl Worker {
             settings,
             hands,
             wake,
+            suspect: Notify::new(),
             tasks,
         };
         Ok(Self { parts: Arc::new(parts) })
@@ -107,8 +112,10 @@ impl Worker {
 
     /// Works until `stop`, then finishes what is being sent and gives back what is not.
     pub async fn run(&self, stop: CancellationToken) {
+        // To the very end, and not only until `stop`: others would take over, and send again, what is still sent here.
+        let beat = tokio::spawn(heartbeat::run(self.parts.clone()));
         let chores = TaskTracker::new();
-        chores.spawn(stop.clone().run_until_cancelled_owned(heartbeat::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(recover::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(reap::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(wake::run(self.parts.clone())));
         chores.close();
@@ -132,6 +139,7 @@ impl Worker {
         }
         chores.wait().await;
         self.stop().await;
+        beat.abort();
     }
 
     /// Works until nothing is due and nothing in hand. What is due later stays where it is.
@@ -148,8 +156,6 @@ impl Worker {
 
     /// Waits for what is being sent, at most for the grace period, and gives back the rest.
     pub async fn stop(&self) {
-        // Without heartbeats others would take over, and send again, what is still being sent here.
-        let beat = tokio::spawn(heartbeat::run(self.parts.clone()));
         let finish = async {
             while !self.parts.hands.are_empty() {
                 self.parts.hands.freed().await;
@@ -159,7 +165,7 @@ impl Worker {
             let left = self.parts.hands.len();
             tracing::warn!(left, "the grace period is over; recipients still being sent go to other workers");
         }
-        beat.abort();
+        self.parts.identity.leave();
         self.parts.sender.close().await;
         if let Err(error) = self.parts.identity.deregister(&self.parts.db).await {
             tracing::warn!(%error, "could not sign off; others take over when the lease ends");

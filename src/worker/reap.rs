@@ -13,11 +13,14 @@ pub(super) async fn run(parts: Arc<Parts>) {
     let mut ticks = tokio::time::interval((lease / 6).max(Duration::from_millis(100)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut fresh_since = Instant::now();
+    let mut looked = Instant::now();
     loop {
         ticks.tick().await;
-        if !parts.identity.is_fresh() {
+        // A look that took long may have slept through an outage.
+        if !parts.identity.is_fresh() || looked.elapsed() > lease / 2 {
             fresh_since = Instant::now();
         }
+        looked = Instant::now();
         // When the database was away nobody could send heartbeats: let everyone speak before judging.
         if fresh_since.elapsed() < lease {
             continue;

@@ -90,22 +90,20 @@ async fn a_claim_reads_an_index_and_only_what_it_takes() {
         "INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at)
          SELECT gen_random_uuid(), gen_random_uuid(), '00000000-0000-0000-0000-000000000000', 1000 + n % 20,
                 now() - n * interval '1 s', now() FROM generate_series(1, 10000) n;
+         INSERT INTO workers (id, host, pid, started_at, heartbeat_at) VALUES ('00000000-0000-0000-0000-00000000000a', 'other', 1, now(), now());
          ANALYZE queue",
     )
     .await;
     let mut connection = app.database.connect().await;
-    let prepare = format!(
-        "SET plan_cache_mode = force_custom_plan; PREPARE claim AS {}",
-        statement("UPDATE queue SET lease = $4, claims")
-    );
+    let prepare = format!("SET plan_cache_mode = force_custom_plan; PREPARE claim AS {}", statement("WITH me AS"));
     sqlx::raw_sql(sqlx::AssertSqlSafe(prepare)).execute(&mut connection).await.unwrap();
     let explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF)
-                   EXECUTE claim(ARRAY[1003, 1007], ARRAY[50, 50], now(), gen_random_uuid(),
+                   EXECUTE claim(ARRAY[1003, 1007], ARRAY[50, 50], now(), '00000000-0000-0000-0000-00000000000a',
                                  ARRAY[now() - interval '1 day', now() - interval '1 day'])";
     let rows = sqlx::raw_sql(explain).fetch_all(&mut connection).await.unwrap();
     let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let plan = plan.join("\n");
     assert!(plan.contains("queue_due") && !plan.contains("Seq Scan on queue"), "{plan}");
     assert!(!plan.contains("Rows Removed by Filter") && !plan.contains("Sort"), "{plan}");
-    app.sql("DELETE FROM queue").await;
+    app.sql("DELETE FROM queue; DELETE FROM workers WHERE host = 'other'").await;
 }
