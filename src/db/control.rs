@@ -119,6 +119,8 @@ pub async fn requeue_uncertain(
     recipients: &[Requeued],
     now: DateTime<Utc>,
 ) -> Result<Vec<Uuid>, DbError> {
+    // The claim number starts anywhere: that of the row which has left must not come again, or a word that is still on its
+    // way about that one would end this one.
     let (ids, lane_ids): (Vec<Uuid>, Vec<i64>) = recipients.iter().map(|r| (r.recipient_id, r.lane_id)).unzip();
     db.timed("control.requeue_uncertain", async {
         let mut tx = db.pool.begin().await?;
@@ -128,8 +130,8 @@ pub async fn requeue_uncertain(
                  FROM unnest($3::uuid[], $4::bigint[]) AS u (id, lane_id)
                  WHERE r.tenant_id = $1 AND r.message_id = $2 AND r.id = u.id AND r.status = 'uncertain'
                  RETURNING r.id, u.lane_id, r.attempts)
-             INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, attempts)
-             SELECT $2, id, $1, lane_id, $5, $5, attempts FROM back
+             INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, attempts, claims)
+             SELECT $2, id, $1, lane_id, $5, $5, attempts, floor(random() * 1e9)::integer FROM back
              RETURNING recipient_id, lane_id",
             tenant.0,
             id.0,
