@@ -131,7 +131,7 @@ async fn a_killed_process_leaves_no_postgres_behind() {
 }
 
 #[tokio::test]
-#[ignore = "the child of the test above"]
+#[ignore = "the child process of the test above, which runs it with its directory; by itself it does nothing"]
 async fn holds_a_cluster_until_it_is_killed() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
     let postgres = start(Path::new(&dir)).await.expect("a start");
