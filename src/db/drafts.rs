@@ -72,9 +72,11 @@ impl Stored {
         parse(&row.ok_or_else(|| DraftError::Unreadable("a recipient is missing".into()))?.address)
     }
 
-    /// Everything the MIME depends on, attachments included.
-    pub async fn draft(self, db: &Db) -> Result<Draft, DraftError> {
-        let Self { row, addressees, content } = self;
+    /// Everything the MIME depends on, attachments included. Takes the content along, so that a mail is not in memory twice
+    /// while it is sent; asked again, it fetches it again.
+    pub async fn draft(&mut self, db: &Db) -> Result<Draft, DraftError> {
+        let content = self.content.take();
+        let Self { row, addressees, .. } = &*self;
         let tenant = TenantId(row.tenant_id);
         let content = match content {
             Some(content) => content,
@@ -90,11 +92,11 @@ impl Stored {
         Ok(Draft {
             id: MessageId(row.id),
             date: row.scheduled_at.map_or(row.created_at, |at| at.max(row.created_at)),
-            from: mailbox(&row.from_address, row.from_name)?,
+            from: mailbox(&row.from_address, row.from_name.clone())?,
             to: named("to")?,
             cc: named("cc")?,
             reply_to: reply_to(&row.reply_to)?,
-            subject: row.subject,
+            subject: row.subject.clone(),
             attachments: attachments(db, tenant, read(&content.attachments)?).await?,
             content: Content {
                 text: content.text,

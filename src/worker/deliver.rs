@@ -48,14 +48,19 @@ pub(super) async fn run(parts: Arc<Parts>, mail: Mail) {
     if in_time.is_empty() {
         return;
     }
-    let mail = Mail { message: mail.message, claimed: in_time };
-    let prepared = match AssertUnwindSafe(prepare(&parts, &mail)).catch_unwind().await {
+    let mut mail = Mail { message: mail.message, claimed: in_time };
+    let prepared = match AssertUnwindSafe(prepare(&parts, &mut mail)).catch_unwind().await {
         Ok(Ok(prepared)) => prepared,
         // The database's trouble is not the recipient's attempt.
         Ok(Err(DraftError::Db(error))) if error.is_passing() => {
             tracing::warn!(%error, "could not load a mail; giving it back");
             tokio::time::sleep(give_back::PAUSE).await;
             return give_back::release(&parts.db, &parts.hands, mail.claimed).await;
+        }
+        // What the database said is for our log; the recipient's history gets our words.
+        Ok(Err(DraftError::Db(error))) => {
+            tracing::error!(%error, "a mail could not be loaded");
+            return fail(&parts, &mail, UNREADABLE, start);
         }
         Ok(Err(error)) => return fail(&parts, &mail, &error.to_string(), start),
         Err(_) => return fail(&parts, &mail, PANICKED, start),
@@ -70,15 +75,16 @@ pub(super) async fn run(parts: Arc<Parts>, mail: Mail) {
     .await;
 }
 
+const UNREADABLE: &str = "postrider could not read this mail from its database; see its log";
 const PANICKED: &str = "postrider failed while it worked on this mail; see its log";
 
 /// Builds the mail once for all its routes.
-async fn prepare<'a>(parts: &'a Parts, mail: &Mail) -> Result<Prepared<'a>, DraftError> {
+async fn prepare<'a>(parts: &'a Parts, mail: &mut Mail) -> Result<Prepared<'a>, DraftError> {
     let recipients = mail.recipients()?;
     // The semaphore is never closed: there is always a permit in the end.
     let memory =
         if mail.message.is_large() { parts.memory.acquire_many(permits(parts, mail)).await.ok() } else { None };
-    let draft = mail.message.clone().draft(&parts.db).await?;
+    let draft = mail.message.draft(&parts.db).await?;
     Ok(Prepared { from: draft.from.address.clone(), mime: crate::mail::build(&draft), recipients, _memory: memory })
 }
 

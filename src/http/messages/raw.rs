@@ -32,7 +32,7 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
 )]
 pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<MessageId>) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;
-    let stored = drafts::load(&api.db, caller.tenant(), &[id.0]).await?.pop().ok_or(NO_MESSAGE)?;
+    let mut stored = drafts::load(&api.db, caller.tenant(), &[id.0]).await?.pop().ok_or(NO_MESSAGE)?;
     // In memory as attachments and as MIME at one time.
     let octets = u64::try_from(stored.row.size).unwrap_or(0);
     let _room = if stored.is_large() { Some(api.bodies.turn(octets.saturating_mul(2)).await?) } else { None };
