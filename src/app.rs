@@ -1,6 +1,9 @@
 //! Builds the parts from the configuration, runs the roles, and stops them in the order that loses nothing: first no
 //! new requests, then what was accepted is committed, then what is being sent is finished.
 
+mod delivery;
+mod routes;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,8 +18,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accept::Acceptor;
 use crate::accept::request::Limits;
-use crate::accept::{Acceptor, Routing};
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::db::{self, Db};
@@ -87,8 +90,9 @@ impl App {
         };
         let server = match listener {
             Some(listener) => {
-                let acceptor = Acceptor::new(db.clone(), clock.clone(), routing(config), wake.clone(), &accepting);
-                let api = Api::new(db.clone(), clock, Arc::new(acceptor), api_settings(config));
+                let acceptor =
+                    Acceptor::new(db.clone(), clock.clone(), routes::table(config), wake.clone(), &accepting);
+                let api = Api::new(db.clone(), clock, Arc::new(acceptor), api_settings(config)?);
                 Some(Server::start(listener, http::router(api, inbox))?)
             }
             None => None,
@@ -195,11 +199,11 @@ pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc
     let delivery = &config.delivery;
     let settings = worker::Settings {
         concurrency: delivery.concurrency as usize,
-        // Twice what can be sent at once keeps the connections busy; more would only fill the hands.
-        lane_concurrency: delivery.connections as usize * 2,
+        connections: delivery.connections as usize,
         memory: u64::from(delivery.memory_mib) << 20,
         lease: delivery.lease,
         policy: delivery.retry_policy(),
+        routes: routes::table(config),
         grace: delivery.shutdown_grace,
     };
     Ok(Worker::start(db, clock, sender, settings, wake).await?)
@@ -207,20 +211,14 @@ pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc
 
 /// How mail is sent.
 pub fn sender_settings(config: &Config) -> anyhow::Result<smtp::Settings> {
-    let relay = match &config.relay_url {
-        Some(url) => {
-            let mut relay: smtp::Relay = url.expose().parse().context("relay_url (POSTRIDER_RELAY_URL)")?;
-            relay.ca_file = config.relay_ca_file.clone().or(relay.ca_file);
-            Some(relay)
-        }
-        None => None,
-    };
     let waits = &config.timeouts;
     Ok(smtp::Settings {
         hostname: config.hostname.clone().unwrap_or_else(machine_name),
-        relay,
+        relay: routes::default_relay(config)?,
+        routes: routes::relays(config)?,
         dns: config.dns,
         mx_port: config.mx_port,
+        mx_tls: config.delivery.tls_ascii(),
         connections: config.delivery.connections as usize,
         mails_per_connection: config.delivery.mails_per_connection,
         timeouts: smtp::Timeouts {
@@ -235,16 +233,17 @@ pub fn sender_settings(config: &Config) -> anyhow::Result<smtp::Settings> {
             ..smtp::Timeouts::default()
         },
         allow_loopback_mx: config.delivery.allow_loopback_mx,
+        mta_sts: smtp::MtaSts {
+            enabled: config.delivery.mta_sts,
+            ca_file: config.delivery.mx_ca_file.clone(),
+            ..smtp::MtaSts::default()
+        },
         ..smtp::Settings::default()
     })
 }
 
-fn routing(config: &Config) -> Routing {
-    if config.relay_url.is_some() { Routing::Relay } else { Routing::Mx }
-}
-
-fn api_settings(config: &Config) -> http::Settings {
-    http::Settings {
+fn api_settings(config: &Config) -> anyhow::Result<http::Settings> {
+    Ok(http::Settings {
         max_body: u64::from(config.accept.max_body_mib) << 20,
         body_memory: u64::from(config.accept.body_memory_mib) << 20,
         limits: Limits {
@@ -252,7 +251,8 @@ fn api_settings(config: &Config) -> http::Settings {
             attachments: config.accept.max_attachments as usize,
             ..Limits::default()
         },
-    }
+        delivery: delivery::told(config)?,
+    })
 }
 
 /// The machine's own name, where the system tells it and it can stand in EHLO.

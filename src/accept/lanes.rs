@@ -4,18 +4,10 @@ use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
 use crate::db::lanes::{self, LaneName};
+use crate::db::splits::Splits;
 use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
-
-/// Where mail goes by default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Routing {
-    /// Everything through one relay: its mail waits in one lane a stream, whatever the domain, since the relay is the
-    /// only destination there is to be slow. 100,000 domains cost nothing this way.
-    Relay,
-    /// To each domain's own servers: a lane a domain, so that one that is down delays no other.
-    Mx,
-}
+use crate::domain::routing::{RouteName, RouteTable};
 
 /// Beyond this many lanes the cache starts anew; it holds what is in use, not what ever was.
 const CACHED: usize = 200_000;
@@ -24,22 +16,34 @@ const CACHED: usize = 200_000;
 #[derive(Debug)]
 pub(super) struct Lanes {
     db: Db,
-    routing: Routing,
+    routes: RouteTable,
+    splits: Splits,
     known: RwLock<HashMap<LaneName, i64>>,
 }
 
 impl Lanes {
-    pub(super) fn new(db: Db, routing: Routing) -> Self {
-        Self { db, routing, known: RwLock::default() }
+    pub(super) fn new(db: Db, routes: RouteTable) -> Self {
+        Self { splits: Splits::new(db.clone()), db, routes, known: RwLock::default() }
     }
 
-    /// The lane of mail to `domain` in a stream.
-    pub(super) async fn id(&self, tenant: TenantId, stream: &str, domain: &str) -> Result<i64, DbError> {
-        let (route, domain) = match self.routing {
-            Routing::Relay => ("relay", "*"),
-            Routing::Mx => ("mx", domain),
-        };
-        let name = LaneName { tenant, stream: stream.to_owned(), route, domain: domain.to_owned() };
+    /// The lane of mail from `sender_domain` to `domain` in a stream. Through relays it is one for all domains but those
+    /// split off, since relays are the only destination there is to be slow: 100,000 domains cost nothing this way. Direct
+    /// it is one a domain, so that one that is down delays no other.
+    pub(super) async fn id(
+        &self,
+        tenant: TenantId,
+        stream: &str,
+        sender_domain: &str,
+        domain: &str,
+    ) -> Result<i64, DbError> {
+        let route = self.routes.of(stream, sender_domain);
+        if !route.is_mx()
+            && let Some(id) = self.own_lane(tenant, stream, route, domain).await?
+        {
+            return Ok(id);
+        }
+        let domain = if route.is_mx() { domain } else { "*" };
+        let name = LaneName { tenant, stream: stream.to_owned(), route: route.to_string(), domain: domain.to_owned() };
         if let Some(id) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&name) {
             return Ok(*id);
         }
@@ -50,5 +54,20 @@ impl Lanes {
         }
         known.insert(name, id);
         Ok(id)
+    }
+
+    /// The lane that a domain has of its own on a route that else has one for all.
+    async fn own_lane(
+        &self,
+        tenant: TenantId,
+        stream: &str,
+        route: &RouteName,
+        domain: &str,
+    ) -> Result<Option<i64>, DbError> {
+        let splits = self.splits.current().await?;
+        if splits.is_empty() {
+            return Ok(None);
+        }
+        Ok(splits.get(&(tenant.0, stream.to_owned(), route.to_string(), domain.to_owned())).copied())
     }
 }

@@ -22,11 +22,11 @@ use crate::db::intake::{Committed, Intake};
 use crate::db::{self, Db, DbError};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::message::NewMessage;
+use crate::domain::routing::RouteTable;
 
 use commit::Committer;
 use in_flight::InFlight;
 use lanes::Lanes;
-pub use lanes::Routing;
 use streams::Streams;
 
 /// Why a valid message was not accepted.
@@ -81,11 +81,11 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Starts the committing tasks on `tasks`; they end when the acceptor is dropped. `wake` is told of every commit.
-    pub fn new(db: Db, clock: SharedClock, routing: Routing, wake: Arc<Notify>, tasks: &TaskTracker) -> Self {
+    pub fn new(db: Db, clock: SharedClock, routes: RouteTable, wake: Arc<Notify>, tasks: &TaskTracker) -> Self {
         let wake = [wake, announce::start(db.clone(), tasks)];
         Self {
             committer: Committer::start(&db, &clock, &wake, tasks),
-            lanes: Lanes::new(db.clone(), routing),
+            lanes: Lanes::new(db.clone(), routes),
             streams: Streams::new(db.clone()),
             in_flight: InFlight::default(),
             db,
@@ -99,14 +99,26 @@ impl Acceptor {
         self.streams.names(tenant).await
     }
 
+    /// Asks anew which streams there are, so that a new one can be sent to at once.
+    pub fn forget_streams(&self) {
+        self.streams.forget();
+    }
+
     /// Tells workers, here and elsewhere, that something has become due.
     pub fn wake(&self) {
         self.wake.iter().for_each(|wake| wake.notify_one());
     }
 
-    /// Which lane mail to `domain` waits in.
-    pub async fn lane(&self, tenant: TenantId, stream: &str, domain: &str) -> Result<i64, DbError> {
-        self.lanes.id(tenant, stream, domain).await
+    /// Which lane mail from `sender_domain` to `domain` waits in. Domains as in
+    /// [`Address::domain`](crate::domain::address::Address::domain).
+    pub async fn lane(
+        &self,
+        tenant: TenantId,
+        stream: &str,
+        sender_domain: &str,
+        domain: &str,
+    ) -> Result<i64, DbError> {
+        self.lanes.id(tenant, stream, sender_domain, domain).await
     }
 
     /// The message that a key stands for, if this very request was accepted before. Spares a replay the parsing.
@@ -144,7 +156,8 @@ impl Acceptor {
         self.store_attachments(tenant, &mut message).await?;
         let mut lanes = Vec::with_capacity(message.recipients.len());
         for recipient in &message.recipients {
-            lanes.push(self.lanes.id(tenant, &message.stream, recipient.mailbox.address.domain()).await?);
+            let (from, to) = (message.from.address.domain(), recipient.mailbox.address.domain());
+            lanes.push(self.lanes.id(tenant, &message.stream, from, to).await?);
         }
         let fingerprint = idempotency.as_ref().map(|with| with.fingerprint);
         let idempotency = idempotency.map(|with| (with.key, with.fingerprint));

@@ -24,6 +24,11 @@ impl Streams {
         Self { db, known: Mutex::default() }
     }
 
+    /// Forgets what is known.
+    pub(super) fn forget(&self) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// The names of a tenant's streams, the most urgent first.
     pub(super) async fn names(&self, tenant: TenantId) -> Result<Arc<[String]>, DbError> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&tenant).cloned();

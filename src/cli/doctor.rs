@@ -4,12 +4,11 @@ use std::fmt::Display;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
 use crate::app;
 use crate::config::Config;
 use crate::db::{durability, schema};
-use crate::smtp::{Relay, TlsMode};
+use crate::domain::outcome::{Peer, Reply, Stage};
+use crate::smtp::{Checked, Sender, Settings, Timeouts};
 
 /// How long a relay may take to answer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -17,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub(super) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let mut report = Report::default();
     database(config, &mut report).await;
-    relay(config, &mut report).await;
+    relays(config, &mut report).await;
     Ok(if report.is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -64,21 +63,46 @@ async fn database(config: &Config, report: &mut Report) {
     db.close().await;
 }
 
-async fn relay(config: &Config, report: &mut Report) {
-    let Some(url) = &config.relay_url else {
-        return Report::ok("relay", "none: mail goes directly to the recipients' servers");
-    };
-    let relay: Relay = match url.expose().parse() {
-        Ok(relay) => relay,
-        Err(error) => return report.bad("relay", error),
-    };
-    let address = format!("{}:{}", relay.host, relay.port);
-    match tokio::time::timeout(LIMIT, TcpStream::connect((relay.host.as_str(), relay.port))).await {
-        Ok(Ok(_)) => Report::ok("relay", format!("{address} takes connections")),
-        Ok(Err(error)) => report.bad("relay", format!("{address}: {error}")),
-        Err(_) => report.bad("relay", format!("{address} did not answer within {} s", LIMIT.as_secs())),
+/// One line a relay of every route, in the order in which they are asked.
+async fn relays(config: &Config, report: &mut Report) {
+    if config.relay_url.is_none() {
+        Report::ok("relay", "none: mail that no route takes goes directly to the recipients' servers");
     }
-    if relay.tls != TlsMode::Required && !relay.implicit_tls {
-        Report::ok("relay TLS", "not required: fine on this machine or a private network; else add ?tls=required");
+    let sender = app::sender_settings(config).and_then(|settings| Ok(Sender::new(within_limit(settings))?));
+    let sender = match sender {
+        Ok(sender) => sender,
+        Err(error) => return report.bad("sending", format!("{error:#}")),
+    };
+    for Checked { route, relay, found } in sender.check().await {
+        let what = format!("route {route}, {relay}");
+        match found {
+            Ok(Peer { tls: Some(tls), .. }) => Report::ok(&what, format!("takes mail over {tls}")),
+            Ok(_) => Report::ok(
+                &what,
+                "takes mail in plain text: fine on this machine or a private network; else add ?tls=required",
+            ),
+            Err((stage, reply)) => report.bad(&what, format!("{} ({})", reply.text, mend(stage, &reply))),
+        }
+    }
+}
+
+fn within_limit(settings: Settings) -> Settings {
+    let timeouts =
+        Timeouts { connect: LIMIT, greeting: LIMIT, ehlo: LIMIT, tls: LIMIT, dns: LIMIT, ..settings.timeouts };
+    Settings { timeouts, ..settings }
+}
+
+/// What an operator can do about a session that could not be had.
+fn mend(stage: Stage, reply: &Reply) -> &'static str {
+    let enhanced = reply.enhanced.map(|code| (code.subject, code.detail));
+    match (stage, reply.code, enhanced) {
+        (Stage::Connect, ..) => "check the relay's host and port, and whether a firewall lets us out",
+        (_, None, Some((7, 5))) => {
+            "the certificate must be valid for the host in the URL; name the authority of one's own in ca_file"
+        }
+        (_, None, Some((7, 10))) => "use the port that offers STARTTLS, or smtps://",
+        (_, None, Some((7, 0))) => "choose what it offers with ?auth=, and see that token_file can be read",
+        (_, Some(530 | 534 | 535 | 538), _) => "check user and password or token in the URL",
+        _ => "ask whoever runs the relay",
     }
 }

@@ -17,7 +17,7 @@ pub struct Database {
     /// `POSTRIDER_DATABASE__MAX_CONNECTIONS`, 2–1000, default 16.
     pub max_connections: u32,
     /// The longest that one call may take before it counts as failed: `POSTRIDER_DATABASE__TIMEOUT`, a duration,
-    /// 100ms–10m, default `10s`.
+    /// 100ms–10m, default `10s`. A database that nobody answers for is given up after half of it.
     #[serde(with = "super::duration")]
     pub timeout: Duration,
 }

@@ -1,12 +1,16 @@
 //! `[delivery]`: how much is sent at a time, when it is tried again, and how the process stops.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::relay::TlsMode;
 use crate::domain::retry::Policy;
 
 use super::range::{within, within_time};
+use super::routes::ascii;
 
 /// The workers' settings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +48,18 @@ pub struct Delivery {
     /// Whether a recipient's mail server may be this machine: `POSTRIDER_DELIVERY__ALLOW_LOOPBACK_MX`, default false.
     /// For tests; otherwise a domain that points its MX at 127.0.0.1 makes a loop.
     pub allow_loopback_mx: bool,
+    /// Whether the MTA-STS policies (RFC 8461) of recipients' domains are followed on the direct way:
+    /// `POSTRIDER_DELIVERY__MTA_STS`, default true. They are fetched over HTTPS from `mta-sts.DOMAIN`.
+    pub mta_sts: bool,
+    /// How much TLS is asked of the servers of a recipient's domain, `*` standing for all that are not named:
+    /// `POSTRIDER_DELIVERY__TLS`, a map of domain to `none`, `opportunistic` (where offered, any certificate), `required`
+    /// (always, any certificate) or `verified` (always, a certificate valid for the server's name), in a variable
+    /// `DOMAIN=WORD` separated by commas; default empty, which means opportunistic. An MTA-STS policy can only ask for
+    /// more. A relay's TLS is in its URL.
+    pub tls: BTreeMap<String, TlsMode>,
+    /// Certificates (PEM) to trust for recipients' servers besides the system's, where `tls` says `verified` or MTA-STS
+    /// does: `POSTRIDER_DELIVERY__MX_CA_FILE`, a path, default unset.
+    pub mx_ca_file: Option<PathBuf>,
 }
 
 impl Default for Delivery {
@@ -60,6 +76,9 @@ impl Default for Delivery {
             greylist,
             shutdown_grace: Duration::from_secs(620),
             allow_loopback_mx: false,
+            mta_sts: true,
+            tls: BTreeMap::new(),
+            mx_ca_file: None,
         }
     }
 }
@@ -68,6 +87,13 @@ impl Delivery {
     /// The rules for trying again, as the domain knows them.
     pub fn retry_policy(&self) -> Policy {
         Policy { schedule: self.retry_schedule.clone(), window: self.retry_window, greylist: self.greylist }
+    }
+
+    /// [`Delivery::tls`] with domains as addresses have them: A-labels, lower case.
+    pub fn tls_ascii(&self) -> BTreeMap<String, TlsMode> {
+        // What is no domain is the `*`.
+        let named = |domain: &String| ascii(domain).unwrap_or_else(|| domain.clone());
+        self.tls.iter().map(|(domain, mode)| (named(domain), *mode)).collect()
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
@@ -84,6 +110,10 @@ impl Delivery {
         self.retry_schedule.iter().try_for_each(|wait| within_time(*wait, second..=7 * day))?;
         within_time(self.retry_window, second..=30 * day)?;
         within_time(self.greylist, second..=day)?;
-        within_time(self.shutdown_grace, Duration::ZERO..=Duration::from_hours(1))
+        within_time(self.shutdown_grace, Duration::ZERO..=Duration::from_hours(1))?;
+        match self.tls.keys().find(|domain| *domain != "*" && ascii(domain).is_none()) {
+            Some(domain) => Err(format!("{domain:?} is not a domain name such as example.net, nor *")),
+            None => Ok(()),
+        }
     }
 }

@@ -29,6 +29,16 @@ impl FromStr for Human {
     }
 }
 
+/// Reads a duration as people write it, elsewhere than in the configuration.
+pub fn duration(text: &str) -> Option<Duration> {
+    text.parse::<Human>().ok().map(|human| human.0)
+}
+
+/// Writes a duration in the largest unit that divides it.
+pub fn duration_text(duration: Duration) -> String {
+    Human(duration).to_string()
+}
+
 /// `None` where the text is not a duration, or one of more than 500 million years.
 fn milliseconds(text: &str) -> Option<u64> {
     if let Ok(seconds) = text.parse::<u64>() {

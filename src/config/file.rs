@@ -58,10 +58,7 @@ fn walk(dict: Dict, prefix: &str, to: &mut Walk<'_>) {
         match (to.keys.is_section(&key), value) {
             (true, Value::Dict(_, section)) => walk(section, &format!("{key}."), to),
             (true, _) => to.problems.push(&key, format!("is a section: write [{key}]"), to.origin.clone()),
-            (false, _) => {
-                let hint = to.keys.nearest(&key).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-                to.problems.push(&key, format!("unknown key{hint}"), to.origin.clone());
-            }
+            (false, _) => to.problems.push(&key, to.keys.stranger(&key), to.origin.clone()),
         }
     }
 }

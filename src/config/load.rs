@@ -54,11 +54,26 @@ pub(super) fn merge(settings: Vec<Setting>, mut problems: Problems) -> Result<Co
         let message = "must not be less than accept.max_body_mib, or the largest request could never be read";
         problems.push("accept.body_memory_mib", message, Origin::Key);
     }
+    for (name, route) in &config.routes {
+        let key = format!("routes.{name}.relays");
+        if let (Err(message), false) = (route.check_whole(), problems.concern(&key)) {
+            problems.push(key, message, Origin::Key);
+        }
+    }
     problems.or(config)
 }
 
 fn extract(figment: &Figment) -> Result<Config, String> {
-    figment.extract::<Config>().map_err(|error| in_words(&error.kind))
+    figment.extract::<Config>().map_err(|error| {
+        let words = in_words(&error.kind);
+        // In a map whose keys are the operator's, the key is told with the value.
+        match error.path.as_slice() {
+            [section, map, key @ ..] if (section.as_str(), map.as_str()) == ("delivery", "tls") => {
+                format!("{} {words}", key.join("."))
+            }
+            _ => words,
+        }
+    })
 }
 
 /// serde's and std's words for a value of the wrong kind, made an operator's.

@@ -18,6 +18,7 @@ mod load;
 mod log;
 mod problem;
 mod range;
+mod routes;
 mod secret_url;
 mod timeouts;
 mod variables;
@@ -26,6 +27,7 @@ mod webhooks;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -34,8 +36,10 @@ use serde::{Deserialize, Serialize};
 pub use accept::Accept;
 pub use database::Database;
 pub use delivery::Delivery;
+pub use duration::{duration, duration_text};
 pub use log::{Format, Log};
 pub use problem::{ConfigErrors, Origin, Problem};
+pub use routes::Route;
 pub use secret_url::SecretUrl;
 pub use timeouts::Timeouts;
 pub use webhooks::Webhooks;
@@ -45,8 +49,9 @@ pub use webhooks::Webhooks;
 pub struct Config {
     /// Where the API listens: `POSTRIDER_LISTEN`, an address and port, default `127.0.0.1:8080`. Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The relay that takes all mail: `POSTRIDER_RELAY_URL`, `smtp://[user:pass@]host:port?tls=none|opportunistic|required`
-    /// or `smtps://…`; default unset, which means direct to the recipients' mail servers.
+    /// The relay that takes all mail for which there is no route: `POSTRIDER_RELAY_URL`,
+    /// `smtp://[user:pass@]host:port?tls=none|opportunistic|required` or `smtps://…`; default unset, which means direct to
+    /// the recipients' mail servers.
     pub relay_url: Option<SecretUrl>,
     /// Certificates (PEM) to trust for the relay besides the system's: `POSTRIDER_RELAY_CA_FILE`, a path, default unset.
     pub relay_ca_file: Option<PathBuf>,
@@ -69,6 +74,8 @@ pub struct Config {
     pub webhooks: Webhooks,
     /// What is logged, and how.
     pub log: Log,
+    /// Which mail goes through which relays, by the routes' names.
+    pub routes: BTreeMap<String, Route>,
 }
 
 impl Default for Config {
@@ -86,6 +93,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             webhooks: Webhooks::default(),
             log: Log::default(),
+            routes: BTreeMap::new(),
         }
     }
 }
@@ -107,7 +115,7 @@ impl Config {
     /// The first value that its type allows and its meaning does not.
     fn check(&self) -> Result<(), String> {
         if let Some(url) = &self.relay_url {
-            url.check(&["smtp", "smtps"], true)?;
+            url.check_relay()?;
         }
         range::within(self.mx_port, 1..=u16::MAX)?;
         self.hostname.as_deref().map_or(Ok(()), check_hostname)?;
@@ -115,7 +123,8 @@ impl Config {
         self.accept.check()?;
         self.delivery.check()?;
         self.timeouts.check()?;
-        self.log.check()
+        self.log.check()?;
+        self.routes.values().try_for_each(Route::check)
     }
 }
 

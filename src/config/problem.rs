@@ -70,6 +70,11 @@ impl Problems {
         self.0.push(Problem { key: key.into(), message, origin });
     }
 
+    /// Whether something is wrong with this key.
+    pub(super) fn concern(&self, key: &str) -> bool {
+        self.0.iter().any(|problem| problem.key == key)
+    }
+
     /// `value` if nothing was wrong.
     pub(super) fn or<T>(self, value: T) -> Result<T, ConfigErrors> {
         if self.0.is_empty() { Ok(value) } else { Err(ConfigErrors(self.0)) }

@@ -6,6 +6,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use url::Url;
 
+use crate::domain::relay::Relay;
+
 /// A URL with credentials, such as the relay's or the database's. Printing it leaves out user, password and query.
 #[derive(Clone)]
 pub struct SecretUrl(SecretString);
@@ -27,6 +29,12 @@ impl SecretUrl {
             return Err("names no host".into());
         }
         Ok(())
+    }
+
+    /// Whether this is a relay's URL. Messages never hold user or password.
+    pub(super) fn check_relay(&self) -> Result<(), String> {
+        self.check(&["smtp", "smtps"], true)?;
+        self.expose().parse::<Relay>().map(drop).map_err(|error| format!("cannot be used: {error}"))
     }
 }
 

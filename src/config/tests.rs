@@ -6,8 +6,10 @@ use std::time::Duration;
 use figment::value::Value;
 
 use super::keys::Keys;
+use super::load::Setting;
 use super::problem::Problems;
-use super::{Config, ConfigErrors, Format, file, load, variables};
+use super::{Config, ConfigErrors, Format, file, keys, load, variables};
+use crate::domain::relay::TlsMode;
 
 /// Loads `toml` as the file `postrider.toml` and `env` over it, without touching either on this machine.
 fn configured(toml: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
@@ -143,6 +145,74 @@ fn all_problems_are_reported_at_once_one_line_each() {
 }
 
 #[test]
+fn routes_come_from_the_file_and_from_variables() {
+    let toml = "[routes.News]\nstreams = [\"bulk\"]\nrelays = [\"smtp://a\", \"smtps://b\"]\nca_file = \"/ca.pem\"\n\
+                [routes.own]\nrelays = [\"mx\"]\n";
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("relays");
+    std::fs::write(&path, "smtp://u:p@c\nsmtp://d\n").expect("written");
+    let config = sound(
+        toml,
+        &[
+            ("POSTRIDER_ROUTES__OWN__SENDER_DOMAINS", "acme.test, Bücher.test"),
+            ("POSTRIDER_ROUTES__X_1__RELAYS_FILE", path.to_str().expect("UTF-8")),
+            ("POSTRIDER_ROUTES__X_1__CA_FILE", "/x.pem"),
+        ],
+    );
+    assert_eq!(config.routes.keys().collect::<Vec<_>>(), ["News", "own", "x_1"]);
+    let (news, own, x) = (&config.routes["News"], &config.routes["own"], &config.routes["x_1"]);
+    assert_eq!((news.streams.as_slice(), news.relays.len()), (["bulk".to_owned()].as_slice(), 2));
+    assert_eq!(news.ca_file.as_deref(), Some(Path::new("/ca.pem")));
+    assert!(own.is_direct() && !news.is_direct());
+    assert_eq!(own.sender_domains_ascii(), ["acme.test", "xn--bcher-kva.test"]);
+    let relays: Vec<_> = x.relays.iter().map(super::SecretUrl::expose).collect();
+    assert_eq!((relays, x.ca_file.as_deref()), (vec!["smtp://u:p@c", "smtp://d"], Some(Path::new("/x.pem"))));
+}
+
+#[test]
+fn routes_with_mistakes_are_reported_like_all_else() {
+    let toml = "\
+        routes.plain = 5\n\
+        [routes.\"a b\"]\n\
+        relays = [\"mx\"]\n\
+        [routes.empty]\n\
+        streams = [\"bulk\"]\n\
+        [routes.news]\n\
+        relay = [\"smtp://a\"]\n\
+        relays = [\"smtp://a\", \"smtp://u:hunter2@b?tls=maybe\"]\n\
+        streams = [\"bulk mail\"]\n\
+        sender_domains = [\"@acme.test\"]\n\
+        [routes.mixed]\n\
+        relays = [\"mx\", \"smtp://a\"]\n";
+    let problems = problems(toml, &[("POSTRIDER_ROUTES__NEWS__RELAIS", "smtp://x")]);
+    insta::assert_snapshot!(problems.join("\n"), @r#"
+    routes.a b: a route's name is of letters, digits, - and _, at most 64 of them (in postrider.toml)
+    routes.news.relay: unknown key; did you mean routes.news.relays? (in postrider.toml)
+    routes.plain: is a section: write [routes.plain] (in postrider.toml)
+    POSTRIDER_ROUTES__NEWS__RELAIS: unknown variable; did you mean POSTRIDER_ROUTES__NEWS__RELAYS?
+    routes.mixed.relays: must be relays, or `mx` and nothing else (in postrider.toml)
+    routes.news.relays: the relay 2 of 2 cannot be used: tls is none, opportunistic or required, not "maybe" (in postrider.toml)
+    routes.news.sender_domains: "@acme.test" is not a domain name such as example.net (in postrider.toml)
+    routes.news.streams: "bulk mail" is not the name of a stream (in postrider.toml)
+    routes.empty.relays: must name at least one relay, or `mx`
+    "#);
+    assert!(!problems.concat().contains("hunter2"));
+}
+
+#[test]
+fn tls_is_asked_domain_by_domain() {
+    let toml = "[delivery.tls]\n\"bank.test\" = \"verified\"\n\"*\" = \"required\"\n";
+    let config = sound(toml, &[("POSTRIDER_DELIVERY__TLS", "Old.test=none,*=opportunistic")]);
+    let asked: Vec<(String, TlsMode)> = config.delivery.tls_ascii().into_iter().collect();
+    let expected = [("*", TlsMode::Opportunistic), ("bank.test", TlsMode::Verified), ("old.test", TlsMode::None)];
+    assert_eq!(asked, expected.map(|(domain, mode)| (domain.to_owned(), mode)));
+    for wrong in ["bank.test=maybe", "a b=none", "none"] {
+        let problems = problems("", &[("POSTRIDER_DELIVERY__TLS", wrong)]);
+        assert!(problems.len() == 1 && problems[0].starts_with("delivery.tls: "), "{problems:?}");
+    }
+}
+
+#[test]
 fn a_file_that_is_not_toml_names_its_line() {
     let problems = problems("mx_port = 25\nlisten 127.0.0.1\n", &[]);
     assert!(problems.len() == 1 && problems[0].starts_with("postrider.toml:2: "), "{problems:?}");
@@ -208,8 +278,11 @@ fn the_example_shows_every_key_with_its_default() {
     let given = file::settings(&text, Path::new("example"), &keys, &mut Problems::default());
     let config = shown(&sound(&text, &[]));
     for (key, default) in keys.iter() {
-        assert!(given.iter().any(|setting| &setting.key == key), "{key} is missing from postrider.example.toml");
-        if !matches!(default, Value::Empty(..)) {
+        let is_shown = |setting: &Setting| &*keys::general(&setting.key) == key;
+        assert!(given.iter().any(is_shown), "{key} is missing from postrider.example.toml");
+        // What is the operator's to name has no default to show.
+        let is_named = key.contains('*') || matches!(default, Value::Dict(..));
+        if !is_named && !matches!(default, Value::Empty(..)) {
             assert_eq!(config.find_ref(key), Some(default), "{key}");
         }
     }

@@ -1,11 +1,12 @@
 //! The environment: `POSTRIDER_SECTION__NAME`, `DATABASE_URL` and their `_FILE` forms to single settings.
 //!
 //! A variable is text, so the key decides how it is read: `POSTRIDER_HOSTNAME=123` is a name, `POSTRIDER_MX_PORT=123`
-//! a number, and a list is separated by commas.
+//! a number, a list is separated by commas, and so is a map of `key=value`. Names in a variable are lower case:
+//! `POSTRIDER_ROUTES__NEWS__RELAYS` is the key `routes.news.relays`.
 
 use std::collections::BTreeMap;
 
-use figment::value::Value;
+use figment::value::{Dict, Value};
 
 use super::keys::Keys;
 use super::load::Setting;
@@ -99,7 +100,7 @@ fn is_service_link(name: &str, value: &str) -> bool {
 }
 
 fn unknown(name: &str, keys: &Keys) -> String {
-    let near = key_of(name).and_then(|key| keys.nearest(&key).map(variable_of));
+    let near = key_of(name).and_then(|key| keys.nearest(&key).map(|near| variable_of(&near)));
     format!("unknown variable{}", near.map(|near| format!("; did you mean {near}?")).unwrap_or_default())
 }
 
@@ -114,13 +115,21 @@ fn without_newline(mut text: String) -> String {
     text
 }
 
+/// The items of a list, separated by commas or, as in a file, by line ends.
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split([',', '\n']).map(str::trim).filter(|item| !item.is_empty())
+}
+
 /// The text as the kind of value that the key's default is. What does not fit stays text, and is then refused by name.
 fn typed(text: &str, default: Option<&Value>) -> Value {
     match default {
         Some(Value::Num(..)) => text.trim().parse::<i64>().map_or_else(|_| Value::from(text), Value::from),
         Some(Value::Bool(..)) => text.trim().parse::<bool>().map_or_else(|_| Value::from(text), Value::from),
-        Some(Value::Array(..)) => {
-            text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect::<Vec<_>>().into()
+        Some(Value::Array(..)) => items(text).collect::<Vec<_>>().into(),
+        Some(Value::Dict(..)) => {
+            let pairs = items(text).map(|item| item.split_once('='));
+            let pairs: Option<Dict> = pairs.map(|pair| pair.map(|(k, v)| (k.trim().into(), v.trim().into()))).collect();
+            pairs.map_or_else(|| Value::from(text), Value::from)
         }
         _ => Value::from(text),
     }

@@ -81,7 +81,7 @@ pub async fn reschedule(
     .await
 }
 
-/// Makes deferred and held recipients due now. Answers those it concerned.
+/// Makes deferred and held recipients due now; a blocked destination is probed. Answers those it concerned.
 pub async fn retry(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>) -> Result<Vec<Uuid>, DbError> {
     db.timed("control.retry", async {
         let mut tx = db.pool.begin().await?;
@@ -95,7 +95,7 @@ pub async fn retry(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>)
         )
         .fetch_all(&mut *tx)
         .await?;
-        lanes::lower(&mut tx, due.iter().map(|row| Lowered { lane: row.lane_id, due_at: now })).await?;
+        wanted_now(&mut tx, due.iter().map(|row| row.lane_id), now).await?;
         tx.commit().await?;
         Ok(due.into_iter().map(|row| row.recipient_id).collect())
     })
@@ -130,8 +130,10 @@ pub async fn requeue_uncertain(
                  FROM unnest($3::uuid[], $4::bigint[]) AS u (id, lane_id)
                  WHERE r.tenant_id = $1 AND r.message_id = $2 AND r.id = u.id AND r.status = 'uncertain'
                  RETURNING r.id, u.lane_id, r.attempts)
-             INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, attempts, claims)
-             SELECT $2, id, $1, lane_id, $5, $5, attempts, floor(random() * 1e9)::integer FROM back
+             INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, expires_at, attempts,
+                                claims)
+             SELECT $2, id, $1, lane_id, $5, $5, (SELECT expires_at FROM messages WHERE tenant_id = $1 AND id = $2),
+                    attempts, floor(random() * 1e9)::integer FROM back
              RETURNING recipient_id, lane_id",
             tenant.0,
             id.0,
@@ -142,7 +144,7 @@ pub async fn requeue_uncertain(
         .fetch_all(&mut *tx)
         .await?;
         if !requeued.is_empty() {
-            lanes::lower(&mut tx, requeued.iter().map(|row| Lowered { lane: row.lane_id, due_at: now })).await?;
+            wanted_now(&mut tx, requeued.iter().map(|row| row.lane_id), now).await?;
             let recipients: Vec<Uuid> = requeued.iter().map(|row| row.recipient_id).collect();
             tell(&mut tx, tenant, id, EventType::Deferred, &recipients, Some(now), now).await?;
         }
@@ -150,6 +152,27 @@ pub async fn requeue_uncertain(
         Ok(requeued.into_iter().map(|row| row.recipient_id).collect())
     })
     .await
+}
+
+/// Says that these lanes have something due now. Whoever asks for a try by hand wants to know whether the destination is
+/// back: where a lane is blocked, its next probe is now. A limit of its rate holds all the same.
+async fn wanted_now(
+    connection: &mut PgConnection,
+    lanes: impl Iterator<Item = i64> + Clone,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    lanes::lower(connection, lanes.clone().map(|lane| Lowered { lane, due_at: now })).await?;
+    sqlx::query!(
+        "WITH blocked AS (
+             SELECT id FROM lanes WHERE id = ANY ($1) AND blocked_since IS NOT NULL AND open_at > $2
+             ORDER BY id FOR NO KEY UPDATE)
+         UPDATE lanes SET open_at = $2 FROM blocked WHERE lanes.id = blocked.id",
+        &lanes.collect::<Vec<i64>>(),
+        now
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 async fn tell(

@@ -1,9 +1,12 @@
 //! What can go wrong between us and Postgres, sorted by what the caller can do about it.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-/// A failed statement or transaction. Nothing of it was committed, except possibly after [`DbError::Unavailable`] or
-/// [`DbError::Timeout`] while committing.
+use super::outage::{Outage, Trouble};
+
+/// A failed statement or transaction. Nothing of it was committed, except possibly after [`DbError::Unavailable`],
+/// [`DbError::Away`] or [`DbError::Timeout`] while committing.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
     /// The connection URL cannot be read.
@@ -16,6 +19,14 @@ pub enum DbError {
         query: &'static str,
         /// Why.
         source: sqlx::Error,
+    },
+    /// Nobody answers there, whatever is asked: try again later.
+    #[error("the database is not available ({query}): {outage}")]
+    Away {
+        /// Which query.
+        query: &'static str,
+        /// What is known of it.
+        outage: Outage,
     },
     /// No answer in time: try again later.
     #[error("the database did not answer {query} within {} s", limit.as_secs())]
@@ -37,6 +48,10 @@ pub enum DbError {
 
 /// Query canceled by `statement_timeout`.
 const QUERY_CANCELED: &str = "57014";
+/// A lock was not had within `lock_timeout`.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// Too many connections.
+pub(super) const FULL: &str = "53300";
 
 impl DbError {
     /// The service is stopping: this was not begun.
@@ -59,7 +74,22 @@ impl DbError {
 
     /// Whether the same call may succeed later.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Timeout { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Away { .. } | Self::Timeout { .. })
+    }
+
+    /// What is wrong with the database, where the same call may succeed later.
+    pub fn trouble(&self) -> Option<Trouble> {
+        match self {
+            Self::Away { outage, .. } => Some(outage.trouble),
+            Self::Timeout { .. } | Self::Unavailable { source: sqlx::Error::PoolTimedOut, .. } => Some(Trouble::Slow),
+            Self::Unavailable { source, .. } => Some(match code(source).as_deref() {
+                Some(READ_ONLY) => Trouble::ReadOnly,
+                Some(FULL) => Trouble::Full,
+                Some(QUERY_CANCELED | LOCK_NOT_AVAILABLE) => Trouble::Slow,
+                _ => Trouble::Gone,
+            }),
+            Self::Address(_) | Self::Refused { .. } => None,
+        }
     }
 
     /// Whether the statement ran out of time rather than out of a database.
@@ -78,7 +108,7 @@ impl DbError {
 /// lock not available, system errors such as a full disk.
 fn is_passing(code: &str) -> bool {
     ["08", "28", "53", "57", "58", "40"].iter().any(|class| code.starts_with(class))
-        || [READ_ONLY, IDLE_IN_TRANSACTION, "55P03", "3D000", "42501"].contains(&code)
+        || [READ_ONLY, IDLE_IN_TRANSACTION, LOCK_NOT_AVAILABLE, "3D000", "42501"].contains(&code)
 }
 
 /// The server takes no writes: we still talk to the primary of before a failover.
@@ -87,5 +117,10 @@ const READ_ONLY: &str = "25006";
 const IDLE_IN_TRANSACTION: &str = "25P03";
 
 pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(READ_ONLY))
+    code(error).as_deref() == Some(READ_ONLY)
+}
+
+/// The SQLSTATE that the database answered, if it did.
+pub(super) fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code)
 }

@@ -66,8 +66,7 @@ async fn append_to(
         events.iter().map(|e| e.outcome.map(|o| i32::try_from(o.duration.as_millis()).unwrap_or(i32::MAX))).collect();
     let next: Vec<Option<DateTime<Utc>>> = events.iter().map(|event| event.next_attempt_at).collect();
     let written = sqlx::query!(
-        "WITH counter AS (
-             UPDATE event_counters SET last_seq = last_seq + $3 WHERE tenant_id = $1 RETURNING last_seq - $3 AS base)
+        "WITH counter AS MATERIALIZED (SELECT take_event_numbers($1, $3) AS base)
          INSERT INTO events (tenant_id, seq, recorded_at, type, message_id, recipient_id, attempt, response_code,
                              response_enhanced, response_text, mx, ip, tls, duration_ms, next_attempt_at)
          SELECT $1, counter.base + e.n, $2, e.type, e.message_id, e.recipient_id, e.attempt, e.code, e.enhanced,
@@ -75,7 +74,8 @@ async fn append_to(
          FROM counter, unnest($4::text[], $5::uuid[], $6::uuid[], $7::smallint[], $8::smallint[], $9::text[],
                               $10::text[], $11::text[], $12::text[], $13::text[], $14::integer[], $15::timestamptz[])
               WITH ORDINALITY AS e (type, message_id, recipient_id, attempt, code, enhanced, text, mx, ip, tls,
-                                    duration_ms, next_attempt_at, n)",
+                                    duration_ms, next_attempt_at, n)
+         WHERE counter.base IS NOT NULL",
         tenant,
         now,
         i64::try_from(events.len()).unwrap_or(i64::MAX),

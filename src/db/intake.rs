@@ -235,16 +235,18 @@ async fn insert_queue(connection: &mut PgConnection, group: &[&Intake]) -> Resul
     let tenants: Vec<Uuid> = rows.iter().map(|(intake, ..)| intake.tenant.0).collect();
     let lanes: Vec<i64> = rows.iter().map(|(.., lane)| *lane).collect();
     let due: Vec<DateTime<Utc>> = rows.iter().map(|(intake, ..)| intake.due_at()).collect();
+    let expires: Vec<Option<DateTime<Utc>>> = rows.iter().map(|(intake, ..)| intake.message.expires_at).collect();
     sqlx::query!(
-        "INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at)
-         SELECT message_id, recipient_id, tenant_id, lane_id, due_at, due_at
-         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::timestamptz[])
-              AS u (message_id, recipient_id, tenant_id, lane_id, due_at)",
+        "INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, expires_at)
+         SELECT message_id, recipient_id, tenant_id, lane_id, due_at, due_at, expires_at
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::timestamptz[], $6::timestamptz[])
+              AS u (message_id, recipient_id, tenant_id, lane_id, due_at, expires_at)",
         &messages,
         &recipients,
         &tenants,
         &lanes,
-        &due
+        &due,
+        &expires as _
     )
     .execute(&mut *connection)
     .await?;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::{Db, DbError};
 use crate::domain::id::TenantId;
@@ -20,22 +21,66 @@ pub struct LaneName {
     /// In which stream.
     pub stream: String,
     /// `relay` or `mx`.
-    pub route: &'static str,
+    pub route: String,
     /// Destination domain; `*` for all that goes through a relay.
     pub domain: String,
 }
 
-/// A lane with something due.
+/// A lane that is open and has something due, with what bounds it.
 #[derive(Debug, Clone)]
 pub struct ReadyLane {
     /// `lanes.id`.
     pub id: i64,
-    /// Lower goes first.
-    pub priority: i16,
-    /// `relay` or `mx`.
+    /// Whose mail.
+    pub tenant_id: Uuid,
+    /// In which stream.
+    pub stream: String,
+    /// `mx`, `relay` or `relay:NAME`.
     pub route: String,
+    /// Destination domain; `*` for all that goes through a relay.
+    pub domain: String,
+    /// The stream's; lower goes first.
+    pub priority: i16,
+    /// The stream's share among those of its priority.
+    pub weight: i16,
     /// No free row of it is due earlier.
     pub ready_at: DateTime<Utc>,
+    /// Connections at one time over all replicas, where limited.
+    pub connections: Option<i32>,
+    /// Mails over one connection, where limited.
+    pub mails_per_connection: Option<i32>,
+    /// Mails a second over all replicas, its own limit or one that was learned, whichever is less.
+    pub rate: Option<f64>,
+    /// A limit that was learned, and that success raises.
+    pub learned_rate: Option<f64>,
+    /// Since when its destination cannot be reached: what goes now is a probe.
+    pub blocked_since: Option<DateTime<Utc>>,
+    /// Mails a second of the stream as a whole.
+    pub stream_rate: Option<f64>,
+    /// Mails of the stream in flight over all replicas, where limited.
+    pub stream_concurrency: Option<i32>,
+}
+
+impl ReadyLane {
+    /// Whether a claim has to ask the limits first.
+    pub fn is_limited(&self) -> bool {
+        self.rate.is_some() || self.connections.is_some() || self.is_stream_limited()
+    }
+
+    /// Whether the stream as a whole is limited.
+    pub fn is_stream_limited(&self) -> bool {
+        self.stream_rate.is_some() || self.stream_concurrency.is_some()
+    }
+
+    /// Whether it goes straight to the recipients' own servers.
+    pub fn is_mx(&self) -> bool {
+        self.route == "mx"
+    }
+
+    /// Whether it is for all domains of a route that have no lane of their own.
+    pub fn is_shared(&self) -> bool {
+        self.domain == "*"
+    }
 }
 
 /// Finds or makes a lane.
@@ -55,15 +100,26 @@ pub async fn ensure(db: &Db, name: &LaneName) -> Result<i64, DbError> {
     db.timed("lanes.ensure", query.fetch_one(&db.pool)).await
 }
 
-/// Lanes with something due, the most urgent first, and among those the one that has waited longest.
-pub async fn ready(db: &Db, now: DateTime<Utc>, limit: i64) -> Result<Vec<ReadyLane>, DbError> {
+/// Open lanes with something due, but for those to `skip`: of each stream the `limit` that have waited longest, the most
+/// urgent stream first.
+pub async fn ready(db: &Db, now: DateTime<Utc>, limit: i64, skip: &[i64]) -> Result<Vec<ReadyLane>, DbError> {
+    // Stream by stream, so that each looks at the start of its own part of `lanes_open` and at nothing that is closed.
     let query = sqlx::query_as!(
         ReadyLane,
-        "SELECT id, priority, route, ready_at FROM lanes
-         WHERE paused_at IS NULL AND ready_at < 'infinity' AND ready_at <= $1
-         ORDER BY priority, ready_at LIMIT $2",
+        r#"SELECT l.id, s.tenant_id, s.name AS stream, l.route, l.domain, s.priority, s.weight, l.ready_at,
+               l.connections, l.mails_per_connection,
+               least(l.rate, l.learned_rate) AS rate, l.learned_rate, l.blocked_since,
+               s.rate AS stream_rate, s.concurrency AS stream_concurrency
+           FROM streams s CROSS JOIN LATERAL (
+               SELECT * FROM lanes
+               WHERE tenant_id = s.tenant_id AND stream = s.name AND paused_at IS NULL
+                 AND greatest(ready_at, open_at) <= $1 AND id <> ALL ($3)
+               ORDER BY greatest(ready_at, open_at) LIMIT $2) l
+           WHERE s.paused_at IS NULL AND s.open_at <= $1
+           ORDER BY s.priority, greatest(l.ready_at, l.open_at)"#,
         now,
-        limit
+        limit,
+        skip
     );
     db.timed("lanes.ready", query.fetch_all(&db.pool)).await
 }

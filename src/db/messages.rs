@@ -139,7 +139,7 @@ pub struct Filter {
 const NOTABLE: [&str; 6] = ["deferred", "bounced", "expired", "suppressed", "canceled", "uncertain"];
 
 /// Whether so much waits that most of the newest messages do.
-async fn has_backlog(db: &Db) -> Result<bool, DbError> {
+pub(super) async fn has_backlog(db: &Db) -> Result<bool, DbError> {
     let query =
         sqlx::query_scalar!(r#"SELECT count(*) > 10000 AS "has!" FROM (SELECT 1 FROM queue LIMIT 10001) AS waiting"#);
     db.timed("messages.has_backlog", query.fetch_one(&db.pool)).await
@@ -256,6 +256,8 @@ pub struct DeliveryRow {
     pub content_id: Uuid,
     /// When it was accepted.
     pub created_at: DateTime<Utc>,
+    /// In which stream.
+    pub stream: String,
     /// The sender's address.
     pub from_address: String,
     /// The sender's name.
@@ -278,7 +280,7 @@ pub struct DeliveryRow {
 pub async fn for_delivery(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<DeliveryRow>, DbError> {
     let query = sqlx::query_as!(
         DeliveryRow,
-        "SELECT tenant_id, id, content_id, created_at, from_address, from_name, reply_to, subject, scheduled_at,
+        "SELECT tenant_id, id, content_id, created_at, stream, from_address, from_name, reply_to, subject, scheduled_at,
                 expires_at, on_uncertain, size
          FROM messages WHERE tenant_id = $1 AND id = ANY ($2)",
         tenant.0,

@@ -5,55 +5,55 @@
 
 pub mod blobs;
 pub mod cluster;
+pub mod conditions;
 pub mod control;
 pub mod drafts;
 pub mod durability;
 mod error;
 pub mod events;
+pub mod explain;
 pub mod idempotency;
 pub mod intake;
 pub mod keys;
 pub mod lanes;
+pub mod ledger;
+pub mod limits;
+pub mod marks;
 pub mod messages;
+mod outage;
+pub mod overdue;
 pub mod partitions;
+mod pool;
 pub mod queue;
+pub mod retry_policies;
 pub mod schema;
+pub mod splits;
+pub mod steer;
 pub mod streams;
+pub mod traffic;
 pub mod wake;
 pub mod workers;
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::ConnectOptions as _;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tracing::Instrument as _;
 
 pub use error::DbError;
+pub use outage::{Outage, Trouble};
 
-/// A pool of connections with the settings that the hot statements need.
+use outage::{GivenUp, Watch};
+use pool::Pool;
+
+/// Connections with the settings that the hot statements need, and an eye on whether anybody answers them.
 #[derive(Debug, Clone)]
 pub struct Db {
-    pool: PgPool,
+    pool: Pool,
     timeout: Duration,
-    stale: Stale,
-}
-
-/// Since when connections may lead to a server that has become read-only: after a failover the old primary still
-/// answers, and every connection to it has to go.
-#[derive(Debug, Clone, Default)]
-struct Stale(Arc<Mutex<Option<Instant>>>);
-
-impl Stale {
-    fn mark(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    /// Whether a connection of this age was opened after the last sign of a read-only server.
-    fn allows(&self, age: Duration) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|marked| age < marked.elapsed())
-    }
+    watch: Arc<Watch>,
 }
 
 impl Db {
@@ -74,41 +74,46 @@ impl Db {
                 ("statement_timeout", &limit),
                 ("lock_timeout", &limit),
                 ("idle_in_transaction_session_timeout", &limit),
+                // When we vanish without a word (SIGKILL, a dead link), what our connections hold is free soon.
+                ("client_connection_check_interval", "2s"),
+                ("tcp_keepalives_idle", "10"),
+                ("tcp_keepalives_interval", "5"),
+                ("tcp_keepalives_count", "3"),
+                ("tcp_user_timeout", "20s"),
                 // Each statement must see what was committed before it: locks are taken first and the truth read after.
                 ("default_transaction_isolation", "read committed"),
                 ("TimeZone", "UTC"),
             ]);
-        let stale = Stale::default();
         let pool = PgPoolOptions::new()
-            .before_acquire({
-                let stale = stale.clone();
-                move |_, connection| {
-                    let allowed = stale.allows(connection.age);
-                    Box::pin(async move { Ok(allowed) })
-                }
-            })
             .max_connections(max_connections)
-            .acquire_timeout(timeout)
+            .acquire_timeout(timeout.mul_f64(Watch::PATIENCE))
             .idle_timeout(Duration::from_mins(5))
-            .max_lifetime(Duration::from_hours(1))
-            .connect_lazy_with(options);
-        Ok(Self { pool, timeout, stale })
+            .max_lifetime(Duration::from_hours(1));
+        let pool = Pool::new(options, pool);
+        Ok(Self { watch: Watch::new(pool.clone(), timeout), pool, timeout })
     }
 
-    /// The pool, for this module's functions and for `LISTEN`.
-    pub fn pool(&self) -> &PgPool {
-        &self.pool
+    /// The longest that one call may take, scans apart.
+    pub fn limit(&self) -> Duration {
+        self.timeout
     }
 
-    /// Whether the database answers.
+    /// Whether the database answers and takes writes.
     pub async fn ping(&self) -> Result<(), DbError> {
-        let ping = sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(&self.pool);
-        self.timed("db.ping", ping).await.map(|_| ())
+        let query = "db.ping";
+        let ping = sqlx::query_scalar!(r#"SELECT current_setting('transaction_read_only') = 'on' AS "read_only!""#)
+            .fetch_one(&self.pool);
+        if self.timed(query, ping).await? {
+            self.pool.renew_unless_fresh();
+            let outage = Outage::new(Trouble::ReadOnly, "it is read-only");
+            return Err(DbError::Away { query, outage });
+        }
+        Ok(())
     }
 
-    /// Closes every connection once it is idle.
+    /// Closes every connection once it is idle; what does not end within the time limit is left.
     pub async fn close(&self) {
-        self.pool.close().await;
+        let _ = tokio::time::timeout(self.timeout, self.pool.close()).await;
     }
 
     /// Runs one statement or transaction under its name and the time limit.
@@ -128,14 +133,22 @@ impl Db {
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, DbError> {
         let span = tracing::debug_span!("db", query = name);
-        let Ok(result) = tokio::time::timeout(limit, work.instrument(span)).await else {
-            return Err(DbError::Timeout { query: name, limit });
-        };
-        result.map_err(|source| {
-            if error::is_read_only(&source) {
-                self.stale.mark();
-            }
-            DbError::from_sqlx(name, source)
-        })
+        // Boxed once: it would be moved, and held, several times over.
+        match self.watch.over(limit, Box::pin(work.instrument(span))).await {
+            Ok(result) => result.map_err(|source| self.failed(name, source)),
+            Err(GivenUp::TimedOut) => Err(DbError::Timeout { query: name, limit }),
+            Err(GivenUp::Away(outage)) => Err(DbError::Away { query: name, outage }),
+        }
+    }
+
+    fn failed(&self, query: &'static str, source: sqlx::Error) -> DbError {
+        if error::is_read_only(&source) {
+            // After a failover the old primary still answers: new connections may lead to the new one.
+            self.pool.renew_unless_fresh();
+        }
+        match self.watch.refusal() {
+            Some(outage) if matches!(source, sqlx::Error::PoolTimedOut) => DbError::Away { query, outage },
+            _ => DbError::from_sqlx(query, source),
+        }
     }
 }

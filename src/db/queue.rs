@@ -38,6 +38,8 @@ pub struct Claimed {
     pub lane_id: i64,
     /// Attempts made before this one.
     pub attempts: i16,
+    /// How many workers may have died of it.
+    pub crashes: i16,
     /// When the first attempt could start.
     pub first_due_at: DateTime<Utc>,
     /// The worker that claimed it.
@@ -54,14 +56,27 @@ impl Claimed {
 }
 
 /// Leases what is due in these lanes to `worker`, the oldest of each lane first. A worker that was declared dead gets
-/// nothing, however late its statement arrives.
+/// nothing, however late its statement arrives. Of lanes that are limited, take with [`super::limits::claim`].
 pub async fn claim(db: &Db, worker: Uuid, rooms: &[Room], now: DateTime<Utc>) -> Result<Vec<Claimed>, DbError> {
+    db.timed("queue.claim", async {
+        let mut connection = db.pool.acquire().await?;
+        take(&mut connection, worker, rooms, now).await
+    })
+    .await
+}
+
+pub(super) async fn take(
+    connection: &mut PgConnection,
+    worker: Uuid,
+    rooms: &[Room],
+    now: DateTime<Utc>,
+) -> Result<Vec<Claimed>, sqlx::Error> {
     let lanes: Vec<i64> = rooms.iter().map(|room| room.lane).collect();
     let rows: Vec<i32> = rooms.iter().map(|room| room.rows).collect();
     let from: Vec<DateTime<Utc>> = rooms.iter().map(|room| room.from).collect();
     // By the rows' addresses, which their locks keep still: Postgres cannot know how few rows `room.rows` are, and would
     // join by reading the whole queue.
-    let query = sqlx::query_as!(
+    sqlx::query_as!(
         Claimed,
         "WITH me AS MATERIALIZED (SELECT id FROM workers WHERE id = $4 FOR KEY SHARE)
          UPDATE queue SET lease = $4, claims = claims + 1
@@ -72,14 +87,46 @@ pub async fn claim(db: &Db, worker: Uuid, rooms: &[Room], now: DateTime<Utc>) ->
                  SELECT ctid FROM queue
                  WHERE lane_id = room.lane_id AND lease IS NULL AND due_at <= $3 AND due_at >= room.since
                  ORDER BY due_at, message_id, recipient_id LIMIT room.rows FOR UPDATE SKIP LOCKED) AS free))
-         RETURNING message_id, recipient_id, tenant_id, lane_id, attempts, first_due_at, $4::uuid AS \"lease!\", claims",
+         RETURNING message_id, recipient_id, tenant_id, lane_id, attempts, crashes, first_due_at, $4::uuid AS \"lease!\",
+                   claims",
         &lanes,
         &rows,
         now,
         worker,
         &from
-    );
-    db.timed("queue.claim", query.fetch_all(&db.pool)).await
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Leases what else of these messages is due in the same lanes, so that a mail is one however many it is for.
+pub(super) async fn take_along(
+    connection: &mut PgConnection,
+    worker: Uuid,
+    claimed: &[Claimed],
+    now: DateTime<Utc>,
+) -> Result<Vec<Claimed>, sqlx::Error> {
+    if claimed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (messages, lanes): (Vec<Uuid>, Vec<i64>) = claimed.iter().map(|row| (row.message_id, row.lane_id)).unzip();
+    sqlx::query_as!(
+        Claimed,
+        "UPDATE queue SET lease = $1, claims = claims + 1
+         WHERE ctid = ANY (ARRAY(
+             SELECT q.ctid FROM queue q
+             JOIN (SELECT DISTINCT message_id, lane_id FROM unnest($2::uuid[], $3::bigint[]) AS u (message_id, lane_id)) u
+                  USING (message_id, lane_id)
+             WHERE q.message_id = ANY ($2) AND q.lease IS NULL AND q.due_at <= $4 FOR UPDATE OF q SKIP LOCKED))
+         RETURNING message_id, recipient_id, tenant_id, lane_id, attempts, crashes, first_due_at, $1::uuid AS \"lease!\",
+                   claims",
+        worker,
+        &messages,
+        &lanes,
+        now
+    )
+    .fetch_all(connection)
+    .await
 }
 
 /// An attempt that is over.
@@ -105,23 +152,33 @@ impl Finished {
 pub async fn finish(db: &Db, batch: &[Finished], now: DateTime<Utc>) -> Result<usize, DbError> {
     db.timed("queue.finish", async {
         let mut tx = db.pool.begin().await?;
-        let held = leave(&mut tx, batch).await?;
-        let counted: Vec<&Finished> = batch
-            .iter()
-            .filter(|f| held.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims)))
-            .collect();
-        if !counted.is_empty() {
-            let retries = counted.iter().filter_map(|f| {
-                f.transition.next_attempt_at().map(|due_at| Lowered { lane: f.claimed.lane_id, due_at })
-            });
-            lanes::lower(&mut tx, retries).await?;
-            update_recipients(&mut tx, &counted, now).await?;
-            events::append(&mut tx, now, counted.iter().map(|finished| event(finished)).collect()).await?;
-        }
+        let counted = conclude(&mut tx, batch, now).await?;
         tx.commit().await?;
-        Ok(counted.len())
+        Ok(counted)
     })
     .await
+}
+
+/// Ends these attempts, as the last of a transaction: it takes event numbers.
+pub(super) async fn conclude(
+    connection: &mut PgConnection,
+    batch: &[Finished],
+    now: DateTime<Utc>,
+) -> Result<usize, sqlx::Error> {
+    let held = leave(connection, batch).await?;
+    let counted: Vec<&Finished> = batch
+        .iter()
+        .filter(|f| held.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims)))
+        .collect();
+    if !counted.is_empty() {
+        let retries = counted
+            .iter()
+            .filter_map(|f| f.transition.next_attempt_at().map(|due_at| Lowered { lane: f.claimed.lane_id, due_at }));
+        lanes::lower(connection, retries).await?;
+        update_recipients(connection, &counted, now).await?;
+        events::append(connection, now, counted.iter().map(|finished| event(finished)).collect()).await?;
+    }
+    Ok(counted.len())
 }
 
 /// Takes ended rows out of the queue and frees those to be retried. Answers those that were still ours.
@@ -150,7 +207,8 @@ async fn leave(connection: &mut PgConnection, batch: &[Finished]) -> Result<Hash
         let rows = Fence::of(retried.iter().map(|f| &f.claimed));
         let due: Vec<DateTime<Utc>> = retried.iter().filter_map(|f| f.transition.next_attempt_at()).collect();
         let left = sqlx::query!(
-            "UPDATE queue SET lease = NULL, due_at = u.due_at, attempts = attempts + 1, crashes = 0
+            "UPDATE queue SET lease = NULL, due_at = u.due_at, attempts = attempts + 1, crashes = 0, begun = false,
+                 data_started = false
              FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::timestamptz[])
                   AS u (message_id, recipient_id, lease, claims, due_at)
              WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
@@ -171,15 +229,15 @@ async fn leave(connection: &mut PgConnection, batch: &[Finished]) -> Result<Hash
 
 /// The columns that name claims, as arrays.
 #[derive(Default)]
-struct Fence {
-    messages: Vec<Uuid>,
-    recipients: Vec<Uuid>,
-    leases: Vec<Uuid>,
-    claims: Vec<i32>,
+pub(super) struct Fence {
+    pub messages: Vec<Uuid>,
+    pub recipients: Vec<Uuid>,
+    pub leases: Vec<Uuid>,
+    pub claims: Vec<i32>,
 }
 
 impl Fence {
-    fn of<'a>(rows: impl Iterator<Item = &'a Claimed>) -> Self {
+    pub fn of<'a>(rows: impl Iterator<Item = &'a Claimed>) -> Self {
         let mut fence = Self::default();
         for row in rows {
             fence.messages.push(row.message_id);
@@ -256,14 +314,14 @@ fn event(finished: &Finished) -> NewEvent<'_> {
     }
 }
 
-/// Gives back what was claimed and not begun; it counts as no attempt.
-pub async fn release(db: &Db, claimed: &[Claimed]) -> Result<(), DbError> {
+/// Gives back what was claimed and not begun, due as before or at `until`; it counts as no attempt.
+pub async fn free(db: &Db, claimed: &[Claimed], until: Option<DateTime<Utc>>) -> Result<(), DbError> {
     let rows = Fence::of(claimed.iter());
-    db.timed("queue.release", async {
+    db.timed("queue.free", async {
         let mut tx = db.pool.begin().await?;
         let freed = sqlx::query_as!(
             Lowered,
-            "UPDATE queue SET lease = NULL
+            "UPDATE queue SET lease = NULL, begun = false, data_started = false, due_at = coalesce($5, queue.due_at)
              FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[]) AS u (message_id, recipient_id, lease, claims)
              WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
                AND queue.lease = u.lease AND queue.claims = u.claims
@@ -271,7 +329,8 @@ pub async fn release(db: &Db, claimed: &[Claimed]) -> Result<(), DbError> {
             &rows.messages,
             &rows.recipients,
             &rows.leases,
-            &rows.claims
+            &rows.claims,
+            until
         )
         .fetch_all(&mut *tx)
         .await?;
@@ -288,7 +347,7 @@ pub async fn leased(db: &Db, worker: Uuid) -> Result<Vec<Claimed>, DbError> {
         allow_scan(&mut tx).await?;
         let rows = sqlx::query_as!(
             Claimed,
-            r#"SELECT message_id, recipient_id, tenant_id, lane_id, attempts, first_due_at, lease AS "lease!", claims
+            r#"SELECT message_id, recipient_id, tenant_id, lane_id, attempts, crashes, first_due_at, lease AS "lease!", claims
                FROM queue WHERE lease = $1"#,
             worker
         )
@@ -315,7 +374,7 @@ pub(super) async fn allow_scan(connection: &mut PgConnection) -> Result<(), sqlx
 pub async fn hold(db: &Db, claimed: &[Claimed], reason: &str) -> Result<(), DbError> {
     let rows = Fence::of(claimed.iter());
     let query = sqlx::query!(
-        "UPDATE queue SET lease = NULL, due_at = 'infinity', held = $5
+        "UPDATE queue SET lease = NULL, due_at = 'infinity', held = $5, begun = false, data_started = false
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[]) AS u (message_id, recipient_id, lease, claims)
          WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
            AND queue.lease = u.lease AND queue.claims = u.claims",

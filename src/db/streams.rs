@@ -1,7 +1,10 @@
-//! `streams`: what kinds of mail there are.
+//! `streams`: what kinds of mail there are, and how each is treated.
+
+use chrono::{DateTime, Utc};
 
 use super::{Db, DbError};
 use crate::domain::id::TenantId;
+use crate::domain::limits::StreamChange;
 
 /// One stream.
 #[derive(Debug, Clone)]
@@ -10,14 +13,159 @@ pub struct StreamRow {
     pub name: String,
     /// 0–100; lower goes first.
     pub priority: i16,
+    /// 1–1000: its share among streams of the same priority.
+    pub weight: i16,
+    /// Mails of it in flight at one time, over all lanes and replicas.
+    pub concurrency: Option<i32>,
+    /// Mails a second, over all lanes and replicas.
+    pub rate: Option<f64>,
+    /// Seconds to wait after the first, second, … attempt; as configured where `None`, as are the next two.
+    pub retry_schedule: Option<Vec<i32>>,
+    /// Seconds from the first due time to giving up.
+    pub retry_window: Option<i32>,
+    /// Seconds of the first wait after greylisting.
+    pub greylist: Option<i32>,
+    /// Since when an operator has stopped it.
+    pub paused_at: Option<DateTime<Utc>>,
+    /// The reason given.
+    pub pause_reason: Option<String>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
 }
 
 /// All streams of a tenant, the most urgent first.
 pub async fn all(db: &Db, tenant: TenantId) -> Result<Vec<StreamRow>, DbError> {
     let query = sqlx::query_as!(
         StreamRow,
-        "SELECT name, priority FROM streams WHERE tenant_id = $1 ORDER BY priority, name",
+        "SELECT name, priority, weight, concurrency, rate, retry_schedule, retry_window, greylist, paused_at,
+                pause_reason, created_at
+         FROM streams WHERE tenant_id = $1 ORDER BY priority, name",
         tenant.0
     );
     db.timed("streams.all", query.fetch_all(&db.pool)).await
+}
+
+/// One stream.
+pub async fn get(db: &Db, tenant: TenantId, name: &str) -> Result<Option<StreamRow>, DbError> {
+    let query = sqlx::query_as!(
+        StreamRow,
+        "SELECT name, priority, weight, concurrency, rate, retry_schedule, retry_window, greylist, paused_at,
+                pause_reason, created_at
+         FROM streams WHERE tenant_id = $1 AND name = $2",
+        tenant.0,
+        name
+    );
+    db.timed("streams.get", query.fetch_optional(&db.pool)).await
+}
+
+/// Makes a stream. Answers `false` where there is one of this name, which stays as it is.
+pub async fn create(
+    db: &Db,
+    tenant: TenantId,
+    name: &str,
+    settings: StreamChange,
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
+    let schedule = settings.retry_schedule.value();
+    let query = sqlx::query!(
+        "INSERT INTO streams (tenant_id, name, priority, weight, concurrency, rate, retry_schedule, retry_window, greylist,
+                              created_at)
+         VALUES ($1, $2, coalesce($3::smallint, 50), coalesce($4::smallint, 10), $5, $6, $7, $8, $9, $10)
+         ON CONFLICT DO NOTHING",
+        tenant.0,
+        name,
+        settings.priority,
+        settings.weight,
+        settings.concurrency.value(),
+        settings.rate.value(),
+        schedule.as_deref(),
+        settings.retry_window.value(),
+        settings.greylist.value(),
+        now
+    );
+    db.timed("streams.create", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+}
+
+/// Changes a stream, and the priority of its lanes with it. Answers whether there is such a stream.
+pub async fn change(db: &Db, tenant: TenantId, name: &str, change: StreamChange) -> Result<bool, DbError> {
+    let sets_schedule = change.retry_schedule.is_change();
+    let schedule = change.retry_schedule.value();
+    // The next turn was reckoned with the old rate, and may be a day away.
+    db.timed("streams.change", async {
+        let mut tx = db.pool.begin().await?;
+        let done = sqlx::query!(
+            "UPDATE streams SET
+                 priority = coalesce($3, priority), weight = coalesce($4, weight),
+                 concurrency = CASE WHEN $5 THEN $6 ELSE concurrency END,
+                 rate = CASE WHEN $7 THEN $8 ELSE rate END,
+                 retry_schedule = CASE WHEN $9 THEN $10 ELSE retry_schedule END,
+                 retry_window = CASE WHEN $11 THEN $12 ELSE retry_window END,
+                 greylist = CASE WHEN $13 THEN $14 ELSE greylist END,
+                 open_at = CASE WHEN $7 THEN '-infinity' ELSE open_at END,
+                 next_turn_at = CASE WHEN $7 THEN '-infinity' ELSE next_turn_at END
+             WHERE tenant_id = $1 AND name = $2",
+            tenant.0,
+            name,
+            change.priority,
+            change.weight,
+            change.concurrency.is_change(),
+            change.concurrency.value(),
+            change.rate.is_change(),
+            change.rate.value(),
+            sets_schedule,
+            schedule.as_deref(),
+            change.retry_window.is_change(),
+            change.retry_window.value(),
+            change.greylist.is_change(),
+            change.greylist.value()
+        )
+        .execute(&mut *tx)
+        .await?;
+        if let Some(priority) = change.priority {
+            // In the order of their ids, as whoever locks several lanes.
+            sqlx::query!(
+                "WITH others AS (
+                     SELECT id FROM lanes WHERE tenant_id = $1 AND stream = $2 AND priority <> $3
+                     ORDER BY id FOR NO KEY UPDATE)
+                 UPDATE lanes SET priority = $3 FROM others WHERE lanes.id = others.id",
+                tenant.0,
+                name,
+                priority
+            )
+            .execute(&mut *tx)
+            .await?;
+        }
+        tx.commit().await?;
+        Ok(done.rows_affected() > 0)
+    })
+    .await
+}
+
+/// Stops a stream; mail is accepted and kept. A second time only the reason changes. Answers whether there is such a
+/// stream.
+pub async fn pause(
+    db: &Db,
+    tenant: TenantId,
+    name: &str,
+    reason: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
+    let query = sqlx::query!(
+        "UPDATE streams SET paused_at = coalesce(paused_at, $4), pause_reason = $3 WHERE tenant_id = $1 AND name = $2",
+        tenant.0,
+        name,
+        reason,
+        now
+    );
+    db.timed("streams.pause", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+}
+
+/// Lets a stream go on. Answers whether there is such a stream.
+pub async fn resume(db: &Db, tenant: TenantId, name: &str) -> Result<bool, DbError> {
+    let query = sqlx::query!(
+        "UPDATE streams SET paused_at = NULL, pause_reason = NULL WHERE tenant_id = $1 AND name = $2",
+        tenant.0,
+        name
+    );
+    db.timed("streams.resume", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::lanes::Lowered;
-use super::queue::{SCAN_LIMIT, allow_scan};
+use super::queue::{self, Claimed, Finished, SCAN_LIMIT, allow_scan};
 use super::{Db, DbError, lanes};
+use crate::domain::delivery::{Status, Transition};
+use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 
 /// Makes a worker known. Heartbeats are told by the database's clock, so that replicas need not agree on the time.
 pub async fn register(db: &Db, id: Uuid, host: &str, pid: i32) -> Result<(), DbError> {
@@ -27,7 +30,7 @@ pub async fn heartbeat(db: &Db, id: Uuid) -> Result<bool, DbError> {
     db.timed("workers.heartbeat", query.execute(&db.pool)).await.map(|done| done.rows_affected() == 1)
 }
 
-/// What a worker left behind.
+/// What dead workers left behind.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Reaped {
     /// Workers declared dead.
@@ -36,12 +39,16 @@ pub struct Reaped {
     pub freed: usize,
     /// Recipients held because workers kept dying with them.
     pub held: usize,
+    /// Recipients whose mail was on its way, and whose sender wants no second copy.
+    pub uncertain: usize,
 }
 
-/// A recipient that so many workers died with is held for an operator.
-const CRASHES_TO_HOLD: i16 = 3;
+/// A recipient that so many workers died of is held for an operator.
+pub const CRASHES_TO_HOLD: i16 = 3;
 
 /// Declares workers dead that have not been heard of for `lease`, and frees what they had in hand, due at `now`.
+///
+/// At first everyone who was in hand is suspected; from then on only those are blamed that a worker had begun with.
 pub async fn reap(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<Reaped, DbError> {
     db.timed_for(SCAN_LIMIT, "workers.reap", async {
         let mut tx = db.pool.begin().await?;
@@ -58,13 +65,17 @@ pub async fn reap(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<Reaped
         if dead.is_empty() {
             return Ok(Reaped::default());
         }
+        let uncertain = cut_short(&mut tx, &dead, now).await?;
         // No index on lease: it would cost every claim, and this scan runs only when a worker has died.
         let freed = sqlx::query!(
-            r#"UPDATE queue SET lease = NULL, crashes = crashes + 1,
-                   held = CASE WHEN crashes + 1 >= $3::smallint
-                          THEN 'held: ' || (crashes + 1) || ' workers died while they had this message in hand' END,
-                   due_at = CASE WHEN crashes + 1 >= $3::smallint THEN timestamptz 'infinity' ELSE $2::timestamptz END
-               WHERE lease = ANY ($1)
+            r#"UPDATE queue SET lease = NULL, begun = false, crashes = blamed.crashes,
+                   held = CASE WHEN blamed.crashes >= $3::smallint
+                          THEN 'held: ' || blamed.crashes || ' workers died while they had this message in hand: it may be what '
+                               || 'ends them. Look at the end of their logs, then retry the message or cancel it' END,
+                   due_at = CASE WHEN blamed.crashes >= $3::smallint THEN timestamptz 'infinity' ELSE $2::timestamptz END
+               FROM (SELECT message_id, recipient_id, crashes + (crashes = 0 OR begun)::integer AS crashes
+                     FROM queue WHERE lease = ANY ($1) AND NOT data_started FOR UPDATE) AS blamed
+               WHERE queue.message_id = blamed.message_id AND queue.recipient_id = blamed.recipient_id
                RETURNING lane_id, held IS NOT NULL AS "held!""#,
             &dead,
             now,
@@ -74,29 +85,69 @@ pub async fn reap(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<Reaped
         .await?;
         let lowered = freed.iter().filter(|row| !row.held).map(|row| Lowered { lane: row.lane_id, due_at: now });
         lanes::lower(&mut tx, lowered).await?;
+        queue::conclude(&mut tx, &uncertain, now).await?;
         tx.commit().await?;
         let held = freed.iter().filter(|row| row.held).count();
-        Ok(Reaped { workers: dead.len(), freed: freed.len() - held, held })
+        Ok(Reaped { workers: dead.len(), freed: freed.len() - held, held, uncertain: uncertain.len() })
     })
     .await
 }
 
 /// Takes a worker off the list once it has nothing in hand; what it still has is freed without blame.
-pub async fn deregister(db: &Db, id: Uuid) -> Result<(), DbError> {
+pub async fn deregister(db: &Db, id: Uuid, now: DateTime<Utc>) -> Result<(), DbError> {
     db.timed_for(SCAN_LIMIT, "workers.deregister", async {
         let mut tx = db.pool.begin().await?;
         allow_scan(&mut tx).await?;
         // First, so that no claim of ours comes after.
         sqlx::query!("DELETE FROM workers WHERE id = $1", id).execute(&mut *tx).await?;
+        let uncertain = cut_short(&mut tx, &[id], now).await?;
         let freed = sqlx::query_as!(
             Lowered,
-            "UPDATE queue SET lease = NULL WHERE lease = $1 RETURNING lane_id AS lane, due_at",
+            "UPDATE queue SET lease = NULL, begun = false WHERE lease = $1 AND NOT data_started
+             RETURNING lane_id AS lane, due_at",
             id
         )
         .fetch_all(&mut *tx)
         .await?;
         lanes::lower(&mut tx, freed).await?;
+        queue::conclude(&mut tx, &uncertain, now).await?;
         tx.commit().await
     })
     .await
+}
+
+/// The attempts of these workers that ended between a mail's text and its reply, on record only where the sender wants no
+/// second copy ([`super::marks`]).
+async fn cut_short(
+    connection: &mut PgConnection,
+    workers: &[Uuid],
+    now: DateTime<Utc>,
+) -> Result<Vec<Finished>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        Claimed,
+        r#"SELECT message_id, recipient_id, tenant_id, lane_id, attempts, crashes, first_due_at, lease AS "lease!", claims
+           FROM queue WHERE lease = ANY ($1) AND data_started FOR UPDATE"#,
+        workers
+    )
+    .fetch_all(connection)
+    .await?;
+    let outcome = Outcome {
+        verdict: Verdict::Uncertain,
+        reply: Reply::ours_with(
+            4,
+            4,
+            2,
+            "the process that sent this mail ended between the mail's text and the server's reply: the server may have it",
+        ),
+        peer: Peer::default(),
+        duration: Duration::ZERO,
+        stage: Stage::Dot,
+    };
+    let ended = rows.into_iter().map(|claimed| Finished {
+        claimed,
+        outcome: Some(outcome.clone()),
+        transition: Transition::End(Status::Uncertain),
+        started_at: now,
+    });
+    Ok(ended.collect())
 }

@@ -77,6 +77,36 @@ id!(
     KeyId, "key"
 );
 
+/// One lane; a number in the database. Shown with a prefix like every id, though it is no UUID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId(pub i64);
+
+impl LaneId {
+    /// Of a lane that does not exist yet; the database counts from 1.
+    pub const NONE: Self = Self(0);
+}
+
+impl fmt::Display for LaneId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lane_{}", self.0)
+    }
+}
+
+impl FromStr for LaneId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let digits = text.strip_prefix("lane_").filter(|digits| digits.bytes().all(|b| b.is_ascii_digit())).ok_or(())?;
+        digits.parse().map(Self).map_err(|_| ())
+    }
+}
+
+impl serde::Serialize for LaneId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// Whose data a row is. Every table carries it, so that the schema can be spread by tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(pub Uuid);
@@ -100,6 +130,14 @@ mod tests {
     fn an_id_reads_back_as_it_was_shown() {
         let id = MessageId::new(DateTime::UNIX_EPOCH);
         assert_eq!(id.to_string().parse::<MessageId>(), Ok(id));
+    }
+
+    #[test]
+    fn a_lane_reads_back_and_nothing_else_does() {
+        assert_eq!(LaneId(42).to_string().parse(), Ok(LaneId(42)));
+        for text in ["42", "lane_", "lane_-1", "lane_+1", "lane_99999999999999999999", "msg_1"] {
+            assert_eq!(text.parse::<LaneId>(), Err(()), "{text}");
+        }
     }
 
     #[test]

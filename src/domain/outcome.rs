@@ -118,17 +118,29 @@ impl Reply {
         Self { code: Some(code), enhanced, text }.limited()
     }
 
+    /// The same reply told in other words.
+    #[must_use]
+    pub fn in_words(self, text: impl Into<String>) -> Self {
+        Self { text: text.into(), ..self }.limited()
+    }
+
+    /// Whether a refusal asks for a second try rather than telling of trouble.
+    pub fn speaks_of_greylisting(&self) -> bool {
+        let text = self.text.to_ascii_lowercase();
+        text.contains("greylist") || text.contains("graylist")
+    }
+
     fn limited(mut self) -> Self {
+        // Postgres text cannot hold NUL, and other people's bytes must never fail a commit.
+        if self.text.contains('\0') {
+            self.text = self.text.replace('\0', "\u{fffd}");
+        }
         if self.text.len() > Self::TEXT_LIMIT {
             let mut end = Self::TEXT_LIMIT;
             while !self.text.is_char_boundary(end) {
                 end -= 1;
             }
             self.text.truncate(end);
-        }
-        // Postgres text cannot hold NUL, and other people's bytes must never fail a commit.
-        if self.text.contains('\0') {
-            self.text = self.text.replace('\0', "\u{fffd}");
         }
         self
     }
@@ -172,10 +184,38 @@ pub struct Peer {
     pub mx: Option<String>,
     /// Address connected to.
     pub ip: Option<IpAddr>,
-    /// Protocol and cipher, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`; none for plain text.
+    /// Protocol and cipher, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`, with ` (MTA-STS enforce)` or what else such a
+    /// policy has to say behind it; none for plain text.
     pub tls: Option<String>,
     /// Whether the server is the recipient's own (MX) rather than a relay.
     pub is_final: bool,
+}
+
+/// How far an attempt had come when its outcome was decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// No server was found or reached: DNS, TCP.
+    #[default]
+    Connect,
+    /// Greeting, EHLO, STARTTLS, AUTH: no session came about.
+    Session,
+    /// MAIL: the server's word is about the mail as a whole.
+    Mail,
+    /// RCPT: the server's word is about this recipient.
+    Rcpt,
+    /// DATA and the mail's text, before the final dot.
+    Data,
+    /// The final dot and its reply.
+    Dot,
+}
+
+/// What an outcome says of the destination, beside this one mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// No session could be had: whoever else goes there would fare the same.
+    Unreachable,
+    /// 421, or 4.7.x that is no greylisting: the server asks to be called less often.
+    SlowDown,
 }
 
 /// What one attempt at one recipient came to. `smtp::send` never fails: every failure is an outcome.
@@ -189,6 +229,24 @@ pub struct Outcome {
     pub peer: Peer,
     /// From the start of the attempt to its end.
     pub duration: Duration,
+    /// How far it had come.
+    pub stage: Stage,
+}
+
+impl Outcome {
+    /// What this says of the destination; `None` where it concerns this mail alone.
+    pub fn sign(&self) -> Option<Sign> {
+        if self.verdict != Verdict::Temporary {
+            return None;
+        }
+        let asks = self.reply.enhanced.is_some_and(|code| (code.class, code.subject) == (4, 7));
+        match self.reply.code {
+            Some(421) => Some(Sign::SlowDown),
+            Some(400..=499) if asks && !self.reply.speaks_of_greylisting() => Some(Sign::SlowDown),
+            _ if self.stage <= Stage::Session => Some(Sign::Unreachable),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -210,8 +268,8 @@ mod tests {
 
     #[test]
     fn a_reply_text_is_cut_between_characters_and_holds_no_nul() {
-        let reply = Reply::ours(format!("\0{}", "ä".repeat(2_000)));
-        assert!(reply.text.len() <= Reply::TEXT_LIMIT + 2);
+        let reply = Reply::ours(format!("{}{}", "\0".repeat(1_000), "ä".repeat(2_000)));
+        assert!(reply.text.len() <= Reply::TEXT_LIMIT);
         assert!(!reply.text.contains('\0'));
     }
 

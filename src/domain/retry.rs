@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::delivery::{Status, Transition};
 use super::event::EventType;
 use super::outcome::{OnUncertain, Outcome, Reply, Verdict};
+use super::retry_hint;
 
 /// How long to wait between attempts and how long to keep trying.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,10 @@ pub struct Attempt {
 
 /// The share by which a wait is stretched or shortened, so that retries do not come in step.
 const JITTER: f64 = 0.2;
+/// A server that asks for more than this is asked again nevertheless.
+const LONGEST_HINT: Duration = Duration::from_hours(4);
+/// After so many attempts a server that keeps naming short times is no longer believed.
+const HINTS_THAT_SHORTEN: u32 = 3;
 
 impl Policy {
     /// The last moment at which an attempt may start.
@@ -51,12 +56,29 @@ impl Policy {
         expires_at.map_or(end, |expiry| expiry.min(end))
     }
 
-    /// The wait after attempt `number`, `dice` in 0..1 choosing within ±20 %.
+    /// The wait after attempt `number`, `dice` in 0..1 choosing within ±20 %. A time that the reply names is the least to
+    /// wait. It may shorten the schedule only where greylisting says when it will be over.
     fn wait(&self, number: u32, reply: &Reply, dice: f64) -> Duration {
         let index = usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
         let plain = self.schedule.get(index).or(self.schedule.last()).copied().unwrap_or(Duration::from_mins(1));
-        let wait = if number == 1 && is_greylisting(reply) { plain.max(self.greylist) } else { plain };
-        wait.mul_f64(1.0 - JITTER + 2.0 * JITTER * dice.clamp(0.0, 1.0))
+        let dice = dice.clamp(0.0, 1.0);
+        let scheduled = |wait: Duration| wait.mul_f64(1.0 - JITTER + 2.0 * JITTER * dice);
+        // Never earlier than asked.
+        let asked = |wait: Duration| wait.mul_f64(1.0 + JITTER * dice);
+        let greylisted = reply.speaks_of_greylisting();
+        match self.hint(reply) {
+            Some(hint) if hint >= plain || (greylisted && number <= HINTS_THAT_SHORTEN) => asked(hint),
+            Some(hint) => scheduled(plain).max(hint),
+            None if greylisted && number == 1 => scheduled(plain.max(self.greylist)),
+            None => scheduled(plain),
+        }
+    }
+
+    /// How long the server asks to wait, within what is sensible: 1 s to 4 h, and no longer than the window.
+    fn hint(&self, reply: &Reply) -> Option<Duration> {
+        let is_refusal = reply.code.is_some_and(|code| (400..500).contains(&code));
+        let hint = is_refusal.then(|| retry_hint::wait(&reply.text)).flatten()?;
+        Some(hint.max(Duration::from_secs(1)).min(LONGEST_HINT.min(self.window)))
     }
 }
 
@@ -80,12 +102,6 @@ impl Outcome {
     }
 }
 
-/// Whether a refusal asks for a second try rather than telling of trouble.
-fn is_greylisting(reply: &Reply) -> bool {
-    let text = reply.text.to_ascii_lowercase();
-    text.contains("greylist") || text.contains("graylist")
-}
-
 fn delta(duration: Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
@@ -93,10 +109,16 @@ fn delta(duration: Duration) -> TimeDelta {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::outcome::Peer;
+    use crate::domain::outcome::{Peer, Stage};
 
     fn outcome(verdict: Verdict, text: &str) -> Outcome {
-        Outcome { verdict, reply: Reply::ours(text), peer: Peer::default(), duration: Duration::ZERO }
+        Outcome {
+            verdict,
+            reply: Reply::ours(text),
+            peer: Peer::default(),
+            duration: Duration::ZERO,
+            stage: Stage::Dot,
+        }
     }
 
     fn attempt(number: u32, deadline_h: i64, on_uncertain: OnUncertain) -> Attempt {
@@ -139,6 +161,32 @@ mod tests {
         assert_eq!(next(1, "4.7.1 Greylisted, try again"), 5);
         assert_eq!(next(1, "try again"), 1);
         assert_eq!(next(3, "Greylisted"), 15);
+    }
+
+    #[test]
+    fn a_time_that_the_reply_names_is_waited_for() {
+        let policy = Policy::default();
+        let seconds = |number, code, text: &str, dice| {
+            let reply = Reply { code, enhanced: None, text: text.into() };
+            policy.wait(number, &reply, dice).as_secs()
+        };
+        for (what, number, text, earliest, latest) in [
+            ("longer than the schedule", 1, "try again in 10 minutes", 600, 720),
+            ("shorter than the schedule", 3, "try again in 1 minute", 720, 1_080),
+            ("shorter, but not by much", 1, "try again in 55 seconds", 55, 72),
+            ("greylisting that is over sooner", 1, "Greylisted for 20 seconds", 20, 24),
+            ("greylisting, again and again", 4, "Greylisted for 20 seconds", 1_440, 2_160),
+            ("greylisting that takes longer", 1, "Greylisted for 900 seconds", 900, 1_080),
+            ("too long to be believed", 1, "try again in 3 days", 14_400, 17_280),
+            ("no time at all", 1, "Greylisted for 0 seconds", 1, 1),
+        ] {
+            let range = (seconds(number, Some(451), text, 0.0), seconds(number, Some(451), text, 1.0));
+            assert_eq!(range, (earliest, latest), "{what}");
+        }
+        assert_eq!(seconds(1, None, "try again in 10 minutes", 0.5), 60, "our own words are no hint");
+        let short = Policy { window: Duration::from_mins(2), ..policy };
+        let reply = Reply { code: Some(450), enhanced: None, text: "try again in 1 hour".into() };
+        assert_eq!(short.wait(1, &reply, 0.0).as_secs(), 120);
     }
 
     #[test]

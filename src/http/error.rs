@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use super::RETRY_AFTER;
 use crate::accept::AcceptError;
 use crate::accept::request::Rejection;
-use crate::db::DbError;
 use crate::db::drafts::DraftError;
+use crate::db::{DbError, Trouble};
 use crate::domain::fault::Fault;
 pub use crate::domain::problem::Problem;
 
@@ -155,14 +155,27 @@ impl From<DbError> for ApiError {
 
 impl From<&DbError> for ApiError {
     fn from(error: &DbError) -> Self {
-        if error.is_passing() {
+        if let Some(trouble) = error.trouble() {
             tracing::warn!(%error, "a request could not be served");
-            return Self::Unavailable(
-                "The database does not answer. Repeat the request; with an Idempotency-Key it is done once, even if this one was.",
-            );
+            return Self::Unavailable(away(trouble));
         }
         tracing::error!(%error, "a request failed");
         Self::Internal
+    }
+}
+
+/// What a client is told of the database, and what to do.
+fn away(trouble: Trouble) -> &'static str {
+    macro_rules! repeat {
+        ($what:literal) => {
+            concat!($what, " Repeat the request; with an Idempotency-Key it is done once, even if this one was.")
+        };
+    }
+    match trouble {
+        Trouble::Gone => repeat!("The database cannot be reached."),
+        Trouble::Full => repeat!("The database takes no more connections."),
+        Trouble::ReadOnly => repeat!("The database is read-only, as after a failover."),
+        Trouble::Slow => repeat!("The database did not answer in time."),
     }
 }
 

@@ -33,7 +33,7 @@ pub async fn healthz() -> Json<Health> {
     get, path = "/readyz", tag = "health", operation_id = "readyz",
     responses(
         (status = 200, description = "They can", body = Health),
-        (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "They cannot; `detail` says what is wrong with the database", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub async fn readyz(State(api): State<Api>) -> Result<Json<Health>, ApiError> {

@@ -3,15 +3,19 @@
 
 mod auth;
 mod body;
+mod delivery;
 mod error;
 mod health;
 mod idempotency;
 mod keys;
+mod lanes;
+mod ledger;
 mod messages;
 mod openapi;
 mod page;
 mod params;
 mod request_id;
+mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +36,7 @@ use crate::dev::inbox::Inbox;
 
 use auth::Keys;
 use body::Bodies;
+pub use delivery::{Delivery, RelayView, Way};
 pub use error::{ApiError, Problem};
 pub use health::healthz;
 pub use openapi::document;
@@ -47,6 +52,7 @@ pub struct Api {
     limits: Limits,
     /// Lists that are looked up at one time: a slow one must not take the connections that accept mail.
     lists: Arc<Semaphore>,
+    delivery: Arc<Delivery>,
 }
 
 /// Lists at one time.
@@ -61,6 +67,8 @@ pub struct Settings {
     pub body_memory: u64,
     /// Counts and sizes within one message.
     pub limits: Limits,
+    /// How the workers are configured.
+    pub delivery: Delivery,
 }
 
 impl Api {
@@ -71,6 +79,7 @@ impl Api {
             bodies: Arc::new(Bodies::new(settings.max_body, settings.body_memory)),
             limits: settings.limits,
             lists: Arc::new(Semaphore::new(LISTS)),
+            delivery: Arc::new(settings.delivery),
             db,
             clock,
             acceptor,
@@ -84,10 +93,21 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(messages::create::create, messages::list::list))
         .routes(routes!(messages::read::get, messages::control::reschedule))
         .routes(routes!(messages::read::events))
+        .routes(routes!(messages::explain::get))
         .routes(routes!(messages::raw::raw))
         .routes(routes!(messages::raw::attachment))
         .routes(routes!(messages::control::cancel))
         .routes(routes!(messages::control::retry))
+        .routes(routes!(lanes::list::list, lanes::control::put))
+        .routes(routes!(lanes::list::get, lanes::control::change))
+        .routes(routes!(lanes::control::pause))
+        .routes(routes!(lanes::control::resume))
+        .routes(routes!(lanes::control::reset))
+        .routes(routes!(streams::read::list, streams::control::create))
+        .routes(routes!(streams::read::get, streams::control::change))
+        .routes(routes!(streams::control::pause))
+        .routes(routes!(streams::control::resume))
+        .routes(routes!(ledger::get))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))
         .routes(routes!(health::healthz))

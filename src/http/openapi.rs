@@ -15,6 +15,9 @@ use utoipa_swagger_ui::SwaggerUi;
     ),
     tags(
         (name = "messages", description = "Send mail, and find out where it is"),
+        (name = "lanes", description = "What waits where, and why; limits, pauses, another try"),
+        (name = "streams", description = "The kinds of mail: how urgent, how fast, how often tried"),
+        (name = "ledger", description = "Whether all that was accepted is accounted for"),
         (name = "keys", description = "API keys; the scope `admin` is needed"),
         (name = "health", description = "For load balancers and operators"),
         (name = "dev", description = "The inbox of `postrider dev`, which catches every mail"),

@@ -13,15 +13,17 @@ use tokio::time::{Instant, timeout};
 
 use super::auth::{AuthError, log_in};
 use super::offer::Offer;
-use super::relay::{Login, TlsMode};
 use super::session::Session;
 use super::settings::Timeouts;
 use super::tls::{self, Tls};
 use super::wire::{Link, Wire, WireError};
-use crate::domain::outcome::{Peer, Reply};
+use crate::domain::outcome::{Peer, Reply, Stage};
+use crate::domain::relay::{Login, TlsMode};
 
 /// How sessions to one kind of destination are opened and kept.
 pub(super) struct Policy {
+    /// Tells policies apart: sessions are shared under the same one only.
+    pub id: u32,
     pub client: ClientId,
     pub mode: TlsMode,
     pub implicit_tls: bool,
@@ -40,13 +42,24 @@ pub(super) struct Policy {
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub peer: Peer,
+    pub stage: Stage,
     pub reply: Reply,
+}
+
+impl Refusal {
+    /// Where nobody was there to be asked.
+    pub fn by_nobody() -> Self {
+        let reply = Reply::ours_with(4, 4, 4, "there is no server to try");
+        Self { peer: Peer::default(), stage: Stage::Connect, reply }
+    }
 }
 
 /// Why an opening stopped.
 enum Failure {
     /// The TLS handshake: opportunistic TLS goes on without.
     Tls(Reply),
+    /// There is nobody.
+    Connect(Reply),
     Other(Reply),
 }
 
@@ -65,8 +78,12 @@ pub(super) async fn open(host: &str, address: SocketAddr, policy: &Policy) -> Re
         }
         opened => opened,
     };
-    opened.map_err(|failure| match failure {
-        Failure::Tls(reply) | Failure::Other(reply) => Refusal { peer: opening.peer(None), reply },
+    opened.map_err(|failure| {
+        let (stage, reply) = match failure {
+            Failure::Connect(reply) => (Stage::Connect, reply),
+            Failure::Tls(reply) | Failure::Other(reply) => (Stage::Session, reply),
+        };
+        Refusal { peer: opening.peer(None), stage, reply }
     })
 }
 
@@ -99,7 +116,7 @@ impl Opening<'_> {
             offer = self.hello(&mut wire).await?;
         }
         if let Some(login) = &self.policy.credentials {
-            let verified = encrypted && mode == TlsMode::Required;
+            let verified = encrypted && mode == TlsMode::Verified;
             self.authenticate(&mut wire, &offer, login, verified).await?;
         }
         Ok(Session::new(wire, offer, self.peer(cipher)))
@@ -107,7 +124,7 @@ impl Opening<'_> {
 
     async fn connect(&self) -> Result<TcpStream, Failure> {
         let failed = |reason: String| {
-            Failure::Other(Reply::ours_with(4, 4, 1, format!("could not connect to {}: {reason}", self.address)))
+            Failure::Connect(Reply::ours_with(4, 4, 1, format!("could not connect to {}: {reason}", self.address)))
         };
         let connecting = timeout(self.policy.timeouts.connect, TcpStream::connect(self.address));
         let stream = connecting
@@ -127,7 +144,9 @@ impl Opening<'_> {
         let stream = timeout(self.policy.timeouts.tls, handshake).await;
         let stream =
             stream.map_err(|_| failed("it took too long".into()))?.map_err(|error| failed(error.to_string()))?;
-        *cipher = Some(tls::describe(&stream));
+        let fault = self.policy.tls.fault(self.host, self.address.ip(), &stream);
+        let fault = fault.map(|fault| format!(", {fault}")).unwrap_or_default();
+        *cipher = Some(tls::describe(&stream) + &fault);
         Ok(Link::Tls(Box::new(stream)))
     }
 
@@ -153,7 +172,7 @@ impl Opening<'_> {
 
     /// Asks for TLS; answers whether the handshake comes next.
     async fn starttls(&self, wire: &mut Wire, offer: &Offer, mode: TlsMode) -> Result<bool, Failure> {
-        let required = mode == TlsMode::Required;
+        let required = matches!(mode, TlsMode::Required | TlsMode::Verified);
         if !offer.starttls() {
             let why = || Failure::Other(Reply::ours_with(4, 7, 10, "TLS is required and the server does not offer it"));
             return if required { Err(why()) } else { Ok(false) };
@@ -177,8 +196,11 @@ impl Opening<'_> {
             return Err(Failure::Other(Reply::ours_with(4, 7, 10, why)));
         }
         log_in(wire, offer, login, self.policy.timeouts.ehlo).await.map_err(|error| match error {
-            AuthError::NoMechanism => {
-                Failure::Other(Reply::ours_with(4, 7, 0, "the server offers neither AUTH PLAIN nor AUTH LOGIN"))
+            AuthError::NoMechanism(wanted) => {
+                Failure::Other(Reply::ours_with(4, 7, 0, format!("the server does not offer AUTH {wanted}")))
+            }
+            AuthError::NoPassword(why) => {
+                Failure::Other(Reply::ours_with(4, 7, 0, format!("there is no token for AUTH: {why}")))
             }
             AuthError::Refused(reply) => Failure::Other(reply.to_reply()),
             AuthError::Wire(error) => Failure::wire("AUTH", &error),

@@ -5,7 +5,10 @@
 //!
 //! From the socket upward: `reply` makes replies of octets and `body` octets of a mail; `wire` is one connection;
 //! `handshake` opens it (greeting, EHLO, STARTTLS, AUTH), `session` is what then stays open, `transaction` hands one mail
-//! over; `pool` keeps sessions for the next mail; `mx` finds a domain's servers; `sender` joins them.
+//! over; `pool` keeps sessions for the next mail; `gate` and `lane` say how many there may be; `mx` finds a domain's
+//! servers, `sts` its policy, `direct` both; `failover` asks a route's relays in turn; `hand_over` gives a mail to one
+//! server; `sender` joins them. `policies` say how sessions are opened, `terms` what a caller asks for, `check` tries
+//! relays out without a mail.
 //!
 //! What it promises:
 //! - every recipient has its own answer, judged by the reply that was meant for it;
@@ -16,23 +19,36 @@
 
 mod auth;
 mod body;
+mod check;
+mod direct;
+mod failover;
+mod gate;
+mod hand_over;
 mod handshake;
 pub mod inbound;
+mod lane;
+#[cfg(test)]
+mod mangled;
 mod mx;
 mod offer;
+mod policies;
 mod pool;
-mod relay;
 mod reply;
 mod route;
 mod screen;
 mod sender;
 mod session;
 mod settings;
+mod sts;
+mod terms;
 mod tls;
 mod transaction;
 mod wire;
 
-pub use relay::{Login, Relay, RelayError, TlsMode};
+pub use crate::domain::relay::{Login, Mechanism, Password, Relay, RelayError, TlsMode};
+pub use check::Checked;
+pub use hand_over::NotBegun;
 pub use route::{Envelope, Route};
-pub use sender::{NotBegun, Sender};
-pub use settings::{Settings, SetupError, Timeouts};
+pub use sender::Sender;
+pub use settings::{MtaSts, Settings, SetupError, Timeouts};
+pub use terms::{Limits, Terms, Watch};

@@ -14,8 +14,9 @@ use rand::seq::SliceRandom;
 use tokio::time::timeout;
 
 use super::settings::Settings;
+use super::sts;
 use super::transaction::Judgement;
-use crate::domain::outcome::{Reply, Verdict};
+use crate::domain::outcome::{Reply, Stage, Verdict};
 
 /// The most addresses tried for one mail (RFC 5321 §5.1 wants at least two).
 const ADDRESSES: usize = 5;
@@ -57,23 +58,31 @@ impl Resolver {
         })
     }
 
-    /// The addresses to try in this order, at least one, or what to tell the recipients.
-    pub async fn exchangers(&self, domain: &str) -> Result<Vec<Exchanger>, Judgement> {
+    /// The DNS itself.
+    pub fn dns(&self) -> TokioResolver {
+        self.dns.clone()
+    }
+
+    /// The addresses to try in this order, at least one, or what to tell the recipients. A `policy` that is enforced
+    /// leaves the hosts that it names.
+    pub async fn exchangers(&self, domain: &str, policy: Option<&sts::Policy>) -> Result<Vec<Exchanger>, Judgement> {
         let found = if domain.starts_with('[') {
             let ip = literal(domain).ok_or_else(|| no_such_domain(format!("{domain} is not an address literal")))?;
             vec![Exchanger { host: domain.to_owned(), ip }]
         } else {
-            timeout(self.wait, self.look_up(domain)).await.map_err(|_| unanswered(domain, "it took too long"))??
+            timeout(self.wait, self.look_up(domain, policy))
+                .await
+                .map_err(|_| unanswered(domain, "it took too long"))??
         };
         let allowed: Vec<_> = found.into_iter().filter(|mx| self.allow_loopback || is_elsewhere(mx.ip)).collect();
         if allowed.is_empty() {
             let why = format!("every mail exchanger of {domain} has an address of this machine");
-            return Err((Verdict::Temporary, Reply::ours_with(4, 4, 6, why)));
+            return Err(Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 6, why)));
         }
         Ok(allowed)
     }
 
-    async fn look_up(&self, domain: &str) -> Result<Vec<Exchanger>, Judgement> {
+    async fn look_up(&self, domain: &str, policy: Option<&sts::Policy>) -> Result<Vec<Exchanger>, Judgement> {
         let Ok(name) = Name::from_ascii(format!("{}.", domain.trim_end_matches('.'))) else {
             return Err(no_such_domain(format!("{domain} is not a domain name")));
         };
@@ -88,29 +97,44 @@ impl Resolver {
             Err(error) if error.is_no_records_found() => Vec::new(),
             Err(error) => return Err(unanswered(domain, &error.to_string())),
         };
+        let is_wanted = |host: &Name| policy.is_none_or(|policy| policy.allows(&host.to_ascii()));
         if records.is_empty() {
-            return self.own_addresses(domain, name).await;
+            return if is_wanted(&name) {
+                self.own_addresses(domain, name).await
+            } else {
+                Err(unwanted(domain, &[name]))
+            };
         }
         if records.iter().all(|(_, host)| host.is_root()) {
             let why = format!("{domain} takes no mail (null MX)");
-            return Err((Verdict::Permanent, Reply::ours_with(5, 1, 10, why)));
+            return Err(Judgement::new(Verdict::Permanent, Stage::Connect, Reply::ours_with(5, 1, 10, why)));
         }
         let hosts = in_order(records, &self.own_name);
         if hosts.is_empty() {
             let why = format!("this machine is the first mail exchanger of {domain}, and has nowhere to hand it on");
-            return Err((Verdict::Temporary, Reply::ours_with(4, 4, 6, why)));
+            return Err(Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 6, why)));
+        }
+        let (hosts, others): (Vec<Name>, Vec<Name>) = hosts.into_iter().partition(is_wanted);
+        if hosts.is_empty() {
+            return Err(unwanted(domain, &others));
         }
         self.addresses(domain, hosts).await
     }
 
     async fn own_addresses(&self, domain: &str, name: Name) -> Result<Vec<Exchanger>, Judgement> {
-        match self.addresses_of(name).await {
-            Ok(found) => Ok(found),
-            Err(error) if error.is_no_records_found() => {
-                Err(no_such_domain(format!("{domain} has neither mail exchangers nor an address")))
-            }
-            Err(error) => Err(unanswered(domain, &error.to_string())),
-        }
+        let error = match self.addresses_of(name.clone()).await {
+            Ok(found) => return Ok(found),
+            Err(error) if error.is_no_records_found() => match self.dns.ipv6_lookup(name).await {
+                // The answer for IPv4 hides what became of the question for IPv6, and a bounce must not rest on half.
+                Err(error) if error.is_no_records_found() => {
+                    return Err(no_such_domain(format!("{domain} has neither mail exchangers nor an address")));
+                }
+                Err(error) => error.to_string(),
+                Ok(_) => "its answers have just changed".into(),
+            },
+            Err(error) => error.to_string(),
+        };
+        Err(unanswered(domain, &error))
     }
 
     async fn addresses(&self, domain: &str, hosts: Vec<Name>) -> Result<Vec<Exchanger>, Judgement> {
@@ -174,11 +198,20 @@ fn is_elsewhere(ip: IpAddr) -> bool {
 }
 
 fn no_such_domain(why: String) -> Judgement {
-    (Verdict::Permanent, Reply::ours_with(5, 1, 2, why))
+    Judgement::new(Verdict::Permanent, Stage::Connect, Reply::ours_with(5, 1, 2, why))
+}
+
+/// Temporary like all that goes wrong with a policy: either side may be about to be changed (RFC 8461 §5.1).
+fn unwanted(domain: &str, hosts: &[Name]) -> Judgement {
+    let hosts: Vec<String> = hosts.iter().map(|host| host.to_ascii().trim_end_matches('.').to_owned()).collect();
+    let why =
+        format!("MTA-STS enforce: the policy of {domain} names none of its mail exchangers ({})", hosts.join(", "));
+    Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 4, why))
 }
 
 fn unanswered(domain: &str, why: &str) -> Judgement {
-    (Verdict::Temporary, Reply::ours_with(4, 4, 3, format!("the DNS did not say who takes mail for {domain}: {why}")))
+    let why = format!("the DNS did not say who takes mail for {domain}: {why}");
+    Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 3, why))
 }
 
 #[cfg(test)]

@@ -68,6 +68,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::smtp::mangled;
+    use crate::smtp::reply::ReplyReader;
 
     fn offer(text: &str) -> Offer {
         Offer::of(&RawReply { code: 250, text: text.into() })
@@ -92,6 +94,20 @@ mod tests {
         #[test]
         fn any_text_is_survived(text in any::<String>()) {
             let _ = offer(&text);
+        }
+
+        #[test]
+        fn a_mangled_greeting_is_survived_and_offers_no_more_than_it_says(octets in mangled::stream()) {
+            let mut reader = ReplyReader::default();
+            if let Ok((_, Some(reply))) = reader.feed(&octets) {
+                let offer = Offer::of(&reply);
+                let says = |keyword: &str| reply.text.to_ascii_uppercase().contains(keyword);
+                prop_assert!(!offer.starttls() || says("STARTTLS"));
+                prop_assert!(!offer.pipelining || says("PIPELINING"));
+                prop_assert!(!offer.smtputf8() || says("SMTPUTF8"));
+                prop_assert!(!offer.eight_bit_mime() || says("8BITMIME"));
+                prop_assert!(offer.mechanism(&[Mechanism::Plain]).is_none() || says("PLAIN"));
+            }
         }
     }
 }

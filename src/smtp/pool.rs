@@ -1,4 +1,5 @@
-//! Sessions that wait for the next mail: one `deadpool` pool per destination, and the sweep that ends the idle ones.
+//! Sessions that wait for the next mail: `deadpool` pools, one per destination and one more for each lane with limits of
+//! its own, and the sweep that ends the idle ones.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,9 +11,11 @@ use futures_util::future::join_all;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
+use super::gate::Gate;
 use super::handshake::{self, Policy, Refusal};
+use super::lane::{Lane, Place};
 use super::session::Session;
-use crate::domain::outcome::{Peer, Reply};
+use crate::domain::outcome::{Peer, Reply, Stage};
 
 /// How often idle sessions are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -26,6 +29,8 @@ pub(super) struct Destination {
     pub port: u16,
     /// The one address meant, or `None` for any that `host` has.
     pub ip: Option<IpAddr>,
+    /// [`Policy::id`]: what was asked of TLS, and as whom we are known there.
+    pub policy: u32,
 }
 
 /// A place in a pool. It is empty while somebody speaks over the session, so that a call which is dropped midway takes
@@ -36,27 +41,42 @@ pub(super) struct Slot(pub Option<Session>);
 pub(super) struct Connector {
     destination: Destination,
     policy: Arc<Policy>,
+    lane: Option<Arc<Lane>>,
+    pools: Weak<Pools>,
 }
 
 pub(super) type Pool = managed::Pool<Connector>;
 
+/// Why there is no session.
+#[derive(Debug)]
+pub(super) enum NoSession {
+    /// The server would not have us.
+    Refused(Refusal),
+    /// The lane's connections stayed in use.
+    NoPlace,
+}
+
 impl managed::Manager for Connector {
     type Type = Slot;
-    type Error = Refusal;
+    type Error = NoSession;
 
-    async fn create(&self) -> Result<Slot, Refusal> {
+    async fn create(&self) -> Result<Slot, NoSession> {
+        let place = match &self.lane {
+            Some(lane) => Some(self.place(lane).await?),
+            None => None,
+        };
         let host = &self.destination.host;
         let mut last = None;
-        for address in self.addresses().await? {
+        for address in self.addresses().await.map_err(NoSession::Refused)? {
             match handshake::open(host, address, &self.policy).await {
-                Ok(session) => return Ok(Slot(Some(session))),
+                Ok(session) => return Ok(Slot(Some(session.at(place)))),
                 Err(refusal) => last = Some(refusal),
             }
         }
-        Err(last.unwrap_or_else(|| self.refusal(format!("{host} has no address"))))
+        Err(NoSession::Refused(last.unwrap_or_else(|| self.refusal(format!("{host} has no address")))))
     }
 
-    async fn recycle(&self, slot: &mut Slot, _: &Metrics) -> RecycleResult<Refusal> {
+    async fn recycle(&self, slot: &mut Slot, _: &Metrics) -> RecycleResult<NoSession> {
         let unfit = Err(RecycleError::message("not fit for another mail"));
         let Some(session) = slot.0.as_mut() else { return unfit };
         if session.broken || !session.wire.is_quiet() {
@@ -74,8 +94,25 @@ impl managed::Manager for Connector {
 }
 
 impl Connector {
+    /// A place in the lane, for which an idle session to another of its servers may have to end.
+    async fn place(&self, lane: &Arc<Lane>) -> Result<Place, NoSession> {
+        let place = async {
+            loop {
+                if let Some(place) = lane.place() {
+                    return place;
+                }
+                let idle = self.pools.upgrade().and_then(|pools| pools.take_idle_of(lane.id, 1).pop());
+                match idle {
+                    Some(idle) => part(vec![idle]).await,
+                    None => lane.has_place().await,
+                }
+            }
+        };
+        timeout(self.policy.timeouts.slot, place).await.map_err(|_| NoSession::NoPlace)
+    }
+
     async fn addresses(&self) -> Result<Vec<SocketAddr>, Refusal> {
-        let Destination { host, port, ip } = &self.destination;
+        let Destination { host, port, ip, .. } = &self.destination;
         if let Some(ip) = ip {
             return Ok(vec![SocketAddr::new(*ip, *port)]);
         }
@@ -87,26 +124,49 @@ impl Connector {
 
     fn refusal(&self, why: String) -> Refusal {
         let peer = Peer { mx: Some(self.destination.host.clone()), is_final: self.policy.is_final, ..Peer::default() };
-        Refusal { peer, reply: Reply::ours_with(4, 4, 3, why) }
+        Refusal { peer, stage: Stage::Connect, reply: Reply::ours_with(4, 4, 3, why) }
     }
 }
 
 /// All pools.
 #[derive(Default)]
 pub(super) struct Pools {
-    by_destination: Mutex<HashMap<Destination, Pool>>,
+    sites: Mutex<HashMap<Destination, Site>>,
+    lanes: Mutex<HashMap<i64, Arc<Lane>>>,
     sweeping: OnceLock<()>,
 }
 
+/// What there is for one destination.
+struct Site {
+    gate: Arc<Gate>,
+    /// The lanes' own, and under `None` the one that the others share.
+    pools: HashMap<Option<i64>, Pool>,
+}
+
 impl Pools {
-    /// The destination's pool, made where there is none.
-    pub fn of(self: &Arc<Self>, destination: &Destination, policy: &Arc<Policy>) -> Result<Pool, managed::BuildError> {
+    /// The pool of this lane at the destination, or the one that is shared, with the gate that stands before both; made
+    /// where there is none.
+    pub fn of(
+        self: &Arc<Self>,
+        destination: &Destination,
+        policy: &Arc<Policy>,
+        lane: Option<&Arc<Lane>>,
+    ) -> Result<(Pool, Arc<Gate>), managed::BuildError> {
         self.sweeping.get_or_init(|| drop(tokio::spawn(sweep(Arc::downgrade(self)))));
-        let mut pools = self.lock();
-        if let Some(pool) = pools.get(destination) {
-            return Ok(pool.clone());
+        let mut sites = self.lock();
+        let site = sites
+            .entry(destination.clone())
+            .or_insert_with(|| Site { gate: Arc::new(Gate::new(policy.connections)), pools: HashMap::new() });
+        let key = lane.map(|lane| lane.id);
+        if let Some(pool) = site.pools.get(&key) {
+            return Ok((pool.clone(), site.gate.clone()));
         }
-        let connector = Connector { destination: destination.clone(), policy: policy.clone() };
+        let connector = Connector {
+            destination: destination.clone(),
+            policy: policy.clone(),
+            lane: lane.cloned(),
+            pools: Arc::downgrade(self),
+        };
         let pool = Pool::builder(connector)
             .max_size(policy.connections)
             .wait_timeout(Some(policy.timeouts.slot))
@@ -114,40 +174,83 @@ impl Pools {
             .queue_mode(QueueMode::Lifo)
             .runtime(deadpool::Runtime::Tokio1)
             .build()?;
-        pools.insert(destination.clone(), pool.clone());
-        Ok(pool)
+        site.pools.insert(key, pool.clone());
+        Ok((pool, site.gate.clone()))
+    }
+
+    /// The lane of this id, with this limit from now on.
+    pub fn lane(&self, id: i64, limit: Option<usize>) -> Arc<Lane> {
+        let lane = self.lanes().entry(id).or_insert_with(|| Arc::new(Lane::new(id))).clone();
+        lane.allow(limit.map_or(usize::MAX, |limit| limit.max(1)));
+        lane
+    }
+
+    /// The connections that a lane has of its own, idle ones included.
+    pub fn open_connections(&self, lane: i64) -> usize {
+        self.lanes().get(&lane).map_or(0, |lane| lane.open())
     }
 
     /// Ends every session that is not in use, and takes no more mail.
     pub async fn close(&self) {
-        let pools: Vec<Pool> = self.lock().values().cloned().collect();
-        let idle: Vec<_> = pools.iter().flat_map(|pool| take_idle(pool, |_| false)).collect();
-        for pool in &pools {
-            pool.close();
+        let mut idle = Vec::new();
+        for site in self.lock().values() {
+            for pool in site.pools.values() {
+                idle.extend(take_idle(pool, |_| false));
+                pool.close();
+            }
+            site.gate.close();
         }
         part(idle).await;
     }
 
-    /// Takes out what is worn, and forgets pools that nobody uses.
+    /// Takes at most so many idle sessions of a lane out of its pools.
+    fn take_idle_of(&self, lane: i64, most: usize) -> Vec<(Session, Arc<Policy>)> {
+        let mut taken = Vec::new();
+        let pools: Vec<Pool> = self.lock().values().filter_map(|site| site.pools.get(&Some(lane)).cloned()).collect();
+        for pool in pools {
+            let mut room = most - taken.len();
+            taken.extend(take_idle(&pool, |_| {
+                let keep = room == 0;
+                room = room.saturating_sub(1);
+                keep
+            }));
+        }
+        taken
+    }
+
+    /// Takes out what is worn or more than a lane may have, and forgets pools and lanes that nobody uses.
     fn take_worn(&self) -> Vec<(Session, Arc<Policy>)> {
         let mut worn = Vec::new();
-        self.lock().retain(|_, pool| {
-            let policy = pool.manager().policy.clone();
-            worn.extend(take_idle(pool, |session| !session.is_worn(&policy)));
-            let status = pool.status();
-            pool.is_closed() || status.size > 0 || status.waiting > 0
+        self.lock().retain(|_, site| {
+            site.pools.retain(|_, pool| {
+                let policy = pool.manager().policy.clone();
+                worn.extend(take_idle(pool, |session| !session.is_worn(&policy)));
+                let status = pool.status();
+                pool.is_closed() || status.size > 0 || status.waiting > 0
+            });
+            !site.pools.is_empty() || Arc::strong_count(&site.gate) > 1
         });
+        let lanes: Vec<Arc<Lane>> = {
+            let mut lanes = self.lanes();
+            lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
+            lanes.values().cloned().collect()
+        };
+        worn.extend(lanes.iter().flat_map(|lane| self.take_idle_of(lane.id, lane.excess())));
         worn
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Destination, Pool>> {
-        self.by_destination.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<Destination, Site>> {
+        self.sites.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, HashMap<i64, Arc<Lane>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Takes the idle sessions that are not to be kept out of a pool.
-pub(super) fn take_idle(pool: &Pool, keep: impl Fn(&Session) -> bool) -> Vec<(Session, Arc<Policy>)> {
-    let removed = pool.retain(|slot, _| slot.0.as_ref().is_some_and(&keep)).removed;
+pub(super) fn take_idle(pool: &Pool, mut keep: impl FnMut(&Session) -> bool) -> Vec<(Session, Arc<Policy>)> {
+    let removed = pool.retain(|slot, _| slot.0.as_ref().is_some_and(&mut keep)).removed;
     let policy = &pool.manager().policy;
     removed.into_iter().filter_map(|slot| Some((slot.0?, policy.clone()))).collect()
 }

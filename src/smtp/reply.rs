@@ -146,6 +146,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::smtp::mangled;
 
     fn read(octets: &[u8]) -> Result<Option<RawReply>, ReplyError> {
         ReplyReader::default().feed(octets).map(|(_, reply)| reply)
@@ -191,12 +192,42 @@ mod tests {
         assert_eq!(read(long.as_bytes()), Err(ReplyError::TooLong));
     }
 
-    proptest! {
-        #[test]
-        fn any_octets_are_survived_and_progress_is_bounded(octets in prop::collection::vec(any::<u8>(), 0..300)) {
-            if let Ok((used, _)) = ReplyReader::default().feed(&octets) {
-                prop_assert!(used <= octets.len());
+    /// All replies in a stream that arrives in these pieces, and what ended it. What waits for its line's end is held
+    /// against the limit.
+    fn read_all(pieces: &[Vec<u8>]) -> (Vec<RawReply>, Option<ReplyError>) {
+        let (mut reader, mut held, mut replies) = (ReplyReader::default(), Vec::new(), Vec::new());
+        for piece in pieces {
+            held.extend_from_slice(piece);
+            loop {
+                match reader.feed(&held) {
+                    Err(error) => return (replies, Some(error)),
+                    Ok((used, reply)) => {
+                        held.drain(..used);
+                        let Some(reply) = reply else { break };
+                        replies.push(reply);
+                        reader = ReplyReader::default();
+                    }
+                }
             }
+            assert!(held.len() <= LINE_LIMIT);
+        }
+        (replies, None)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+        #[test]
+        fn mangled_octets_are_survived_within_bounds_however_they_arrive(pieces in mangled::pieces()) {
+            let read = read_all(&pieces);
+            for reply in &read.0 {
+                prop_assert!((200..600).contains(&reply.code));
+                prop_assert!(reply.lines().count() <= LINES_LIMIT);
+                // An octet that is no UTF-8 becomes three.
+                prop_assert!(reply.text.len() <= REPLY_LIMIT * 3 + LINES_LIMIT);
+                prop_assert!(reply.to_reply().text.len() <= Reply::TEXT_LIMIT);
+            }
+            prop_assert_eq!(read, read_all(&[pieces.concat()]));
         }
 
         #[test]

@@ -1,12 +1,13 @@
 //! What the sender is told about one mail: where it goes and for whom it is.
 
 use crate::domain::address::Address;
+use crate::domain::routing::RouteName;
 
 /// Where a mail goes next.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Route {
-    /// To the relay of the settings.
-    Relay,
+    /// Through the relays of this name, which is not `mx`.
+    Relay(RouteName),
     /// To the domain's own mail exchangers.
     Mx {
         /// A domain as in [`Address::domain`], or an address literal such as `[192.0.2.1]`.

@@ -3,13 +3,15 @@
 use super::offer::Offer;
 use super::transaction::{Judgement, Parcel};
 use crate::domain::address::Address;
-use crate::domain::outcome::{Reply, Verdict};
+use crate::domain::outcome::{Reply, Stage, Verdict};
 
 /// The refusal of a recipient whom this server cannot be asked about; nothing of it is sent.
 pub(super) fn screen(offer: &Offer, parcel: Parcel<'_>, to: &Address) -> Option<Judgement> {
     let from = parcel.envelope.from.as_ref();
-    let permanent =
-        |subject, detail, why: String| Some((Verdict::Permanent, Reply::ours_with(5, subject, detail, why)));
+    let permanent = |subject, detail, why: String| {
+        let reply = Reply::ours_with(5, subject, detail, why);
+        Some(Judgement::new(Verdict::Permanent, Stage::Mail, reply))
+    };
     let size = size(parcel.mime);
     if let Some(limit) = offer.size_limit
         && size as u64 > limit
@@ -24,6 +26,14 @@ pub(super) fn screen(offer: &Offer, parcel: Parcel<'_>, to: &Address) -> Option<
     }
     if !offer.smtputf8() && (to.needs_smtputf8() || from.is_some_and(Address::needs_smtputf8)) {
         return permanent(6, 7, "the address needs SMTPUTF8 and the server does not offer it".into());
+    }
+    // A name beyond ASCII before the @ of anybody in the header fields; nothing else in our mail has eight bits.
+    if parcel.eight_bit && !offer.eight_bit_mime() && !offer.smtputf8() {
+        return permanent(
+            6,
+            3,
+            "the mail has eight-bit octets and the server offers neither 8BITMIME nor SMTPUTF8".into(),
+        );
     }
     None
 }

@@ -1,9 +1,10 @@
 //! A connection that has been opened and greeted, from one mail to the next.
 
 use lettre::transport::smtp::commands::{Quit, Rset};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::handshake::Policy;
+use super::lane::Place;
 use super::offer::Offer;
 use super::wire::Wire;
 use crate::domain::outcome::Peer;
@@ -15,18 +16,38 @@ pub(super) struct Session {
     pub peer: Peer,
     /// Mails begun over this connection.
     pub mails: u32,
+    /// How many it may carry, where that is not the policy's number.
+    pub most_mails: Option<u32>,
     /// Whether a transaction was begun that nothing has ended: RSET comes before the next.
     pub must_reset: bool,
     /// Whether nothing can be said over it any more.
     pub broken: bool,
     opened: Instant,
     used: Instant,
+    /// Given back when the connection is closed.
+    _place: Option<Place>,
 }
 
 impl Session {
     pub fn new(wire: Wire, offer: Offer, peer: Peer) -> Self {
         let now = Instant::now();
-        Self { wire, offer, peer, mails: 0, must_reset: false, broken: false, opened: now, used: now }
+        Self {
+            wire,
+            offer,
+            peer,
+            mails: 0,
+            most_mails: None,
+            must_reset: false,
+            broken: false,
+            opened: now,
+            used: now,
+            _place: None,
+        }
+    }
+
+    /// The same in this place of its lane.
+    pub fn at(self, place: Option<Place>) -> Self {
+        Self { _place: place, ..self }
     }
 
     /// Notes that a mail is done.
@@ -36,7 +57,8 @@ impl Session {
 
     /// Whether it has carried enough mails, is too old or has been idle for too long.
     pub fn is_worn(&self, policy: &Policy) -> bool {
-        self.mails >= policy.mails || self.opened.elapsed() >= policy.age || self.used.elapsed() >= policy.idle
+        let most = self.most_mails.unwrap_or(policy.mails);
+        self.mails >= most || self.opened.elapsed() >= policy.age || self.used.elapsed() >= policy.idle
     }
 
     /// Ends a transaction that was left open; answers whether the session can go on.
@@ -46,10 +68,15 @@ impl Session {
         reply.is_ok_and(|reply| reply.is_positive())
     }
 
-    /// Says goodbye and waits for the answer, but not for long.
+    /// Says goodbye and waits until the server has hung up, so that it never counts more of us than there are; but not
+    /// for long.
     pub async fn quit(&mut self, policy: &Policy) {
-        // The connection is closed whatever the answer is.
-        let _ = self.wire.ask(Quit, policy.timeouts.quit).await;
         self.broken = true;
+        // The connection is closed whatever the answer is.
+        let _ = timeout(policy.timeouts.quit, async {
+            self.wire.ask(Quit, policy.timeouts.quit).await?;
+            self.wire.end().await
+        })
+        .await;
     }
 }

@@ -1,23 +1,30 @@
 //! How the sender is set up: plain data, and what can be wrong with it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::relay::Relay;
+use crate::domain::relay::{Relay, TlsMode};
 
 /// Everything a [`Sender`](super::Sender) needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The name given in EHLO: a host name, or an IP address, which is sent as an address literal.
     pub hostname: String,
-    /// The relay behind [`Route::Relay`](super::Route::Relay).
+    /// The relay behind [`RouteName::Relay`](crate::domain::routing::RouteName::Relay).
     pub relay: Option<Relay>,
+    /// The relays behind each [`RouteName::Named`](crate::domain::routing::RouteName::Named), at least one, in the order
+    /// in which they are asked.
+    pub routes: BTreeMap<String, Vec<Relay>>,
     /// The resolver for mail exchangers; the system's where there is none. A relay's name is always resolved as the
     /// operating system does it, hosts file included.
     pub dns: Option<SocketAddr>,
     /// The port of mail exchangers: 25.
     pub mx_port: u16,
+    /// How much TLS is asked of a domain's mail exchangers, `*` standing for all that are not named; opportunistic where
+    /// neither is there.
+    pub mx_tls: BTreeMap<String, TlsMode>,
     /// The most connections to one destination (the relay, or one address of a mail exchanger), at least 1.
     pub connections: usize,
     /// The most mails over one connection, at least 1.
@@ -32,6 +39,28 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Whether a domain's mail exchanger may be this machine: for development and tests.
     pub allow_loopback_mx: bool,
+    /// Whether and how the MTA-STS policies of domains are followed.
+    pub mta_sts: MtaSts,
+}
+
+/// How MTA-STS policies (RFC 8461) are looked for.
+#[derive(Debug, Clone)]
+pub struct MtaSts {
+    /// Whether they are.
+    pub enabled: bool,
+    /// The port of the HTTPS servers that publish them: 443.
+    pub port: u16,
+    /// For how long a domain's DNS record is not asked for again.
+    pub period: Duration,
+    /// A PEM file of certificates that are trusted besides the system's, for those servers and for mail exchangers
+    /// that must show a valid certificate.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for MtaSts {
+    fn default() -> Self {
+        Self { enabled: true, port: 443, period: Duration::from_mins(5), ca_file: None }
+    }
 }
 
 impl Default for Settings {
@@ -39,8 +68,10 @@ impl Default for Settings {
         Self {
             hostname: "localhost".into(),
             relay: None,
+            routes: BTreeMap::new(),
             dns: None,
             mx_port: 25,
+            mx_tls: BTreeMap::new(),
             connections: 16,
             mails_per_connection: 100,
             connection_age: Duration::from_mins(5),
@@ -48,6 +79,7 @@ impl Default for Settings {
             mx_idle: Duration::from_secs(5),
             timeouts: Timeouts::default(),
             allow_loopback_mx: false,
+            mta_sts: MtaSts::default(),
         }
     }
 }
@@ -62,6 +94,8 @@ pub struct Timeouts {
     pub slot: Duration,
     /// For all answers of the DNS together (ours: 20 s).
     pub dns: Duration,
+    /// For an MTA-STS policy, from connection to last octet (RFC 8461 §3.3 suggests 60 s; ours: 20 s).
+    pub policy: Duration,
     /// To establish TCP with one address (ours: 30 s).
     pub connect: Duration,
     /// For the greeting (300 s).
@@ -90,6 +124,7 @@ impl Default for Timeouts {
         Self {
             slot: seconds(300),
             dns: seconds(20),
+            policy: seconds(20),
             connect: seconds(30),
             greeting: seconds(300),
             ehlo: seconds(300),
@@ -124,6 +159,9 @@ pub enum SetupError {
     /// TLS could not be set up.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// The client for MTA-STS policies.
+    #[error("cannot set up HTTPS: {0}")]
+    Https(#[from] reqwest::Error),
     /// The system's resolver configuration could not be read.
     #[error("cannot set up the DNS resolver: {0}")]
     Dns(String),

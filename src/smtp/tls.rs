@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
@@ -14,34 +15,64 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::relay::TlsMode;
 use super::settings::SetupError;
+use crate::domain::relay::TlsMode;
+
+/// The longest text about a certificate, in characters.
+const FAULT_LIMIT: usize = 200;
 
 /// A connector for one [`TlsMode`].
 #[derive(Clone)]
 pub(super) struct Tls {
     connector: TlsConnector,
+    /// Looks at certificates that were taken unseen.
+    judge: Option<Arc<WebPkiServerVerifier>>,
 }
 
 impl Tls {
-    /// `ca_file` is trusted besides the system's certificates; it matters for [`TlsMode::Required`] only.
+    /// `ca_file` is trusted besides the system's certificates; it matters for [`TlsMode::Verified`] only.
     pub fn new(mode: TlsMode, ca_file: Option<&Path>) -> Result<Self, SetupError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-        let config = if mode == TlsMode::Required {
+        let config = if mode == TlsMode::Verified {
             builder.with_root_certificates(roots(ca_file)?).with_no_client_auth()
         } else {
             let verifier = Arc::new(AnyCertificate(provider));
             builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         };
-        Ok(Self { connector: Arc::new(config).into() })
+        Ok(Self { connector: Arc::new(config).into(), judge: None })
+    }
+
+    /// Opportunistic, and [`Tls::fault`] says what a strict one would not have liked.
+    pub fn probing(ca_file: Option<&Path>) -> Result<Self, SetupError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let judge = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca_file)?), provider).build();
+        let judge = judge.map_err(|error| rustls::Error::General(error.to_string()))?;
+        Ok(Self { judge: Some(judge), ..Self::new(TlsMode::Opportunistic, None)? })
+    }
+
+    /// What the connections are made with.
+    pub fn config(&self) -> ClientConfig {
+        self.connector.config().as_ref().clone()
     }
 
     /// Does the handshake. `host` is what the certificate must be valid for; `ip` stands in where it is not a host name.
     pub async fn connect(&self, host: &str, ip: IpAddr, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        let name = ServerName::try_from(host.to_owned()).unwrap_or(ServerName::IpAddress(ip.into()));
-        self.connector.connect(name, stream).await
+        self.connector.connect(server_name(host, ip), stream).await
     }
+
+    /// What is wrong with the server's certificate, where that is looked at and did not end the handshake.
+    pub fn fault(&self, host: &str, ip: IpAddr, stream: &TlsStream<TcpStream>) -> Option<String> {
+        let judge = self.judge.as_ref()?;
+        let (own, others) = stream.get_ref().1.peer_certificates()?.split_first()?;
+        let fault = judge.verify_server_cert(own, others, &server_name(host, ip), &[], UnixTime::now()).err()?;
+        // It may repeat every name in the certificate, of which there may be any number.
+        Some(fault.to_string().chars().filter(|c| !c.is_control()).take(FAULT_LIMIT).collect())
+    }
+}
+
+fn server_name(host: &str, ip: IpAddr) -> ServerName<'static> {
+    ServerName::try_from(host.to_owned()).unwrap_or(ServerName::IpAddress(ip.into()))
 }
 
 /// Protocol and cipher, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
@@ -76,7 +107,7 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, SetupError> {
     Ok(roots)
 }
 
-/// Takes every certificate, for opportunistic TLS (RFC 7435): against a listener it helps, against a man in the middle
+/// Takes every certificate, for TLS that is opportunistic (RFC 7435) or required: against a listener it helps, against a man in the middle
 /// nothing would, as he could as well take STARTTLS out of the offer.
 struct AnyCertificate(Arc<CryptoProvider>);
 

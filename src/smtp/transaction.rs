@@ -17,12 +17,24 @@ use super::route::Envelope;
 use super::screen::{screen, size};
 use super::session::Session;
 use super::settings::Timeouts;
+use super::terms::Watch;
 use super::wire::WireError;
 use crate::domain::address::Address;
-use crate::domain::outcome::{Reply, Verdict};
+use crate::domain::outcome::{Reply, Stage, Verdict};
 
 /// What became of a recipient.
-pub(super) type Judgement = (Verdict, Reply);
+#[derive(Debug, Clone)]
+pub(super) struct Judgement {
+    pub verdict: Verdict,
+    pub stage: Stage,
+    pub reply: Reply,
+}
+
+impl Judgement {
+    pub fn new(verdict: Verdict, stage: Stage, reply: Reply) -> Self {
+        Self { verdict, stage, reply }
+    }
+}
 
 /// How a transaction ended.
 #[derive(Debug)]
@@ -31,6 +43,8 @@ pub(super) enum Ending {
     Judged(Vec<Judgement>),
     /// The server was gone before it said a word about this mail: on a session that had been idle, not an attempt.
     HungUp(Reply),
+    /// The watch did not want the text to be sent: not an attempt.
+    CalledOff,
 }
 
 /// One mail.
@@ -49,21 +63,26 @@ const PIPELINE_LIMIT: usize = 200;
 const RECIPIENT_TIME: Duration = Duration::from_secs(10);
 
 /// Hands one mail over. Marks the session as broken where it cannot go on.
-pub(super) async fn run(session: &mut Session, parcel: Parcel<'_>, timeouts: &Timeouts) -> Ending {
+pub(super) async fn run(session: &mut Session, parcel: Parcel<'_>, timeouts: &Timeouts, watch: &dyn Watch) -> Ending {
     session.mails += 1;
-    let mut transaction = Transaction::new(session, parcel, timeouts);
+    let mut transaction = Transaction::new(session, parcel, timeouts, watch);
     let stopped = if transaction.sent.is_empty() { Ok(()) } else { transaction.dialogue().await };
-    let rest = match stopped {
+    let (verdict, reply) = match stopped {
         Ok(()) => (Verdict::Temporary, Reply::ours("not sent")),
         Err(Stop::HungUp(reply)) => {
             session.broken = true;
             return Ending::HungUp(reply);
         }
-        Err(Stop::Rest(judgement)) => {
+        Err(Stop::CalledOff) => {
+            session.broken = true;
+            return Ending::CalledOff;
+        }
+        Err(Stop::Rest(verdict, reply)) => {
             transaction.session.broken = true;
-            judgement
+            (verdict, reply)
         }
     };
+    let rest = Judgement::new(verdict, transaction.stage, reply);
     let fates = transaction.fates;
     session.rest();
     Ending::Judged(fates.into_iter().map(|fate| fate.unwrap_or_else(|| rest.clone())).collect())
@@ -72,14 +91,18 @@ pub(super) async fn run(session: &mut Session, parcel: Parcel<'_>, timeouts: &Ti
 /// Why the dialogue cannot go on; the session cannot either.
 enum Stop {
     HungUp(Reply),
+    CalledOff,
     /// Whoever has no judgement yet gets this one.
-    Rest(Judgement),
+    Rest(Verdict, Reply),
 }
 
 struct Transaction<'a> {
     session: &'a mut Session,
     parcel: Parcel<'a>,
     timeouts: &'a Timeouts,
+    watch: &'a dyn Watch,
+    /// How far it has come.
+    stage: Stage,
     /// The judgement of each recipient of the envelope, as soon as there is one.
     fates: Vec<Option<Judgement>>,
     /// The recipients that are named to the server.
@@ -90,7 +113,7 @@ struct Transaction<'a> {
 }
 
 impl<'a> Transaction<'a> {
-    fn new(session: &'a mut Session, parcel: Parcel<'a>, timeouts: &'a Timeouts) -> Self {
+    fn new(session: &'a mut Session, parcel: Parcel<'a>, timeouts: &'a Timeouts, watch: &'a dyn Watch) -> Self {
         let to = &parcel.envelope.to;
         let fates: Vec<_> = to.iter().map(|address| screen(&session.offer, parcel, address)).collect();
         let sent: Vec<usize> = (0..to.len()).filter(|index| fates[*index].is_none()).collect();
@@ -99,7 +122,8 @@ impl<'a> Transaction<'a> {
         let pipelined = session.offer.pipelining && sent.len() <= PIPELINE_LIMIT;
         let recipients = u32::try_from(sent.len()).unwrap_or(u32::MAX);
         let time = timeouts.mail + timeouts.rcpt + timeouts.data + RECIPIENT_TIME.saturating_mul(recipients);
-        Self { session, parcel, timeouts, fates, sent, smtputf8, pipelined, deadline: Instant::now() + time }
+        let (stage, deadline) = (Stage::Mail, Instant::now() + time);
+        Self { session, parcel, timeouts, watch, stage, fates, sent, smtputf8, pipelined, deadline }
     }
 
     async fn dialogue(&mut self) -> Result<(), Stop> {
@@ -115,11 +139,12 @@ impl<'a> Transaction<'a> {
             self.session.must_reset = greeted;
             return Ok(());
         }
+        self.stage = Stage::Data;
         let reply = self.exchange("DATA", || Data, self.timeouts.data).await?;
         match (reply.is_intermediate(), accepted) {
             (true, true) => self.transfer().await,
             (true, false) => self.transfer_nothing().await,
-            (false, _) if reply.is_positive() => Err(Stop::Rest((Verdict::Temporary, reply.to_reply()))),
+            (false, _) if reply.is_positive() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),
             (false, _) => {
                 self.fill(refusal(reply.code), &reply);
                 self.session.must_reset = greeted;
@@ -171,7 +196,7 @@ impl<'a> Transaction<'a> {
         match reply {
             Err(error) => Err(silence("MAIL", &error)),
             Ok(reply) if reply.closes() => Err(Stop::HungUp(reply.to_reply())),
-            Ok(reply) if reply.is_intermediate() => Err(Stop::Rest((Verdict::Temporary, reply.to_reply()))),
+            Ok(reply) if reply.is_intermediate() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),
             Ok(reply) if reply.is_positive() => Ok(true),
             Ok(reply) => {
                 self.fill(refusal(reply.code), &reply);
@@ -185,15 +210,16 @@ impl<'a> Transaction<'a> {
         if !greeted && !self.pipelined {
             return Ok(());
         }
+        self.stage = Stage::Rcpt;
         for position in 0..self.sent.len() {
             let index = self.sent[position];
             let command = self.rcpt_command(index);
             let reply = self.exchange("RCPT", || command, self.timeouts.rcpt).await?;
             if reply.is_intermediate() {
-                return Err(Stop::Rest((Verdict::Temporary, reply.to_reply())));
+                return Err(Stop::Rest(Verdict::Temporary, reply.to_reply()));
             }
             if !reply.is_positive() && greeted {
-                self.fates[index] = Some((refusal(reply.code), reply.to_reply()));
+                self.fates[index] = Some(Judgement::new(refusal(reply.code), self.stage, reply.to_reply()));
             }
         }
         Ok(())
@@ -202,22 +228,27 @@ impl<'a> Transaction<'a> {
     /// The mail and its dot, and the answer to it.
     async fn transfer(&mut self) -> Result<(), Stop> {
         self.expect_silence()?;
+        if !self.watch.before_text().await {
+            return Err(Stop::CalledOff);
+        }
         let wire = &mut self.session.wire;
         if let Err(failure) = body::send(wire, self.parcel.mime, self.timeouts).await {
             if failure.uncertain {
-                return Err(Stop::Rest((Verdict::Uncertain, ours("the final dot", &failure.error))));
+                self.stage = Stage::Dot;
+                return Err(Stop::Rest(Verdict::Uncertain, ours("the final dot", &failure.error)));
             }
             // A server that hangs up in the middle has often said why.
-            let judgement = match wire.reply(Instant::now() + self.timeouts.quit).await {
+            let (verdict, reply) = match wire.reply(Instant::now() + self.timeouts.quit).await {
                 Ok(reply) if reply.code >= 400 => (refusal(reply.code), reply.to_reply()),
                 _ => (Verdict::Temporary, ours("the mail's text", &failure.error)),
             };
-            return Err(Stop::Rest(judgement));
+            return Err(Stop::Rest(verdict, reply));
         }
+        self.stage = Stage::Dot;
         match wire.reply(Instant::now() + self.timeouts.final_dot).await {
-            Err(error) => Err(Stop::Rest((Verdict::Uncertain, ours("the final dot", &error)))),
-            Ok(reply) if reply.closes() => Err(Stop::Rest((Verdict::Temporary, reply.to_reply()))),
-            Ok(reply) if reply.is_intermediate() => Err(Stop::Rest((Verdict::Temporary, reply.to_reply()))),
+            Err(error) => Err(Stop::Rest(Verdict::Uncertain, ours("the final dot", &error))),
+            Ok(reply) if reply.closes() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),
+            Ok(reply) if reply.is_intermediate() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),
             Ok(reply) => {
                 let verdict = if reply.is_positive() { Verdict::Accepted } else { refusal(reply.code) };
                 self.fill(verdict, &reply);
@@ -237,7 +268,7 @@ impl<'a> Transaction<'a> {
     fn expect_silence(&self) -> Result<(), Stop> {
         if self.session.wire.has_leftovers() {
             let why = Reply::ours_with(4, 5, 0, "the server sent a reply that nothing had asked for");
-            return Err(Stop::Rest((Verdict::Temporary, why)));
+            return Err(Stop::Rest(Verdict::Temporary, why));
         }
         Ok(())
     }
@@ -250,18 +281,18 @@ impl<'a> Transaction<'a> {
         wait: Duration,
     ) -> Result<RawReply, Stop> {
         let deadline = self.deadline.min(Instant::now() + wait);
-        let lost = |error: &WireError| Stop::Rest((Verdict::Temporary, ours(stage, error)));
+        let lost = |error: &WireError| Stop::Rest(Verdict::Temporary, ours(stage, error));
         if !self.pipelined {
             let written = self.session.wire.write(command().to_string().as_bytes(), deadline).await;
             written.map_err(|failure| lost(&failure.error))?;
         }
         let reply = self.session.wire.reply(deadline).await.map_err(|error| lost(&error))?;
-        if reply.closes() { Err(Stop::Rest((Verdict::Temporary, reply.to_reply()))) } else { Ok(reply) }
+        if reply.closes() { Err(Stop::Rest(Verdict::Temporary, reply.to_reply())) } else { Ok(reply) }
     }
 
     fn fill(&mut self, verdict: Verdict, reply: &RawReply) {
         for fate in self.fates.iter_mut().filter(|fate| fate.is_none()) {
-            *fate = Some((verdict, reply.to_reply()));
+            *fate = Some(Judgement::new(verdict, self.stage, reply.to_reply()));
         }
     }
 }
@@ -282,5 +313,5 @@ fn ours(stage: &str, error: &WireError) -> Reply {
 /// No reply to MAIL.
 fn silence(stage: &str, error: &WireError) -> Stop {
     let reply = ours(stage, error);
-    if error.is_hangup() { Stop::HungUp(reply) } else { Stop::Rest((Verdict::Temporary, reply)) }
+    if error.is_hangup() { Stop::HungUp(reply) } else { Stop::Rest(Verdict::Temporary, reply) }
 }

@@ -138,6 +138,12 @@ impl Wire {
         self.reply(deadline).await
     }
 
+    /// Reads until the other side has closed the connection, however much it still says.
+    pub async fn end(&mut self) -> Result<(), WireError> {
+        while self.link.read(&mut self.buffer[..]).await? > 0 {}
+        Ok(())
+    }
+
     /// Whether the connection is open and silent. Costs a system call and never waits.
     pub fn is_quiet(&mut self) -> bool {
         !self.has_leftovers() && self.link.read(&mut [0; 1]).now_or_never().is_none()
@@ -172,6 +178,59 @@ impl AsyncWrite for Link {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::net::TcpListener;
+    use tokio::runtime::Runtime;
+
+    use super::*;
+    use crate::smtp::mangled;
+
+    /// A connection and its other end.
+    async fn pair() -> (Wire, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (Wire::new(Link::Plain(near.unwrap())), far.unwrap().0)
+    }
+
+    /// Reads to the end of what a server says; answers the replies and why there are no more.
+    async fn listen(pieces: Vec<Vec<u8>>) -> (Vec<RawReply>, WireError) {
+        let (mut wire, mut far) = pair().await;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let listening = async {
+            let mut replies = Vec::new();
+            loop {
+                match wire.reply(deadline).await {
+                    Ok(reply) => replies.push(reply),
+                    Err(error) => return (replies, error),
+                }
+            }
+        };
+        let saying = async {
+            for piece in pieces {
+                // It may have heard enough.
+                let _ = far.write_all(&piece).await;
+                tokio::task::yield_now().await;
+            }
+            let _ = far.shutdown().await;
+        };
+        tokio::join!(listening, saying).0
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn a_mangled_stream_comes_to_an_end(pieces in mangled::pieces()) {
+            let octets = pieces.concat().len();
+            let (replies, end) = Runtime::new().unwrap().block_on(listen(pieces));
+            prop_assert!(replies.len() <= octets / 4);
+            prop_assert!(matches!(end, WireError::Closed | WireError::Garbled(_)), "{end}");
         }
     }
 }

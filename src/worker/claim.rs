@@ -1,15 +1,20 @@
 //! Takes what is due, as much as there is room for, and starts a task for each mail.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::hands::InLane;
 use super::mail::{self, Loaded};
-use super::{Parts, deliver, give_back};
+use super::permits::{self, in_stream};
+use super::rooms::{self, Situation};
+use super::{Parts, deliver, give_back, suspects};
 use crate::db::DbError;
 use crate::db::lanes::{self, ReadyLane};
+use crate::db::limits::{self, StreamKey, Wish};
 use crate::db::queue::{self, Claimed, Room};
 
 /// What a claim brought.
@@ -23,23 +28,53 @@ pub(super) enum Took {
     NoRoom,
 }
 
-/// Lanes looked at in one claim.
+/// Lanes of a stream looked at in one claim.
 const LANES: i64 = 512;
-/// Rows of one lane that a claim takes at least, if there is room: a round trip for one mail each is too dear.
-const LEAST: usize = 8;
-/// A lane that is this urgent may use every hand; one with a higher number leaves a quarter of them for it.
-const URGENT: i16 = 10;
 /// How often the bound of a lane in use is raised, past the rows that have left it.
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
+/// How long a lane is left to the workers that have all of its connections.
+const LEAVE: Duration = Duration::from_secs(1);
+
 /// What the claimer remembers from one claim to the next.
 #[derive(Debug)]
 pub(super) struct Memory {
     settled: Instant,
+    /// Lanes of which others have all that is allowed, and since when.
+    full: HashMap<i64, Instant>,
+    /// When lanes that ran out of turns are open again.
+    opens_at: BTreeSet<DateTime<Utc>>,
+    /// Limited lanes that had less than their limits allowed.
+    emptied: Vec<i64>,
+    /// Whether others may have what they did not use.
+    is_unused: bool,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { settled: Instant::now() }
+        Self {
+            settled: Instant::now(),
+            full: HashMap::new(),
+            opens_at: BTreeSet::new(),
+            emptied: Vec::new(),
+            is_unused: false,
+        }
+    }
+}
+
+impl Memory {
+    /// How long it takes until a throttled lane is worth another look.
+    pub(super) fn until_open(&self, now: DateTime<Utc>) -> Option<Duration> {
+        self.opens_at.first().map(|at| (*at - now).to_std().unwrap_or_default())
+    }
+
+    /// Forgets what is open by now.
+    fn look(&mut self, now: DateTime<Utc>) {
+        self.opens_at.retain(|at| *at > now);
+    }
+
+    fn skipped(&mut self) -> Vec<i64> {
+        self.full.retain(|_, since| since.elapsed() < LEAVE);
+        self.full.keys().copied().collect()
     }
 }
 
@@ -49,16 +84,29 @@ pub(super) async fn some(parts: &Arc<Parts>, memory: &mut Memory) -> Result<Took
         // Not to be claimed under: the next heartbeat confirms this id or brings another.
         return Ok(Took::Nothing);
     };
+    permits::give_back(parts).await?;
     if parts.hands.free() == 0 {
         return Ok(Took::NoRoom);
     }
     let now = parts.clock.now();
-    let ready = lanes::ready(&parts.db, now, LANES).await?;
-    let rooms = rooms(parts, ready);
+    memory.look(now);
+    // Before the lanes: what failed and was let go of has closed its lane by then, and is not claimed for once more.
+    let (in_hand, free) = (parts.hands.by_lane(), parts.hands.free());
+    let ready = lanes::ready(&parts.db, now, LANES, &memory.skipped()).await?;
+    let ready: Vec<Arc<ReadyLane>> = ready.into_iter().map(Arc::new).collect();
+    let lanes = ready.iter().map(|lane| lane.id).chain(in_hand.keys().copied());
+    let situation = Situation {
+        capacity: parts.settings.concurrency,
+        free,
+        connections: parts.settings.connections,
+        recent: &parts.pace.of(lanes, now),
+        in_hand: &in_hand,
+    };
+    let rooms = rooms::divide(&ready, &situation);
     if rooms.is_empty() {
         return Ok(Took::Nothing);
     }
-    let claimed = match queue::claim(&parts.db, worker, &rooms, now).await {
+    let claimed = match claim(parts, memory, worker, &rooms, now).await {
         Ok(claimed) => claimed,
         Err(error) => {
             // It may have been committed all the same.
@@ -67,49 +115,91 @@ pub(super) async fn some(parts: &Arc<Parts>, memory: &mut Memory) -> Result<Took
         }
     };
     let is_nothing = claimed.is_empty();
-    settle(parts, memory, &rooms, &claimed).await;
-    let loaded = load(parts, parts.hands.take(claimed)).await;
-    Ok(if is_nothing || !loaded { Took::Nothing } else { Took::Rows })
+    let emptied = emptied(memory, &rooms, &claimed);
+    let lanes: Vec<Arc<ReadyLane>> = rooms.into_iter().map(|(lane, _)| lane).collect();
+    let taken = suspects::set_aside(parts, parts.hands.take(claimed, &lanes));
+    // At the same time: nobody waits for a lane to be settled.
+    let (loaded, ()) = tokio::join!(Box::pin(load(parts, taken)), settle(parts, &emptied));
+    let is_over = is_nothing && !std::mem::take(&mut memory.is_unused);
+    Ok(if is_over || !loaded { Took::Nothing } else { Took::Rows })
 }
 
-/// Shares the free hands among the lanes: the most urgent first, then those that have least in hand already, so that
-/// slow destinations do not take what the others leave.
-fn rooms(parts: &Parts, ready: Vec<ReadyLane>) -> Vec<Room> {
-    let capacity = parts.settings.concurrency;
-    let mut free = parts.hands.free();
-    let share = (free / ready.len().max(1)).max(LEAST);
-    let mut lanes: Vec<(usize, ReadyLane)> =
-        ready.into_iter().map(|lane| (parts.hands.of_lane(lane.id), lane)).collect();
-    lanes.sort_by_key(|(in_hand, lane)| (lane.priority, *in_hand));
-    let mut rooms = Vec::with_capacity(lanes.len());
-    for (in_hand, lane) in lanes {
-        let is_mx = lane.route == "mx";
-        let limit = if is_mx { parts.settings.lane_concurrency } else { capacity };
-        // The last quarter is for what is urgent; the last eighth for destinations that have nothing in hand yet.
-        let urgent = if lane.priority > URGENT { capacity / 4 } else { 0 };
-        let newcomers = if is_mx && in_hand > 0 { capacity / 8 } else { 0 };
-        let rows = limit.saturating_sub(in_hand).min(free.saturating_sub(urgent.max(newcomers))).min(share);
-        if rows > 0 {
-            free -= rows;
-            rooms.push(Room { lane: lane.id, rows: i32::try_from(rows).unwrap_or(i32::MAX), from: lane.ready_at });
-        }
+/// Claims from the lanes that have no limits, and then from those that have.
+async fn claim(
+    parts: &Parts,
+    memory: &mut Memory,
+    worker: Uuid,
+    rooms: &[(Arc<ReadyLane>, usize)],
+    now: DateTime<Utc>,
+) -> Result<Vec<Claimed>, DbError> {
+    let (limited, free): (Vec<_>, Vec<_>) = rooms.iter().partition(|(lane, _)| lane.is_limited());
+    let free: Vec<Room> = free.into_iter().map(room).collect();
+    let mut claimed = if free.is_empty() { Vec::new() } else { queue::claim(&parts.db, worker, &free, now).await? };
+    if limited.is_empty() {
+        return Ok(claimed);
     }
-    rooms
+    let in_hand = parts.hands.by_lane();
+    let wishes: Vec<Wish> = limited.into_iter().map(|room| wish(parts, &in_hand, room)).collect();
+    match Box::pin(limits::claim(&parts.db, worker, &wishes, now)).await {
+        Ok(granted) => {
+            memory.opens_at.extend(granted.opens_at);
+            memory.emptied = granted.emptied;
+            memory.is_unused = granted.is_unused;
+            memory.full.extend(granted.full.iter().map(|lane| (*lane, Instant::now())));
+            parts.permits.add(&granted.connections, granted.in_flight);
+            claimed.extend(granted.claimed);
+            Ok(claimed)
+        }
+        // What the others gave must not be lost with it.
+        Err(error) if !claimed.is_empty() => {
+            tracing::warn!(%error, "could not claim from lanes that are limited; trying again");
+            parts.suspect.notify_one();
+            Ok(claimed)
+        }
+        Err(error) => Err(error),
+    }
 }
 
-/// Lanes that counted as ready and had nothing are asked again only when they do. From time to time those in use are
-/// brought up to date too.
-async fn settle(parts: &Parts, memory: &mut Memory, rooms: &[Room], claimed: &[Claimed]) {
-    let in_use: HashSet<i64> = claimed.iter().map(|row| row.lane_id).collect();
+fn room((lane, rows): &(Arc<ReadyLane>, usize)) -> Room {
+    Room { lane: lane.id, rows: i32::try_from(*rows).unwrap_or(i32::MAX), from: lane.ready_at }
+}
+
+fn wish(parts: &Parts, in_hand: &HashMap<i64, InLane>, wanted: &(Arc<ReadyLane>, usize)) -> Wish {
+    let lane = &wanted.0;
+    let stream: StreamKey = (lane.tenant_id, lane.stream.clone());
+    Wish {
+        room: room(wanted),
+        is_stream_limited: lane.is_stream_limited(),
+        in_hand: in_hand.get(&lane.id).map_or(0, InLane::mails),
+        open: parts.sender.open_connections(lane.id),
+        stream_in_hand: in_stream(in_hand, &stream),
+        stream,
+    }
+}
+
+/// Lanes that had less than there was room for: they are asked again only when they have something. From time to time
+/// those in use are brought up to date too.
+fn emptied(memory: &mut Memory, rooms: &[(Arc<ReadyLane>, usize)], claimed: &[Claimed]) -> Vec<i64> {
+    let mut taken = HashMap::<i64, usize>::new();
+    for row in claimed {
+        *taken.entry(row.lane_id).or_default() += 1;
+    }
     let is_time = memory.settled.elapsed() >= SETTLE_EVERY;
     if is_time {
         memory.settled = Instant::now();
     }
-    let lanes: Vec<i64> = rooms.iter().map(|room| room.lane).filter(|lane| is_time || !in_use.contains(lane)).collect();
+    let of_limited = std::mem::take(&mut memory.emptied);
+    let is_empty = |lane: &ReadyLane, rows: usize| {
+        if lane.is_limited() { of_limited.contains(&lane.id) } else { taken.get(&lane.id).copied().unwrap_or(0) < rows }
+    };
+    rooms.iter().filter(|(lane, rows)| is_time || is_empty(lane, *rows)).map(|(lane, _)| lane.id).collect()
+}
+
+async fn settle(parts: &Parts, lanes: &[i64]) {
     if lanes.is_empty() {
         return;
     }
-    if let Err(error) = lanes::settle(&parts.db, &lanes).await {
+    if let Err(error) = lanes::settle(&parts.db, lanes).await {
         tracing::debug!(%error, "could not settle lanes; they are asked again");
     }
 }
@@ -122,7 +212,7 @@ async fn load(parts: &Arc<Parts>, claimed: Vec<Claimed>) -> bool {
     }
     match mail::load(&parts.db, &claimed).await {
         Ok(loaded) => {
-            start(parts, loaded);
+            start(parts, loaded).await;
             true
         }
         Err(error) if error.is_passing() => {
@@ -148,25 +238,74 @@ async fn load_one_by_one(parts: &Arc<Parts>, claimed: Vec<Claimed>) {
         by_message.entry(row.message_id).or_default().push(row);
     }
     for claimed in by_message.into_values() {
-        match mail::load(&parts.db, &claimed).await {
-            Ok(loaded) => start(parts, loaded),
-            Err(error) if error.is_passing() => give_back::release(&parts.db, &parts.hands, claimed).await,
-            Err(error) => {
-                let reason = format!("held: what is stored of the message cannot be read: {error}");
-                give_back::hold(&parts.db, &parts.hands, claimed, &reason).await;
-            }
+        if let Some(loaded) = mail::load_one(parts, claimed).await {
+            start(parts, loaded).await;
         }
     }
 }
 
-fn start(parts: &Arc<Parts>, Loaded { mails, orphans }: Loaded) {
+async fn start(parts: &Arc<Parts>, loaded: Loaded) {
+    let Loaded { mails, orphans } = apart(parts, loaded).await;
     for mail in mails {
         parts.tasks.spawn(deliver::run(parts.clone(), mail));
     }
     if !orphans.is_empty() {
         let parts = parts.clone();
         parts.tasks.clone().spawn(async move {
-            give_back::hold(&parts.db, &parts.hands, orphans, "held: its message is not stored").await;
+            give_back::hold(&parts.db, &parts.hands, orphans, give_back::NOT_STORED).await;
         });
+    }
+}
+
+/// Puts recipients whose domain has got a lane of its own into that, where they wait for their turn.
+async fn apart(parts: &Parts, mut loaded: Loaded) -> Loaded {
+    let is_shared = |row: &Claimed| parts.hands.lane(row.lane_id).is_some_and(|lane| lane.is_shared());
+    if !loaded.mails.iter().flat_map(|mail| &mail.claimed).any(is_shared) {
+        return loaded;
+    }
+    let splits = match parts.splits.current().await {
+        Ok(splits) if !splits.is_empty() => splits,
+        Ok(_) => return loaded,
+        Err(error) => {
+            tracing::debug!(%error, "could not ask which domains have lanes of their own");
+            return loaded;
+        }
+    };
+    let mut moves = Vec::new();
+    for mail in &mut loaded.mails {
+        let own_lane = |row: &Claimed| {
+            let lane = parts.hands.lane(row.lane_id).filter(|lane| lane.is_shared())?;
+            let domain = mail.message.address(row.recipient_id).ok()?.domain().to_owned();
+            splits.get(&(lane.tenant_id, lane.stream.clone(), lane.route.clone(), domain)).copied()
+        };
+        let (apart, together): (Vec<_>, Vec<_>) = std::mem::take(&mut mail.claimed)
+            .into_iter()
+            .map(|row| (own_lane(&row), row))
+            .partition(|(own, _)| own.is_some());
+        mail.claimed = together.into_iter().map(|(_, row)| row).collect();
+        moves.extend(apart.into_iter().filter_map(|(own, row)| Some((row, own?))));
+    }
+    loaded.mails.retain(|mail| !mail.claimed.is_empty());
+    if !moves.is_empty() {
+        give_back::into_lanes(&parts.db, &parts.hands, moves).await;
+    }
+    loaded
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    #[test]
+    fn each_lane_that_opens_is_waited_for_however_often_it_is_looked_before() {
+        let at = |millis| DateTime::UNIX_EPOCH + TimeDelta::milliseconds(millis);
+        let mut memory = Memory::default();
+        memory.opens_at.extend([at(500), at(200)]);
+        for (now, wait) in [(0, Some(200)), (100, Some(100)), (200, Some(300)), (500, None)] {
+            memory.look(at(now));
+            assert_eq!(memory.until_open(at(now)), wait.map(Duration::from_millis));
+        }
     }
 }

@@ -1,12 +1,14 @@
 //! Commits outcomes in batches, and keeps at it while the database is away: an outcome that was lost would mean a
 //! second copy of a mail.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
 use super::give_back;
 use super::hands::Hands;
+use super::learn::Learner;
 use crate::clock::SharedClock;
 use crate::db::queue::{self, Finished};
 use crate::db::{Db, DbError};
@@ -30,11 +32,17 @@ pub(super) struct Completer {
 
 impl Completer {
     /// Starts the writers; they end when the completer is dropped.
-    pub(super) fn start(db: &Db, clock: &SharedClock, hands: &Hands, tasks: &TaskTracker) -> Self {
+    pub(super) fn start(learner: Learner, tasks: &TaskTracker) -> Self {
+        let learner = Arc::new(learner);
         let (sender, receiver) = async_channel::unbounded();
         for _ in 0..WRITERS {
-            let writer =
-                Writer { db: db.clone(), clock: clock.clone(), hands: hands.clone(), receiver: receiver.clone() };
+            let writer = Writer {
+                db: learner.db.clone(),
+                clock: learner.clock.clone(),
+                hands: learner.hands.clone(),
+                learner: learner.clone(),
+                receiver: receiver.clone(),
+            };
             tasks.spawn(writer.run());
         }
         Self { sender }
@@ -51,6 +59,7 @@ struct Writer {
     db: Db,
     clock: SharedClock,
     hands: Hands,
+    learner: Arc<Learner>,
     receiver: async_channel::Receiver<Vec<Finished>>,
 }
 
@@ -63,6 +72,8 @@ impl Writer {
             }
             let recorded = self.commit(&mut batch).await;
             if recorded {
+                // Before anything is let go: the next claim knows it.
+                self.learner.learn(&batch).await;
                 let newer = self.hands.let_go(batch.iter().map(|finished| &finished.claimed));
                 give_back::release(&self.db, &self.hands, newer).await;
             }

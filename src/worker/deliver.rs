@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use tokio::sync::SemaphorePermit;
 
+use super::last_word::LastWord;
 use super::mail::Mail;
 use super::{Parts, give_back, kibibytes};
 use crate::db::drafts::DraftError;
@@ -17,8 +18,8 @@ use crate::db::queue::{Claimed, Finished};
 use crate::domain::address::Address;
 use crate::domain::delivery::{Status, Transition};
 use crate::domain::id::MessageId;
-use crate::domain::outcome::{OnUncertain, Outcome, Peer, Reply, Verdict};
-use crate::domain::retry::Attempt;
+use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
+use crate::domain::retry::{Attempt, Policy};
 use crate::smtp::{Envelope, NotBegun, Route};
 
 /// A mail that is ready to go.
@@ -40,6 +41,7 @@ struct Start {
 /// Delivers a mail and completes each of its claimed recipients, whatever happens.
 pub(super) async fn run(parts: Arc<Parts>, mail: Mail) {
     let start = Start { at: parts.clock.now(), clock: Instant::now() };
+    parts.policies.refresh(&parts.db, start.at).await;
     let (late, in_time): (Vec<Claimed>, Vec<Claimed>) =
         mail.claimed.iter().cloned().partition(|claimed| start.at >= deadline(&parts, &mail, claimed));
     if !late.is_empty() {
@@ -67,7 +69,7 @@ pub(super) async fn run(parts: Arc<Parts>, mail: Mail) {
     };
     let Prepared { from, mime, recipients, _memory } = prepared;
     // Each route completes its own recipients: a slow server must not keep another's answer from being recorded.
-    join_all(routes(&parts, recipients).into_iter().map(|(route, recipients)| {
+    join_all(routes(&parts, &mail, &from, recipients).into_iter().map(|(route, recipients)| {
         let (claimed, to): (Vec<Claimed>, Vec<Address>) = recipients.into_iter().unzip();
         let envelope = Envelope { from: Some(from.clone()), to };
         along(&parts, &mail, route, envelope, claimed, &mime, start)
@@ -98,16 +100,9 @@ async fn along(
     mime: &[u8],
     start: Start,
 ) {
-    // Asked when a session is at hand, maybe long after the claim: others may have taken over, time may have run out.
-    let go = || {
-        let now = parts.clock.now();
-        claimed.iter().all(|row| {
-            let mut row = row.clone();
-            parts.hands.refresh(&mut row);
-            parts.identity.holds(row.lease) && now < deadline(parts, mail, &row)
-        })
-    };
-    let sent = AssertUnwindSafe(parts.sender.send_if(&route, &envelope, mime, &go)).catch_unwind().await;
+    let watch = LastWord { parts, mail, claimed: &claimed };
+    let terms = parts.terms(&claimed, &watch);
+    let sent = AssertUnwindSafe(parts.sender.send_if(&route, &envelope, mime, &terms)).catch_unwind().await;
     let outcomes = match sent {
         Ok(Ok(outcomes)) => outcomes,
         Ok(Err(NotBegun(why))) => {
@@ -116,6 +111,7 @@ async fn along(
         }
         Err(_) => vec![ours(PANICKED, start); claimed.len()],
     };
+    parts.policies.refresh(&parts.db, parts.clock.now()).await;
     let finished =
         claimed.into_iter().zip(outcomes).map(|(claimed, outcome)| judge(parts, mail, claimed, outcome, start.at));
     parts.completer.complete(finished.collect());
@@ -128,10 +124,21 @@ fn permits(parts: &Parts, mail: &Mail) -> u32 {
     u32::try_from(kibibytes(octets).min(kibibytes(parts.settings.memory))).unwrap_or(u32::MAX)
 }
 
-/// Everything through the relay where there is one; else domain by domain.
-fn routes(parts: &Parts, recipients: Vec<(Claimed, Address)>) -> Vec<(Route, Vec<(Claimed, Address)>)> {
-    if parts.sender.has_relay() {
-        return vec![(Route::Relay, recipients)];
+/// By today's table, whatever route the rows were put in a lane for: through the relays of a route lane by lane, since each
+/// has limits of its own, or domain by domain.
+fn routes(
+    parts: &Parts,
+    mail: &Mail,
+    from: &Address,
+    recipients: Vec<(Claimed, Address)>,
+) -> Vec<(Route, Vec<(Claimed, Address)>)> {
+    let route = parts.settings.routes.of(&mail.message.row.stream, from.domain());
+    if !route.is_mx() {
+        let mut by_lane = BTreeMap::<i64, Vec<(Claimed, Address)>>::new();
+        for (claimed, address) in recipients {
+            by_lane.entry(claimed.lane_id).or_default().push((claimed, address));
+        }
+        return by_lane.into_values().map(|recipients| (Route::Relay(route.clone()), recipients)).collect();
     }
     let mut by_domain = BTreeMap::<String, Vec<(Claimed, Address)>>::new();
     for (claimed, address) in recipients {
@@ -154,6 +161,8 @@ fn ours(reason: &str, start: Start) -> Outcome {
         reply: Reply::ours(reason),
         peer: Peer::default(),
         duration: start.clock.elapsed(),
+        // Nothing that the destination could be blamed for.
+        stage: Stage::Data,
     }
 }
 
@@ -161,9 +170,9 @@ fn judge(parts: &Parts, mail: &Mail, claimed: Claimed, outcome: Outcome, started
     let attempt = Attempt {
         number: u32::try_from(claimed.attempts).unwrap_or(0) + 1,
         deadline: deadline(parts, mail, &claimed),
-        on_uncertain: mail.message.row.on_uncertain.parse().unwrap_or(OnUncertain::Retry),
+        on_uncertain: mail.on_uncertain(),
     };
-    let transition = outcome.next(&attempt, &parts.settings.policy, parts.clock.now(), rand::random());
+    let transition = outcome.next(&attempt, &policy(parts, mail), parts.clock.now(), rand::random());
     tracing::debug!(
         message = %MessageId(claimed.message_id),
         attempt = attempt.number,
@@ -174,8 +183,19 @@ fn judge(parts: &Parts, mail: &Mail, claimed: Claimed, outcome: Outcome, started
     Finished { claimed, outcome: Some(outcome), transition, started_at }
 }
 
-fn deadline(parts: &Parts, mail: &Mail, claimed: &Claimed) -> DateTime<Utc> {
-    parts.settings.policy.deadline(claimed.first_due_at, mail.message.row.expires_at)
+/// After this no attempt begins.
+pub(super) fn deadline(parts: &Parts, mail: &Mail, claimed: &Claimed) -> DateTime<Utc> {
+    policy(parts, mail).deadline(claimed.first_due_at, mail.message.row.expires_at)
+}
+
+fn policy(parts: &Parts, mail: &Mail) -> Arc<Policy> {
+    parts.policies.of(mail.message.row.tenant_id, &mail.message.row.stream)
+}
+
+/// Completes recipients whose time has run out where they waited.
+pub(super) fn expire(parts: &Parts, claimed: Vec<Claimed>) {
+    let now = parts.clock.now();
+    parts.completer.complete(claimed.into_iter().map(|claimed| expired(claimed, now)).collect());
 }
 
 fn expired(claimed: Claimed, started_at: DateTime<Utc>) -> Finished {

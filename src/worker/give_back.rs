@@ -2,21 +2,33 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::hands::Hands;
 use crate::db::Db;
 use crate::db::queue::{self, Claimed};
+use crate::db::splits;
 
 /// Between two tries, and before the first where the database was the reason: what is free again at once would be
 /// claimed again at once.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// Frees them without an attempt.
-pub(super) async fn release(db: &Db, hands: &Hands, mut claimed: Vec<Claimed>) {
+pub(super) async fn release(db: &Db, hands: &Hands, claimed: Vec<Claimed>) {
+    free(db, hands, claimed, None).await;
+}
+
+/// The same, and nobody is to take them before `until`.
+pub(super) async fn put_off(db: &Db, hands: &Hands, claimed: Vec<Claimed>, until: DateTime<Utc>) {
+    free(db, hands, claimed, Some(until)).await;
+}
+
+async fn free(db: &Db, hands: &Hands, mut claimed: Vec<Claimed>, until: Option<DateTime<Utc>>) {
     while !claimed.is_empty() {
         for row in &mut claimed {
             hands.refresh(row);
         }
-        match queue::release(db, &claimed).await {
+        match queue::free(db, &claimed, until).await {
             Ok(()) => claimed = hands.let_go(claimed.iter()),
             Err(error) => {
                 tracing::debug!(%error, "could not give back what was claimed");
@@ -26,8 +38,30 @@ pub(super) async fn release(db: &Db, hands: &Hands, mut claimed: Vec<Claimed>) {
     }
 }
 
+/// Frees them without an attempt, each into another lane.
+pub(super) async fn into_lanes(db: &Db, hands: &Hands, mut moves: Vec<(Claimed, i64)>) {
+    for (row, _) in &mut moves {
+        hands.refresh(row);
+    }
+    let done = splits::move_to_lane(db, &moves).await;
+    let rows: Vec<Claimed> = moves.into_iter().map(|(row, _)| row).collect();
+    match done {
+        Ok(()) => release(db, hands, hands.let_go(rows.iter())).await,
+        Err(error) => {
+            tracing::debug!(%error, "could not put recipients into lanes of their own; giving them back");
+            release(db, hands, rows).await;
+        }
+    }
+}
+
+/// Why recipients are held whose message is not there.
+pub(super) const NOT_STORED: &str = "held: its message is not stored";
+
 /// Holds them for an operator, with the reason.
 pub(super) async fn hold(db: &Db, hands: &Hands, mut claimed: Vec<Claimed>, reason: &str) {
+    if claimed.is_empty() {
+        return;
+    }
     tracing::error!(rows = claimed.len(), reason, "recipients are held for an operator");
     while !claimed.is_empty() {
         for row in &mut claimed {

@@ -5,11 +5,13 @@
 //! next it does under the newer one ([`Hands::refresh`]).
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::db::lanes::ReadyLane;
 use crate::db::queue::Claimed;
 
 /// What is held, and a signal when some of it is let go.
@@ -20,19 +22,45 @@ pub(super) struct Hands(Arc<Inner>);
 struct Inner {
     capacity: usize,
     held: Mutex<Held>,
+    /// For the one that claims.
     freed: Notify,
+    /// For tasks that wait for certain rows.
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Held {
     /// The newest claim of each.
     claims: HashMap<(Uuid, Uuid), Claimed>,
-    by_lane: HashMap<i64, usize>,
+    by_lane: HashMap<i64, InLane>,
+}
+
+/// What is in hand of a lane.
+#[derive(Debug, Clone, Default)]
+pub(super) struct InLane {
+    /// Recipients.
+    pub rows: usize,
+    /// Mails, and how many recipients each has in hand.
+    mails: HashMap<Uuid, usize>,
+    /// The lane as it was when last claimed from; none where it was closed.
+    pub lane: Option<Arc<ReadyLane>>,
+}
+
+impl InLane {
+    /// Mails, each of which takes one connection at a time.
+    pub(super) fn mails(&self) -> usize {
+        self.mails.len()
+    }
+
+    /// Those mails.
+    pub(super) fn messages(&self) -> impl Iterator<Item = Uuid> {
+        self.mails.keys().copied()
+    }
 }
 
 impl Hands {
     pub(super) fn new(capacity: usize) -> Self {
-        Self(Arc::new(Inner { capacity, held: Mutex::default(), freed: Notify::new() }))
+        Self(Arc::new(Inner { capacity, held: Mutex::default(), freed: Notify::new(), changed: Notify::new() }))
     }
 
     /// How many more may be taken.
@@ -49,9 +77,14 @@ impl Hands {
         self.len() == 0
     }
 
-    /// How many of a lane are in hand.
-    pub(super) fn of_lane(&self, lane: i64) -> usize {
-        self.held(|held| held.by_lane.get(&lane).copied().unwrap_or(0))
+    /// What is in hand, lane by lane.
+    pub(super) fn by_lane(&self) -> HashMap<i64, InLane> {
+        self.held(|held| held.by_lane.clone())
+    }
+
+    /// A lane of which something is in hand, as it was when last claimed from.
+    pub(super) fn lane(&self, id: i64) -> Option<Arc<ReadyLane>> {
+        self.held(|held| held.by_lane.get(&id)?.lane.clone())
     }
 
     /// Whether this recipient is in hand, under whichever claim.
@@ -59,17 +92,16 @@ impl Hands {
         self.held(|held| held.claims.contains_key(&row.key()))
     }
 
-    /// Takes what was claimed. Answers what no task has yet.
-    pub(super) fn take(&self, claimed: Vec<Claimed>) -> Vec<Claimed> {
+    /// Takes what was claimed from these lanes. Answers what no task has yet.
+    pub(super) fn take(&self, claimed: Vec<Claimed>, lanes: &[Arc<ReadyLane>]) -> Vec<Claimed> {
         self.held(|held| {
-            let is_new = |row: &Claimed| {
-                let is_new = held.claims.insert(row.key(), row.clone()).is_none();
-                if is_new {
-                    *held.by_lane.entry(row.lane_id).or_default() += 1;
+            let new: Vec<Claimed> = claimed.into_iter().filter(|row| held.add(row)).collect();
+            for lane in lanes {
+                if let Some(in_lane) = held.by_lane.get_mut(&lane.id) {
+                    in_lane.lane = Some(lane.clone());
                 }
-                is_new
-            };
-            claimed.into_iter().filter(is_new).collect()
+            }
+            new
         })
     }
 
@@ -97,7 +129,21 @@ impl Hands {
             newer
         });
         self.0.freed.notify_one();
+        self.0.changed.notify_waiters();
         newer
+    }
+
+    /// Waits until none of these is in hand any more.
+    pub(super) async fn gone(&self, rows: &[Claimed]) {
+        loop {
+            let mut changed = pin!(self.0.changed.notified());
+            // Before the look, so that nothing is missed in between.
+            changed.as_mut().enable();
+            if !rows.iter().any(|row| self.has(row)) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Waits until some were let go since this was last awaited.
@@ -111,13 +157,38 @@ impl Hands {
 }
 
 impl Held {
-    fn remove(&mut self, row: &Claimed) {
-        self.claims.remove(&row.key());
-        if let Some(count) = self.by_lane.get_mut(&row.lane_id) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_lane.remove(&row.lane_id);
+    /// Answers whether it was not in hand before.
+    fn add(&mut self, row: &Claimed) -> bool {
+        let newer = row.clone();
+        match self.claims.insert(row.key(), newer) {
+            None => {
+                let in_lane = self.by_lane.entry(row.lane_id).or_default();
+                in_lane.rows += 1;
+                *in_lane.mails.entry(row.message_id).or_default() += 1;
+                true
             }
+            Some(older) => {
+                // It may have been moved to another lane meanwhile: it stays counted where it was, until it is let go.
+                if let Some(claim) = self.claims.get_mut(&row.key()) {
+                    claim.lane_id = older.lane_id;
+                }
+                false
+            }
+        }
+    }
+
+    fn remove(&mut self, row: &Claimed) {
+        let Some(claim) = self.claims.remove(&row.key()) else { return };
+        let Some(in_lane) = self.by_lane.get_mut(&claim.lane_id) else { return };
+        in_lane.rows -= 1;
+        if let Some(left) = in_lane.mails.get_mut(&claim.message_id) {
+            *left -= 1;
+            if *left == 0 {
+                in_lane.mails.remove(&claim.message_id);
+            }
+        }
+        if in_lane.rows == 0 {
+            self.by_lane.remove(&claim.lane_id);
         }
     }
 }
@@ -135,21 +206,26 @@ mod tests {
             tenant_id: Uuid::nil(),
             lane_id,
             attempts: 0,
+            crashes: 0,
             first_due_at: DateTime::UNIX_EPOCH,
             lease: Uuid::nil(),
             claims,
         }
     }
 
+    fn of_lane(hands: &Hands, lane: i64) -> usize {
+        hands.by_lane().get(&lane).map_or(0, |in_lane| in_lane.rows)
+    }
+
     #[test]
     fn what_is_taken_is_counted_until_let_go_and_only_once() {
         let hands = Hands::new(3);
         let rows = [claimed(1, 1, 1), claimed(2, 1, 1), claimed(3, 2, 1)];
-        assert_eq!(hands.take(rows.to_vec()).len(), 3);
-        assert_eq!((hands.free(), hands.of_lane(1), hands.of_lane(2)), (0, 2, 1));
+        assert_eq!(hands.take(rows.to_vec(), &[]).len(), 3);
+        assert_eq!((hands.free(), of_lane(&hands, 1), of_lane(&hands, 2)), (0, 2, 1));
         assert!(hands.let_go(rows[1..].iter()).is_empty());
         assert!(hands.let_go(rows[1..].iter()).is_empty());
-        assert_eq!((hands.free(), hands.of_lane(1), hands.of_lane(2)), (2, 1, 0));
+        assert_eq!((hands.free(), of_lane(&hands, 1), of_lane(&hands, 2)), (2, 1, 0));
         assert!(hands.has(&rows[0]) && !hands.has(&rows[1]));
     }
 
@@ -157,8 +233,8 @@ mod tests {
     fn a_second_claim_starts_no_second_task_and_is_not_forgotten_with_the_first() {
         let hands = Hands::new(3);
         let (mut first, second) = (claimed(1, 1, 1), claimed(1, 1, 2));
-        hands.take(vec![first.clone()]);
-        assert!(hands.take(vec![second.clone()]).is_empty());
+        hands.take(vec![first.clone()], &[]);
+        assert!(hands.take(vec![second.clone()], &[]).is_empty());
         assert_eq!(hands.let_go([&first].into_iter()).len(), 1, "the newer claim has to be given back");
         assert_eq!(hands.len(), 1);
         hands.refresh(&mut first);

@@ -3,10 +3,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use crate::clock::Uptime;
 use crate::db::{self, Db, DbError};
 
 /// The id, and when it was last confirmed.
@@ -22,7 +24,7 @@ pub(super) struct Identity {
 struct State {
     id: Uuid,
     /// Taken before the heartbeat was sent, so that we think ourselves dead before others do.
-    confirmed: Instant,
+    confirmed: Uptime,
 }
 
 impl Identity {
@@ -59,7 +61,7 @@ impl Identity {
     /// Says that we are alive; takes a new id where we were declared dead.
     pub(super) async fn beat(&self, db: &Db) -> Result<(), DbError> {
         let State { id, .. } = self.state();
-        let asked = Instant::now();
+        let asked = Uptime::now();
         let state = if db::workers::heartbeat(db, id).await? {
             State { id, confirmed: asked }
         } else {
@@ -71,8 +73,8 @@ impl Identity {
     }
 
     /// Gives everything back and leaves.
-    pub(super) async fn deregister(&self, db: &Db) -> Result<(), DbError> {
-        db::workers::deregister(db, self.state().id).await
+    pub(super) async fn deregister(&self, db: &Db, now: DateTime<Utc>) -> Result<(), DbError> {
+        db::workers::deregister(db, self.state().id, now).await
     }
 
     fn state(&self) -> State {
@@ -82,7 +84,7 @@ impl Identity {
 
 async fn new_worker(db: &Db) -> Result<State, DbError> {
     let id = Uuid::now_v7();
-    let confirmed = Instant::now();
+    let confirmed = Uptime::now();
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "unknown".into());
     db::workers::register(db, id, &host, i32::try_from(std::process::id()).unwrap_or(i32::MAX)).await?;
     Ok(State { id, confirmed })

@@ -4,11 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
+use super::{Parts, give_back};
 use crate::db::drafts::{self, DraftError, Stored};
 use crate::db::queue::Claimed;
 use crate::db::{Db, DbError};
 use crate::domain::address::Address;
 use crate::domain::id::TenantId;
+use crate::domain::outcome::OnUncertain;
 
 /// One message and those of its recipients that were claimed.
 #[derive(Debug)]
@@ -45,7 +47,25 @@ pub(super) async fn load(db: &Db, claimed: &[Claimed]) -> Result<Loaded, DbError
     Ok(Loaded { mails, orphans: by_message.into_values().flatten().collect() })
 }
 
+/// The same for one message. Where it cannot be loaded now it is given back, where it never can be it is held.
+pub(super) async fn load_one(parts: &Parts, claimed: Vec<Claimed>) -> Option<Loaded> {
+    match load(&parts.db, &claimed).await {
+        Ok(loaded) => return Some(loaded),
+        Err(error) if error.is_passing() => give_back::release(&parts.db, &parts.hands, claimed).await,
+        Err(error) => {
+            let reason = format!("held: what is stored of the message cannot be read: {error}");
+            give_back::hold(&parts.db, &parts.hands, claimed, &reason).await;
+        }
+    }
+    None
+}
+
 impl Mail {
+    /// What the sender wants where nobody knows whether the mail arrived.
+    pub(super) fn on_uncertain(&self) -> OnUncertain {
+        self.message.row.on_uncertain.parse().unwrap_or_default()
+    }
+
     /// The claimed recipients with their addresses, in the order of the request.
     pub(super) fn recipients(&self) -> Result<Vec<(Claimed, Address)>, DraftError> {
         let mut claimed: Vec<&Claimed> = self.claimed.iter().collect();

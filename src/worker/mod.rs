@@ -6,21 +6,31 @@
 //!
 //! No transaction is open while a mail is being sent: a claim leases recipients to this worker and commits; an
 //! outcome is committed afterwards and counts only while the lease still stands. `heartbeat` keeps the leases,
-//! `reap` frees those of workers that died, `recover` finds what a lost answer hid, `wake` tells when there is something to do.
+//! `reap` frees those of workers that died, `suspects` finds out what they died of, `recover` finds what a lost answer hid,
+//! `wake` tells when there is something to do, `expire` ends what waits in closed lanes beyond its time. `rooms` divides the
+//! hands among the lanes, `permits` holds what was granted of shared limits, `learn` makes of outcomes what is known of destinations.
 
 mod claim;
 mod complete;
 mod deliver;
+mod expire;
 mod give_back;
 mod hands;
 mod heartbeat;
 mod identity;
+mod last_word;
+mod learn;
 mod mail;
+mod pace;
+mod permits;
+mod policies;
 mod reap;
 mod recover;
+mod rooms;
+mod suspects;
 mod wake;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -30,26 +40,36 @@ use tokio_util::task::TaskTracker;
 use crate::clock::SharedClock;
 use crate::db::{Db, DbError};
 use crate::domain::retry::Policy;
+use crate::domain::routing::RouteTable;
 use crate::smtp;
 
+use crate::db::splits::Splits;
 use claim::{Memory, Took};
 use complete::Completer;
+use expire::Places;
 use hands::Hands;
 use identity::Identity;
+use learn::Learner;
+use pace::Pace;
+use permits::Permits;
+use policies::Policies;
+use suspects::Suspects;
 
 /// How a worker behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Recipients in hand at one time.
     pub concurrency: usize,
-    /// Of those, at most so many of one lane that goes to a domain's own servers.
-    pub lane_concurrency: usize,
+    /// Connections of this process to one destination.
+    pub connections: usize,
     /// Octets that large mails may take up in memory at one time.
     pub memory: u64,
     /// How long a worker may be silent before others take over what it had.
     pub lease: Duration,
-    /// When to try again, and when to give up.
+    /// When to try again, and when to give up, where a stream does not say otherwise.
     pub policy: Policy,
+    /// Which way mail goes.
+    pub routes: RouteTable,
     /// On shutdown, how long mails that are being sent may take.
     pub grace: Duration,
 }
@@ -62,8 +82,14 @@ struct Parts {
     sender: Arc<smtp::Sender>,
     settings: Settings,
     identity: Identity,
+    policies: Policies,
     hands: Hands,
+    suspects: Suspects,
     completer: Completer,
+    pace: Arc<Pace>,
+    permits: Permits,
+    splits: Arc<Splits>,
+    places: Places,
     /// Kibibytes that large mails may still take up.
     memory: tokio::sync::Semaphore,
     wake: Arc<Notify>,
@@ -94,8 +120,24 @@ impl Worker {
     ) -> Result<Self, DbError> {
         let tasks = TaskTracker::new();
         let hands = Hands::new(settings.concurrency);
+        let (pace, splits) = (Arc::new(Pace::default()), Arc::new(Splits::new(db.clone())));
+        let learner = Learner {
+            db: db.clone(),
+            clock: clock.clone(),
+            hands: hands.clone(),
+            pace: pace.clone(),
+            splits: splits.clone(),
+            wake: wake.clone(),
+            known: Mutex::default(),
+        };
         let parts = Parts {
-            completer: Completer::start(&db, &clock, &hands, &tasks),
+            completer: Completer::start(learner, &tasks),
+            policies: Policies::load(&db, settings.policy.clone(), clock.now()).await?,
+            suspects: Suspects::new(settings.concurrency),
+            pace,
+            permits: Permits::default(),
+            splits,
+            places: Places::default(),
             identity: Identity::register(&db, settings.lease).await?,
             memory: tokio::sync::Semaphore::new(kibibytes(settings.memory)),
             db,
@@ -118,12 +160,13 @@ impl Worker {
         chores.spawn(stop.clone().run_until_cancelled_owned(recover::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(reap::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(wake::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(expire::run(self.parts.clone())));
         chores.close();
         let mut memory = Memory::default();
         while !stop.is_cancelled() {
             let pause = match claim::some(&self.parts, &mut memory).await {
                 Ok(Took::Rows) => continue,
-                Ok(Took::Nothing) => POLL,
+                Ok(Took::Nothing) => memory.until_open(self.parts.clock.now()).map_or(POLL, |wait| wait.min(POLL)),
                 Ok(Took::NoRoom) => FULL_POLL,
                 Err(error) => {
                     tracing::warn!(%error, "could not claim; trying again");
@@ -132,7 +175,7 @@ impl Worker {
             };
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.parts.wake.notified(), if pause == POLL => {}
+                () = self.parts.wake.notified(), if pause != FULL_POLL => {}
                 () = self.parts.hands.freed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
@@ -145,10 +188,14 @@ impl Worker {
     /// Works until nothing is due and nothing in hand. What is due later stays where it is.
     pub async fn drain(&self) -> Result<(), DbError> {
         let mut memory = Memory::default();
+        Box::pin(expire::once(&self.parts)).await?;
         loop {
-            match claim::some(&self.parts, &mut memory).await? {
+            // Before the claim: what is given back while it looks may be due again.
+            let were_empty = self.parts.hands.are_empty();
+            match Box::pin(claim::some(&self.parts, &mut memory)).await? {
                 Took::Rows => {}
-                Took::Nothing if self.parts.hands.are_empty() => return Ok(()),
+                Took::Nothing if were_empty => return Ok(()),
+                Took::Nothing if self.parts.hands.are_empty() => {}
                 Took::Nothing | Took::NoRoom => self.parts.hands.freed().await,
             }
         }
@@ -167,7 +214,7 @@ impl Worker {
         }
         self.parts.identity.leave();
         self.parts.sender.close().await;
-        if let Err(error) = self.parts.identity.deregister(&self.parts.db).await {
+        if let Err(error) = self.parts.identity.deregister(&self.parts.db, self.parts.clock.now()).await {
             tracing::warn!(%error, "could not sign off; others take over when the lease ends");
         }
     }

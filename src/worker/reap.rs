@@ -2,9 +2,10 @@
 //! one bad message cannot stop the queue.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Parts;
+use crate::clock::Uptime;
 use crate::db::DbError;
 use crate::db::workers::{self, Reaped};
 
@@ -12,15 +13,15 @@ pub(super) async fn run(parts: Arc<Parts>) {
     let lease = parts.settings.lease;
     let mut ticks = tokio::time::interval((lease / 6).max(Duration::from_millis(100)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut fresh_since = Instant::now();
-    let mut looked = Instant::now();
+    let mut fresh_since = Uptime::now();
+    let mut looked = Uptime::now();
     loop {
         ticks.tick().await;
-        // A look that took long may have slept through an outage.
+        // A look that took long may have slept through an outage, and a machine that slept was deaf.
         if !parts.identity.is_fresh() || looked.elapsed() > lease / 2 {
-            fresh_since = Instant::now();
+            fresh_since = Uptime::now();
         }
-        looked = Instant::now();
+        looked = Uptime::now();
         // When the database was away nobody could send heartbeats: let everyone speak before judging.
         if fresh_since.elapsed() < lease {
             continue;
@@ -31,6 +32,7 @@ pub(super) async fn run(parts: Arc<Parts>) {
                     workers = reaped.workers,
                     freed = reaped.freed,
                     held = reaped.held,
+                    uncertain = reaped.uncertain,
                     "took over from workers that have not been heard of"
                 );
                 parts.wake.notify_one();

@@ -1,24 +1,33 @@
 //! Listens for other processes that announce new messages.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Parts;
-use crate::db::wake;
+use crate::db::{DbError, wake};
 
 /// Between two tries to listen. Meanwhile the poll finds what is due.
 const PAUSE: Duration = Duration::from_secs(2);
 
+/// After so much silence we ask whether there is still somebody to hear.
+const SILENCE: Duration = Duration::from_secs(10);
+
 pub(super) async fn run(parts: Arc<Parts>) {
     loop {
-        match wake::listen(&parts.db).await {
-            Ok(mut listener) => {
-                while listener.recv().await.is_ok() {
-                    parts.wake.notify_one();
-                }
-            }
-            Err(error) => tracing::debug!(%error, "could not listen for new messages; the poll finds them"),
-        }
+        let Err(error) = listen(&parts).await;
+        tracing::debug!(%error, "cannot listen for new messages; the poll finds them");
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn listen(parts: &Parts) -> Result<Infallible, DbError> {
+    let mut listener = wake::listen(&parts.db).await?;
+    loop {
+        if listener.heard(SILENCE).await? {
+            parts.wake.notify_one();
+        } else {
+            listener.check(&parts.db).await?;
+        }
     }
 }

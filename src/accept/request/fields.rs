@@ -7,6 +7,7 @@ use serde_json_borrow::Value;
 use super::pointer::{Pointer, SHOWN, cut};
 use super::walk::Node;
 use crate::domain::fault::{Code, Faults};
+use crate::domain::limits::Change;
 
 /// Notes that a name stands twice in an object.
 pub fn duplicate(at: &Pointer<'_>, name: &str, faults: &mut Faults) {
@@ -56,6 +57,16 @@ impl<'p, 'v> Fields<'p, 'v> {
         match std::mem::take(value) {
             Value::Null => None,
             value => Some(Node { value, at: Pointer::Field(self.at, name) }),
+        }
+    }
+
+    /// Takes a field that may change something: missing leaves it as it is, `null` takes it away.
+    pub fn change<T>(&mut self, name: &'static str, read: impl FnOnce(Node<'p, 'v>) -> Option<T>) -> Change<T> {
+        debug_assert!(self.known.contains(&name), "{name} is read but not in the list of known fields");
+        let Some((_, value)) = self.entries.iter_mut().find(|(key, _)| key == name) else { return Change::Keep };
+        match std::mem::take(value) {
+            Value::Null => Change::Clear,
+            value => read(Node { value, at: Pointer::Field(self.at, name) }).map_or(Change::Keep, Change::Set),
         }
     }
 

@@ -20,12 +20,15 @@ pub mod fields;
 pub mod headers;
 pub mod json;
 pub mod key;
+pub mod lane;
 pub mod metadata;
+pub mod pause;
 pub mod pointer;
 pub mod reschedule;
 pub mod schedule;
 pub mod schema;
 pub mod send;
+pub mod stream;
 pub mod tags;
 pub mod walk;
 

@@ -103,7 +103,8 @@ fn refuse_template(node: Option<Node<'_, '_>>, faults: &mut Faults) -> bool {
     true
 }
 
-fn stream<'v>(node: Option<Node<'_, 'v>>, streams: &[String], faults: &mut Faults) -> Cow<'v, str> {
+/// A stream's name, one of `streams`; the default one where it is missing.
+pub fn stream<'v>(node: Option<Node<'_, 'v>>, streams: &[String], faults: &mut Faults) -> Cow<'v, str> {
     let Some(node) = node else { return DEFAULT_STREAM.into() };
     let at = node.at;
     let Some(name) = node.string(faults) else { return DEFAULT_STREAM.into() };

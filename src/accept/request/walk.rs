@@ -6,11 +6,13 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use serde_json_borrow::Value;
 
 use super::fields::duplicate;
 use super::pointer::Pointer;
+use crate::config;
 use crate::domain::fault::{Code, Faults};
 
 /// One value and where it stands.
@@ -48,6 +50,56 @@ impl<'v> Node<'_, 'v> {
         }
         self.wrong_type("a string", faults);
         None
+    }
+
+    /// A whole number within `range`, in the type of its column.
+    pub fn whole<T: TryFrom<u64>>(self, range: RangeInclusive<u64>, faults: &mut Faults) -> Option<T> {
+        let Value::Number(number) = self.value else {
+            self.wrong_type("a number", faults);
+            return None;
+        };
+        let value = number.as_u64().filter(|value| range.contains(value)).and_then(|value| T::try_from(value).ok());
+        if value.is_none() {
+            let message = format_args!("must be a whole number from {} to {}", range.start(), range.end());
+            self.at.fault(faults, Code::InvalidValue, message);
+        }
+        value
+    }
+
+    /// A number within `range`.
+    pub fn number(self, range: RangeInclusive<f64>, faults: &mut Faults) -> Option<f64> {
+        let Value::Number(number) = self.value else {
+            self.wrong_type("a number", faults);
+            return None;
+        };
+        let value = number.as_f64().filter(|value| range.contains(value));
+        if value.is_none() {
+            let message = format_args!("must be a number from {} to {}", range.start(), range.end());
+            self.at.fault(faults, Code::InvalidValue, message);
+        }
+        value
+    }
+
+    /// Whole seconds within `range`, as a number or as a duration such as `90s`, `5m` or `1h30m`.
+    pub fn seconds(self, range: RangeInclusive<Duration>, faults: &mut Faults) -> Option<i32> {
+        let at = self.at;
+        let duration = match self.value {
+            Value::Number(number) => number.as_u64().map(Duration::from_secs),
+            Value::Str(text) => config::duration(&text),
+            _ => {
+                self.wrong_type("a duration such as \"5m\", or seconds", faults);
+                return None;
+            }
+        };
+        let whole = duration.filter(|time| range.contains(time) && time.subsec_nanos() == 0);
+        let seconds = whole.and_then(|time| i32::try_from(time.as_secs()).ok());
+        if seconds.is_none() {
+            let (least, most) = (config::duration_text(*range.start()), config::duration_text(*range.end()));
+            let message =
+                format_args!("must be a duration such as 90s, 5m or 1h30m, or seconds, from {least} to {most}");
+            at.fault(faults, Code::InvalidValue, message);
+        }
+        seconds
     }
 
     /// A text for a body: any line ends, but no NUL, which Postgres text cannot hold.

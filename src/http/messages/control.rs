@@ -129,7 +129,8 @@ pub async fn reschedule(
 /// Try a message now
 ///
 /// Deferred and held recipients are due at once, also those that are `uncertain` with `on_uncertain: hold`. Others stay
-/// as they are.
+/// as they are: one that a worker has in hand is being tried already (409 `in_flight` where there is no other). Where a
+/// destination counts as unreachable, it is probed at once; what an operator has paused stays paused.
 #[utoipa::path(
     post, path = "/v1/messages/{id}/retry", tag = "messages", operation_id = "retry_message",
     params(("id" = String, Path, description = "The message's id")),
@@ -138,7 +139,7 @@ pub async fn reschedule(
         (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "Nothing of it is deferred or held", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Nothing of it is deferred or held, or a worker has it in hand", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -152,15 +153,22 @@ pub async fn retry(
     let message = owned(&api, &caller, id).await?;
     let mut due = control::retry(&api.db, caller.tenant(), id, now).await?.len();
     due += requeue_uncertain(&api, &caller, id, &message).await?;
+    let message = state(&api, &caller, id).await?;
     if due == 0 {
-        return Err(ApiError::Conflict {
-            code: "nothing_to_retry",
-            detail: "No recipient of this message is deferred or held.".into(),
-            retry_after: None,
-        });
+        return Err(nothing_to_retry(&message));
     }
     api.acceptor.wake();
-    state(&api, &caller, id).await.map(Json)
+    Ok(Json(message))
+}
+
+fn nothing_to_retry(message: &MessageState) -> ApiError {
+    let in_flight = message.recipients.iter().any(|recipient| recipient.status == Status::Sending);
+    let (code, detail) = if in_flight {
+        ("in_flight", "A worker has this message in hand: it is being tried now.")
+    } else {
+        ("nothing_to_retry", "No recipient of this message is deferred or held.")
+    };
+    ApiError::Conflict { code, detail: detail.into(), retry_after: None }
 }
 
 async fn requeue_uncertain(api: &Api, caller: &Caller, id: MessageId, message: &Message) -> Result<usize, ApiError> {
@@ -168,9 +176,11 @@ async fn requeue_uncertain(api: &Api, caller: &Caller, id: MessageId, message: &
         return Ok(0);
     }
     let mut back = Vec::new();
+    let domain_of = |address: &str| address.rsplit_once('@').map_or("", |(_, domain)| domain).to_owned();
+    let from = domain_of(&message.from.email);
     for recipient in message.recipients.iter().filter(|recipient| recipient.status == Status::Uncertain) {
-        let domain = recipient.address.rsplit_once('@').map_or("", |(_, domain)| domain);
-        let lane_id = api.acceptor.lane(caller.tenant(), &message.stream, domain).await?;
+        let to = domain_of(&recipient.address);
+        let lane_id = api.acceptor.lane(caller.tenant(), &message.stream, &from, &to).await?;
         back.push(Requeued { recipient_id: recipient.id.0, lane_id });
     }
     if back.is_empty() {

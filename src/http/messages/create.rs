@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::plan::{self, Plan};
 use super::view::Accepted;
 use crate::accept::request::schema::SendRequest;
 use crate::accept::request::{self, Context};
@@ -30,10 +31,15 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// `GET /v1/messages/{id}` tells how far it is.
 #[utoipa::path(
     post, path = "/v1/messages", tag = "messages", operation_id = "send_message",
-    params(("Idempotency-Key" = Option<String>, Header,
-            description = "1–256 characters. The same key and body get the first answer again, with `Idempotent-Replayed: true`.")),
+    params(
+        ("Idempotency-Key" = Option<String>, Header,
+         description = "1–256 characters. The same key and body get the first answer again, with `Idempotent-Replayed: true`. Ignored in a dry run."),
+        ("dry_run" = Option<bool>, Query,
+         description = "With `true` nothing is stored or sent: the answer is 200 with the plan. What is not valid is refused as ever."),
+    ),
     request_body = SendRequest,
     responses(
+        (status = 200, description = "A dry run: what would become of the message", body = Plan),
         (status = 202, description = "The message is committed and will be delivered", body = Accepted,
          headers(("Location" = String, description = "Where the message's status is"))),
         (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
@@ -50,13 +56,21 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 pub async fn create(
     State(api): State<Api>,
     caller: Caller,
-    params: Params,
+    mut params: Params,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Send)?;
+    let dry_run = params.read("dry_run", "Give `true` or `false`.", |word| word.parse::<bool>().ok());
     params.finish()?;
     let read = api.bodies.json(&headers, body).await?;
+    if dry_run == Some(true) {
+        let message = parse(&api, caller.tenant(), read.octets).await?;
+        caller.may_send_from(message.from.address.domain())?;
+        // The plan asks for room of its own; who holds some must not wait for more.
+        drop(read.permit);
+        return plan::of(&api, caller.tenant(), message).await;
+    }
     let idempotency = idempotency::of(&headers, &read.octets)?;
     if let Some(first) = replayed(&api, caller.tenant(), idempotency.as_ref()).await? {
         return replay(&api, caller.tenant(), first).await;

@@ -2,7 +2,9 @@
 
 pub(super) mod control;
 pub(super) mod create;
+pub(super) mod explain;
 pub(super) mod list;
+mod plan;
 pub(super) mod raw;
 pub(super) mod read;
 mod view;

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::db::events::EventRow;
 use crate::db::messages::{MessageRow, RecipientRow};
 use crate::domain::delivery::{MessageStatus, Status};
+use crate::domain::explain::Said;
 use crate::domain::id::{MessageId, RecipientId};
 use crate::domain::message::NewMessage;
 
@@ -191,29 +192,11 @@ pub struct Recipient {
     /// Why it waits for an operator, where it does.
     pub held: Option<String>,
     /// What the other side last said.
-    pub response: Option<ReplyView>,
+    pub response: Option<Said>,
     /// Host last spoken to.
     pub mx: Option<String>,
     /// TLS version and cipher last used; null for plain text.
     pub tls: Option<String>,
-}
-
-/// What the other side said.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-#[schema(as = Response)]
-pub struct ReplyView {
-    /// Three digits; null where there was no reply and the text is ours.
-    pub code: Option<i16>,
-    /// The enhanced code (RFC 3463).
-    pub enhanced: Option<String>,
-    /// The text of all lines.
-    pub text: String,
-}
-
-impl ReplyView {
-    fn of(code: Option<i16>, enhanced: Option<String>, text: Option<String>) -> Option<Self> {
-        text.map(|text| Self { code, enhanced, text })
-    }
 }
 
 impl Message {
@@ -253,7 +236,7 @@ impl Recipient {
             next_attempt_at: row.next_attempt_at,
             finished_at: row.finished_at,
             held: row.held,
-            response: ReplyView::of(row.response_code, row.response_enhanced, row.response_text),
+            response: Said::of(row.response_code, row.response_enhanced, row.response_text),
             mx: row.mx,
             tls: row.tls,
         }
@@ -295,7 +278,7 @@ pub struct EventData {
     /// 1 for the first attempt; null where none was made.
     pub attempt: Option<i16>,
     /// What the other side said.
-    pub response: Option<ReplyView>,
+    pub response: Option<Said>,
     /// Host spoken to.
     pub mx: Option<String>,
     /// Address spoken to.
@@ -322,7 +305,7 @@ impl Event {
                 tags: message.tags.clone(),
                 metadata: message.metadata.clone(),
                 attempt: row.attempt,
-                response: ReplyView::of(row.response_code, row.response_enhanced, row.response_text),
+                response: Said::of(row.response_code, row.response_enhanced, row.response_text),
                 mx: row.mx,
                 ip: row.ip,
                 tls: row.tls,

@@ -1,0 +1,47 @@
+//! What the API tells of the sending side, out of the same configuration that the workers have.
+
+use crate::config::Config;
+use crate::domain::routing::RouteName;
+use crate::http::{Delivery, RelayView, Way};
+use crate::smtp::Relay;
+
+use super::routes;
+
+/// The routes with their relays, the limits and the retries, as configured.
+pub(super) fn told(config: &Config) -> anyhow::Result<Delivery> {
+    let asked = config.delivery.tls_ascii();
+    Ok(Delivery {
+        table: routes::table(config),
+        ways: ways(config)?,
+        mx_tls: asked.into_iter().map(|(domain, mode)| (domain, mode.as_str().to_owned())).collect(),
+        connections: config.delivery.connections,
+        mails_per_connection: config.delivery.mails_per_connection,
+        policy: config.delivery.retry_policy(),
+        lease: config.delivery.lease,
+    })
+}
+
+/// Every route that mail may take.
+fn ways(config: &Config) -> anyhow::Result<Vec<Way>> {
+    let mut ways = Vec::new();
+    match routes::default_relay(config)? {
+        Some(relay) => ways.push(Way { route: RouteName::Relay, relays: vec![view(&relay)] }),
+        None => ways.push(direct()),
+    }
+    if config.relay_url.is_some() && config.routes.values().any(crate::config::Route::is_direct) {
+        ways.push(direct());
+    }
+    let named = routes::relays(config)?.into_iter();
+    ways.extend(
+        named.map(|(name, relays)| Way { route: RouteName::Named(name), relays: relays.iter().map(view).collect() }),
+    );
+    Ok(ways)
+}
+
+fn direct() -> Way {
+    Way { route: RouteName::Mx, relays: Vec::new() }
+}
+
+fn view(relay: &Relay) -> RelayView {
+    RelayView { host: relay.host.clone(), port: relay.port, tls: relay.tls.of_relay().to_owned() }
+}

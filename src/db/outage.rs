@@ -1,0 +1,239 @@
+//! Whether the database is there, so that a call need not find out by waiting.
+//!
+//! A call that hears nothing for a while, while no other call is answered either, makes one task knock with a
+//! connection of its own. Where that is not answered, everything under way is given up and every new call fails at
+//! once, until the knocking is answered: then all go on, on fresh connections. Requests get their 503 within
+//! [`Watch::PATIENCE`] of the time limit, nothing piles up, and an outage ends a moment after its cause.
+
+use std::fmt::{self, Display};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use sqlx::Connection as _;
+use tokio::sync::watch;
+
+use super::error::{FULL, code};
+use super::pool::Pool;
+
+/// What is wrong with the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// It cannot be reached, is starting or stopping, or does not answer.
+    Gone,
+    /// It takes no more connections.
+    Full,
+    /// It takes no writes, as after a failover.
+    ReadOnly,
+    /// It did not answer this call in time.
+    Slow,
+}
+
+/// Why no call is answered.
+#[derive(Debug, Clone)]
+pub struct Outage {
+    /// What is wrong.
+    pub trouble: Trouble,
+    /// The same in the database's or the system's words.
+    detail: Arc<str>,
+}
+
+impl Outage {
+    pub(super) fn new(trouble: Trouble, detail: impl Display) -> Self {
+        Self { trouble, detail: detail.to_string().into() }
+    }
+}
+
+impl Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+/// Why a call was given up.
+#[derive(Debug)]
+pub(super) enum GivenUp {
+    /// Its time was over.
+    TimedOut,
+    /// The database is not there.
+    Away(Outage),
+}
+
+/// Watches over every call of one [`super::Db`].
+#[derive(Debug)]
+pub(super) struct Watch {
+    pool: Pool,
+    /// For how long a new connection may take.
+    patience: Duration,
+    /// After how much silence we first knock.
+    doubt: Duration,
+    /// Calls that were answered so far.
+    answers: AtomicU64,
+    is_knocking: AtomicBool,
+    away: watch::Sender<Option<Outage>>,
+    /// What the last knock was told, where the database was there and sent it away.
+    refusal: Mutex<Option<(Instant, Outage)>>,
+}
+
+impl Watch {
+    /// Of the time limit: how long a call waits for a connection, and a knock for its answer.
+    pub(super) const PATIENCE: f64 = 0.4;
+    /// Of the time limit: how long a silence is none.
+    const DOUBT: f64 = 0.05;
+    /// Between two knocks while the database is away.
+    const PAUSE: Duration = Duration::from_millis(250);
+
+    pub(super) fn new(pool: Pool, limit: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            pool,
+            patience: limit.mul_f64(Self::PATIENCE),
+            doubt: limit.mul_f64(Self::DOUBT),
+            answers: AtomicU64::new(0),
+            is_knocking: AtomicBool::new(false),
+            away: watch::Sender::new(None),
+            refusal: Mutex::default(),
+        })
+    }
+
+    /// Runs one call: to its end, until its time is over, or until the database is found to be away.
+    pub(super) async fn over<T>(
+        self: &Arc<Self>,
+        limit: Duration,
+        mut work: impl Future<Output = Result<T, sqlx::Error>> + Unpin,
+    ) -> Result<Result<T, sqlx::Error>, GivenUp> {
+        let mut away = self.away.subscribe();
+        if let Some(outage) = away.borrow_and_update().clone() {
+            return Err(GivenUp::Away(outage));
+        }
+        let (begun, at_begin) = (Instant::now(), self.answers());
+        let (mut heard, mut doubt) = (at_begin, self.doubt);
+        loop {
+            let left = limit.saturating_sub(begun.elapsed());
+            tokio::select! {
+                biased;
+                result = &mut work => {
+                    self.learn(&result, at_begin);
+                    return Ok(result);
+                }
+                _ = away.changed() => {
+                    if let Some(outage) = away.borrow_and_update().clone() {
+                        return Err(GivenUp::Away(outage));
+                    }
+                }
+                () = tokio::time::sleep(doubt.min(left)) => {
+                    let answers = self.answers();
+                    if left <= doubt {
+                        self.renew_if_silent_since(at_begin);
+                        return Err(GivenUp::TimedOut);
+                    }
+                    if answers == heard {
+                        self.suspect();
+                    }
+                    (heard, doubt) = (answers, doubt * 2);
+                }
+            }
+        }
+    }
+
+    /// Why there was no connection to be had, if the last knock was told.
+    pub(super) fn refusal(&self) -> Option<Outage> {
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        refusal.as_ref().filter(|(at, _)| at.elapsed() < 2 * self.patience).map(|(_, outage)| outage.clone())
+    }
+
+    fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    fn learn<T>(self: &Arc<Self>, result: &Result<T, sqlx::Error>, at_begin: u64) {
+        match result {
+            Err(sqlx::Error::PoolTimedOut) => {
+                self.suspect();
+                self.renew_if_silent_since(at_begin);
+            }
+            Err(error) if is_gone(error) => self.suspect(),
+            _ => drop(self.answers.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// A call has waited in vain, and nobody else was answered meanwhile: these connections are dead, though new ones
+    /// may not be (a router that forgot them, for example).
+    fn renew_if_silent_since(&self, at_begin: u64) {
+        if self.answers() == at_begin {
+            self.pool.renew();
+        }
+    }
+
+    /// Starts knocking, unless that is being done.
+    fn suspect(self: &Arc<Self>) {
+        if !self.is_knocking.swap(true, Ordering::AcqRel) {
+            tokio::spawn(knock(Arc::downgrade(self)));
+        }
+    }
+
+    /// Knocks once. Answers whether the database is there.
+    async fn is_there(&self) -> bool {
+        let knocked = tokio::time::timeout(self.patience, self.pool.connect()).await;
+        let outage = match knocked {
+            Ok(Ok(connection)) => {
+                tokio::spawn(tokio::time::timeout(self.patience, connection.close()));
+                None
+            }
+            Ok(Err(error)) => {
+                let trouble = if is_full(&error) { Trouble::Full } else { Trouble::Gone };
+                Some((is_gone(&error), Outage::new(trouble, error)))
+            }
+            Err(_) => {
+                let detail = format!("no answer to a new connection within {} ms", self.patience.as_millis());
+                Some((true, Outage::new(Trouble::Gone, detail)))
+            }
+        };
+        let is_gone = outage.as_ref().is_some_and(|(is_gone, _)| *is_gone);
+        let outage = outage.map(|(_, outage)| outage);
+        self.tell(outage.clone().filter(|_| is_gone));
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = outage.map(|outage| (Instant::now(), outage));
+        !is_gone
+    }
+
+    /// Lets every call know.
+    fn tell(&self, outage: Option<Outage>) {
+        let was_away = self.away.borrow().is_some();
+        match (&outage, was_away) {
+            // Whoever never heard it is told by the call that failed.
+            (Some(outage), false) if self.answers() > 0 => tracing::warn!(%outage, "the database is away"),
+            (None, true) => {
+                tracing::warn!("the database is back");
+                self.pool.renew();
+            }
+            _ => {}
+        }
+        if outage.is_some() || was_away {
+            self.away.send_replace(outage);
+        }
+    }
+}
+
+async fn knock(watch: Weak<Watch>) {
+    while let Some(watch) = watch.upgrade() {
+        if watch.is_there().await {
+            watch.is_knocking.store(false, Ordering::Release);
+            return;
+        }
+        drop(watch);
+        tokio::time::sleep(Watch::PAUSE).await;
+    }
+}
+
+/// Whether the error says that nobody is there to ask, rather than what he answered.
+fn is_gone(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => true,
+        // Shut down, crashed, starting.
+        _ => code(error).is_some_and(|code| code.starts_with("57P0")),
+    }
+}
+
+fn is_full(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == FULL)
+}

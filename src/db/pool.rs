@@ -1,0 +1,133 @@
+//! Connections that can all be exchanged for fresh ones, while the service runs.
+//!
+//! sqlx waits for ever for a connection whose peer has gone silent: after a call was given up it asks the connection
+//! whether it still works, and until the kernel gives up too (a quarter of an hour) its place is taken. So a pool that
+//! may hold such connections is left behind, with whatever still runs in it, and a new one takes its place.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{
+    ConnectOptions as _, Describe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlStr, Transaction,
+};
+
+/// A server that stays read-only must not see us reconnect for every call.
+const SETTLES: Duration = Duration::from_secs(1);
+/// How long what still runs in a pool that was left behind may take: longer than any call.
+const LAST_CALLS: Duration = Duration::from_mins(3);
+
+/// The pool of the moment; statements run on it as they do on sqlx's own.
+#[derive(Debug, Clone)]
+pub(super) struct Pool(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    connection: PgConnectOptions,
+    options: PgPoolOptions,
+    current: RwLock<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    pool: PgPool,
+    since: Instant,
+}
+
+impl Pool {
+    /// Opens nothing yet.
+    pub(super) fn new(connection: PgConnectOptions, options: PgPoolOptions) -> Self {
+        let current = Current { pool: options.clone().connect_lazy_with(connection.clone()), since: Instant::now() };
+        Self(Arc::new(Inner { connection, options, current: RwLock::new(current) }))
+    }
+
+    fn current(&self) -> PgPool {
+        self.0.current.read().unwrap_or_else(PoisonError::into_inner).pool.clone()
+    }
+
+    /// Begins a transaction.
+    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, Error> {
+        self.current().begin().await
+    }
+
+    /// A connection, to be given back by dropping it.
+    pub(super) async fn acquire(&self) -> Result<PoolConnection<Postgres>, Error> {
+        self.current().acquire().await
+    }
+
+    /// A connection outside of the pool. Has no time limit of its own.
+    pub(super) async fn connect(&self) -> Result<PgConnection, Error> {
+        self.0.connection.connect().await
+    }
+
+    /// A pool of one, for a connection that is kept for as long as the service runs.
+    pub(super) fn single(&self) -> PgPool {
+        self.0.options.clone().max_connections(1).max_lifetime(None).connect_lazy_with(self.0.connection.clone())
+    }
+
+    /// From now on calls get fresh connections. What runs on the old ones is not disturbed.
+    pub(super) fn renew(&self) {
+        self.renew_older_than(Duration::ZERO);
+    }
+
+    /// The same, unless that was just done.
+    pub(super) fn renew_unless_fresh(&self) {
+        self.renew_older_than(SETTLES);
+    }
+
+    fn renew_older_than(&self, age: Duration) {
+        let old = {
+            let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
+            if current.since.elapsed() < age || current.pool.is_closed() {
+                return;
+            }
+            current.since = Instant::now();
+            let fresh = self.0.options.clone().connect_lazy_with(self.0.connection.clone());
+            std::mem::replace(&mut current.pool, fresh)
+        };
+        tracing::warn!(left_behind = old.size(), "opening fresh connections to the database");
+        tokio::spawn(async move { tokio::time::timeout(LAST_CALLS, old.close()).await });
+    }
+
+    /// Closes every connection once it is idle.
+    pub(super) async fn close(&self) {
+        self.current().close().await;
+    }
+}
+
+impl<'p> Executor<'p> for &'_ Pool {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, Error>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        (&self.current()).fetch_many(query)
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, Error>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        (&self.current()).fetch_optional(query)
+    }
+
+    fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, Result<PgStatement, Error>>
+    where
+        'p: 'e,
+    {
+        (&self.current()).prepare_with(sql, parameters)
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, Error>>
+    where
+        'p: 'e,
+    {
+        (&self.current()).describe(sql)
+    }
+}

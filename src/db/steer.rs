@@ -1,0 +1,112 @@
+//! What an operator may do to a lane: limit it, stop it, let it go, have it try at once.
+
+use chrono::{DateTime, Utc};
+
+use super::{Db, DbError};
+use crate::domain::id::{LaneId, TenantId};
+use crate::domain::limits::{LaneChange, LaneLimits};
+
+/// Which lane is meant, before it may exist.
+#[derive(Debug, Clone, Copy)]
+pub struct LaneKey<'a> {
+    /// In which stream.
+    pub stream: &'a str,
+    /// `mx`, `relay` or `relay:NAME`.
+    pub route: &'a str,
+    /// Destination domain; `*` for all that goes through a relay.
+    pub domain: &'a str,
+}
+
+/// Gives a lane exactly these limits, and makes it where it is missing. Answers its id and whether it was made; `None`
+/// where there is no such stream.
+pub async fn put(
+    db: &Db,
+    tenant: TenantId,
+    key: LaneKey<'_>,
+    limits: &LaneLimits,
+) -> Result<Option<(LaneId, bool)>, DbError> {
+    let query = sqlx::query!(
+        r#"INSERT INTO lanes (tenant_id, stream, route, domain, priority, connections, rate, mails_per_connection)
+           SELECT $1, $2, $3, $4, priority, $5, $6, $7 FROM streams WHERE tenant_id = $1 AND name = $2
+           ON CONFLICT (tenant_id, stream, route, domain) DO UPDATE SET
+               connections = EXCLUDED.connections, rate = EXCLUDED.rate,
+               mails_per_connection = EXCLUDED.mails_per_connection,
+               open_at = CASE WHEN lanes.blocked_since IS NULL THEN '-infinity' ELSE lanes.open_at END,
+               next_turn_at = '-infinity'
+           RETURNING id, xmax = 0 AS "is_new!""#,
+        tenant.0,
+        key.stream,
+        key.route,
+        key.domain,
+        limits.connections,
+        limits.rate,
+        limits.mails_per_connection
+    );
+    let row = db.timed("steer.put", query.fetch_optional(&db.pool)).await?;
+    Ok(row.map(|row| (LaneId(row.id), row.is_new)))
+}
+
+/// Changes a lane's limits. Answers whether there is such a lane.
+pub async fn change(db: &Db, tenant: TenantId, id: LaneId, change: &LaneChange) -> Result<bool, DbError> {
+    // The next turn was reckoned with the old rate, and may be a day away.
+    let query = sqlx::query!(
+        "UPDATE lanes SET
+             connections = CASE WHEN $3 THEN $4 ELSE connections END,
+             rate = CASE WHEN $5 THEN $6 ELSE rate END,
+             mails_per_connection = CASE WHEN $7 THEN $8 ELSE mails_per_connection END,
+             open_at = CASE WHEN $5 AND blocked_since IS NULL THEN '-infinity' ELSE open_at END,
+             next_turn_at = CASE WHEN $5 THEN '-infinity' ELSE next_turn_at END
+         WHERE tenant_id = $1 AND id = $2",
+        tenant.0,
+        id.0,
+        change.connections.is_change(),
+        change.connections.value(),
+        change.rate.is_change(),
+        change.rate.value(),
+        change.mails_per_connection.is_change(),
+        change.mails_per_connection.value()
+    );
+    db.timed("steer.change", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+}
+
+/// Stops a lane; mail is accepted and kept. A second time only the reason changes. Answers whether there is such a lane.
+pub async fn pause(
+    db: &Db,
+    tenant: TenantId,
+    id: LaneId,
+    reason: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
+    let query = sqlx::query!(
+        "UPDATE lanes SET paused_at = coalesce(paused_at, $4), pause_reason = $3 WHERE tenant_id = $1 AND id = $2",
+        tenant.0,
+        id.0,
+        reason,
+        now
+    );
+    db.timed("steer.pause", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+}
+
+/// Undoes a pause, and nothing else. Answers whether there is such a lane.
+pub async fn resume(db: &Db, tenant: TenantId, id: LaneId) -> Result<bool, DbError> {
+    let query = sqlx::query!(
+        "UPDATE lanes SET paused_at = NULL, pause_reason = NULL WHERE tenant_id = $1 AND id = $2",
+        tenant.0,
+        id.0
+    );
+    db.timed("steer.resume", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+}
+
+/// Forgets that the destination could not be reached, and what it asked for: it is tried at once. Answers whether there
+/// is such a lane.
+pub async fn reset(db: &Db, tenant: TenantId, id: LaneId) -> Result<bool, DbError> {
+    let query = sqlx::query!(
+        "UPDATE lanes SET blocked_since = NULL, block_failures = 0, block_reply = NULL, learned_rate = NULL,
+             learned_ceiling = NULL, learned_at = NULL, raised_at = NULL, learned_reply = NULL,
+             open_at = '-infinity', next_turn_at = '-infinity'
+         WHERE tenant_id = $1 AND id = $2",
+        tenant.0,
+        id.0
+    );
+    db.timed("steer.reset", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+}

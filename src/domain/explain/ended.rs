@@ -1,0 +1,61 @@
+//! What is told of a recipient that has reached its end state.
+
+use super::words::{attempts, said, time};
+use super::{Blocker, Explanation, Kind, Recipient, Remedy};
+use crate::domain::delivery::Status;
+use crate::domain::outcome::OnUncertain;
+
+pub(super) fn explain(recipient: &Recipient) -> Explanation {
+    let unblock = match (recipient.status, recipient.on_uncertain) {
+        (Status::Uncertain, OnUncertain::Hold) => {
+            let call = format!("POST /v1/messages/{}/retry", recipient.message);
+            vec![Remedy::call("If it did not arrive, send it again; a second copy is possible.", call)]
+        }
+        (Status::Bounced, _) => vec![Remedy::words("Mend what the reply names, then send a new message.")],
+        (Status::Expired | Status::Canceled | Status::Uncertain, _) => {
+            vec![Remedy::words("Send a new message if it is still wanted.")]
+        }
+        _ => Vec::new(),
+    };
+    let blocker = Blocker {
+        kind: Kind::Ended,
+        since: recipient.finished_at,
+        until: None,
+        rule: None,
+        reply: recipient.reply.clone(),
+        next_attempt_at: None,
+    };
+    Explanation { summary: summary(recipient), blocker, estimate: None, unblock }
+}
+
+fn summary(recipient: &Recipient) -> String {
+    let at = recipient.finished_at.map_or_else(String::new, |at| format!(" at {}", time(at)));
+    let tries = attempts(recipient.attempts);
+    let last = said(recipient.reply.as_ref(), recipient.mx.as_deref());
+    let tls = recipient.tls.as_deref().map_or_else(|| "without TLS".into(), |tls| format!("over {tls}"));
+    match recipient.status {
+        Status::Relayed => {
+            format!(
+                "A relay took responsibility{at}, after {tries}, {tls}: {last}. What it did with the mail is its word to give."
+            )
+        }
+        Status::Delivered => {
+            format!("The recipient's own mail server took it{at}, after {tries}, {tls}: {last}.")
+        }
+        Status::Bounced => format!("It was refused for good{at}, after {tries}: {last}."),
+        Status::Expired if recipient.attempts == 0 => {
+            format!("It was given up{at}: its time ran out before an attempt could be made. That is no bounce.")
+        }
+        Status::Expired => {
+            format!("It was given up{at}, after {tries}: its time ran out. That is no bounce. The last time: {last}.")
+        }
+        Status::Suppressed => format!("It was not sent{at}: the address is on the suppression list."),
+        Status::Canceled => format!("It was called back{at}, after {tries}."),
+        Status::Uncertain => format!(
+            "The link died{at} after the end of the mail and before the server's answer: it may have arrived. By its \
+             on_uncertain ({}) it is not tried again by itself.",
+            recipient.on_uncertain.as_str()
+        ),
+        Status::Sending | Status::Queued | Status::Deferred | Status::Scheduled => String::new(),
+    }
+}

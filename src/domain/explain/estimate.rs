@@ -1,0 +1,123 @@
+//! When the next attempt may be expected, and how one knows. Where nothing can be known it says so.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::words::{before, capital, rate, span, time};
+use super::{Kind, Place};
+use crate::domain::lane::RateOf;
+
+/// How an estimate was come by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// Its own time: `scheduled_at`, the next retry, or now.
+    Schedule,
+    /// A rate that is set or learned.
+    Limit,
+    /// What the lane handed over of late.
+    LaneRate,
+    /// Nothing: it cannot be known.
+    None,
+}
+
+/// When the next attempt may be expected to start.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+pub struct Estimate {
+    /// The time; null where it cannot be known.
+    pub at: Option<DateTime<Utc>>,
+    /// How it was come by.
+    pub basis: Basis,
+    /// The same in words, with what it leaves out.
+    pub explanation: String,
+}
+
+/// What a lane did of late, out of the newest events.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// Mails of the lane that were handed over among them.
+    pub mails: i64,
+    /// How many events were looked at.
+    pub events: i64,
+    /// Seconds from the oldest of them to now.
+    pub seconds: f64,
+}
+
+/// Beyond this a guess would be none.
+const FARTHEST: f64 = 366.0 * 86_400.0;
+
+/// The estimate for a recipient that waits, by what holds it.
+pub(super) fn of(kind: Kind, place: &Place, now: DateTime<Utc>) -> Estimate {
+    let due = place.due_at.unwrap_or(now);
+    match kind {
+        Kind::Scheduled | Kind::RetryWait => {
+            schedule(due, "The attempt is due then; others of its lane may be before it.")
+        }
+        Kind::InFlight => unknown("It is being tried now."),
+        Kind::Held => unknown("It waits for an operator, however long that takes."),
+        Kind::LanePaused | Kind::StreamPaused => unknown("It waits until somebody resumes it."),
+        Kind::NoWorker => unknown("It waits until a worker runs."),
+        Kind::LaneBlocked => unknown(match place.lane.open_at {
+            Some(at) => format!("The next probe is at {}; whether it succeeds cannot be known.", time(at)),
+            None => "A probe is due now; whether it succeeds cannot be known.".into(),
+        }),
+        Kind::Lost | Kind::Ended => unknown("There is no further attempt."),
+        Kind::RateLimited | Kind::LearnedLimit => by_limit(place, now),
+        Kind::ConnectionsFull | Kind::Queued => by_pace(place, now),
+    }
+}
+
+fn unknown(explanation: impl Into<String>) -> Estimate {
+    Estimate { at: None, basis: Basis::None, explanation: explanation.into() }
+}
+
+fn schedule(at: DateTime<Utc>, explanation: &str) -> Estimate {
+    Estimate { at: Some(at), basis: Basis::Schedule, explanation: explanation.into() }
+}
+
+/// Its turn at the lowest rate, if nothing else holds it.
+fn by_limit(place: &Place, now: DateTime<Utc>) -> Estimate {
+    let Some((per_second, of)) = place.lane.effective_rate() else { return by_pace(place, now) };
+    let whose = match of {
+        RateOf::Learned => "the rate learned from the destination",
+        RateOf::Lane => "the lane's limit",
+        RateOf::Stream => "the stream's limit, which its other lanes share",
+    };
+    let turn = place.lane.opens().unwrap_or(now).max(now);
+    let words = format!("{}, at {} ({whose})", before(place.ahead), rate(per_second));
+    after(turn, place, per_second, Basis::Limit, &words)
+}
+
+/// Its turn at the rate at which the lane moved of late.
+fn by_pace(place: &Place, now: DateTime<Utc>) -> Estimate {
+    if place.ahead.number == 0 {
+        return schedule(now, "It is due and the next of its lane; workers look at least once a second.");
+    }
+    let Some(lately) = place.pace.filter(|pace| pace.mails > 0 && pace.seconds > 0.0) else {
+        let ahead = capital(&before(place.ahead));
+        return unknown(format!("{ahead}, and none was handed over of late to measure by."));
+    };
+    #[allow(clippy::cast_precision_loss, reason = "counts of at most some thousands")]
+    let per_second = lately.mails as f64 / lately.seconds;
+    let words = format!(
+        "{}, at {}: of the newest {} events, {} were mails of this lane handed over, within {}",
+        before(place.ahead),
+        rate(per_second),
+        lately.events,
+        lately.mails,
+        span(lately.seconds)
+    );
+    after(now, place, per_second, Basis::LaneRate, &words)
+}
+
+/// When those before it have gone at this rate.
+fn after(turn: DateTime<Utc>, place: &Place, per_second: f64, basis: Basis, words: &str) -> Estimate {
+    #[allow(clippy::cast_precision_loss, reason = "counts of at most some thousands")]
+    let seconds = place.ahead.number as f64 / per_second;
+    if place.ahead.is_more || seconds > FARTHEST {
+        let explanation = format!("Not before {} from now: {words}.", span(seconds));
+        return Estimate { at: None, basis, explanation };
+    }
+    #[allow(clippy::cast_possible_truncation, reason = "bounded by FARTHEST")]
+    let at = turn + TimeDelta::milliseconds((seconds * 1_000.0) as i64);
+    Estimate { at: Some(at), basis, explanation: format!("If nothing else holds it: {words}.") }
+}

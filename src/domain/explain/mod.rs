@@ -1,0 +1,239 @@
+//! Why a recipient is where it is: what holds it, which rule that is, when it goes on, and what would help. Pure: the
+//! caller brings the rows and the time.
+//!
+//! Of several things that hold a recipient the one is named that holds it longest: what waits for a person before what
+//! waits for a time.
+
+mod ended;
+mod estimate;
+mod remedy;
+mod waiting;
+pub(super) mod words;
+
+#[cfg(test)]
+mod tests;
+
+use chrono::{DateTime, Utc};
+
+use super::delivery::Status;
+use super::id::MessageId;
+use super::lane::{Lane, RateOf};
+use super::outcome::OnUncertain;
+
+pub use estimate::{Basis, Estimate, Pace};
+pub use remedy::Remedy;
+
+/// A number that was counted so far and no further.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+pub struct Count {
+    /// How many; at least so many where `is_more`.
+    pub number: i64,
+    /// Whether there are more: counting stopped here, so that a long queue does not cost a long look.
+    pub is_more: bool,
+}
+
+impl Count {
+    /// What was counted with a bound of `bound`, one beyond it included.
+    pub fn bounded(counted: i64, bound: i64) -> Self {
+        Self { number: counted.min(bound), is_more: counted > bound }
+    }
+}
+
+/// What the other side said last.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = Response)]
+pub struct Said {
+    /// Three digits; null where there was no reply and the text is ours.
+    pub code: Option<i16>,
+    /// The enhanced code (RFC 3463).
+    pub enhanced: Option<String>,
+    /// The text of all lines.
+    pub text: String,
+}
+
+impl Said {
+    /// As it is stored; `None` where nothing was said yet.
+    pub fn of(code: Option<i16>, enhanced: Option<String>, text: Option<String>) -> Option<Self> {
+        text.map(|text| Self { code, enhanced, text })
+    }
+}
+
+/// A recipient and what came of it so far.
+#[derive(Debug, Clone)]
+pub struct Recipient {
+    /// Its message.
+    pub message: MessageId,
+    /// Where it is.
+    pub status: Status,
+    /// Attempts made.
+    pub attempts: i16,
+    /// When its message was accepted.
+    pub created_at: DateTime<Utc>,
+    /// When the last attempt began.
+    pub last_attempt_at: Option<DateTime<Utc>>,
+    /// When it reached its end state.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// What was said last.
+    pub reply: Option<Said>,
+    /// Host last spoken to.
+    pub mx: Option<String>,
+    /// TLS version and cipher last used.
+    pub tls: Option<String>,
+    /// The sender's choice.
+    pub on_uncertain: OnUncertain,
+}
+
+/// Where a recipient waits.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Its lane.
+    pub lane: Lane,
+    /// When the next attempt may start; `None` while it is held.
+    pub due_at: Option<DateTime<Utc>>,
+    /// After that no attempt starts: the end of the retry window or `expires_at`.
+    pub gives_up_at: DateTime<Utc>,
+    /// Whether a worker has it in hand.
+    pub is_leased: bool,
+    /// Where that worker runs.
+    pub worker: Option<String>,
+    /// Why it waits for an operator.
+    pub held: Option<String>,
+    /// How many of its lane go first.
+    pub ahead: Count,
+    /// What its lane did of late, where that was asked for.
+    pub pace: Option<Pace>,
+    /// Whether any worker has been heard of lately.
+    pub has_workers: bool,
+}
+
+/// What holds a recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Its `scheduled_at` has not come.
+    Scheduled,
+    /// An attempt failed for now; the next one is due later.
+    RetryWait,
+    /// An operator has stopped its lane.
+    LanePaused,
+    /// An operator has stopped its stream.
+    StreamPaused,
+    /// Its destination cannot be reached.
+    LaneBlocked,
+    /// The lane's or the stream's rate.
+    RateLimited,
+    /// A rate that the destination asked for by its replies.
+    LearnedLimit,
+    /// The lane's connections, or the stream's concurrency, are all in use.
+    ConnectionsFull,
+    /// It waits for an operator.
+    Held,
+    /// No worker has been heard of.
+    NoWorker,
+    /// A worker has it in hand.
+    InFlight,
+    /// It is due, and those before it go first.
+    Queued,
+    /// It should wait and has no row in the queue. Must not happen; the ledger tells of it too.
+    Lost,
+    /// Nothing: it has reached its end state.
+    Ended,
+}
+
+/// What holds a recipient, in fields.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+pub struct Blocker {
+    /// What kind of thing.
+    pub kind: Kind,
+    /// Since when, where that is known.
+    pub since: Option<DateTime<Utc>>,
+    /// Until when, where that is known.
+    pub until: Option<DateTime<Utc>>,
+    /// The setting or limit that applies, with its value.
+    pub rule: Option<String>,
+    /// What the other side said, in full.
+    pub reply: Option<Said>,
+    /// When the next attempt may start at the earliest.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+}
+
+/// Everything there is to say.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+pub struct Explanation {
+    /// One or two sentences for a person.
+    pub summary: String,
+    /// What holds it.
+    pub blocker: Blocker,
+    /// When the next attempt may be expected; null where there is none to come.
+    pub estimate: Option<Estimate>,
+    /// What would help, the likeliest first; empty where nothing would.
+    pub unblock: Vec<Remedy>,
+}
+
+/// Explains a recipient. `place` is missing where it has no row in the queue.
+pub fn explain(recipient: &Recipient, place: Option<&Place>, now: DateTime<Utc>) -> Explanation {
+    if recipient.status.is_end() {
+        return ended::explain(recipient);
+    }
+    let Some(place) = place else { return lost(recipient) };
+    let kind = kind(recipient, place, now);
+    Explanation {
+        summary: waiting::summary(kind, recipient, place, now),
+        blocker: waiting::blocker(kind, recipient, place, now),
+        estimate: Some(estimate::of(kind, place, now)),
+        unblock: remedy::of(kind, recipient, place),
+    }
+}
+
+/// What holds a recipient that waits.
+fn kind(recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Kind {
+    let lane = &place.lane;
+    let later = place.due_at.filter(|due| *due > now);
+    if place.held.is_some() || (place.due_at.is_none() && !place.is_leased) {
+        Kind::Held
+    } else if place.is_leased {
+        Kind::InFlight
+    } else if lane.of_stream.paused.is_some() {
+        Kind::StreamPaused
+    } else if lane.paused.is_some() {
+        Kind::LanePaused
+    } else if lane.blocked.is_some() && later.is_none_or(|due| lane.open_at.is_some_and(|open| open > due)) {
+        Kind::LaneBlocked
+    } else if later.is_some() {
+        if recipient.attempts == 0 { Kind::Scheduled } else { Kind::RetryWait }
+    } else if !place.has_workers {
+        Kind::NoWorker
+    } else {
+        limit(place)
+    }
+}
+
+/// Which limit holds a recipient that is due.
+fn limit(place: &Place) -> Kind {
+    let lane = &place.lane;
+    let is_slowed = lane.opens().is_some() || place.ahead.number > 0;
+    match lane.effective_rate() {
+        Some((_, RateOf::Learned)) if is_slowed => Kind::LearnedLimit,
+        Some(_) if is_slowed => Kind::RateLimited,
+        _ if lane.is_full() || lane.of_stream.is_full() => Kind::ConnectionsFull,
+        _ => Kind::Queued,
+    }
+}
+
+fn lost(recipient: &Recipient) -> Explanation {
+    let summary = "It should be waiting, but it has no row in the queue, so that no worker will find it. That must not \
+                   happen: GET /v1/ledger tells how many there are.";
+    Explanation {
+        summary: summary.into(),
+        blocker: Blocker {
+            kind: Kind::Lost,
+            since: None,
+            until: None,
+            rule: None,
+            reply: recipient.reply.clone(),
+            next_attempt_at: None,
+        },
+        estimate: None,
+        unblock: vec![Remedy::words("Report it with the message's events; send the message anew if it is needed.")],
+    }
+}

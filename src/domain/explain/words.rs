@@ -1,0 +1,106 @@
+//! How times, rates, counts and replies are put into sentences.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use super::{Count, Said};
+
+/// A time to the second, as the API writes it.
+pub(in crate::domain) fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// A rate in the unit that makes it a number above one, if any does.
+pub(in crate::domain) fn rate(per_second: f64) -> String {
+    let (number, unit) = [(1.0, "second"), (60.0, "minute"), (3_600.0, "hour"), (86_400.0, "day")]
+        .map(|(seconds, unit)| (per_second * seconds, unit))
+        .into_iter()
+        .find(|(number, unit)| *number >= 1.0 || *unit == "day")
+        .unwrap_or((per_second, "second"));
+    let plural = if (number - 1.0).abs() < 0.005 { "mail" } else { "mails" };
+    format!("{} {plural} a {unit}", (number * 100.0).round() / 100.0)
+}
+
+/// What a destination said, to stand behind a statement.
+pub(in crate::domain) fn reply(text: Option<&str>) -> String {
+    text.map_or_else(String::new, |text| format!(": “{}”", one_line(text)))
+}
+
+/// Several lines of a reply in one.
+fn one_line(text: &str) -> String {
+    text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ")
+}
+
+/// Who said what; our own words where nobody did.
+pub(super) fn said(reply: Option<&Said>, mx: Option<&str>) -> String {
+    let Some(reply) = reply else { return "nothing was heard".into() };
+    let text = one_line(&reply.text);
+    let Some(code) = reply.code else {
+        return mx.map_or_else(|| text.clone(), |mx| format!("{text} ({mx})"));
+    };
+    let enhanced = reply.enhanced.as_deref().map_or_else(String::new, |enhanced| format!(" {enhanced}"));
+    format!("{} said “{code}{enhanced} {text}”", mx.unwrap_or("the server"))
+}
+
+/// The start of a sentence.
+pub(super) fn capital(words: &str) -> String {
+    let mut letters = words.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+/// `1 attempt`, `3 attempts`.
+pub(super) fn attempts(count: i16) -> String {
+    if count == 1 { "1 attempt".into() } else { format!("{count} attempts") }
+}
+
+/// How many stand before somebody, as the subject of a sentence.
+pub(super) fn before(ahead: Count) -> String {
+    match ahead {
+        Count { number, is_more: true } => format!("more than {number} of its lane are before it"),
+        Count { number: 0, .. } => "it is the next of its lane".into(),
+        Count { number: 1, .. } => "1 of its lane is before it".into(),
+        Count { number, .. } => format!("{number} of its lane are before it"),
+    }
+}
+
+/// A time span that a person can grasp: `40 s`, `12 min`, `3 h`.
+pub(super) fn span(seconds: f64) -> String {
+    match seconds {
+        s if s < 120.0 => format!("{} s", s.ceil()),
+        s if s < 7_200.0 => format!("{} min", (s / 60.0).ceil()),
+        s if s < 172_800.0 => format!("{} h", (s / 3_600.0).ceil()),
+        s => format!("{} days", (s / 86_400.0).ceil()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_told_in_the_unit_that_fits() {
+        for (per_second, words) in [
+            (12.5, "12.5 mails a second"),
+            (1.0, "1 mail a second"),
+            (0.5, "30 mails a minute"),
+            (1.0 / 60.0, "1 mail a minute"),
+            (1e-5, "0.86 mails a day"),
+        ] {
+            assert_eq!(rate(per_second), words);
+        }
+    }
+
+    #[test]
+    fn a_reply_is_told_in_one_line_with_who_said_it() {
+        let said_by = |code, mx| {
+            let text = "first line\n\n second line ".to_owned();
+            said(Some(&Said { code, enhanced: code.map(|_| "4.2.0".into()), text }), mx)
+        };
+        assert_eq!(said_by(Some(450), Some("mx.test")), "mx.test said “450 4.2.0 first line / second line”");
+        assert_eq!(said_by(None, None), "first line / second line");
+    }
+
+    #[test]
+    fn spans_are_told_roughly_and_never_short() {
+        assert_eq!([0.2, 119.0, 121.0, 7_300.0, 200_000.0].map(span), ["1 s", "119 s", "3 min", "3 h", "3 days"]);
+    }
+}

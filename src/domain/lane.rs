@@ -1,0 +1,215 @@
+//! A lane as an operator sees it: what may go through it, what was learned of its destination, and why it moves or not.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+
+use super::explain::words::{rate, reply, time};
+use super::id::LaneId;
+use super::limits::LaneLimits;
+
+/// Whether a lane moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = LaneState)]
+pub enum State {
+    /// Mail goes as fast as it can.
+    Open,
+    /// Mail goes, more slowly than it could: a rate holds it back, set or learned.
+    Throttled,
+    /// The destination cannot be reached; now and then it is probed.
+    Blocked,
+    /// An operator has stopped the lane, or its stream.
+    Paused,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Open, Self::Throttled, Self::Blocked, Self::Paused];
+
+    /// The word in SQL, JSON and documentation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Throttled => "throttled",
+            Self::Blocked => "blocked",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for State {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word).ok_or(())
+    }
+}
+
+/// That an operator has stopped something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paused {
+    /// Since when.
+    pub at: DateTime<Utc>,
+    /// The reason given, if any.
+    pub reason: Option<String>,
+}
+
+/// A limit that the destination asked for by its replies.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Learned {
+    /// Mails a second now.
+    pub rate: f64,
+    /// Mails a second at which it is forgotten.
+    pub ceiling: f64,
+    /// When it last changed.
+    pub at: DateTime<Utc>,
+    /// The reply that said so.
+    pub reply: Option<String>,
+}
+
+/// That the destination cannot be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// Probes that failed in a row, the first failure included.
+    pub failures: i16,
+    /// What the last one heard.
+    pub reply: Option<String>,
+}
+
+/// What holds for all lanes of a stream together.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StreamTerms {
+    /// Its pause, where it is stopped.
+    pub paused: Option<Paused>,
+    /// Mails in flight at one time.
+    pub concurrency: Option<i32>,
+    /// Mails a second.
+    pub rate: Option<f64>,
+    /// Nothing of it starts before then; `None` where that is past.
+    pub open_at: Option<DateTime<Utc>>,
+    /// Places in flight that workers hold of its concurrency.
+    pub in_use: i64,
+}
+
+/// A lane as it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lane {
+    /// Its id.
+    pub id: LaneId,
+    /// In which stream.
+    pub stream: String,
+    /// `mx`, `relay` or `relay:NAME`.
+    pub route: String,
+    /// Destination domain; `*` for all that goes through a relay.
+    pub domain: String,
+    /// The stream's; lower goes first.
+    pub priority: i16,
+    /// Whether it moves.
+    pub state: State,
+    /// Nothing starts before then: the rate's next turn, or the next probe. `None` where that is past.
+    pub open_at: Option<DateTime<Utc>>,
+    /// Its own pause.
+    pub paused: Option<Paused>,
+    /// Its own limits.
+    pub limits: LaneLimits,
+    /// What the destination asked for.
+    pub learned: Option<Learned>,
+    /// Where the destination cannot be reached.
+    pub blocked: Option<Blocked>,
+    /// Connections that workers hold of its own limit.
+    pub in_use: i64,
+    /// What its stream imposes.
+    pub of_stream: StreamTerms,
+}
+
+/// Whose rate holds a lane back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RateOf {
+    /// Learned from the destination's replies.
+    Learned,
+    /// The lane's own.
+    Lane,
+    /// The stream's, over all its lanes.
+    Stream,
+}
+
+impl StreamTerms {
+    /// Whether as many of its mails are in flight as may be.
+    pub fn is_full(&self) -> bool {
+        self.concurrency.is_some_and(|limit| self.in_use >= i64::from(limit))
+    }
+}
+
+impl Lane {
+    /// Whether all connections of its own limit are in use.
+    pub fn is_full(&self) -> bool {
+        self.limits.connections.is_some_and(|limit| self.in_use >= i64::from(limit))
+    }
+
+    /// Where it goes, in words: a domain, or the relays that stand for many.
+    pub fn destination(&self) -> String {
+        match self.route.strip_prefix("relay:") {
+            _ if self.domain != "*" => self.domain.clone(),
+            Some(name) => format!("the relays of route {name}"),
+            None => "the relay".into(),
+        }
+    }
+
+    /// The lowest rate that applies, in mails a second.
+    pub fn effective_rate(&self) -> Option<(f64, RateOf)> {
+        let learned = self.learned.as_ref().map(|learned| (learned.rate, RateOf::Learned));
+        let own = self.limits.rate.map(|rate| (rate, RateOf::Lane));
+        let stream = self.of_stream.rate.map(|rate| (rate, RateOf::Stream));
+        [learned, own, stream].into_iter().flatten().min_by(|a, b| a.0.total_cmp(&b.0))
+    }
+
+    /// Nothing starts before then, whether the lane or its stream says so.
+    pub fn opens(&self) -> Option<DateTime<Utc>> {
+        self.open_at.max(self.of_stream.open_at)
+    }
+
+    /// Why it is in its state, in a sentence.
+    pub fn reason(&self) -> String {
+        if let Some(paused) = &self.of_stream.paused {
+            return format!("Stream {} is paused since {}{}.", self.stream, time(paused.at), given(paused));
+        }
+        if let Some(paused) = &self.paused {
+            return format!("Paused since {}{}.", time(paused.at), given(paused));
+        }
+        if let Some(blocked) = &self.blocked {
+            let next = self.open_at.map_or_else(|| "now".into(), time);
+            let tries = if blocked.failures == 1 { "1 try".into() } else { format!("{} tries", blocked.failures) };
+            let heard = reply(blocked.reply.as_deref());
+            return format!(
+                "The destination cannot be reached since {} ({tries}){heard}; next probe {next}.",
+                time(blocked.since)
+            );
+        }
+        match self.effective_rate() {
+            Some((_, RateOf::Learned)) => self.learned.as_ref().map_or_else(String::new, |learned| {
+                let heard = reply(learned.reply.as_deref());
+                format!("The destination asked for less{heard}: {} since {}.", rate(learned.rate), time(learned.at))
+            }),
+            Some((per_second, RateOf::Lane)) => format!("Held to its limit of {}.", rate(per_second)),
+            Some((per_second, RateOf::Stream)) => {
+                format!("Held to {} by the limit of stream {}.", rate(per_second), self.stream)
+            }
+            None => "Nothing holds it back.".into(),
+        }
+    }
+}
+
+/// The reason of a pause, to stand behind it.
+pub(super) fn given(paused: &Paused) -> String {
+    paused.reason.as_deref().map_or_else(String::new, |reason| format!(" ({reason})"))
+}

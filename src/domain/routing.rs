@@ -1,0 +1,119 @@
+//! Which way mail goes: through which relays, or direct to the recipients' servers. Pure: the configuration brings the
+//! rules, the lane and the worker ask the same table.
+
+use std::fmt;
+
+/// The name of a route, as lanes carry it: `mx`, `relay` (the relay of `relay_url`), or `relay:NAME` for `[routes.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RouteName {
+    /// Direct to the recipients' own servers.
+    Mx,
+    /// The relay that takes what no rule does.
+    Relay,
+    /// The relays of the rule of this name, in their order.
+    Named(String),
+}
+
+impl RouteName {
+    /// Whether mail goes straight to the recipients' servers, each domain by itself.
+    pub fn is_mx(&self) -> bool {
+        *self == Self::Mx
+    }
+
+    /// Reads what [`fmt::Display`] wrote; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "mx" => Some(Self::Mx),
+            "relay" => Some(Self::Relay),
+            _ => text.strip_prefix("relay:").map(|name| Self::Named(name.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for RouteName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mx => f.write_str("mx"),
+            Self::Relay => f.write_str("relay"),
+            Self::Named(name) => write!(f, "relay:{name}"),
+        }
+    }
+}
+
+/// One rule: which mail takes which route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Where it goes.
+    pub route: RouteName,
+    /// In these streams; empty means any.
+    pub streams: Vec<String>,
+    /// From these domains (A-labels, lower case); empty means any.
+    pub sender_domains: Vec<String>,
+}
+
+impl Rule {
+    fn applies(&self, stream: &str, sender_domain: &str) -> bool {
+        let any =
+            |list: &[String], word: &str| list.is_empty() || list.iter().any(|one| one.eq_ignore_ascii_case(word));
+        any(&self.streams, stream) && any(&self.sender_domains, sender_domain)
+    }
+
+    /// The more a rule asks for, the earlier it is looked at: the sender's domain before the stream.
+    fn asks(&self) -> (bool, bool) {
+        (!self.sender_domains.is_empty(), !self.streams.is_empty())
+    }
+}
+
+/// Every rule, the most particular first, and what takes the rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteTable {
+    rules: Vec<Rule>,
+    rest: RouteName,
+}
+
+impl RouteTable {
+    /// Rules that ask for both come first, then those that name senders, then those that name streams; among equals the
+    /// order given counts. `rest` takes what no rule does.
+    pub fn new(mut rules: Vec<Rule>, rest: RouteName) -> Self {
+        rules.sort_by_key(|rule| std::cmp::Reverse(rule.asks()));
+        Self { rules, rest }
+    }
+
+    /// The way of a mail.
+    pub fn of(&self, stream: &str, sender_domain: &str) -> &RouteName {
+        self.rules.iter().find(|rule| rule.applies(stream, sender_domain)).map_or(&self.rest, |rule| &rule.route)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(name: &str, streams: &[&str], senders: &[&str]) -> Rule {
+        let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+        Rule { route: RouteName::Named(name.into()), streams: owned(streams), sender_domains: owned(senders) }
+    }
+
+    #[test]
+    fn the_most_particular_rule_wins() {
+        let rules = vec![
+            rule("bulk", &["bulk"], &[]),
+            rule("acme", &[], &["acme.test"]),
+            rule("both", &["bulk"], &["acme.test"]),
+        ];
+        let table = RouteTable::new(rules, RouteName::Mx);
+        let of = |stream, sender| table.of(stream, sender).to_string();
+        assert_eq!(of("bulk", "ACME.test"), "relay:both");
+        assert_eq!(of("transactional", "acme.test"), "relay:acme");
+        assert_eq!(of("bulk", "other.test"), "relay:bulk");
+        assert_eq!(of("transactional", "other.test"), "mx");
+    }
+
+    #[test]
+    fn names_read_back() {
+        for name in [RouteName::Mx, RouteName::Relay, RouteName::Named("news-1".into())] {
+            assert_eq!(RouteName::parse(&name.to_string()), Some(name));
+        }
+        assert_eq!(RouteName::parse("smtp"), None);
+    }
+}

@@ -1,0 +1,29 @@
+//! `/v1/lanes`: what waits where, and why; limits, pauses, another try.
+
+pub mod control;
+pub mod list;
+mod view;
+
+pub use view::PausedView;
+
+use crate::db::traffic;
+use crate::domain::id::{LaneId, TenantId};
+use crate::domain::lane::Lane;
+
+use super::{Api, ApiError};
+use view::LaneView;
+
+const NO_LANE: ApiError = ApiError::NotFound("There is no lane with this id.");
+
+/// Lanes with what waits in them.
+async fn shown(api: &Api, lanes: Vec<Lane>) -> Result<Vec<LaneView>, ApiError> {
+    let ids: Vec<i64> = lanes.iter().map(|lane| lane.id.0).collect();
+    let loads = traffic::loads(&api.db, &ids, api.clock.now()).await?;
+    Ok(lanes.into_iter().zip(loads).map(|(lane, load)| LaneView::of(lane, &load, &api.delivery)).collect())
+}
+
+/// One lane as it stands now.
+async fn shown_one(api: &Api, tenant: TenantId, id: LaneId) -> Result<LaneView, ApiError> {
+    let lane = traffic::lane(&api.db, tenant, id, api.clock.now()).await?.ok_or(NO_LANE)?;
+    shown(api, vec![lane]).await?.pop().ok_or(NO_LANE)
+}

@@ -1,0 +1,234 @@
+//! `GET /v1/messages/{id}/explain`: why each recipient is where it is.
+
+use std::collections::HashMap;
+
+use axum::Json;
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::db::explain::{self, PlaceRow};
+use crate::db::messages::{self, MessageRow};
+use crate::db::streams;
+use crate::db::traffic::{self, Filter};
+use crate::domain::delivery::{MessageStatus, Status};
+use crate::domain::explain::{Count, Explanation, Pace, Place, Recipient, Said, explain};
+use crate::domain::id::{LaneId, MessageId, RecipientId, TenantId};
+use crate::domain::key::Scope;
+use crate::domain::lane::{Lane, State as LaneState};
+use crate::domain::outcome::OnUncertain;
+use crate::domain::retry::Policy;
+use crate::http::auth::Caller;
+use crate::http::params::PathId;
+use crate::http::streams::policy;
+use crate::http::{Api, ApiError, Problem};
+
+const NO_MESSAGE: ApiError = ApiError::NotFound("There is no message with this id.");
+
+/// A message explained.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ExplainedMessage {
+    /// The message.
+    #[schema(value_type = String, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub id: MessageId,
+    /// As in `GET /v1/messages/{id}`.
+    pub status: MessageStatus,
+    /// When this was so.
+    pub at: DateTime<Utc>,
+    /// In which stream it travels.
+    pub stream: String,
+    /// Everyone it goes to, in the order of the request.
+    pub recipients: Vec<ExplainedRecipient>,
+}
+
+/// A recipient explained.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ExplainedRecipient {
+    /// The recipient.
+    #[schema(value_type = String, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub id: RecipientId,
+    /// Its address.
+    pub address: String,
+    /// `to`, `cc` or `bcc`.
+    pub kind: String,
+    /// Where it is.
+    pub status: Status,
+    /// Attempts made.
+    pub attempts: i16,
+    /// Why it is there, and what comes next.
+    #[serde(flatten)]
+    pub explanation: Explanation,
+    /// Where it waits; null once it has ended.
+    pub lane: Option<LaneRef>,
+    /// How many of its lane go before it; null where it is in a worker's hand, held, or has ended.
+    pub ahead: Option<Count>,
+    /// No attempt starts after that: the end of the retry window, or the message's `expires_at`; null once it has ended.
+    pub gives_up_at: Option<DateTime<Utc>>,
+    /// Host last spoken to.
+    pub mx: Option<String>,
+    /// TLS version and cipher last used; null for plain text.
+    pub tls: Option<String>,
+}
+
+/// A lane in short.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct LaneRef {
+    /// The lane; null where it does not exist yet.
+    #[schema(value_type = Option<String>, example = "lane_42")]
+    pub id: Option<LaneId>,
+    /// In which stream.
+    pub stream: String,
+    /// `mx`, `relay` or `relay:NAME`.
+    pub route: String,
+    /// Destination domain; `*` for all that goes through a relay.
+    pub domain: String,
+    /// Whether it moves.
+    pub state: LaneState,
+}
+
+impl LaneRef {
+    pub(super) fn of(lane: &Lane) -> Self {
+        Self {
+            id: (lane.id != LaneId::NONE).then_some(lane.id),
+            stream: lane.stream.clone(),
+            route: lane.route.clone(),
+            domain: lane.domain.clone(),
+            state: lane.state,
+        }
+    }
+}
+
+/// Explain a message
+///
+/// For each recipient: what holds it, which rule or limit that is, the last reply in full, how many go before it, when the
+/// next attempt may be expected and how one knows, and what would help. For one that has ended: why.
+#[utoipa::path(
+    get, path = "/v1/messages/{id}/explain", tag = "messages", operation_id = "explain_message",
+    params(("id" = String, Path, description = "The message's id")),
+    responses(
+        (status = 200, description = "Why each recipient is where it is", body = ExplainedMessage),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn get(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<MessageId>,
+) -> Result<Json<ExplainedMessage>, ApiError> {
+    caller.may(Scope::Read)?;
+    let tenant = caller.tenant();
+    let message = messages::get(&api.db, tenant, id).await?.ok_or(NO_MESSAGE)?;
+    let _turn = api.lists.acquire().await;
+    let now = api.clock.now();
+    let rows = explain::places(&api.db, tenant, id, now).await?;
+    let places = Surroundings::of(&api, tenant, &message, &rows, now).await?;
+    let recipients: Vec<ExplainedRecipient> = rows.into_iter().map(|row| places.explain(&message, row, now)).collect();
+    Ok(Json(ExplainedMessage {
+        id,
+        status: MessageStatus::of(recipients.iter().map(|recipient| recipient.status)),
+        at: now,
+        stream: message.stream,
+        recipients,
+    }))
+}
+
+/// What is around a message's recipients.
+struct Surroundings {
+    lanes: HashMap<i64, Lane>,
+    ahead: HashMap<uuid::Uuid, Count>,
+    paces: HashMap<i64, Pace>,
+    policy: Policy,
+    has_workers: bool,
+}
+
+impl Surroundings {
+    async fn of(
+        api: &Api,
+        tenant: TenantId,
+        message: &MessageRow,
+        rows: &[PlaceRow],
+        now: DateTime<Utc>,
+    ) -> Result<Self, ApiError> {
+        let mut ids: Vec<i64> = rows.iter().filter_map(|row| row.lane_id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let stream = streams::get(&api.db, tenant, &message.stream).await?;
+        let mut places = Self {
+            lanes: HashMap::new(),
+            ahead: HashMap::new(),
+            paces: HashMap::new(),
+            policy: stream.map_or_else(|| api.delivery.policy.clone(), |row| policy(&row, &api.delivery.policy)),
+            has_workers: true,
+        };
+        if ids.is_empty() {
+            return Ok(places);
+        }
+        places.has_workers = explain::has_workers(&api.db, api.delivery.lease).await?;
+        places.ahead = explain::ahead(&api.db, tenant, MessageId(message.id), rows.len()).await?.into_iter().collect();
+        let limit = i64::try_from(ids.len()).unwrap_or(i64::MAX);
+        let filter = Filter { ids: Some(ids), ..Filter::default() };
+        for lane in traffic::lanes(&api.db, tenant, &filter, limit, now).await? {
+            let stands = |row: &&PlaceRow| {
+                row.lane_id == Some(lane.id.0) && places.ahead.get(&row.id).is_some_and(|ahead| ahead.number > 0)
+            };
+            // Only where a guess will need it.
+            if lane.effective_rate().is_none() && places.paces.len() < PACES && rows.iter().any(|row| stands(&row)) {
+                places.paces.insert(lane.id.0, explain::pace(&api.db, tenant, &lane, now).await?);
+            }
+            places.lanes.insert(lane.id.0, lane);
+        }
+        Ok(places)
+    }
+
+    fn explain(&self, message: &MessageRow, row: PlaceRow, now: DateTime<Utc>) -> ExplainedRecipient {
+        let place = self.place(message, &row);
+        // The column is checked; a word that this version does not know is one that waits.
+        let status = row.status.parse().unwrap_or(Status::Queued);
+        let recipient = Recipient {
+            message: MessageId(message.id),
+            status,
+            attempts: row.attempts,
+            created_at: message.created_at,
+            last_attempt_at: row.last_attempt_at,
+            finished_at: row.finished_at,
+            reply: Said::of(row.response_code, row.response_enhanced, row.response_text),
+            mx: row.mx,
+            tls: row.tls,
+            on_uncertain: message.on_uncertain.parse().unwrap_or(OnUncertain::Retry),
+        };
+        ExplainedRecipient {
+            id: RecipientId(row.id),
+            address: row.address,
+            kind: row.kind,
+            status,
+            attempts: recipient.attempts,
+            explanation: explain(&recipient, place.as_ref(), now),
+            lane: place.as_ref().map(|place| LaneRef::of(&place.lane)),
+            ahead: self.ahead.get(&row.id).copied().filter(|_| !status.is_end()),
+            gives_up_at: place.map(|place| place.gives_up_at),
+            mx: recipient.mx,
+            tls: recipient.tls,
+        }
+    }
+
+    fn place(&self, message: &MessageRow, row: &PlaceRow) -> Option<Place> {
+        let lane = self.lanes.get(&row.lane_id?)?;
+        Some(Place {
+            lane: lane.clone(),
+            due_at: row.due_at,
+            gives_up_at: self.policy.deadline(row.first_due_at?, message.expires_at),
+            is_leased: row.is_leased,
+            worker: row.worker.clone(),
+            held: row.held.clone(),
+            ahead: self.ahead.get(&row.id).copied().unwrap_or_default(),
+            pace: self.paces.get(&lane.id.0).copied(),
+            has_workers: self.has_workers,
+        })
+    }
+}
+
+/// Lanes whose pace is measured for one message: each takes a look at the newest events.
+const PACES: usize = 10;

@@ -1,0 +1,262 @@
+//! `POST /v1/messages?dry_run=true`: what would become of a message, with nothing stored.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::explain::LaneRef;
+use crate::db::explain as places;
+use crate::db::traffic::{self, Filter, Load};
+use crate::domain::delivery::Status;
+use crate::domain::explain::{Blocker, Estimate, Explanation, Place, Recipient, explain};
+use crate::domain::id::{LaneId, TenantId};
+use crate::domain::lane::{Lane, State as LaneState, StreamTerms};
+use crate::domain::limits::LaneLimits;
+use crate::domain::message::{Draft, NewMessage, NewRecipient, RecipientKind};
+use crate::domain::routing::RouteName;
+use crate::http::delivery::{Delivery, RelayView};
+use crate::http::{Api, ApiError};
+use crate::mail;
+
+/// What would become of a message. Nothing was stored, and nothing will be sent.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Plan {
+    /// Always true.
+    pub dry_run: bool,
+    /// When this was so.
+    pub at: DateTime<Utc>,
+    /// In which stream it would travel.
+    pub stream: String,
+    /// Which way it would go: `mx`, `relay` or `relay:NAME`.
+    pub route: String,
+    /// The relays in the order in which they would be tried; empty where the recipients' own servers are called, which are
+    /// looked up only when the mail is sent.
+    pub relays: Vec<RelayView>,
+    /// The DKIM signatures it would get: none in this version.
+    pub dkim: Vec<String>,
+    /// The mail as it would go out. The `Message-ID` is another each time.
+    pub mime: Mime,
+    /// Everyone it would go to.
+    pub recipients: Vec<PlannedRecipient>,
+}
+
+/// A mail, byte for byte.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Mime {
+    /// `utf-8`, or `base64` where the mail is not UTF-8.
+    pub encoding: &'static str,
+    /// The mail.
+    pub content: String,
+    /// Its length in bytes.
+    pub size: usize,
+}
+
+/// A recipient and what would become of it.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct PlannedRecipient {
+    /// Its address.
+    pub address: String,
+    /// `to`, `cc` or `bcc`.
+    pub kind: String,
+    /// Whether the address is on the suppression list: never in this version.
+    pub suppressed: bool,
+    /// How much TLS the configuration asks of the domain's servers; its MTA-STS policy may ask for more. Null through relays,
+    /// which say it each.
+    #[schema(example = "opportunistic")]
+    pub tls: Option<String>,
+    /// Where it would wait.
+    pub lane: LaneRef,
+    /// What would hold it at first, in words.
+    pub summary: String,
+    /// The same in fields.
+    pub blocker: Blocker,
+    /// Seconds until a rate, set or learned, lets the next mail of its lane go; 0 where none does.
+    pub throttle_wait: f64,
+    /// When the first attempt may be expected.
+    pub first_attempt: Option<Estimate>,
+}
+
+/// The plan of a message that passed every check.
+pub(super) async fn of(api: &Api, tenant: TenantId, message: NewMessage) -> Result<Response, ApiError> {
+    let now = message.created_at;
+    let route = api.delivery.table.of(&message.stream, message.from.address.domain()).clone();
+    let lanes = Lanes::of(api, tenant, &message, &route).await?;
+    let recipients =
+        message.recipients.iter().map(|recipient| lanes.plan(&message, recipient, &route, &api.delivery)).collect();
+    // In memory as attachments, as MIME and as JSON at one time.
+    let room = (message.size() > LARGE).then(|| api.bodies.turn(message.size().saturating_mul(4)));
+    let _room = match room {
+        Some(room) => Some(room.await?),
+        None => None,
+    };
+    let stream = message.stream.clone();
+    let plan = Plan {
+        dry_run: true,
+        at: now,
+        stream,
+        relays: api.delivery.relays(&route).to_vec(),
+        route: route.to_string(),
+        dkim: Vec::new(),
+        mime: Mime::of(mail::build(&draft(message))),
+        recipients,
+    };
+    Ok(Json(plan).into_response())
+}
+
+/// Messages over this many octets wait until there is memory for their MIME.
+const LARGE: u64 = 64 << 10;
+
+impl Mime {
+    fn of(octets: Vec<u8>) -> Self {
+        let size = octets.len();
+        match String::from_utf8(octets) {
+            Ok(content) => Self { encoding: "utf-8", content, size },
+            Err(error) => Self { encoding: "base64", content: STANDARD.encode(error.as_bytes()), size },
+        }
+    }
+}
+
+/// As it is made of what is stored.
+fn draft(message: NewMessage) -> Draft {
+    let named = |kind: RecipientKind| {
+        let named = message.recipients.iter().filter(|recipient| recipient.kind == kind);
+        named.map(|recipient| recipient.mailbox.clone()).collect()
+    };
+    Draft {
+        id: message.id,
+        date: message.scheduled_at.map_or(message.created_at, |at| at.max(message.created_at)),
+        to: named(RecipientKind::To),
+        cc: named(RecipientKind::Cc),
+        from: message.from,
+        reply_to: message.reply_to,
+        subject: message.subject,
+        content: message.content,
+        attachments: message.attachments.into_iter().map(|file| (file.description, file.data)).collect(),
+    }
+}
+
+/// The lanes a message would wait in, with what waits there already.
+struct Lanes {
+    there: Vec<(Lane, Load)>,
+    /// For a lane that does not exist yet.
+    of_stream: StreamTerms,
+    priority: i16,
+    gives_up: crate::domain::retry::Policy,
+    has_workers: bool,
+}
+
+impl Lanes {
+    async fn of(api: &Api, tenant: TenantId, message: &NewMessage, route: &RouteName) -> Result<Self, ApiError> {
+        let mut domains: Vec<String> =
+            message.recipients.iter().map(|recipient| recipient.mailbox.address.domain().to_owned()).collect();
+        domains.push("*".into());
+        let limit = i64::try_from(domains.len()).unwrap_or(i64::MAX);
+        let filter = Filter {
+            stream: Some(message.stream.clone()),
+            route: Some(route.to_string()),
+            domains: Some(domains),
+            ..Filter::default()
+        };
+        let now = message.created_at;
+        let _turn = api.lists.acquire().await;
+        let lanes = traffic::lanes(&api.db, tenant, &filter, limit, now).await?;
+        let ids: Vec<i64> = lanes.iter().map(|lane| lane.id.0).collect();
+        let loads = traffic::loads(&api.db, &ids, now).await?;
+        let (of_stream, priority) = traffic::stream_terms(&api.db, tenant, &message.stream, now).await?;
+        let stream = crate::db::streams::get(&api.db, tenant, &message.stream).await?;
+        let configured = &api.delivery.policy;
+        Ok(Self {
+            there: lanes.into_iter().zip(loads).collect(),
+            of_stream,
+            priority,
+            gives_up: stream.map_or_else(|| configured.clone(), |row| crate::http::streams::policy(&row, configured)),
+            has_workers: places::has_workers(&api.db, api.delivery.lease).await?,
+        })
+    }
+
+    /// The lane of a domain: its own, or that of the whole relay.
+    fn find(&self, domain: &str, route: &RouteName) -> Option<&(Lane, Load)> {
+        let named = |name: &str| self.there.iter().find(|(lane, _)| lane.domain == name);
+        named(domain).or_else(|| if route.is_mx() { None } else { named("*") })
+    }
+
+    fn plan(
+        &self,
+        message: &NewMessage,
+        recipient: &NewRecipient,
+        route: &RouteName,
+        delivery: &Delivery,
+    ) -> PlannedRecipient {
+        let now = message.created_at;
+        let domain = recipient.mailbox.address.domain();
+        let (lane, load) = match self.find(domain, route) {
+            Some((lane, load)) => (lane.clone(), *load),
+            None => (self.new_lane(&message.stream, route, domain), Load::default()),
+        };
+        let due_at = message.scheduled_at.unwrap_or(now);
+        let opens = lane.opens().filter(|_| lane.blocked.is_none());
+        let reference = LaneRef::of(&lane);
+        let place = Place {
+            due_at: Some(due_at),
+            gives_up_at: self.gives_up.deadline(due_at, message.expires_at),
+            is_leased: false,
+            worker: None,
+            held: None,
+            ahead: load.due,
+            pace: None,
+            has_workers: self.has_workers,
+            lane,
+        };
+        let Explanation { summary, blocker, estimate, .. } = explain(&as_accepted(message), Some(&place), now);
+        #[allow(clippy::cast_precision_loss, reason = "milliseconds of days")]
+        let wait = opens.map_or(0.0, |at| (at - now).num_milliseconds().max(0) as f64 / 1_000.0);
+        PlannedRecipient {
+            address: recipient.mailbox.address.to_string(),
+            kind: recipient.kind.as_str().to_owned(),
+            suppressed: false,
+            tls: route.is_mx().then(|| delivery.mx_tls(domain).to_owned()),
+            lane: reference,
+            summary,
+            blocker,
+            throttle_wait: wait,
+            first_attempt: estimate,
+        }
+    }
+
+    fn new_lane(&self, stream: &str, route: &RouteName, domain: &str) -> Lane {
+        Lane {
+            id: LaneId::NONE,
+            stream: stream.to_owned(),
+            route: route.to_string(),
+            domain: if route.is_mx() { domain.to_owned() } else { "*".into() },
+            priority: self.priority,
+            state: if self.of_stream.paused.is_some() { LaneState::Paused } else { LaneState::Open },
+            open_at: None,
+            paused: None,
+            limits: LaneLimits::default(),
+            learned: None,
+            blocked: None,
+            in_use: 0,
+            of_stream: self.of_stream.clone(),
+        }
+    }
+}
+
+/// A recipient as it would be right after the message was accepted.
+fn as_accepted(message: &NewMessage) -> Recipient {
+    Recipient {
+        message: message.id,
+        status: Status::Queued,
+        attempts: 0,
+        created_at: message.created_at,
+        last_attempt_at: None,
+        finished_at: None,
+        reply: None,
+        mx: None,
+        tls: None,
+        on_uncertain: message.on_uncertain,
+    }
+}

@@ -1,0 +1,160 @@
+//! Making, changing, pausing and resuming streams.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::NO_STREAM;
+use super::read::{is_name, shown};
+use super::view::{NewStreamBody, StreamChangeBody, StreamView};
+use crate::accept::request;
+use crate::db::streams;
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::lanes::control::PauseBody;
+use crate::http::{Api, ApiError, Problem};
+
+/// Make a stream
+///
+/// Mail can be sent to it at once here, and within a few seconds on other replicas. A stream cannot be deleted, since
+/// messages name it; one that is not used costs nothing.
+#[utoipa::path(
+    post, path = "/v1/streams", tag = "streams", operation_id = "create_stream",
+    request_body = NewStreamBody,
+    responses(
+        (status = 201, description = "The stream", body = StreamView,
+         headers(("Location" = String, description = "Where the stream is"))),
+        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "There is a stream of this name", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The body is not valid: every fault at once", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn create(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    caller.may(Scope::Admin)?;
+    let body = api.bodies.json(&headers, body).await?;
+    let (name, settings) = request::stream::parse(&body.octets)?;
+    if !streams::create(&api.db, caller.tenant(), &name, settings, api.clock.now()).await? {
+        return Err(ApiError::Conflict {
+            code: "stream_exists",
+            detail: format!("There is a stream named `{name}`; change it with PATCH /v1/streams/{name}."),
+            retry_after: None,
+        });
+    }
+    api.acceptor.forget_streams();
+    let view = shown(&api, caller.tenant(), &name).await?;
+    let mut response = (StatusCode::CREATED, Json(view)).into_response();
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/streams/{name}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Change a stream
+///
+/// `null` makes a setting as configured again, what is missing stays. A new priority holds for what waits already.
+#[utoipa::path(
+    patch, path = "/v1/streams/{name}", tag = "streams", operation_id = "change_stream",
+    params(("name" = String, Path, description = "The stream's name")),
+    request_body = StreamChangeBody,
+    responses(
+        (status = 200, description = "The stream afterwards", body = StreamView),
+        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such stream", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The body is not valid: every fault at once", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn change(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<StreamView>, ApiError> {
+    caller.may(Scope::Admin)?;
+    let body = api.bodies.json(&headers, body).await?;
+    let change = request::stream::parse_change(&body.octets)?;
+    let is_there = is_name(&name) && streams::change(&api.db, caller.tenant(), &name, change).await?;
+    done(&api, &caller, &name, is_there).await
+}
+
+/// Pause a stream
+///
+/// Mail is accepted and kept, and what is in flight is finished. What waits still expires in its time.
+#[utoipa::path(
+    post, path = "/v1/streams/{name}/pause", tag = "streams", operation_id = "pause_stream",
+    params(("name" = String, Path, description = "The stream's name")),
+    request_body = Option<PauseBody>,
+    responses(
+        (status = 200, description = "The stream afterwards", body = StreamView),
+        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such stream", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The body is not valid", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn pause(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<StreamView>, ApiError> {
+    caller.may(Scope::Admin)?;
+    let body = api.bodies.json(&headers, body).await?;
+    let reason = request::pause::parse(&body.octets)?;
+    let now = api.clock.now();
+    let is_there = is_name(&name) && streams::pause(&api.db, caller.tenant(), &name, reason.as_deref(), now).await?;
+    done(&api, &caller, &name, is_there).await
+}
+
+/// Resume a stream
+#[utoipa::path(
+    post, path = "/v1/streams/{name}/resume", tag = "streams", operation_id = "resume_stream",
+    params(("name" = String, Path, description = "The stream's name")),
+    responses(
+        (status = 200, description = "The stream afterwards", body = StreamView),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such stream", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn resume(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<StreamView>, ApiError> {
+    caller.may(Scope::Admin)?;
+    let is_there = is_name(&name) && streams::resume(&api.db, caller.tenant(), &name).await?;
+    done(&api, &caller, &name, is_there).await
+}
+
+/// Tells the workers, and shows what became of the stream.
+async fn done(api: &Api, caller: &Caller, name: &str, is_there: bool) -> Result<Json<StreamView>, ApiError> {
+    if !is_there {
+        return Err(NO_STREAM);
+    }
+    api.acceptor.wake();
+    shown(api, caller.tenant(), name).await.map(Json)
+}

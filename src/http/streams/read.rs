@@ -1,0 +1,67 @@
+//! `GET /v1/streams`.
+
+use axum::Json;
+use axum::extract::{Path, State};
+
+use super::NO_STREAM;
+use super::view::StreamView;
+use crate::db::streams;
+use crate::domain::id::TenantId;
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::page::Page;
+use crate::http::params::Params;
+use crate::http::{Api, ApiError, Problem};
+
+/// List streams
+///
+/// All of them in one page, the most urgent first.
+#[utoipa::path(
+    get, path = "/v1/streams", tag = "streams", operation_id = "list_streams",
+    responses(
+        (status = 200, description = "Every stream", body = Page<StreamView>),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn list(State(api): State<Api>, caller: Caller, params: Params) -> Result<Json<Page<StreamView>>, ApiError> {
+    caller.may(Scope::Read)?;
+    params.finish()?;
+    let rows = streams::all(&api.db, caller.tenant()).await?;
+    let data = rows.into_iter().map(|row| StreamView::of(row, &api.delivery.policy)).collect();
+    Ok(Json(Page { data, has_more: false, next: None }))
+}
+
+/// Read a stream
+#[utoipa::path(
+    get, path = "/v1/streams/{name}", tag = "streams", operation_id = "get_stream",
+    params(("name" = String, Path, description = "The stream's name")),
+    responses(
+        (status = 200, description = "The stream", body = StreamView),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such stream", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn get(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<StreamView>, ApiError> {
+    caller.may(Scope::Read)?;
+    shown(&api, caller.tenant(), &name).await.map(Json)
+}
+
+/// A stream as it stands now.
+pub(super) async fn shown(api: &Api, tenant: TenantId, name: &str) -> Result<StreamView, ApiError> {
+    let row = if is_name(name) { streams::get(&api.db, tenant, name).await? } else { None };
+    Ok(StreamView::of(row.ok_or(NO_STREAM)?, &api.delivery.policy))
+}
+
+/// Whether a stream could be called so; Postgres would refuse a NUL.
+pub(super) fn is_name(name: &str) -> bool {
+    !name.contains('\0')
+}

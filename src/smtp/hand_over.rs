@@ -1,0 +1,150 @@
+//! One mail to one server: a place at its gate, a session, the transaction.
+
+use std::sync::Arc;
+
+use deadpool::managed::{Object, PoolError, TimeoutType};
+use tokio::time::{Instant, timeout_at};
+
+use super::handshake::{Policy, Refusal};
+use super::lane::Lane;
+use super::pool::{Destination, NoSession, Pool, Pools, take_idle};
+use super::session::Session;
+use super::terms::Terms;
+use super::transaction::{self, Ending, Judgement, Parcel};
+use crate::domain::outcome::{Peer, Reply, Stage, Verdict};
+
+/// No attempt was made: every connection stayed in use, or the mail was called off. Says why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotBegun(pub Reply);
+
+impl NotBegun {
+    pub(super) fn because(why: impl Into<String>) -> Self {
+        Self(Reply::ours_with(4, 3, 2, why))
+    }
+}
+
+/// Why a server did not get the mail.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Nobody did, nor will now.
+    NotBegun(NotBegun),
+    /// No session could be had: the next server may be tried.
+    Refused(Refusal),
+}
+
+impl From<NotBegun> for Failure {
+    fn from(not_begun: NotBegun) -> Self {
+        Self::NotBegun(not_begun)
+    }
+}
+
+/// A mail on its way to the servers of one destination after the other.
+pub(super) struct Call<'a> {
+    pub pools: &'a Arc<Pools>,
+    pub parcel: Parcel<'a>,
+    pub terms: &'a Terms<'a>,
+    /// Where the lane has connections of its own.
+    pub lane: Option<&'a Arc<Lane>>,
+    /// Until when it waits for others to be done with their connections.
+    pub patience: Instant,
+}
+
+impl Call<'_> {
+    /// Hands the mail to one server.
+    pub async fn hand_over(
+        &self,
+        destination: &Destination,
+        policy: &Arc<Policy>,
+    ) -> Result<(Peer, Vec<Judgement>), Failure> {
+        let pool = self.pools.of(destination, policy, self.lane);
+        let (pool, gate) = pool.map_err(|error| refusal(destination, policy, error.to_string()))?;
+        let pass = timeout_at(self.patience, gate.enter(self.terms.urgent)).await;
+        let _pass = pass.map_err(|_| busy(destination, policy))?.map_err(|_| stopping())?;
+        loop {
+            let (mut slot, mut session) = self.session(&pool, destination, policy).await?;
+            let was_idle = session.mails > 0;
+            if !self.terms.watch.go() {
+                slot.0 = Some(session);
+                return Err(called_off());
+            }
+            let ending = transaction::run(&mut session, self.parcel, &policy.timeouts, self.terms.watch).await;
+            let peer = session.peer.clone();
+            if session.broken {
+                drop(session);
+                drop(Object::take(slot));
+            } else {
+                slot.0 = Some(session);
+            }
+            match ending {
+                Ending::Judged(judgements) => return Ok((peer, judgements)),
+                Ending::CalledOff => return Err(called_off()),
+                // It died of old age: not an attempt. Where one did the others have, so the next one is new; each round
+                // costs a used session, so that there is an end.
+                Ending::HungUp(_) if was_idle => drop(take_idle(&pool, |_| false)),
+                Ending::HungUp(reply) => {
+                    let judgement = Judgement::new(Verdict::Temporary, Stage::Mail, reply);
+                    return Ok(self.everyone(peer, judgement));
+                }
+            }
+        }
+    }
+
+    /// The same judgement of everyone.
+    pub fn everyone(&self, peer: Peer, judgement: Judgement) -> (Peer, Vec<Judgement>) {
+        (peer, vec![judgement; self.parcel.envelope.to.len()])
+    }
+
+    /// No server would have it.
+    pub fn refused(&self, Refusal { peer, stage, reply }: Refusal) -> (Peer, Vec<Judgement>) {
+        self.everyone(peer, Judgement::new(Verdict::Temporary, stage, reply))
+    }
+
+    /// A session that may carry this mail, and its place in the pool.
+    async fn session(
+        &self,
+        pool: &Pool,
+        destination: &Destination,
+        policy: &Arc<Policy>,
+    ) -> Result<(Object<super::pool::Connector>, Session), Failure> {
+        loop {
+            let mut slot = pool.get().await.map_err(|error| match error {
+                PoolError::Backend(NoSession::Refused(refused)) => Failure::Refused(refused),
+                PoolError::Backend(NoSession::NoPlace) | PoolError::Timeout(TimeoutType::Wait) => {
+                    busy(destination, policy)
+                }
+                PoolError::Closed => stopping(),
+                PoolError::Timeout(_) | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => {
+                    refusal(destination, policy, "no connection could be had".into())
+                }
+            })?;
+            let Some(mut session) = slot.0.take() else { continue };
+            session.most_mails = self.terms.limits.mails_per_connection;
+            // Another lane may have been allowed more.
+            if session.mails > 0 && session.is_worn(policy) {
+                session.quit(policy).await;
+                drop(session);
+                drop(Object::take(slot));
+                continue;
+            }
+            return Ok((slot, session));
+        }
+    }
+}
+
+fn refusal(destination: &Destination, policy: &Policy, why: String) -> Failure {
+    let (mx, ip) = (Some(destination.host.clone()), destination.ip);
+    let peer = Peer { mx, ip, tls: None, is_final: policy.is_final };
+    Failure::Refused(Refusal { peer, stage: Stage::Connect, reply: Reply::ours_with(4, 3, 2, why) })
+}
+
+fn busy(destination: &Destination, policy: &Policy) -> Failure {
+    NotBegun::because(format!("all {} connections to {} stayed in use", policy.connections, destination.host)).into()
+}
+
+fn stopping() -> Failure {
+    NotBegun::because("the service is stopping").into()
+}
+
+fn called_off() -> Failure {
+    NotBegun::because("it was called off").into()
+}

@@ -1,0 +1,89 @@
+//! What servers say, mangled: the octets that property tests feed to whatever reads replies.
+
+use std::ops::Range;
+
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+/// Sayings that are in order, each a stream of one or more replies.
+const SAYINGS: &[&[u8]] = &[
+    b"220 mx.test ESMTP ready\r\n",
+    b"250-mx.test greets you\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n250-STARTTLS\r\n\
+      250-AUTH LOGIN PLAIN XOAUTH2\r\n250-AUTH=LOGIN\r\n250 SMTPUTF8\r\n",
+    b"250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n",
+    b"451-4.7.1 Greylisted,\r\n451 4.7.1 come back in 00:05:00\r\n",
+    b"550-5.1.1 The email account that you tried to reach does not exist.\r\n550 5.1.1 caf\xc3\xa9\r\n",
+    b"421 4.3.2 closing\r\n",
+    b"250\r\n250-\r\n250\n",
+];
+
+/// One change to a stream.
+#[derive(Debug, Clone)]
+enum Change {
+    Put(Index, u8),
+    Insert(Index, Vec<u8>),
+    Remove(Index, usize),
+    /// A part over and over.
+    Repeat(Index, usize, usize),
+}
+
+impl Change {
+    fn make(&self, octets: &mut Vec<u8>) {
+        let reach = |at: &Index, length: usize| -> Range<usize> {
+            let start = at.index(octets.len() + 1);
+            start..(start + length).min(octets.len())
+        };
+        match self {
+            Self::Put(at, octet) if !octets.is_empty() => {
+                let at = at.index(octets.len());
+                octets[at] = *octet;
+            }
+            Self::Put(..) => {}
+            Self::Insert(at, piece) => {
+                let at = reach(at, 0);
+                octets.splice(at, piece.iter().copied());
+            }
+            Self::Remove(at, length) => drop(octets.drain(reach(at, *length))),
+            Self::Repeat(at, length, times) => {
+                let part = reach(at, *length);
+                let copies = octets[part.clone()].repeat(*times);
+                octets.splice(part, copies);
+            }
+        }
+    }
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let at = any::<Index>;
+    let octet = || prop_oneof![any::<u8>(), select(b"\r\n -250\0\xff".to_vec())];
+    prop_oneof![
+        (at(), octet()).prop_map(|(at, octet)| Change::Put(at, octet)),
+        (at(), prop::collection::vec(octet(), 0..8)).prop_map(|(at, piece)| Change::Insert(at, piece)),
+        (at(), 0..40_usize).prop_map(|(at, length)| Change::Remove(at, length)),
+        (at(), 0..40_usize, 0..300_usize).prop_map(|(at, length, times)| Change::Repeat(at, length, times)),
+    ]
+}
+
+/// A stream of octets that once was in order, or never.
+pub(super) fn stream() -> impl Strategy<Value = Vec<u8>> {
+    let saying = prop_oneof![
+        8 => prop::collection::vec(select(SAYINGS), 1..4).prop_map(|sayings| sayings.concat()),
+        1 => prop::collection::vec(any::<u8>(), 0..300),
+    ];
+    (saying, prop::collection::vec(change(), 0..6)).prop_map(|(mut octets, changes)| {
+        for change in &changes {
+            change.make(&mut octets);
+        }
+        octets
+    })
+}
+
+/// The same in the pieces in which it arrives.
+pub(super) fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    (stream(), prop::collection::vec(any::<Index>(), 0..12)).prop_map(|(octets, cuts)| {
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(octets.len() + 1)).collect();
+        cuts.extend([0, octets.len()]);
+        cuts.sort_unstable();
+        cuts.windows(2).map(|ends| octets[ends[0]..ends[1]].to_vec()).collect()
+    })
+}

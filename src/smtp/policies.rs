@@ -1,0 +1,165 @@
+//! How sessions are opened, by destination: to each relay in its own way, to mail exchangers by what is asked of the
+//! recipient's domain.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use lettre::transport::smtp::extension::ClientId;
+
+use super::failover::Server;
+use super::handshake::Policy;
+use super::pool::Destination;
+use super::settings::{Settings, SetupError};
+use super::sts;
+use super::tls::Tls;
+use crate::domain::relay::{Relay, TlsMode};
+use crate::domain::routing::RouteName;
+
+/// Makes policies, each with an id of its own.
+pub(super) struct Policies {
+    settings: Settings,
+    client: ClientId,
+    made: u32,
+}
+
+impl Policies {
+    pub fn new(settings: Settings) -> Result<Self, SetupError> {
+        Ok(Self { client: client_id(&settings.hostname)?, settings, made: 0 })
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Every route's relays. The same relay in two routes is one, with its connections.
+    pub fn relays(&mut self) -> Result<HashMap<RouteName, Vec<Arc<Server>>>, SetupError> {
+        let rest = self.settings.relay.iter().map(|relay| (RouteName::Relay, vec![relay.clone()]));
+        let named = self.settings.routes.iter().map(|(name, relays)| (RouteName::Named(name.clone()), relays.clone()));
+        let lists: Vec<_> = rest.chain(named).collect();
+        let mut known: Vec<(Relay, Arc<Server>)> = Vec::new();
+        let mut routes = HashMap::new();
+        for (name, relays) in lists {
+            let mut servers = Vec::with_capacity(relays.len());
+            for relay in relays {
+                let server = match known.iter().find(|(known, _)| *known == relay) {
+                    Some((_, server)) => server.clone(),
+                    None => Arc::new(self.relay(&relay)?),
+                };
+                known.push((relay, server.clone()));
+                servers.push(server);
+            }
+            routes.insert(name, servers);
+        }
+        Ok(routes)
+    }
+
+    fn relay(&mut self, relay: &Relay) -> Result<Server, SetupError> {
+        let policy = Policy {
+            implicit_tls: relay.implicit_tls,
+            credentials: relay.credentials.clone(),
+            is_final: false,
+            idle: self.settings.relay_idle,
+            ..self.policy(relay.tls, relay.ca_file.as_deref())?
+        };
+        let destination = Destination { host: relay.host.clone(), port: relay.port, ip: None, policy: policy.id };
+        Ok(Server::new(relay.to_string(), destination, Arc::new(policy)))
+    }
+
+    /// What is asked of mail exchangers.
+    pub fn mx(&mut self) -> Result<MxPolicies, SetupError> {
+        let (ca_file, asked) = (self.settings.mta_sts.ca_file.clone(), self.settings.mx_tls.clone());
+        let mut policy = |mode| self.policy(mode, ca_file.as_deref());
+        Ok(MxPolicies {
+            none: Arc::new(policy(TlsMode::None)?),
+            opportunistic: Arc::new(policy(TlsMode::Opportunistic)?),
+            probing: Arc::new(Policy { tls: Tls::probing(ca_file.as_deref())?, ..policy(TlsMode::Opportunistic)? }),
+            required: Arc::new(policy(TlsMode::Required)?),
+            verified: Arc::new(policy(TlsMode::Verified)?),
+            asked,
+        })
+    }
+
+    fn policy(&mut self, mode: TlsMode, ca_file: Option<&Path>) -> Result<Policy, SetupError> {
+        self.made += 1;
+        Ok(Policy {
+            id: self.made,
+            client: self.client.clone(),
+            mode,
+            implicit_tls: false,
+            tls: Tls::new(mode, ca_file)?,
+            credentials: None,
+            is_final: true,
+            connections: self.settings.connections,
+            mails: self.settings.mails_per_connection,
+            age: self.settings.connection_age,
+            idle: self.settings.mx_idle,
+            timeouts: self.settings.timeouts.clone(),
+        })
+    }
+}
+
+/// The policies for mail exchangers.
+pub(super) struct MxPolicies {
+    none: Arc<Policy>,
+    opportunistic: Arc<Policy>,
+    /// Opportunistic, telling what is wrong with a certificate: for an MTA-STS policy that is being tested.
+    probing: Arc<Policy>,
+    required: Arc<Policy>,
+    pub verified: Arc<Policy>,
+    asked: BTreeMap<String, TlsMode>,
+}
+
+impl MxPolicies {
+    /// The policy for a domain's mail exchangers: what the configuration asks, or its MTA-STS policy where that asks for
+    /// more.
+    pub fn towards(&self, domain: &str, sts: Option<sts::Mode>) -> &Arc<Policy> {
+        let asked = self.asked.get(domain).or_else(|| self.asked.get("*")).copied();
+        match (asked.unwrap_or(TlsMode::Opportunistic), sts) {
+            (TlsMode::Verified, _) | (_, Some(sts::Mode::Enforce)) => &self.verified,
+            (TlsMode::Required, _) => &self.required,
+            (TlsMode::Opportunistic, Some(sts::Mode::Testing)) => &self.probing,
+            (TlsMode::Opportunistic, _) => &self.opportunistic,
+            (TlsMode::None, _) => &self.none,
+        }
+    }
+}
+
+fn client_id(hostname: &str) -> Result<ClientId, SetupError> {
+    match hostname.parse::<IpAddr>() {
+        Ok(IpAddr::V4(ip)) => return Ok(ClientId::Ipv4(ip)),
+        Ok(IpAddr::V6(ip)) => return Ok(ClientId::Ipv6(ip)),
+        Err(_) => {}
+    }
+    let fits = (1..=255).contains(&hostname.len())
+        && hostname.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    if fits { Ok(ClientId::Domain(hostname.to_owned())) } else { Err(SetupError::Hostname(hostname.to_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_would_break_ehlo_is_refused() {
+        assert_eq!(client_id("mail.acme.test").unwrap().to_string(), "mail.acme.test");
+        assert_eq!(client_id("192.0.2.1").unwrap().to_string(), "[192.0.2.1]");
+        assert_eq!(client_id("2001:db8::1").unwrap().to_string(), "[IPv6:2001:db8::1]");
+        for name in ["", "a b", "a\r\nQUIT", "café.test"] {
+            assert!(client_id(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_domain_goes_before_the_rest_and_mta_sts_only_adds() {
+        let mx_tls = [("bank.test", TlsMode::Verified), ("*", TlsMode::None)];
+        let mx_tls = mx_tls.map(|(domain, mode)| (domain.to_owned(), mode)).into();
+        let settings = Settings { mx_tls, ..Settings::default() };
+        let mx = Policies::new(settings).unwrap().mx().unwrap();
+        let mode = |domain, sts| mx.towards(domain, sts).mode;
+        assert_eq!((mode("bank.test", None), mode("other.test", None)), (TlsMode::Verified, TlsMode::None));
+        assert_eq!(mode("other.test", Some(sts::Mode::Testing)), TlsMode::None);
+        assert_eq!(mode("other.test", Some(sts::Mode::Enforce)), TlsMode::Verified);
+    }
+}

@@ -1,0 +1,198 @@
+//! A domain's policy (RFC 8461 §3.2): which hosts take its mail, and what follows where they do not or show no valid
+//! certificate.
+
+use std::time::Duration;
+
+/// The longest time a policy may be kept (RFC 8461 §3.2: a year, 31557600 s).
+const LONGEST: Duration = Duration::from_hours(8_766);
+/// The most patterns of one policy, so that what we keep of it is bounded.
+const PATTERNS: usize = 64;
+
+/// What follows where a host breaks the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::smtp) enum Mode {
+    /// The host gets no mail.
+    Enforce,
+    /// It gets the mail, and the attempt says so.
+    Testing,
+    /// Nothing: the domain is taking its policy back.
+    None,
+}
+
+/// A policy as it was fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::smtp) struct Policy {
+    pub mode: Mode,
+    /// For how long it holds from when it was fetched.
+    pub max_age: Duration,
+    patterns: Vec<Pattern>,
+}
+
+/// A host name, or `*.` and a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pattern {
+    /// Whether one label stands before `name`.
+    wildcard: bool,
+    /// In lower case, without a dot at the end.
+    name: String,
+}
+
+/// Why a text is not a policy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(in crate::smtp) enum PolicyError {
+    /// The first line is another.
+    #[error("it does not begin with version: STSv1")]
+    Version,
+    /// A line that is no `key: value`.
+    #[error("a line is not key: value")]
+    Line,
+    /// `mode` is missing or none of the three.
+    #[error("its mode is not enforce, testing or none")]
+    Mode,
+    /// `max_age` is missing or no number of at most ten digits.
+    #[error("its max_age is not a number of seconds")]
+    MaxAge,
+    /// No `mx` where the mode needs one, too many of them, or one that is no host name.
+    #[error("its mx lines are not 1 to {PATTERNS} host names")]
+    Mx,
+}
+
+impl Policy {
+    /// Reads the text of `/.well-known/mta-sts.txt`. Keys that are not known are passed over, and of a key that comes
+    /// twice, `mx` apart, the first one counts.
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+        if lines.next().and_then(pair) != Some(("version", "STSv1")) {
+            return Err(PolicyError::Version);
+        }
+        let (mut mode, mut max_age, mut patterns) = (None, None, Vec::new());
+        for line in lines {
+            let (key, value) = pair(line).ok_or(PolicyError::Line)?;
+            match key {
+                "mode" => _ = mode.get_or_insert(value),
+                "max_age" => _ = max_age.get_or_insert(value),
+                "mx" if patterns.len() < PATTERNS => patterns.push(Pattern::parse(value).ok_or(PolicyError::Mx)?),
+                "mx" => return Err(PolicyError::Mx),
+                _ => {}
+            }
+        }
+        let mode = match mode {
+            Some("enforce") => Mode::Enforce,
+            Some("testing") => Mode::Testing,
+            Some("none") => Mode::None,
+            _ => return Err(PolicyError::Mode),
+        };
+        let seconds = max_age.filter(|digits| (1..=10).contains(&digits.len()) && !digits.starts_with('+'));
+        let seconds = seconds.and_then(|digits| digits.parse().ok()).ok_or(PolicyError::MaxAge)?;
+        if patterns.is_empty() && mode != Mode::None {
+            return Err(PolicyError::Mx);
+        }
+        Ok(Self { mode, max_age: Duration::from_secs(seconds).min(LONGEST), patterns })
+    }
+
+    /// Whether this mail exchanger may get mail.
+    pub fn allows(&self, host: &str) -> bool {
+        self.mode != Mode::Enforce || self.names(host)
+    }
+
+    /// Whether the policy names this mail exchanger (RFC 8461 §4.1).
+    pub fn names(&self, host: &str) -> bool {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        self.patterns.iter().any(|pattern| pattern.fits(&host))
+    }
+}
+
+impl Pattern {
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim_end_matches('.').to_ascii_lowercase();
+        let (wildcard, name) = text.strip_prefix("*.").map_or((false, text.as_str()), |name| (true, name));
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'))
+        };
+        let good = name.len() <= 253 && name.split('.').all(is_label);
+        good.then(|| Self { wildcard, name: name.to_owned() })
+    }
+
+    /// A wildcard stands for exactly one label.
+    fn fits(&self, host: &str) -> bool {
+        let name = if self.wildcard { host.split_once('.').map(|(_, parent)| parent) } else { Some(host) };
+        name == Some(&self.name)
+    }
+}
+
+fn pair(line: &str) -> Option<(&str, &str)> {
+    let (key, value) = line.split_once(':')?;
+    Some((key.trim(), value.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn policy(lines: &str) -> Result<Policy, PolicyError> {
+        Policy::parse(&format!("version: STSv1\n{lines}"))
+    }
+
+    #[test]
+    fn the_example_of_the_standard_is_read() {
+        let text = "version: STSv1\r\nmode: enforce\r\nmx: mail.example.com\r\nmx: *.example.net\r\n\
+                    mx: backupmx.example.com\r\nmax_age: 604800\r\n";
+        let policy = Policy::parse(text).unwrap();
+        assert_eq!((policy.mode, policy.max_age), (Mode::Enforce, Duration::from_hours(7 * 24)));
+        for host in ["mail.example.com", "MAIL.Example.com.", "mx1.example.net", "backupmx.example.com"] {
+            assert!(policy.names(host), "{host}");
+        }
+        for host in ["example.com", "example.net", "a.b.example.net", "xexample.net", ".example.net.x", "", "mail"] {
+            assert!(!policy.names(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn line_ends_order_and_unknown_keys_do_not_matter() {
+        let policy = policy("max_age:60\n\nfuture: x\nmx:a.test\nmode : testing\nmode: enforce\nmax_age: 61").unwrap();
+        assert_eq!((policy.mode, policy.max_age), (Mode::Testing, Duration::from_mins(1)));
+    }
+
+    #[test]
+    fn a_policy_is_kept_for_a_year_at_most() {
+        assert_eq!(policy("mode: none\nmax_age: 9999999999").unwrap().max_age, LONGEST);
+        assert_eq!(policy("mode: none\nmax_age: 0").unwrap().max_age, Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_not_a_policy_is_said() {
+        assert_eq!(Policy::parse(""), Err(PolicyError::Version));
+        assert_eq!(Policy::parse("<html>not found</html>"), Err(PolicyError::Version));
+        assert_eq!(Policy::parse("mode: none\nversion: STSv1\nmax_age: 1"), Err(PolicyError::Version));
+        for (lines, error) in [
+            ("mode: enforce\nmx: a.test\nmax_age: 60\nnonsense", PolicyError::Line),
+            ("mode: Enforced\nmx: a.test\nmax_age: 60", PolicyError::Mode),
+            ("mx: a.test\nmax_age: 60", PolicyError::Mode),
+            ("mode: enforce\nmx: a.test", PolicyError::MaxAge),
+            ("mode: enforce\nmx: a.test\nmax_age: -1", PolicyError::MaxAge),
+            ("mode: enforce\nmx: a.test\nmax_age: +1", PolicyError::MaxAge),
+            ("mode: enforce\nmx: a.test\nmax_age: 99999999999", PolicyError::MaxAge),
+            ("mode: enforce\nmax_age: 60", PolicyError::Mx),
+            ("mode: testing\nmx: a.*.test\nmax_age: 60", PolicyError::Mx),
+            ("mode: testing\nmx: *\nmax_age: 60", PolicyError::Mx),
+            ("mode: testing\nmx: a b\nmax_age: 60", PolicyError::Mx),
+        ] {
+            assert_eq!(policy(lines), Err(error), "{lines}");
+        }
+        let many = "mx: a.test\n".repeat(PATTERNS + 1);
+        assert_eq!(policy(&format!("mode: enforce\nmax_age: 60\n{many}")), Err(PolicyError::Mx));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(text in any::<String>(), host in any::<String>()) {
+            let _ = Policy::parse(&text);
+            if let Ok(policy) = policy(&format!("mode: enforce\nmax_age: 60\nmx: *.a.test\n{text}")) {
+                let _ = policy.names(&host);
+            }
+        }
+    }
+}

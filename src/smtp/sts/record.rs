@@ -1,0 +1,64 @@
+//! The TXT record under `_mta-sts.DOMAIN` (RFC 8461 §3.1): it says that there is a policy, and which edition of it.
+
+/// How every record of ours begins; other records under the name are not our business.
+const START: &str = "v=STSv1;";
+
+/// The `id` of the one policy record among these TXT records. More than one, or one that is not well-formed, counts as
+/// none (RFC 8461 §3.1).
+pub(super) fn policy_id<'a>(records: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut ours = records.filter(|record| record.starts_with(START));
+    let record = ours.next()?;
+    if ours.next().is_some() {
+        return None;
+    }
+    let fields = record[START.len()..].split(';').map(|field| field.trim_matches([' ', '\t']));
+    let mut id = None;
+    for field in fields.filter(|field| !field.is_empty()) {
+        let (key, value) = field.split_once('=')?;
+        if key == "id" {
+            // Of a field that comes twice the first one counts.
+            id.get_or_insert(value);
+        }
+    }
+    id.filter(|id| (1..=32).contains(&id.len()) && id.bytes().all(|octet| octet.is_ascii_alphanumeric()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id<const N: usize>(records: [&str; N]) -> Option<&str> {
+        policy_id(records.into_iter())
+    }
+
+    #[test]
+    fn the_id_is_read() {
+        for record in
+            ["v=STSv1; id=20160831085700Z;", "v=STSv1;id=20160831085700Z", "v=STSv1; x=1 ;\tid=20160831085700Z ;"]
+        {
+            assert_eq!(id([record]), Some("20160831085700Z"), "{record}");
+        }
+        assert_eq!(id(["v=spf1 -all", "v=STSv1; id=a;", "v=STSv11; id=b"]), Some("a"), "others do not matter");
+        assert_eq!(id(["v=STSv1; id=a; id=b"]), Some("a"));
+    }
+
+    #[test]
+    fn what_is_not_one_good_record_is_none() {
+        let long = format!("v=STSv1; id={}", "a".repeat(33));
+        for record in ["", "v=STSv1", "v=STSv1; id=", "v=STSv1; id=a-b", "v=STSv1; a", "v=STSv2; id=a", &long] {
+            assert_eq!(id([record]), None, "{record}");
+        }
+        assert_eq!(id(["v=STSv1; id=a", "v=STSv1; id=a"]), None, "two");
+        assert_eq!(id([]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(text in any::<String>()) {
+            let _ = id([&text]);
+            let _ = id([&format!("v=STSv1;{text}")]);
+        }
+    }
+}

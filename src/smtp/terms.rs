@@ -1,0 +1,45 @@
+//! On which terms a mail is sent: how urgent it is, what its lane allows, and who is asked on the way.
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
+
+/// The terms of one call.
+#[derive(Clone)]
+pub struct Terms<'a> {
+    /// Whether the mail may use the last connections to a destination, which are kept for such mail.
+    pub urgent: bool,
+    /// What its lane allows.
+    pub limits: Limits,
+    /// Asked before the mail is begun and before its text.
+    pub watch: &'a dyn Watch,
+}
+
+/// What a lane allows. The default is what the settings say, over connections that all lanes share.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Where set, this lane has connections of its own.
+    pub lane: Option<i64>,
+    /// The most connections that the lane may have open over all its servers, idle ones included; at least 1. Beside
+    /// it each destination keeps to the settings' limit. Counts for a `lane` only; the last call's holds.
+    pub connections: Option<usize>,
+    /// The most mails over one connection, in place of the settings' number.
+    pub mails_per_connection: Option<u32>,
+}
+
+/// Asked on the way whether the mail is still to go. A closure stands for [`Watch::go`].
+pub trait Watch: Sync {
+    /// Asked once a session is at hand and nothing has been said of this mail.
+    fn go(&self) -> bool;
+
+    /// Awaited once, when a recipient was accepted and the server waits for the text, before its first octet. `false`
+    /// closes the connection instead, and no attempt was made.
+    fn before_text(&self) -> BoxFuture<'_, bool> {
+        ready(true).boxed()
+    }
+}
+
+impl<F: Fn() -> bool + Sync> Watch for F {
+    fn go(&self) -> bool {
+        self()
+    }
+}

@@ -1,0 +1,226 @@
+//! Learns from outcomes: which destinations ask for less, and which cannot be reached. Before what they concern is let
+//! go of, so that the next claim knows it already.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::hands::Hands;
+use super::pace::{Pace, Seen};
+use crate::clock::SharedClock;
+use crate::db::conditions::{self, Change, Taught};
+use crate::db::queue::Finished;
+use crate::db::splits::{self, Splits};
+use crate::db::{Db, DbError};
+use crate::domain::condition::Lesson;
+use crate::domain::outcome::{Outcome, Sign, Stage, Verdict};
+
+/// A lane's lessons come at most this often.
+const EVERY: TimeDelta = TimeDelta::seconds(1);
+
+/// What outcomes teach.
+#[derive(Debug)]
+pub(super) struct Learner {
+    pub db: Db,
+    pub clock: SharedClock,
+    pub hands: Hands,
+    pub pace: Arc<Pace>,
+    pub splits: Arc<Splits>,
+    /// Told when a lane has been opened.
+    pub wake: Arc<Notify>,
+    pub known: Mutex<Known>,
+}
+
+/// What lanes were last taught.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    taught: HashMap<i64, (DateTime<Utc>, Kind)>,
+    /// Lanes that this worker has blocked or slowed down, and not seen well since.
+    ill: HashSet<i64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Good,
+    Slow,
+    Unreachable,
+}
+
+impl Kind {
+    fn of(lesson: &Lesson) -> Self {
+        match (lesson.slow_down, lesson.unreachable) {
+            (true, _) => Self::Slow,
+            (false, true) => Self::Unreachable,
+            (false, false) => Self::Good,
+        }
+    }
+}
+
+/// What a batch says of one lane.
+#[derive(Debug, Default)]
+struct Batch<'a> {
+    mails: HashMap<Uuid, Seen>,
+    slow_down: Option<&'a Outcome>,
+    unreachable: Option<&'a Outcome>,
+    reached_at: Option<DateTime<Utc>>,
+}
+
+impl Learner {
+    /// Learns from outcomes that have been recorded. What the database does not take is learned another time.
+    pub(super) async fn learn(&self, batch: &[Finished]) {
+        let now = self.clock.now();
+        let (by_lane, refused) = self.sort(batch);
+        let mut taught: Vec<Taught> =
+            by_lane.into_iter().filter_map(|(lane, batch)| self.lesson(lane, &batch, now)).collect();
+        match self.split(&refused, now).await {
+            Ok(split) => taught.extend(split),
+            Err(error) => tracing::debug!(%error, "could not give a domain a lane of its own"),
+        }
+        if taught.is_empty() {
+            return;
+        }
+        match conditions::learn(&self.db, &taught).await {
+            Ok(changes) => self.take_note(&taught, &changes),
+            Err(error) => tracing::debug!(%error, "could not record what was learned of lanes"),
+        }
+    }
+
+    /// What each lane has shown, and the recipients whose domain a relay complained of: that is not the relay's lane.
+    fn sort<'a>(&self, batch: &'a [Finished]) -> (HashMap<i64, Batch<'a>>, Vec<&'a Finished>) {
+        let mut by_lane = HashMap::<i64, Batch>::new();
+        let (mut refused, mut closed) = (Vec::new(), HashSet::new());
+        for finished in batch {
+            let Some(outcome) = &finished.outcome else { continue };
+            let claimed = &finished.claimed;
+            let lane = by_lane.entry(claimed.lane_id).or_default();
+            let mail = lane.mails.entry(claimed.message_id).or_default();
+            mail.attempted = 1;
+            mail.accepted |= u32::from(outcome.verdict == Verdict::Accepted);
+            let sign = outcome.sign();
+            if outcome.stage > Stage::Session || sign == Some(Sign::SlowDown) {
+                mail.sessions = 1;
+                let ended = finished.started_at + TimeDelta::from_std(outcome.duration).unwrap_or_default();
+                lane.reached_at = lane.reached_at.max(Some(ended));
+            }
+            if sign == Some(Sign::SlowDown) && outcome.stage == Stage::Rcpt && self.is_shared(claimed.lane_id) {
+                // 421 closes the connection: the first recipient's is the others' too, and says nothing of them.
+                if outcome.reply.code != Some(421) || closed.insert(claimed.message_id) {
+                    refused.push(finished);
+                }
+                continue;
+            }
+            match sign {
+                Some(Sign::SlowDown) => lane.slow_down = Some(outcome),
+                Some(Sign::Unreachable) => lane.unreachable = Some(outcome),
+                None => {}
+            }
+        }
+        (by_lane, refused)
+    }
+
+    fn is_shared(&self, lane: i64) -> bool {
+        self.hands.lane(lane).is_some_and(|lane| lane.is_shared())
+    }
+
+    /// What there is to be learned of a lane, unless it was said a moment ago.
+    fn lesson(&self, lane: i64, batch: &Batch, now: DateTime<Utc>) -> Option<Taught> {
+        let sum = |of: fn(&Seen) -> u32| batch.mails.values().map(of).sum();
+        let seen = Seen {
+            attempted: sum(|mail| mail.attempted),
+            accepted: sum(|mail| mail.accepted),
+            sessions: sum(|mail| mail.sessions),
+            unreachable: batch.unreachable.is_some(),
+        };
+        let recent = self.pace.note(lane, seen, now);
+        let kind = match (batch.slow_down, batch.unreachable) {
+            (Some(_), _) => Kind::Slow,
+            (None, Some(_)) if recent.session_at.is_none() => Kind::Unreachable,
+            _ if seen.sessions > 0 && self.is_ill(lane) => Kind::Good,
+            _ => return None,
+        };
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.taught.get(&lane).is_some_and(|(at, said)| *said == kind && now - *at < EVERY && now >= *at) {
+            return None;
+        }
+        let reply = batch.slow_down.or(batch.unreachable).map(told);
+        let lesson = Lesson {
+            at: now,
+            attempted: recent.attempted,
+            accepted: recent.accepted,
+            slow_down: kind == Kind::Slow,
+            success: seen.accepted > 0,
+            unreachable: kind == Kind::Unreachable,
+            reached_at: batch.reached_at,
+        };
+        Some(Taught { lane, lesson, reply })
+    }
+
+    /// Whether success would change anything for a lane.
+    fn is_ill(&self, lane: i64) -> bool {
+        let was_ill =
+            self.hands.lane(lane).is_some_and(|lane| lane.blocked_since.is_some() || lane.learned_rate.is_some());
+        was_ill || self.known.lock().unwrap_or_else(PoisonError::into_inner).ill.contains(&lane)
+    }
+
+    /// Gives the domains that a relay complained of lanes of their own, which are slowed down instead of the relay's.
+    async fn split(&self, refused: &[&Finished], now: DateTime<Utc>) -> Result<Vec<Taught>, DbError> {
+        if refused.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lanes = splits::split(&self.db, refused.iter().map(|finished| &finished.claimed)).await?;
+        self.splits.forget();
+        let reply = refused.first().and_then(|finished| finished.outcome.as_ref()).map(told);
+        let lesson = Lesson {
+            at: now,
+            attempted: 0.0,
+            accepted: 0.0,
+            slow_down: true,
+            success: false,
+            unreachable: false,
+            reached_at: Some(now),
+        };
+        Ok(lanes.into_iter().map(|lane| Taught { lane, lesson, reply: reply.clone() }).collect())
+    }
+
+    /// Only now is it known to the next claim: who saw the same meanwhile has taught it as well.
+    fn take_note(&self, taught: &[Taught], changes: &[Change]) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for Taught { lane, lesson, .. } in taught {
+            known.taught.retain(|_, (at, _)| lesson.at - *at < EVERY);
+            known.taught.insert(*lane, (lesson.at, Kind::of(lesson)));
+        }
+        for Change { lane, before, after } in changes {
+            if after.block.is_none() && after.learned.is_none() {
+                known.ill.remove(lane);
+            } else {
+                known.ill.insert(*lane);
+            }
+            match (before.block, after.block) {
+                (None, Some(_)) => {
+                    tracing::warn!(lane, "a destination cannot be reached; probing it from time to time");
+                }
+                (Some(_), None) => {
+                    tracing::info!(lane, "a destination can be reached again");
+                    self.wake.notify_one();
+                }
+                _ => {}
+            }
+            match (before.learned, after.learned) {
+                (None, Some(learned)) => {
+                    tracing::warn!(lane, rate = learned.rate, "a destination asks for less; slowing down");
+                }
+                (Some(_), None) => tracing::info!(lane, "a destination takes as much as before"),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn told(outcome: &Outcome) -> String {
+    let code = outcome.reply.code.map(|code| format!("{code} ")).unwrap_or_default();
+    let enhanced = outcome.reply.enhanced.map(|enhanced| format!("{enhanced} ")).unwrap_or_default();
+    format!("{code}{enhanced}{}", outcome.reply.text)
+}

@@ -1,0 +1,146 @@
+//! How each lane has been going of late, as this worker saw it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+
+/// Seconds looked back.
+const SPAN: i64 = 10;
+const SPAN_F: f64 = 10.0;
+/// What has not been heard of for so many seconds is forgotten when there is much to remember.
+const FORGET: i64 = 600;
+/// Lanes remembered before the old ones go.
+const LANES: usize = 4_096;
+/// A failure beside a session that was had so many seconds ago is a connection's and not the destination's.
+const NEAR: i64 = 5;
+
+/// What the lanes did.
+#[derive(Debug, Default)]
+pub(super) struct Pace(Mutex<HashMap<i64, Past>>);
+
+/// What a few mails of a lane came to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Seen {
+    /// Mails tried.
+    pub attempted: u32,
+    /// Mails taken.
+    pub accepted: u32,
+    /// Mails for which a session was had.
+    pub sessions: u32,
+    /// Whether any found no server.
+    pub unreachable: bool,
+}
+
+#[derive(Debug, Default)]
+struct Past {
+    /// Second, tried, taken; the newest last.
+    seconds: std::collections::VecDeque<(i64, u32, u32)>,
+    last_session: Option<DateTime<Utc>>,
+    /// Sessions had since the last failure.
+    trust: usize,
+    /// When it was last heard of.
+    at: i64,
+}
+
+/// A lane's recent past.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Recent {
+    /// Mails tried a second.
+    pub attempted: f64,
+    /// Mails taken a second.
+    pub accepted: f64,
+    /// Sessions had since the last failure.
+    pub trust: usize,
+    /// The last session, if it is only seconds ago.
+    pub session_at: Option<DateTime<Utc>>,
+}
+
+impl Pace {
+    /// Adds what was seen, and answers the lane's recent past.
+    pub(super) fn note(&self, lane: i64, seen: Seen, now: DateTime<Utc>) -> Recent {
+        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let second = now.timestamp();
+        if lanes.len() >= LANES && !lanes.contains_key(&lane) {
+            lanes.retain(|_, past| second - past.at < FORGET);
+        }
+        let past = lanes.entry(lane).or_default();
+        past.add(seen, now);
+        past.recent(second)
+    }
+
+    /// The recent past of all these lanes.
+    pub(super) fn of(&self, lanes: impl Iterator<Item = i64>, now: DateTime<Utc>) -> HashMap<i64, Recent> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.filter_map(|lane| Some((lane, known.get(&lane)?.recent(now.timestamp())))).collect()
+    }
+}
+
+impl Past {
+    fn add(&mut self, seen: Seen, now: DateTime<Utc>) {
+        let second = now.timestamp();
+        self.at = second;
+        match self.seconds.back_mut() {
+            Some((at, attempted, accepted)) if *at == second => {
+                *attempted += seen.attempted;
+                *accepted += seen.accepted;
+            }
+            _ => self.seconds.push_back((second, seen.attempted, seen.accepted)),
+        }
+        while self.seconds.front().is_some_and(|(at, ..)| *at <= second - SPAN) {
+            self.seconds.pop_front();
+        }
+        if seen.sessions > 0 {
+            self.last_session = Some(now);
+            self.trust += seen.sessions as usize;
+        } else if seen.unreachable {
+            self.trust = 0;
+        }
+    }
+
+    fn recent(&self, second: i64) -> Recent {
+        let (mut attempted, mut accepted) = (0, 0);
+        for (_, tried, taken) in self.seconds.iter().filter(|(at, ..)| *at > second - SPAN) {
+            attempted += tried;
+            accepted += taken;
+        }
+        Recent {
+            attempted: f64::from(attempted) / SPAN_F,
+            accepted: f64::from(accepted) / SPAN_F,
+            trust: self.trust,
+            session_at: self.last_session.filter(|at| second - at.timestamp() < NEAR),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).unwrap()
+    }
+
+    #[test]
+    fn ten_seconds_are_looked_back() {
+        let (pace, ten) = (Pace::default(), Seen { attempted: 10, accepted: 5, sessions: 10, unreachable: false });
+        pace.note(1, ten, at(100));
+        let recent = pace.note(1, ten, at(105));
+        assert_eq!((recent.attempted.to_string(), recent.accepted.to_string()), ("2".into(), "1".into()));
+        let later = |seconds| (10.0 * pace.of([1].into_iter(), at(seconds))[&1].attempted).to_string();
+        assert_eq!([109, 110, 114, 115].map(later), ["20", "10", "10", "0"]);
+        assert!(pace.of([2].into_iter(), at(105)).is_empty());
+    }
+
+    #[test]
+    fn trust_grows_with_sessions_and_goes_with_a_failure() {
+        let pace = Pace::default();
+        let session = Seen { attempted: 3, sessions: 3, ..Seen::default() };
+        assert_eq!(pace.note(1, session, at(0)).trust, 3);
+        assert_eq!(pace.note(1, session, at(1)).trust, 6);
+        let failure = Seen { attempted: 1, unreachable: true, ..Seen::default() };
+        let recent = pace.note(1, failure, at(2));
+        assert_eq!((recent.trust, recent.session_at), (0, Some(at(1))));
+        assert_eq!(pace.note(1, failure, at(6)).session_at, None);
+    }
+}

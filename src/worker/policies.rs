@@ -1,0 +1,75 @@
+//! When to try again and when to give up, stream by stream, asked for at most every few seconds.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use crate::db::retry_policies::{self, RetryRow};
+use crate::db::{Db, DbError};
+use crate::domain::retry::Policy;
+
+/// How old an answer may be.
+const FRESH: TimeDelta = TimeDelta::seconds(2);
+
+/// Of each tenant, the streams that have a policy of their own.
+type Streams = HashMap<Uuid, HashMap<String, Arc<Policy>>>;
+
+/// What is known.
+#[derive(Debug)]
+pub(super) struct Policies {
+    /// As configured.
+    usual: Arc<Policy>,
+    known: RwLock<(DateTime<Utc>, Streams)>,
+}
+
+impl Policies {
+    /// Asks for the first time. Without an answer no worker starts: mail of a stream that is tried for longer than usual
+    /// would expire too early.
+    pub(super) async fn load(db: &Db, usual: Policy, now: DateTime<Utc>) -> Result<Self, DbError> {
+        let streams = read(&usual, retry_policies::all(db).await?);
+        Ok(Self { usual: Arc::new(usual), known: RwLock::new((now, streams)) })
+    }
+
+    /// Asks again, where the answer is old. While the database is away the last one holds.
+    pub(super) async fn refresh(&self, db: &Db, now: DateTime<Utc>) {
+        {
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            if (now - known.0).abs() < FRESH {
+                return;
+            }
+            // Before the answer is here, so that one task asks.
+            known.0 = now;
+        }
+        match retry_policies::all(db).await {
+            Ok(rows) => {
+                let streams = read(&self.usual, rows);
+                self.known.write().unwrap_or_else(PoisonError::into_inner).1 = streams;
+            }
+            Err(error) => tracing::debug!(%error, "could not ask for the streams' retry policies; the last ones hold"),
+        }
+    }
+
+    /// The policy of a stream.
+    pub(super) fn of(&self, tenant: Uuid, stream: &str) -> Arc<Policy> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.1.get(&tenant).and_then(|streams| streams.get(stream)).unwrap_or(&self.usual).clone()
+    }
+}
+
+fn read(usual: &Policy, rows: Vec<RetryRow>) -> Streams {
+    let seconds = |count: i32| Duration::from_secs(count.max(1).unsigned_abs().into());
+    let mut streams = Streams::new();
+    for row in rows {
+        let schedule = row.schedule.filter(|waits| !waits.is_empty());
+        let policy = Policy {
+            schedule: schedule.map_or_else(|| usual.schedule.clone(), |waits| waits.into_iter().map(seconds).collect()),
+            window: row.window.map_or(usual.window, seconds),
+            greylist: row.greylist.map_or(usual.greylist, seconds),
+        };
+        streams.entry(row.tenant_id).or_default().insert(row.stream, Arc::new(policy));
+    }
+    streams
+}
