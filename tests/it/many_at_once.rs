@@ -11,6 +11,7 @@ use sqlx::Row as _;
 use crate::support::app::TestApp;
 use crate::support::clock::hours;
 use crate::support::invariants;
+use crate::support::postgres::statement;
 
 #[tokio::test]
 async fn two_hundred_at_once_are_all_there() {
@@ -70,17 +71,6 @@ async fn no_lane_oversleeps_however_sends_and_claims_meet() {
     }
     let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM queue").fetch_one(&mut connection).await.unwrap();
     assert_eq!(waiting, 0);
-}
-
-/// The statements as they are committed for the build, so that the plan is that of the product's own.
-fn statement(start: &str) -> String {
-    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.sqlx")).unwrap();
-    let query = |file: std::io::Result<std::fs::DirEntry>| {
-        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
-        let data: serde_json::Value = serde_json::from_str(&text).unwrap();
-        data["query"].as_str().unwrap().to_owned()
-    };
-    files.map(query).find(|query| query.starts_with(start)).expect(start)
 }
 
 #[tokio::test]

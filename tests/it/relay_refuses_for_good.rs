@@ -67,6 +67,28 @@ async fn ten_recipients_with_three_fates() {
 }
 
 #[tokio::test]
+async fn a_mail_that_the_server_finds_too_large_has_bounced_without_being_sent() {
+    let app = TestApp::start().await;
+    app.smtp.offers(["PIPELINING", "SIZE 2000"]);
+    let mail = app.send(json!({"text": "A line of the mail.\n".repeat(200)})).await;
+    app.run_until_idle().await;
+    let ann = app.recipient(&mail.id).await;
+    assert_eq!((&ann["status"], &ann["response"]["enhanced"]), (&json!("bounced"), &json!("5.3.4")));
+    assert_eq!((app.smtp.count("MAIL"), app.smtp.count("DATA")), (0, 0));
+}
+
+#[tokio::test]
+async fn an_address_that_the_server_cannot_be_told_has_bounced_and_the_others_have_not() {
+    let app = TestApp::start().await;
+    app.smtp.offers(["PIPELINING"]);
+    let mail = app.send(json!({"to": "ann@example.test", "bcc": "jörg@example.test"})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.states(&mail.id).await, ["relayed", "bounced"]);
+    assert_eq!(app.message(&mail.id).await["recipients"][1]["response"]["enhanced"], "5.6.7");
+    assert!(app.smtp.mails()[0].raw.is_ascii(), "8BITMIME was not offered");
+}
+
+#[tokio::test]
 async fn nobody_at_the_relay_is_temporary() {
     let app = TestApp::builder().start().await;
     app.smtp.greeting().replies(["554 5.3.2 not now"]);

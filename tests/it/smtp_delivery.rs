@@ -1,9 +1,9 @@
 //! A mail and its recipients: each gets the answer that was meant for it.
 
 use postrider::domain::outcome::Verdict::{Accepted, Permanent, Temporary};
-use postrider::smtp::{Envelope, Route};
+use postrider::smtp::Envelope;
 
-use crate::support::sending::{MAIL, envelope, mail_of, relay, send, send_one, sender, verdicts};
+use crate::support::sending::{MAIL, envelope, mail_of, relay, send, send_one, sender, through_relay, verdicts};
 use crate::support::smtp::SmtpServer;
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn to_be_asked_for_credentials_bounces_no_mail() {
 async fn a_bounce_goes_out_with_an_empty_return_path() {
     let smtp = SmtpServer::start().await;
     let envelope = Envelope { from: None, ..envelope(["ann@example.test"]) };
-    sender(relay(&smtp)).send(&Route::Relay, &envelope, MAIL).await;
+    sender(relay(&smtp)).send(&through_relay(), &envelope, MAIL).await;
     assert_eq!(smtp.mails()[0].from, "");
 }
 
@@ -162,7 +162,7 @@ async fn a_bounce_goes_out_with_an_empty_return_path() {
 async fn a_large_mail_arrives_octet_for_octet() {
     let smtp = SmtpServer::start().await;
     let mail = mail_of(3_000_000);
-    let outcomes = sender(relay(&smtp)).send(&Route::Relay, &envelope(["ann@example.test"]), &mail).await;
+    let outcomes = sender(relay(&smtp)).send(&through_relay(), &envelope(["ann@example.test"]), &mail).await;
     assert_eq!(verdicts(&outcomes), [Accepted]);
     assert!(smtp.mails()[0].raw == mail);
 }

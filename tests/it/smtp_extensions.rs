@@ -1,9 +1,9 @@
 //! What is used only where it is offered.
 
 use postrider::domain::outcome::Verdict::{Accepted, Permanent};
-use postrider::smtp::{Envelope, Route};
+use postrider::smtp::Envelope;
 
-use crate::support::sending::{MAIL, envelope, mail_of, relay, send, send_one, sender, verdicts};
+use crate::support::sending::{MAIL, envelope, mail_of, relay, send, send_one, sender, through_relay, verdicts};
 use crate::support::smtp::SmtpServer;
 
 #[tokio::test]
@@ -11,7 +11,7 @@ async fn a_mail_larger_than_the_server_takes_is_not_sent() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["PIPELINING", "SIZE 1000"]);
     let sender = sender(relay(&smtp));
-    let outcomes = sender.send(&Route::Relay, &envelope(["ann@example.test"]), &mail_of(1_001)).await;
+    let outcomes = sender.send(&through_relay(), &envelope(["ann@example.test"]), &mail_of(1_001)).await;
 
     assert_eq!((outcomes[0].verdict, outcomes[0].reply.enhanced.unwrap().to_string()), (Permanent, "5.3.4".into()));
     assert_eq!(smtp.count("MAIL"), 0);
@@ -49,7 +49,7 @@ async fn a_return_path_beyond_ascii_concerns_everyone() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["PIPELINING"]);
     let envelope = Envelope { from: Some("jörg@acme.test".parse().unwrap()), ..envelope(["ann@example.test"]) };
-    let outcomes = sender(relay(&smtp)).send(&Route::Relay, &envelope, MAIL).await;
+    let outcomes = sender(relay(&smtp)).send(&through_relay(), &envelope, MAIL).await;
     assert_eq!(verdicts(&outcomes), [Permanent]);
 }
 
@@ -58,11 +58,23 @@ async fn eight_bit_is_announced_where_it_is_offered_and_used() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["8BITMIME"]);
     let sender = sender(relay(&smtp));
-    sender.send(&Route::Relay, &envelope(["ann@example.test"]), "Subject: é\r\n\r\n".as_bytes()).await;
+    sender.send(&through_relay(), &envelope(["ann@example.test"]), "Subject: é\r\n\r\n".as_bytes()).await;
     send_one(&sender).await;
 
     assert_eq!(smtp.mails()[0].mail_command, "MAIL FROM:<bounce@acme.test> BODY=8BITMIME");
     assert_eq!(smtp.mails()[1].mail_command, "MAIL FROM:<bounce@acme.test>");
+}
+
+#[tokio::test]
+async fn eight_bits_are_not_sent_to_a_server_that_takes_seven() {
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["PIPELINING"]);
+    let sender = sender(relay(&smtp));
+    let mail = "From: jörg@acme.test\r\n\r\n".as_bytes();
+    let outcomes = sender.send(&through_relay(), &envelope(["ann@example.test"]), mail).await;
+    assert_eq!((outcomes[0].verdict, outcomes[0].reply.enhanced.unwrap().to_string()), (Permanent, "5.6.3".into()));
+    assert_eq!(smtp.count("MAIL"), 0);
+    assert_eq!(send_one(&sender).await.verdict, Accepted);
 }
 
 #[tokio::test]

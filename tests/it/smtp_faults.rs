@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use postrider::domain::outcome::Verdict::{Accepted, Permanent, Temporary, Uncertain};
-use postrider::smtp::{Route, Settings, Timeouts};
+use postrider::smtp::{Settings, Timeouts};
 
-use crate::support::sending::{envelope, mail_of, relay, send, send_one, sender, verdicts};
+use crate::support::sending::{envelope, mail_of, relay, send, send_one, sender, through_relay, verdicts};
 use crate::support::smtp::{Action, SmtpServer};
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn a_link_that_dies_in_the_middle_of_a_large_mail_is_temporary() {
     smtp.data().does([Action::DropAfterReading(10_000, "")]);
     // Larger than all the buffers between here and there.
     let mail = mail_of(20_000_000);
-    let outcomes = sender(relay(&smtp)).send(&Route::Relay, &envelope(["ann@example.test"]), &mail).await;
+    let outcomes = sender(relay(&smtp)).send(&through_relay(), &envelope(["ann@example.test"]), &mail).await;
     assert_eq!(verdicts(&outcomes), [Temporary]);
 }
 
@@ -107,7 +107,7 @@ async fn a_server_that_stops_reading_the_mail_is_temporary() {
     let timeouts =
         Timeouts { block: Duration::from_millis(100), quit: Duration::from_millis(100), ..Timeouts::default() };
     let sender = sender(Settings { timeouts, ..relay(&smtp) });
-    let outcomes = sender.send(&Route::Relay, &envelope(["ann@example.test"]), &mail_of(20_000_000)).await;
+    let outcomes = sender.send(&through_relay(), &envelope(["ann@example.test"]), &mail_of(20_000_000)).await;
     assert_eq!(verdicts(&outcomes), [Temporary]);
 }
 
@@ -136,13 +136,17 @@ async fn nonsense_instead_of_a_reply_is_temporary() {
         Action::Octets(b"354 go ahead\r\n".to_vec()),
     ];
     for action in nonsense {
-        for stage in ["greeting", "ehlo", "mail", "rcpt"] {
+        for stage in ["greeting", "ehlo", "mail", "rcpt", "data"] {
+            if stage == "data" && matches!(&action, Action::Octets(octets) if octets.starts_with(b"354")) {
+                continue;
+            }
             let smtp = SmtpServer::start().await;
             let script = match stage {
                 "greeting" => smtp.greeting(),
                 "ehlo" => smtp.ehlo(),
                 "mail" => smtp.mail(),
-                _ => smtp.rcpt("ann@example.test"),
+                "rcpt" => smtp.rcpt("ann@example.test"),
+                _ => smtp.data(),
             };
             script.does([action.clone()]);
             let outcome = send_one(&sender(relay(&smtp))).await;
@@ -154,9 +158,15 @@ async fn nonsense_instead_of_a_reply_is_temporary() {
 
 #[tokio::test]
 async fn nonsense_after_the_dot_is_uncertain() {
-    let smtp = SmtpServer::start().await;
-    smtp.dot().does([Action::Octets(b"ok, thanks\r\n".to_vec())]);
-    assert_eq!(send_one(&sender(relay(&smtp))).await.verdict, Uncertain);
+    for nonsense in [
+        Action::Octets(b"ok, thanks\r\n".to_vec()),
+        Action::Octets(vec![b'2'; 1 << 20]),
+        Action::Endless(b"250-and another thing\r\n"),
+    ] {
+        let smtp = SmtpServer::start().await;
+        smtp.dot().does([nonsense]);
+        assert_eq!(send_one(&sender(relay(&smtp))).await.verdict, Uncertain);
+    }
 }
 
 #[tokio::test]
@@ -172,7 +182,7 @@ async fn a_server_that_says_why_it_hangs_up_in_the_middle_is_heard() {
         let smtp = SmtpServer::start().await;
         smtp.data().does([Action::DropAfterReading(10_000, words)]);
         let mail = mail_of(20_000_000);
-        let outcomes = sender(relay(&smtp)).send(&Route::Relay, &envelope(["ann@example.test"]), &mail).await;
+        let outcomes = sender(relay(&smtp)).send(&through_relay(), &envelope(["ann@example.test"]), &mail).await;
         assert_eq!((outcomes[0].verdict, outcomes[0].reply.code.is_some()), (expected, true));
     }
 }

@@ -8,7 +8,7 @@ use postrider::smtp::{Route, Sender, Settings, Timeouts};
 
 use crate::support::dns::DnsServer;
 use crate::support::sending::{MAIL, envelope, sender};
-use crate::support::smtp::{Action, SmtpServer};
+use crate::support::smtp::{Action, SmtpServer, three};
 
 /// Mail exchangers are on this machine at the port of `smtp`.
 fn direct(dns: &DnsServer, smtp: &SmtpServer) -> Settings {
@@ -27,20 +27,6 @@ async fn send(sender: &Sender, domain: &str) -> Outcome {
 
 fn enhanced(outcome: &Outcome) -> String {
     outcome.reply.enhanced.map(|code| code.to_string()).unwrap_or_default()
-}
-
-/// Three servers at the same port: addresses ending in 1, 2 and 3.
-async fn three() -> [SmtpServer; 3] {
-    loop {
-        let first = SmtpServer::start().await;
-        let port = first.address().port();
-        let free = |ip: &str| std::net::TcpListener::bind((ip, port)).is_ok();
-        if free("127.0.0.2") && free("127.0.0.3") {
-            let second = SmtpServer::start_at(&format!("127.0.0.2:{port}")).await;
-            let third = SmtpServer::start_at(&format!("127.0.0.3:{port}")).await;
-            return [first, second, third];
-        }
-    }
 }
 
 #[tokio::test]
@@ -122,6 +108,40 @@ async fn an_alias_leads_to_the_mail_exchangers_of_its_target() {
 }
 
 #[tokio::test]
+async fn a_mail_exchanger_may_be_an_alias() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    dns.mx("example.test", 10, "mx.test");
+    dns.cname("mx.test", "real.test");
+    dns.has_address("real.test", "127.0.0.1");
+    let outcome = send(&sender(direct(&dns, &smtp)), "example.test").await;
+    assert_eq!((outcome.verdict, outcome.peer.mx.as_deref()), (Accepted, Some("mx.test")));
+}
+
+#[tokio::test]
+async fn a_mail_exchanger_whose_aliases_go_in_a_circle_is_temporary() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    dns.mx("example.test", 10, "a.test");
+    dns.cname("a.test", "b.test");
+    dns.cname("b.test", "a.test");
+    assert_eq!(send(&sender(direct(&dns, &smtp)), "example.test").await.verdict, Temporary);
+}
+
+#[tokio::test]
+async fn a_server_with_an_ipv6_address_alone_is_called_there() {
+    let dns = DnsServer::start().await;
+    let smtp = SmtpServer::start().await;
+    dns.mx("example.test", 10, "mx.test");
+    dns.has_address("mx.test", "::1");
+    dns.has_address("implicit.test", "::1");
+    let sender = sender(direct(&dns, &smtp));
+    for domain in ["example.test", "implicit.test"] {
+        // Nobody listens there; where there is no IPv6 nobody can be called.
+        let outcome = send(&sender, domain).await;
+        assert_eq!((outcome.verdict, outcome.peer.ip), (Temporary, Some("::1".parse().unwrap())), "{domain}");
+    }
+}
+
+#[tokio::test]
 async fn domains_that_take_no_mail_are_permanent() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     dns.null_mx("null.test");
@@ -140,12 +160,15 @@ async fn domains_that_take_no_mail_are_permanent() {
 async fn what_the_dns_does_not_answer_is_temporary() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     dns.servfail("broken.test");
+    dns.refuses("refused.test");
     dns.silent("silent.test");
     dns.mx("half.test", 10, "broken.test");
     dns.mx("lost.test", 10, "nowhere.test");
+    // It may have an IPv6 address for all we know.
+    dns.servfail_for_ipv6("half-known.test");
     let timeouts = Timeouts { dns: Duration::from_millis(300), ..Timeouts::default() };
     let sender = sender(Settings { timeouts, ..direct(&dns, &smtp) });
-    for domain in ["broken.test", "silent.test", "half.test", "lost.test"] {
+    for domain in ["broken.test", "refused.test", "silent.test", "half.test", "lost.test", "half-known.test"] {
         let outcome = send(&sender, domain).await;
         assert_eq!((outcome.verdict, enhanced(&outcome).as_str()), (Temporary, "4.4.3"), "{domain}");
     }

@@ -1,7 +1,9 @@
 //! TLS: taken where it is offered, verified where it is required, never mixed with plain text.
 
+use std::time::Duration;
+
 use postrider::domain::outcome::Verdict::{Accepted, Temporary};
-use postrider::smtp::{Sender, Settings};
+use postrider::smtp::{Sender, Settings, Timeouts};
 
 use crate::support::certificate::Certificate;
 use crate::support::sending::{relay_at, send_one, sender};
@@ -101,6 +103,32 @@ async fn opportunistic_tls_goes_without_where_there_is_none_or_it_fails() {
     let outcome = send_one(&sender(opportunistic(&smtp))).await;
     assert_eq!((outcome.verdict, outcome.peer.tls), (Accepted, None));
     assert_eq!(smtp.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_closes_at_starttls_gets_no_plain_text() {
+    let certificate = Certificate::valid_for("127.0.0.1");
+    for strictly in [true, false] {
+        let smtp = server(&certificate).await;
+        smtp.starttls().does([Action::ReplyThenDrop("421 4.3.2 closing".into())]);
+        let sender = if strictly { strict(&smtp, &certificate) } else { sender(opportunistic(&smtp)) };
+        let outcome = send_one(&sender).await;
+        assert_eq!((outcome.verdict, outcome.reply.code, smtp.connections()), (Temporary, Some(421), 1));
+        assert_eq!(send_one(&sender).await.verdict, Accepted);
+        assert!(smtp.mails()[0].tls);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_in_the_handshake_is_given_up() {
+    let smtp = SmtpServer::start().await;
+    let _gate = smtp.greeting().stalls();
+    let timeouts = Timeouts { tls: Duration::from_millis(100), ..Timeouts::default() };
+    let url = format!("smtps://{}", smtp.address());
+    let settings = Settings { relay: Some(url.parse().unwrap()), timeouts, ..Settings::default() };
+    let outcome = send_one(&sender(settings)).await;
+    assert_eq!(outcome.verdict, Temporary);
+    assert!(outcome.reply.text.contains("TLS handshake failed: it took too long"), "{}", outcome.reply.text);
 }
 
 #[tokio::test]

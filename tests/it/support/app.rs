@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider::app::{App, Roles, build_worker};
-use postrider::clock::Clock as _;
+use postrider::clock::Clock;
 use postrider::config::Config;
 use postrider::db::keys::{self, NewKey};
 use postrider::db::{Db, DbError};
@@ -73,7 +73,7 @@ impl TestAppBuilder {
         let db = Db::new(&database.url, 8, config.database.timeout).unwrap();
         let app = App::start(&config, Roles::Api, clock.clone(), None).await.unwrap();
         let worker = build_worker(&config, db.clone(), clock.clone(), app.wake()).await.unwrap();
-        let key = make_key(&db, &clock, &Scope::ALL, None).await;
+        let key = make_key(&db, &*clock, &Scope::ALL, None).await;
         let api = Api::new(format!("http://{}", app.api_address().unwrap()), key);
         TestApp { smtp, clock, worker, config, database, db, api, app }
     }
@@ -114,12 +114,12 @@ impl TestApp {
 
     /// A client whose key may do this and no more.
     pub async fn allowed(&self, scopes: &[Scope]) -> Api {
-        self.api.with_key(&make_key(&self.db, &self.clock, scopes, None).await)
+        self.api.with_key(&make_key(&self.db, &*self.clock, scopes, None).await)
     }
 
     /// A client that may send from these domains.
     pub async fn allowed_from(&self, domains: &[&str]) -> Api {
-        self.api.with_key(&make_key(&self.db, &self.clock, &[Scope::Send], Some(domains)).await)
+        self.api.with_key(&make_key(&self.db, &*self.clock, &[Scope::Send], Some(domains)).await)
     }
 
     /// The client with every scope.
@@ -149,7 +149,8 @@ impl Drop for TestApp {
     }
 }
 
-async fn make_key(db: &Db, clock: &TestClock, scopes: &[Scope], domains: Option<&[&str]>) -> String {
+/// A new key.
+pub async fn make_key(db: &Db, clock: &dyn Clock, scopes: &[Scope], domains: Option<&[&str]>) -> String {
     let secret = Secret::from_bytes(rand::random());
     let scopes: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     let domains: Option<Vec<String>> = domains.map(|list| list.iter().map(ToString::to_string).collect());

@@ -10,6 +10,7 @@ use rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::TlsAcceptor;
 
 /// A self-signed certificate with its key.
+#[derive(Clone)]
 pub struct Certificate {
     pem: String,
     config: Arc<ServerConfig>,
@@ -18,17 +19,22 @@ pub struct Certificate {
 impl Certificate {
     /// Valid today.
     pub fn valid_for(name: &str) -> Self {
-        Self::with(name, |_| ())
+        Self::with(&[name], |_| ())
+    }
+
+    /// One for several names, valid today.
+    pub fn valid_for_all(names: &[&str]) -> Self {
+        Self::with(names, |_| ())
     }
 
     /// Valid until some years ago.
     pub fn expired_for(name: &str) -> Self {
-        Self::with(name, |params| params.not_after = date_time_ymd(2001, 1, 1))
+        Self::with(&[name], |params| params.not_after = date_time_ymd(2001, 1, 1))
     }
 
-    fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+    fn with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
         change(&mut params);
         let certificate = params.self_signed(&key).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();

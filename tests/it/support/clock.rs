@@ -38,6 +38,14 @@ impl Clock for TestClock {
     }
 }
 
+pub fn millis(count: i64) -> TimeDelta {
+    TimeDelta::milliseconds(count)
+}
+
+pub fn seconds(count: i64) -> TimeDelta {
+    TimeDelta::seconds(count)
+}
+
 pub fn minutes(count: i64) -> TimeDelta {
     TimeDelta::minutes(count)
 }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use hickory_resolver::proto::op::{Message, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{CNAME, MX};
-use hickory_resolver::proto::rr::{Name, RData, Record};
+use hickory_resolver::proto::rr::rdata::{CNAME, MX, TXT};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
@@ -15,6 +15,8 @@ use tokio::task::JoinHandle;
 struct Entry {
     records: Vec<RData>,
     failure: Option<ResponseCode>,
+    /// SERVFAIL for records of this type alone.
+    broken: Option<RecordType>,
     silent: bool,
 }
 
@@ -61,6 +63,14 @@ impl DnsServer {
         self.change(alias, |entry| entry.records.push(RData::CNAME(CNAME(name(host)))));
     }
 
+    /// Replaces the TXT records of a name.
+    pub fn txt<const N: usize>(&self, host: &str, texts: [&str; N]) {
+        self.change(host, |entry| {
+            entry.records.retain(|data| !matches!(data, RData::TXT(_)));
+            entry.records.extend(texts.map(|text| RData::TXT(TXT::new(vec![text.to_owned()]))));
+        });
+    }
+
     /// The name exists, and there is nothing under it.
     pub fn empty(&self, domain: &str) {
         self.change(domain, |_| ());
@@ -68,6 +78,21 @@ impl DnsServer {
 
     pub fn servfail(&self, domain: &str) {
         self.change(domain, |entry| entry.failure = Some(ResponseCode::ServFail));
+    }
+
+    /// The server does not want to be asked.
+    pub fn refuses(&self, domain: &str) {
+        self.change(domain, |entry| entry.failure = Some(ResponseCode::Refused));
+    }
+
+    /// SERVFAIL for the name's IPv6 addresses alone.
+    pub fn servfail_for_ipv6(&self, domain: &str) {
+        self.change(domain, |entry| entry.broken = Some(RecordType::AAAA));
+    }
+
+    /// What was broken is not any more.
+    pub fn mends(&self, domain: &str) {
+        self.change(domain, |entry| (entry.failure, entry.broken, entry.silent) = (None, None, false));
     }
 
     /// No answer at all.
@@ -106,11 +131,15 @@ fn answer(request: Message, zone: &Zone) -> Option<Message> {
     let zone = zone.lock().unwrap();
     let mut owner = query.name().clone();
     answer.metadata.response_code = ResponseCode::NXDomain;
-    while let Some(entry) = zone.get(&owner) {
+    // As a resolver does with aliases in a circle.
+    for _ in 0..8 {
+        let Some(entry) = zone.get(&owner) else { break };
         if entry.silent {
             return None;
         }
-        answer.metadata.response_code = entry.failure.unwrap_or(ResponseCode::NoError);
+        let broken = entry.broken == Some(query.query_type());
+        let failure = entry.failure.or(broken.then_some(ResponseCode::ServFail));
+        answer.metadata.response_code = failure.unwrap_or(ResponseCode::NoError);
         let mut alias = None;
         for data in &entry.records {
             if let RData::CNAME(target) = data {
@@ -118,7 +147,9 @@ fn answer(request: Message, zone: &Zone) -> Option<Message> {
             } else if data.record_type() != query.query_type() {
                 continue;
             }
-            answer.add_answer(Record::from_rdata(owner.clone(), 60, data.clone()));
+            // Tests change TXT records and do not wait for caches.
+            let ttl = if matches!(data, RData::TXT(_)) { 0 } else { 60 };
+            answer.add_answer(Record::from_rdata(owner.clone(), ttl, data.clone()));
         }
         match alias {
             Some(target) => owner = target,

@@ -40,6 +40,27 @@ const RULES: &[(&str, &str)] = &[
     ),
     LANES,
     (
+        "nothing is on record of an attempt that nobody makes",
+        "SELECT count(*) FROM queue WHERE lease IS NULL AND (begun OR data_started)",
+    ),
+    (
+        "nobody was granted more than a lane or a stream allows",
+        "SELECT (SELECT count(*) FROM lanes l
+                 WHERE l.connections < (SELECT sum(count) FROM permits WHERE lane_id = l.id))
+              + (SELECT count(*) FROM streams s
+                 WHERE s.concurrency < (SELECT sum(count) FROM stream_permits p
+                                        WHERE p.tenant_id = s.tenant_id AND p.stream = s.name))",
+    ),
+    (
+        "only a lane that cannot be reached says what was heard of it",
+        "SELECT count(*) FROM lanes WHERE blocked_since IS NULL AND block_reply IS NOT NULL",
+    ),
+    (
+        "a learned limit has its reply and is below its ceiling",
+        "SELECT count(*) FROM lanes
+         WHERE (learned_rate IS NOT NULL) <> (learned_reply IS NOT NULL) OR learned_rate > learned_ceiling",
+    ),
+    (
         "a key stands for a message that is there",
         "SELECT count(*) FROM idempotency_keys k WHERE NOT EXISTS (SELECT FROM messages m WHERE m.id = ANY (k.message_ids))",
     ),

@@ -1,6 +1,7 @@
 //! The program itself, run as an operator runs it: by its command line and environment.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,6 +24,34 @@ pub fn postrider(arguments: &[&str]) -> Command {
     command
 }
 
+/// A command on this database, quiet but for errors.
+pub fn on(database: &str, arguments: &[&str]) -> Command {
+    let mut command = postrider(arguments);
+    command.env("DATABASE_URL", database).env("POSTRIDER_LOG__FILTER", "error");
+    command
+}
+
+/// `serve` on this database, with this server as its relay.
+pub fn serve(database: &str, smtp: SocketAddr, arguments: &[&str]) -> Command {
+    let mut command = on(database, &[&["serve"], arguments].concat());
+    command
+        .env("POSTRIDER_LISTEN", "127.0.0.1:0")
+        .env("POSTRIDER_RELAY_URL", format!("smtp://{smtp}?tls=none"))
+        .env("POSTRIDER_DELIVERY__LEASE", "5s")
+        .env("POSTRIDER_LOG__FILTER", "info");
+    command
+}
+
+/// A new key, made by the command.
+pub async fn key(database: &str) -> String {
+    let made = run(on(database, &["keys", "create", "--name", "test"])).await;
+    assert!(made.status.success(), "{}", complaint(&made));
+    let key = String::from_utf8(made.stdout).unwrap();
+    let key = key.strip_suffix('\n').expect("one line");
+    assert!(key.starts_with("pr_") && key.len() == 67 && !key.contains(char::is_whitespace), "{key}");
+    key.to_owned()
+}
+
 /// Runs it to its end.
 pub async fn run(mut command: Command) -> Output {
     tokio::time::timeout(LIMIT, command.output()).await.expect("an end").expect("a process")
@@ -35,9 +64,13 @@ pub fn complaint(output: &Output) -> String {
 
 /// SIGTERM, and waits for the end.
 pub async fn stop(mut child: Child) -> ExitStatus {
-    let pid = child.id().expect("a running process").to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill").success());
+    signal(&child, "TERM").await;
     tokio::time::timeout(LIMIT, child.wait()).await.expect("an end").expect("a status")
+}
+
+async fn signal(child: &Child, name: &str) {
+    let pid = child.id().expect("a running process").to_string();
+    assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().await.expect("kill").success());
 }
 
 /// The program as a service; killed when it is dropped.
@@ -94,6 +127,21 @@ impl Service {
     /// SIGTERM, and waits for the end.
     pub async fn terminate(self) -> ExitStatus {
         stop(self.child).await
+    }
+
+    /// SIGTERM, and no waiting.
+    pub async fn ask_to_stop(&self) {
+        signal(&self.child, "TERM").await;
+    }
+
+    /// SIGSTOP: it does nothing any more, and does not know.
+    pub async fn freeze(&self) {
+        signal(&self.child, "STOP").await;
+    }
+
+    /// SIGCONT.
+    pub async fn thaw(&self) {
+        signal(&self.child, "CONT").await;
     }
 
     /// SIGKILL.

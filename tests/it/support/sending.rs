@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use postrider::domain::outcome::{Outcome, Verdict};
+use postrider::domain::routing::RouteName;
 use postrider::smtp::{Envelope, Relay, Route, Sender, Settings};
 
 use super::smtp::SmtpServer;
@@ -29,9 +30,14 @@ pub fn envelope<const N: usize>(to: [&str; N]) -> Envelope {
     Envelope { from: Some("bounce@acme.test".parse().unwrap()), to: to.map(|address| address.parse().unwrap()).into() }
 }
 
+/// The route to the relay of the settings.
+pub fn through_relay() -> Route {
+    Route::Relay(RouteName::Relay)
+}
+
 /// Sends [`MAIL`] through the relay.
 pub async fn send<const N: usize>(sender: &Sender, to: [&str; N]) -> Vec<Outcome> {
-    sender.send(&Route::Relay, &envelope(to), MAIL).await
+    sender.send(&through_relay(), &envelope(to), MAIL).await
 }
 
 /// Sends [`MAIL`] to one recipient through the relay.

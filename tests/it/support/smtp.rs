@@ -62,6 +62,7 @@ struct Log {
     lines: Vec<Line>,
     connections: usize,
     open: usize,
+    most_open: usize,
 }
 
 impl Shared {
@@ -137,6 +138,11 @@ impl SmtpServer {
         self.script(Stage::Auth)
     }
 
+    /// What follows the answer to a challenge after AUTH.
+    pub fn after_auth(&self) -> Script<'_> {
+        self.script(Stage::AfterAuth)
+    }
+
     pub fn mail(&self) -> Script<'_> {
         self.script(Stage::Mail)
     }
@@ -190,6 +196,16 @@ impl SmtpServer {
         self.shared.log().connections
     }
 
+    /// Connections open now.
+    pub fn open_connections(&self) -> usize {
+        self.shared.log().open
+    }
+
+    /// The most connections that were open at one time.
+    pub fn most_open(&self) -> usize {
+        self.shared.log().most_open
+    }
+
     /// Waits until no connection is open.
     pub async fn left_alone(&self) {
         self.until("no open connection", |log| log.connections > 0 && log.open == 0).await;
@@ -200,6 +216,20 @@ impl SmtpServer {
         let waiting = changes.wait_for(|()| reached(&self.shared.log()));
         let reached = tokio::time::timeout(Duration::from_secs(20), waiting).await;
         assert!(reached.is_ok(), "still waiting for {what}; so far: {:#?}", self.lines());
+    }
+}
+
+/// Three servers at the same port: addresses ending in 1, 2 and 3.
+pub async fn three() -> [SmtpServer; 3] {
+    loop {
+        let first = SmtpServer::start().await;
+        let port = first.address().port();
+        let free = |ip: &str| std::net::TcpListener::bind((ip, port)).is_ok();
+        if free("127.0.0.2") && free("127.0.0.3") {
+            let second = SmtpServer::start_at(&format!("127.0.0.2:{port}")).await;
+            let third = SmtpServer::start_at(&format!("127.0.0.3:{port}")).await;
+            return [first, second, third];
+        }
     }
 }
 
@@ -216,6 +246,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         shared.note(|log| {
             log.connections += 1;
             log.open += 1;
+            log.most_open = log.most_open.max(log.open);
         });
         let (number, shared) = (shared.log().connections, shared.clone());
         connections.spawn(async move {

@@ -1,6 +1,7 @@
 //! One connection of the scriptable server, from greeting to QUIT.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -98,6 +99,10 @@ impl Connection<'_> {
         let octets = match action {
             None => format!("{usual}\r\n").into_bytes(),
             Some(Action::Reply(reply)) => format!("{reply}\r\n").into_bytes(),
+            Some(Action::ReplyAfter(reply, wait)) => {
+                tokio::time::sleep(wait).await;
+                format!("{reply}\r\n").into_bytes()
+            }
             Some(Action::Octets(octets)) => octets,
             Some(Action::Drop) => return hang_up(),
             Some(Action::ReplyThenDrop(reply)) => {
@@ -107,6 +112,7 @@ impl Connection<'_> {
             Some(Action::Endless(octets)) => loop {
                 self.say(octets).await?;
             },
+            Some(Action::Trickle(octets, period)) => self.trickle(octets, period).await?,
             Some(Action::DropAfterReading(count, words)) => {
                 self.say(b"354 go ahead\r\n").await?;
                 self.stream.read_exact(&mut vec![0; count]).await?;
@@ -124,6 +130,15 @@ impl Connection<'_> {
         };
         self.say(&octets).await?;
         Ok(octets.first().copied().unwrap_or_default())
+    }
+
+    async fn trickle<T>(&mut self, octets: &[u8], period: Duration) -> io::Result<T> {
+        let mut ticks = tokio::time::interval(period);
+        for octet in octets.iter().cycle() {
+            ticks.tick().await;
+            self.say(&[*octet]).await?;
+        }
+        hang_up()
     }
 
     async fn ehlo(&mut self) -> Flow {
@@ -158,7 +173,11 @@ impl Connection<'_> {
                 self.line().await?;
             }
         }
-        self.answer(Stage::Auth, "235 2.7.0 welcome").await.map(drop)
+        if self.answer(Stage::Auth, "235 2.7.0 welcome").await? == b'3' {
+            self.line().await?;
+            self.answer(Stage::AfterAuth, "235 2.7.0 welcome").await?;
+        }
+        Ok(())
     }
 
     async fn begin(&mut self, line: &str) -> Flow {

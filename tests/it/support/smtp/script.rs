@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -14,6 +15,7 @@ pub(super) enum Stage {
     Ehlo,
     Starttls,
     Auth,
+    AfterAuth,
     Mail,
     Rcpt(String),
     Data,
@@ -26,10 +28,14 @@ pub(super) enum Stage {
 pub enum Action {
     /// This reply; what follows depends on its first digit.
     Reply(String),
+    /// The same after a while, where the time that passes is the point.
+    ReplyAfter(String, Duration),
     /// These octets, taken for a reply by their first digit.
     Octets(Vec<u8>),
     /// These octets over and over until the client hangs up.
     Endless(&'static [u8]),
+    /// These octets over and over, one every so often, until the client hangs up.
+    Trickle(&'static [u8], Duration),
     /// No word, and the connection closed.
     Drop,
     /// A reply, and the connection closed.

@@ -1,0 +1,166 @@
+//! Cancel, retry and reschedule, against two workers that want the same rows. Whoever comes first, the answer, the mailbox
+//! and the database tell the same story, and nobody gets a mail twice.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::app::TestApp;
+use crate::support::clock::{hours, minutes};
+
+/// Two workers that look for work all the time.
+struct Working {
+    stop: CancellationToken,
+    running: Vec<JoinHandle<()>>,
+}
+
+impl Working {
+    async fn starts(app: &TestApp) -> Self {
+        let stop = CancellationToken::new();
+        let mut running = Vec::new();
+        for worker in [app.another_worker().await, app.another_worker().await] {
+            let stop = stop.clone();
+            running.push(tokio::spawn(async move { worker.run(stop).await }));
+        }
+        Self { stop, running }
+    }
+
+    /// They finish what they have; then everything due is done.
+    async fn ends(self, app: &TestApp) {
+        self.stop.cancel();
+        join_all(self.running).await;
+        app.run_until_idle().await;
+    }
+}
+
+/// Who got mail, each of them once.
+fn reached(app: &TestApp) -> BTreeSet<String> {
+    let all: Vec<String> = app.smtp.mails().into_iter().flat_map(|mail| mail.to).collect();
+    let once: BTreeSet<String> = all.iter().cloned().collect();
+    assert_eq!(once.len(), all.len(), "somebody got a mail twice");
+    once
+}
+
+fn strings(list: &Value) -> BTreeSet<String> {
+    list.as_array().unwrap().iter().map(|one| one.as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn what_cancel_says_it_caught_never_leaves_and_all_else_does() {
+    let app = TestApp::start().await;
+    let working = Working::starts(&app).await;
+    let mut canceled = BTreeSet::new();
+    for round in 0..6 {
+        let calls = join_all((0..25).map(|n| {
+            let app = &app;
+            async move {
+                let to: Vec<String> = (0..2).map(|r| format!("r{round}-{n}-{r}@example.test")).collect();
+                let mail = app.send(json!({"to": to})).await;
+                let answer = app.post(&format!("/v1/messages/{}/cancel", mail.id), &json!({})).await.body;
+                let (caught, late) = (strings(&answer["canceled"]), strings(&answer["too_late"]));
+                assert_eq!((caught.len() + late.len(), caught.intersection(&late).count()), (2, 0));
+                caught
+            }
+        }));
+        canceled.extend(calls.await.into_iter().flatten());
+    }
+    working.ends(&app).await;
+    let reached = reached(&app);
+    assert_eq!((reached.len() + canceled.len(), reached.intersection(&canceled).count()), (300, 0));
+}
+
+#[tokio::test]
+async fn however_often_retry_is_called_each_mail_goes_once() {
+    let app = TestApp::start().await;
+    let addresses: Vec<String> = (0..40).map(|n| format!("{n}@example.test")).collect();
+    for address in &addresses {
+        app.smtp.rcpt(address).replies(["451 4.3.2 later"]);
+    }
+    let sent = join_all(addresses.iter().map(|address| app.send(json!({"to": address})))).await;
+    app.run_until_idle().await;
+    let working = Working::starts(&app).await;
+    let calls = sent.iter().flat_map(|mail| std::iter::repeat_n(mail, 3)).map(|mail| {
+        let app = &app;
+        async move {
+            let answer = app.post(&format!("/v1/messages/{}/retry", mail.id), &json!({})).await;
+            let code = answer.problem().1.to_owned();
+            assert!(answer.status == 200 || ["in_flight", "nothing_to_retry"].contains(&code.as_str()), "{answer:?}");
+        }
+    });
+    let due = async { app.clock.advance(minutes(2)) };
+    tokio::join!(join_all(calls), due);
+    working.ends(&app).await;
+    assert_eq!(reached(&app).len(), 40);
+    for mail in &sent {
+        assert_eq!(app.recipient(&mail.id).await["attempts"], 2);
+    }
+}
+
+#[tokio::test]
+async fn what_patch_says_it_moved_waits_for_its_new_time() {
+    let app = TestApp::start().await;
+    let (at, later) = (app.clock.text_in(hours(1)), app.clock.text_in(hours(3)));
+    let sent =
+        join_all((0..40).map(|n| app.send(json!({"to": format!("{n}@example.test"), "scheduled_at": at})))).await;
+    let second = app.another_worker().await;
+    let (early, rest) = sent.split_at(10);
+    let patch = async |id: &str| {
+        let answer = app.patch(&format!("/v1/messages/{id}"), &json!({"scheduled_at": later})).await;
+        assert!(answer.status == 200 || answer.problem() == (409, "not_scheduled"), "{answer:?}");
+        answer.status == 200
+    };
+    for mail in early {
+        assert!(patch(&mail.id).await);
+    }
+    let time_comes = async {
+        app.clock.advance(hours(1));
+        let (first, second) = tokio::join!(app.worker.drain(), second.drain());
+        first.and(second).unwrap();
+    };
+    let (moved, ()) = tokio::join!(join_all(rest.iter().map(|mail| patch(&mail.id))), time_comes);
+    app.run_until_idle().await;
+    for (mail, moved) in rest.iter().zip(moved) {
+        assert_eq!(app.status(&mail.id).await, if moved { "scheduled" } else { "relayed" });
+    }
+    app.clock.advance(hours(2));
+    app.run_until_idle().await;
+    assert_eq!(reached(&app).len(), 40);
+}
+
+#[tokio::test]
+async fn one_in_hand_is_being_tried_already() {
+    let app = TestApp::start().await;
+    let gate = app.smtp.dot().stalls();
+    let mail = app.send(json!({})).await;
+    let working = app.start_working();
+    gate.reached().await;
+    let path = format!("/v1/messages/{}", mail.id);
+    assert_eq!(app.post(&format!("{path}/retry"), &json!({})).await.problem(), (409, "in_flight"));
+    let moved = app.patch(&path, &json!({"scheduled_at": app.clock.text_in(hours(1))})).await;
+    assert_eq!(moved.problem(), (409, "not_scheduled"));
+    gate.open();
+    working.await.unwrap().unwrap();
+    assert_eq!(app.post(&format!("{path}/retry"), &json!({})).await.problem(), (409, "nothing_to_retry"));
+}
+
+#[tokio::test]
+async fn a_retry_probes_a_blocked_destination_and_no_other_limit() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"]);
+    let mail = app.send(json!({})).await;
+    app.run_until_idle().await;
+    let open = async || -> bool {
+        let query = "SELECT open_at <= '2026-11-23T12:00:00Z' FROM lanes WHERE stream = 'transactional'";
+        sqlx::query_scalar(query).fetch_one(&mut app.database.connect().await).await.unwrap()
+    };
+    let retry = format!("/v1/messages/{}/retry", mail.id);
+    app.sql("UPDATE lanes SET open_at = '2026-11-23T12:05:00Z'").await;
+    assert_eq!(app.post(&retry, &json!({})).await.status, 200);
+    assert!(!open().await, "a turn of the rate is waited for");
+    app.sql("UPDATE lanes SET blocked_since = now(), block_failures = 3").await;
+    assert_eq!(app.post(&retry, &json!({})).await.status, 200);
+    assert!(open().await);
+}

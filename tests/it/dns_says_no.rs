@@ -1,0 +1,56 @@
+//! What the DNS says about a domain decides between a bounce and another try, and nobody else has to wait for it.
+
+use serde_json::json;
+
+use crate::support::app::TestApp;
+use crate::support::clock::minutes;
+use crate::support::dns::DnsServer;
+
+#[tokio::test]
+async fn a_domain_that_is_not_there_bounces_and_one_that_is_not_answered_for_waits() {
+    let dns = DnsServer::start().await;
+    dns.null_mx("nomail.test");
+    dns.empty("empty.test");
+    dns.servfail("broken.test");
+    dns.mx("lost.test", 10, "mx.broken.test");
+    dns.servfail("mx.broken.test");
+    dns.has_address("example.test", "127.0.0.1");
+    let app = TestApp::builder().direct(&dns).start().await;
+    let to = ["a@nowhere.test", "b@nomail.test", "c@empty.test", "d@broken.test", "e@lost.test", "f@example.test"];
+    let mail = app.send(json!({"to": to})).await;
+    app.run_until_idle().await;
+
+    let message = app.message(&mail.id).await;
+    let recipients = message["recipients"].as_array().unwrap().iter();
+    let found: Vec<_> = recipients
+        .map(|who| (who["status"].as_str().unwrap(), who["response"]["enhanced"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("bounced", "5.1.2"),
+            ("bounced", "5.1.10"),
+            ("bounced", "5.1.2"),
+            ("deferred", "4.4.3"),
+            ("deferred", "4.4.3"),
+            ("delivered", "2.0.0"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_dns_that_comes_back_delivers() {
+    let dns = DnsServer::start().await;
+    dns.servfail("example.test");
+    let app = TestApp::builder().direct(&dns).start().await;
+    let mail = app.send(json!({})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.status(&mail.id).await, "deferred");
+
+    dns.mends("example.test");
+    dns.has_address("example.test", "127.0.0.1");
+    app.clock.advance(minutes(10));
+    // Another, since what the DNS has said is remembered for a while by a clock that stands still.
+    app.another_worker().await.drain().await.unwrap();
+    assert_eq!(app.events(&mail.id).await, ["accepted", "deferred", "delivered"]);
+}

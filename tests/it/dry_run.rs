@@ -1,0 +1,133 @@
+//! A dry run tells what would become of a message, and leaves nothing behind.
+
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::client::{Answer, message};
+use crate::support::clock::hours;
+use crate::support::dns::DnsServer;
+
+async fn dry_run(app: &TestApp, fields: Value) -> Answer {
+    app.post("/v1/messages?dry_run=true", &message(fields)).await
+}
+
+async fn rows(app: &TestApp) -> i64 {
+    let count = "SELECT (SELECT count(*) FROM messages) + (SELECT count(*) FROM lanes) + (SELECT count(*) FROM blobs)
+                      + (SELECT count(*) FROM events) + (SELECT count(*) FROM idempotency_keys)";
+    sqlx::query_scalar(count).fetch_one(&mut app.database.connect().await).await.unwrap()
+}
+
+/// A mail without what is another each time.
+fn without_id(mime: &str) -> String {
+    mime.lines().filter(|line| !line.contains("Message-ID") && !line.contains("=_")).collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn the_plan_is_what_then_happens() {
+    let app = TestApp::start().await;
+    let fields = json!({
+        "to": ["ann@example.test"], "bcc": ["bo@other.test"], "subject": "Grüße", "html": "<p>ä</p>",
+        "attachments": [{"filename": "a.txt", "content": "YWJj"}],
+    });
+    let plan = dry_run(&app, fields.clone()).await;
+    assert_eq!((plan.status, &plan.body["dry_run"]), (200, &json!(true)), "{}", plan.body);
+    assert_eq!(rows(&app).await, 0);
+    let port = app.smtp.address().port();
+    assert_eq!(plan.body["relays"], json!([{"host": "127.0.0.1", "port": port, "tls": "none"}]));
+    assert_eq!((&plan.body["route"], &plan.body["dkim"]), (&json!("relay"), &json!([])));
+    let ann = &plan.body["recipients"][0];
+    assert_eq!((&ann["suppressed"], &ann["tls"], &ann["throttle_wait"]), (&json!(false), &json!(null), &json!(0.0)));
+    assert_eq!(
+        ann["lane"],
+        json!({"id": null, "stream": "transactional", "route": "relay", "domain": "*", "state": "open"})
+    );
+    assert_eq!(ann["first_attempt"]["at"], "2026-11-23T12:00:00Z");
+    assert_eq!(plan.body["recipients"][1]["kind"], "bcc");
+
+    app.send(fields).await;
+    app.run_until_idle().await;
+    let sent = String::from_utf8(app.smtp.mails()[0].raw.clone()).unwrap();
+    let planned = plan.body["mime"]["content"].as_str().unwrap();
+    assert_eq!(without_id(planned), without_id(&sent));
+    assert_eq!((&plan.body["mime"]["encoding"], &plan.body["mime"]["size"]), (&json!("utf-8"), &json!(planned.len())));
+}
+
+#[tokio::test]
+async fn direct_to_mx_each_domain_has_its_lane() {
+    let dns = DnsServer::start().await;
+    dns.has_address("a.test", "127.0.0.1");
+    let app = TestApp::builder().direct(&dns).start().await;
+    app.send(json!({"to": "x@a.test"})).await;
+    app.run_until_idle().await;
+    app.sql(
+        "UPDATE lanes SET blocked_since = '2026-11-23T11:00:00Z', block_failures = 3, block_reply = 'connection refused',
+             open_at = '2026-11-23T12:02:00Z'",
+    )
+    .await;
+    let plan = dry_run(&app, json!({"to": ["x@a.test", "x@b.test"]})).await.body;
+    assert_eq!((&plan["route"], &plan["relays"]), (&json!("mx"), &json!([])));
+    let (a, b) = (&plan["recipients"][0], &plan["recipients"][1]);
+    assert_eq!(a["tls"], "opportunistic");
+    assert_eq!((&a["lane"]["domain"], &a["lane"]["state"]), (&json!("a.test"), &json!("blocked")));
+    assert_eq!((&a["blocker"]["kind"], &a["first_attempt"]["at"]), (&json!("lane_blocked"), &json!(null)));
+    assert_eq!(
+        (&b["lane"]["id"], &b["lane"]["domain"], &b["blocker"]["kind"]),
+        (&json!(null), &json!("b.test"), &json!("queued"))
+    );
+}
+
+#[tokio::test]
+async fn limits_and_schedules_show_in_the_plan() {
+    let app = TestApp::start().await;
+    let at = app.clock.text_in(hours(2));
+    let scheduled = dry_run(&app, json!({"scheduled_at": at})).await.body;
+    assert_eq!(scheduled["recipients"][0]["blocker"]["kind"], "scheduled");
+    assert_eq!(scheduled["recipients"][0]["first_attempt"]["at"], "2026-11-23T14:00:00Z");
+
+    app.sql("UPDATE streams SET rate = 0.1, open_at = '2026-11-23T12:00:10Z' WHERE name = 'bulk'").await;
+    let limited = dry_run(&app, json!({"stream": "bulk"})).await.body;
+    let ann = &limited["recipients"][0];
+    assert_eq!((&ann["blocker"]["kind"], &ann["throttle_wait"]), (&json!("rate_limited"), &json!(10.0)));
+    assert_eq!(ann["first_attempt"]["at"], "2026-11-23T12:00:10Z");
+}
+
+#[tokio::test]
+async fn what_is_not_valid_is_refused_as_ever() {
+    let app = TestApp::start().await;
+    let wrong = json!({"to": "x", "subject": null});
+    let (dry, real) = (dry_run(&app, wrong.clone()).await, app.post("/v1/messages", &message(wrong)).await);
+    assert_eq!((dry.status, dry.faults()), (422, real.faults()));
+    assert_eq!(
+        app.post("/v1/messages?dry_run=perhaps", &message(json!({}))).await.faults(),
+        [("dry_run", "invalid_value")]
+    );
+    let other = app.allowed_from(&["other.test"]).await;
+    assert_eq!(other.post("/v1/messages?dry_run=true", &message(json!({}))).await.problem(), (403, "forbidden"));
+    assert_eq!(rows(&app).await, 0);
+    let real = app.post("/v1/messages?dry_run=false", &message(json!({}))).await;
+    assert_eq!(real.status, 202);
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn a_key_does_not_stand_for_a_dry_run() {
+    let app = TestApp::start().await;
+    let send = async |path: &str| {
+        let request = app.request(reqwest::Method::POST, path).header("Idempotency-Key", "k").json(&message(json!({})));
+        Answer::to(request).await.status
+    };
+    assert_eq!(send("/v1/messages?dry_run=true").await, 200);
+    assert_eq!(send("/v1/messages").await, 202);
+    assert_eq!(send("/v1/messages?dry_run=true").await, 200);
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn a_large_mail_is_shown_whole() {
+    let app = TestApp::start().await;
+    let content = "QUJD".repeat(200_000);
+    let plan = dry_run(&app, json!({"attachments": [{"filename": "a.bin", "content": content}]})).await.body;
+    let mime = &plan["mime"];
+    assert_eq!(mime["encoding"], "utf-8", "mails are 7-bit");
+    assert!(mime["size"].as_u64().unwrap() > 800_000 && mime["content"].as_str().unwrap().len() > 800_000);
+}

@@ -1,0 +1,191 @@
+//! "Where is that mail?" — asked at every point of its way.
+
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::clock::{hours, minutes};
+
+/// The explanation of the only recipient of a message.
+async fn explained(app: &TestApp, id: &str) -> Value {
+    let answer = app.get(&format!("/v1/messages/{id}/explain")).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let recipients = answer.body["recipients"].as_array().unwrap().clone();
+    assert_eq!((recipients.len(), &answer.body["status"]), (1, &recipients[0]["status"]));
+    recipients.into_iter().next().unwrap()
+}
+
+fn kind(recipient: &Value) -> &str {
+    recipient["blocker"]["kind"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn from_schedule_through_retry_to_the_end() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 disk full\r\n"]);
+    let at = app.clock.text_in(hours(1));
+    let mail = app.send(json!({"scheduled_at": at})).await;
+    let ann = explained(&app, &mail.id).await;
+    assert_eq!(
+        (kind(&ann), &ann["ahead"]["number"], &ann["estimate"]["basis"]),
+        ("scheduled", &json!(0), &json!("schedule"))
+    );
+    assert_eq!((&ann["lane"]["route"], &ann["lane"]["state"]), (&json!("relay"), &json!("open")));
+
+    app.clock.advance(hours(1));
+    let ann = explained(&app, &mail.id).await;
+    assert_eq!((kind(&ann), &ann["status"]), ("queued", &json!("queued")));
+
+    app.run_until_idle().await;
+    let ann = explained(&app, &mail.id).await;
+    let shown = app.recipient(&mail.id).await;
+    assert_eq!((kind(&ann), &ann["attempts"]), ("retry_wait", &json!(1)));
+    assert_eq!(ann["blocker"]["reply"], json!({"code": 451, "enhanced": "4.3.2", "text": "disk full"}));
+    assert_eq!(ann["blocker"]["next_attempt_at"], shown["next_attempt_at"]);
+    assert_eq!(ann["estimate"]["at"], shown["next_attempt_at"]);
+    assert!(ann["summary"].as_str().unwrap().contains("127.0.0.1 said “451 4.3.2 disk full”"), "{}", ann["summary"]);
+    assert_eq!(ann["unblock"][0]["call"], format!("POST /v1/messages/{}/retry", mail.id));
+    assert_eq!(ann["gives_up_at"], "2026-11-26T13:00:00Z", "72 h from its scheduled_at");
+
+    app.clock.advance(minutes(2));
+    app.run_until_idle().await;
+    let ann = explained(&app, &mail.id).await;
+    assert_eq!((kind(&ann), &ann["status"], &ann["estimate"]), ("ended", &json!("relayed"), &json!(null)));
+    assert_eq!((&ann["lane"], &ann["ahead"], &ann["unblock"]), (&json!(null), &json!(null), &json!([])));
+    let summary = ann["summary"].as_str().unwrap();
+    assert!(
+        summary.starts_with("A relay took responsibility at 2026-11-23T13:02:00Z, after 2 attempts, without TLS"),
+        "{summary}"
+    );
+}
+
+#[tokio::test]
+async fn while_a_worker_has_it() {
+    let app = TestApp::start().await;
+    let gate = app.smtp.dot().stalls();
+    let mail = app.send(json!({})).await;
+    let working = app.start_working();
+    gate.reached().await;
+    let ann = explained(&app, &mail.id).await;
+    assert_eq!((kind(&ann), &ann["ahead"], &ann["estimate"]["at"]), ("in_flight", &json!(null), &json!(null)));
+    gate.open();
+    working.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn behind_a_pause_of_its_lane_and_of_its_stream() {
+    let app = TestApp::start().await;
+    let mail = app.send(json!({})).await;
+    let lane = explained(&app, &mail.id).await["lane"]["id"].as_str().unwrap().to_owned();
+    app.post(&format!("/v1/lanes/{lane}/pause"), &json!({"reason": "maintenance"})).await;
+    let ann = explained(&app, &mail.id).await;
+    assert_eq!((kind(&ann), &ann["estimate"]["at"]), ("lane_paused", &json!(null)));
+    assert!(ann["summary"].as_str().unwrap().contains("(maintenance)"), "{}", ann["summary"]);
+
+    app.post("/v1/streams/transactional/pause", &json!({})).await;
+    let ann = explained(&app, &mail.id).await;
+    assert_eq!(kind(&ann), "stream_paused");
+    // What is proposed helps.
+    for _ in 0..2 {
+        let proposed = explained(&app, &mail.id).await["unblock"][0]["call"].as_str().unwrap().to_owned();
+        assert_eq!(app.post(proposed.strip_prefix("POST ").unwrap(), &json!({})).await.status, 200, "{proposed}");
+    }
+    assert_eq!(kind(&explained(&app, &mail.id).await), "queued");
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn behind_a_block_and_a_learned_limit() {
+    let app = TestApp::start().await;
+    let mail = app.send(json!({})).await;
+    app.sql(
+        "UPDATE lanes SET blocked_since = '2026-11-23T11:00:00Z', block_failures = 3, block_reply = 'connection refused',
+             open_at = '2026-11-23T12:02:00Z'",
+    )
+    .await;
+    let ann = explained(&app, &mail.id).await;
+    assert_eq!((kind(&ann), &ann["blocker"]["next_attempt_at"]), ("lane_blocked", &json!("2026-11-23T12:02:00Z")));
+    assert_eq!((&ann["estimate"]["at"], &ann["estimate"]["basis"]), (&json!(null), &json!("none")));
+
+    app.sql(
+        "UPDATE lanes SET blocked_since = NULL, block_failures = 0, learned_rate = 0.5, learned_ceiling = 8,
+             learned_at = '2026-11-23T11:59:00Z', learned_reply = '4.7.0 too fast'",
+    )
+    .await;
+    let ann = explained(&app, &mail.id).await;
+    assert_eq!((kind(&ann), &ann["estimate"]["at"]), ("learned_limit", &json!("2026-11-23T12:02:00Z")));
+    assert_eq!(
+        ann["blocker"]["rule"],
+        format!("learned rate of {}: 30 mails a minute", ann["lane"]["id"].as_str().unwrap())
+    );
+    let reset = ann["unblock"][0]["call"].as_str().unwrap().strip_prefix("POST ").unwrap().to_owned();
+    app.post(&reset, &json!({})).await;
+    assert_eq!(kind(&explained(&app, &mail.id).await), "queued");
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn its_place_in_the_queue_is_counted_and_its_turn_reckoned() {
+    let app = TestApp::start().await;
+    let mut last = String::new();
+    for _ in 0..4 {
+        app.clock.advance(minutes(1));
+        last = app.send(json!({})).await.id;
+    }
+    let ann = explained(&app, &last).await;
+    assert_eq!((kind(&ann), &ann["ahead"]), ("queued", &json!({"number": 3, "is_more": false})));
+    assert_eq!(ann["estimate"]["at"], json!(null), "nothing of the lane was handed over yet");
+
+    let lane = ann["lane"]["id"].as_str().unwrap();
+    app.patch(&format!("/v1/lanes/{lane}"), &json!({"rate": 0.1})).await;
+    let ann = explained(&app, &last).await;
+    assert_eq!((kind(&ann), &ann["estimate"]["basis"]), ("rate_limited", &json!("limit")));
+    assert_eq!(ann["estimate"]["at"], "2026-11-23T12:04:30Z", "three at 10 s each");
+    app.patch(&format!("/v1/lanes/{lane}"), &json!({"rate": null})).await;
+
+    app.run_until_idle().await;
+    app.clock.advance(minutes(1));
+    let held = app.send(json!({"stream": "bulk"})).await;
+    let first = app.send(json!({})).await;
+    app.clock.advance(minutes(1));
+    let second = app.send(json!({})).await;
+    let ann = explained(&app, &second.id).await;
+    assert_eq!((kind(&ann), &ann["ahead"]["number"]), ("queued", &json!(1)), "bulk mail waits elsewhere");
+    assert_eq!(ann["estimate"]["basis"], "lane_rate", "{}", ann["estimate"]);
+    assert_eq!(explained(&app, &first.id).await["ahead"]["number"], 0);
+    app.run_until_idle().await;
+    assert_eq!(app.status(&held.id).await, "relayed");
+}
+
+#[tokio::test]
+async fn with_nobody_to_deliver_it() {
+    let app = TestApp::start().await;
+    let mail = app.send(json!({})).await;
+    app.sql("UPDATE workers SET heartbeat_at = heartbeat_at - interval '1 day'").await;
+    let ann = explained(&app, &mail.id).await;
+    assert_eq!((kind(&ann), &ann["estimate"]["at"]), ("no_worker", &json!(null)));
+    app.sql("UPDATE workers SET heartbeat_at = clock_timestamp()").await;
+}
+
+#[tokio::test]
+async fn each_recipient_for_itself_and_without_a_row_as_lost() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("bo@example.test").replies(["550 5.1.1 no such user"]);
+    app.smtp.rcpt("cy@example.test").replies(["451 4.3.0 later"]);
+    let mail = app.send(json!({"to": ["ann@example.test", "bo@example.test", "cy@example.test"]})).await;
+    app.run_until_idle().await;
+    let path = format!("/v1/messages/{}/explain", mail.id);
+    let kinds = async || {
+        let body = app.get(&path).await.body;
+        body["recipients"].as_array().unwrap().iter().map(|r| kind(r).to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds().await, ["ended", "ended", "retry_wait"]);
+    let bo = app.get(&path).await.body["recipients"][1].clone();
+    assert_eq!(
+        bo["summary"],
+        "It was refused for good at 2026-11-23T12:00:00Z, after 1 attempt: 127.0.0.1 said “550 5.1.1 no such user”."
+    );
+    app.sql("CREATE TABLE taken AS TABLE queue; DELETE FROM queue").await;
+    assert_eq!(kinds().await, ["ended", "ended", "lost"]);
+    app.sql("INSERT INTO queue SELECT * FROM taken; DROP TABLE taken").await;
+    assert_eq!(app.get("/v1/messages/msg_00000000000070008000000000000000/explain").await.status, 404);
+}

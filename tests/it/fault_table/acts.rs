@@ -1,0 +1,214 @@
+//! What is done to the fleet; each once.
+
+use std::time::Duration;
+
+use sqlx::Connection as _;
+
+use crate::support::fleet::{Fleet, LEASE, SIZE};
+use crate::support::sink::Manner;
+
+fn any() -> usize {
+    rand::random_range(0..SIZE)
+}
+
+async fn pause(milliseconds: u64) {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+}
+
+pub async fn nothing(_: &mut Fleet) {
+    pause(500).await;
+}
+
+pub async fn kill_one(fleet: &mut Fleet) {
+    fleet.kill(any()).await;
+    fleet.start_missing().await;
+}
+
+pub async fn kill_api(fleet: &mut Fleet) {
+    fleet.kill(rand::random_range(0..2)).await;
+    fleet.start_missing().await;
+}
+
+pub async fn kill_worker(fleet: &mut Fleet) {
+    fleet.kill(2).await;
+    fleet.start_missing().await;
+    // Until it has taken over from itself, it should have something in hand again.
+    pause(2_500).await;
+}
+
+pub async fn kill_all(fleet: &mut Fleet) {
+    for number in 0..SIZE {
+        fleet.kill(number).await;
+    }
+    fleet.start_missing().await;
+    pause(1_000).await;
+}
+
+pub async fn terminate_one(fleet: &mut Fleet) {
+    assert!(fleet.take(any()).terminate().await.success());
+    fleet.start_missing().await;
+}
+
+pub async fn terminate_and_kill(fleet: &mut Fleet) {
+    let service = fleet.take(any());
+    service.ask_to_stop().await;
+    pause(100).await;
+    service.kill().await;
+    fleet.kills += 1;
+    fleet.start_missing().await;
+}
+
+pub async fn freeze_shortly(fleet: &mut Fleet) {
+    freeze(fleet, LEASE / 2).await;
+}
+
+pub async fn freeze_long(fleet: &mut Fleet) {
+    freeze(fleet, LEASE * 2).await;
+}
+
+async fn freeze(fleet: &mut Fleet, time: Duration) {
+    let number = any();
+    fleet.replica(number).freeze().await;
+    tokio::time::sleep(time).await;
+    fleet.replica(number).thaw().await;
+}
+
+pub async fn terminate_backends(fleet: &mut Fleet) {
+    for pid in fleet.backends(3).await {
+        fleet.sql(&format!("SELECT pg_terminate_backend({pid})")).await;
+        fleet.kills += 1;
+    }
+}
+
+pub async fn cancel_backends(fleet: &mut Fleet) {
+    fleet.sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename = 'app'").await;
+}
+
+pub async fn kill_backend(fleet: &mut Fleet) {
+    for pid in fleet.backends(1).await {
+        fleet.signal(pid).await;
+    }
+}
+
+pub async fn kill_postgres(fleet: &mut Fleet) {
+    fleet.postgres.kill().await;
+    fleet.kills += 1;
+    fleet.postgres.start_again().await;
+}
+
+pub async fn restart_postgres(fleet: &mut Fleet) {
+    fleet.postgres.stop().await;
+    fleet.postgres.start_again().await;
+}
+
+pub async fn kill_postgres_and_replica(fleet: &mut Fleet) {
+    fleet.postgres.kill().await;
+    fleet.kill(any()).await;
+    fleet.kills += 1;
+    fleet.postgres.start_again().await;
+    fleet.start_missing().await;
+}
+
+pub async fn silent_link(fleet: &mut Fleet) {
+    fleet.postgres.proxy.go_silent();
+    tokio::time::sleep(LEASE * 2).await;
+    fleet.postgres.proxy.open();
+}
+
+pub async fn silent_link_only(fleet: &mut Fleet) {
+    fleet.postgres.proxy.go_silent();
+    fleet.postgres.proxy.open();
+    pause(500).await;
+}
+
+pub async fn refused_link(fleet: &mut Fleet) {
+    fleet.postgres.proxy.refuse().await;
+    pause(3_000).await;
+    fleet.postgres.proxy.open();
+}
+
+pub async fn hang_up(fleet: &mut Fleet) {
+    fleet.postgres.proxy.hang_up();
+    pause(100).await;
+}
+
+pub async fn read_only(fleet: &mut Fleet) {
+    fleet.sql("ALTER SYSTEM SET default_transaction_read_only = on; SELECT pg_reload_conf()").await;
+    pause(2_000).await;
+    fleet
+        .sql("SET default_transaction_read_only = off; ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf()")
+        .await;
+}
+
+pub async fn out_of_connections(fleet: &mut Fleet) {
+    limited(fleet, "ALTER ROLE app CONNECTION LIMIT 0").await;
+}
+
+pub async fn few_connections(fleet: &mut Fleet) {
+    limited(fleet, "ALTER ROLE app CONNECTION LIMIT 4").await;
+}
+
+async fn limited(fleet: &mut Fleet, limit: &str) {
+    fleet.sql(limit).await;
+    fleet.postgres.proxy.hang_up();
+    pause(3_000).await;
+    fleet.sql("ALTER ROLE app CONNECTION LIMIT -1").await;
+}
+
+async fn locked(fleet: &mut Fleet, statement: &'static str) {
+    let mut lock = fleet.connect().await;
+    // Where it cannot be had at once, the next round tries again.
+    let _ = sqlx::raw_sql(statement).execute(&mut lock).await;
+    pause(3_000).await;
+    lock.close().await.expect("closed");
+}
+
+pub async fn locked_counters(fleet: &mut Fleet) {
+    locked(fleet, "BEGIN; SELECT FROM event_counters FOR UPDATE").await;
+}
+
+pub async fn locked_lanes(fleet: &mut Fleet) {
+    locked(fleet, "BEGIN; SELECT FROM lanes FOR UPDATE").await;
+}
+
+pub async fn old_snapshot(fleet: &mut Fleet) {
+    locked(fleet, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM queue").await;
+}
+
+pub async fn vacuum_full(fleet: &mut Fleet) {
+    fleet.sql("VACUUM FULL queue").await;
+}
+
+pub async fn kill_sink(fleet: &mut Fleet) {
+    fleet.sink.kill().await;
+    fleet.kills += 1;
+    pause(50).await;
+    fleet.sink.start_again().await;
+    pause(300).await;
+}
+
+async fn misbehaves(fleet: &mut Fleet, manner: Manner) {
+    fleet.sink.is(manner);
+    pause(1_500).await;
+    fleet.sink.is(Manner::Friendly);
+}
+
+pub async fn busy_sink(fleet: &mut Fleet) {
+    misbehaves(fleet, Manner::Busy).await;
+}
+
+pub async fn later_sink(fleet: &mut Fleet) {
+    misbehaves(fleet, Manner::Later).await;
+}
+
+pub async fn hanging_up_sink(fleet: &mut Fleet) {
+    misbehaves(fleet, Manner::HangsUp).await;
+}
+
+pub async fn taking_sink(fleet: &mut Fleet) {
+    misbehaves(fleet, Manner::TakesAndHangsUp).await;
+}
+
+pub async fn slow_sink(fleet: &mut Fleet) {
+    misbehaves(fleet, Manner::Slow).await;
+}

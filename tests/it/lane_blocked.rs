@@ -1,0 +1,108 @@
+//! A destination that cannot be reached is probed by few, and whatever else goes there waits without an attempt.
+
+use serde_json::{Value, json};
+use sqlx::Row as _;
+
+use crate::support::app::TestApp;
+use crate::support::clock::seconds;
+use crate::support::dns::DnsServer;
+use crate::support::smtp::Action;
+
+/// The server hangs up on so many connections before it says a word.
+fn hangs_up<const N: usize>(app: &TestApp) {
+    app.smtp.greeting().does(std::array::from_fn::<_, N, _>(|_| Action::Drop));
+}
+
+/// Failures in a row of the only lane.
+async fn failures(app: &TestApp) -> i16 {
+    let mut connection = app.database.connect().await;
+    sqlx::query("SELECT block_failures FROM lanes").fetch_one(&mut connection).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_block_has_no_attempt_and_goes_when_a_probe_got_through() {
+    let app = TestApp::start().await;
+    hangs_up::<1>(&app);
+    let first = app.send(json!({})).await;
+    app.run_until_idle().await;
+    assert_eq!((app.status(&first.id).await.as_str(), failures(&app).await), ("deferred", 1));
+
+    let second = app.send(json!({})).await;
+    app.run_until_idle().await;
+    app.clock.advance(seconds(29));
+    app.run_until_idle().await;
+    assert_eq!((app.status(&second.id).await.as_str(), app.smtp.connections()), ("queued", 1));
+
+    app.clock.advance(seconds(1));
+    app.run_until_idle().await;
+    assert_eq!((app.status(&second.id).await.as_str(), failures(&app).await), ("relayed", 0));
+    assert_eq!(app.events(&second.id).await, ["accepted", "relayed"]);
+}
+
+#[tokio::test]
+async fn a_probe_is_a_few_mails_and_the_next_comes_later_each_time() {
+    let app = TestApp::start().await;
+    hangs_up::<1>(&app);
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        ids.push(app.send(json!({})).await.id);
+    }
+    for (failed, wait) in [(1, 30), (2, 60), (3, 120), (4, 240)] {
+        assert_eq!(failures(&app).await, failed);
+        app.clock.advance(seconds(wait - 1));
+        app.run_until_idle().await;
+        let before = app.smtp.connections();
+        hangs_up::<4>(&app);
+        app.clock.advance(seconds(1));
+        app.run_until_idle().await;
+        assert_eq!(app.smtp.connections() - before, 4, "probe {failed}");
+    }
+    app.clock.advance(seconds(300));
+    app.run_until_idle().await;
+    assert_eq!(failures(&app).await, 0);
+    app.clock.advance(seconds(3_600));
+    app.run_until_idle().await;
+    for id in ids {
+        assert_eq!(app.status(&id).await, "relayed");
+    }
+}
+
+#[tokio::test]
+async fn a_dead_domain_delays_no_other() {
+    let dns = DnsServer::start().await;
+    dns.servfail("dead.test");
+    dns.has_address("alive.test", "127.0.0.1");
+    let app = TestApp::builder().direct(&dns).start().await;
+    let mut dead = Vec::new();
+    for n in 0..10 {
+        dead.push(app.send(json!({"to": format!("{n}@dead.test")})).await.id);
+        app.send(json!({"to": format!("{n}@alive.test")})).await;
+    }
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().len(), 10);
+    let mut tried = 0;
+    for id in dead {
+        let recipient: Value = app.recipient(&id).await;
+        tried += recipient["attempts"].as_i64().unwrap();
+    }
+    assert_eq!(tried, 4, "the rest waits behind the block");
+}
+
+#[tokio::test]
+async fn a_connection_that_fails_beside_others_that_work_blocks_nothing() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    // Two at once: one over the connection that is open, one over a new one, which fails.
+    let gate = app.smtp.dot().stalls();
+    app.send(json!({})).await;
+    app.send(json!({})).await;
+    hangs_up::<1>(&app);
+    let working = app.start_working();
+    gate.reached().await;
+    gate.open();
+    working.await.unwrap().unwrap();
+    assert_eq!(failures(&app).await, 0);
+}

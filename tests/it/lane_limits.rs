@@ -1,0 +1,159 @@
+//! Limits hold over all workers together, and what waits for its turn has had no attempt.
+
+use futures_util::future::join_all;
+use postrider::worker::Worker;
+use serde_json::json;
+
+use crate::support::app::TestApp;
+use crate::support::clock::millis;
+use crate::support::smtp::{Action, Gate};
+
+/// Sends so many mails.
+async fn send(app: &TestApp, count: usize) {
+    join_all((0..count).map(|n| app.send(json!({"subject": format!("{n}")})))).await;
+}
+
+/// Stops the server at the end of so many mails.
+fn stop_at_the_dot<const N: usize>(app: &TestApp) -> Gate {
+    let gate = Gate::default();
+    app.smtp.dot().does(std::array::from_fn::<_, N, _>(|_| Action::Stall(gate.clone())));
+    gate
+}
+
+async fn run_both(app: &TestApp, second: &Worker) {
+    let (first, second) = tokio::join!(app.worker.drain(), second.drain());
+    first.and(second).unwrap();
+}
+
+#[tokio::test]
+async fn two_workers_share_three_connections() {
+    let app = TestApp::start().await;
+    let second = app.another_worker().await;
+    send(&app, 1).await;
+    app.sql("UPDATE lanes SET connections = 3").await;
+    send(&app, 11).await;
+    let gate = stop_at_the_dot::<3>(&app);
+    let working = async { run_both(&app, &second).await };
+    let watching = async {
+        for _ in 0..3 {
+            gate.reached().await;
+        }
+        assert_eq!(app.smtp.open_connections(), 3);
+        for _ in 0..3 {
+            gate.open();
+        }
+    };
+    tokio::join!(working, watching);
+    run_both(&app, &second).await;
+    assert_eq!((app.smtp.most_open(), app.smtp.mails().len()), (3, 12));
+}
+
+#[tokio::test]
+async fn a_worker_that_leaves_gives_its_connections_to_the_others() {
+    let app = TestApp::start().await;
+    let second = app.another_worker().await;
+    send(&app, 1).await;
+    app.sql("UPDATE lanes SET connections = 1").await;
+    second.drain().await.unwrap();
+    second.stop().await;
+    send(&app, 1).await;
+    app.run_until_idle().await;
+    assert_eq!((app.smtp.most_open(), app.smtp.mails().len()), (1, 2));
+}
+
+#[tokio::test]
+async fn three_mails_over_a_connection_are_three() {
+    let app = TestApp::start().await;
+    send(&app, 1).await;
+    app.sql("UPDATE lanes SET connections = 1, mails_per_connection = 3").await;
+    send(&app, 6).await;
+    app.run_until_idle().await;
+    assert_eq!((app.smtp.connections(), app.smtp.mails().len()), (3, 7));
+}
+
+#[tokio::test]
+async fn two_a_second_are_two_a_second_however_many_workers_ask() {
+    let app = TestApp::start().await;
+    let second = app.another_worker().await;
+    send(&app, 1).await;
+    app.sql("UPDATE lanes SET rate = 2").await;
+    send(&app, 4).await;
+    for sent in 1..=5 {
+        run_both(&app, &second).await;
+        run_both(&app, &second).await;
+        assert_eq!(app.smtp.mails().len(), sent);
+        app.clock.advance(millis(500));
+    }
+}
+
+#[tokio::test]
+async fn a_mail_to_many_is_one_mail() {
+    let app = TestApp::start().await;
+    send(&app, 1).await;
+    app.run_until_idle().await;
+    app.sql("UPDATE lanes SET rate = 1").await;
+    let to: Vec<String> = (0..20).map(|n| format!("r{n}@example.test")).collect();
+    app.send(json!({"to": to})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().last().unwrap().to.len(), 20);
+}
+
+#[tokio::test]
+async fn a_throttled_wait_is_no_attempt() {
+    let app = TestApp::start().await;
+    let first = app.send(json!({})).await;
+    app.sql("UPDATE lanes SET rate = 1").await;
+    app.clock.advance(millis(1));
+    let second = app.send(json!({})).await;
+    app.run_until_idle().await;
+    app.clock.advance(millis(900));
+    app.run_until_idle().await;
+    assert_eq!(app.status(&first.id).await, "relayed");
+    assert_eq!(app.recipient(&second.id).await["attempts"], 0);
+    assert_eq!(app.events(&second.id).await, ["accepted"]);
+    app.clock.advance(millis(100));
+    app.run_until_idle().await;
+    assert_eq!(app.events(&second.id).await, ["accepted", "relayed"]);
+}
+
+#[tokio::test]
+async fn a_streams_rate_is_the_sum_of_its_lanes() {
+    let dns = crate::support::dns::DnsServer::start().await;
+    for domain in ["a.test", "b.test", "c.test"] {
+        dns.has_address(domain, "127.0.0.1");
+    }
+    let app = TestApp::builder().direct(&dns).start().await;
+    app.sql("UPDATE streams SET rate = 20").await;
+    for domain in ["a.test", "b.test", "c.test"] {
+        app.send(json!({"to": format!("ann@{domain}")})).await;
+        app.send(json!({"to": format!("bo@{domain}"), "stream": "bulk"})).await;
+    }
+    // A tenth of a second's worth of each.
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().len(), 4);
+    app.clock.advance(millis(50));
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().len(), 6);
+}
+
+#[tokio::test]
+async fn a_streams_mails_in_flight_are_counted_over_all_workers() {
+    let app = TestApp::start().await;
+    let second = app.another_worker().await;
+    app.sql("UPDATE streams SET concurrency = 2 WHERE name = 'transactional'").await;
+    send(&app, 6).await;
+    app.send(json!({"stream": "bulk"})).await;
+    let gate = stop_at_the_dot::<3>(&app);
+    let watching = async {
+        for _ in 0..3 {
+            gate.reached().await;
+        }
+        assert_eq!(app.smtp.count("MAIL"), 3, "two of one stream, and one of the other");
+        for _ in 0..3 {
+            gate.open();
+        }
+    };
+    tokio::join!(run_both(&app, &second), watching);
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().len(), 7);
+}

@@ -1,0 +1,113 @@
+//! A destination that asks for less gets less, until it takes as much as before.
+
+use serde_json::json;
+use sqlx::Row as _;
+
+use crate::support::app::TestApp;
+use crate::support::clock::{millis, minutes, seconds};
+
+/// What was learned of the lane of this domain.
+async fn learned(app: &TestApp, domain: &str) -> Option<f64> {
+    let mut connection = app.database.connect().await;
+    let query = sqlx::query("SELECT learned_rate FROM lanes WHERE domain = $1").bind(domain);
+    query.fetch_one(&mut connection).await.unwrap().get(0)
+}
+
+async fn send(app: &TestApp, to: &str, count: usize) {
+    for _ in 0..count {
+        app.send(json!({"to": to})).await;
+    }
+}
+
+#[tokio::test]
+async fn a_421_slows_the_lane_and_success_makes_it_faster_again() {
+    let app = TestApp::start().await;
+    app.smtp.mail().replies(["421 4.7.0 too fast"]);
+    send(&app, "ann@example.test", 1).await;
+    app.run_until_idle().await;
+    assert_eq!(learned(&app, "*").await, Some(1.0));
+
+    send(&app, "ann@example.test", 4).await;
+    for sent in 1..=3 {
+        app.run_until_idle().await;
+        assert_eq!(app.smtp.mails().len(), sent);
+        app.clock.advance(seconds(1));
+    }
+    app.clock.advance(seconds(7));
+    app.run_until_idle().await;
+    assert_eq!((learned(&app, "*").await, app.smtp.mails().len()), (Some(1.25), 4));
+
+    app.clock.advance(seconds(30));
+    send(&app, "ann@example.test", 5).await;
+    app.run_until_idle().await;
+    assert_eq!((learned(&app, "*").await, app.smtp.mails().len()), (None, 9), "past what was first complained of");
+    app.clock.advance(minutes(2));
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().len(), 10);
+}
+
+#[tokio::test]
+async fn each_complaint_halves_the_rate_but_not_each_of_many_at_once() {
+    let app = TestApp::start().await;
+    for (complaints, rate) in [(3, 1.0), (1, 0.5), (1, 0.25)] {
+        for _ in 0..complaints {
+            app.smtp.mail().replies(["450 4.7.1 slow down"]);
+        }
+        send(&app, "ann@example.test", complaints).await;
+        app.run_until_idle().await;
+        assert_eq!(learned(&app, "*").await, Some(rate));
+        app.clock.advance(seconds(10));
+    }
+}
+
+#[tokio::test]
+async fn greylisting_slows_nothing() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@example.test").replies(["451 4.7.1 Greylisted"]);
+    send(&app, "ann@example.test", 1).await;
+    app.run_until_idle().await;
+    assert_eq!(learned(&app, "*").await, None);
+}
+
+#[tokio::test]
+async fn a_domain_that_a_relay_complains_of_slows_itself_alone() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@busy.test").replies(["421 4.7.0 busy.test takes no more"]);
+    send(&app, "ann@busy.test", 1).await;
+    app.run_until_idle().await;
+    assert_eq!((learned(&app, "busy.test").await, learned(&app, "*").await), (Some(1.0), None));
+
+    send(&app, "bo@busy.test", 3).await;
+    send(&app, "cy@calm.test", 10).await;
+    app.run_until_idle().await;
+    let to = |name: &str| app.smtp.mails().iter().filter(|mail| mail.to == [name]).count();
+    assert_eq!((to("cy@calm.test"), to("bo@busy.test")), (10, 1));
+    for sent in 2..=3 {
+        app.clock.advance(millis(1_000));
+        app.run_until_idle().await;
+        assert_eq!(to("bo@busy.test"), sent);
+    }
+    app.clock.advance(minutes(2));
+    app.run_until_idle().await;
+    assert_eq!(to("ann@busy.test"), 1);
+}
+
+#[tokio::test]
+async fn a_mail_to_two_domains_goes_to_the_one_that_is_not_slowed_at_once() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@busy.test").replies(["450 4.7.1 busy.test takes no more"]);
+    let mail = app.send(json!({"to": ["ann@busy.test", "cy@calm.test"]})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.states(&mail.id).await, ["deferred", "relayed"]);
+    // Uses up the only turn.
+    send(&app, "bo@busy.test", 1).await;
+    app.run_until_idle().await;
+    let mail = app.send(json!({"to": ["ann@busy.test", "cy@calm.test"]})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.states(&mail.id).await, ["queued", "relayed"]);
+    app.clock.advance(minutes(2));
+    app.run_until_idle().await;
+    app.clock.advance(seconds(1));
+    app.run_until_idle().await;
+    assert_eq!(app.states(&mail.id).await, ["relayed", "relayed"]);
+}

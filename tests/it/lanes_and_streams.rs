@@ -1,0 +1,344 @@
+//! Lanes and streams as an operator sees and steers them.
+
+use postrider::domain::key::Scope;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::client::Answer;
+use crate::support::clock::{hours, minutes};
+use crate::support::dns::DnsServer;
+
+async fn lanes(app: &TestApp, query: &str) -> Vec<Value> {
+    let answer = app.get(&format!("/v1/lanes?{query}")).await;
+    assert_eq!(answer.status, 200, "{query}: {}", answer.body);
+    answer.body["data"].as_array().unwrap().clone()
+}
+
+async fn put(app: &TestApp, body: Value) -> Answer {
+    Answer::to(app.request(Method::PUT, "/v1/lanes").json(&body)).await
+}
+
+fn domains(lanes: &[Value]) -> Vec<&str> {
+    lanes.iter().map(|lane| lane["domain"].as_str().unwrap()).collect()
+}
+
+/// A direct way on which every domain has a server.
+async fn direct() -> (DnsServer, TestApp) {
+    let dns = DnsServer::start().await;
+    for name in ["a.test", "b.test", "c.test", "d.test"] {
+        dns.has_address(name, "127.0.0.1");
+    }
+    let app = TestApp::builder().direct(&dns).start().await;
+    (dns, app)
+}
+
+#[tokio::test]
+async fn a_lane_tells_what_waits_in_it() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@example.test").replies(["451 4.3.0 later"]);
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    let due = app.clock.text_in(minutes(0));
+    app.send(json!({"to": ["bo@example.test", "cy@example.test"]})).await;
+    app.send(json!({"scheduled_at": app.clock.text_in(hours(1))})).await;
+
+    let all = lanes(&app, "").await;
+    assert_eq!(all.len(), 1, "a relay has one lane a stream");
+    let lane = &all[0];
+    assert_eq!(
+        (&lane["stream"], &lane["route"], &lane["domain"]),
+        (&json!("transactional"), &json!("relay"), &json!("*"))
+    );
+    assert_eq!((&lane["state"], &lane["reason"]), (&json!("open"), &json!("Nothing holds it back.")));
+    assert_eq!(lane["waiting"], json!({"number": 4, "is_more": false}));
+    assert_eq!(lane["due"], json!({"number": 2, "is_more": false}));
+    assert_eq!((&lane["in_flight"], &lane["held"]["number"]), (&json!(0), &json!(0)));
+    let oldest: chrono::DateTime<chrono::Utc> = lane["oldest_due_at"].as_str().unwrap().parse().unwrap();
+    assert_eq!(oldest, due.parse::<chrono::DateTime<chrono::Utc>>().unwrap());
+    assert_eq!(
+        lane["limits"]["connections"],
+        json!({"own": null, "effective": 16, "from": "configuration", "over": "each worker"})
+    );
+    assert_eq!(lane["limits"]["rate"], json!({"own": null, "effective": null, "from": null}));
+    let path = format!("/v1/lanes/{}", lane["id"].as_str().unwrap());
+    assert_eq!(app.get(&path).await.body, *lane);
+}
+
+#[tokio::test]
+async fn what_a_worker_holds_is_in_flight() {
+    let app = TestApp::start().await;
+    let gate = app.smtp.dot().stalls();
+    app.send(json!({})).await;
+    let working = app.start_working();
+    gate.reached().await;
+    let lane = lanes(&app, "").await.remove(0);
+    assert_eq!((&lane["in_flight"], &lane["waiting"]["number"]), (&json!(1), &json!(0)));
+    gate.open();
+    working.await.unwrap().unwrap();
+    assert_eq!(lanes(&app, "").await[0]["in_flight"], 0);
+}
+
+#[tokio::test]
+async fn a_long_queue_is_counted_so_far_and_no_further() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    app.clock.advance(minutes(1));
+    let last = app.send(json!({})).await;
+    app.sql(
+        "INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at)
+         SELECT gen_random_uuid(), gen_random_uuid(), tenant_id, lane_id, due_at, first_due_at
+         FROM (SELECT * FROM queue ORDER BY due_at LIMIT 1) first, generate_series(1, 10050)",
+    )
+    .await;
+    let lane = lanes(&app, "").await.remove(0);
+    let many = json!({"number": 10_000, "is_more": true});
+    assert_eq!((&lane["waiting"], &lane["due"], &lane["in_flight"]), (&many, &many, &json!(null)));
+    let explained = app.get(&format!("/v1/messages/{}/explain", last.id)).await.body;
+    assert_eq!(explained["recipients"][0]["ahead"], many);
+    app.sql("DELETE FROM queue q WHERE NOT EXISTS (SELECT FROM messages m WHERE m.id = q.message_id)").await;
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn a_paused_lane_keeps_its_mail_until_it_is_resumed() {
+    let (_dns, app) = direct().await;
+    let mail = app.send(json!({"to": ["ann@a.test", "bo@b.test"]})).await;
+    let a = lanes(&app, "domain=A.test").await.remove(0);
+    let path = format!("/v1/lanes/{}", a["id"].as_str().unwrap());
+    let paused = app.post(&format!("{path}/pause"), &json!({"reason": "the postmaster asked us to"})).await;
+    assert_eq!((paused.status, &paused.body["state"]), (200, &json!("paused")));
+    assert_eq!(paused.body["paused"]["reason"], "the postmaster asked us to");
+    assert_eq!(paused.body["reason"], "Paused since 2026-11-23T12:00:00Z (the postmaster asked us to).");
+
+    app.run_until_idle().await;
+    assert_eq!(app.states(&mail.id).await, ["queued", "delivered"]);
+    let again = app.post(&format!("{path}/pause"), &json!({})).await.body;
+    assert_eq!((&again["paused"]["at"], &again["paused"]["reason"]), (&paused.body["paused"]["at"], &json!(null)));
+
+    let resumed = app.post(&format!("{path}/resume"), &json!({})).await.body;
+    assert_eq!((&resumed["state"], &resumed["paused"]), (&json!("open"), &json!(null)));
+    app.run_until_idle().await;
+    assert_eq!(app.states(&mail.id).await, ["delivered", "delivered"]);
+}
+
+#[tokio::test]
+async fn limits_are_set_changed_and_taken_away() {
+    let app = TestApp::start().await;
+    let body = json!({"stream": "bulk", "route": "relay", "domain": "Bücher.test", "connections": 2, "rate": 0.5});
+    let made = put(&app, body).await;
+    assert_eq!((made.status, &made.body["domain"]), (201, &json!("xn--bcher-kva.test")));
+    let path = format!("/v1/lanes/{}", made.body["id"].as_str().unwrap());
+    assert_eq!(made.headers["location"], path);
+    let limits = &made.body["limits"];
+    assert_eq!(limits["connections"], json!({"own": 2, "effective": 2, "from": "lane", "over": "all workers"}));
+    assert_eq!(limits["rate"], json!({"own": 0.5, "effective": 0.5, "from": "lane"}));
+    assert_eq!(limits["mails_per_connection"]["from"], "configuration");
+
+    let changed = app.patch(&path, &json!({"connections": null, "mails_per_connection": 7})).await.body;
+    let own = |name: &str| changed["limits"][name]["own"].clone();
+    assert_eq!((own("connections"), own("rate"), own("mails_per_connection")), (json!(null), json!(0.5), json!(7)));
+
+    let again = put(&app, json!({"stream": "bulk", "route": "relay", "domain": "bücher.test", "connections": 3})).await;
+    assert_eq!((again.status, &again.body["id"]), (200, &made.body["id"]));
+    assert_eq!(
+        (&again.body["limits"]["connections"]["own"], &again.body["limits"]["rate"]["own"]),
+        (&json!(3), &json!(null))
+    );
+}
+
+#[tokio::test]
+async fn a_bad_lane_is_refused_with_every_fault() {
+    let app = TestApp::start().await;
+    let body = json!({"stream": "none", "route": "mx", "domain": "a b", "connections": 0, "rate": "fast", "x": 1});
+    let answer = put(&app, body).await;
+    let mut faults = answer.faults();
+    faults.sort_unstable();
+    let expected = [
+        ("/connections", "invalid_value"),
+        ("/domain", "invalid_value"),
+        ("/rate", "invalid_type"),
+        ("/route", "invalid_value"),
+        ("/stream", "unknown_stream"),
+        ("/x", "unknown_field"),
+    ];
+    assert_eq!((answer.status, faults), (422, expected.to_vec()));
+    for id in ["lane_1", "1", "lane_-1", "lane_99999999999999999999", "%00"] {
+        assert_eq!(app.get(&format!("/v1/lanes/{id}")).await.status, 404, "{id}");
+        assert_eq!(app.post(&format!("/v1/lanes/{id}/reset"), &json!({})).await.status, 404, "{id}");
+    }
+    for query in ["state=gone", "route=smtp", "after=x", "after=open.5", "limit=0", "lane=1"] {
+        assert_eq!(app.get(&format!("/v1/lanes?{query}")).await.status, 422, "{query}");
+    }
+    assert_eq!(app.get("/v1/lanes?domain=a%20b").await.body["data"], json!([]));
+}
+
+#[tokio::test]
+async fn lanes_in_trouble_come_first_and_pages_miss_none() {
+    let (_dns, app) = direct().await;
+    app.send(json!({"to": ["x@a.test", "x@b.test", "x@c.test", "x@d.test"]})).await;
+    app.send(json!({"to": "x@a.test", "stream": "bulk"})).await;
+    // What a worker writes where a server cannot be reached, and where it asks for less.
+    app.sql(
+        "UPDATE lanes SET blocked_since = '2026-11-23T11:00:00Z', block_failures = 3, block_reply = 'connection refused',
+             open_at = '2026-11-23T12:02:00Z' WHERE domain = 'c.test';
+         UPDATE lanes SET learned_rate = 2, learned_ceiling = 8, learned_at = '2026-11-23T11:59:00Z',
+             learned_reply = '4.7.0 too fast' WHERE domain = 'd.test'",
+    )
+    .await;
+    app.post("/v1/streams/bulk/pause", &json!({})).await;
+
+    let (mut seen, mut next) = (Vec::new(), String::new());
+    loop {
+        let page = app.get(&format!("/v1/lanes?limit=2{next}")).await.body;
+        seen.extend(page["data"].as_array().unwrap().clone());
+        let Some(cursor) = page["next"].as_str() else { break };
+        next = format!("&after={cursor}");
+    }
+    assert_eq!(domains(&seen), ["c.test", "d.test", "a.test", "a.test", "b.test"]);
+    let states: Vec<&Value> = seen.iter().map(|lane| &lane["state"]).collect();
+    assert_eq!(states, ["blocked", "throttled", "paused", "open", "open"]);
+    assert_eq!(seen[2]["paused"]["what"], "stream");
+    assert_eq!(
+        seen[0]["reason"],
+        "The destination cannot be reached since 2026-11-23T11:00:00Z (3 tries): “connection refused”; next probe \
+         2026-11-23T12:02:00Z."
+    );
+    assert_eq!(seen[1]["limits"]["rate"], json!({"own": null, "effective": 2.0, "from": "learned"}));
+
+    for (query, expected) in [
+        ("state=blocked", vec!["c.test"]),
+        ("state=throttled", vec!["d.test"]),
+        ("state=paused", vec!["a.test"]),
+        ("state=open", vec!["a.test", "b.test"]),
+        ("stream=bulk", vec!["a.test"]),
+        ("domain=a.test", vec!["a.test", "a.test"]),
+        ("route=relay", vec![]),
+        ("route=mx&domain=b.test&stream=transactional&state=open", vec!["b.test"]),
+    ] {
+        assert_eq!(domains(&lanes(&app, query).await), expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_has_the_destination_tried_at_once() {
+    let (_dns, app) = direct().await;
+    let mail = app.send(json!({"to": "x@a.test"})).await;
+    app.sql(
+        "UPDATE lanes SET blocked_since = '2026-11-23T11:00:00Z', block_failures = 3, open_at = '2026-11-23T12:04:00Z',
+             learned_rate = 2, learned_ceiling = 8, learned_at = '2026-11-23T11:00:00Z'",
+    )
+    .await;
+    let lane = lanes(&app, "").await.remove(0);
+    let path = format!("/v1/lanes/{}", lane["id"].as_str().unwrap());
+    app.post(&format!("{path}/pause"), &json!({})).await;
+    let reset = app.post(&format!("{path}/reset"), &json!({})).await.body;
+    assert_eq!((&reset["blocked"], &reset["learned"], &reset["open_at"]), (&json!(null), &json!(null), &json!(null)));
+    assert_eq!(reset["state"], "paused", "that is another matter");
+    app.post(&format!("{path}/resume"), &json!({})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.status(&mail.id).await, "delivered");
+}
+
+#[tokio::test]
+async fn a_stream_is_made_changed_and_used() {
+    let app = TestApp::start().await;
+    assert_eq!(app.get("/v1/streams").await.body["data"][0]["name"], "transactional");
+    let made = app
+        .post(
+            "/v1/streams",
+            &json!({"name": "news", "priority": 70, "rate": 20, "retry_schedule": ["10m", 7200], "retry_window": "1d"}),
+        )
+        .await;
+    assert_eq!((made.status, &made.headers["location"]), (201, &"/v1/streams/news".parse().unwrap()));
+    assert_eq!((&made.body["weight"], &made.body["rate"]), (&json!(10), &json!(20.0)));
+    assert_eq!(made.body["retry_schedule"], json!(["10m", "2h"]));
+    assert_eq!(
+        made.body["effective"],
+        json!({"retry_schedule": ["10m", "2h"], "retry_window": "1d", "greylist": "5m"}),
+        "the rest as configured"
+    );
+    app.send(json!({"stream": "news"})).await;
+    assert_eq!(lanes(&app, "stream=news").await[0]["limits"]["rate"]["from"], "stream");
+
+    let changed = app.patch("/v1/streams/news", &json!({"priority": 5, "rate": null, "retry_window": null})).await;
+    assert_eq!((changed.status, &changed.body["rate"], &changed.body["priority"]), (200, &json!(null), &json!(5)));
+    assert_eq!(
+        (&changed.body["retry_window"], &changed.body["effective"]["retry_window"]),
+        (&json!(null), &json!("3d"))
+    );
+    assert_eq!(changed.body["retry_schedule"], json!(["10m", "2h"]), "what is missing stays");
+    assert_eq!(lanes(&app, "stream=news").await[0]["priority"], 5, "what waits moves up too");
+    assert_eq!(app.get("/v1/streams/news").await.body, changed.body);
+
+    let again = app.post("/v1/streams", &json!({"name": "news"})).await;
+    assert_eq!(again.problem(), (409, "stream_exists"));
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn a_bad_stream_is_refused_with_every_fault() {
+    let app = TestApp::start().await;
+    let body = json!({"name": "a/b", "priority": 101, "rate": 0, "retry_schedule": ["soon"], "colour": "red"});
+    let answer = app.post("/v1/streams", &body).await;
+    let mut faults = answer.faults();
+    faults.sort_unstable();
+    let expected = [
+        ("/colour", "unknown_field"),
+        ("/name", "invalid_value"),
+        ("/priority", "invalid_value"),
+        ("/rate", "invalid_value"),
+        ("/retry_schedule/0", "invalid_value"),
+    ];
+    assert_eq!((answer.status, faults), (422, expected.to_vec()));
+    for name in ["none", "%00", "a%20b", "%F0%9F%90%8E"] {
+        assert_eq!(app.get(&format!("/v1/streams/{name}")).await.status, 404, "{name}");
+        assert_eq!(app.patch(&format!("/v1/streams/{name}"), &json!({"weight": 1})).await.status, 404, "{name}");
+    }
+    assert_eq!(app.patch("/v1/streams/bulk", &json!({"name": "b"})).await.faults(), [("/name", "unknown_field")]);
+    assert_eq!(app.post("/v1/streams/bulk/pause", &json!({"reason": 5})).await.faults(), [("/reason", "invalid_type")]);
+}
+
+#[tokio::test]
+async fn a_paused_stream_takes_mail_and_keeps_it() {
+    let app = TestApp::start().await;
+    let paused = app.post("/v1/streams/bulk/pause", &json!({"reason": "quarter's end"})).await;
+    assert_eq!((paused.status, &paused.body["paused"]["reason"]), (200, &json!("quarter's end")));
+    let (bulk, other) = (app.send(json!({"stream": "bulk"})).await, app.send(json!({})).await);
+    app.run_until_idle().await;
+    assert_eq!((app.status(&bulk.id).await.as_str(), app.status(&other.id).await.as_str()), ("queued", "relayed"));
+    app.post("/v1/streams/bulk/resume", &json!({})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.status(&bulk.id).await, "relayed");
+}
+
+#[tokio::test]
+async fn everyone_who_reads_may_look_and_only_admins_steer() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    let lane = lanes(&app, "").await.remove(0)["id"].as_str().unwrap().to_owned();
+    let calls = [
+        (Method::GET, "/v1/lanes".to_owned(), Scope::Read),
+        (Method::GET, format!("/v1/lanes/{lane}"), Scope::Read),
+        (Method::GET, "/v1/streams".into(), Scope::Read),
+        (Method::GET, "/v1/streams/bulk".into(), Scope::Read),
+        (Method::GET, "/v1/ledger".into(), Scope::Read),
+        (Method::PUT, "/v1/lanes".into(), Scope::Admin),
+        (Method::PATCH, format!("/v1/lanes/{lane}"), Scope::Admin),
+        (Method::POST, format!("/v1/lanes/{lane}/pause"), Scope::Admin),
+        (Method::POST, format!("/v1/lanes/{lane}/resume"), Scope::Admin),
+        (Method::POST, format!("/v1/lanes/{lane}/reset"), Scope::Admin),
+        (Method::POST, "/v1/streams".into(), Scope::Admin),
+        (Method::PATCH, "/v1/streams/bulk".into(), Scope::Admin),
+        (Method::POST, "/v1/streams/bulk/pause".into(), Scope::Admin),
+        (Method::POST, "/v1/streams/bulk/resume".into(), Scope::Admin),
+    ];
+    for scope in Scope::ALL {
+        let api = app.allowed(&[scope]).await;
+        for (method, path, needed) in &calls {
+            let answer = Answer::to(api.request(method.clone(), path).json(&json!({}))).await;
+            let allowed = scope == *needed || scope == Scope::Admin;
+            assert_eq!(answer.status != 403, allowed, "{scope:?}: {method} {path} is {}", answer.status);
+        }
+    }
+}

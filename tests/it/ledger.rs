@@ -1,0 +1,132 @@
+//! The ledger: everything that was accepted is accounted for, and a loss shows.
+
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::clock::{hours, minutes};
+
+async fn ledger(app: &TestApp, query: &str) -> Value {
+    let answer = app.get(&format!("/v1/ledger?{query}")).await;
+    assert_eq!(answer.status, 200, "{query}: {}", answer.body);
+    answer.body
+}
+
+fn counts(ledger: &Value, names: &[&str]) -> Vec<i64> {
+    names.iter().map(|name| ledger[name].as_i64().unwrap()).collect()
+}
+
+fn encoded(time: &str) -> String {
+    time.replace('+', "%2B")
+}
+
+#[tokio::test]
+async fn every_recipient_stands_in_one_column() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("bo@example.test").replies(["550 5.1.1 unknown"]);
+    app.smtp.rcpt("cy@example.test").replies(["451 4.3.0 later"]);
+    app.send(json!({"to": ["ann@example.test", "bo@example.test", "cy@example.test"]})).await;
+    app.run_until_idle().await;
+    app.send(json!({"scheduled_at": app.clock.text_in(hours(1))})).await;
+    let called_back = app.send(json!({})).await;
+    app.post(&format!("/v1/messages/{}/cancel", called_back.id), &json!({})).await;
+    app.send(json!({})).await;
+
+    let now = ledger(&app, "").await;
+    assert_eq!(counts(&now, &["messages", "accepted", "in_flight", "difference", "stray"]), [4, 6, 3, 0, 0]);
+    assert_eq!(
+        counts(&now, &["relayed", "bounced", "canceled", "delivered", "expired", "uncertain"]),
+        [1, 1, 1, 0, 0, 0]
+    );
+    assert_eq!(now["waiting"], json!({"queued": 1, "deferred": 1, "scheduled": 1, "sending": 0, "held": 0}));
+    assert_eq!(now["balanced"], true);
+
+    app.clock.advance(hours(80));
+    app.run_until_idle().await;
+    let later = ledger(&app, "since=2026-11-23T00:00:00Z").await;
+    assert_eq!(counts(&later, &["accepted", "in_flight"]), [6, 0]);
+    assert_eq!(later["balanced"], true);
+}
+
+#[tokio::test]
+async fn what_is_being_sent_is_in_flight() {
+    let app = TestApp::start().await;
+    let gate = app.smtp.dot().stalls();
+    app.send(json!({})).await;
+    let working = app.start_working();
+    gate.reached().await;
+    let now = ledger(&app, "").await;
+    assert_eq!((&now["waiting"]["sending"], &now["in_flight"], &now["balanced"]), (&json!(1), &json!(1), &json!(true)));
+    gate.open();
+    working.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_span_counts_what_was_accepted_in_it() {
+    let app = TestApp::start().await;
+    for _ in 0..3 {
+        app.send(json!({})).await;
+        app.clock.advance(minutes(30));
+    }
+    let at = |n: i64| encoded(&app.clock.text_in(minutes(n)));
+    for (query, messages) in [
+        (String::new(), 3),
+        (format!("since={}", at(-60)), 2),
+        (format!("since={}&until={}", at(-90), at(-30)), 2),
+        (format!("until={}", at(-60)), 1),
+        (format!("since={}", at(0)), 0),
+    ] {
+        let found = ledger(&app, &query).await;
+        assert_eq!((&found["messages"], &found["balanced"]), (&json!(messages), &json!(true)), "{query}");
+    }
+    app.clock.advance(hours(24));
+    assert_eq!(ledger(&app, "").await["messages"], 0, "a day unless told otherwise");
+}
+
+#[tokio::test]
+async fn a_loss_and_a_stray_show() {
+    let app = TestApp::start().await;
+    app.send(json!({"to": ["ann@example.test", "bo@example.test"]})).await;
+    app.sql("CREATE TABLE taken AS TABLE queue; DELETE FROM queue WHERE recipient_id = (SELECT max(recipient_id::text)::uuid FROM queue)")
+        .await;
+    let lost = ledger(&app, "").await;
+    assert_eq!(counts(&lost, &["accepted", "in_flight", "difference", "stray"]), [2, 1, 1, 0]);
+    assert_eq!(lost["balanced"], false);
+
+    // One lost and one too many must not make up for each other.
+    app.sql(
+        "INSERT INTO queue SELECT * FROM taken ON CONFLICT DO NOTHING;
+         UPDATE queue SET recipient_id = gen_random_uuid() WHERE recipient_id = (SELECT max(recipient_id::text)::uuid FROM queue)",
+    )
+    .await;
+    let stray = ledger(&app, "").await;
+    assert_eq!((&stray["difference"], &stray["stray"], &stray["balanced"]), (&json!(0), &json!(1), &json!(false)));
+
+    app.sql("DELETE FROM queue; INSERT INTO queue SELECT * FROM taken; DROP TABLE taken").await;
+    assert_eq!(ledger(&app, "").await["balanced"], true);
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn a_message_without_recipients_shows() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    app.sql("CREATE TABLE taken AS TABLE recipients; DELETE FROM recipients").await;
+    let lost = ledger(&app, "").await;
+    assert_eq!((counts(&lost, &["messages", "accepted", "stray"]), &lost["balanced"]), (vec![1, 0, 1], &json!(false)));
+    app.sql("INSERT INTO recipients SELECT * FROM taken; DROP TABLE taken").await;
+}
+
+#[tokio::test]
+async fn a_bad_span_is_refused() {
+    let app = TestApp::start().await;
+    for (query, pointer) in [
+        ("since=yesterday", "since"),
+        ("since=2026-11-23T12:00:00Z&until=2026-11-23T12:00:00Z", "until"),
+        ("until=12", "until"),
+        ("from=2026-11-23T12:00:00Z", "from"),
+    ] {
+        let answer = app.get(&format!("/v1/ledger?{query}")).await;
+        assert_eq!((answer.status, answer.faults()[0].0), (422, pointer), "{query}");
+    }
+}

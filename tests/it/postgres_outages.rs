@@ -1,0 +1,129 @@
+//! Postgres is killed, cut off, read-only or full. Requests are refused in words, soon, and with a time to come back;
+//! nothing that was accepted is lost; and all goes on by itself.
+
+use std::collections::BTreeSet;
+
+use reqwest::Method;
+
+use crate::support::load::{Load, have_all_arrived};
+use crate::support::site::{Site, TIMEOUT};
+
+/// A site that has been sending for a while, and what it was told of.
+async fn under_load(site: &Site) -> Load {
+    let mut load = Load::start(&site.api);
+    load.reaches(50).await;
+    load
+}
+
+/// Every mail that was answered 202 arrives, and the site goes on.
+async fn goes_on(site: Site, acknowledged: &BTreeSet<String>) {
+    site.works().await;
+    have_all_arrived(&site.smtp, acknowledged).await;
+    site.end().await;
+}
+
+#[tokio::test]
+async fn killed_under_load_and_started_again() {
+    let mut site = Site::start().await;
+    let load = under_load(&site).await;
+    site.postgres.kill().await;
+    let acknowledged = load.end().await;
+    let refusal = site.refuses().await;
+    assert!(refusal.took < TIMEOUT / 2, "{refusal:?}");
+    assert!(refusal.detail.starts_with("The database cannot be reached."), "{refusal:?}");
+    assert!(site.notices().await.starts_with("The database cannot be reached."));
+    assert_eq!(site.api.anonymous(Method::GET, "/healthz").send().await.unwrap().status(), 200);
+
+    site.postgres.start_again().await;
+    goes_on(site, &acknowledged).await;
+}
+
+#[tokio::test]
+async fn cut_off_without_a_word() {
+    let mut site = Site::start().await;
+    let load = under_load(&site).await;
+    site.postgres.proxy.go_silent();
+    let acknowledged = load.end().await;
+    for _ in 0..3 {
+        let refusal = site.refuses().await;
+        assert!(refusal.took < TIMEOUT / 2, "{refusal:?}");
+        assert!(refusal.detail.starts_with("The database cannot be reached."), "{refusal:?}");
+    }
+    site.postgres.proxy.open();
+    goes_on(site, &acknowledged).await;
+}
+
+#[tokio::test]
+async fn a_link_that_dies_while_new_connections_work_is_left_behind() {
+    let mut site = Site::start().await;
+    site.works().await;
+    site.postgres.proxy.go_silent();
+    site.postgres.proxy.open();
+    site.works().await;
+    site.end().await;
+}
+
+#[tokio::test]
+async fn refused_for_a_while() {
+    let mut site = Site::start().await;
+    let load = under_load(&site).await;
+    site.postgres.proxy.refuse().await;
+    let acknowledged = load.end().await;
+    assert!(site.refuses().await.took < TIMEOUT / 2);
+    site.postgres.proxy.open();
+    goes_on(site, &acknowledged).await;
+}
+
+#[tokio::test]
+async fn hung_up_on_it_connects_again() {
+    let site = Site::start().await;
+    site.works().await;
+    site.postgres.proxy.hang_up();
+    site.works().await;
+    site.end().await;
+}
+
+#[tokio::test]
+async fn read_only_after_a_failover() {
+    let site = Site::start().await;
+    let load = under_load(&site).await;
+    site.sql("ALTER SYSTEM SET default_transaction_read_only = on; SELECT pg_reload_conf()").await;
+    let acknowledged = load.end().await;
+    let refusal = site.refuses().await;
+    assert!(refusal.detail.starts_with("The database is read-only"), "{refusal:?}");
+    assert!(site.notices().await.starts_with("The database is read-only"));
+
+    site.sql("SET default_transaction_read_only = off; ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf()")
+        .await;
+    goes_on(site, &acknowledged).await;
+}
+
+#[tokio::test]
+async fn a_failover_to_another_server_is_followed() {
+    let site = Site::start().await;
+    site.works().await;
+    // The old connections lead to the old server, which lives on read-only.
+    site.sql("ALTER SYSTEM SET default_transaction_read_only = on; SELECT pg_reload_conf()").await;
+    site.notices().await;
+    site.refuses().await;
+    site.sql("SET default_transaction_read_only = off; ALTER ROLE app SET default_transaction_read_only = off").await;
+    site.works().await;
+    site.end().await;
+}
+
+#[tokio::test]
+async fn out_of_connections() {
+    let site = Site::start().await;
+    let load = under_load(&site).await;
+    site.sql("ALTER ROLE app CONNECTION LIMIT 0").await;
+    site.postgres.proxy.hang_up();
+    let acknowledged = load.end().await;
+    let refusal = site.refuses().await;
+    assert!(refusal.took < TIMEOUT, "{refusal:?}");
+    let refusal = site.refuses().await;
+    assert!(refusal.detail.starts_with("The database takes no more connections."), "{refusal:?}");
+    assert!(site.notices().await.starts_with("The database takes no more connections."));
+
+    site.sql("ALTER ROLE app CONNECTION LIMIT -1").await;
+    goes_on(site, &acknowledged).await;
+}

@@ -1,0 +1,54 @@
+//! A stream may be tried more or less often and for longer or shorter than is usual.
+
+use serde_json::json;
+
+use crate::support::app::TestApp;
+use crate::support::clock::{hours, minutes};
+
+/// With streams that are treated like this. A mail has gone, so that the worker has heard of it.
+async fn start(change: &'static str) -> TestApp {
+    let app = TestApp::start().await;
+    app.sql(change).await;
+    // As old as an answer may be, and more.
+    app.clock.advance(minutes(1));
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    app
+}
+
+#[tokio::test]
+async fn its_schedule_and_window_are_its_own() {
+    let app = start("UPDATE streams SET retry_schedule = '{3600,7200}', retry_window = 9000 WHERE name = 'bulk'").await;
+    app.smtp.rcpt("bo@example.test").replies(["451 4.3.2 later"; 3]);
+    app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"; 3]);
+    let bulk = app.send(json!({"stream": "bulk", "to": "bo@example.test"})).await;
+    let usual = app.send(json!({})).await;
+
+    app.run_until_idle().await;
+    app.clock.advance(minutes(40));
+    app.run_until_idle().await;
+    assert_eq!(app.recipient(&usual.id).await["attempts"], 2, "1 minute, as usual");
+    assert_eq!(app.recipient(&bulk.id).await["attempts"], 1, "an hour, ±20 %");
+    app.clock.advance(minutes(32));
+    app.run_until_idle().await;
+    assert_eq!(app.recipient(&bulk.id).await["attempts"], 2);
+    app.clock.advance(hours(3));
+    app.run_until_idle().await;
+    assert_eq!((app.status(&bulk.id).await.as_str(), app.status(&usual.id).await.as_str()), ("expired", "relayed"));
+}
+
+#[tokio::test]
+async fn its_wait_after_greylisting_too_and_a_time_in_the_reply_comes_first() {
+    let app = start("UPDATE streams SET greylist = 1200 WHERE name = 'bulk'").await;
+    app.smtp.rcpt("bo@example.test").replies(["451 4.7.1 Greylisted"]);
+    app.smtp.rcpt("cy@example.test").replies(["451 4.7.1 Greylisted for 30 seconds"]);
+    let mail = app.send(json!({"stream": "bulk", "to": ["bo@example.test", "cy@example.test"]})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.states(&mail.id).await, ["deferred", "deferred"]);
+    app.clock.advance(minutes(1));
+    app.run_until_idle().await;
+    assert_eq!(app.states(&mail.id).await, ["deferred", "relayed"]);
+    app.clock.advance(minutes(25));
+    app.run_until_idle().await;
+    assert_eq!(app.states(&mail.id).await, ["relayed", "relayed"]);
+}

@@ -1,0 +1,96 @@
+//! A route with several relays: the next one takes the mail where the first is dead, and a dead one does not cost every
+//! mail its time-out.
+
+use postrider::domain::outcome::Verdict::{Accepted, Permanent, Temporary};
+use postrider::domain::outcome::{Outcome, Stage};
+use postrider::domain::routing::RouteName;
+use postrider::smtp::{Route, Sender, Settings};
+
+use crate::support::sending::{MAIL, envelope, sender};
+use crate::support::smtp::{Action, SmtpServer};
+
+/// Nobody listens there.
+const DEAD: &str = "smtp://127.0.0.9:1?tls=none";
+
+fn url(smtp: &SmtpServer) -> String {
+    format!("smtp://{}?tls=none", smtp.address())
+}
+
+fn through<const N: usize>(relays: &[String; N]) -> Sender {
+    let relays = relays.iter().map(|url| url.parse().unwrap()).collect();
+    sender(Settings { routes: [("news".to_owned(), relays)].into(), ..Settings::default() })
+}
+
+async fn send<const N: usize>(sender: &Sender, to: [&str; N]) -> Vec<Outcome> {
+    sender.send(&Route::Relay(RouteName::Named("news".into())), &envelope(to), MAIL).await
+}
+
+async fn send_one(sender: &Sender) -> Outcome {
+    send(sender, ["ann@example.test"]).await.remove(0)
+}
+
+#[tokio::test]
+async fn the_second_relay_takes_the_mail_when_the_first_is_dead() {
+    let second = SmtpServer::start().await;
+    let outcome = send_one(&through(&[DEAD.into(), url(&second)])).await;
+    assert_eq!((outcome.verdict, outcome.peer.ip), (Accepted, Some(second.address().ip())));
+    assert_eq!(second.mails().len(), 1);
+}
+
+#[tokio::test]
+async fn a_relay_that_is_dead_for_long_is_not_tried_for_each_mail() {
+    let (first, second) = (SmtpServer::start().await, SmtpServer::start().await);
+    first.greeting().replies(["554 5.3.2 gone", "554 5.3.2 gone", "554 5.3.2 gone"]);
+    let sender = through(&[url(&first), url(&second)]);
+    for _ in 0..3 {
+        assert_eq!(send_one(&sender).await.verdict, Accepted);
+    }
+    assert_eq!((first.connections(), second.mails().len()), (1, 3));
+}
+
+#[tokio::test]
+async fn a_relay_that_is_busy_or_refuses_the_sender_for_now_is_passed_over() {
+    for reply in ["421 4.3.2 busy", "451 4.3.0 later"] {
+        let (first, second) = (SmtpServer::start().await, SmtpServer::start().await);
+        first.mail().replies([reply]);
+        assert_eq!(send_one(&through(&[url(&first), url(&second)])).await.verdict, Accepted, "{reply}");
+        assert_eq!((first.count("MAIL"), second.mails().len()), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn once_a_recipient_was_judged_no_other_relay_is_asked() {
+    let (first, second) = (SmtpServer::start().await, SmtpServer::start().await);
+    let sender = through(&[url(&first), url(&second)]);
+    first.rcpt("ann@example.test").replies(["451 4.7.1 greylisted"]);
+    assert_eq!(send_one(&sender).await.verdict, Temporary);
+    first.mail().replies(["550 5.7.1 no"]);
+    assert_eq!(send_one(&sender).await.verdict, Permanent);
+    first.dot().does([Action::Drop]);
+    send_one(&sender).await;
+    assert_eq!(second.connections(), 0);
+}
+
+#[tokio::test]
+async fn when_all_fail_the_outcome_names_each_with_its_words() {
+    let second = SmtpServer::start().await;
+    second.greeting().replies(["421 4.3.2 too busy for you"]);
+    let outcome = send_one(&through(&[DEAD.into(), url(&second)])).await;
+    assert_eq!((outcome.verdict, outcome.stage, outcome.reply.code), (Temporary, Stage::Session, Some(421)));
+    let text = outcome.reply.text;
+    assert!(text.contains("127.0.0.9:1: could not connect"), "{text}");
+    assert!(text.contains(&format!("{}: 421 4.3.2 too busy for you", second.address())), "{text}");
+}
+
+#[tokio::test]
+async fn the_same_relay_in_two_routes_shares_its_connections() {
+    let smtp = SmtpServer::start().await;
+    let relays = vec![url(&smtp).parse().unwrap()];
+    let routes = [("news".to_owned(), relays.clone()), ("other".to_owned(), relays)].into();
+    let sender = sender(Settings { routes, ..Settings::default() });
+    for name in ["news", "other"] {
+        let route = Route::Relay(RouteName::Named(name.into()));
+        sender.send(&route, &envelope(["ann@example.test"]), MAIL).await;
+    }
+    assert_eq!((smtp.connections(), smtp.mails().len()), (1, 2));
+}

@@ -1,0 +1,80 @@
+//! Which way a mail takes, by its stream and its sender's domain.
+
+use postrider::config::{Config, Route};
+use serde_json::json;
+
+use crate::support::app::TestApp;
+use crate::support::dns::DnsServer;
+use crate::support::smtp::SmtpServer;
+
+fn url(smtp: &SmtpServer) -> String {
+    format!("smtp://{}?tls=none", smtp.address())
+}
+
+fn route<const N: usize>(relays: [String; N]) -> Route {
+    Route { relays: relays.map(Into::into).into(), ..Route::default() }
+}
+
+/// Bulk mail through `news`, mail from acme.test through `acme`, bulk mail from acme.test through `both`.
+fn by_rule(config: &mut Config, news: &SmtpServer, acme: &SmtpServer, both: &SmtpServer) {
+    let (streams, sender_domains) = (vec!["bulk".to_owned()], vec!["acme.test".to_owned()]);
+    let rules = [
+        ("news", Route { streams: streams.clone(), ..route([url(news)]) }),
+        ("acme", Route { sender_domains: sender_domains.clone(), ..route([url(acme)]) }),
+        ("both", Route { streams, sender_domains, ..route([url(both)]) }),
+    ];
+    config.routes.extend(rules.map(|(name, route)| (name.to_owned(), route)));
+}
+
+#[tokio::test]
+async fn the_most_particular_route_takes_the_mail_and_the_rest_goes_through_the_relay() {
+    let (news, acme, both) = (SmtpServer::start().await, SmtpServer::start().await, SmtpServer::start().await);
+    let app = TestApp::builder().config(|config| by_rule(config, &news, &acme, &both)).start().await;
+    for (from, stream) in [
+        ("me@other.test", "transactional"),
+        ("me@other.test", "bulk"),
+        ("me@ACME.test", "transactional"),
+        ("me@acme.test", "bulk"),
+    ] {
+        let mail = app.send(json!({"from": from, "stream": stream})).await;
+        app.run_until_idle().await;
+        assert_eq!(app.status(&mail.id).await, "relayed", "{from} in {stream}");
+    }
+
+    let sender = |smtp: &SmtpServer| smtp.mails().into_iter().map(|mail| mail.from).collect::<Vec<_>>();
+    assert_eq!(sender(&app.smtp), ["me@other.test"]);
+    assert_eq!(sender(&news), ["me@other.test"]);
+    assert_eq!((sender(&acme), sender(&both)), (vec!["me@acme.test".into()], vec!["me@acme.test".into()]));
+}
+
+#[tokio::test]
+async fn a_route_may_lead_directly_to_the_recipients_servers() {
+    let (dns, relay) = (DnsServer::start().await, SmtpServer::start().await);
+    dns.mx("example.test", 10, "mx.test");
+    dns.has_address("mx.test", "127.0.0.1");
+    let direct = Route { streams: vec!["bulk".into()], ..route(["mx".into()]) };
+    let app = TestApp::builder()
+        .direct(&dns)
+        .config(|config| {
+            config.routes.insert("direct".into(), direct);
+            config.routes.insert("rest".into(), route([url(&relay)]));
+        })
+        .start()
+        .await;
+    let mails = [app.send(json!({"stream": "bulk"})).await, app.send(json!({})).await];
+    app.run_until_idle().await;
+    assert_eq!((app.smtp.mails().len(), relay.mails().len()), (1, 1));
+    assert_eq!(app.status(&mails[0].id).await, "delivered");
+    assert_eq!(app.status(&mails[1].id).await, "relayed");
+}
+
+#[tokio::test]
+async fn a_dead_first_relay_costs_no_attempt() {
+    let second = SmtpServer::start().await;
+    let relays = route(["smtp://127.0.0.9:1?tls=none".into(), url(&second)]);
+    let app = TestApp::builder().config(|config| drop(config.routes.insert("main".into(), relays))).start().await;
+    let mail = app.send(json!({})).await;
+    app.run_until_idle().await;
+    let ann = app.recipient(&mail.id).await;
+    assert_eq!((&ann["status"], &ann["attempts"]), (&json!("relayed"), &json!(1)));
+}

@@ -1,0 +1,57 @@
+//! A server that takes its time over the final dot: filters do, for a minute and for nine. It gets one copy.
+
+use std::time::Duration;
+
+use postrider::domain::outcome::Verdict::Accepted;
+use postrider::smtp::{Settings, Timeouts};
+use serde_json::json;
+
+use crate::support::app::TestApp;
+use crate::support::clock::minutes;
+use crate::support::sending::{relay, send_one, sender};
+use crate::support::smtp::{Action, SmtpServer};
+
+#[tokio::test]
+async fn nine_minutes_of_silence_after_the_dot_make_one_copy() {
+    let app = TestApp::start().await;
+    let gate = app.smtp.dot().stalls();
+    let mail = app.send(json!({"on_uncertain": "retry"})).await;
+    let working = app.start_working();
+    gate.reached().await;
+
+    // Everybody who could send it again has a look every minute and a quarter.
+    let other = app.another_worker().await;
+    for _ in 0..8 {
+        app.clock.advance(minutes(1) + minutes(1) / 4);
+        other.reap().await.unwrap();
+        other.drain().await.unwrap();
+        assert_eq!(app.status(&mail.id).await, "sending");
+    }
+    gate.open();
+    working.await.unwrap().unwrap();
+    assert_eq!(app.events(&mail.id).await, ["accepted", "relayed"]);
+    assert_eq!((app.smtp.mails().len(), app.smtp.count("DATA")), (1, 1));
+}
+
+/// Longer than every other wait, and than the age at which a connection is replaced.
+#[tokio::test]
+async fn the_wait_for_the_answer_to_the_dot_is_its_own() {
+    let smtp = SmtpServer::start().await;
+    let short = Duration::from_millis(150);
+    smtp.dot().does([Action::ReplyAfter("250 2.0.0 at last".into(), 3 * short)]);
+    let timeouts = Timeouts { block: short, data: short, mail: short, rcpt: short, ehlo: short, ..Timeouts::default() };
+    let sender = sender(Settings { timeouts, connection_age: short, relay_idle: short, ..relay(&smtp) });
+    let outcome = send_one(&sender).await;
+    assert_eq!((outcome.verdict, smtp.mails().len()), (Accepted, 1));
+}
+
+#[tokio::test]
+#[ignore = "takes ten and a quarter minutes of real time: the same with nothing shortened"]
+async fn nine_minutes_on_the_wall() {
+    for seconds in [75, 540] {
+        let smtp = SmtpServer::start().await;
+        smtp.dot().does([Action::ReplyAfter("250 2.0.0 at last".into(), Duration::from_secs(seconds))]);
+        let outcome = send_one(&sender(relay(&smtp))).await;
+        assert_eq!((outcome.verdict, smtp.mails().len(), smtp.connections()), (Accepted, 1, 1), "{seconds} s");
+    }
+}

@@ -1,0 +1,80 @@
+//! XOAUTH2: an access token in place of a password, read anew at every login.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use postrider::domain::outcome::Verdict::{Accepted, Temporary};
+use postrider::smtp::{Sender, Settings};
+use tempfile::NamedTempFile;
+
+use crate::support::sending::{send_one, sender};
+use crate::support::smtp::SmtpServer;
+
+/// The user `ann` with the token that the file holds.
+fn with_token_in(file: &NamedTempFile, smtp: &SmtpServer) -> Sender {
+    let url = format!("smtp://ann@{}?tls=none&token_file={}", smtp.address(), file.path().display());
+    sender(Settings { relay: Some(url.parse().unwrap()), ..Settings::default() })
+}
+
+fn token(text: &str) -> NamedTempFile {
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+fn introduction(token: &str) -> String {
+    format!("AUTH XOAUTH2 {}", STANDARD.encode(format!("user=ann\x01auth=Bearer {token}\x01\x01")))
+}
+
+#[tokio::test]
+async fn the_token_is_read_anew_at_every_login() {
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["AUTH LOGIN PLAIN XOAUTH2"]);
+    smtp.mail().replies(["421 4.3.2 restarting"]);
+    let file = token("first\n");
+    let sender = with_token_in(&file, &smtp);
+    assert_eq!(send_one(&sender).await.verdict, Temporary);
+    std::fs::write(file.path(), "second\n").unwrap();
+    assert_eq!(send_one(&sender).await.verdict, Accepted);
+    assert_eq!((smtp.count(&introduction("first")), smtp.count(&introduction("second"))), (1, 1));
+}
+
+#[tokio::test]
+async fn the_refusal_of_an_expired_token_is_told_in_plain_words() {
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["AUTH XOAUTH2"]);
+    let challenge = format!("334 {}", STANDARD.encode(r#"{"status":"401","schemes":"bearer"}"#));
+    smtp.auth().replies([challenge.as_str()]);
+    smtp.after_auth().replies(["535 5.7.8 not accepted"]);
+    let file = token("expired");
+    let outcome = send_one(&with_token_in(&file, &smtp)).await;
+    assert_eq!((outcome.verdict, outcome.reply.code), (Temporary, Some(535)));
+    assert_eq!(outcome.reply.text, r#"not accepted ({"status":"401","schemes":"bearer"})"#);
+    assert!(smtp.lines().iter().any(|line| line.text.is_empty()), "the challenge is answered with an empty line");
+    assert_eq!(smtp.count("MAIL"), 0);
+}
+
+#[tokio::test]
+async fn without_a_token_nothing_is_said() {
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["AUTH XOAUTH2"]);
+    for held in ["", "two words", "bad\u{1}"] {
+        let file = token(held);
+        let outcome = send_one(&with_token_in(&file, &smtp)).await;
+        assert!(outcome.reply.text.contains("no token for AUTH"), "{held:?}: {}", outcome.reply.text);
+    }
+    assert_eq!(smtp.count("AUTH"), 0);
+}
+
+#[tokio::test]
+async fn only_the_mechanism_that_was_chosen_is_used() {
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["AUTH PLAIN LOGIN"]);
+    let url = |auth: &str| format!("smtp://ann:secret@{}?tls=none&auth={auth}", smtp.address());
+    let outcome = |auth: &str| {
+        let sender = sender(Settings { relay: Some(url(auth).parse().unwrap()), ..Settings::default() });
+        async move { send_one(&sender).await }
+    };
+    assert_eq!(outcome("login").await.verdict, Accepted);
+    assert_eq!((smtp.count("AUTH LOGIN"), smtp.count("AUTH PLAIN")), (1, 0));
+    assert!(outcome("xoauth2").await.reply.text.contains("does not offer AUTH XOAUTH2"));
+}

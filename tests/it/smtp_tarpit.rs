@@ -1,0 +1,51 @@
+//! Servers that keep us busy with nothing: an octet now and then, none of which is a reply. The wait is for a whole reply.
+
+use std::time::{Duration, Instant};
+
+use postrider::domain::outcome::Verdict::{Temporary, Uncertain};
+use postrider::smtp::{Settings, Timeouts};
+
+use crate::support::sending::{relay, send_one, sender};
+use crate::support::smtp::{Action, SmtpServer};
+
+/// As 10 s are to the five minutes of the standard.
+const PERIOD: Duration = Duration::from_millis(5);
+const WAIT: Duration = Duration::from_millis(150);
+
+fn impatient() -> Timeouts {
+    Timeouts {
+        greeting: WAIT,
+        ehlo: WAIT,
+        mail: WAIT,
+        rcpt: WAIT,
+        data: WAIT,
+        final_dot: WAIT,
+        quit: WAIT,
+        ..Timeouts::default()
+    }
+}
+
+#[tokio::test]
+async fn an_octet_now_and_then_gains_no_time() {
+    for stage in ["greeting", "ehlo", "mail", "rcpt", "data", "dot"] {
+        // One line without end, and one reply that has another line after every line.
+        for octets in [b"250-wait ".as_slice(), b"250-\r\n"] {
+            let smtp = SmtpServer::start().await;
+            let script = match stage {
+                "greeting" => smtp.greeting(),
+                "ehlo" => smtp.ehlo(),
+                "mail" => smtp.mail(),
+                "rcpt" => smtp.rcpt("ann@example.test"),
+                "data" => smtp.data(),
+                _ => smtp.dot(),
+            };
+            script.does([Action::Trickle(octets, PERIOD)]);
+            let (sender, started) = (sender(Settings { timeouts: impatient(), ..relay(&smtp) }), Instant::now());
+            let outcome = send_one(&sender).await;
+            assert_eq!(outcome.verdict, if stage == "dot" { Uncertain } else { Temporary }, "{stage}");
+            assert!(outcome.reply.text.contains("took too long"), "{stage}: {}", outcome.reply.text);
+            assert!(started.elapsed() < 10 * WAIT, "{stage}");
+            smtp.left_alone().await;
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Three replicas of the program on one Postgres, with applications that send and a sink that counts. Everything of it
+//! can be hurt.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection as _, PgConnection};
+use tokio::process::Command;
+
+use super::client::Api;
+use super::invariants;
+use super::load::{Load, Replicas};
+use super::own_postgres::OwnPostgres;
+use super::process::{Service, key, serve};
+use super::sink::{Manner, Sink};
+
+/// Replicas.
+pub const SIZE: usize = 3;
+/// How long a replica may be silent before others take over.
+pub const LEASE: Duration = Duration::from_secs(2);
+/// How long the last mail may take once everything works again: an unreachable destination is left alone for a while.
+const DRAINED: Duration = Duration::from_mins(4);
+
+/// Which roles the replicas have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Each has both.
+    Whole,
+    /// The first two are APIs, the last a worker.
+    Split,
+}
+
+pub struct Fleet {
+    pub postgres: OwnPostgres,
+    pub sink: Sink,
+    /// Processes killed so far, of ours or of Postgres.
+    pub kills: usize,
+    name: String,
+    url: String,
+    key: String,
+    layout: Layout,
+    replicas: Replicas,
+    services: Vec<Option<Service>>,
+    load: Option<Load>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Sum {
+    /// Answered 202.
+    pub accepted: usize,
+    /// Of those, how many never arrived.
+    pub lost: usize,
+    /// Arrived, and not in the database.
+    pub phantom: usize,
+    /// Copies beyond the first.
+    pub copies: usize,
+    /// Recipients that wait for an operator.
+    pub held: usize,
+    /// Whether the database is sound.
+    pub is_sound: bool,
+}
+
+impl Fleet {
+    /// Running and under load, on a database of this name.
+    pub async fn start(postgres: OwnPostgres, name: &str, layout: Layout) -> Self {
+        let url = postgres.database(name).await;
+        let key = key(&url).await;
+        let mut fleet = Self {
+            postgres,
+            sink: Sink::start().await,
+            kills: 0,
+            name: name.to_owned(),
+            url,
+            key,
+            layout,
+            replicas: Replicas::default(),
+            services: (0..SIZE).map(|_| None).collect(),
+            load: None,
+        };
+        fleet.start_missing().await;
+        fleet.load = Some(Load::endless(&fleet.replicas));
+        fleet
+    }
+
+    /// Starts the replicas that are not running.
+    pub async fn start_missing(&mut self) {
+        for number in 0..SIZE {
+            if self.services[number].is_none() {
+                let roles: &[&str] = match (self.layout, number) {
+                    (Layout::Whole, _) => &[],
+                    (Layout::Split, 2) => &["--only", "worker"],
+                    (Layout::Split, _) => &["--only", "api"],
+                };
+                let mut command = serve(&self.url, self.sink.address, roles);
+                command
+                    .env("POSTRIDER_DELIVERY__LEASE", format!("{}s", LEASE.as_secs()))
+                    .env("POSTRIDER_DELIVERY__RETRY_SCHEDULE", "1s")
+                    .env("POSTRIDER_DATABASE__TIMEOUT", "4s")
+                    .env("POSTRIDER_DATABASE__MAX_CONNECTIONS", "8");
+                let service = Service::start(command).await;
+                if let Some(address) = &service.address {
+                    self.replicas.set(number, Api::new(address.clone(), &self.key));
+                }
+                self.services[number] = Some(service);
+            }
+        }
+    }
+
+    /// A replica, which from now on is the caller's.
+    pub fn take(&mut self, number: usize) -> Service {
+        self.replicas.remove(number);
+        self.services[number].take().expect("a running replica")
+    }
+
+    /// A replica that goes on.
+    pub fn replica(&self, number: usize) -> &Service {
+        self.services[number].as_ref().expect("a running replica")
+    }
+
+    /// SIGKILL for a replica, which the applications are not told of.
+    pub async fn kill(&mut self, number: usize) {
+        self.services[number].take().expect("a running replica").kill().await;
+        self.kills += 1;
+    }
+
+    /// A connection past the proxy.
+    pub async fn connect(&self) -> PgConnection {
+        self.postgres.connect(&self.name).await
+    }
+
+    /// Runs statements past the proxy.
+    pub async fn sql(&self, statements: &str) {
+        self.postgres.sql(&self.name, statements).await;
+    }
+
+    /// The processes of Postgres that serve the product, in no order.
+    pub async fn backends(&self, at_most: i64) -> Vec<i32> {
+        sqlx::query_scalar("SELECT pid FROM pg_stat_activity WHERE usename = 'app' ORDER BY random() LIMIT $1")
+            .bind(at_most)
+            .fetch_all(&mut self.connect().await)
+            .await
+            .unwrap_or_default()
+    }
+
+    /// Signals a process of Postgres.
+    pub async fn signal(&mut self, pid: i32) {
+        let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).output().await;
+        self.kills += 1;
+    }
+
+    /// Waits until some more mails have been accepted, at most for so long.
+    pub async fn goes_on(&mut self, at_most: Duration) {
+        let load = self.load.as_mut().expect("load");
+        let wanted = load.count() + 20;
+        let _ = tokio::time::timeout(at_most, load.reaches(wanted)).await;
+    }
+
+    /// Puts everything right, waits until all mail has gone, and sums up.
+    pub async fn end(mut self) -> (OwnPostgres, Sum) {
+        self.postgres.proxy.open();
+        self.sink.start_again().await;
+        self.sink.is(Manner::Friendly);
+        let accepted = self.load.take().expect("load").end().await;
+        self.start_missing().await;
+        self.drain().await;
+        for service in self.services.drain(..).flatten() {
+            service.terminate().await;
+        }
+        let mut connection = self.postgres.connect(&self.name).await;
+        let sum = sum(&mut connection, &accepted, &self.sink.take()).await;
+        let is_sound = tokio::spawn(async move { invariants::check(&mut connection).await }).await.is_ok();
+        (self.postgres, Sum { is_sound, ..sum })
+    }
+
+    async fn drain(&self) {
+        let begun = Instant::now();
+        let mut connection = self.connect().await;
+        let waiting = "SELECT count(*) FROM queue WHERE due_at < 'infinity'";
+        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut connection).await.unwrap() > 0 {
+            if begun.elapsed() > DRAINED {
+                return eprintln!("{}: not all mail has gone", self.name);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        connection.close().await.expect("closed");
+    }
+}
+
+async fn sum(connection: &mut PgConnection, accepted: &BTreeSet<String>, arrived: &HashMap<String, usize>) -> Sum {
+    let stored: Vec<String> =
+        sqlx::query_scalar("SELECT subject FROM messages").fetch_all(&mut *connection).await.expect("subjects");
+    let stored: HashSet<String> = stored.into_iter().collect();
+    let held = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM queue WHERE held IS NOT NULL");
+    Sum {
+        accepted: accepted.len(),
+        lost: accepted.iter().filter(|subject| !arrived.contains_key(*subject)).count(),
+        phantom: arrived.keys().filter(|subject| !stored.contains(*subject)).count(),
+        copies: arrived.values().map(|copies| copies - 1).sum(),
+        held: held.fetch_one(connection).await.expect("a count").try_into().expect("no less than none"),
+        is_sound: true,
+    }
+}

@@ -1,0 +1,157 @@
+//! Applications that send as fast as they can, and what became of what they were answered 202 for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Api, message};
+use super::smtp::SmtpServer;
+
+/// How many applications there are.
+const SENDERS: usize = 8;
+/// Between two requests of one that goes on whatever happens.
+const BREATH: Duration = Duration::from_millis(5);
+/// No request takes longer.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The replicas at hand; they come and go.
+#[derive(Clone, Default)]
+pub struct Replicas(Arc<RwLock<BTreeMap<usize, Api>>>);
+
+impl Replicas {
+    /// From now on requests go there too.
+    pub fn set(&self, number: usize, api: Api) {
+        self.0.write().unwrap().insert(number, api);
+    }
+
+    /// Nothing more goes there.
+    pub fn remove(&self, number: usize) {
+        self.0.write().unwrap().remove(&number);
+    }
+
+    fn pick(&self, turn: usize) -> Option<Api> {
+        let replicas = self.0.read().unwrap();
+        replicas.values().nth(turn % replicas.len().max(1)).cloned()
+    }
+}
+
+pub struct Load {
+    acknowledged: Arc<Mutex<BTreeSet<String>>>,
+    count: watch::Receiver<usize>,
+    senders: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Load {
+    /// Sends there until there is no answer, or another than 202.
+    pub fn start(api: &Api) -> Self {
+        let replicas = Replicas::default();
+        replicas.set(0, api.clone());
+        Self::of(&replicas, false)
+    }
+
+    /// Sends to whoever is there until told to end.
+    pub fn endless(replicas: &Replicas) -> Self {
+        Self::of(replicas, true)
+    }
+
+    fn of(replicas: &Replicas, is_endless: bool) -> Self {
+        let (acknowledged, (tell, count)) = (Arc::default(), watch::channel(0));
+        let (mut senders, stop) = (JoinSet::new(), CancellationToken::new());
+        for number in 0..SENDERS {
+            let sender = Sender {
+                number,
+                is_endless,
+                replicas: replicas.clone(),
+                acknowledged: Arc::clone(&acknowledged),
+                tell: tell.clone(),
+                stop: stop.clone(),
+            };
+            senders.spawn(sender.run());
+        }
+        Self { acknowledged, count, senders, stop }
+    }
+
+    /// Waits until so many were answered 202.
+    pub async fn reaches(&mut self, count: usize) {
+        self.count.wait_for(|acknowledged| *acknowledged >= count).await.unwrap();
+    }
+
+    /// How many were answered 202 so far.
+    pub fn count(&self) -> usize {
+        *self.count.borrow()
+    }
+
+    /// Waits for the end, which an endless one is told of, and answers what was answered 202.
+    pub async fn end(mut self) -> BTreeSet<String> {
+        self.stop.cancel();
+        while self.senders.join_next().await.is_some() {}
+        std::mem::take(&mut *self.acknowledged.lock().unwrap())
+    }
+}
+
+struct Sender {
+    number: usize,
+    is_endless: bool,
+    replicas: Replicas,
+    acknowledged: Arc<Mutex<BTreeSet<String>>>,
+    tell: watch::Sender<usize>,
+    stop: CancellationToken,
+}
+
+impl Sender {
+    async fn run(self) {
+        for n in 0.. {
+            let subject = format!("{}-{n}", self.number);
+            let is_accepted = match self.replicas.pick(self.number + n) {
+                Some(api) => is_accepted(&api, &subject).await,
+                None => false,
+            };
+            if is_accepted {
+                self.acknowledged.lock().unwrap().insert(subject);
+                self.tell.send_modify(|count| *count += 1);
+            } else if !self.is_endless {
+                return;
+            }
+            if self.is_endless {
+                tokio::time::sleep(BREATH).await;
+                if self.stop.is_cancelled() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn is_accepted(api: &Api, subject: &str) -> bool {
+    let request = api.request(Method::POST, "/v1/messages").json(&message(json!({"subject": subject})));
+    request.timeout(LIMIT).send().await.is_ok_and(|answer| answer.status() == 202)
+}
+
+/// How often each subject has arrived.
+pub fn copies(smtp: &SmtpServer) -> BTreeMap<String, usize> {
+    let mut copies = BTreeMap::new();
+    for mail in smtp.mails() {
+        let text = String::from_utf8(mail.raw).unwrap();
+        let subject = text.lines().find_map(|line| line.strip_prefix("Subject: ")).expect("a subject");
+        *copies.entry(subject.to_owned()).or_default() += 1;
+    }
+    copies
+}
+
+/// Waits until each of these has arrived.
+pub async fn have_all_arrived(smtp: &SmtpServer, subjects: &BTreeSet<String>) {
+    loop {
+        let (arrived, mails) = (copies(smtp), smtp.mails().len());
+        if subjects.iter().all(|subject| arrived.contains_key(subject)) {
+            return;
+        }
+        smtp.received(mails + 1).await;
+    }
+}

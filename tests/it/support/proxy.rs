@@ -1,0 +1,120 @@
+//! The way to Postgres, which the test can cut: as a dead link, a closed port, or a server that hangs up.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// What has become of connections so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Way {
+    /// Not an octet passes, and nobody is told.
+    is_silent: bool,
+    /// How often that has begun: what was open then stays silent for ever.
+    silences: usize,
+    /// How often all were closed.
+    hang_ups: usize,
+}
+
+struct Shared {
+    way: watch::Sender<Way>,
+    target: watch::Sender<SocketAddr>,
+}
+
+/// A proxy at one address, whatever stands behind it.
+pub struct Proxy {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    listening: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    pub async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address to listen at");
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared { way: watch::Sender::new(Way::default()), target: watch::Sender::new(target) });
+        let listening = Some(tokio::spawn(accept(listener, shared.clone())));
+        Self { address, shared, listening }
+    }
+
+    /// Leads new connections there.
+    pub fn lead_to(&self, target: SocketAddr) {
+        self.shared.target.send_replace(target);
+    }
+
+    /// The link dies without a word.
+    pub fn go_silent(&self) {
+        self.shared.way.send_modify(|way| {
+            way.is_silent = true;
+            way.silences += 1;
+        });
+    }
+
+    /// Every connection is closed and new ones are refused.
+    pub async fn refuse(&mut self) {
+        self.hang_up();
+        if let Some(listening) = self.listening.take() {
+            listening.abort();
+            let _ = listening.await;
+        }
+    }
+
+    /// Every connection is closed; new ones are welcome.
+    pub fn hang_up(&self) {
+        self.shared.way.send_modify(|way| way.hang_ups += 1);
+    }
+
+    /// As in the beginning; what had gone silent stays so.
+    pub fn open(&mut self) {
+        self.shared.way.send_modify(|way| way.is_silent = false);
+        if self.listening.is_none() {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            socket.bind(self.address).expect("the same address again");
+            self.listening = Some(tokio::spawn(accept(socket.listen(1024).unwrap(), self.shared.clone())));
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(listening) = &self.listening {
+            listening.abort();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    // Dropped with this task, and every connection with it.
+    let mut connections = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        let (way, target) = (shared.way.subscribe(), *shared.target.borrow());
+        connections.spawn(relay(client, target, way));
+    }
+}
+
+async fn relay(mut client: TcpStream, target: SocketAddr, mut way: watch::Receiver<Way>) {
+    let then = *way.borrow_and_update();
+    let mut hung_up = way.clone();
+    let passing = async {
+        let mut server = None;
+        if !then.is_silent {
+            let Ok(stream) = TcpStream::connect(target).await else { return };
+            let server = server.insert(stream);
+            let _ = (client.set_nodelay(true), server.set_nodelay(true));
+            tokio::select! {
+                _ = copy_bidirectional(&mut client, server) => return,
+                _ = way.wait_for(|way| way.silences > then.silences) => {}
+            }
+        }
+        // What is open stays so, and neither hears of the other again.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = passing => {}
+        _ = hung_up.wait_for(|way| way.hang_ups > then.hang_ups) => {}
+    }
+}

@@ -1,0 +1,118 @@
+//! The product as it runs in production, API and worker by the real clock, on a Postgres that can be killed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use postrider::app::{App, Roles};
+use postrider::clock::SystemClock;
+use postrider::config::{Config, Database};
+use postrider::db::Db;
+use postrider::domain::key::Scope;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::app::make_key;
+use super::client::{Api, message};
+use super::invariants;
+use super::own_postgres::OwnPostgres;
+use super::smtp::SmtpServer;
+
+/// The time limit of the product's calls.
+pub const TIMEOUT: Duration = Duration::from_secs(4);
+/// Within which everything works again once the database does.
+const RECOVERY: Duration = Duration::from_secs(10);
+/// The name of the database.
+const NAME: &str = "mail";
+
+pub struct Site {
+    pub smtp: SmtpServer,
+    pub postgres: OwnPostgres,
+    pub api: Api,
+    app: App,
+}
+
+/// How a request was refused.
+#[derive(Debug)]
+pub struct Refusal {
+    pub detail: String,
+    pub took: Duration,
+}
+
+impl Site {
+    pub async fn start() -> Self {
+        let (postgres, smtp) = (OwnPostgres::start().await, SmtpServer::start().await);
+        let url = postgres.database(NAME).await;
+        let db = Db::new(&url, 1, TIMEOUT).unwrap();
+        let key = make_key(&db, &SystemClock, &Scope::ALL, None).await;
+        db.close().await;
+        let config = Config {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            hostname: Some("postrider.test".into()),
+            database: Database { url: Some(url.into()), timeout: TIMEOUT, ..Database::default() },
+            relay_url: Some(format!("smtp://{}?tls=none", smtp.address()).into()),
+            ..Config::default()
+        };
+        let app = App::start(&config, Roles::All, Arc::new(SystemClock), None).await.unwrap();
+        let api = Api::new(format!("http://{}", app.api_address().unwrap()), key);
+        Self { smtp, postgres, api, app }
+    }
+
+    /// Runs statements past the proxy, as superuser.
+    pub async fn sql(&self, statements: &str) {
+        self.postgres.sql(NAME, statements).await;
+    }
+
+    /// A message that cannot be accepted now.
+    pub async fn refuses(&self) -> Refusal {
+        let begun = Instant::now();
+        let request = self.api.request(Method::POST, "/v1/messages").json(&message(json!({"subject": "refused"})));
+        let answer = request.send().await.expect("an answer");
+        let took = begun.elapsed();
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+        let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((1..=60).contains(&wait), "{wait}");
+        let body: Value = answer.json().await.unwrap();
+        assert_eq!(body["code"], "unavailable");
+        Refusal { detail: body["detail"].as_str().unwrap().to_owned(), took }
+    }
+
+    /// Status and detail of `/readyz`.
+    async fn readiness(&self) -> (u16, String) {
+        let answer = self.api.anonymous(Method::GET, "/readyz").send().await.expect("an answer");
+        let status = answer.status().as_u16();
+        let body: Value = answer.json().await.unwrap();
+        (status, body["detail"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Waits until it knows that something is wrong, and answers what.
+    pub async fn notices(&self) -> String {
+        loop {
+            let (status, detail) = self.readiness().await;
+            if status == 503 {
+                return detail;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until mail is accepted and sent, which must not take long.
+    pub async fn works(&self) {
+        let begun = Instant::now();
+        while self.readiness().await.0 != 200 {
+            assert!(begun.elapsed() < RECOVERY, "not ready again: {:?}", self.readiness().await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mails = self.smtp.mails().len();
+        self.api.send(json!({"subject": "after"})).await;
+        self.smtp.received(mails + 1).await;
+        assert!(begun.elapsed() < RECOVERY, "{:?}", begun.elapsed());
+    }
+
+    /// Stops the product, and holds what it leaves against the invariants.
+    pub async fn end(mut self) {
+        self.app.stop().await;
+        invariants::check(&mut self.postgres.connect(NAME).await).await;
+        self.postgres.stop().await;
+    }
+}
