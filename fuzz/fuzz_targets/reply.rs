@@ -1,0 +1,55 @@
+//! Whatever a server says: replies are read within bounds, however the octets arrive, and what EHLO offers is understood.
+//! The first octet says how the rest is cut.
+#![no_main]
+#![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
+
+use libfuzzer_sys::fuzz_target;
+
+/// As the files know each other in the product.
+#[path = "../../src/domain"]
+mod domain {
+    pub mod outcome;
+}
+#[path = "../../src/smtp"]
+mod smtp {
+    pub mod offer;
+    pub mod reply;
+
+    pub fn read_all(octets: &[u8], size: usize) -> (Vec<reply::RawReply>, Option<reply::ReplyError>) {
+        let (mut reader, mut held, mut replies) = (reply::ReplyReader::default(), Vec::new(), Vec::new());
+        for piece in octets.chunks(size.max(1)) {
+            held.extend_from_slice(piece);
+            loop {
+                match reader.feed(&held) {
+                    Err(error) => return (replies, Some(error)),
+                    Ok((used, reply)) => {
+                        held.drain(..used);
+                        let Some(reply) = reply else { break };
+                        replies.push(reply);
+                        reader = reply::ReplyReader::default();
+                    }
+                }
+            }
+            assert!(held.len() <= 2_048);
+        }
+        (replies, None)
+    }
+
+    pub fn check(octets: &[u8], size: usize) {
+        let (replies, end) = read_all(octets, size);
+        for reply in &replies {
+            assert!(reply.text.len() <= 64 * 1_024 * 3 + 100);
+            assert!(reply.to_reply().text.len() <= crate::domain::outcome::Reply::TEXT_LIMIT);
+            let offer = offer::Offer::of(reply);
+            assert!(!offer.starttls() || reply.text.to_ascii_uppercase().contains("STARTTLS"));
+            let _ = (offer.eight_bit_mime(), offer.smtputf8());
+        }
+        assert_eq!((replies, end), read_all(octets, octets.len()));
+    }
+}
+
+fuzz_target!(|octets: &[u8]| {
+    if let Some((size, octets)) = octets.split_first() {
+        smtp::check(octets, usize::from(*size));
+    }
+});
