@@ -7,5 +7,9 @@ ALTER TABLE queue
     -- uncertain instead of tried again.
     ADD data_started boolean NOT NULL DEFAULT false;
 
+-- What waits already keeps to the time that its sender gave.
+UPDATE queue SET expires_at = messages.expires_at
+FROM messages WHERE messages.id = queue.message_id AND messages.expires_at IS NOT NULL;
+
 -- Whose time runs out behind a pause or a block.
 CREATE INDEX queue_expires ON queue (lane_id, expires_at) WHERE lease IS NULL AND expires_at IS NOT NULL;

@@ -1,6 +1,7 @@
 -- How many connections of a limited lane each worker may use: what all have together never exceeds the limit. They go
 -- with the worker.
 CREATE TABLE permits (
+    tenant_id uuid NOT NULL,
     lane_id bigint NOT NULL,
     worker_id uuid NOT NULL REFERENCES workers ON DELETE CASCADE,
     count integer NOT NULL CHECK (count > 0),

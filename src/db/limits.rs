@@ -57,8 +57,15 @@ pub struct Granted {
 /// Mails in hand for each connection: while one is sent, the next is at hand.
 pub const DEPTH: usize = 2;
 
-/// Takes what these lanes' and their streams' limits allow.
-pub async fn claim(db: &Db, worker: Uuid, wishes: &[Wish], now: DateTime<Utc>) -> Result<Granted, DbError> {
+/// Takes what these lanes' and their streams' limits allow: so many mails, and of each what else is due, together at most
+/// `most` rows where the wishes themselves are not more.
+pub async fn claim(
+    db: &Db,
+    worker: Uuid,
+    wishes: &[Wish],
+    most: usize,
+    now: DateTime<Utc>,
+) -> Result<Granted, DbError> {
     db.timed("limits.claim", async {
         let mut tx = db.pool.begin().await?;
         // Before the lanes, as the reaper does it.
@@ -71,7 +78,7 @@ pub async fn claim(db: &Db, worker: Uuid, wishes: &[Wish], now: DateTime<Utc>) -
         let mut claimed = queue::take(&mut tx, worker, &rooms, now).await?;
         let mut granted = bounds.count(wishes, &claimed, now);
         bounds.write(&mut tx, worker).await?;
-        let along = queue::take_along(&mut tx, worker, &claimed, now).await?;
+        let along = queue::take_along(&mut tx, worker, &claimed, most.saturating_sub(claimed.len()), now).await?;
         tx.commit().await?;
         let had_less = |room: &&Room| {
             let rows = claimed.iter().filter(|row| row.lane_id == room.lane).count();
@@ -355,7 +362,8 @@ async fn set_permits(
         "WITH wanted AS (SELECT * FROM unnest($1::bigint[], $2::integer[]) AS u (lane_id, count)),
               gone AS (DELETE FROM permits p USING wanted
                        WHERE p.lane_id = wanted.lane_id AND p.worker_id = $3 AND wanted.count = 0)
-         INSERT INTO permits (lane_id, worker_id, count) SELECT lane_id, $3, count FROM wanted WHERE count > 0
+         INSERT INTO permits (tenant_id, lane_id, worker_id, count)
+         SELECT l.tenant_id, l.id, $3, wanted.count FROM wanted JOIN lanes l ON l.id = wanted.lane_id WHERE wanted.count > 0
          ON CONFLICT (lane_id, worker_id) DO UPDATE SET count = excluded.count WHERE permits.count <> excluded.count",
         &ids,
         &counts,

@@ -99,14 +99,16 @@ pub(super) async fn take(
     .await
 }
 
-/// Leases what else of these messages is due in the same lanes, so that a mail is one however many it is for.
+/// Leases what else of these messages is due in the same lanes, at most `most` rows, so that a mail is one however many
+/// it is for.
 pub(super) async fn take_along(
     connection: &mut PgConnection,
     worker: Uuid,
     claimed: &[Claimed],
+    most: usize,
     now: DateTime<Utc>,
 ) -> Result<Vec<Claimed>, sqlx::Error> {
-    if claimed.is_empty() {
+    if claimed.is_empty() || most == 0 {
         return Ok(Vec::new());
     }
     let (messages, lanes): (Vec<Uuid>, Vec<i64>) = claimed.iter().map(|row| (row.message_id, row.lane_id)).unzip();
@@ -117,13 +119,15 @@ pub(super) async fn take_along(
              SELECT q.ctid FROM queue q
              JOIN (SELECT DISTINCT message_id, lane_id FROM unnest($2::uuid[], $3::bigint[]) AS u (message_id, lane_id)) u
                   USING (message_id, lane_id)
-             WHERE q.message_id = ANY ($2) AND q.lease IS NULL AND q.due_at <= $4 FOR UPDATE OF q SKIP LOCKED))
+             WHERE q.message_id = ANY ($2) AND q.lease IS NULL AND q.due_at <= $4
+             LIMIT $5 FOR UPDATE OF q SKIP LOCKED))
          RETURNING message_id, recipient_id, tenant_id, lane_id, attempts, crashes, first_due_at, $1::uuid AS \"lease!\",
                    claims",
         worker,
         &messages,
         &lanes,
-        now
+        now,
+        i64::try_from(most).unwrap_or(i64::MAX)
     )
     .fetch_all(connection)
     .await

@@ -140,7 +140,8 @@ async fn claim(
     }
     let in_hand = parts.hands.by_lane();
     let wishes: Vec<Wish> = limited.into_iter().map(|room| wish(parts, &in_hand, room)).collect();
-    match Box::pin(limits::claim(&parts.db, worker, &wishes, now)).await {
+    let most = rooms::usable(parts.settings.concurrency, parts.hands.free().saturating_sub(claimed.len()), rooms);
+    match Box::pin(limits::claim(&parts.db, worker, &wishes, most, now)).await {
         Ok(granted) => {
             memory.opens_at.extend(granted.opens_at);
             memory.emptied = granted.emptied;

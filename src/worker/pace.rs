@@ -17,7 +17,14 @@ const NEAR: i64 = 5;
 
 /// What the lanes did.
 #[derive(Debug, Default)]
-pub(super) struct Pace(Mutex<HashMap<i64, Past>>);
+pub(super) struct Pace(Mutex<Lanes>);
+
+#[derive(Debug, Default)]
+struct Lanes {
+    by_id: HashMap<i64, Past>,
+    /// How many may be remembered before the old ones are looked for again.
+    sweep_at: usize,
+}
 
 /// What a few mails of a lane came to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,10 +68,12 @@ impl Pace {
     pub(super) fn note(&self, lane: i64, seen: Seen, now: DateTime<Utc>) -> Recent {
         let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let second = now.timestamp();
-        if lanes.len() >= LANES && !lanes.contains_key(&lane) {
-            lanes.retain(|_, past| second - past.at < FORGET);
+        if lanes.by_id.len() >= lanes.sweep_at.max(LANES) {
+            lanes.by_id.retain(|_, past| second - past.at < FORGET);
+            // Twice as many as were left: with many lanes in use, not each new one costs a look at all.
+            lanes.sweep_at = 2 * lanes.by_id.len();
         }
-        let past = lanes.entry(lane).or_default();
+        let past = lanes.by_id.entry(lane).or_default();
         past.add(seen, now);
         past.recent(second)
     }
@@ -72,7 +81,7 @@ impl Pace {
     /// The recent past of all these lanes.
     pub(super) fn of(&self, lanes: impl Iterator<Item = i64>, now: DateTime<Utc>) -> HashMap<i64, Recent> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lanes.filter_map(|lane| Some((lane, known.get(&lane)?.recent(now.timestamp())))).collect()
+        lanes.filter_map(|lane| Some((lane, known.by_id.get(&lane)?.recent(now.timestamp())))).collect()
     }
 }
 
@@ -130,6 +139,24 @@ mod tests {
         let later = |seconds| (10.0 * pace.of([1].into_iter(), at(seconds))[&1].attempted).to_string();
         assert_eq!([109, 110, 114, 115].map(later), ["20", "10", "10", "0"]);
         assert!(pace.of([2].into_iter(), at(105)).is_empty());
+    }
+
+    #[test]
+    fn the_old_ones_go_when_there_are_twice_as_many_as_were_left() {
+        let (pace, one) = (Pace::default(), Seen { attempted: 1, ..Seen::default() });
+        let len = || pace.0.lock().unwrap().by_id.len();
+        let mut noted = 0_i64;
+        let mut note = |count: usize, seconds| {
+            for lane in (noted..).take(count) {
+                pace.note(lane, one, at(seconds));
+                noted += 1;
+            }
+            len()
+        };
+        assert_eq!(note(LANES, 0), LANES);
+        assert_eq!(note(1, 1), LANES + 1, "all are in use");
+        assert_eq!(note(LANES - 1, FORGET), 2 * LANES, "not looked for again before there are twice as many");
+        assert_eq!(note(1, FORGET), LANES + 1, "those of the first second have gone");
     }
 
     #[test]

@@ -46,8 +46,7 @@ pub(super) fn divide(ready: &[Arc<ReadyLane>], situation: &Situation) -> Vec<(Ar
     let mut rooms = Vec::new();
     for (priority, lanes) in by_priority {
         // The last quarter is for what is urgent; the last eighth for destinations that have nothing in hand yet.
-        let reserved = if priority > URGENT { situation.capacity / 4 } else { 0 };
-        let mut usable = free.saturating_sub(reserved);
+        let mut usable = usable_by(priority, situation.capacity, free);
         let newcomers = usable.min(situation.capacity / 8);
         usable -= newcomers;
         let routes = Routes::of(priority, &lanes, situation);
@@ -60,6 +59,15 @@ pub(super) fn divide(ready: &[Arc<ReadyLane>], situation: &Situation) -> Vec<(Ar
         rooms.extend(lanes.into_iter().filter_map(|lane| Some((lane.clone(), *given.get(&lane.id)?))));
     }
     rooms
+}
+
+/// Of `free` hands, those that all of these lanes may use.
+pub(super) fn usable(capacity: usize, free: usize, rooms: &[(Arc<ReadyLane>, usize)]) -> usize {
+    rooms.iter().map(|(lane, _)| usable_by(lane.priority, capacity, free)).min().unwrap_or(free)
+}
+
+fn usable_by(priority: i16, capacity: usize, free: usize) -> usize {
+    free.saturating_sub(if priority > URGENT { capacity / 4 } else { 0 })
 }
 
 /// The destinations of one priority: a relay is one with all its lanes, on the way to MX each lane is.
@@ -85,24 +93,12 @@ impl<'a> Routes<'a> {
             let streams = by_route.entry((&lane.route, one)).or_default();
             streams.entry((lane.tenant_id, &lane.stream)).or_default().push(lane);
         }
-        Self(
-            by_route
-                .into_iter()
-                .map(|((route, one), streams)| {
-                    let in_hand = situation.of(|lane| {
-                        lane.priority == priority && lane.route == route && one.is_none_or(|id| id == lane.id)
-                    });
-                    let held = in_hand.iter().map(|in_lane| in_lane.rows).sum();
-                    let streams: Vec<Stream> = streams
-                        .into_values()
-                        .map(|lanes| Stream::of(priority, &lanes, one.is_some(), situation))
-                        .collect();
-                    let most = if one.is_some() { usize::MAX } else { situation.relay_limit(priority, &in_hand) };
-                    let wanted: usize = streams.iter().map(Stream::room).sum();
-                    Route { held, room: wanted.min(most.saturating_sub(held)), streams }
-                })
-                .collect(),
-        )
+        let through_relays = situation.through_relays(priority);
+        let of = |((route, one), streams): (_, BTreeMap<_, Vec<&'a ReadyLane>>)| match one {
+            Some(id) => Route::direct(id, streams.into_values(), situation),
+            None => Route::through(priority, &through_relays, route, streams.into_values(), situation),
+        };
+        Self(by_route.into_iter().map(of).collect())
     }
 
     /// What each lane gets of `total`.
@@ -122,7 +118,40 @@ impl<'a> Routes<'a> {
     }
 }
 
-impl Route<'_> {
+impl<'a> Route<'a> {
+    /// Straight to a domain: it is one lane.
+    fn direct(id: i64, streams: impl Iterator<Item = Vec<&'a ReadyLane>>, situation: &Situation) -> Self {
+        let held = situation.rows(id);
+        let streams: Vec<Stream> = streams.map(|lanes| Stream::of(&lanes, held, situation)).collect();
+        Self { held, room: streams.iter().map(Stream::room).sum(), streams }
+    }
+
+    /// Through a relay, of which `in_hand` may be lanes of any.
+    fn through(
+        priority: i16,
+        in_hand: &[(&ReadyLane, &InLane)],
+        route: &str,
+        streams: impl Iterator<Item = Vec<&'a ReadyLane>>,
+        situation: &Situation,
+    ) -> Self {
+        let in_hand: Vec<_> = in_hand.iter().copied().filter(|(lane, _)| lane.route == route).collect();
+        let rows = |is_meant: &dyn Fn(&ReadyLane) -> bool| {
+            in_hand.iter().filter(|(lane, _)| is_meant(lane)).map(|(_, in_lane)| in_lane.rows).sum()
+        };
+        let of = |lanes: Vec<&'a ReadyLane>| {
+            let first = lanes.first().copied();
+            let is_of_stream = |lane: &ReadyLane| {
+                first.is_some_and(|first| (lane.tenant_id, &lane.stream) == (first.tenant_id, &first.stream))
+            };
+            Stream::of(&lanes, rows(&is_of_stream), situation)
+        };
+        let streams: Vec<Stream> = streams.map(of).collect();
+        let held = rows(&|_| true);
+        let wanted: usize = streams.iter().map(Stream::room).sum();
+        let most = situation.relay_limit(priority, &in_hand);
+        Self { held, room: wanted.min(most.saturating_sub(held)), streams }
+    }
+
     fn cup(&self) -> Cup {
         Cup { held: self.held, room: self.room, weight: self.streams.iter().map(|stream| stream.weight).sum() }
     }
@@ -133,26 +162,13 @@ impl Route<'_> {
 }
 
 impl<'a> Stream<'a> {
-    fn of(priority: i16, lanes: &[&'a ReadyLane], is_mx: bool, situation: &Situation) -> Self {
+    fn of(lanes: &[&'a ReadyLane], held: usize, situation: &Situation) -> Self {
         let cup = |lane: &&'a ReadyLane| {
-            let held = situation.in_hand.get(&lane.id).map_or(0, |in_lane| in_lane.rows);
-            (*lane, Cup { held, room: situation.lane_limit(lane).saturating_sub(held), weight: 1 })
+            let (held, room) = (situation.rows(lane.id), situation.lane_room(lane));
+            (*lane, Cup { held, room, weight: 1 })
         };
-        let first = lanes.first();
-        let of_stream = situation.of(|lane| {
-            lane.priority == priority
-                && first.is_some_and(|first| {
-                    lane.route == first.route
-                        && lane.stream == first.stream
-                        && lane.tenant_id == first.tenant_id
-                        && (!is_mx || lane.id == first.id)
-                })
-        });
-        Self {
-            held: of_stream.iter().map(|in_lane| in_lane.rows).sum(),
-            weight: first.map_or(1, |lane| u32::try_from(lane.weight).unwrap_or(1)),
-            lanes: lanes.iter().map(cup).collect(),
-        }
+        let weight = lanes.first().map_or(1, |lane| u32::try_from(lane.weight).unwrap_or(1));
+        Self { held, weight, lanes: lanes.iter().map(cup).collect() }
     }
 
     fn room(&self) -> usize {
@@ -165,36 +181,56 @@ impl<'a> Stream<'a> {
 }
 
 impl Situation<'_> {
-    fn of(&self, is_meant: impl Fn(&ReadyLane) -> bool) -> Vec<&InLane> {
-        self.in_hand.values().filter(|in_lane| in_lane.lane.as_deref().is_some_and(&is_meant)).collect()
+    /// Recipients of a lane in hand.
+    fn rows(&self, lane: i64) -> usize {
+        self.in_hand.get(&lane).map_or(0, |in_lane| in_lane.rows)
+    }
+
+    /// What is in hand of relays' lanes.
+    fn through_relays(&self, priority: i16) -> Vec<(&ReadyLane, &InLane)> {
+        let known = self.in_hand.values().filter_map(|in_lane| Some((in_lane.lane.as_deref()?, in_lane)));
+        known.filter(|(lane, _)| lane.priority == priority && !lane.is_mx()).collect()
     }
 
     /// Recipients of a relay's lanes that are of use in hand.
-    fn relay_limit(&self, priority: i16, in_hand: &[&InLane]) -> usize {
+    fn relay_limit(&self, priority: i16, in_hand: &[(&ReadyLane, &InLane)]) -> usize {
         if priority <= URGENT {
             return self.capacity;
         }
-        let lanes = in_hand.iter().filter_map(|in_lane| in_lane.lane.as_deref());
-        let pace: f64 = lanes.filter_map(|lane| self.recent.get(&lane.id)).map(|recent| recent.attempted).sum();
-        let (rows, mails) = in_hand.iter().fold((0, 0), |(r, m), in_lane| (r + in_lane.rows, m + in_lane.mails()));
+        let pace: f64 = in_hand.iter().filter_map(|(lane, _)| self.recent.get(&lane.id)).map(|it| it.attempted).sum();
+        let (rows, mails) = in_hand.iter().fold((0, 0), |(r, m), (_, in_lane)| (r + in_lane.rows, m + in_lane.mails()));
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "far below 2^52, and not negative")]
         let ahead = (pace * AHEAD) as usize;
         // A mail with many recipients takes one connection like any other.
-        (self.connections * DEPTH + ahead) * rows.max(1).div_ceil(mails.max(1))
+        (self.connections * DEPTH + ahead) * recipients_a_mail(rows, mails)
     }
 
-    /// Recipients of a lane that are of use in hand.
-    fn lane_limit(&self, lane: &ReadyLane) -> usize {
+    /// How many more recipients of a lane are of use in hand. Of a limited lane so many mails: what else is due of each
+    /// comes along.
+    fn lane_room(&self, lane: &ReadyLane) -> usize {
+        let (rows, mails) = self.in_hand.get(&lane.id).map_or((0, 0), |in_lane| (in_lane.rows, in_lane.mails()));
         let limit = |limit: Option<i32>| limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-        let trust = self.recent.get(&lane.id).map_or(0, |recent| recent.trust);
-        let mut most =
-            self.capacity.min(limit(lane.connections).saturating_mul(DEPTH)).min(limit(lane.stream_concurrency));
+        let mut most = limit(lane.connections).saturating_mul(DEPTH).min(limit(lane.stream_concurrency));
         if lane.is_mx() {
             // Slow at first: the first mails of a dead server wait for its time-out.
+            let trust = self.recent.get(&lane.id).map_or(0, |recent| recent.trust);
             most = most.min(self.connections * DEPTH).min(trust.saturating_mul(2).saturating_add(PROBE));
         }
-        if lane.blocked_since.is_some() { most.min(PROBE) } else { most }
+        if lane.blocked_since.is_some() {
+            most = most.min(PROBE);
+        }
+        let more = if lane.is_limited() {
+            most.saturating_sub(mails)
+        } else {
+            most.saturating_mul(recipients_a_mail(rows, mails)).saturating_sub(rows)
+        };
+        more.min(self.capacity.saturating_sub(rows))
     }
+}
+
+/// As far as is known.
+fn recipients_a_mail(rows: usize, mails: usize) -> usize {
+    rows.max(1).div_ceil(mails.max(1))
 }
 
 #[cfg(test)]
@@ -303,6 +339,15 @@ mod tests {
     fn mails_to_many_take_one_connection_each() {
         let world = World::new([lane(1, "bulk", 50, "relay")]).has(1, 4, 5);
         assert_eq!(world.divide(), rooms([(1, 140)]));
+    }
+
+    #[test]
+    fn a_limit_of_connections_counts_mails_and_not_their_recipients() {
+        let limited = ReadyLane { connections: Some(3), ..lane(1, "bulk", 50, "relay") };
+        assert_eq!(World::new([limited.clone()]).has(1, 1, 50).divide(), rooms([(1, 5)]));
+        assert_eq!(World::new([limited]).has(1, 6, 2).divide(), rooms([]));
+        let domain = || World::new([lane(1, "bulk", 50, "mx")]).trusts([1]);
+        assert_eq!(domain().has(1, 2, 10).divide(), rooms([(1, 140)]), "16 connections for twice as many mails of ten");
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod link_dies;
 mod list_and_filters;
 mod mail_as_sent;
 mod many_at_once;
+mod migrations;
 mod old_snapshot;
 mod openapi;
 mod postgres_outages;
