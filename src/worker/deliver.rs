@@ -8,11 +8,12 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
-use tokio::sync::SemaphorePermit;
 
+use super::budget::Held;
 use super::last_word::LastWord;
 use super::mail::Mail;
-use super::{Parts, give_back, kibibytes};
+use super::rooms::URGENT;
+use super::{Parts, give_back};
 use crate::db::drafts::DraftError;
 use crate::db::queue::{Claimed, Finished};
 use crate::domain::address::Address;
@@ -28,7 +29,7 @@ struct Prepared<'a> {
     mime: Vec<u8>,
     recipients: Vec<(Claimed, Address)>,
     /// Held until the mail has gone.
-    _memory: Option<SemaphorePermit<'a>>,
+    _memory: Option<Held<'a>>,
 }
 
 /// When and how often this attempt is.
@@ -83,9 +84,7 @@ const PANICKED: &str = "postrider failed while it worked on this mail; see its l
 /// Builds the mail once for all its routes.
 async fn prepare<'a>(parts: &'a Parts, mail: &mut Mail) -> Result<Prepared<'a>, DraftError> {
     let recipients = mail.recipients()?;
-    // The semaphore is never closed: there is always a permit in the end.
-    let memory =
-        if mail.message.is_large() { parts.memory.acquire_many(permits(parts, mail)).await.ok() } else { None };
+    let memory = if mail.message.is_large() { Some(memory(parts, mail).await) } else { None };
     let draft = mail.message.draft(&parts.db).await?;
     Ok(Prepared { from: draft.from.address.clone(), mime: crate::mail::build(&draft), recipients, _memory: memory })
 }
@@ -118,10 +117,10 @@ async fn along(
 }
 
 /// While it is built a large mail is in memory as attachments and as MIME, which is a third longer.
-fn permits(parts: &Parts, mail: &Mail) -> u32 {
+async fn memory<'a>(parts: &'a Parts, mail: &Mail) -> Held<'a> {
     let octets = u64::try_from(mail.message.row.size).unwrap_or(0).saturating_mul(5) / 2;
-    // One that is larger than all we may use goes alone.
-    u32::try_from(kibibytes(octets).min(kibibytes(parts.settings.memory))).unwrap_or(u32::MAX)
+    let lane = mail.claimed.first().and_then(|row| parts.hands.lane(row.lane_id));
+    parts.budget.hold(octets, lane.is_some_and(|lane| lane.priority <= URGENT)).await
 }
 
 /// By today's table, whatever route the rows were put in a lane for: through the relays of a route lane by lane, since each

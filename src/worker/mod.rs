@@ -8,8 +8,10 @@
 //! outcome is committed afterwards and counts only while the lease still stands. `heartbeat` keeps the leases,
 //! `reap` frees those of workers that died, `suspects` finds out what they died of, `recover` finds what a lost answer hid,
 //! `wake` tells when there is something to do, `expire` ends what waits in closed lanes beyond its time. `rooms` divides the
-//! hands among the lanes, `permits` holds what was granted of shared limits, `learn` makes of outcomes what is known of destinations.
+//! hands among the lanes, `permits` holds what was granted of shared limits, `budget` what large mails take up in memory,
+//! `learn` makes of outcomes what is known of destinations.
 
+mod budget;
 mod claim;
 mod complete;
 mod deliver;
@@ -44,6 +46,7 @@ use crate::domain::routing::RouteTable;
 use crate::smtp;
 
 use crate::db::splits::Splits;
+use budget::Budget;
 use claim::{Memory, Took};
 use complete::Completer;
 use expire::Places;
@@ -90,8 +93,7 @@ struct Parts {
     permits: Permits,
     splits: Arc<Splits>,
     places: Places,
-    /// Kibibytes that large mails may still take up.
-    memory: tokio::sync::Semaphore,
+    budget: Budget,
     wake: Arc<Notify>,
     /// Told when a claim was not answered.
     suspect: Notify,
@@ -139,7 +141,7 @@ impl Worker {
             splits,
             places: Places::default(),
             identity: Identity::register(&db, settings.lease).await?,
-            memory: tokio::sync::Semaphore::new(kibibytes(settings.memory)),
+            budget: Budget::new(settings.memory),
             db,
             clock,
             sender,
@@ -223,9 +225,4 @@ impl Worker {
     pub async fn reap(&self) -> Result<crate::db::workers::Reaped, DbError> {
         reap::once(&self.parts).await
     }
-}
-
-/// Semaphores count in `u32`: octets are too many, kibibytes are not.
-fn kibibytes(octets: u64) -> usize {
-    usize::try_from(octets.div_ceil(1024)).unwrap_or(usize::MAX).min(tokio::sync::Semaphore::MAX_PERMITS)
 }
