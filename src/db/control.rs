@@ -53,7 +53,8 @@ pub async fn reschedule(
         let mut tx = db.pool.begin().await?;
         let moved = sqlx::query!(
             "UPDATE queue SET due_at = $3, first_due_at = $3
-             WHERE message_id = $1 AND tenant_id = $2 AND lease IS NULL AND attempts = 0 AND held IS NULL AND due_at > $4
+             WHERE message_id = $1 AND tenant_id = $2 AND lease IS NULL AND attempts = 0 AND held IS NULL
+               AND first_due_at > $4
              RETURNING recipient_id, lane_id",
             id.0,
             tenant.0,
@@ -63,14 +64,9 @@ pub async fn reschedule(
         .fetch_all(&mut *tx)
         .await?;
         if !moved.is_empty() {
-            sqlx::query!(
-                "UPDATE messages SET scheduled_at = $3 WHERE tenant_id = $1 AND id = $2",
-                tenant.0,
-                id.0,
-                at
-            )
-            .execute(&mut *tx)
-            .await?;
+            sqlx::query!("UPDATE messages SET scheduled_at = $3 WHERE tenant_id = $1 AND id = $2", tenant.0, id.0, at)
+                .execute(&mut *tx)
+                .await?;
             lanes::lower(&mut tx, moved.iter().map(|row| Lowered { lane: row.lane_id, due_at: at })).await?;
             let recipients: Vec<Uuid> = moved.iter().map(|row| row.recipient_id).collect();
             tell(&mut tx, tenant, id, EventType::Scheduled, &recipients, Some(at), now).await?;

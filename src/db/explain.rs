@@ -61,7 +61,7 @@ pub async fn places(
 ) -> Result<Vec<PlaceRow>, DbError> {
     let query = sqlx::query_as!(
         PlaceRow,
-        r#"SELECT r.id, r.kind, r.address, recipient_status(r.status, q.lease, q.due_at, $3) AS "status!", r.attempts,
+        r#"SELECT r.id, r.kind, r.address, recipient_status(r.status, q.lease, q.first_due_at, $3) AS "status!", r.attempts,
                   r.last_attempt_at, r.finished_at, r.response_code, r.response_enhanced, r.response_text, r.mx, r.tls,
                   q.lane_id AS "lane_id?", nullif(q.due_at, 'infinity') AS due_at, q.first_due_at AS "first_due_at?",
                   q.lease IS NOT NULL AS "is_leased!", w.host AS "worker?", q.held

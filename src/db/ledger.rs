@@ -87,7 +87,7 @@ pub async fn tally(
                FROM queue q
                LEFT JOIN recipients r ON r.message_id = q.message_id AND r.id = q.recipient_id
                    AND r.tenant_id = q.tenant_id AND r.message_id >= uuid_floor($2)
-               CROSS JOIN LATERAL (SELECT recipient_status(r.status, q.lease, q.due_at, $4) AS status) w
+               CROSS JOIN LATERAL (SELECT recipient_status(r.status, q.lease, q.first_due_at, $4) AS status) w
                WHERE q.tenant_id = $1 AND q.message_id >= uuid_floor($2)
                  AND q.message_id < coalesce(uuid_floor($3), 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
            SELECT messages AS "messages!", unmatched AS "unmatched!", coalesce(accepted, 0)::bigint AS "accepted!",

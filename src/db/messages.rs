@@ -98,7 +98,7 @@ pub async fn recipients(
     let query = sqlx::query_as!(
         RecipientRow,
         r#"SELECT r.message_id, r.id, r.kind, r.address, r.name,
-                  recipient_status(r.status, q.lease, q.due_at, $3) AS "status!", r.attempts, r.last_attempt_at,
+                  recipient_status(r.status, q.lease, q.first_due_at, $3) AS "status!", r.attempts, r.last_attempt_at,
                   CASE WHEN q.lease IS NULL THEN nullif(q.due_at, 'infinity') END AS next_attempt_at,
                   q.held AS "held?", r.finished_at, r.response_code, r.response_enhanced, r.response_text, r.mx, r.tls
            FROM recipients r

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::app::TestApp;
-use crate::support::clock::minutes;
+use crate::support::clock::{hours, minutes};
 
 /// A worker at work, killed by [`Doomed::dies`].
 struct Doomed {
@@ -120,6 +120,11 @@ async fn suspects_wait_in_nobodys_way_and_none_is_forgotten() {
     while !app.smtp.mails().iter().any(|mail| mail.to == ["urgent@example.test"]) {
         app.smtp.received(app.smtp.mails().len() + 1).await;
     }
+    let waiting = app.get("/v1/messages?status=scheduled").await;
+    assert_eq!(waiting.body["data"], json!([]), "what is put off was not scheduled by anybody");
+    let last = app.get("/v1/messages?status=queued").await.body["data"][0]["id"].as_str().unwrap().to_owned();
+    let moved = app.patch(&format!("/v1/messages/{last}"), &json!({"scheduled_at": app.clock.text_in(hours(1))})).await;
+    assert_eq!(moved.problem(), (409, "not_scheduled"));
     gate.open();
     stop.cancel();
     running.await.unwrap();

@@ -101,7 +101,7 @@ async fn the_filter_by_status_agrees_with_the_status_shown() {
                              CASE WHEN $3 NOT IN ('queued', 'deferred') THEN now() END)
                      RETURNING message_id, id, tenant_id)
                  INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, lease)
-                 SELECT message_id, id, tenant_id, 0, now() + $4, now(), $5 FROM recipient
+                 SELECT message_id, id, tenant_id, 0, now() + $4, now() + $4, $5 FROM recipient
                  WHERE $3 IN ('queued', 'deferred')",
             )
             .bind(message)
