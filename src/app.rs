@@ -92,7 +92,7 @@ impl App {
             Some(listener) => {
                 let acceptor =
                     Acceptor::new(db.clone(), clock.clone(), routes::table(config), wake.clone(), &accepting);
-                let api = Api::new(db.clone(), clock, Arc::new(acceptor), api_settings(config)?);
+                let api = Api::new(db.clone(), clock, Arc::new(acceptor), api_settings(config)?, stop.clone());
                 Some(Server::start(listener, http::router(api, inbox))?)
             }
             None => None,

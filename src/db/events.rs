@@ -117,6 +117,10 @@ pub struct EventRow {
     pub recipient_id: Option<Uuid>,
     /// The recipient's address.
     pub address: Option<String>,
+    /// The message's `[{"name", "value"}]`.
+    pub tags: Option<serde_json::Value>,
+    /// The message's object of strings.
+    pub metadata: Option<serde_json::Value>,
     /// 1 for the first attempt.
     pub attempt: Option<i16>,
     /// The reply's three digits.
@@ -149,10 +153,11 @@ pub async fn of_message(
     let query = sqlx::query_as!(
         EventRow,
         r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
-                  e.attempt, e.response_code, e.response_enhanced, e.response_text, e.mx, e.ip, e.tls, e.duration_ms,
-                  e.next_attempt_at
+                  m.tags AS "tags?", m.metadata AS "metadata?", e.attempt, e.response_code, e.response_enhanced,
+                  e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at
            FROM events e
            LEFT JOIN recipients r ON r.tenant_id = $1 AND r.message_id = $2 AND r.id = e.recipient_id
+           LEFT JOIN messages m ON m.id = $2 AND m.tenant_id = $1
            WHERE e.tenant_id = $1 AND e.message_id = $2 AND e.seq > $3 AND e.recorded_at >= $5
            ORDER BY e.seq LIMIT $4"#,
         tenant.0,

@@ -12,6 +12,7 @@ pub mod durability;
 mod error;
 pub mod events;
 pub mod explain;
+pub mod feed;
 pub mod idempotency;
 pub mod intake;
 pub mod keys;

@@ -1,6 +1,7 @@
 //! The kinds of events, as applications see them.
 
 use std::fmt;
+use std::str::FromStr;
 
 use super::delivery::Status;
 
@@ -27,9 +28,29 @@ pub enum EventType {
     Suppressed,
     /// The link died after the final dot.
     Uncertain,
+    /// The recipient called the mail spam.
+    Complained,
+    /// The recipient wants no more of it.
+    Unsubscribed,
 }
 
 impl EventType {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Accepted,
+        Self::Scheduled,
+        Self::Canceled,
+        Self::Deferred,
+        Self::Relayed,
+        Self::Delivered,
+        Self::Bounced,
+        Self::Expired,
+        Self::Suppressed,
+        Self::Uncertain,
+        Self::Complained,
+        Self::Unsubscribed,
+    ];
+
     /// The word in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -43,6 +64,8 @@ impl EventType {
             Self::Expired => "message.expired",
             Self::Suppressed => "message.suppressed",
             Self::Uncertain => "message.uncertain",
+            Self::Complained => "message.complained",
+            Self::Unsubscribed => "message.unsubscribed",
         }
     }
 
@@ -64,5 +87,18 @@ impl EventType {
 impl fmt::Display for EventType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// Not a type of event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no such type of event")]
+pub struct UnknownEventType;
+
+impl FromStr for EventType {
+    type Err = UnknownEventType;
+
+    fn from_str(word: &str) -> Result<Self, UnknownEventType> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word).ok_or(UnknownEventType)
     }
 }

@@ -5,6 +5,7 @@ mod auth;
 mod body;
 mod delivery;
 mod error;
+mod events;
 mod health;
 mod idempotency;
 mod keys;
@@ -24,6 +25,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -38,6 +40,7 @@ use auth::Keys;
 use body::Bodies;
 pub use delivery::{Delivery, RelayView, Way};
 pub use error::{ApiError, Problem};
+use events::News;
 pub use health::healthz;
 pub use openapi::document;
 
@@ -53,6 +56,7 @@ pub struct Api {
     /// Lists that are looked up at one time: a slow one must not take the connections that accept mail.
     lists: Arc<Semaphore>,
     delivery: Arc<Delivery>,
+    news: Arc<News>,
 }
 
 /// Lists at one time.
@@ -72,9 +76,16 @@ pub struct Settings {
 }
 
 impl Api {
-    /// Puts the parts together.
-    pub fn new(db: Db, clock: SharedClock, acceptor: Arc<Acceptor>, settings: Settings) -> Self {
+    /// Puts the parts together. With `stop`, whoever waits for events is answered at once.
+    pub fn new(
+        db: Db,
+        clock: SharedClock,
+        acceptor: Arc<Acceptor>,
+        settings: Settings,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
+            news: Arc::new(News::new(db.clone(), stop)),
             keys: Arc::new(Keys::new(db.clone(), clock.clone())),
             bodies: Arc::new(Bodies::new(settings.max_body, settings.body_memory)),
             limits: settings.limits,
@@ -107,6 +118,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(streams::read::get, streams::control::change))
         .routes(routes!(streams::control::pause))
         .routes(routes!(streams::control::resume))
+        .routes(routes!(events::list))
         .routes(routes!(ledger::get))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))

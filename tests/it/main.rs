@@ -9,6 +9,7 @@ mod dev_postgres;
 mod dies_after_the_text;
 mod dns_says_no;
 mod dry_run;
+mod event_feed;
 mod every_mx_is_dead;
 mod explain;
 mod fault_table;

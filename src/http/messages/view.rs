@@ -1,4 +1,4 @@
-//! Messages, recipients and events as the API shows them.
+//! Messages and recipients as the API shows them.
 
 use std::str::FromStr as _;
 
@@ -6,7 +6,6 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::db::events::EventRow;
 use crate::db::messages::{MessageRow, RecipientRow};
 use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::explain::Said;
@@ -239,79 +238,6 @@ impl Recipient {
             response: Said::of(row.response_code, row.response_enhanced, row.response_text),
             mx: row.mx,
             tls: row.tls,
-        }
-    }
-}
-
-/// One thing that happened.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct Event {
-    /// Its number: without gaps, ascending.
-    pub seq: i64,
-    /// What happened.
-    #[serde(rename = "type")]
-    #[schema(example = "message.deferred")]
-    pub kind: String,
-    /// When.
-    pub timestamp: DateTime<Utc>,
-    /// To what.
-    pub data: EventData,
-}
-
-/// What an event is about.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct EventData {
-    /// The message.
-    #[schema(value_type = String)]
-    pub message_id: MessageId,
-    /// The recipient, where it is about one.
-    #[schema(value_type = Option<String>)]
-    pub recipient_id: Option<RecipientId>,
-    /// The recipient's address.
-    pub recipient: Option<String>,
-    /// The message's tags.
-    #[schema(value_type = Vec<crate::domain::message::Tag>)]
-    pub tags: Value,
-    /// The message's metadata.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
-    pub metadata: Value,
-    /// 1 for the first attempt; null where none was made.
-    pub attempt: Option<i16>,
-    /// What the other side said.
-    pub response: Option<Said>,
-    /// Host spoken to.
-    pub mx: Option<String>,
-    /// Address spoken to.
-    pub ip: Option<String>,
-    /// TLS version and cipher; null for plain text.
-    pub tls: Option<String>,
-    /// How long the attempt took.
-    pub duration_ms: Option<i32>,
-    /// When the next attempt is due.
-    pub next_attempt_at: Option<DateTime<Utc>>,
-}
-
-impl Event {
-    /// Shows an event of a message.
-    pub fn of(row: EventRow, message: &MessageRow) -> Self {
-        Self {
-            seq: row.seq,
-            kind: row.kind,
-            timestamp: row.recorded_at,
-            data: EventData {
-                message_id: MessageId(message.id),
-                recipient_id: row.recipient_id.map(RecipientId),
-                recipient: row.address,
-                tags: message.tags.clone(),
-                metadata: message.metadata.clone(),
-                attempt: row.attempt,
-                response: Said::of(row.response_code, row.response_enhanced, row.response_text),
-                mx: row.mx,
-                ip: row.ip,
-                tls: row.tls,
-                duration_ms: row.duration_ms,
-                next_attempt_at: row.next_attempt_at,
-            },
         }
     }
 }

@@ -1,0 +1,10 @@
+//! `/v1/events`: what happened to all of a tenant's mail, in order, by pages, by long poll or as a stream.
+
+mod feed;
+mod news;
+mod stream;
+mod view;
+
+pub(super) use feed::*;
+pub(super) use news::News;
+pub(super) use view::Event;
