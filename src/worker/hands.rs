@@ -24,7 +24,7 @@ struct Inner {
     held: Mutex<Held>,
     /// For the one that claims.
     freed: Notify,
-    /// For tasks that wait for certain rows.
+    /// For tasks that wait for certain rows, or for room.
     changed: Notify,
 }
 
@@ -135,12 +135,21 @@ impl Hands {
 
     /// Waits until none of these is in hand any more.
     pub(super) async fn gone(&self, rows: &[Claimed]) {
+        self.when(|hands| rows.iter().all(|row| !hands.has(row)).then_some(())).await;
+    }
+
+    /// Waits until more hands are free than are to stay so, and answers how many more.
+    pub(super) async fn room_beside(&self, kept: usize) -> usize {
+        self.when(|hands| hands.free().checked_sub(kept).filter(|room| *room > 0)).await
+    }
+
+    async fn when<T>(&self, reached: impl Fn(&Self) -> Option<T>) -> T {
         loop {
             let mut changed = pin!(self.0.changed.notified());
             // Before the look, so that nothing is missed in between.
             changed.as_mut().enable();
-            if !rows.iter().any(|row| self.has(row)) {
-                return;
+            if let Some(reached) = reached(self) {
+                return reached;
             }
             changed.await;
         }

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use sqlx::Row as _;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes};
@@ -51,6 +52,42 @@ async fn what_waits_in_a_closed_lane_expires_in_time() {
     app.run_until_idle().await;
     assert_eq!(app.events(&long.id).await, ["accepted", "expired"]);
     assert_eq!((app.events(&short.id).await, app.smtp.connections()), (vec!["accepted".into(), "expired".into()], 0));
+}
+
+#[tokio::test]
+async fn however_much_expires_urgent_mail_finds_a_hand_free() {
+    let app = TestApp::builder().config(|config| config.delivery.concurrency = 16).start().await;
+    let to: Vec<String> = (0..40).map(|n| format!("{n}@example.test")).collect();
+    let bulk = app.send(json!({"stream": "bulk", "to": to, "expires_at": app.clock.text_in(hours(1))})).await;
+    let reset = app.send(json!({})).await;
+    app.sql("UPDATE streams SET paused_at = now()").await;
+    app.clock.advance(hours(2));
+    // What expires cannot be recorded for a while, and stays in hand.
+    let mut lock = app.database.connect().await;
+    sqlx::raw_sql("BEGIN; SELECT FROM event_counters FOR UPDATE").execute(&mut lock).await.unwrap();
+    let (worker, stop) = (app.another_worker().await, CancellationToken::new());
+    let running = tokio::spawn({
+        let stop = stop.clone();
+        async move { worker.run(stop).await }
+    });
+    let mut connection = app.database.connect().await;
+    let mut in_hand = async || -> i64 {
+        let count = "SELECT count(*) FROM queue WHERE lease IS NOT NULL";
+        sqlx::query_scalar(count).fetch_one(&mut connection).await.unwrap()
+    };
+    while in_hand().await == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(in_hand().await <= 12, "a quarter of the hands is free");
+    app.sql("UPDATE streams SET paused_at = NULL WHERE name = 'transactional'").await;
+    app.smtp.received(1).await;
+
+    sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap();
+    stop.cancel();
+    running.await.unwrap();
+    app.run_until_idle().await;
+    assert_eq!((app.status(&bulk.id).await.as_str(), app.status(&reset.id).await.as_str()), ("expired", "relayed"));
+    assert!(app.states(&bulk.id).await.iter().all(|state| state == "expired"));
 }
 
 #[tokio::test]
