@@ -27,6 +27,8 @@ pub enum DbError {
         query: &'static str,
         /// What is known of it.
         outage: Outage,
+        /// Whether something may have been sent before that was known.
+        begun: bool,
     },
     /// No answer in time: try again later.
     #[error("the database did not answer {query} within {} s", limit.as_secs())]
@@ -77,6 +79,21 @@ impl DbError {
         matches!(self, Self::Unavailable { .. } | Self::Away { .. } | Self::Timeout { .. })
     }
 
+    /// Whether Postgres may have done, or may yet do, what was asked, and only its answer is missing.
+    pub fn may_be_done(&self) -> bool {
+        match self {
+            Self::Address(_) => false,
+            Self::Timeout { .. } => true,
+            Self::Away { begun, .. } => *begun,
+            Self::Unavailable { source, .. } | Self::Refused { source, .. } => match source {
+                sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => false,
+                // It has answered that it did not, unless it was ended in the middle of a commit.
+                sqlx::Error::Database(_) => code(source).is_some_and(|code| code.starts_with("57P")),
+                _ => true,
+            },
+        }
+    }
+
     /// What is wrong with the database, where the same call may succeed later.
     pub fn trouble(&self) -> Option<Trouble> {
         match self {
@@ -123,4 +140,20 @@ pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
 /// The SQLSTATE that the database answered, if it did.
 pub(super) fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_left_this_process_is_not_done() {
+        let away = |begun| DbError::Away { query: "q", outage: Outage::new(Trouble::Gone, "gone"), begun };
+        let unavailable = |source| DbError::Unavailable { query: "q", source };
+        assert!(!away(false).may_be_done() && !unavailable(sqlx::Error::PoolTimedOut).may_be_done());
+        assert!(away(true).may_be_done() && unavailable(sqlx::Error::WorkerCrashed).may_be_done());
+        assert!(DbError::Timeout { query: "q", limit: Duration::ZERO }.may_be_done());
+        // It was done; only its answer cannot be read.
+        assert!(DbError::from_sqlx("q", sqlx::Error::RowNotFound).may_be_done());
+    }
 }

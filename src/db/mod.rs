@@ -107,7 +107,7 @@ impl Db {
         if self.timed(query, ping).await? {
             self.pool.renew_unless_fresh();
             let outage = Outage::new(Trouble::ReadOnly, "it is read-only");
-            return Err(DbError::Away { query, outage });
+            return Err(DbError::Away { query, outage, begun: false });
         }
         Ok(())
     }
@@ -138,7 +138,8 @@ impl Db {
         match self.watch.over(limit, Box::pin(work.instrument(span))).await {
             Ok(result) => result.map_err(|source| self.failed(name, source)),
             Err(GivenUp::TimedOut) => Err(DbError::Timeout { query: name, limit }),
-            Err(GivenUp::Away(outage)) => Err(DbError::Away { query: name, outage }),
+            Err(GivenUp::NotBegun(outage)) => Err(DbError::Away { query: name, outage, begun: false }),
+            Err(GivenUp::Away(outage)) => Err(DbError::Away { query: name, outage, begun: true }),
         }
     }
 
@@ -148,7 +149,9 @@ impl Db {
             self.pool.renew_unless_fresh();
         }
         match self.watch.refusal() {
-            Some(outage) if matches!(source, sqlx::Error::PoolTimedOut) => DbError::Away { query, outage },
+            Some(outage) if matches!(source, sqlx::Error::PoolTimedOut) => {
+                DbError::Away { query, outage, begun: false }
+            }
             _ => DbError::from_sqlx(query, source),
         }
     }

@@ -56,7 +56,9 @@ impl Display for Outage {
 pub(super) enum GivenUp {
     /// Its time was over.
     TimedOut,
-    /// The database is not there.
+    /// The database is not there, as was known before anything was sent.
+    NotBegun(Outage),
+    /// The database was found not to be there.
     Away(Outage),
 }
 
@@ -104,7 +106,7 @@ impl Watch {
     ) -> Result<Result<T, sqlx::Error>, GivenUp> {
         let mut away = self.away.subscribe();
         if let Some(outage) = away.borrow_and_update().clone() {
-            return Err(GivenUp::Away(outage));
+            return Err(GivenUp::NotBegun(outage));
         }
         let (begun, at_begin) = (Instant::now(), self.answers());
         let (mut heard, mut doubt) = (at_begin, self.doubt);

@@ -106,22 +106,39 @@ pub(super) async fn some(parts: &Arc<Parts>, memory: &mut Memory) -> Result<Took
     if rooms.is_empty() {
         return Ok(Took::Nothing);
     }
-    let claimed = match claim(parts, memory, worker, &rooms, now).await {
-        Ok(claimed) => claimed,
+    let taken = match claim(parts, memory, worker, &rooms, now).await {
+        Ok(taken) => taken,
         Err(error) => {
-            // It may have been committed all the same.
-            parts.suspect.notify_one();
+            parts.suspect(&error);
             return Err(error);
         }
     };
-    let is_nothing = claimed.is_empty();
-    let emptied = emptied(memory, &rooms, &claimed);
-    let lanes: Vec<Arc<ReadyLane>> = rooms.into_iter().map(|(lane, _)| lane).collect();
-    let taken = suspects::set_aside(parts, parts.hands.take(claimed, &lanes));
+    let is_nothing = taken.by_lane.is_empty();
+    let emptied = emptied(memory, &rooms, &taken.by_lane);
+    let taken = suspects::set_aside(parts, taken.new);
     // At the same time: nobody waits for a lane to be settled.
     let (loaded, ()) = tokio::join!(Box::pin(load(parts, taken)), settle(parts, &emptied));
     let is_over = is_nothing && !std::mem::take(&mut memory.is_unused);
     Ok(if is_over || !loaded { Took::Nothing } else { Took::Rows })
+}
+
+/// What claims brought into our hands.
+#[derive(Default)]
+struct Taken {
+    /// What no task has yet.
+    new: Vec<Claimed>,
+    /// How much of each lane was claimed.
+    by_lane: HashMap<i64, usize>,
+}
+
+impl Taken {
+    /// Puts into our hands what a claim has brought. At once: what is leased and not in hand counts as lost ([`super::recover`]).
+    fn add(&mut self, parts: &Parts, claimed: Vec<Claimed>, lanes: &[Arc<ReadyLane>]) {
+        for row in &claimed {
+            *self.by_lane.entry(row.lane_id).or_default() += 1;
+        }
+        self.new.extend(parts.hands.take(claimed, lanes));
+    }
 }
 
 /// Claims from the lanes that have no limits, and then from those that have.
@@ -131,12 +148,16 @@ async fn claim(
     worker: Uuid,
     rooms: &[(Arc<ReadyLane>, usize)],
     now: DateTime<Utc>,
-) -> Result<Vec<Claimed>, DbError> {
+) -> Result<Taken, DbError> {
+    let lanes: Vec<Arc<ReadyLane>> = rooms.iter().map(|(lane, _)| lane.clone()).collect();
     let (limited, free): (Vec<_>, Vec<_>) = rooms.iter().partition(|(lane, _)| lane.is_limited());
     let free: Vec<Room> = free.into_iter().map(room).collect();
-    let mut claimed = if free.is_empty() { Vec::new() } else { queue::claim(&parts.db, worker, &free, now).await? };
+    let mut taken = Taken::default();
+    if !free.is_empty() {
+        taken.add(parts, queue::claim(&parts.db, worker, &free, now).await?, &lanes);
+    }
     if limited.is_empty() {
-        return Ok(claimed);
+        return Ok(taken);
     }
     let in_hand = parts.hands.by_lane();
     let wishes: Vec<Wish> = limited.into_iter().map(|room| wish(parts, &in_hand, room)).collect();
@@ -148,14 +169,14 @@ async fn claim(
             memory.is_unused = granted.is_unused;
             memory.full.extend(granted.full.iter().map(|lane| (*lane, Instant::now())));
             parts.permits.add(&granted.connections, granted.in_flight);
-            claimed.extend(granted.claimed);
-            Ok(claimed)
+            taken.add(parts, granted.claimed, &lanes);
+            Ok(taken)
         }
         // What the others gave must not be lost with it.
-        Err(error) if !claimed.is_empty() => {
+        Err(error) if !taken.by_lane.is_empty() => {
             tracing::warn!(%error, "could not claim from lanes that are limited; trying again");
-            parts.suspect.notify_one();
-            Ok(claimed)
+            parts.suspect(&error);
+            Ok(taken)
         }
         Err(error) => Err(error),
     }
@@ -180,11 +201,7 @@ fn wish(parts: &Parts, in_hand: &HashMap<i64, InLane>, wanted: &(Arc<ReadyLane>,
 
 /// Lanes that had less than there was room for: they are asked again only when they have something. From time to time
 /// those in use are brought up to date too.
-fn emptied(memory: &mut Memory, rooms: &[(Arc<ReadyLane>, usize)], claimed: &[Claimed]) -> Vec<i64> {
-    let mut taken = HashMap::<i64, usize>::new();
-    for row in claimed {
-        *taken.entry(row.lane_id).or_default() += 1;
-    }
+fn emptied(memory: &mut Memory, rooms: &[(Arc<ReadyLane>, usize)], taken: &HashMap<i64, usize>) -> Vec<i64> {
     let is_time = memory.settled.elapsed() >= SETTLE_EVERY;
     if is_time {
         memory.settled = Instant::now();

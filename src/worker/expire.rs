@@ -82,7 +82,7 @@ async fn end(parts: &Arc<Parts>, mut places: &[Place]) -> Result<usize, DbError>
         let Some(worker) = parts.identity.current() else { break };
         let (some, rest) = places.split_at(room.min(places.len()));
         places = rest;
-        let leased = overdue::lease(&parts.db, worker, some).await.inspect_err(|_| parts.suspect.notify_one())?;
+        let leased = overdue::lease(&parts.db, worker, some).await.inspect_err(|error| parts.suspect(error))?;
         let taken = parts.hands.take(leased, &[]);
         if taken.is_empty() {
             continue;

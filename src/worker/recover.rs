@@ -2,45 +2,82 @@
 //! Nobody else may take them while we live.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Parts, give_back};
 use crate::db::DbError;
-use crate::db::queue::{self, Claimed};
+use crate::db::queue;
 
-/// Looks after one claim that was not answered. A claim that lies in a dead link's buffers reaches Postgres when the
-/// link is back, at the latest when Postgres gives up the connection (25 s; see `db`).
-const LOOKS: u32 = 4;
-/// Added to the longest time that a claim may take before its answer is here.
+/// A claim that lies in a dead link's buffers reaches Postgres when the link is back, at the latest when Postgres gives up
+/// the connection (see `db`).
+const LINK: Duration = Duration::from_secs(25);
+/// Added to the longest time that anything here may take.
 const MARGIN: Duration = Duration::from_secs(1);
+
+impl Parts {
+    /// Takes note of a claim that failed: it may have been committed all the same.
+    pub(super) fn suspect(&self, error: &DbError) {
+        if error.may_be_done() {
+            self.suspect.notify_one();
+        }
+    }
+}
 
 pub(super) async fn run(parts: Arc<Parts>) {
     loop {
         parts.suspect.notified().await;
-        for _ in 0..LOOKS {
-            while let Err(error) = once(&parts).await {
+        let begun = Instant::now();
+        loop {
+            let at = begun.elapsed();
+            let was_had = once(&parts).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "could not look for recipients whose claim was not answered");
+                false
+            });
+            if is_last(at, was_had, parts.db.limit()) {
+                break;
+            }
+            if !was_had {
                 tokio::time::sleep(MARGIN).await;
             }
         }
     }
 }
 
-/// What is leased and not in hand, before and after any claim of this moment is answered, is nobody's.
-async fn once(parts: &Parts) -> Result<(), DbError> {
-    let before = unknown(parts).await?;
-    tokio::time::sleep(parts.db.limit() + MARGIN).await;
-    let lost: Vec<Claimed> = before.into_iter().filter(|row| !parts.hands.has(row)).collect();
+/// How long a claim may take to be committed once Postgres has it: its last statement and its commit, each up to the limit.
+fn settles(limit: Duration) -> Duration {
+    2 * limit + MARGIN
+}
+
+/// Whether the look that began so long after the suspicion was the last that is needed: no claim of before it could be
+/// committed any more. One that was not had does not count: while Postgres is away for long there is none.
+fn is_last(at: Duration, was_had: bool, limit: Duration) -> bool {
+    was_had && at >= LINK + settles(limit)
+}
+
+/// What is leased and not in hand, before and after any claim of this moment is answered, is nobody's. Answers whether it
+/// could be looked at: not while we may have been declared dead.
+async fn once(parts: &Parts) -> Result<bool, DbError> {
+    let Some(worker) = parts.identity.current() else { return Ok(false) };
+    let mut lost = queue::leased(&parts.db, worker).await?;
+    lost.retain(|row| !parts.hands.has(row));
+    tokio::time::sleep(settles(parts.db.limit())).await;
+    lost.retain(|row| !parts.hands.has(row));
     if !lost.is_empty() {
         tracing::warn!(lost = lost.len(), "giving back recipients whose claim was not answered");
         give_back::release(&parts.db, &parts.hands, lost).await;
     }
-    Ok(())
+    Ok(true)
 }
 
-async fn unknown(parts: &Parts) -> Result<Vec<Claimed>, DbError> {
-    let Some(worker) = parts.identity.current() else { return Ok(Vec::new()) };
-    let mut rows = queue::leased(&parts.db, worker).await?;
-    rows.retain(|row| !parts.hands.has(row));
-    Ok(rows)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_looked_until_no_claim_can_be_committed_any_more_and_a_look_that_was_not_had_does_not_count() {
+        let (seconds, limit) = (Duration::from_secs, Duration::from_secs(10));
+        assert!(!is_last(seconds(0), true, limit) && !is_last(seconds(45), true, limit));
+        assert!(is_last(seconds(46), true, limit));
+        assert!(!is_last(Duration::from_hours(1), false, limit), "Postgres may have been away for an hour");
+    }
 }
