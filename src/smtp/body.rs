@@ -7,6 +7,7 @@ use memchr::memmem;
 use tokio::time::Instant;
 
 use super::settings::Timeouts;
+use super::terms::Watch;
 use super::wire::{Wire, WireError};
 
 /// The size of a chunk in octets.
@@ -18,20 +19,35 @@ const SLOWEST: usize = 8 * 1_024;
 
 /// Why the mail could not be written to its end.
 #[derive(Debug)]
-pub(super) struct BodyError {
-    /// Whether the server may have seen the terminator, and so may have taken the mail.
-    pub uncertain: bool,
-    /// What happened.
-    pub error: WireError,
+pub(super) enum BodyError {
+    /// The watch did not want it to be ended.
+    CalledOff,
+    /// The link failed.
+    Failed {
+        /// Whether the server may have seen the terminator, and so may have taken the mail.
+        uncertain: bool,
+        /// What happened.
+        error: WireError,
+    },
 }
 
 /// Writes the whole mail and its terminator.
-pub(super) async fn send(wire: &mut Wire, mime: &[u8], timeouts: &Timeouts) -> Result<(), BodyError> {
+pub(super) async fn send(
+    wire: &mut Wire,
+    mime: &[u8],
+    timeouts: &Timeouts,
+    watch: &dyn Watch,
+) -> Result<(), BodyError> {
     let whole = Instant::now() + timeouts.block + std::time::Duration::from_secs((mime.len() / SLOWEST) as u64);
     let mut chunks = Chunks::new(mime, CHUNK);
+    let mut is_first = true;
     while let Some(chunk) = chunks.next() {
+        if chunk.terminator_at.is_some() && !is_first && !watch.before_end() {
+            return Err(BodyError::CalledOff);
+        }
+        is_first = false;
         let deadline = whole.min(Instant::now() + timeouts.block);
-        wire.write(chunk.octets, deadline).await.map_err(|failure| BodyError {
+        wire.write(chunk.octets, deadline).await.map_err(|failure| BodyError::Failed {
             uncertain: chunk.terminator_at.is_some_and(|at| failure.reached > at),
             error: failure.error,
         })?;

@@ -58,10 +58,10 @@ impl Call<'_> {
     ) -> Result<(Peer, Vec<Judgement>), Failure> {
         let pool = self.pools.of(destination, policy, self.lane);
         let (pool, gate) = pool.map_err(|error| refusal(destination, policy, error.to_string()))?;
-        let pass = timeout_at(self.patience, gate.enter(self.terms.urgent)).await;
+        let pass = self.pools.before_mail(timeout_at(self.patience, gate.enter(self.terms.urgent))).await?;
         let _pass = pass.map_err(|_| busy(destination, policy))?.map_err(|_| stopping())?;
         loop {
-            let (mut slot, mut session) = self.session(&pool, destination, policy).await?;
+            let (mut slot, mut session) = self.pools.before_mail(self.session(&pool, destination, policy)).await??;
             let was_idle = session.mails > 0;
             if !self.terms.watch.go() {
                 slot.0 = Some(session);

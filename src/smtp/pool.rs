@@ -2,6 +2,7 @@
 //! its own, and the sweep that ends the idle ones.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -10,8 +11,10 @@ use deadpool::managed::{self, Metrics, QueueMode, RecycleError, RecycleResult};
 use futures_util::future::join_all;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
+use super::hand_over::NotBegun;
 use super::handshake::{self, Policy, Refusal};
 use super::lane::{Lane, Place};
 use super::session::Session;
@@ -134,6 +137,8 @@ pub(super) struct Pools {
     sites: Mutex<HashMap<Destination, Site>>,
     lanes: Mutex<HashMap<i64, Arc<Lane>>>,
     sweeping: OnceLock<()>,
+    /// Cancelled when no mail is to be begun any more.
+    stopping: CancellationToken,
 }
 
 /// What there is for one destination.
@@ -190,8 +195,20 @@ impl Pools {
         self.lanes().get(&lane).map_or(0, |lane| lane.open())
     }
 
+    /// From now on no mail is begun.
+    pub fn turn_away(&self) {
+        self.stopping.cancel();
+    }
+
+    /// Awaits what a mail needs before it is begun, unless everybody is turned away.
+    pub async fn before_mail<T>(&self, work: impl Future<Output = T>) -> Result<T, NotBegun> {
+        let done = self.stopping.run_until_cancelled(work).await;
+        done.ok_or_else(|| NotBegun::because("the service is stopping"))
+    }
+
     /// Ends every session that is not in use, and takes no more mail.
     pub async fn close(&self) {
+        self.turn_away();
         let mut idle = Vec::new();
         for site in self.lock().values() {
             for pool in site.pools.values() {

@@ -105,8 +105,13 @@ impl Sender {
         self.pools.open_connections(lane)
     }
 
-    /// Ends the sessions that are idle, within the time-out for QUIT; a mail that is on its way is not disturbed. Mail
-    /// sent later to a destination that was in use is a temporary failure.
+    /// From now on no mail is begun: whoever waits for a connection is turned away at once, and so is whoever comes. A mail
+    /// that is on its way is not disturbed.
+    pub fn turn_away(&self) {
+        self.pools.turn_away();
+    }
+
+    /// The same, and ends the sessions that are idle, within the time-out for QUIT.
     pub async fn close(&self) {
         self.pools.close().await;
     }
@@ -116,7 +121,7 @@ impl Sender {
         let lane = terms.limits.lane.map(|id| self.pools.lane(id, terms.limits.connections));
         let _turn = match &lane {
             Some(lane) => {
-                let turn = timeout_at(patience, lane.turn()).await;
+                let turn = self.pools.before_mail(timeout_at(patience, lane.turn())).await?;
                 Some(turn.map_err(|_| NotBegun::because("all connections of its lane stayed in use"))?)
             }
             None => None,
@@ -159,7 +164,7 @@ impl Sender {
     /// To the first of a domain's own servers with which a session can be had.
     async fn to_exchangers(&self, domain: &str, call: &Call<'_>) -> Result<Handed, NotBegun> {
         let way = match &self.direct {
-            Ok(direct) => direct.way(domain).await,
+            Ok(direct) => self.pools.before_mail(direct.way(domain)).await?,
             Err(reason) => Err(unset(reason.clone())),
         };
         let Way { servers, policy, sts } = match way {

@@ -10,7 +10,7 @@ pub struct Terms<'a> {
     pub urgent: bool,
     /// What its lane allows.
     pub limits: Limits,
-    /// Asked before the mail is begun and before its text.
+    /// Asked before the mail is begun, before its text, and before the end of a long one.
     pub watch: &'a dyn Watch,
 }
 
@@ -31,10 +31,17 @@ pub trait Watch: Sync {
     /// Asked once a session is at hand and nothing has been said of this mail.
     fn go(&self) -> bool;
 
-    /// Awaited once, when a recipient was accepted and the server waits for the text, before its first octet. `false`
-    /// closes the connection instead, and no attempt was made.
-    fn before_text(&self) -> BoxFuture<'_, bool> {
+    /// Awaited once, when the server waits for the text, before its first octet. `accepted` are the places in the envelope
+    /// of the recipients that it took, at least one. `false` closes the connection instead, and no attempt was made.
+    fn before_text<'a>(&'a self, accepted: &'a [usize]) -> BoxFuture<'a, bool> {
+        let _ = accepted;
         ready(true).boxed()
+    }
+
+    /// Asked before the write that ends a text of several writes, which may have taken long. `false` closes the connection
+    /// instead, and no attempt was made: the server has not seen the end.
+    fn before_end(&self) -> bool {
+        true
     }
 }
 

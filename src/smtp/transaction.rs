@@ -11,7 +11,7 @@ use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
 use lettre::transport::smtp::extension::{MailBodyParameter, MailParameter};
 use tokio::time::Instant;
 
-use super::body;
+use super::body::{self, BodyError};
 use super::reply::RawReply;
 use super::route::Envelope;
 use super::screen::{screen, size};
@@ -43,7 +43,7 @@ pub(super) enum Ending {
     Judged(Vec<Judgement>),
     /// The server was gone before it said a word about this mail: on a session that had been idle, not an attempt.
     HungUp(Reply),
-    /// The watch did not want the text to be sent: not an attempt.
+    /// The watch did not want the text to be sent, or ended: not an attempt.
     CalledOff,
 }
 
@@ -228,19 +228,21 @@ impl<'a> Transaction<'a> {
     /// The mail and its dot, and the answer to it.
     async fn transfer(&mut self) -> Result<(), Stop> {
         self.expect_silence()?;
-        if !self.watch.before_text().await {
+        let accepted: Vec<usize> = (0..self.fates.len()).filter(|index| self.fates[*index].is_none()).collect();
+        if !self.watch.before_text(&accepted).await {
             return Err(Stop::CalledOff);
         }
         let wire = &mut self.session.wire;
-        if let Err(failure) = body::send(wire, self.parcel.mime, self.timeouts).await {
-            if failure.uncertain {
+        if let Err(failure) = body::send(wire, self.parcel.mime, self.timeouts, self.watch).await {
+            let BodyError::Failed { uncertain, error } = failure else { return Err(Stop::CalledOff) };
+            if uncertain {
                 self.stage = Stage::Dot;
-                return Err(Stop::Rest(Verdict::Uncertain, ours("the final dot", &failure.error)));
+                return Err(Stop::Rest(Verdict::Uncertain, ours("the final dot", &error)));
             }
             // A server that hangs up in the middle has often said why.
             let (verdict, reply) = match wire.reply(Instant::now() + self.timeouts.quit).await {
                 Ok(reply) if reply.code >= 400 => (refusal(reply.code), reply.to_reply()),
-                _ => (Verdict::Temporary, ours("the mail's text", &failure.error)),
+                _ => (Verdict::Temporary, ours("the mail's text", &error)),
             };
             return Err(Stop::Rest(verdict, reply));
         }

@@ -41,6 +41,9 @@ struct Start {
 
 /// Delivers a mail and completes each of its claimed recipients, whatever happens.
 pub(super) async fn run(parts: Arc<Parts>, mail: Mail) {
+    if parts.closing.is_cancelled() {
+        return give_back::release(&parts.db, &parts.hands, mail.claimed).await;
+    }
     let start = Start { at: parts.clock.now(), clock: Instant::now() };
     parts.policies.refresh(&parts.db, start.at).await;
     let (late, in_time): (Vec<Claimed>, Vec<Claimed>) =
@@ -52,20 +55,22 @@ pub(super) async fn run(parts: Arc<Parts>, mail: Mail) {
         return;
     }
     let mut mail = Mail { message: mail.message, claimed: in_time };
-    let prepared = match AssertUnwindSafe(prepare(&parts, &mut mail)).catch_unwind().await {
-        Ok(Ok(prepared)) => prepared,
+    let preparing = parts.closing.run_until_cancelled(prepare(&parts, &mut mail));
+    let prepared = match AssertUnwindSafe(preparing).catch_unwind().await {
+        Ok(Some(Ok(prepared))) => prepared,
+        Ok(None) => return give_back::release(&parts.db, &parts.hands, mail.claimed).await,
         // The database's trouble is not the recipient's attempt.
-        Ok(Err(DraftError::Db(error))) if error.is_passing() => {
+        Ok(Some(Err(DraftError::Db(error)))) if error.is_passing() => {
             tracing::warn!(%error, "could not load a mail; giving it back");
             tokio::time::sleep(give_back::PAUSE).await;
             return give_back::release(&parts.db, &parts.hands, mail.claimed).await;
         }
         // What the database said is for our log; the recipient's history gets our words.
-        Ok(Err(DraftError::Db(error))) => {
+        Ok(Some(Err(DraftError::Db(error)))) => {
             tracing::error!(%error, "a mail could not be loaded");
             return fail(&parts, &mail, UNREADABLE, start);
         }
-        Ok(Err(error)) => return fail(&parts, &mail, &error.to_string(), start),
+        Ok(Some(Err(error))) => return fail(&parts, &mail, &error.to_string(), start),
         Err(_) => return fail(&parts, &mail, PANICKED, start),
     };
     let Prepared { from, mime, recipients, _memory } = prepared;

@@ -64,6 +64,9 @@ impl Identity {
         let asked = Uptime::now();
         let state = if db::workers::heartbeat(db, id).await? {
             State { id, confirmed: asked }
+        } else if self.has_left.load(Ordering::Relaxed) {
+            // It has signed off: nobody would ever take the new id off the list.
+            return Ok(());
         } else {
             tracing::warn!(worker = %id, "others declared this worker dead while it was silent; going on under a new id");
             new_worker(db).await?

@@ -19,20 +19,30 @@ pub(super) struct LastWord<'a> {
 }
 
 impl LastWord<'_> {
-    /// The claims as they are now.
-    fn claims(&self) -> Vec<Claimed> {
-        let mut claims = self.claimed.to_vec();
+    /// Those at these places, as they are claimed now.
+    fn claims(&self, places: impl Iterator<Item = usize>) -> Vec<Claimed> {
+        let mut claims: Vec<Claimed> = places.filter_map(|place| self.claimed.get(place).cloned()).collect();
         for row in &mut claims {
             self.parts.hands.refresh(row);
         }
         claims
     }
 
+    fn all(&self) -> Vec<Claimed> {
+        self.claims(0..self.claimed.len())
+    }
+
+    /// Whether nobody else may have taken over. A process that was stopped for a while does not know of it, so it has to be
+    /// asked at the last moment.
+    fn are_ours(&self, claims: &[Claimed]) -> bool {
+        claims.iter().all(|row| self.parts.identity.holds(row.lease))
+    }
+
     /// Puts on record that the text leaves. Without the record it must not: after a crash it would be sent again.
-    async fn record(&self) -> bool {
-        match marks::set(&self.parts.db, &self.claims(), Mark::DataStarted).await {
+    async fn record(&self, claims: Vec<Claimed>) -> bool {
+        match marks::set(&self.parts.db, &claims, Mark::DataStarted).await {
             // The database may have taken its time: the lease must still stand.
-            Ok(recorded) => recorded && self.go(),
+            Ok(recorded) => recorded && self.are_ours(&claims),
             Err(error) => {
                 tracing::warn!(%error, "could not put on record that a mail's text is sent; not sending it");
                 false
@@ -42,18 +52,23 @@ impl LastWord<'_> {
 }
 
 impl Watch for LastWord<'_> {
-    /// Asked maybe long after the claim: others may have taken over, time may have run out.
+    /// Asked maybe long after the claim: others may have taken over, time may have run out, the worker may be stopping.
     fn go(&self) -> bool {
-        let now = self.parts.clock.now();
-        self.claims()
-            .iter()
-            .all(|row| self.parts.identity.holds(row.lease) && now < deliver::deadline(self.parts, self.mail, row))
+        let (claims, now) = (self.all(), self.parts.clock.now());
+        let is_in_time = |row: &Claimed| now < deliver::deadline(self.parts, self.mail, row);
+        !self.parts.closing.is_cancelled() && self.are_ours(&claims) && claims.iter().all(is_in_time)
     }
 
-    fn before_text(&self) -> BoxFuture<'_, bool> {
+    /// Only those that were accepted get the text, and only of them it is on record.
+    fn before_text<'a>(&'a self, accepted: &'a [usize]) -> BoxFuture<'a, bool> {
+        let claims = self.claims(accepted.iter().copied());
         match self.mail.on_uncertain() {
-            OnUncertain::Retry => ready(true).boxed(),
-            OnUncertain::Hold | OnUncertain::Fail => self.record().boxed(),
+            OnUncertain::Retry => ready(self.are_ours(&claims)).boxed(),
+            OnUncertain::Hold | OnUncertain::Fail => self.record(claims).boxed(),
         }
+    }
+
+    fn before_end(&self) -> bool {
+        self.are_ours(&self.all())
     }
 }

@@ -97,7 +97,17 @@ struct Parts {
     wake: Arc<Notify>,
     /// Told when a claim was not answered.
     suspect: Notify,
+    /// Cancelled when no mail is to be begun any more.
+    closing: CancellationToken,
     tasks: TaskTracker,
+}
+
+impl Parts {
+    /// From now on no mail is begun: what waits for a connection, for memory or for its turn is given back at once.
+    fn close(&self) {
+        self.closing.cancel();
+        self.sender.turn_away();
+    }
 }
 
 /// One worker. One a process, however many mails it sends at a time.
@@ -149,6 +159,7 @@ impl Worker {
             hands,
             wake,
             suspect: Notify::new(),
+            closing: CancellationToken::new(),
             tasks,
         };
         Ok(Self { parts: Arc::new(parts) })
@@ -163,6 +174,13 @@ impl Worker {
         chores.spawn(stop.clone().run_until_cancelled_owned(reap::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(wake::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(expire::run(self.parts.clone())));
+        chores.spawn({
+            let (parts, stop) = (self.parts.clone(), stop.clone());
+            async move {
+                stop.cancelled().await;
+                parts.close();
+            }
+        });
         chores.close();
         let mut memory = Memory::default();
         while !stop.is_cancelled() {
@@ -205,6 +223,7 @@ impl Worker {
 
     /// Waits for what is being sent, at most for the grace period, and gives back the rest.
     pub async fn stop(&self) {
+        self.parts.close();
         let finish = async {
             while !self.parts.hands.are_empty() {
                 self.parts.hands.freed().await;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::TimeDelta;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use super::mail::{self, Loaded};
@@ -118,12 +118,17 @@ async fn put_off(parts: Arc<Parts>, rows: Vec<Claimed>, places: usize) {
 async fn run(parts: Arc<Parts>, mut claimed: Vec<Claimed>, place: Place) {
     let crashes = claimed.iter().map(|row| row.crashes).max().unwrap_or(0);
     let turns = if crashes + 1 >= CRASHES_TO_HOLD { TOGETHER } else { 1 };
-    // Never closed: there is always a turn in the end. The domain's first, so that nobody has one of all and waits.
-    let _of_domain = match &place.domain {
-        Some((domain, _)) => domain.turns.acquire().await.ok(),
-        None => None,
+    // Never closed: there is always a turn in the end, unless the worker stops before. The domain's first, so that nobody
+    // has one of all and waits.
+    let turn = async {
+        let of_domain = match &place.domain {
+            Some((domain, _)) => Some(domain.turns.acquire().await?),
+            None => None,
+        };
+        Ok::<_, AcquireError>((of_domain, parts.suspects.turns.acquire_many(turns).await?))
     };
-    let Ok(_turn) = parts.suspects.turns.acquire_many(turns).await else { return };
+    let turn = parts.closing.run_until_cancelled(turn).await;
+    let Some(Ok(_turn)) = turn else { return give_back::release(&parts.db, &parts.hands, claimed).await };
     for row in &mut claimed {
         parts.hands.refresh(row);
     }

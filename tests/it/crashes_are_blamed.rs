@@ -128,7 +128,7 @@ async fn suspects_wait_in_nobodys_way_and_none_is_forgotten() {
     gate.open();
     stop.cancel();
     running.await.unwrap();
-    for _ in 0..3 {
+    for _ in 0..4 {
         app.clock.advance(minutes(1));
         app.run_until_idle().await;
     }

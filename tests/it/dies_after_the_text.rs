@@ -73,6 +73,20 @@ async fn fail_is_over_for_everyone_the_text_went_to() {
 }
 
 #[tokio::test]
+async fn whoever_was_refused_got_no_text_and_is_tried_again() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@example.test").replies(["450 4.2.1 mailbox busy"]);
+    let gate = app.smtp.dot().stalls();
+    let to = json!(["ann@example.test", "bo@example.test"]);
+    let mail = app.send(json!({"on_uncertain": "fail", "to": to})).await;
+    let first = working(&app.worker, &gate).await;
+    assert_eq!(reap(&app).await, Reaped { freed: 1, ..ONE_UNCERTAIN });
+    first.abort();
+    app.another_worker().await.drain().await.unwrap();
+    assert_eq!(app.states(&mail.id).await, ["relayed", "uncertain"]);
+}
+
+#[tokio::test]
 async fn before_the_text_nothing_has_happened() {
     let app = TestApp::start().await;
     let gate = app.smtp.data().stalls();

@@ -197,6 +197,14 @@ async fn frozen_before_mail_it_sends_nothing_when_it_wakes_up() {
 }
 
 #[tokio::test]
+async fn frozen_before_the_text_it_does_not_send_it_when_it_wakes_up() {
+    let scene = Scene::set().await;
+    let gate = scene.smtp.data().stalls();
+    let ending = frozen_at(scene, &gate).await;
+    assert_eq!((ending.status.as_str(), ending.copies), ("relayed", 1));
+}
+
+#[tokio::test]
 async fn frozen_at_the_dot_its_late_word_changes_nothing() {
     let scene = Scene::set().await;
     let gate = scene.smtp.dot().stalls();

@@ -1,5 +1,6 @@
 //! Who sends is asked once more when the server waits for the text; until then nothing has happened.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt as _;
@@ -7,18 +8,20 @@ use futures_util::future::BoxFuture;
 use postrider::domain::outcome::Verdict::{Accepted, Permanent};
 use postrider::smtp::{Limits, Sender, Terms, Watch};
 
-use crate::support::sending::{MAIL, envelope, relay, sender, through_relay, verdicts};
+use crate::support::sending::{MAIL, envelope, mail_of, relay, sender, through_relay, verdicts};
 use crate::support::smtp::SmtpServer;
 
 /// Goes on with the text or not, and counts how often it was asked.
 struct AtTheText {
     goes_on: bool,
+    ends: bool,
     asked: AtomicUsize,
+    accepted: Mutex<Vec<usize>>,
 }
 
 impl AtTheText {
     fn that(goes_on: bool) -> Self {
-        Self { goes_on, asked: AtomicUsize::new(0) }
+        Self { goes_on, ends: true, asked: AtomicUsize::new(0), accepted: Mutex::default() }
     }
 
     fn asked(&self) -> usize {
@@ -31,9 +34,14 @@ impl Watch for AtTheText {
         true
     }
 
-    fn before_text(&self) -> BoxFuture<'_, bool> {
+    fn before_text<'a>(&'a self, accepted: &'a [usize]) -> BoxFuture<'a, bool> {
         self.asked.fetch_add(1, Ordering::Relaxed);
+        *self.accepted.lock().unwrap() = accepted.to_vec();
         async { self.goes_on }.boxed()
+    }
+
+    fn before_end(&self) -> bool {
+        self.ends
     }
 }
 
@@ -56,6 +64,7 @@ async fn a_mail_that_is_called_off_at_its_text_was_not_begun() {
         assert!(!send(&sender, &watch).await);
         smtp.left_alone().await;
         assert_eq!((watch.asked(), smtp.count("DATA"), smtp.count(".")), (1, 1, 0));
+        assert_eq!(*watch.accepted.lock().unwrap(), [0], "bo gets no text");
 
         assert!(send(&sender, &AtTheText::that(true)).await, "the next mail has a new connection");
         assert_eq!((smtp.connections(), smtp.mails().len()), (2, 1));
@@ -70,6 +79,18 @@ async fn it_is_asked_once_a_mail_and_the_commands_still_go_in_one_group() {
     assert_eq!(watch.asked(), 1);
     let together: Vec<bool> = smtp.lines().iter().map(|line| line.more_behind).collect();
     assert_eq!(together, [false, true, true, true, false, false], "MAIL, RCPT, RCPT, DATA in one write");
+}
+
+#[tokio::test]
+async fn a_long_mail_that_is_called_off_before_its_end_never_ends() {
+    let (smtp, to) = (SmtpServer::start().await, envelope(["ann@example.test"]));
+    let (sender, long) = (sender(relay(&smtp)), mail_of(200_000));
+    let watch = AtTheText { ends: false, ..AtTheText::that(true) };
+    sender.send_if(&through_relay(), &to, &long, &terms(&watch)).await.expect_err("called off");
+    smtp.left_alone().await;
+    assert_eq!((smtp.count("DATA"), smtp.count("."), smtp.mails().len()), (1, 0, 0));
+    let short = sender.send_if(&through_relay(), &to, MAIL, &terms(&watch)).await.unwrap();
+    assert_eq!(verdicts(&short), [Accepted], "a text of one write was asked for a moment ago");
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! A worker dies or stops with mail in hand.
 
+use std::time::Duration;
+
 use postrider::db::workers::Reaped;
 use postrider::worker::Worker;
 use serde_json::json;
@@ -77,15 +79,49 @@ async fn a_mail_that_three_workers_died_with_is_held_for_an_operator() {
     assert_eq!(app.status(&mail.id).await, "relayed");
 }
 
+/// Works until it is told to stop.
+fn run(app: &TestApp) -> (CancellationToken, JoinHandle<()>) {
+    let (worker, stop) = (app.worker.clone(), CancellationToken::new());
+    let running = tokio::spawn({
+        let stop = stop.clone();
+        async move { worker.run(stop).await }
+    });
+    (stop, running)
+}
+
+#[tokio::test]
+async fn one_that_is_told_to_stop_gives_back_at_once_what_waits_for_a_connection() {
+    let app = TestApp::builder().config(|config| config.delivery.connections = 1).start().await;
+    let gate = app.smtp.dot().stalls();
+    let first = app.send(json!({})).await;
+    let (stop, running) = run(&app);
+    gate.reached().await;
+    let second = app.send(json!({"to": "bo@example.test"})).await;
+    while app.status(&second.id).await != "sending" {
+        tokio::task::yield_now().await;
+    }
+    stop.cancel();
+    let given_back = async {
+        while app.status(&second.id).await != "queued" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), given_back).await.expect("the second is given back");
+    assert_eq!(app.status(&first.id).await, "sending");
+
+    gate.open();
+    running.await.unwrap();
+    assert_eq!((app.status(&first.id).await.as_str(), app.smtp.mails().len()), ("relayed", 1));
+    app.another_worker().await.drain().await.unwrap();
+    assert_eq!(app.events(&second.id).await, ["accepted", "relayed"]);
+}
+
 #[tokio::test]
 async fn one_that_is_told_to_stop_finishes_what_it_has() {
     let app = TestApp::start().await;
-    let (gate, stop) = (app.smtp.dot().stalls(), CancellationToken::new());
+    let gate = app.smtp.dot().stalls();
     let mail = app.send(json!({})).await;
-    let running = tokio::spawn({
-        let (worker, stop) = (app.worker.clone(), stop.clone());
-        async move { worker.run(stop).await }
-    });
+    let (stop, running) = run(&app);
     gate.reached().await;
     stop.cancel();
     assert_eq!(app.status(&mail.id).await, "sending");
