@@ -211,8 +211,8 @@ async fn leave(connection: &mut PgConnection, batch: &[Finished]) -> Result<Hash
         let rows = Fence::of(retried.iter().map(|f| &f.claimed));
         let due: Vec<DateTime<Utc>> = retried.iter().filter_map(|f| f.transition.next_attempt_at()).collect();
         let left = sqlx::query!(
-            "UPDATE queue SET lease = NULL, due_at = u.due_at, attempts = attempts + 1, crashes = 0, begun = false,
-                 data_started = false
+            "UPDATE queue SET lease = NULL, due_at = u.due_at, attempts = least(attempts + 1, 32767), crashes = 0,
+                 begun = false, data_started = false
              FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::timestamptz[])
                   AS u (message_id, recipient_id, lease, claims, due_at)
              WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::give_back;
@@ -35,6 +36,7 @@ impl Completer {
     pub(super) fn start(learner: Learner, tasks: &TaskTracker) -> Self {
         let learner = Arc::new(learner);
         let (sender, receiver) = async_channel::unbounded();
+        let turn = Arc::new(Semaphore::new(1));
         for _ in 0..WRITERS {
             let writer = Writer {
                 db: learner.db.clone(),
@@ -42,6 +44,8 @@ impl Completer {
                 hands: learner.hands.clone(),
                 learner: learner.clone(),
                 receiver: receiver.clone(),
+                tasks: tasks.clone(),
+                turn: turn.clone(),
             };
             tasks.spawn(writer.run());
         }
@@ -55,12 +59,16 @@ impl Completer {
     }
 }
 
+#[derive(Clone)]
 struct Writer {
     db: Db,
     clock: SharedClock,
     hands: Hands,
     learner: Arc<Learner>,
     receiver: async_channel::Receiver<Vec<Finished>>,
+    tasks: TaskTracker,
+    /// For outcomes that were not taken at once: they try one at a time, so that they never need more than one connection.
+    turn: Arc<Semaphore>,
 }
 
 impl Writer {
@@ -70,59 +78,81 @@ impl Writer {
                 let Ok(more) = self.receiver.try_recv() else { break };
                 batch.extend(more);
             }
-            let recorded = self.commit(&mut batch).await;
-            if recorded {
-                // Before anything is let go: the next claim knows it.
-                self.learner.learn(&batch).await;
-                let newer = self.hands.let_go(batch.iter().map(|finished| &finished.claimed));
-                give_back::release(&self.db, &self.hands, newer).await;
+            match self.persist(&mut batch).await {
+                Ok(counted) => self.recorded(&batch, counted).await,
+                // One outcome that Postgres refuses must not take its neighbours with it.
+                Err(_) => {
+                    for one in batch {
+                        self.commit_one([one]).await;
+                    }
+                }
             }
         }
     }
 
-    /// Records a batch. Answers whether that was done at once; else each was recorded and let go by itself.
-    async fn commit(&self, batch: &mut [Finished]) -> bool {
-        let Ok(counted) = self.persist(batch).await else {
-            // One outcome that Postgres refuses must not take its neighbours with it.
-            for one in batch {
-                self.commit_one(one).await;
-            }
-            return false;
-        };
+    /// Learns from what was recorded, and lets go of it.
+    async fn recorded(&self, batch: &[Finished], counted: usize) {
         if counted < batch.len() {
             let stale = batch.len() - counted;
             tracing::warn!(stale, "outcomes came after their lease had gone to another worker; they change nothing");
         }
-        true
+        // Before anything is let go: the next claim knows it.
+        self.learner.learn(batch).await;
+        self.let_go(batch).await;
     }
 
-    /// Records one outcome and lets go of it; where Postgres refuses it, the same outcome in plain words.
-    async fn commit_one(&self, finished: &mut Finished) {
-        if let Err(error) = self.persist(std::slice::from_mut(finished)).await {
-            let message = MessageId(finished.claimed.message_id);
-            tracing::error!(%error, %message, "an outcome cannot be recorded as it is; recording it without its words");
-            if let Some(outcome) = &mut finished.outcome {
-                outcome.reply.text = "the reply could not be recorded".into();
-                outcome.peer = Peer { is_final: outcome.peer.is_final, ..Peer::default() };
-            }
-            while let Err(error) = self.persist(std::slice::from_mut(finished)).await {
-                // Not to be let go: it would be sent again.
-                tracing::error!(%error, %message, "an outcome cannot be recorded; trying again in a minute");
-                tokio::time::sleep(PARKED).await;
-            }
-        }
-        let newer = self.hands.let_go(std::iter::once(&finished.claimed));
+    async fn let_go(&self, batch: &[Finished]) {
+        let newer = self.hands.let_go(batch.iter().map(|finished| &finished.claimed));
         give_back::release(&self.db, &self.hands, newer).await;
     }
 
-    /// Tries until the database takes or refuses the batch. A batch that is too slow is refused: its parts may be faster.
+    /// Records one outcome. One that is not taken goes on in a task of its own, so that no other waits for it.
+    async fn commit_one(&self, mut one: [Finished; 1]) {
+        match self.persist(&mut one).await {
+            Ok(counted) => self.recorded(&one, counted).await,
+            Err(error) => drop(self.tasks.spawn(self.clone().insist(one, error))),
+        }
+    }
+
+    /// Keeps at one outcome; where Postgres refuses it, at the same outcome in plain words. It is not to be let go before:
+    /// it would be sent again.
+    async fn insist(self, mut one: [Finished; 1], mut error: DbError) {
+        let message = MessageId(one[0].claimed.message_id);
+        let mut is_plain = false;
+        loop {
+            if error.is_passing() {
+                tracing::warn!(%error, %message, "could not record an outcome; trying again");
+                tokio::time::sleep(PAUSE).await;
+            } else if is_plain {
+                tracing::error!(%error, %message, "an outcome cannot be recorded; trying again in a minute");
+                tokio::time::sleep(PARKED).await;
+            } else {
+                tracing::error!(%error, %message, "an outcome cannot be recorded as it is; recording it without its words");
+                is_plain = true;
+                if let Some(outcome) = &mut one[0].outcome {
+                    outcome.reply.text = "the reply could not be recorded".into();
+                    outcome.peer = Peer { is_final: outcome.peer.is_final, ..Peer::default() };
+                }
+            }
+            // The semaphore is never closed: there is always a turn in the end.
+            let _turn = self.turn.acquire().await;
+            match self.persist(&mut one).await {
+                Ok(_) => break,
+                Err(again) => error = again,
+            }
+        }
+        self.let_go(&one).await;
+    }
+
+    /// Tries until the database takes or refuses the batch. A batch that is too slow is refused: its parts may be faster,
+    /// and one that somebody else has locked must not keep the others.
     async fn persist(&self, batch: &mut [Finished]) -> Result<usize, DbError> {
         loop {
             for finished in batch.iter_mut() {
                 self.hands.refresh(&mut finished.claimed);
             }
             match queue::finish(&self.db, batch, self.clock.now()).await {
-                Err(error) if error.is_passing() && (batch.len() == 1 || !error.is_too_slow()) => {
+                Err(error) if error.is_passing() && !error.is_too_slow() => {
                     tracing::warn!(%error, outcomes = batch.len(), "could not record outcomes; trying again");
                     tokio::time::sleep(PAUSE).await;
                 }

@@ -31,6 +31,7 @@ mod many_at_once;
 mod migrations;
 mod old_snapshot;
 mod openapi;
+mod outcome_refused;
 mod postgres_outages;
 mod relay_refuses_for_good;
 mod retries_of_a_stream;

@@ -1,0 +1,91 @@
+//! An outcome that Postgres does not take. The others are recorded all the same, and it is not lost.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::json;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::app::TestApp;
+use crate::support::client::Sent;
+
+/// Postgres refuses whatever becomes of these recipients.
+const REFUSE: &str = "
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF NEW.address LIKE 'bad%' THEN RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation'; END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER refuse BEFORE UPDATE ON recipients FOR EACH ROW EXECUTE FUNCTION refuse()";
+
+/// A worker that works until it is told to stop.
+async fn works(app: &TestApp) -> (CancellationToken, JoinHandle<()>) {
+    let (worker, stop) = (app.another_worker().await, CancellationToken::new());
+    let running = tokio::spawn({
+        let stop = stop.clone();
+        async move { worker.run(stop).await }
+    });
+    (stop, running)
+}
+
+/// Four mails to addresses that begin like this.
+async fn four(app: &TestApp, name: &str) -> Vec<Sent> {
+    join_all((0..4).map(|n| app.send(json!({"to": format!("{name}{n}@example.test")})))).await
+}
+
+async fn is_relayed(app: &TestApp, mail: &Sent) {
+    let relayed = async {
+        while app.status(&mail.id).await != "relayed" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), relayed).await.expect("it is recorded");
+}
+
+#[tokio::test]
+async fn outcomes_that_are_refused_again_and_again_keep_no_other_waiting() {
+    let app = TestApp::builder().config(|config| config.delivery.shutdown_grace = Duration::ZERO).start().await;
+    app.sql(REFUSE).await;
+    let bad = four(&app, "bad").await;
+    let (stop, running) = works(&app).await;
+    app.smtp.received(4).await;
+    is_relayed(&app, &app.send(json!({})).await).await;
+    for mail in &bad {
+        assert_eq!(app.status(&mail.id).await, "sending", "or it would be sent again");
+    }
+    stop.cancel();
+    running.await.unwrap();
+    app.sql("DROP TRIGGER refuse ON recipients").await;
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn outcomes_that_somebody_has_locked_keep_no_other_waiting_and_are_recorded_later() {
+    let app = TestApp::builder().config(|config| config.database.timeout = Duration::from_secs(1)).start().await;
+    let locked = four(&app, "locked").await;
+    let mut lock = app.database.connect().await;
+    sqlx::raw_sql("BEGIN; SELECT FROM recipients FOR UPDATE").execute(&mut lock).await.unwrap();
+    let (stop, running) = works(&app).await;
+    app.smtp.received(4).await;
+    is_relayed(&app, &app.send(json!({})).await).await;
+
+    sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap();
+    for mail in &locked {
+        is_relayed(&app, mail).await;
+    }
+    stop.cancel();
+    running.await.unwrap();
+    assert_eq!(app.smtp.mails().len(), 5);
+}
+
+#[tokio::test]
+async fn an_attempt_beyond_what_can_be_counted_is_recorded() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"]);
+    let mail = app.send(json!({})).await;
+    app.sql("UPDATE queue SET attempts = 32767; UPDATE recipients SET attempts = 32767").await;
+    app.run_until_idle().await;
+    let ann = app.recipient(&mail.id).await;
+    assert_eq!((&ann["status"], &ann["attempts"]), (&json!("deferred"), &json!(32_767)));
+}
