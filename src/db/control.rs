@@ -154,16 +154,19 @@ pub async fn requeue_uncertain(
 /// back: where a lane is blocked, its next probe is now. A limit of its rate holds all the same.
 async fn wanted_now(
     connection: &mut PgConnection,
-    lanes: impl Iterator<Item = i64> + Clone,
+    lanes: impl Iterator<Item = i64>,
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    lanes::lower(connection, lanes.clone().map(|lane| Lowered { lane, due_at: now })).await?;
+    let lanes: Vec<i64> = lanes.collect();
+    // Both updates below lock some of them: all at once and in the order of their ids, as workers do, so that nobody ever
+    // waits in a circle.
+    sqlx::query!("SELECT id FROM lanes WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE", &lanes)
+        .fetch_all(&mut *connection)
+        .await?;
+    lanes::lower(connection, lanes.iter().map(|lane| Lowered { lane: *lane, due_at: now })).await?;
     sqlx::query!(
-        "WITH blocked AS (
-             SELECT id FROM lanes WHERE id = ANY ($1) AND blocked_since IS NOT NULL AND open_at > $2
-             ORDER BY id FOR NO KEY UPDATE)
-         UPDATE lanes SET open_at = $2 FROM blocked WHERE lanes.id = blocked.id",
-        &lanes.collect::<Vec<i64>>(),
+        "UPDATE lanes SET open_at = $2 WHERE id = ANY ($1) AND blocked_since IS NOT NULL AND open_at > $2",
+        &lanes,
         now
     )
     .execute(connection)

@@ -25,11 +25,17 @@ use crate::smtp::{Envelope, NotBegun, Route};
 
 /// A mail that is ready to go.
 struct Prepared<'a> {
-    from: Address,
     mime: Vec<u8>,
-    recipients: Vec<(Claimed, Address)>,
+    legs: Vec<Leg>,
     /// Held until the mail has gone.
     _memory: Option<Held<'a>>,
+}
+
+/// What goes along one route: the envelope, and its recipients as they were claimed, in the same order.
+struct Leg {
+    route: Route,
+    envelope: Envelope,
+    claimed: Vec<Claimed>,
 }
 
 /// When and how often this attempt is.
@@ -39,86 +45,102 @@ struct Start {
     clock: Instant,
 }
 
-/// Delivers a mail and completes each of its claimed recipients, whatever happens.
-pub(super) async fn run(parts: Arc<Parts>, mail: Mail) {
+/// Delivers a mail and completes each of its claimed recipients, whatever happens: what panics on the way is an attempt that
+/// failed, of those that were not completed before.
+pub(super) async fn run(parts: Arc<Parts>, mut mail: Mail) {
     if parts.closing.is_cancelled() {
         return give_back::release(&parts.db, &parts.hands, mail.claimed).await;
     }
     let start = Start { at: parts.clock.now(), clock: Instant::now() };
-    parts.policies.refresh(&parts.db, start.at).await;
-    let (late, in_time): (Vec<Claimed>, Vec<Claimed>) =
-        mail.claimed.iter().cloned().partition(|claimed| start.at >= deadline(&parts, &mail, claimed));
+    let Ok(late) = AssertUnwindSafe(take_late(&parts, &mut mail, start)).catch_unwind().await else {
+        return fail(&parts, &mail, PANICKED, start).await;
+    };
     if !late.is_empty() {
-        parts.completer.complete(late.into_iter().map(|claimed| expired(claimed, start.at)).collect());
+        parts.completer.complete(late);
     }
-    if in_time.is_empty() {
+    if mail.claimed.is_empty() {
         return;
     }
-    let mut mail = Mail { message: mail.message, claimed: in_time };
     let preparing = parts.closing.run_until_cancelled(prepare(&parts, &mut mail));
-    let prepared = match AssertUnwindSafe(preparing).catch_unwind().await {
+    let Prepared { mime, legs, _memory } = match AssertUnwindSafe(preparing).catch_unwind().await {
         Ok(Some(Ok(prepared))) => prepared,
         Ok(None) => return give_back::release(&parts.db, &parts.hands, mail.claimed).await,
         // The database's trouble is not the recipient's attempt.
         Ok(Some(Err(DraftError::Db(error)))) if error.is_passing() => {
             tracing::warn!(%error, "could not load a mail; giving it back");
-            tokio::time::sleep(give_back::PAUSE).await;
-            return give_back::release(&parts.db, &parts.hands, mail.claimed).await;
+            return give_back_later(&parts, mail.claimed).await;
         }
         // What the database said is for our log; the recipient's history gets our words.
         Ok(Some(Err(DraftError::Db(error)))) => {
             tracing::error!(%error, "a mail could not be loaded");
-            return fail(&parts, &mail, UNREADABLE, start);
+            return fail(&parts, &mail, UNREADABLE, start).await;
         }
-        Ok(Some(Err(error))) => return fail(&parts, &mail, &error.to_string(), start),
-        Err(_) => return fail(&parts, &mail, PANICKED, start),
+        Ok(Some(Err(error))) => return fail(&parts, &mail, &error.to_string(), start).await,
+        Err(_) => return fail(&parts, &mail, PANICKED, start).await,
     };
-    let Prepared { from, mime, recipients, _memory } = prepared;
     // Each route completes its own recipients: a slow server must not keep another's answer from being recorded.
-    join_all(routes(&parts, &mail, &from, recipients).into_iter().map(|(route, recipients)| {
-        let (claimed, to): (Vec<Claimed>, Vec<Address>) = recipients.into_iter().unzip();
-        let envelope = Envelope { from: Some(from.clone()), to };
-        along(&parts, &mail, route, envelope, claimed, &mime, start)
-    }))
-    .await;
+    join_all(legs.into_iter().map(|leg| along(&parts, &mail, leg, &mime, start))).await;
 }
 
 const UNREADABLE: &str = "postrider could not read this mail from its database; see its log";
 const PANICKED: &str = "postrider failed while it worked on this mail; see its log";
+/// Why recipients are held whose attempt cannot even be called a failure.
+const NOT_JUDGED: &str =
+    "held: postrider failed while it worked on this mail, and cannot tell when to try again; see its log";
+
+/// Takes out those whose time has run out.
+async fn take_late(parts: &Parts, mail: &mut Mail, start: Start) -> Vec<Finished> {
+    parts.policies.refresh(&parts.db, start.at).await;
+    let is_late = |claimed: &Claimed| start.at >= deadline(parts, mail, claimed);
+    let (late, in_time) = mail.claimed.iter().cloned().partition(is_late);
+    let late: Vec<Claimed> = late;
+    mail.claimed = in_time;
+    late.into_iter().map(|claimed| expired(claimed, start.at)).collect()
+}
 
 /// Builds the mail once for all its routes.
 async fn prepare<'a>(parts: &'a Parts, mail: &mut Mail) -> Result<Prepared<'a>, DraftError> {
     let recipients = mail.recipients()?;
     let memory = if mail.message.is_large() { Some(memory(parts, mail).await) } else { None };
     let draft = mail.message.draft(&parts.db).await?;
-    Ok(Prepared { from: draft.from.address.clone(), mime: crate::mail::build(&draft), recipients, _memory: memory })
+    let legs = legs(parts, mail, &draft.from.address, recipients);
+    Ok(Prepared { mime: crate::mail::build(&draft), legs, _memory: memory })
 }
 
 /// Sends a mail along one route and completes those recipients.
-async fn along(
-    parts: &Arc<Parts>,
-    mail: &Mail,
-    route: Route,
-    envelope: Envelope,
-    claimed: Vec<Claimed>,
-    mime: &[u8],
-    start: Start,
-) {
-    let watch = LastWord { parts, mail, claimed: &claimed };
-    let terms = parts.terms(&claimed, &watch);
-    let sent = AssertUnwindSafe(parts.sender.send_if(&route, &envelope, mime, &terms)).catch_unwind().await;
-    let outcomes = match sent {
-        Ok(Ok(outcomes)) => outcomes,
+async fn along(parts: &Parts, mail: &Mail, leg: Leg, mime: &[u8], start: Start) {
+    let Leg { route, envelope, claimed } = leg;
+    let watch = LastWord::new(parts, mail, &claimed);
+    let judged = |claimed: &Claimed, outcome| judge(parts, mail, claimed.clone(), outcome, start.at);
+    let sending = async {
+        let outcomes = parts.sender.send_if(&route, &envelope, mime, &parts.terms(&claimed, &watch)).await?;
+        parts.policies.refresh(&parts.db, parts.clock.now()).await;
+        Ok(claimed.iter().zip(outcomes).map(|(claimed, outcome)| judged(claimed, outcome)).collect())
+    };
+    match AssertUnwindSafe(sending).catch_unwind().await {
+        Ok(Ok(finished)) => parts.completer.complete(finished),
         Ok(Err(NotBegun(why))) => {
             tracing::debug!(why = why.text, "a mail was not begun; giving it back");
-            return give_back::release(&parts.db, &parts.hands, claimed).await;
+            give_back_later(parts, claimed).await;
         }
-        Err(_) => vec![ours(PANICKED, start); claimed.len()],
-    };
-    parts.policies.refresh(&parts.db, parts.clock.now()).await;
-    let finished =
-        claimed.into_iter().zip(outcomes).map(|(claimed, outcome)| judge(parts, mail, claimed, outcome, start.at));
-    parts.completer.complete(finished.collect());
+        Err(_) => {
+            // Once the text may have left, nobody knows whether it arrived.
+            let (verdict, stage) = if watch.has_passed_text() {
+                (Verdict::Uncertain, Stage::Dot)
+            } else {
+                (Verdict::Temporary, Stage::Data)
+            };
+            let outcome = Outcome { verdict, stage, ..ours(PANICKED, start) };
+            complete_all(parts, mail, claimed, &outcome, start).await;
+        }
+    }
+}
+
+/// Gives back after a pause, unless the worker is stopping: what is free again at once would be claimed again at once, and
+/// fail again.
+async fn give_back_later(parts: &Parts, claimed: Vec<Claimed>) {
+    parts.closing.run_until_cancelled(tokio::time::sleep(give_back::PAUSE)).await;
+    give_back::release(&parts.db, &parts.hands, claimed).await;
 }
 
 /// While it is built a large mail is in memory as attachments and as MIME, which is a third longer.
@@ -130,33 +152,41 @@ async fn memory<'a>(parts: &'a Parts, mail: &Mail) -> Held<'a> {
 
 /// By today's table, whatever route the rows were put in a lane for: through the relays of a route lane by lane, since each
 /// has limits of its own, or domain by domain.
-fn routes(
-    parts: &Parts,
-    mail: &Mail,
-    from: &Address,
-    recipients: Vec<(Claimed, Address)>,
-) -> Vec<(Route, Vec<(Claimed, Address)>)> {
+fn legs(parts: &Parts, mail: &Mail, from: &Address, recipients: Vec<(Claimed, Address)>) -> Vec<Leg> {
+    let leg = |route, recipients: Vec<(Claimed, Address)>| {
+        let (claimed, to) = recipients.into_iter().unzip();
+        Leg { route, envelope: Envelope { from: Some(from.clone()), to }, claimed }
+    };
     let route = parts.settings.routes.of(&mail.message.row.stream, from.domain());
     if !route.is_mx() {
         let mut by_lane = BTreeMap::<i64, Vec<(Claimed, Address)>>::new();
         for (claimed, address) in recipients {
             by_lane.entry(claimed.lane_id).or_default().push((claimed, address));
         }
-        return by_lane.into_values().map(|recipients| (Route::Relay(route.clone()), recipients)).collect();
+        return by_lane.into_values().map(|recipients| leg(Route::Relay(route.clone()), recipients)).collect();
     }
     let mut by_domain = BTreeMap::<String, Vec<(Claimed, Address)>>::new();
     for (claimed, address) in recipients {
         by_domain.entry(address.domain().to_owned()).or_default().push((claimed, address));
     }
-    by_domain.into_iter().map(|(domain, recipients)| (Route::Mx { domain }, recipients)).collect()
+    by_domain.into_iter().map(|(domain, recipients)| leg(Route::Mx { domain }, recipients)).collect()
 }
 
 /// Nothing was handed over, and the reason is ours: the attempt counts, so that it is not repeated at once.
-fn fail(parts: &Parts, mail: &Mail, reason: &str, start: Start) {
+async fn fail(parts: &Parts, mail: &Mail, reason: &str, start: Start) {
     let message = MessageId(mail.message.row.id);
     tracing::error!(%message, reason, "a mail could not be prepared");
-    let judged = |claimed: &Claimed| judge(parts, mail, claimed.clone(), ours(reason, start), start.at);
-    parts.completer.complete(mail.claimed.iter().map(judged).collect());
+    complete_all(parts, mail, mail.claimed.clone(), &ours(reason, start), start).await;
+}
+
+/// Completes them all with the same outcome. Where it is the judging that panics they are held, so that no hand is lost.
+async fn complete_all(parts: &Parts, mail: &Mail, claimed: Vec<Claimed>, outcome: &Outcome, start: Start) {
+    let judged = |claimed: &Claimed| judge(parts, mail, claimed.clone(), outcome.clone(), start.at);
+    let finished = AssertUnwindSafe(|| claimed.iter().map(judged).collect());
+    match std::panic::catch_unwind(finished) {
+        Ok(finished) => parts.completer.complete(finished),
+        Err(_) => give_back::hold(&parts.db, &parts.hands, claimed, NOT_JUDGED).await,
+    }
 }
 
 fn ours(reason: &str, start: Start) -> Outcome {

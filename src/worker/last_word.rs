@@ -1,6 +1,8 @@
 //! What the worker has to say while a mail is under way: whether it is still ours to send, and, where the sender wants no
 //! second copy, that its text is about to leave.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 
@@ -13,12 +15,22 @@ use crate::smtp::Watch;
 
 /// About one mail on one route.
 pub(super) struct LastWord<'a> {
-    pub parts: &'a Parts,
-    pub mail: &'a Mail,
-    pub claimed: &'a [Claimed],
+    parts: &'a Parts,
+    mail: &'a Mail,
+    claimed: &'a [Claimed],
+    text_left: AtomicBool,
 }
 
-impl LastWord<'_> {
+impl<'a> LastWord<'a> {
+    pub(super) fn new(parts: &'a Parts, mail: &'a Mail, claimed: &'a [Claimed]) -> Self {
+        Self { parts, mail, claimed, text_left: AtomicBool::new(false) }
+    }
+
+    /// Whether the text, or some of it, may have left.
+    pub(super) fn has_passed_text(&self) -> bool {
+        self.text_left.load(Ordering::Relaxed)
+    }
+
     /// Those at these places, as they are claimed now.
     fn claims(&self, places: impl Iterator<Item = usize>) -> Vec<Claimed> {
         let mut claims: Vec<Claimed> = places.filter_map(|place| self.claimed.get(place).cloned()).collect();
@@ -62,10 +74,11 @@ impl Watch for LastWord<'_> {
     /// Only those that were accepted get the text, and only of them it is on record.
     fn before_text<'a>(&'a self, accepted: &'a [usize]) -> BoxFuture<'a, bool> {
         let claims = self.claims(accepted.iter().copied());
-        match self.mail.on_uncertain() {
+        let may_go = match self.mail.on_uncertain() {
             OnUncertain::Retry => ready(self.are_ours(&claims)).boxed(),
             OnUncertain::Hold | OnUncertain::Fail => self.record(claims).boxed(),
-        }
+        };
+        may_go.inspect(|may_go| self.text_left.store(*may_go, Ordering::Relaxed)).boxed()
     }
 
     fn before_end(&self) -> bool {

@@ -131,6 +131,45 @@ async fn what_patch_says_it_moved_waits_for_its_new_time() {
 }
 
 #[tokio::test]
+async fn a_retry_locks_lanes_in_the_order_in_which_workers_do() {
+    let app = TestApp::start().await;
+    for address in ["ann@example.test", "bo@example.test"] {
+        app.smtp.rcpt(address).replies(["451 4.3.2 later"]);
+    }
+    let mail = app.send(json!({"to": ["ann@example.test", "bo@example.test"]})).await;
+    app.run_until_idle().await;
+    // One waits in a lane that is blocked, the other in a later one that sleeps.
+    app.sql(
+        "INSERT INTO lanes (tenant_id, stream, route, domain, priority, ready_at)
+         SELECT tenant_id, stream, 'mx', 'later.test', priority, 'infinity' FROM lanes;
+         UPDATE queue SET lane_id = (SELECT id FROM lanes WHERE domain = 'later.test'), due_at = '2026-11-23T13:00:00Z'
+         WHERE recipient_id = (SELECT max(id::text)::uuid FROM recipients);
+         UPDATE lanes SET ready_at = '2026-11-23T13:00:00Z' WHERE domain = 'later.test';
+         UPDATE lanes SET ready_at = '2026-11-23T11:00:00Z', blocked_since = now(), block_failures = 1,
+             block_reply = '421 later', open_at = '2026-11-23T13:00:00Z' WHERE domain = '*'",
+    )
+    .await;
+    let (mut worker, mut watching) = (app.database.connect().await, app.database.connect().await);
+    let lock = "BEGIN; SELECT FROM lanes WHERE domain = '*' FOR NO KEY UPDATE";
+    sqlx::raw_sql(lock).execute(&mut worker).await.unwrap();
+    let retry = async { app.post(&format!("/v1/messages/{}/retry", mail.id), &json!({})).await.status };
+    let working = async {
+        let waits = "SELECT count(*) > 0 FROM pg_stat_activity
+                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut watching).await.unwrap() {
+            tokio::task::yield_now().await;
+        }
+        let next = "SELECT FROM lanes WHERE domain = 'later.test' FOR NO KEY UPDATE; COMMIT";
+        sqlx::raw_sql(next).execute(&mut worker).await.map(|_| ())
+    };
+    let (status, locked) = tokio::join!(retry, working);
+    locked.expect("no deadlock");
+    assert_eq!(status, 200);
+    app.run_until_idle().await;
+    assert_eq!(app.states(&mail.id).await, ["relayed", "relayed"]);
+}
+
+#[tokio::test]
 async fn one_in_hand_is_being_tried_already() {
     let app = TestApp::start().await;
     let gate = app.smtp.dot().stalls();

@@ -32,6 +32,7 @@ mod migrations;
 mod old_snapshot;
 mod openapi;
 mod outcome_refused;
+mod panics;
 mod postgres_outages;
 mod relay_refuses_for_good;
 mod retries_of_a_stream;

@@ -1,0 +1,19 @@
+//! A mail that makes a worker panic concerns itself alone.
+
+use serde_json::json;
+
+use crate::support::app::TestApp;
+
+#[tokio::test]
+async fn one_whose_deadline_cannot_be_reckoned_is_held_and_the_others_go() {
+    let app = TestApp::start().await;
+    let mail = app.send(json!({})).await;
+    // The last days that a date can have: to add the retry window is too much.
+    app.sql("UPDATE queue SET first_due_at = '262142-12-30T00:00:00Z'").await;
+    let other = app.send(json!({})).await;
+    app.run_until_idle().await;
+    assert_eq!((app.status(&other.id).await.as_str(), app.smtp.mails().len()), ("relayed", 1));
+    let ann = app.recipient(&mail.id).await;
+    assert!(ann["held"].as_str().is_some_and(|held| held.starts_with("held: postrider failed")), "{ann}");
+    assert_eq!(app.post(&format!("/v1/messages/{}/cancel", mail.id), &json!({})).await.status, 200);
+}
