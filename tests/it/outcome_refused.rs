@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -10,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use crate::support::app::TestApp;
 use crate::support::client::Sent;
 
-/// Postgres refuses whatever becomes of these recipients.
+/// Postgres refuses whatever becomes of these recipients, or has it wait for a lock.
 const REFUSE: &str = "
     CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF NEW.address LIKE 'bad%' THEN RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation'; END IF;
+        IF NEW.address LIKE 'locked%' THEN PERFORM pg_advisory_xact_lock(1); END IF;
         RETURN NEW;
     END $$;
     CREATE TRIGGER refuse BEFORE UPDATE ON recipients FOR EACH ROW EXECUTE FUNCTION refuse()";
@@ -29,9 +29,14 @@ async fn works(app: &TestApp) -> (CancellationToken, JoinHandle<()>) {
     (stop, running)
 }
 
-/// Four mails to addresses that begin like this.
+/// Four mails to addresses that begin like this, one after the other, so that no two are recorded together.
 async fn four(app: &TestApp, name: &str) -> Vec<Sent> {
-    join_all((0..4).map(|n| app.send(json!({"to": format!("{name}{n}@example.test")})))).await
+    let mut sent = Vec::new();
+    for n in 1..=4 {
+        sent.push(app.send(json!({"to": format!("{name}{n}@example.test")})).await);
+        app.smtp.received(n).await;
+    }
+    sent
 }
 
 async fn is_relayed(app: &TestApp, mail: &Sent) {
@@ -47,9 +52,8 @@ async fn is_relayed(app: &TestApp, mail: &Sent) {
 async fn outcomes_that_are_refused_again_and_again_keep_no_other_waiting() {
     let app = TestApp::builder().config(|config| config.delivery.shutdown_grace = Duration::ZERO).start().await;
     app.sql(REFUSE).await;
-    let bad = four(&app, "bad").await;
     let (stop, running) = works(&app).await;
-    app.smtp.received(4).await;
+    let bad = four(&app, "bad").await;
     is_relayed(&app, &app.send(json!({})).await).await;
     for mail in &bad {
         assert_eq!(app.status(&mail.id).await, "sending", "or it would be sent again");
@@ -63,14 +67,14 @@ async fn outcomes_that_are_refused_again_and_again_keep_no_other_waiting() {
 #[tokio::test]
 async fn outcomes_that_somebody_has_locked_keep_no_other_waiting_and_are_recorded_later() {
     let app = TestApp::builder().config(|config| config.database.timeout = Duration::from_secs(1)).start().await;
-    let locked = four(&app, "locked").await;
+    app.sql(REFUSE).await;
     let mut lock = app.database.connect().await;
-    sqlx::raw_sql("BEGIN; SELECT FROM recipients FOR UPDATE").execute(&mut lock).await.unwrap();
+    sqlx::raw_sql("SELECT pg_advisory_lock(1)").execute(&mut lock).await.unwrap();
     let (stop, running) = works(&app).await;
-    app.smtp.received(4).await;
+    let locked = four(&app, "locked").await;
     is_relayed(&app, &app.send(json!({})).await).await;
 
-    sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap();
+    sqlx::raw_sql("SELECT pg_advisory_unlock(1)").execute(&mut lock).await.unwrap();
     for mail in &locked {
         is_relayed(&app, mail).await;
     }
