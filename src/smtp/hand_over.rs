@@ -61,7 +61,9 @@ impl Call<'_> {
         let pass = self.pools.before_mail(timeout_at(self.patience, gate.enter(self.terms.urgent))).await?;
         let _pass = pass.map_err(|_| busy(destination, policy))?.map_err(|_| stopping())?;
         loop {
-            let (mut slot, mut session) = self.pools.before_mail(self.session(&pool, destination, policy)).await??;
+            // Boxed once: it would be moved, and held, several times over.
+            let session = Box::pin(self.session(&pool, destination, policy));
+            let (mut slot, mut session) = self.pools.before_mail(session).await??;
             let was_idle = session.mails > 0;
             if !self.terms.watch.go() {
                 slot.0 = Some(session);
