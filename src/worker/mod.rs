@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::clock::SharedClock;
 use crate::db::{Db, DbError};
@@ -168,7 +168,8 @@ impl Worker {
     /// Works until `stop`, then finishes what is being sent and gives back what is not.
     pub async fn run(&self, stop: CancellationToken) {
         // To the very end, and not only until `stop`: others would take over, and send again, what is still sent here.
-        let beat = tokio::spawn(heartbeat::run(self.parts.clone()));
+        // And no longer, should this end in a panic: what nobody works on must not stay leased.
+        let _beat = AbortOnDropHandle::new(tokio::spawn(heartbeat::run(self.parts.clone())));
         let chores = TaskTracker::new();
         chores.spawn(stop.clone().run_until_cancelled_owned(recover::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(reap::run(self.parts.clone())));
@@ -202,7 +203,6 @@ impl Worker {
         }
         chores.wait().await;
         self.stop().await;
-        beat.abort();
     }
 
     /// Works until nothing is due and nothing in hand. What is due later stays where it is.

@@ -1,7 +1,7 @@
 //! The process that sends a mail ends between the mail's text and the server's reply. Whoever asked for no second copy gets
 //! none: that the text was sent is on record before it is.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postrider::db::workers::Reaped;
 use postrider::worker::Worker;
@@ -145,4 +145,25 @@ async fn without_the_record_nothing_is_sent() {
     tx.rollback().await.unwrap();
     first.await.unwrap();
     assert_eq!(app.events(&mail.id).await, ["accepted", "relayed"], "it was given back, and that was no attempt");
+}
+
+#[tokio::test]
+async fn what_was_not_begun_is_not_tried_again_at_once() {
+    let app = TestApp::start().await;
+    app.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF NEW.data_started THEN RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation'; END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON queue FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let (mail, begun) = (app.send(json!({"on_uncertain": "hold"})).await, Instant::now());
+    let working = app.start_working();
+    app.smtp.read("DATA", 3).await;
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    app.sql("DROP TRIGGER refuse ON queue").await;
+    working.await.unwrap().unwrap();
+    assert_eq!(app.events(&mail.id).await, ["accepted", "relayed"]);
 }
