@@ -35,9 +35,14 @@ impl Policies {
 
     /// Asks again, where the answer is old. While the database is away the last one holds.
     pub(super) async fn refresh(&self, db: &Db, now: DateTime<Utc>) {
+        let is_fresh = |known: &(DateTime<Utc>, Streams)| (now - known.0).abs() < FRESH;
+        // Every mail asks, and nearly always there is nothing to do.
+        if is_fresh(&self.known.read().unwrap_or_else(PoisonError::into_inner)) {
+            return;
+        }
         {
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            if (now - known.0).abs() < FRESH {
+            if is_fresh(&known) {
                 return;
             }
             // Before the answer is here, so that one task asks.
