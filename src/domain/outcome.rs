@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::retry_hint;
+
 /// What to do with a recipient when the link died between the final dot and its reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -126,8 +128,13 @@ impl Reply {
 
     /// Whether a refusal asks for a second try rather than telling of trouble.
     pub fn speaks_of_greylisting(&self) -> bool {
-        let text = self.text.to_ascii_lowercase();
-        text.contains("greylist") || text.contains("graylist")
+        // rspamd's greylisting says no more than this.
+        let is_rspamds = || {
+            let code = Some(EnhancedCode { class: 4, subject: 7, detail: 1 });
+            let text = self.text.trim().trim_end_matches('.');
+            (self.code, self.enhanced) == (Some(451), code) && text.eq_ignore_ascii_case("try again later")
+        };
+        retry_hint::speaks_of_greylisting(&self.text) || is_rspamds()
     }
 
     fn limited(mut self) -> Self {
@@ -242,10 +249,16 @@ impl Outcome {
         let asks = self.reply.enhanced.is_some_and(|code| (code.class, code.subject) == (4, 7));
         match self.reply.code {
             Some(421) => Some(Sign::SlowDown),
-            Some(400..=499) if asks && !self.reply.speaks_of_greylisting() => Some(Sign::SlowDown),
+            // Before MAIL 4.7.x is about TLS and credentials.
             _ if self.stage <= Stage::Session => Some(Sign::Unreachable),
+            Some(400..=499) if asks && !self.reply.speaks_of_greylisting() => Some(Sign::SlowDown),
             _ => None,
         }
+    }
+
+    /// Whether the reason lies with us: the mail could not be prepared, or no way is configured. Nobody was spoken to.
+    pub fn is_ours(&self) -> bool {
+        self.stage > Stage::Session && self.peer.mx.is_none()
     }
 }
 
@@ -271,6 +284,39 @@ mod tests {
         let reply = Reply::ours(format!("{}{}", "\0".repeat(1_000), "ä".repeat(2_000)));
         assert!(reply.text.len() <= Reply::TEXT_LIMIT);
         assert!(!reply.text.contains('\0'));
+    }
+
+    fn refused(stage: Stage, code: u16, text: &str) -> Outcome {
+        let peer = Peer { mx: Some("mx.test".into()), ..Peer::default() };
+        let reply = Reply::from_lines(code, [text].into_iter());
+        Outcome { verdict: Verdict::Temporary, reply, peer, duration: Duration::ZERO, stage }
+    }
+
+    #[test]
+    fn a_reply_asks_for_less_tells_of_nobody_there_or_of_neither() {
+        use Sign::{SlowDown, Unreachable};
+        for (stage, code, text, sign) in [
+            (Stage::Session, 421, "4.7.0 too many connections", Some(SlowDown)),
+            (Stage::Session, 454, "4.7.0 TLS not available", Some(Unreachable)),
+            (Stage::Session, 535, "5.7.8 who are you?", Some(Unreachable)),
+            (Stage::Mail, 450, "4.7.1 slow down", Some(SlowDown)),
+            (Stage::Rcpt, 421, "closing", Some(SlowDown)),
+            (Stage::Rcpt, 451, "4.7.1 Greylisted", None),
+            (Stage::Dot, 451, "4.7.1 Try again later", None),
+            (Stage::Dot, 451, "4.7.1 Try again later, you send too much", Some(SlowDown)),
+            (Stage::Rcpt, 450, "4.2.1 mailbox busy", None),
+        ] {
+            assert_eq!(refused(stage, code, text).sign(), sign, "{stage:?} {code} {text}");
+        }
+    }
+
+    #[test]
+    fn what_we_could_not_do_is_ours() {
+        let theirs = refused(Stage::Data, 451, "4.3.0 later");
+        assert!(!theirs.is_ours());
+        assert!(Outcome { peer: Peer::default(), ..theirs.clone() }.is_ours());
+        let no_servers = Outcome { peer: Peer::default(), stage: Stage::Connect, ..theirs };
+        assert!(!no_servers.is_ours(), "the DNS speaks for the destination");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 /// Words that a span follows, in lower case.
-const LEADS: [&str; 18] = [
+const LEADS: [&str; 17] = [
     "again in",
     "again after",
     "retry in",
@@ -22,7 +22,6 @@ const LEADS: [&str; 18] = [
     "reconnect in",
     "reconnect after",
     "greylisted for",
-    "graylisted for",
     "greylisting for",
     "deferred for",
     "wait",
@@ -31,10 +30,20 @@ const LEADS: [&str; 18] = [
 /// What may stand between the lead and the span.
 const FILLERS: [&str; 10] = ["at", "least", "about", "approximately", "another", "for", "a", "further", "up", "to"];
 
+/// Whether the text has the word in one of its spellings: "Greylisted", "grey-listed", "gray listing".
+pub fn speaks_of_greylisting(text: &str) -> bool {
+    spelled(text).contains("greylist")
+}
+
+/// In lower case, one line, and with one spelling of greylisting. The lines of a reply are one sentence.
+fn spelled(text: &str) -> String {
+    let text = text.to_ascii_lowercase().replace(['\r', '\n', '\t'], " ").replace("gray", "grey");
+    text.replace("grey-list", "greylist").replace("grey list", "greylist")
+}
+
 /// How long the text asks to wait; nothing where it does not say. Not bounded: the caller decides what is sensible.
 pub fn wait(text: &str) -> Option<Duration> {
-    // The lines of a reply are one sentence.
-    let text = text.to_ascii_lowercase().replace(['\r', '\n', '\t'], " ");
+    let text = spelled(text);
     LEADS.iter().filter_map(|lead| after(&text, lead)).max()
 }
 
@@ -160,6 +169,8 @@ mod tests {
             ("Please wait 5min. and retry", 300),
             ("try again in 5-minutes", 300),
             ("greylisted for 60 second(s)", 60),
+            ("Grey-listed for 10 minutes", 600),
+            ("gray listing for 2 minutes", 120),
             ("Quota exceeded, try again\nin 10 minutes", 600),
             ("wait 10 seconds; greylisted for 300 seconds", 300),
         ] {
@@ -192,6 +203,23 @@ mod tests {
             "come back in 00:99:00",
         ] {
             assert_eq!(wait(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn greylisting_has_many_spellings() {
+        for text in [
+            "<ann@example.test>: Recipient address rejected: Greylisted, see http://postgrey.schweikert.ch/help/acme.html",
+            "You have been grey-listed",
+            "Grey listing in effect",
+            "GRAYLISTED",
+            "gray-listing",
+            "temporarily grey\nlisted",
+        ] {
+            assert!(speaks_of_greylisting(text), "{text}");
+        }
+        for text in ["", "Try again later", "on our black list", "grey mail"] {
+            assert!(!speaks_of_greylisting(text), "{text}");
         }
     }
 
