@@ -26,6 +26,9 @@ ALTER TABLE lanes
     ADD blocked_since timestamptz,
     ADD block_failures smallint NOT NULL DEFAULT 0,
     ADD block_reply text,
+    -- When a worker last reached a destination that had been blocked. For a while a worker that has not reached it since
+    -- blocks it for nobody but itself: the fault may be in its own network.
+    ADD unblocked_at timestamptz,
     ADD CONSTRAINT lanes_learned_whole CHECK (num_nulls(learned_rate, learned_ceiling, learned_at) IN (0, 3)),
     ADD CONSTRAINT lanes_block_whole CHECK ((blocked_since IS NULL) = (block_failures = 0));
 
@@ -33,5 +36,8 @@ ALTER TABLE lanes
 -- version before.
 CREATE INDEX lanes_open ON lanes (tenant_id, stream, (greatest(ready_at, open_at))) WHERE paused_at IS NULL;
 
--- Domains that have a lane of their own on a route that else has one lane for all.
-CREATE INDEX lanes_split ON lanes (tenant_id, stream, route, domain) WHERE route <> 'mx' AND domain <> '*';
+-- Domains that have a lane of their own on a route that else has one lane for all, for as long as there is a reason: asked
+-- for every two seconds, whatever number of domains once had one.
+CREATE INDEX lanes_split ON lanes (tenant_id, stream, route, domain)
+    WHERE route <> 'mx' AND domain <> '*'
+        AND num_nonnulls(connections, rate, mails_per_connection, learned_rate, paused_at, blocked_since) > 0;

@@ -18,7 +18,7 @@ pub struct Taught {
     pub reply: Option<String>,
 }
 
-/// How a lane fares after its lesson, where that is another way than before.
+/// How a lane fares after its lesson, be it as before or not.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// `lanes.id`.
@@ -27,10 +27,12 @@ pub struct Change {
     pub before: Condition,
     /// From now on.
     pub after: Condition,
+    /// What it was taught.
+    pub lesson: Lesson,
 }
 
 /// Takes the lessons to heart. Under the lanes' locks, so that replicas that learn at the same time lower a rate or move
-/// a probe once. Answers what has changed.
+/// a probe once.
 pub async fn learn(db: &Db, taught: &[Taught]) -> Result<Vec<Change>, DbError> {
     let by_lane: BTreeMap<i64, &Taught> = taught.iter().map(|one| (one.lane, one)).collect();
     let ids: Vec<i64> = by_lane.keys().copied().collect();
@@ -38,7 +40,7 @@ pub async fn learn(db: &Db, taught: &[Taught]) -> Result<Vec<Change>, DbError> {
         let mut tx = db.pool.begin().await?;
         let rows = sqlx::query!(
             r#"SELECT id, learned_rate, learned_ceiling, learned_at, raised_at, blocked_since, block_failures,
-                   greatest(open_at, 'epoch') AS "open_at!", (SELECT count(*) FROM workers) AS "workers!"
+                   unblocked_at, greatest(open_at, 'epoch') AS "open_at!", (SELECT count(*) FROM workers) AS "workers!"
                FROM lanes WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE"#,
             &ids
         )
@@ -51,14 +53,13 @@ pub async fn learn(db: &Db, taught: &[Taught]) -> Result<Vec<Change>, DbError> {
                 .map(|((rate, ceiling), lowered_at)| Learned { rate, ceiling, lowered_at, raised_at: row.raised_at });
             let block =
                 row.blocked_since.map(|since| Block { since, failures: row.block_failures, open_at: row.open_at });
-            let before = Condition { learned, block };
+            let before = Condition { learned, block, unblocked_at: row.unblocked_at };
             let after = before.after(&taught.lesson.of_all(row.workers));
-            if after != before {
-                changes.push(Change { lane: row.id, before, after });
-            }
+            changes.push(Change { lane: row.id, before, after, lesson: taught.lesson });
         }
-        if !changes.is_empty() {
-            write(&mut tx, &changes, &by_lane).await?;
+        let different: Vec<&Change> = changes.iter().filter(|change| change.after != change.before).collect();
+        if !different.is_empty() {
+            write(&mut tx, &different, &by_lane).await?;
         }
         tx.commit().await?;
         Ok(changes)
@@ -68,7 +69,7 @@ pub async fn learn(db: &Db, taught: &[Taught]) -> Result<Vec<Change>, DbError> {
 
 async fn write(
     connection: &mut sqlx::PgConnection,
-    changes: &[Change],
+    changes: &[&Change],
     taught: &BTreeMap<i64, &Taught>,
 ) -> Result<(), sqlx::Error> {
     let ids: Vec<i64> = changes.iter().map(|change| change.lane).collect();
@@ -82,21 +83,23 @@ async fn write(
     let since: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| c.after.block.map(|b| b.since)).collect();
     let failures: Vec<i16> = changes.iter().map(|c| c.after.block.map_or(0, |b| b.failures)).collect();
     let opens: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| c.after.block.map(|b| b.open_at)).collect();
+    let unblocked: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| c.after.unblocked_at).collect();
     // A rate that was raised or a block that has ended opens the lane at once; the rate's clock says then how much may go.
     sqlx::query!(
         "UPDATE lanes SET learned_rate = u.rate, learned_ceiling = u.ceiling, raised_at = u.raised_at,
              learned_reply = CASE WHEN u.rate IS NULL THEN NULL
                                   WHEN u.lowered_at IS DISTINCT FROM learned_at THEN u.reply ELSE learned_reply END,
              learned_at = u.lowered_at,
-             blocked_since = u.since, block_failures = u.failures,
+             blocked_since = u.since, block_failures = u.failures, unblocked_at = u.unblocked_at,
              block_reply = CASE WHEN u.since IS NULL THEN NULL
                                 WHEN u.failures <> block_failures THEN u.reply ELSE block_reply END,
              open_at = CASE WHEN u.opens_at IS NOT NULL THEN greatest(open_at, u.opens_at)
                             WHEN blocked_since IS NOT NULL OR u.raised_at IS NOT NULL OR u.rate IS NULL
                             THEN timestamptz '-infinity' ELSE open_at END
          FROM unnest($1::bigint[], $2::float8[], $3::float8[], $4::timestamptz[], $5::timestamptz[],
-                     $6::timestamptz[], $7::smallint[], $8::timestamptz[], $9::text[])
-              AS u (id, rate, ceiling, lowered_at, raised_at, since, failures, opens_at, reply)
+                     $6::timestamptz[], $7::smallint[], $8::timestamptz[], $9::text[],
+                     $10::timestamptz[])
+              AS u (id, rate, ceiling, lowered_at, raised_at, since, failures, opens_at, reply, unblocked_at)
          WHERE lanes.id = u.id",
         &ids,
         &rates as _,
@@ -106,7 +109,8 @@ async fn write(
         &since as _,
         &failures,
         &opens as _,
-        &replies as _
+        &replies as _,
+        &unblocked as _
     )
     .execute(connection)
     .await?;

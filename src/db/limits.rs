@@ -332,8 +332,10 @@ async fn write_lanes(
         }
     }
     if !ids.is_empty() {
+        // While the destination is blocked open_at is the next probe's.
         sqlx::query!(
-            "UPDATE lanes SET next_turn_at = u.used_until, open_at = coalesce(u.opens_at, open_at)
+            "UPDATE lanes SET next_turn_at = u.used_until,
+                 open_at = CASE WHEN blocked_since IS NULL THEN coalesce(u.opens_at, open_at) ELSE open_at END
              FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS u (id, used_until, opens_at)
              WHERE lanes.id = u.id",
             &ids,

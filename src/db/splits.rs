@@ -1,10 +1,11 @@
 //! Domains that have a lane of their own on a route that else has one lane for all: those a relay complained of, and
-//! those an operator has limited.
+//! those an operator has limited or stopped. One of which nothing is to be said any more goes with the others again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::lanes::{self, Lowered};
@@ -18,7 +19,7 @@ pub type SplitKey = (Uuid, String, String, String);
 #[derive(Debug)]
 pub struct Splits {
     db: Db,
-    /// With the time it was asked for.
+    /// With the time it was asked for. Locked while somebody asks, so that the others wait for his answer.
     known: Mutex<Option<(Instant, Arc<SplitLanes>)>>,
 }
 
@@ -36,50 +37,94 @@ impl Splits {
 
     /// Lanes by what they are for.
     pub async fn current(&self) -> Result<Arc<SplitLanes>, DbError> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((asked, splits)) = known
+        let mut known = self.known.lock().await;
+        if let Some((asked, splits)) = &*known
             && asked.elapsed() < FRESH
         {
-            return Ok(splits);
+            return Ok(splits.clone());
         }
         let asked = Instant::now();
         let splits = Arc::new(all(&self.db).await?);
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((asked, splits.clone()));
+        *known = Some((asked, splits.clone()));
         Ok(splits)
     }
 
     /// Asks anew the next time: one has just been made.
-    pub fn forget(&self) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    pub async fn forget(&self) {
+        *self.known.lock().await = None;
     }
 }
 
 async fn all(db: &Db) -> Result<SplitLanes, DbError> {
-    let query =
-        sqlx::query!("SELECT id, tenant_id, stream, route, domain FROM lanes WHERE route <> 'mx' AND domain <> '*'");
+    let query = sqlx::query!(
+        "SELECT id, tenant_id, stream, route, domain FROM lanes
+         WHERE route <> 'mx' AND domain <> '*'
+           AND num_nonnulls(connections, rate, mails_per_connection, learned_rate, paused_at, blocked_since) > 0"
+    );
     let rows = db.timed("splits.all", query.fetch_all(&db.pool)).await?;
     Ok(rows.into_iter().map(|row| ((row.tenant_id, row.stream, row.route, row.domain), row.id)).collect())
 }
 
-/// Makes lanes of their own for the domains of these recipients, beside the lanes that they share with others.
-pub async fn split<'a>(db: &Db, claimed: impl Iterator<Item = &'a Claimed>) -> Result<Vec<i64>, DbError> {
+/// A recipient in a lane that its domain shares with others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sharer {
+    /// `lanes.id` of the lane.
+    pub lane: i64,
+    /// `recipients.id`.
+    pub recipient: Uuid,
+    /// The domain.
+    pub domain: String,
+}
+
+/// The domains of these recipients, with the lanes that they were claimed from.
+pub async fn domains(db: &Db, claimed: impl Iterator<Item = &Claimed>) -> Result<Vec<Sharer>, DbError> {
     let rows = claimed.map(|row| (row.lane_id, (row.message_id, row.recipient_id)));
     let (lanes, (messages, recipients)): (Vec<i64>, (Vec<Uuid>, Vec<Uuid>)) = rows.unzip();
-    // The update changes nothing: it makes the statement answer the id of a lane that was there.
-    let query = sqlx::query_scalar!(
-        "INSERT INTO lanes (tenant_id, stream, route, domain, priority)
-         SELECT DISTINCT l.tenant_id, l.stream, l.route, substring(r.address FROM '@([^@]+)$'), l.priority
-         FROM unnest($1::bigint[], $2::uuid[], $3::uuid[]) AS u (lane_id, message_id, recipient_id)
-         JOIN lanes l ON l.id = u.lane_id
-         JOIN recipients r ON r.message_id = u.message_id AND r.id = u.recipient_id AND r.tenant_id = l.tenant_id
-              AND r.message_id = ANY ($2)
-         ON CONFLICT (tenant_id, stream, route, domain) DO UPDATE SET priority = lanes.priority
-         RETURNING id",
+    let query = sqlx::query_as!(
+        Sharer,
+        r#"SELECT l.id AS lane, r.id AS recipient, substring(r.address FROM '@([^@]+)$') AS "domain!"
+           FROM unnest($1::bigint[], $2::uuid[], $3::uuid[]) AS u (lane_id, message_id, recipient_id)
+           JOIN lanes l ON l.id = u.lane_id
+           JOIN recipients r ON r.message_id = u.message_id AND r.id = u.recipient_id AND r.tenant_id = l.tenant_id
+                AND r.message_id = ANY ($2)"#,
         &lanes,
         &messages,
         &recipients
     );
-    db.timed("splits.split", query.fetch_all(&db.pool)).await
+    db.timed("splits.domains", query.fetch_all(&db.pool)).await
+}
+
+/// Makes lanes of their own for the domains of these, beside the lanes that they share with others. Answers each lane's
+/// id and its domain.
+pub async fn split(db: &Db, sharers: &[Sharer]) -> Result<Vec<(i64, String)>, DbError> {
+    let (lanes, domains): (Vec<i64>, Vec<String>) = sharers.iter().map(|one| (one.lane, one.domain.clone())).unzip();
+    db.timed("splits.split", async {
+        // In one order, so that two workers that make the same lanes never wait for each other; and with no lock on those
+        // that are there.
+        sqlx::query!(
+            "INSERT INTO lanes (tenant_id, stream, route, domain, priority)
+             SELECT l.tenant_id, l.stream, l.route, u.domain, l.priority
+             FROM unnest($1::bigint[], $2::text[]) AS u (lane_id, domain) JOIN lanes l ON l.id = u.lane_id
+             ORDER BY l.tenant_id, l.stream, l.route, u.domain
+             ON CONFLICT (tenant_id, stream, route, domain) DO NOTHING",
+            &lanes,
+            &domains
+        )
+        .execute(&db.pool)
+        .await?;
+        let rows = sqlx::query!(
+            "SELECT DISTINCT own.id, own.domain FROM unnest($1::bigint[], $2::text[]) AS u (lane_id, domain)
+             JOIN lanes l ON l.id = u.lane_id
+             JOIN lanes own ON own.tenant_id = l.tenant_id AND own.stream = l.stream AND own.route = l.route
+                  AND own.domain = u.domain",
+            &lanes,
+            &domains
+        )
+        .fetch_all(&db.pool)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.id, row.domain)).collect())
+    })
+    .await
 }
 
 /// Gives claimed rows back into other lanes. It counts as no attempt.

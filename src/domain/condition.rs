@@ -15,6 +15,8 @@ const RAISE: f64 = 1.25;
 const FLOOR: f64 = 1.0 / 60.0;
 /// The first cut goes no lower, in mails a second: a lane that had little to send has shown little.
 const FIRST: f64 = 1.0;
+/// How long a worker's word against a destination counts for nobody else, after others found that it can be reached.
+const DOUBT: TimeDelta = TimeDelta::minutes(5);
 /// How long a destination is left alone after the first, second, … failure in a row, in seconds: shorter each time than
 /// a mail of its own would wait.
 const WAITS: [i64; 5] = [30, 60, 120, 240, 300];
@@ -26,6 +28,8 @@ pub struct Condition {
     pub learned: Option<Learned>,
     /// Since it cannot be reached.
     pub block: Option<Block>,
+    /// When a block last ended because a worker got through.
+    pub unblocked_at: Option<DateTime<Utc>>,
 }
 
 /// A limit that was learned.
@@ -67,8 +71,10 @@ pub struct Lesson {
     pub success: bool,
     /// It could not be reached.
     pub unreachable: bool,
-    /// When a session was last had.
+    /// When one of these attempts had a session.
     pub reached_at: Option<DateTime<Utc>>,
+    /// When the worker that tells of it last had one.
+    pub own_session_at: Option<DateTime<Utc>>,
 }
 
 impl Lesson {
@@ -84,7 +90,17 @@ impl Condition {
     /// What is known after this lesson.
     #[must_use]
     pub fn after(self, lesson: &Lesson) -> Self {
-        Self { learned: self.learned_after(lesson), block: self.block_after(lesson) }
+        let block = self.block_after(lesson);
+        let is_unblocked = self.block.is_some() && block.is_none();
+        let unblocked_at = if is_unblocked { Some(lesson.at) } else { self.unblocked_at };
+        Self { learned: self.learned_after(lesson), block, unblocked_at }
+    }
+
+    /// Whether it may well be the worker that has no way out: others got through lately, and it has not since.
+    fn doubts(self, lesson: &Lesson) -> bool {
+        self.unblocked_at.is_some_and(|unblocked| {
+            lesson.at < unblocked + DOUBT && lesson.own_session_at.is_none_or(|own| own < unblocked)
+        })
     }
 
     fn learned_after(self, lesson: &Lesson) -> Option<Learned> {
@@ -97,7 +113,8 @@ impl Condition {
 
     fn block_after(self, lesson: &Lesson) -> Option<Block> {
         let Some(block) = self.block else {
-            return (lesson.unreachable && lesson.reached_at.is_none()).then(|| Block::nth(lesson.at, 1, lesson.at));
+            let is_dead = lesson.unreachable && lesson.reached_at.is_none() && !self.doubts(lesson);
+            return is_dead.then(|| Block::nth(lesson.at, 1, lesson.at));
         };
         if lesson.reached_at.is_some_and(|reached| reached > block.since) {
             return None;
@@ -159,6 +176,7 @@ mod tests {
             success: false,
             unreachable: false,
             reached_at: None,
+            own_session_at: None,
         }
     }
 
@@ -167,7 +185,8 @@ mod tests {
     }
 
     fn success(seconds: i64) -> Lesson {
-        Lesson { success: true, reached_at: Some(at(seconds)), ..lesson(seconds) }
+        let now = Some(at(seconds));
+        Lesson { success: true, reached_at: now, own_session_at: now, ..lesson(seconds) }
     }
 
     fn failure(seconds: i64) -> Lesson {
@@ -217,7 +236,19 @@ mod tests {
             known = known.after(&Lesson { at: block.open_at, ..failure(0) });
         }
         assert_eq!(waits, [30, 90, 210, 450, 750, 1_050, 1_350]);
-        assert_eq!(known.after(&success(2_000)), Condition::default());
+        assert_eq!(known.after(&success(2_000)).block, None);
+    }
+
+    #[test]
+    fn a_worker_that_does_not_get_through_where_others_do_is_not_believed_for_a_while() {
+        let known = Condition::default().after(&failure(0)).after(&success(10));
+        assert_eq!(known.after(&failure(11)).block, None);
+        assert_eq!(known.after(&Lesson { own_session_at: Some(at(9)), ..failure(309) }).block, None);
+        assert!(
+            known.after(&Lesson { own_session_at: Some(at(10)), ..failure(11) }).block.is_some(),
+            "the one that did"
+        );
+        assert!(known.after(&failure(310)).block.is_some(), "later");
     }
 
     #[test]

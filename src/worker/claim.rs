@@ -92,7 +92,8 @@ pub(super) async fn some(parts: &Arc<Parts>, memory: &mut Memory) -> Result<Took
     memory.look(now);
     // Before the lanes: what failed and was let go of has closed its lane by then, and is not claimed for once more.
     let (in_hand, free) = (parts.hands.by_lane(), parts.hands.free());
-    let ready = lanes::ready(&parts.db, now, LANES, &memory.skipped()).await?;
+    let skipped = [memory.skipped(), parts.pace.left(now)].concat();
+    let ready = lanes::ready(&parts.db, now, LANES, &skipped).await?;
     let ready: Vec<Arc<ReadyLane>> = ready.into_iter().map(Arc::new).collect();
     let lanes = ready.iter().map(|lane| lane.id).chain(in_hand.keys().copied());
     let situation = Situation {
@@ -161,7 +162,7 @@ async fn claim(
     }
     let in_hand = parts.hands.by_lane();
     let wishes: Vec<Wish> = limited.into_iter().map(|room| wish(parts, &in_hand, room)).collect();
-    let most = rooms::usable(parts.settings.concurrency, parts.hands.free().saturating_sub(claimed.len()), rooms);
+    let most = rooms::usable(parts.settings.concurrency, parts.hands.free(), rooms);
     match Box::pin(limits::claim(&parts.db, worker, &wishes, most, now)).await {
         Ok(granted) => {
             memory.opens_at.extend(granted.opens_at);

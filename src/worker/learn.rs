@@ -8,12 +8,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::complaints::Complaints;
 use super::hands::Hands;
 use super::pace::{Pace, Seen};
 use crate::clock::SharedClock;
 use crate::db::conditions::{self, Change, Taught};
-use crate::db::queue::Finished;
-use crate::db::splits::{self, Splits};
+use crate::db::queue::{Claimed, Finished};
+use crate::db::splits::{self, Sharer, Splits};
 use crate::db::{Db, DbError};
 use crate::domain::condition::Lesson;
 use crate::domain::outcome::{Outcome, Sign, Stage, Verdict};
@@ -40,6 +41,7 @@ pub(super) struct Known {
     taught: HashMap<i64, (DateTime<Utc>, Kind)>,
     /// Lanes that this worker has blocked or slowed down, and not seen well since.
     ill: HashSet<i64>,
+    complaints: Complaints,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,13 +74,18 @@ impl Learner {
     /// Learns from outcomes that have been recorded. What the database does not take is learned another time.
     pub(super) async fn learn(&self, batch: &[Finished]) {
         let now = self.clock.now();
-        let (by_lane, refused) = self.sort(batch);
+        let (mut by_lane, refused) = self.sort(batch);
+        let split = match self.split(&refused, &mut by_lane, now).await {
+            Ok(split) => split,
+            Err(error) => {
+                tracing::debug!(%error, "could not give a domain a lane of its own");
+                Vec::new()
+            }
+        };
+        let has_split = !split.is_empty();
         let mut taught: Vec<Taught> =
             by_lane.into_iter().filter_map(|(lane, batch)| self.lesson(lane, &batch, now)).collect();
-        match self.split(&refused, now).await {
-            Ok(split) => taught.extend(split),
-            Err(error) => tracing::debug!(%error, "could not give a domain a lane of its own"),
-        }
+        taught.extend(split);
         if taught.is_empty() {
             return;
         }
@@ -86,15 +93,25 @@ impl Learner {
             Ok(changes) => self.take_note(&taught, &changes),
             Err(error) => tracing::debug!(%error, "could not record what was learned of lanes"),
         }
+        // After the lesson: a lane of which nothing is known is none of a domain's own.
+        if has_split {
+            self.splits.forget().await;
+        }
     }
 
-    /// What each lane has shown, and the recipients whose domain a relay complained of: that is not the relay's lane.
+    /// What each lane has shown, and the recipients whose domain a relay may have complained of: that would not be the
+    /// relay's lane.
     fn sort<'a>(&self, batch: &'a [Finished]) -> (HashMap<i64, Batch<'a>>, Vec<&'a Finished>) {
         let mut by_lane = HashMap::<i64, Batch>::new();
-        let (mut refused, mut closed) = (Vec::new(), HashSet::new());
+        let mut refused = Vec::new();
         for finished in batch {
-            let Some(outcome) = &finished.outcome else { continue };
+            let Some(outcome) = finished.outcome.as_ref().filter(|outcome| !outcome.is_ours()) else { continue };
             let claimed = &finished.claimed;
+            let known = self.hands.lane(claimed.lane_id);
+            // The configuration has changed since the mail was put there: who was spoken to is not the lane's destination.
+            if known.as_ref().is_some_and(|lane| lane.is_mx() != outcome.peer.is_final) {
+                continue;
+            }
             let lane = by_lane.entry(claimed.lane_id).or_default();
             let mail = lane.mails.entry(claimed.message_id).or_default();
             mail.attempted = 1;
@@ -105,24 +122,21 @@ impl Learner {
                 let ended = finished.started_at + TimeDelta::from_std(outcome.duration).unwrap_or_default();
                 lane.reached_at = lane.reached_at.max(Some(ended));
             }
-            if sign == Some(Sign::SlowDown) && outcome.stage == Stage::Rcpt && self.is_shared(claimed.lane_id) {
-                // 421 closes the connection: the first recipient's is the others' too, and says nothing of them.
-                if outcome.reply.code != Some(421) || closed.insert(claimed.message_id) {
+            match sign {
+                // 421 is about the connection, whoever's turn it was.
+                Some(Sign::SlowDown)
+                    if outcome.stage == Stage::Rcpt
+                        && outcome.reply.code != Some(421)
+                        && known.is_some_and(|lane| lane.is_shared()) =>
+                {
                     refused.push(finished);
                 }
-                continue;
-            }
-            match sign {
                 Some(Sign::SlowDown) => lane.slow_down = Some(outcome),
                 Some(Sign::Unreachable) => lane.unreachable = Some(outcome),
                 None => {}
             }
         }
         (by_lane, refused)
-    }
-
-    fn is_shared(&self, lane: i64) -> bool {
-        self.hands.lane(lane).is_some_and(|lane| lane.is_shared())
     }
 
     /// What there is to be learned of a lane, unless it was said a moment ago.
@@ -154,6 +168,7 @@ impl Learner {
             success: seen.accepted > 0,
             unreachable: kind == Kind::Unreachable,
             reached_at: batch.reached_at,
+            own_session_at: recent.last_session,
         };
         Some(Taught { lane, lesson, reply })
     }
@@ -165,14 +180,29 @@ impl Learner {
         was_ill || self.known.lock().unwrap_or_else(PoisonError::into_inner).ill.contains(&lane)
     }
 
-    /// Gives the domains that a relay complained of lanes of their own, which are slowed down instead of the relay's.
-    async fn split(&self, refused: &[&Finished], now: DateTime<Utc>) -> Result<Vec<Taught>, DbError> {
+    /// Gives the domains that a relay complained of lanes of their own, which are slowed down instead of the relay's. Where
+    /// they are many it is the relay that asks for less.
+    async fn split<'a>(
+        &self,
+        refused: &[&'a Finished],
+        by_lane: &mut HashMap<i64, Batch<'a>>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Taught>, DbError> {
         if refused.is_empty() {
             return Ok(Vec::new());
         }
-        let lanes = splits::split(&self.db, refused.iter().map(|finished| &finished.claimed)).await?;
-        self.splits.forget();
-        let reply = refused.first().and_then(|finished| finished.outcome.as_ref()).map(told);
+        let sharers = splits::domains(&self.db, refused.iter().map(|finished| &finished.claimed)).await?;
+        let (apart, relays) = self.known.lock().unwrap_or_else(PoisonError::into_inner).complaints.sort(sharers, now);
+        let reply_of = |is_meant: &dyn Fn(&Claimed) -> bool| {
+            refused.iter().find(|finished| is_meant(&finished.claimed)).and_then(|finished| finished.outcome.as_ref())
+        };
+        for lane in relays {
+            let reply = reply_of(&|claimed| claimed.lane_id == lane);
+            by_lane.entry(lane).or_default().slow_down = reply;
+        }
+        if apart.is_empty() {
+            return Ok(Vec::new());
+        }
         let lesson = Lesson {
             at: now,
             attempted: 0.0,
@@ -181,8 +211,15 @@ impl Learner {
             success: false,
             unreachable: false,
             reached_at: Some(now),
+            own_session_at: Some(now),
         };
-        Ok(lanes.into_iter().map(|lane| Taught { lane, lesson, reply: reply.clone() }).collect())
+        let lanes = splits::split(&self.db, &apart).await?;
+        let taught = lanes.into_iter().map(|(lane, domain)| {
+            let meant = |sharer: &&Sharer| sharer.domain == domain;
+            let reply = apart.iter().find(meant).and_then(|one| reply_of(&|row| row.recipient_id == one.recipient));
+            Taught { lane, lesson, reply: reply.map(told) }
+        });
+        Ok(taught.collect())
     }
 
     /// Only now is it known to the next claim: who saw the same meanwhile has taught it as well.
@@ -192,7 +229,11 @@ impl Learner {
             known.taught.retain(|_, (at, _)| lesson.at - *at < EVERY);
             known.taught.insert(*lane, (lesson.at, Kind::of(lesson)));
         }
-        for Change { lane, before, after } in changes {
+        for Change { lane, before, after, lesson } in changes {
+            // Others get through: it is left to them for a while.
+            if lesson.unreachable && after.block.is_none() {
+                self.pace.leave(*lane, lesson.at);
+            }
             if after.block.is_none() && after.learned.is_none() {
                 known.ill.remove(lane);
             } else {

@@ -13,6 +13,7 @@
 
 mod budget;
 mod claim;
+mod complaints;
 mod complete;
 mod deliver;
 mod expire;

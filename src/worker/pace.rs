@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 /// Seconds looked back.
 const SPAN: i64 = 10;
-const SPAN_F: f64 = 10.0;
 /// What has not been heard of for so many seconds is forgotten when there is much to remember.
 const FORGET: i64 = 600;
 /// Lanes remembered before the old ones go.
 const LANES: usize = 4_096;
+/// How long a lane that only this worker cannot reach is left to the others.
+const LEFT: TimeDelta = TimeDelta::seconds(60);
 /// A failure beside a session that was had so many seconds ago is a connection's and not the destination's.
 const NEAR: i64 = 5;
 
@@ -24,6 +25,8 @@ struct Lanes {
     by_id: HashMap<i64, Past>,
     /// How many may be remembered before the old ones are looked for again.
     sweep_at: usize,
+    /// Those that are left to other workers, and until when.
+    left: HashMap<i64, DateTime<Utc>>,
 }
 
 /// What a few mails of a lane came to.
@@ -61,6 +64,8 @@ pub(super) struct Recent {
     pub trust: usize,
     /// The last session, if it is only seconds ago.
     pub session_at: Option<DateTime<Utc>>,
+    /// The last session, however long ago.
+    pub last_session: Option<DateTime<Utc>>,
 }
 
 impl Pace {
@@ -76,6 +81,19 @@ impl Pace {
         let past = lanes.by_id.entry(lane).or_default();
         past.add(seen, now);
         past.recent(second)
+    }
+
+    /// Leaves a lane to other workers for a while: they reach its destination, and this one does not.
+    pub(super) fn leave(&self, lane: i64, now: DateTime<Utc>) {
+        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.left.insert(lane, now + LEFT);
+    }
+
+    /// The lanes that are left to other workers now.
+    pub(super) fn left(&self, now: DateTime<Utc>) -> Vec<i64> {
+        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.left.retain(|_, until| now < *until);
+        lanes.left.keys().copied().collect()
     }
 
     /// The recent past of all these lanes.
@@ -108,16 +126,20 @@ impl Past {
     }
 
     fn recent(&self, second: i64) -> Recent {
-        let (mut attempted, mut accepted) = (0, 0);
-        for (_, tried, taken) in self.seconds.iter().filter(|(at, ..)| *at > second - SPAN) {
+        let (mut attempted, mut accepted, mut first) = (0, 0, second);
+        for (at, tried, taken) in self.seconds.iter().filter(|(at, ..)| *at > second - SPAN) {
             attempted += tried;
             accepted += taken;
+            first = first.min(*at);
         }
+        // What has just begun is not slow because there was nothing before.
+        let seconds = f64::from(i32::try_from(second - first + 1).unwrap_or(i32::MAX));
         Recent {
-            attempted: f64::from(attempted) / SPAN_F,
-            accepted: f64::from(accepted) / SPAN_F,
+            attempted: f64::from(attempted) / seconds,
+            accepted: f64::from(accepted) / seconds,
             trust: self.trust,
             session_at: self.last_session.filter(|at| second - at.timestamp() < NEAR),
+            last_session: self.last_session,
         }
     }
 }
@@ -131,13 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn ten_seconds_are_looked_back() {
+    fn ten_seconds_are_looked_back_and_no_further_than_there_was_something() {
         let (pace, ten) = (Pace::default(), Seen { attempted: 10, accepted: 5, sessions: 10, unreachable: false });
-        pace.note(1, ten, at(100));
-        let recent = pace.note(1, ten, at(105));
-        assert_eq!((recent.attempted.to_string(), recent.accepted.to_string()), ("2".into(), "1".into()));
-        let later = |seconds| (10.0 * pace.of([1].into_iter(), at(seconds))[&1].attempted).to_string();
-        assert_eq!([109, 110, 114, 115].map(later), ["20", "10", "10", "0"]);
+        let recent = pace.note(1, ten, at(100));
+        assert_eq!((recent.attempted.to_string(), recent.accepted.to_string()), ("10".into(), "5".into()));
+        let recent = pace.note(1, ten, at(104));
+        assert_eq!((recent.attempted.to_string(), recent.accepted.to_string()), ("4".into(), "2".into()));
+        let later = |seconds| pace.of([1].into_iter(), at(seconds))[&1].attempted.to_string();
+        assert_eq!([107, 109, 113, 114].map(later), ["2.5", "2", "1", "0"]);
         assert!(pace.of([2].into_iter(), at(105)).is_empty());
     }
 
@@ -157,6 +180,13 @@ mod tests {
         assert_eq!(note(1, 1), LANES + 1, "all are in use");
         assert_eq!(note(LANES - 1, FORGET), 2 * LANES, "not looked for again before there are twice as many");
         assert_eq!(note(1, FORGET), LANES + 1, "those of the first second have gone");
+    }
+
+    #[test]
+    fn a_lane_is_left_to_others_for_a_minute() {
+        let pace = Pace::default();
+        pace.leave(1, at(0));
+        assert_eq!([0, 59, 60].map(|seconds| pace.left(at(seconds))), [vec![1], vec![1], vec![]]);
     }
 
     #[test]

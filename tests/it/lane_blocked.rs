@@ -106,3 +106,62 @@ async fn a_connection_that_fails_beside_others_that_work_blocks_nothing() {
     working.await.unwrap().unwrap();
     assert_eq!(failures(&app).await, 0);
 }
+
+#[tokio::test]
+async fn a_lane_with_a_rate_is_probed_as_rarely_as_any_other() {
+    let app = TestApp::start().await;
+    hangs_up::<1>(&app);
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    app.sql("UPDATE lanes SET rate = 0.5").await;
+    for _ in 0..3 {
+        app.send(json!({})).await;
+    }
+    app.clock.advance(seconds(30));
+    hangs_up::<1>(&app);
+    app.run_until_idle().await;
+    assert_eq!((failures(&app).await, app.smtp.connections()), (2, 2));
+    app.clock.advance(seconds(59));
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.connections(), 2);
+    app.clock.advance(seconds(1));
+    app.run_until_idle().await;
+    assert_eq!(failures(&app).await, 0);
+    app.clock.advance(seconds(60));
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_get_out_stops_no_other() {
+    let mut app = TestApp::start().await;
+    app.config.relay_url = Some("smtp://127.0.0.9:1?tls=none".to_owned().into());
+    let cut_off = app.another_worker().await;
+    app.send(json!({})).await;
+    cut_off.drain().await.unwrap();
+    assert_eq!(failures(&app).await, 1);
+    app.clock.advance(seconds(30));
+    let second = app.send(json!({})).await;
+    app.run_until_idle().await;
+    assert_eq!((app.status(&second.id).await.as_str(), failures(&app).await), ("relayed", 0));
+
+    // What it has not reached since, it blocks for nobody else, and it leaves it to the others.
+    let third = app.send(json!({})).await;
+    cut_off.drain().await.unwrap();
+    assert_eq!((app.status(&third.id).await.as_str(), failures(&app).await), ("deferred", 0));
+    let fourth = app.send(json!({})).await;
+    cut_off.drain().await.unwrap();
+    assert_eq!(app.status(&fourth.id).await, "queued");
+    app.run_until_idle().await;
+    assert_eq!(app.status(&fourth.id).await, "relayed");
+}
+
+#[tokio::test]
+async fn mail_that_now_goes_another_way_says_nothing_of_the_lane_it_waited_in() {
+    let dns = DnsServer::start().await;
+    dns.servfail("dead.test");
+    let mut app = TestApp::start().await;
+    let mail = app.send(json!({"to": "ann@dead.test"})).await;
+    (app.config.relay_url, app.config.dns) = (None, Some(dns.address()));
+    app.another_worker().await.drain().await.unwrap();
+    assert_eq!((app.status(&mail.id).await.as_str(), failures(&app).await), ("deferred", 0));
+}

@@ -13,6 +13,19 @@ async fn learned(app: &TestApp, domain: &str) -> Option<f64> {
     query.fetch_one(&mut connection).await.unwrap().get(0)
 }
 
+/// The domains that have lanes.
+async fn lanes(app: &TestApp) -> Vec<String> {
+    let mut connection = app.database.connect().await;
+    sqlx::query_scalar("SELECT domain FROM lanes ORDER BY domain").fetch_all(&mut connection).await.unwrap()
+}
+
+/// Recipients that wait in the lane of this domain and were not tried yet.
+async fn waiting(app: &TestApp, domain: &str) -> i64 {
+    let mut connection = app.database.connect().await;
+    let query = "SELECT count(*) FROM queue q JOIN lanes l ON l.id = q.lane_id WHERE domain = $1 AND attempts = 0";
+    sqlx::query_scalar(query).bind(domain).fetch_one(&mut connection).await.unwrap()
+}
+
 async fn send(app: &TestApp, to: &str, count: usize) {
     for _ in 0..count {
         app.send(json!({"to": to})).await;
@@ -72,7 +85,7 @@ async fn greylisting_slows_nothing() {
 #[tokio::test]
 async fn a_domain_that_a_relay_complains_of_slows_itself_alone() {
     let app = TestApp::start().await;
-    app.smtp.rcpt("ann@busy.test").replies(["421 4.7.0 busy.test takes no more"]);
+    app.smtp.rcpt("ann@busy.test").replies(["450 4.7.0 busy.test takes no more"]);
     send(&app, "ann@busy.test", 1).await;
     app.run_until_idle().await;
     assert_eq!((learned(&app, "busy.test").await, learned(&app, "*").await), (Some(1.0), None));
@@ -90,6 +103,49 @@ async fn a_domain_that_a_relay_complains_of_slows_itself_alone() {
     app.clock.advance(minutes(2));
     app.run_until_idle().await;
     assert_eq!(to("ann@busy.test"), 1);
+}
+
+#[tokio::test]
+async fn a_421_is_the_relays_whoever_it_was_said_to() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("cy@calm.test").replies(["421 4.7.0 too fast"]);
+    let mail = app.send(json!({"to": ["ann@busy.test", "cy@calm.test"]})).await;
+    app.run_until_idle().await;
+    assert_eq!(
+        (app.states(&mail.id).await, lanes(&app).await),
+        (vec!["deferred".into(); 2], ["*"].map(str::to_owned).into())
+    );
+    assert_eq!(learned(&app, "*").await, Some(1.0));
+}
+
+#[tokio::test]
+async fn a_relay_that_refuses_many_domains_asks_for_less_itself() {
+    let app = TestApp::start().await;
+    let domains = ["a.test", "b.test", "c.test", "d.test"];
+    for domain in domains {
+        app.smtp.rcpt(&format!("ann@{domain}")).replies(["451 4.7.1 you send too much"]);
+    }
+    app.send(json!({"to": domains.map(|domain| format!("ann@{domain}"))})).await;
+    app.run_until_idle().await;
+    assert_eq!((learned(&app, "*").await, lanes(&app).await), (Some(1.0), vec!["*".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_domain_that_takes_as_much_as_before_goes_with_the_others_again() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@busy.test").replies(["450 4.7.0 busy.test takes no more"]);
+    send(&app, "ann@busy.test", 1).await;
+    app.run_until_idle().await;
+    let (_api, client) = app.another_api().await;
+    client.send(json!({"to": "bo@busy.test"})).await;
+    assert_eq!(waiting(&app, "busy.test").await, 1);
+    app.clock.advance(minutes(2));
+    app.run_until_idle().await;
+    assert_eq!(learned(&app, "busy.test").await, None);
+    let (_api, client) = app.another_api().await;
+    client.send(json!({"to": "bo@busy.test"})).await;
+    assert_eq!(waiting(&app, "busy.test").await, 0);
+    app.run_until_idle().await;
 }
 
 #[tokio::test]
