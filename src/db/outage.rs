@@ -115,7 +115,7 @@ impl Watch {
             tokio::select! {
                 biased;
                 result = &mut work => {
-                    self.learn(&result, at_begin);
+                    self.learn(&result, begun, at_begin);
                     return Ok(result);
                 }
                 _ = away.changed() => {
@@ -126,7 +126,7 @@ impl Watch {
                 () = tokio::time::sleep(doubt.min(left)) => {
                     let answers = self.answers();
                     if left <= doubt {
-                        self.renew_if_silent_since(at_begin);
+                        self.renew_if_silent(begun, at_begin);
                         return Err(GivenUp::TimedOut);
                     }
                     if answers == heard {
@@ -148,22 +148,24 @@ impl Watch {
         self.answers.load(Ordering::Relaxed)
     }
 
-    fn learn<T>(self: &Arc<Self>, result: &Result<T, sqlx::Error>, at_begin: u64) {
+    fn learn<T>(self: &Arc<Self>, result: &Result<T, sqlx::Error>, begun: Instant, at_begin: u64) {
         match result {
             Err(sqlx::Error::PoolTimedOut) => {
                 self.suspect();
-                self.renew_if_silent_since(at_begin);
+                self.renew_if_silent(begun, at_begin);
             }
+            // Its connections were left behind while it waited for one: nobody has said a word.
+            Err(sqlx::Error::PoolClosed) => {}
             Err(error) if is_gone(error) => self.suspect(),
             _ => drop(self.answers.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
     /// A call has waited in vain, and nobody else was answered meanwhile: these connections are dead, though new ones
-    /// may not be (a router that forgot them, for example).
-    fn renew_if_silent_since(&self, at_begin: u64) {
+    /// may not be (a router that forgot them, for example). Those made since the call began were not tried by it.
+    fn renew_if_silent(&self, begun: Instant, at_begin: u64) {
         if self.answers() == at_begin {
-            self.pool.renew();
+            self.pool.renew_those_of(begun);
         }
     }
 
@@ -238,4 +240,24 @@ fn is_gone(error: &sqlx::Error) -> bool {
 
 fn is_full(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == FULL)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pool_that_was_left_behind_is_no_answer() {
+        let limit = Duration::from_secs(10);
+        let watch = Watch::new(Pool::new(PgConnectOptions::new(), PgPoolOptions::new()), limit);
+        let closed = watch.over(limit, ready(Err::<(), _>(sqlx::Error::PoolClosed))).await;
+        assert!(matches!(closed, Ok(Err(sqlx::Error::PoolClosed))));
+        assert_eq!(watch.answers(), 0);
+        let answered = watch.over(limit, ready(Err::<(), _>(sqlx::Error::RowNotFound))).await;
+        assert!(answered.is_ok() && watch.answers() == 1);
+    }
 }

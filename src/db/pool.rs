@@ -70,18 +70,23 @@ impl Pool {
 
     /// From now on calls get fresh connections. What runs on the old ones is not disturbed.
     pub(super) fn renew(&self) {
-        self.renew_older_than(Duration::ZERO);
+        self.renew_if(|_| true);
     }
 
     /// The same, unless that was just done.
     pub(super) fn renew_unless_fresh(&self) {
-        self.renew_older_than(SETTLES);
+        self.renew_if(|since| since.elapsed() >= SETTLES);
     }
 
-    fn renew_older_than(&self, age: Duration) {
+    /// The same, unless the connections are fresher than a call that began then: it says nothing of them.
+    pub(super) fn renew_those_of(&self, begun: Instant) {
+        self.renew_if(|since| since <= begun);
+    }
+
+    fn renew_if(&self, is_due: impl FnOnce(Instant) -> bool) {
         let old = {
             let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
-            if current.since.elapsed() < age || current.pool.is_closed() {
+            if !is_due(current.since) || current.pool.is_closed() {
                 return;
             }
             current.since = Instant::now();
@@ -129,5 +134,22 @@ impl<'p> Executor<'p> for &'_ Pool {
         'p: 'e,
     {
         (&self.current()).describe(sql)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_from_before_says_nothing_of_fresh_connections() {
+        let pool = Pool::new(PgConnectOptions::new(), PgPoolOptions::new());
+        let since = || pool.0.current.read().unwrap().since;
+        let (begun, made) = (Instant::now(), since());
+        pool.renew_those_of(begun);
+        let renewed = since();
+        assert!(renewed > made);
+        pool.renew_those_of(begun);
+        assert_eq!(since(), renewed);
     }
 }
