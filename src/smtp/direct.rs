@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::failover::Standings;
 use super::handshake;
 use super::mx::{Exchanger, Resolver};
 use super::policies::MxPolicies;
@@ -18,6 +19,8 @@ pub(super) struct Direct {
     policies: Option<Policies>,
     port: u16,
     manners: MxPolicies,
+    /// Of the servers that mail has gone to.
+    pub standings: Standings,
 }
 
 /// Where one mail may go.
@@ -37,7 +40,7 @@ impl Direct {
         } else {
             None
         };
-        Ok(Self { resolver, policies, port: settings.mx_port, manners })
+        Ok(Self { resolver, policies, port: settings.mx_port, manners, standings: Standings::default() })
     }
 
     /// Finds the domain's servers, or what to tell the recipients.

@@ -1,21 +1,25 @@
-//! The relays of a route: which is asked first, and what is said where none took the mail.
+//! The servers that a mail may go to: which is asked first, when the next one is, and what is said where none took it.
 //!
-//! They are asked in the order of the configuration, but one that could not be reached is asked last for a while, so that
-//! it does not cost every mail a connection's time-out. When that while is over one mail tries it again, and the others
-//! go on as before until it has been reached.
+//! A route's relays are asked in the order of the configuration, a domain's own servers in that of their preference; but
+//! one that could not be reached is asked last for a while, so that it does not cost every mail a connection's time-out.
+//! When that while is over one mail tries it again, and the others go on as before until it has been reached.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::hand_over::{Call, Failure, NotBegun, Wait};
 use super::handshake::{Policy, Refusal};
-use super::pool::Destination;
+use super::pool::{AT_LEAST, Destination};
 use super::transaction::Judgement;
 use crate::domain::outcome::{Peer, Reply, Stage, Verdict};
 
-/// How long a relay that could not be reached is asked last.
+/// How long a server that could not be reached is asked last, if finding out did not take longer.
 const SHUNNED: Duration = Duration::from_secs(30);
+/// Servers remembered before those in good standing are forgotten.
+const REMEMBERED: usize = 10_000;
 
 /// One relay.
 pub(super) struct Server {
@@ -23,74 +27,174 @@ pub(super) struct Server {
     pub name: String,
     pub destination: Destination,
     pub policy: Arc<Policy>,
-    standing: Standing,
+    standing: Arc<Standing>,
 }
 
 impl Server {
     pub fn new(name: String, destination: Destination, policy: Arc<Policy>) -> Self {
-        Self { name, destination, policy, standing: Standing::default() }
+        Self { name, destination, policy, standing: Arc::default() }
     }
 
-    /// Notes that it could be reached, or could not.
-    pub fn was_reached(&self, reached: bool) {
-        self.standing.note(reached, Instant::now());
+    /// One of those to ask.
+    pub fn candidate(&self) -> Candidate<'_> {
+        Candidate { destination: &self.destination, policy: &self.policy, standing: self.standing.clone() }
     }
 }
 
-/// Until when a relay is asked last, if it is.
+/// The standing of servers that are not configured but found.
+#[derive(Default)]
+pub(super) struct Standings(Mutex<HashMap<Destination, Arc<Standing>>>);
+
+impl Standings {
+    /// One of those to ask.
+    pub fn candidate<'a>(&self, destination: &'a Destination, policy: &'a Arc<Policy>) -> Candidate<'a> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED && !known.contains_key(destination) {
+            let now = Instant::now();
+            known.retain(|_, standing| Arc::strong_count(standing) > 1 || standing.is_shunned(now));
+        }
+        Candidate { destination, policy, standing: known.entry(destination.clone()).or_default().clone() }
+    }
+}
+
+/// A server that a mail may go to.
+pub(super) struct Candidate<'a> {
+    destination: &'a Destination,
+    policy: &'a Arc<Policy>,
+    standing: Arc<Standing>,
+}
+
+/// Whether a server could be reached of late.
 #[derive(Debug, Default)]
-struct Standing(Mutex<Option<Instant>>);
+pub(super) struct Standing(Mutex<Past>);
+
+#[derive(Debug, Default)]
+struct Past {
+    /// Until when it is asked last.
+    shunned: Option<Instant>,
+    /// How often it could not be reached.
+    failures: u64,
+}
 
 impl Standing {
-    fn note(&self, reached: bool, now: Instant) {
-        *self.lock() = (!reached).then(|| now + SHUNNED);
+    fn was_reached(&self) {
+        self.past().shunned = None;
+    }
+
+    /// It could not be reached, and it took so long to find out.
+    fn was_not_reached(&self, cost: Duration, now: Instant) {
+        let mut past = self.past();
+        past.shunned = Some(now + cost.max(SHUNNED));
+        past.failures += 1;
     }
 
     /// Whether it is asked last. Where the time is over, whoever asks goes to see, and for the others it goes on.
     fn is_last(&self, now: Instant) -> bool {
-        let mut until = self.lock();
-        match *until {
+        let mut past = self.past();
+        match past.shunned {
             Some(end) if now < end => true,
             Some(_) => {
-                *until = Some(now + SHUNNED);
+                past.shunned = Some(now + SHUNNED);
                 false
             }
             None => false,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+    fn is_shunned(&self, now: Instant) -> bool {
+        self.past().shunned.is_some_and(|end| now < end)
+    }
+
+    fn failures(&self) -> u64 {
+        self.past().failures
+    }
+
+    /// Whether it could not be reached since there were so many failures, nor has been after that.
+    fn has_failed_since(&self, failures: u64) -> bool {
+        let past = self.past();
+        past.shunned.is_some() && past.failures != failures
+    }
+
+    fn past(&self) -> MutexGuard<'_, Past> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The relays in the order in which to ask them now.
-pub(super) fn in_turn(relays: &[Arc<Server>]) -> Vec<&Arc<Server>> {
-    let now = Instant::now();
+/// The servers in the order in which to ask them now.
+fn in_turn(servers: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
+    let (now, is_choice) = (Instant::now(), servers.len() > 1);
     let (shunned, others): (Vec<_>, Vec<_>) =
-        relays.iter().partition(|relay| relays.len() > 1 && relay.standing.is_last(now));
+        servers.into_iter().partition(|server| is_choice && server.standing.is_last(now));
     others.into_iter().chain(shunned).collect()
+}
+
+/// Hands a mail to the first of these servers that has an ear for it. Once one has judged a recipient, no other is asked.
+/// The refusal has the words of all.
+pub(super) async fn hand_over(
+    servers: Vec<Candidate<'_>>,
+    call: &Call<'_>,
+) -> Result<Result<(Peer, Vec<Judgement>), Refusal>, NotBegun> {
+    let servers: Vec<_> = in_turn(servers).into_iter().map(|server| (server.standing.failures(), server)).collect();
+    let started = Instant::now();
+    let (mut failures, mut busy) = (Failures::default(), None);
+    for (tried, (before, server)) in servers.iter().enumerate() {
+        let Candidate { destination, policy, standing } = server;
+        if tried >= AT_LEAST && started.elapsed() >= policy.timeouts.session {
+            break;
+        }
+        let (is_only_left, asked) = (tried + 1 == servers.len(), Instant::now());
+        let is_vain = || !is_only_left && standing.has_failed_since(*before);
+        let until = if is_only_left { call.patience } else { call.patience.min(asked + call.patience_or_next) };
+        match call.hand_over(destination, policy, Wait { until, is_vain: &is_vain }).await {
+            Ok((peer, judgements)) => {
+                let said = refusal(&peer, &judgements);
+                match said.as_ref().map(|refusal| refusal.reply.code) {
+                    Some(None | Some(421)) => standing.was_not_reached(asked.elapsed(), Instant::now()),
+                    _ => standing.was_reached(),
+                }
+                match said {
+                    Some(refusal) => failures.push(destination, refusal),
+                    None => return Ok(Ok((peer, judgements))),
+                }
+            }
+            Err(Failure::NotBegun(why)) => return Err(why),
+            Err(Failure::Busy(why)) => {
+                if !is_only_left && !standing.has_failed_since(*before) {
+                    standing.was_not_reached(Duration::ZERO, Instant::now());
+                }
+                busy = Some(why);
+            }
+            Err(Failure::Refused(refusal)) => {
+                standing.was_not_reached(asked.elapsed(), Instant::now());
+                failures.push(destination, refusal);
+            }
+        }
+    }
+    match busy {
+        Some(why) if failures.0.is_empty() => Err(why),
+        _ => Ok(Err(failures.into_one())),
+    }
 }
 
 /// What a server said that would not have the mail as a whole, for now; another one may. `None` where it has judged
 /// anybody.
-pub(super) fn refusal(peer: &Peer, judgements: &[Judgement]) -> Option<Refusal> {
+fn refusal(peer: &Peer, judgements: &[Judgement]) -> Option<Refusal> {
     let is_whole = |one: &Judgement| one.verdict == Verdict::Temporary && one.stage <= Stage::Mail;
     let first = judgements.first().filter(|_| judgements.iter().all(is_whole))?;
     Some(Refusal { peer: peer.clone(), stage: first.stage, reply: first.reply.clone() })
 }
 
-/// What the relays said that did not take the mail.
+/// What the servers said that did not take the mail.
 #[derive(Default)]
-pub(super) struct Failures(Vec<(String, Refusal)>);
+struct Failures(Vec<(String, Refusal)>);
 
 impl Failures {
-    pub fn push(&mut self, destination: &Destination, refusal: Refusal) {
+    fn push(&mut self, destination: &Destination, refusal: Refusal) {
         self.0.push((format!("{}:{}", destination.host, destination.port), refusal));
     }
 
     /// One refusal with the words of all. It is that of the server that was come closest to: its reply tells most.
-    pub fn into_one(self) -> Refusal {
+    fn into_one(self) -> Refusal {
         let text = self.0.iter().map(|(name, refusal)| format!("{name}: {}", words(&refusal.reply)));
         let text = text.collect::<Vec<_>>().join("; ");
         let count = self.0.len();
@@ -114,6 +218,8 @@ fn words(reply: &Reply) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtp::policies::Policies;
+    use crate::smtp::settings::Settings;
 
     fn failures(said: &[(&str, Stage, Reply)]) -> Refusal {
         let mut failures = Failures::default();
@@ -141,11 +247,46 @@ mod tests {
     fn after_a_while_one_mail_goes_to_see_and_the_others_wait_for_its_word() {
         let (standing, start) = (Standing::default(), Instant::now());
         assert!(!standing.is_last(start));
-        standing.note(false, start);
+        standing.was_not_reached(Duration::ZERO, start);
         assert!(standing.is_last(start + SHUNNED / 2));
         let later = start + SHUNNED;
         assert_eq!([standing.is_last(later), standing.is_last(later)], [false, true]);
-        standing.note(true, later);
+        standing.was_reached();
         assert!(!standing.is_last(later));
+    }
+
+    #[test]
+    fn what_took_long_to_find_out_is_remembered_for_long() {
+        let (standing, start) = (Standing::default(), Instant::now());
+        standing.was_not_reached(20 * SHUNNED, start);
+        assert!(standing.is_last(start + 19 * SHUNNED) && !standing.is_last(start + 20 * SHUNNED));
+    }
+
+    #[test]
+    fn the_mail_that_goes_to_see_is_held_back_by_a_later_failure_only() {
+        let (standing, start) = (Standing::default(), Instant::now());
+        standing.was_not_reached(Duration::ZERO, start);
+        let before = standing.failures();
+        assert!(!standing.is_last(start + SHUNNED) && !standing.has_failed_since(before));
+        standing.was_not_reached(Duration::ZERO, start + SHUNNED);
+        assert!(standing.has_failed_since(before));
+        standing.was_reached();
+        assert!(!standing.has_failed_since(before));
+    }
+
+    #[test]
+    fn what_is_remembered_of_servers_is_bounded_and_the_dead_are_kept() {
+        let (standings, policy) = (Standings::default(), policy());
+        let destination = |n: usize| Destination { host: format!("{n}.test"), port: 25, ip: None, policy: 1 };
+        standings.candidate(&destination(0), &policy).standing.was_not_reached(Duration::ZERO, Instant::now());
+        for n in 1..=2 * REMEMBERED {
+            standings.candidate(&destination(n), &policy);
+        }
+        assert!(standings.0.lock().unwrap().len() <= REMEMBERED);
+        assert!(standings.candidate(&destination(0), &policy).standing.is_shunned(Instant::now()));
+    }
+
+    fn policy() -> Arc<Policy> {
+        Policies::new(Settings::default()).unwrap().mx().unwrap().verified
     }
 }

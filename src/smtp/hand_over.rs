@@ -1,6 +1,7 @@
 //! One mail to one server: a place at its gate, a session, the transaction.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool::managed::{Object, PoolError, TimeoutType};
 use tokio::time::{Instant, timeout_at};
@@ -28,6 +29,8 @@ impl NotBegun {
 pub(super) enum Failure {
     /// Nobody did, nor will now.
     NotBegun(NotBegun),
+    /// It did not come to a try: the next server may be tried.
+    Busy(NotBegun),
     /// No session could be had: the next server may be tried.
     Refused(Refusal),
 }
@@ -47,6 +50,15 @@ pub(super) struct Call<'a> {
     pub lane: Option<&'a Arc<Lane>>,
     /// Until when it waits for others to be done with their connections.
     pub patience: Instant,
+    /// The same where there is another server to try.
+    pub patience_or_next: Duration,
+}
+
+/// A wait at one server's gate.
+pub(super) struct Wait<'a> {
+    pub until: Instant,
+    /// Whether others have found out meanwhile that it is not worth it.
+    pub is_vain: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl Call<'_> {
@@ -55,11 +67,16 @@ impl Call<'_> {
         &self,
         destination: &Destination,
         policy: &Arc<Policy>,
+        wait: Wait<'_>,
     ) -> Result<(Peer, Vec<Judgement>), Failure> {
         let pool = self.pools.of(destination, policy, self.lane);
         let (pool, gate) = pool.map_err(|error| refusal(destination, policy, error.to_string()))?;
-        let pass = self.pools.before_mail(timeout_at(self.patience, gate.enter(self.terms.urgent))).await?;
+        let pass = self.pools.before_mail(timeout_at(wait.until, gate.enter(self.terms.urgent))).await?;
         let _pass = pass.map_err(|_| busy(destination, policy))?.map_err(|_| stopping())?;
+        if (wait.is_vain)() {
+            let why = format!("{} could not be reached while it was waited for", destination.host);
+            return Err(Failure::Busy(NotBegun::because(why)));
+        }
         loop {
             // Boxed once: it would be moved, and held, several times over.
             let session = Box::pin(self.session(&pool, destination, policy));
@@ -140,7 +157,8 @@ fn refusal(destination: &Destination, policy: &Policy, why: String) -> Failure {
 }
 
 fn busy(destination: &Destination, policy: &Policy) -> Failure {
-    NotBegun::because(format!("all {} connections to {} stayed in use", policy.connections, destination.host)).into()
+    let why = format!("all {} connections to {} stayed in use", policy.connections, destination.host);
+    Failure::Busy(NotBegun::because(why))
 }
 
 fn stopping() -> Failure {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use lettre::transport::smtp::commands::{Ehlo, Starttls};
 use lettre::transport::smtp::extension::ClientId;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::auth::{AuthError, log_in};
 use super::offer::Offer;
@@ -69,15 +69,18 @@ impl Failure {
     }
 }
 
-/// Opens a session with `host` at `address`.
-pub(super) async fn open(host: &str, address: SocketAddr, policy: &Policy) -> Result<Session, Refusal> {
+/// Opens a session with `host` at `address`, if that is done by the deadline: a server that takes its time in every step
+/// could else have an hour of it.
+pub(super) async fn open(
+    host: &str,
+    address: SocketAddr,
+    policy: &Policy,
+    deadline: Instant,
+) -> Result<Session, Refusal> {
     let opening = Opening { host, address, policy };
-    let opened = match opening.run(policy.mode).await {
-        Err(Failure::Tls(_)) if policy.mode == TlsMode::Opportunistic && policy.credentials.is_none() => {
-            opening.run(TlsMode::None).await
-        }
-        opened => opened,
-    };
+    let opened = timeout_at(deadline, opening.in_any_mode()).await.unwrap_or_else(|_| {
+        Err(Failure::Other(Reply::ours_with(4, 4, 2, format!("opening a session with {host} took too long in all"))))
+    });
     opened.map_err(|failure| {
         let (stage, reply) = match failure {
             Failure::Connect(reply) => (Stage::Connect, reply),
@@ -97,6 +100,15 @@ impl Opening<'_> {
     fn peer(&self, tls: Option<String>) -> Peer {
         let (mx, ip) = (Some(self.host.to_owned()), Some(self.address.ip()));
         Peer { mx, ip, tls, is_final: self.policy.is_final }
+    }
+
+    async fn in_any_mode(&self) -> Result<Session, Failure> {
+        match self.run(self.policy.mode).await {
+            Err(Failure::Tls(_)) if self.policy.mode == TlsMode::Opportunistic && self.policy.credentials.is_none() => {
+                self.run(TlsMode::None).await
+            }
+            opened => opened,
+        }
     }
 
     async fn run(&self, mode: TlsMode) -> Result<Session, Failure> {

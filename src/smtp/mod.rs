@@ -6,7 +6,7 @@
 //! From the socket upward: `reply` makes replies of octets and `body` octets of a mail; `wire` is one connection;
 //! `handshake` opens it (greeting, EHLO, STARTTLS, AUTH), `session` is what then stays open, `transaction` hands one mail
 //! over; `pool` keeps sessions for the next mail; `gate` and `lane` say how many there may be; `mx` finds a domain's
-//! servers, `sts` its policy, `direct` both; `failover` asks a route's relays in turn; `hand_over` gives a mail to one
+//! servers, `sts` its policy, `direct` both; `failover` asks servers in turn; `hand_over` gives a mail to one
 //! server; `sender` joins them. `policies` say how sessions are opened, `terms` what a caller asks for, `check` tries
 //! relays out without a mail.
 //!

@@ -10,7 +10,7 @@ use std::time::Duration;
 use deadpool::managed::{self, Metrics, QueueMode, RecycleError, RecycleResult};
 use futures_util::future::join_all;
 use tokio::net::lookup_host;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::gate::Gate;
@@ -24,6 +24,9 @@ use crate::domain::outcome::{Peer, Reply, Stage};
 const SWEEP: Duration = Duration::from_secs(1);
 /// The most addresses of a relay that are tried.
 const RELAY_ADDRESSES: usize = 5;
+
+/// So many servers or addresses are tried, however much time each takes (RFC 5321 §5.1).
+pub(super) const AT_LEAST: usize = 2;
 
 /// What sessions are shared by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -69,9 +72,13 @@ impl managed::Manager for Connector {
             None => None,
         };
         let host = &self.destination.host;
+        let (started, most) = (Instant::now(), self.policy.timeouts.session);
         let mut last = None;
-        for address in self.addresses().await.map_err(NoSession::Refused)? {
-            match handshake::open(host, address, &self.policy).await {
+        for (tried, address) in self.addresses().await.map_err(NoSession::Refused)?.into_iter().enumerate() {
+            if tried >= AT_LEAST && started.elapsed() >= most {
+                break;
+            }
+            match handshake::open(host, address, &self.policy, Instant::now() + most).await {
                 Ok(session) => return Ok(Slot(Some(session.at(place)))),
                 Err(refusal) => last = Some(refusal),
             }

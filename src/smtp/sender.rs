@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::direct::{Direct, Way};
-use super::failover::{self, Failures, Server};
-use super::hand_over::{Call, Failure, NotBegun};
+use super::failover::{self, Server};
+use super::hand_over::{Call, NotBegun};
 use super::handshake::Refusal;
 use super::mx::Resolver;
 use super::policies::Policies;
@@ -31,6 +31,8 @@ pub struct Sender {
     pools: Arc<Pools>,
     /// How long a mail waits for others to be done with their connections.
     patience: Duration,
+    /// The same where another server may take it.
+    patience_or_next: Duration,
 }
 
 /// Who was spoken to, and the judgement of each recipient.
@@ -52,7 +54,7 @@ impl Sender {
                 return Err(SetupError::Zero(what));
             }
         }
-        let patience = settings.timeouts.slot;
+        let (patience, patience_or_next) = (settings.timeouts.slot, settings.timeouts.slot_or_next);
         let mut policies = Policies::new(settings)?;
         let (relays, mx) = (policies.relays()?, policies.mx()?);
         let settings = policies.settings();
@@ -61,7 +63,7 @@ impl Sender {
             Err(error) if settings.relay.is_some() => Err(error.to_string()),
             Err(error) => return Err(SetupError::Dns(error.to_string())),
         };
-        Ok(Self { relays, direct, pools: Arc::default(), patience })
+        Ok(Self { relays, direct, pools: Arc::default(), patience, patience_or_next })
     }
 
     /// Sends one mail to all recipients of the envelope, which must share the route. Answers one outcome for each, in
@@ -126,67 +128,49 @@ impl Sender {
             }
             None => None,
         };
-        let call = Call { pools: &self.pools, parcel, terms, lane: lane.as_ref(), patience };
+        let patience_or_next = self.patience_or_next;
+        let call = Call { pools: &self.pools, parcel, terms, lane: lane.as_ref(), patience, patience_or_next };
         match route {
             Route::Relay(name) => self.through(name, &call).await,
             Route::Mx { domain } => self.to_exchangers(domain, &call).await,
         }
     }
 
-    /// To the first of a route's relays that has an ear for it. Once one has judged a recipient, no other is asked.
+    /// To the first of a route's relays that has an ear for it.
     async fn through(&self, name: &RouteName, call: &Call<'_>) -> Result<Handed, NotBegun> {
         let relays = self.relays.get(name).map(Vec::as_slice).unwrap_or_default();
         if relays.is_empty() {
             let why = format!("no relay is configured for {name}");
             return Ok(call.everyone(Peer::default(), unset(why)));
         }
-        let mut failures = Failures::default();
-        for server in failover::in_turn(relays) {
-            match call.hand_over(&server.destination, &server.policy).await {
-                Ok((peer, judgements)) => {
-                    let said = failover::refusal(&peer, &judgements);
-                    server.was_reached(said.as_ref().is_none_or(|refusal| refusal.reply.code != Some(421)));
-                    match said {
-                        Some(refusal) => failures.push(&server.destination, refusal),
-                        None => return Ok((peer, judgements)),
-                    }
-                }
-                Err(Failure::NotBegun(why)) => return Err(why),
-                Err(Failure::Refused(refusal)) => {
-                    server.was_reached(false);
-                    failures.push(&server.destination, refusal);
-                }
-            }
-        }
-        Ok(call.refused(failures.into_one()))
+        let relays = relays.iter().map(|relay| relay.candidate()).collect();
+        Ok(failover::hand_over(relays, call).await?.unwrap_or_else(|refusal| call.refused(refusal)))
     }
 
-    /// To the first of a domain's own servers with which a session can be had.
+    /// To the first of a domain's own servers that has an ear for it.
     async fn to_exchangers(&self, domain: &str, call: &Call<'_>) -> Result<Handed, NotBegun> {
-        let way = match &self.direct {
-            Ok(direct) => self.pools.before_mail(direct.way(domain)).await?,
-            Err(reason) => Err(unset(reason.clone())),
+        let nobody = |judgement| call.everyone(Peer { is_final: true, ..Peer::default() }, judgement);
+        let direct = match &self.direct {
+            Ok(direct) => direct,
+            Err(reason) => return Ok(nobody(unset(reason.clone()))),
         };
-        let Way { servers, policy, sts } = match way {
+        let Way { servers, policy, sts } = match self.pools.before_mail(direct.way(domain)).await? {
             Ok(way) => way,
-            Err(judgement) => return Ok(call.everyone(Peer { is_final: true, ..Peer::default() }, judgement)),
+            Err(judgement) => return Ok(nobody(judgement)),
         };
-        let mut last = None;
-        for destination in &servers {
-            match call.hand_over(destination, &policy).await {
-                Ok((mut peer, judgements)) => {
-                    if let Some(sts) = &sts {
-                        sts.report(&mut peer);
-                    }
-                    return Ok((peer, judgements));
+        let servers = servers.iter().map(|destination| direct.standings.candidate(destination, &policy)).collect();
+        match failover::hand_over(servers, call).await? {
+            Ok((mut peer, judgements)) => {
+                if let Some(sts) = &sts {
+                    sts.report(&mut peer);
                 }
-                Err(Failure::NotBegun(why)) => return Err(why),
-                Err(Failure::Refused(refusal)) => last = Some(refusal),
+                Ok((peer, judgements))
+            }
+            Err(Refusal { peer, stage, reply }) => {
+                let reply = sts.iter().fold(reply, |reply, sts| sts.explain(reply));
+                Ok(call.refused(Refusal { peer, stage, reply }))
             }
         }
-        let Refusal { peer, stage, reply } = last.unwrap_or_else(Refusal::by_nobody);
-        let reply = sts.iter().fold(reply, |reply, sts| sts.explain(reply));
-        Ok(call.refused(Refusal { peer, stage, reply }))
     }
 }
 

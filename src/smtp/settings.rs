@@ -92,6 +92,8 @@ impl Default for Settings {
 pub struct Timeouts {
     /// For a free connection, where all are in use (ours: 300 s).
     pub slot: Duration,
+    /// For a free connection, where another server may take the mail instead (ours: 10 s).
+    pub slot_or_next: Duration,
     /// For all answers of the DNS together (ours: 20 s).
     pub dns: Duration,
     /// For an MTA-STS policy, from connection to last octet (RFC 8461 §3.3 suggests 60 s; ours: 20 s).
@@ -104,6 +106,9 @@ pub struct Timeouts {
     pub ehlo: Duration,
     /// For the TLS handshake (ours: 60 s).
     pub tls: Duration,
+    /// For a server to become ready for MAIL, from connection to last reply. Once so much has gone by with the servers or
+    /// addresses of one destination together, no third is tried (ours: 600 s).
+    pub session: Duration,
     /// For the reply to MAIL (300 s).
     pub mail: Duration,
     /// For the reply to RCPT (300 s).
@@ -123,12 +128,14 @@ impl Default for Timeouts {
         let seconds = Duration::from_secs;
         Self {
             slot: seconds(300),
+            slot_or_next: seconds(10),
             dns: seconds(20),
             policy: seconds(20),
             connect: seconds(30),
             greeting: seconds(300),
             ehlo: seconds(300),
             tls: seconds(60),
+            session: seconds(600),
             mail: seconds(300),
             rcpt: seconds(300),
             data: seconds(120),

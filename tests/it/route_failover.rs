@@ -1,10 +1,12 @@
 //! A route with several relays: the next one takes the mail where the first is dead, and a dead one does not cost every
 //! mail its time-out.
 
+use std::time::Duration;
+
 use postrider::domain::outcome::Verdict::{Accepted, Permanent, Temporary};
 use postrider::domain::outcome::{Outcome, Stage};
 use postrider::domain::routing::RouteName;
-use postrider::smtp::{Route, Sender, Settings};
+use postrider::smtp::{Route, Sender, Settings, Timeouts};
 
 use crate::support::sending::{MAIL, envelope, sender};
 use crate::support::smtp::{Action, SmtpServer};
@@ -17,8 +19,18 @@ fn url(smtp: &SmtpServer) -> String {
 }
 
 fn through<const N: usize>(relays: &[String; N]) -> Sender {
+    with(relays, Settings::default())
+}
+
+fn with<const N: usize>(relays: &[String; N], settings: Settings) -> Sender {
     let relays = relays.iter().map(|url| url.parse().unwrap()).collect();
-    sender(Settings { routes: [("news".to_owned(), relays)].into(), ..Settings::default() })
+    sender(Settings { routes: [("news".to_owned(), relays)].into(), ..settings })
+}
+
+/// With one connection to each relay, for which mail waits so long while there is another.
+fn one_by_one<const N: usize>(relays: &[String; N], slot_or_next: Duration) -> Sender {
+    let timeouts = Timeouts { slot_or_next, ..Timeouts::default() };
+    with(relays, Settings { connections: 1, timeouts, ..Settings::default() })
 }
 
 async fn send<const N: usize>(sender: &Sender, to: [&str; N]) -> Vec<Outcome> {
@@ -45,6 +57,31 @@ async fn a_relay_that_is_dead_for_long_is_not_tried_for_each_mail() {
     for _ in 0..3 {
         assert_eq!(send_one(&sender).await.verdict, Accepted);
     }
+    assert_eq!((first.connections(), second.mails().len()), (1, 3));
+}
+
+#[tokio::test]
+async fn a_relay_that_hangs_keeps_those_only_that_it_has() {
+    let (first, second) = (SmtpServer::start().await, SmtpServer::start().await);
+    let hang = first.greeting().stalls();
+    let sender = one_by_one(&[url(&first), url(&second)], Duration::from_millis(50));
+    let (hung, ()) = tokio::join!(send_one(&sender), async {
+        hang.reached().await;
+        for sent in 1..=2 {
+            assert_eq!(send_one(&sender).await.verdict, Accepted);
+            assert_eq!((first.connections(), second.mails().len()), (1, sent));
+        }
+        hang.open();
+    });
+    assert_eq!((hung.verdict, first.mails().len()), (Accepted, 1));
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_relay_that_turns_out_to_be_dead_goes_to_the_next() {
+    let (first, second) = (SmtpServer::start().await, SmtpServer::start().await);
+    first.greeting().does([Action::ReplyAfter("554 5.3.2 gone".into(), Duration::from_millis(100))]);
+    let sender = one_by_one(&[url(&first), url(&second)], Duration::from_mins(1));
+    tokio::join!(send_one(&sender), send_one(&sender), send_one(&sender));
     assert_eq!((first.connections(), second.mails().len()), (1, 3));
 }
 

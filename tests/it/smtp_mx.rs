@@ -61,6 +61,39 @@ async fn the_next_server_is_asked_where_the_first_is_dead_or_refuses_us() {
     assert_eq!((first.connections(), second.connections(), third.mails().len()), (1, 1, 1));
 }
 
+/// A domain with two servers, and a sender.
+async fn two(dns: &DnsServer) -> (SmtpServer, SmtpServer, Sender) {
+    let [first, second, _] = three().await;
+    for (preference, host, ip) in [(1, "a.test", "127.0.0.1"), (2, "b.test", "127.0.0.2")] {
+        dns.mx("example.test", preference, host);
+        dns.has_address(host, ip);
+    }
+    let sender = sender(direct(dns, &first));
+    (first, second, sender)
+}
+
+#[tokio::test]
+async fn the_next_server_is_asked_where_the_first_will_not_have_the_mail_for_now() {
+    for reply in ["421 4.3.2 closing", "452 4.3.1 no room"] {
+        let dns = DnsServer::start().await;
+        let (first, second, sender) = two(&dns).await;
+        first.mail().replies([reply]);
+        assert_eq!(send(&sender, "example.test").await.peer.mx.as_deref(), Some("b.test"), "{reply}");
+        assert_eq!((first.count("MAIL"), second.mails().len()), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_dead_does_not_cost_each_mail_its_time_out() {
+    let dns = DnsServer::start().await;
+    let (first, second, sender) = two(&dns).await;
+    first.greeting().does([Action::Drop, Action::Drop, Action::Drop]);
+    for _ in 0..3 {
+        assert_eq!(send(&sender, "example.test").await.verdict, Accepted);
+    }
+    assert_eq!((first.connections(), second.mails().len()), (1, 3));
+}
+
 #[tokio::test]
 async fn once_a_server_has_judged_the_mail_no_other_is_asked() {
     let dns = DnsServer::start().await;
@@ -214,14 +247,10 @@ async fn each_server_has_its_own_sessions() {
 }
 
 #[tokio::test]
-async fn a_server_that_dies_at_mail_is_an_attempt_and_no_other_is_asked() {
+async fn a_server_that_dies_at_mail_is_passed_over() {
     let dns = DnsServer::start().await;
-    let [first, second, _third] = three().await;
-    dns.mx("example.test", 1, "a.test");
-    dns.mx("example.test", 2, "b.test");
-    dns.has_address("a.test", "127.0.0.1");
-    dns.has_address("b.test", "127.0.0.2");
+    let (first, second, sender) = two(&dns).await;
     first.mail().does([Action::Drop]);
-    assert_eq!(send(&sender(direct(&dns, &first)), "example.test").await.verdict, Temporary);
-    assert_eq!(second.connections(), 0);
+    assert_eq!(send(&sender, "example.test").await.verdict, Accepted);
+    assert_eq!((first.count("MAIL"), second.mails().len()), (1, 1));
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use postrider::domain::outcome::Stage;
 use postrider::domain::outcome::Verdict::{Temporary, Uncertain};
 use postrider::smtp::{Settings, Timeouts};
 
@@ -48,4 +49,17 @@ async fn an_octet_now_and_then_gains_no_time() {
             smtp.left_alone().await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_session_that_opens_step_by_slow_step_is_given_up() {
+    let smtp = SmtpServer::start().await;
+    let slowly = |reply: &str| Action::ReplyAfter(reply.into(), WAIT);
+    smtp.greeting().does([slowly("220 mx.test")]);
+    smtp.ehlo().does([slowly("502 5.5.1 what?"), slowly("250 mx.test")]);
+    let timeouts = Timeouts { session: 3 * WAIT / 2, ..Timeouts::default() };
+    let outcome = send_one(&sender(Settings { timeouts, ..relay(&smtp) })).await;
+    assert_eq!((outcome.verdict, outcome.stage), (Temporary, Stage::Session));
+    assert!(outcome.reply.text.contains("took too long in all"), "{}", outcome.reply.text);
+    smtp.left_alone().await;
 }
