@@ -16,7 +16,7 @@ use super::transaction::Judgement;
 pub(super) struct Direct {
     resolver: Resolver,
     /// None where they are not to be followed.
-    policies: Option<Policies>,
+    policies: Option<Arc<Policies>>,
     port: u16,
     manners: MxPolicies,
     /// Of the servers that mail has gone to.
@@ -36,7 +36,7 @@ pub(super) struct Way {
 impl Direct {
     pub fn new(settings: &Settings, resolver: Resolver, manners: MxPolicies) -> Result<Self, SetupError> {
         let policies = if settings.mta_sts.enabled {
-            Some(Policies::new(settings, resolver.dns(), manners.verified.tls.config())?)
+            Some(Arc::new(Policies::new(settings, resolver.dns(), manners.verified.tls.config())?))
         } else {
             None
         };

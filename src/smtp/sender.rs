@@ -160,9 +160,9 @@ impl Sender {
         };
         let servers = servers.iter().map(|destination| direct.standings.candidate(destination, &policy)).collect();
         match failover::hand_over(servers, call).await? {
-            Ok((mut peer, judgements)) => {
+            Ok((mut peer, mut judgements)) => {
                 if let Some(sts) = &sts {
-                    sts.report(&mut peer);
+                    sts.report(&mut peer, &mut judgements);
                 }
                 Ok((peer, judgements))
             }

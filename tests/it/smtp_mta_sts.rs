@@ -157,7 +157,9 @@ async fn a_policy_in_testing_stops_nothing_and_tells_everything() {
     assert!(tls(&outcome).contains("certificate") && tls(&outcome).len() < 300, "{outcome:?}");
 
     world.smtp.offers([]);
-    assert_eq!(send(&world.sender()).await.verdict, Accepted);
+    let outcome = send(&world.sender()).await;
+    assert_eq!((outcome.verdict, &outcome.peer.tls), (Accepted, &None));
+    assert!(outcome.reply.text.ends_with("(MTA-STS testing: there was no TLS)"), "{outcome:?}");
 }
 
 #[tokio::test]
@@ -229,6 +231,7 @@ async fn a_remembered_policy_outlives_a_failure_to_see_it() {
     world.https.answers("500 Internal Server Error", "Content-Type: text/plain", "");
     world.dns.txt(RECORD, ["v=STSv1; id=2;"]);
     enforced("a new edition that cannot be had").await;
+    world.https.was_asked(2).await;
     enforced("nor is it asked for again at once").await;
     assert_eq!(world.https.asked().len(), 2);
     world.dns.txt(RECORD, []);
@@ -237,6 +240,23 @@ async fn a_remembered_policy_outlives_a_failure_to_see_it() {
     enforced("two records").await;
     world.dns.servfail(RECORD);
     enforced("no answer").await;
+    enforced("after no answer").await;
+}
+
+#[tokio::test]
+async fn a_slow_server_of_policies_slows_no_mail_that_has_one() {
+    let world = world().await;
+    world.publishes("enforce", "mx.example.test");
+    let timeouts = Timeouts { policy: Duration::from_hours(1), ..Timeouts::default() };
+    let sender = sender(Settings { timeouts, ..world.settings.clone() });
+    assert_eq!(send(&sender).await.verdict, Accepted);
+    world.https.falls_silent();
+    world.dns.txt(RECORD, ["v=STSv1; id=2;"]);
+    for _ in 0..2 {
+        let sent = tokio::time::timeout(Duration::from_secs(20), send(&sender)).await.expect("it waits for the policy");
+        assert!(sent.verdict == Accepted && tls(&sent).contains("MTA-STS enforce"), "{sent:?}");
+    }
+    world.https.was_asked(2).await;
 }
 
 #[tokio::test]
@@ -248,7 +268,15 @@ async fn a_new_edition_is_fetched() {
     world.publishes("enforce", "mx.example.test");
     assert_eq!(send(&sender).await.verdict, Temporary, "the old edition holds");
     world.dns.txt(RECORD, ["v=STSv1; id=2;"]);
-    assert_eq!(send(&sender).await.verdict, Accepted);
+    // It is fetched beside the mail that goes by the old one.
+    send(&sender).await;
+    world.https.was_asked(2).await;
+    let until_accepted = async {
+        while send(&sender).await.verdict != Accepted {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), until_accepted).await.expect("the new edition never holds");
 }
 
 #[tokio::test]

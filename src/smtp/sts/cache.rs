@@ -1,10 +1,9 @@
 //! What is known of domains' policies, in memory and bounded: pure, the time comes from the caller.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::policy::Policy;
@@ -77,16 +76,31 @@ impl Known {
     }
 }
 
-/// All domains. Who has locked a domain asks for it, and the others wait for the answer.
+/// One domain.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    known: Mutex<Known>,
+    /// Locked by whoever asks for it; the others wait for his answer, or go by what is known.
+    pub asking: tokio::sync::Mutex<()>,
+}
+
+impl Place {
+    /// What is known of it.
+    pub fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All domains.
 #[derive(Default)]
-pub(super) struct Cache(SyncMutex<HashMap<String, Arc<Mutex<Known>>>>);
+pub(super) struct Cache(Mutex<HashMap<String, Arc<Place>>>);
 
 impl Cache {
     /// The domain's place, made where there is none.
-    pub fn of(&self, domain: &str, now: Instant) -> Arc<Mutex<Known>> {
+    pub fn of(&self, domain: &str, now: Instant) -> Arc<Place> {
         let mut domains = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = domains.get(domain) {
-            return known.clone();
+        if let Some(place) = domains.get(domain) {
+            return place.clone();
         }
         if domains.len() >= DOMAINS {
             make_room(&mut domains, now);
@@ -97,11 +111,12 @@ impl Cache {
 
 /// Forgets domains that have no policy, and only where those are too few others: a policy that is forgotten could be
 /// kept from us the next time.
-fn make_room(domains: &mut HashMap<String, Arc<Mutex<Known>>>, now: Instant) {
-    domains.retain(|_, known| known.try_lock().map_or(true, |known| known.policy(now).is_some()));
+fn make_room(domains: &mut HashMap<String, Arc<Place>>, now: Instant) {
+    let is_asked_for = |place: &Place| place.asking.try_lock().is_err();
+    domains.retain(|_, place| is_asked_for(place) || place.known().policy(now).is_some());
     let mut surplus = domains.len().saturating_sub(DOMAINS * 9 / 10);
-    domains.retain(|_, known| {
-        let goes = surplus > 0 && known.try_lock().is_ok();
+    domains.retain(|_, place| {
+        let goes = surplus > 0 && !is_asked_for(place);
         surplus -= usize::from(goes);
         !goes
     });
@@ -158,14 +173,14 @@ mod tests {
     #[tokio::test]
     async fn the_cache_is_bounded_and_forgets_policies_last() {
         let (cache, now) = (Cache::default(), Instant::now());
-        cache.of("kept.test", now).lock().await.fetched("1", policy(3_600), now);
+        cache.of("kept.test", now).known().fetched("1", policy(3_600), now);
         for index in 0..=DOMAINS {
             let _ = cache.of(&format!("{index}.test"), now);
         }
         assert!(cache.0.lock().unwrap().len() <= DOMAINS);
-        assert!(cache.of("kept.test", now).lock().await.policy(now).is_some());
+        assert!(cache.of("kept.test", now).known().policy(now).is_some());
         for index in 0..=DOMAINS {
-            cache.of(&format!("p{index}.test"), now).lock().await.fetched("1", policy(3_600), now);
+            cache.of(&format!("p{index}.test"), now).known().fetched("1", policy(3_600), now);
         }
         assert!(cache.0.lock().unwrap().len() <= DOMAINS);
     }

@@ -2,10 +2,12 @@
 //!
 //! It says so with a TXT record under `_mta-sts.DOMAIN` and a text at
 //! `https://mta-sts.DOMAIN/.well-known/mta-sts.txt`. Asked for before a mail goes straight to a domain's own servers,
-//! remembered for as long as the policy wants, fetched once for all who wait. It never stops mail by itself: where no
+//! remembered for as long as the policy wants, fetched once for all who wait; what is remembered is looked after while mail
+//! goes by it. It never stops mail by itself: where no
 //! policy can be had and none is remembered, mail goes as to a domain that has none (RFC 8461 §5).
 //!
-//! Off with `delivery.mta_sts = false`. What applied is in the attempt, behind the cipher.
+//! Off with `delivery.mta_sts = false`. What applied is in the attempt, behind the cipher, or behind the reply where there
+//! was none.
 
 mod cache;
 mod fetch;
@@ -20,16 +22,18 @@ use hickory_resolver::proto::rr::RData;
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout};
 
-use cache::{Cache, Known};
+use cache::{Cache, Place};
 use fetch::Fetcher;
 pub(super) use policy::{Mode, Policy};
 
 use super::settings::Settings;
+use super::transaction::Judgement;
 use crate::domain::outcome::{EnhancedCode, Peer, Reply};
 
 impl Policy {
-    /// Notes behind the cipher which policy applied, and how the host would break it.
-    pub fn report(&self, peer: &mut Peer) {
+    /// Notes behind the cipher which policy applied, and how the host would break it; behind the replies, where there is no
+    /// cipher.
+    pub fn report(&self, peer: &mut Peer, judgements: &mut [Judgement]) {
         let named = peer.mx.as_deref().is_some_and(|host| self.names(host));
         let note = match self.mode {
             Mode::Enforce => " (MTA-STS enforce)",
@@ -40,7 +44,10 @@ impl Policy {
         match &mut peer.tls {
             Some(tls) => tls.push_str(note),
             None if self.mode == Mode::Testing => {
-                tracing::warn!(mx = peer.mx, "no TLS with a server whose domain tests an MTA-STS policy");
+                for Judgement { reply, .. } in judgements {
+                    let text = format!("{}\n(MTA-STS testing: there was no TLS)", reply.text);
+                    *reply = reply.clone().in_words(text);
+                }
             }
             None => {}
         }
@@ -76,36 +83,58 @@ impl Policies {
     }
 
     /// The policy that mail to this domain is to follow. Takes up to the time-outs for the DNS and for a fetch where
-    /// the domain has not been asked about for a while.
-    pub async fn of(&self, domain: &str) -> Option<Arc<Policy>> {
+    /// none is remembered and the domain has not been asked about for a while; one that is remembered holds at once, and
+    /// whether it still does is asked meanwhile: a slow server of policies slows no mail.
+    pub async fn of(self: &Arc<Self>, domain: &str) -> Option<Arc<Policy>> {
         let domain = domain.trim_end_matches('.');
         if domain.starts_with('[') {
             return None;
         }
         let place = self.cache.of(domain, Instant::now());
-        let mut known = place.lock().await;
-        if !known.is_fresh(Instant::now(), self.period) {
-            self.ask(domain, &mut known).await;
-        }
-        known.policy(Instant::now()).filter(|policy| policy.mode != Mode::None)
+        let (remembered, is_fresh) = {
+            let (known, now) = (place.known(), Instant::now());
+            (known.policy(now), known.is_fresh(now, self.period))
+        };
+        let policy = match remembered {
+            Some(policy) => {
+                if !is_fresh && place.asking.try_lock().is_ok() {
+                    let (policies, domain) = (self.clone(), domain.to_owned());
+                    tokio::spawn(async move { policies.ask(&domain, &place).await });
+                }
+                Some(policy)
+            }
+            None if is_fresh => None,
+            None => {
+                self.ask(domain, &place).await;
+                place.known().policy(Instant::now())
+            }
+        };
+        policy.filter(|policy| policy.mode != Mode::None)
     }
 
-    async fn ask(&self, domain: &str, known: &mut Known) {
+    /// Asks, unless somebody has just done it.
+    async fn ask(&self, domain: &str, place: &Place) {
+        let _turn = place.asking.lock().await;
+        if place.known().is_fresh(Instant::now(), self.period) {
+            return;
+        }
         let id = self.published(domain).await;
-        if let Some(id) = id.filter(|id| known.wants(id, Instant::now())) {
-            match self.fetcher.fetch(domain).await {
+        if let Some(id) = id.filter(|id| place.known().wants(id, Instant::now())) {
+            let fetched = self.fetcher.fetch(domain).await;
+            let (mut known, now) = (place.known(), Instant::now());
+            match fetched {
                 Ok(policy) => {
                     tracing::debug!(domain, id, mode = ?policy.mode, "MTA-STS policy fetched");
-                    known.fetched(&id, policy, Instant::now());
+                    known.fetched(&id, policy, now);
                 }
                 Err(error) => {
-                    let remembered = known.policy(Instant::now()).is_some();
+                    let remembered = known.policy(now).is_some();
                     tracing::warn!(domain, id, %error, remembered, "the domain's MTA-STS policy could not be had");
-                    known.failed(&id, Instant::now());
+                    known.failed(&id, now);
                 }
             }
         }
-        known.asked(Instant::now());
+        place.known().asked(Instant::now());
     }
 
     /// The edition of the policy that the DNS tells of. No answer is as good as none: what is remembered holds.

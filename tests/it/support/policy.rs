@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -16,6 +17,7 @@ struct State {
     answer: Option<Vec<u8>>,
     /// The `Host` of each request.
     asked: Vec<String>,
+    news: watch::Sender<()>,
 }
 
 /// The server; it stops when it is dropped.
@@ -54,6 +56,14 @@ impl PolicyServer {
         self.state.lock().unwrap().answer = None;
     }
 
+    /// Waits until there were so many requests.
+    pub async fn was_asked(&self, count: usize) {
+        let mut news = self.state.lock().unwrap().news.subscribe();
+        while self.asked().len() < count {
+            news.changed().await.unwrap();
+        }
+    }
+
     /// The `Host` of each request so far, without the port.
     pub fn asked(&self) -> Vec<String> {
         self.state.lock().unwrap().asked.clone()
@@ -85,6 +95,7 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<Mutex<State>
     let answer = {
         let mut state = state.lock().unwrap();
         state.asked.push(host.split(':').next().unwrap().to_owned());
+        state.news.send_replace(());
         state.answer.clone()
     };
     match answer {
