@@ -49,7 +49,6 @@ async fn append_to(
     events: &[NewEvent<'_>],
 ) -> Result<(), sqlx::Error> {
     let column = |pick: fn(&NewEvent<'_>) -> Uuid| events.iter().map(pick).collect::<Vec<_>>();
-    let reply = |event: &NewEvent<'_>| event.outcome.map(|outcome| outcome.reply.clone());
     let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
     let recipients: Vec<Option<Uuid>> = events.iter().map(|event| event.recipient_id).collect();
     let attempts: Vec<Option<i16>> = events.iter().map(|event| event.attempt).collect();
@@ -57,7 +56,7 @@ async fn append_to(
         events.iter().map(|e| e.outcome.and_then(|o| o.reply.code).and_then(|code| i16::try_from(code).ok())).collect();
     let enhanced: Vec<Option<String>> =
         events.iter().map(|e| e.outcome.and_then(|o| o.reply.enhanced).map(|code| code.to_string())).collect();
-    let texts: Vec<Option<String>> = events.iter().map(|event| reply(event).map(|reply| reply.text)).collect();
+    let texts: Vec<Option<&str>> = events.iter().map(|e| e.outcome.map(|o| o.reply.text.as_str())).collect();
     let mx: Vec<Option<&str>> = events.iter().map(|e| e.outcome.and_then(|o| o.peer.mx.as_deref())).collect();
     let ips: Vec<Option<String>> =
         events.iter().map(|e| e.outcome.and_then(|o| o.peer.ip).map(|ip| ip.to_string())).collect();

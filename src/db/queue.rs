@@ -266,16 +266,15 @@ async fn update_recipients(
     let started: Vec<Option<DateTime<Utc>>> = batch.iter().map(|f| f.outcome.as_ref().map(|_| f.started_at)).collect();
     let finished: Vec<Option<DateTime<Utc>>> =
         batch.iter().map(|f| f.transition.next_attempt_at().is_none().then_some(now)).collect();
-    let outcome = |f: &&Finished| f.outcome.clone();
     let codes: Vec<Option<i16>> = batch
         .iter()
         .map(|f| f.outcome.as_ref().and_then(|o| o.reply.code).and_then(|code| i16::try_from(code).ok()))
         .collect();
     let enhanced: Vec<Option<String>> =
         batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.reply.enhanced).map(|code| code.to_string())).collect();
-    let texts: Vec<Option<String>> = batch.iter().map(|f| outcome(f).map(|o| o.reply.text)).collect();
-    let mx: Vec<Option<String>> = batch.iter().map(|f| outcome(f).and_then(|o| o.peer.mx)).collect();
-    let tls: Vec<Option<String>> = batch.iter().map(|f| outcome(f).and_then(|o| o.peer.tls)).collect();
+    let texts: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().map(|o| o.reply.text.as_str())).collect();
+    let mx: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.peer.mx.as_deref())).collect();
+    let tls: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.peer.tls.as_deref())).collect();
     // Where no attempt was made (started_at is null) the last attempt's reply stays.
     sqlx::query!(
         "UPDATE recipients r SET status = u.status, attempts = u.attempts, finished_at = u.finished_at,

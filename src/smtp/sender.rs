@@ -102,6 +102,14 @@ impl Sender {
         Ok(judgements.into_iter().map(outcome).collect())
     }
 
+    /// Whether this is one of those to whom mail on this route goes: its relays, or direct to whom the recipients name.
+    pub fn leads_to(&self, route: &RouteName, peer: &Peer) -> bool {
+        let is_relay = |mx: &String| {
+            self.relays.get(route).is_some_and(|relays| relays.iter().any(|relay| relay.destination.host == *mx))
+        };
+        if route.is_mx() { peer.is_final } else { !peer.is_final && peer.mx.as_ref().is_none_or(is_relay) }
+    }
+
     /// How many connections a lane with [`Limits::lane`] has open or is opening, idle ones included.
     pub fn open_connections(&self, lane: i64) -> usize {
         self.pools.open_connections(lane)

@@ -13,11 +13,14 @@ use super::hands::Hands;
 use super::pace::{Pace, Seen};
 use crate::clock::SharedClock;
 use crate::db::conditions::{self, Change, Taught};
+use crate::db::lanes::ReadyLane;
 use crate::db::queue::{Claimed, Finished};
 use crate::db::splits::{self, Sharer, Splits};
 use crate::db::{Db, DbError};
 use crate::domain::condition::Lesson;
-use crate::domain::outcome::{Outcome, Sign, Stage, Verdict};
+use crate::domain::outcome::{Outcome, Peer, Sign, Stage, Verdict};
+use crate::domain::routing::RouteName;
+use crate::smtp;
 
 /// A lane's lessons come at most this often.
 const EVERY: TimeDelta = TimeDelta::seconds(1);
@@ -28,6 +31,7 @@ pub(super) struct Learner {
     pub db: Db,
     pub clock: SharedClock,
     pub hands: Hands,
+    pub sender: Arc<smtp::Sender>,
     pub pace: Arc<Pace>,
     pub splits: Arc<Splits>,
     /// Told when a lane has been opened.
@@ -109,7 +113,7 @@ impl Learner {
             let claimed = &finished.claimed;
             let known = self.hands.lane(claimed.lane_id);
             // The configuration has changed since the mail was put there: who was spoken to is not the lane's destination.
-            if known.as_ref().is_some_and(|lane| lane.is_mx() != outcome.peer.is_final) {
+            if known.as_ref().is_some_and(|lane| !self.is_of(lane, &outcome.peer)) {
                 continue;
             }
             let lane = by_lane.entry(claimed.lane_id).or_default();
@@ -137,6 +141,11 @@ impl Learner {
             }
         }
         (by_lane, refused)
+    }
+
+    /// Whether a lane's mail goes to this server.
+    fn is_of(&self, lane: &ReadyLane, peer: &Peer) -> bool {
+        RouteName::parse(&lane.route).is_some_and(|route| self.sender.leads_to(&route, peer))
     }
 
     /// What there is to be learned of a lane, unless it was said a moment ago.

@@ -138,6 +138,7 @@ impl Worker {
             db: db.clone(),
             clock: clock.clone(),
             hands: hands.clone(),
+            sender: sender.clone(),
             pace: pace.clone(),
             splits: splits.clone(),
             wake: wake.clone(),

@@ -1,5 +1,9 @@
 //! A destination that cannot be reached is probed by few, and whatever else goes there waits without an attempt.
 
+use postrider::clock::Clock as _;
+use postrider::config::Route;
+use postrider::db::conditions::{self, Taught};
+use postrider::domain::condition::{Condition, Lesson};
 use serde_json::{Value, json};
 use sqlx::Row as _;
 
@@ -160,8 +164,39 @@ async fn mail_that_now_goes_another_way_says_nothing_of_the_lane_it_waited_in() 
     let dns = DnsServer::start().await;
     dns.servfail("dead.test");
     let mut app = TestApp::start().await;
-    let mail = app.send(json!({"to": "ann@dead.test"})).await;
-    (app.config.relay_url, app.config.dns) = (None, Some(dns.address()));
-    app.another_worker().await.drain().await.unwrap();
-    assert_eq!((app.status(&mail.id).await.as_str(), failures(&app).await), ("deferred", 0));
+    let (relay, mut ids) = (app.config.relay_url.clone(), Vec::new());
+    let dead = Route { relays: vec!["smtp://127.0.0.9:1?tls=none".to_owned().into()], ..Route::default() };
+    let by_stream = Route { streams: vec!["transactional".into()], ..dead };
+    // Direct, and through another relay.
+    for (relay, routes) in [(None, None), (relay, Some(("other".to_owned(), by_stream)))] {
+        ids.push(app.send(json!({"to": "ann@dead.test"})).await.id);
+        app.config.dns = Some(dns.address());
+        (app.config.relay_url, app.config.routes) = (relay, routes.into_iter().collect());
+        app.another_worker().await.drain().await.unwrap();
+    }
+    for id in ids {
+        assert_eq!((app.status(&id).await.as_str(), failures(&app).await), ("deferred", 0));
+    }
+}
+
+#[tokio::test]
+async fn a_lesson_that_changes_nothing_tells_how_the_lane_fares() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    let mut connection = app.database.connect().await;
+    let lane = sqlx::query("SELECT id FROM lanes").fetch_one(&mut connection).await.unwrap().get(0);
+    let now = app.clock.now();
+    let lesson = Lesson {
+        at: now,
+        attempted: 1.0,
+        accepted: 1.0,
+        slow_down: false,
+        success: true,
+        unreachable: false,
+        reached_at: Some(now),
+        own_session_at: Some(now),
+    };
+    let changes = conditions::learn(&app.db, &[Taught { lane, lesson, reply: None }]).await.unwrap();
+    assert_eq!(changes.iter().map(|change| change.after).collect::<Vec<_>>(), [Condition::default()]);
+    app.run_until_idle().await;
 }
