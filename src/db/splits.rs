@@ -37,7 +37,10 @@ impl Splits {
 
     /// Lanes by what they are for.
     pub async fn current(&self) -> Result<Arc<SplitLanes>, DbError> {
-        let mut known = self.known.lock().await;
+        // However many wait for their turn to ask a database that is slow, each waits no longer than for an answer.
+        let limit = self.db.limit();
+        let known = tokio::time::timeout(limit, self.known.lock()).await;
+        let mut known = known.map_err(|_| DbError::Timeout { query: "splits.all", limit })?;
         if let Some((asked, splits)) = &*known
             && asked.elapsed() < FRESH
         {

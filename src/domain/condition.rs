@@ -78,11 +78,13 @@ pub struct Lesson {
 }
 
 impl Lesson {
-    /// The same where so many workers see what one has seen.
+    /// The same where so many workers see what one has seen. A worker that is alone is believed: nobody gets through in its
+    /// place.
     #[must_use]
     pub fn of_all(self, workers: i64) -> Self {
+        let own_session_at = if workers > 1 { self.own_session_at } else { Some(self.at) };
         let workers = f64::from(i32::try_from(workers.max(1)).unwrap_or(i32::MAX));
-        Self { attempted: self.attempted * workers, accepted: self.accepted * workers, ..self }
+        Self { attempted: self.attempted * workers, accepted: self.accepted * workers, own_session_at, ..self }
     }
 }
 
@@ -249,6 +251,8 @@ mod tests {
             "the one that did"
         );
         assert!(known.after(&failure(310)).block.is_some(), "later");
+        let of_workers = |count| known.after(&failure(11).of_all(count)).block.is_some();
+        assert_eq!([of_workers(1), of_workers(2)], [true, false], "unless it is alone");
     }
 
     #[test]
