@@ -46,8 +46,12 @@ pub struct PlaceRow {
     pub first_due_at: Option<DateTime<Utc>>,
     /// Whether a worker has it in hand.
     pub is_leased: bool,
-    /// Where that worker runs.
+    /// Where that worker runs; `None` where it is not on the list of workers.
     pub worker: Option<String>,
+    /// Seconds since that worker was last heard of.
+    pub silence: Option<f64>,
+    /// How many workers ended while they had it in hand, since its last attempt that came to an end.
+    pub crashes: Option<i16>,
     /// Why it waits for an operator.
     pub held: Option<String>,
 }
@@ -64,7 +68,8 @@ pub async fn places(
         r#"SELECT r.id, r.kind, r.address, recipient_status(r.status, q.lease, q.first_due_at, $3) AS "status!", r.attempts,
                   r.last_attempt_at, r.finished_at, r.response_code, r.response_enhanced, r.response_text, r.mx, r.tls,
                   q.lane_id AS "lane_id?", nullif(q.due_at, 'infinity') AS due_at, q.first_due_at AS "first_due_at?",
-                  q.lease IS NOT NULL AS "is_leased!", w.host AS "worker?", q.held
+                  q.lease IS NOT NULL AS "is_leased!", w.host AS "worker?",
+                  extract(epoch FROM clock_timestamp() - w.heartbeat_at)::float8 AS silence, q.crashes AS "crashes?", q.held
            FROM recipients r
            LEFT JOIN queue q ON q.message_id = r.message_id AND q.recipient_id = r.id AND q.tenant_id = r.tenant_id
            LEFT JOIN workers w ON w.id = q.lease
@@ -82,7 +87,7 @@ const COUNTED: i64 = 500_000;
 /// Rows that are counted for one recipient at most, and at least.
 const COUNTED_EACH: (i64, i64) = (10_000, 100);
 
-/// How many go before each recipient of a message that waits freely in a lane.
+/// How many other mails go before each recipient of a message that waits freely in a lane.
 pub async fn ahead(
     db: &Db,
     tenant: TenantId,
@@ -91,23 +96,52 @@ pub async fn ahead(
 ) -> Result<Vec<(Uuid, Count)>, DbError> {
     let share = COUNTED / i64::try_from(recipients.max(1)).unwrap_or(COUNTED);
     let bound = share.clamp(COUNTED_EACH.1, COUNTED_EACH.0);
+    // A mail is one however many it is for, and a message does not wait for itself. Its recipients of one lane that are due
+    // together have the same mails before them, which are counted once.
     let query = sqlx::query!(
-        r#"SELECT q.recipient_id, f.count AS "count!"
-           FROM queue q
-           JOIN lanes l ON l.id = q.lane_id
+        r#"WITH mine AS MATERIALIZED (
+               SELECT q.recipient_id, q.lane_id, q.due_at, l.ready_at FROM queue q JOIN lanes l ON l.id = q.lane_id
+               WHERE q.message_id = $2 AND q.tenant_id = $1 AND q.lease IS NULL AND q.held IS NULL)
+           SELECT mine.recipient_id, f.rows AS "rows!", f.mails AS "mails!"
+           FROM (SELECT DISTINCT lane_id, due_at, ready_at FROM mine) place
            CROSS JOIN LATERAL (
-               SELECT count(*) AS count
-               FROM (SELECT FROM queue f
-                     WHERE f.lane_id = q.lane_id AND f.lease IS NULL AND f.due_at >= l.ready_at AND f.due_at <= q.due_at
-                       AND (f.due_at, f.message_id, f.recipient_id) < (q.due_at, q.message_id, q.recipient_id)
+               SELECT count(*) AS rows, count(DISTINCT counted.message_id) AS mails
+               FROM (SELECT f.message_id FROM queue f
+                     WHERE f.lane_id = place.lane_id AND f.lease IS NULL AND f.due_at >= place.ready_at
+                       AND f.due_at <= place.due_at AND (f.due_at, f.message_id) < (place.due_at, $2)
+                       AND f.message_id <> $2
                      LIMIT $3) AS counted) f
-           WHERE q.message_id = $2 AND q.tenant_id = $1 AND q.lease IS NULL AND q.held IS NULL"#,
+           JOIN mine ON mine.lane_id = place.lane_id AND mine.due_at = place.due_at"#,
         tenant.0,
         message.0,
         bound + 1
     );
     let rows = db.timed("explain.ahead", query.fetch_all(&db.pool)).await?;
-    Ok(rows.into_iter().map(|row| (row.recipient_id, Count::bounded(row.count, bound))).collect())
+    Ok(rows.into_iter().map(|row| (row.recipient_id, mails(row.mails, row.rows, bound))).collect())
+}
+
+/// How many mails are due in each of these lanes, in their order: those that go before one that is accepted now.
+pub async fn due(db: &Db, lanes: &[i64], now: DateTime<Utc>) -> Result<Vec<Count>, DbError> {
+    let query = sqlx::query!(
+        r#"SELECT w.rows AS "rows!", w.mails AS "mails!"
+           FROM unnest($1::bigint[]) WITH ORDINALITY AS u (id, n)
+           JOIN lanes l ON l.id = u.id
+           CROSS JOIN LATERAL (
+               SELECT count(*) AS rows, count(DISTINCT message_id) AS mails
+               FROM (SELECT message_id FROM queue
+                     WHERE lane_id = l.id AND lease IS NULL AND due_at >= l.ready_at AND due_at <= $2 LIMIT $3) q) w
+           ORDER BY u.n"#,
+        lanes,
+        now,
+        COUNTED_EACH.0 + 1
+    );
+    let rows = db.timed("explain.due", query.fetch_all(&db.pool)).await?;
+    Ok(rows.into_iter().map(|row| mails(row.mails, row.rows, COUNTED_EACH.0)).collect())
+}
+
+/// The mails among so many rows, of which at most one more than `bound` were looked at.
+fn mails(mails: i64, rows: i64, bound: i64) -> Count {
+    Count { number: mails.min(bound), is_more: rows > bound }
 }
 
 /// Events that are looked at for a lane's pace.
@@ -115,26 +149,45 @@ const EVENTS: i64 = 500;
 /// Events older than this say nothing of today.
 const RECENT: TimeDelta = TimeDelta::hours(1);
 
-/// What a lane handed over, out of the tenant's newest events: no index knows a lane's own.
-pub async fn pace(db: &Db, tenant: TenantId, lane: &Lane, now: DateTime<Utc>) -> Result<Pace, DbError> {
+/// What a lane handed over, out of the tenant's newest events: no index knows a lane's own. `relays` are the hosts of its
+/// route.
+pub async fn pace(
+    db: &Db,
+    tenant: TenantId,
+    lane: &Lane,
+    relays: &[String],
+    now: DateTime<Utc>,
+) -> Result<Pace, DbError> {
+    let is_mx = lane.route == "mx";
     let domain = (lane.domain != "*").then_some(&lane.domain);
+    // An event does not say in which lane it happened: the message knows its stream, the host that was spoken to the route.
+    // What a relay's domain with a lane of its own handed over is not the shared lane's.
     let query = sqlx::query!(
         r#"WITH newest AS MATERIALIZED (
-               SELECT recorded_at, type, message_id, recipient_id FROM events
+               SELECT recorded_at, type, message_id, recipient_id, mx FROM events
                WHERE tenant_id = $1 AND recorded_at > $3
                  AND seq > (SELECT last_seq FROM event_counters WHERE tenant_id = $1) - $4)
            SELECT count(*) AS "events!", min(recorded_at) AS oldest,
-                  count(*) FILTER (WHERE type IN ('message.relayed', 'message.delivered') AND EXISTS (
-                      SELECT FROM messages m WHERE m.tenant_id = $1 AND m.id = newest.message_id AND m.stream = $2)
-                    AND ($5::text IS NULL OR EXISTS (
-                      SELECT FROM recipients r WHERE r.tenant_id = $1 AND r.message_id = newest.message_id
-                        AND r.id = newest.recipient_id AND right(r.address, length($5) + 1) = '@' || $5))) AS "mails!"
+                  count(DISTINCT newest.message_id) FILTER (
+                      WHERE type = $6 AND ($6 = 'message.delivered' OR newest.mx = ANY ($7))
+                        AND EXISTS (
+                          SELECT FROM messages m WHERE m.tenant_id = $1 AND m.id = newest.message_id AND m.stream = $2)
+                        AND EXISTS (
+                          SELECT FROM recipients r, substring(r.address FROM '@([^@]+)$') AS to_domain
+                          WHERE r.tenant_id = $1 AND r.message_id = newest.message_id AND r.id = newest.recipient_id
+                            AND CASE WHEN $5::text IS NOT NULL THEN to_domain = $5
+                                ELSE NOT EXISTS (
+                                    SELECT FROM lanes own WHERE own.tenant_id = $1 AND own.stream = $2 AND own.route = $8
+                                      AND own.domain = to_domain) END)) AS "mails!"
            FROM newest"#,
         tenant.0,
         lane.stream,
         now - RECENT,
         EVENTS,
-        domain
+        domain,
+        if is_mx { "message.delivered" } else { "message.relayed" },
+        relays,
+        lane.route
     );
     let row = db.timed("explain.pace", query.fetch_one(&db.pool)).await?;
     let milliseconds = row.oldest.map_or(0, |oldest| (now - oldest).num_milliseconds().max(1));

@@ -83,7 +83,8 @@ impl ReadyLane {
     }
 }
 
-/// Finds or makes a lane.
+/// Finds or makes a lane. Its own `priority` is that of its stream at the time, for workers of the version before: this one
+/// reads the stream's.
 pub async fn ensure(db: &Db, name: &LaneName) -> Result<i64, DbError> {
     // The update changes nothing: it makes the statement answer the id of a lane that was there. Not of a key column:
     // that would wait for every commit that adds to the lane.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::queue::Claimed;
 use super::{Db, DbError};
+use crate::domain::retry;
 
 /// A place in a lane's queue, in the order of the claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,15 +78,14 @@ pub async fn page(
     let messages: Vec<Uuid> = lanes.iter().map(|(_, place)| place.map_or(Uuid::nil(), |p| p.message_id)).collect();
     let recipients: Vec<Uuid> = lanes.iter().map(|(_, place)| place.map_or(Uuid::nil(), |p| p.recipient_id)).collect();
     let query = sqlx::query!(
-        r#"SELECT l.id AS lane, q.due_at, q.message_id, q.recipient_id,
-               q.first_due_at + make_interval(secs => coalesce(s.retry_window, $6::float8)) <= $7 AS "is_over!"
+        r#"SELECT l.id AS lane, q.due_at, q.message_id, q.recipient_id, q.first_due_at, s.retry_window
            FROM unnest($1::bigint[], $2::timestamptz[], $3::uuid[], $4::uuid[])
                 AS after (lane_id, due_at, message_id, recipient_id)
            JOIN lanes l ON l.id = after.lane_id
            JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
            CROSS JOIN LATERAL (
                SELECT due_at, message_id, recipient_id, first_due_at FROM queue
-               WHERE lane_id = after.lane_id AND lease IS NULL AND due_at <= $7
+               WHERE lane_id = after.lane_id AND lease IS NULL AND due_at <= $6
                  AND (due_at, message_id, recipient_id) > (after.due_at, after.message_id, after.recipient_id)
                ORDER BY due_at, message_id, recipient_id LIMIT $5) q"#,
         &ids,
@@ -93,7 +93,6 @@ pub async fn page(
         &messages,
         &recipients,
         limit,
-        window.as_secs_f64(),
         now
     );
     let rows = db.timed("overdue.page", query.fetch_all(&db.pool)).await?;
@@ -101,7 +100,9 @@ pub async fn page(
     let waiting = rows.into_iter().map(|row| Waiting {
         lane: row.lane,
         place: place(row.due_at, row.message_id, row.recipient_id),
-        is_over: row.is_over,
+        is_over: (now - row.first_due_at)
+            .to_std()
+            .is_ok_and(|waited| waited >= retry::window(row.retry_window, window)),
     });
     Ok(waiting.collect())
 }

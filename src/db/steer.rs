@@ -24,15 +24,19 @@ pub async fn put(
     tenant: TenantId,
     key: LaneKey<'_>,
     limits: &LaneLimits,
+    now: DateTime<Utc>,
 ) -> Result<Option<(LaneId, bool)>, DbError> {
+    // As in [`change`].
     let query = sqlx::query!(
         r#"INSERT INTO lanes (tenant_id, stream, route, domain, priority, connections, rate, mails_per_connection)
            SELECT $1, $2, $3, $4, priority, $5, $6, $7 FROM streams WHERE tenant_id = $1 AND name = $2
            ON CONFLICT (tenant_id, stream, route, domain) DO UPDATE SET
                connections = EXCLUDED.connections, rate = EXCLUDED.rate,
                mails_per_connection = EXCLUDED.mails_per_connection,
-               open_at = CASE WHEN lanes.blocked_since IS NULL THEN '-infinity' ELSE lanes.open_at END,
-               next_turn_at = '-infinity'
+               open_at = CASE WHEN lanes.rate IS DISTINCT FROM EXCLUDED.rate AND lanes.blocked_since IS NULL
+                         THEN '-infinity' ELSE lanes.open_at END,
+               next_turn_at = CASE WHEN lanes.rate IS DISTINCT FROM EXCLUDED.rate
+                              THEN least(lanes.next_turn_at, $8) ELSE lanes.next_turn_at END
            RETURNING id, xmax = 0 AS "is_new!""#,
         tenant.0,
         key.stream,
@@ -40,22 +44,31 @@ pub async fn put(
         key.domain,
         limits.connections,
         limits.rate,
-        limits.mails_per_connection
+        limits.mails_per_connection,
+        now
     );
     let row = db.timed("steer.put", query.fetch_optional(&db.pool)).await?;
     Ok(row.map(|row| (LaneId(row.id), row.is_new)))
 }
 
 /// Changes a lane's limits. Answers whether there is such a lane.
-pub async fn change(db: &Db, tenant: TenantId, id: LaneId, change: &LaneChange) -> Result<bool, DbError> {
-    // The next turn was reckoned with the old rate, and may be a day away.
+pub async fn change(
+    db: &Db,
+    tenant: TenantId,
+    id: LaneId,
+    change: &LaneChange,
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
+    // With another rate the next turn is reckoned anew, for it may be a day away; but never twice. The same rate once more
+    // changes nothing.
     let query = sqlx::query!(
         "UPDATE lanes SET
              connections = CASE WHEN $3 THEN $4 ELSE connections END,
              rate = CASE WHEN $5 THEN $6 ELSE rate END,
              mails_per_connection = CASE WHEN $7 THEN $8 ELSE mails_per_connection END,
-             open_at = CASE WHEN $5 AND blocked_since IS NULL THEN '-infinity' ELSE open_at END,
-             next_turn_at = CASE WHEN $5 THEN '-infinity' ELSE next_turn_at END
+             open_at = CASE WHEN $5 AND rate IS DISTINCT FROM $6 AND blocked_since IS NULL
+                       THEN '-infinity' ELSE open_at END,
+             next_turn_at = CASE WHEN $5 AND rate IS DISTINCT FROM $6 THEN least(next_turn_at, $9) ELSE next_turn_at END
          WHERE tenant_id = $1 AND id = $2",
         tenant.0,
         id.0,
@@ -64,7 +77,8 @@ pub async fn change(db: &Db, tenant: TenantId, id: LaneId, change: &LaneChange) 
         change.rate.is_change(),
         change.rate.value(),
         change.mails_per_connection.is_change(),
-        change.mails_per_connection.value()
+        change.mails_per_connection.value(),
+        now
     );
     db.timed("steer.change", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
@@ -98,15 +112,17 @@ pub async fn resume(db: &Db, tenant: TenantId, id: LaneId) -> Result<bool, DbErr
 }
 
 /// Forgets that the destination could not be reached, and what it asked for: it is tried at once. Answers whether there
-/// is such a lane.
-pub async fn reset(db: &Db, tenant: TenantId, id: LaneId) -> Result<bool, DbError> {
+/// is such a lane. Its own limit holds all the same, and where there is nothing to forget nothing changes.
+pub async fn reset(db: &Db, tenant: TenantId, id: LaneId, now: DateTime<Utc>) -> Result<bool, DbError> {
     let query = sqlx::query!(
         "UPDATE lanes SET blocked_since = NULL, block_failures = 0, block_reply = NULL, learned_rate = NULL,
              learned_ceiling = NULL, learned_at = NULL, raised_at = NULL, learned_reply = NULL,
-             open_at = '-infinity', next_turn_at = '-infinity'
+             open_at = CASE WHEN blocked_since IS NULL AND learned_rate IS NULL THEN open_at ELSE '-infinity' END,
+             next_turn_at = CASE WHEN learned_rate IS NULL THEN next_turn_at ELSE least(next_turn_at, $3) END
          WHERE tenant_id = $1 AND id = $2",
         tenant.0,
-        id.0
+        id.0,
+        now
     );
     db.timed("steer.reset", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }

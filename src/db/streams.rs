@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use super::{Db, DbError};
 use crate::domain::id::TenantId;
 use crate::domain::limits::StreamChange;
+use crate::domain::retry::OwnPolicy;
 
 /// One stream.
 #[derive(Debug, Clone)]
@@ -19,12 +20,8 @@ pub struct StreamRow {
     pub concurrency: Option<i32>,
     /// Mails a second, over all lanes and replicas.
     pub rate: Option<f64>,
-    /// Seconds to wait after the first, second, … attempt; as configured where `None`, as are the next two.
-    pub retry_schedule: Option<Vec<i32>>,
-    /// Seconds from the first due time to giving up.
-    pub retry_window: Option<i32>,
-    /// Seconds of the first wait after greylisting.
-    pub greylist: Option<i32>,
+    /// When it is tried again, as far as it has settings of its own.
+    pub retry: OwnPolicy,
     /// Since when an operator has stopped it.
     pub paused_at: Option<DateTime<Utc>>,
     /// The reason given.
@@ -35,27 +32,35 @@ pub struct StreamRow {
 
 /// All streams of a tenant, the most urgent first.
 pub async fn all(db: &Db, tenant: TenantId) -> Result<Vec<StreamRow>, DbError> {
-    let query = sqlx::query_as!(
-        StreamRow,
-        "SELECT name, priority, weight, concurrency, rate, retry_schedule, retry_window, greylist, paused_at,
-                pause_reason, created_at
-         FROM streams WHERE tenant_id = $1 ORDER BY priority, name",
-        tenant.0
-    );
-    db.timed("streams.all", query.fetch_all(&db.pool)).await
+    read(db, tenant, None).await
 }
 
 /// One stream.
 pub async fn get(db: &Db, tenant: TenantId, name: &str) -> Result<Option<StreamRow>, DbError> {
-    let query = sqlx::query_as!(
-        StreamRow,
+    read(db, tenant, Some(name)).await.map(|mut rows| rows.pop())
+}
+
+async fn read(db: &Db, tenant: TenantId, name: Option<&str>) -> Result<Vec<StreamRow>, DbError> {
+    let query = sqlx::query!(
         "SELECT name, priority, weight, concurrency, rate, retry_schedule, retry_window, greylist, paused_at,
                 pause_reason, created_at
-         FROM streams WHERE tenant_id = $1 AND name = $2",
+         FROM streams WHERE tenant_id = $1 AND ($2::text IS NULL OR name = $2) ORDER BY priority, name",
         tenant.0,
         name
     );
-    db.timed("streams.get", query.fetch_optional(&db.pool)).await
+    let rows = db.timed("streams.read", query.fetch_all(&db.pool)).await?;
+    let rows = rows.into_iter().map(|row| StreamRow {
+        name: row.name,
+        priority: row.priority,
+        weight: row.weight,
+        concurrency: row.concurrency,
+        rate: row.rate,
+        retry: OwnPolicy { schedule: row.retry_schedule, window: row.retry_window, greylist: row.greylist },
+        paused_at: row.paused_at,
+        pause_reason: row.pause_reason,
+        created_at: row.created_at,
+    });
+    Ok(rows.collect())
 }
 
 /// Makes a stream. Answers `false` where there is one of this name, which stays as it is.
@@ -86,59 +91,48 @@ pub async fn create(
     db.timed("streams.create", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
 
-/// Changes a stream, and the priority of its lanes with it. Answers whether there is such a stream.
-pub async fn change(db: &Db, tenant: TenantId, name: &str, change: StreamChange) -> Result<bool, DbError> {
+/// Changes a stream. Answers whether there is such a stream.
+///
+/// Its priority is read from here wherever it counts: no lane is written, however many there are.
+pub async fn change(
+    db: &Db,
+    tenant: TenantId,
+    name: &str,
+    change: StreamChange,
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
     let sets_schedule = change.retry_schedule.is_change();
     let schedule = change.retry_schedule.value();
-    // The next turn was reckoned with the old rate, and may be a day away.
-    db.timed("streams.change", async {
-        let mut tx = db.pool.begin().await?;
-        let done = sqlx::query!(
-            "UPDATE streams SET
-                 priority = coalesce($3, priority), weight = coalesce($4, weight),
-                 concurrency = CASE WHEN $5 THEN $6 ELSE concurrency END,
-                 rate = CASE WHEN $7 THEN $8 ELSE rate END,
-                 retry_schedule = CASE WHEN $9 THEN $10 ELSE retry_schedule END,
-                 retry_window = CASE WHEN $11 THEN $12 ELSE retry_window END,
-                 greylist = CASE WHEN $13 THEN $14 ELSE greylist END,
-                 open_at = CASE WHEN $7 THEN '-infinity' ELSE open_at END,
-                 next_turn_at = CASE WHEN $7 THEN '-infinity' ELSE next_turn_at END
-             WHERE tenant_id = $1 AND name = $2",
-            tenant.0,
-            name,
-            change.priority,
-            change.weight,
-            change.concurrency.is_change(),
-            change.concurrency.value(),
-            change.rate.is_change(),
-            change.rate.value(),
-            sets_schedule,
-            schedule.as_deref(),
-            change.retry_window.is_change(),
-            change.retry_window.value(),
-            change.greylist.is_change(),
-            change.greylist.value()
-        )
-        .execute(&mut *tx)
-        .await?;
-        if let Some(priority) = change.priority {
-            // In the order of their ids, as whoever locks several lanes.
-            sqlx::query!(
-                "WITH others AS (
-                     SELECT id FROM lanes WHERE tenant_id = $1 AND stream = $2 AND priority <> $3
-                     ORDER BY id FOR NO KEY UPDATE)
-                 UPDATE lanes SET priority = $3 FROM others WHERE lanes.id = others.id",
-                tenant.0,
-                name,
-                priority
-            )
-            .execute(&mut *tx)
-            .await?;
-        }
-        tx.commit().await?;
-        Ok(done.rows_affected() > 0)
-    })
-    .await
+    // With another rate the next turn is reckoned anew, for it may be a day away; but never twice. The same rate once more
+    // changes nothing.
+    let query = sqlx::query!(
+        "UPDATE streams SET
+             priority = coalesce($3, priority), weight = coalesce($4, weight),
+             concurrency = CASE WHEN $5 THEN $6 ELSE concurrency END,
+             rate = CASE WHEN $7 THEN $8 ELSE rate END,
+             retry_schedule = CASE WHEN $9 THEN $10 ELSE retry_schedule END,
+             retry_window = CASE WHEN $11 THEN $12 ELSE retry_window END,
+             greylist = CASE WHEN $13 THEN $14 ELSE greylist END,
+             open_at = CASE WHEN $7 AND rate IS DISTINCT FROM $8 THEN '-infinity' ELSE open_at END,
+             next_turn_at = CASE WHEN $7 AND rate IS DISTINCT FROM $8 THEN least(next_turn_at, $15) ELSE next_turn_at END
+         WHERE tenant_id = $1 AND name = $2",
+        tenant.0,
+        name,
+        change.priority,
+        change.weight,
+        change.concurrency.is_change(),
+        change.concurrency.value(),
+        change.rate.is_change(),
+        change.rate.value(),
+        sets_schedule,
+        schedule.as_deref(),
+        change.retry_window.is_change(),
+        change.retry_window.value(),
+        change.greylist.is_change(),
+        change.greylist.value(),
+        now
+    );
+    db.timed("streams.change", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
 
 /// Stops a stream; mail is accepted and kept. A second time only the reason changes. Answers whether there is such a

@@ -22,6 +22,8 @@ pub struct Filter {
     pub domains: Option<Vec<String>>,
     /// Only in this state.
     pub state: Option<State>,
+    /// Only those in which something waits, due now or later; or those in which nothing does.
+    pub waiting: Option<bool>,
     /// Only those behind this place of the order.
     pub after: Option<Cursor>,
 }
@@ -43,6 +45,7 @@ struct LaneRow {
     domain: String,
     priority: i16,
     state: String,
+    is_due: bool,
     open_at: Option<DateTime<Utc>>,
     paused_at: Option<DateTime<Utc>>,
     pause_reason: Option<String>,
@@ -52,6 +55,7 @@ struct LaneRow {
     learned_rate: Option<f64>,
     learned_ceiling: Option<f64>,
     learned_at: Option<DateTime<Utc>>,
+    raised_at: Option<DateTime<Utc>>,
     learned_reply: Option<String>,
     blocked_since: Option<DateTime<Utc>>,
     block_failures: i16,
@@ -73,13 +77,15 @@ pub async fn lanes(
     limit: i64,
     now: DateTime<Utc>,
 ) -> Result<Vec<Lane>, DbError> {
-    // With custom plans the conditions on absent filters vanish while planning.
+    // With custom plans the conditions on absent filters vanish while planning. By the rates' clocks a lane would seem
+    // throttled and open by turns, many times a second.
     let query = sqlx::query_as!(
         LaneRow,
-        r#"SELECT l.id, l.stream, l.route, l.domain, l.priority, c.state AS "state!",
+        r#"SELECT l.id, l.stream, l.route, l.domain, s.priority, c.state AS "state!", d.is_due AS "is_due!",
                   CASE WHEN l.open_at > $1 THEN nullif(l.open_at, 'infinity') END AS open_at,
                   l.paused_at, l.pause_reason, l.connections, l.rate, l.mails_per_connection, l.learned_rate,
-                  l.learned_ceiling, l.learned_at, l.learned_reply, l.blocked_since, l.block_failures, l.block_reply,
+                  l.learned_ceiling, l.learned_at, l.raised_at, l.learned_reply, l.blocked_since, l.block_failures,
+                  l.block_reply,
                   coalesce(p.count, 0) AS "in_use!", s.paused_at AS stream_paused_at,
                   s.pause_reason AS stream_pause_reason, s.concurrency AS stream_concurrency, s.rate AS stream_rate,
                   CASE WHEN s.open_at > $1 THEN nullif(s.open_at, 'infinity') END AS stream_open_at,
@@ -88,10 +94,14 @@ pub async fn lanes(
            FROM lanes l
            JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
            LEFT JOIN (SELECT lane_id, sum(count) AS count FROM permits GROUP BY lane_id) p ON p.lane_id = l.id
+           CROSS JOIN LATERAL (SELECT l.ready_at <= $1 AND EXISTS (
+               SELECT FROM queue
+               WHERE lane_id = l.id AND lease IS NULL AND due_at >= l.ready_at AND due_at <= $1) AS is_due) d
            CROSS JOIN LATERAL (SELECT CASE
                WHEN l.paused_at IS NOT NULL OR s.paused_at IS NOT NULL THEN 'paused'
                WHEN l.blocked_since IS NOT NULL THEN 'blocked'
-               WHEN l.learned_rate IS NOT NULL OR l.open_at > $1 OR s.open_at > $1 THEN 'throttled'
+               WHEN l.learned_rate IS NOT NULL THEN 'throttled'
+               WHEN (l.rate IS NOT NULL OR s.rate IS NOT NULL) AND d.is_due THEN 'throttled'
                ELSE 'open' END AS state) c
            WHERE l.tenant_id = $2
              AND ($3::bigint[] IS NULL OR l.id = ANY ($3))
@@ -100,6 +110,8 @@ pub async fn lanes(
              AND ($6::text[] IS NULL OR l.domain = ANY ($6))
              AND ($7::text IS NULL OR c.state = $7)
              AND ($8::boolean IS NULL OR (c.state = 'open', l.id) > ($8, $9::bigint))
+             AND ($11::boolean IS NULL OR $11 = EXISTS (
+                 SELECT FROM queue WHERE lane_id = l.id AND lease IS NULL AND due_at >= l.ready_at AND due_at < 'infinity'))
            ORDER BY c.state = 'open', l.id LIMIT $10"#,
         now,
         tenant.0,
@@ -110,7 +122,8 @@ pub async fn lanes(
         filter.state.map(State::as_str),
         filter.after.map(|after| after.is_open),
         filter.after.map(|after| after.id.0),
-        limit
+        limit,
+        filter.waiting
     );
     let rows = db.timed("traffic.lanes", query.fetch_all(&db.pool)).await?;
     Ok(rows.into_iter().map(LaneRow::into_lane).collect())
@@ -164,6 +177,7 @@ impl LaneRow {
             priority: self.priority,
             // The words are those of the query.
             state: self.state.parse().unwrap_or(State::Open),
+            is_due: self.is_due,
             open_at: self.open_at,
             paused: paused(self.paused_at, self.pause_reason),
             limits: LaneLimits {
@@ -171,7 +185,13 @@ impl LaneRow {
                 rate: self.rate,
                 mails_per_connection: self.mails_per_connection,
             },
-            learned: learned.map(|((rate, ceiling), at)| Learned { rate, ceiling, at, reply: self.learned_reply }),
+            learned: learned.map(|((rate, ceiling), at)| Learned {
+                rate,
+                ceiling,
+                at,
+                raised_at: self.raised_at,
+                reply: self.learned_reply,
+            }),
             blocked: self.blocked_since.map(|since| Blocked {
                 since,
                 failures: self.block_failures,

@@ -16,7 +16,7 @@ use super::limits::LaneLimits;
 pub enum State {
     /// Mail goes as fast as it can.
     Open,
-    /// Mail goes, more slowly than it could: a rate holds it back, set or learned.
+    /// Mail goes, more slowly than it could: a rate was learned, or mail is due and a rate that is set applies to it.
     Throttled,
     /// The destination cannot be reached; now and then it is probed.
     Blocked,
@@ -62,6 +62,14 @@ pub struct Paused {
     pub reason: Option<String>,
 }
 
+impl Paused {
+    /// The same for somebody who need not know why.
+    #[must_use]
+    pub fn without_reason(self) -> Self {
+        Self { reason: None, ..self }
+    }
+}
+
 /// A limit that the destination asked for by its replies.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Learned {
@@ -69,9 +77,11 @@ pub struct Learned {
     pub rate: f64,
     /// Mails a second at which it is forgotten.
     pub ceiling: f64,
-    /// When it last changed.
+    /// When the destination last asked for less.
     pub at: DateTime<Utc>,
-    /// The reply that said so.
+    /// When success last raised the rate since then.
+    pub raised_at: Option<DateTime<Utc>>,
+    /// The reply that asked for it.
     pub reply: Option<String>,
 }
 
@@ -116,6 +126,8 @@ pub struct Lane {
     pub priority: i16,
     /// Whether it moves.
     pub state: State,
+    /// Whether mail waits in it that is due.
+    pub is_due: bool,
     /// Nothing starts before then: the rate's next turn, or the next probe. `None` where that is past.
     pub open_at: Option<DateTime<Utc>>,
     /// Its own pause.
@@ -167,10 +179,23 @@ impl Lane {
 
     /// The lowest rate that applies, in mails a second.
     pub fn effective_rate(&self) -> Option<(f64, RateOf)> {
-        let learned = self.learned.as_ref().map(|learned| (learned.rate, RateOf::Learned));
-        let own = self.limits.rate.map(|rate| (rate, RateOf::Lane));
         let stream = self.of_stream.rate.map(|rate| (rate, RateOf::Stream));
-        [learned, own, stream].into_iter().flatten().min_by(|a, b| a.0.total_cmp(&b.0))
+        lower(self.own_rate(), stream)
+    }
+
+    /// The rate that what is due waits for: the one whose next turn is still to come, the later of two; where none is, the
+    /// lowest.
+    pub fn holding_rate(&self) -> Option<(f64, RateOf)> {
+        let stream = self.of_stream.rate.map(|rate| (rate, RateOf::Stream));
+        if self.of_stream.open_at.is_some() && self.of_stream.open_at >= self.open_at && stream.is_some() {
+            return stream;
+        }
+        self.own_rate().filter(|_| self.open_at.is_some()).or_else(|| self.effective_rate())
+    }
+
+    fn own_rate(&self) -> Option<(f64, RateOf)> {
+        let learned = self.learned.as_ref().map(|learned| (learned.rate, RateOf::Learned));
+        lower(learned, self.limits.rate.map(|rate| (rate, RateOf::Lane)))
     }
 
     /// Nothing starts before then, whether the lane or its stream says so.
@@ -178,35 +203,76 @@ impl Lane {
         self.open_at.max(self.of_stream.open_at)
     }
 
-    /// Why it is in its state, in a sentence.
-    pub fn reason(&self) -> String {
-        if let Some(paused) = &self.of_stream.paused {
-            return format!("Stream {} is paused since {}{}.", self.stream, time(paused.at), given(paused));
-        }
-        if let Some(paused) = &self.paused {
-            return format!("Paused since {}{}.", time(paused.at), given(paused));
-        }
-        if let Some(blocked) = &self.blocked {
-            let next = self.open_at.map_or_else(|| "now".into(), time);
-            let tries = if blocked.failures == 1 { "1 try".into() } else { format!("{} tries", blocked.failures) };
-            let heard = reply(blocked.reply.as_deref());
-            return format!(
-                "The destination cannot be reached since {} ({tries}){heard}; next probe {next}.",
-                time(blocked.since)
-            );
-        }
-        match self.effective_rate() {
-            Some((_, RateOf::Learned)) => self.learned.as_ref().map_or_else(String::new, |learned| {
-                let heard = reply(learned.reply.as_deref());
-                format!("The destination asked for less{heard}: {} since {}.", rate(learned.rate), time(learned.at))
-            }),
-            Some((per_second, RateOf::Lane)) => format!("Held to its limit of {}.", rate(per_second)),
-            Some((per_second, RateOf::Stream)) => {
-                format!("Held to {} by the limit of stream {}.", rate(per_second), self.stream)
+    /// Why it moves or not, in a sentence or two.
+    pub fn reason(&self, has_workers: bool) -> String {
+        let held = self.stopped().or_else(|| self.full()).or_else(|| self.slowed());
+        match (held, has_workers) {
+            (Some(held), true) => held,
+            (Some(held), false) => format!("{held} {NO_WORKER}"),
+            (None, false) => NO_WORKER.into(),
+            // How many hands the workers have free is not on record.
+            (None, true) if self.is_due => {
+                "Nothing of its own holds it back; what is due goes as workers have hands free.".into()
             }
-            None => "Nothing holds it back.".into(),
+            (None, true) => "Nothing holds it back.".into(),
         }
     }
+
+    /// The pause or the block that keeps everything in it.
+    fn stopped(&self) -> Option<String> {
+        if let Some(paused) = &self.of_stream.paused {
+            return Some(format!("Stream {} is paused since {}{}.", self.stream, time(paused.at), given(paused)));
+        }
+        if let Some(paused) = &self.paused {
+            return Some(format!("Paused since {}{}.", time(paused.at), given(paused)));
+        }
+        let blocked = self.blocked.as_ref()?;
+        let next = self.open_at.map_or_else(|| "now".into(), time);
+        let tries = if blocked.failures == 1 { "1 try".into() } else { format!("{} tries", blocked.failures) };
+        let heard = reply(blocked.reply.as_deref());
+        Some(format!(
+            "The destination cannot be reached since {} ({tries}){heard}; next probe {next}.",
+            time(blocked.since)
+        ))
+    }
+
+    /// That all places which it or its stream may use are taken.
+    fn full(&self) -> Option<String> {
+        match (self.limits.connections, self.of_stream.concurrency) {
+            (Some(limit), _) if self.is_full() => Some(format!("All {limit} connections that it may have are in use.")),
+            (_, Some(limit)) if self.of_stream.is_full() => {
+                Some(format!("All {limit} mails that stream {} may have in flight are.", self.stream))
+            }
+            _ => None,
+        }
+    }
+
+    /// The rate that it is held to.
+    pub(super) fn slowed(&self) -> Option<String> {
+        let (per_second, of) = self.holding_rate()?;
+        let rate = rate(per_second);
+        Some(match of {
+            RateOf::Learned => {
+                let learned = self.learned.as_ref()?;
+                let raised = if learned.raised_at.is_some() { "raised since to" } else { "held to" };
+                format!(
+                    "The destination asked for less at {}{}; {raised} {rate}.",
+                    time(learned.at),
+                    reply(learned.reply.as_deref())
+                )
+            }
+            RateOf::Lane => format!("Held to its limit of {rate}."),
+            RateOf::Stream => format!("Held to {rate} by the limit of stream {}.", self.stream),
+        })
+    }
+}
+
+/// What is said where nobody delivers.
+pub(super) const NO_WORKER: &str = "No worker has been heard of lately, and without one nothing is sent.";
+
+/// The lower of two rates, the first of two that are the same.
+fn lower(a: Option<(f64, RateOf)>, b: Option<(f64, RateOf)>) -> Option<(f64, RateOf)> {
+    [a, b].into_iter().flatten().min_by(|a, b| a.0.total_cmp(&b.0))
 }
 
 /// The reason of a pause, to stand behind it.

@@ -20,6 +20,17 @@ pub struct Policy {
     pub greylist: Duration,
 }
 
+/// A stream's own settings, in seconds as they are stored; where there is none the configuration's holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnPolicy {
+    /// The waits after the first, second, … attempt.
+    pub schedule: Option<Vec<i32>>,
+    /// From the first due time to giving up.
+    pub window: Option<i32>,
+    /// The first wait after greylisting.
+    pub greylist: Option<i32>,
+}
+
 impl Default for Policy {
     fn default() -> Self {
         let minutes = |n: u64| Duration::from_secs(n * 60);
@@ -50,6 +61,18 @@ const LONGEST_HINT: Duration = Duration::from_hours(4);
 const HINTS_THAT_SHORTEN: u32 = 3;
 
 impl Policy {
+    /// What applies to a stream: its own settings, and this where it has none.
+    #[must_use]
+    pub fn with(&self, own: &OwnPolicy) -> Self {
+        let schedule = own.schedule.as_ref().filter(|waits| !waits.is_empty());
+        Self {
+            schedule: schedule
+                .map_or_else(|| self.schedule.clone(), |waits| waits.iter().copied().map(stored).collect()),
+            window: window(own.window, self.window),
+            greylist: own.greylist.map_or(self.greylist, stored),
+        }
+    }
+
     /// The last moment at which an attempt may start.
     pub fn deadline(&self, first_due: DateTime<Utc>, expires_at: Option<DateTime<Utc>>) -> DateTime<Utc> {
         let end = first_due + delta(self.window);
@@ -102,6 +125,16 @@ impl Outcome {
     }
 }
 
+/// The window of a stream: its own, or the configuration's.
+pub fn window(own: Option<i32>, configured: Duration) -> Duration {
+    own.map_or(configured, stored)
+}
+
+/// A time as it is stored: whole seconds, one at least.
+pub fn stored(seconds: i32) -> Duration {
+    Duration::from_secs(seconds.max(1).unsigned_abs().into())
+}
+
 fn delta(duration: Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
@@ -142,6 +175,21 @@ mod tests {
             minutes_until(next)
         });
         assert_eq!(waits.collect::<Vec<_>>(), [1, 5, 15, 30, 60, 120, 240, 240, 240]);
+    }
+
+    #[test]
+    fn a_streams_own_settings_win_one_by_one() {
+        let configured = Policy::default();
+        assert_eq!(configured.with(&OwnPolicy::default()), configured);
+        let own = OwnPolicy { schedule: Some(vec![90, 600]), window: None, greylist: Some(0) };
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        let expected = Policy {
+            schedule: vec![Duration::from_secs(90), minutes(10)],
+            window: minutes(72 * 60),
+            greylist: Duration::from_secs(1),
+        };
+        assert_eq!(configured.with(&own), expected);
+        assert_eq!(configured.with(&OwnPolicy { schedule: Some(Vec::new()), ..own }).schedule, configured.schedule);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use futures_util::StreamExt as _;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 use super::ApiError;
 
@@ -26,7 +26,12 @@ pub(super) struct Bodies {
     /// Kibibytes that large bodies may still take.
     room: Semaphore,
     capacity: u32,
+    /// Large answers that may still be made beside that.
+    answers: Semaphore,
 }
+
+/// Large answers that are made from bodies at one time.
+const ANSWERS: usize = 2;
 
 /// A body, and its share of the memory until it is dropped.
 #[derive(Debug)]
@@ -39,7 +44,7 @@ impl Bodies {
     pub(super) fn new(max: u64, memory: u64) -> Self {
         // One body of the largest size must always fit.
         let capacity = kibibytes(memory.max(max));
-        Self { max, room: Semaphore::new(capacity as usize), capacity }
+        Self { max, room: Semaphore::new(capacity as usize), capacity, answers: Semaphore::new(ANSWERS) }
     }
 
     /// Reads a JSON body.
@@ -84,10 +89,12 @@ impl Bodies {
     /// Waits for room for `length` octets, of a body that is read or of an answer that is made.
     pub(super) async fn turn(&self, length: u64) -> Result<SemaphorePermit<'_>, ApiError> {
         let permits = kibibytes(length).min(self.capacity);
-        match tokio::time::timeout(TURN, self.room.acquire_many(permits)).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(ApiError::Unavailable("Too many large requests at one time. Nothing was done; try again.")),
-        }
+        in_turn(self.room.acquire_many(permits)).await
+    }
+
+    /// Waits until a large answer may be made by one who holds the room of its body already.
+    pub(super) async fn answer(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        in_turn(self.answers.acquire()).await
     }
 
     async fn discard(&self, headers: &HeaderMap, body: Body) {
@@ -106,6 +113,16 @@ impl Bodies {
             }
         };
         let _ = tokio::time::timeout(TURN, reading).await;
+    }
+}
+
+/// Waits, but not for ever.
+async fn in_turn<'a>(
+    permit: impl Future<Output = Result<SemaphorePermit<'a>, AcquireError>>,
+) -> Result<SemaphorePermit<'a>, ApiError> {
+    match tokio::time::timeout(TURN, permit).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(ApiError::Unavailable("Too many large requests at one time. Nothing was done; try again.")),
     }
 }
 

@@ -60,6 +60,12 @@ impl Delivery {
         self.mx_tls.get(domain).or_else(|| self.mx_tls.get("*")).map_or("opportunistic", String::as_str)
     }
 
+    /// The hosts of the relays of a route, by its name.
+    pub(super) fn hosts(&self, route: &str) -> Vec<String> {
+        let relays = RouteName::parse(route).map(|route| self.relays(&route)).unwrap_or_default();
+        relays.iter().map(|relay| relay.host.clone()).collect()
+    }
+
     /// The relays of a route.
     pub(super) fn relays(&self, route: &RouteName) -> &[RelayView] {
         self.ways.iter().find(|way| way.route == *route).map_or(&[], |way| &way.relays)

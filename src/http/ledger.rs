@@ -13,7 +13,7 @@ use crate::db::ledger::{self, Tally};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;
 
-/// The span that is counted unless the caller says otherwise.
+/// The span that is counted unless the caller says otherwise: every recipient in it is looked at.
 const SPAN: TimeDelta = TimeDelta::hours(24);
 
 /// What was accepted in a span, against what became of it; in recipients.
@@ -73,6 +73,9 @@ pub struct Waiting {
 ///
 /// Counts the recipients of the messages that were accepted in a span by what became of them, all at one moment: what was
 /// accepted and what has ended from the recipients, what is still to go from the queue.
+///
+/// Unless told otherwise it is the last 24 hours. What was accepted before and is still on its way, or scheduled for later,
+/// is not in that: mail is tried for three days by default, so that `since` four days ago shows all of it.
 #[utoipa::path(
     get, path = "/v1/ledger", tag = "ledger", operation_id = "get_ledger",
     params(

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -65,16 +64,9 @@ impl Policies {
 }
 
 fn read(usual: &Policy, rows: Vec<RetryRow>) -> Streams {
-    let seconds = |count: i32| Duration::from_secs(count.max(1).unsigned_abs().into());
     let mut streams = Streams::new();
     for row in rows {
-        let schedule = row.schedule.filter(|waits| !waits.is_empty());
-        let policy = Policy {
-            schedule: schedule.map_or_else(|| usual.schedule.clone(), |waits| waits.into_iter().map(seconds).collect()),
-            window: row.window.map_or(usual.window, seconds),
-            greylist: row.greylist.map_or(usual.greylist, seconds),
-        };
-        streams.entry(row.tenant_id).or_default().insert(row.stream, Arc::new(policy));
+        streams.entry(row.tenant_id).or_default().insert(row.stream, Arc::new(usual.with(&row.own)));
     }
     streams
 }

@@ -1,9 +1,10 @@
 //! A dry run tells what would become of a message, and leaves nothing behind.
 
+use postrider::domain::key::Scope;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::client::{Answer, message};
+use crate::support::client::{Answer, Api, message};
 use crate::support::clock::hours;
 use crate::support::dns::DnsServer;
 
@@ -13,7 +14,9 @@ async fn dry_run(app: &TestApp, fields: Value) -> Answer {
 
 async fn rows(app: &TestApp) -> i64 {
     let count = "SELECT (SELECT count(*) FROM messages) + (SELECT count(*) FROM lanes) + (SELECT count(*) FROM blobs)
-                      + (SELECT count(*) FROM events) + (SELECT count(*) FROM idempotency_keys)";
+                      + (SELECT count(*) FROM blob_chunks) + (SELECT count(*) FROM contents) + (SELECT count(*) FROM queue)
+                      + (SELECT count(*) FROM recipients) + (SELECT count(*) FROM events)
+                      + (SELECT count(*) FROM idempotency_keys)";
     sqlx::query_scalar(count).fetch_one(&mut app.database.connect().await).await.unwrap()
 }
 
@@ -88,7 +91,46 @@ async fn limits_and_schedules_show_in_the_plan() {
     let limited = dry_run(&app, json!({"stream": "bulk"})).await.body;
     let ann = &limited["recipients"][0];
     assert_eq!((&ann["blocker"]["kind"], &ann["throttle_wait"]), (&json!("rate_limited"), &json!(10.0)));
-    assert_eq!(ann["first_attempt"]["at"], "2026-11-23T12:00:10Z");
+    assert_eq!(ann["first_attempt"]["at"], json!(null), "other lanes of the stream may take that turn");
+    let words = ann["first_attempt"]["explanation"].as_str().unwrap();
+    assert!(words.starts_with("Not before 2026-11-23T12:00:10Z"), "{words}");
+}
+
+#[tokio::test]
+async fn a_key_that_may_only_send_learns_its_plan_and_no_more() {
+    let app = TestApp::start().await;
+    for _ in 0..3 {
+        app.send(json!({})).await;
+    }
+    let sender = app.allowed(&[Scope::Send]).await;
+    let planned = async |api: &Api| {
+        let plan = api.post("/v1/messages?dry_run=true", &message(json!({}))).await;
+        assert_eq!(plan.status, 200, "{}", plan.body);
+        plan.body["recipients"][0].clone()
+    };
+    let known = planned(&app).await;
+    assert!(known["summary"].as_str().unwrap().contains("3 mails of its lane are before it"), "{known}");
+    let told = planned(&sender).await;
+    assert_eq!((&told["blocker"]["kind"], &told["first_attempt"]["at"]), (&json!("queued"), &json!(null)));
+    assert!(told["summary"].as_str().unwrap().contains("was not counted"), "{told}");
+
+    app.sql(
+        "UPDATE lanes SET blocked_since = '2026-11-23T11:00:00Z', block_failures = 3, block_reply = 'a secret',
+             open_at = '2026-11-23T12:02:00Z'",
+    )
+    .await;
+    let (known, told) = (planned(&app).await.to_string(), planned(&sender).await.to_string());
+    assert!(known.contains("a secret") && !told.contains("a secret") && told.contains("lane_blocked"), "{told}");
+    app.sql(
+        "UPDATE lanes SET blocked_since = NULL, block_failures = 0, block_reply = NULL, learned_rate = 0.5, learned_ceiling = 8,
+             learned_at = '2026-11-23T11:59:00Z', learned_reply = 'a secret'",
+    )
+    .await;
+    let (known, told) = (planned(&app).await.to_string(), planned(&sender).await.to_string());
+    assert!(known.contains("a secret") && !told.contains("a secret") && told.contains("learned_limit"), "{told}");
+    app.post("/v1/streams/transactional/pause", &json!({"reason": "a secret"})).await;
+    let (known, told) = (planned(&app).await.to_string(), planned(&sender).await.to_string());
+    assert!(known.contains("a secret") && !told.contains("a secret") && told.contains("stream_paused"), "{told}");
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! "Where is that mail?" — asked at every point of its way.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::clock::{hours, minutes};
+use crate::support::client::{Answer, message};
+use crate::support::clock::{hours, minutes, seconds};
 
 /// The explanation of the only recipient of a message.
 async fn explained(app: &TestApp, id: &str) -> Value {
@@ -164,6 +166,101 @@ async fn with_nobody_to_deliver_it() {
     let ann = explained(&app, &mail.id).await;
     assert_eq!((kind(&ann), &ann["estimate"]["at"]), ("no_worker", &json!(null)));
     app.sql("UPDATE workers SET heartbeat_at = clock_timestamp()").await;
+}
+
+#[tokio::test]
+async fn in_the_hand_of_a_worker_that_is_gone() {
+    let app = TestApp::start().await;
+    let gate = app.smtp.dot().stalls();
+    let mail = app.send(json!({})).await;
+    let working = app.start_working();
+    gate.reached().await;
+    app.sql("UPDATE workers SET heartbeat_at = heartbeat_at - interval '1 day'").await;
+    let ann = explained(&app, &mail.id).await;
+    assert_eq!((kind(&ann), &ann["status"]), ("no_worker", &json!("sending")));
+    assert_eq!((&ann["estimate"]["at"], &ann["blocker"]["next_attempt_at"]), (&json!(null), &json!(null)));
+    assert!(ann["summary"].as_str().unwrap().contains("no other worker has been either"), "{}", ann["summary"]);
+
+    let _other = app.another_worker().await;
+    let ann = explained(&app, &mail.id).await;
+    assert_eq!(kind(&ann), "worker_gone");
+    assert!(ann["summary"].as_str().unwrap().ends_with("another frees it within 60 min."), "{}", ann["summary"]);
+
+    app.sql("UPDATE workers SET heartbeat_at = clock_timestamp()").await;
+    assert_eq!(kind(&explained(&app, &mail.id).await), "in_flight");
+    gate.open();
+    working.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn when_its_time_runs_out_before_the_next_attempt() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 disk full"]);
+    let mail = app.send(json!({"expires_at": app.clock.text_in(seconds(40))})).await;
+    app.run_until_idle().await;
+    let ann = explained(&app, &mail.id).await;
+    assert_eq!((kind(&ann), &ann["blocker"]["until"]), ("expiring", &json!("2026-11-23T12:00:40Z")));
+    assert_eq!((&ann["estimate"]["at"], &ann["blocker"]["next_attempt_at"]), (&json!(null), &json!(null)));
+    assert_eq!(ann["blocker"]["rule"], "the message's expires_at");
+    assert!(ann["summary"].as_str().unwrap().starts_with("It expires at 2026-11-23T12:00:40Z"), "{}", ann["summary"]);
+    app.clock.advance(seconds(40));
+    app.run_until_idle().await;
+    assert_eq!(app.status(&mail.id).await, "expired");
+}
+
+#[tokio::test]
+async fn after_a_crash_that_it_was_near() {
+    let app = TestApp::start().await;
+    let mail = app.send(json!({})).await;
+    // As the reaper and then a worker without a place for it leave it.
+    app.sql("UPDATE queue SET crashes = 1, due_at = '2026-11-23T12:00:03Z'").await;
+    let ann = explained(&app, &mail.id).await;
+    assert_eq!((kind(&ann), &ann["blocker"]["until"]), ("suspected", &json!("2026-11-23T12:00:03Z")));
+    app.clock.advance(seconds(3));
+    assert_eq!(kind(&explained(&app, &mail.id).await), "suspected");
+    app.run_until_idle().await;
+    assert_eq!(app.status(&mail.id).await, "relayed");
+}
+
+#[tokio::test]
+async fn a_mail_to_several_is_one_before_others_and_none_before_itself() {
+    let app = TestApp::start().await;
+    let several = |from: usize| (from..from + 5).map(|n| format!("r{n}@example.test")).collect::<Vec<_>>();
+    let first = app.send(json!({"to": several(0)})).await;
+    app.clock.advance(seconds(1));
+    let second = app.send(json!({"to": several(5)})).await;
+    let ahead = async |id: &str| {
+        let body = app.get(&format!("/v1/messages/{id}/explain")).await.body;
+        let counts = body["recipients"].as_array().unwrap().iter().map(|r| r["ahead"]["number"].as_i64().unwrap());
+        counts.collect::<Vec<_>>()
+    };
+    assert_eq!((ahead(&first.id).await, ahead(&second.id).await), (vec![0; 5], vec![1; 5]));
+    let planned = app.post("/v1/messages?dry_run=true", &message(json!({}))).await.body;
+    let words = planned["recipients"][0]["summary"].as_str().unwrap();
+    assert!(words.contains("2 mails of its lane are before it"), "{words}");
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn its_turn_is_reckoned_by_what_its_own_lane_did() {
+    let app = TestApp::start().await;
+    let own = json!({"stream": "transactional", "route": "relay", "domain": "own.test"});
+    Answer::to(app.request(Method::PUT, "/v1/lanes").json(&own)).await;
+    for to in [json!("x@own.test"), json!(["a@other.test", "b@other.test"]), json!("c@other.test")] {
+        app.send(json!({"to": to})).await;
+    }
+    app.run_until_idle().await;
+    app.clock.advance(minutes(1));
+    for (to, handed_over) in [("x@own.test", 1), ("x@other.test", 2)] {
+        app.send(json!({"to": to})).await;
+        app.clock.advance(seconds(1));
+        let second = app.send(json!({"to": to})).await;
+        let estimate = explained(&app, &second.id).await["estimate"].clone();
+        let words = estimate["explanation"].as_str().unwrap();
+        assert!(words.contains(&format!(", {handed_over} were mails of this lane handed over")), "{words}");
+        assert_eq!(estimate["basis"], "lane_rate");
+    }
+    app.run_until_idle().await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
 use crate::support::client::Answer;
-use crate::support::clock::{hours, minutes};
+use crate::support::clock::{hours, minutes, seconds};
 use crate::support::dns::DnsServer;
 
 async fn lanes(app: &TestApp, query: &str) -> Vec<Value> {
@@ -50,7 +50,8 @@ async fn a_lane_tells_what_waits_in_it() {
         (&lane["stream"], &lane["route"], &lane["domain"]),
         (&json!("transactional"), &json!("relay"), &json!("*"))
     );
-    assert_eq!((&lane["state"], &lane["reason"]), (&json!("open"), &json!("Nothing holds it back.")));
+    let reason = "Nothing of its own holds it back; what is due goes as workers have hands free.";
+    assert_eq!((&lane["state"], &lane["reason"]), (&json!("open"), &json!(reason)));
     assert_eq!(lane["waiting"], json!({"number": 4, "is_more": false}));
     assert_eq!(lane["due"], json!({"number": 2, "is_more": false}));
     assert_eq!((&lane["in_flight"], &lane["held"]["number"]), (&json!(0), &json!(0)));
@@ -167,7 +168,7 @@ async fn a_bad_lane_is_refused_with_every_fault() {
         assert_eq!(app.get(&format!("/v1/lanes/{id}")).await.status, 404, "{id}");
         assert_eq!(app.post(&format!("/v1/lanes/{id}/reset"), &json!({})).await.status, 404, "{id}");
     }
-    for query in ["state=gone", "route=smtp", "after=x", "after=open.5", "limit=0", "lane=1"] {
+    for query in ["waiting=perhaps", "state=gone", "route=smtp", "after=x", "after=open.5", "limit=0", "lane=1"] {
         assert_eq!(app.get(&format!("/v1/lanes?{query}")).await.status, 422, "{query}");
     }
     assert_eq!(app.get("/v1/lanes?domain=a%20b").await.body["data"], json!([]));
@@ -214,6 +215,7 @@ async fn lanes_in_trouble_come_first_and_pages_miss_none() {
         ("stream=bulk", vec!["a.test"]),
         ("domain=a.test", vec!["a.test", "a.test"]),
         ("route=relay", vec![]),
+        ("waiting=false", vec![]),
         ("route=mx&domain=b.test&stream=transactional&state=open", vec!["b.test"]),
     ] {
         assert_eq!(domains(&lanes(&app, query).await), expected, "{query}");
@@ -269,10 +271,89 @@ async fn a_stream_is_made_changed_and_used() {
     );
     assert_eq!(changed.body["retry_schedule"], json!(["10m", "2h"]), "what is missing stays");
     assert_eq!(lanes(&app, "stream=news").await[0]["priority"], 5, "what waits moves up too");
+    let written = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM lanes WHERE priority = 5");
+    let written = written.fetch_one(&mut app.database.connect().await).await.unwrap();
+    assert_eq!(written, 0, "and no lane is written, however many there are");
     assert_eq!(app.get("/v1/streams/news").await.body, changed.body);
 
     let again = app.post("/v1/streams", &json!({"name": "news"})).await;
     assert_eq!(again.problem(), (409, "stream_exists"));
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn lanes_with_mail_waiting_are_found() {
+    let (_dns, app) = direct().await;
+    app.send(json!({"to": ["x@a.test", "x@b.test"]})).await;
+    app.run_until_idle().await;
+    app.send(json!({"to": "x@b.test", "scheduled_at": app.clock.text_in(hours(1))})).await;
+    app.send(json!({"to": "x@c.test"})).await;
+    assert_eq!(domains(&lanes(&app, "waiting=true").await), ["b.test", "c.test"]);
+    assert_eq!(domains(&lanes(&app, "waiting=false").await), ["a.test"]);
+}
+
+#[tokio::test]
+async fn a_lane_is_throttled_while_mail_waits_for_its_rate() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    app.send(json!({})).await;
+    let path = format!("/v1/lanes/{}", lanes(&app, "").await[0]["id"].as_str().unwrap());
+    let state = async || app.get(&path).await.body["state"].as_str().unwrap().to_owned();
+    let limited = app.patch(&path, &json!({"rate": 0.1})).await.body;
+    assert_eq!((&limited["state"], &limited["open_at"]), (&json!("throttled"), &json!(null)), "its turn is now");
+    app.run_until_idle().await;
+    assert_eq!(state().await, "throttled", "one is gone, one waits");
+    app.clock.advance(minutes(1));
+    app.run_until_idle().await;
+    assert_eq!(state().await, "open", "nothing is held back");
+}
+
+#[tokio::test]
+async fn setting_the_same_rate_again_gives_no_turns_away() {
+    let app = TestApp::start().await;
+    for stream in ["transactional", "transactional", "bulk", "bulk"] {
+        app.send(json!({"stream": stream})).await;
+    }
+    let limits = json!({"stream": "transactional", "route": "relay", "domain": "*", "rate": 0.01});
+    let path = format!("/v1/lanes/{}", put(&app, limits.clone()).await.body["id"].as_str().unwrap());
+    app.patch("/v1/streams/bulk", &json!({"rate": 0.01})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().len(), 2, "one of each");
+    let opens = app.get(&path).await.body["open_at"].clone();
+    assert_eq!(opens, "2026-11-23T12:01:40Z");
+
+    put(&app, limits).await;
+    app.patch(&path, &json!({"rate": 0.01})).await;
+    app.patch("/v1/streams/bulk", &json!({"rate": 0.01, "priority": 40})).await;
+    let reset = app.post(&format!("{path}/reset"), &json!({})).await.body;
+    assert_eq!(reset["open_at"], opens, "there was nothing to forget");
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().len(), 2);
+
+    // Nor does another rate: the next turn is reckoned from now on.
+    app.patch(&path, &json!({"rate": 0.5})).await;
+    app.patch("/v1/streams/bulk", &json!({"rate": 0.5})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().len(), 2);
+    app.clock.advance(seconds(2));
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().len(), 4);
+}
+
+#[tokio::test]
+async fn who_stops_a_lane_need_not_wait_for_its_queue_to_be_counted() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    let lane = lanes(&app, "").await.remove(0);
+    let path = format!("/v1/lanes/{}", lane["id"].as_str().unwrap());
+    for call in ["pause", "resume", "reset"] {
+        let answer = app.post(&format!("{path}/{call}"), &json!({})).await.body;
+        assert_eq!(
+            (&answer["id"], answer.get("waiting"), answer.get("in_flight")),
+            (&lane["id"], None, None),
+            "{call}"
+        );
+    }
     app.run_until_idle().await;
 }
 
@@ -291,11 +372,14 @@ async fn a_bad_stream_is_refused_with_every_fault() {
         ("/retry_schedule/0", "invalid_value"),
     ];
     assert_eq!((answer.status, faults), (422, expected.to_vec()));
-    for name in ["none", "%00", "a%20b", "%F0%9F%90%8E"] {
+    for name in ["none", "%00", "%FF", "a%20b", "%F0%9F%90%8E"] {
+        assert_eq!(app.post(&format!("/v1/streams/{name}/pause"), &json!({})).await.status, 404, "{name}");
         assert_eq!(app.get(&format!("/v1/streams/{name}")).await.status, 404, "{name}");
         assert_eq!(app.patch(&format!("/v1/streams/{name}"), &json!({"weight": 1})).await.status, 404, "{name}");
     }
     assert_eq!(app.patch("/v1/streams/bulk", &json!({"name": "b"})).await.faults(), [("/name", "unknown_field")]);
+    let null = app.patch("/v1/streams/bulk", &json!({"priority": null})).await;
+    assert_eq!((null.status, null.faults()), (422, vec![("/priority", "invalid_type")]));
     assert_eq!(app.post("/v1/streams/bulk/pause", &json!({"reason": 5})).await.faults(), [("/reason", "invalid_type")]);
 }
 

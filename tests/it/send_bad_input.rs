@@ -144,6 +144,7 @@ async fn places_and_methods_that_do_not_exist() {
         (Method::GET, format!("/v1/messages/{other}/raw"), 404),
         (Method::GET, format!("/v1/messages/{id}/attachments/0"), 404),
         (Method::GET, format!("/v1/messages/{id}/attachments/-1"), 404),
+        (Method::GET, "/v1/messages/%FF/attachments/0".into(), 404),
         (Method::GET, format!("/v1/messages/{id}/attachments/99999999999999999999"), 404),
         (Method::POST, format!("/v1/messages/{other}/cancel"), 404),
         (Method::POST, format!("/v1/messages/{other}/retry"), 404),

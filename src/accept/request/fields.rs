@@ -70,6 +70,14 @@ impl<'p, 'v> Fields<'p, 'v> {
         }
     }
 
+    /// Notes where a field is `null` that has nothing to go back to.
+    pub fn not_null(&self, name: &'static str, faults: &mut Faults) {
+        if self.entries.iter().any(|(key, value)| key == name && matches!(value, Value::Null)) {
+            let at = Pointer::Field(self.at, name);
+            at.fault(faults, Code::InvalidType, "give a value, or leave it out to keep the one there is");
+        }
+    }
+
     /// Takes a field that must be there.
     pub fn require(&mut self, name: &'static str, faults: &mut Faults) -> Option<Node<'p, 'v>> {
         let node = self.take(name);

@@ -39,12 +39,18 @@ pub fn parse(body: &[u8]) -> Result<(String, StreamChange), Rejection> {
     }
 }
 
-/// Reads changes to a stream: `null` makes a setting as configured again, what is missing stays.
+/// Reads changes to a stream: `null` makes a setting as configured again, what is missing stays. Priority and weight are
+/// not configured.
 pub fn parse_change(body: &[u8]) -> Result<StreamChange, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
     let at = Pointer::Root;
-    let change = Fields::open(value, &at, SETTINGS, &mut faults).map(|mut fields| settings(&mut fields, &mut faults));
+    let change = Fields::open(value, &at, SETTINGS, &mut faults).map(|mut fields| {
+        for name in ["priority", "weight"] {
+            fields.not_null(name, &mut faults);
+        }
+        settings(&mut fields, &mut faults)
+    });
     match change {
         Some(change) if faults.is_empty() => Ok(change),
         _ => Err(Rejection::Invalid(faults.into_vec())),
@@ -129,6 +135,9 @@ mod tests {
         ];
         assert_eq!(told, expected.map(|(pointer, code)| (pointer.to_owned(), code)));
         assert_eq!(faults(parse_change(br#"{"name": "b"}"#).expect_err("a name stays")).len(), 1);
+        let null =
+            faults(parse_change(br#"{"priority": null, "weight": null, "rate": null}"#).expect_err("no numbers"));
+        assert_eq!(null, ["/priority", "/weight"].map(|pointer| (pointer.to_owned(), "invalid_type")));
         let empty = faults(parse_change(br#"{"retry_schedule": []}"#).expect_err("no waits"));
         assert_eq!(empty, [("/retry_schedule".to_owned(), "required")]);
     }

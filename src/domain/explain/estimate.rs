@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::words::{before, capital, rate, span, time};
-use super::{Kind, Place};
+use super::{Count, Kind, Place};
 use crate::domain::lane::RateOf;
 
 /// How an estimate was come by.
@@ -34,7 +34,7 @@ pub struct Estimate {
 /// What a lane did of late, out of the newest events.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
-    /// Mails of the lane that were handed over among them.
+    /// Mails of the lane that were handed over among them, each once however many it was for.
     pub mails: i64,
     /// How many events were looked at.
     pub events: i64,
@@ -47,12 +47,34 @@ const FARTHEST: f64 = 366.0 * 86_400.0;
 
 /// The estimate for a recipient that waits, by what holds it.
 pub(super) fn of(kind: Kind, place: &Place, now: DateTime<Utc>) -> Estimate {
-    let due = place.due_at.unwrap_or(now);
+    let estimate = by_kind(kind, place, now);
+    match estimate.at {
+        Some(at) if at >= place.gives_up_at => unknown(format!(
+            "Its turn would come at {}; its time runs out before, at {}.",
+            time(at),
+            time(place.gives_up_at)
+        )),
+        Some(at) if !place.has_workers => {
+            unknown(format!("It may start at {} where a worker runs by then; none has been heard of lately.", time(at)))
+        }
+        _ => estimate,
+    }
+}
+
+fn by_kind(kind: Kind, place: &Place, now: DateTime<Utc>) -> Estimate {
+    let due = place.due_at.unwrap_or(now).max(now);
     match kind {
         Kind::Scheduled | Kind::RetryWait => {
             schedule(due, "The attempt is due then; others of its lane may be before it.")
         }
+        Kind::Suspected => {
+            schedule(due, "It is due then; such mails are tried a few at a time, and others may go first.")
+        }
+        Kind::Expiring => {
+            unknown(format!("No attempt is left before its time runs out at {}.", time(place.gives_up_at)))
+        }
         Kind::InFlight => unknown("It is being tried now."),
+        Kind::WorkerGone => unknown("It is tried again once it has been taken over."),
         Kind::Held => unknown("It waits for an operator, however long that takes."),
         Kind::LanePaused | Kind::StreamPaused => unknown("It waits until somebody resumes it."),
         Kind::NoWorker => unknown("It waits until a worker runs."),
@@ -74,28 +96,52 @@ fn schedule(at: DateTime<Utc>, explanation: &str) -> Estimate {
     Estimate { at: Some(at), basis: Basis::Schedule, explanation: explanation.into() }
 }
 
-/// Its turn at the lowest rate, if nothing else holds it.
+/// Its turn at the rate that holds it, if nothing else does.
 fn by_limit(place: &Place, now: DateTime<Utc>) -> Estimate {
-    let Some((per_second, of)) = place.lane.effective_rate() else { return by_pace(place, now) };
+    let Some((per_second, of)) = place.lane.holding_rate() else { return by_pace(place, now) };
     let whose = match of {
         RateOf::Learned => "the rate learned from the destination",
         RateOf::Lane => "the lane's limit",
-        RateOf::Stream => "the stream's limit, which its other lanes share",
+        RateOf::Stream => "the stream's limit",
     };
     let turn = place.lane.opens().unwrap_or(now).max(now);
     let words = format!("{}, at {} ({whose})", before(place.ahead), rate(per_second));
-    after(turn, place, per_second, Basis::Limit, &words)
+    let explanation = match (of, place.ahead) {
+        // The queue of one lane says nothing of how long the stream's is.
+        (RateOf::Stream, _) => {
+            format!("Not before {}: {words}, which the stream's other lanes use up too.", time(turn))
+        }
+        (_, None) => format!("Not before {}: {words}.", time(turn)),
+        (_, Some(ahead)) => return after(turn, ahead, per_second, Basis::Limit, &words),
+    };
+    Estimate { at: None, basis: Basis::Limit, explanation }
 }
 
 /// Its turn at the rate at which the lane moved of late.
 fn by_pace(place: &Place, now: DateTime<Utc>) -> Estimate {
-    if place.ahead.number == 0 {
+    let Some(ahead) = place.ahead else {
+        return unknown(format!("{}.", capital(&before(place.ahead))));
+    };
+    if ahead.number == 0 && place.lane.is_full() {
+        return unknown("It is the next of its lane once a connection is free.");
+    }
+    if ahead.number == 0 && place.lane.of_stream.is_full() {
+        return unknown("It is the next of its lane once one of the stream's mails in flight has gone.");
+    }
+    if ahead.number == 0 {
         return schedule(now, "It is due and the next of its lane; workers look at least once a second.");
     }
-    let Some(lately) = place.pace.filter(|pace| pace.mails > 0 && pace.seconds > 0.0) else {
-        let ahead = capital(&before(place.ahead));
-        return unknown(format!("{ahead}, and none was handed over of late to measure by."));
+    let waits = capital(&before(place.ahead));
+    let Some(lately) = place.pace else {
+        return unknown(format!("{waits}; how fast the lane moves was not measured."));
     };
+    if lately.mails == 0 || lately.seconds <= 0.0 {
+        let heard = match lately.events {
+            0 => "nothing happened of late to measure by".into(),
+            events => format!("of the newest {events} events none was a mail of this lane handed over"),
+        };
+        return unknown(format!("{waits}; {heard}."));
+    }
     #[allow(clippy::cast_precision_loss, reason = "counts of at most some thousands")]
     let per_second = lately.mails as f64 / lately.seconds;
     let words = format!(
@@ -106,14 +152,14 @@ fn by_pace(place: &Place, now: DateTime<Utc>) -> Estimate {
         lately.mails,
         span(lately.seconds)
     );
-    after(now, place, per_second, Basis::LaneRate, &words)
+    after(now, ahead, per_second, Basis::LaneRate, &words)
 }
 
 /// When those before it have gone at this rate.
-fn after(turn: DateTime<Utc>, place: &Place, per_second: f64, basis: Basis, words: &str) -> Estimate {
+fn after(turn: DateTime<Utc>, ahead: Count, per_second: f64, basis: Basis, words: &str) -> Estimate {
     #[allow(clippy::cast_precision_loss, reason = "counts of at most some thousands")]
-    let seconds = place.ahead.number as f64 / per_second;
-    if place.ahead.is_more || seconds > FARTHEST {
+    let seconds = ahead.number as f64 / per_second;
+    if ahead.is_more || seconds > FARTHEST {
         let explanation = format!("Not before {} from now: {words}.", span(seconds));
         return Estimate { at: None, basis, explanation };
     }

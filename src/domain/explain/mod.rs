@@ -13,7 +13,7 @@ pub(super) mod words;
 #[cfg(test)]
 mod tests;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::delivery::Status;
 use super::id::MessageId;
@@ -81,6 +81,31 @@ pub struct Recipient {
     pub tls: Option<String>,
     /// The sender's choice.
     pub on_uncertain: OnUncertain,
+    /// The sender's limit: not after.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// A worker's hold of a recipient.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lease {
+    /// Where the worker runs; `None` where it is no longer on the list.
+    pub host: Option<String>,
+    /// Seconds since it was last heard of.
+    pub silence: f64,
+    /// After so many seconds without a word others take over.
+    pub term: f64,
+}
+
+impl Lease {
+    /// Whether the worker counts as gone.
+    fn is_over(&self) -> bool {
+        self.host.is_none() || self.silence > self.term
+    }
+
+    /// Whether it has missed more than one heartbeat, of which there are four in a term.
+    fn is_silent(&self) -> bool {
+        self.silence > self.term / 2.0
+    }
 }
 
 /// Where a recipient waits.
@@ -92,14 +117,14 @@ pub struct Place {
     pub due_at: Option<DateTime<Utc>>,
     /// After that no attempt starts: the end of the retry window or `expires_at`.
     pub gives_up_at: DateTime<Utc>,
-    /// Whether a worker has it in hand.
-    pub is_leased: bool,
-    /// Where that worker runs.
-    pub worker: Option<String>,
+    /// The worker that has it in hand, where one has.
+    pub lease: Option<Lease>,
+    /// How many workers ended while they had it in hand, since its last attempt that came to an end.
+    pub crashes: i16,
     /// Why it waits for an operator.
     pub held: Option<String>,
-    /// How many of its lane go first.
-    pub ahead: Count,
+    /// How many other mails of its lane go first; `None` where that was not counted or is not to be told.
+    pub ahead: Option<Count>,
     /// What its lane did of late, where that was asked for.
     pub pace: Option<Pace>,
     /// Whether any worker has been heard of lately.
@@ -128,8 +153,14 @@ pub enum Kind {
     ConnectionsFull,
     /// It waits for an operator.
     Held,
+    /// It was in hand when a worker ended: such mails are tried a few at a time.
+    Suspected,
+    /// No attempt is left before its time runs out.
+    Expiring,
     /// No worker has been heard of.
     NoWorker,
+    /// The worker that has it in hand has not been heard of; others take over.
+    WorkerGone,
     /// A worker has it in hand.
     InFlight,
     /// It is due, and those before it go first.
@@ -181,41 +212,62 @@ pub fn explain(recipient: &Recipient, place: Option<&Place>, now: DateTime<Utc>)
         summary: waiting::summary(kind, recipient, place, now),
         blocker: waiting::blocker(kind, recipient, place, now),
         estimate: Some(estimate::of(kind, place, now)),
-        unblock: remedy::of(kind, recipient, place),
+        unblock: remedy::of(kind, recipient, place, now),
     }
 }
 
 /// What holds a recipient that waits.
 fn kind(recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Kind {
     let lane = &place.lane;
-    let later = place.due_at.filter(|due| *due > now);
-    if place.held.is_some() || (place.due_at.is_none() && !place.is_leased) {
-        Kind::Held
-    } else if place.is_leased {
-        Kind::InFlight
+    if let Some(lease) = &place.lease {
+        return match (lease.is_over(), place.has_workers) {
+            (false, _) => Kind::InFlight,
+            (true, true) => Kind::WorkerGone,
+            (true, false) => Kind::NoWorker,
+        };
+    }
+    let Some(due) = place.due_at.filter(|_| place.held.is_none()) else { return Kind::Held };
+    let is_later = due > now;
+    if due.max(now) >= place.gives_up_at {
+        // Whatever else holds it: time does not wait for that.
+        if is_later || place.has_workers { Kind::Expiring } else { Kind::NoWorker }
     } else if lane.of_stream.paused.is_some() {
         Kind::StreamPaused
     } else if lane.paused.is_some() {
         Kind::LanePaused
-    } else if lane.blocked.is_some() && later.is_none_or(|due| lane.open_at.is_some_and(|open| open > due)) {
-        Kind::LaneBlocked
-    } else if later.is_some() {
-        if recipient.attempts == 0 { Kind::Scheduled } else { Kind::RetryWait }
-    } else if !place.has_workers {
+    } else if !is_later && !place.has_workers {
         Kind::NoWorker
+    } else if lane.blocked.is_some() && (!is_later || lane.open_at.is_some_and(|open| open > due)) {
+        Kind::LaneBlocked
+    } else if is_later {
+        match (place.crashes, recipient.attempts) {
+            (1.., _) => Kind::Suspected,
+            (_, 0) => Kind::Scheduled,
+            _ => Kind::RetryWait,
+        }
     } else {
-        limit(place)
+        match limit(place, now) {
+            Kind::Queued if place.crashes > 0 => Kind::Suspected,
+            limit => limit,
+        }
     }
 }
 
+/// A connection comes free when a mail has gone, which takes seconds: a turn that is further off than this lasts longer.
+const PLACE_COMES_FREE: TimeDelta = TimeDelta::seconds(10);
+
 /// Which limit holds a recipient that is due.
-fn limit(place: &Place) -> Kind {
+fn limit(place: &Place, now: DateTime<Utc>) -> Kind {
     let lane = &place.lane;
-    let is_slowed = lane.opens().is_some() || place.ahead.number > 0;
-    match lane.effective_rate() {
+    let turn = lane.opens();
+    let is_full = lane.is_full() || lane.of_stream.is_full();
+    if is_full && turn.is_none_or(|turn| turn <= now + PLACE_COMES_FREE) {
+        return Kind::ConnectionsFull;
+    }
+    let is_slowed = turn.is_some() || place.ahead.is_some_and(|ahead| ahead.number > 0);
+    match lane.holding_rate() {
         Some((_, RateOf::Learned)) if is_slowed => Kind::LearnedLimit,
         Some(_) if is_slowed => Kind::RateLimited,
-        _ if lane.is_full() || lane.of_stream.is_full() => Kind::ConnectionsFull,
         _ => Kind::Queued,
     }
 }

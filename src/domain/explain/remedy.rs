@@ -1,5 +1,7 @@
 //! What would let a recipient go on, with the call that does it.
 
+use chrono::{DateTime, Utc};
+
 use super::{Kind, Place, Recipient};
 use crate::domain::lane::RateOf;
 
@@ -24,7 +26,15 @@ impl Remedy {
 }
 
 /// The remedies for what holds a recipient that waits.
-pub(super) fn of(kind: Kind, recipient: &Recipient, place: &Place) -> Vec<Remedy> {
+pub(super) fn of(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Vec<Remedy> {
+    let mut remedies = against(kind, recipient, place, now);
+    if !place.has_workers && kind != Kind::InFlight {
+        remedies.push(Remedy::words("Start a worker: `postrider serve`, or `postrider serve --only worker`."));
+    }
+    remedies
+}
+
+fn against(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Vec<Remedy> {
     let lane = &place.lane;
     let message = recipient.message;
     let retry = |action: &str| Remedy::call(action, format!("POST /v1/messages/{message}/retry"));
@@ -45,7 +55,11 @@ pub(super) fn of(kind: Kind, recipient: &Recipient, place: &Place) -> Vec<Remedy
             reset("Try it now, without waiting for the next probe."),
         ],
         Kind::LearnedLimit => vec![reset("Forget what was learned, if the destination takes more by now.")],
-        Kind::RateLimited => vec![match lane.effective_rate() {
+        Kind::Expiring if place.gives_up_at > now && recipient.attempts > 0 => {
+            vec![retry("Try it now: no other attempt is left.")]
+        }
+        Kind::Expiring => vec![Remedy::words("Send a new message if it is still wanted.")],
+        Kind::RateLimited => vec![match lane.holding_rate() {
             Some((_, RateOf::Stream)) => {
                 Remedy::call("Raise the stream's rate.", format!("PATCH /v1/streams/{} {{\"rate\": …}}", lane.stream))
             }
@@ -59,7 +73,12 @@ pub(super) fn of(kind: Kind, recipient: &Recipient, place: &Place) -> Vec<Remedy
             let call = format!("PATCH /v1/streams/{} {{\"concurrency\": …}}", lane.stream);
             vec![Remedy::call("Allow the stream more mails in flight.", call)]
         }
-        Kind::NoWorker => vec![Remedy::words("Start a worker: `postrider serve`, or `postrider serve --only worker`.")],
-        Kind::InFlight | Kind::Queued | Kind::Lost | Kind::Ended => Vec::new(),
+        Kind::NoWorker
+        | Kind::InFlight
+        | Kind::WorkerGone
+        | Kind::Suspected
+        | Kind::Queued
+        | Kind::Lost
+        | Kind::Ended => Vec::new(),
     }
 }

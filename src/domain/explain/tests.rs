@@ -24,6 +24,7 @@ fn lane() -> Lane {
         domain: "example.test".into(),
         priority: 50,
         state: State::Open,
+        is_due: true,
         open_at: None,
         paused: None,
         limits: LaneLimits::default(),
@@ -39,10 +40,10 @@ fn place() -> Place {
         lane: lane(),
         due_at: Some(at(5)),
         gives_up_at: at(4_320),
-        is_leased: false,
-        worker: None,
+        lease: None,
+        crashes: 0,
         held: None,
-        ahead: Count::default(),
+        ahead: Some(Count::default()),
         pace: None,
         has_workers: true,
     }
@@ -60,6 +61,7 @@ fn recipient(status: Status) -> Recipient {
         mx: None,
         tls: None,
         on_uncertain: OnUncertain::Retry,
+        expires_at: None,
     }
 }
 
@@ -83,6 +85,15 @@ fn kind_of(change: impl FnOnce(&mut Place)) -> Kind {
     told(&place).blocker.kind
 }
 
+fn mails(number: i64) -> Count {
+    Count { number, is_more: false }
+}
+
+/// A worker that has it in hand, silent for so many seconds of its thirty.
+fn lease(silence: f64) -> Lease {
+    Lease { host: Some("mail1".into()), silence, term: 30.0 }
+}
+
 fn paused(minute: i64) -> Paused {
     Paused { at: at(minute), reason: Some("they asked us to".into()) }
 }
@@ -92,14 +103,14 @@ fn blocked() -> Blocked {
 }
 
 fn learned(rate: f64) -> Learned {
-    Learned { rate, ceiling: 40.0, at: at(8), reply: Some("4.7.0 slow down".into()) }
+    Learned { rate, ceiling: 40.0, at: at(8), raised_at: None, reply: Some("4.7.0 slow down".into()) }
 }
 
 #[test]
 fn each_thing_that_holds_has_its_name() {
     assert_eq!(kind_of(|_| ()), Kind::Queued);
     assert_eq!(kind_of(|p| p.due_at = Some(at(11))), Kind::Scheduled);
-    assert_eq!(kind_of(|p| p.is_leased = true), Kind::InFlight);
+    assert_eq!(kind_of(|p| p.lease = Some(lease(1.0))), Kind::InFlight);
     assert_eq!(kind_of(|p| p.has_workers = false), Kind::NoWorker);
     assert_eq!(kind_of(|p| p.lane.paused = Some(paused(1))), Kind::LanePaused);
     assert_eq!(kind_of(|p| p.lane.of_stream.paused = Some(paused(1))), Kind::StreamPaused);
@@ -112,7 +123,7 @@ fn each_thing_that_holds_has_its_name() {
 #[test]
 fn a_limit_is_named_only_where_it_holds_something_back() {
     assert_eq!(kind_of(|p| p.lane.limits.rate = Some(5.0)), Kind::Queued, "its turn is now");
-    let waits = |p: &mut Place| p.ahead = Count { number: 3, is_more: false };
+    let waits = |p: &mut Place| p.ahead = Some(mails(3));
     assert_eq!(
         kind_of(|p| {
             p.lane.limits.rate = Some(5.0);
@@ -181,6 +192,184 @@ fn of_several_things_the_one_that_lasts_is_named() {
 }
 
 #[test]
+fn a_limit_that_is_full_comes_before_a_rate_whose_turn_is_near() {
+    let full = |seconds: i64| {
+        kind_of(|p| {
+            p.lane.limits = LaneLimits { connections: Some(2), rate: Some(5.0), mails_per_connection: None };
+            p.lane.in_use = 2;
+            p.lane.open_at = Some(now() + TimeDelta::seconds(seconds));
+            p.ahead = Some(mails(40));
+        })
+    };
+    assert_eq!((full(0), full(60)), (Kind::ConnectionsFull, Kind::RateLimited));
+}
+
+#[test]
+fn the_rate_whose_turn_is_to_come_is_named() {
+    let mut place = place();
+    place.lane.limits.rate = Some(1.0);
+    place.lane.of_stream.rate = Some(8.0);
+    place.lane.of_stream.open_at = Some(at(11));
+    assert_eq!(told(&place).blocker.rule.as_deref(), Some("rate of stream bulk: 8 mails a second"));
+    place.lane.of_stream.open_at = None;
+    place.ahead = Some(mails(1));
+    assert_eq!(told(&place).blocker.rule.as_deref(), Some("rate of lane_7: 1 mail a second"));
+}
+
+#[test]
+fn a_streams_rate_gives_no_estimate_since_other_lanes_use_it_too() {
+    let mut place = place();
+    place.lane.of_stream.rate = Some(2.0);
+    place.ahead = Some(mails(60));
+    let estimate = told(&place).estimate.expect("an estimate");
+    assert_eq!((estimate.at, estimate.basis), (None, Basis::Limit));
+    assert!(estimate.explanation.contains("which the stream's other lanes use up too"), "{}", estimate.explanation);
+}
+
+#[test]
+fn a_worker_that_is_gone_has_nothing_in_hand() {
+    let mut place = place();
+    place.lease = Some(lease(1.0));
+    assert_eq!(told(&place).summary, "A worker on mail1 has it in hand: attempt 1 is being made.");
+    place.lease = Some(lease(20.0));
+    let silent = told(&place);
+    assert_eq!(silent.blocker.kind, Kind::InFlight);
+    assert!(silent.summary.ends_with("Nothing has been heard of that worker for 20 s; after 30 s others take over."));
+
+    place.lease = Some(lease(31.0));
+    let gone = told(&place);
+    assert_eq!((gone.blocker.kind, gone.blocker.next_attempt_at), (Kind::WorkerGone, None));
+    assert_eq!(
+        gone.summary,
+        "The worker on mail1 that had it in hand for attempt 1 has not been heard of for 31 s and counts as gone: another \
+         frees it within 30 s."
+    );
+    place.has_workers = false;
+    let alone = told(&place);
+    assert_eq!((alone.blocker.kind, alone.unblock.len()), (Kind::NoWorker, 1));
+    assert!(alone.summary.contains("no other worker has been either: it is freed when one runs"), "{}", alone.summary);
+}
+
+#[test]
+fn without_workers_nothing_is_promised() {
+    let mut place = place();
+    place.has_workers = false;
+    place.lane.blocked = Some(blocked());
+    place.lane.limits.rate = Some(0.1);
+    place.ahead = Some(mails(9));
+    assert_eq!(told(&place).blocker.kind, Kind::NoWorker, "a block and a limit would not last as long");
+    place.due_at = Some(at(60));
+    let later = told(&place);
+    assert_eq!((later.blocker.kind, later.blocker.until), (Kind::Scheduled, Some(at(60))));
+    assert!(later.summary.ends_with("No worker has been heard of lately, and without one nothing is sent."));
+    assert_eq!(later.estimate.and_then(|estimate| estimate.at), None);
+    assert!(later.unblock.iter().any(|remedy| remedy.action.starts_with("Start a worker")));
+}
+
+#[test]
+fn a_wait_that_is_cut_to_the_deadline_promises_no_attempt() {
+    let mut place = place();
+    (place.due_at, place.gives_up_at) = (Some(at(20)), at(20));
+    let cut = |place: &Place| {
+        let recipient = Recipient { expires_at: Some(at(20)), ..tried(Status::Deferred, 451, "later") };
+        explain(&recipient, Some(place), now())
+    };
+    let told = cut(&place);
+    assert_eq!((told.blocker.kind, told.blocker.until), (Kind::Expiring, Some(at(20))));
+    assert_eq!(told.blocker.next_attempt_at, None);
+    assert_eq!(told.blocker.rule.as_deref(), Some("the message's expires_at"));
+    assert!(told.summary.starts_with("It expires at 1970-01-01T00:20:00Z"), "{}", told.summary);
+    assert_eq!(told.estimate.and_then(|estimate| estimate.at), None);
+    assert!(told.unblock[0].call.as_ref().is_some_and(|call| call.ends_with("/retry")), "that is another attempt");
+
+    place.lane.paused = Some(paused(1));
+    assert_eq!(cut(&place).blocker.kind, Kind::Expiring, "it expires behind a pause too");
+    (place.due_at, place.gives_up_at) = (Some(at(5)), at(9));
+    let over = cut(&place);
+    assert!(over.summary.starts_with("Its time ran out at 1970-01-01T00:09:00Z"), "{}", over.summary);
+}
+
+#[test]
+fn a_turn_after_the_deadline_is_none() {
+    let mut place = place();
+    place.lane.limits.rate = Some(1.0 / 60.0);
+    (place.ahead, place.gives_up_at) = (Some(mails(60)), at(30));
+    let told = told(&place);
+    assert_eq!(told.estimate.as_ref().and_then(|estimate| estimate.at), None);
+    let words = told.estimate.map(|estimate| estimate.explanation).unwrap_or_default();
+    assert_eq!(
+        words,
+        "Its turn would come at 1970-01-01T01:10:00Z; its time runs out before, at 1970-01-01T00:30:00Z."
+    );
+
+    let blocked_until = |open: i64| {
+        let mut place = super::tests::place();
+        place.lane.blocked = Some(blocked());
+        (place.lane.open_at, place.gives_up_at) = (Some(at(open)), at(30));
+        explain(&recipient(Status::Queued), Some(&place), now()).blocker.next_attempt_at
+    };
+    assert_eq!((blocked_until(29), blocked_until(30)), (Some(at(29)), None));
+}
+
+#[test]
+fn one_that_was_put_off_after_a_crash_is_not_called_scheduled() {
+    let mut place = place();
+    (place.due_at, place.crashes) = (Some(at(11)), 1);
+    let told = told(&place);
+    assert_eq!((told.blocker.kind, told.blocker.until), (Kind::Suspected, Some(at(11))));
+    assert_eq!(
+        told.summary,
+        "It was in hand when a worker ended unexpectedly, so that it is tried beside few others or alone: its turn is at \
+         1970-01-01T00:11:00Z. That counts as no attempt."
+    );
+    assert_eq!(kind_of(|p| p.crashes = 2), Kind::Suspected);
+}
+
+#[test]
+fn what_was_not_counted_is_not_told() {
+    let mut place = place();
+    place.ahead = None;
+    let queued = told(&place);
+    assert_eq!(queued.blocker.kind, Kind::Queued);
+    assert_eq!(queued.estimate.and_then(|estimate| estimate.at), None);
+    place.lane.limits.rate = Some(0.5);
+    place.lane.open_at = Some(at(11));
+    let limited = told(&place);
+    let estimate = limited.estimate.expect("an estimate");
+    assert_eq!((estimate.at, estimate.basis), (None, Basis::Limit));
+    assert!(estimate.explanation.starts_with("Not before 1970-01-01T00:11:00Z"), "{}", estimate.explanation);
+}
+
+#[test]
+fn a_lane_tells_why_it_moves_or_not() {
+    let reason = |change: &dyn Fn(&mut Lane), has_workers| {
+        let mut lane = lane();
+        change(&mut lane);
+        lane.reason(has_workers)
+    };
+    assert_eq!(reason(&|lane| lane.is_due = false, true), "Nothing holds it back.");
+    assert_eq!(reason(&|_| (), true), "Nothing of its own holds it back; what is due goes as workers have hands free.");
+    assert_eq!(reason(&|_| (), false), "No worker has been heard of lately, and without one nothing is sent.");
+    let full = |lane: &mut Lane| {
+        lane.of_stream.concurrency = Some(3);
+        lane.of_stream.in_use = 3;
+    };
+    assert_eq!(reason(&full, true), "All 3 mails that stream bulk may have in flight are.");
+    let busy = |lane: &mut Lane| {
+        lane.limits.connections = Some(2);
+        lane.in_use = 2;
+    };
+    assert_eq!(reason(&busy, true), "All 2 connections that it may have are in use.");
+    let slow = |lane: &mut Lane| lane.of_stream.rate = Some(2.0);
+    assert_eq!(reason(&slow, true), "Held to 2 mails a second by the limit of stream bulk.");
+    let raised = |lane: &mut Lane| lane.learned = Some(Learned { raised_at: Some(at(9)), ..learned(2.0) });
+    assert_eq!(
+        reason(&raised, true),
+        "The destination asked for less at 1970-01-01T00:08:00Z: “4.7.0 slow down”; raised since to 2 mails a second."
+    );
+}
+
+#[test]
 fn a_wait_for_the_next_attempt_is_told_with_the_last_reply() {
     let mut place = place();
     place.due_at = Some(at(20));
@@ -231,10 +420,10 @@ fn a_rate_lets_one_reckon_when_its_turn_comes() {
     let mut place = place();
     place.lane.limits.rate = Some(0.5);
     place.lane.open_at = Some(at(11));
-    place.ahead = Count { number: 60, is_more: false };
+    place.ahead = Some(mails(60));
     let estimate = told(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (Some(at(13)), Basis::Limit), "{}", estimate.explanation);
-    place.ahead.is_more = true;
+    place.ahead = Some(Count { number: 60, is_more: true });
     let estimate = told(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (None, Basis::Limit));
     assert!(estimate.explanation.starts_with("Not before 2 min from now"), "{}", estimate.explanation);
@@ -246,16 +435,20 @@ fn without_a_rate_one_reckons_by_what_the_lane_did() {
     let estimate = told(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (Some(now()), Basis::Schedule), "it is the next");
 
-    place.ahead = Count { number: 120, is_more: false };
+    place.ahead = Some(mails(120));
     let estimate = told(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (None, Basis::None), "nothing is known of the lane");
+    assert_eq!(estimate.explanation, "120 mails of its lane are before it; how fast the lane moves was not measured.");
+    place.pace = Some(Pace { mails: 0, events: 500, seconds: 50.0 });
+    let estimate = told(&place).estimate.expect("an estimate");
+    assert!(estimate.explanation.ends_with("of the newest 500 events none was a mail of this lane handed over."));
 
     place.pace = Some(Pace { mails: 100, events: 500, seconds: 50.0 });
     let estimate = told(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (Some(at(11)), Basis::LaneRate));
     assert_eq!(
         estimate.explanation,
-        "If nothing else holds it: 120 of its lane are before it, at 2 mails a second: of the newest 500 events, 100 were mails of \
+        "If nothing else holds it: 120 mails of its lane are before it, at 2 mails a second: of the newest 500 events, 100 were mails of \
          this lane handed over, within 50 s."
     );
 }
@@ -286,14 +479,14 @@ fn no_situation_is_without_words() {
     for bits in places {
         let is = |n: u32| bits & 1 << n != 0;
         let mut place = place();
-        place.is_leased = is(0);
+        place.lease = is(0).then(|| lease(1.0));
         place.has_workers = is(1);
         place.due_at = if is(2) { Some(at(20)) } else { Some(at(5)) };
         place.lane.paused = is(3).then(|| paused(1));
         place.lane.blocked = is(4).then(blocked);
         place.lane.learned = is(5).then(|| learned(1.0));
         place.lane.of_stream.rate = is(6).then_some(0.1);
-        place.ahead.number = i64::from(is(7));
+        place.ahead = Some(mails(i64::from(is(7))));
         let told = told(&place);
         assert!(told.summary.ends_with('.') && told.summary.len() > 20, "{bits:b}: {}", told.summary);
         assert!(!told.summary.contains("  ") && !told.summary.contains(".."), "{}", told.summary);

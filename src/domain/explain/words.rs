@@ -52,13 +52,14 @@ pub(super) fn attempts(count: i16) -> String {
     if count == 1 { "1 attempt".into() } else { format!("{count} attempts") }
 }
 
-/// How many stand before somebody, as the subject of a sentence.
-pub(super) fn before(ahead: Count) -> String {
+/// How many mails stand before one, as the subject of a sentence.
+pub(super) fn before(ahead: Option<Count>) -> String {
     match ahead {
-        Count { number, is_more: true } => format!("more than {number} of its lane are before it"),
-        Count { number: 0, .. } => "it is the next of its lane".into(),
-        Count { number: 1, .. } => "1 of its lane is before it".into(),
-        Count { number, .. } => format!("{number} of its lane are before it"),
+        None => "how many of its lane are before it was not counted".into(),
+        Some(Count { number, is_more: true }) => format!("more than {number} mails of its lane are before it"),
+        Some(Count { number: 0, .. }) => "it is the next of its lane".into(),
+        Some(Count { number: 1, .. }) => "1 mail of its lane is before it".into(),
+        Some(Count { number, .. }) => format!("{number} mails of its lane are before it"),
     }
 }
 

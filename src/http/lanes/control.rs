@@ -6,8 +6,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::view::LaneView;
-use super::{NO_LANE, shown_one};
+use super::view::TermsView;
+use super::{NO_LANE, terms};
 use crate::accept::request::{self, Context};
 use crate::db::steer::{self, LaneKey};
 use crate::domain::id::LaneId;
@@ -72,8 +72,8 @@ pub struct PauseBody {
     put, path = "/v1/lanes", tag = "lanes", operation_id = "put_lane",
     request_body = LaneBody,
     responses(
-        (status = 200, description = "The lane, which was there", body = LaneView),
-        (status = 201, description = "The lane, which was made", body = LaneView,
+        (status = 200, description = "The lane, which was there", body = TermsView),
+        (status = 201, description = "The lane, which was made", body = TermsView,
          headers(("Location" = String, description = "Where the lane is"))),
         (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
@@ -92,9 +92,9 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     let lane = request::lane::parse(&body.octets, &api.delivery.routes(), &context)?;
     let route = lane.route.to_string();
     let key = LaneKey { stream: &lane.stream, route: &route, domain: &lane.domain };
-    let (id, is_new) = steer::put(&api.db, caller.tenant(), key, &lane.limits).await?.ok_or(NO_LANE)?;
+    let (id, is_new) = steer::put(&api.db, caller.tenant(), key, &lane.limits, context.now).await?.ok_or(NO_LANE)?;
     api.acceptor.wake();
-    let view = shown_one(&api, caller.tenant(), id).await?;
+    let view = terms(&api, caller.tenant(), id).await?;
     let mut response = (if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(view)).into_response();
     if let (true, Ok(location)) = (is_new, HeaderValue::try_from(format!("/v1/lanes/{id}"))) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -110,7 +110,7 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     params(("id" = String, Path, description = "The lane's id")),
     request_body = LaneChangeBody,
     responses(
-        (status = 200, description = "The lane afterwards", body = LaneView),
+        (status = 200, description = "The lane afterwards", body = TermsView),
         (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
@@ -127,11 +127,11 @@ pub async fn change(
     PathId(id): PathId<LaneId>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<LaneView>, ApiError> {
+) -> Result<Json<TermsView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::lane::parse_change(&body.octets)?;
-    let is_there = steer::change(&api.db, caller.tenant(), id, &change).await?;
+    let is_there = steer::change(&api.db, caller.tenant(), id, &change, api.clock.now()).await?;
     done(&api, &caller, id, is_there).await
 }
 
@@ -143,7 +143,7 @@ pub async fn change(
     params(("id" = String, Path, description = "The lane's id")),
     request_body = Option<PauseBody>,
     responses(
-        (status = 200, description = "The lane afterwards", body = LaneView),
+        (status = 200, description = "The lane afterwards", body = TermsView),
         (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
@@ -160,7 +160,7 @@ pub async fn pause(
     PathId(id): PathId<LaneId>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<LaneView>, ApiError> {
+) -> Result<Json<TermsView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let reason = request::pause::parse(&body.octets)?;
@@ -175,7 +175,7 @@ pub async fn pause(
     post, path = "/v1/lanes/{id}/resume", tag = "lanes", operation_id = "resume_lane",
     params(("id" = String, Path, description = "The lane's id")),
     responses(
-        (status = 200, description = "The lane afterwards", body = LaneView),
+        (status = 200, description = "The lane afterwards", body = TermsView),
         (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such lane", body = Problem, content_type = "application/problem+json"),
@@ -186,7 +186,7 @@ pub async fn resume(
     State(api): State<Api>,
     caller: Caller,
     PathId(id): PathId<LaneId>,
-) -> Result<Json<LaneView>, ApiError> {
+) -> Result<Json<TermsView>, ApiError> {
     caller.may(Scope::Admin)?;
     let is_there = steer::resume(&api.db, caller.tenant(), id).await?;
     done(&api, &caller, id, is_there).await
@@ -200,7 +200,7 @@ pub async fn resume(
     post, path = "/v1/lanes/{id}/reset", tag = "lanes", operation_id = "reset_lane",
     params(("id" = String, Path, description = "The lane's id")),
     responses(
-        (status = 200, description = "The lane afterwards", body = LaneView),
+        (status = 200, description = "The lane afterwards", body = TermsView),
         (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such lane", body = Problem, content_type = "application/problem+json"),
@@ -211,17 +211,17 @@ pub async fn reset(
     State(api): State<Api>,
     caller: Caller,
     PathId(id): PathId<LaneId>,
-) -> Result<Json<LaneView>, ApiError> {
+) -> Result<Json<TermsView>, ApiError> {
     caller.may(Scope::Admin)?;
-    let is_there = steer::reset(&api.db, caller.tenant(), id).await?;
+    let is_there = steer::reset(&api.db, caller.tenant(), id, api.clock.now()).await?;
     done(&api, &caller, id, is_there).await
 }
 
 /// Tells the workers, and shows what became of the lane.
-async fn done(api: &Api, caller: &Caller, id: LaneId, is_there: bool) -> Result<Json<LaneView>, ApiError> {
+async fn done(api: &Api, caller: &Caller, id: LaneId, is_there: bool) -> Result<Json<TermsView>, ApiError> {
     if !is_there {
         return Err(NO_LANE);
     }
     api.acceptor.wake();
-    shown_one(api, caller.tenant(), id).await.map(Json)
+    terms(api, caller.tenant(), id).await.map(Json)
 }

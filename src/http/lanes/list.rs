@@ -29,6 +29,7 @@ use crate::http::{Api, ApiError, Problem};
         ("route" = Option<String>, Query, description = "`mx`, `relay` or `relay:NAME`"),
         ("domain" = Option<String>, Query, description = "The destination domain; `*` for lanes of a whole relay"),
         ("state" = Option<LaneState>, Query, description = "Whether the lane moves"),
+        ("waiting" = Option<bool>, Query, description = "With `true` only lanes in which recipients wait, due now or later; with `false` only the others"),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
         ("after" = Option<String>, Query, description = "The `next` of the page before"),
     ),
@@ -86,6 +87,7 @@ fn filter(params: &mut Params) -> Filter {
         }),
         domains: params.text("domain").map(|domain| vec![a_label(&domain)]),
         state: params.read("state", "Give `open`, `throttled`, `blocked` or `paused`.", |word| word.parse().ok()),
+        waiting: params.read("waiting", "Give `true` or `false`.", |word| word.parse().ok()),
         after: params.read("after", "Give the `next` of the page before.", read_cursor),
     }
 }
@@ -118,6 +120,6 @@ fn too_broad(error: DbError) -> ApiError {
     ApiError::Invalid(vec![Fault {
         pointer: "stream".into(),
         code: Code::TooBroad.as_str(),
-        message: "The search took too long. Narrow it with `stream`, `route`, `domain` or `state`.".into(),
+        message: "The search took too long. Narrow it with `stream`, `route`, `domain`, `state` or `waiting`.".into(),
     }])
 }

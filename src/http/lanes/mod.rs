@@ -6,12 +6,12 @@ mod view;
 
 pub use view::PausedView;
 
-use crate::db::traffic;
+use crate::db::{explain, traffic};
 use crate::domain::id::{LaneId, TenantId};
 use crate::domain::lane::Lane;
 
 use super::{Api, ApiError};
-use view::LaneView;
+use view::{LaneView, TermsView};
 
 const NO_LANE: ApiError = ApiError::NotFound("There is no lane with this id.");
 
@@ -19,11 +19,20 @@ const NO_LANE: ApiError = ApiError::NotFound("There is no lane with this id.");
 async fn shown(api: &Api, lanes: Vec<Lane>) -> Result<Vec<LaneView>, ApiError> {
     let ids: Vec<i64> = lanes.iter().map(|lane| lane.id.0).collect();
     let loads = traffic::loads(&api.db, &ids, api.clock.now()).await?;
-    Ok(lanes.into_iter().zip(loads).map(|(lane, load)| LaneView::of(lane, &load, &api.delivery)).collect())
+    let has_workers = explain::has_workers(&api.db, api.delivery.lease).await?;
+    let terms = lanes.into_iter().map(|lane| TermsView::of(lane, has_workers, &api.delivery));
+    Ok(terms.zip(&loads).map(|(terms, load)| LaneView::of(terms, load)).collect())
 }
 
 /// One lane as it stands now.
 async fn shown_one(api: &Api, tenant: TenantId, id: LaneId) -> Result<LaneView, ApiError> {
     let lane = traffic::lane(&api.db, tenant, id, api.clock.now()).await?.ok_or(NO_LANE)?;
     shown(api, vec![lane]).await?.pop().ok_or(NO_LANE)
+}
+
+/// The same without a look at its queue: whoever stops a lane must not be told that counting failed.
+async fn terms(api: &Api, tenant: TenantId, id: LaneId) -> Result<TermsView, ApiError> {
+    let lane = traffic::lane(&api.db, tenant, id, api.clock.now()).await?.ok_or(NO_LANE)?;
+    let has_workers = explain::has_workers(&api.db, api.delivery.lease).await?;
+    Ok(TermsView::of(lane, has_workers, &api.delivery))
 }

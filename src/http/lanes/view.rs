@@ -13,6 +13,25 @@ use crate::http::delivery::Delivery;
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = Lane)]
 pub struct LaneView {
+    /// What it is and whether it moves.
+    #[serde(flatten)]
+    pub terms: TermsView,
+    /// Recipients that wait, due now or later.
+    pub waiting: Count,
+    /// Of those, due now.
+    pub due: Count,
+    /// Recipients in workers' hands; null while more than 10,000 recipients wait in all lanes together.
+    pub in_flight: Option<i64>,
+    /// Recipients that wait for an operator.
+    pub held: Count,
+    /// When the first of those that wait is or was due.
+    pub oldest_due_at: Option<DateTime<Utc>>,
+}
+
+/// A lane without what waits in it: what a call that changes it answers, so that it need not count.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = LaneTerms)]
+pub struct TermsView {
     /// The lane.
     #[schema(value_type = String, example = "lane_42")]
     pub id: LaneId,
@@ -28,18 +47,8 @@ pub struct LaneView {
     pub priority: i16,
     /// Whether it moves.
     pub state: State,
-    /// Why it is in that state, in a sentence.
+    /// Why it moves or not, in a sentence or two.
     pub reason: String,
-    /// Recipients that wait, due now or later.
-    pub waiting: Count,
-    /// Of those, due now.
-    pub due: Count,
-    /// Recipients in workers' hands; null while more than 10,000 recipients wait in all lanes together.
-    pub in_flight: Option<i64>,
-    /// Recipients that wait for an operator.
-    pub held: Count,
-    /// When the first of those that wait is or was due.
-    pub oldest_due_at: Option<DateTime<Utc>>,
     /// Nothing starts before then: the rate's next turn or the next probe; null where it is open now.
     pub open_at: Option<DateTime<Utc>>,
     /// What may go through it.
@@ -96,8 +105,10 @@ pub struct LearnedView {
     pub rate: f64,
     /// Mails a second at which the limit is forgotten.
     pub ceiling: f64,
-    /// When it last changed.
+    /// When the destination last asked for less, by `reply`.
     pub since: DateTime<Utc>,
+    /// When success last raised the rate since then.
+    pub raised_at: Option<DateTime<Utc>>,
     /// The reply that asked for it.
     pub reply: Option<String>,
 }
@@ -135,8 +146,21 @@ impl PausedView {
 }
 
 impl LaneView {
-    pub(super) fn of(lane: Lane, load: &Load, delivery: &Delivery) -> Self {
-        let reason = lane.reason();
+    pub(super) fn of(terms: TermsView, load: &Load) -> Self {
+        Self {
+            terms,
+            waiting: load.waiting,
+            due: load.due,
+            in_flight: load.in_flight,
+            held: load.held,
+            oldest_due_at: load.oldest_due_at,
+        }
+    }
+}
+
+impl TermsView {
+    pub(super) fn of(lane: Lane, has_workers: bool, delivery: &Delivery) -> Self {
+        let reason = lane.reason(has_workers);
         let limits = LimitsView::of(&lane, delivery);
         let open_at = lane.opens();
         let next_probe_at = lane.open_at;
@@ -149,17 +173,13 @@ impl LaneView {
             priority: lane.priority,
             state: lane.state,
             reason,
-            waiting: load.waiting,
-            due: load.due,
-            in_flight: load.in_flight,
-            held: load.held,
-            oldest_due_at: load.oldest_due_at,
             open_at,
             limits,
             learned: lane.learned.map(|learned| LearnedView {
                 rate: learned.rate,
                 ceiling: learned.ceiling,
                 since: learned.at,
+                raised_at: learned.raised_at,
                 reply: learned.reply,
             }),
             blocked: lane.blocked.map(|blocked| BlockedView {

@@ -35,7 +35,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
         ("Idempotency-Key" = Option<String>, Header,
          description = "1–256 characters. The same key and body get the first answer again, with `Idempotent-Replayed: true`. Ignored in a dry run."),
         ("dry_run" = Option<bool>, Query,
-         description = "With `true` nothing is stored or sent: the answer is 200 with the plan. What is not valid is refused as ever."),
+         description = "With `true` nothing is stored or sent: the answer is 200 with the plan. What is not valid is refused as ever. How many mails wait before it, what destinations replied and why operators paused something is told only to keys with the scope `read`."),
     ),
     request_body = SendRequest,
     responses(
@@ -67,9 +67,7 @@ pub async fn create(
     if dry_run == Some(true) {
         let message = parse(&api, caller.tenant(), read.octets).await?;
         caller.may_send_from(message.from.address.domain())?;
-        // The plan asks for room of its own; who holds some must not wait for more.
-        drop(read.permit);
-        return plan::of(&api, caller.tenant(), message).await;
+        return plan::of(&api, &caller, message, read.permit).await;
     }
     let idempotency = idempotency::of(&headers, &read.octets)?;
     if let Some(first) = replayed(&api, caller.tenant(), idempotency.as_ref()).await? {

@@ -12,7 +12,7 @@ use crate::db::messages::{self, MessageRow};
 use crate::db::streams;
 use crate::db::traffic::{self, Filter};
 use crate::domain::delivery::{MessageStatus, Status};
-use crate::domain::explain::{Count, Explanation, Pace, Place, Recipient, Said, explain};
+use crate::domain::explain::{Count, Explanation, Lease, Pace, Place, Recipient, Said, explain};
 use crate::domain::id::{LaneId, MessageId, RecipientId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::lane::{Lane, State as LaneState};
@@ -20,7 +20,6 @@ use crate::domain::outcome::OnUncertain;
 use crate::domain::retry::Policy;
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
-use crate::http::streams::policy;
 use crate::http::{Api, ApiError, Problem};
 
 const NO_MESSAGE: ApiError = ApiError::NotFound("There is no message with this id.");
@@ -60,7 +59,7 @@ pub struct ExplainedRecipient {
     pub explanation: Explanation,
     /// Where it waits; null once it has ended.
     pub lane: Option<LaneRef>,
-    /// How many of its lane go before it; null where it is in a worker's hand, held, or has ended.
+    /// How many other mails of its lane go before it; null where it is in a worker's hand, held, or has ended.
     pub ahead: Option<Count>,
     /// No attempt starts after that: the end of the retry window, or the message's `expires_at`; null once it has ended.
     pub gives_up_at: Option<DateTime<Utc>>,
@@ -142,6 +141,8 @@ struct Surroundings {
     paces: HashMap<i64, Pace>,
     policy: Policy,
     has_workers: bool,
+    /// Seconds without a word after which a worker counts as gone.
+    term: f64,
 }
 
 impl Surroundings {
@@ -160,8 +161,9 @@ impl Surroundings {
             lanes: HashMap::new(),
             ahead: HashMap::new(),
             paces: HashMap::new(),
-            policy: stream.map_or_else(|| api.delivery.policy.clone(), |row| policy(&row, &api.delivery.policy)),
+            policy: stream.map_or_else(|| api.delivery.policy.clone(), |row| api.delivery.policy.with(&row.retry)),
             has_workers: true,
+            term: api.delivery.lease.as_secs_f64(),
         };
         if ids.is_empty() {
             return Ok(places);
@@ -176,7 +178,8 @@ impl Surroundings {
             };
             // Only where a guess will need it.
             if lane.effective_rate().is_none() && places.paces.len() < PACES && rows.iter().any(|row| stands(&row)) {
-                places.paces.insert(lane.id.0, explain::pace(&api.db, tenant, &lane, now).await?);
+                let relays = api.delivery.hosts(&lane.route);
+                places.paces.insert(lane.id.0, explain::pace(&api.db, tenant, &lane, &relays, now).await?);
             }
             places.lanes.insert(lane.id.0, lane);
         }
@@ -198,6 +201,7 @@ impl Surroundings {
             mx: row.mx,
             tls: row.tls,
             on_uncertain: message.on_uncertain.parse().unwrap_or(OnUncertain::Retry),
+            expires_at: message.expires_at,
         };
         ExplainedRecipient {
             id: RecipientId(row.id),
@@ -220,10 +224,14 @@ impl Surroundings {
             lane: lane.clone(),
             due_at: row.due_at,
             gives_up_at: self.policy.deadline(row.first_due_at?, message.expires_at),
-            is_leased: row.is_leased,
-            worker: row.worker.clone(),
+            lease: row.is_leased.then(|| Lease {
+                host: row.worker.clone(),
+                silence: row.silence.unwrap_or_default(),
+                term: self.term,
+            }),
+            crashes: row.crashes.unwrap_or(0),
             held: row.held.clone(),
-            ahead: self.ahead.get(&row.id).copied().unwrap_or_default(),
+            ahead: self.ahead.get(&row.id).copied(),
             pace: self.paces.get(&lane.id.0).copied(),
             has_workers: self.has_workers,
         })

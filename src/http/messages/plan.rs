@@ -1,22 +1,26 @@
 //! `POST /v1/messages?dry_run=true`: what would become of a message, with nothing stored.
 
-use axum::Json;
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use tokio::sync::SemaphorePermit;
 
 use super::explain::LaneRef;
-use crate::db::explain as places;
-use crate::db::traffic::{self, Filter, Load};
+use crate::db::traffic::{self, Filter};
+use crate::db::{explain as places, streams};
 use crate::domain::delivery::Status;
-use crate::domain::explain::{Blocker, Estimate, Explanation, Place, Recipient, explain};
-use crate::domain::id::{LaneId, TenantId};
-use crate::domain::lane::{Lane, State as LaneState, StreamTerms};
+use crate::domain::explain::{Blocker, Count, Estimate, Explanation, Place, Recipient, explain};
+use crate::domain::id::LaneId;
+use crate::domain::key::Scope;
+use crate::domain::lane::{Blocked, Lane, Learned, Paused, State as LaneState, StreamTerms};
 use crate::domain::limits::LaneLimits;
 use crate::domain::message::{Draft, NewMessage, NewRecipient, RecipientKind};
+use crate::domain::retry::Policy;
 use crate::domain::routing::RouteName;
+use crate::http::auth::Caller;
 use crate::http::delivery::{Delivery, RelayView};
 use crate::http::{Api, ApiError};
 use crate::mail;
@@ -79,34 +83,46 @@ pub struct PlannedRecipient {
     pub first_attempt: Option<Estimate>,
 }
 
-/// The plan of a message that passed every check.
-pub(super) async fn of(api: &Api, tenant: TenantId, message: NewMessage) -> Result<Response, ApiError> {
+/// The plan of a message that passed every check. `body` is its share of the memory for large bodies.
+pub(super) async fn of(
+    api: &Api,
+    caller: &Caller,
+    message: NewMessage,
+    body: Option<SemaphorePermit<'_>>,
+) -> Result<Response, ApiError> {
     let now = message.created_at;
     let route = api.delivery.table.of(&message.stream, message.from.address.domain()).clone();
-    let lanes = Lanes::of(api, tenant, &message, &route).await?;
+    let lanes = Lanes::of(api, caller, &message, &route).await?;
     let recipients =
         message.recipients.iter().map(|recipient| lanes.plan(&message, recipient, &route, &api.delivery)).collect();
-    // In memory as attachments, as MIME and as JSON at one time.
-    let room = (message.size() > LARGE).then(|| api.bodies.turn(message.size().saturating_mul(4)));
-    let _room = match room {
-        Some(room) => Some(room.await?),
-        None => None,
+    let relays = api.delivery.relays(&route).to_vec();
+    let is_large = message.size() > LARGE;
+    let work = move || {
+        serde_json::to_vec(&Plan {
+            dry_run: true,
+            at: now,
+            stream: message.stream.clone(),
+            route: route.to_string(),
+            relays,
+            dkim: Vec::new(),
+            mime: Mime::of(mail::build(&draft(message))),
+            recipients,
+        })
     };
-    let stream = message.stream.clone();
-    let plan = Plan {
-        dry_run: true,
-        at: now,
-        stream,
-        relays: api.delivery.relays(&route).to_vec(),
-        route: route.to_string(),
-        dkim: Vec::new(),
-        mime: Mime::of(mail::build(&draft(message))),
-        recipients,
+    let json = if is_large {
+        // In memory as attachments, as MIME and as JSON at one time: few at a time, beside the room for bodies. Whoever has
+        // some of that and asked for more of it could wait for another who does the same.
+        let _turn = api.bodies.answer().await?;
+        tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Internal)?
+    } else {
+        work()
     };
-    Ok(Json(plan).into_response())
+    drop(body);
+    let json = json.map_err(|_| ApiError::Internal)?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
 }
 
-/// Messages over this many octets wait until there is memory for their MIME.
+/// Messages over this many octets are built few at a time, off the async threads.
 const LARGE: u64 = 64 << 10;
 
 impl Mime {
@@ -140,16 +156,20 @@ fn draft(message: NewMessage) -> Draft {
 
 /// The lanes a message would wait in, with what waits there already.
 struct Lanes {
-    there: Vec<(Lane, Load)>,
+    /// With the mails that are due in each, where the caller may know.
+    there: Vec<(Lane, Option<Count>)>,
     /// For a lane that does not exist yet.
     of_stream: StreamTerms,
     priority: i16,
-    gives_up: crate::domain::retry::Policy,
+    gives_up: Policy,
     has_workers: bool,
+    may_read: bool,
 }
 
 impl Lanes {
-    async fn of(api: &Api, tenant: TenantId, message: &NewMessage, route: &RouteName) -> Result<Self, ApiError> {
+    async fn of(api: &Api, caller: &Caller, message: &NewMessage, route: &RouteName) -> Result<Self, ApiError> {
+        let tenant = caller.tenant();
+        let may_read = caller.may(Scope::Read).is_ok();
         let mut domains: Vec<String> =
             message.recipients.iter().map(|recipient| recipient.mailbox.address.domain().to_owned()).collect();
         domains.push("*".into());
@@ -163,22 +183,30 @@ impl Lanes {
         let now = message.created_at;
         let _turn = api.lists.acquire().await;
         let lanes = traffic::lanes(&api.db, tenant, &filter, limit, now).await?;
-        let ids: Vec<i64> = lanes.iter().map(|lane| lane.id.0).collect();
-        let loads = traffic::loads(&api.db, &ids, now).await?;
-        let (of_stream, priority) = traffic::stream_terms(&api.db, tenant, &message.stream, now).await?;
-        let stream = crate::db::streams::get(&api.db, tenant, &message.stream).await?;
+        let there = if may_read {
+            let ids: Vec<i64> = lanes.iter().map(|lane| lane.id.0).collect();
+            lanes.into_iter().zip(places::due(&api.db, &ids, now).await?.into_iter().map(Some)).collect()
+        } else {
+            lanes.into_iter().map(|lane| (without_words(lane), None)).collect()
+        };
+        let (mut of_stream, priority) = traffic::stream_terms(&api.db, tenant, &message.stream, now).await?;
+        if !may_read {
+            of_stream.paused = of_stream.paused.map(Paused::without_reason);
+        }
+        let stream = streams::get(&api.db, tenant, &message.stream).await?;
         let configured = &api.delivery.policy;
         Ok(Self {
-            there: lanes.into_iter().zip(loads).collect(),
+            there,
             of_stream,
             priority,
-            gives_up: stream.map_or_else(|| configured.clone(), |row| crate::http::streams::policy(&row, configured)),
+            gives_up: stream.map_or_else(|| configured.clone(), |row| configured.with(&row.retry)),
             has_workers: places::has_workers(&api.db, api.delivery.lease).await?,
+            may_read,
         })
     }
 
     /// The lane of a domain: its own, or that of the whole relay.
-    fn find(&self, domain: &str, route: &RouteName) -> Option<&(Lane, Load)> {
+    fn find(&self, domain: &str, route: &RouteName) -> Option<&(Lane, Option<Count>)> {
         let named = |name: &str| self.there.iter().find(|(lane, _)| lane.domain == name);
         named(domain).or_else(|| if route.is_mx() { None } else { named("*") })
     }
@@ -192,9 +220,9 @@ impl Lanes {
     ) -> PlannedRecipient {
         let now = message.created_at;
         let domain = recipient.mailbox.address.domain();
-        let (lane, load) = match self.find(domain, route) {
-            Some((lane, load)) => (lane.clone(), *load),
-            None => (self.new_lane(&message.stream, route, domain), Load::default()),
+        let (lane, ahead) = match self.find(domain, route) {
+            Some((lane, ahead)) => (lane.clone(), *ahead),
+            None => (self.new_lane(&message.stream, route, domain), self.may_read.then(Count::default)),
         };
         let due_at = message.scheduled_at.unwrap_or(now);
         let opens = lane.opens().filter(|_| lane.blocked.is_none());
@@ -202,10 +230,10 @@ impl Lanes {
         let place = Place {
             due_at: Some(due_at),
             gives_up_at: self.gives_up.deadline(due_at, message.expires_at),
-            is_leased: false,
-            worker: None,
+            lease: None,
+            crashes: 0,
             held: None,
-            ahead: load.due,
+            ahead,
             pace: None,
             has_workers: self.has_workers,
             lane,
@@ -240,9 +268,19 @@ impl Lanes {
             learned: None,
             blocked: None,
             in_use: 0,
+            is_due: false,
             of_stream: self.of_stream.clone(),
         }
     }
+}
+
+/// A lane without what others said: destinations, and operators of their pauses.
+fn without_words(mut lane: Lane) -> Lane {
+    lane.paused = lane.paused.map(Paused::without_reason);
+    lane.of_stream.paused = lane.of_stream.paused.map(Paused::without_reason);
+    lane.blocked = lane.blocked.map(|blocked| Blocked { reply: None, ..blocked });
+    lane.learned = lane.learned.map(|learned| Learned { reply: None, ..learned });
+    lane
 }
 
 /// A recipient as it would be right after the message was accepted.
@@ -258,5 +296,6 @@ fn as_accepted(message: &NewMessage) -> Recipient {
         mx: None,
         tls: None,
         on_uncertain: message.on_uncertain,
+        expires_at: message.expires_at,
     }
 }

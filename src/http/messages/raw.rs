@@ -1,5 +1,6 @@
 //! A message as it goes over the wire, and its attachments.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -60,9 +61,10 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
 pub async fn attachment(
     State(api): State<Api>,
     caller: Caller,
-    Path((id, n)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;
+    let Path((id, n)) = path.map_err(|_| NO_MESSAGE)?;
     let id: MessageId = id.parse().map_err(|_| NO_MESSAGE)?;
     let n: usize = n.parse().map_err(|_| NO_ATTACHMENT)?;
     let stored = messages::attachments(&api.db, caller.tenant(), id).await?.ok_or(NO_MESSAGE)?;

@@ -2,13 +2,13 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::NO_STREAM;
-use super::read::{is_name, shown};
+use super::read::shown;
 use super::view::{NewStreamBody, StreamChangeBody, StreamView};
+use super::{NO_STREAM, StreamName};
 use crate::accept::request;
 use crate::db::streams;
 use crate::domain::key::Scope;
@@ -63,7 +63,8 @@ pub async fn create(
 
 /// Change a stream
 ///
-/// `null` makes a setting as configured again, what is missing stays. A new priority holds for what waits already.
+/// `null` makes a setting as configured again, what is missing stays; `priority` and `weight` are numbers always. A new
+/// priority holds for what waits already.
 #[utoipa::path(
     patch, path = "/v1/streams/{name}", tag = "streams", operation_id = "change_stream",
     params(("name" = String, Path, description = "The stream's name")),
@@ -83,14 +84,14 @@ pub async fn create(
 pub async fn change(
     State(api): State<Api>,
     caller: Caller,
-    Path(name): Path<String>,
+    StreamName(name): StreamName,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<StreamView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::stream::parse_change(&body.octets)?;
-    let is_there = is_name(&name) && streams::change(&api.db, caller.tenant(), &name, change).await?;
+    let is_there = streams::change(&api.db, caller.tenant(), &name, change, api.clock.now()).await?;
     done(&api, &caller, &name, is_there).await
 }
 
@@ -116,7 +117,7 @@ pub async fn change(
 pub async fn pause(
     State(api): State<Api>,
     caller: Caller,
-    Path(name): Path<String>,
+    StreamName(name): StreamName,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<StreamView>, ApiError> {
@@ -124,7 +125,7 @@ pub async fn pause(
     let body = api.bodies.json(&headers, body).await?;
     let reason = request::pause::parse(&body.octets)?;
     let now = api.clock.now();
-    let is_there = is_name(&name) && streams::pause(&api.db, caller.tenant(), &name, reason.as_deref(), now).await?;
+    let is_there = streams::pause(&api.db, caller.tenant(), &name, reason.as_deref(), now).await?;
     done(&api, &caller, &name, is_there).await
 }
 
@@ -143,10 +144,10 @@ pub async fn pause(
 pub async fn resume(
     State(api): State<Api>,
     caller: Caller,
-    Path(name): Path<String>,
+    StreamName(name): StreamName,
 ) -> Result<Json<StreamView>, ApiError> {
     caller.may(Scope::Admin)?;
-    let is_there = is_name(&name) && streams::resume(&api.db, caller.tenant(), &name).await?;
+    let is_there = streams::resume(&api.db, caller.tenant(), &name).await?;
     done(&api, &caller, &name, is_there).await
 }
 

@@ -5,21 +5,24 @@ pub mod control;
 pub mod read;
 mod view;
 
-use std::time::Duration;
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 
 use super::ApiError;
-use crate::db::streams::StreamRow;
-use crate::domain::retry::Policy;
 
 const NO_STREAM: ApiError = ApiError::NotFound("There is no stream with this name.");
 
-/// When a stream's mail is tried again: by its own settings, and where it has none as configured.
-pub(super) fn policy(stream: &StreamRow, configured: &Policy) -> Policy {
-    let seconds = |seconds: i32| Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    let schedule = stream.retry_schedule.as_ref().map(|waits| waits.iter().copied().map(seconds).collect());
-    Policy {
-        schedule: schedule.unwrap_or_else(|| configured.schedule.clone()),
-        window: stream.retry_window.map_or(configured.window, seconds),
-        greylist: stream.greylist.map_or(configured.greylist, seconds),
+/// A stream's name in the path. Text that is not UTF-8, or that Postgres would refuse, names nothing.
+#[derive(Debug)]
+pub struct StreamName(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for StreamName {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(name)) if !name.contains('\0') => Ok(Self(name)),
+            _ => Err(NO_STREAM),
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! `GET /v1/streams`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 
-use super::NO_STREAM;
 use super::view::StreamView;
+use super::{NO_STREAM, StreamName};
 use crate::db::streams;
 use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
@@ -49,7 +49,7 @@ pub async fn list(State(api): State<Api>, caller: Caller, params: Params) -> Res
 pub async fn get(
     State(api): State<Api>,
     caller: Caller,
-    Path(name): Path<String>,
+    StreamName(name): StreamName,
 ) -> Result<Json<StreamView>, ApiError> {
     caller.may(Scope::Read)?;
     shown(&api, caller.tenant(), &name).await.map(Json)
@@ -57,11 +57,6 @@ pub async fn get(
 
 /// A stream as it stands now.
 pub(super) async fn shown(api: &Api, tenant: TenantId, name: &str) -> Result<StreamView, ApiError> {
-    let row = if is_name(name) { streams::get(&api.db, tenant, name).await? } else { None };
-    Ok(StreamView::of(row.ok_or(NO_STREAM)?, &api.delivery.policy))
-}
-
-/// Whether a stream could be called so; Postgres would refuse a NUL.
-pub(super) fn is_name(name: &str) -> bool {
-    !name.contains('\0')
+    let row = streams::get(&api.db, tenant, name).await?.ok_or(NO_STREAM)?;
+    Ok(StreamView::of(row, &api.delivery.policy))
 }

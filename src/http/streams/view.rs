@@ -1,14 +1,12 @@
 //! A stream as the API shows it, and as it is set.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::config::duration_text;
 use crate::db::streams::StreamRow;
 use crate::domain::lane::Paused;
-use crate::domain::retry::Policy;
+use crate::domain::retry::{self, Policy};
 use crate::http::lanes::PausedView;
 
 /// A kind of mail: how urgent it is, how fast it goes, when it is tried again.
@@ -89,11 +87,11 @@ pub struct NewStreamBody {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StreamChangeBody {
-    /// Lower goes first; up to 10 is urgent.
-    #[schema(minimum = 0, maximum = 100)]
+    /// Lower goes first; up to 10 is urgent. Not null.
+    #[schema(minimum = 0, maximum = 100, nullable = false)]
     pub priority: Option<i16>,
-    /// Its share among streams of the same priority.
-    #[schema(minimum = 1, maximum = 1000)]
+    /// Its share among streams of the same priority. Not null.
+    #[schema(minimum = 1, maximum = 1000, nullable = false)]
     pub weight: Option<i16>,
     /// Mails in flight at one time, over all lanes and workers.
     #[schema(minimum = 1, maximum = 100_000)]
@@ -125,15 +123,15 @@ pub enum DurationInput {
 
 impl StreamView {
     pub(super) fn of(row: StreamRow, configured: &Policy) -> Self {
-        let effective = super::policy(&row, configured);
+        let effective = configured.with(&row.retry);
         let effective = RetryView {
             retry_schedule: effective.schedule.into_iter().map(duration_text).collect(),
             retry_window: duration_text(effective.window),
             greylist: duration_text(effective.greylist),
         };
-        let schedule = row.retry_schedule.map(|waits| waits.into_iter().map(text).collect::<Vec<_>>());
-        let window = row.retry_window.map(text);
-        let greylist = row.greylist.map(text);
+        let schedule = row.retry.schedule.map(|waits| waits.into_iter().map(text).collect::<Vec<_>>());
+        let window = row.retry.window.map(text);
+        let greylist = row.retry.greylist.map(text);
         let paused = row.paused_at.map(|at| Paused { at, reason: row.pause_reason });
         Self {
             name: row.name,
@@ -152,5 +150,5 @@ impl StreamView {
 }
 
 fn text(seconds: i32) -> String {
-    duration_text(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+    duration_text(retry::stored(seconds))
 }
