@@ -101,17 +101,19 @@ pub async fn ahead(
     let query = sqlx::query!(
         r#"WITH mine AS MATERIALIZED (
                SELECT q.recipient_id, q.lane_id, q.due_at, l.ready_at FROM queue q JOIN lanes l ON l.id = q.lane_id
-               WHERE q.message_id = $2 AND q.tenant_id = $1 AND q.lease IS NULL AND q.held IS NULL)
-           SELECT mine.recipient_id, f.rows AS "rows!", f.mails AS "mails!"
-           FROM (SELECT DISTINCT lane_id, due_at, ready_at FROM mine) place
-           CROSS JOIN LATERAL (
-               SELECT count(*) AS rows, count(DISTINCT counted.message_id) AS mails
-               FROM (SELECT f.message_id FROM queue f
-                     WHERE f.lane_id = place.lane_id AND f.lease IS NULL AND f.due_at >= place.ready_at
-                       AND f.due_at <= place.due_at AND (f.due_at, f.message_id) < (place.due_at, $2)
-                       AND f.message_id <> $2
-                     LIMIT $3) AS counted) f
-           JOIN mine ON mine.lane_id = place.lane_id AND mine.due_at = place.due_at"#,
+               WHERE q.message_id = $2 AND q.tenant_id = $1 AND q.lease IS NULL AND q.held IS NULL),
+               places AS MATERIALIZED (
+                   SELECT place.lane_id, place.due_at, f.rows, f.mails
+                   FROM (SELECT DISTINCT lane_id, due_at, ready_at FROM mine) place
+                   CROSS JOIN LATERAL (
+                       SELECT count(*) AS rows, count(DISTINCT counted.message_id) AS mails
+                       FROM (SELECT f.message_id FROM queue f
+                             WHERE f.lane_id = place.lane_id AND f.lease IS NULL AND f.due_at >= place.ready_at
+                               AND f.due_at <= place.due_at AND (f.due_at, f.message_id) < (place.due_at, $2)
+                               AND f.message_id <> $2
+                             LIMIT $3) AS counted) f)
+           SELECT mine.recipient_id, places.rows AS "rows!", places.mails AS "mails!"
+           FROM places JOIN mine USING (lane_id, due_at)"#,
         tenant.0,
         message.0,
         bound + 1

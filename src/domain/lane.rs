@@ -279,3 +279,68 @@ fn lower(a: Option<(f64, RateOf)>, b: Option<(f64, RateOf)>) -> Option<(f64, Rat
 pub(super) fn given(paused: &Paused) -> String {
     paused.reason.as_deref().map_or_else(String::new, |reason| format!(" ({reason})"))
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    fn at(minute: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
+    }
+
+    fn lane() -> Lane {
+        Lane {
+            id: LaneId(7),
+            stream: "bulk".into(),
+            route: "mx".into(),
+            domain: "example.test".into(),
+            priority: 50,
+            state: State::Open,
+            is_due: true,
+            open_at: None,
+            paused: None,
+            limits: LaneLimits::default(),
+            learned: None,
+            blocked: None,
+            in_use: 0,
+            of_stream: StreamTerms::default(),
+        }
+    }
+
+    #[test]
+    fn a_lane_tells_why_it_moves_or_not() {
+        let reason = |change: &dyn Fn(&mut Lane), has_workers| {
+            let mut lane = lane();
+            change(&mut lane);
+            lane.reason(has_workers)
+        };
+        assert_eq!(reason(&|lane| lane.is_due = false, true), "Nothing holds it back.");
+        assert_eq!(
+            reason(&|_| (), true),
+            "Nothing of its own holds it back; what is due goes as workers have hands free."
+        );
+        assert_eq!(reason(&|_| (), false), "No worker has been heard of lately, and without one nothing is sent.");
+        let full = |lane: &mut Lane| {
+            lane.of_stream.concurrency = Some(3);
+            lane.of_stream.in_use = 3;
+        };
+        assert_eq!(reason(&full, true), "All 3 mails that stream bulk may have in flight are.");
+        let busy = |lane: &mut Lane| {
+            lane.limits.connections = Some(2);
+            lane.in_use = 2;
+        };
+        assert_eq!(reason(&busy, true), "All 2 connections that it may have are in use.");
+        let slow = |lane: &mut Lane| lane.of_stream.rate = Some(2.0);
+        assert_eq!(reason(&slow, true), "Held to 2 mails a second by the limit of stream bulk.");
+        let raised = |lane: &mut Lane| {
+            let reply = Some("4.7.0 slow down".into());
+            lane.learned = Some(Learned { rate: 2.0, ceiling: 40.0, at: at(8), raised_at: Some(at(9)), reply });
+        };
+        assert_eq!(
+            reason(&raised, true),
+            "The destination asked for less at 1970-01-01T00:08:00Z: “4.7.0 slow down”; raised since to 2 mails a second."
+        );
+    }
+}

@@ -1,5 +1,6 @@
 //! A dry run tells what would become of a message, and leaves nothing behind.
 
+use postrider::config::Config;
 use postrider::domain::key::Scope;
 use serde_json::{Value, json};
 
@@ -172,4 +173,16 @@ async fn a_large_mail_is_shown_whole() {
     let mime = &plan["mime"];
     assert_eq!(mime["encoding"], "utf-8", "mails are 7-bit");
     assert!(mime["size"].as_u64().unwrap() > 800_000 && mime["content"].as_str().unwrap().len() > 800_000);
+}
+
+#[tokio::test]
+async fn large_ones_at_the_same_time_are_all_answered() {
+    let small = |config: &mut Config| (config.accept.max_body_mib, config.accept.body_memory_mib) = (4, 4);
+    let app = TestApp::builder().config(small).start().await;
+    // Each takes more than a third of the memory for bodies, and more to be shown.
+    let content = "QUJD".repeat(400_000);
+    let body = message(json!({"attachments": [{"filename": "a.bin", "content": content}]}));
+    let send = async || app.post("/v1/messages?dry_run=true", &body).await.status;
+    assert_eq!(tokio::join!(send(), send(), send(), send()), (200, 200, 200, 200));
+    assert_eq!(rows(&app).await, 0);
 }

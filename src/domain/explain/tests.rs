@@ -341,35 +341,6 @@ fn what_was_not_counted_is_not_told() {
 }
 
 #[test]
-fn a_lane_tells_why_it_moves_or_not() {
-    let reason = |change: &dyn Fn(&mut Lane), has_workers| {
-        let mut lane = lane();
-        change(&mut lane);
-        lane.reason(has_workers)
-    };
-    assert_eq!(reason(&|lane| lane.is_due = false, true), "Nothing holds it back.");
-    assert_eq!(reason(&|_| (), true), "Nothing of its own holds it back; what is due goes as workers have hands free.");
-    assert_eq!(reason(&|_| (), false), "No worker has been heard of lately, and without one nothing is sent.");
-    let full = |lane: &mut Lane| {
-        lane.of_stream.concurrency = Some(3);
-        lane.of_stream.in_use = 3;
-    };
-    assert_eq!(reason(&full, true), "All 3 mails that stream bulk may have in flight are.");
-    let busy = |lane: &mut Lane| {
-        lane.limits.connections = Some(2);
-        lane.in_use = 2;
-    };
-    assert_eq!(reason(&busy, true), "All 2 connections that it may have are in use.");
-    let slow = |lane: &mut Lane| lane.of_stream.rate = Some(2.0);
-    assert_eq!(reason(&slow, true), "Held to 2 mails a second by the limit of stream bulk.");
-    let raised = |lane: &mut Lane| lane.learned = Some(Learned { raised_at: Some(at(9)), ..learned(2.0) });
-    assert_eq!(
-        reason(&raised, true),
-        "The destination asked for less at 1970-01-01T00:08:00Z: “4.7.0 slow down”; raised since to 2 mails a second."
-    );
-}
-
-#[test]
 fn a_wait_for_the_next_attempt_is_told_with_the_last_reply() {
     let mut place = place();
     place.due_at = Some(at(20));

@@ -36,9 +36,14 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     let mut stored = drafts::load(&api.db, caller.tenant(), &[id.0]).await?.pop().ok_or(NO_MESSAGE)?;
     // In memory as attachments and as MIME at one time.
     let octets = u64::try_from(stored.row.size).unwrap_or(0);
-    let _room = if stored.is_large() { Some(api.bodies.turn(octets.saturating_mul(2)).await?) } else { None };
+    let room = if stored.is_large() { Some(api.bodies.turn(octets.saturating_mul(2)).await?) } else { None };
     let draft = stored.draft(&api.db).await?;
-    Ok(([(header::CONTENT_TYPE, "message/rfc822")], mail::build(&draft)).into_response())
+    let mime = if room.is_some() {
+        tokio::task::spawn_blocking(move || mail::build(&draft)).await.map_err(|_| ApiError::Internal)?
+    } else {
+        mail::build(&draft)
+    };
+    Ok(([(header::CONTENT_TYPE, "message/rfc822")], mime).into_response())
 }
 
 /// Download an attachment
