@@ -216,6 +216,13 @@ async fn after_a_crash_that_it_was_near() {
     app.sql("UPDATE queue SET crashes = 1, due_at = '2026-11-23T12:00:03Z'").await;
     let ann = explained(&app, &mail.id).await;
     assert_eq!((kind(&ann), &ann["blocker"]["until"]), ("suspected", &json!("2026-11-23T12:00:03Z")));
+    assert_eq!(
+        (&ann["status"], app.status(&mail.id).await.as_str()),
+        (&json!("queued"), "queued"),
+        "nobody scheduled it"
+    );
+    assert_eq!(app.get("/v1/messages?status=scheduled").await.body["data"], json!([]));
+    assert_eq!(app.get("/v1/ledger").await.body["waiting"]["queued"], 1);
     app.clock.advance(seconds(3));
     assert_eq!(kind(&explained(&app, &mail.id).await), "suspected");
     app.run_until_idle().await;
