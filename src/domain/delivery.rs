@@ -9,7 +9,7 @@ use super::event::EventType;
 
 /// Where a recipient is on its way.
 ///
-/// `Queued`, `Deferred` and the end states are stored; `Scheduled` (queued, never tried, due later) and `Sending`
+/// `Queued`, `Deferred` and the end states are stored; `Scheduled` (queued, its first due time to come) and `Sending`
 /// (leased by a worker) follow from the recipient's row in the queue, so that a claim writes one row and not two.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
