@@ -180,7 +180,9 @@ pub async fn pace(
                             AND CASE WHEN $5::text IS NOT NULL THEN to_domain = $5
                                 ELSE NOT EXISTS (
                                     SELECT FROM lanes own WHERE own.tenant_id = $1 AND own.stream = $2 AND own.route = $8
-                                      AND own.domain = to_domain) END)) AS "mails!"
+                                      AND own.domain = to_domain
+                                      AND num_nonnulls(connections, rate, mails_per_connection, learned_rate, paused_at,
+                                                       blocked_since) > 0) END)) AS "mails!"
            FROM newest"#,
         tenant.0,
         lane.stream,

@@ -78,7 +78,10 @@ impl Memory {
     }
 }
 
-/// Claims once.
+/// Times that what was left over is divided anew: each time at least the most urgent of those that left it are out.
+const ROUNDS: usize = 4;
+
+/// Claims once: where lanes had less than their room, others that got none for it come next.
 pub(super) async fn some(parts: &Arc<Parts>, memory: &mut Memory) -> Result<Took, DbError> {
     let Some(worker) = parts.identity.current() else {
         // Not to be claimed under: the next heartbeat confirms this id or brings another.
@@ -90,10 +93,47 @@ pub(super) async fn some(parts: &Arc<Parts>, memory: &mut Memory) -> Result<Took
     }
     let now = parts.clock.now();
     memory.look(now);
+    let mut skip = [memory.skipped(), parts.pace.left(now)].concat();
+    let mut took = Took::Nothing;
+    for _ in 0..ROUNDS {
+        let round = round(parts, memory, worker, &skip, now).await?;
+        if round.took_some {
+            took = Took::Rows;
+        }
+        if !round.is_loaded {
+            return Ok(Took::Nothing);
+        }
+        if !round.is_anybody_left_out || round.had_less.is_empty() {
+            break;
+        }
+        skip.extend(round.had_less);
+    }
+    Ok(if std::mem::take(&mut memory.is_unused) { Took::Rows } else { took })
+}
+
+/// What came of dividing the free hands once.
+#[derive(Default)]
+struct Round {
+    took_some: bool,
+    /// Whether the database gave what belongs to the rows.
+    is_loaded: bool,
+    /// Lanes that did not use all of their room.
+    had_less: Vec<i64>,
+    /// Whether lanes with something due got no room, and could use some.
+    is_anybody_left_out: bool,
+}
+
+/// Divides the free hands among the lanes with something due, but for those to `skip`, and claims.
+async fn round(
+    parts: &Arc<Parts>,
+    memory: &mut Memory,
+    worker: Uuid,
+    skip: &[i64],
+    now: DateTime<Utc>,
+) -> Result<Round, DbError> {
     // Before the lanes: what failed and was let go of has closed its lane by then, and is not claimed for once more.
     let (in_hand, free) = (parts.hands.by_lane(), parts.hands.free());
-    let skipped = [memory.skipped(), parts.pace.left(now)].concat();
-    let ready = lanes::ready(&parts.db, now, LANES, &skipped).await?;
+    let ready = lanes::ready(&parts.db, now, LANES, skip).await?;
     let ready: Vec<Arc<ReadyLane>> = ready.into_iter().map(Arc::new).collect();
     let lanes = ready.iter().map(|lane| lane.id).chain(in_hand.keys().copied());
     let situation = Situation {
@@ -105,7 +145,7 @@ pub(super) async fn some(parts: &Arc<Parts>, memory: &mut Memory) -> Result<Took
     };
     let rooms = rooms::divide(&ready, &situation);
     if rooms.is_empty() {
-        return Ok(Took::Nothing);
+        return Ok(Round { is_loaded: true, ..Round::default() });
     }
     let taken = match claim(parts, memory, worker, &rooms, now).await {
         Ok(taken) => taken,
@@ -114,13 +154,18 @@ pub(super) async fn some(parts: &Arc<Parts>, memory: &mut Memory) -> Result<Took
             return Err(error);
         }
     };
-    let is_nothing = taken.by_lane.is_empty();
+    let of_lane = |lane: &ReadyLane| taken.by_lane.get(&lane.id).copied().unwrap_or(0);
+    let had_less = rooms.iter().filter(|(lane, rows)| of_lane(lane) < *rows).map(|(lane, _)| lane.id).collect();
+    let took_some = !taken.by_lane.is_empty();
+    let others: Vec<Arc<ReadyLane>> =
+        ready.into_iter().filter(|lane| !rooms.iter().any(|(with_room, _)| with_room.id == lane.id)).collect();
+    let situation = Situation { free: parts.hands.free(), ..situation };
+    let is_anybody_left_out = !rooms::divide(&others, &situation).is_empty();
     let emptied = emptied(memory, &rooms, &taken.by_lane);
-    let taken = suspects::set_aside(parts, taken.new);
+    let new = suspects::set_aside(parts, taken.new);
     // At the same time: nobody waits for a lane to be settled.
-    let (loaded, ()) = tokio::join!(Box::pin(load(parts, taken)), settle(parts, &emptied));
-    let is_over = is_nothing && !std::mem::take(&mut memory.is_unused);
-    Ok(if is_over || !loaded { Took::Nothing } else { Took::Rows })
+    let (is_loaded, ()) = tokio::join!(Box::pin(load(parts, new)), settle(parts, &emptied));
+    Ok(Round { took_some, is_loaded, had_less, is_anybody_left_out })
 }
 
 /// What claims brought into our hands.
@@ -167,7 +212,7 @@ async fn claim(
         Ok(granted) => {
             memory.opens_at.extend(granted.opens_at);
             memory.emptied = granted.emptied;
-            memory.is_unused = granted.is_unused;
+            memory.is_unused |= granted.is_unused;
             memory.full.extend(granted.full.iter().map(|lane| (*lane, Instant::now())));
             parts.permits.add(&granted.connections, granted.in_flight);
             taken.add(parts, granted.claimed, &lanes);

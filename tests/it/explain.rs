@@ -251,7 +251,7 @@ async fn a_mail_to_several_is_one_before_others_and_none_before_itself() {
 #[tokio::test]
 async fn its_turn_is_reckoned_by_what_its_own_lane_did() {
     let app = TestApp::start().await;
-    let own = json!({"stream": "transactional", "route": "relay", "domain": "own.test"});
+    let own = json!({"stream": "transactional", "route": "relay", "domain": "own.test", "mails_per_connection": 50});
     Answer::to(app.request(Method::PUT, "/v1/lanes").json(&own)).await;
     for to in [json!("x@own.test"), json!(["a@other.test", "b@other.test"]), json!("c@other.test")] {
         app.send(json!({"to": to})).await;

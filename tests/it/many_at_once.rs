@@ -74,6 +74,20 @@ async fn no_lane_oversleeps_however_sends_and_claims_meet() {
 }
 
 #[tokio::test]
+async fn an_urgent_lane_with_little_leaves_its_room_to_others() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    // Somebody is just adding to it: it counts as ready, and there is nothing in it yet.
+    app.sql("UPDATE lanes SET ready_at = '2020-01-01'").await;
+    let mut adding = app.database.connect().await;
+    sqlx::raw_sql("BEGIN; SELECT id FROM lanes FOR KEY SHARE").execute(&mut adding).await.unwrap();
+    let bulk = app.send(json!({"stream": "bulk"})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.status(&bulk.id).await, "relayed");
+}
+
+#[tokio::test]
 async fn a_claim_reads_an_index_and_only_what_it_takes() {
     let app = TestApp::start().await;
     app.sql(
