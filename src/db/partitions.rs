@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Db, DbError};
 
 /// The tables.
-const TABLES: [&str; 4] = ["contents", "messages", "recipients", "events"];
+const TABLES: [&str; 5] = ["contents", "messages", "recipients", "events", "webhook_attempts"];
 /// How far ahead partitions are made.
 const WEEKS_AHEAD: i32 = 2;
 
