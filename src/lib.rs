@@ -24,6 +24,7 @@ pub mod clock;
 pub mod config;
 pub mod db;
 pub mod dev;
+pub mod dns;
 pub mod domain;
 pub mod http;
 pub mod mail;

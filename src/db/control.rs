@@ -188,8 +188,9 @@ async fn tell(
         .map(|recipient| NewEvent {
             tenant: tenant.0,
             kind,
-            message_id: id.0,
+            message_id: Some(id.0),
             recipient_id: Some(*recipient),
+            endpoint_id: None,
             attempt: None,
             outcome: None,
             next_attempt_at,

@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Db, DbError};
-use crate::domain::event::EventType;
-use crate::domain::id::{MessageId, TenantId};
+use crate::domain::event::{Event, EventData, EventType};
+use crate::domain::explain::Said;
+use crate::domain::id::{EndpointId, MessageId, RecipientId, TenantId};
 use crate::domain::outcome::Outcome;
 
 /// An event that is about to be written.
@@ -19,8 +21,10 @@ use crate::domain::outcome::Outcome;
 pub(super) struct NewEvent<'a> {
     pub tenant: Uuid,
     pub kind: EventType,
-    pub message_id: Uuid,
+    pub message_id: Option<Uuid>,
     pub recipient_id: Option<Uuid>,
+    /// The webhook endpoint that it is about.
+    pub endpoint_id: Option<Uuid>,
     pub attempt: Option<i16>,
     pub outcome: Option<&'a Outcome>,
     pub next_attempt_at: Option<DateTime<Utc>>,
@@ -48,9 +52,8 @@ async fn append_to(
     tenant: Uuid,
     events: &[NewEvent<'_>],
 ) -> Result<(), sqlx::Error> {
-    let column = |pick: fn(&NewEvent<'_>) -> Uuid| events.iter().map(pick).collect::<Vec<_>>();
+    let column = |pick: fn(&NewEvent<'_>) -> Option<Uuid>| events.iter().map(pick).collect::<Vec<_>>();
     let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
-    let recipients: Vec<Option<Uuid>> = events.iter().map(|event| event.recipient_id).collect();
     let attempts: Vec<Option<i16>> = events.iter().map(|event| event.attempt).collect();
     let codes: Vec<Option<i16>> =
         events.iter().map(|e| e.outcome.and_then(|o| o.reply.code).and_then(|code| i16::try_from(code).ok())).collect();
@@ -67,20 +70,21 @@ async fn append_to(
     let written = sqlx::query!(
         "WITH counter AS MATERIALIZED (SELECT take_event_numbers($1, $3) AS base)
          INSERT INTO events (tenant_id, seq, recorded_at, type, message_id, recipient_id, attempt, response_code,
-                             response_enhanced, response_text, mx, ip, tls, duration_ms, next_attempt_at)
+                             response_enhanced, response_text, mx, ip, tls, duration_ms, next_attempt_at, endpoint_id)
          SELECT $1, counter.base + e.n, $2, e.type, e.message_id, e.recipient_id, e.attempt, e.code, e.enhanced,
-                e.text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at
+                e.text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id
          FROM counter, unnest($4::text[], $5::uuid[], $6::uuid[], $7::smallint[], $8::smallint[], $9::text[],
-                              $10::text[], $11::text[], $12::text[], $13::text[], $14::integer[], $15::timestamptz[])
+                              $10::text[], $11::text[], $12::text[], $13::text[], $14::integer[], $15::timestamptz[],
+                              $16::uuid[])
               WITH ORDINALITY AS e (type, message_id, recipient_id, attempt, code, enhanced, text, mx, ip, tls,
-                                    duration_ms, next_attempt_at, n)
+                                    duration_ms, next_attempt_at, endpoint_id, n)
          WHERE counter.base IS NOT NULL",
         tenant,
         now,
         i64::try_from(events.len()).unwrap_or(i64::MAX),
         &kinds as _,
-        &column(|event| event.message_id),
-        &recipients as _,
+        &column(|event| event.message_id) as _,
+        &column(|event| event.recipient_id) as _,
         &attempts as _,
         &codes as _,
         &enhanced as _,
@@ -90,6 +94,7 @@ async fn append_to(
         &tls as _,
         &durations as _,
         &next as _,
+        &column(|event| event.endpoint_id) as _,
     )
     .execute(connection)
     .await?;
@@ -108,7 +113,7 @@ pub struct EventRow {
     pub seq: i64,
     /// When it was written.
     pub recorded_at: DateTime<Utc>,
-    /// `message.…`.
+    /// `message.…` or `webhook.…`.
     pub kind: String,
     /// Which message.
     pub message_id: Option<Uuid>,
@@ -138,6 +143,33 @@ pub struct EventRow {
     pub duration_ms: Option<i32>,
     /// When the next attempt is due.
     pub next_attempt_at: Option<DateTime<Utc>>,
+    /// Which webhook endpoint, where it is about one.
+    pub endpoint_id: Option<Uuid>,
+}
+
+impl From<EventRow> for Event {
+    fn from(row: EventRow) -> Self {
+        Self {
+            seq: row.seq,
+            kind: row.kind,
+            timestamp: row.recorded_at,
+            data: EventData {
+                message_id: row.message_id.map(MessageId),
+                recipient_id: row.recipient_id.map(RecipientId),
+                recipient: row.address,
+                tags: row.tags.unwrap_or_else(|| json!([])),
+                metadata: row.metadata.unwrap_or_else(|| json!({})),
+                attempt: row.attempt,
+                response: Said::of(row.response_code, row.response_enhanced, row.response_text),
+                mx: row.mx,
+                ip: row.ip,
+                tls: row.tls,
+                duration_ms: row.duration_ms,
+                next_attempt_at: row.next_attempt_at,
+                endpoint_id: row.endpoint_id.map(EndpointId),
+            },
+        }
+    }
 }
 
 /// A message's events with a number above `after`, oldest first. None was written before `since`.
@@ -153,7 +185,7 @@ pub async fn of_message(
         EventRow,
         r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
                   m.tags AS "tags?", m.metadata AS "metadata?", e.attempt, e.response_code, e.response_enhanced,
-                  e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at
+                  e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id
            FROM events e
            LEFT JOIN recipients r ON r.tenant_id = $1 AND r.message_id = $2 AND r.id = e.recipient_id
            LEFT JOIN messages m ON m.id = $2 AND m.tenant_id = $1

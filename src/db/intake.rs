@@ -259,8 +259,9 @@ fn accepted(intake: &Intake) -> NewEvent<'static> {
     NewEvent {
         tenant: intake.tenant.0,
         kind: if later { EventType::Scheduled } else { EventType::Accepted },
-        message_id: intake.message.id.0,
+        message_id: Some(intake.message.id.0),
         recipient_id: None,
+        endpoint_id: None,
         attempt: None,
         outcome: None,
         next_attempt_at: later.then(|| intake.due_at()),

@@ -309,8 +309,9 @@ fn event(finished: &Finished) -> NewEvent<'_> {
     NewEvent {
         tenant: finished.claimed.tenant_id,
         kind: finished.transition.event(),
-        message_id: finished.claimed.message_id,
+        message_id: Some(finished.claimed.message_id),
         recipient_id: Some(finished.claimed.recipient_id),
+        endpoint_id: None,
         attempt: finished.outcome.as_ref().map(|_| finished.attempts()),
         outcome: finished.outcome.as_ref(),
         next_attempt_at: finished.transition.next_attempt_at(),

@@ -1,7 +1,12 @@
-//! The kinds of events, as applications see them.
+//! Events and their kinds, as applications see them.
+
+mod fit;
+mod shown;
 
 use std::fmt;
 use std::str::FromStr;
+
+pub use shown::{Event, EventData};
 
 use super::delivery::Status;
 
@@ -32,11 +37,15 @@ pub enum EventType {
     Complained,
     /// The recipient wants no more of it.
     Unsubscribed,
+    /// Somebody tries a webhook endpoint out.
+    WebhookTest,
+    /// A webhook endpoint failed for too long, or wants no more.
+    WebhookDisabled,
 }
 
 impl EventType {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Accepted,
         Self::Scheduled,
         Self::Canceled,
@@ -49,6 +58,8 @@ impl EventType {
         Self::Uncertain,
         Self::Complained,
         Self::Unsubscribed,
+        Self::WebhookTest,
+        Self::WebhookDisabled,
     ];
 
     /// The word in SQL, JSON and documentation.
@@ -66,6 +77,8 @@ impl EventType {
             Self::Uncertain => "message.uncertain",
             Self::Complained => "message.complained",
             Self::Unsubscribed => "message.unsubscribed",
+            Self::WebhookTest => "webhook.test",
+            Self::WebhookDisabled => "webhook.disabled",
         }
     }
 

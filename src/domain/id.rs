@@ -76,6 +76,14 @@ id!(
     /// One API key.
     KeyId, "key"
 );
+id!(
+    /// One webhook endpoint.
+    EndpointId, "wh"
+);
+id!(
+    /// One post to a webhook endpoint, as its log has it.
+    PostId, "dlv"
+);
 
 /// One lane; a number in the database. Shown with a prefix like every id, though it is no UUID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,6 +124,21 @@ impl TenantId {
     pub const DEFAULT: Self = Self(Uuid::nil());
 }
 
+impl EndpointId {
+    /// The `webhook-id` of a post whose first event is `seq`: the same on every try, also after a crash.
+    pub fn webhook_id(self, seq: i64) -> String {
+        format!("evt_{}_{seq}", self.0.simple())
+    }
+}
+
+impl PostId {
+    /// When the post began, to the millisecond: the time part.
+    pub fn time(self) -> DateTime<Utc> {
+        let (seconds, nanos) = self.0.get_timestamp().map_or((0, 0), |time| time.to_unix());
+        i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, nanos)).unwrap_or_default()
+    }
+}
+
 /// A fresh `UUIDv7` whose time part is `at`.
 pub fn uuid_at(at: DateTime<Utc>) -> Uuid {
     let seconds = u64::try_from(at.timestamp()).unwrap_or(0);
@@ -138,6 +161,18 @@ mod tests {
         for text in ["42", "lane_", "lane_-1", "lane_+1", "lane_99999999999999999999", "msg_1"] {
             assert_eq!(text.parse::<LaneId>(), Err(()), "{text}");
         }
+    }
+
+    #[test]
+    fn a_post_knows_when_it_began() {
+        let begin = DateTime::from_timestamp_millis(1_795_435_200_123).unwrap();
+        assert_eq!(PostId::new(begin).time(), begin);
+    }
+
+    #[test]
+    fn a_post_is_called_the_same_on_every_try() {
+        let endpoint: EndpointId = "wh_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b".parse().unwrap();
+        assert_eq!(endpoint.webhook_id(42), "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b_42");
     }
 
     #[test]

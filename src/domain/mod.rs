@@ -11,6 +11,7 @@ pub mod key;
 pub mod lane;
 pub mod limits;
 pub mod message;
+pub mod network;
 pub mod outcome;
 pub mod problem;
 pub mod relay;

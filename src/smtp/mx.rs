@@ -3,12 +3,10 @@
 //! By preference, shuffled within equal; no MX falls to the domain's own addresses; a null MX and a domain that does not
 //! exist are permanent; everything that the DNS does not answer is temporary.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData};
 use rand::seq::SliceRandom;
 use tokio::time::timeout;
@@ -16,6 +14,7 @@ use tokio::time::timeout;
 use super::settings::Settings;
 use super::sts;
 use super::transaction::Judgement;
+use crate::dns::resolver;
 use crate::domain::outcome::{Reply, Stage, Verdict};
 
 /// The most addresses tried for one mail (RFC 5321 §5.1 wants at least two).
@@ -40,18 +39,8 @@ pub(super) struct Resolver {
 
 impl Resolver {
     pub fn new(settings: &Settings) -> Result<Self, NetError> {
-        let mut builder = match settings.dns {
-            Some(server) => {
-                let config = ResolverConfig::from_parts(None, Vec::new(), vec![name_server(server)]);
-                let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-                builder.options_mut().use_hosts_file = ResolveHosts::Never;
-                builder
-            }
-            None => TokioResolver::builder_tokio()?,
-        };
-        builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         Ok(Self {
-            dns: builder.build()?,
+            dns: resolver(settings.dns)?,
             wait: settings.timeouts.dns,
             own_name: settings.hostname.trim_end_matches('.').to_ascii_lowercase(),
             allow_loopback: settings.allow_loopback_mx,
@@ -161,14 +150,6 @@ impl Resolver {
         let lookup = self.dns.lookup_ip(host).await?;
         Ok(lookup.iter().take(ADDRESSES_OF_A_HOST).map(|ip| Exchanger { host: text.clone(), ip }).collect())
     }
-}
-
-fn name_server(server: SocketAddr) -> NameServerConfig {
-    let with_port = |mut connection: ConnectionConfig| {
-        connection.port = server.port();
-        connection
-    };
-    NameServerConfig::new(server.ip(), true, [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(with_port).to_vec())
 }
 
 /// Lowest preference first, chance within equal; from ourselves on nobody (RFC 5321 §5.1: that would be a loop).

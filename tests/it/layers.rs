@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Who may use whom. `clock`, `config` and `telemetry` are leaves that anyone may use.
+/// Who may use whom. `clock`, `config`, `dns` and `telemetry` are leaves that anyone may use.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &[]),
+    ("dns", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
     ("mail", &["domain"]),
@@ -20,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("app", &["http", "accept", "worker", "db", "smtp", "mail", "dev", "domain"]),
     ("cli", &["app", "http", "accept", "worker", "db", "smtp", "mail", "dev", "domain"]),
 ];
-const LEAVES: &[&str] = &["clock", "config", "telemetry"];
+const LEAVES: &[&str] = &["clock", "config", "dns", "telemetry"];
 
 fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

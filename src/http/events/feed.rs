@@ -11,9 +11,8 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::stream;
-use super::view::Event;
 use crate::db::feed::{self, Filter, Part};
-use crate::domain::event::EventType;
+use crate::domain::event::{Event, EventType};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
@@ -177,7 +176,7 @@ fn fault(pointer: &str, message: String) -> ApiError {
 impl Page {
     fn of(part: Part) -> Self {
         Self {
-            data: part.events.into_iter().map(Event::of).collect(),
+            data: part.events.into_iter().map(Event::from).collect(),
             has_more: part.has_more,
             next: part.next.to_string(),
         }

@@ -3,8 +3,6 @@
 mod feed;
 mod news;
 mod stream;
-mod view;
 
 pub(super) use feed::*;
 pub(super) use news::News;
-pub(super) use view::Event;

@@ -9,8 +9,8 @@ use axum::response::sse::{self, KeepAlive, Sse};
 use futures_util::stream;
 use tokio::time::{Instant, timeout_at};
 
-use super::view::Event;
 use crate::db::feed::{self, Filter};
+use crate::domain::event::Event;
 use crate::domain::id::TenantId;
 use crate::http::Api;
 
@@ -60,7 +60,7 @@ impl Reader {
             match feed::part(&self.api.db, self.tenant, &self.filter, self.after, PAGE).await {
                 Ok(part) => {
                     self.after = part.next;
-                    self.read.extend(part.events.into_iter().map(Event::of));
+                    self.read.extend(part.events.into_iter().map(Event::from));
                     if self.read.is_empty() && !part.has_more && !self.waited().await {
                         return None;
                     }

@@ -6,10 +6,10 @@ use chrono::TimeDelta;
 
 use super::view::Message;
 use crate::db::{self, messages};
+use crate::domain::event::Event;
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::events::Event;
 use crate::http::page::Page;
 use crate::http::params::{Params, PathId};
 use crate::http::{Api, ApiError, Problem};
@@ -80,5 +80,5 @@ pub async fn events(
     // Clocks of replicas differ by less than a day.
     let since = message.created_at - TimeDelta::days(1);
     let rows = db::events::of_message(&api.db, caller.tenant(), id, since, after.unwrap_or(0), limit + 1).await?;
-    Ok(Json(Page::of(rows, limit, |row| row.seq.to_string(), Event::of)))
+    Ok(Json(Page::of(rows, limit, |row| row.seq.to_string(), Event::from)))
 }

@@ -1,15 +1,14 @@
-//! Events as the API shows them.
+//! An event as applications see it, wherever they do: in the API, in a stream, in the body of a webhook.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::db::events::EventRow;
 use crate::domain::explain::Said;
-use crate::domain::id::{MessageId, RecipientId};
+use crate::domain::id::{EndpointId, MessageId, RecipientId};
 
 /// One thing that happened.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Event {
     /// Its number: without gaps, ascending.
     pub seq: i64,
@@ -24,7 +23,7 @@ pub struct Event {
 }
 
 /// What an event is about.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct EventData {
     /// The message; null where it is about none.
     #[schema(value_type = Option<String>)]
@@ -54,29 +53,7 @@ pub struct EventData {
     pub duration_ms: Option<i32>,
     /// When the next attempt is due.
     pub next_attempt_at: Option<DateTime<Utc>>,
-}
-
-impl Event {
-    /// Shows an event.
-    pub fn of(row: EventRow) -> Self {
-        Self {
-            seq: row.seq,
-            kind: row.kind,
-            timestamp: row.recorded_at,
-            data: EventData {
-                message_id: row.message_id.map(MessageId),
-                recipient_id: row.recipient_id.map(RecipientId),
-                recipient: row.address,
-                tags: row.tags.unwrap_or_else(|| json!([])),
-                metadata: row.metadata.unwrap_or_else(|| json!({})),
-                attempt: row.attempt,
-                response: Said::of(row.response_code, row.response_enhanced, row.response_text),
-                mx: row.mx,
-                ip: row.ip,
-                tls: row.tls,
-                duration_ms: row.duration_ms,
-                next_attempt_at: row.next_attempt_at,
-            },
-        }
-    }
+    /// The webhook endpoint, where it is about one.
+    #[schema(value_type = Option<String>)]
+    pub endpoint_id: Option<EndpointId>,
 }
