@@ -12,6 +12,7 @@
 //! - [`worker`] claims what is due, has it sent, and commits what came of it;
 //! - [`mail`] turns a message into MIME, without touching a socket;
 //! - [`smtp`] speaks to other mail servers and knows no database;
+//! - [`webhook`] posts events to those who asked for them, and knows no database either;
 //! - [`domain`] holds the types and rules that all of them share, free of I/O.
 //!
 //! [`app`] builds the parts and stops them; [`cli`] holds one file a command; [`dev`] is the embedded
@@ -30,4 +31,5 @@ pub mod http;
 pub mod mail;
 pub mod smtp;
 pub mod telemetry;
+pub mod webhook;
 pub mod worker;

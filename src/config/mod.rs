@@ -123,6 +123,7 @@ impl Config {
         self.accept.check()?;
         self.delivery.check()?;
         self.timeouts.check()?;
+        self.webhooks.check()?;
         self.log.check()?;
         self.routes.values().try_for_each(Route::check)
     }

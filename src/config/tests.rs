@@ -56,6 +56,7 @@ fn a_variable_is_read_as_what_its_key_holds() {
             ("POSTRIDER_LOG__FORMAT", "json"),
             ("POSTRIDER_LOG__FILTER", "info,postrider::smtp=debug"),
             ("POSTRIDER_WEBHOOKS__ALLOW_PRIVATE", "true"),
+            ("POSTRIDER_WEBHOOKS__ALLOW", "10.0.0.0/8, hooks.internal"),
             ("POSTRIDER_DELIVERY__RETRY_SCHEDULE", "90s, 5m,1h"),
             ("POSTRIDER_DELIVERY__LEASE", "30"),
             ("POSTRIDER_RELAY_CA_FILE", "/etc/ca.pem"),
@@ -63,7 +64,7 @@ fn a_variable_is_read_as_what_its_key_holds() {
     );
     assert_eq!(config.hostname.as_deref(), Some("123"));
     assert_eq!(config.log.format, Format::Json);
-    assert!(config.webhooks.allow_private);
+    assert!(config.webhooks.allow_private && config.webhooks.allowed().rules.len() == 2);
     assert_eq!(config.delivery.retry_schedule, [90, 300, 3_600].map(Duration::from_secs));
     assert_eq!(config.delivery.lease, Duration::from_secs(30));
     assert_eq!(config.relay_ca_file.as_deref(), Some(Path::new("/etc/ca.pem")));

@@ -1,11 +1,45 @@
-//! `[webhooks]`: where events may be posted.
+//! `[webhooks]`: where events may be posted, and for how long a post may take.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::range::within_time;
+use crate::domain::network::{Allowed, Rule};
+
 /// Limits on webhook endpoints.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Webhooks {
     /// Whether endpoints may be at private and loopback addresses: `POSTRIDER_WEBHOOKS__ALLOW_PRIVATE`, default false
-    /// (`true` in `dev`). With it, whoever may create a webhook can reach what this machine can reach.
+    /// (`true` in `dev`). With it, whoever may create a webhook can reach what this machine can reach there.
     pub allow_private: bool,
+    /// Where endpoints may be besides the Internet: `POSTRIDER_WEBHOOKS__ALLOW`, addresses, networks and names of hosts,
+    /// default empty. A name is allowed with whatever addresses it has.
+    pub allow: Vec<String>,
+    /// How long a post may take, its answer included: `POSTRIDER_WEBHOOKS__TIMEOUT`, a duration, 1s–60s, default `15s`.
+    #[serde(with = "super::duration")]
+    pub timeout: Duration,
+}
+
+impl Default for Webhooks {
+    fn default() -> Self {
+        Self { allow_private: false, allow: Vec::new(), timeout: Duration::from_secs(15) }
+    }
+}
+
+impl Webhooks {
+    /// What is allowed besides the Internet, as the domain knows it.
+    pub fn allowed(&self) -> Allowed {
+        // What is no rule was refused when the configuration was read.
+        let rules = self.allow.iter().filter_map(|rule| rule.trim().parse().ok()).collect();
+        Allowed { private: self.allow_private, rules }
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        within_time(self.timeout, Duration::from_secs(1)..=Duration::from_mins(1))?;
+        match self.allow.iter().find_map(|rule| rule.trim().parse::<Rule>().err().map(|why| (rule, why))) {
+            Some((rule, why)) => Err(format!("{rule:?} {why}")),
+            None => Ok(()),
+        }
+    }
 }

@@ -20,3 +20,4 @@ pub mod retry_hint;
 pub mod routing;
 pub mod share;
 pub mod throttle;
+pub mod webhook;

@@ -13,13 +13,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("telemetry", &["config"]),
     ("mail", &["domain"]),
     ("smtp", &["domain"]),
+    ("webhook", &["domain"]),
     ("db", &["domain"]),
     ("accept", &["db", "mail", "domain"]),
-    ("worker", &["db", "smtp", "mail", "domain"]),
+    ("worker", &["db", "smtp", "webhook", "mail", "domain"]),
     ("dev", &["db", "smtp", "domain"]),
     ("http", &["accept", "db", "mail", "domain", "dev"]),
-    ("app", &["http", "accept", "worker", "db", "smtp", "mail", "dev", "domain"]),
-    ("cli", &["app", "http", "accept", "worker", "db", "smtp", "mail", "dev", "domain"]),
+    ("app", &["http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
+    ("cli", &["app", "http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
 ];
 const LEAVES: &[&str] = &["clock", "config", "dns", "telemetry"];
 

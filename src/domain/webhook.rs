@@ -1,0 +1,214 @@
+//! When a webhook is tried again, and when no more (the contract's schedule, which is Standard Webhooks 1.0's). Pure: the
+//! caller brings the time and the dice.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// The wait after the first, second, … try.
+const WAITS: [Duration; 9] = [
+    Duration::from_secs(5),
+    Duration::from_mins(5),
+    Duration::from_mins(30),
+    Duration::from_hours(2),
+    Duration::from_hours(5),
+    Duration::from_hours(10),
+    Duration::from_hours(14),
+    Duration::from_hours(20),
+    Duration::from_hours(24),
+];
+/// Tries of a post that fails while others succeed.
+const TRIES: u32 = 10;
+/// After so many failures in a row it is the endpoint that fails, and not a post.
+const DOWN_AFTER: u32 = 5;
+/// After so long without a success nobody is expected to come back.
+const GIVE_UP: TimeDelta = TimeDelta::days(5);
+/// The share by which a wait is stretched or shortened, so that retries do not come in step.
+const JITTER: f64 = 0.2;
+/// A receiver that asks for more is asked again nevertheless.
+const LONGEST_ASKED: TimeDelta = TimeDelta::hours(24);
+
+/// How an endpoint has been answering.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Posts that failed since the last success. While it is down only probes count.
+    pub failures: u32,
+    /// When the first of them did.
+    pub failing_since: Option<DateTime<Utc>>,
+    /// What the last one came to.
+    pub last_error: Option<String>,
+    /// When a post last succeeded.
+    pub last_success_at: Option<DateTime<Utc>>,
+    /// Nothing is posted before then.
+    pub open_at: Option<DateTime<Utc>>,
+}
+
+/// A post that failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Tries so far, this one included.
+    pub tries: u32,
+    /// Whether it was sent to see whether an endpoint is back.
+    pub is_probe: bool,
+    /// How long the receiver asked us to wait.
+    pub asked: Option<TimeDelta>,
+    /// What it came to, for people.
+    pub error: String,
+}
+
+impl Health {
+    /// Whether it is the endpoint that fails: then one post at a time finds out when it is back.
+    pub fn is_down(&self) -> bool {
+        self.failures >= DOWN_AFTER
+    }
+
+    /// Whether nothing may be posted now.
+    pub fn is_closed(&self, now: DateTime<Utc>) -> bool {
+        self.open_at.is_some_and(|at| at > now)
+    }
+
+    /// Whether it has failed for so long that it is to be disabled.
+    pub fn is_over(&self, now: DateTime<Utc>) -> bool {
+        self.failures > 0 && self.failing_since.is_some_and(|since| now - since >= GIVE_UP)
+    }
+
+    /// Notes a success.
+    pub fn succeeded(&mut self, now: DateTime<Utc>) {
+        *self = Self { last_success_at: Some(now), open_at: self.open_at, ..Self::default() };
+    }
+
+    /// Notes a failure. Answers when to try that post again; never, where it alone has failed for too often.
+    pub fn failed(&mut self, failure: Failure, now: DateTime<Utc>, dice: f64) -> Option<DateTime<Utc>> {
+        // Of many that were in flight when it went down, each would double the wait.
+        if failure.is_probe || !self.is_down() {
+            self.failures = self.failures.saturating_add(1);
+        }
+        self.failing_since.get_or_insert(now);
+        self.last_error = Some(failure.error);
+        let asked = failure.asked.map(|asked| asked.clamp(TimeDelta::zero(), LONGEST_ASKED));
+        let probes = self.failures.saturating_sub(DOWN_AFTER - 1);
+        let wait = wait(failure.tries.max(probes), dice).max(asked.unwrap_or_default());
+        if self.is_down() {
+            self.open_at = self.open_at.max(Some(now + wait));
+        } else {
+            self.open_at = self.open_at.max(asked.map(|asked| now + asked));
+        }
+        (failure.tries < TRIES || self.is_down()).then(|| now + wait)
+    }
+}
+
+/// The wait after so many tries, `dice` in 0..1 choosing within ±20 %. The last one repeats.
+fn wait(tries: u32, dice: f64) -> TimeDelta {
+    let index = usize::try_from(tries.saturating_sub(1)).unwrap_or(usize::MAX).min(WAITS.len() - 1);
+    let wait = WAITS[index].mul_f64(1.0 - JITTER + 2.0 * JITTER * dice.clamp(0.0, 1.0));
+    TimeDelta::from_std(wait).unwrap_or(LONGEST_ASKED)
+}
+
+/// Reads `Retry-After` (RFC 9110 §10.2.3): seconds, or a date.
+pub fn retry_after(text: &str, now: DateTime<Utc>) -> Option<TimeDelta> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        let seconds = text.parse().ok().and_then(TimeDelta::try_seconds);
+        return Some(seconds.unwrap_or(LONGEST_ASKED));
+    }
+    let date = DateTime::parse_from_rfc2822(text).ok()?;
+    Some((date.to_utc() - now).max(TimeDelta::zero()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
+    fn failure(tries: u32) -> Failure {
+        Failure { tries, is_probe: false, asked: None, error: "answered 500".into() }
+    }
+
+    #[test]
+    fn tries_come_at_the_times_of_the_contract() {
+        let mut health = Health::default();
+        let waits = (1..=TRIES).map(|tries| {
+            // Others succeed meanwhile.
+            health.succeeded(NOW);
+            health.failed(failure(tries), NOW, 0.5).map(|at| (at - NOW).num_seconds())
+        });
+        let hours = |n: i64| Some(n * 3_600);
+        let expected =
+            [Some(5), Some(300), Some(1_800), hours(2), hours(5), hours(10), hours(14), hours(20), hours(24)];
+        assert_eq!(waits.collect::<Vec<_>>(), [&expected[..], &[None]].concat());
+    }
+
+    #[test]
+    fn jitter_stays_within_a_fifth() {
+        assert_eq!([0.0, 0.5, 1.0].map(|dice| wait(2, dice).num_seconds()), [240, 300, 360]);
+    }
+
+    #[test]
+    fn one_that_fails_again_and_again_is_down_and_probed_by_the_schedule() {
+        let mut health = Health::default();
+        for _ in 1..DOWN_AFTER {
+            health.failed(failure(1), NOW, 0.5);
+            assert!(!health.is_down() && !health.is_closed(NOW));
+        }
+        for _ in 0..10 {
+            // The rest of what was in flight.
+            health.failed(failure(1), NOW, 0.5);
+        }
+        let opens = |health: &Health| (health.open_at.unwrap() - NOW).num_seconds();
+        assert!(health.is_down() && health.is_closed(NOW));
+        assert_eq!((health.failures, opens(&health)), (DOWN_AFTER, 5));
+        let probe = || Failure { is_probe: true, ..failure(2) };
+        let waits = [(); 3].map(|()| {
+            health.failed(probe(), NOW, 0.5);
+            opens(&health)
+        });
+        assert_eq!(waits, [300, 1_800, 7_200]);
+        health.succeeded(NOW);
+        assert_eq!((health.failures, health.failing_since, health.is_down()), (0, None, false));
+    }
+
+    #[test]
+    fn a_lone_post_to_one_that_is_down_keeps_its_place_in_the_schedule_and_is_never_given_up() {
+        let mut health = Health::default();
+        let waits = (1..=12).map(|tries| {
+            let is_probe = health.is_down();
+            let at = health.failed(Failure { is_probe, ..failure(tries) }, NOW, 0.5);
+            at.map(|at| (at - NOW).num_hours())
+        });
+        let waits: Vec<_> = waits.collect();
+        assert_eq!(waits[4..], [5, 10, 14, 20, 24, 24, 24, 24].map(Some));
+    }
+
+    #[test]
+    fn after_five_days_it_is_over() {
+        let mut health = Health::default();
+        health.failed(failure(1), NOW, 0.5);
+        let at = |hours| health.is_over(NOW + TimeDelta::hours(hours));
+        assert!(!at(119) && at(120));
+        assert!(!Health::default().is_over(NOW));
+    }
+
+    #[test]
+    fn nothing_is_posted_before_the_time_that_was_asked_for() {
+        let mut health = Health::default();
+        let asked = |seconds| Failure { asked: Some(TimeDelta::seconds(seconds)), ..failure(1) };
+        let at = health.failed(asked(60), NOW, 0.0).unwrap();
+        assert_eq!((at - NOW, health.open_at), (TimeDelta::seconds(60), Some(NOW + TimeDelta::seconds(60))));
+        let at = health.failed(asked(1), NOW, 0.5).unwrap();
+        assert_eq!((at - NOW).num_seconds(), 5, "no sooner than by the schedule");
+        assert_eq!(health.open_at, Some(NOW + TimeDelta::seconds(60)), "no sooner than was asked before");
+        health.failed(asked(1_000_000), NOW, 0.5);
+        assert_eq!(health.open_at, Some(NOW + LONGEST_ASKED));
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let seconds = |text: &str| retry_after(text, NOW).map(|wait| wait.num_seconds());
+        assert_eq!(seconds("120"), Some(120));
+        assert_eq!(seconds("Thu, 01 Jan 1970 00:01:00 GMT"), Some(60));
+        assert_eq!(seconds("Wed, 31 Dec 1969 23:59:00 GMT"), Some(0));
+        assert_eq!(seconds(&"9".repeat(30)), Some(LONGEST_ASKED.num_seconds()));
+        assert_eq!([seconds(""), seconds("-1"), seconds("soon"), seconds("1.5")], [None; 4]);
+    }
+}

@@ -1,0 +1,242 @@
+//! Which targets may be posted to: those on the Internet, and what the configuration allows. A name is resolved, every
+//! address is checked, and the connection goes to a checked address: what the name means a moment later does not matter
+//! (DNS rebinding).
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::net::NetError;
+use reqwest::Url;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::time::timeout;
+use url::Host;
+
+use crate::domain::network::{Allowed, Place};
+
+/// How long whoever creates an endpoint waits for the DNS.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a target may not be posted to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// Not HTTP.
+    #[error("the URL must begin with https:// or http://")]
+    Scheme,
+    /// A password would be in every log.
+    #[error("the URL must not hold a user name or a password")]
+    Credentials,
+    /// None that could be resolved.
+    #[error("the URL names no host")]
+    Host,
+    /// An address that is not on the Internet.
+    #[error("{host} is at {ip}, a {place} address: only `webhooks.allow_private` or `webhooks.allow` can permit that")]
+    Address {
+        /// As in the URL.
+        host: String,
+        /// Where it is.
+        ip: IpAddr,
+        /// In which part of the address space.
+        place: Place,
+    },
+    /// An address on the Internet that is our own.
+    #[error("{host} is at {ip}, an address of this machine: only `webhooks.allow` can permit that")]
+    Own {
+        /// As in the URL.
+        host: String,
+        /// Where it is.
+        ip: IpAddr,
+    },
+    /// The DNS says so.
+    #[error("{0} does not exist, or has no address")]
+    Unknown(String),
+}
+
+/// Decides, and resolves.
+#[derive(Clone)]
+pub struct Guard {
+    dns: TokioResolver,
+    allowed: Arc<Allowed>,
+}
+
+impl Guard {
+    /// Resolves with `dns`; admits the Internet and what is `allowed`.
+    pub fn new(dns: TokioResolver, allowed: Allowed) -> Self {
+        Self { dns, allowed: Arc::new(allowed) }
+    }
+
+    /// Whether this URL may be posted to as things are now. That the DNS does not answer is no reason against it: at each
+    /// post it is asked again.
+    pub async fn admits(&self, url: &Url) -> Result<(), Denied> {
+        let Some(host) = self.name(url)? else { return Ok(()) };
+        match timeout(PATIENCE, self.addresses(&host)).await {
+            Ok(Err(Refusal::Denied(denied))) => Err(denied),
+            Ok(Ok(_) | Err(Refusal::Dns(_))) | Err(_) => Ok(()),
+        }
+    }
+
+    /// What can be said without the DNS. Answers the name that is to be resolved, if it is one.
+    pub(super) fn name(&self, url: &Url) -> Result<Option<String>, Denied> {
+        if !matches!(url.scheme(), "https" | "http") {
+            return Err(Denied::Scheme);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Denied::Credentials);
+        }
+        let ip = match url.host() {
+            None => return Err(Denied::Host),
+            Some(Host::Domain(name)) => {
+                let name = name.trim_end_matches('.');
+                return if name.is_empty() { Err(Denied::Host) } else { Ok(Some(name.to_owned())) };
+            }
+            Some(Host::Ipv4(ip)) => IpAddr::V4(ip),
+            Some(Host::Ipv6(ip)) => IpAddr::V6(ip),
+        };
+        self.check(&ip.to_string(), ip).map(|()| None)
+    }
+
+    /// The addresses that may be connected to, at least one.
+    async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, Refusal> {
+        let found = match self.dns.lookup_ip(format!("{host}.")).await {
+            Ok(found) => found,
+            Err(error) if error.is_no_records_found() => return Err(Denied::Unknown(host.to_owned()).into()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut admitted = Vec::new();
+        let mut denied = Denied::Unknown(host.to_owned());
+        for ip in found.iter() {
+            match self.check(host, ip) {
+                Ok(()) => admitted.push(ip),
+                Err(why) => denied = why,
+            }
+        }
+        if admitted.is_empty() { Err(denied.into()) } else { Ok(admitted) }
+    }
+
+    fn check(&self, host: &str, ip: IpAddr) -> Result<(), Denied> {
+        let host = || host.to_owned();
+        if !self.allowed.admits(&host(), ip) {
+            return Err(Denied::Address { host: host(), ip, place: Place::of(ip) });
+        }
+        let is_own = Place::of(ip) == Place::Public && !self.allowed.names(&host(), ip) && is_own(ip);
+        if is_own { Err(Denied::Own { host: host(), ip }) } else { Ok(()) }
+    }
+}
+
+/// Whether an address is this machine's: to others a socket cannot be bound.
+fn is_own(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip, 0)).is_ok()
+}
+
+/// Why there is no address.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error("the DNS does not answer: {0}")]
+    Dns(#[from] NetError),
+}
+
+impl Resolve for Guard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let guard = self.clone();
+        Box::pin(async move {
+            let host = name.as_str().trim_end_matches('.').to_ascii_lowercase();
+            let addresses = guard.addresses(&host).await?;
+            Ok(Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0))) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dns::resolver;
+
+    /// A guard whose resolver is not there.
+    fn guard(allowed: Allowed) -> Guard {
+        Guard::new(resolver(Some("127.0.0.1:1".parse().unwrap())).unwrap(), allowed)
+    }
+
+    #[tokio::test]
+    async fn no_spelling_of_an_address_of_ours_is_admitted() {
+        let guard = guard(Allowed::default());
+        for host in [
+            "127.0.0.1",
+            "127.1",
+            "127.0.1",
+            "127.000.000.001",
+            "2130706433",
+            "017700000001",
+            "0x7f000001",
+            "0x7f.1",
+            "0x7F.0x0.0x0.0x1",
+            "0177.0.0.1",
+            "127.0.0.1.",
+            "%31%32%37.0.0.1",
+            "\u{ff11}\u{ff12}\u{ff17}.0.0.1",
+            "127\u{3002}0\u{3002}0\u{3002}1",
+            "\u{2460}\u{2461}\u{2466}.0.0.1",
+            "0",
+            "0.0.0.0",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "3232235777",
+            "169.254.169.254",
+            "2852039166",
+            "0xa9fea9fe",
+            "100.64.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "[::]",
+            "[::1]",
+            "[0:0:0:0:0:0:0:1]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:7f00:1]",
+            "[::127.0.0.1]",
+            "[fe80::1]",
+            "[fd00::1]",
+            "[ff02::1]",
+            "[64:ff9b::7f00:1]",
+            "[64:ff9b:1::10.0.0.1]",
+            "[2002:7f00:1::]",
+            "[2001:0:7f00:1::]",
+            "localhost",
+            "LOCALHOST",
+            "localhost.",
+            "api.localhost",
+        ] {
+            let url = Url::parse(&format!("https://{host}/hook")).unwrap_or_else(|error| panic!("{host}: {error}"));
+            let denied = guard.admits(&url).await;
+            assert!(matches!(denied, Err(Denied::Address { .. })), "{host}: {denied:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_http_without_passwords_is_admitted() {
+        let guard = guard(Allowed { private: true, rules: Vec::new() });
+        for (url, denied) in [
+            ("ftp://1.1.1.1/", Denied::Scheme),
+            ("file:///etc/passwd", Denied::Scheme),
+            ("gopher://127.0.0.1:25/", Denied::Scheme),
+            ("https://user@1.1.1.1/", Denied::Credentials),
+            ("https://user:pass@1.1.1.1/", Denied::Credentials),
+            ("https://:pass@1.1.1.1/", Denied::Credentials),
+            ("https://./", Denied::Host),
+        ] {
+            assert_eq!(guard.admits(&Url::parse(url).unwrap()).await, Err(denied), "{url}");
+        }
+        for url in
+            ["https://1.1.1.1/", "http://[2606:4700::1111]:8080/", "http://127.0.0.1/", "https://asked.later.test/"]
+        {
+            assert_eq!(guard.admits(&Url::parse(url).unwrap()).await, Ok(()), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_this_machine_is_known() {
+        assert!(is_own("127.0.0.1".parse().unwrap()) && !is_own("1.1.1.1".parse().unwrap()));
+    }
+}

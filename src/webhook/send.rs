@@ -1,0 +1,211 @@
+//! One post and what came of it: 15 s in total, 64 KiB of the answer read, no redirects, no proxies. Never fails: every
+//! failure is an outcome.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{Client, Response, StatusCode, Url, redirect};
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::{Instant, timeout_at};
+
+use super::guard::Guard;
+use super::sign::signature;
+use crate::domain::webhook::retry_after;
+
+/// So much of an answer is read, in octets; the connection is closed on what is longer.
+const READ: usize = 64 * 1_024;
+/// So much of it is kept, in characters.
+const KEPT: usize = 1_000;
+/// Connections kept open to one host.
+const IDLE: usize = 32;
+
+/// What is posted.
+#[derive(Clone)]
+pub struct Post<'a> {
+    /// Where to.
+    pub url: &'a str,
+    /// `webhook-id`.
+    pub id: String,
+    /// JSON.
+    pub body: String,
+    /// Each signs.
+    pub secrets: Vec<&'a [u8]>,
+    /// When it is posted.
+    pub now: DateTime<Utc>,
+}
+
+/// Whether a post arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// 2xx.
+    Success,
+    /// Anything else.
+    Failed,
+    /// 410: the endpoint wants no more.
+    Gone,
+}
+
+/// What came of a post.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Whether it arrived.
+    pub verdict: Verdict,
+    /// The status answered.
+    pub status: Option<u16>,
+    /// The start of the body answered.
+    pub answer: Option<String>,
+    /// Why there was no answer, or why it does not count.
+    pub error: Option<String>,
+    /// How long we were asked to wait.
+    pub retry_after: Option<TimeDelta>,
+    /// From the start to the answer.
+    pub duration: Duration,
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// TLS could not be set up.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// HTTP could not be set up.
+    #[error("cannot set up HTTPS: {0}")]
+    Https(#[from] reqwest::Error),
+}
+
+/// Posts.
+pub struct Poster {
+    client: Client,
+    guard: Guard,
+    limit: Duration,
+}
+
+impl std::fmt::Debug for Poster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Poster").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl Poster {
+    /// Posts where `guard` admits it; a post and its answer take at most `limit`.
+    pub fn new(guard: Guard, limit: Duration) -> Result<Self, SetupError> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let tls = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .dns_resolver(guard.clone())
+            .pool_max_idle_per_host(IDLE)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .tcp_nodelay(true)
+            .user_agent(concat!("Postrider/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self { client, guard, limit })
+    }
+
+    /// Posts, and tells what came of it.
+    pub async fn post(&self, post: Post<'_>) -> Outcome {
+        let begun = Instant::now();
+        let until = begun + self.limit;
+        let now = post.now;
+        let mut outcome = match timeout_at(until, self.answer(post)).await {
+            Ok(Ok(response)) => judge(response, until, now).await,
+            Ok(Err(why)) => Outcome::failed(why),
+            Err(_) => Outcome::failed(format!("no answer within {} s", self.limit.as_secs_f64())),
+        };
+        outcome.duration = begun.elapsed();
+        outcome
+    }
+
+    async fn answer(&self, post: Post<'_>) -> Result<Response, String> {
+        let url = Url::parse(post.url).map_err(|error| format!("the URL is not valid: {error}"))?;
+        // Addresses in the URL itself are never resolved, so that the client does not ask the guard.
+        self.guard.name(&url).map_err(|denied| denied.to_string())?;
+        let timestamp = post.now.timestamp();
+        let signed = signature(post.secrets.into_iter(), &post.id, timestamp, post.body.as_bytes());
+        let request = self
+            .client
+            .post(url)
+            .header(CONTENT_TYPE, "application/json")
+            .header("webhook-id", post.id)
+            .header("webhook-timestamp", timestamp)
+            .header("webhook-signature", signed)
+            .body(post.body);
+        request.send().await.map_err(|error| causes(error.without_url()))
+    }
+}
+
+impl Outcome {
+    fn failed(why: String) -> Self {
+        Self {
+            verdict: Verdict::Failed,
+            status: None,
+            answer: None,
+            error: Some(why),
+            retry_after: None,
+            duration: Duration::ZERO,
+        }
+    }
+
+    /// What it came to, in words.
+    pub fn words(&self) -> String {
+        let status = self.status.map(|status| format!("answered {status}"));
+        let detail = self.error.as_deref().or(self.answer.as_deref()).filter(|text| !text.is_empty());
+        match (status, detail) {
+            (Some(status), Some(detail)) => format!("{status}: {}", start(detail, 200)),
+            (Some(status), None) => status,
+            (None, detail) => detail.unwrap_or("no answer").to_owned(),
+        }
+    }
+}
+
+async fn judge(mut response: Response, until: Instant, now: DateTime<Utc>) -> Outcome {
+    let status = response.status();
+    let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let asked = asked.and_then(|text| retry_after(text, now));
+    // The status has come and decides; a body that does not is no reason to post again.
+    let mut body = Vec::new();
+    while body.len() < READ
+        && let Ok(Ok(Some(piece))) = timeout_at(until, response.chunk()).await
+    {
+        body.extend_from_slice(&piece);
+    }
+    body.truncate(READ);
+    let verdict = match status {
+        status if status.is_success() => Verdict::Success,
+        StatusCode::GONE => Verdict::Gone,
+        _ => Verdict::Failed,
+    };
+    Outcome {
+        verdict,
+        status: Some(status.as_u16()),
+        answer: Some(start(&String::from_utf8_lossy(&body), KEPT)),
+        error: status.is_redirection().then(|| "redirects are not followed".into()),
+        retry_after: asked.filter(|_| verdict == Verdict::Failed),
+        duration: Duration::ZERO,
+    }
+}
+
+/// The first so many characters; Postgres holds no NUL.
+fn start(text: &str, characters: usize) -> String {
+    text.chars().take(characters).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// reqwest's own words leave the cause out.
+fn causes(error: reqwest::Error) -> String {
+    let error: &dyn std::error::Error = &error;
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
