@@ -20,9 +20,11 @@ CREATE TABLE webhook_endpoints (
     batch smallint NOT NULL DEFAULT 1 CHECK (batch BETWEEN 1 AND 100),
     -- Every event up to this number was posted, was not wanted, or has a row in webhook_retries.
     cursor bigint NOT NULL,
-    -- Nothing is posted before then: it asked for time (Retry-After), or did not answer several times in a row.
+    -- Nothing is posted before then: it asked for time (Retry-After), has had what its rate allows, or failed several times
+    -- in a row.
     open_at timestamptz NOT NULL DEFAULT '-infinity',
-    -- Since when no post has succeeded, where the last one failed; how many failed since; what the last one came to.
+    -- Since when no post has succeeded, where the last one failed; how many failed since (while it is down only those that
+    -- were to find out whether it still is); what the last one came to.
     failing_since timestamptz,
     failures integer NOT NULL DEFAULT 0,
     last_error text,

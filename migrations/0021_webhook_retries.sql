@@ -1,4 +1,5 @@
--- Posts that failed and are tried again, one row a post; gone once it succeeds or is given up.
+-- Posts that failed and are tried again, one row a post; gone once it succeeds or is given up. Few: while an endpoint fails
+-- altogether its cursor stays where it is.
 CREATE TABLE webhook_retries (
     endpoint_id uuid NOT NULL,
     tenant_id uuid NOT NULL,

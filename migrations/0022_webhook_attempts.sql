@@ -7,7 +7,7 @@ CREATE TABLE webhook_attempts (
     -- The first of the events posted, and how many they were.
     seq bigint NOT NULL,
     events smallint NOT NULL,
-    -- 1 for the first try; 0 for a test.
+    -- 1 for the first try.
     attempt smallint NOT NULL,
     -- Octets of the body.
     size integer NOT NULL,

@@ -24,8 +24,10 @@ use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::db::{self, Db};
 use crate::dev::inbox::Inbox;
+use crate::dns;
 use crate::http::{self, Api};
 use crate::smtp;
+use crate::webhook::{Guard, Poster};
 use crate::worker::{self, Worker};
 
 /// Which parts of the service a process runs.
@@ -206,7 +208,14 @@ pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc
         routes: routes::table(config),
         grace: delivery.shutdown_grace,
     };
-    Ok(Worker::start(db, clock, sender, settings, wake).await?)
+    let poster = Arc::new(Poster::new(guard(config)?, config.webhooks.timeout)?);
+    Ok(Worker::start(db, clock, sender, poster, settings, wake).await?)
+}
+
+/// Where webhooks may go.
+pub fn guard(config: &Config) -> anyhow::Result<Guard> {
+    let dns = dns::resolver(config.dns).context("cannot set up the DNS resolver")?;
+    Ok(Guard::new(dns, config.webhooks.allowed()))
 }
 
 /// How mail is sent.

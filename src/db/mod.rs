@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod limits;
 pub mod marks;
 pub mod messages;
+pub mod notify;
 mod outage;
 pub mod overdue;
 pub mod partitions;

@@ -18,6 +18,13 @@ pub struct Turns {
 }
 
 impl Turns {
+    /// Turns of which all had been taken when it was said that there would be some again at `opens_at`
+    /// ([`Turns::opens_at`]).
+    pub fn since(rate: f64, opens_at: Option<DateTime<Utc>>) -> Self {
+        let used_until = opens_at.map_or(DateTime::UNIX_EPOCH, |at| at - delta(GATHER.max(1.0 / rate)));
+        Self { rate, used_until }
+    }
+
     /// How many may start now.
     pub fn available(&self, now: DateTime<Utc>) -> usize {
         let turns = seconds(now - self.start(now)) * self.rate;

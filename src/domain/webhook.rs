@@ -19,8 +19,6 @@ const WAITS: [Duration; 9] = [
 ];
 /// Tries of a post that fails while others succeed.
 const TRIES: u32 = 10;
-/// After so many failures in a row it is the endpoint that fails, and not a post.
-const DOWN_AFTER: u32 = 5;
 /// After so long without a success nobody is expected to come back.
 const GIVE_UP: TimeDelta = TimeDelta::days(5);
 /// The share by which a wait is stretched or shortened, so that retries do not come in step.
@@ -57,9 +55,12 @@ pub struct Failure {
 }
 
 impl Health {
+    /// After so many failures in a row it is the endpoint that fails, and not a post.
+    pub const DOWN_AFTER: u32 = 5;
+
     /// Whether it is the endpoint that fails: then one post at a time finds out when it is back.
     pub fn is_down(&self) -> bool {
-        self.failures >= DOWN_AFTER
+        self.failures >= Self::DOWN_AFTER
     }
 
     /// Whether nothing may be posted now.
@@ -86,7 +87,7 @@ impl Health {
         self.failing_since.get_or_insert(now);
         self.last_error = Some(failure.error);
         let asked = failure.asked.map(|asked| asked.clamp(TimeDelta::zero(), LONGEST_ASKED));
-        let probes = self.failures.saturating_sub(DOWN_AFTER - 1);
+        let probes = self.failures.saturating_sub(Self::DOWN_AFTER - 1);
         let wait = wait(failure.tries.max(probes), dice).max(asked.unwrap_or_default());
         if self.is_down() {
             self.open_at = self.open_at.max(Some(now + wait));
@@ -147,7 +148,7 @@ mod tests {
     #[test]
     fn one_that_fails_again_and_again_is_down_and_probed_by_the_schedule() {
         let mut health = Health::default();
-        for _ in 1..DOWN_AFTER {
+        for _ in 1..Health::DOWN_AFTER {
             health.failed(failure(1), NOW, 0.5);
             assert!(!health.is_down() && !health.is_closed(NOW));
         }
@@ -157,7 +158,7 @@ mod tests {
         }
         let opens = |health: &Health| (health.open_at.unwrap() - NOW).num_seconds();
         assert!(health.is_down() && health.is_closed(NOW));
-        assert_eq!((health.failures, opens(&health)), (DOWN_AFTER, 5));
+        assert_eq!((health.failures, opens(&health)), (Health::DOWN_AFTER, 5));
         let probe = || Failure { is_probe: true, ..failure(2) };
         let waits = [(); 3].map(|()| {
             health.failed(probe(), NOW, 0.5);

@@ -228,9 +228,7 @@ mod tests {
         ] {
             assert_eq!(guard.admits(&Url::parse(url).unwrap()).await, Err(denied), "{url}");
         }
-        for url in
-            ["https://1.1.1.1/", "http://[2606:4700::1111]:8080/", "http://127.0.0.1/", "https://asked.later.test/"]
-        {
+        for url in ["https://1.1.1.1/", "http://[2606:4700::1111]:8080/", "http://127.0.0.1/"] {
             assert_eq!(guard.admits(&Url::parse(url).unwrap()).await, Ok(()), "{url}");
         }
     }

@@ -138,7 +138,7 @@ impl Poster {
             .header("webhook-timestamp", timestamp)
             .header("webhook-signature", signed)
             .body(post.body);
-        request.send().await.map_err(|error| causes(error.without_url()))
+        request.send().await.map_err(|error| causes(&error.without_url()))
     }
 }
 
@@ -199,8 +199,8 @@ fn start(text: &str, characters: usize) -> String {
 }
 
 /// reqwest's own words leave the cause out.
-fn causes(error: reqwest::Error) -> String {
-    let error: &dyn std::error::Error = &error;
+fn causes(error: &reqwest::Error) -> String {
+    let error: &dyn std::error::Error = error;
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,4 +1,5 @@
-//! Claims what is due, has it sent, and commits what came of it. The only place that joins the database with SMTP.
+//! Claims what is due, has it sent, and commits what came of it. The only place that joins the database with SMTP and with
+//! webhooks.
 //!
 //! ```text
 //! claim ─▶ deliver (one task a mail) ─▶ complete
@@ -9,7 +10,7 @@
 //! `reap` frees those of workers that died, `suspects` finds out what they died of, `recover` finds what a lost answer hid,
 //! `wake` tells when there is something to do, `expire` ends what waits in closed lanes beyond its time. `rooms` divides the
 //! hands among the lanes, `permits` holds what was granted of shared limits, `budget` what large mails take up in memory,
-//! `learn` makes of outcomes what is known of destinations.
+//! `learn` makes of outcomes what is known of destinations. `notify` posts events to webhook endpoints.
 
 mod budget;
 mod claim;
@@ -24,6 +25,7 @@ mod identity;
 mod last_word;
 mod learn;
 mod mail;
+mod notify;
 mod pace;
 mod permits;
 mod policies;
@@ -45,6 +47,7 @@ use crate::db::{Db, DbError};
 use crate::domain::retry::Policy;
 use crate::domain::routing::RouteTable;
 use crate::smtp;
+use crate::webhook::Poster;
 
 use crate::db::splits::Splits;
 use budget::Budget;
@@ -84,6 +87,7 @@ struct Parts {
     db: Db,
     clock: SharedClock,
     sender: Arc<smtp::Sender>,
+    poster: Arc<Poster>,
     settings: Settings,
     identity: Identity,
     policies: Policies,
@@ -128,6 +132,7 @@ impl Worker {
         db: Db,
         clock: SharedClock,
         sender: Arc<smtp::Sender>,
+        poster: Arc<Poster>,
         settings: Settings,
         wake: Arc<Notify>,
     ) -> Result<Self, DbError> {
@@ -157,6 +162,7 @@ impl Worker {
             db,
             clock,
             sender,
+            poster,
             settings,
             hands,
             wake,
@@ -185,6 +191,7 @@ impl Worker {
             }
         });
         chores.close();
+        let notifying = AbortOnDropHandle::new(tokio::spawn(notify::run(self.parts.clone(), stop.clone())));
         let mut memory = Memory::default();
         while !stop.is_cancelled() {
             let pause = match claim::some(&self.parts, &mut memory).await {
@@ -204,7 +211,11 @@ impl Worker {
             }
         }
         chores.wait().await;
-        self.stop().await;
+        let ((), notified) = tokio::join!(self.finish(), notifying);
+        if notified.is_err() {
+            tracing::error!("the posting of webhooks ended in a panic");
+        }
+        self.leave().await;
     }
 
     /// Works until nothing is due and nothing in hand. What is due later stays where it is.
@@ -223,9 +234,19 @@ impl Worker {
         }
     }
 
+    /// Posts all events that are due to webhook endpoints, as it does regularly while it runs.
+    pub async fn notify(&self) -> Result<(), DbError> {
+        notify::drain(&self.parts).await
+    }
+
     /// Waits for what is being sent, at most for the grace period, and gives back the rest.
     pub async fn stop(&self) {
         self.parts.close();
+        self.finish().await;
+        self.leave().await;
+    }
+
+    async fn finish(&self) {
         let finish = async {
             while !self.parts.hands.are_empty() {
                 self.parts.hands.freed().await;
@@ -235,6 +256,9 @@ impl Worker {
             let left = self.parts.hands.len();
             tracing::warn!(left, "the grace period is over; recipients still being sent go to other workers");
         }
+    }
+
+    async fn leave(&self) {
         self.parts.identity.leave();
         self.parts.sender.close().await;
         if let Err(error) = self.parts.identity.deregister(&self.parts.db, self.parts.clock.now()).await {
