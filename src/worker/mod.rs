@@ -38,7 +38,7 @@ mod wake;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -88,6 +88,8 @@ struct Parts {
     clock: SharedClock,
     sender: Arc<smtp::Sender>,
     poster: Arc<Poster>,
+    /// Calls to the database for webhooks at one time: mail shares its connections.
+    webhook_calls: Semaphore,
     settings: Settings,
     identity: Identity,
     policies: Policies,
@@ -121,6 +123,8 @@ pub struct Worker {
     parts: Arc<Parts>,
 }
 
+/// Connections to the database that webhooks may use at one time.
+const WEBHOOK_CALLS: usize = 4;
 /// How long a worker that hears nothing waits before it looks by itself.
 const POLL: Duration = Duration::from_secs(1);
 /// The same for one whose hands are full, and who hears of it when one is free.
@@ -163,6 +167,7 @@ impl Worker {
             clock,
             sender,
             poster,
+            webhook_calls: Semaphore::new(WEBHOOK_CALLS),
             settings,
             hands,
             wake,

@@ -64,4 +64,8 @@ mod smtp_urgent;
 mod support;
 mod time_runs_out;
 mod too_many_recipients;
+mod webhook_delivery;
+mod webhook_failures;
+mod webhook_kills;
+mod webhook_targets;
 mod worker_dies;

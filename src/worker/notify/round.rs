@@ -27,7 +27,7 @@ use crate::worker::Parts;
 const BATCH: usize = 256;
 const EVERY: Duration = Duration::from_millis(100);
 /// Events in memory, at least and at most.
-const WINDOW: (usize, usize) = (64, 1_024);
+const WINDOW: (usize, usize) = (256, 1_024);
 /// Retries read at a time.
 const RETRIES: usize = 100;
 /// A post that was tried so often lets something new be the probe.
@@ -100,7 +100,10 @@ impl Round {
     /// Starts what may start, and waits for the next thing to happen. Answers `false` where there is nothing more to do.
     async fn step(&mut self) -> bool {
         if self.is_open() {
+            let parts = self.parts.clone();
+            let turn = parts.webhook_calls.acquire().await;
             let filled = if self.endpoint.health.is_down() { self.fill_with_probe().await } else { self.fill().await };
+            drop(turn);
             if let Err(error) = filled {
                 tracing::debug!(%error, "could not read what is to be posted");
                 return !self.posts.is_empty() && self.wait().await;
@@ -153,7 +156,7 @@ impl Round {
         let probe = notify::probe(&self.parts.db, self.endpoint.id).await?;
         let is_worn = probe.as_ref().is_none_or(|probe| probe.attempts >= PROBES);
         while is_worn && self.has_room() && self.has_more && self.line.len() == 0 && self.is_open() {
-            self.read(WINDOW.0).await?;
+            self.read(1).await?;
         }
         if self.line.len() == 0
             && let Some(probe) = probe
@@ -325,7 +328,9 @@ impl Round {
             *open_at = (*open_at).max(Some(turns.opens_at(now)));
         }
         loop {
+            let turn = self.parts.webhook_calls.acquire().await;
             let recorded = notify::record(&self.parts.db, self.worker, &self.endpoint, &self.progress, hold, now).await;
+            drop(turn);
             match recorded {
                 Ok(Some(endpoint)) => {
                     self.take_over(endpoint);

@@ -59,6 +59,12 @@ impl DnsServer {
         self.change(host, |entry| entry.records.push(data));
     }
 
+    /// Replaces the addresses of a host.
+    pub fn moves(&self, host: &str, ip: &str) {
+        self.change(host, |entry| entry.records.retain(|data| !matches!(data, RData::A(_) | RData::AAAA(_))));
+        self.has_address(host, ip);
+    }
+
     pub fn cname(&self, alias: &str, host: &str) {
         self.change(alias, |entry| entry.records.push(RData::CNAME(CNAME(name(host)))));
     }

@@ -105,7 +105,7 @@ impl Gate {
         self.opened.add_permits(1);
     }
 
-    pub(super) async fn pass(&self) {
+    pub(in crate::support) async fn pass(&self) {
         self.arrived.add_permits(1);
         self.opened.acquire().await.unwrap().forget();
     }

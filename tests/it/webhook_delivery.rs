@@ -1,0 +1,213 @@
+//! Events arrive at webhook endpoints: signed, each of them, in order, whatever workers do.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use postrider::clock::Clock as _;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::app::TestApp;
+use crate::support::clock::millis;
+use crate::support::hooks::{self, Hook, SECRET};
+use crate::support::receiver::{Receiver, Reply};
+use crate::support::smtp::Gate;
+
+async fn mails(app: &TestApp, count: usize) {
+    for n in 0..count {
+        app.send(json!({"to": format!("r{n}@example.test")})).await;
+    }
+}
+
+#[tokio::test]
+async fn an_event_arrives_signed_as_the_api_shows_it() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = Hook::add(&app, &receiver.url("/hook"), "").await;
+    app.send(json!({"metadata": {"order": "42"}})).await;
+    app.run_until_idle().await;
+    app.notify().await;
+
+    let posts = receiver.posts("/hook");
+    let bodies: Vec<Value> = posts.iter().map(|post| post.body.clone()).collect();
+    assert_eq!(json!(bodies), app.get("/v1/events").await.body["data"]);
+    assert_eq!(bodies[0]["data"]["metadata"], json!({"order": "42"}));
+    for (seq, post) in (1..).zip(&posts) {
+        assert_eq!(post.id, format!("evt_{}_{seq}", hook.id.0.simple()));
+        assert_eq!(post.headers["webhook-timestamp"], app.clock.now().timestamp().to_string());
+        assert_eq!(post.headers["content-type"], "application/json");
+        assert!(post.is_signed_with(&SECRET) && !post.is_signed_with(&[8; 32]));
+    }
+    let state = hook.state(&app).await;
+    assert_eq!((state.cursor, state.failures, state.is_leased), (2, 0, false));
+    assert_eq!(hook.log(&app).await, [(Some(200), None, 1), (Some(200), None, 1)]);
+    app.notify().await;
+    assert_eq!(receiver.posts("/hook").len(), 2, "nothing is posted twice");
+}
+
+#[tokio::test]
+async fn while_secrets_change_both_sign() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let until = "old_secret = decode(repeat('01', 24), 'hex'), old_secret_until = '2026-11-23T13:00:00Z'";
+    Hook::add(&app, &receiver.url("/hook"), until).await;
+    app.send(json!({})).await;
+    app.notify().await;
+    app.run_until_idle().await;
+    app.notify_in(3_600).await;
+    let signed =
+        |secret: &[u8]| receiver.posts("/hook").iter().map(|post| post.is_signed_with(secret)).collect::<Vec<_>>();
+    assert_eq!((signed(&SECRET), signed(&[1; 24])), (vec![true, true], vec![true, false]));
+}
+
+#[tokio::test]
+async fn an_endpoint_gets_what_it_asked_for_and_its_own_tests() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = Hook::add(&app, &receiver.url("/relayed"), "events = '{message.relayed}'").await;
+    let all = Hook::add(&app, &receiver.url("/all"), "").await;
+    mails(&app, 2).await;
+    app.run_until_idle().await;
+    hook.tell(&app, "webhook.test").await;
+    app.notify().await;
+    let kinds = |path: &str| -> Vec<String> {
+        receiver.posts(path).iter().map(|post| post.body["type"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(kinds("/relayed"), ["message.relayed", "message.relayed", "webhook.test"]);
+    assert_eq!(receiver.posts("/relayed")[2].body["data"]["endpoint_id"], hook.id.to_string());
+    assert_eq!(receiver.seqs("/all"), [1, 2, 3, 4]);
+    assert_eq!(
+        (hook.state(&app).await.cursor, all.state(&app).await.cursor),
+        (5, 5),
+        "what is unwanted is behind both"
+    );
+}
+
+#[tokio::test]
+async fn batches_hold_what_has_come_together_and_no_more_than_20_kb() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = Hook::add(&app, &receiver.url("/hook"), "batch = 100, concurrency = 1").await;
+    app.send(json!({})).await;
+    for _ in 0..3 {
+        app.send(json!({"metadata": {"long": "x".repeat(9_000)}})).await;
+    }
+    app.notify().await;
+    let posts = receiver.posts("/hook");
+    let told: Vec<Vec<i64>> = posts
+        .iter()
+        .map(|post| {
+            post.body["events"].as_array().unwrap().iter().map(|event| event["seq"].as_i64().unwrap()).collect()
+        })
+        .collect();
+    assert_eq!(told, [vec![1, 2, 3], vec![4]]);
+    assert!(posts.iter().all(|post| post.body["type"] == "webhook.batch" && post.size() <= 20_000));
+    let id = hook.id.0.simple();
+    assert_eq!(
+        posts.iter().map(|post| post.id.clone()).collect::<Vec<_>>(),
+        [format!("evt_{id}_1_3"), format!("evt_{id}_4")]
+    );
+}
+
+#[tokio::test]
+async fn what_is_about_one_recipient_stays_in_order_and_others_go_past() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    Hook::add(&app, &receiver.url("/hook"), "concurrency = 8").await;
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    app.send(json!({})).await;
+    let gate = Gate::default();
+    receiver.answers("/hook", [Reply::Held(gate.clone())]);
+    let working = tokio::spawn({
+        let worker = app.worker.clone();
+        async move { worker.notify().await.unwrap() }
+    });
+    gate.reached().await;
+    let mut seqs: Vec<i64> =
+        receiver.received("/hook", 2).await.iter().map(|post| post.body["seq"].as_i64().unwrap()).collect();
+    seqs.sort_unstable();
+    assert_eq!(seqs, [1, 3], "2 tells of the mail that 1 tells of");
+    gate.open();
+    working.await.unwrap();
+    assert_eq!(receiver.seqs("/hook").last(), Some(&2));
+}
+
+#[tokio::test]
+async fn what_a_dead_worker_left_is_posted_again_under_the_same_id() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = Hook::add(&app, &receiver.url("/hook"), "").await;
+    mails(&app, 3).await;
+    let gate = Gate::default();
+    receiver.answers("/hook", [Reply::Held(gate.clone())]);
+    let first = tokio::spawn({
+        let worker = app.worker.clone();
+        async move { worker.notify().await }
+    });
+    gate.reached().await;
+    let second = app.another_worker().await;
+    second.notify().await.unwrap();
+    app.sql(
+        "UPDATE workers SET heartbeat_at = now() - interval '1 day' WHERE id IN (SELECT lease FROM webhook_endpoints)",
+    )
+    .await;
+    assert_eq!(second.reap().await.unwrap().workers, 1);
+    second.notify().await.unwrap();
+    assert_eq!(hook.state(&app).await.cursor, 3);
+    gate.open();
+    first.await.unwrap().unwrap();
+
+    let ids: BTreeSet<String> = receiver.posts("/hook").into_iter().map(|post| post.id).collect();
+    assert_eq!(ids.len(), 3, "each is known by its id");
+    let state = hook.state(&app).await;
+    assert_eq!((state.cursor, state.is_leased), (3, false), "the first one's word no longer counts");
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_finishes_what_is_under_way_and_lets_go() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = Hook::add(&app, &receiver.url("/hook"), "concurrency = 1").await;
+    mails(&app, 3).await;
+    let (gate, stop) = (Gate::default(), CancellationToken::new());
+    receiver.answers("/hook", [Reply::Held(gate.clone())]);
+    let running = tokio::spawn({
+        let (worker, stop) = (app.another_worker().await, stop.clone());
+        async move { worker.run(stop).await }
+    });
+    gate.reached().await;
+    stop.cancel();
+    gate.open();
+    running.await.unwrap();
+    let state = hook.state(&app).await;
+    assert_eq!((state.cursor, state.is_leased, receiver.posts("/hook").len()), (1, false, 1));
+    app.run_until_idle().await;
+    app.notify().await;
+    let mut seqs = receiver.seqs("/hook");
+    seqs.sort_unstable();
+    assert_eq!(seqs, [1, 2, 3, 4, 5, 6], "nothing twice and nothing missing");
+}
+
+#[tokio::test]
+async fn a_running_worker_hears_of_events_by_itself() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    Hook::add(&app, &receiver.url("/hook"), "").await;
+    let stop = CancellationToken::new();
+    let running = tokio::spawn({
+        let (worker, stop) = (app.another_worker().await, stop.clone());
+        async move { worker.run(stop).await }
+    });
+    app.send(json!({})).await;
+    tokio::time::timeout(Duration::from_secs(30), receiver.received("/hook", 2)).await.expect("both events");
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn no_more_are_posted_than_the_rate_allows() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    Hook::add(&app, &receiver.url("/hook"), "rate = 2").await;
+    mails(&app, 12).await;
+    app.notify().await;
+    app.notify().await;
+    assert_eq!(receiver.posts("/hook").len(), 1);
+    for _ in 0..40 {
+        app.clock.advance(millis(100));
+        app.notify().await;
+    }
+    assert_eq!(receiver.posts("/hook").len(), 9, "two a second for four seconds");
+}

@@ -1,0 +1,278 @@
+//! Endpoints that fail: what is tried again and when, who waits and who does not.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
+use postrider::app::build_worker;
+use postrider::clock::Clock as _;
+use postrider::config::Config;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::app::TestApp;
+use crate::support::clock::{hours, minutes, seconds};
+use crate::support::hooks::{self, Hook};
+use crate::support::receiver::{Receiver, Reply};
+
+/// A post that is not answered fails soon.
+fn impatient(config: &mut Config) {
+    config.webhooks.timeout = Duration::from_millis(300);
+}
+
+async fn mails(app: &TestApp, count: usize) {
+    for n in 0..count {
+        app.send(json!({"to": format!("r{n}@example.test")})).await;
+    }
+}
+
+#[tokio::test]
+async fn a_post_that_fails_alone_is_tried_by_the_schedule_under_its_id_and_holds_nobody_up() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = Hook::add(&app, &receiver.url("/hook"), "concurrency = 1").await;
+    receiver.answers("/hook", [Reply::Status(500)]);
+    mails(&app, 3).await;
+    app.notify().await;
+    assert_eq!(receiver.seqs("/hook"), [1, 2, 3]);
+    let state = hook.state(&app).await;
+    assert_eq!((state.cursor, state.retries, state.failures), (3, 1, 0));
+
+    receiver.answers("/hook", [Reply::Status(404), Reply::Status(500)]);
+    for (wait, posts) in [(seconds(3), 3), (seconds(3), 4), (minutes(3), 4), (minutes(3), 5), (minutes(23), 5)] {
+        app.clock.advance(wait);
+        app.notify().await;
+        assert_eq!(receiver.posts("/hook").len(), posts, "after {wait}");
+    }
+    app.clock.advance(minutes(13));
+    app.notify().await;
+    let posts = receiver.posts("/hook");
+    assert_eq!(receiver.seqs("/hook"), [1, 2, 3, 1, 1, 1]);
+    assert!([3, 4, 5].iter().all(|n| posts[*n].id == posts[0].id && posts[*n].body == posts[0].body));
+    assert_ne!(posts[3].headers["webhook-timestamp"], posts[0].headers["webhook-timestamp"]);
+    assert_eq!(hook.state(&app).await.retries, 0);
+    let log: Vec<_> = hook.log(&app).await.into_iter().map(|(status, _, attempt)| (status.unwrap(), attempt)).collect();
+    assert_eq!(log, [(500, 1), (200, 1), (200, 1), (404, 2), (500, 3), (200, 4)]);
+}
+
+#[tokio::test]
+async fn a_post_that_never_succeeds_while_others_do_is_given_up_after_ten_tries() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = Hook::add(&app, &receiver.url("/hook"), "concurrency = 1").await;
+    receiver.answers("/hook", [Reply::Status(400)]);
+    app.send(json!({})).await;
+    app.notify().await;
+    for _ in 0..9 {
+        // The one that is tried again comes first, and then one that is taken.
+        receiver.answers("/hook", [Reply::Status(400)]);
+        app.clock.advance(hours(30));
+        app.send(json!({})).await;
+        app.notify().await;
+    }
+    assert_eq!(receiver.seqs("/hook").iter().filter(|seq| **seq == 1).count(), 10);
+    let state = hook.state(&app).await;
+    assert_eq!((state.retries, state.disabled), (0, None));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_dead_for_a_day_gets_everything_once_it_is_back() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = Hook::add(&app, &receiver.url("/hook"), "").await;
+    receiver.always("/hook", Reply::Status(502));
+    for _ in 0..24 {
+        mails(&app, 2).await;
+        app.run_until_idle().await;
+        app.clock.advance(hours(1));
+        app.notify().await;
+    }
+    let (tries, state) = (receiver.posts("/hook").len(), hook.state(&app).await);
+    assert!(tries <= 30, "it was left alone: {tries} posts");
+    assert!(state.retries <= 16 && state.cursor < 20, "its cursor stays: {state:?}");
+    assert_eq!(state.last_error.as_deref(), Some("answered 502: answer"));
+
+    receiver.always("/hook", Reply::Status(200));
+    app.clock.advance(hours(24));
+    app.notify().await;
+    let mut ids = BTreeMap::<i64, Vec<String>>::new();
+    let posts = receiver.posts("/hook");
+    for post in &posts {
+        ids.entry(post.body["seq"].as_i64().unwrap()).or_default().push(post.id.clone());
+    }
+    assert_eq!(ids.keys().copied().collect::<Vec<_>>(), (1..=96).collect::<Vec<_>>());
+    assert!(ids.values().all(|ids| ids.iter().all(|id| *id == ids[0])), "every try has the same id");
+    assert_eq!(posts.len() - tries, 96, "once it is back, each comes once");
+    let state = hook.state(&app).await;
+    assert_eq!((state.cursor, state.retries, state.failures, state.last_error), (96, 0, 0, None));
+}
+
+#[tokio::test]
+async fn while_it_is_down_one_post_at_a_time_finds_out_and_no_single_one_can_keep_it_down() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = Hook::add(&app, &receiver.url("/hook"), "concurrency = 1").await;
+    mails(&app, 8).await;
+    receiver.always("/hook", Reply::Status(500));
+    app.notify().await;
+    assert_eq!(receiver.seqs("/hook"), [1, 2, 3, 4, 5], "then it is down");
+    assert_eq!(hook.state(&app).await.cursor, 5);
+    for tried in [1, 2, 3, 4, 5, 6] {
+        let open_at = hook.state(&app).await.open_at.unwrap();
+        app.notify().await;
+        let posts = receiver.posts("/hook").len();
+        app.clock.advance(open_at - app.clock.now());
+        app.notify().await;
+        assert_eq!(receiver.seqs("/hook")[posts..], [tried], "those that were tried least come first");
+    }
+    receiver.always("/hook", Reply::Status(200));
+    app.notify_in(24 * 3_600).await;
+    let back = receiver.seqs("/hook")[11..].to_vec();
+    assert_eq!(back[0], 6, "of those tried least the first");
+    assert_eq!(back[1..], [1, 2, 3, 4, 5, 7, 8]);
+}
+
+#[tokio::test]
+async fn after_five_days_it_is_disabled_and_others_are_told() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = Hook::add(&app, &receiver.url("/dead"), "").await;
+    receiver.always("/dead", Reply::Status(500));
+    app.send(json!({})).await;
+    for _ in 0..6 {
+        assert_eq!(hook.state(&app).await.disabled, None);
+        app.notify_in(24 * 3_600).await;
+    }
+    let reason = "no post has succeeded for 5 days; the last one: answered 500: answer";
+    assert_eq!(hook.state(&app).await.disabled.as_deref(), Some(reason));
+    let posts = receiver.posts("/dead").len();
+    app.notify_in(24 * 3_600).await;
+    assert_eq!(receiver.posts("/dead").len(), posts);
+
+    let events = app.get("/v1/events?type=webhook.disabled").await.body["data"].clone();
+    assert_eq!(events.as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&events[0]["data"]["endpoint_id"], &events[0]["data"]["response"]["text"]),
+        (&json!(hook.id), &json!(reason))
+    );
+    Hook::add(&app, &receiver.url("/other"), "").await;
+    app.notify().await;
+    assert_eq!(receiver.posts("/other").last().unwrap().body, events[0]);
+}
+
+#[tokio::test]
+async fn gone_disables_at_once() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = Hook::add(&app, &receiver.url("/hook"), "concurrency = 1").await;
+    receiver.always("/hook", Reply::Status(410));
+    mails(&app, 2).await;
+    app.notify().await;
+    app.notify_in(24 * 3_600).await;
+    assert_eq!(receiver.posts("/hook").len(), 1);
+    let state = hook.state(&app).await;
+    assert_eq!(state.disabled.as_deref(), Some("the endpoint answered 410 Gone: it wants no more events"));
+
+    // As an operator enables it again.
+    receiver.always("/hook", Reply::Status(200));
+    hook.set(&app, "disabled_at = NULL, disabled_reason = NULL").await;
+    app.notify_in(24 * 3_600).await;
+    let mut seqs = receiver.seqs("/hook")[1..].to_vec();
+    seqs.sort_unstable();
+    assert_eq!(seqs, [1, 2, 3], "what it had refused is posted as well");
+}
+
+#[tokio::test]
+async fn nothing_is_posted_before_the_time_that_was_asked_for() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let date = (app.clock.now() + TimeDelta::seconds(200)).to_rfc2822().replace("+0000", "GMT");
+    for (path, reply) in [
+        ("/429", Reply::With(429, "retry-after", "100".into())),
+        ("/503", Reply::With(503, "retry-after", date)),
+        ("/long", Reply::With(503, "retry-after", "31536000".into())),
+    ] {
+        Hook::add(&app, &receiver.url(path), "concurrency = 1").await;
+        receiver.answers(path, [reply]);
+    }
+    mails(&app, 2).await;
+    let counts = || ["/429", "/503", "/long"].map(|path| receiver.posts(path).len());
+    app.notify().await;
+    assert_eq!(counts(), [1, 1, 1]);
+    app.notify_in(99).await;
+    assert_eq!(counts(), [1, 1, 1], "not even another event");
+    app.notify_in(2).await;
+    assert_eq!(counts(), [3, 1, 1]);
+    app.notify_in(100).await;
+    assert_eq!(counts(), [3, 3, 1]);
+    app.notify_in(24 * 3_600).await;
+    assert_eq!(counts(), [3, 3, 3], "a day is the most");
+}
+
+#[tokio::test]
+async fn redirects_silence_and_answers_without_end() {
+    let (app, receiver) = (hooks::builder().config(impatient).start().await, Receiver::start().await);
+    let [moved, silent, long] = ["/moved", "/silent", "/long"].map(|path| receiver.url(path));
+    let (moved, silent, long) =
+        (Hook::add(&app, &moved, "").await, Hook::add(&app, &silent, "").await, Hook::add(&app, &long, "").await);
+    receiver.answers("/moved", [Reply::With(307, "location", receiver.url("/elsewhere"))]);
+    receiver.answers("/silent", [Reply::Silence]);
+    receiver.answers("/long", [Reply::Long(50 << 20)]);
+    app.send(json!({})).await;
+    app.notify().await;
+    assert_eq!(moved.log(&app).await, [(Some(307), Some("redirects are not followed".into()), 1)]);
+    assert!(receiver.posts("/elsewhere").is_empty());
+    assert_eq!(silent.log(&app).await, [(None, Some("no answer within 0.3 s".into()), 1)]);
+    assert_eq!(long.log(&app).await, [(Some(200), None, 1)]);
+    let kept = "SELECT length(answer) FROM webhook_attempts WHERE status = 200";
+    let kept: i32 = sqlx::query_scalar(kept).fetch_one(&mut app.database.connect().await).await.unwrap();
+    assert_eq!(kept, 1_000);
+}
+
+#[tokio::test]
+async fn three_of_ten_hang_and_the_others_do_not_wait() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let paths: Vec<String> = (0..10).map(|n| format!("/{n}")).collect();
+    for path in &paths {
+        Hook::add(&app, &receiver.url(path), "").await;
+    }
+    paths[..3].iter().for_each(|path| receiver.always(path, Reply::Silence));
+    let stop = CancellationToken::new();
+    let mut config = app.config.clone();
+    config.delivery.shutdown_grace = Duration::ZERO;
+    let worker = build_worker(&config, app.db.clone(), app.clock.clone(), Arc::default()).await.unwrap();
+    let running = tokio::spawn({
+        let stop = stop.clone();
+        async move { worker.run(stop).await }
+    });
+    for path in &paths[..3] {
+        app.send(json!({})).await;
+        receiver.received(path, 1).await;
+    }
+    let mut slowest = Duration::ZERO;
+    for round in 1..=10 {
+        app.send(json!({})).await;
+        let begun = Instant::now();
+        // Of each mail two events: it was accepted and it was relayed.
+        for path in &paths[3..] {
+            receiver.received(path, 2 * (3 + round)).await;
+        }
+        slowest = slowest.max(begun.elapsed());
+    }
+    // Far less than the 15 s that the others hang; a test machine may be busy.
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn when_too_much_waits_for_another_try_nothing_new_is_begun() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = Hook::add(&app, &receiver.url("/hook"), "").await;
+    app.sql(
+        "INSERT INTO webhook_retries (endpoint_id, tenant_id, seq, seqs, attempts, due_at)
+         SELECT id, tenant_id, n, ARRAY[n], 1, '2026-11-23T13:00:00Z' FROM webhook_endpoints, generate_series(1001, 2000) n",
+    )
+    .await;
+    app.send(json!({})).await;
+    app.notify().await;
+    assert_eq!((receiver.posts("/hook").len(), hook.state(&app).await.cursor), (0, 0));
+    // Their events are not there, so that they are let go when their time has come.
+    app.notify_in(3_600).await;
+    let state = hook.state(&app).await;
+    assert_eq!((receiver.seqs("/hook"), state.retries, state.cursor), (vec![1], 0, 1));
+}

@@ -1,0 +1,57 @@
+//! The program is killed while it posts webhooks: the one that comes after leaves no gap.
+
+use std::collections::BTreeMap;
+
+use postrider::clock::{Clock as _, SystemClock};
+use tokio::process::Command;
+
+use crate::support::client::Api;
+use crate::support::hooks::{Hook, SECRET};
+use crate::support::invariants;
+use crate::support::load::Load;
+use crate::support::postgres::Database;
+use crate::support::process::{Service, key, serve};
+use crate::support::receiver::Receiver;
+use crate::support::smtp::SmtpServer;
+
+#[tokio::test]
+async fn killed_under_load_it_leaves_no_gap() {
+    let (database, smtp, receiver) = (Database::new(), SmtpServer::start().await, Receiver::start().await);
+    let command = || -> Command {
+        let mut command = serve(&database.url, smtp.address(), &[]);
+        command.env("POSTRIDER_WEBHOOKS__ALLOW", "127.0.0.1");
+        command
+    };
+    let mut connection = database.connect().await;
+    Hook::insert(&mut connection, SystemClock.now(), &receiver.url("/hook")).await;
+    let service = Service::start(command()).await;
+    let mut load = Load::start(&Api::new(service.address.clone().unwrap(), key(&database.url).await));
+    load.reaches(150).await;
+    receiver.received("/hook", 50).await;
+    service.kill().await;
+    let acknowledged = load.end().await;
+
+    let again = Service::start(command()).await;
+    let mut ids = BTreeMap::<i64, String>::new();
+    let mut count = 0;
+    // Each mail has an event when it is accepted and one when it is relayed.
+    while ids.len() < 2 * acknowledged.len() {
+        let posts = receiver.received("/hook", count + 1).await;
+        for post in &posts[count..] {
+            assert!(post.is_signed_with(&SECRET));
+            let id = ids.entry(post.body["seq"].as_i64().unwrap()).or_insert_with(|| post.id.clone());
+            assert_eq!(*id, post.id);
+        }
+        count = posts.len();
+    }
+    assert!(again.terminate().await.success());
+    let last: i64 = sqlx::query_scalar("SELECT max(seq) FROM events").fetch_one(&mut connection).await.unwrap();
+    for post in receiver.posts("/hook") {
+        ids.insert(post.body["seq"].as_i64().unwrap(), post.id);
+    }
+    let cursor = "SELECT cursor FROM webhook_endpoints WHERE lease IS NULL";
+    let cursor: i64 = sqlx::query_scalar(cursor).fetch_one(&mut connection).await.unwrap();
+    assert!(ids.keys().copied().take_while(|seq| *seq <= cursor).eq(1..=cursor), "no gap up to the cursor");
+    assert!(cursor <= last);
+    invariants::check(&mut connection).await;
+}

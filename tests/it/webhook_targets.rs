@@ -1,0 +1,96 @@
+//! Where webhooks may go: the Internet and what is allowed, at every post anew.
+
+use postrider::app::guard;
+use postrider::webhook::Denied;
+use serde_json::json;
+use url::Url;
+
+use crate::support::app::TestApp;
+use crate::support::dns::DnsServer;
+use crate::support::hooks::Hook;
+use crate::support::receiver::Receiver;
+
+/// What came of a post to this URL: its error, and whether anybody was spoken to.
+async fn posted(app: &TestApp, receiver: &Receiver, url: &str) -> (Option<String>, bool) {
+    let hook = Hook::add(app, url, "").await;
+    app.notify().await;
+    let mut log = hook.log(app).await;
+    (log.remove(0).1, !receiver.posts("/hook").is_empty())
+}
+
+#[tokio::test]
+async fn our_own_network_is_refused_at_the_post_however_it_is_written() {
+    let (app, receiver) = (TestApp::start().await, Receiver::start().await);
+    app.send(json!({})).await;
+    let port = receiver.port();
+    for host in
+        ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "017700000001", "[::ffff:127.0.0.1]", "localhost", "0.0.0.0"]
+    {
+        let (error, reached) = posted(&app, &receiver, &format!("http://{host}:{port}/hook")).await;
+        let error = error.unwrap_or_default();
+        assert!(error.contains("`webhooks.allow_private`") && !reached, "{host}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_comes_to_mean_us_is_refused_at_the_post() {
+    let (dns, receiver) = (DnsServer::start().await, Receiver::start().await);
+    let app = TestApp::builder().config(|config| config.dns = Some(dns.address())).start().await;
+    app.send(json!({})).await;
+    let url = format!("http://hook.test:{}/hook", receiver.port());
+    dns.has_address("hook.test", "1.1.1.1");
+    guard(&app.config).unwrap().admits(&Url::parse(&url).unwrap()).await.expect("admitted at creation");
+    dns.moves("hook.test", "127.0.0.1");
+    let (error, reached) = posted(&app, &receiver, &url).await;
+    let error = error.unwrap_or_default();
+    assert!(error.contains("hook.test is at 127.0.0.1, a loopback address") && !reached, "{error}");
+}
+
+#[tokio::test]
+async fn what_is_allowed_by_name_or_network_is_reached() {
+    for rule in ["hook.test", "127.0.0.0/8", "127.0.0.1"] {
+        let (dns, receiver) = (DnsServer::start().await, Receiver::start().await);
+        dns.has_address("hook.test", "10.0.0.1");
+        dns.moves("hook.test", "127.0.0.1");
+        let config = |config: &mut postrider::config::Config| {
+            config.dns = Some(dns.address());
+            config.webhooks.allow = vec![rule.to_owned()];
+        };
+        let app = TestApp::builder().config(config).start().await;
+        app.send(json!({})).await;
+        let url = format!("http://HOOK.test:{}/hook", receiver.port());
+        assert_eq!(posted(&app, &receiver, &url).await, (None, true), "{rule}");
+    }
+}
+
+#[tokio::test]
+async fn of_several_addresses_only_those_outside_are_connected_to() {
+    let (dns, receiver) = (DnsServer::start().await, Receiver::start().await);
+    for ip in ["10.1.1.1", "127.0.0.1", "169.254.169.254"] {
+        dns.has_address("hook.test", ip);
+    }
+    let config = |config: &mut postrider::config::Config| {
+        config.dns = Some(dns.address());
+        config.webhooks.allow = vec!["127.0.0.1".into()];
+    };
+    let app = TestApp::builder().config(config).start().await;
+    app.send(json!({})).await;
+    let url = format!("http://hook.test:{}/hook", receiver.port());
+    assert_eq!(posted(&app, &receiver, &url).await, (None, true));
+}
+
+#[tokio::test]
+async fn at_creation_the_dns_may_say_no_and_may_say_nothing() {
+    let dns = DnsServer::start().await;
+    dns.servfail("broken.test");
+    dns.has_address("inside.test", "192.168.1.1");
+    let mut config = postrider::config::Config { dns: Some(dns.address()), ..Default::default() };
+    let admits = async |config: &postrider::config::Config, host: &str| {
+        guard(config).unwrap().admits(&Url::parse(&format!("https://{host}/")).unwrap()).await
+    };
+    assert_eq!(admits(&config, "nobody.test").await, Err(Denied::Unknown("nobody.test".into())));
+    assert_eq!(admits(&config, "broken.test").await, Ok(()));
+    assert!(matches!(admits(&config, "inside.test").await, Err(Denied::Address { .. })));
+    config.webhooks.allow_private = true;
+    assert_eq!(admits(&config, "inside.test").await, Ok(()));
+}
