@@ -99,6 +99,18 @@ mod tests {
     }
 
     #[test]
+    fn turns_that_were_put_aside_go_on_where_they_were() {
+        for rate in [0.5, 3.0, 1_000.0] {
+            let turns = Turns::since(rate, None);
+            assert!(turns.available(at(0)) >= 1);
+            let taken = turns.take(turns.available(at(0)), at(0));
+            let opens_at = taken.opens_at(at(0));
+            let again = Turns::since(rate, Some(opens_at));
+            assert_eq!((again.available(at(0)), again.available(opens_at)), (0, taken.available(opens_at)), "{rate}");
+        }
+    }
+
+    #[test]
     fn one_a_minute_is_one_a_minute() {
         let turns = unused(1.0 / 60.0).take(1, at(0));
         assert_eq!([59_999, 60_000].map(|millis| turns.available(at(millis))), [0, 1]);

@@ -1,0 +1,249 @@
+//! What a worker has done for an endpoint, recorded in one short transaction.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Endpoint, Retry, Row};
+use crate::db::events::{self, NewEvent};
+use crate::db::{Db, DbError};
+use crate::domain::event::EventType;
+use crate::domain::id::EndpointId;
+use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
+
+/// One post, for the log.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// `UUIDv7` of its begin.
+    pub id: Uuid,
+    /// The first of its events.
+    pub seq: i64,
+    /// How many they were.
+    pub events: i16,
+    /// 1 for the first try.
+    pub number: i16,
+    /// Octets of the body.
+    pub size: i32,
+    /// Status answered.
+    pub status: Option<i16>,
+    /// The start of the body answered.
+    pub answer: Option<String>,
+    /// Why there was no answer, or why it did not count.
+    pub error: Option<String>,
+    /// How long it took.
+    pub duration_ms: i32,
+    /// When it is tried again.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+}
+
+/// What a worker has done for an endpoint since it last recorded something.
+#[derive(Debug, Default, Clone)]
+pub struct Progress {
+    /// Posts made.
+    pub attempts: Vec<Attempt>,
+    /// Posts that are to be tried again, by their first event.
+    pub retries: BTreeMap<i64, Retry>,
+    /// Posts that no longer wait for another try, by their first event.
+    pub settled: Vec<i64>,
+    /// Whether an endpoint that was down answered: then all that waits is due.
+    pub is_back: bool,
+    /// Why nothing is to be posted any more.
+    pub disabled: Option<String>,
+}
+
+impl Progress {
+    /// Whether there is nothing to record.
+    pub fn is_empty(&self) -> bool {
+        self.attempts.is_empty() && self.settled.is_empty()
+    }
+}
+
+/// What becomes of an endpoint whose progress is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// The worker goes on with it.
+    Keep,
+    /// Anybody may take it.
+    Release,
+}
+
+/// Records progress: the cursor, how the endpoint answers, what is tried again, the log, and all together. Answers the
+/// endpoint as it now is; none where it is no longer in this worker's hand: then nothing was recorded.
+pub async fn record(
+    db: &Db,
+    worker: Uuid,
+    endpoint: &Endpoint,
+    progress: &Progress,
+    hold: Hold,
+    now: DateTime<Utc>,
+) -> Result<Option<Endpoint>, DbError> {
+    db.timed("notify.record", async {
+        let mut tx = db.pool.begin().await?;
+        let Some(mut after) = advance(&mut tx, worker, endpoint, progress, hold, now).await? else {
+            return Ok(None);
+        };
+        let is_touched = !progress.retries.is_empty() || !progress.settled.is_empty();
+        if progress.is_back {
+            make_due(&mut tx, endpoint.id, now).await?;
+        }
+        if is_touched {
+            settle(&mut tx, endpoint.id, &progress.settled).await?;
+            put_off(&mut tx, endpoint, &progress.retries).await?;
+            after.retries = count(&mut tx, endpoint.id).await?;
+        }
+        log(&mut tx, endpoint, &progress.attempts).await?;
+        if let Some(reason) = &progress.disabled {
+            events::append(&mut tx, now, vec![disabled(endpoint, &told(reason))]).await?;
+        }
+        tx.commit().await?;
+        Ok(Some(after))
+    })
+    .await
+}
+
+async fn advance(
+    connection: &mut PgConnection,
+    worker: Uuid,
+    endpoint: &Endpoint,
+    progress: &Progress,
+    hold: Hold,
+    now: DateTime<Utc>,
+) -> Result<Option<Endpoint>, sqlx::Error> {
+    let health = &endpoint.health;
+    let row = sqlx::query_as!(
+        Row,
+        r#"UPDATE webhook_endpoints e SET cursor = $3, failures = $4, failing_since = $5, last_error = $6,
+               last_success_at = $7, open_at = coalesce($8, open_at), lease = CASE WHEN $9 THEN lease END,
+               disabled_at = CASE WHEN $10::text IS NOT NULL THEN $11::timestamptz ELSE disabled_at END,
+               disabled_reason = coalesce($10, disabled_reason)
+           WHERE id = $1 AND lease = $2
+           RETURNING id, tenant_id, url, events, secret, old_secret, old_secret_until, concurrency, rate, batch, cursor,
+                     nullif(open_at, '-infinity') AS open_at, failing_since, failures, last_error, last_success_at,
+                     $12::bigint AS "retries!""#,
+        endpoint.id.0,
+        worker,
+        endpoint.cursor,
+        i32::try_from(health.failures).unwrap_or(i32::MAX),
+        health.failing_since,
+        health.last_error,
+        health.last_success_at,
+        health.open_at,
+        hold == Hold::Keep,
+        progress.disabled,
+        now,
+        endpoint.retries
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(Endpoint::from))
+}
+
+async fn make_due(connection: &mut PgConnection, endpoint: EndpointId, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    sqlx::query!("UPDATE webhook_retries SET due_at = $2 WHERE endpoint_id = $1 AND due_at > $2", endpoint.0, now)
+        .execute(connection)
+        .await
+        .map(|_| ())
+}
+
+async fn settle(connection: &mut PgConnection, endpoint: EndpointId, posts: &[i64]) -> Result<(), sqlx::Error> {
+    sqlx::query!("DELETE FROM webhook_retries WHERE endpoint_id = $1 AND seq = ANY ($2)", endpoint.0, posts)
+        .execute(connection)
+        .await
+        .map(|_| ())
+}
+
+async fn put_off(
+    connection: &mut PgConnection,
+    endpoint: &Endpoint,
+    retries: &BTreeMap<i64, Retry>,
+) -> Result<(), sqlx::Error> {
+    for (seq, retry) in retries {
+        sqlx::query!(
+            "INSERT INTO webhook_retries (endpoint_id, tenant_id, seq, seqs, attempts, due_at)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (endpoint_id, seq, tenant_id)
+             DO UPDATE SET seqs = excluded.seqs, attempts = excluded.attempts, due_at = excluded.due_at",
+            endpoint.id.0,
+            endpoint.tenant.0,
+            seq,
+            &retry.seqs,
+            retry.attempts,
+            retry.due_at
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+async fn count(connection: &mut PgConnection, endpoint: EndpointId) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM webhook_retries WHERE endpoint_id = $1"#, endpoint.0)
+        .fetch_one(connection)
+        .await
+}
+
+async fn log(connection: &mut PgConnection, endpoint: &Endpoint, attempts: &[Attempt]) -> Result<(), sqlx::Error> {
+    if attempts.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = attempts.iter().map(|attempt| attempt.id).collect();
+    let seqs: Vec<i64> = attempts.iter().map(|attempt| attempt.seq).collect();
+    let events: Vec<i16> = attempts.iter().map(|attempt| attempt.events).collect();
+    let numbers: Vec<i16> = attempts.iter().map(|attempt| attempt.number).collect();
+    let sizes: Vec<i32> = attempts.iter().map(|attempt| attempt.size).collect();
+    let statuses: Vec<Option<i16>> = attempts.iter().map(|attempt| attempt.status).collect();
+    let answers: Vec<Option<&str>> = attempts.iter().map(|attempt| attempt.answer.as_deref()).collect();
+    let errors: Vec<Option<&str>> = attempts.iter().map(|attempt| attempt.error.as_deref()).collect();
+    let durations: Vec<i32> = attempts.iter().map(|attempt| attempt.duration_ms).collect();
+    let next: Vec<Option<DateTime<Utc>>> = attempts.iter().map(|attempt| attempt.next_attempt_at).collect();
+    sqlx::query!(
+        "INSERT INTO webhook_attempts (id, tenant_id, endpoint_id, seq, events, attempt, size, status, answer, error,
+                                       duration_ms, next_attempt_at)
+         SELECT a.id, $1, $2, a.seq, a.events, a.number, a.size, a.status, a.answer, a.error, a.duration, a.next
+         FROM unnest($3::uuid[], $4::bigint[], $5::smallint[], $6::smallint[], $7::integer[], $8::smallint[], $9::text[],
+                     $10::text[], $11::integer[], $12::timestamptz[])
+              AS a (id, seq, events, number, size, status, answer, error, duration, next)",
+        endpoint.tenant.0,
+        endpoint.id.0,
+        &ids,
+        &seqs,
+        &events,
+        &numbers,
+        &sizes,
+        &statuses as _,
+        &answers as _,
+        &errors as _,
+        &durations,
+        &next as _
+    )
+    .execute(connection)
+    .await
+    .map(|_| ())
+}
+
+/// Why an endpoint was disabled, as events tell what was said.
+fn told(reason: &str) -> Outcome {
+    Outcome {
+        verdict: Verdict::Permanent,
+        reply: Reply::ours(reason),
+        peer: Peer::default(),
+        duration: Duration::ZERO,
+        stage: Stage::Connect,
+    }
+}
+
+fn disabled<'a>(endpoint: &Endpoint, outcome: &'a Outcome) -> NewEvent<'a> {
+    NewEvent {
+        tenant: endpoint.tenant.0,
+        kind: EventType::WebhookDisabled,
+        message_id: None,
+        recipient_id: None,
+        endpoint_id: Some(endpoint.id.0),
+        attempt: None,
+        outcome: Some(outcome),
+        next_attempt_at: None,
+    }
+}
