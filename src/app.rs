@@ -3,6 +3,7 @@
 
 mod delivery;
 mod routes;
+mod webhooks;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -261,6 +262,7 @@ fn api_settings(config: &Config) -> anyhow::Result<http::Settings> {
             ..Limits::default()
         },
         delivery: delivery::told(config)?,
+        check_target: webhooks::target_check(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! `events` as a feed: what happened to a tenant from a number on. Numbers become visible in order (`event_counters`), so
 //! that whoever has seen one has seen all below it.
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::events::EventRow;
@@ -126,4 +127,25 @@ pub async fn last(db: &Db, tenants: &[Uuid]) -> Result<Vec<(Uuid, i64)>, DbError
     );
     let rows = db.timed("feed.last", query.fetch_all(&db.pool)).await?;
     Ok(rows.into_iter().map(|row| (row.id, row.seq)).collect())
+}
+
+/// The number of the last event that was written before `time`; 0 where there is none. Replicas' clocks differ, and so may
+/// the boundary.
+pub async fn last_before(db: &Db, tenant: TenantId, time: DateTime<Utc>) -> Result<i64, DbError> {
+    // Times are in no index, but they rise with the numbers: some thirty looks find the place among any number of events.
+    let mut low = 0;
+    let mut high = last(db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq);
+    while low < high {
+        let middle = high - (high - low) / 2;
+        let query =
+            sqlx::query_scalar!("SELECT recorded_at FROM events WHERE tenant_id = $1 AND seq = $2", tenant.0, middle);
+        let written = db.timed("feed.written", query.fetch_optional(&db.pool)).await?;
+        // What is not kept any longer is the oldest.
+        if written.is_none_or(|at| at < time) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    Ok(low)
 }

@@ -34,6 +34,7 @@ pub mod steer;
 pub mod streams;
 pub mod traffic;
 pub mod wake;
+pub mod webhooks;
 pub mod workers;
 
 use std::future::Future;

@@ -69,6 +69,10 @@ codes! {
     InvalidValue = "invalid_value",
     /// The search took too long; the message says how to narrow it.
     TooBroad = "too_broad",
+    /// The text is not an http or https URL that can be posted to.
+    InvalidUrl = "invalid_url",
+    /// The URL leads to an address that may not be posted to.
+    DeniedAddress = "denied_address",
     /// The feature exists in the contract but not in this version.
     NotAvailable = "not_available",
     /// There are more faults than the answer lists.

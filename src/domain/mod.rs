@@ -3,6 +3,7 @@
 pub mod address;
 pub mod condition;
 pub mod delivery;
+pub mod endpoint;
 pub mod event;
 pub mod explain;
 pub mod fault;

@@ -17,6 +17,7 @@ mod page;
 mod params;
 mod request_id;
 mod streams;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub use error::{ApiError, Problem};
 use events::News;
 pub use health::healthz;
 pub use openapi::document;
+pub use webhooks::TargetCheck;
 
 /// What the handlers share.
 #[derive(Debug, Clone)]
@@ -56,6 +58,7 @@ pub struct Api {
     /// Lists that are looked up at one time: a slow one must not take the connections that accept mail.
     lists: Arc<Semaphore>,
     delivery: Arc<Delivery>,
+    check_target: TargetCheck,
     news: Arc<News>,
 }
 
@@ -73,6 +76,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How the workers are configured.
     pub delivery: Delivery,
+    /// Where webhooks may be.
+    pub check_target: TargetCheck,
 }
 
 impl Api {
@@ -91,6 +96,7 @@ impl Api {
             limits: settings.limits,
             lists: Arc::new(Semaphore::new(LISTS)),
             delivery: Arc::new(settings.delivery),
+            check_target: settings.check_target,
             db,
             clock,
             acceptor,
@@ -119,6 +125,12 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(streams::control::pause))
         .routes(routes!(streams::control::resume))
         .routes(routes!(events::list))
+        .routes(routes!(webhooks::read::list, webhooks::control::create))
+        .routes(routes!(webhooks::read::get, webhooks::control::change, webhooks::control::remove))
+        .routes(routes!(webhooks::secret::rotate))
+        .routes(routes!(webhooks::test::test))
+        .routes(routes!(webhooks::deliveries::list))
+        .routes(routes!(webhooks::replay::replay))
         .routes(routes!(ledger::get))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))

@@ -17,6 +17,8 @@ use utoipa_swagger_ui::SwaggerUi;
         (name = "messages", description = "Send mail, and find out where it is"),
         (name = "lanes", description = "What waits where, and why; limits, pauses, another try"),
         (name = "streams", description = "The kinds of mail: how urgent, how fast, how often tried"),
+        (name = "events", description = "What happened to all mail, in order and without gaps"),
+        (name = "webhooks", description = "Have events posted to you, signed by Standard Webhooks 1.0"),
         (name = "ledger", description = "Whether all that was accepted is accounted for"),
         (name = "keys", description = "API keys; the scope `admin` is needed"),
         (name = "health", description = "For load balancers and operators"),

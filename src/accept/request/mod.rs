@@ -24,6 +24,7 @@ pub mod lane;
 pub mod metadata;
 pub mod pause;
 pub mod pointer;
+pub mod replay;
 pub mod reschedule;
 pub mod schedule;
 pub mod schema;
@@ -31,6 +32,7 @@ pub mod send;
 pub mod stream;
 pub mod tags;
 pub mod walk;
+pub mod webhook;
 
 #[cfg(test)]
 mod tests;

@@ -52,7 +52,8 @@ pub fn expires_at(
     Some(time)
 }
 
-fn time<'p>(node: Option<Node<'p, '_>>, faults: &mut Faults) -> Option<(DateTime<Utc>, Pointer<'p>)> {
+/// One time, and where it stands.
+pub fn time<'p>(node: Option<Node<'p, '_>>, faults: &mut Faults) -> Option<(DateTime<Utc>, Pointer<'p>)> {
     let node = node?;
     let at = node.at;
     let text = node.string(faults)?;

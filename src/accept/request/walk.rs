@@ -52,6 +52,15 @@ impl<'v> Node<'_, 'v> {
         None
     }
 
+    /// `true` or `false`.
+    pub fn boolean(self, faults: &mut Faults) -> Option<bool> {
+        if let Value::Bool(value) = self.value {
+            return Some(value);
+        }
+        self.wrong_type("true or false", faults);
+        None
+    }
+
     /// A whole number within `range`, in the type of its column.
     pub fn whole<T: TryFrom<u64>>(self, range: RangeInclusive<u64>, faults: &mut Faults) -> Option<T> {
         let Value::Number(number) = self.value else {

@@ -1,0 +1,80 @@
+//! The body of `POST /v1/webhooks/{id}/replay`: from where.
+
+use std::ops::RangeInclusive;
+
+use chrono::{DateTime, Utc};
+
+use super::fields::Fields;
+use super::pointer::Pointer;
+use super::{Rejection, json, schedule};
+use crate::domain::fault::{Code, Faults};
+
+/// The fields of the body.
+const FIELDS: &[&str] = &["after_seq", "since"];
+/// What an event's number can be.
+const SEQ: RangeInclusive<u64> = 0..=i64::MAX.cast_unsigned();
+
+/// Where a replay begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Behind this event.
+    After(i64),
+    /// With the first event of this time or later.
+    Since(DateTime<Utc>),
+}
+
+/// Reads where to begin: a number or a time, not both.
+pub fn parse(body: &[u8]) -> Result<Start, Rejection> {
+    let value = json::read(body, json::MAX_VALUES)?;
+    let mut faults = Faults::default();
+    let at = Pointer::Root;
+    let start = Fields::open(value, &at, FIELDS, &mut faults).and_then(|mut fields| {
+        let since = fields.take("since");
+        match (fields.take("after_seq"), since) {
+            (Some(_), Some(_)) => {
+                at.fault(&mut faults, Code::InvalidValue, "give `after_seq` or `since`, not both");
+                None
+            }
+            (Some(node), None) => node.whole(SEQ, &mut faults).map(Start::After),
+            (None, Some(node)) => schedule::time(Some(node), &mut faults).map(|(time, _)| Start::Since(time)),
+            (None, None) => {
+                let message = "`after_seq` is required, the number behind which to begin; or `since`, a time";
+                Pointer::Field(&at, "after_seq").fault(&mut faults, Code::Required, message);
+                None
+            }
+        }
+    });
+    match start {
+        Some(start) if faults.is_empty() => Ok(start),
+        _ => Err(Rejection::Invalid(faults.into_vec())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_begins_behind_a_number_or_at_a_time() {
+        assert_eq!(parse(br#"{"after_seq": 0}"#), Ok(Start::After(0)));
+        assert_eq!(parse(br#"{"since": "1970-01-01T01:00:00+01:00"}"#), Ok(Start::Since(DateTime::UNIX_EPOCH)));
+    }
+
+    #[test]
+    fn what_says_no_place_is_refused() {
+        for (body, pointer, code) in [
+            ("{}", "/after_seq", "required"),
+            (r#"{"after_seq": 1, "since": "2026-11-23T12:00:00Z"}"#, "", "invalid_value"),
+            (r#"{"after_seq": -1}"#, "/after_seq", "invalid_value"),
+            (r#"{"after_seq": 9223372036854775808}"#, "/after_seq", "invalid_value"),
+            (r#"{"after_seq": "5"}"#, "/after_seq", "invalid_type"),
+            (r#"{"since": "yesterday"}"#, "/since", "invalid_timestamp"),
+            (r#"{"seq": 5, "after_seq": 1}"#, "/seq", "unknown_field"),
+            ("[]", "", "invalid_type"),
+        ] {
+            let Err(Rejection::Invalid(faults)) = parse(body.as_bytes()) else { panic!("{body} passed") };
+            let told: Vec<_> = faults.iter().map(|fault| (fault.pointer.as_str(), fault.code)).collect();
+            assert_eq!(told, [(pointer, code)], "{body}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Making, changing and removing webhooks.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+
+use super::view::{NewWebhookBody, WebhookChangeBody, WebhookView, WithSecret};
+use super::{NO_WEBHOOK, shown};
+use crate::accept::request;
+use crate::db::webhooks::{self, NewEndpoint};
+use crate::domain::endpoint::Secret;
+use crate::domain::id::EndpointId;
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::params::PathId;
+use crate::http::{Api, ApiError, Problem};
+
+/// Make a webhook
+///
+/// It gets what happens from now on; `POST …/replay` has it get what was before. Posts are signed by Standard Webhooks 1.0.
+/// The secret is shown once.
+#[utoipa::path(
+    post, path = "/v1/webhooks", tag = "webhooks", operation_id = "create_webhook",
+    request_body = NewWebhookBody,
+    responses(
+        (status = 201, description = "The webhook with its secret", body = WithSecret,
+         headers(("Location" = String, description = "Where the webhook is"))),
+        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The body is not valid: every fault at once. Or the URL leads where nothing may be posted (`denied_address`)", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn create(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    caller.may(Scope::Admin)?;
+    let body = api.bodies.json(&headers, body).await?;
+    let (url, settings) = request::webhook::parse(&body.octets)?;
+    api.check_target.admit(&url).await?;
+    let (now, tenant) = (api.clock.now(), caller.tenant());
+    let (id, secret) = (EndpointId::new(now), Secret::from_bytes(rand::random()));
+    let endpoint = NewEndpoint { id, tenant, url: &url, secret: &secret, settings: &settings, created_at: now };
+    webhooks::insert(&api.db, &endpoint).await?;
+    let made = shown(&api, tenant, id).await?.with(&secret);
+    let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    let mut response = (StatusCode::CREATED, no_store, Json(made)).into_response();
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/webhooks/{id}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Change a webhook
+///
+/// With `disabled` it is stopped, and enabled again after it was stopped by a person, by 5 days of failure or by its own
+/// 410: it goes on where it was. Another URL or `"disabled": false` forgets what has failed, and tries at once.
+#[utoipa::path(
+    patch, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "change_webhook",
+    params(("id" = String, Path, description = "The webhook's id")),
+    request_body = WebhookChangeBody,
+    responses(
+        (status = 200, description = "The webhook afterwards", body = WebhookView),
+        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The body is not valid: every fault at once. Or the URL leads where nothing may be posted (`denied_address`)", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn change(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<EndpointId>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<WebhookView>, ApiError> {
+    caller.may(Scope::Admin)?;
+    let body = api.bodies.json(&headers, body).await?;
+    let change = request::webhook::parse_change(&body.octets)?;
+    if let Some(url) = &change.url {
+        api.check_target.admit(url).await?;
+    }
+    webhooks::change(&api.db, caller.tenant(), id, change, api.clock.now()).await?;
+    shown(&api, caller.tenant(), id).await.map(Json)
+}
+
+/// Remove a webhook
+///
+/// With what it was still to get. A post that is in flight may arrive.
+#[utoipa::path(
+    delete, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "remove_webhook",
+    params(("id" = String, Path, description = "The webhook's id")),
+    responses(
+        (status = 204, description = "Nothing more is posted there"),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn remove(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<EndpointId>,
+) -> Result<StatusCode, ApiError> {
+    caller.may(Scope::Admin)?;
+    let was_there = webhooks::remove(&api.db, caller.tenant(), id).await?;
+    if was_there { Ok(StatusCode::NO_CONTENT) } else { Err(NO_WEBHOOK) }
+}

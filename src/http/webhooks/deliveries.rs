@@ -1,0 +1,102 @@
+//! `GET /v1/webhooks/{id}/deliveries`: every post to a webhook and what came of it.
+
+use axum::Json;
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::NO_WEBHOOK;
+use crate::db::webhooks::{self, PostRow};
+use crate::domain::id::{EndpointId, PostId};
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::page::Page;
+use crate::http::params::{Params, PathId};
+use crate::http::{Api, ApiError, Problem};
+
+/// One post to a webhook.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct WebhookDelivery {
+    /// The post's id.
+    #[schema(value_type = String, example = "dlv_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub id: PostId,
+    /// Its `webhook-id` header: the same on every try.
+    #[schema(example = "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b_1201")]
+    pub webhook_id: String,
+    /// The `seq` of its event; of several the first.
+    pub seq: i64,
+    /// How many events it carried.
+    pub events: i16,
+    /// Which try it was, from 1.
+    pub attempt: i16,
+    /// Bytes posted.
+    pub size: i32,
+    /// The status answered; null where there was no answer.
+    #[schema(example = 503)]
+    pub status: Option<i16>,
+    /// The start of what was answered.
+    pub answer: Option<String>,
+    /// Why there was no answer, or why it is a failure.
+    #[schema(example = "the answer did not come within 15 s")]
+    pub error: Option<String>,
+    /// How long it took.
+    pub duration_ms: i32,
+    /// When it is tried again; null where it is not.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+}
+
+impl WebhookDelivery {
+    fn of(endpoint: EndpointId, row: PostRow) -> Self {
+        let id = PostId(row.id);
+        Self {
+            id,
+            webhook_id: endpoint.webhook_id(row.seq),
+            seq: row.seq,
+            events: row.events,
+            attempt: row.attempt,
+            size: row.size,
+            status: row.status,
+            answer: row.answer,
+            error: row.error,
+            duration_ms: row.duration_ms,
+            next_attempt_at: row.next_attempt_at,
+            started_at: id.time(),
+        }
+    }
+}
+
+/// List what was posted to a webhook
+///
+/// Newest first, one entry a try, with what was answered and how long it took.
+#[utoipa::path(
+    get, path = "/v1/webhooks/{id}/deliveries", tag = "webhooks", operation_id = "list_webhook_deliveries",
+    params(
+        ("id" = String, Path, description = "The webhook's id"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
+        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+    ),
+    responses(
+        (status = 200, description = "A page of posts", body = Page<WebhookDelivery>),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<EndpointId>,
+    mut params: Params,
+) -> Result<Json<Page<WebhookDelivery>>, ApiError> {
+    caller.may(Scope::Read)?;
+    let limit = params.limit();
+    let after = params.read("after", "Give the `next` of the page before.", |text| text.parse().ok());
+    params.finish()?;
+    let _endpoint = webhooks::get(&api.db, caller.tenant(), id).await?.ok_or(NO_WEBHOOK)?;
+    let rows = webhooks::posts(&api.db, caller.tenant(), id, after, limit + 1).await?;
+    Ok(Json(Page::of(rows, limit, |row| PostId(row.id).to_string(), |row| WebhookDelivery::of(id, row))))
+}

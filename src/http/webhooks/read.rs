@@ -1,0 +1,67 @@
+//! `GET /v1/webhooks`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::shown;
+use super::view::WebhookView;
+use crate::db::webhooks;
+use crate::domain::id::EndpointId;
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::page::Page;
+use crate::http::params::{Params, PathId};
+use crate::http::{Api, ApiError, Problem};
+
+/// List webhooks
+///
+/// Newest first. Secrets are not shown.
+#[utoipa::path(
+    get, path = "/v1/webhooks", tag = "webhooks", operation_id = "list_webhooks",
+    params(
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
+        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+    ),
+    responses(
+        (status = 200, description = "A page of webhooks", body = Page<WebhookView>),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    mut params: Params,
+) -> Result<Json<Page<WebhookView>>, ApiError> {
+    caller.may(Scope::Read)?;
+    let limit = params.limit();
+    let after = params.read("after", "Give the `next` of the page before.", |text| text.parse().ok());
+    params.finish()?;
+    let rows = webhooks::page(&api.db, caller.tenant(), after, limit + 1).await?;
+    Ok(Json(Page::of(rows, limit, |row| EndpointId(row.id).to_string(), WebhookView::of)))
+}
+
+/// Read a webhook
+///
+/// Whether it gets its events, how far it lags, what its last failed post came to, and why it was disabled.
+#[utoipa::path(
+    get, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "get_webhook",
+    params(("id" = String, Path, description = "The webhook's id")),
+    responses(
+        (status = 200, description = "The webhook", body = WebhookView),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn get(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<EndpointId>,
+) -> Result<Json<WebhookView>, ApiError> {
+    caller.may(Scope::Read)?;
+    shown(&api, caller.tenant(), id).await.map(Json)
+}

@@ -1,0 +1,45 @@
+//! `POST /v1/webhooks/{id}/rotate-secret`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+
+use super::view::WithSecret;
+use super::{NO_WEBHOOK, shown};
+use crate::db::webhooks;
+use crate::domain::endpoint::Secret;
+use crate::domain::id::EndpointId;
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::params::PathId;
+use crate::http::{Api, ApiError, Problem};
+
+/// Give a webhook a new secret
+///
+/// For 24 hours posts are signed with both, so that the receiver can change over in its own time. Of three the oldest
+/// signs no more.
+#[utoipa::path(
+    post, path = "/v1/webhooks/{id}/rotate-secret", tag = "webhooks", operation_id = "rotate_webhook_secret",
+    params(("id" = String, Path, description = "The webhook's id")),
+    responses(
+        (status = 200, description = "The webhook with its new secret, which is shown now and never again", body = WithSecret),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn rotate(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<EndpointId>,
+) -> Result<Response, ApiError> {
+    caller.may(Scope::Admin)?;
+    let secret = Secret::from_bytes(rand::random());
+    if !webhooks::rotate(&api.db, caller.tenant(), id, &secret, api.clock.now()).await? {
+        return Err(NO_WEBHOOK);
+    }
+    let rotated = shown(&api, caller.tenant(), id).await?.with(&secret);
+    Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(rotated)).into_response())
+}

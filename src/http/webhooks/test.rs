@@ -1,0 +1,54 @@
+//! `POST /v1/webhooks/{id}/test`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+
+use super::NO_WEBHOOK;
+use crate::db::webhooks::{self, Tested};
+use crate::domain::id::EndpointId;
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::params::PathId;
+use crate::http::{Api, ApiError, Problem};
+
+/// A test event that is on its way.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct TestEvent {
+    /// Its number, by which `GET …/deliveries` and `GET /v1/events` show it.
+    pub seq: i64,
+}
+
+/// Try a webhook out
+///
+/// A `webhook.test` event goes to this webhook alone, whatever types it wants, like any other: after what it is still to
+/// get, signed, tried again and logged in `GET …/deliveries`.
+#[utoipa::path(
+    post, path = "/v1/webhooks/{id}/test", tag = "webhooks", operation_id = "test_webhook",
+    params(("id" = String, Path, description = "The webhook's id")),
+    responses(
+        (status = 202, description = "The event is on its way", body = TestEvent),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The webhook is disabled", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn test(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<EndpointId>,
+) -> Result<(StatusCode, Json<TestEvent>), ApiError> {
+    caller.may(Scope::Admin)?;
+    match webhooks::test(&api.db, caller.tenant(), id, api.clock.now()).await? {
+        Tested::Written(seq) => Ok((StatusCode::ACCEPTED, Json(TestEvent { seq }))),
+        Tested::Missing => Err(NO_WEBHOOK),
+        Tested::Disabled => Err(ApiError::Conflict {
+            code: "webhook_disabled",
+            detail: format!("The webhook is disabled. Enable it with PATCH /v1/webhooks/{id} {{\"disabled\": false}}."),
+            retry_after: None,
+        }),
+    }
+}
