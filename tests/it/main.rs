@@ -65,6 +65,7 @@ mod support;
 mod time_runs_out;
 mod too_many_recipients;
 mod webhook_delivery;
+mod webhook_endpoints;
 mod webhook_failures;
 mod webhook_kills;
 mod webhook_targets;

@@ -1,0 +1,417 @@
+//! Webhooks as an operator makes and steers them. That posts arrive is told elsewhere.
+
+use std::sync::Arc;
+
+use postrider::accept::Acceptor;
+use postrider::accept::request::Limits;
+use postrider::app::Server;
+use postrider::domain::key::Scope;
+use postrider::domain::retry::Policy;
+use postrider::domain::routing::{RouteName, RouteTable};
+use postrider::http::{self, Delivery, Settings, TargetCheck};
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::Row as _;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::support::app::TestApp;
+use crate::support::client::{Answer, Api};
+use crate::support::clock::{hours, minutes};
+
+/// Nobody listens there.
+const URL: &str = "http://127.0.0.1:9/hooks";
+const UNKNOWN: &str = "/v1/webhooks/wh_00000000000070008000000000000000";
+
+async fn start() -> TestApp {
+    TestApp::builder().config(|config| config.webhooks.allow_private = true).start().await
+}
+
+/// A new webhook, as it is answered.
+async fn made(api: &Api, fields: Value) -> Value {
+    let mut body = json!({ "url": URL });
+    body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let answer = api.post("/v1/webhooks", &body).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    answer.body
+}
+
+fn path(webhook: &Value) -> String {
+    format!("/v1/webhooks/{}", webhook["id"].as_str().unwrap())
+}
+
+async fn shown(api: &Api, webhook: &Value) -> Value {
+    let answer = api.get(&path(webhook)).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.body
+}
+
+/// The secrets that sign, as libraries read them: the present one and the one before.
+async fn secrets(app: &TestApp) -> [Option<String>; 2] {
+    let text = "'whsec_' || replace(encode(";
+    let query = format!(
+        "SELECT {text}secret, 'base64'), E'\\n', ''), {text}old_secret, 'base64'), E'\\n', '') FROM webhook_endpoints"
+    );
+    let row = sqlx::query(sqlx::AssertSqlSafe(query)).fetch_one(&mut app.database.connect().await).await.unwrap();
+    [row.get(0), row.get(1)]
+}
+
+#[tokio::test]
+async fn a_webhook_is_made_changed_and_removed() {
+    let app = start().await;
+    app.send(json!({})).await;
+    let body = json!({"url": "http://127.0.0.1:9/hooks?key=1", "events": ["message.bounced", "webhook.disabled"],
+                      "description": "the shop's", "concurrency": 2, "rate": 0.5, "batch": 100});
+    let answer = app.post("/v1/webhooks", &body).await;
+    assert_eq!((answer.status, &answer.headers["cache-control"]), (201, &"no-store".parse().unwrap()));
+    let made = answer.body;
+    assert_eq!(answer.headers["location"], path(&made));
+    for (name, value) in body.as_object().unwrap() {
+        assert_eq!(&made[name], value, "{name}");
+    }
+    assert_eq!(made["secret"].as_str().unwrap().len(), "whsec_".len() + 44);
+    assert_eq!([Some(made["secret"].as_str().unwrap().to_owned()), None], secrets(&app).await);
+    let fresh = json!({"state": "active", "cursor": 1, "behind": 0, "pending_retries": 0, "last_success_at": null,
+                       "last_error": null, "failing_since": null, "failures": 0, "open_at": null, "disabled_at": null,
+                       "disabled_reason": null, "old_secret_until": null});
+    for (name, value) in fresh.as_object().unwrap() {
+        assert_eq!(&made[name], value, "{name}");
+    }
+
+    let mut shown = shown(&app, &made).await;
+    assert_eq!(shown.get("secret"), None, "shown once");
+    assert_eq!(app.get("/v1/webhooks").await.body["data"], json!([shown]));
+    shown["secret"] = made["secret"].clone();
+    assert_eq!(shown, made);
+
+    let change =
+        json!({"url": "http://127.0.0.1:9/other", "events": null, "rate": null, "description": null, "batch": 5});
+    let changed = app.patch(&path(&made), &change).await.body;
+    let told = ["url", "events", "rate", "description", "batch", "concurrency"].map(|name| changed[name].clone());
+    assert_eq!(told.to_vec(), json!(["http://127.0.0.1:9/other", null, null, "", 5, 2]).as_array().unwrap().clone());
+    assert_eq!(app.patch(&path(&made), &json!({})).await.body, changed, "what is missing stays");
+
+    app.sql(
+        "INSERT INTO webhook_retries (endpoint_id, tenant_id, seq, seqs, attempts, due_at)
+         SELECT id, tenant_id, 1, '{1}', 1, now() FROM webhook_endpoints",
+    )
+    .await;
+    assert_eq!(app.get(&path(&made)).await.body["pending_retries"], 1);
+    assert_eq!(app.delete(&path(&made)).await.status, 204);
+    assert_eq!(app.get(&path(&made)).await.problem(), (404, "not_found"));
+    assert_eq!(app.delete(&path(&made)).await.problem(), (404, "not_found"));
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM webhook_retries")
+        .fetch_one(&mut app.database.connect().await)
+        .await
+        .unwrap();
+    assert_eq!(left, 0, "its retries went with it");
+}
+
+#[tokio::test]
+async fn webhooks_come_in_pages() {
+    let app = start().await;
+    for n in 0..4 {
+        app.clock.advance(minutes(1));
+        made(&app, json!({ "description": format!("{n}") })).await;
+    }
+    let first = app.get("/v1/webhooks?limit=3").await.body;
+    let second = app.get(&format!("/v1/webhooks?limit=3&after={}", first["next"].as_str().unwrap())).await.body;
+    let names =
+        |page: &Value| page["data"].as_array().unwrap().iter().map(|w| w["description"].clone()).collect::<Vec<_>>();
+    assert_eq!([names(&first), names(&second)].concat(), ["3", "2", "1", "0"]);
+    assert_eq!((&second["has_more"], &second["next"]), (&json!(false), &json!(null)));
+    let faulty = app.get("/v1/webhooks?limit=0&after=x&state=failing").await;
+    let mut faults = faulty.faults();
+    faults.sort_unstable();
+    assert_eq!(faults, [("after", "invalid_value"), ("limit", "invalid_value"), ("state", "unknown_field")]);
+}
+
+#[tokio::test]
+async fn what_is_not_valid_is_told_all_at_once() {
+    let app = start().await;
+    let body = json!({"url": "https://a:b@hooks.acme.test", "events": ["message.lost"], "description": "x".repeat(1_001),
+                      "concurrency": 0, "rate": -1, "batch": 0, "disabled": true, "secret": "x"});
+    let answer = app.post("/v1/webhooks", &body).await;
+    let mut faults = answer.faults();
+    faults.sort_unstable();
+    let expected = [
+        ("/batch", "invalid_value"),
+        ("/concurrency", "invalid_value"),
+        ("/description", "too_long"),
+        ("/disabled", "unknown_field"),
+        ("/events/0", "invalid_value"),
+        ("/rate", "invalid_value"),
+        ("/secret", "unknown_field"),
+        ("/url", "invalid_url"),
+    ];
+    assert_eq!((answer.status, faults), (422, expected.to_vec()));
+    assert_eq!(app.post("/v1/webhooks", &json!({})).await.faults(), [("/url", "required")]);
+
+    let webhook = made(&app, json!({})).await;
+    let before = shown(&app, &webhook).await;
+    let change = json!({"url": "ftp://x.test", "events": [], "disabled": 1, "id": "wh_1"});
+    let answer = app.patch(&path(&webhook), &change).await;
+    let mut faults = answer.faults();
+    faults.sort_unstable();
+    let expected =
+        [("/disabled", "invalid_type"), ("/events", "required"), ("/id", "unknown_field"), ("/url", "invalid_url")];
+    assert_eq!((answer.status, faults), (422, expected.to_vec()));
+    assert_eq!(shown(&app, &webhook).await, before);
+    for (method, body) in [(Method::POST, "{"), (Method::PATCH, "")] {
+        let at = if method == Method::POST { "/v1/webhooks".to_owned() } else { path(&webhook) };
+        let request = app.request(method, &at).header("content-type", "application/json").body(body);
+        assert_eq!(Answer::to(request).await.problem(), (400, "malformed_request"));
+    }
+}
+
+#[tokio::test]
+async fn a_rotated_secret_signs_for_another_day() {
+    let app = start().await;
+    let webhook = made(&app, json!({})).await;
+    let answer = app.post(&format!("{}/rotate-secret", path(&webhook)), &json!({})).await;
+    assert_eq!((answer.status, &answer.headers["cache-control"]), (200, &"no-store".parse().unwrap()));
+    let told = |webhook: &Value| Some(webhook["secret"].as_str().unwrap().to_owned());
+    assert_ne!(told(&answer.body), told(&webhook));
+    assert_eq!(secrets(&app).await, [told(&answer.body), told(&webhook)]);
+    let until: chrono::DateTime<chrono::Utc> = answer.body["old_secret_until"].as_str().unwrap().parse().unwrap();
+    assert_eq!(until.to_rfc3339(), app.clock.text_in(hours(24)));
+    assert_eq!(shown(&app, &webhook).await.get("secret"), None);
+}
+
+#[tokio::test]
+async fn one_that_was_disabled_goes_on_where_it_was() {
+    let app = start().await;
+    let webhook = made(&app, json!({})).await;
+    app.send(json!({})).await;
+    app.sql(
+        "UPDATE webhook_endpoints SET failing_since = '2026-11-20T00:00Z', failures = 7, last_error = 'answered 500',
+             open_at = '2026-11-24T00:00Z', lease = gen_random_uuid()",
+    )
+    .await;
+    let failing = shown(&app, &webhook).await;
+    let told = |webhook: &Value| ["state", "failures", "last_error", "behind"].map(|name| webhook[name].clone());
+    assert_eq!(told(&failing), [json!("failing"), json!(7), json!("answered 500"), json!(1)]);
+    assert_eq!([&failing["failing_since"], &failing["open_at"]], ["2026-11-20T00:00:00Z", "2026-11-24T00:00:00Z"]);
+
+    let disabled = app.patch(&path(&webhook), &json!({"disabled": true})).await.body;
+    assert_eq!(told(&disabled), [json!("disabled"), json!(7), json!("answered 500"), json!(1)]);
+    assert!(disabled["disabled_reason"].as_str().unwrap().contains("omebody"), "{disabled}");
+    app.clock.advance(hours(1));
+    let again = app.patch(&path(&webhook), &json!({"disabled": true})).await.body;
+    assert_eq!(again["disabled_at"], disabled["disabled_at"], "a second time changes nothing");
+    let refused = app.post(&format!("{}/test", path(&webhook)), &json!({})).await;
+    assert_eq!(refused.problem(), (409, "webhook_disabled"));
+
+    let enabled = app.patch(&path(&webhook), &json!({"disabled": false})).await.body;
+    assert_eq!(told(&enabled), [json!("active"), json!(0), json!(null), json!(1)]);
+    for name in ["failing_since", "open_at", "disabled_at", "disabled_reason"] {
+        assert_eq!(enabled[name], json!(null), "{name}");
+    }
+    let leased: Option<uuid::Uuid> = sqlx::query_scalar("SELECT lease FROM webhook_endpoints")
+        .fetch_one(&mut app.database.connect().await)
+        .await
+        .unwrap();
+    assert_eq!(leased, None, "whoever posts to it reads it anew");
+}
+
+#[tokio::test]
+async fn another_url_has_not_failed_yet() {
+    let app = start().await;
+    let webhook = made(&app, json!({})).await;
+    app.sql("UPDATE webhook_endpoints SET failing_since = '2026-11-20T00:00Z', open_at = '2026-11-24T00:00Z'").await;
+    let changed = async |change: Value| app.patch(&path(&webhook), &change).await.body;
+    assert_eq!(changed(json!({"description": "x", "url": URL})).await["state"], "failing");
+    let moved = changed(json!({"url": "http://127.0.0.1:9/mended"})).await;
+    assert_eq!([&moved["state"], &moved["open_at"]], [&json!("active"), &json!(null)]);
+}
+
+#[tokio::test]
+async fn a_replay_moves_the_cursor_back_and_never_forward() {
+    let app = start().await;
+    let webhook = made(&app, json!({})).await;
+    let replay = async |body: Value| app.post(&format!("{}/replay", path(&webhook)), &body).await;
+    for _ in 0..5 {
+        app.send(json!({})).await;
+        app.clock.advance(minutes(1));
+    }
+    app.sql(
+        "UPDATE webhook_endpoints SET cursor = 4;
+         INSERT INTO webhook_retries (endpoint_id, tenant_id, seq, seqs, attempts, due_at)
+         SELECT id, tenant_id, n, ARRAY[n], 1, now() FROM webhook_endpoints, generate_series(1, 3) n",
+    )
+    .await;
+    let told = |answer: &Answer| {
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        ["cursor", "behind", "pending_retries"].map(|name| answer.body[name].as_i64().unwrap())
+    };
+    assert_eq!(told(&replay(json!({"after_seq": 5})).await), [4, 1, 3], "those come in any case");
+    // The third event was written at this minute.
+    let third = app.clock.text_in(minutes(-3));
+    assert_eq!(told(&replay(json!({ "since": third })).await), [2, 3, 2], "the third is the first that comes again");
+    assert_eq!(told(&replay(json!({"after_seq": 1})).await), [1, 4, 1]);
+    assert_eq!(told(&replay(json!({"after_seq": 3})).await), [1, 4, 1], "never forward");
+    assert_eq!(told(&replay(json!({"since": "1999-12-31T00:00:00Z"})).await), [0, 5, 0]);
+    assert_eq!(told(&replay(json!({ "since": app.clock.text_in(hours(1)) })).await), [0, 5, 0]);
+
+    for (body, pointer, code) in [
+        (json!({}), "/after_seq", "required"),
+        (json!({"after_seq": 6}), "/after_seq", "invalid_value"),
+        (json!({"since": "yesterday"}), "/since", "invalid_timestamp"),
+    ] {
+        let answer = replay(body.clone()).await;
+        assert_eq!((answer.status, answer.faults()), (422, vec![(pointer, code)]), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_test_is_an_event_of_this_webhook() {
+    let app = start().await;
+    let webhook = made(&app, json!({"events": ["message.bounced"]})).await;
+    app.send(json!({})).await;
+    let answer = app.post(&format!("{}/test", path(&webhook)), &json!({})).await;
+    assert_eq!((answer.status, answer.body), (202, json!({"seq": 2})));
+    let events = app.get("/v1/events?type=webhook.test").await.body;
+    let event = &events["data"][0];
+    assert_eq!(
+        (&event["seq"], &event["type"], &event["data"]["message_id"]),
+        (&json!(2), &json!("webhook.test"), &json!(null))
+    );
+    let named: uuid::Uuid = sqlx::query_scalar("SELECT endpoint_id FROM events WHERE seq = 2")
+        .fetch_one(&mut app.database.connect().await)
+        .await
+        .unwrap();
+    assert_eq!(format!("wh_{}", named.simple()), webhook["id"].as_str().unwrap());
+}
+
+#[tokio::test]
+async fn the_log_shows_every_post_newest_first() {
+    let app = start().await;
+    let webhook = made(&app, json!({})).await;
+    let other = made(&app, json!({})).await;
+    app.sql(
+        "INSERT INTO webhook_attempts (id, tenant_id, endpoint_id, seq, events, attempt, size, status, answer, error,
+                                       duration_ms, next_attempt_at)
+         SELECT overlay(uuid_floor(timestamptz '2026-11-23T12:00:00.125Z' + n * interval '1 min')::text
+                       placing '7' from 15)::uuid, tenant_id, id, 7, 2, n, 1234,
+                CASE WHEN n = 3 THEN 204 ELSE 503 END, CASE WHEN n < 3 THEN 'busy' ELSE '' END,
+                CASE WHEN n < 3 THEN 'answered 503' END, 41, CASE WHEN n < 3 THEN timestamptz '2026-11-23T13:00Z' END
+         FROM (SELECT * FROM webhook_endpoints ORDER BY id LIMIT 1) e, generate_series(1, 3) n",
+    )
+    .await;
+    // Which of the two comes first is not ours to say: both are of this millisecond.
+    let [webhook, other] =
+        if webhook["id"].as_str() < other["id"].as_str() { [webhook, other] } else { [other, webhook] };
+    let first = app.get(&format!("{}/deliveries?limit=2", path(&webhook))).await.body;
+    let next = first["next"].as_str().unwrap();
+    let second = app.get(&format!("{}/deliveries?limit=2&after={next}", path(&webhook))).await.body;
+    let posts = [first["data"].as_array().unwrap().clone(), second["data"].as_array().unwrap().clone()].concat();
+    assert_eq!(posts.iter().map(|post| post["attempt"].as_i64().unwrap()).collect::<Vec<_>>(), [3, 2, 1]);
+    let header = format!("evt_{}_7", webhook["id"].as_str().unwrap().strip_prefix("wh_").unwrap());
+    let mut expected = json!({
+        "webhook_id": header, "seq": 7, "events": 2, "attempt": 2, "size": 1234, "status": 503, "answer": "busy",
+        "error": "answered 503", "duration_ms": 41, "next_attempt_at": "2026-11-23T13:00:00Z",
+        "started_at": "2026-11-23T12:02:00.125Z",
+    });
+    expected["id"] = posts[1]["id"].clone();
+    assert!(posts[1]["id"].as_str().unwrap().starts_with("dlv_"));
+    assert_eq!(posts[1], expected);
+    assert_eq!(
+        (&posts[0]["status"], &posts[0]["error"], &posts[0]["next_attempt_at"]),
+        (&json!(204), &json!(null), &json!(null))
+    );
+    assert_eq!(app.get(&format!("{}/deliveries", path(&other))).await.body["data"], json!([]));
+}
+
+#[tokio::test]
+async fn a_key_needs_admin_to_change_and_read_to_read() {
+    let app = start().await;
+    let webhook = path(&made(&app, json!({})).await);
+    let calls = [
+        (Method::GET, "/v1/webhooks".to_owned(), Scope::Read),
+        (Method::GET, webhook.clone(), Scope::Read),
+        (Method::GET, format!("{webhook}/deliveries"), Scope::Read),
+        (Method::POST, "/v1/webhooks".into(), Scope::Admin),
+        (Method::PATCH, webhook.clone(), Scope::Admin),
+        (Method::POST, format!("{webhook}/rotate-secret"), Scope::Admin),
+        (Method::POST, format!("{webhook}/test"), Scope::Admin),
+        (Method::POST, format!("{webhook}/replay"), Scope::Admin),
+        (Method::DELETE, webhook, Scope::Admin),
+    ];
+    for scope in Scope::ALL {
+        let api = app.allowed(&[scope]).await;
+        for (method, path, needed) in &calls {
+            let answer = Answer::to(api.request(method.clone(), path).json(&json!({}))).await;
+            let allowed = scope == *needed || scope == Scope::Admin;
+            assert_eq!(answer.status != 403, allowed, "{scope:?}: {method} {path} is {}", answer.status);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_found() {
+    let app = start().await;
+    for (method, rest, body) in [
+        (Method::GET, "", json!({})),
+        (Method::PATCH, "", json!({"description": "x"})),
+        (Method::DELETE, "", json!({})),
+        (Method::POST, "/rotate-secret", json!({})),
+        (Method::POST, "/test", json!({})),
+        (Method::POST, "/replay", json!({"after_seq": 0})),
+        (Method::GET, "/deliveries", json!({})),
+    ] {
+        for id in [UNKNOWN, "/v1/webhooks/key_00000000000070008000000000000000", "/v1/webhooks/x"] {
+            let answer = Answer::to(app.request(method.clone(), &format!("{id}{rest}")).json(&body)).await;
+            assert_eq!(answer.problem(), (404, "not_found"), "{method} {id}{rest}");
+        }
+    }
+}
+
+/// An API on the same database that asks `check` where webhooks may be.
+async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
+    let tasks = TaskTracker::new();
+    let acceptor = Acceptor::new(
+        app.db.clone(),
+        app.clock.clone(),
+        RouteTable::new(Vec::new(), RouteName::Mx),
+        Arc::new(Notify::new()),
+        &tasks,
+    );
+    let delivery = Delivery {
+        table: RouteTable::new(Vec::new(), RouteName::Mx),
+        ways: Vec::new(),
+        mx_tls: std::collections::BTreeMap::default(),
+        connections: 1,
+        mails_per_connection: 1,
+        policy: Policy::default(),
+        lease: std::time::Duration::from_mins(1),
+    };
+    let settings =
+        Settings { max_body: 1 << 20, body_memory: 1 << 20, limits: Limits::default(), delivery, check_target: check };
+    let api = http::Api::new(app.db.clone(), app.clock.clone(), Arc::new(acceptor), settings, CancellationToken::new());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server::start(listener, http::router(api, None)).unwrap();
+    let client = Api::new(format!("http://{}", server.address), app.key.clone());
+    (server, client)
+}
+
+#[tokio::test]
+async fn a_target_that_is_denied_is_refused_when_it_is_set() {
+    let app = start().await;
+    let check = TargetCheck::new(|url| {
+        Box::pin(async move {
+            if url.host_str() == Some("10.0.0.1") { Err("10.0.0.1 is a private address.".into()) } else { Ok(()) }
+        })
+    });
+    let (_server, api) = with_check(&app, check).await;
+    let denied = |answer: &Answer| {
+        assert_eq!((answer.status, answer.faults()), (422, vec![("/url", "denied_address")]));
+        let message = answer.body["errors"][0]["message"].as_str().unwrap();
+        assert!(message.contains("10.0.0.1 is a private") && message.contains("`webhooks.allow_private`"), "{message}");
+    };
+    denied(&api.post("/v1/webhooks", &json!({"url": "http://10.0.0.1/hooks"})).await);
+    let webhook = made(&api, json!({})).await;
+    denied(&api.patch(&path(&webhook), &json!({"url": "http://10.0.0.1/hooks"})).await);
+    assert_eq!(shown(&api, &webhook).await["url"], URL);
+    assert_eq!(api.get("/v1/webhooks").await.body["data"].as_array().unwrap().len(), 1);
+}
