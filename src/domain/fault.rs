@@ -71,7 +71,7 @@ codes! {
     TooBroad = "too_broad",
     /// The text is not an http or https URL that can be posted to.
     InvalidUrl = "invalid_url",
-    /// The URL leads to an address that may not be posted to.
+    /// The URL leads to no address that may be posted to; the message says why.
     DeniedAddress = "denied_address",
     /// The feature exists in the contract but not in this version.
     NotAvailable = "not_available",

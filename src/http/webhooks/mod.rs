@@ -20,5 +20,6 @@ const NO_WEBHOOK: ApiError = ApiError::NotFound("There is no webhook with this i
 
 /// An endpoint as it stands now.
 async fn shown(api: &Api, tenant: TenantId, id: EndpointId) -> Result<WebhookView, ApiError> {
-    webhooks::get(&api.db, tenant, id).await?.map(WebhookView::of).ok_or(NO_WEBHOOK)
+    let row = webhooks::get(&api.db, tenant, id).await?.ok_or(NO_WEBHOOK)?;
+    Ok(WebhookView::of(row, api.clock.now()))
 }

@@ -40,7 +40,8 @@ pub async fn list(
     let after = params.read("after", "Give the `next` of the page before.", |text| text.parse().ok());
     params.finish()?;
     let rows = webhooks::page(&api.db, caller.tenant(), after, limit + 1).await?;
-    Ok(Json(Page::of(rows, limit, |row| EndpointId(row.id).to_string(), WebhookView::of)))
+    let now = api.clock.now();
+    Ok(Json(Page::of(rows, limit, |row| EndpointId(row.id).to_string(), |row| WebhookView::of(row, now))))
 }
 
 /// Read a webhook

@@ -17,8 +17,7 @@ type Check = dyn Fn(Url) -> BoxFuture<'static, Result<(), String>> + Send + Sync
 pub struct TargetCheck(Arc<Check>);
 
 impl TargetCheck {
-    /// Asks `check`. A refusal is a reason that makes a sentence with its full stop, such as `10.0.0.1 is a private
-    /// address.`
+    /// Asks `check`. A refusal says why, and which setting would allow it, without a full stop.
     pub fn new(check: impl Fn(Url) -> BoxFuture<'static, Result<(), String>> + Send + Sync + 'static) -> Self {
         Self(Arc::new(check))
     }
@@ -26,10 +25,7 @@ impl TargetCheck {
     /// Refuses a URL that may not be posted to.
     pub(super) async fn admit(&self, url: &Url) -> Result<(), ApiError> {
         (self.0)(url.clone()).await.map_err(|why| {
-            let message = format!(
-                "Nothing may be posted there: {why} Private and loopback addresses are refused unless the operator allows \
-                 them with `webhooks.allow_private`."
-            );
+            let message = format!("Nothing may be posted there: {why}.");
             ApiError::Invalid(vec![Fault { pointer: "/url".into(), code: Code::DeniedAddress.as_str(), message }])
         })
     }

@@ -123,7 +123,8 @@ pub struct WebhookChangeBody {
 }
 
 impl WebhookView {
-    pub(super) fn of(row: EndpointRow) -> Self {
+    pub(super) fn of(row: EndpointRow, now: DateTime<Utc>) -> Self {
+        let ahead = |time: Option<DateTime<Utc>>| time.filter(|time| *time > now);
         Self {
             id: EndpointId(row.id),
             url: row.url,
@@ -144,10 +145,10 @@ impl WebhookView {
             last_error: row.last_error,
             failing_since: row.failing_since,
             failures: row.failures,
-            open_at: row.open_at,
+            open_at: ahead(row.open_at),
             disabled_at: row.disabled_at,
             disabled_reason: row.disabled_reason,
-            old_secret_until: row.old_secret_until,
+            old_secret_until: ahead(row.old_secret_until),
             created_at: row.created_at,
         }
     }
