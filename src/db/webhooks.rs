@@ -1,9 +1,10 @@
 //! `webhook_endpoints` as their owners see and steer them. What is posted to them, and what comes of it, is the workers'
 //! (`notify`).
 //!
-//! Whatever a worker must not overwrite takes the endpoint out of its hands (`lease`): what it commits afterwards changes
-//! nothing, and whoever takes the endpoint next reads it anew. At worst a post that is in flight is made twice, under the
-//! same `webhook-id`.
+//! What a worker would overwrite (the cursor, how it has been failing, when it is open) or would not hear of (that it is
+//! disabled) takes the endpoint out of the worker's hand (`lease`): what that one commits afterwards changes nothing, and whoever
+//! takes the endpoint next reads it anew. At worst a post that is in flight is made twice, under the same `webhook-id`. All
+//! else a worker reads with every commit.
 
 use chrono::{DateTime, Utc};
 use url::Url;
@@ -145,8 +146,8 @@ async fn select(
 
 const BY_HAND: &str = "Somebody disabled it.";
 
-/// Changes an endpoint. Another URL has not failed yet, and one that is enabled begins anew. Answers whether there is such
-/// an endpoint.
+/// Changes an endpoint. Another URL has not failed yet, and one that is enabled begins anew; what the old rate put off is
+/// put off no longer. Answers whether there is such an endpoint.
 pub async fn change(
     db: &Db,
     tenant: TenantId,
@@ -167,11 +168,11 @@ pub async fn change(
              disabled_at = CASE $12 WHEN true THEN coalesce(disabled_at, $13) WHEN false THEN NULL ELSE disabled_at END,
              disabled_reason = CASE $12 WHEN true THEN coalesce(disabled_reason, $14) WHEN false THEN NULL
                                         ELSE disabled_reason END,
-             open_at = CASE WHEN old.anew THEN '-infinity' ELSE open_at END,
+             open_at = CASE WHEN old.anew OR $9 AND failures = 0 THEN '-infinity' ELSE open_at END,
              failing_since = CASE WHEN old.anew THEN NULL ELSE failing_since END,
              failures = CASE WHEN old.anew THEN 0 ELSE failures END,
              last_error = CASE WHEN old.anew THEN NULL ELSE last_error END,
-             lease = NULL
+             lease = CASE WHEN old.anew OR $9 OR $12 THEN NULL ELSE lease END
          FROM (SELECT coalesce(NOT $12::boolean, false) OR url <> coalesce($3, url) AS anew FROM webhook_endpoints
                WHERE id = $2 AND tenant_id = $1 FOR NO KEY UPDATE) old
          WHERE e.id = $2 AND e.tenant_id = $1",
@@ -202,7 +203,7 @@ pub async fn rotate(
     now: DateTime<Utc>,
 ) -> Result<bool, DbError> {
     let query = sqlx::query!(
-        "UPDATE webhook_endpoints SET old_secret = secret, old_secret_until = $4, secret = $3, lease = NULL
+        "UPDATE webhook_endpoints SET old_secret = secret, old_secret_until = $4, secret = $3
          WHERE id = $2 AND tenant_id = $1",
         tenant.0,
         id.0,
@@ -315,7 +316,7 @@ pub struct PostRow {
     pub seq: i64,
     /// How many events.
     pub events: i16,
-    /// 1 for the first try; 0 for a test.
+    /// 1 for the first try.
     pub attempt: i16,
     /// Octets of the body.
     pub size: i32,

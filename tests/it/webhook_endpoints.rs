@@ -57,6 +57,10 @@ async fn secrets(app: &TestApp) -> [Option<String>; 2] {
     [row.get(0), row.get(1)]
 }
 
+async fn number(app: &TestApp, query: &'static str) -> i64 {
+    sqlx::query_scalar(query).fetch_one(&mut app.database.connect().await).await.unwrap()
+}
+
 #[tokio::test]
 async fn a_webhook_is_made_changed_and_removed() {
     let app = start().await;
@@ -101,10 +105,7 @@ async fn a_webhook_is_made_changed_and_removed() {
     assert_eq!(app.delete(&path(&made)).await.status, 204);
     assert_eq!(app.get(&path(&made)).await.problem(), (404, "not_found"));
     assert_eq!(app.delete(&path(&made)).await.problem(), (404, "not_found"));
-    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM webhook_retries")
-        .fetch_one(&mut app.database.connect().await)
-        .await
-        .unwrap();
+    let left = number(&app, "SELECT count(*) FROM webhook_retries").await;
     assert_eq!(left, 0, "its retries went with it");
 }
 
@@ -121,8 +122,8 @@ async fn webhooks_come_in_pages() {
         |page: &Value| page["data"].as_array().unwrap().iter().map(|w| w["description"].clone()).collect::<Vec<_>>();
     assert_eq!([names(&first), names(&second)].concat(), ["3", "2", "1", "0"]);
     assert_eq!((&second["has_more"], &second["next"]), (&json!(false), &json!(null)));
-    let faulty = app.get("/v1/webhooks?limit=0&after=x&state=failing").await;
-    let mut faults = faulty.faults();
+    let answer = app.get("/v1/webhooks?limit=0&after=x&state=failing").await;
+    let mut faults = answer.faults();
     faults.sort_unstable();
     assert_eq!(faults, [("after", "invalid_value"), ("limit", "invalid_value"), ("state", "unknown_field")]);
 }
@@ -210,11 +211,40 @@ async fn one_that_was_disabled_goes_on_where_it_was() {
     for name in ["failing_since", "open_at", "disabled_at", "disabled_reason"] {
         assert_eq!(enabled[name], json!(null), "{name}");
     }
-    let leased: Option<uuid::Uuid> = sqlx::query_scalar("SELECT lease FROM webhook_endpoints")
-        .fetch_one(&mut app.database.connect().await)
-        .await
-        .unwrap();
-    assert_eq!(leased, None, "whoever posts to it reads it anew");
+}
+
+#[tokio::test]
+async fn what_a_worker_would_undo_takes_the_webhook_out_of_its_hand() {
+    let app = start().await;
+    let webhook = made(&app, json!({})).await;
+    let (own, replay, rotate) = (path(&webhook), "/replay", "/rotate-secret");
+    for (method, rest, body, is_taken) in [
+        (Method::PATCH, "", json!({"description": "x", "events": ["message.bounced"], "batch": 2, "url": URL}), false),
+        (Method::POST, rotate, json!({}), false),
+        (Method::PATCH, "", json!({"rate": null}), true),
+        (Method::PATCH, "", json!({"url": "http://127.0.0.1:9/other"}), true),
+        (Method::PATCH, "", json!({"disabled": true}), true),
+        (Method::PATCH, "", json!({"disabled": false}), true),
+        (Method::POST, replay, json!({"after_seq": 0}), true),
+    ] {
+        app.sql("UPDATE webhook_endpoints SET lease = gen_random_uuid()").await;
+        let answer = Answer::to(app.request(method.clone(), &format!("{own}{rest}")).json(&body)).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let left = number(&app, "SELECT count(lease) FROM webhook_endpoints").await;
+        assert_eq!(left == 0, is_taken, "{method} {rest} {body}");
+    }
+}
+
+#[tokio::test]
+async fn another_rate_does_not_wait_for_the_turn_of_the_old_one() {
+    let app = start().await;
+    let webhook = made(&app, json!({"rate": 0.00001})).await;
+    app.sql("UPDATE webhook_endpoints SET open_at = '2026-11-24T00:00Z'").await;
+    let open_at = async |change: Value| app.patch(&path(&webhook), &change).await.body["open_at"].clone();
+    assert_eq!(open_at(json!({"batch": 2})).await, "2026-11-24T00:00:00Z");
+    assert_eq!(open_at(json!({"rate": null})).await, json!(null));
+    app.sql("UPDATE webhook_endpoints SET open_at = '2026-11-24T00:00Z', failures = 1").await;
+    assert_eq!(open_at(json!({"rate": 5})).await, "2026-11-24T00:00:00Z", "it asked for time");
 }
 
 #[tokio::test]

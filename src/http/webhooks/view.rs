@@ -45,9 +45,9 @@ pub struct WebhookView {
     pub last_error: Option<String>,
     /// Since when no post has succeeded, where the last one failed. After 5 days it is disabled.
     pub failing_since: Option<DateTime<Utc>>,
-    /// How many posts have failed since.
+    /// How many posts have failed since; while it is down only those that find out whether it still is.
     pub failures: i32,
-    /// Nothing is posted before then: it asked for time, or did not answer several times in a row.
+    /// Nothing is posted before then: it asked for time, has had what its rate allows, or failed several times in a row.
     pub open_at: Option<DateTime<Utc>>,
     /// Since when nothing is posted, until somebody enables it.
     pub disabled_at: Option<DateTime<Utc>>,
