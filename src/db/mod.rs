@@ -34,6 +34,7 @@ pub mod steer;
 pub mod streams;
 pub mod traffic;
 pub mod wake;
+pub mod webhook_log;
 pub mod webhooks;
 pub mod workers;
 

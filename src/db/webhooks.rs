@@ -7,6 +7,7 @@
 //! else a worker reads with every commit.
 
 use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
 use url::Url;
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ use super::events::{self, NewEvent};
 use super::{Db, DbError};
 use crate::domain::endpoint::{EndpointChange, OLD_SECRET_LASTS, Secret, Settings};
 use crate::domain::event::EventType;
-use crate::domain::id::{EndpointId, PostId, TenantId};
+use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::limits::Change;
 
 /// One endpoint, without its secrets.
@@ -146,8 +147,8 @@ async fn select(
 
 const BY_HAND: &str = "Somebody disabled it.";
 
-/// Changes an endpoint. Another URL has not failed yet, and one that is enabled begins anew; what the old rate put off is
-/// put off no longer. Answers whether there is such an endpoint.
+/// Changes an endpoint. Another URL has not failed yet, and one that is enabled begins anew, also with what waits for
+/// another try; what the old rate put off is put off no longer. Answers whether there is such an endpoint.
 pub async fn change(
     db: &Db,
     tenant: TenantId,
@@ -155,10 +156,37 @@ pub async fn change(
     change: EndpointChange,
     now: DateTime<Utc>,
 ) -> Result<bool, DbError> {
+    db.timed("webhooks.change", async {
+        let mut tx = db.pool.begin().await?;
+        let begins_anew = set(&mut tx, tenant, id, change, now).await?;
+        if begins_anew == Some(true) {
+            sqlx::query!(
+                "UPDATE webhook_retries SET due_at = $3 WHERE endpoint_id = $2 AND tenant_id = $1 AND due_at > $3",
+                tenant.0,
+                id.0,
+                now
+            )
+            .execute(&mut *tx)
+            .await?;
+        }
+        tx.commit().await?;
+        Ok(begins_anew.is_some())
+    })
+    .await
+}
+
+/// Answers whether the endpoint begins anew; none where there is no such endpoint.
+async fn set(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    id: EndpointId,
+    change: EndpointChange,
+    now: DateTime<Utc>,
+) -> Result<Option<bool>, sqlx::Error> {
     let EndpointChange { url, disabled, settings } = change;
     let events = words(&settings.events);
-    let query = sqlx::query!(
-        "UPDATE webhook_endpoints e SET
+    sqlx::query_scalar!(
+        r#"UPDATE webhook_endpoints e SET
              url = coalesce($3, url),
              description = CASE WHEN $4 THEN coalesce($5, '') ELSE description END,
              events = CASE WHEN $6 THEN $7 ELSE events END,
@@ -175,7 +203,8 @@ pub async fn change(
              lease = CASE WHEN old.anew OR $9 OR $12 THEN NULL ELSE lease END
          FROM (SELECT coalesce(NOT $12::boolean, false) OR url <> coalesce($3, url) AS anew FROM webhook_endpoints
                WHERE id = $2 AND tenant_id = $1 FOR NO KEY UPDATE) old
-         WHERE e.id = $2 AND e.tenant_id = $1",
+         WHERE e.id = $2 AND e.tenant_id = $1
+         RETURNING old.anew AS "anew!""#,
         tenant.0,
         id.0,
         url.as_ref().map(Url::as_str),
@@ -190,8 +219,9 @@ pub async fn change(
         disabled,
         now,
         BY_HAND
-    );
-    db.timed("webhooks.change", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+    )
+    .fetch_optional(connection)
+    .await
 }
 
 /// Gives an endpoint a new secret; the present one signs as well for a day. Answers whether there is such an endpoint.
@@ -305,52 +335,6 @@ pub async fn test(db: &Db, tenant: TenantId, id: EndpointId, now: DateTime<Utc>)
         Ok(Tested::Written(seq))
     })
     .await
-}
-
-/// One post to an endpoint, as its log has it.
-#[derive(Debug, Clone)]
-pub struct PostRow {
-    /// Its id; the time part is its begin.
-    pub id: Uuid,
-    /// The first of its events.
-    pub seq: i64,
-    /// How many events.
-    pub events: i16,
-    /// 1 for the first try.
-    pub attempt: i16,
-    /// Octets of the body.
-    pub size: i32,
-    /// Status answered.
-    pub status: Option<i16>,
-    /// The start of the body answered.
-    pub answer: Option<String>,
-    /// Why there was no answer, or why it is none.
-    pub error: Option<String>,
-    /// How long it took.
-    pub duration_ms: i32,
-    /// When it is tried again.
-    pub next_attempt_at: Option<DateTime<Utc>>,
-}
-
-/// A page of an endpoint's log, newest first, starting behind `after`.
-pub async fn posts(
-    db: &Db,
-    tenant: TenantId,
-    id: EndpointId,
-    after: Option<PostId>,
-    limit: i64,
-) -> Result<Vec<PostRow>, DbError> {
-    let query = sqlx::query_as!(
-        PostRow,
-        "SELECT id, seq, events, attempt, size, status, answer, error, duration_ms, next_attempt_at
-         FROM webhook_attempts
-         WHERE endpoint_id = $2 AND tenant_id = $1 AND ($3::uuid IS NULL OR id < $3) ORDER BY id DESC LIMIT $4",
-        tenant.0,
-        id.0,
-        after.map(|id| id.0),
-        limit
-    );
-    db.timed("webhooks.posts", query.fetch_all(&db.pool)).await
 }
 
 /// The types as they are stored.

@@ -236,6 +236,25 @@ async fn what_a_worker_would_undo_takes_the_webhook_out_of_its_hand() {
 }
 
 #[tokio::test]
+async fn what_waits_for_another_try_is_tried_once_it_is_mended() {
+    let app = start().await;
+    let webhook = made(&app, json!({})).await;
+    for (change, is_due) in
+        [(json!({"disabled": false}), 1), (json!({"url": "http://127.0.0.1:9/mended"}), 1), (json!({"batch": 2}), 0)]
+    {
+        app.sql(
+            "DELETE FROM webhook_retries;
+             INSERT INTO webhook_retries (endpoint_id, tenant_id, seq, seqs, attempts, due_at)
+             SELECT id, tenant_id, 1, '{1}', 5, '2026-11-24T00:00Z' FROM webhook_endpoints",
+        )
+        .await;
+        assert_eq!(app.patch(&path(&webhook), &change).await.status, 200);
+        let due = "SELECT count(*) FROM webhook_retries WHERE due_at = '2026-11-23T12:00Z'";
+        assert_eq!(number(&app, due).await, is_due, "{change}");
+    }
+}
+
+#[tokio::test]
 async fn another_rate_does_not_wait_for_the_turn_of_the_old_one() {
     let app = start().await;
     let webhook = made(&app, json!({"rate": 0.00001})).await;

@@ -61,6 +61,11 @@ const RULES: &[(&str, &str)] = &[
          WHERE (learned_rate IS NOT NULL) <> (learned_reply IS NOT NULL) OR learned_rate > learned_ceiling",
     ),
     (
+        "what waits to be posted again has a webhook to be posted to",
+        "SELECT count(*) FROM webhook_retries r
+         WHERE NOT EXISTS (SELECT FROM webhook_endpoints e WHERE e.id = r.endpoint_id AND e.tenant_id = r.tenant_id)",
+    ),
+    (
         "a key stands for a message that is there",
         "SELECT count(*) FROM idempotency_keys k WHERE NOT EXISTS (SELECT FROM messages m WHERE m.id = ANY (k.message_ids))",
     ),
