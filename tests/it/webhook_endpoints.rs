@@ -358,9 +358,9 @@ async fn the_log_shows_every_post_newest_first() {
     let second = app.get(&format!("{}/deliveries?limit=2&after={next}", path(&webhook))).await.body;
     let posts = [first["data"].as_array().unwrap().clone(), second["data"].as_array().unwrap().clone()].concat();
     assert_eq!(posts.iter().map(|post| post["attempt"].as_i64().unwrap()).collect::<Vec<_>>(), [3, 2, 1]);
-    let header = format!("evt_{}_7", webhook["id"].as_str().unwrap().strip_prefix("wh_").unwrap());
+    let header = format!("evt_{}_7_2", webhook["id"].as_str().unwrap().strip_prefix("wh_").unwrap());
     let mut expected = json!({
-        "webhook_id": header, "seq": 7, "events": 2, "attempt": 2, "size": 1234, "status": 503, "answer": "busy",
+        "webhook_id": &header, "seq": 7, "events": 2, "attempt": 2, "size": 1234, "status": 503, "answer": "busy",
         "error": "answered 503", "duration_ms": 41, "next_attempt_at": "2026-11-23T13:00:00Z",
         "started_at": "2026-11-23T12:02:00.125Z",
     });
@@ -371,6 +371,9 @@ async fn the_log_shows_every_post_newest_first() {
         (&posts[0]["status"], &posts[0]["error"], &posts[0]["next_attempt_at"]),
         (&json!(204), &json!(null), &json!(null))
     );
+    app.sql("UPDATE webhook_attempts SET events = 1").await;
+    let single = app.get(&format!("{}/deliveries?limit=1", path(&webhook))).await.body;
+    assert_eq!(single["data"][0]["webhook_id"], header.strip_suffix("_2").unwrap());
     assert_eq!(app.get(&format!("{}/deliveries", path(&other))).await.body["data"], json!([]));
 }
 
