@@ -25,11 +25,11 @@ use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::db::{self, Db};
 use crate::dev::inbox::Inbox;
-use crate::dns;
 use crate::http::{self, Api};
 use crate::smtp;
-use crate::webhook::{Guard, Poster};
+use crate::webhook::Poster;
 use crate::worker::{self, Worker};
+pub use webhooks::guard;
 
 /// Which parts of the service a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,14 +209,8 @@ pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc
         routes: routes::table(config),
         grace: delivery.shutdown_grace,
     };
-    let poster = Arc::new(Poster::new(guard(config)?, config.webhooks.timeout)?);
+    let poster = Arc::new(Poster::new(webhooks::guard(config)?, config.webhooks.timeout)?);
     Ok(Worker::start(db, clock, sender, poster, settings, wake).await?)
-}
-
-/// Where webhooks may go.
-pub fn guard(config: &Config) -> anyhow::Result<Guard> {
-    let dns = dns::resolver(config.dns).context("cannot set up the DNS resolver")?;
-    Ok(Guard::new(dns, config.webhooks.allowed()))
 }
 
 /// How mail is sent.
@@ -262,7 +256,7 @@ fn api_settings(config: &Config) -> anyhow::Result<http::Settings> {
             ..Limits::default()
         },
         delivery: delivery::told(config)?,
-        check_target: webhooks::target_check(),
+        check_target: webhooks::target_check(config)?,
     })
 }
 

@@ -125,9 +125,12 @@ impl TenantId {
 }
 
 impl EndpointId {
-    /// The `webhook-id` of a post whose first event is `seq`: the same on every try, also after a crash.
-    pub fn webhook_id(self, seq: i64) -> String {
-        format!("evt_{}_{seq}", self.0.simple())
+    /// The `webhook-id` of a post of so many events, the first of which is `seq`: the same on every try, also after a crash.
+    /// Of a batch it tells how many there are: after a crash more may have come, and a receiver that has seen the id must
+    /// not pass over them.
+    pub fn webhook_id(self, seq: i64, events: usize) -> String {
+        let id = format!("evt_{}_{seq}", self.0.simple());
+        if events > 1 { format!("{id}_{events}") } else { id }
     }
 }
 
@@ -172,7 +175,8 @@ mod tests {
     #[test]
     fn a_post_is_called_the_same_on_every_try() {
         let endpoint: EndpointId = "wh_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b".parse().unwrap();
-        assert_eq!(endpoint.webhook_id(42), "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b_42");
+        assert_eq!(endpoint.webhook_id(42, 1), "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b_42");
+        assert_eq!(endpoint.webhook_id(42, 3), "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b_42_3");
     }
 
     #[test]

@@ -26,7 +26,10 @@ async fn our_own_network_is_refused_at_the_post_however_it_is_written() {
     for host in
         ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "017700000001", "[::ffff:127.0.0.1]", "localhost", "0.0.0.0"]
     {
-        let (error, reached) = posted(&app, &receiver, &format!("http://{host}:{port}/hook")).await;
+        let url = format!("http://{host}:{port}/hook");
+        let refused = app.post("/v1/webhooks", &json!({"url": url})).await;
+        assert!(refused.status == 422 && refused.faults().contains(&("/url", "denied_address")), "{host}: {refused:?}");
+        let (error, reached) = posted(&app, &receiver, &url).await;
         let error = error.unwrap_or_default();
         assert!(error.contains("`webhooks.allow_private`") && !reached, "{host}: {error}");
     }
@@ -39,7 +42,8 @@ async fn a_name_that_comes_to_mean_us_is_refused_at_the_post() {
     app.send(json!({})).await;
     let url = format!("http://hook.test:{}/hook", receiver.port());
     dns.has_address("hook.test", "1.1.1.1");
-    guard(&app.config).unwrap().admits(&Url::parse(&url).unwrap()).await.expect("admitted at creation");
+    let made = app.post("/v1/webhooks", &json!({"url": url})).await;
+    assert_eq!(made.status, 201, "{made:?}");
     dns.moves("hook.test", "127.0.0.1");
     let (error, reached) = posted(&app, &receiver, &url).await;
     let error = error.unwrap_or_default();

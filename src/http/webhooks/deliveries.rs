@@ -53,7 +53,7 @@ impl WebhookDelivery {
         let id = PostId(row.id);
         Self {
             id,
-            webhook_id: webhook_id(endpoint, row.seq, row.events),
+            webhook_id: endpoint.webhook_id(row.seq, usize::try_from(row.events).unwrap_or(1)),
             seq: row.seq,
             events: row.events,
             attempt: row.attempt,
@@ -66,12 +66,6 @@ impl WebhookDelivery {
             started_at: id.time(),
         }
     }
-}
-
-/// As whoever posts has it: that of a batch tells how many events there are, since after a crash more may have come.
-fn webhook_id(endpoint: EndpointId, seq: i64, events: i16) -> String {
-    let id = endpoint.webhook_id(seq);
-    if events > 1 { format!("{id}_{events}") } else { id }
 }
 
 /// List what was posted to a webhook

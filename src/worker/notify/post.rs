@@ -1,7 +1,5 @@
 //! What is posted: one event, or several in a batch.
 
-use std::fmt::Write as _;
-
 use uuid::Uuid;
 
 use crate::db::events::EventRow;
@@ -82,15 +80,9 @@ impl Post {
         Ok(())
     }
 
-    /// `webhook-id`: the same on every try, also after a crash. Of a batch it tells how many events there are: after a
-    /// crash more may have come, and a receiver that has seen the id must not pass over them.
+    /// `webhook-id`: the same on every try.
     pub fn webhook_id(&self, endpoint: EndpointId) -> String {
-        let mut id = endpoint.webhook_id(self.seq());
-        if self.items.len() > 1 {
-            // Writing to a string cannot fail.
-            let _ = write!(id, "_{}", self.items.len());
-        }
-        id
+        endpoint.webhook_id(self.seq(), self.items.len())
     }
 
     /// The event itself, or a batch for an endpoint that takes batches, be it of one.
