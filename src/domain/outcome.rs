@@ -131,7 +131,8 @@ impl Reply {
         // rspamd's greylisting says no more than this.
         let is_rspamds = || {
             let code = Some(EnhancedCode { class: 4, subject: 7, detail: 1 });
-            let text = self.text.trim().trim_end_matches('.');
+            // Notes of ours stand in lines behind it.
+            let text = self.text.lines().next().unwrap_or_default().trim().trim_end_matches('.');
             (self.code, self.enhanced) == (Some(451), code) && text.eq_ignore_ascii_case("try again later")
         };
         retry_hint::speaks_of_greylisting(&self.text) || is_rspamds()

@@ -149,7 +149,7 @@ pub(super) async fn hand_over(
             Ok((peer, judgements)) => {
                 let said = refusal(&peer, &judgements);
                 match said.as_ref().map(|refusal| refusal.reply.code) {
-                    Some(None | Some(421)) => standing.was_not_reached(asked.elapsed(), Instant::now()),
+                    Some(None | Some(421)) => standing.was_not_reached(Duration::ZERO, Instant::now()),
                     _ => standing.was_reached(),
                 }
                 match said {
@@ -165,7 +165,9 @@ pub(super) async fn hand_over(
                 busy = Some(why);
             }
             Err(Failure::Refused(refusal)) => {
-                standing.was_not_reached(asked.elapsed(), Instant::now());
+                // The wait for a place is no fault of the server's; it is long only for the last one.
+                let cost = if is_only_left { Duration::ZERO } else { asked.elapsed() };
+                standing.was_not_reached(cost, Instant::now());
                 failures.push(destination, refusal);
             }
         }

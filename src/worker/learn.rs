@@ -112,15 +112,14 @@ impl Learner {
             let Some(outcome) = finished.outcome.as_ref().filter(|outcome| !outcome.is_ours()) else { continue };
             let claimed = &finished.claimed;
             let known = self.hands.lane(claimed.lane_id);
-            // The configuration has changed since the mail was put there: who was spoken to is not the lane's destination.
-            if known.as_ref().is_some_and(|lane| !self.is_of(lane, &outcome.peer)) {
-                continue;
-            }
+            // The configuration may have changed since the mail was put there: who was spoken to is not the lane's destination
+            // then, and what it complains of is not that one's. That mail goes at all is to be seen all the same.
+            let is_foreign = known.as_ref().is_some_and(|lane| !self.is_of(lane, &outcome.peer));
             let lane = by_lane.entry(claimed.lane_id).or_default();
             let mail = lane.mails.entry(claimed.message_id).or_default();
             mail.attempted = 1;
             mail.accepted |= u32::from(outcome.verdict == Verdict::Accepted);
-            let sign = outcome.sign();
+            let sign = outcome.sign().filter(|_| !is_foreign);
             if outcome.stage > Stage::Session || sign == Some(Sign::SlowDown) {
                 mail.sessions = 1;
                 let ended = finished.started_at + TimeDelta::from_std(outcome.duration).unwrap_or_default();

@@ -210,15 +210,18 @@ impl Situation<'_> {
     fn lane_room(&self, lane: &ReadyLane) -> usize {
         let (rows, mails) = self.in_hand.get(&lane.id).map_or((0, 0), |in_lane| (in_lane.rows, in_lane.mails()));
         let limit = |limit: Option<i32>| limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-        let mut most = limit(lane.connections).saturating_mul(DEPTH).min(limit(lane.stream_concurrency));
-        if lane.is_mx() {
-            // Slow at first: the first mails of a dead server wait for its time-out.
-            let trust = self.recent.get(&lane.id).map_or(0, |recent| recent.trust);
-            most = most.min(self.connections * DEPTH).min(trust.saturating_mul(2).saturating_add(PROBE));
+        let most = limit(lane.connections).saturating_mul(DEPTH).min(limit(lane.stream_concurrency));
+        let trust = self.recent.get(&lane.id).map_or(0, |recent| recent.trust);
+        if lane.blocked_since.is_some() || (lane.is_mx() && trust == 0) {
+            // A probe, whoever it is for: all that is in hand waits for a dead server's time-out.
+            return most.min(PROBE).saturating_sub(rows).min(self.capacity.saturating_sub(rows));
         }
-        if lane.blocked_since.is_some() {
-            most = most.min(PROBE);
-        }
+        // Slow at first: the first mails of a server that dies wait for its time-out.
+        let most = if lane.is_mx() {
+            most.min(self.connections * DEPTH).min(trust.saturating_mul(2).saturating_add(PROBE))
+        } else {
+            most
+        };
         let more = if lane.is_limited() {
             most.saturating_sub(mails)
         } else {
@@ -379,5 +382,10 @@ mod tests {
         assert_eq!(World::new([blocked]).divide(), rooms([(1, 4)]));
         let limited = ReadyLane { connections: Some(3), ..lane(1, "bulk", 50, "relay") };
         assert_eq!(World::new([limited]).has(1, 2, 1).divide(), rooms([(1, 4)]));
+        // However many a mail is for.
+        let blocked = ReadyLane { blocked_since: Some(DateTime::UNIX_EPOCH), ..lane(1, "bulk", 50, "relay") };
+        assert_eq!(World::new([blocked.clone()]).has(1, 1, 3).divide(), rooms([(1, 1)]));
+        assert_eq!(World::new([blocked]).has(1, 1, 4).divide(), rooms([]));
+        assert_eq!(World::new([lane(1, "bulk", 50, "mx")]).has(1, 1, 4).divide(), rooms([]));
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::Row as _;
 
 use crate::support::app::TestApp;
-use crate::support::clock::seconds;
+use crate::support::clock::{hours, seconds};
 use crate::support::dns::DnsServer;
 use crate::support::smtp::Action;
 
@@ -177,6 +177,21 @@ async fn mail_that_now_goes_another_way_says_nothing_of_the_lane_it_waited_in() 
     for id in ids {
         assert_eq!((app.status(&id).await.as_str(), failures(&app).await), ("deferred", 0));
     }
+}
+
+#[tokio::test]
+async fn a_blocked_lane_opens_when_its_mail_gets_through_another_way() {
+    let mut app = TestApp::start().await;
+    let relay = app.config.relay_url.replace("smtp://127.0.0.9:1?tls=none".to_owned().into());
+    let mail = app.send(json!({})).await;
+    app.another_worker().await.drain().await.unwrap();
+    assert_eq!((app.status(&mail.id).await.as_str(), failures(&app).await), ("deferred", 1));
+    let other =
+        Route { relays: relay.into_iter().collect(), streams: vec!["transactional".into()], ..Route::default() };
+    app.config.routes = [("other".to_owned(), other)].into();
+    app.clock.advance(hours(1));
+    app.another_worker().await.drain().await.unwrap();
+    assert_eq!((app.status(&mail.id).await.as_str(), failures(&app).await), ("relayed", 0));
 }
 
 #[tokio::test]

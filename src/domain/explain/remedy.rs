@@ -55,6 +55,12 @@ fn against(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>)
             reset("Try it now, without waiting for the next probe."),
         ],
         Kind::LearnedLimit => vec![reset("Forget what was learned, if the destination takes more by now.")],
+        Kind::Expiring if place.gives_up_at > now && lane.of_stream.paused.is_some() => {
+            against(Kind::StreamPaused, recipient, place, now)
+        }
+        Kind::Expiring if place.gives_up_at > now && lane.paused.is_some() => {
+            against(Kind::LanePaused, recipient, place, now)
+        }
         Kind::Expiring if place.gives_up_at > now && recipient.attempts > 0 => {
             vec![retry("Try it now: no other attempt is left.")]
         }

@@ -23,7 +23,7 @@ pub(super) fn summary(kind: Kind, recipient: &Recipient, place: &Place, now: Dat
         Kind::Held => format!("It waits for an operator: {}.", reason(place.held.as_deref())),
         Kind::Suspected => suspected(place, &due, now),
         Kind::Expiring if place.gives_up_at <= now => {
-            format!("Its time ran out at {given_up}; a worker ends it as expired within a minute.")
+            format!("Its time ran out at {given_up}; it ends as expired when its place in the lane is looked at next.")
         }
         Kind::Expiring => format!("It expires at {given_up}: its time runs out before another attempt would be due."),
         Kind::InFlight | Kind::WorkerGone => in_hand(recipient, place),
