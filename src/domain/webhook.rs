@@ -29,7 +29,8 @@ const LONGEST_ASKED: TimeDelta = TimeDelta::hours(24);
 /// How an endpoint has been answering.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Posts that failed since the last success. While it is down only probes count.
+    /// Posts that failed at their first try since the last success; while it is down, probes. A post that fails again is one
+    /// that it does not like, and says nothing of the others.
     pub failures: u32,
     /// When the first of them did.
     pub failing_since: Option<DateTime<Utc>>,
@@ -70,31 +71,33 @@ impl Health {
 
     /// Whether it has failed for so long that it is to be disabled.
     pub fn is_over(&self, now: DateTime<Utc>) -> bool {
-        self.failures > 0 && self.failing_since.is_some_and(|since| now - since >= GIVE_UP)
+        self.is_down() && self.failing_since.is_some_and(|since| now - since >= GIVE_UP)
     }
 
-    /// Notes a success.
+    /// Notes a success. One that was down is open at once; a time that was asked for holds.
     pub fn succeeded(&mut self, now: DateTime<Utc>) {
-        *self = Self { last_success_at: Some(now), open_at: self.open_at, ..Self::default() };
+        let open_at = if self.is_down() { Some(now) } else { self.open_at };
+        *self = Self { last_success_at: Some(now), open_at, ..Self::default() };
     }
 
     /// Notes a failure. Answers when to try that post again; never, where it alone has failed for too often.
     pub fn failed(&mut self, failure: Failure, now: DateTime<Utc>, dice: f64) -> Option<DateTime<Utc>> {
         // Of many that were in flight when it went down, each would double the wait.
-        if failure.is_probe || !self.is_down() {
+        if failure.is_probe || (!self.is_down() && failure.tries == 1) {
             self.failures = self.failures.saturating_add(1);
         }
         self.failing_since.get_or_insert(now);
         self.last_error = Some(failure.error);
         let asked = failure.asked.map(|asked| asked.clamp(TimeDelta::zero(), LONGEST_ASKED));
-        let probes = self.failures.saturating_sub(Self::DOWN_AFTER - 1);
-        let wait = wait(failure.tries.max(probes), dice).max(asked.unwrap_or_default());
+        let after = |tries| wait(tries, dice).max(asked.unwrap_or_default());
         if self.is_down() {
-            self.open_at = self.open_at.max(Some(now + wait));
+            // By its own failures, not by those of a post that may be to blame itself.
+            let probes = self.failures.saturating_sub(Self::DOWN_AFTER - 1);
+            self.open_at = self.open_at.max(Some(now + after(probes)));
         } else {
             self.open_at = self.open_at.max(asked.map(|asked| now + asked));
         }
-        (failure.tries < TRIES || self.is_down()).then(|| now + wait)
+        (failure.tries < TRIES || self.is_down()).then(|| now + after(failure.tries))
     }
 }
 
@@ -170,23 +173,36 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_post_to_one_that_is_down_keeps_its_place_in_the_schedule_and_is_never_given_up() {
+    fn a_lone_post_keeps_to_the_schedule_and_brings_no_other_down() {
         let mut health = Health::default();
-        let waits = (1..=12).map(|tries| {
-            let is_probe = health.is_down();
-            let at = health.failed(Failure { is_probe, ..failure(tries) }, NOW, 0.5);
-            at.map(|at| (at - NOW).num_hours())
-        });
-        let waits: Vec<_> = waits.collect();
-        assert_eq!(waits[4..], [5, 10, 14, 20, 24, 24, 24, 24].map(Some));
+        let waits: Vec<_> = (1..=TRIES).map(|tries| health.failed(failure(tries), NOW, 0.5)).collect();
+        assert_eq!(waits.iter().flatten().count(), 9);
+        assert_eq!((health.failures, health.is_closed(NOW)), (1, false));
+    }
+
+    #[test]
+    fn a_success_opens_what_was_down_and_no_time_that_was_asked_for() {
+        let mut health = Health::default();
+        for _ in 0..Health::DOWN_AFTER {
+            health.failed(failure(1), NOW, 0.5);
+        }
+        health.succeeded(NOW);
+        assert!(!health.is_closed(NOW) && health.open_at == Some(NOW));
+        health.failed(Failure { asked: Some(TimeDelta::seconds(60)), ..failure(1) }, NOW, 0.5);
+        health.succeeded(NOW);
+        assert!(health.is_closed(NOW));
     }
 
     #[test]
     fn after_five_days_it_is_over() {
         let mut health = Health::default();
+        let at = |health: &Health, hours| health.is_over(NOW + TimeDelta::hours(hours));
         health.failed(failure(1), NOW, 0.5);
-        let at = |hours| health.is_over(NOW + TimeDelta::hours(hours));
-        assert!(!at(119) && at(120));
+        assert!(!at(&health, 120), "a single one that failed long ago is not five days of failure");
+        for _ in 1..Health::DOWN_AFTER {
+            health.failed(failure(1), NOW, 0.5);
+        }
+        assert!(!at(&health, 119) && at(&health, 120));
         assert!(!Health::default().is_over(NOW));
     }
 

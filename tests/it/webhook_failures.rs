@@ -134,7 +134,7 @@ async fn after_five_days_it_is_disabled_and_others_are_told() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let hook = Hook::add(&app, &receiver.url("/dead"), "").await;
     receiver.always("/dead", Reply::Status(500));
-    app.send(json!({})).await;
+    mails(&app, 5).await;
     for _ in 0..6 {
         assert_eq!(hook.state(&app).await.disabled, None);
         app.notify_in(24 * 3_600).await;
@@ -154,6 +154,42 @@ async fn after_five_days_it_is_disabled_and_others_are_told() {
     Hook::add(&app, &receiver.url("/other"), "").await;
     app.notify().await;
     assert_eq!(receiver.posts("/other").last().unwrap().body, events[0]);
+}
+
+#[tokio::test]
+async fn gone_is_told_once_however_many_posts_were_under_way() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = Hook::add(&app, &receiver.url("/hook"), "concurrency = 3").await;
+    receiver.always("/hook", Reply::Status(410));
+    mails(&app, 9).await;
+    app.notify().await;
+    assert!(hook.state(&app).await.disabled.is_some() && receiver.posts("/hook").len() <= 3);
+    let told = app.get("/v1/events?type=webhook.disabled").await.body["data"].clone();
+    assert_eq!(told.as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn batches_that_failed_and_share_events_are_both_tried_again() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    mails(&app, 4).await;
+    let hook = Hook::add(&app, &receiver.url("/hook"), "batch = 10, cursor = 4").await;
+    let mut connection = app.database.connect().await;
+    for seqs in [vec![1_i64, 2, 3], vec![2, 3, 4]] {
+        sqlx::query(
+            "INSERT INTO webhook_retries (endpoint_id, tenant_id, seq, seqs, attempts, due_at)
+             SELECT id, tenant_id, $2, $3, 1, created_at FROM webhook_endpoints WHERE id = $1",
+        )
+        .bind(hook.id.0)
+        .bind(seqs[0])
+        .bind(&seqs)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    }
+    app.notify().await;
+    let posted: Vec<usize> =
+        receiver.posts("/hook").iter().map(|post| post.body["events"].as_array().unwrap().len()).collect();
+    assert_eq!((posted, hook.state(&app).await.retries), (vec![3, 3], 0));
 }
 
 #[tokio::test]

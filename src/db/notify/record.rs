@@ -94,8 +94,8 @@ pub async fn record(
             put_off(&mut tx, endpoint, &progress.retries).await?;
             after.retries = count(&mut tx, endpoint.id).await?;
         }
-        log(&mut tx, endpoint, &progress.attempts).await?;
-        if let Some(reason) = &progress.disabled {
+        let is_first_time = log(&mut tx, endpoint, &progress.attempts).await?;
+        if let Some(reason) = progress.disabled.as_ref().filter(|_| is_first_time) {
             events::append(&mut tx, now, vec![disabled(endpoint, &told(reason))]).await?;
         }
         tx.commit().await?;
@@ -185,9 +185,10 @@ async fn count(connection: &mut PgConnection, endpoint: EndpointId) -> Result<i6
         .await
 }
 
-async fn log(connection: &mut PgConnection, endpoint: &Endpoint, attempts: &[Attempt]) -> Result<(), sqlx::Error> {
+/// Answers `false` where they are in the log already: the commit's answer was lost.
+async fn log(connection: &mut PgConnection, endpoint: &Endpoint, attempts: &[Attempt]) -> Result<bool, sqlx::Error> {
     if attempts.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let ids: Vec<Uuid> = attempts.iter().map(|attempt| attempt.id).collect();
     let seqs: Vec<i64> = attempts.iter().map(|attempt| attempt.seq).collect();
@@ -205,7 +206,8 @@ async fn log(connection: &mut PgConnection, endpoint: &Endpoint, attempts: &[Att
          SELECT a.id, $1, $2, a.seq, a.events, a.number, a.size, a.status, a.answer, a.error, a.duration, a.next
          FROM unnest($3::uuid[], $4::bigint[], $5::smallint[], $6::smallint[], $7::integer[], $8::smallint[], $9::text[],
                      $10::text[], $11::integer[], $12::timestamptz[])
-              AS a (id, seq, events, number, size, status, answer, error, duration, next)",
+              AS a (id, seq, events, number, size, status, answer, error, duration, next)
+         ON CONFLICT (id, tenant_id) DO NOTHING",
         endpoint.tenant.0,
         endpoint.id.0,
         &ids,
@@ -221,7 +223,7 @@ async fn log(connection: &mut PgConnection, endpoint: &Endpoint, attempts: &[Att
     )
     .execute(connection)
     .await
-    .map(|_| ())
+    .map(|done| done.rows_affected() > 0)
 }
 
 /// Why an endpoint was disabled, as events tell what was said.

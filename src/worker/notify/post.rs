@@ -23,7 +23,7 @@ pub(super) enum Subject {
 }
 
 /// An event that waits.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Item {
     pub seq: i64,
     pub subject: Subject,

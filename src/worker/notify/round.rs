@@ -41,6 +41,7 @@ pub(super) async fn run(
         has_more: true,
         has_due: true,
         is_lost: false,
+        is_disabled: false,
         looked_at: Instant::now(),
         parts,
         worker,
@@ -54,6 +55,7 @@ pub(super) async fn run(
     round.endpoint.health.open_at
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each is known apart from the others")]
 struct Round {
     parts: Arc<Parts>,
     worker: Uuid,
@@ -73,6 +75,8 @@ struct Round {
     has_due: bool,
     /// Whether what was done can no longer be recorded: whoever has the endpoint next does it again.
     is_lost: bool,
+    /// Whether it wants no more, or has failed for too long.
+    is_disabled: bool,
     /// When they were last looked for.
     looked_at: Instant,
 }
@@ -103,7 +107,7 @@ impl Round {
     fn is_open(&self) -> bool {
         !self.stop.is_cancelled()
             && !self.is_lost
-            && self.progress.disabled.is_none()
+            && !self.is_disabled
             && !self.endpoint.health.is_closed(self.parts.clock.now())
             && self.parts.identity.holds(self.worker)
     }
@@ -150,7 +154,8 @@ impl Round {
     /// somebody else.
     async fn wait(&mut self) -> bool {
         let now = self.parts.clock.now();
-        let turn = self.turns.and_then(|turns| (turns.opens_at(now) - now).to_std().ok());
+        let turn = self.turns.filter(|turns| turns.available(now) == 0);
+        let turn = turn.and_then(|turns| (turns.opens_at(now) - now).to_std().ok());
         let look_at = Instant::now() + turn.map_or(LOOK, |turn| turn.min(LOOK));
         tokio::select! {
             ended = self.posts.join_next() => {

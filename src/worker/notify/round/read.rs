@@ -30,7 +30,10 @@ impl Round {
         let window = (2 * self.endpoint.concurrency * self.endpoint.batch).clamp(WINDOW.0, WINDOW.1);
         if self.has_due && self.endpoint.retries > 0 && self.line.len() < window / 2 {
             let (limit, now) = (i64::try_from(RETRIES).unwrap_or(i64::MAX), self.parts.clock.now());
-            let busy = self.line.retries();
+            // What has landed and is not recorded yet is due by its row, and done.
+            let mut busy = self.line.retries();
+            busy.extend(&self.progress.settled);
+            busy.extend(self.progress.retries.keys());
             let due = self.call(notify::due(&self.parts.db, self.endpoint.id, &busy, limit, now)).await?;
             self.has_due = due.len() == RETRIES;
             self.take_up(due).await?;
@@ -85,22 +88,23 @@ impl Round {
         Ok(())
     }
 
-    /// Puts posts that failed before into the line. What is not kept any longer is let go.
+    /// Puts posts that failed before into the line. What is not kept any longer is let go. Two of them may hold the same
+    /// event: batches are cut anew where an endpoint is read anew.
     async fn take_up(&mut self, retries: Vec<Retry>) -> Result<(), DbError> {
         let seqs: Vec<i64> = retries.iter().flat_map(|retry| retry.seqs.iter().copied()).collect();
         if seqs.is_empty() {
             return Ok(());
         }
         let events = self.call(notify::events(&self.parts.db, self.endpoint.tenant, &seqs)).await?;
-        let mut items: Vec<Item> = events.into_iter().map(Item::from).collect();
+        let kept: Vec<Item> = events.into_iter().map(Item::from).collect();
         for retry in retries {
-            let (own, rest) = items.into_iter().partition(|item| retry.seqs.contains(&item.seq));
-            items = rest;
-            let post = Post { items: own, tries: retry.attempts };
-            if post.seqs() == retry.seqs {
-                self.line.insert(post);
-            } else {
+            let items: Vec<Item> = kept.iter().filter(|item| retry.seqs.contains(&item.seq)).cloned().collect();
+            // Its row is named for the first of its events.
+            if items.first().map(|item| item.seq) != retry.seqs.first().copied() {
                 self.progress.settled.extend(retry.seqs.first());
+            }
+            if !items.is_empty() {
+                self.line.insert(Post { items, tries: retry.attempts });
             }
         }
         Ok(())

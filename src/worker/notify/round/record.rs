@@ -23,8 +23,13 @@ impl Round {
     pub(super) fn note(&mut self, done: Result<Done, JoinError>) {
         let done = match done {
             Ok(done) => done,
-            // The event stays above the cursor, and is posted again.
-            Err(error) => return tracing::error!(%error, "a post to a webhook ended in a panic"),
+            Err(error) if error.is_cancelled() => return,
+            // The event stays above the cursor, and is posted again when the endpoint is read anew.
+            Err(error) => {
+                tracing::error!(%error, "a post to a webhook ended in a panic");
+                self.is_lost = true;
+                return self.posts.abort_all();
+            }
         };
         let Some(flight) = self.line.land(done.flight) else { return };
         let now = self.parts.clock.now();
@@ -43,11 +48,12 @@ impl Round {
                 error: done.outcome.words(),
             };
             let again = health.failed(failure, now, rand::random());
+            let is_over = health.is_over(now);
             if done.outcome.verdict == Verdict::Gone {
-                self.progress.disabled = Some("the endpoint answered 410 Gone: it wants no more events".into());
-            } else if health.is_over(now) {
+                self.disable("the endpoint answered 410 Gone: it wants no more events".into());
+            } else if is_over {
                 let words = done.outcome.words();
-                self.progress.disabled = Some(format!("no post has succeeded for 5 days; the last one: {words}"));
+                self.disable(format!("no post has succeeded for 5 days; the last one: {words}"));
             }
             again
         };
@@ -59,6 +65,13 @@ impl Round {
             }
             None if flight.tries > 0 => self.progress.settled.push(flight.seq()),
             None => {}
+        }
+    }
+
+    /// Posts no more. Said once, however many were in flight.
+    fn disable(&mut self, reason: String) {
+        if !std::mem::replace(&mut self.is_disabled, true) {
+            self.progress.disabled = Some(reason);
         }
     }
 
@@ -75,7 +88,7 @@ impl Round {
             answer: outcome.answer,
             error: outcome.error,
             duration_ms: i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX),
-            next_attempt_at: again.filter(|_| self.progress.disabled.is_none()),
+            next_attempt_at: again.filter(|_| !self.is_disabled),
         });
     }
 
