@@ -218,7 +218,7 @@ impl Worker {
         chores.wait().await;
         let ((), notified) = tokio::join!(self.finish(), notifying);
         if notified.is_err() {
-            tracing::error!("the posting of webhooks ended in a panic");
+            tracing::error!("the posting of webhooks had ended in a panic; other workers take it over now");
         }
         self.leave().await;
     }

@@ -77,7 +77,7 @@ const FAULTS: &[Fault] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes a quarter of an hour, and is about the release build: see above"]
+#[ignore = "takes a quarter of an hour: cargo test --release --test it fault_table -- --ignored --nocapture"]
 async fn nothing_is_lost_whatever_happens() {
     let (percent, wanted) = (number("POSTRIDER_FAULT_ROUNDS", 100), std::env::var("POSTRIDER_FAULT").ok());
     let (mut postgres, mut broken, mut kills) = (OwnPostgres::start().await, Vec::new(), 0);

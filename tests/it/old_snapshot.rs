@@ -62,7 +62,7 @@ async fn rate(sink: &Sink) -> usize {
 /// cargo test --release --test it old_snapshot -- --ignored --nocapture
 /// ```
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes minutes, and is about the release build: see above"]
+#[ignore = "takes minutes: cargo test --release --test it old_snapshot -- --ignored --nocapture"]
 async fn throughput_stays() {
     let seconds = std::env::var("POSTRIDER_SNAPSHOT_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(120);
     let (mut postgres, sink) = (OwnPostgres::start().await, Sink::start().await);

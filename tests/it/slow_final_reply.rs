@@ -46,7 +46,7 @@ async fn the_wait_for_the_answer_to_the_dot_is_its_own() {
 }
 
 #[tokio::test]
-#[ignore = "takes ten and a quarter minutes of real time: the same with nothing shortened"]
+#[ignore = "takes ten minutes, with nothing shortened: cargo test --test it slow_final_reply -- --ignored"]
 async fn nine_minutes_on_the_wall() {
     for seconds in [75, 540] {
         let smtp = SmtpServer::start().await;

@@ -116,7 +116,7 @@ impl Round {
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err(error) => {
-                    tracing::error!(%error, endpoint = %self.endpoint.id, "what was posted cannot be recorded");
+                    tracing::error!(%error, endpoint = %self.endpoint.id, "what was posted to a webhook cannot be recorded; in a minute it is posted again");
                     tokio::time::sleep(PARKED).await;
                     break;
                 }
