@@ -28,6 +28,11 @@ pub enum Place {
 }
 
 impl Place {
+    /// Whether [`Allowed::private`] admits it.
+    pub fn is_private(self) -> bool {
+        matches!(self, Self::Loopback | Self::Private)
+    }
+
     /// Where this address is. One that is mapped into IPv6 is where it is in IPv4.
     pub fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
@@ -104,11 +109,8 @@ pub struct Allowed {
 impl Allowed {
     /// Whether this address of `host` may be spoken to.
     pub fn admits(&self, host: &str, ip: IpAddr) -> bool {
-        match Place::of(ip) {
-            Place::Public => true,
-            Place::Loopback | Place::Private if self.private => true,
-            _ => self.names(host, ip),
-        }
+        let place = Place::of(ip);
+        place == Place::Public || (self.private && place.is_private()) || self.names(host, ip)
     }
 
     /// Whether a rule allows it.

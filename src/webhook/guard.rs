@@ -18,6 +18,11 @@ use crate::domain::network::{Allowed, Place};
 /// How long whoever creates an endpoint waits for the DNS.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What would permit an address there.
+fn settings(place: Place) -> &'static str {
+    if place.is_private() { "`webhooks.allow_private` or `webhooks.allow`" } else { "`webhooks.allow`" }
+}
+
 /// Why a target may not be posted to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
@@ -31,7 +36,7 @@ pub enum Denied {
     #[error("the URL names no host")]
     Host,
     /// An address that is not on the Internet.
-    #[error("{host} is at {ip}, a {place} address: only `webhooks.allow_private` or `webhooks.allow` can permit that")]
+    #[error("{host} is at {ip}, a {place} address: only {} can permit that", settings(*.place))]
     Address {
         /// As in the URL.
         host: String,
@@ -157,6 +162,16 @@ mod tests {
     /// A guard whose resolver is not there.
     fn guard(allowed: Allowed) -> Guard {
         Guard::new(resolver(Some("127.0.0.1:1".parse().unwrap())).unwrap(), allowed)
+    }
+
+    #[test]
+    fn a_refusal_names_the_settings_that_would_permit_it() {
+        let words = |ip: &str| {
+            let ip = ip.parse().unwrap();
+            Denied::Address { host: "a.test".into(), ip, place: Place::of(ip) }.to_string()
+        };
+        assert!(words("10.0.0.1").contains("`webhooks.allow_private` or `webhooks.allow`"));
+        assert!(!words("169.254.169.254").contains("allow_private"));
     }
 
     #[tokio::test]

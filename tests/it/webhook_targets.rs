@@ -31,7 +31,7 @@ async fn our_own_network_is_refused_at_the_post_however_it_is_written() {
         assert!(refused.status == 422 && refused.faults().contains(&("/url", "denied_address")), "{host}: {refused:?}");
         let (error, reached) = posted(&app, &receiver, &url).await;
         let error = error.unwrap_or_default();
-        assert!(error.contains("`webhooks.allow_private`") && !reached, "{host}: {error}");
+        assert!(error.contains("`webhooks.allow`") && !reached, "{host}: {error}");
     }
 }
 
