@@ -19,6 +19,7 @@ mod log;
 mod problem;
 mod range;
 mod routes;
+mod secret_key;
 mod secret_url;
 mod timeouts;
 mod variables;
@@ -32,6 +33,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::domain::keyring::Keyring;
 
 pub use accept::Accept;
 pub use database::Database;
@@ -40,6 +44,7 @@ pub use duration::{duration, duration_text};
 pub use log::{Format, Log};
 pub use problem::{ConfigErrors, Origin, Problem};
 pub use routes::Route;
+pub use secret_key::SecretKey;
 pub use secret_url::SecretUrl;
 pub use timeouts::Timeouts;
 pub use webhooks::Webhooks;
@@ -62,6 +67,14 @@ pub struct Config {
     /// The name given in EHLO and Message-ID: `POSTRIDER_HOSTNAME`, a domain name or `[address]`, default unset,
     /// which means the machine's own name.
     pub hostname: Option<String>,
+    /// How the API is reached from outside, for links in mail: `POSTRIDER_PUBLIC_URL`, `https://host[/path]`, default unset.
+    pub public_url: Option<Url>,
+    /// Encrypts DKIM keys at rest, and signs return paths and unsubscribe links: `POSTRIDER_SECRET_KEY`, 32 characters or
+    /// more, default unset, with which there are none of them. The same in all replicas.
+    pub secret_key: Option<SecretKey>,
+    /// Secret keys that were in use before: what they sealed and signed is still good:
+    /// `POSTRIDER_PREVIOUS_SECRET_KEYS`, default empty.
+    pub previous_secret_keys: Vec<SecretKey>,
     /// The database.
     pub database: Database,
     /// What a request may hold.
@@ -87,6 +100,9 @@ impl Default for Config {
             dns: None,
             mx_port: 25,
             hostname: None,
+            public_url: None,
+            secret_key: None,
+            previous_secret_keys: Vec::new(),
             database: Database::default(),
             accept: Accept::default(),
             delivery: Delivery::default(),
@@ -112,6 +128,12 @@ impl Config {
         Self::load(path, std::env::vars_os().map(|(name, value)| (text(name), text(value))))
     }
 
+    /// The secrets that are configured, as the domain knows them; none without `secret_key`.
+    pub fn keyring(&self) -> Option<Keyring> {
+        let secret = self.secret_key.as_ref()?;
+        Some(Keyring::new(secret.expose(), self.previous_secret_keys.iter().map(SecretKey::expose)))
+    }
+
     /// The first value that its type allows and its meaning does not.
     fn check(&self) -> Result<(), String> {
         if let Some(url) = &self.relay_url {
@@ -119,6 +141,8 @@ impl Config {
         }
         range::within(self.mx_port, 1..=u16::MAX)?;
         self.hostname.as_deref().map_or(Ok(()), check_hostname)?;
+        self.public_url.as_ref().map_or(Ok(()), check_public_url)?;
+        self.secret_key.iter().chain(&self.previous_secret_keys).try_for_each(SecretKey::check)?;
         self.database.check()?;
         self.accept.check()?;
         self.delivery.check()?;
@@ -137,6 +161,17 @@ fn check_hostname(name: &str) -> Result<(), String> {
         None => name.len() <= 255 && name.split('.').all(is_label),
     };
     if ok { Ok(()) } else { Err("must be a domain name such as mail.example.net, or an [address]".into()) }
+}
+
+/// Paths are appended to it, and it stands in header fields.
+fn check_public_url(url: &Url) -> Result<(), String> {
+    let plain =
+        url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
+    if ["https", "http"].contains(&url.scheme()) && url.host_str().is_some() && plain && url.as_str().len() <= 200 {
+        Ok(())
+    } else {
+        Err("must be such as https://mail.example.net: https, a host, no user, no query, at most 200 characters".into())
+    }
 }
 
 fn is_label(label: &str) -> bool {

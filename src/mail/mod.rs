@@ -17,6 +17,7 @@ mod mailboxes;
 mod normalise;
 mod parameter;
 mod quoted_printable;
+pub mod report;
 mod text;
 
 #[cfg(test)]

@@ -1,0 +1,156 @@
+//! The service's own secret, and everything that is derived from it: what is encrypted at rest and what is signed by us.
+//!
+//! The configuration names one secret, and possibly earlier ones. The first seals and signs; all of them open and verify, so
+//! that a secret can be replaced without losing what the one before has made. Each purpose has a key of its own
+//! (HMAC-SHA-256 of the purpose's name, as HKDF would expand it), so that nothing made for one can serve another.
+
+use std::fmt;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
+use aws_lc_rs::{constant_time, hmac};
+
+/// What a derived key is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// DKIM private keys at rest.
+    DkimKey,
+    /// Return paths (`b+TOKEN@…`).
+    ReturnPath,
+    /// List-Unsubscribe links.
+    Unsubscribe,
+}
+
+impl Purpose {
+    /// Part of what the key is derived from: never changed once something was made with it.
+    fn label(self) -> &'static [u8] {
+        match self {
+            Self::DkimKey => b"postrider dkim key at rest 1",
+            Self::ReturnPath => b"postrider return path 1",
+            Self::Unsubscribe => b"postrider unsubscribe 1",
+        }
+    }
+}
+
+/// Octets of a nonce before a sealed text.
+const NONCE: usize = 12;
+/// Octets of a derived key.
+const KEY: usize = 32;
+
+/// What cannot be sealed or opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyringError {
+    /// Altered, cut, or sealed with a secret that is no longer configured.
+    #[error("was sealed with another secret_key: configure the earlier one in previous_secret_keys")]
+    NotOurs,
+    /// The cipher failed.
+    #[error("cannot be encrypted")]
+    Cipher,
+}
+
+/// The configured secrets, the one in use first.
+#[derive(Clone)]
+pub struct Keyring(Vec<Vec<u8>>);
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keyring({} secrets)", self.0.len())
+    }
+}
+
+impl Keyring {
+    /// From the secret in use and those before it.
+    pub fn new<'a>(secret: &'a str, previous: impl IntoIterator<Item = &'a str>) -> Self {
+        Self(std::iter::once(secret).chain(previous).map(|secret| secret.as_bytes().to_vec()).collect())
+    }
+
+    /// HMAC-SHA-256 of `data` by the secret in use; callers may cut it (RFC 2104 §5: not below 10 octets).
+    pub fn mac(&self, purpose: Purpose, data: &[u8]) -> [u8; 32] {
+        self.keys(purpose).next().map(|key| mac(&key, data)).unwrap_or_default()
+    }
+
+    /// Whether `given` is the beginning, of at least 10 octets, of what one of the secrets makes of `data`. Takes the same
+    /// time wherever they differ.
+    pub fn is_mac(&self, purpose: Purpose, data: &[u8], given: &[u8]) -> bool {
+        given.len() >= 10
+            && self.keys(purpose).any(|key| {
+                let ours = mac(&key, data);
+                ours.get(..given.len()).is_some_and(|ours| constant_time::verify_slices_are_equal(ours, given).is_ok())
+            })
+    }
+
+    /// Encrypts with AES-256-GCM by the secret in use: a random nonce, then the text with its tag. `context` is not stored,
+    /// and must be the same when it is opened: it ties the text to its place.
+    pub fn seal(&self, purpose: Purpose, context: &[u8], text: &[u8]) -> Result<Vec<u8>, KeyringError> {
+        let key = self.keys(purpose).next().ok_or(KeyringError::Cipher)?;
+        let key = RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| KeyringError::Cipher)?;
+        let mut sealed = text.to_vec();
+        let nonce = key.seal_in_place_append_tag(Aad::from(context), &mut sealed).map_err(|_| KeyringError::Cipher)?;
+        Ok([nonce.as_ref().as_slice(), &sealed].concat())
+    }
+
+    /// The text that was sealed with one of the secrets.
+    pub fn open(&self, purpose: Purpose, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, KeyringError> {
+        let (nonce, sealed) = sealed.split_at_checked(NONCE).ok_or(KeyringError::NotOurs)?;
+        for key in self.keys(purpose) {
+            let key = RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| KeyringError::Cipher)?;
+            let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| KeyringError::NotOurs)?;
+            let mut text = sealed.to_vec();
+            if let Ok(text) = key.open_in_place(nonce, Aad::from(context), &mut text) {
+                return Ok(text.to_vec());
+            }
+        }
+        Err(KeyringError::NotOurs)
+    }
+
+    fn keys(&self, purpose: Purpose) -> impl Iterator<Item = [u8; KEY]> {
+        self.0.iter().map(move |secret| mac(secret, purpose.label()))
+    }
+}
+
+/// HMAC-SHA-256 (RFC 2104).
+fn mac(key: &[u8], data: &[u8]) -> [u8; KEY] {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data);
+    tag.as_ref().try_into().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(secrets: &[&str]) -> Keyring {
+        Keyring::new(secrets[0], secrets[1..].iter().copied())
+    }
+
+    #[test]
+    fn what_was_sealed_opens_in_its_place_alone() {
+        let ring = ring(&["one"]);
+        let sealed = ring.seal(Purpose::DkimKey, b"acme.test", b"a key").unwrap();
+        assert!(!sealed.windows(5).any(|window| window == b"a key"));
+        assert_eq!(ring.open(Purpose::DkimKey, b"acme.test", &sealed).unwrap(), b"a key");
+        assert_eq!(ring.open(Purpose::DkimKey, b"evil.test", &sealed), Err(KeyringError::NotOurs));
+        assert_eq!(ring.open(Purpose::ReturnPath, b"acme.test", &sealed), Err(KeyringError::NotOurs));
+        for cut in 0..sealed.len() {
+            assert_eq!(ring.open(Purpose::DkimKey, b"acme.test", &sealed[..cut]), Err(KeyringError::NotOurs));
+        }
+        assert_ne!(
+            sealed,
+            ring.seal(Purpose::DkimKey, b"acme.test", b"a key").unwrap(),
+            "a nonce of its own each time"
+        );
+    }
+
+    #[test]
+    fn an_earlier_secret_still_opens_and_verifies_and_a_strange_one_does_not() {
+        let (before, after, other) = (ring(&["one"]), ring(&["two", "one"]), ring(&["three"]));
+        let sealed = before.seal(Purpose::DkimKey, b"", b"a key").unwrap();
+        assert_eq!(after.open(Purpose::DkimKey, b"", &sealed).unwrap(), b"a key");
+        assert_eq!(other.open(Purpose::DkimKey, b"", &sealed), Err(KeyringError::NotOurs));
+        let mac = before.mac(Purpose::ReturnPath, b"msg");
+        assert!(after.is_mac(Purpose::ReturnPath, b"msg", &mac[..10]));
+        assert!(!after.is_mac(Purpose::ReturnPath, b"msg", &mac[..9]), "too short to be believed");
+        assert!(!after.is_mac(Purpose::Unsubscribe, b"msg", &mac));
+        assert!(!after.is_mac(Purpose::ReturnPath, b"msh", &mac));
+        assert!(!other.is_mac(Purpose::ReturnPath, b"msg", &mac));
+        assert_ne!(after.mac(Purpose::ReturnPath, b"msg"), mac, "the secret in use signs");
+    }
+}
