@@ -2,6 +2,7 @@
 //! new requests, then what was accepted is committed, then what is being sent is finished.
 
 mod delivery;
+pub(crate) mod domains;
 mod routes;
 mod webhooks;
 
@@ -29,6 +30,7 @@ use crate::http::{self, Api};
 use crate::smtp;
 use crate::webhook::Poster;
 use crate::worker::{self, Worker};
+pub use domains::settings as domain_settings;
 pub use webhooks::guard;
 
 /// Which parts of the service a process runs.
@@ -95,7 +97,8 @@ impl App {
             Some(listener) => {
                 let acceptor =
                     Acceptor::new(db.clone(), clock.clone(), routes::table(config), wake.clone(), &accepting);
-                let api = Api::new(db.clone(), clock, Arc::new(acceptor), api_settings(config)?, stop.clone());
+                let settings = api_settings(config, &db, &clock)?;
+                let api = Api::new(db.clone(), clock, Arc::new(acceptor), settings, stop.clone());
                 Some(Server::start(listener, http::router(api, inbox))?)
             }
             None => None,
@@ -198,7 +201,6 @@ pub fn database(config: &Config) -> anyhow::Result<Db> {
 
 /// A worker that is registered and not yet running.
 pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc<Notify>) -> anyhow::Result<Worker> {
-    let sender = Arc::new(smtp::Sender::new(sender_settings(config)?)?);
     let delivery = &config.delivery;
     let settings = worker::Settings {
         concurrency: delivery.concurrency as usize,
@@ -208,16 +210,22 @@ pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc
         policy: delivery.retry_policy(),
         routes: routes::table(config),
         grace: delivery.shutdown_grace,
+        publish: domains::terms(config),
     };
-    let poster = Arc::new(Poster::new(webhooks::guard(config)?, config.webhooks.timeout)?);
-    Ok(Worker::start(db, clock, sender, poster, settings, wake).await?)
+    let tools = worker::Tools {
+        sender: Arc::new(smtp::Sender::new(sender_settings(config)?)?),
+        poster: Arc::new(Poster::new(webhooks::guard(config)?, config.webhooks.timeout)?),
+        senders: domains::senders(config, db.clone(), clock.clone()),
+        dns: domains::asker(config)?,
+    };
+    Ok(Worker::start(db, clock, tools, settings, wake).await?)
 }
 
 /// How mail is sent.
 pub fn sender_settings(config: &Config) -> anyhow::Result<smtp::Settings> {
     let waits = &config.timeouts;
     Ok(smtp::Settings {
-        hostname: config.hostname.clone().unwrap_or_else(machine_name),
+        hostname: hostname(config),
         relay: routes::default_relay(config)?,
         routes: routes::relays(config)?,
         dns: config.dns,
@@ -246,7 +254,12 @@ pub fn sender_settings(config: &Config) -> anyhow::Result<smtp::Settings> {
     })
 }
 
-fn api_settings(config: &Config) -> anyhow::Result<http::Settings> {
+/// The name given in EHLO.
+fn hostname(config: &Config) -> String {
+    config.hostname.clone().unwrap_or_else(machine_name)
+}
+
+fn api_settings(config: &Config, db: &Db, clock: &SharedClock) -> anyhow::Result<http::Settings> {
     Ok(http::Settings {
         max_body: u64::from(config.accept.max_body_mib) << 20,
         body_memory: u64::from(config.accept.body_memory_mib) << 20,
@@ -257,6 +270,7 @@ fn api_settings(config: &Config) -> anyhow::Result<http::Settings> {
         },
         delivery: delivery::told(config)?,
         check_target: webhooks::target_check(config)?,
+        domains: domains::settings(config, db, clock)?,
     })
 }
 

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::db::{self, Db};
 use crate::dev::inbox::Inbox;
 use crate::dev::postgres::{Options, Postgres};
-use crate::domain::key::{Scope, Secret};
+use crate::domain::key::{Scope, Secret, hex};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -59,6 +59,9 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
     config.database.url = Some(database_url.clone().into());
     config.relay_url = Some(format!("smtp://{}?tls=none", catcher.address).into());
     config.webhooks.allow_private = true;
+    if config.secret_key.is_none() {
+        config.secret_key = Some(own_secret(dir)?.into());
+    }
 
     let db = app::database(config)?;
     db::schema::migrate(&db).await?;
@@ -97,16 +100,38 @@ async fn own_key(db: &Db, earlier: Option<String>, name: &str, scopes: &[Scope])
     Ok(keys::create(db, name, scopes).await?.expose().to_owned())
 }
 
-/// Writes the facts for this user's eyes only: they hold keys.
+/// The secret of an earlier start, else a new one: DKIM keys are sealed with it.
+fn own_secret(dir: &Path) -> anyhow::Result<String> {
+    const NAME: &str = "secret_key";
+    let path = dir.join(NAME);
+    match std::fs::read_to_string(&path) {
+        Ok(secret) => return Ok(secret.trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        // A new one would lock away what this one has sealed.
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+    let secret = hex(&rand::random::<[u8; 32]>());
+    write_own(dir, NAME, format!("{secret}\n").as_bytes())?;
+    Ok(secret)
+}
+
+/// Writes the facts.
 fn write(dir: &Path, facts: &Facts) -> anyhow::Result<()> {
+    let mut text = serde_json::to_vec_pretty(facts)?;
+    text.push(b'\n');
+    write_own(dir, "dev.json", &text)
+}
+
+/// Writes a file for this user's eyes only: it holds keys.
+fn write_own(dir: &Path, name: &str, text: &[u8]) -> anyhow::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
 
-    let (path, fresh) = (dir.join("dev.json"), dir.join("dev.json.new"));
+    let (path, fresh) = (dir.join(name), dir.join(format!("{name}.new")));
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        serde_json::to_writer_pretty(&mut file, facts)?;
-        file.write_all(b"\n")?;
+        file.write_all(text)?;
+        file.sync_all()?;
         // A script that waits for the file must never see half of it.
         std::fs::rename(&fresh, &path)
     };

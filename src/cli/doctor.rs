@@ -1,5 +1,7 @@
 //! `postrider doctor`: one line a check, with the mend. Exits with 1 where something is wrong.
 
+mod domains;
+
 use std::fmt::Display;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,6 +19,7 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let mut report = Report::default();
     database(config, &mut report).await;
     relays(config, &mut report).await;
+    domains::check(config, &mut report).await;
     Ok(if report.is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -11,6 +11,8 @@
 mod accept;
 mod database;
 mod delivery;
+mod dkim;
+mod domains;
 mod duration;
 mod file;
 mod keys;
@@ -18,6 +20,7 @@ mod load;
 mod log;
 mod problem;
 mod range;
+mod return_path;
 mod routes;
 mod secret_key;
 mod secret_url;
@@ -40,9 +43,12 @@ use crate::domain::keyring::Keyring;
 pub use accept::Accept;
 pub use database::Database;
 pub use delivery::Delivery;
+pub use dkim::Dkim;
+pub use domains::{Domains, Unverified};
 pub use duration::{duration, duration_text};
 pub use log::{Format, Log};
 pub use problem::{ConfigErrors, Origin, Problem};
+pub use return_path::ReturnPath;
 pub use routes::Route;
 pub use secret_key::SecretKey;
 pub use secret_url::SecretUrl;
@@ -83,6 +89,12 @@ pub struct Config {
     pub delivery: Delivery,
     /// How long the sending side waits for other mail servers.
     pub timeouts: Timeouts,
+    /// Senders' domains and what they publish.
+    pub domains: Domains,
+    /// How mail is signed.
+    pub dkim: Dkim,
+    /// Where bounces go.
+    pub return_path: ReturnPath,
     /// Where webhooks may go.
     pub webhooks: Webhooks,
     /// What is logged, and how.
@@ -107,6 +119,9 @@ impl Default for Config {
             accept: Accept::default(),
             delivery: Delivery::default(),
             timeouts: Timeouts::default(),
+            domains: Domains::default(),
+            dkim: Dkim::default(),
+            return_path: ReturnPath::default(),
             webhooks: Webhooks::default(),
             log: Log::default(),
             routes: BTreeMap::new(),
@@ -147,6 +162,8 @@ impl Config {
         self.accept.check()?;
         self.delivery.check()?;
         self.timeouts.check()?;
+        self.domains.check()?;
+        self.dkim.check()?;
         self.webhooks.check()?;
         self.log.check()?;
         self.routes.values().try_for_each(Route::check)

@@ -24,6 +24,9 @@ pub enum DraftError {
     /// An attachment's bytes are gone.
     #[error("the attachment {0} is not in the database")]
     NoBlob(String),
+    /// The keys of its domain cannot sign it.
+    #[error("the mail cannot be signed for {0}: {1}")]
+    Unsigned(String, String),
     /// The database failed.
     #[error(transparent)]
     Db(#[from] DbError),

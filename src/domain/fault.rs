@@ -73,6 +73,8 @@ codes! {
     InvalidUrl = "invalid_url",
     /// The URL leads to no address that may be posted to; the message says why.
     DeniedAddress = "denied_address",
+    /// Mail from this domain is refused until it is registered and its records were seen.
+    UnverifiedDomain = "unverified_domain",
     /// The feature exists in the contract but not in this version.
     NotAvailable = "not_available",
     /// There are more faults than the answer lists.

@@ -4,6 +4,7 @@
 mod auth;
 mod body;
 mod delivery;
+mod domains;
 mod error;
 mod events;
 mod health;
@@ -40,6 +41,7 @@ use crate::dev::inbox::Inbox;
 use auth::Keys;
 use body::Bodies;
 pub use delivery::{Delivery, RelayView, Way};
+pub use domains::Domains;
 pub use error::{ApiError, Problem};
 use events::News;
 pub use health::healthz;
@@ -59,6 +61,7 @@ pub struct Api {
     lists: Arc<Semaphore>,
     delivery: Arc<Delivery>,
     check_target: TargetCheck,
+    domains: Arc<Domains>,
     news: Arc<News>,
 }
 
@@ -78,6 +81,8 @@ pub struct Settings {
     pub delivery: Delivery,
     /// Where webhooks may be.
     pub check_target: TargetCheck,
+    /// Senders' domains.
+    pub domains: Domains,
 }
 
 impl Api {
@@ -97,6 +102,7 @@ impl Api {
             lists: Arc::new(Semaphore::new(LISTS)),
             delivery: Arc::new(settings.delivery),
             check_target: settings.check_target,
+            domains: Arc::new(settings.domains),
             db,
             clock,
             acceptor,
@@ -131,6 +137,10 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(webhooks::test::test))
         .routes(routes!(webhooks::deliveries::list))
         .routes(routes!(webhooks::replay::replay))
+        .routes(routes!(domains::read::list, domains::control::create))
+        .routes(routes!(domains::read::get, domains::control::remove))
+        .routes(routes!(domains::verify::verify))
+        .routes(routes!(domains::rotate::rotate))
         .routes(routes!(ledger::get))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))

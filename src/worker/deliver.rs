@@ -104,7 +104,8 @@ async fn prepare<'a>(parts: &'a Parts, mail: &mut Mail) -> Result<Prepared<'a>, 
     let memory = if mail.message.is_large() { Some(memory(parts, mail).await) } else { None };
     let draft = mail.message.draft(&parts.db).await?;
     let legs = legs(parts, mail, &draft.from.address, recipients);
-    Ok(Prepared { mime: crate::mail::build(&draft), legs, _memory: memory })
+    let mime = parts.signing.build(&mail.message, &draft).await?;
+    Ok(Prepared { mime, legs, _memory: memory })
 }
 
 /// Sends a mail along one route and completes those recipients.

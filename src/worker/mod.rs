@@ -10,13 +10,15 @@
 //! `reap` frees those of workers that died, `suspects` finds out what they died of, `recover` finds what a lost answer hid,
 //! `wake` tells when there is something to do, `expire` ends what waits in closed lanes beyond its time. `rooms` divides the
 //! hands among the lanes, `permits` holds what was granted of shared limits, `budget` what large mails take up in memory,
-//! `learn` makes of outcomes what is known of destinations. `notify` posts events to webhook endpoints.
+//! `learn` makes of outcomes what is known of destinations. `notify` posts events to webhook endpoints. `sign` signs mail with
+//! its domain's keys, and `domains` checks what is published of them.
 
 mod budget;
 mod claim;
 mod complaints;
 mod complete;
 mod deliver;
+mod domains;
 mod expire;
 mod give_back;
 mod hands;
@@ -32,6 +34,7 @@ mod policies;
 mod reap;
 mod recover;
 mod rooms;
+mod sign;
 mod suspects;
 mod wake;
 
@@ -43,7 +46,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::clock::SharedClock;
+use crate::db::senders::Senders;
 use crate::db::{Db, DbError};
+use crate::dns::Asker;
+use crate::domain::publish::Terms;
 use crate::domain::retry::Policy;
 use crate::domain::routing::RouteTable;
 use crate::smtp;
@@ -60,6 +66,7 @@ use learn::Learner;
 use pace::Pace;
 use permits::Permits;
 use policies::Policies;
+use sign::Signing;
 use suspects::Suspects;
 
 /// How a worker behaves.
@@ -79,6 +86,21 @@ pub struct Settings {
     pub routes: RouteTable,
     /// On shutdown, how long mails that are being sent may take.
     pub grace: Duration,
+    /// What is to be published of senders' domains.
+    pub publish: Terms,
+}
+
+/// What a worker works with.
+#[derive(Debug)]
+pub struct Tools {
+    /// Sends mail.
+    pub sender: Arc<smtp::Sender>,
+    /// Posts to webhook endpoints.
+    pub poster: Arc<Poster>,
+    /// Knows what signs.
+    pub senders: Arc<Senders>,
+    /// Asks for what is published of senders' domains.
+    pub dns: Asker,
 }
 
 /// What the tasks of one worker share.
@@ -88,6 +110,8 @@ struct Parts {
     clock: SharedClock,
     sender: Arc<smtp::Sender>,
     poster: Arc<Poster>,
+    signing: Signing,
+    dns: Asker,
     /// Calls to the database for webhooks at one time: mail shares its connections.
     webhook_calls: Semaphore,
     settings: Settings,
@@ -135,11 +159,11 @@ impl Worker {
     pub async fn start(
         db: Db,
         clock: SharedClock,
-        sender: Arc<smtp::Sender>,
-        poster: Arc<Poster>,
+        tools: Tools,
         settings: Settings,
         wake: Arc<Notify>,
     ) -> Result<Self, DbError> {
+        let Tools { sender, poster, senders, dns } = tools;
         let tasks = TaskTracker::new();
         let hands = Hands::new(settings.concurrency);
         let (pace, splits) = (Arc::new(Pace::default()), Arc::new(Splits::new(db.clone())));
@@ -167,6 +191,8 @@ impl Worker {
             clock,
             sender,
             poster,
+            signing: Signing::new(senders),
+            dns,
             webhook_calls: Semaphore::new(WEBHOOK_CALLS),
             settings,
             hands,
@@ -188,6 +214,7 @@ impl Worker {
         chores.spawn(stop.clone().run_until_cancelled_owned(reap::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(wake::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(expire::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(domains::run(self.parts.clone())));
         chores.spawn({
             let (parts, stop) = (self.parts.clone(), stop.clone());
             async move {
@@ -242,6 +269,11 @@ impl Worker {
     /// Posts all events that are due to webhook endpoints, as it does regularly while it runs.
     pub async fn notify(&self) -> Result<(), DbError> {
         notify::drain(&self.parts).await
+    }
+
+    /// Checks the records of all senders' domains whose turn it is, as it does regularly while it runs.
+    pub async fn check_domains(&self) -> Result<(), DbError> {
+        domains::once(&self.parts).await
     }
 
     /// Waits for what is being sent, at most for the grace period, and gives back the rest.

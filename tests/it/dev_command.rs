@@ -40,12 +40,20 @@ async fn a_second_start_finds_the_mail_of_the_first() {
     while inbox(&sender).await.is_empty() {}
     let caught = sender.get("/v1/dev/inbox/1").await.body;
     assert_eq!((&caught["subject"], &caught["envelope"]["to"]), (&json!("Grüße"), &json!(["ann@example.test"])));
-    assert_eq!(api(&facts, "admin_key").get("/v1/keys").await.status, 200);
+    let admin = api(&facts, "admin_key");
+    assert_eq!(admin.get("/v1/keys").await.status, 200);
+    // A secret was made, so mail can be signed without set-up.
+    assert_eq!(admin.post("/v1/domains", &json!({"name": "signed.test"})).await.status, 201);
+    let secret = std::fs::metadata(dir.path().join("secret_key")).unwrap();
+    assert_eq!(secret.permissions().mode() & 0o777, 0o600);
     assert!(stop(first).await.success());
 
     let (second, again) = start(dir.path()).await;
     assert_eq!((&again["api_key"], &again["admin_key"]), (&facts["api_key"], &facts["admin_key"]));
     let sender = api(&again, "api_key");
     assert_eq!((sender.status(&mail.id).await.as_str(), inbox(&sender).await.len()), ("relayed", 1));
+    let signed = sender.send(json!({"from": "a@signed.test"})).await;
+    let raw = sender.get(&format!("/v1/messages/{}/raw", signed.id)).await.octets;
+    assert_eq!(String::from_utf8_lossy(&raw).matches("DKIM-Signature: ").count(), 2, "by the keys of the first start");
     assert!(stop(second).await.success());
 }

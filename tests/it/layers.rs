@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &[]),
-    ("dns", &[]),
+    ("dns", &["domain"]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
     ("mail", &["domain"]),

@@ -16,6 +16,7 @@ use crate::domain::message::NewMessage;
 
 pub mod address;
 pub mod attachments;
+pub mod domain;
 pub mod fields;
 pub mod headers;
 pub mod json;

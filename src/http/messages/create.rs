@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::plan::{self, Plan};
+use super::sender;
 use super::view::Accepted;
 use crate::accept::request::schema::SendRequest;
 use crate::accept::request::{self, Context};
@@ -75,7 +76,8 @@ pub async fn create(
     }
     let message = parse(&api, caller.tenant(), read.octets).await?;
     caller.may_send_from(message.from.address.domain())?;
-    let answer = Accepted::of_new(&message);
+    let (_, warnings) = sender::admit(&api, caller.tenant(), message.from.address.domain()).await?;
+    let answer = Accepted { warnings, ..Accepted::of_new(&message) };
     let accepted = api.acceptor.accept(caller.tenant(), message, idempotency).await?;
     // The memory of a large body is ours until its attachments are stored.
     drop(read.permit);

@@ -7,4 +7,5 @@ pub(super) mod list;
 mod plan;
 pub(super) mod raw;
 pub(super) mod read;
+mod sender;
 mod view;

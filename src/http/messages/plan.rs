@@ -9,9 +9,11 @@ use serde::Serialize;
 use tokio::sync::SemaphorePermit;
 
 use super::explain::LaneRef;
+use super::sender::{self, PlannedSignature, Warning};
 use crate::db::traffic::{self, Filter};
 use crate::db::{explain as places, streams};
 use crate::domain::delivery::Status;
+use crate::domain::dkim::Signer;
 use crate::domain::explain::{Blocker, Count, Estimate, Explanation, Place, Recipient, explain};
 use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
@@ -39,8 +41,10 @@ pub struct Plan {
     /// The relays in the order in which they would be tried; empty where the recipients' own servers are called, which are
     /// looked up only when the mail is sent.
     pub relays: Vec<RelayView>,
-    /// The DKIM signatures it would get: none in this version.
-    pub dkim: Vec<String>,
+    /// The DKIM signatures it would get.
+    pub dkim: Vec<PlannedSignature>,
+    /// What may keep it from being trusted, by what the checks of the sender's domain have shown.
+    pub warnings: Vec<Warning>,
     /// The mail as it would go out. The `Message-ID` is another each time.
     pub mime: Mime,
     /// Everyone it would go to.
@@ -91,6 +95,8 @@ pub(super) async fn of(
     body: Option<SemaphorePermit<'_>>,
 ) -> Result<Response, ApiError> {
     let now = message.created_at;
+    let (standing, warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
+    let signer = standing.signer();
     let route = api.delivery.table.of(&message.stream, message.from.address.domain()).clone();
     let lanes = Lanes::of(api, caller, &message, &route).await?;
     let recipients =
@@ -104,8 +110,9 @@ pub(super) async fn of(
             stream: message.stream.clone(),
             route: route.to_string(),
             relays,
-            dkim: Vec::new(),
-            mime: Mime::of(mail::build(&draft(message))),
+            dkim: signer.as_deref().map(PlannedSignature::of).unwrap_or_default(),
+            warnings,
+            mime: Mime::of(built(&draft(message), signer.as_deref())),
             recipients,
         })
     };
@@ -124,6 +131,15 @@ pub(super) async fn of(
 
 /// Messages over this many octets are built few at a time, off the async threads.
 const LARGE: u64 = 64 << 10;
+
+/// As a worker would build it. A mail that cannot be signed would wait, so it is shown as it is so far.
+pub(super) fn built(draft: &Draft, signer: Option<&Signer>) -> Vec<u8> {
+    let mime = mail::build(draft);
+    match signer {
+        Some(signer) => mail::dkim::sign(&mime, signer, draft.date).unwrap_or(mime),
+        None => mime,
+    }
+}
 
 impl Mime {
     fn of(octets: Vec<u8>) -> Self {

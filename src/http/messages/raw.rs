@@ -5,6 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
+use super::plan;
 use crate::db::{blobs, drafts, messages};
 use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
@@ -12,14 +13,14 @@ use crate::domain::message::Attachment;
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem};
-use crate::mail;
 
 const NO_MESSAGE: ApiError = ApiError::NotFound("There is no message with this id.");
 const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachment with this number; the first is 0.");
 
 /// Read a message as sent
 ///
-/// The MIME, byte for byte as it goes to the recipients' server.
+/// The MIME, byte for byte as it goes to the recipients' server, with the signatures of the keys that sign now: a mail's signature is
+/// the same every time until its domain gets new keys. Without signatures where those keys cannot be opened.
 #[utoipa::path(
     get, path = "/v1/messages/{id}/raw", tag = "messages", operation_id = "get_message_raw",
     params(("id" = String, Path, description = "The message's id")),
@@ -38,10 +39,12 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     let octets = u64::try_from(stored.row.size).unwrap_or(0);
     let room = if stored.is_large() { Some(api.bodies.turn(octets.saturating_mul(2)).await?) } else { None };
     let draft = stored.draft(&api.db).await?;
+    let standing = api.domains.senders.of(caller.tenant(), draft.from.address.domain()).await?;
+    let build = move || plan::built(&draft, standing.signer().as_deref());
     let mime = if room.is_some() {
-        tokio::task::spawn_blocking(move || mail::build(&draft)).await.map_err(|_| ApiError::Internal)?
+        tokio::task::spawn_blocking(build).await.map_err(|_| ApiError::Internal)?
     } else {
-        mail::build(&draft)
+        build()
     };
     Ok(([(header::CONTENT_TYPE, "message/rfc822")], mime).into_response())
 }

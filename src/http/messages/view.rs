@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::sender::Warning;
 use crate::db::messages::{MessageRow, RecipientRow};
 use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::explain::Said;
@@ -25,6 +26,10 @@ pub struct Accepted {
     pub created_at: DateTime<Utc>,
     /// Everyone it goes to, in the order of the request.
     pub recipients: Vec<AcceptedRecipient>,
+    /// What may keep it from being trusted, by what the checks of the sender's domain have shown. Left out where there is nothing to
+    /// say, also where no domain is registered at all, and where a request is repeated with its `Idempotency-Key`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 /// A recipient of an accepted message.
@@ -51,7 +56,13 @@ impl Accepted {
             kind: recipient.kind.as_str().to_owned(),
             status,
         });
-        Self { id: message.id, status, created_at: message.created_at, recipients: recipients.collect() }
+        Self {
+            id: message.id,
+            status,
+            created_at: message.created_at,
+            recipients: recipients.collect(),
+            warnings: Vec::new(),
+        }
     }
 
     /// The same answer again for a message that was accepted before.
@@ -63,7 +74,13 @@ impl Accepted {
             kind: recipient.kind,
             status,
         });
-        Self { id: MessageId(message.id), status, created_at: message.created_at, recipients: recipients.collect() }
+        Self {
+            id: MessageId(message.id),
+            status,
+            created_at: message.created_at,
+            recipients: recipients.collect(),
+            warnings: Vec::new(),
+        }
     }
 }
 

@@ -102,7 +102,12 @@ impl TestApp {
 
     /// A worker as another process has it.
     pub async fn another_worker(&self) -> Worker {
-        build_worker(&self.config, self.db.clone(), self.clock.clone(), self.app.wake()).await.unwrap()
+        self.worker_with(&self.config).await
+    }
+
+    /// The same with another configuration.
+    pub async fn worker_with(&self, config: &Config) -> Worker {
+        build_worker(config, self.db.clone(), self.clock.clone(), self.app.wake()).await.unwrap()
     }
 
     /// An API as another process has it, on the same database.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use hickory_resolver::proto::op::{Message, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{CNAME, MX, TXT};
+use hickory_resolver::proto::rr::rdata::{CNAME, MX, PTR, TXT};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -73,8 +73,19 @@ impl DnsServer {
     pub fn txt<const N: usize>(&self, host: &str, texts: [&str; N]) {
         self.change(host, |entry| {
             entry.records.retain(|data| !matches!(data, RData::TXT(_)));
-            entry.records.extend(texts.map(|text| RData::TXT(TXT::new(vec![text.to_owned()]))));
+            entry.records.extend(texts.map(|text| RData::TXT(TXT::new(strings(text)))));
         });
+    }
+
+    /// What an address points back to.
+    pub fn points_to(&self, ip: &str, host: &str) {
+        let reverse = Name::from(ip.parse::<IpAddr>().unwrap()).to_ascii();
+        self.change(&reverse, |entry| entry.records.push(RData::PTR(PTR(name(host)))));
+    }
+
+    /// Nothing is under this name any more.
+    pub fn withdraws(&self, host: &str) {
+        self.change(host, |entry| entry.records.clear());
     }
 
     /// The name exists, and there is nothing under it.
@@ -115,6 +126,11 @@ impl Drop for DnsServer {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// A text as the strings of a TXT record, each of at most 255 octets.
+fn strings(text: &str) -> Vec<String> {
+    text.as_bytes().chunks(255).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
 }
 
 fn name(text: &str) -> Name {

@@ -6,6 +6,7 @@ pub mod certificate;
 pub mod client;
 pub mod clock;
 pub mod dns;
+pub mod domains;
 pub mod fleet;
 pub mod hooks;
 pub mod invariants;

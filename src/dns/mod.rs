@@ -1,14 +1,24 @@
-//! The resolver: the configured one, or the system's.
+//! The resolver: the configured one, or the system's; and what operators ask it about their own records.
+
+mod ask;
+mod check;
 
 use std::net::SocketAddr;
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
+
+pub use ask::Asker;
+pub use check::check;
 
 /// Asks `server`, or whom the system asks where there is none. Hosts have IPv4 and IPv6 addresses.
 pub fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
+    builder(server)?.build()
+}
+
+fn builder(server: Option<SocketAddr>) -> Result<ResolverBuilder<TokioRuntimeProvider>, NetError> {
     let mut builder = match server {
         Some(server) => {
             let config = ResolverConfig::from_parts(None, Vec::new(), vec![name_server(server)]);
@@ -19,7 +29,7 @@ pub fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
         None => TokioResolver::builder_tokio()?,
     };
     builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    builder.build()
+    Ok(builder)
 }
 
 fn name_server(server: SocketAddr) -> NameServerConfig {

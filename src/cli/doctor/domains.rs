@@ -1,0 +1,133 @@
+//! What other servers make of our mail: the secret key, the records of each registered domain, and this machine's name on the
+//! direct way.
+
+use std::net::IpAddr;
+
+use super::Report;
+use crate::app::{self, domains as settings};
+use crate::config::Config;
+use crate::db::domains::{self, DomainRow, KeyRow};
+use crate::db::senders::{Senders, Standing};
+use crate::db::{Db, DbError};
+use crate::dns::{self, Asker};
+use crate::domain::id::TenantId;
+use crate::domain::publish::{Finding, PublishedKey, RecordStatus, records};
+
+/// Domains that are looked at.
+const MOST: i64 = 1_000;
+
+pub(super) async fn check(config: &Config, report: &mut Report) {
+    let dns = match settings::asker(config) {
+        Ok(dns) => dns,
+        Err(error) => return report.bad("dns", format!("{error:#}")),
+    };
+    if let Ok(db) = app::database(config) {
+        match domains::all(&db, MOST).await {
+            Ok(rows) => of_domains(config, &db, &dns, rows, report).await,
+            Err(error) => report.bad("domains", error),
+        }
+        db.close().await;
+    }
+    let is_direct = config.relay_url.is_none() || config.routes.values().any(crate::config::Route::is_direct);
+    if is_direct {
+        own_name(&settings::terms(config).hostname, &dns, report).await;
+    }
+}
+
+async fn of_domains(config: &Config, db: &Db, dns: &Asker, rows: Vec<DomainRow>, report: &mut Report) {
+    match (&config.secret_key, rows.is_empty()) {
+        (Some(_), _) => Report::ok("secret_key", "it is set"),
+        (None, true) => Report::ok("secret_key", "it is not set, and nothing needs it yet: there are no DKIM keys"),
+        (None, false) => report.bad(
+            "secret_key",
+            "it is not set, and mail of registered domains waits: set it to what their keys were made with",
+        ),
+    }
+    if rows.is_empty() {
+        Report::ok("domains", "none are registered, so mail is not signed: POST /v1/domains");
+    }
+    let clock = std::sync::Arc::new(crate::clock::SystemClock);
+    let senders = Senders::new(db.clone(), clock, config.keyring(), config.dkim.algorithms());
+    for row in rows {
+        if let Err(error) = one(config, db, dns, &senders, &row, report).await {
+            report.bad(&format!("domain {}", row.name), error);
+        }
+    }
+}
+
+/// One line a record, and one for the keys where they cannot be opened.
+async fn one(
+    config: &Config,
+    db: &Db,
+    dns: &Asker,
+    senders: &Senders,
+    row: &DomainRow,
+    report: &mut Report,
+) -> Result<(), DbError> {
+    let tenant = TenantId(row.tenant_id);
+    if let Standing::Known(sender) = senders.of(tenant, &row.name).await?
+        && let Err(error) = &sender.signer
+    {
+        report.bad(&format!("domain {}", row.name), format!("its keys cannot be opened, so its mail waits: {error}"));
+    }
+    let keys: Vec<PublishedKey> = domains::keys(db, tenant, std::slice::from_ref(&row.name))
+        .await?
+        .iter()
+        .filter_map(KeyRow::published)
+        .collect();
+    for finding in dns::check(dns, records(&settings::terms(config), &row.name, &keys)).await {
+        record(&row.name, finding, report);
+    }
+    Ok(())
+}
+
+fn record(domain: &str, finding: Finding, report: &mut Report) {
+    let what = format!("domain {domain}, {}", finding.name);
+    match (finding.status, finding.mend) {
+        (RecordStatus::Ok, _) => Report::ok(&what, "published"),
+        (_, Some(mend)) => report.bad(&what, mend),
+        (_, None) => report.bad(&what, "not as it should be"),
+    }
+}
+
+/// Receivers look our address up, and expect the name that it points to to lead back to it, and to be the one we greet with.
+async fn own_name(hostname: &str, dns: &Asker, report: &mut Report) {
+    let what = format!("hostname {hostname}");
+    if !hostname.contains('.') {
+        return report.bad(&what, "other servers know no such name: set hostname to one that leads to this machine");
+    }
+    if hostname.starts_with('[') {
+        return report.bad(&what, "many servers refuse an address as a name: set hostname to one that leads to it");
+    }
+    match dns.addresses(hostname).await {
+        Err(why) => report.bad(&what, format!("the DNS did not answer ({why}): see that `dns` names a resolver")),
+        Ok(addresses) if addresses.is_empty() => {
+            report.bad(&what, "it has no address: publish an A record with the one this machine sends from");
+        }
+        Ok(addresses) => {
+            for address in addresses {
+                points_back(&what, hostname, address, dns, report).await;
+            }
+        }
+    }
+}
+
+async fn points_back(what: &str, hostname: &str, address: IpAddr, dns: &Asker, report: &mut Report) {
+    match dns.names(address).await {
+        Err(why) => report.bad(what, format!("the DNS did not answer what {address} points to ({why})")),
+        Ok(names) if names.iter().any(|name| name.eq_ignore_ascii_case(hostname.trim_end_matches('.'))) => {
+            Report::ok(what, format!("it leads to {address}, which points back to it"));
+        }
+        Ok(names) if names.is_empty() => report.bad(
+            what,
+            format!("it leads to {address}, which points to no name: ask whoever gave you the address for a PTR record"),
+        ),
+        Ok(names) => report.bad(
+            what,
+            format!(
+                "it leads to {address}, which points to {}: have its PTR record name {hostname}, or set hostname to that",
+                names.join(", ")
+            ),
+        ),
+    }
+}

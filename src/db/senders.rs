@@ -1,0 +1,158 @@
+//! How the domain of a mail's sender stands, and what signs for it; asked for at most every few seconds a domain.
+//!
+//! API and workers ask the same: what would sign, and what does. A subdomain's mail is signed by the nearest domain above it that is
+//! registered, which DMARC's relaxed rule counts as aligned.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::domains::{self, SenderRow};
+use super::{Db, DbError};
+use crate::clock::SharedClock;
+use crate::domain::dkim::{Algorithm, KeyError, Signer, SigningKey};
+use crate::domain::id::TenantId;
+use crate::domain::keyring::Keyring;
+use crate::domain::publish::{DmarcPolicy, DomainStatus, lineage};
+
+/// How old an answer may be. The record of a key that signs no more stays for a week.
+const FRESH: TimeDelta = TimeDelta::seconds(15);
+/// Domains remembered; beyond that the memory starts anew.
+const REMEMBERED: usize = 10_000;
+
+/// How a sender's domain stands.
+#[derive(Debug, Clone)]
+pub enum Standing {
+    /// The tenant has registered no domain at all: nothing is known of any.
+    Unasked,
+    /// Others are registered, this one is not.
+    Stranger,
+    /// It, or one above it, is registered.
+    Known(Arc<Sender>),
+}
+
+impl Standing {
+    /// What signs the domain's mail; none also where a key cannot be opened.
+    pub fn signer(&self) -> Option<Arc<Signer>> {
+        match self {
+            Self::Known(sender) => sender.signer.clone().ok().flatten(),
+            Self::Unasked | Self::Stranger => None,
+        }
+    }
+}
+
+/// A registered domain as far as mail goes.
+#[derive(Debug)]
+pub struct Sender {
+    /// Its name.
+    pub domain: String,
+    /// What its checks showed.
+    pub status: DomainStatus,
+    /// The DMARC policy that was last found to apply.
+    pub dmarc: Option<DmarcPolicy>,
+    /// What signs its mail: nothing, where the configuration says so, or a key that cannot be opened.
+    pub signer: Result<Option<Arc<Signer>>, KeyError>,
+}
+
+type Known = HashMap<(Uuid, String), (DateTime<Utc>, Standing)>;
+
+/// What is known of senders' domains.
+#[derive(Debug)]
+pub struct Senders {
+    db: Db,
+    clock: SharedClock,
+    ring: Option<Keyring>,
+    algorithms: Vec<Algorithm>,
+    /// With the time it was asked for.
+    known: Mutex<Known>,
+}
+
+impl Senders {
+    /// Asks nothing yet. Keys of other algorithms do not sign.
+    pub fn new(db: Db, clock: SharedClock, ring: Option<Keyring>, algorithms: Vec<Algorithm>) -> Self {
+        Self { db, clock, ring, algorithms, known: Mutex::default() }
+    }
+
+    /// Forgets what is known, so that a change shows at once.
+    pub fn forget(&self) {
+        self.lock().clear();
+    }
+
+    /// How a domain (as in [`Address::domain`](crate::domain::address::Address::domain)) stands. While the database is away
+    /// the last answer holds.
+    pub async fn of(&self, tenant: TenantId, domain: &str) -> Result<Standing, DbError> {
+        let (now, key) = (self.clock.now(), (tenant.0, domain.to_owned()));
+        let last = {
+            let mut known = self.lock();
+            match known.get_mut(&key) {
+                Some((at, standing)) if (now - *at).abs() < FRESH => return Ok(standing.clone()),
+                // Before the answer is here, so that one task asks.
+                Some((at, standing)) => {
+                    *at = now;
+                    Some(standing.clone())
+                }
+                None => None,
+            }
+        };
+        match (self.ask(tenant, domain).await, last) {
+            (Ok(standing), _) => {
+                let mut known = self.lock();
+                if known.len() >= REMEMBERED {
+                    known.clear();
+                }
+                known.insert(key, (now, standing.clone()));
+                Ok(standing)
+            }
+            (Err(error), Some(last)) => {
+                tracing::debug!(%error, domain, "could not ask for a sender's domain; the last answer holds");
+                Ok(last)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    async fn ask(&self, tenant: TenantId, domain: &str) -> Result<Standing, DbError> {
+        let rows = domains::senders(&self.db, tenant, &lineage(domain)).await?;
+        // They are all on one line, so the longest is the nearest.
+        let Some(nearest) = rows.iter().map(|row| row.name.clone()).max_by_key(String::len) else {
+            let any = domains::any(&self.db, tenant).await?;
+            return Ok(if any { Standing::Stranger } else { Standing::Unasked });
+        };
+        let rows: Vec<SenderRow> = rows.into_iter().filter(|row| row.name == nearest).collect();
+        let signer = self.signer(tenant, &nearest, &rows);
+        if let Err(error) = &signer {
+            tracing::warn!(%error, domain = nearest, "a DKIM key cannot be opened; the domain's mail waits");
+        }
+        let first = rows.first();
+        Ok(Standing::Known(Arc::new(Sender {
+            status: DomainStatus::of(first.and_then(|row| row.checked_at), first.and_then(|row| row.verified_at)),
+            dmarc: first.and_then(|row| row.dmarc.as_deref()?.parse().ok()),
+            signer,
+            domain: nearest,
+        })))
+    }
+
+    fn signer(&self, tenant: TenantId, domain: &str, rows: &[SenderRow]) -> Result<Option<Arc<Signer>>, KeyError> {
+        let mut keys = Vec::new();
+        for row in rows {
+            let (Some(selector), Some(algorithm), Some(sealed)) = (&row.selector, &row.algorithm, &row.sealed) else {
+                continue;
+            };
+            match algorithm.parse::<Algorithm>() {
+                Ok(algorithm) if self.algorithms.contains(&algorithm) => {
+                    let key = SigningKey::open(self.ring.as_ref(), tenant, domain, selector, algorithm, sealed)?;
+                    keys.push(Arc::new(key));
+                }
+                _ => {}
+            }
+        }
+        let signer = Signer { domain: domain.to_owned(), keys };
+        Ok((!signer.keys.is_empty()).then(|| Arc::new(signer)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,109 @@
+//! Questions about records as they stand now, in text. Nothing is remembered: whoever asks has just changed something.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::lookup::Lookup;
+use hickory_resolver::net::NetError;
+use hickory_resolver::proto::rr::rdata::TXT;
+use hickory_resolver::proto::rr::{Name, RData};
+use tokio::time::timeout;
+
+/// How long one question may take.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The records found, none where there are none, or why there is no answer.
+type Answer = Result<Vec<String>, String>;
+
+/// Asks the DNS.
+#[derive(Clone)]
+pub struct Asker(TokioResolver);
+
+impl fmt::Debug for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Asker")
+    }
+}
+
+impl Asker {
+    /// Asks `server`, or whom the system asks.
+    pub fn new(server: Option<SocketAddr>) -> Result<Self, NetError> {
+        let mut dns = super::builder(server)?;
+        dns.options_mut().cache_size = 0;
+        dns.build().map(Self)
+    }
+
+    /// The TXT records of a name, the strings of each joined.
+    pub async fn texts(&self, name: &str) -> Answer {
+        let text = |data: &RData| if let RData::TXT(text) = data { Some(joined(text)) } else { None };
+        self.ask(name, |name| self.0.txt_lookup(name), text).await
+    }
+
+    /// The mail exchangers of a name, each `preference host`.
+    pub async fn exchangers(&self, name: &str) -> Answer {
+        let text = |data: &RData| {
+            if let RData::MX(mx) = data { Some(format!("{} {}", mx.preference, mx.exchange.to_ascii())) } else { None }
+        };
+        self.ask(name, |name| self.0.mx_lookup(name), text).await
+    }
+
+    /// The addresses of a host.
+    pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        let name = absolute(host)?;
+        match timeout(LIMIT, self.0.lookup_ip(name)).await {
+            Err(_) => Err(TOO_LONG.into()),
+            Ok(Ok(found)) => Ok(found.iter().collect()),
+            Ok(Err(error)) if is_none(&error) => Ok(Vec::new()),
+            Ok(Err(error)) => Err(error.to_string()),
+        }
+    }
+
+    /// The names that an address points back to, in lower case.
+    pub async fn names(&self, address: IpAddr) -> Answer {
+        let name = |data: &RData| {
+            let RData::PTR(host) = data else { return None };
+            Some(host.0.to_ascii().trim_end_matches('.').to_ascii_lowercase())
+        };
+        match timeout(LIMIT, self.0.reverse_lookup(address)).await {
+            Err(_) => Err(TOO_LONG.into()),
+            Ok(answer) => read(answer, name),
+        }
+    }
+
+    async fn ask<F: Future<Output = Result<Lookup, NetError>>>(
+        &self,
+        name: &str,
+        question: impl FnOnce(Name) -> F,
+        text: impl Fn(&RData) -> Option<String>,
+    ) -> Answer {
+        match timeout(LIMIT, question(absolute(name)?)).await {
+            Err(_) => Err(TOO_LONG.into()),
+            Ok(answer) => read(answer, text),
+        }
+    }
+}
+
+const TOO_LONG: &str = "it took too long";
+
+fn absolute(name: &str) -> Result<Name, String> {
+    Name::from_ascii(format!("{}.", name.trim_end_matches('.'))).map_err(|_| format!("{name} is not a domain name"))
+}
+
+fn is_none(error: &NetError) -> bool {
+    error.is_nx_domain() || error.is_no_records_found()
+}
+
+fn read(answer: Result<Lookup, NetError>, text: impl Fn(&RData) -> Option<String>) -> Answer {
+    match answer {
+        Ok(found) => Ok(found.answers().iter().filter_map(|record| text(&record.data)).collect()),
+        Err(error) if is_none(&error) => Ok(Vec::new()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The strings of a record as one (RFC 7208 §3.3). What is no text is shown as such.
+fn joined(text: &TXT) -> String {
+    text.txt_data.iter().map(|part| String::from_utf8_lossy(part)).collect()
+}

@@ -1,0 +1,269 @@
+//! DKIM keys (RFC 6376, RFC 8463): how they are made, what is published of them, and what signs with them.
+//!
+//! A domain has a key of each algorithm, so that receivers that do not know ed25519 yet can verify RSA. A private key exists
+//! in the clear only in memory: at rest it is sealed, tied to its tenant, domain and selector.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use mail_auth::common::crypto::{DkimKey, Ed25519Key, RsaKey, Sha256};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use super::id::TenantId;
+use super::keyring::{Keyring, KeyringError, Purpose};
+
+/// What a key signs with, both over SHA-256.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Algorithm {
+    /// Ed25519 (RFC 8463): small and fast, and not known to every receiver.
+    Ed25519,
+    /// RSA with 2048 bits (RFC 8301): known to all.
+    Rsa,
+}
+
+impl Algorithm {
+    /// All of them, in the order in which they sign.
+    pub const ALL: [Self; 2] = [Self::Ed25519, Self::Rsa];
+
+    /// The word in SQL, JSON and configuration, and the `k=` of a record.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ed25519 => "ed25519",
+            Self::Rsa => "rsa",
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Algorithm {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == word);
+        found.ok_or_else(|| format!("`{word}` is not an algorithm; use ed25519 or rsa"))
+    }
+}
+
+/// What a key does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyState {
+    /// It signs once its record is seen in the DNS.
+    Pending,
+    /// It signs.
+    Active,
+    /// It signs no more; its record stays for mail that it has signed and that is still under way.
+    Retiring,
+}
+
+impl FromStr for KeyState {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        match word {
+            "pending" => Ok(Self::Pending),
+            "active" => Ok(Self::Active),
+            "retiring" => Ok(Self::Retiring),
+            _ => Err(()),
+        }
+    }
+}
+
+/// Why there is no key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// No secret is configured.
+    #[error("secret_key is not set")]
+    NoSecret,
+    /// It was sealed with another secret.
+    #[error(transparent)]
+    Sealed(#[from] KeyringError),
+    /// What was sealed is no key, or none could be made.
+    #[error("the {0} key cannot be used")]
+    Crypto(Algorithm),
+}
+
+/// A key that was just made.
+#[derive(Clone)]
+pub struct NewKey {
+    /// What it signs with.
+    pub algorithm: Algorithm,
+    /// PKCS #8.
+    private: Vec<u8>,
+    /// As in [`record`].
+    pub public: Vec<u8>,
+}
+
+impl fmt::Debug for NewKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NewKey({})", self.algorithm)
+    }
+}
+
+impl NewKey {
+    /// Makes a key. RSA takes a tenth of a second: run it off the async threads.
+    pub fn make(algorithm: Algorithm) -> Result<Self, KeyError> {
+        let failed = |_| KeyError::Crypto(algorithm);
+        let (private, public) = match algorithm {
+            Algorithm::Ed25519 => {
+                let pair = Ed25519KeyPair::generate().map_err(failed)?;
+                (pair.to_pkcs8v1().map_err(failed)?.as_ref().to_vec(), pair.public_key().as_ref().to_vec())
+            }
+            Algorithm::Rsa => {
+                let pair = RsaKeyPair::generate(KeySize::Rsa2048).map_err(failed)?;
+                let private: Pkcs8V1Der<'_> = pair.as_der().map_err(failed)?;
+                let public: PublicKeyX509Der<'_> = pair.public_key().as_der().map_err(failed)?;
+                (private.as_ref().to_vec(), public.as_ref().to_vec())
+            }
+        };
+        Ok(Self { algorithm, private, public })
+    }
+
+    /// The private half, to be stored.
+    pub fn seal(
+        &self,
+        ring: &Keyring,
+        tenant: TenantId,
+        domain: &str,
+        selector: &str,
+    ) -> Result<Vec<u8>, KeyringError> {
+        ring.seal(Purpose::DkimKey, &context(tenant, domain, selector), &self.private)
+    }
+}
+
+/// What a sealed key is tied to. A domain and a selector hold no slash.
+fn context(tenant: TenantId, domain: &str, selector: &str) -> Vec<u8> {
+    format!("{}/{domain}/{selector}", tenant.0.simple()).into_bytes()
+}
+
+/// A name for a key that no other key has, from 5 random bytes that both keys of a pair share: `pr-` and eight letters and
+/// digits, then what tells the two apart.
+pub fn selector(random: [u8; 5], algorithm: Algorithm) -> String {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let bits = random.into_iter().fold(0_u64, |bits, byte| bits << 8 | u64::from(byte));
+    let letter = |place: u32| char::from(LETTERS[(bits >> (5 * place) & 31) as usize]);
+    let name: String = (0..8).map(letter).collect();
+    format!("pr-{name}-{algorithm}")
+}
+
+/// The TXT record of a key (RFC 6376 §3.6.1). Longer than the 255 octets of one string where it is RSA: it is then
+/// published as several strings.
+pub fn record(algorithm: Algorithm, public: &[u8]) -> String {
+    format!("v=DKIM1; k={algorithm}; p={}", STANDARD.encode(public))
+}
+
+/// A key that signs.
+pub struct SigningKey {
+    /// Where its record is.
+    pub selector: String,
+    /// What it signs with.
+    pub algorithm: Algorithm,
+    /// The private key.
+    pub key: DkimKey,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningKey({})", self.selector)
+    }
+}
+
+impl SigningKey {
+    /// Opens a key that is stored.
+    pub fn open(
+        ring: Option<&Keyring>,
+        tenant: TenantId,
+        domain: &str,
+        selector: &str,
+        algorithm: Algorithm,
+        sealed: &[u8],
+    ) -> Result<Self, KeyError> {
+        let ring = ring.ok_or(KeyError::NoSecret)?;
+        let private = ring.open(Purpose::DkimKey, &context(tenant, domain, selector), sealed)?;
+        Self::read(selector, algorithm, private)
+    }
+
+    /// From a private key in the clear (PKCS #8).
+    pub fn read(selector: &str, algorithm: Algorithm, private: Vec<u8>) -> Result<Self, KeyError> {
+        let failed = |_| KeyError::Crypto(algorithm);
+        let key = match algorithm {
+            Algorithm::Ed25519 => Ed25519Key::from_pkcs8_maybe_unchecked_der(&private).map_err(failed)?.into(),
+            Algorithm::Rsa => {
+                let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(private));
+                RsaKey::<Sha256>::from_key_der(private).map_err(failed)?.into()
+            }
+        };
+        Ok(Self { selector: selector.to_owned(), algorithm, key })
+    }
+}
+
+/// The keys that sign for a domain now.
+#[derive(Debug, Clone)]
+pub struct Signer {
+    /// The `d=` of the signatures.
+    pub domain: String,
+    /// At least one, in the order in which they sign.
+    pub keys: Vec<Arc<SigningKey>>,
+}
+
+impl Signer {
+    /// Whether signing costs some hundred microseconds.
+    pub fn is_slow(&self) -> bool {
+        self.keys.iter().any(|key| key.algorithm == Algorithm::Rsa)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_opens_in_its_place_with_its_secret_alone() {
+        let (ring, other) = (Keyring::new("one", []), Keyring::new("two", []));
+        for algorithm in Algorithm::ALL {
+            let key = NewKey::make(algorithm).unwrap();
+            let sealed = key.seal(&ring, TenantId::DEFAULT, "acme.test", "a").unwrap();
+            let open = |ring: Option<&Keyring>, domain: &str, selector: &str| {
+                SigningKey::open(ring, TenantId::DEFAULT, domain, selector, algorithm, &sealed).map(|key| key.selector)
+            };
+            assert_eq!(open(Some(&ring), "acme.test", "a"), Ok("a".to_owned()));
+            let not_ours = Err(KeyError::Sealed(KeyringError::NotOurs));
+            assert_eq!(open(Some(&ring), "acme.test", "b"), not_ours);
+            assert_eq!(open(Some(&ring), "evil.test", "a"), not_ours);
+            assert_eq!(open(Some(&other), "acme.test", "a"), not_ours);
+            assert_eq!(open(None, "acme.test", "a"), Err(KeyError::NoSecret));
+        }
+    }
+
+    #[test]
+    fn the_record_is_what_verifiers_expect() {
+        let ed25519 = record(Algorithm::Ed25519, &NewKey::make(Algorithm::Ed25519).unwrap().public);
+        assert_eq!(ed25519.len(), "v=DKIM1; k=ed25519; p=".len() + 44, "32 octets");
+        let rsa = record(Algorithm::Rsa, &NewKey::make(Algorithm::Rsa).unwrap().public);
+        assert!(rsa.starts_with("v=DKIM1; k=rsa; p=MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA"), "{rsa}");
+    }
+
+    #[test]
+    fn selectors_of_a_pair_share_a_name_that_depends_on_every_bit() {
+        assert_eq!(selector([0; 5], Algorithm::Rsa), "pr-aaaaaaaa-rsa");
+        assert_eq!(selector([255; 5], Algorithm::Ed25519), "pr-99999999-ed25519");
+        let one_bit = |bit: u32| (1_u64 << bit).to_be_bytes()[3..].try_into().unwrap();
+        let all: std::collections::BTreeSet<String> =
+            (0..40).map(|bit| selector(one_bit(bit), Algorithm::Rsa)).collect();
+        assert_eq!(all.len(), 40);
+    }
+}

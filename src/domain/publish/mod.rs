@@ -1,0 +1,342 @@
+//! What a domain's owner publishes in the DNS so that its mail authenticates, and what the DNS shows of it. Pure.
+//!
+//! Records: DKIM keys (RFC 6376 §3.6.1), SPF of the domain and of the return path (RFC 7208), DMARC (RFC 7489) and the return
+//! path's MX. [`judge`] holds what was found against what is expected and says what would mend it; [`Verdict`] is what
+//! follows for the domain as a whole.
+
+mod judge;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::dkim::{self, Algorithm, KeyState};
+
+pub use judge::{Answer, is_meant, judge};
+
+/// What of the configuration goes into records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// The name of this machine, or an address literal.
+    pub hostname: String,
+    /// What stands in SPF records for us, such as `a:mail.example.net`; separated by spaces.
+    pub spf: String,
+    /// The domain that bounces go to, where it is not the sender's own.
+    pub return_path: Option<String>,
+    /// Which keys sign.
+    pub algorithms: Vec<Algorithm>,
+}
+
+/// Types of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum RecordType {
+    /// Text.
+    Txt,
+    /// A mail exchanger: preference and host.
+    Mx,
+}
+
+/// What a record is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// The public half of a key that signs, or will.
+    Dkim,
+    /// Who may send in the domain's name.
+    Spf,
+    /// What receivers do with mail that does not authenticate.
+    Dmarc,
+    /// Where bounces go.
+    ReturnPath,
+    /// Who may send in the name of the domain that bounces go to.
+    ReturnPathSpf,
+}
+
+/// What the DNS shows of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordStatus {
+    /// It was not asked yet.
+    Unchecked,
+    /// It is as it should be.
+    Ok,
+    /// There is none.
+    Missing,
+    /// There is another, or several.
+    Wrong,
+    /// The DNS did not answer.
+    Unanswered,
+}
+
+/// A record to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its type.
+    pub kind: RecordType,
+    /// Where it stands.
+    pub name: String,
+    /// What it says.
+    pub value: String,
+    /// What it is for.
+    pub purpose: Purpose,
+}
+
+/// A record and what was found in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = DnsRecord)]
+pub struct Finding {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: RecordType,
+    /// Where it is to stand.
+    #[schema(example = "pr-k7xq2m9a-rsa._domainkey.acme.test")]
+    pub name: String,
+    /// What it is to say. More than 255 characters are published as several strings.
+    #[schema(example = "v=DKIM1; k=rsa; p=MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A…")]
+    pub value: String,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// What the last check showed.
+    pub status: RecordStatus,
+    /// What was found in its place.
+    pub found: Vec<String>,
+    /// What is to be done, where something is.
+    pub mend: Option<String>,
+}
+
+/// A key as far as its record goes.
+#[derive(Debug, Clone)]
+pub struct PublishedKey {
+    /// Where its record is.
+    pub selector: String,
+    /// What it signs with.
+    pub algorithm: Algorithm,
+    /// What it does.
+    pub state: KeyState,
+    /// What its record says.
+    pub public: Vec<u8>,
+}
+
+impl PublishedKey {
+    /// Where its record stands.
+    pub fn name(&self, domain: &str) -> String {
+        format!("{}._domainkey.{domain}", self.selector)
+    }
+
+    /// Whether its record is one that verifies the domain: it signs by this configuration, or would where none does.
+    fn verifies(&self, terms: &Terms) -> bool {
+        let is_used = terms.algorithms.is_empty() || terms.algorithms.contains(&self.algorithm);
+        self.state == KeyState::Active && is_used
+    }
+}
+
+/// A policy of a domain for mail in its name that does not authenticate (RFC 7489 §6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DmarcPolicy {
+    /// Deliver it, and report.
+    None,
+    /// Treat it as suspicious.
+    Quarantine,
+    /// Refuse it.
+    Reject,
+}
+
+impl DmarcPolicy {
+    /// The word in SQL, JSON and the record.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Quarantine => "quarantine",
+            Self::Reject => "reject",
+        }
+    }
+}
+
+impl fmt::Display for DmarcPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for DmarcPolicy {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        [Self::None, Self::Quarantine, Self::Reject]
+            .into_iter()
+            .find(|policy| policy.as_str().eq_ignore_ascii_case(word))
+            .ok_or(())
+    }
+}
+
+/// Every record that `domain` needs, its keys' first.
+pub fn records(terms: &Terms, domain: &str, keys: &[PublishedKey]) -> Vec<Record> {
+    let txt = |name: String, value: String, purpose| Record { kind: RecordType::Txt, name, value, purpose };
+    let spf = || format!("v=spf1 {} ~all", terms.spf);
+    let mut records: Vec<Record> =
+        keys.iter().map(|key| txt(key.name(domain), dkim::record(key.algorithm, &key.public), Purpose::Dkim)).collect();
+    records.push(txt(domain.to_owned(), spf(), Purpose::Spf));
+    records.push(txt(format!("_dmarc.{domain}"), "v=DMARC1; p=none".into(), Purpose::Dmarc));
+    if let Some(return_path) = &terms.return_path {
+        // A mail exchanger is a name; an address literal cannot be one.
+        if !terms.hostname.starts_with('[') {
+            let value = format!("10 {}.", terms.hostname.trim_end_matches('.'));
+            let name = return_path.clone();
+            records.push(Record { kind: RecordType::Mx, name, value, purpose: Purpose::ReturnPath });
+        }
+        if return_path != domain {
+            records.push(txt(return_path.clone(), spf(), Purpose::ReturnPathSpf));
+        }
+    }
+    records
+}
+
+impl Record {
+    /// The names to ask, the next one where the one before has no such record: a DMARC policy may stand at a parent
+    /// (RFC 7489 §6.6.3), which here is any but a top-level domain.
+    pub fn names(&self) -> Vec<String> {
+        let parent = |name: &String| {
+            let (_, parent) = name.strip_prefix("_dmarc.")?.split_once('.')?;
+            parent.contains('.').then(|| format!("_dmarc.{parent}"))
+        };
+        match self.purpose {
+            Purpose::Dmarc => std::iter::successors(Some(self.name.clone()), parent).take(5).collect(),
+            _ => vec![self.name.clone()],
+        }
+    }
+
+    /// As it is before the DNS was asked.
+    pub fn unchecked(self) -> Finding {
+        self.found(RecordStatus::Unchecked, Vec::new(), None)
+    }
+
+    fn found(self, status: RecordStatus, found: Vec<String>, mend: Option<String>) -> Finding {
+        let Self { kind, name, value, purpose } = self;
+        Finding { kind, name, value, purpose, status, found, mend }
+    }
+}
+
+/// The records as they are to be published, each with what the last check found of it.
+pub fn with_findings(records: Vec<Record>, findings: &[Finding]) -> Vec<Finding> {
+    let of = |record: Record| {
+        let same = |found: &&Finding| {
+            (found.kind, &found.name, &found.value) == (record.kind, &record.name, &record.value)
+                && found.purpose == record.purpose
+        };
+        findings.iter().find(same).cloned().unwrap_or_else(|| record.unchecked())
+    };
+    records.into_iter().map(of).collect()
+}
+
+/// Between two checks of a domain that is as it should be.
+const SETTLED: TimeDelta = TimeDelta::hours(6);
+/// The same where a record is missing.
+pub const UNSETTLED: TimeDelta = TimeDelta::minutes(5);
+/// How long the record of a key that signs no more is to stay.
+pub const RETIRING: TimeDelta = TimeDelta::days(7);
+
+/// What a check means for a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// What was found for each record.
+    pub findings: Vec<Finding>,
+    /// The selectors of the pending keys whose records are seen, so that they may sign.
+    pub seen: Vec<String>,
+    /// Whether the records of all keys that sign are seen; `None` where the DNS did not say.
+    pub is_verified: Option<bool>,
+    /// The DMARC policy that applies, if one does; the outer `None` where the DNS did not say.
+    pub dmarc: Option<Option<DmarcPolicy>>,
+}
+
+impl Verdict {
+    /// Draws the conclusion.
+    pub fn of(terms: &Terms, domain: &str, keys: &[PublishedKey], findings: Vec<Finding>) -> Self {
+        let status = |key: &PublishedKey| {
+            let name = key.name(domain);
+            findings.iter().find(|found| found.name == name).map_or(RecordStatus::Unchecked, |found| found.status)
+        };
+        let pending = keys.iter().filter(|key| key.state == KeyState::Pending);
+        let seen = pending.filter(|key| status(key) == RecordStatus::Ok).map(|key| key.selector.clone()).collect();
+        let signing: Vec<RecordStatus> = keys.iter().filter(|key| key.verifies(terms)).map(status).collect();
+        let is_verified = if signing.iter().any(|s| matches!(s, RecordStatus::Missing | RecordStatus::Wrong)) {
+            Some(false)
+        } else if signing.contains(&RecordStatus::Unanswered) {
+            None
+        } else {
+            Some(!signing.is_empty())
+        };
+        let dmarc = findings.iter().find(|found| found.purpose == Purpose::Dmarc);
+        let dmarc = dmarc.and_then(|found| match found.status {
+            RecordStatus::Unanswered | RecordStatus::Unchecked => None,
+            _ => Some(judge::policy(found)),
+        });
+        Self { findings, seen, is_verified, dmarc }
+    }
+
+    /// How long a worker waits before it asks again: not long where something is still to be published.
+    pub fn next_check(&self, keys: &[PublishedKey]) -> TimeDelta {
+        let pending = keys.iter().filter(|key| key.state == KeyState::Pending).count();
+        if self.is_verified == Some(true) && pending == self.seen.len() { SETTLED } else { UNSETTLED }
+    }
+}
+
+/// How long a domain whose records have vanished still counts as verified: an accident in the DNS must not stop its mail.
+const GRACE: TimeDelta = TimeDelta::hours(72);
+
+/// How a domain stands after its checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DomainStatus {
+    /// Its keys' records were never seen.
+    Pending,
+    /// The last check saw the record of every key that signs.
+    Verified,
+    /// The last check did not, an earlier one did, less than 72 hours before: it still counts as verified.
+    Failing,
+    /// Its records have been gone for longer.
+    Unverified,
+}
+
+impl DomainStatus {
+    /// Where the DNS was last heard at `checked_at`, and last showed all at `verified_at`.
+    pub fn of(checked_at: Option<DateTime<Utc>>, verified_at: Option<DateTime<Utc>>) -> Self {
+        match (checked_at, verified_at) {
+            (_, None) => Self::Pending,
+            (Some(checked), Some(verified)) if checked - verified >= GRACE => Self::Unverified,
+            (Some(checked), Some(verified)) if checked > verified => Self::Failing,
+            _ => Self::Verified,
+        }
+    }
+
+    /// Whether mail is as good as it can be.
+    pub fn is_good(self) -> bool {
+        matches!(self, Self::Verified | Self::Failing)
+    }
+}
+
+/// Whether mail that `domain` signs for is aligned with a return path at `return_path` by DMARC's relaxed rule: one is the
+/// other, or below it.
+pub fn is_aligned(domain: &str, return_path: &str) -> bool {
+    is_within(return_path, domain) || is_within(domain, return_path)
+}
+
+/// Whether a domain is another, or below it.
+pub fn is_within(domain: &str, parent: &str) -> bool {
+    domain.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// A domain and those above it that could have been registered, the nearest first; a top-level domain is none.
+pub fn lineage(domain: &str) -> Vec<String> {
+    std::iter::successors(Some(domain), |domain| {
+        let (_, parent) = domain.split_once('.')?;
+        parent.contains('.').then_some(parent)
+    })
+    .map(str::to_owned)
+    .collect()
+}

@@ -1,0 +1,94 @@
+//! Registering and removing domains.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+
+use super::view::{DomainView, NewDomainBody};
+use super::{DomainName, NO_DOMAIN, new_keys, shown};
+use crate::accept::request;
+use crate::db::domains;
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::{Api, ApiError, Problem};
+
+/// Register a domain
+///
+/// Makes an ed25519 and an RSA-2048 key. Both sign the domain's mail, and that of domains below it that are not registered
+/// themselves, within a quarter of a minute: until their records are published, a signature counts as none. Publish the records of the
+/// answer, then `POST …/verify`.
+#[utoipa::path(
+    post, path = "/v1/domains", tag = "domains", operation_id = "create_domain",
+    request_body = NewDomainBody,
+    responses(
+        (status = 201, description = "The domain with the records to publish", body = DomainView,
+         headers(("Location" = String, description = "Where the domain is"))),
+        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The domain is registered (`domain_exists`), or no `secret_key` is configured (`no_secret_key`)", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The body is not valid: every fault at once", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn create(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    caller.may(Scope::Admin)?;
+    let body = api.bodies.json(&headers, body).await?;
+    let name = request::domain::parse(&body.octets)?;
+    let tenant = caller.tenant();
+    let exists = || ApiError::Conflict {
+        code: "domain_exists",
+        detail: format!("{name} is registered; GET /v1/domains/{name} shows its records."),
+        retry_after: None,
+    };
+    // Keys cost a tenth of a second.
+    if domains::get(&api.db, tenant, &name).await?.is_some() {
+        return Err(exists());
+    }
+    let keys = new_keys(&api, tenant, &name).await?;
+    if !domains::insert(&api.db, tenant, &name, &keys, api.clock.now()).await? {
+        return Err(exists());
+    }
+    api.domains.senders.forget();
+    let view = shown(&api, tenant, &name).await?;
+    let mut response = (StatusCode::CREATED, Json(view)).into_response();
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/domains/{name}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Remove a domain
+///
+/// Its keys are deleted, and its mail goes out unsigned from now on. Leave the DKIM records in the DNS for a week: mail that is under
+/// way was signed with them.
+#[utoipa::path(
+    delete, path = "/v1/domains/{name}", tag = "domains", operation_id = "remove_domain",
+    params(("name" = String, Path, description = "The domain's name")),
+    responses(
+        (status = 204, description = "It is not registered any more"),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such domain", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn remove(
+    State(api): State<Api>,
+    caller: Caller,
+    DomainName(name): DomainName,
+) -> Result<StatusCode, ApiError> {
+    caller.may(Scope::Admin)?;
+    let was_there = domains::remove(&api.db, caller.tenant(), &name).await?;
+    api.domains.senders.forget();
+    if was_there { Ok(StatusCode::NO_CONTENT) } else { Err(NO_DOMAIN) }
+}

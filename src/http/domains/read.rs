@@ -1,0 +1,77 @@
+//! `GET /v1/domains`.
+
+use std::collections::HashMap;
+
+use axum::Json;
+use axum::extract::State;
+
+use super::view::DomainView;
+use super::{DomainName, shown};
+use crate::db::domains::{self, KeyRow};
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::page::Page;
+use crate::http::params::Params;
+use crate::http::{Api, ApiError, Problem};
+
+/// List domains
+///
+/// By name, with their keys, the records to publish, and what the last check found.
+#[utoipa::path(
+    get, path = "/v1/domains", tag = "domains", operation_id = "list_domains",
+    params(
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
+        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+    ),
+    responses(
+        (status = 200, description = "A page of domains", body = Page<DomainView>),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    mut params: Params,
+) -> Result<Json<Page<DomainView>>, ApiError> {
+    caller.may(Scope::Read)?;
+    let limit = params.limit();
+    let after = params.text("after");
+    params.finish()?;
+    let rows = domains::page(&api.db, caller.tenant(), after.as_deref(), limit + 1).await?;
+    let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
+    let mut keys = HashMap::<String, Vec<KeyRow>>::new();
+    for key in domains::keys(&api.db, caller.tenant(), &names).await? {
+        keys.entry(key.domain.clone()).or_default().push(key);
+    }
+    let show = |row: domains::DomainRow| {
+        let keys = keys.get(&row.name).cloned().unwrap_or_default();
+        DomainView::of(row, keys, &api.domains.terms)
+    };
+    Ok(Json(Page::of(rows, limit, |row| row.name.clone(), show)))
+}
+
+/// Read a domain
+///
+/// Its keys, the records to publish, and what the last check found. The DNS is not asked; `POST …/verify` does.
+#[utoipa::path(
+    get, path = "/v1/domains/{name}", tag = "domains", operation_id = "get_domain",
+    params(("name" = String, Path, description = "The domain's name")),
+    responses(
+        (status = 200, description = "The domain", body = DomainView),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such domain", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn get(
+    State(api): State<Api>,
+    caller: Caller,
+    DomainName(name): DomainName,
+) -> Result<Json<DomainView>, ApiError> {
+    caller.may(Scope::Read)?;
+    shown(&api, caller.tenant(), &name).await.map(Json)
+}

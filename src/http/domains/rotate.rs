@@ -1,0 +1,50 @@
+//! `POST /v1/domains/{name}/rotate`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::view::DomainView;
+use super::{DomainName, NO_DOMAIN, new_keys, shown};
+use crate::db::domains::{self, Rotated};
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::{Api, ApiError, Problem};
+
+/// Give a domain new keys
+///
+/// They sign once their records are seen, each by itself; until then the present ones do. The records of those stay for a week
+/// after they have signed last.
+#[utoipa::path(
+    post, path = "/v1/domains/{name}/rotate", tag = "domains", operation_id = "rotate_domain",
+    params(("name" = String, Path, description = "The domain's name")),
+    responses(
+        (status = 200, description = "The domain with the records to publish", body = DomainView),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such domain", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "New keys are pending already (`rotation_pending`), or no `secret_key` is configured (`no_secret_key`)", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn rotate(
+    State(api): State<Api>,
+    caller: Caller,
+    DomainName(name): DomainName,
+) -> Result<Json<DomainView>, ApiError> {
+    caller.may(Scope::Admin)?;
+    let tenant = caller.tenant();
+    domains::get(&api.db, tenant, &name).await?.ok_or(NO_DOMAIN)?;
+    let keys = new_keys(&api, tenant, &name).await?;
+    match domains::rotate(&api.db, tenant, &name, &keys, &api.domains.terms.algorithms, api.clock.now()).await? {
+        Rotated::Pending => shown(&api, tenant, &name).await.map(Json),
+        Rotated::Missing => Err(NO_DOMAIN),
+        Rotated::Already => Err(ApiError::Conflict {
+            code: "rotation_pending",
+            detail: format!(
+                "{name} has new keys that wait for their records; publish those that GET /v1/domains/{name} shows, then \
+                 POST /v1/domains/{name}/verify."
+            ),
+            retry_after: None,
+        }),
+    }
+}

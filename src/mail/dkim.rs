@@ -1,0 +1,124 @@
+//! DKIM signatures (RFC 6376, RFC 8463), relaxed/relaxed.
+//!
+//! A signature is made of the mail, the keys and the mail's own date alone (`t=`), so that every attempt and every `raw` of a
+//! mail has the same one. `From` is signed once more than it is there, so that nobody can add a second one (§8.15). The body
+//! is hashed once for all keys. Canonical forms and the signature's own field are mail-auth's; its `sign` takes `t=` from the
+//! system's clock, which would make each attempt another mail.
+
+use chrono::{DateTime, Utc};
+use mail_auth::common::crypto::{HashAlgorithm, SigningKey as _};
+use mail_auth::common::headers::{Writable, Writer};
+use mail_auth::dkim::{Canonicalization, Signature};
+
+use crate::domain::dkim::{Signer, SigningKey};
+
+/// What is signed where it is present, and what a receiver shows or acts on.
+const SIGNED: [&str; 12] = [
+    "From",
+    "To",
+    "Cc",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "Reply-To",
+    "MIME-Version",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+    "List-Unsubscribe",
+    "List-Unsubscribe-Post",
+];
+
+/// Why a mail could not be signed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot be signed with {selector}: {why}")]
+pub struct SignError {
+    selector: String,
+    why: String,
+}
+
+/// The mail with a signature of each key on top.
+pub fn sign(mime: &[u8], signer: &Signer, at: DateTime<Utc>) -> Result<Vec<u8>, SignError> {
+    let mut out = signatures(mime, signer, at)?;
+    out.reserve_exact(mime.len());
+    out.extend_from_slice(mime);
+    Ok(out)
+}
+
+/// The header fields to put before the mail.
+fn signatures(mime: &[u8], signer: &Signer, at: DateTime<Utc>) -> Result<Vec<u8>, SignError> {
+    let (fields, body) = split(mime);
+    // From the bottom up, as a verifier takes them (§5.4.2).
+    let chosen: Vec<Field<'_>> = fields.into_iter().rev().filter(|(name, _)| is_signed(name)).collect();
+    let mut canonical = Vec::with_capacity(1_024);
+    Canonicalization::Relaxed.canonicalize_headers(chosen.iter().copied(), &mut canonical);
+    let name = |(name, _): &Field<'_>| String::from_utf8_lossy(name).into_owned();
+    let h: Vec<String> = chosen.iter().map(name).chain(["From".to_owned()]).collect();
+    let bh = HashAlgorithm::Sha256.hash(Canonicalization::Relaxed.canonical_body(body, u64::MAX)).as_ref().to_vec();
+    let mut out = Vec::with_capacity(1_024);
+    for key in &signer.keys {
+        let template = Signature {
+            v: 1,
+            a: key.key.algorithm(),
+            d: signer.domain.clone(),
+            s: key.selector.clone(),
+            h: h.clone(),
+            bh: bh.clone(),
+            t: u64::try_from(at.timestamp()).unwrap_or(0),
+            ..Signature::default()
+        };
+        signature(key, &canonical, template)?.write(&mut out, true);
+    }
+    Ok(out)
+}
+
+fn signature(key: &SigningKey, fields: &[u8], mut signature: Signature) -> Result<Signature, SignError> {
+    let signed = key.key.sign(Signable { fields, signature: &signature });
+    signature.b = signed.map_err(|why| SignError { selector: key.selector.clone(), why: why.to_string() })?;
+    Ok(signature)
+}
+
+/// What is signed: the canonical fields, then the signature's own without its `b=` (§3.7).
+struct Signable<'a> {
+    fields: &'a [u8],
+    signature: &'a Signature,
+}
+
+impl Writable for Signable<'_> {
+    fn write(self, writer: &mut impl Writer) {
+        writer.write(self.fields);
+        self.signature.write(writer, false);
+    }
+}
+
+fn is_signed(name: &[u8]) -> bool {
+    SIGNED.iter().any(|signed| name.eq_ignore_ascii_case(signed.as_bytes()))
+}
+
+/// A field's name, and what follows its colon, line end included.
+type Field<'a> = (&'a [u8], &'a [u8]);
+
+/// The fields of a mail whose lines end in CRLF, and its body.
+fn split(mime: &[u8]) -> (Vec<Field<'_>>, &[u8]) {
+    let (mut fields, mut rest) = (Vec::new(), mime);
+    while !rest.is_empty() {
+        if let Some(body) = rest.strip_prefix(b"\r\n") {
+            return (fields, body);
+        }
+        let field = &rest[..end_of_field(rest)];
+        rest = &rest[field.len()..];
+        if let Some(colon) = memchr::memchr(b':', field) {
+            fields.push((&field[..colon], &field[colon + 1..]));
+        }
+    }
+    (fields, rest)
+}
+
+/// Where the first field ends, with the lines that continue it.
+fn end_of_field(text: &[u8]) -> usize {
+    let continues = |end: usize| matches!(text.get(end), Some(b' ' | b'\t'));
+    let ends = memchr::memchr_iter(b'\n', text).map(|line_end| line_end + 1);
+    ends.into_iter().find(|end| !continues(*end)).unwrap_or(text.len())
+}
+
+#[cfg(test)]
+mod tests;

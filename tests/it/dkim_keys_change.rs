@@ -1,0 +1,113 @@
+//! A domain gets new keys: they sign when their records are seen, and nothing that is under way loses its record.
+
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::clock::{hours, minutes};
+use crate::support::dns::DnsServer;
+use crate::support::domains::{checked, keys, publish, records, registered, shown, signatures, with_secret};
+
+/// The selectors in a state, ed25519 first.
+fn in_state(domain: &Value, state: &str) -> Vec<String> {
+    keys(domain).into_iter().filter(|key| key.2 == state).map(|key| key.0).collect()
+}
+
+/// Who signs now, all of them verifiably.
+async fn signers(app: &TestApp, dns: &DnsServer) -> Vec<String> {
+    // Past what a worker remembers.
+    app.clock.advance(minutes(1));
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    let found = signatures(dns, &app.smtp.mails().pop().unwrap().raw).await;
+    assert!(found.iter().all(|(_, _, verifies)| *verifies), "{found:?}");
+    found.into_iter().map(|(_, selector, _)| selector).collect()
+}
+
+async fn rotated(app: &TestApp) -> Value {
+    let answer = app.post("/v1/domains/acme.test/rotate", &json!(null)).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.body
+}
+
+#[tokio::test]
+async fn new_keys_sign_once_they_are_published_and_the_old_records_stay_a_week() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    let made = registered(&app, "acme.test").await;
+    publish(&dns, &made);
+    let old = in_state(&checked(&app, "acme.test").await, "active");
+    assert_eq!(signers(&app, &dns).await, old);
+
+    let pending = rotated(&app).await;
+    let new = in_state(&pending, "pending");
+    assert!(new.len() == 2 && new.iter().all(|selector| !old.contains(selector)));
+    assert_eq!((in_state(&pending, "active"), records(&pending, "dkim").len()), (old.clone(), 4));
+    let again = app.post("/v1/domains/acme.test/rotate", &json!(null)).await;
+    assert_eq!(again.problem(), (409, "rotation_pending"));
+    let unseen = checked(&app, "acme.test").await;
+    assert_eq!((&unseen["status"], in_state(&unseen, "pending")), (&json!("verified"), new.clone()));
+    assert_eq!(signers(&app, &dns).await, old, "nothing new is published");
+
+    // One record is there before the other: a worker sees it by itself.
+    let record = |selector: &str| {
+        let all = records(&pending, "dkim");
+        let record = all.iter().find(|record| record["name"].as_str().unwrap().starts_with(selector)).unwrap();
+        (record["name"].as_str().unwrap().to_owned(), record["value"].as_str().unwrap().to_owned())
+    };
+    let (name, value) = record(&new[1]);
+    dns.txt(&name, [value.as_str()]);
+    app.clock.advance(minutes(10));
+    app.worker.check_domains().await.unwrap();
+    assert_eq!(signers(&app, &dns).await, [old[0].clone(), new[1].clone()]);
+    let (name, value) = record(&new[0]);
+    dns.txt(&name, [value.as_str()]);
+    let done = checked(&app, "acme.test").await;
+    assert_eq!((in_state(&done, "active"), in_state(&done, "retiring")), (new.clone(), old.clone()));
+    assert!(
+        done["keys"].as_array().unwrap().iter().all(|key| (key["state"] == "retiring") == key["retire_at"].is_string())
+    );
+    assert_eq!(signers(&app, &dns).await, new);
+
+    app.clock.advance(hours(6 * 24));
+    app.worker.check_domains().await.unwrap();
+    assert_eq!(in_state(&shown(&app, "acme.test").await, "retiring"), old);
+    app.clock.advance(hours(25));
+    app.worker.check_domains().await.unwrap();
+    let settled = shown(&app, "acme.test").await;
+    assert_eq!((keys(&settled).len(), records(&settled, "dkim").len()), (2, 2));
+    assert_eq!(signers(&app, &dns).await, new);
+    assert_eq!(in_state(&rotated(&app).await, "pending").len(), 2, "and again");
+}
+
+#[tokio::test]
+async fn a_key_that_was_never_to_sign_keeps_nobody_from_rotating_again() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).config(|config| config.dkim.algorithms = vec!["rsa".into()]).start().await;
+    registered(&app, "acme.test").await;
+    let first = rotated(&app).await;
+    for record in
+        records(&first, "dkim").into_iter().filter(|record| record["name"].as_str().unwrap().contains("-rsa."))
+    {
+        dns.txt(record["name"].as_str().unwrap(), [record["value"].as_str().unwrap()]);
+    }
+    let seen = checked(&app, "acme.test").await;
+    assert_eq!((&seen["status"], in_state(&seen, "pending").len()), (&json!("verified"), 1));
+    let second = rotated(&app).await;
+    let (before, after) = (in_state(&first, "pending"), in_state(&second, "pending"));
+    assert!(after.len() == 2 && after.iter().all(|selector| !before.contains(selector)));
+}
+
+#[tokio::test]
+async fn of_two_rotations_at_a_time_one_is_made() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    registered(&app, "acme.test").await;
+    let rotate = async || app.post("/v1/domains/acme.test/rotate", &json!(null)).await.status;
+    let (a, b, c) = tokio::join!(rotate(), rotate(), rotate());
+    let mut answers = [a, b, c];
+    answers.sort_unstable();
+    assert_eq!(answers, [200, 409, 409]);
+    let register = async || app.post("/v1/domains", &json!({"name": "b.test"})).await.status;
+    let (a, b) = tokio::join!(register(), register());
+    assert_eq!((a.min(b), a.max(b)), (201, 409));
+}

@@ -1,0 +1,135 @@
+//! What arrives at another mail server is signed, and a receiver can verify it.
+
+use postrider::config::Config;
+use serde_json::json;
+
+use crate::support::app::TestApp;
+use crate::support::client::message;
+use crate::support::clock::hours;
+use crate::support::dns::DnsServer;
+use crate::support::domains::{checked, keys, publish, registered, signatures, with_secret};
+
+async fn sent(app: &TestApp, fields: serde_json::Value) -> Vec<u8> {
+    app.send(fields).await;
+    app.run_until_idle().await;
+    app.smtp.mails().pop().expect("a mail").raw
+}
+
+#[tokio::test]
+async fn both_keys_sign_at_once_and_verify_when_they_are_published() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    let domain = registered(&app, "acme.test").await;
+    let [ed25519, rsa] = keys(&domain).try_into().unwrap();
+    let expected = |verifies: bool| {
+        [(&ed25519, verifies), (&rsa, verifies)]
+            .map(|(key, verifies)| ("acme.test".to_owned(), key.0.clone(), verifies))
+    };
+    let mail =
+        sent(&app, json!({"html": "<p>Grüße</p>", "headers": {"List-Unsubscribe": "<https://acme.test/u>"}})).await;
+    assert_eq!(signatures(&dns, &mail).await, expected(false), "nothing is published yet");
+    publish(&dns, &domain);
+    assert_eq!(checked(&app, "acme.test").await["status"], "verified");
+    assert_eq!(signatures(&dns, &mail).await, expected(true));
+    let large = "QUJD".repeat(200_000);
+    let mail =
+        sent(&app, json!({"attachments": [{"filename": "a.bin", "content": large}], "text": ".\n..\r\n  \n\n"})).await;
+    assert_eq!(signatures(&dns, &mail).await, expected(true));
+    let text = String::from_utf8(mail).unwrap().replace("Subject: Your", "Subject: My");
+    assert_eq!(signatures(&dns, text.as_bytes()).await, expected(false));
+}
+
+#[tokio::test]
+async fn every_attempt_and_raw_have_the_same_signatures() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    registered(&app, "acme.test").await;
+    app.smtp.dot().replies(["451 4.3.0 later", "250 ok"]);
+    let mail = app.send(json!({"scheduled_at": app.clock.text_in(hours(30)), "to": "ann@example.test"})).await;
+    let before = app.get(&format!("/v1/messages/{}/raw", mail.id)).await.octets;
+    app.clock.advance(hours(30));
+    app.run_until_idle().await;
+    assert_eq!(app.status(&mail.id).await, "deferred");
+    app.clock.advance(hours(1));
+    app.run_until_idle().await;
+    let raw = app.get(&format!("/v1/messages/{}/raw", mail.id)).await.octets;
+    let [received] = app.smtp.mails().try_into().expect("one mail");
+    assert!(String::from_utf8_lossy(&raw).starts_with("DKIM-Signature: "));
+    assert!(received.raw == raw && raw == before, "all the same bytes");
+}
+
+#[tokio::test]
+async fn a_subdomain_is_signed_for_by_the_nearest_domain_above_it() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    for name in ["acme.test", "news.acme.test"] {
+        publish(&dns, &registered(&app, name).await);
+    }
+    for (from, signer) in [
+        ("a@shop.acme.test", Some("acme.test")),
+        ("a@weekly.news.acme.test", Some("news.acme.test")),
+        ("a@news.acme.test", Some("news.acme.test")),
+        ("a@notacme.test", None),
+        ("a@acme.test.evil.test", None),
+    ] {
+        let mail = sent(&app, json!({"from": from})).await;
+        let found: Vec<_> = signatures(&dns, &mail).await.into_iter().map(|(domain, _, ok)| (domain, ok)).collect();
+        let expected = signer.map(|name| vec![(name.to_owned(), true); 2]).unwrap_or_default();
+        assert_eq!(found, expected, "{from}");
+    }
+}
+
+#[tokio::test]
+async fn the_configuration_says_which_keys_sign() {
+    for (algorithms, expected) in [(&["rsa"][..], &["rsa"][..]), (&["ed25519"], &["ed25519"]), (&["none"], &[])] {
+        let dns = DnsServer::start().await;
+        let choose =
+            |config: &mut Config| config.dkim.algorithms = algorithms.iter().map(ToString::to_string).collect();
+        let app = with_secret(&dns).config(choose).start().await;
+        publish(&dns, &registered(&app, "acme.test").await);
+        let found = signatures(&dns, &sent(&app, json!({})).await).await;
+        let names: Vec<&str> = found.iter().map(|(_, selector, _)| selector.rsplit('-').next().unwrap()).collect();
+        assert!(found.iter().all(|(_, _, verifies)| *verifies), "{found:?}");
+        assert_eq!(names, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_the_signatures() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    let domain = registered(&app, "acme.test").await;
+    publish(&dns, &domain);
+    let plan = app.post("/v1/messages?dry_run=true", &message(json!({"from": "a@news.acme.test"}))).await.body;
+    let planned =
+        |key: &(String, String, String)| json!({"domain": "acme.test", "selector": key.0, "algorithm": key.1});
+    assert_eq!(plan["dkim"], json!(keys(&domain).iter().map(planned).collect::<Vec<_>>()));
+    let mime = plan["mime"]["content"].as_str().unwrap();
+    assert!(signatures(&dns, mime.as_bytes()).await.iter().all(|(_, _, verifies)| *verifies));
+}
+
+#[tokio::test]
+async fn mail_whose_keys_cannot_be_opened_waits_until_they_can() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    publish(&dns, &registered(&app, "acme.test").await);
+    let mut other = app.config.clone();
+    other.secret_key = Some("another secret that is just as long".to_owned().into());
+    let worker = app.worker_with(&other).await;
+    let mail = app.send(json!({})).await;
+    worker.drain().await.unwrap();
+    let waiting = app.recipient(&mail.id).await;
+    assert_eq!((&waiting["status"], app.smtp.mails().len()), (&json!("deferred"), 0));
+    let why = waiting["response"]["text"].as_str().unwrap();
+    assert!(why.contains("acme.test") && why.contains("previous_secret_keys"), "{why}");
+    let elsewhere = app.send(json!({"from": "a@other.test"})).await;
+    worker.drain().await.unwrap();
+    assert_eq!(app.status(&elsewhere.id).await, "relayed", "nobody else waits");
+
+    other.previous_secret_keys = vec![crate::support::domains::SECRET.to_owned().into()];
+    app.clock.advance(hours(1));
+    app.worker_with(&other).await.drain().await.unwrap();
+    assert_eq!(app.status(&mail.id).await, "relayed");
+    let received = app.smtp.mails().pop().unwrap().raw;
+    assert!(signatures(&dns, &received).await.iter().all(|(_, _, verifies)| *verifies));
+}

@@ -1,0 +1,48 @@
+//! `postrider doctor` on what other servers make of our mail.
+
+use crate::support::dns::DnsServer;
+use crate::support::domains::{SECRET, publish, registered, with_secret};
+use crate::support::process::postrider;
+
+/// Its lines on domains, the secret and the hostname, and whether it was content.
+async fn doctor(url: &str, dns: &DnsServer, secret: Option<&str>) -> (Vec<String>, bool) {
+    let mut command = postrider(&["doctor"]);
+    command.env("DATABASE_URL", url).env("POSTRIDER_DNS", dns.address().to_string());
+    command.env("POSTRIDER_HOSTNAME", "postrider.test");
+    if let Some(secret) = secret {
+        command.env("POSTRIDER_SECRET_KEY", secret);
+    }
+    let output = command.output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let ours = |line: &&str| ["domain", "secret_key", "hostname"].iter().any(|word| line[6..].starts_with(word));
+    (text.lines().filter(ours).map(str::to_owned).collect(), output.status.success())
+}
+
+#[tokio::test]
+async fn each_record_and_the_name_of_the_machine_have_a_line() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    let url = &app.database.url;
+    let (lines, _) = doctor(url, &dns, None).await;
+    assert!(lines[0].starts_with("ok    secret_key: it is not set, and nothing needs it yet"), "{lines:#?}");
+    assert!(lines[1].starts_with("ok    domains: none are registered"), "{lines:#?}");
+    assert!(lines[2].starts_with("BAD   hostname postrider.test: it has no address"), "{lines:#?}");
+
+    let made = registered(&app, "acme.test").await;
+    dns.has_address("postrider.test", "192.0.2.1");
+    dns.points_to("192.0.2.1", "other.test");
+    let (lines, is_well) = doctor(url, &dns, Some(SECRET)).await;
+    assert!(!is_well && lines[0] == "ok    secret_key: it is set", "{lines:#?}");
+    assert_eq!(lines.iter().filter(|line| line.starts_with("BAD   domain acme.test, ")).count(), 4, "{lines:#?}");
+    assert!(lines[5].contains("192.0.2.1, which points to other.test"), "{lines:#?}");
+
+    publish(&dns, &made);
+    dns.points_to("192.0.2.1", "Postrider.test");
+    let (lines, _) = doctor(url, &dns, Some(SECRET)).await;
+    assert!(lines.len() == 6 && lines.iter().all(|line| line.starts_with("ok    ")), "{lines:#?}");
+
+    let (lines, is_well) = doctor(url, &dns, Some("another secret that is just as long")).await;
+    assert!(!is_well && lines[1].contains("its keys cannot be opened") && lines[1].contains("previous_secret_keys"));
+    let (lines, _) = doctor(url, &dns, None).await;
+    assert!(lines[0].starts_with("BAD   secret_key: it is not set"), "{lines:#?}");
+}

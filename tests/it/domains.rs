@@ -1,0 +1,178 @@
+//! `/v1/domains`: registered, published wrongly and then rightly, checked, removed.
+
+use postrider::domain::key::Scope;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::client::Answer;
+use crate::support::clock::hours;
+use crate::support::dns::DnsServer;
+use crate::support::domains::{checked, keys, publish, records, registered, shown, with_secret};
+
+/// Purpose and status of every record.
+fn statuses(domain: &Value) -> Vec<(&str, &str)> {
+    let records = domain["records"].as_array().unwrap().iter();
+    records.map(|record| (record["purpose"].as_str().unwrap(), record["status"].as_str().unwrap())).collect()
+}
+
+#[tokio::test]
+async fn a_domain_is_told_exactly_what_to_publish_and_is_verified_once_it_has() {
+    let dns = DnsServer::start().await;
+    let app =
+        with_secret(&dns).config(|config| config.return_path.domain = Some("bounce.acme.test".into())).start().await;
+    let made = registered(&app, "Acme.test").await;
+    assert_eq!((&made["name"], &made["status"]), (&json!("acme.test"), &json!("pending")));
+    let purposes = ["dkim", "dkim", "spf", "dmarc", "return_path", "return_path_spf"];
+    assert_eq!(statuses(&made), purposes.map(|purpose| (purpose, "unchecked")));
+    let values: Vec<&str> =
+        made["records"].as_array().unwrap()[2..].iter().map(|r| r["value"].as_str().unwrap()).collect();
+    let spf = "v=spf1 a:postrider.test ~all";
+    assert_eq!(values, [spf, "v=DMARC1; p=none", "10 postrider.test.", spf]);
+    for (key, record) in keys(&made).iter().zip(records(&made, "dkim")) {
+        let (selector, algorithm, state) = key;
+        assert_eq!(
+            (record["name"].as_str().unwrap(), state.as_str()),
+            (&*format!("{selector}._domainkey.acme.test"), "active")
+        );
+        assert!(record["value"].as_str().unwrap().starts_with(&format!("v=DKIM1; k={algorithm}; p=")));
+    }
+
+    let nothing = checked(&app, "acme.test").await;
+    assert_eq!(statuses(&nothing), purposes.map(|purpose| (purpose, "missing")));
+    assert_eq!((&nothing["status"], &nothing["verified_at"]), (&json!("pending"), &json!(null)));
+
+    publish(&dns, &made);
+    dns.txt(made["records"][0]["name"].as_str().unwrap(), ["v=DKIM1; k=ed25519; p=AAAA"]);
+    dns.txt("acme.test", ["something=else", "v=spf1 include:other.test -all"]);
+    let wrong = checked(&app, "acme.test").await;
+    assert_eq!(statuses(&wrong)[..3], [("dkim", "wrong"), ("dkim", "ok"), ("spf", "wrong")]);
+    assert_eq!(wrong["records"][2]["found"], json!(["v=spf1 include:other.test -all"]));
+    let mend = wrong["records"][2]["mend"].as_str().unwrap();
+    assert!(mend.contains("v=spf1 a:postrider.test include:other.test -all"), "{mend}");
+    assert_eq!(wrong["status"], "pending");
+
+    publish(&dns, &made);
+    let right = checked(&app, "acme.test").await;
+    assert_eq!(statuses(&right), purposes.map(|purpose| (purpose, "ok")));
+    assert_eq!((&right["status"], &right["dmarc"]), (&json!("verified"), &json!("none")));
+    assert_eq!(shown(&app, "acme.test").await, right, "what was found is kept");
+    assert_eq!(app.get("/v1/domains").await.body["data"], json!([right]));
+}
+
+#[tokio::test]
+async fn workers_check_by_themselves_and_an_accident_in_the_dns_is_forgiven_for_three_days() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    let made = registered(&app, "acme.test").await;
+    app.worker.check_domains().await.unwrap();
+    assert_eq!(shown(&app, "acme.test").await["status"], "pending");
+    publish(&dns, &made);
+    app.worker.check_domains().await.unwrap();
+    assert_eq!(shown(&app, "acme.test").await["status"], "pending", "it is not its turn");
+    app.clock.advance(hours(1));
+    app.worker.check_domains().await.unwrap();
+    assert_eq!(shown(&app, "acme.test").await["status"], "verified");
+
+    let key = made["records"][0]["name"].as_str().unwrap();
+    dns.servfail(key);
+    app.clock.advance(hours(7));
+    app.worker.check_domains().await.unwrap();
+    let unanswered = shown(&app, "acme.test").await;
+    assert_eq!((&unanswered["status"], statuses(&unanswered)[0]), (&json!("verified"), ("dkim", "unanswered")));
+    dns.mends(key);
+    dns.withdraws(key);
+    app.clock.advance(hours(7));
+    app.worker.check_domains().await.unwrap();
+    assert_eq!(shown(&app, "acme.test").await["status"], "failing");
+    app.clock.advance(hours(72));
+    app.worker.check_domains().await.unwrap();
+    assert_eq!(shown(&app, "acme.test").await["status"], "unverified");
+}
+
+#[tokio::test]
+async fn a_policy_above_a_subdomain_counts_for_it() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    registered(&app, "news.acme.test").await;
+    dns.txt("_dmarc.acme.test", ["v=DMARC1; p=none; sp=quarantine"]);
+    let found = checked(&app, "news.acme.test").await;
+    let dmarc = records(&found, "dmarc")[0];
+    assert_eq!((&dmarc["status"], &found["dmarc"]), (&json!("ok"), &json!("quarantine")));
+    assert_eq!(dmarc["found"], json!(["v=DMARC1; p=none; sp=quarantine (at _dmarc.acme.test)"]));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_request_is_told() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    for (body, faults) in [
+        (json!({}), vec![("/name", "required")]),
+        (json!({"name": "a@acme.test", "key": 1}), vec![("/key", "unknown_field"), ("/name", "invalid_value")]),
+        (json!({"name": "acme.test\n"}), vec![("/name", "invalid_value")]),
+        (json!({"name": ["acme.test"]}), vec![("/name", "invalid_type")]),
+        (json!({"name": "\u{0}.test"}), vec![("/name", "invalid_value")]),
+    ] {
+        let answer = app.post("/v1/domains", &body).await;
+        assert_eq!((answer.status, answer.faults()), (422, faults), "{body}");
+    }
+    registered(&app, "acme.test").await;
+    let again = app.post("/v1/domains", &json!({"name": "ACME.test"})).await;
+    assert_eq!(again.problem(), (409, "domain_exists"));
+    for name in ["other.test", "%00", "a%2Fb", "%FF", "test"] {
+        for (method, rest) in
+            [(Method::GET, ""), (Method::DELETE, ""), (Method::POST, "/verify"), (Method::POST, "/rotate")]
+        {
+            let answer = Answer::to(app.request(method.clone(), &format!("/v1/domains/{name}{rest}"))).await;
+            assert_eq!(answer.problem(), (404, "not_found"), "{method} {name}{rest}");
+        }
+    }
+    assert_eq!(app.delete("/v1/domains/acme.test").await.status, 204);
+    assert_eq!(app.delete("/v1/domains/acme.test").await.status, 404);
+    registered(&app, "acme.test").await;
+}
+
+#[tokio::test]
+async fn pages_are_by_name() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    for name in ["b.test", "a.b.test", "c.test"] {
+        registered(&app, name).await;
+    }
+    let names = |page: &Value| -> Vec<String> {
+        page["data"].as_array().unwrap().iter().map(|domain| domain["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let first = app.get("/v1/domains?limit=2").await.body;
+    assert_eq!((names(&first), &first["has_more"]), (vec!["a.b.test".into(), "b.test".into()], &json!(true)));
+    assert!(first["data"].as_array().unwrap().iter().all(|domain| keys(domain).len() == 2));
+    let next = first["next"].as_str().unwrap();
+    let second = app.get(&format!("/v1/domains?limit=2&after={next}")).await.body;
+    assert_eq!((names(&second), &second["has_more"]), (vec!["c.test".into()], &json!(false)));
+    assert_eq!(app.get("/v1/domains?after=%00").await.status, 422);
+}
+
+#[tokio::test]
+async fn without_a_secret_there_are_no_keys_and_the_setting_is_named() {
+    let app = TestApp::start().await;
+    let refused = app.post("/v1/domains", &json!({"name": "acme.test"})).await;
+    assert_eq!(refused.problem(), (409, "no_secret_key"));
+    assert!(refused.body["detail"].as_str().unwrap().contains("POSTRIDER_SECRET_KEY_FILE"), "{}", refused.body);
+}
+
+#[tokio::test]
+async fn reading_needs_one_scope_and_changing_another() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    registered(&app, "acme.test").await;
+    let (reader, sender) = (app.allowed(&[Scope::Read]).await, app.allowed(&[Scope::Send]).await);
+    assert_eq!(reader.get("/v1/domains/acme.test").await.status, 200);
+    assert_eq!(reader.get("/v1/domains").await.status, 200);
+    assert_eq!(sender.get("/v1/domains").await.status, 403);
+    for path in ["", "/acme.test/verify", "/acme.test/rotate"] {
+        let answer = reader.post(&format!("/v1/domains{path}"), &json!({"name": "b.test"})).await;
+        assert_eq!(answer.status, 403, "{path}");
+    }
+    assert_eq!(reader.delete("/v1/domains/acme.test").await.status, 403);
+    let text = reader.get("/v1/domains/acme.test").await.body.to_string();
+    assert!(!text.contains("sealed") && !text.contains("private"), "{text}");
+}

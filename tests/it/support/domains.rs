@@ -1,0 +1,82 @@
+//! Senders' domains: registered, published as they are told to be, and their signatures verified by mail-auth as a receiver
+//! would.
+
+use mail_auth::{AuthenticatedMessage, DkimResult, MessageAuthenticator};
+use postrider::config::Config;
+use serde_json::{Value, json};
+
+use super::app::{TestApp, TestAppBuilder};
+use super::client::Api;
+use super::dns::DnsServer;
+
+pub const SECRET: &str = "a secret that is long enough for this test";
+
+/// An application with a secret, and a DNS to ask.
+pub fn with_secret(dns: &DnsServer) -> TestAppBuilder {
+    let address = dns.address();
+    TestApp::builder().config(move |config: &mut Config| {
+        config.dns = Some(address);
+        config.secret_key = Some(SECRET.to_owned().into());
+    })
+}
+
+/// Registers a domain.
+pub async fn registered(api: &Api, name: &str) -> Value {
+    let answer = api.post("/v1/domains", &json!({"name": name})).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    assert_eq!(answer.headers["location"], format!("/v1/domains/{}", name.to_lowercase()));
+    answer.body
+}
+
+/// The domain as it is shown.
+pub async fn shown(api: &Api, name: &str) -> Value {
+    let answer = api.get(&format!("/v1/domains/{name}")).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.body
+}
+
+/// Has its records checked now.
+pub async fn checked(api: &Api, name: &str) -> Value {
+    let answer = api.post(&format!("/v1/domains/{name}/verify"), &json!(null)).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.body
+}
+
+/// The records of a domain for this purpose.
+pub fn records<'a>(domain: &'a Value, purpose: &str) -> Vec<&'a Value> {
+    domain["records"].as_array().unwrap().iter().filter(|record| record["purpose"] == purpose).collect()
+}
+
+/// Publishes all of a domain's records, to the letter.
+pub fn publish(dns: &DnsServer, domain: &Value) {
+    for record in domain["records"].as_array().unwrap() {
+        let text = |field: &str| record[field].as_str().unwrap();
+        match text("type") {
+            "TXT" => dns.txt(text("name"), [text("value")]),
+            "MX" => {
+                let (preference, host) = text("value").split_once(' ').unwrap();
+                dns.mx(text("name"), preference.parse().unwrap(), host);
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+/// Selector, algorithm and state of each key.
+pub fn keys(domain: &Value) -> Vec<(String, String, String)> {
+    let text = |key: &Value, field: &str| key[field].as_str().unwrap().to_owned();
+    let key = |key: &Value| (text(key, "selector"), text(key, "algorithm"), text(key, "state"));
+    domain["keys"].as_array().unwrap().iter().map(key).collect()
+}
+
+/// For each signature of a mail: domain, selector, and whether it verifies.
+pub async fn signatures(dns: &DnsServer, mail: &[u8]) -> Vec<(String, String, bool)> {
+    let verifier = MessageAuthenticator(postrider::dns::resolver(Some(dns.address())).unwrap());
+    let message = AuthenticatedMessage::parse(mail).expect("a mail");
+    let outputs = verifier.verify_dkim(&message).await;
+    let one = |output: &mail_auth::DkimOutput<'_>| {
+        let signature = output.signature().expect("a signature that can be read");
+        (signature.d.clone(), signature.s.clone(), *output.result() == DkimResult::Pass)
+    };
+    outputs.iter().map(one).collect()
+}

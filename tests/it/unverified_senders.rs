@@ -1,0 +1,100 @@
+//! What is said, and done, about mail from domains that are not registered, not verified or not aligned.
+
+use postrider::config::{Config, Unverified};
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::client::{Answer, message};
+use crate::support::clock::hours;
+use crate::support::dns::DnsServer;
+use crate::support::domains::{checked, publish, registered, with_secret};
+
+/// The codes of the warnings in a 202, which a dry run tells as well.
+async fn warnings(app: &TestApp, from: &str) -> Vec<String> {
+    let codes = |body: &Value| -> Vec<String> {
+        let all = body["warnings"].as_array().map(Vec::as_slice).unwrap_or_default();
+        all.iter().map(|warning| warning["code"].as_str().unwrap().to_owned()).collect()
+    };
+    let told = codes(&app.send(json!({"from": from})).await.body);
+    let plan = app.post("/v1/messages?dry_run=true", &message(json!({"from": from}))).await;
+    assert_eq!((plan.status, codes(&plan.body)), (200, told.clone()));
+    told
+}
+
+#[tokio::test]
+async fn warnings_come_with_the_first_domain_and_go_with_the_last_fault() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).config(|config| config.return_path.domain = Some("bounces.test".into())).start().await;
+    let quiet = app.send(json!({})).await.body;
+    assert!(quiet.get("warnings").is_none(), "no domain is registered: {quiet}");
+
+    let made = registered(&app, "acme.test").await;
+    dns.txt("_dmarc.acme.test", ["v=DMARC1; p=reject"]);
+    checked(&app, "acme.test").await;
+    let all = ["domain_not_verified", "dmarc_fails", "return_path_not_aligned"];
+    assert_eq!(warnings(&app, "a@acme.test").await, all);
+    assert_eq!(warnings(&app, "a@news.acme.test").await, all);
+    assert_eq!(warnings(&app, "a@other.test").await, ["domain_not_registered"]);
+    publish(&dns, &made);
+    dns.txt("_dmarc.acme.test", ["v=DMARC1; p=reject"]);
+    checked(&app, "acme.test").await;
+    assert_eq!(warnings(&app, "a@acme.test").await, ["return_path_not_aligned"]);
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn unsigned_mail_under_a_strict_policy_is_warned_of() {
+    let dns = DnsServer::start().await;
+    let unsigned = |config: &mut Config| config.dkim.algorithms = vec!["none".into()];
+    let app = with_secret(&dns).config(unsigned).start().await;
+    let made = registered(&app, "acme.test").await;
+    publish(&dns, &made);
+    dns.txt("_dmarc.acme.test", ["v=DMARC1; p=quarantine"]);
+    checked(&app, "acme.test").await;
+    assert_eq!(warnings(&app, "a@acme.test").await, ["not_signed", "dmarc_fails"]);
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn where_the_configuration_says_so_only_verified_domains_send() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).config(|config| config.domains.unverified = Unverified::Refuse).start().await;
+    let send = async |from: &str, path: &str| app.post(path, &message(json!({"from": from}))).await;
+    let refused =
+        |answer: &Answer| assert_eq!((answer.status, answer.faults()), (422, vec![("/from", "unverified_domain")]));
+    refused(&send("a@acme.test", "/v1/messages").await);
+    let made = registered(&app, "acme.test").await;
+    refused(&send("a@acme.test", "/v1/messages").await);
+    publish(&dns, &made);
+    checked(&app, "acme.test").await;
+    assert_eq!(send("a@acme.test", "/v1/messages").await.status, 202);
+    assert_eq!(send("a@news.acme.test", "/v1/messages").await.status, 202);
+    refused(&send("a@other.test", "/v1/messages").await);
+    refused(&send("a@other.test", "/v1/messages?dry_run=true").await);
+
+    made["records"].as_array().unwrap().iter().for_each(|record| dns.withdraws(record["name"].as_str().unwrap()));
+    app.clock.advance(hours(24));
+    assert_eq!(checked(&app, "acme.test").await["status"], "failing");
+    assert_eq!(send("a@acme.test", "/v1/messages").await.status, 202);
+    app.clock.advance(hours(49));
+    assert_eq!(checked(&app, "acme.test").await["status"], "unverified");
+    refused(&send("a@acme.test", "/v1/messages").await);
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_answered_though_its_domain_is_refused_by_now() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).config(|config| config.domains.unverified = Unverified::Refuse).start().await;
+    publish(&dns, &registered(&app, "acme.test").await);
+    checked(&app, "acme.test").await;
+    let send = async || {
+        let request = app.request(reqwest::Method::POST, "/v1/messages").header("Idempotency-Key", "k");
+        Answer::to(request.json(&message(json!({"from": "a@acme.test"})))).await
+    };
+    let first = send().await;
+    assert_eq!(app.delete("/v1/domains/acme.test").await.status, 204);
+    let again = send().await;
+    assert_eq!((first.status, again.status, &first.body["id"]), (202, 202, &again.body["id"]));
+    app.run_until_idle().await;
+}
