@@ -51,6 +51,7 @@ mod smtp_extensions;
 mod smtp_faults;
 mod smtp_in;
 mod smtp_in_limits;
+mod smtp_in_tls;
 mod smtp_lane_limits;
 mod smtp_mta_sts;
 mod smtp_mx;
