@@ -13,11 +13,13 @@ mod database;
 mod delivery;
 mod duration;
 mod file;
+mod inbound;
 mod keys;
 mod load;
 mod log;
 mod problem;
 mod range;
+mod return_path;
 mod routes;
 mod secret_key;
 mod secret_url;
@@ -41,8 +43,10 @@ pub use accept::Accept;
 pub use database::Database;
 pub use delivery::Delivery;
 pub use duration::{duration, duration_text};
+pub use inbound::Inbound;
 pub use log::{Format, Log};
 pub use problem::{ConfigErrors, Origin, Problem};
+pub use return_path::ReturnPath;
 pub use routes::Route;
 pub use secret_key::SecretKey;
 pub use secret_url::SecretUrl;
@@ -81,6 +85,10 @@ pub struct Config {
     pub accept: Accept,
     /// How mail is sent and tried again.
     pub delivery: Delivery,
+    /// Where bounces of our mail are sent.
+    pub return_path: ReturnPath,
+    /// The server that takes them.
+    pub inbound: Inbound,
     /// How long the sending side waits for other mail servers.
     pub timeouts: Timeouts,
     /// Where webhooks may go.
@@ -106,6 +114,8 @@ impl Default for Config {
             database: Database::default(),
             accept: Accept::default(),
             delivery: Delivery::default(),
+            return_path: ReturnPath::default(),
+            inbound: Inbound::default(),
             timeouts: Timeouts::default(),
             webhooks: Webhooks::default(),
             log: Log::default(),
@@ -146,6 +156,8 @@ impl Config {
         self.database.check()?;
         self.accept.check()?;
         self.delivery.check()?;
+        self.return_path.check()?;
+        self.inbound.check()?;
         self.timeouts.check()?;
         self.webhooks.check()?;
         self.log.check()?;

@@ -76,9 +76,9 @@ async fn who_does_not_come_to_terms_is_dropped_and_the_others_are_served() {
     let (_kept, server) = serve(Settings { max_connections: 1, ..settings(&certificate) }).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let mut seen = [0; 1_024];
-    stream.read(&mut seen).await.unwrap();
+    assert!(stream.read(&mut seen).await.unwrap() > 0);
     stream.write_all(b"STARTTLS\r\n").await.unwrap();
-    stream.read(&mut seen).await.unwrap();
+    assert!(stream.read(&mut seen).await.unwrap() > 0);
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     // An alert, and the end.
     while stream.read(&mut seen).await.unwrap_or(0) > 0 {}
