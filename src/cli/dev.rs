@@ -17,7 +17,10 @@ use crate::config::Config;
 use crate::db::{self, Db};
 use crate::dev::inbox::Inbox;
 use crate::dev::postgres::{Options, Postgres};
-use crate::domain::key::{Scope, Secret};
+use crate::domain::key::{Scope, Secret, hex};
+
+/// The domain of return paths, where none is configured.
+const RETURN_DOMAIN: &str = "return.postrider.test";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -34,6 +37,9 @@ struct Facts {
     admin_key: String,
     database_url: String,
     inbox_smtp: String,
+    /// Where bounces are taken. An earlier version wrote no such thing.
+    #[serde(default)]
+    bounces_smtp: String,
 }
 
 pub(super) async fn run(mut config: Config, args: Args) -> anyhow::Result<ExitCode> {
@@ -59,6 +65,11 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
     config.database.url = Some(database_url.clone().into());
     config.relay_url = Some(format!("smtp://{}?tls=none", catcher.address).into());
     config.webhooks.allow_private = true;
+    if config.secret_key.is_none() {
+        config.secret_key = Some(own_secret(dir)?.into());
+    }
+    config.return_path.domain.get_or_insert_with(|| RETURN_DOMAIN.into());
+    config.inbound.listen.get_or_insert(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
 
     let db = app::database(config)?;
     db::schema::migrate(&db).await?;
@@ -66,7 +77,9 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
     db.close().await;
     let app = App::start(config, Roles::All, Arc::new(SystemClock), Some(inbox)).await?;
     let api = format!("http://{}", app.api_address().context("the API does not listen")?);
-    let facts = Facts { api, api_key, admin_key, database_url, inbox_smtp: catcher.address.to_string() };
+    let bounces_smtp = app.inbound_address().context("nothing takes bounces")?.to_string();
+    let inbox_smtp = catcher.address.to_string();
+    let facts = Facts { api, api_key, admin_key, database_url, inbox_smtp, bounces_smtp };
     let signals = Signals::listen()?;
     write(dir, &facts)?;
     print(dir, &facts);
@@ -97,16 +110,38 @@ async fn own_key(db: &Db, earlier: Option<String>, name: &str, scopes: &[Scope])
     Ok(keys::create(db, name, scopes).await?.expose().to_owned())
 }
 
-/// Writes the facts for this user's eyes only: they hold keys.
+/// The secret of an earlier start, else a new one: DKIM keys are sealed with it.
+fn own_secret(dir: &Path) -> anyhow::Result<String> {
+    const NAME: &str = "secret_key";
+    let path = dir.join(NAME);
+    match std::fs::read_to_string(&path) {
+        Ok(secret) => return Ok(secret.trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        // A new one would lock away what this one has sealed.
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+    let secret = hex(&rand::random::<[u8; 32]>());
+    write_own(dir, NAME, format!("{secret}\n").as_bytes())?;
+    Ok(secret)
+}
+
+/// Writes the facts.
 fn write(dir: &Path, facts: &Facts) -> anyhow::Result<()> {
+    let mut text = serde_json::to_vec_pretty(facts)?;
+    text.push(b'\n');
+    write_own(dir, "dev.json", &text)
+}
+
+/// Writes a file for this user's eyes only: it holds keys.
+fn write_own(dir: &Path, name: &str, text: &[u8]) -> anyhow::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
 
-    let (path, fresh) = (dir.join("dev.json"), dir.join("dev.json.new"));
+    let (path, fresh) = (dir.join(name), dir.join(format!("{name}.new")));
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        serde_json::to_writer_pretty(&mut file, facts)?;
-        file.write_all(b"\n")?;
+        file.write_all(text)?;
+        file.sync_all()?;
         // A script that waits for the file must never see half of it.
         std::fs::rename(&fresh, &path)
     };
@@ -114,7 +149,7 @@ fn write(dir: &Path, facts: &Facts) -> anyhow::Result<()> {
 }
 
 fn print(dir: &Path, facts: &Facts) {
-    let Facts { api, api_key, inbox_smtp, .. } = facts;
+    let Facts { api, api_key, inbox_smtp, bounces_smtp, .. } = facts;
     println!(
         "
 Postrider is running.
@@ -122,6 +157,7 @@ Postrider is running.
   API     {api}   (documentation: {api}/docs)
   Key     {api_key}
   Inbox   {api}/inbox   (it catches every mail; SMTP on {inbox_smtp})
+  Bounces {bounces_smtp}   (SMTP for the return path that a mail in the inbox has)
   State   {dir}   (facts for scripts: {dir}/dev.json)
 
 Send a mail:

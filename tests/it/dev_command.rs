@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 
+use crate::smtp_in::client::Client;
 use crate::support::client::Api;
 use crate::support::process::{postrider, stop};
+use crate::support::reports::{dsn, failed};
 
 /// Starts it and answers what it wrote into `dev.json`.
 async fn start(dir: &Path) -> (Child, Value) {
@@ -41,11 +43,17 @@ async fn a_second_start_finds_the_mail_of_the_first() {
     let caught = sender.get("/v1/dev/inbox/1").await.body;
     assert_eq!((&caught["subject"], &caught["envelope"]["to"]), (&json!("Grüße"), &json!(["ann@example.test"])));
     assert_eq!(api(&facts, "admin_key").get("/v1/keys").await.status, 200);
+    let path = caught["envelope"]["from"].as_str().unwrap().to_owned();
+    assert!(path.starts_with("b+") && path.ends_with("@return.postrider.test"), "{path}");
     assert!(stop(first).await.success());
 
     let (second, again) = start(dir.path()).await;
     assert_eq!((&again["api_key"], &again["admin_key"]), (&facts["api_key"], &facts["admin_key"]));
     let sender = api(&again, "api_key");
     assert_eq!((sender.status(&mail.id).await.as_str(), inbox(&sender).await.len()), ("relayed", 1));
+    // Return paths are good beyond a restart: the secret was kept.
+    let mut server = Client::connect(again["bounces_smtp"].as_str().unwrap().parse().unwrap()).await;
+    assert!(server.bring(&path, &dsn(None, None, &[failed("ann@example.test")])).await.starts_with("250"));
+    assert_eq!(sender.status(&mail.id).await, "bounced");
     assert!(stop(second).await.success());
 }
