@@ -3,6 +3,7 @@
 
 mod delivery;
 pub(crate) mod domains;
+mod returns;
 mod routes;
 mod webhooks;
 
@@ -31,6 +32,7 @@ use crate::smtp;
 use crate::webhook::Poster;
 use crate::worker::{self, Worker};
 pub use domains::settings as domain_settings;
+use returns::Taking;
 pub use webhooks::guard;
 
 /// Which parts of the service a process runs.
@@ -50,6 +52,8 @@ pub struct App {
     db: Db,
     wake: Arc<Notify>,
     server: Option<Server>,
+    /// Takes mail that comes back.
+    inbound: Option<Taking>,
     /// The acceptor's tasks; they end when the last request has.
     accepting: TaskTracker,
     worker: Option<JoinHandle<()>>,
@@ -68,6 +72,8 @@ impl App {
         clock: SharedClock,
         inbox: Option<Arc<Inbox>>,
     ) -> anyhow::Result<Self> {
+        // What cannot be is told before anything is touched.
+        returns::paths(config)?;
         let db = database(config)?;
         db::schema::check(&db).await?;
         for problem in db::durability::check(&db).await? {
@@ -93,23 +99,31 @@ impl App {
             });
             Some(running)
         };
+        let mut inbound = None;
         let server = match listener {
             Some(listener) => {
+                let feedback = returns::feedback(config, db.clone(), clock.clone())?;
+                inbound = Taking::start(config, feedback.clone()).await?;
                 let acceptor =
                     Acceptor::new(db.clone(), clock.clone(), routes::table(config), wake.clone(), &accepting);
                 let settings = api_settings(config, &db, &clock)?;
-                let api = Api::new(db.clone(), clock, Arc::new(acceptor), settings, stop.clone());
+                let api = Api::new(db.clone(), clock, Arc::new(acceptor), feedback, settings, stop.clone());
                 Some(Server::start(listener, http::router(api, inbox))?)
             }
             None => None,
         };
         accepting.close();
-        Ok(Self { db, wake, server, accepting, worker, stop })
+        Ok(Self { db, wake, server, inbound, accepting, worker, stop })
     }
 
     /// Where the API listens.
     pub fn api_address(&self) -> Option<SocketAddr> {
         self.server.as_ref().map(|server| server.address)
+    }
+
+    /// Where mail that comes back is taken.
+    pub fn inbound_address(&self) -> Option<SocketAddr> {
+        self.inbound.as_ref().map(|inbound| inbound.address)
     }
 
     /// The signal that tells workers in this process of new messages.
@@ -120,9 +134,17 @@ impl App {
     /// Stops: every request that was answered 202 is committed, every mail that is being sent is finished.
     pub async fn stop(self) {
         self.stop.cancel();
-        if let Some(server) = self.server {
-            server.stop(REQUEST_GRACE).await;
-        }
+        let taking = async {
+            if let Some(inbound) = self.inbound {
+                inbound.stop().await;
+            }
+        };
+        let serving = async {
+            if let Some(server) = self.server {
+                server.stop(REQUEST_GRACE).await;
+            }
+        };
+        tokio::join!(taking, serving);
         // A connection whose client does not read keeps its part of the API alive; it must not keep us.
         if tokio::time::timeout(REQUEST_GRACE, self.accepting.wait()).await.is_err() {
             tracing::warn!("some connections did not end in time");
@@ -209,6 +231,7 @@ pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc
         lease: delivery.lease,
         policy: delivery.retry_policy(),
         routes: routes::table(config),
+        returns: returns::of_worker(config)?,
         grace: delivery.shutdown_grace,
         publish: domains::terms(config),
     };
@@ -262,6 +285,7 @@ fn hostname(config: &Config) -> String {
 fn api_settings(config: &Config, db: &Db, clock: &SharedClock) -> anyhow::Result<http::Settings> {
     Ok(http::Settings {
         max_body: u64::from(config.accept.max_body_mib) << 20,
+        max_inbound: config.inbound.max_message(),
         body_memory: u64::from(config.accept.body_memory_mib) << 20,
         limits: Limits {
             recipients: config.accept.max_recipients as usize,

@@ -8,6 +8,7 @@
 //!
 //! - [`http`] turns a request into a call and a result into an answer;
 //! - [`accept`] turns bytes into a validated message and commits it together with its neighbours;
+//! - [`feedback`] takes mail that comes back, and lets bounces and complaints take effect;
 //! - [`db`] holds every SQL statement;
 //! - [`worker`] claims what is due, has it sent, and commits what came of it;
 //! - [`mail`] turns a message into MIME, without touching a socket;
@@ -27,6 +28,7 @@ pub mod db;
 pub mod dev;
 pub mod dns;
 pub mod domain;
+pub mod feedback;
 pub mod http;
 pub mod mail;
 pub mod smtp;

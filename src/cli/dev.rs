@@ -19,6 +19,9 @@ use crate::dev::inbox::Inbox;
 use crate::dev::postgres::{Options, Postgres};
 use crate::domain::key::{Scope, Secret, hex};
 
+/// The domain of return paths, where none is configured.
+const RETURN_DOMAIN: &str = "return.postrider.test";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Where the state lives: database, inbox and dev.json
@@ -34,6 +37,9 @@ struct Facts {
     admin_key: String,
     database_url: String,
     inbox_smtp: String,
+    /// Where bounces are taken. An earlier version wrote no such thing.
+    #[serde(default)]
+    bounces_smtp: String,
 }
 
 pub(super) async fn run(mut config: Config, args: Args) -> anyhow::Result<ExitCode> {
@@ -62,6 +68,8 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
     if config.secret_key.is_none() {
         config.secret_key = Some(own_secret(dir)?.into());
     }
+    config.return_path.domain.get_or_insert_with(|| RETURN_DOMAIN.into());
+    config.inbound.listen.get_or_insert(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
 
     let db = app::database(config)?;
     db::schema::migrate(&db).await?;
@@ -69,7 +77,9 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
     db.close().await;
     let app = App::start(config, Roles::All, Arc::new(SystemClock), Some(inbox)).await?;
     let api = format!("http://{}", app.api_address().context("the API does not listen")?);
-    let facts = Facts { api, api_key, admin_key, database_url, inbox_smtp: catcher.address.to_string() };
+    let bounces_smtp = app.inbound_address().context("nothing takes bounces")?.to_string();
+    let inbox_smtp = catcher.address.to_string();
+    let facts = Facts { api, api_key, admin_key, database_url, inbox_smtp, bounces_smtp };
     let signals = Signals::listen()?;
     write(dir, &facts)?;
     print(dir, &facts);
@@ -139,7 +149,7 @@ fn write_own(dir: &Path, name: &str, text: &[u8]) -> anyhow::Result<()> {
 }
 
 fn print(dir: &Path, facts: &Facts) {
-    let Facts { api, api_key, inbox_smtp, .. } = facts;
+    let Facts { api, api_key, inbox_smtp, bounces_smtp, .. } = facts;
     println!(
         "
 Postrider is running.
@@ -147,6 +157,7 @@ Postrider is running.
   API     {api}   (documentation: {api}/docs)
   Key     {api_key}
   Inbox   {api}/inbox   (it catches every mail; SMTP on {inbox_smtp})
+  Bounces {bounces_smtp}   (SMTP for the return path that a mail in the inbox has)
   State   {dir}   (facts for scripts: {dir}/dev.json)
 
 Send a mail:

@@ -60,6 +60,9 @@ pub struct Delivery {
     /// Certificates (PEM) to trust for recipients' servers besides the system's, where `tls` says `verified` or MTA-STS
     /// does: `POSTRIDER_DELIVERY__MX_CA_FILE`, a path, default unset.
     pub mx_ca_file: Option<PathBuf>,
+    /// Whether servers that offer DSN (RFC 3461) are asked to tell of success too, so that `relayed` becomes `delivered`:
+    /// `POSTRIDER_DELIVERY__DSN_SUCCESS`, default false. Needs `return_path.domain`.
+    pub dsn_success: bool,
 }
 
 impl Default for Delivery {
@@ -79,6 +82,7 @@ impl Default for Delivery {
             mta_sts: true,
             tls: BTreeMap::new(),
             mx_ca_file: None,
+            dsn_success: false,
         }
     }
 }

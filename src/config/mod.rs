@@ -15,6 +15,7 @@ mod dkim;
 mod domains;
 mod duration;
 mod file;
+mod inbound;
 mod keys;
 mod load;
 mod log;
@@ -46,6 +47,7 @@ pub use delivery::Delivery;
 pub use dkim::Dkim;
 pub use domains::{Domains, Unverified};
 pub use duration::{duration, duration_text};
+pub use inbound::Inbound;
 pub use log::{Format, Log};
 pub use problem::{ConfigErrors, Origin, Problem};
 pub use return_path::ReturnPath;
@@ -87,14 +89,16 @@ pub struct Config {
     pub accept: Accept,
     /// How mail is sent and tried again.
     pub delivery: Delivery,
+    /// Where bounces of our mail are sent.
+    pub return_path: ReturnPath,
+    /// The server that takes them.
+    pub inbound: Inbound,
     /// How long the sending side waits for other mail servers.
     pub timeouts: Timeouts,
     /// Senders' domains and what they publish.
     pub domains: Domains,
     /// How mail is signed.
     pub dkim: Dkim,
-    /// Where bounces go.
-    pub return_path: ReturnPath,
     /// Where webhooks may go.
     pub webhooks: Webhooks,
     /// What is logged, and how.
@@ -118,10 +122,11 @@ impl Default for Config {
             database: Database::default(),
             accept: Accept::default(),
             delivery: Delivery::default(),
+            return_path: ReturnPath::default(),
+            inbound: Inbound::default(),
             timeouts: Timeouts::default(),
             domains: Domains::default(),
             dkim: Dkim::default(),
-            return_path: ReturnPath::default(),
             webhooks: Webhooks::default(),
             log: Log::default(),
             routes: BTreeMap::new(),
@@ -161,6 +166,8 @@ impl Config {
         self.database.check()?;
         self.accept.check()?;
         self.delivery.check()?;
+        self.return_path.check()?;
+        self.inbound.check()?;
         self.timeouts.check()?;
         self.domains.check()?;
         self.dkim.check()?;

@@ -1,11 +1,50 @@
-//! `[return_path]`: where bounces go.
+//! `[return_path]`: where bounces of our mail are sent, and how they find their message.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How bounces find their message.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+use super::range::within_time;
+use super::routes::ascii;
+
+/// What stands in MAIL FROM.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReturnPath {
-    /// The domain that bounces go to: `POSTRIDER_RETURN_PATH__DOMAIN`, a domain name whose MX points to `hostname`, default
-    /// unset, which means the sender's own address.
+    /// The domain of signed return paths, whose MX leads to us or to who posts to `/v1/inbound`:
+    /// `POSTRIDER_RETURN_PATH__DOMAIN`, a domain name, default unset, with which bounces go to the sender's address. Needs
+    /// `secret_key`.
     pub domain: Option<String>,
+    /// Whether each recipient gets a mail of its own with a return path that names it, so that every bounce finds its
+    /// recipient: `POSTRIDER_RETURN_PATH__VERP`, default false, with which that holds for mail to one recipient.
+    pub verp: bool,
+    /// How long a return path is good for: `POSTRIDER_RETURN_PATH__LIFETIME`, a duration, counted in days, 1d–365d, default
+    /// `60d`.
+    #[serde(with = "super::duration")]
+    pub lifetime: Duration,
+}
+
+const DAY: Duration = Duration::from_hours(24);
+
+impl Default for ReturnPath {
+    fn default() -> Self {
+        Self { domain: None, verp: false, lifetime: 60 * DAY }
+    }
+}
+
+impl ReturnPath {
+    /// The domain as addresses have it: A-labels, lower case.
+    pub fn domain_ascii(&self) -> Option<String> {
+        ascii(self.domain.as_deref()?)
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        within_time(self.lifetime, DAY..=365 * DAY)?;
+        match &self.domain {
+            // Beyond that no return path would fit into an address.
+            Some(domain) if ascii(domain).is_none_or(|ascii| ascii.len() > 200) => {
+                Err(format!("{domain:?} is not a domain name such as return.example.net, of at most 200 characters"))
+            }
+            _ => Ok(()),
+        }
+    }
 }

@@ -71,6 +71,26 @@ fn a_variable_is_read_as_what_its_key_holds() {
 }
 
 #[test]
+fn what_comes_back_is_configured_in_words_an_operator_can_act_on() {
+    let config = sound(
+        "[return_path]\ndomain = \"BÜCHER.test\"\nlifetime = \"30d\"\n[inbound]\nlisten = \"127.0.0.1:0\"\n",
+        &[("POSTRIDER_INBOUND__FEEDBACK", "fbl@return.acme.test"), ("POSTRIDER_RETURN_PATH__VERP", "true")],
+    );
+    assert_eq!(config.return_path.domain_ascii().as_deref(), Some("xn--bcher-kva.test"));
+    assert!(config.return_path.verp && config.inbound.max_message() == 10 << 20);
+    let lines = problems(
+        "[return_path]\ndomain = \"a b\"\nlifetime = \"1h\"\n[inbound]\nfeedback = \"nobody\"\nconnections = 0\n",
+        &[("POSTRIDER_INBOUND__LISTEN", "here")],
+    );
+    assert_eq!(lines.len(), 5, "{lines:#?}");
+    for key in
+        ["return_path.domain", "return_path.lifetime", "inbound.feedback", "inbound.connections", "inbound.listen"]
+    {
+        assert!(lines.iter().any(|line| line.starts_with(key)), "{key}: {lines:#?}");
+    }
+}
+
+#[test]
 fn our_own_name_wins_over_database_url() {
     let url = |env: &[(&str, &str)]| sound("", env).database.url.expect("a URL").expose().to_owned();
     let plain = ("DATABASE_URL", "postgres://a@one/x");

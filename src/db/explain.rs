@@ -28,6 +28,10 @@ pub struct PlaceRow {
     pub last_attempt_at: Option<DateTime<Utc>>,
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
+    /// When a report that came back moved it to this end.
+    pub reported_at: Option<DateTime<Utc>>,
+    /// When its owner called the mail spam.
+    pub complained_at: Option<DateTime<Utc>>,
     /// The last reply's three digits.
     pub response_code: Option<i16>,
     /// The last reply's enhanced code.
@@ -66,7 +70,8 @@ pub async fn places(
     let query = sqlx::query_as!(
         PlaceRow,
         r#"SELECT r.id, r.kind, r.address, recipient_status(r.status, q.lease, q.first_due_at, $3) AS "status!", r.attempts,
-                  r.last_attempt_at, r.finished_at, r.response_code, r.response_enhanced, r.response_text, r.mx, r.tls,
+                  r.last_attempt_at, r.finished_at, r.reported_at, r.complained_at, r.response_code, r.response_enhanced,
+                  r.response_text, r.mx, r.tls,
                   q.lane_id AS "lane_id?", nullif(q.due_at, 'infinity') AS due_at, q.first_due_at AS "first_due_at?",
                   q.lease IS NOT NULL AS "is_leased!", w.host AS "worker?",
                   extract(epoch FROM clock_timestamp() - w.heartbeat_at)::float8 AS silence, q.crashes AS "crashes?", q.held

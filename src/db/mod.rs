@@ -14,6 +14,7 @@ mod error;
 pub mod events;
 pub mod explain;
 pub mod feed;
+pub mod feedback;
 pub mod idempotency;
 pub mod intake;
 pub mod keys;

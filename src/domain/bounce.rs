@@ -67,6 +67,34 @@ impl Judgement {
     }
 }
 
+/// Who told of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The server itself, while the mail was handed over.
+    Smtp,
+    /// A notification that came later.
+    Dsn,
+}
+
+impl Source {
+    /// The word in SQL, JSON and documentation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Smtp => "smtp",
+            Self::Dsn => "dsn",
+        }
+    }
+}
+
+/// What an event says of a refusal for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounce {
+    /// What it means.
+    pub judgement: Judgement,
+    /// Who told.
+    pub source: Source,
+}
+
 /// Judges a refusal by its enhanced code, reply code and text.
 pub fn judge(reply: &Reply) -> Judgement {
     match reply.enhanced {

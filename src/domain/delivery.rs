@@ -6,6 +6,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 
 use super::event::EventType;
+use super::report::Action;
 
 /// Where a recipient is on its way.
 ///
@@ -195,9 +196,113 @@ impl Transition {
     }
 }
 
+/// Why a report changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmoved {
+    /// It says what is known already: it came twice, or another said it before.
+    Known,
+    /// The recipient waits for another attempt, which will have its own answer.
+    Waiting,
+    /// A worker has it in hand: what the server answered is not on record yet. Told again in a moment, it may change much.
+    InHand,
+    /// Nothing was sent that it could be about.
+    NotSent,
+    /// It says nothing of the end.
+    NoEnd,
+}
+
+impl Unmoved {
+    /// The word in JSON and documentation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Known => "already_known",
+            Self::Waiting => "still_waiting",
+            Self::InHand => "in_hand",
+            Self::NotSent => "not_sent",
+            Self::NoEnd => "no_end",
+        }
+    }
+}
+
+/// What a report does to a recipient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// It has another end state.
+    Ends(Status),
+    /// It is where it was, and its owner called the mail spam.
+    Complains,
+    /// Nothing.
+    Nothing(Unmoved),
+}
+
+impl Word {
+    /// What a report of `action` does to a recipient in `status`. Each step leads one way, `uncertain` and `relayed` over
+    /// `delivered` to `bounced`, so that a report that comes again finds nothing to do. One that waits is not touched: the
+    /// report is about an earlier attempt, and the next one has its own answer. One in hand may have been handed over a
+    /// moment ago, so that nothing can be said of it yet.
+    pub fn of(action: Action, status: Status, has_complained: bool) -> Self {
+        use Status::{Bounced, Delivered, Expired, Relayed, Uncertain};
+        match (action, status) {
+            (_, Status::Sending) => Self::Nothing(Unmoved::InHand),
+            (_, Status::Queued | Status::Deferred | Status::Scheduled) => Self::Nothing(Unmoved::Waiting),
+            (_, Status::Canceled | Status::Suppressed) => Self::Nothing(Unmoved::NotSent),
+            (Action::Complained, _) if has_complained => Self::Nothing(Unmoved::Known),
+            (Action::Complained, _) => Self::Complains,
+            (Action::Failed, Relayed | Delivered | Uncertain) => Self::Ends(Bounced),
+            (Action::Delivered, Relayed | Uncertain) => Self::Ends(Delivered),
+            // Of one that expired an attempt may have got through without our knowledge; it was given up all the same.
+            (Action::Failed, Bounced | Expired) | (Action::Delivered, Delivered | Bounced | Expired) => {
+                Self::Nothing(Unmoved::Known)
+            }
+            (Action::Delayed | Action::Relayed | Action::Expanded, _) => Self::Nothing(Unmoved::NoEnd),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_moves_a_recipient_one_way_and_once() {
+        use Status::{Bounced, Delivered, Relayed, Uncertain};
+        let word = |action, status| Word::of(action, status, false);
+        for from in [Relayed, Delivered, Uncertain] {
+            assert_eq!(word(Action::Failed, from), Word::Ends(Bounced));
+        }
+        for from in [Relayed, Uncertain] {
+            assert_eq!(word(Action::Delivered, from), Word::Ends(Delivered));
+        }
+        assert_eq!(word(Action::Failed, Bounced), Word::Nothing(Unmoved::Known));
+        assert_eq!(word(Action::Delivered, Delivered), Word::Nothing(Unmoved::Known));
+        assert_eq!(word(Action::Delivered, Bounced), Word::Nothing(Unmoved::Known));
+        for action in [Action::Delayed, Action::Relayed, Action::Expanded] {
+            assert_eq!(word(action, Relayed), Word::Nothing(Unmoved::NoEnd));
+        }
+        assert_eq!(Word::of(Action::Complained, Delivered, false), Word::Complains);
+        assert_eq!(Word::of(Action::Complained, Delivered, true), Word::Nothing(Unmoved::Known));
+    }
+
+    #[test]
+    fn who_waits_or_was_never_sent_to_is_not_touched_by_any_report() {
+        for action in
+            [Action::Failed, Action::Delayed, Action::Delivered, Action::Relayed, Action::Expanded, Action::Complained]
+        {
+            for status in Status::ALL {
+                let word = Word::of(action, status, false);
+                if !status.is_end() {
+                    let why = if status == Status::Sending { Unmoved::InHand } else { Unmoved::Waiting };
+                    assert_eq!(word, Word::Nothing(why));
+                }
+                if matches!(status, Status::Canceled | Status::Suppressed) {
+                    assert_eq!(word, Word::Nothing(Unmoved::NotSent));
+                }
+                if let Word::Ends(end) = word {
+                    assert!(matches!(Word::of(action, end, false), Word::Nothing(_)), "a replay does nothing");
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_message_shows_its_most_urgent_recipient() {

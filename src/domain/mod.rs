@@ -23,6 +23,7 @@ pub mod relay;
 pub mod report;
 pub mod retry;
 pub mod retry_hint;
+pub mod return_path;
 pub mod routing;
 pub mod share;
 pub mod throttle;

@@ -49,17 +49,25 @@ impl Bodies {
 
     /// Reads a JSON body.
     pub(super) async fn json(&self, headers: &HeaderMap, body: Body) -> Result<Read<'_>, ApiError> {
-        if !is_json(headers) {
+        if !is_kind(headers, "application/json") {
             return Err(ApiError::UnsupportedMediaType("application/json"));
         }
-        self.read(headers, body).await
+        self.read(headers, body, self.max).await
     }
 
-    async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Read<'_>, ApiError> {
+    /// Reads a mail of at most `max` octets.
+    pub(super) async fn mail(&self, headers: &HeaderMap, body: Body, max: u64) -> Result<Read<'_>, ApiError> {
+        if !["message/rfc822", "message/global", "application/octet-stream"].iter().any(|kind| is_kind(headers, kind)) {
+            return Err(ApiError::UnsupportedMediaType("message/rfc822"));
+        }
+        self.read(headers, body, max).await
+    }
+
+    async fn read(&self, headers: &HeaderMap, body: Body, max: u64) -> Result<Read<'_>, ApiError> {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if length.is_some_and(|length| length > self.max) {
+        if length.is_some_and(|length| length > max) {
             self.discard(headers, body).await;
-            return Err(ApiError::TooLarge(self.max));
+            return Err(ApiError::TooLarge(max));
         }
         let mut permit = match length {
             Some(length) if length > SMALL => Some(self.turn(length).await?),
@@ -71,12 +79,12 @@ impl Bodies {
             while let Some(chunk) = stream.next().await {
                 let chunk = chunk.map_err(|_| ApiError::Malformed("The request body ended early.".into()))?;
                 let size = (octets.len() + chunk.len()) as u64;
-                if size > self.max {
-                    return Err(ApiError::TooLarge(self.max));
+                if size > max {
+                    return Err(ApiError::TooLarge(max));
                 }
                 if size > SMALL && permit.is_none() {
                     // No length was given: it may become as large as it may be.
-                    permit = Some(self.turn(self.max).await?);
+                    permit = Some(self.turn(max).await?);
                 }
                 octets.extend_from_slice(&chunk);
             }
@@ -130,10 +138,10 @@ fn kibibytes(octets: u64) -> u32 {
     u32::try_from(octets.div_ceil(1024)).unwrap_or(u32::MAX)
 }
 
-/// `application/json`, with or without parameters; a missing type is taken for it.
-fn is_json(headers: &HeaderMap) -> bool {
+/// Whether it is of this type, with or without parameters; a missing one is taken for it.
+fn is_kind(headers: &HeaderMap, kind: &str) -> bool {
     headers.get(header::CONTENT_TYPE).is_none_or(|value| {
         let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
-        essence.eq_ignore_ascii_case("application/json")
+        essence.eq_ignore_ascii_case(kind)
     })
 }

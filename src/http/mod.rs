@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod health;
 mod idempotency;
+mod inbound;
 mod keys;
 mod lanes;
 mod ledger;
@@ -37,6 +38,7 @@ use crate::accept::request::Limits;
 use crate::clock::SharedClock;
 use crate::db::Db;
 use crate::dev::inbox::Inbox;
+use crate::feedback::Feedback;
 
 use auth::Keys;
 use body::Bodies;
@@ -54,6 +56,9 @@ pub struct Api {
     db: Db,
     clock: SharedClock,
     acceptor: Arc<Acceptor>,
+    feedback: Arc<Feedback>,
+    /// Octets of one mail that came back.
+    max_inbound: u64,
     keys: Arc<Keys>,
     bodies: Arc<Bodies>,
     limits: Limits,
@@ -73,6 +78,8 @@ const LISTS: usize = 4;
 pub struct Settings {
     /// Octets of one request body.
     pub max_body: u64,
+    /// Octets of one mail that came back.
+    pub max_inbound: u64,
     /// Octets of all large request bodies that are read at one time.
     pub body_memory: u64,
     /// Counts and sizes within one message.
@@ -91,6 +98,7 @@ impl Api {
         db: Db,
         clock: SharedClock,
         acceptor: Arc<Acceptor>,
+        feedback: Arc<Feedback>,
         settings: Settings,
         stop: CancellationToken,
     ) -> Self {
@@ -106,6 +114,8 @@ impl Api {
             db,
             clock,
             acceptor,
+            feedback,
+            max_inbound: settings.max_inbound,
         }
     }
 }
@@ -141,6 +151,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(domains::read::get, domains::control::remove))
         .routes(routes!(domains::verify::verify))
         .routes(routes!(domains::rotate::rotate))
+        .routes(routes!(inbound::hand_in))
         .routes(routes!(ledger::get))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))

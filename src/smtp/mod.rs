@@ -5,7 +5,7 @@
 //!
 //! From the socket upward: `reply` makes replies of octets and `body` octets of a mail; `wire` is one connection;
 //! `handshake` opens it (greeting, EHLO, STARTTLS, AUTH), `session` is what then stays open, `transaction` hands one mail
-//! over; `pool` keeps sessions for the next mail; `gate` and `lane` say how many there may be; `mx` finds a domain's
+//! over, `dsn` what it asks to be told; `pool` keeps sessions for the next mail; `gate` and `lane` say how many there may be; `mx` finds a domain's
 //! servers, `sts` its policy, `direct` both; `failover` asks servers in turn; `hand_over` gives a mail to one
 //! server; `sender` joins them. `policies` say how sessions are opened, `terms` what a caller asks for, `check` tries
 //! relays out without a mail.
@@ -21,6 +21,7 @@ mod auth;
 mod body;
 mod check;
 mod direct;
+mod dsn;
 mod failover;
 mod gate;
 mod hand_over;
@@ -48,7 +49,7 @@ mod wire;
 pub use crate::domain::relay::{Login, Mechanism, Password, Relay, RelayError, TlsMode};
 pub use check::Checked;
 pub use hand_over::NotBegun;
-pub use route::{Envelope, Route};
+pub use route::{Dsn, Envelope, Route};
 pub use sender::Sender;
 pub use settings::{MtaSts, Settings, SetupError, Timeouts};
 pub use terms::{Limits, Terms, Watch};

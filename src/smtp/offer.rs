@@ -12,6 +12,8 @@ pub(super) struct Offer {
     info: ServerInfo,
     /// Commands may be sent in groups (RFC 2920).
     pub pipelining: bool,
+    /// Notifications may be asked for (RFC 3461).
+    pub dsn: bool,
     /// SIZE is offered (RFC 1870).
     pub size: bool,
     /// The largest mail in octets, where the server names one.
@@ -28,6 +30,7 @@ impl Offer {
             let mut words = line.split_whitespace();
             match words.next() {
                 Some("PIPELINING") => offer.pipelining = true,
+                Some("DSN") => offer.dsn = true,
                 Some("SIZE") => {
                     offer.size = true;
                     offer.size_limit = words.next().and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
@@ -104,6 +107,7 @@ mod tests {
                 let says = |keyword: &str| reply.text.to_ascii_uppercase().contains(keyword);
                 prop_assert!(!offer.starttls() || says("STARTTLS"));
                 prop_assert!(!offer.pipelining || says("PIPELINING"));
+                prop_assert!(!offer.dsn || says("DSN"));
                 prop_assert!(!offer.smtputf8() || says("SMTPUTF8"));
                 prop_assert!(!offer.eight_bit_mime() || says("8BITMIME"));
                 prop_assert!(offer.mechanism(&[Mechanism::Plain]).is_none() || says("PLAIN"));

@@ -22,4 +22,15 @@ pub struct Envelope {
     pub from: Option<Address>,
     /// The recipients, each of whom gets an outcome.
     pub to: Vec<Address>,
+    /// What is asked of a server that offers delivery status notifications.
+    pub dsn: Option<Dsn>,
+}
+
+/// Which notifications are wanted (RFC 3461): of failure and delay always, with the header of the mail and no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dsn {
+    /// What names the mail in them (ENVID): printable ASCII, at most 100 characters.
+    pub envelope_id: String,
+    /// Whether of success too.
+    pub success: bool,
 }

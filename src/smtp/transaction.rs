@@ -12,8 +12,9 @@ use lettre::transport::smtp::extension::{MailBodyParameter, MailParameter};
 use tokio::time::Instant;
 
 use super::body::{self, BodyError};
+use super::dsn;
 use super::reply::RawReply;
-use super::route::Envelope;
+use super::route::{Dsn, Envelope};
 use super::screen::{screen, size};
 use super::session::Session;
 use super::settings::Timeouts;
@@ -174,11 +175,21 @@ impl<'a> Transaction<'a> {
         if self.smtputf8 {
             parameters.push(MailParameter::SmtpUtfEight);
         }
+        if let Some(dsn) = self.dsn() {
+            parameters.extend(dsn::of_mail(dsn));
+        }
         Mail::new(self.parcel.envelope.from.as_ref().map(spoken), parameters)
     }
 
     fn rcpt_command(&self, index: usize) -> Rcpt {
-        Rcpt::new(spoken(&self.parcel.envelope.to[index]), Vec::new())
+        let to = &self.parcel.envelope.to[index];
+        let parameters = self.dsn().map_or_else(Vec::new, |dsn| dsn::of_recipient(dsn, to));
+        Rcpt::new(spoken(to), parameters)
+    }
+
+    /// What is asked to be told, where the server can be asked.
+    fn dsn(&self) -> Option<&'a Dsn> {
+        self.parcel.envelope.dsn.as_ref().filter(|_| self.session.offer.dsn)
     }
 
     /// MAIL; answers whether it was taken. Its refusal is everyone's.

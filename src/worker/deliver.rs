@@ -1,6 +1,5 @@
 //! One mail: build it, send it, hand over what came of it. Whatever goes wrong here concerns this mail alone.
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,17 +10,17 @@ use futures_util::future::join_all;
 
 use super::budget::Held;
 use super::last_word::LastWord;
+use super::legs::{Leg, legs};
 use super::mail::Mail;
 use super::rooms::URGENT;
 use super::{Parts, give_back};
 use crate::db::drafts::DraftError;
 use crate::db::queue::{Claimed, Finished};
-use crate::domain::address::Address;
 use crate::domain::delivery::{Status, Transition};
 use crate::domain::id::MessageId;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::retry::{Attempt, Policy};
-use crate::smtp::{Envelope, NotBegun, Route};
+use crate::smtp::NotBegun;
 
 /// A mail that is ready to go.
 struct Prepared<'a> {
@@ -29,13 +28,6 @@ struct Prepared<'a> {
     legs: Vec<Leg>,
     /// Held until the mail has gone.
     _memory: Option<Held<'a>>,
-}
-
-/// What goes along one route: the envelope, and its recipients as they were claimed, in the same order.
-struct Leg {
-    route: Route,
-    envelope: Envelope,
-    claimed: Vec<Claimed>,
 }
 
 /// When and how often this attempt is.
@@ -103,7 +95,7 @@ async fn prepare<'a>(parts: &'a Parts, mail: &mut Mail) -> Result<Prepared<'a>, 
     let recipients = mail.recipients()?;
     let memory = if mail.message.is_large() { Some(memory(parts, mail).await) } else { None };
     let draft = mail.message.draft(&parts.db).await?;
-    let legs = legs(parts, mail, &draft.from.address, recipients);
+    let legs = legs(parts, mail, &draft.from.address, recipients, parts.clock.now());
     let mime = parts.signing.build(&mail.message, &draft).await?;
     Ok(Prepared { mime, legs, _memory: memory })
 }
@@ -149,28 +141,6 @@ async fn memory<'a>(parts: &'a Parts, mail: &Mail) -> Held<'a> {
     let octets = u64::try_from(mail.message.row.size).unwrap_or(0).saturating_mul(5) / 2;
     let lane = mail.claimed.first().and_then(|row| parts.hands.lane(row.lane_id));
     parts.budget.hold(octets, lane.is_some_and(|lane| lane.priority <= URGENT)).await
-}
-
-/// By today's table, whatever route the rows were put in a lane for: through the relays of a route lane by lane, since each
-/// has limits of its own, or domain by domain.
-fn legs(parts: &Parts, mail: &Mail, from: &Address, recipients: Vec<(Claimed, Address)>) -> Vec<Leg> {
-    let leg = |route, recipients: Vec<(Claimed, Address)>| {
-        let (claimed, to) = recipients.into_iter().unzip();
-        Leg { route, envelope: Envelope { from: Some(from.clone()), to }, claimed }
-    };
-    let route = parts.settings.routes.of(&mail.message.row.stream, from.domain());
-    if !route.is_mx() {
-        let mut by_lane = BTreeMap::<i64, Vec<(Claimed, Address)>>::new();
-        for (claimed, address) in recipients {
-            by_lane.entry(claimed.lane_id).or_default().push((claimed, address));
-        }
-        return by_lane.into_values().map(|recipients| leg(Route::Relay(route.clone()), recipients)).collect();
-    }
-    let mut by_domain = BTreeMap::<String, Vec<(Claimed, Address)>>::new();
-    for (claimed, address) in recipients {
-        by_domain.entry(address.domain().to_owned()).or_default().push((claimed, address));
-    }
-    by_domain.into_iter().map(|(domain, recipients)| leg(Route::Mx { domain }, recipients)).collect()
 }
 
 /// Nothing was handed over, and the reason is ours: the attempt counts, so that it is not repeated at once.

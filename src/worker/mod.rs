@@ -10,8 +10,8 @@
 //! `reap` frees those of workers that died, `suspects` finds out what they died of, `recover` finds what a lost answer hid,
 //! `wake` tells when there is something to do, `expire` ends what waits in closed lanes beyond its time. `rooms` divides the
 //! hands among the lanes, `permits` holds what was granted of shared limits, `budget` what large mails take up in memory,
-//! `learn` makes of outcomes what is known of destinations. `notify` posts events to webhook endpoints. `sign` signs mail with
-//! its domain's keys, and `domains` checks what is published of them.
+//! `legs` makes the envelopes of a mail, `learn` makes of outcomes what is known of destinations. `notify` posts events to webhook endpoints. `sign`
+//! signs mail with its domain's keys, and `domains` checks what is published of them.
 
 mod budget;
 mod claim;
@@ -26,6 +26,7 @@ mod heartbeat;
 mod identity;
 mod last_word;
 mod learn;
+mod legs;
 mod mail;
 mod notify;
 mod pace;
@@ -63,6 +64,7 @@ use expire::Places;
 use hands::Hands;
 use identity::Identity;
 use learn::Learner;
+pub use legs::Returns;
 use pace::Pace;
 use permits::Permits;
 use policies::Policies;
@@ -84,6 +86,8 @@ pub struct Settings {
     pub policy: Policy,
     /// Which way mail goes.
     pub routes: RouteTable,
+    /// Where bounces go; without it, to the sender's address.
+    pub returns: Option<Returns>,
     /// On shutdown, how long mails that are being sent may take.
     pub grace: Duration,
     /// What is to be published of senders' domains.

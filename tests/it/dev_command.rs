@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 
+use crate::smtp_in::client::Client;
 use crate::support::client::Api;
 use crate::support::process::{postrider, stop};
+use crate::support::reports::{dsn, failed};
 
 /// Starts it and answers what it wrote into `dev.json`.
 async fn start(dir: &Path) -> (Child, Value) {
@@ -46,6 +48,9 @@ async fn a_second_start_finds_the_mail_of_the_first() {
     assert_eq!(admin.post("/v1/domains", &json!({"name": "signed.test"})).await.status, 201);
     let secret = std::fs::metadata(dir.path().join("secret_key")).unwrap();
     assert_eq!(secret.permissions().mode() & 0o777, 0o600);
+    assert_eq!(api(&facts, "admin_key").get("/v1/keys").await.status, 200);
+    let path = caught["envelope"]["from"].as_str().unwrap().to_owned();
+    assert!(path.starts_with("b+") && path.ends_with("@return.postrider.test"), "{path}");
     assert!(stop(first).await.success());
 
     let (second, again) = start(dir.path()).await;
@@ -55,5 +60,9 @@ async fn a_second_start_finds_the_mail_of_the_first() {
     let signed = sender.send(json!({"from": "a@signed.test"})).await;
     let raw = sender.get(&format!("/v1/messages/{}/raw", signed.id)).await.octets;
     assert_eq!(String::from_utf8_lossy(&raw).matches("DKIM-Signature: ").count(), 2, "by the keys of the first start");
+    // Return paths are good beyond a restart: the secret was kept.
+    let mut server = Client::connect(again["bounces_smtp"].as_str().unwrap().parse().unwrap()).await;
+    assert!(server.bring(&path, &dsn(None, None, &[failed("ann@example.test")])).await.starts_with("250"));
+    assert_eq!(sender.status(&mail.id).await, "bounced");
     assert!(stop(second).await.success());
 }

@@ -16,10 +16,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("webhook", &["domain"]),
     ("db", &["domain"]),
     ("accept", &["db", "mail", "domain"]),
+    ("feedback", &["db", "mail", "domain"]),
     ("worker", &["db", "smtp", "webhook", "mail", "domain"]),
     ("dev", &["db", "smtp", "domain"]),
-    ("http", &["accept", "db", "mail", "domain", "dev"]),
-    ("app", &["http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
+    ("http", &["accept", "feedback", "db", "mail", "domain", "dev"]),
+    ("app", &["http", "accept", "feedback", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
     ("cli", &["app", "http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
 ];
 const LEAVES: &[&str] = &["clock", "config", "dns", "telemetry"];

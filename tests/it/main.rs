@@ -1,6 +1,7 @@
 //! Every integration test, in one binary. A file is named for its scenario; `support` is the harness.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
 
+mod bounces_come_back;
 mod controls_race_workers;
 mod crashes_are_blamed;
 mod dev_command;
@@ -18,7 +19,9 @@ mod every_mx_is_dead;
 mod explain;
 mod fault_table;
 mod greylisted_then_delivered;
+mod hand_in;
 mod idempotency;
+mod inbound_gate;
 mod keys;
 mod killed_processes;
 mod lane_blocked;
@@ -55,6 +58,7 @@ mod smtp_extensions;
 mod smtp_faults;
 mod smtp_in;
 mod smtp_in_limits;
+mod smtp_in_tls;
 mod smtp_lane_limits;
 mod smtp_mta_sts;
 mod smtp_mx;

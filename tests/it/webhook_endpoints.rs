@@ -8,6 +8,7 @@ use postrider::app::Server;
 use postrider::domain::key::Scope;
 use postrider::domain::retry::Policy;
 use postrider::domain::routing::{RouteName, RouteTable};
+use postrider::feedback::Feedback;
 use postrider::http::{self, Delivery, Settings, TargetCheck};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -443,13 +444,22 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
     let clock: postrider::clock::SharedClock = app.clock.clone();
     let settings = Settings {
         max_body: 1 << 20,
+        max_inbound: 1 << 20,
         body_memory: 1 << 20,
         limits: Limits::default(),
         delivery,
         check_target: check,
         domains: postrider::app::domain_settings(&app.config, &app.db, &clock).unwrap(),
     };
-    let api = http::Api::new(app.db.clone(), app.clock.clone(), Arc::new(acceptor), settings, CancellationToken::new());
+    let feedback = Arc::new(Feedback::new(app.db.clone(), app.clock.clone(), None, None));
+    let api = http::Api::new(
+        app.db.clone(),
+        app.clock.clone(),
+        Arc::new(acceptor),
+        feedback,
+        settings,
+        CancellationToken::new(),
+    );
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Server::start(listener, http::router(api, None)).unwrap();
     let client = Api::new(format!("http://{}", server.address), app.key.clone());

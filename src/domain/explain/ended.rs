@@ -1,6 +1,6 @@
 //! What is told of a recipient that has reached its end state.
 
-use super::words::{attempts, said, time};
+use super::words::{self, attempts, said, time};
 use super::{Blocker, Explanation, Kind, Recipient, Remedy};
 use crate::domain::delivery::Status;
 use crate::domain::outcome::OnUncertain;
@@ -33,7 +33,17 @@ fn summary(recipient: &Recipient) -> String {
     let tries = attempts(recipient.attempts);
     let last = said(recipient.reply.as_ref(), recipient.mx.as_deref());
     let tls = recipient.tls.as_deref().map_or_else(|| "without TLS".into(), |tls| format!("over {tls}"));
-    match recipient.status {
+    let told = recipient.reply.as_ref().map_or_else(|| "no more is said".into(), words::told);
+    let summary = match recipient.status {
+        Status::Bounced if recipient.reported_at.is_some() => {
+            format!(
+                "A notification that came back{at} says that it was refused for good behind {}, after {tries}: {told}.",
+                recipient.mx.as_deref().unwrap_or("the server that took it")
+            )
+        }
+        Status::Delivered if recipient.reported_at.is_some() => {
+            format!("A notification that came back{at} says that it was delivered, after {tries}: {told}.")
+        }
         Status::Relayed => {
             format!(
                 "A relay took responsibility{at}, after {tries}, {tls}: {last}. What it did with the mail is its word to give."
@@ -57,5 +67,9 @@ fn summary(recipient: &Recipient) -> String {
             recipient.on_uncertain.as_str()
         ),
         Status::Sending | Status::Queued | Status::Deferred | Status::Scheduled => String::new(),
+    };
+    match recipient.complained_at {
+        Some(at) => format!("{summary} Its owner called it spam; a complaint came at {}.", time(at)),
+        None => summary,
     }
 }

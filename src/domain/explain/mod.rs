@@ -73,6 +73,10 @@ pub struct Recipient {
     pub last_attempt_at: Option<DateTime<Utc>>,
     /// When it reached its end state.
     pub finished_at: Option<DateTime<Utc>>,
+    /// When a report that came back moved it to this end; none where an attempt did.
+    pub reported_at: Option<DateTime<Utc>>,
+    /// When its owner called the mail spam.
+    pub complained_at: Option<DateTime<Utc>>,
     /// What was said last.
     pub reply: Option<Said>,
     /// Host last spoken to.

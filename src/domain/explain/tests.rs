@@ -57,6 +57,8 @@ fn recipient(status: Status) -> Recipient {
         created_at: at(0),
         last_attempt_at: None,
         finished_at: status.is_end().then(|| at(9)),
+        reported_at: None,
+        complained_at: None,
         reply: None,
         mx: None,
         tls: None,

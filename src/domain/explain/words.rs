@@ -41,6 +41,13 @@ pub(super) fn said(reply: Option<&Said>, mx: Option<&str>) -> String {
     format!("{} said “{code}{enhanced} {text}”", mx.unwrap_or("the server"))
 }
 
+/// What a notification quotes, whoever said it.
+pub(super) fn told(reply: &Said) -> String {
+    let code = reply.code.map_or_else(String::new, |code| format!("{code} "));
+    let enhanced = reply.enhanced.as_deref().map_or_else(String::new, |enhanced| format!("{enhanced} "));
+    format!("“{}”", format!("{code}{enhanced}{}", one_line(&reply.text)).trim_end())
+}
+
 /// The start of a sentence.
 pub(super) fn capital(words: &str) -> String {
     let mut letters = words.chars();

@@ -197,6 +197,8 @@ impl Surroundings {
             created_at: message.created_at,
             last_attempt_at: row.last_attempt_at,
             finished_at: row.finished_at,
+            reported_at: row.reported_at,
+            complained_at: row.complained_at,
             reply: Said::of(row.response_code, row.response_enhanced, row.response_text),
             mx: row.mx,
             tls: row.tls,

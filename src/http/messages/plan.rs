@@ -308,6 +308,8 @@ fn as_accepted(message: &NewMessage) -> Recipient {
         created_at: message.created_at,
         last_attempt_at: None,
         finished_at: None,
+        reported_at: None,
+        complained_at: None,
         reply: None,
         mx: None,
         tls: None,

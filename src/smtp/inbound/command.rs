@@ -23,6 +23,8 @@ pub(super) enum Command {
     Quit,
     /// `VRFY …`
     Vrfy,
+    /// `STARTTLS`
+    StartTls,
 }
 
 /// A MAIL command.
@@ -49,6 +51,8 @@ const fn fault(code: u16, text: &'static str) -> CommandFault {
     CommandFault { code, text }
 }
 
+/// Also where STARTTLS is not.
+pub(super) const NOT_OFFERED: CommandFault = fault(502, "5.5.1 This command is not offered");
 const NO_ARGUMENT: CommandFault = fault(501, "5.5.4 This command takes no argument");
 const NO_NAME: CommandFault = fault(501, "5.5.4 The name of the client is missing");
 const BAD_MAIL: CommandFault = fault(501, "5.1.7 Bad sender: write MAIL FROM:<address>");
@@ -76,7 +80,8 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, CommandFault> {
         "QUIT" => alone(argument, Command::Quit),
         "NOOP" => Ok(Command::Noop),
         "VRFY" => Ok(Command::Vrfy),
-        "AUTH" | "BDAT" | "EXPN" | "HELP" | "STARTTLS" => Err(fault(502, "5.5.1 This command is not offered")),
+        "STARTTLS" => alone(argument, Command::StartTls),
+        "AUTH" | "BDAT" | "EXPN" | "HELP" => Err(NOT_OFFERED),
         _ => Err(fault(500, "5.5.1 There is no such command")),
     }
 }
@@ -179,6 +184,7 @@ mod tests {
         for line in [
             "EHLO",
             "DATA x",
+            "STARTTLS x",
             "MAIL FROM:a@b.test",
             "MAIL FROM:<a@b.test>x",
             "MAIL TO:<a@b.test>",
@@ -191,7 +197,7 @@ mod tests {
         ] {
             assert_eq!(code(line), 501, "{line:?}");
         }
-        for line in ["STARTTLS", "AUTH PLAIN", "BDAT 3 LAST"] {
+        for line in ["AUTH PLAIN", "BDAT 3 LAST"] {
             assert_eq!(code(line), 502, "{line:?}");
         }
         for line in ["MAIL FROM:<> BODY=BINARYMIME", "MAIL FROM:<> RET=FULL", "RCPT TO:<a@b.test> NOTIFY=NEVER"] {

@@ -8,11 +8,12 @@
 //! - every wait and every size is bounded by [`Settings`];
 //! - commands that arrive together are answered in one write (RFC 2920).
 //!
-//! Extensions: PIPELINING, 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), SIZE (RFC 1870), ENHANCEDSTATUSCODES (RFC 2034).
+//! Extensions: PIPELINING, 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), SIZE (RFC 1870), ENHANCEDSTATUSCODES (RFC 2034), and
+//! with a certificate STARTTLS (RFC 3207): what came before the handshake is forgotten, said or buffered.
 //!
 //! *Bytes → lines and mails → commands → session*, each readable alone: `line` and `data` are pure, `path` and
-//! `command` are pure, `wire` is the socket, `session` the protocol, `server` the listener. A session runs over any
-//! stream, so TLS would be one more stream.
+//! `command` are pure, `wire` is the socket, `session` the protocol, `peers` who may have how many, `server` the listener. A
+//! session runs over any stream: TLS is one more.
 
 use std::net::SocketAddr;
 
@@ -22,13 +23,16 @@ mod command;
 mod data;
 mod line;
 mod path;
+mod peers;
 mod server;
 mod session;
 mod settings;
+mod tls;
 mod wire;
 
 pub use server::Server;
 pub use settings::Settings;
+pub use tls::{Certificate, CertificateError};
 
 /// Decides what is taken. Called from many sessions at once.
 pub trait Handler: Send + Sync + 'static {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::command::{self, Command, Mail};
 use super::data::{DataFault, DataReader};
 use super::line::{LineFault, LineReader};
+use super::peers::Guest;
 use super::wire::Wire;
 use super::{Handler, ReceivedMail, Settings, SmtpRefusal};
 
@@ -23,16 +24,22 @@ pub(super) struct Session<'a, S, H> {
     handler: &'a H,
     settings: &'a Settings,
     peer: SocketAddr,
+    guest: &'a Guest,
     stop: CancellationToken,
+    /// Whether the stream is one of TLS.
+    is_secure: bool,
     helo: Option<String>,
     mail: Option<(Mail, Vec<String>)>,
     errors: u32,
 }
 
 /// What follows a command.
+#[derive(PartialEq, Eq)]
 enum Next {
     Go,
     Quit,
+    /// The client was told to begin with TLS.
+    StartTls,
 }
 
 /// What the client sent while a command was awaited.
@@ -46,42 +53,59 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
     pub(super) fn new(
         stream: S,
         peer: SocketAddr,
+        guest: &'a Guest,
         handler: &'a H,
         settings: &'a Settings,
         stop: CancellationToken,
     ) -> Self {
         let (wire, lines) = (Wire::new(stream), LineReader::default());
-        Self { wire, lines, handler, settings, peer, stop, helo: None, mail: None, errors: 0 }
+        Self { wire, lines, handler, settings, peer, guest, stop, is_secure: false, helo: None, mail: None, errors: 0 }
     }
 
-    /// Speaks until the client leaves, breaks a limit or the server stops.
-    pub(super) async fn run(mut self) {
+    /// Greets, and speaks until the client leaves, breaks a limit or the server stops; or until it begins with TLS: then
+    /// the stream is answered, and nothing else of the session is left.
+    pub(super) async fn run(mut self) -> Option<S> {
         self.wire.say(220, &format!("{} ESMTP Postrider", self.settings.hostname));
+        self.converse().await
+    }
+
+    /// The same over TLS: the client was greeted before, and has to say EHLO again (RFC 3207 §4.2).
+    pub(super) async fn run_secure(mut self) {
+        self.is_secure = true;
+        self.converse().await;
+    }
+
+    async fn converse(mut self) -> Option<S> {
         match self.speak().await {
+            Ok(Next::StartTls) => return Some(self.wire.into_stream()),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => self.wire.say(421, "4.4.2 Waited too long"),
             // The client went away; there is nobody left to tell.
-            Err(_) | Ok(()) => {}
+            Err(_) | Ok(_) => {}
         }
         self.wire.close(Instant::now() + FAREWELL).await;
+        None
     }
 
-    async fn speak(&mut self) -> io::Result<()> {
+    async fn speak(&mut self) -> io::Result<Next> {
         loop {
             let next = match self.hear().await? {
                 Heard::Stop => {
                     self.wire.say(421, "4.3.2 The server is stopping");
-                    return Ok(());
+                    return Ok(Next::Quit);
                 }
                 Heard::Line(Ok(line)) => self.obey(&line).await?,
                 Heard::Line(Err(LineFault::TooLong)) => self.refuse(500, "5.5.2 The line is too long"),
                 Heard::Line(Err(LineFault::BareLineFeed)) => self.refuse(500, "5.5.2 Lines must end with CRLF"),
             };
-            if matches!(next, Next::Quit) {
-                return Ok(());
+            if next == Next::StartTls {
+                self.wire.flush(Instant::now() + self.settings.command_timeout).await?;
+            }
+            if next != Next::Go {
+                return Ok(next);
             }
             if self.errors > self.settings.max_errors {
                 self.wire.say(421, "4.7.0 Too many errors");
-                return Ok(());
+                return Ok(Next::Quit);
             }
         }
     }
@@ -123,6 +147,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
                 self.wire.say(252, "2.5.0 Send it and see");
                 Next::Go
             }
+            Ok(Command::StartTls) => self.start_tls(),
             Ok(Command::Quit) => {
                 self.wire.say(221, "2.0.0 Bye");
                 Next::Quit
@@ -138,9 +163,28 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
     fn ehlo(&mut self, name: String) -> Next {
         self.greet(name);
         let size = format!("SIZE {}", self.settings.max_message);
-        let offers = [&self.settings.hostname, "PIPELINING", &size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"];
+        let mut offers =
+            vec![&*self.settings.hostname, "PIPELINING", &size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"];
+        if self.offers_tls() {
+            offers.push("STARTTLS");
+        }
         self.wire.say_lines(250, &offers);
         Next::Go
+    }
+
+    fn offers_tls(&self) -> bool {
+        self.settings.certificate.is_some() && !self.is_secure
+    }
+
+    fn start_tls(&mut self) -> Next {
+        if !self.offers_tls() {
+            return self.refuse(command::NOT_OFFERED.code, command::NOT_OFFERED.text);
+        }
+        if self.mail.is_some() {
+            return self.refuse(503, "5.5.1 Not in the middle of a mail");
+        }
+        self.wire.say(220, "2.0.0 Begin");
+        Next::StartTls
     }
 
     fn mail(&mut self, mail: Mail) -> Next {
@@ -155,6 +199,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
         }
         if mail.size.is_some_and(|size| size > self.settings.max_message as u64) {
             return self.refuse(552, "5.3.4 The mail is too big");
+        }
+        if !self.guest.may_send(Instant::now()) {
+            return self.refuse(450, "4.7.1 Too many mails from your address, try again later");
         }
         self.mail = Some((mail, Vec::new()));
         self.ok("2.1.0 Sender OK")

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::tls::Certificate;
+
 /// How a [`Server`](super::Server) names itself and what it bears.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -13,6 +15,12 @@ pub struct Settings {
     pub max_recipients: usize,
     /// Sessions at once; further clients are answered 421.
     pub max_connections: usize,
+    /// Sessions at once from one address, of IPv6 from one /64; further ones are answered 421.
+    pub max_per_peer: usize,
+    /// Mails a minute from one address, of IPv6 from one /64; further ones are answered 450.
+    pub mails_per_minute: Option<u32>,
+    /// What STARTTLS shows; without it there is none.
+    pub certificate: Option<Certificate>,
     /// Refused commands of one session since its last accepted mail; after that it is closed with 421.
     pub max_errors: u32,
     /// From one command to the end of the next, and for one write.
@@ -30,6 +38,9 @@ impl Default for Settings {
             max_message: 64 << 20,
             max_recipients: 100,
             max_connections: 256,
+            max_per_peer: 256,
+            mails_per_minute: None,
+            certificate: None,
             max_errors: 20,
             command_timeout: Duration::from_mins(5),
             data_timeout: Duration::from_mins(10),

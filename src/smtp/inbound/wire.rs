@@ -64,6 +64,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// The stream alone: what was read and not yet used is forgotten.
+    pub(super) fn into_stream(self) -> S {
+        self.stream
+    }
+
     /// Tells the client that nothing more will come, so that it reads the last reply.
     pub(super) async fn close(mut self, deadline: Instant) {
         // Best effort: the client may be gone already.

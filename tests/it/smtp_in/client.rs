@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use postrider::smtp::inbound::{Handler, ReceivedMail, Server, Settings, SmtpRefusal};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 /// Every mail that was taken.
@@ -48,8 +50,13 @@ pub async fn serve(settings: Settings) -> (Arc<Kept>, Running) {
     (kept, Running { address, stop, task })
 }
 
+/// A socket, or TLS over one.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 pub struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     read: Vec<u8>,
 }
 
@@ -64,7 +71,14 @@ impl Client {
     pub async fn connect_only(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("a connection");
         stream.set_nodelay(true).expect("an option");
-        Self { stream, read: Vec::new() }
+        Self { stream: Box::new(stream), read: Vec::new() }
+    }
+
+    /// The same over TLS, once the server has said that it is ready.
+    pub async fn secured(self, connector: &TlsConnector, name: ServerName<'static>) -> Self {
+        assert!(self.read.is_empty(), "an earlier reply was not read");
+        let stream = connector.connect(name, self.stream).await.expect("TLS");
+        Self { stream: Box::new(stream), read: Vec::new() }
     }
 
     /// Sends everything in one write.
@@ -110,6 +124,18 @@ impl Client {
     pub async fn say(&mut self, text: &str) -> String {
         self.send(text).await;
         self.reply().await
+    }
+
+    /// Sends a mail as a server sends a bounce, and answers the first refusal or the reply to its end.
+    pub async fn bring(&mut self, to: &str, mime: &str) -> String {
+        self.send("EHLO mx.example.test\r\nMAIL FROM:<>\r\n").await;
+        assert_eq!(self.codes(2).await, [250, 250]);
+        let reply = self.say(&format!("RCPT TO:<{to}>\r\n")).await;
+        if !reply.starts_with("250") {
+            return reply;
+        }
+        assert_eq!(self.code("DATA\r\n").await, 354);
+        self.say(&format!("{mime}.\r\n")).await
     }
 
     /// Sends, and answers the code of the reply.

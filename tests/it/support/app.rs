@@ -3,6 +3,7 @@
 //!
 //! Dropping it holds what is in the database against the invariants ([`super::invariants`]).
 
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use super::dns::DnsServer;
 use super::invariants;
 use super::postgres::{Database, apart};
 use super::smtp::SmtpServer;
+use crate::smtp_in::client as smtp_in;
 
 pub struct TestApp {
     /// The relay, or the server behind every MX.
@@ -47,6 +49,16 @@ impl TestAppBuilder {
     pub fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
         self
+    }
+
+    /// Has mail come back to signed return paths at `return.acme.test`, and takes it over SMTP.
+    pub fn taking_returns(self) -> Self {
+        self.config(|config| {
+            config.secret_key = Some("a secret of the tests, and of nobody else".to_owned().into());
+            config.return_path.domain = Some("return.acme.test".into());
+            config.inbound.listen = Some("127.0.0.1:0".parse().unwrap());
+            config.inbound.feedback = Some("fbl@return.acme.test".into());
+        })
     }
 
     /// Sends to the recipients' own servers, found by this DNS server.
@@ -125,6 +137,17 @@ impl TestApp {
     /// A client that may send from these domains.
     pub async fn allowed_from(&self, domains: &[&str]) -> Api {
         self.api.with_key(&make_key(&self.db, &*self.clock, &[Scope::Send], Some(domains)).await)
+    }
+
+    /// Where mail that comes back is taken.
+    pub fn inbound(&self) -> SocketAddr {
+        self.app.inbound_address().unwrap()
+    }
+
+    /// Brings a mail back over SMTP, and answers the last reply.
+    pub async fn bring_back(&self, to: &str, mime: &str) -> String {
+        let mut client = smtp_in::Client::connect(self.inbound()).await;
+        client.bring(to, mime).await
     }
 
     /// The client with every scope.

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
 /// A self-signed certificate with its key.
 #[derive(Clone)]
 pub struct Certificate {
     pem: String,
+    key: String,
+    der: CertificateDer<'static>,
     config: Arc<ServerConfig>,
 }
 
@@ -37,6 +39,7 @@ impl Certificate {
         let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
         change(&mut params);
         let certificate = params.self_signed(&key).unwrap();
+        let key_pem = key.serialize_pem();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
@@ -44,11 +47,23 @@ impl Certificate {
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key)
             .unwrap();
-        Self { pem: certificate.pem(), config: Arc::new(config) }
+        Self { pem: certificate.pem(), key: key_pem, der: certificate.der().clone(), config: Arc::new(config) }
     }
 
     pub fn acceptor(&self) -> TlsAcceptor {
         self.config.clone().into()
+    }
+
+    pub fn der(&self) -> CertificateDer<'static> {
+        self.der.clone()
+    }
+
+    /// Files of the chain and of the key, and the directory that must outlive their use.
+    pub fn as_files(&self) -> (PathBuf, PathBuf, tempfile::TempDir) {
+        let (chain, dir) = self.as_ca_file();
+        let key = dir.path().join("key.pem");
+        std::fs::write(&key, &self.key).unwrap();
+        (chain, key, dir)
     }
 
     /// A file for `ca_file`, and the directory that must outlive its use.

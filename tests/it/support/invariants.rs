@@ -29,7 +29,26 @@ const RULES: &[(&str, &str)] = &[
               + (SELECT count(*) FROM recipients r WHERE r.finished_at IS NOT NULL AND 1 <> (
                      SELECT count(*) FROM events e WHERE e.message_id = r.message_id AND e.recipient_id = r.id
                      AND e.type = 'message.' || r.status AND e.seq >= (
-                         SELECT max(seq) FROM events l WHERE l.message_id = r.message_id AND l.recipient_id = r.id)))",
+                         SELECT max(seq) FROM events l WHERE l.message_id = r.message_id AND l.recipient_id = r.id
+                         AND l.type NOT IN ('message.complained', 'message.unsubscribed'))))",
+    ),
+    (
+        "an end is followed by another only where a report came back: from relayed or uncertain over delivered to bounced",
+        "SELECT (SELECT count(*) FROM events e JOIN events l ON l.message_id = e.message_id AND l.recipient_id = e.recipient_id
+                 AND l.seq > e.seq
+                 WHERE (e.type, l.type) IN (('message.relayed', 'message.relayed'), ('message.delivered', 'message.delivered'),
+                     ('message.delivered', 'message.relayed'), ('message.delivered', 'message.deferred'),
+                     ('message.relayed', 'message.deferred'))
+                    OR (e.type IN ('message.bounced', 'message.expired', 'message.canceled', 'message.suppressed')
+                        AND l.type NOT IN ('message.complained', 'message.unsubscribed')))
+              + (SELECT count(*) FROM recipients WHERE reported_at IS NOT NULL
+                 AND (status NOT IN ('delivered', 'bounced') OR reported_at <> finished_at))",
+    ),
+    (
+        "a complaint is one event and on record",
+        "SELECT count(*) FROM recipients r WHERE (r.complained_at IS NOT NULL)::integer <> (
+             SELECT count(*) FROM events e WHERE e.message_id = r.message_id AND e.recipient_id = r.id
+             AND e.type = 'message.complained')",
     ),
     (
         "events are numbered from 1 without gaps, up to the counter",

@@ -17,6 +17,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod receiver;
+pub mod reports;
 pub mod sending;
 pub mod sink;
 pub mod site;

@@ -27,7 +27,8 @@ pub fn sender(settings: Settings) -> Sender {
 }
 
 pub fn envelope<const N: usize>(to: [&str; N]) -> Envelope {
-    Envelope { from: Some("bounce@acme.test".parse().unwrap()), to: to.map(|address| address.parse().unwrap()).into() }
+    let to = to.map(|address| address.parse().unwrap()).into();
+    Envelope { from: Some("bounce@acme.test".parse().unwrap()), to, dsn: None }
 }
 
 /// The route to the relay of the settings.

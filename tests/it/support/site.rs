@@ -1,5 +1,6 @@
 //! The product as it runs in production, API and worker by the real clock, on a Postgres that can be killed.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,16 +46,24 @@ impl Site {
         let db = Db::new(&url, 1, TIMEOUT).unwrap();
         let key = make_key(&db, &SystemClock, &Scope::ALL, None).await;
         db.close().await;
-        let config = Config {
+        let mut config = Config {
+            secret_key: Some("a secret of the tests, and of nobody else".to_owned().into()),
             listen: "127.0.0.1:0".parse().unwrap(),
             hostname: Some("postrider.test".into()),
             database: Database { url: Some(url.into()), timeout: TIMEOUT, ..Database::default() },
             relay_url: Some(format!("smtp://{}?tls=none", smtp.address()).into()),
             ..Config::default()
         };
+        config.return_path.domain = Some("return.acme.test".into());
+        config.inbound.listen = Some("127.0.0.1:0".parse().unwrap());
         let app = App::start(&config, Roles::All, Arc::new(SystemClock), None).await.unwrap();
         let api = Api::new(format!("http://{}", app.api_address().unwrap()), key);
         Self { smtp, postgres, api, app }
+    }
+
+    /// Where mail that comes back is taken.
+    pub fn inbound(&self) -> SocketAddr {
+        self.app.inbound_address().unwrap()
     }
 
     /// Runs statements past the proxy, as superuser.

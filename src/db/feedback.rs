@@ -1,0 +1,233 @@
+//! What came back takes effect: a report moves recipients that had ended to another end state, once, with its event.
+//!
+//! Only rows in an end state are locked. A worker writes only rows that wait, so that neither ever waits for the other
+//! while it holds what the other wants. A server may be quicker with its bounce than we with its 250: what is in a
+//! worker's hand is told apart, so that the report can be told again. It is looked for first, since a recipient leaves the
+//! hand and ends at one moment.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::events::{self, NewEvent};
+use super::{Db, DbError};
+use crate::domain::bounce::{Bounce, Judgement, Source};
+use crate::domain::delivery::{Status, Unmoved, Word};
+use crate::domain::event::EventType;
+use crate::domain::id::{MessageId, TenantId};
+use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
+use crate::domain::report::Action;
+
+/// A recipient that a report may be about.
+#[derive(Debug, Clone)]
+pub struct Addressee {
+    /// Its id.
+    pub id: Uuid,
+    /// Whose it is.
+    pub tenant_id: Uuid,
+    /// Its address.
+    pub address: String,
+    /// As stored, or `sending` while a worker has it in hand.
+    pub status: String,
+    /// Whether it has complained already.
+    pub has_complained: bool,
+}
+
+/// The recipients of a message in the order of the request; none where it is not stored (any more). Without a tenant,
+/// whoever's it is.
+pub async fn addressees(db: &Db, message: MessageId, tenant: Option<TenantId>) -> Result<Vec<Addressee>, DbError> {
+    let query = sqlx::query_as!(
+        Addressee,
+        r#"SELECT r.id, r.tenant_id, r.address, CASE WHEN q.lease IS NULL THEN r.status ELSE 'sending' END AS "status!",
+                  r.complained_at IS NOT NULL AS "has_complained!"
+           FROM recipients r
+           LEFT JOIN queue q ON q.message_id = r.message_id AND q.recipient_id = r.id AND q.tenant_id = r.tenant_id
+           WHERE r.message_id = $1 AND ($2::uuid IS NULL OR r.tenant_id = $2) ORDER BY r.position"#,
+        message.0,
+        tenant.map(|tenant| tenant.0)
+    );
+    db.timed("feedback.addressees", query.fetch_all(&db.pool)).await
+}
+
+/// What a report says of one recipient.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// The recipient.
+    pub recipient: Uuid,
+    /// What happened.
+    pub action: Action,
+    /// In which words.
+    pub reply: Reply,
+    /// What a failure means.
+    pub judgement: Option<Judgement>,
+}
+
+/// Lets it take effect on those recipients of a message, each of whom is told of once. Answers what came of each, in the
+/// same order.
+pub async fn apply(
+    db: &Db,
+    tenant: TenantId,
+    message: MessageId,
+    told: &[Told],
+    now: DateTime<Utc>,
+) -> Result<Vec<Word>, DbError> {
+    db.timed("feedback.apply", async {
+        let mut tx = db.pool.begin().await?;
+        let in_hand = in_hand(&mut tx, tenant, message).await?;
+        let ended = lock(&mut tx, tenant, message, told).await?;
+        let word = |told: &Told| match ended.get(&told.recipient) {
+            Some((status, has_complained)) => Word::of(told.action, *status, *has_complained),
+            None if in_hand.contains(&told.recipient) => Word::Nothing(Unmoved::InHand),
+            None => Word::Nothing(Unmoved::Waiting),
+        };
+        let words: Vec<Word> = told.iter().map(word).collect();
+        let effects: Vec<(&Told, Word)> =
+            told.iter().zip(words.iter().copied()).filter(|(_, word)| !matches!(word, Word::Nothing(_))).collect();
+        if !effects.is_empty() {
+            update(&mut tx, tenant, message, &effects, now).await?;
+            suppress(&mut tx, tenant, message, &effects, now).await?;
+            tell(&mut tx, tenant, message, &effects, now).await?;
+        }
+        tx.commit().await?;
+        Ok(words)
+    })
+    .await
+}
+
+/// The recipients of a message that workers have in hand.
+async fn in_hand(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    message: MessageId,
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    let ids = sqlx::query_scalar!(
+        "SELECT recipient_id FROM queue WHERE tenant_id = $1 AND message_id = $2 AND lease IS NOT NULL",
+        tenant.0,
+        message.0
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(ids.into_iter().collect())
+}
+
+/// Locks those of them that have ended, and answers how, and whether they have complained.
+async fn lock(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    message: MessageId,
+    told: &[Told],
+) -> Result<HashMap<Uuid, (Status, bool)>, sqlx::Error> {
+    let ids: Vec<Uuid> = told.iter().map(|told| told.recipient).collect();
+    let rows = sqlx::query!(
+        r#"SELECT id, status, complained_at IS NOT NULL AS "has_complained!" FROM recipients
+           WHERE tenant_id = $1 AND message_id = $2 AND id = ANY ($3) AND finished_at IS NOT NULL
+           ORDER BY id FOR UPDATE"#,
+        tenant.0,
+        message.0,
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
+    // The column is checked; a word that this version does not know is no end that it could change.
+    let known = |word: &str| word.parse().unwrap_or(Status::Canceled);
+    Ok(rows.into_iter().map(|row| (row.id, (known(&row.status), row.has_complained))).collect())
+}
+
+async fn update(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    message: MessageId,
+    effects: &[(&Told, Word)],
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let ids: Vec<Uuid> = effects.iter().map(|(told, _)| told.recipient).collect();
+    let ends: Vec<Option<&str>> = effects
+        .iter()
+        .map(|(_, word)| if let Word::Ends(status) = word { Some(status.as_str()) } else { None })
+        .collect();
+    let codes: Vec<Option<i16>> =
+        effects.iter().map(|(told, _)| told.reply.code.and_then(|code| i16::try_from(code).ok())).collect();
+    let enhanced: Vec<Option<String>> =
+        effects.iter().map(|(told, _)| told.reply.enhanced.map(|code| code.to_string())).collect();
+    let texts: Vec<&str> = effects.iter().map(|(told, _)| told.reply.text.as_str()).collect();
+    sqlx::query!(
+        "UPDATE recipients r SET
+             status = coalesce(u.status, r.status),
+             finished_at = CASE WHEN u.status IS NULL THEN r.finished_at ELSE $4 END,
+             reported_at = CASE WHEN u.status IS NULL THEN r.reported_at ELSE $4 END,
+             complained_at = CASE WHEN u.status IS NULL THEN $4 ELSE r.complained_at END,
+             response_code = CASE WHEN u.status IS NULL THEN r.response_code ELSE u.code END,
+             response_enhanced = CASE WHEN u.status IS NULL THEN r.response_enhanced ELSE u.enhanced END,
+             response_text = CASE WHEN u.status IS NULL THEN r.response_text ELSE u.text END
+         FROM unnest($3::uuid[], $5::text[], $6::smallint[], $7::text[], $8::text[])
+              AS u (id, status, code, enhanced, text)
+         WHERE r.tenant_id = $1 AND r.message_id = $2 AND r.id = u.id",
+        tenant.0,
+        message.0,
+        &ids,
+        now,
+        &ends as _,
+        &codes as _,
+        &enhanced as _,
+        &texts as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Addresses that are to be left alone from now on: they do not exist, or their owners called a mail spam. In the
+/// transaction of the events that say so.
+#[allow(clippy::unused_async, reason = "the suppression list's own statement goes here")]
+async fn suppress(
+    _connection: &mut PgConnection,
+    _tenant: TenantId,
+    _message: MessageId,
+    effects: &[(&Told, Word)],
+    _now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let left_alone = effects.iter().filter(|(told, word)| match word {
+        Word::Ends(Status::Bounced) => told.judgement.is_some_and(|judgement| judgement.suppresses()),
+        Word::Complains => true,
+        Word::Ends(_) | Word::Nothing(_) => false,
+    });
+    for (told, word) in left_alone {
+        tracing::debug!(recipient = %told.recipient, ?word, "an address is to be left alone");
+    }
+    Ok(())
+}
+
+/// The last of the transaction: it takes event numbers.
+async fn tell(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    message: MessageId,
+    effects: &[(&Told, Word)],
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let outcomes: Vec<Outcome> = effects.iter().map(|(told, _)| outcome(told)).collect();
+    let events = effects.iter().zip(&outcomes).map(|((told, word), outcome)| NewEvent {
+        tenant: tenant.0,
+        kind: if let Word::Ends(status) = word { EventType::of_end(*status) } else { EventType::Complained },
+        message_id: Some(message.0),
+        recipient_id: Some(told.recipient),
+        endpoint_id: None,
+        attempt: None,
+        outcome: matches!(word, Word::Ends(_)).then_some(outcome),
+        next_attempt_at: None,
+        bounce: match (word, told.judgement) {
+            (Word::Ends(Status::Bounced), Some(judgement)) => Some(Bounce { judgement, source: Source::Dsn }),
+            _ => None,
+        },
+    });
+    events::append(connection, now, events.collect()).await
+}
+
+/// What was said, for the event; nobody was spoken to.
+fn outcome(told: &Told) -> Outcome {
+    let verdict = if told.action == Action::Failed { Verdict::Permanent } else { Verdict::Accepted };
+    Outcome { verdict, reply: told.reply.clone(), peer: Peer::default(), duration: Duration::ZERO, stage: Stage::Dot }
+}

@@ -1,0 +1,155 @@
+//! Which message a report is about, and how that is known.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::db::feedback::{self, Addressee};
+use crate::db::{Db, DbError};
+use crate::domain::id::{MessageId, TenantId};
+use crate::domain::report::Report;
+use crate::domain::return_path::{ReturnPaths, Token, TokenFault};
+
+/// How a mail came to us.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin<'a> {
+    /// Over SMTP, from anybody.
+    Smtp {
+        /// The recipients of its envelope.
+        to: &'a [String],
+    },
+    /// From a caller whose key may do anything with the data of this tenant, and of no other.
+    Key {
+        /// Whose data.
+        tenant: TenantId,
+        /// The envelope's recipient, where the caller knows it.
+        to: Option<&'a str>,
+    },
+}
+
+/// How the message is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// By the return path that the mail was sent to.
+    Envelope,
+    /// By a return path or an envelope id in the mail.
+    Reference,
+    /// By our Message-ID, which is no secret, and the recipient's address.
+    MessageId,
+}
+
+impl Basis {
+    /// The word in JSON and documentation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Envelope => "envelope",
+            Self::Reference => "reference",
+            Self::MessageId => "message_id",
+        }
+    }
+}
+
+/// Why it is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotFound {
+    /// There is no token to believe.
+    Token(TokenFault),
+    /// The message is not stored, or is another tenant's.
+    Message,
+}
+
+impl NotFound {
+    /// The word in JSON and documentation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Token(TokenFault::Missing) => "no_return_path",
+            Self::Token(TokenFault::Forged) => "forged_return_path",
+            Self::Token(TokenFault::Expired) => "expired_return_path",
+            Self::Message => "no_message",
+        }
+    }
+}
+
+/// The message of a report.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub message: MessageId,
+    pub tenant: Uuid,
+    pub basis: Basis,
+    /// The recipient that the return path names.
+    pub position: Option<u16>,
+    /// All recipients, in the order of the request; at least one.
+    pub rows: Vec<Addressee>,
+}
+
+pub(super) async fn message(
+    db: &Db,
+    paths: Option<&ReturnPaths>,
+    origin: &Origin<'_>,
+    report: &Report,
+    now: DateTime<Utc>,
+) -> Result<Result<Found, NotFound>, DbError> {
+    let (message, position, basis) = match named(paths, origin, report, now) {
+        Ok((token, basis)) => (token.message, token.position, basis),
+        Err(fault) => match ours(origin, report) {
+            Some(message) => (message, None, Basis::MessageId),
+            None => return Ok(Err(NotFound::Token(fault))),
+        },
+    };
+    let tenant = if let Origin::Key { tenant, .. } = origin { Some(*tenant) } else { None };
+    let rows = feedback::addressees(db, message, tenant).await?;
+    let Some(tenant) = rows.first().map(|row| row.tenant_id) else { return Ok(Err(NotFound::Message)) };
+    Ok(Ok(Found { message, tenant, basis, position, rows }))
+}
+
+/// The first good token, the envelope's before the report's. Where there is none, what is wrong with those that there are.
+fn named(
+    paths: Option<&ReturnPaths>,
+    origin: &Origin<'_>,
+    report: &Report,
+    now: DateTime<Utc>,
+) -> Result<(Token, Basis), TokenFault> {
+    let paths = paths.ok_or(TokenFault::Missing)?;
+    let to: Vec<&str> = match origin {
+        Origin::Smtp { to } => to.iter().map(String::as_str).collect(),
+        Origin::Key { to, .. } => to.iter().copied().collect(),
+    };
+    let envelope = to.into_iter().map(|to| (to, Basis::Envelope));
+    let references = report.references.iter().map(|reference| (reference.as_str(), Basis::Reference));
+    let mut worst = TokenFault::Missing;
+    for (text, basis) in envelope.chain(references) {
+        match paths.find(text, now) {
+            Ok(token) => return Ok((token, basis)),
+            Err(fault) => worst = worst.max(fault),
+        }
+    }
+    Err(worst)
+}
+
+/// Our message by its Message-ID, for those who may do anything with it anyway. A forged or expired return path is passed
+/// over: the key vouches for the mail.
+fn ours(origin: &Origin<'_>, report: &Report) -> Option<MessageId> {
+    let Origin::Key { .. } = origin else { return None };
+    let id = report.original_message_id.as_deref()?.trim().trim_start_matches('<');
+    let (id, _) = id.split_once('@')?;
+    let is_ours = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_ours.then(|| Uuid::try_parse(id).ok().map(MessageId)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_id_counts_for_a_key_alone_and_only_as_we_write_it() {
+        let key = Origin::Key { tenant: TenantId::DEFAULT, to: None };
+        let id = MessageId::new(DateTime::UNIX_EPOCH);
+        let report = |text: String| Report { original_message_id: Some(text), ..Report::unknown() };
+        for text in [format!("{}@acme.test", id.0.simple()), format!("<{}@x>", id.0.simple())] {
+            assert_eq!(ours(&key, &report(text.clone())), Some(id));
+            assert_eq!(ours(&Origin::Smtp { to: &[] }, &report(text)), None);
+        }
+        for text in [format!("{}@acme.test", id.0), id.0.simple().to_string(), "x@y".into(), String::new()] {
+            assert_eq!(ours(&key, &report(text)), None);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Mail that comes back takes effect: bounces, notes of success, complaints (RFC 3464, RFC 5965), from wherever they come.
+//!
+//! ```text
+//! MIME ─▶ Report (mail) ─▶ its message, by a signed token ─▶ its recipients ─▶ effects, committed with their events (db)
+//! ```
+//!
+//! It promises:
+//! - nothing changes without a return path of ours that is signed and still good, in the envelope or in what the report
+//!   says; or, from a caller with an admin key alone, our Message-ID together with the recipient's address;
+//! - the same report twice changes nothing the second time, and says so;
+//! - a recipient that waits for another attempt is not touched; of one that is being sent to this moment the report is to be
+//!   told again ([`Taken::is_early`]), since its server may have been quicker than we;
+//! - what it answers is committed.
+//!
+//! Automatic replies and what nobody understands are counted and let go.
+
+mod find;
+mod pair;
+mod taken;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::clock::SharedClock;
+use crate::db::feedback::{self, Addressee, Told};
+use crate::db::{Db, DbError};
+use crate::domain::address::Address;
+use crate::domain::bounce;
+use crate::domain::delivery::{Status, Word};
+use crate::domain::id::{RecipientId, TenantId};
+use crate::domain::outcome::Reply;
+use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
+use crate::domain::return_path::{ReturnPaths, TokenFault};
+use crate::mail;
+
+use find::Found;
+pub use find::{Basis, NotFound, Origin};
+pub use taken::{Fate, Taken};
+
+/// Takes what comes back.
+#[derive(Debug)]
+pub struct Feedback {
+    db: Db,
+    clock: SharedClock,
+    paths: Option<ReturnPaths>,
+    /// Where complaints are sent.
+    complaints: Option<Address>,
+    /// How many there were since the start, by kind.
+    counts: [AtomicU64; 4],
+}
+
+impl Feedback {
+    /// Without return paths it can explain, and little more.
+    pub fn new(db: Db, clock: SharedClock, paths: Option<ReturnPaths>, complaints: Option<Address>) -> Self {
+        Self { db, clock, paths, complaints, counts: Default::default() }
+    }
+
+    /// Whether mail to this address is for us: a good return path, or where complaints are sent.
+    pub fn admits(&self, to: &str) -> Result<(), TokenFault> {
+        let is_complaints = |ours: &Address| to.parse::<Address>().is_ok_and(|to| pair::are_same(ours, &to));
+        if self.complaints.as_ref().is_some_and(is_complaints) {
+            return Ok(());
+        }
+        let paths = self.paths.as_ref().ok_or(TokenFault::Missing)?;
+        paths.read(to, self.clock.now()).map(|_| ())
+    }
+
+    /// Reads a mail and lets it take effect, unless `dry_run`: then it says what would come of it. Fails only where the
+    /// database does, with nothing changed.
+    pub async fn take(&self, mime: Vec<u8>, origin: Origin<'_>, dry_run: bool) -> Result<Taken, DbError> {
+        let size = mime.len();
+        // Up to a hundred megabytes of somebody else's making: off the async threads, and a panic is that mail's own.
+        let report = tokio::task::spawn_blocking(move || mail::report::read(&mime)).await.unwrap_or_else(|error| {
+            tracing::error!(%error, size, "a mail that came back could not be read");
+            Report::unknown()
+        });
+        let taken = match report.kind {
+            ReportKind::Dsn | ReportKind::Complaint => self.act(report, &origin, dry_run).await?,
+            ReportKind::AutoReply | ReportKind::Unknown => Taken::idle(report),
+        };
+        self.note(&taken, size, dry_run);
+        Ok(taken)
+    }
+
+    async fn act(&self, mut report: Report, origin: &Origin<'_>, dry_run: bool) -> Result<Taken, DbError> {
+        let found = match find::message(&self.db, self.paths.as_ref(), origin, &report, self.clock.now()).await? {
+            Ok(found) => found,
+            Err(why) => return Ok(Taken::lost(report, why)),
+        };
+        if report.recipients.is_empty() {
+            report.recipients.extend(pair::only_candidate(&found).and_then(|row| complaint_of(report.kind, row)));
+        }
+        let pairs = pair::pairs(&report.recipients, &found);
+        let told: Vec<Option<(&Addressee, Told)>> = report
+            .recipients
+            .iter()
+            .zip(pairs)
+            .map(|(reported, place)| {
+                place.and_then(|place| found.rows.get(place)).map(|row| (row, told(reported, row)))
+            })
+            .collect();
+        let words = self.words(&found, &told, dry_run).await?;
+        let mut words = words.into_iter();
+        let fates = told.iter().map(|one| {
+            let (row, _) = one.as_ref()?;
+            Some((RecipientId(row.id), words.next()?))
+        });
+        let fates: Vec<_> = fates.collect();
+        Ok(Taken::found(report, &found, fates, dry_run))
+    }
+
+    /// What comes, or would come, of those that were paired, in their order.
+    async fn words(
+        &self,
+        found: &Found,
+        told: &[Option<(&Addressee, Told)>],
+        dry_run: bool,
+    ) -> Result<Vec<Word>, DbError> {
+        let told: Vec<&(&Addressee, Told)> = told.iter().flatten().collect();
+        if dry_run || told.is_empty() {
+            let word = |(row, told): &&(&Addressee, Told)| {
+                let status = row.status.parse().unwrap_or(Status::Canceled);
+                Word::of(told.action, status, row.has_complained)
+            };
+            return Ok(told.iter().map(word).collect());
+        }
+        let told: Vec<Told> = told.into_iter().map(|(_, told)| told.clone()).collect();
+        feedback::apply(&self.db, TenantId(found.tenant), found.message, &told, self.clock.now()).await
+    }
+
+    /// One line a mail in the log.
+    fn note(&self, taken: &Taken, size: usize, dry_run: bool) {
+        if dry_run {
+            return;
+        }
+        let kind = taken.report.kind;
+        let count = self.counts.get(kind as usize).map_or(0, |count| count.fetch_add(1, Ordering::Relaxed) + 1);
+        tracing::info!(
+            kind = kind.as_str(),
+            rule = taken.report.rule,
+            about = taken.message.map(|(id, _)| id).map(tracing::field::display),
+            applied = taken.applied(),
+            reason = taken.lost.map(NotFound::as_str),
+            size,
+            count,
+            "a mail came back"
+        );
+    }
+}
+
+/// What is told of a recipient.
+fn told(reported: &ReportedRecipient, row: &Addressee) -> Told {
+    let judged = || (reported.action == Action::Failed).then(|| bounce::judge(&reported.reply));
+    Told {
+        recipient: row.id,
+        action: reported.action,
+        // Cut to what the database takes, whoever made it.
+        reply: reported.reply.clone().in_words(reported.reply.text.as_str()),
+        judgement: reported.judgement.or_else(judged),
+    }
+}
+
+/// A complaint may name nobody, for its owner's sake; a return path does all the same.
+fn complaint_of(kind: ReportKind, row: &Addressee) -> Option<ReportedRecipient> {
+    (kind == ReportKind::Complaint).then(|| ReportedRecipient {
+        recipient: row.address.clone(),
+        original: None,
+        action: Action::Complained,
+        reply: Reply::ours("called spam"),
+        judgement: None,
+    })
+}

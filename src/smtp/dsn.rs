@@ -1,0 +1,82 @@
+//! The parameters that ask for delivery status notifications (RFC 3461 §4, RFC 6533 §3).
+//!
+//! `RET=HDRS`: a bounce need not bring back the whole mail. `ENVID` names the mail, `ORCPT` the address that we sent to, so
+//! that the notification speaks of it whatever the mail was forwarded to.
+
+use std::fmt::Write as _;
+
+use lettre::transport::smtp::extension::{MailParameter, RcptParameter};
+
+use super::route::Dsn;
+use crate::domain::address::Address;
+
+/// The longest ORCPT, its name left out (RFC 3461 §4.2).
+const LONGEST: usize = 500;
+
+/// Of MAIL.
+pub(super) fn of_mail(dsn: &Dsn) -> [MailParameter; 2] {
+    let other =
+        |keyword: &str, value: &str| MailParameter::Other { keyword: keyword.into(), value: Some(value.into()) };
+    [other("RET", "HDRS"), other("ENVID", &dsn.envelope_id)]
+}
+
+/// Of one RCPT. What has to be written as xtext is written so by the command.
+pub(super) fn of_recipient(dsn: &Dsn, to: &Address) -> Vec<RcptParameter> {
+    let other = |keyword: &str, value: String| RcptParameter::Other { keyword: keyword.into(), value: Some(value) };
+    let notify = if dsn.success { "SUCCESS,FAILURE,DELAY" } else { "FAILURE,DELAY" };
+    let original = original(to);
+    let mut parameters = vec![other("NOTIFY", notify.into())];
+    if original.len() <= LONGEST {
+        parameters.push(other("ORCPT", original));
+    }
+    parameters
+}
+
+/// The address with its type; beyond ASCII in the seven-bit form, which every server takes.
+fn original(to: &Address) -> String {
+    let address = to.to_string();
+    if address.is_ascii() {
+        return format!("rfc822;{address}");
+    }
+    let mut text = String::from("utf-8;");
+    for letter in address.chars() {
+        if letter.is_ascii_graphic() && !matches!(letter, '+' | '=' | '\\') {
+            text.push(letter);
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\\x{{{:X}}}", u32::from(letter));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use lettre::transport::smtp::commands::Rcpt;
+
+    use super::*;
+
+    fn command(to: &str, success: bool) -> String {
+        let to: Address = to.parse().unwrap();
+        let dsn = Dsn { envelope_id: "x".into(), success };
+        let spoken = lettre::Address::new_dangerous(to.local(), to.domain());
+        Rcpt::new(spoken, of_recipient(&dsn, &to)).to_string()
+    }
+
+    #[test]
+    fn an_address_is_named_in_xtext() {
+        assert_eq!(
+            command("ann+a=b@example.test", false),
+            "RCPT TO:<ann+a=b@example.test> NOTIFY=FAILURE,DELAY ORCPT=rfc822;ann+2Ba+3Db@example.test\r\n"
+        );
+        assert_eq!(
+            command("\"a b\"@example.test", true),
+            "RCPT TO:<\"a b\"@example.test> NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;\"a+20b\"@example.test\r\n"
+        );
+    }
+
+    #[test]
+    fn an_address_beyond_ascii_is_named_in_seven_bits() {
+        assert!(command("jörg+x@example.test", false).ends_with(" ORCPT=utf-8;j\\x{F6}rg\\x{2B}x@example.test\r\n"));
+    }
+}

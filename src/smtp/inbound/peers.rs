@@ -1,0 +1,152 @@
+//! Who is connected: so many connections at a time and mails a minute from one address, of IPv6 from one /64.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Settings;
+
+/// Over so long a time the mails of one address are counted.
+const MINUTE: Duration = Duration::from_mins(1);
+/// Beyond so many addresses those of which nothing has to be remembered are forgotten.
+const REMEMBERED: usize = 4_096;
+
+/// Everybody who is, or was of late.
+#[derive(Debug)]
+pub(super) struct Peers {
+    max_connections: usize,
+    /// What one mail takes of its address's minute.
+    cost: Option<Duration>,
+    seen: Mutex<HashMap<IpAddr, Seen>>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    connections: usize,
+    /// Until when its mails so far take up its minute (virtual scheduling).
+    taken_until: Instant,
+}
+
+/// A connection's place; dropping it gives the place back.
+#[derive(Debug)]
+pub(super) struct Guest {
+    peers: Arc<Peers>,
+    address: IpAddr,
+}
+
+impl Peers {
+    pub(super) fn new(settings: &Settings) -> Arc<Self> {
+        let cost = settings.mails_per_minute.map(|mails| MINUTE / mails.max(1));
+        Arc::new(Self { max_connections: settings.max_per_peer, cost, seen: Mutex::default() })
+    }
+
+    /// A place for one more connection from there, where there is one.
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Guest> {
+        let address = neighbourhood(address);
+        let mut all = self.seen();
+        if all.len() >= REMEMBERED {
+            all.retain(|_, seen| seen.connections > 0 || seen.taken_until > now);
+        }
+        let seen = all.entry(address).or_insert(Seen { connections: 0, taken_until: now });
+        if seen.connections >= self.max_connections {
+            return None;
+        }
+        seen.connections += 1;
+        Some(Guest { peers: self.clone(), address })
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<IpAddr, Seen>> {
+        // No step under this lock leaves it half changed.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Guest {
+    /// Whether one more mail may begin, which is then counted.
+    pub(super) fn may_send(&self, now: Instant) -> bool {
+        let Some(cost) = self.peers.cost else { return true };
+        let mut all = self.peers.seen();
+        let Some(seen) = all.get_mut(&self.address) else { return true };
+        let until = seen.taken_until.max(now) + cost;
+        let may = until <= now + MINUTE;
+        if may {
+            seen.taken_until = until;
+        }
+        may
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut all = self.peers.seen();
+        if let Some(seen) = all.get_mut(&self.address) {
+            seen.connections = seen.connections.saturating_sub(1);
+            if seen.connections == 0 && seen.taken_until <= Instant::now() {
+                all.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// What one owner has: an address of IPv4, a /64 of IPv6.
+fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers(max_per_peer: usize, mails_per_minute: Option<u32>) -> Arc<Peers> {
+        Peers::new(&Settings { max_per_peer, mails_per_minute, ..Settings::default() })
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn one_address_has_so_many_places_and_another_its_own() {
+        let (peers, now) = (peers(1, None), Instant::now());
+        let first = peers.enter(ip("2001:db8::1"), now).expect("a place");
+        assert!(peers.enter(ip("2001:db8::2"), now).is_none(), "the same network");
+        assert!(peers.enter(ip("2001:db8:0:1::1"), now).is_some());
+        assert!(peers.enter(ip("::ffff:192.0.2.1"), now).is_some());
+        drop(first);
+        assert!(peers.enter(ip("2001:db8::2"), now).is_some());
+        assert!(peers.seen().is_empty(), "nobody is there, and nothing to be remembered");
+    }
+
+    #[test]
+    fn one_address_may_send_so_many_mails_a_minute_over_all_its_connections() {
+        let (peers, now) = (peers(9, Some(3)), Instant::now());
+        let enter = |text| peers.enter(ip(text), now).unwrap();
+        let (one, two) = (enter("192.0.2.1"), enter("192.0.2.1"));
+        assert!(one.may_send(now) && two.may_send(now) && one.may_send(now));
+        assert!(!one.may_send(now) && !two.may_send(now));
+        assert!(enter("192.0.2.2").may_send(now));
+        let later = now + MINUTE / 3;
+        assert!(two.may_send(later) && !two.may_send(later));
+        drop((one, two));
+        assert!(!enter("192.0.2.1").may_send(later), "remembered beyond its connections");
+    }
+
+    #[test]
+    fn no_number_of_addresses_fills_the_memory() {
+        let (peers, mut now) = (peers(9, Some(60)), Instant::now());
+        for n in 0..20_000_u32 {
+            assert!(peers.enter(IpAddr::from(n.to_be_bytes()), now).unwrap().may_send(now));
+            now += Duration::from_millis(1);
+        }
+        assert!(peers.seen().len() <= REMEMBERED);
+    }
+}

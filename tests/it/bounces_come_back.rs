@@ -1,0 +1,227 @@
+//! A mail that was handed over comes back: its recipient changes its state once, with an event, and everybody can see why.
+
+use chrono::TimeDelta;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::client::Answer;
+use crate::support::reports::{AWAY, About, complaint, delivered, dsn, failed};
+use crate::support::smtp::{Action, Gate};
+
+async fn start() -> TestApp {
+    TestApp::builder().taking_returns().start().await
+}
+
+/// Sends a message and answers its id and the return path of its mail.
+async fn relayed(app: &TestApp, fields: Value) -> (String, String) {
+    let sent = app.send(fields).await;
+    app.run_until_idle().await;
+    assert_eq!(app.status(&sent.id).await, "relayed");
+    (sent.id, app.smtp.mails().last().unwrap().from.clone())
+}
+
+#[tokio::test]
+async fn a_relayed_mail_bounces_once_however_often_the_bounce_comes() {
+    let app = start().await;
+    let (id, path) = relayed(&app, json!({"tags": [{"name": "kind", "value": "invoice"}]})).await;
+    assert!(path.starts_with("b+") && path.ends_with("@return.acme.test"), "{path}");
+    let bounce = dsn(None, None, &[failed("ann@example.test")]);
+    assert_eq!(app.bring_back(&path, &bounce).await, "250 2.0.0 Taken as dsn, 1 recipients changed\r\n");
+
+    let recipient = app.recipient(&id).await;
+    assert_eq!((&recipient["status"], &recipient["response"]["code"]), (&json!("bounced"), &json!(550)));
+    assert_eq!((&recipient["response"]["enhanced"], &recipient["attempts"]), (&json!("5.1.1"), &json!(1)));
+    assert_eq!(app.events(&id).await, ["accepted", "relayed", "bounced"]);
+    let event = app.event_list(&id).await.pop().unwrap()["data"].clone();
+    assert_eq!(event["bounce"], json!({"type": "hard", "category": "unknown_user", "source": "dsn"}));
+    assert_eq!((&event["attempt"], &event["duration_ms"], &event["mx"]), (&Value::Null, &Value::Null, &Value::Null));
+    assert_eq!((&event["response"]["text"], &event["tags"][0]["value"]), (&json!("no such user"), &json!("invoice")));
+
+    // Again, and from a server that shouts.
+    assert_eq!(app.bring_back(&path, &bounce).await, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
+    assert_eq!(app.bring_back(&path.to_uppercase(), &bounce).await, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
+    let late = dsn(None, None, &[delivered("ann@example.test")]);
+    assert_eq!(app.bring_back(&path, &late).await, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
+    assert_eq!(app.events(&id).await.len(), 3);
+    let ledger = app.get("/v1/ledger").await.body;
+    assert_eq!((&ledger["balanced"], &ledger["bounced"], &ledger["relayed"]), (&json!(true), &json!(1), &json!(0)));
+
+    let explained = app.get(&format!("/v1/messages/{id}/explain")).await.body["recipients"][0].clone();
+    let summary = explained["summary"].as_str().unwrap();
+    assert!(summary.starts_with("A notification that came back at 2026-11-23T12:00:00Z says"), "{summary}");
+    assert!(summary.ends_with("after 1 attempt: “550 5.1.1 no such user”."), "{summary}");
+}
+
+#[tokio::test]
+async fn a_note_of_success_makes_delivered_of_relayed_and_a_bounce_may_still_follow() {
+    let app = start().await;
+    let (id, path) = relayed(&app, json!({})).await;
+    for (about, state) in [
+        (About { recipient: "ann@example.test", action: "delayed", said: "450 4.2.2 mailbox full" }, "relayed"),
+        (About { recipient: "ann@example.test", action: "relayed", said: "250 2.0.0 on it goes" }, "relayed"),
+        (delivered("ann@example.test"), "delivered"),
+        (delivered("ann@example.test"), "delivered"),
+        (failed("ann@example.test"), "bounced"),
+    ] {
+        app.bring_back(&path, &dsn(None, None, &[about])).await;
+        assert_eq!(app.status(&id).await, state);
+    }
+    assert_eq!(app.events(&id).await, ["accepted", "relayed", "delivered", "bounced"]);
+    let explained = app.get(&format!("/v1/messages/{id}/explain")).await.body;
+    assert!(explained["recipients"][0]["unblock"][0]["action"].as_str().unwrap().contains("new message"));
+}
+
+#[tokio::test]
+async fn of_several_recipients_the_bounce_says_which_and_the_mail_may_have_been_forwarded() {
+    let app = start().await;
+    let to = json!({"to": ["ann@example.test", "bo@example.test", "cy@example.test"]});
+    let (id, path) = relayed(&app, to).await;
+    let about = [failed("BO@example.test"), delivered("cy@example.test"), failed("nobody@example.test")];
+    assert_eq!(
+        app.bring_back(&path, &dsn(None, None, &about)).await,
+        "250 2.0.0 Taken as dsn, 2 recipients changed\r\n"
+    );
+    assert_eq!(app.states(&id).await, ["relayed", "bounced", "delivered"]);
+
+    // Whatever it was forwarded to, the mail was for one.
+    let (id, path) = relayed(&app, json!({})).await;
+    app.bring_back(&path, &dsn(None, None, &[failed("ann@elsewhere.test")])).await;
+    assert_eq!(app.status(&id).await, "bounced");
+}
+
+#[tokio::test]
+async fn with_verp_every_recipient_has_a_return_path_of_its_own() {
+    let app = TestApp::builder().taking_returns().config(|config| config.return_path.verp = true).start().await;
+    let sent = app.send(json!({"to": ["ann@example.test", "bo@example.test"]})).await;
+    app.run_until_idle().await;
+    let mails = app.smtp.mails();
+    assert_eq!(mails.len(), 2);
+    assert_ne!(mails[0].from, mails[1].from);
+    let to_bo = mails.iter().find(|mail| mail.to == ["bo@example.test"]).unwrap();
+    app.bring_back(&to_bo.from, &dsn(None, None, &[failed("someone@elsewhere.test")])).await;
+    assert_eq!(app.states(&sent.id).await, ["relayed", "bounced"]);
+}
+
+#[tokio::test]
+async fn a_complaint_is_an_event_and_the_mail_stays_where_it_is() {
+    let app = start().await;
+    let (id, path) = relayed(&app, json!({})).await;
+    for changed in [1, 0] {
+        let reply = app.bring_back("fbl@return.acme.test", &complaint(&path)).await;
+        assert_eq!(reply, format!("250 2.0.0 Taken as complaint, {changed} recipients changed\r\n"));
+    }
+    assert_eq!(app.status(&id).await, "relayed");
+    assert_eq!(app.events(&id).await, ["accepted", "relayed", "complained"]);
+    let explained = app.get(&format!("/v1/messages/{id}/explain")).await.body;
+    assert!(explained["recipients"][0]["summary"].as_str().unwrap().contains("called it spam"));
+    // A bounce may come after it.
+    app.bring_back(&path, &dsn(None, None, &[failed("ann@example.test")])).await;
+    assert_eq!(app.events(&id).await, ["accepted", "relayed", "complained", "bounced"]);
+}
+
+#[tokio::test]
+async fn who_is_away_has_not_bounced() {
+    let app = start().await;
+    let (id, path) = relayed(&app, json!({})).await;
+    assert_eq!(app.bring_back(&path, AWAY).await, "250 2.0.0 Taken as auto_reply, 0 recipients changed\r\n");
+    assert_eq!(app.bring_back(&path, "Subject: hello\r\n\r\nHow are you?\r\n").await[..3], *"250");
+    assert_eq!(app.events(&id).await, ["accepted", "relayed"]);
+}
+
+#[tokio::test]
+async fn who_waits_for_another_attempt_is_not_touched() {
+    let app = start().await;
+    app.smtp.dot().replies(["451 4.3.0 later"]);
+    let sent = app.send(json!({})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.status(&sent.id).await, "deferred");
+    let path = from_of(&app.smtp.lines().iter().find(|line| line.text.starts_with("MAIL")).unwrap().text);
+    let bounce = dsn(None, None, &[failed("ann@example.test")]);
+    assert_eq!(app.bring_back(&path, &bounce).await, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
+    assert_eq!(app.status(&sent.id).await, "deferred");
+    app.clock.advance(TimeDelta::minutes(10));
+    app.run_until_idle().await;
+    assert_eq!(app.events(&sent.id).await, ["accepted", "deferred", "relayed"]);
+}
+
+#[tokio::test]
+async fn a_bounce_that_is_quicker_than_our_own_record_is_asked_to_come_again() {
+    let app = start().await;
+    let gate = Gate::default();
+    app.smtp.dot().does([Action::Stall(gate.clone())]);
+    let sent = app.send(json!({})).await;
+    let working = app.start_working();
+    gate.reached().await;
+    let path = from_of(&app.smtp.lines().iter().find(|line| line.text.starts_with("MAIL")).unwrap().text);
+    let bounce = dsn(None, None, &[failed("ann@example.test")]);
+    assert_eq!(app.bring_back(&path, &bounce).await, "451 4.3.2 Not now: the mail is still being sent\r\n");
+    let request = app.request(Method::POST, &format!("/v1/inbound?recipient={}", path.replace('+', "%2B")));
+    let answer = Answer::to(request.header("content-type", "message/rfc822").body(bounce.clone())).await;
+    assert_eq!((answer.problem(), &answer.headers["retry-after"]), ((409, "still_sending"), &"2".parse().unwrap()));
+    gate.open();
+    working.await.unwrap().unwrap();
+    assert_eq!(app.bring_back(&path, &bounce).await, "250 2.0.0 Taken as dsn, 1 recipients changed\r\n");
+    assert_eq!(app.events(&sent.id).await, ["accepted", "relayed", "bounced"]);
+}
+
+#[tokio::test]
+async fn what_nobody_knew_a_report_settles() {
+    let app = start().await;
+    app.smtp.dot().does([Action::Drop]);
+    let sent = app.send(json!({"on_uncertain": "hold"})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.status(&sent.id).await, "uncertain");
+    let path = from_of(&app.smtp.lines().iter().find(|line| line.text.starts_with("MAIL")).unwrap().text);
+    app.bring_back(&path, &dsn(None, None, &[delivered("ann@example.test")])).await;
+    assert_eq!(app.events(&sent.id).await, ["accepted", "uncertain", "delivered"]);
+    let retried = app.post(&format!("/v1/messages/{}/retry", sent.id), &json!({})).await;
+    assert_eq!(app.status(&sent.id).await, "delivered", "{}", retried.body);
+}
+
+#[tokio::test]
+async fn the_same_bounce_from_many_servers_at_once_is_one_event() {
+    let app = start().await;
+    let (id, path) = relayed(&app, json!({"to": ["ann@example.test", "bo@example.test"]})).await;
+    let there = dsn(None, None, &[failed("ann@example.test"), failed("bo@example.test")]);
+    let back = dsn(None, None, &[failed("bo@example.test"), failed("ann@example.test")]);
+    let all = (0..8).map(|n| app.bring_back(&path, if n % 2 == 0 { &there } else { &back }));
+    for reply in futures_util::future::join_all(all).await {
+        assert!(reply.starts_with("250"), "{reply}");
+    }
+    assert_eq!(app.states(&id).await, ["bounced", "bounced"]);
+    assert_eq!(app.events(&id).await.iter().filter(|word| *word == "bounced").count(), 2);
+}
+
+#[tokio::test]
+async fn servers_that_offer_it_are_asked_for_notifications() {
+    let app = TestApp::builder().taking_returns().config(|config| config.delivery.dsn_success = true).start().await;
+    app.smtp.offers(["PIPELINING", "SMTPUTF8", "DSN"]);
+    let (id, path) = relayed(&app, json!({"to": "ann+x@example.test"})).await;
+    let token = path.strip_prefix("b+").unwrap().split('@').next().unwrap().to_owned();
+    let mail = &app.smtp.mails()[0];
+    assert_eq!(mail.mail_command, format!("MAIL FROM:<{path}> RET=HDRS ENVID={token}"));
+    assert_eq!(
+        app.smtp.count("RCPT TO:<ann+x@example.test> NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;ann+2Bx@example.test"),
+        1
+    );
+    // The id alone is enough, wherever the notification was sent.
+    let told = dsn(Some(&token), None, &[delivered("ann+x@example.test")]);
+    app.bring_back("fbl@return.acme.test", &told).await;
+    assert_eq!(app.status(&id).await, "delivered");
+}
+
+#[tokio::test]
+async fn without_a_domain_for_it_the_sender_is_the_return_path_and_nothing_is_asked() {
+    let app = TestApp::start().await;
+    app.smtp.offers(["PIPELINING", "DSN"]);
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails()[0].mail_command, "MAIL FROM:<billing@acme.test>");
+    assert_eq!(app.smtp.lines().iter().filter(|line| line.text.contains("NOTIFY")).count(), 0);
+}
+
+/// Between the angle brackets of a MAIL command.
+fn from_of(command: &str) -> String {
+    command.split(['<', '>']).nth(1).unwrap().to_owned()
+}

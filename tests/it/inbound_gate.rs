@@ -1,0 +1,139 @@
+//! The server for what comes back lets in bounces of our own mail, and nobody else; and keeps nothing that is not committed.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use serde_json::json;
+
+use crate::smtp_in::client::Client;
+use crate::support::app::TestApp;
+use crate::support::client::Api;
+use crate::support::reports::{dsn, failed};
+use crate::support::site::Site;
+
+/// A relayed message and its return path.
+async fn relayed(app: &TestApp) -> (String, String) {
+    let sent = app.send(json!({})).await;
+    app.run_until_idle().await;
+    (sent.id, app.smtp.mails().last().unwrap().from.clone())
+}
+
+fn bounce() -> String {
+    dsn(None, None, &[failed("ann@example.test")])
+}
+
+#[tokio::test]
+async fn forged_altered_and_strange_addresses_are_refused() {
+    let app = TestApp::builder().taking_returns().start().await;
+    let (id, path) = relayed(&app).await;
+    let mut client = Client::connect(app.inbound()).await;
+    client.send("EHLO mx.example.test\r\nMAIL FROM:<>\r\n").await;
+    assert_eq!(client.codes(2).await, [250, 250]);
+    let other = if path.as_bytes()[10] == b'a' { "b" } else { "a" };
+    let altered = format!("{}{other}{}", &path[..10], &path[11..]);
+    let elsewhere = path.replace("return.acme.test", "acme.test");
+    let made_up = format!("b+{}@return.acme.test", "a".repeat(48));
+    for to in [&altered, &elsewhere, &made_up, "postmaster", "postmaster@return.acme.test", "b+@return.acme.test"] {
+        let reply = client.say(&format!("RCPT TO:<{to}>\r\n")).await;
+        assert!(reply.starts_with("550 5.1.1 "), "{to}: {reply}");
+    }
+    assert_eq!(client.code("DATA\r\n").await, 554);
+    assert_eq!(client.code(&format!("RCPT TO:<{path}>\r\n")).await, 250, "the true one is taken");
+    assert_eq!(app.events(&id).await, ["accepted", "relayed"]);
+}
+
+#[tokio::test]
+async fn a_token_in_the_mail_that_is_forged_or_too_old_changes_nothing() {
+    let app = TestApp::builder().taking_returns().start().await;
+    let (id, path) = relayed(&app).await;
+    let fbl = "fbl@return.acme.test";
+    let forged = dsn(Some(&"a".repeat(48)), Some(&path.replace("b+", "b+a")), &[failed("ann@example.test")]);
+    assert_eq!(app.bring_back(fbl, &forged).await, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
+    app.clock.advance(TimeDelta::days(61));
+    let old = dsn(None, Some(&path), &[failed("ann@example.test")]);
+    assert_eq!(app.bring_back(fbl, &old).await, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
+    assert_eq!(app.bring_back(&path, &old).await, "550 5.1.1 This return path has expired\r\n");
+    assert_eq!(app.events(&id).await, ["accepted", "relayed"]);
+}
+
+#[tokio::test]
+async fn whoever_tries_addresses_out_is_sent_away() {
+    let app = TestApp::builder().taking_returns().start().await;
+    let mut client = Client::connect(app.inbound()).await;
+    client.send("EHLO mx.example.test\r\nMAIL FROM:<>\r\n").await;
+    assert_eq!(client.codes(2).await, [250, 250]);
+    for _ in 0..10 {
+        assert_eq!(client.code("RCPT TO:<guess@return.acme.test>\r\n").await, 550);
+    }
+    client.send("RCPT TO:<guess@return.acme.test>\r\n").await;
+    assert_eq!(client.codes(2).await, [550, 421]);
+}
+
+#[tokio::test]
+async fn one_address_has_so_many_connections_and_mails_a_minute() {
+    let app = TestApp::builder()
+        .taking_returns()
+        .config(|config| {
+            config.inbound.connections_per_peer = 2;
+            config.inbound.mails_per_minute = 3;
+        })
+        .start()
+        .await;
+    let mut first = Client::connect(app.inbound()).await;
+    let _second = Client::connect(app.inbound()).await;
+    let mut third = Client::connect_only(app.inbound()).await;
+    assert_eq!(third.reply().await, "421 4.7.0 Too many connections from your address, try again later\r\n");
+    first.send(&format!("EHLO x\r\n{}", "MAIL FROM:<>\r\nRSET\r\n".repeat(4))).await;
+    assert_eq!(first.codes(9).await, [250, 250, 250, 250, 250, 250, 250, 450, 250]);
+}
+
+#[tokio::test]
+async fn a_mail_may_not_be_too_big_and_its_end_is_where_it_is() {
+    let app = TestApp::builder().taking_returns().config(|config| config.inbound.max_message_mib = 1).start().await;
+    let (id, path) = relayed(&app).await;
+    let mut client = Client::connect(app.inbound()).await;
+    assert!(client.say("EHLO x\r\n").await.contains("250-SIZE 1048576\r\n"));
+    assert_eq!(client.code("MAIL FROM:<> SIZE=1048577\r\n").await, 552);
+    for end in ["\n.\n", "\r\n.\n", "\n.\r\n", "\r.\r\n"] {
+        client.send(&format!("MAIL FROM:<>\r\nRCPT TO:<{path}>\r\nDATA\r\n")).await;
+        assert_eq!(client.codes(3).await, [250, 250, 354]);
+        let smuggled = format!("x{end}MAIL FROM:<>\r\nRCPT TO:<{path}>\r\nDATA\r\n{}\r\n.\r\n", bounce());
+        assert_eq!(client.code(&smuggled).await, 550, "{end:?}");
+    }
+    assert_eq!(app.events(&id).await, ["accepted", "relayed"]);
+}
+
+#[tokio::test]
+async fn another_replica_takes_the_same_mail() {
+    let app = TestApp::builder().taking_returns().start().await;
+    let (id, path) = relayed(&app).await;
+    let (other, _) = app.another_api().await;
+    let mut client = Client::connect(other.inbound_address().unwrap()).await;
+    assert_eq!(client.bring(&path, &bounce()).await, "250 2.0.0 Taken as dsn, 1 recipients changed\r\n");
+    assert_eq!(app.bring_back(&path, &bounce()).await, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
+    assert_eq!(app.status(&id).await, "bounced");
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_the_mail_is_the_other_sides_to_keep() {
+    let mut site = Site::start().await;
+    let sent = site.api.send(json!({})).await;
+    let path = site.smtp.received(1).await[0].from.clone();
+    until_relayed(&site.api, &sent.id).await;
+    site.postgres.kill().await;
+    let mut client = Client::connect(site.inbound()).await;
+    assert_eq!(client.bring(&path, &bounce()).await, "451 4.3.0 Not now: the database cannot take it\r\n");
+    site.postgres.start_again().await;
+    site.works().await;
+    let mut client = Client::connect(site.inbound()).await;
+    assert_eq!(client.bring(&path, &bounce()).await, "250 2.0.0 Taken as dsn, 1 recipients changed\r\n");
+    assert_eq!(site.api.status(&sent.id).await, "bounced");
+    site.end().await;
+}
+
+/// The server has the mail a moment before its outcome is committed.
+async fn until_relayed(api: &Api, id: &str) {
+    let relayed = async { while api.status(id).await != "relayed" {} };
+    tokio::time::timeout(Duration::from_secs(20), relayed).await.expect("an outcome");
+}

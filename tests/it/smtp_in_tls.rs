@@ -1,0 +1,90 @@
+//! STARTTLS of the receiving server (RFC 3207): what came before the handshake is forgotten.
+
+use std::sync::Arc;
+
+use postrider::smtp::inbound::{Certificate as Shown, Settings};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::smtp_in::client::{Client, serve};
+use crate::support::certificate::Certificate;
+
+fn settings(certificate: &Certificate) -> Settings {
+    let (chain, key, _dir) = certificate.as_files();
+    Settings { certificate: Some(Shown::read(&chain, &key).unwrap()), ..Settings::default() }
+}
+
+/// Does the handshake and trusts this certificate alone.
+async fn secured(client: Client, certificate: &Certificate) -> Client {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(config));
+    client.secured(&connector, ServerName::try_from("mx.acme.test").unwrap()).await
+}
+
+#[tokio::test]
+async fn a_mail_arrives_over_tls_after_another_ehlo() {
+    let certificate = Certificate::valid_for("mx.acme.test");
+    let (kept, server) = serve(settings(&certificate)).await;
+    let mut client = Client::connect(server.address).await;
+    assert!(client.say("EHLO x\r\n").await.contains("STARTTLS\r\n"));
+    assert_eq!(client.code("STARTTLS\r\n").await, 220);
+    let mut client = secured(client, &certificate).await;
+    assert_eq!(client.code("MAIL FROM:<>\r\n").await, 503, "EHLO comes first again");
+    assert!(!client.say("EHLO x\r\n").await.contains("STARTTLS"));
+    assert_eq!(client.code("STARTTLS\r\n").await, 502);
+    client.send("MAIL FROM:<>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n").await;
+    assert_eq!(client.codes(3).await, [250, 250, 354]);
+    assert_eq!(client.code("x\r\n.\r\n").await, 250);
+    assert_eq!(kept.mails().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_injected_before_the_handshake_is_no_part_of_the_session() {
+    let certificate = Certificate::valid_for("mx.acme.test");
+    let (kept, server) = serve(settings(&certificate)).await;
+    let mut client = Client::connect(server.address).await;
+    client.code("EHLO x\r\n").await;
+    let injected = "EHLO evil\r\nMAIL FROM:<evil@x.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n";
+    assert_eq!(client.code(&format!("STARTTLS\r\n{injected}")).await, 220);
+    let mut client = secured(client, &certificate).await;
+    // The first answer is to our own command, and no mail has begun.
+    assert_eq!(client.code("RCPT TO:<c@d.test>\r\n").await, 503);
+    assert_eq!(client.code("EHLO x\r\n").await, 250);
+    assert_eq!(client.code("DATA\r\n").await, 503);
+    assert_eq!(kept.mails().len(), 0);
+}
+
+#[tokio::test]
+async fn starttls_has_its_place() {
+    let certificate = Certificate::valid_for("mx.acme.test");
+    let (_kept, server) = serve(settings(&certificate)).await;
+    let mut client = Client::connect(server.address).await;
+    client.send("EHLO x\r\nMAIL FROM:<>\r\nSTARTTLS\r\nSTARTTLS now\r\n").await;
+    assert_eq!(client.codes(4).await, [250, 250, 503, 501]);
+}
+
+#[tokio::test]
+async fn who_does_not_come_to_terms_is_dropped_and_the_others_are_served() {
+    let certificate = Certificate::valid_for("mx.acme.test");
+    let (_kept, server) = serve(Settings { max_connections: 1, ..settings(&certificate) }).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let mut seen = [0; 1_024];
+    assert!(stream.read(&mut seen).await.unwrap() > 0);
+    stream.write_all(b"STARTTLS\r\n").await.unwrap();
+    assert!(stream.read(&mut seen).await.unwrap() > 0);
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    // An alert, and the end.
+    while stream.read(&mut seen).await.unwrap_or(0) > 0 {}
+    let mut next = Client::connect_only(server.address).await;
+    while next.reply().await.starts_with("421") {
+        next = Client::connect_only(server.address).await;
+    }
+    assert_eq!(next.code("EHLO x\r\n").await, 250);
+}
