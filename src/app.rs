@@ -207,6 +207,7 @@ pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc
         lease: delivery.lease,
         policy: delivery.retry_policy(),
         routes: routes::table(config),
+        links: config.unsubscribe_links(),
         grace: delivery.shutdown_grace,
     };
     let poster = Arc::new(Poster::new(webhooks::guard(config)?, config.webhooks.timeout)?);
@@ -257,6 +258,7 @@ fn api_settings(config: &Config) -> anyhow::Result<http::Settings> {
         },
         delivery: delivery::told(config)?,
         check_target: webhooks::target_check(config)?,
+        links: config.unsubscribe_links(),
     })
 }
 

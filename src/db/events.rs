@@ -64,8 +64,9 @@ async fn append_to(
     let ips: Vec<Option<String>> =
         events.iter().map(|e| e.outcome.and_then(|o| o.peer.ip).map(|ip| ip.to_string())).collect();
     let tls: Vec<Option<&str>> = events.iter().map(|e| e.outcome.and_then(|o| o.peer.tls.as_deref())).collect();
-    let durations: Vec<Option<i32>> =
-        events.iter().map(|e| e.outcome.map(|o| i32::try_from(o.duration.as_millis()).unwrap_or(i32::MAX))).collect();
+    // Where no attempt was made the outcome is but words.
+    let duration = |outcome: &Outcome| i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX);
+    let durations: Vec<Option<i32>> = events.iter().map(|e| e.attempt.and(e.outcome).map(duration)).collect();
     let next: Vec<Option<DateTime<Utc>>> = events.iter().map(|event| event.next_attempt_at).collect();
     let written = sqlx::query!(
         "WITH counter AS MATERIALIZED (SELECT take_event_numbers($1, $3) AS base)

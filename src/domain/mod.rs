@@ -23,5 +23,7 @@ pub mod retry;
 pub mod retry_hint;
 pub mod routing;
 pub mod share;
+pub mod suppression;
 pub mod throttle;
+pub mod unsubscribe;
 pub mod webhook;

@@ -17,6 +17,8 @@ mod page;
 mod params;
 mod request_id;
 mod streams;
+mod suppressions;
+mod unsubscribe;
 mod webhooks;
 
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use crate::accept::request::Limits;
 use crate::clock::SharedClock;
 use crate::db::Db;
 use crate::dev::inbox::Inbox;
+use crate::domain::unsubscribe::Links;
 
 use auth::Keys;
 use body::Bodies;
@@ -60,6 +63,8 @@ pub struct Api {
     delivery: Arc<Delivery>,
     check_target: TargetCheck,
     news: Arc<News>,
+    /// Makes and reads links to unsubscribe by, where that is configured.
+    links: Option<Links>,
 }
 
 /// Lists at one time.
@@ -78,6 +83,8 @@ pub struct Settings {
     pub delivery: Delivery,
     /// Where webhooks may be.
     pub check_target: TargetCheck,
+    /// Makes and reads links to unsubscribe by, where that is configured.
+    pub links: Option<Links>,
 }
 
 impl Api {
@@ -97,6 +104,7 @@ impl Api {
             lists: Arc::new(Semaphore::new(LISTS)),
             delivery: Arc::new(settings.delivery),
             check_target: settings.check_target,
+            links: settings.links,
             db,
             clock,
             acceptor,
@@ -131,6 +139,11 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(webhooks::test::test))
         .routes(routes!(webhooks::deliveries::list))
         .routes(routes!(webhooks::replay::replay))
+        .routes(routes!(suppressions::list::list, suppressions::control::add))
+        .routes(routes!(suppressions::control::remove_many))
+        .routes(routes!(suppressions::import::import))
+        .routes(routes!(suppressions::export::export))
+        .routes(routes!(suppressions::list::get, suppressions::control::remove))
         .routes(routes!(ledger::get))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))
@@ -141,7 +154,7 @@ fn routes() -> OpenApiRouter<Api> {
 /// The whole application. With `inbox`, the routes of the development inbox are there too.
 pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
     let keys = api.keys.clone();
-    let mut router = Router::from(routes()).with_state(api);
+    let mut router = Router::from(routes()).merge(unsubscribe::router()).with_state(api);
     if let Some(inbox) = inbox {
         router = router.merge(crate::dev::routes::router(inbox.clone())).merge(crate::dev::page::router(inbox));
     }

@@ -10,7 +10,8 @@
 //! `reap` frees those of workers that died, `suspects` finds out what they died of, `recover` finds what a lost answer hid,
 //! `wake` tells when there is something to do, `expire` ends what waits in closed lanes beyond its time. `rooms` divides the
 //! hands among the lanes, `permits` holds what was granted of shared limits, `budget` what large mails take up in memory,
-//! `learn` makes of outcomes what is known of destinations. `notify` posts events to webhook endpoints.
+//! `learn` makes of outcomes what is known of destinations, `suppress` leaves out who wants or can have no mail, `forget` removes
+//! suppressions that have expired. `notify` posts events to webhook endpoints.
 
 mod budget;
 mod claim;
@@ -18,6 +19,7 @@ mod complaints;
 mod complete;
 mod deliver;
 mod expire;
+mod forget;
 mod give_back;
 mod hands;
 mod heartbeat;
@@ -32,6 +34,7 @@ mod policies;
 mod reap;
 mod recover;
 mod rooms;
+mod suppress;
 mod suspects;
 mod wake;
 
@@ -46,6 +49,7 @@ use crate::clock::SharedClock;
 use crate::db::{Db, DbError};
 use crate::domain::retry::Policy;
 use crate::domain::routing::RouteTable;
+use crate::domain::unsubscribe::Links;
 use crate::smtp;
 use crate::webhook::Poster;
 
@@ -77,6 +81,8 @@ pub struct Settings {
     pub policy: Policy,
     /// Which way mail goes.
     pub routes: RouteTable,
+    /// Makes links to unsubscribe by, where that is configured.
+    pub links: Option<Links>,
     /// On shutdown, how long mails that are being sent may take.
     pub grace: Duration,
 }
@@ -188,6 +194,7 @@ impl Worker {
         chores.spawn(stop.clone().run_until_cancelled_owned(reap::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(wake::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(expire::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(forget::run(self.parts.clone())));
         chores.spawn({
             let (parts, stop) = (self.parts.clone(), stop.clone());
             async move {
@@ -269,6 +276,11 @@ impl Worker {
         if let Err(error) = self.parts.identity.deregister(&self.parts.db, self.parts.clock.now()).await {
             tracing::warn!(%error, "could not sign off; others take over when the lease ends");
         }
+    }
+
+    /// Removes suppressions that have expired, once, as a chore does regularly. Answers how many.
+    pub async fn forget_expired(&self) -> Result<u64, DbError> {
+        forget::once(&self.parts).await
     }
 
     /// Frees what dead workers left behind, once, as the reaper does regularly.

@@ -440,8 +440,14 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         policy: Policy::default(),
         lease: std::time::Duration::from_mins(1),
     };
-    let settings =
-        Settings { max_body: 1 << 20, body_memory: 1 << 20, limits: Limits::default(), delivery, check_target: check };
+    let settings = Settings {
+        max_body: 1 << 20,
+        body_memory: 1 << 20,
+        limits: Limits::default(),
+        delivery,
+        check_target: check,
+        links: None,
+    };
     let api = http::Api::new(app.db.clone(), app.clock.clone(), Arc::new(acceptor), settings, CancellationToken::new());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Server::start(listener, http::router(api, None)).unwrap();

@@ -29,7 +29,8 @@ const RULES: &[(&str, &str)] = &[
               + (SELECT count(*) FROM recipients r WHERE r.finished_at IS NOT NULL AND 1 <> (
                      SELECT count(*) FROM events e WHERE e.message_id = r.message_id AND e.recipient_id = r.id
                      AND e.type = 'message.' || r.status AND e.seq >= (
-                         SELECT max(seq) FROM events l WHERE l.message_id = r.message_id AND l.recipient_id = r.id)))",
+                         SELECT max(seq) FROM events l WHERE l.message_id = r.message_id AND l.recipient_id = r.id
+                         AND l.type NOT IN ('message.complained', 'message.unsubscribed'))))",
     ),
     (
         "events are numbered from 1 without gaps, up to the counter",
