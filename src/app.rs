@@ -232,6 +232,7 @@ pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc
         policy: delivery.retry_policy(),
         routes: routes::table(config),
         returns: returns::of_worker(config)?,
+        links: config.unsubscribe_links(),
         grace: delivery.shutdown_grace,
         publish: domains::terms(config),
     };
@@ -295,6 +296,7 @@ fn api_settings(config: &Config, db: &Db, clock: &SharedClock) -> anyhow::Result
         delivery: delivery::told(config)?,
         check_target: webhooks::target_check(config)?,
         domains: domains::settings(config, db, clock)?,
+        links: config.unsubscribe_links(),
     })
 }
 

@@ -6,8 +6,10 @@
 
 mod announce;
 mod commit;
+pub mod import;
 mod in_flight;
 mod lanes;
+pub mod records;
 pub mod request;
 mod streams;
 
@@ -20,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::SharedClock;
 use crate::db::intake::{Committed, Intake};
 use crate::db::{self, Db, DbError};
-use crate::domain::id::{MessageId, TenantId};
+use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::message::NewMessage;
 use crate::domain::routing::RouteTable;
 
@@ -59,10 +61,13 @@ pub struct Idempotency {
 }
 
 /// What the sender is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accepted {
     /// The message was committed now.
-    New,
+    New {
+        /// Those of its recipients who get nothing: their addresses are on the suppression list.
+        suppressed: Vec<RecipientId>,
+    },
     /// The same request was accepted before, as this message.
     Replayed(MessageId),
 }
@@ -162,7 +167,7 @@ impl Acceptor {
         let fingerprint = idempotency.as_ref().map(|with| with.fingerprint);
         let idempotency = idempotency.map(|with| (with.key, with.fingerprint));
         match self.committer.commit(Intake { tenant, message, lanes, idempotency }).await.map_err(AcceptError::Db)? {
-            Committed::New => Ok(Accepted::New),
+            Committed::New { suppressed } => Ok(Accepted::New { suppressed }),
             Committed::KeyUsed { message_id, fingerprint: first }
                 if fingerprint.is_some_and(|ours| ours[..] == first) =>
             {

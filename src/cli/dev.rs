@@ -62,6 +62,10 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
     if config.relay_url.is_some() {
         tracing::warn!("relay_url is not used: in `dev` the inbox catches every mail");
     }
+    // Links in mail lead back here; a port that is yet to be chosen is not known.
+    if config.public_url.is_none() && config.listen.port() != 0 {
+        config.public_url = Some(format!("http://{}", config.listen).parse()?);
+    }
     config.database.url = Some(database_url.clone().into());
     config.relay_url = Some(format!("smtp://{}?tls=none", catcher.address).into());
     config.webhooks.allow_private = true;

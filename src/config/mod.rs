@@ -40,6 +40,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::domain::keyring::Keyring;
+use crate::domain::unsubscribe::Links;
 
 pub use accept::Accept;
 pub use database::Database;
@@ -152,6 +153,11 @@ impl Config {
     pub fn keyring(&self) -> Option<Keyring> {
         let secret = self.secret_key.as_ref()?;
         Some(Keyring::new(secret.expose(), self.previous_secret_keys.iter().map(SecretKey::expose)))
+    }
+
+    /// Makes the links to unsubscribe by; none without `public_url` and `secret_key`.
+    pub fn unsubscribe_links(&self) -> Option<Links> {
+        Some(Links::new(self.public_url.as_ref()?, self.keyring()?))
     }
 
     /// The first value that its type allows and its meaning does not.

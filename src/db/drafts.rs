@@ -9,8 +9,9 @@ use uuid::Uuid;
 use super::messages::{self, AddresseeRow, ContentRow, DeliveryRow};
 use super::{Db, DbError, blobs};
 use crate::domain::address::{Address, Mailbox};
-use crate::domain::id::{MessageId, TenantId};
+use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::message::{Attachment, Content, Draft, Header};
+use crate::domain::unsubscribe::{Links, Ticket};
 
 /// Messages over this many octets are loaded without their content, which is fetched when there is memory for it.
 const INLINE_LIMIT: i64 = 256 << 10;
@@ -27,6 +28,12 @@ pub enum DraftError {
     /// The keys of its domain cannot sign it.
     #[error("the mail cannot be signed for {0}: {1}")]
     Unsigned(String, String),
+    /// It is to carry a link to unsubscribe by, and none can be made.
+    #[error(
+        "its stream asks for a link to unsubscribe by, which needs public_url (POSTRIDER_PUBLIC_URL) and secret_key \
+         (POSTRIDER_SECRET_KEY) in this process"
+    )]
+    NoLinks,
     /// The database failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -76,8 +83,8 @@ impl Stored {
     }
 
     /// Everything the MIME depends on, attachments included. Takes the content along, so that a mail is not in memory twice
-    /// while it is sent; asked again, it fetches it again.
-    pub async fn draft(&mut self, db: &Db) -> Result<Draft, DraftError> {
+    /// while it is sent; asked again, it fetches it again. `links` make the one to unsubscribe by, where it is to carry one.
+    pub async fn draft(&mut self, db: &Db, links: Option<&Links>) -> Result<Draft, DraftError> {
         let content = self.content.take();
         let Self { row, addressees, .. } = &*self;
         let tenant = TenantId(row.tenant_id);
@@ -88,6 +95,10 @@ impl Stored {
                 .pop()
                 .ok_or_else(|| DraftError::Unreadable("its content is missing".into()))?,
         };
+        let mut headers = read::<Vec<Header>>(&content.headers)?;
+        if row.unsubscribe {
+            headers.extend(links.ok_or(DraftError::NoLinks)?.headers(&self.ticket()?));
+        }
         let named = |kind: &str| -> Result<Vec<Mailbox>, DraftError> {
             let named = addressees.iter().filter(|row| row.kind == kind);
             named.map(|row| mailbox(&row.address, row.name.clone())).collect()
@@ -101,11 +112,20 @@ impl Stored {
             reply_to: reply_to(&row.reply_to)?,
             subject: row.subject.clone(),
             attachments: attachments(db, tenant, read(&content.attachments)?).await?,
-            content: Content {
-                text: content.text,
-                html: content.html,
-                headers: read::<Vec<Header>>(&content.headers)?,
-            },
+            content: Content { text: content.text, html: content.html, headers },
+        })
+    }
+
+    /// What its only recipient unsubscribes with.
+    fn ticket(&self) -> Result<Ticket, DraftError> {
+        let Self { row, addressees, .. } = self;
+        let to = addressees.first().ok_or_else(|| DraftError::Unreadable("its recipient is missing".into()))?;
+        Ok(Ticket {
+            tenant: TenantId(row.tenant_id),
+            message: MessageId(row.id),
+            recipient: RecipientId(to.id),
+            stream: row.stream.clone(),
+            address: parse(&to.address)?,
         })
     }
 }

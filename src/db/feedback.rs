@@ -13,13 +13,14 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::events::{self, NewEvent};
-use super::{Db, DbError};
+use super::{Db, DbError, suppressions};
 use crate::domain::bounce::{Bounce, Judgement, Source};
 use crate::domain::delivery::{Status, Unmoved, Word};
 use crate::domain::event::EventType;
-use crate::domain::id::{MessageId, TenantId};
+use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::report::Action;
+use crate::domain::suppression::Reason;
 
 /// A recipient that a report may be about.
 #[derive(Debug, Clone)]
@@ -181,23 +182,21 @@ async fn update(
 
 /// Addresses that are to be left alone from now on: they do not exist, or their owners called a mail spam. In the
 /// transaction of the events that say so.
-#[allow(clippy::unused_async, reason = "the suppression list's own statement goes here")]
 async fn suppress(
-    _connection: &mut PgConnection,
-    _tenant: TenantId,
-    _message: MessageId,
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    message: MessageId,
     effects: &[(&Told, Word)],
-    _now: DateTime<Utc>,
+    now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    let left_alone = effects.iter().filter(|(told, word)| match word {
-        Word::Ends(Status::Bounced) => told.judgement.is_some_and(|judgement| judgement.suppresses()),
-        Word::Complains => true,
-        Word::Ends(_) | Word::Nothing(_) => false,
-    });
-    for (told, word) in left_alone {
-        tracing::debug!(recipient = %told.recipient, ?word, "an address is to be left alone");
-    }
-    Ok(())
+    let source = |told: &Told| suppressions::Source { tenant, message, recipient: RecipientId(told.recipient) };
+    let is_unknown = |told: &Told| told.judgement.is_some_and(|judgement| judgement.suppresses());
+    let unknown = effects.iter().filter(|(told, word)| *word == Word::Ends(Status::Bounced) && is_unknown(told));
+    let unknown: Vec<_> = unknown.map(|(told, _)| source(told)).collect();
+    let complained = effects.iter().filter(|(_, word)| *word == Word::Complains);
+    let complained: Vec<_> = complained.map(|(told, _)| source(told)).collect();
+    suppressions::add_recipients(connection, Reason::HardBounce, &unknown, now).await?;
+    suppressions::add_recipients(connection, Reason::Complaint, &complained, now).await
 }
 
 /// The last of the transaction: it takes event numbers.

@@ -1,6 +1,8 @@
 //! The transaction that makes messages ours: content, message, recipients, queue and event of a whole group of
 //! requests at once. When it has committed, their senders get 202.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
@@ -8,11 +10,15 @@ use uuid::Uuid;
 
 use super::events::{self, NewEvent};
 use super::lanes::{self, Lowered};
+use super::suppressions::{self, Addressed};
 use super::{Db, DbError};
 use crate::domain::address::Mailbox;
 use crate::domain::event::EventType;
-use crate::domain::id::{MessageId, TenantId};
-use crate::domain::message::NewMessage;
+use crate::domain::id::{MessageId, RecipientId, TenantId};
+use crate::domain::message::{NewMessage, NewRecipient};
+use crate::domain::outcome::Outcome;
+use crate::domain::suppression::AddressKey;
+use crate::domain::unsubscribe;
 
 /// One message to commit.
 #[derive(Debug)]
@@ -31,7 +37,10 @@ pub struct Intake {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Committed {
     /// It is ours.
-    New,
+    New {
+        /// Those of its recipients who get nothing.
+        suppressed: Vec<RecipientId>,
+    },
     /// Its key was used before, by the request that made this message.
     KeyUsed {
         /// The first request's message.
@@ -52,19 +61,27 @@ impl Intake {
 pub async fn commit(db: &Db, group: &[Intake], now: DateTime<Utc>) -> Result<Vec<Committed>, DbError> {
     db.timed("intake.commit", async {
         let mut tx = db.pool.begin().await?;
-        let results = claim_keys(&mut tx, group, now).await?;
+        let mut results = claim_keys(&mut tx, group, now).await?;
         let fresh: Vec<&Intake> = group
             .iter()
             .zip(&results)
-            .filter(|(_, result)| **result == Committed::New)
+            .filter(|(_, result)| matches!(result, Committed::New { .. }))
             .map(|(intake, _)| intake)
             .collect();
         if !fresh.is_empty() {
+            let suppressed = suppressed(&mut tx, &fresh, now).await?;
             insert_contents(&mut tx, &fresh).await?;
             insert_messages(&mut tx, &fresh).await?;
-            insert_recipients(&mut tx, &fresh).await?;
-            insert_queue(&mut tx, &fresh).await?;
-            events::append(&mut tx, now, fresh.iter().map(|intake| accepted(intake)).collect()).await?;
+            insert_recipients(&mut tx, &fresh, &suppressed).await?;
+            insert_queue(&mut tx, &fresh, &suppressed).await?;
+            events::append(&mut tx, now, fresh.iter().flat_map(|intake| events_of(intake, &suppressed)).collect())
+                .await?;
+            for (intake, result) in group.iter().zip(&mut results) {
+                if let Committed::New { suppressed: list } = result {
+                    let ids = intake.message.recipients.iter().map(|recipient| recipient.id);
+                    list.extend(ids.filter(|id| suppressed.contains_key(id)));
+                }
+            }
         }
         tx.commit().await?;
         Ok(results)
@@ -77,7 +94,7 @@ async fn claim_keys(
     group: &[Intake],
     now: DateTime<Utc>,
 ) -> Result<Vec<Committed>, sqlx::Error> {
-    let mut results = vec![Committed::New; group.len()];
+    let mut results = vec![Committed::New { suppressed: Vec::new() }; group.len()];
     let keyed: Vec<(usize, &str, &[u8; 32])> = group
         .iter()
         .enumerate()
@@ -122,6 +139,28 @@ async fn claim_keys(
     Ok(results)
 }
 
+/// Those who get nothing, each with what its history says of it.
+type Suppressed = HashMap<RecipientId, Outcome>;
+
+/// Who of the group is suppressed, as this transaction sees it. Who is a moment later is found at claim.
+async fn suppressed(
+    connection: &mut PgConnection,
+    group: &[&Intake],
+    now: DateTime<Utc>,
+) -> Result<Suppressed, sqlx::Error> {
+    let (ids, addressed): (Vec<RecipientId>, Vec<Addressed<'_>>) = group
+        .iter()
+        .filter(|intake| !intake.message.ignore_suppression)
+        .flat_map(|intake| intake.message.recipients.iter().map(move |recipient| (*intake, recipient)))
+        .map(|(intake, recipient)| {
+            let address = AddressKey::from(&recipient.mailbox.address);
+            (recipient.id, Addressed { tenant: intake.tenant, address, stream: &intake.message.stream })
+        })
+        .unzip();
+    let found = suppressions::find(connection, &addressed, now).await?;
+    Ok(found.into_iter().filter_map(|(place, entry)| Some((*ids.get(place)?, entry.outcome()))).collect())
+}
+
 async fn insert_contents(connection: &mut PgConnection, group: &[&Intake]) -> Result<(), sqlx::Error> {
     let ids: Vec<Uuid> = group.iter().map(|i| i.message.id.0).collect();
     let tenants: Vec<Uuid> = group.iter().map(|i| i.tenant.0).collect();
@@ -163,16 +202,23 @@ async fn insert_messages(connection: &mut PgConnection, group: &[&Intake]) -> Re
     let expires: Vec<Option<DateTime<Utc>>> = messages().map(|m| m.expires_at).collect();
     let on_uncertain: Vec<&str> = messages().map(|m| m.on_uncertain.as_str()).collect();
     let sizes: Vec<i64> = messages().map(|m| i64::try_from(m.size()).unwrap_or(i64::MAX)).collect();
+    let ignore: Vec<bool> = messages().map(|m| m.ignore_suppression).collect();
+    // A link is for one recipient: with several, each would need a mail of its own.
+    let may_carry: Vec<bool> =
+        messages().map(|m| m.recipients.len() == 1 && !unsubscribe::is_in(&m.content.headers)).collect();
     sqlx::query!(
         "INSERT INTO messages (id, content_id, tenant_id, created_at, stream, from_address, from_name, reply_to,
-                               subject, tags, metadata, scheduled_at, expires_at, on_uncertain, size)
-         SELECT id, id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
-                scheduled_at, expires_at, on_uncertain, size
+                               subject, tags, metadata, scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
+                               unsubscribe)
+         SELECT id, id, u.tenant_id, u.created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
+                scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
+                u.may_carry AND coalesce(s.unsubscribe, false)
          FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::jsonb[],
                      $8::text[], $9::jsonb[], $10::jsonb[], $11::timestamptz[], $12::timestamptz[], $13::text[],
-                     $14::bigint[])
+                     $14::bigint[], $15::boolean[], $16::boolean[])
               AS u (id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
-                    scheduled_at, expires_at, on_uncertain, size)",
+                    scheduled_at, expires_at, on_uncertain, size, ignore_suppression, may_carry)
+         LEFT JOIN streams s ON s.tenant_id = u.tenant_id AND s.name = u.stream",
         &ids,
         &tenants,
         &created,
@@ -186,14 +232,20 @@ async fn insert_messages(connection: &mut PgConnection, group: &[&Intake]) -> Re
         &scheduled as _,
         &expires as _,
         &on_uncertain as _,
-        &sizes
+        &sizes,
+        &ignore,
+        &may_carry
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-async fn insert_recipients(connection: &mut PgConnection, group: &[&Intake]) -> Result<(), sqlx::Error> {
+async fn insert_recipients(
+    connection: &mut PgConnection,
+    group: &[&Intake],
+    suppressed: &Suppressed,
+) -> Result<(), sqlx::Error> {
     let rows: Vec<_> = group
         .iter()
         .flat_map(|intake| (0i16..).zip(&intake.message.recipients).map(move |(n, recipient)| (*intake, n, recipient)))
@@ -205,31 +257,48 @@ async fn insert_recipients(connection: &mut PgConnection, group: &[&Intake]) -> 
     let kinds: Vec<&str> = rows.iter().map(|(.., recipient)| recipient.kind.as_str()).collect();
     let addresses: Vec<String> = rows.iter().map(|(.., recipient)| recipient.mailbox.address.to_string()).collect();
     let names: Vec<Option<&str>> = rows.iter().map(|(.., recipient)| recipient.mailbox.name.as_deref()).collect();
+    let ended = |recipient: &NewRecipient| suppressed.get(&recipient.id);
+    let words: Vec<Option<&str>> = rows.iter().map(|(.., r)| ended(r).map(|outcome| &*outcome.reply.text)).collect();
+    let finished: Vec<Option<DateTime<Utc>>> =
+        rows.iter().map(|(intake, _, r)| ended(r).map(|_| intake.message.created_at)).collect();
     sqlx::query!(
-        "INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, name, status)
-         SELECT message_id, id, tenant_id, position, kind, address, name, 'queued'
-         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::smallint[], $5::text[], $6::text[], $7::text[])
-              AS u (message_id, id, tenant_id, position, kind, address, name)",
+        "INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, name, status, finished_at,
+                                 response_text)
+         SELECT message_id, id, tenant_id, position, kind, address, name,
+                CASE WHEN finished_at IS NULL THEN 'queued' ELSE 'suppressed' END, finished_at, words
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::smallint[], $5::text[], $6::text[], $7::text[],
+                     $8::timestamptz[], $9::text[])
+              AS u (message_id, id, tenant_id, position, kind, address, name, finished_at, words)",
         &messages,
         &ids,
         &tenants,
         &positions,
         &kinds as _,
         &addresses,
-        &names as _
+        &names as _,
+        &finished as _,
+        &words as _
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
-async fn insert_queue(connection: &mut PgConnection, group: &[&Intake]) -> Result<(), sqlx::Error> {
+async fn insert_queue(
+    connection: &mut PgConnection,
+    group: &[&Intake],
+    suppressed: &Suppressed,
+) -> Result<(), sqlx::Error> {
     let rows: Vec<_> = group
         .iter()
         .flat_map(|intake| {
             intake.message.recipients.iter().zip(&intake.lanes).map(move |(r, lane)| (*intake, r, *lane))
         })
+        .filter(|(_, recipient, _)| !suppressed.contains_key(&recipient.id))
         .collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
     let messages: Vec<Uuid> = rows.iter().map(|(intake, ..)| intake.message.id.0).collect();
     let recipients: Vec<Uuid> = rows.iter().map(|(_, recipient, _)| recipient.id.0).collect();
     let tenants: Vec<Uuid> = rows.iter().map(|(intake, ..)| intake.tenant.0).collect();
@@ -254,7 +323,21 @@ async fn insert_queue(connection: &mut PgConnection, group: &[&Intake]) -> Resul
         .await
 }
 
-fn accepted(intake: &Intake) -> NewEvent<'static> {
+/// That it was accepted, and who of it gets nothing.
+fn events_of<'a>(intake: &'a Intake, suppressed: &'a Suppressed) -> impl Iterator<Item = NewEvent<'a>> {
+    let ended = intake.message.recipients.iter().filter_map(|recipient| {
+        Some(NewEvent {
+            kind: EventType::Suppressed,
+            recipient_id: Some(recipient.id.0),
+            outcome: Some(suppressed.get(&recipient.id)?),
+            next_attempt_at: None,
+            ..accepted(intake)
+        })
+    });
+    std::iter::once(accepted(intake)).chain(ended)
+}
+
+fn accepted<'a>(intake: &Intake) -> NewEvent<'a> {
     let later = intake.due_at() > intake.message.created_at;
     NewEvent {
         tenant: intake.tenant.0,

@@ -34,6 +34,8 @@ pub struct MessageRow {
     pub expires_at: Option<DateTime<Utc>>,
     /// `retry`, `hold` or `fail`.
     pub on_uncertain: String,
+    /// Whether it goes out to suppressed addresses too.
+    pub ignore_suppression: bool,
     /// Octets of text, html and attachments.
     pub size: i64,
 }
@@ -80,7 +82,7 @@ pub async fn get(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<Mess
     let query = sqlx::query_as!(
         MessageRow,
         "SELECT id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
-                expires_at, on_uncertain, size
+                expires_at, on_uncertain, ignore_suppression, size
          FROM messages WHERE tenant_id = $1 AND id = $2",
         tenant.0,
         id.0
@@ -166,7 +168,7 @@ pub async fn page(
     let query = sqlx::query_as!(
         MessageRow,
         "SELECT m.id, m.created_at, m.stream, m.from_address, m.from_name, m.reply_to, m.subject, m.tags, m.metadata,
-                m.scheduled_at, m.expires_at, m.on_uncertain, m.size
+                m.scheduled_at, m.expires_at, m.on_uncertain, m.ignore_suppression, m.size
          FROM messages m
          WHERE m.tenant_id = $1
            AND ($2::uuid IS NULL OR m.id < $2)
@@ -272,6 +274,10 @@ pub struct DeliveryRow {
     pub expires_at: Option<DateTime<Utc>>,
     /// `retry`, `hold` or `fail`.
     pub on_uncertain: String,
+    /// Whether it goes out to suppressed addresses too.
+    pub ignore_suppression: bool,
+    /// Whether it carries a link to unsubscribe by.
+    pub unsubscribe: bool,
     /// Octets of text, html and attachments.
     pub size: i64,
 }
@@ -281,7 +287,7 @@ pub async fn for_delivery(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec
     let query = sqlx::query_as!(
         DeliveryRow,
         "SELECT tenant_id, id, content_id, created_at, stream, from_address, from_name, reply_to, subject, scheduled_at,
-                expires_at, on_uncertain, size
+                expires_at, on_uncertain, ignore_suppression, unsubscribe, size
          FROM messages WHERE tenant_id = $1 AND id = ANY ($2)",
         tenant.0,
         ids

@@ -10,10 +10,13 @@ use uuid::Uuid;
 
 use super::events::{self, NewEvent};
 use super::lanes::{self, Lowered};
+use super::suppressions;
 use super::{Db, DbError};
 use crate::domain::bounce::{self, Bounce, Source};
 use crate::domain::delivery::{Status, Transition};
+use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::outcome::Outcome;
+use crate::domain::suppression::Reason;
 
 /// How many rows of a lane a claim may take.
 #[derive(Debug, Clone, Copy)]
@@ -139,7 +142,8 @@ pub(super) async fn take_along(
 pub struct Finished {
     /// What was claimed.
     pub claimed: Claimed,
-    /// What came of it; `None` where no attempt was made because time had run out.
+    /// What came of it; `None` where no attempt was made because time had run out. Of one that is suppressed, which entry
+    /// says so: no attempt either.
     pub outcome: Option<Outcome>,
     /// What follows.
     pub transition: Transition,
@@ -148,8 +152,23 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// What the attempt came to, where one was made.
+    fn attempt(&self) -> Option<&Outcome> {
+        self.outcome.as_ref().filter(|_| self.transition != Transition::End(Status::Suppressed))
+    }
+
     fn attempts(&self) -> i16 {
-        if self.outcome.is_some() { self.claimed.attempts.saturating_add(1) } else { self.claimed.attempts }
+        if self.attempt().is_some() { self.claimed.attempts.saturating_add(1) } else { self.claimed.attempts }
+    }
+
+    /// Who it was, where the reply says that there is no such mailbox.
+    fn unknown(&self) -> Option<suppressions::Source> {
+        let Claimed { tenant_id, message_id, recipient_id, .. } = self.claimed;
+        self.bounce()?.judgement.suppresses().then_some(suppressions::Source {
+            tenant: TenantId(tenant_id),
+            message: MessageId(message_id),
+            recipient: RecipientId(recipient_id),
+        })
     }
 
     /// What the refusal means that ended it, where one did.
@@ -188,6 +207,8 @@ pub(super) async fn conclude(
             .filter_map(|f| f.transition.next_attempt_at().map(|due_at| Lowered { lane: f.claimed.lane_id, due_at }));
         lanes::lower(connection, retries).await?;
         update_recipients(connection, &counted, now).await?;
+        let unknown: Vec<suppressions::Source> = counted.iter().filter_map(|finished| finished.unknown()).collect();
+        suppressions::add_recipients(connection, Reason::HardBounce, &unknown, now).await?;
         events::append(connection, now, counted.iter().map(|finished| event(finished)).collect()).await?;
     }
     Ok(counted.len())
@@ -271,7 +292,7 @@ async fn update_recipients(
     let tenants: Vec<Uuid> = batch.iter().map(|f| f.claimed.tenant_id).collect();
     let statuses: Vec<&str> = batch.iter().map(|f| f.transition.status().as_str()).collect();
     let attempts: Vec<i16> = batch.iter().map(|f| f.attempts()).collect();
-    let started: Vec<Option<DateTime<Utc>>> = batch.iter().map(|f| f.outcome.as_ref().map(|_| f.started_at)).collect();
+    let started: Vec<Option<DateTime<Utc>>> = batch.iter().map(|f| f.attempt().map(|_| f.started_at)).collect();
     let finished: Vec<Option<DateTime<Utc>>> =
         batch.iter().map(|f| f.transition.next_attempt_at().is_none().then_some(now)).collect();
     let codes: Vec<Option<i16>> = batch
@@ -283,13 +304,13 @@ async fn update_recipients(
     let texts: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().map(|o| o.reply.text.as_str())).collect();
     let mx: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.peer.mx.as_deref())).collect();
     let tls: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.peer.tls.as_deref())).collect();
-    // Where no attempt was made (started_at is null) the last attempt's reply stays.
+    // Where no attempt was made (started_at is null) the last attempt's reply stays, unless there are words of ours.
     sqlx::query!(
         "UPDATE recipients r SET status = u.status, attempts = u.attempts, finished_at = u.finished_at,
              last_attempt_at = coalesce(u.started_at, r.last_attempt_at),
-             response_code = CASE WHEN u.started_at IS NULL THEN r.response_code ELSE u.code END,
-             response_enhanced = CASE WHEN u.started_at IS NULL THEN r.response_enhanced ELSE u.enhanced END,
-             response_text = CASE WHEN u.started_at IS NULL THEN r.response_text ELSE u.text END,
+             response_code = CASE WHEN u.text IS NULL THEN r.response_code ELSE u.code END,
+             response_enhanced = CASE WHEN u.text IS NULL THEN r.response_enhanced ELSE u.enhanced END,
+             response_text = coalesce(u.text, r.response_text),
              mx = coalesce(u.mx, r.mx), tls = CASE WHEN u.started_at IS NULL THEN r.tls ELSE u.tls END
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::smallint[], $6::timestamptz[],
                      $7::timestamptz[], $8::smallint[], $9::text[], $10::text[], $11::text[], $12::text[])
@@ -320,7 +341,7 @@ fn event(finished: &Finished) -> NewEvent<'_> {
         message_id: Some(finished.claimed.message_id),
         recipient_id: Some(finished.claimed.recipient_id),
         endpoint_id: None,
-        attempt: finished.outcome.as_ref().map(|_| finished.attempts()),
+        attempt: finished.attempt().map(|_| finished.attempts()),
         outcome: finished.outcome.as_ref(),
         next_attempt_at: finished.transition.next_attempt_at(),
         bounce: finished.bounce(),

@@ -22,6 +22,8 @@ pub struct StreamRow {
     pub rate: Option<f64>,
     /// When it is tried again, as far as it has settings of its own.
     pub retry: OwnPolicy,
+    /// Whether its mail carries a link to unsubscribe by.
+    pub unsubscribe: bool,
     /// Since when an operator has stopped it.
     pub paused_at: Option<DateTime<Utc>>,
     /// The reason given.
@@ -42,8 +44,8 @@ pub async fn get(db: &Db, tenant: TenantId, name: &str) -> Result<Option<StreamR
 
 async fn read(db: &Db, tenant: TenantId, name: Option<&str>) -> Result<Vec<StreamRow>, DbError> {
     let query = sqlx::query!(
-        "SELECT name, priority, weight, concurrency, rate, retry_schedule, retry_window, greylist, paused_at,
-                pause_reason, created_at
+        "SELECT name, priority, weight, concurrency, rate, retry_schedule, retry_window, greylist, unsubscribe,
+                paused_at, pause_reason, created_at
          FROM streams WHERE tenant_id = $1 AND ($2::text IS NULL OR name = $2) ORDER BY priority, name",
         tenant.0,
         name
@@ -56,6 +58,7 @@ async fn read(db: &Db, tenant: TenantId, name: Option<&str>) -> Result<Vec<Strea
         concurrency: row.concurrency,
         rate: row.rate,
         retry: OwnPolicy { schedule: row.retry_schedule, window: row.retry_window, greylist: row.greylist },
+        unsubscribe: row.unsubscribe,
         paused_at: row.paused_at,
         pause_reason: row.pause_reason,
         created_at: row.created_at,
@@ -74,8 +77,9 @@ pub async fn create(
     let schedule = settings.retry_schedule.value();
     let query = sqlx::query!(
         "INSERT INTO streams (tenant_id, name, priority, weight, concurrency, rate, retry_schedule, retry_window, greylist,
-                              created_at)
-         VALUES ($1, $2, coalesce($3::smallint, 50), coalesce($4::smallint, 10), $5, $6, $7, $8, $9, $10)
+                              created_at, unsubscribe)
+         VALUES ($1, $2, coalesce($3::smallint, 50), coalesce($4::smallint, 10), $5, $6, $7, $8, $9, $10,
+                 coalesce($11::boolean, false))
          ON CONFLICT DO NOTHING",
         tenant.0,
         name,
@@ -86,7 +90,8 @@ pub async fn create(
         schedule.as_deref(),
         settings.retry_window.value(),
         settings.greylist.value(),
-        now
+        now,
+        settings.unsubscribe
     );
     db.timed("streams.create", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
@@ -113,6 +118,7 @@ pub async fn change(
              retry_schedule = CASE WHEN $9 THEN $10 ELSE retry_schedule END,
              retry_window = CASE WHEN $11 THEN $12 ELSE retry_window END,
              greylist = CASE WHEN $13 THEN $14 ELSE greylist END,
+             unsubscribe = coalesce($16, unsubscribe),
              open_at = CASE WHEN $7 AND rate IS DISTINCT FROM $8 THEN '-infinity' ELSE open_at END,
              next_turn_at = CASE WHEN $7 AND rate IS DISTINCT FROM $8 THEN least(next_turn_at, $15) ELSE next_turn_at END
          WHERE tenant_id = $1 AND name = $2",
@@ -130,7 +136,8 @@ pub async fn change(
         change.retry_window.value(),
         change.greylist.is_change(),
         change.greylist.value(),
-        now
+        now,
+        change.unsubscribe
     );
     db.timed("streams.change", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }

@@ -77,6 +77,10 @@ codes! {
     UnverifiedDomain = "unverified_domain",
     /// The feature exists in the contract but not in this version.
     NotAvailable = "not_available",
+    /// The key does not allow it; the message says which scope it needs.
+    Forbidden = "forbidden",
+    /// It needs a setting that is not configured; the message names it.
+    NotConfigured = "not_configured",
     /// There are more faults than the answer lists.
     TooManyFaults = "too_many_faults",
 }

@@ -142,6 +142,13 @@ impl PostId {
     }
 }
 
+impl MessageId {
+    /// When it was accepted, to the millisecond: the time part.
+    pub fn time(self) -> DateTime<Utc> {
+        PostId(self.0).time()
+    }
+}
+
 /// A fresh `UUIDv7` whose time part is `at`.
 pub fn uuid_at(at: DateTime<Utc>) -> Uuid {
     let seconds = u64::try_from(at.timestamp()).unwrap_or(0);

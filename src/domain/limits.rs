@@ -81,4 +81,6 @@ pub struct StreamChange {
     pub retry_window: Change<i32>,
     /// Seconds.
     pub greylist: Change<i32>,
+    /// Whether its mail carries a link to unsubscribe by.
+    pub unsubscribe: Option<bool>,
 }

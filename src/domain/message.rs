@@ -117,6 +117,8 @@ pub struct NewMessage {
     pub expires_at: Option<DateTime<Utc>>,
     /// What to do when the link dies after the final dot.
     pub on_uncertain: OnUncertain,
+    /// Whether it goes out to suppressed addresses too.
+    pub ignore_suppression: bool,
 }
 
 impl NewMessage {

@@ -26,5 +26,7 @@ pub mod retry_hint;
 pub mod return_path;
 pub mod routing;
 pub mod share;
+pub mod suppression;
 pub mod throttle;
+pub mod unsubscribe;
 pub mod webhook;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::{HeaderMap, header};
 use futures_util::StreamExt as _;
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
@@ -94,6 +94,16 @@ impl Bodies {
         Ok(Read { octets, permit })
     }
 
+    /// A body that is worked on as it arrives: nothing of it is kept, so that it takes no share of the memory.
+    pub(super) async fn pieces(&self, headers: &HeaderMap, body: Body) -> Result<Pieces, ApiError> {
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if length.is_some_and(|length| length > self.max) {
+            self.discard(headers, body).await;
+            return Err(ApiError::TooLarge(self.max));
+        }
+        Ok(Pieces { stream: body.into_data_stream(), left: self.max, max: self.max })
+    }
+
     /// Waits for room for `length` octets, of a body that is read or of an answer that is made.
     pub(super) async fn turn(&self, length: u64) -> Result<SemaphorePermit<'_>, ApiError> {
         let permits = kibibytes(length).min(self.capacity);
@@ -121,6 +131,25 @@ impl Bodies {
             }
         };
         let _ = tokio::time::timeout(TURN, reading).await;
+    }
+}
+
+/// The pieces of a body.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    stream: BodyDataStream,
+    left: u64,
+    max: u64,
+}
+
+impl Pieces {
+    /// The next one; none at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let next = tokio::time::timeout(TURN, self.stream.next()).await.map_err(|_| ApiError::BodyTimeout)?;
+        let Some(piece) = next else { return Ok(None) };
+        let piece = piece.map_err(|_| ApiError::Malformed("The request body ended early.".into()))?;
+        self.left = self.left.checked_sub(piece.len() as u64).ok_or(ApiError::TooLarge(self.max))?;
+        Ok(Some(piece))
     }
 }
 

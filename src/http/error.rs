@@ -24,6 +24,8 @@ pub enum ApiError {
     Unauthorized(&'static str),
     /// 403: the key does not allow it.
     Forbidden(String),
+    /// 403: the key does not allow what the request asks for in one place.
+    ForbiddenField(Fault),
     /// 404.
     NotFound(&'static str),
     /// 405.
@@ -58,7 +60,7 @@ impl ApiError {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
-            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Forbidden(_) | Self::ForbiddenField(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -75,7 +77,7 @@ impl ApiError {
         match self {
             Self::Malformed(_) => "malformed_request",
             Self::Unauthorized(_) => "unauthorized",
-            Self::Forbidden(_) => "forbidden",
+            Self::Forbidden(_) | Self::ForbiddenField(_) => "forbidden",
             Self::NotFound(_) => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::BodyTimeout => "body_timeout",
@@ -92,6 +94,7 @@ impl ApiError {
     fn detail(&self) -> Cow<'static, str> {
         match self {
             Self::Malformed(detail) | Self::Forbidden(detail) | Self::Conflict { detail, .. } => detail.clone().into(),
+            Self::ForbiddenField(fault) => fault.message.clone().into(),
             Self::Unauthorized(detail) | Self::NotFound(detail) | Self::Unavailable(detail) => (*detail).into(),
             Self::MethodNotAllowed => {
                 "This address does not take this method; the Allow header lists those it does.".into()
@@ -141,7 +144,11 @@ impl IntoResponse for ApiError {
             detail: self.detail(),
             code: self.code(),
             request_id: String::new(),
-            errors: if let Self::Invalid(faults) = self { faults } else { Vec::new() },
+            errors: match self {
+                Self::Invalid(faults) => faults,
+                Self::ForbiddenField(fault) => vec![fault],
+                _ => Vec::new(),
+            },
         });
         response
     }
@@ -206,6 +213,11 @@ impl From<DraftError> for ApiError {
     fn from(error: DraftError) -> Self {
         match error {
             DraftError::Db(error) => error.into(),
+            DraftError::NoLinks => Self::Conflict {
+                code: "not_configured",
+                detail: format!("The mail cannot be shown: {error}."),
+                retry_after: None,
+            },
             unreadable => {
                 tracing::error!(error = %unreadable, "a stored message cannot be read");
                 Self::Internal

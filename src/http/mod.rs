@@ -19,6 +19,8 @@ mod page;
 mod params;
 mod request_id;
 mod streams;
+mod suppressions;
+mod unsubscribe;
 mod webhooks;
 
 use std::sync::Arc;
@@ -39,6 +41,7 @@ use crate::clock::SharedClock;
 use crate::db::Db;
 use crate::dev::inbox::Inbox;
 use crate::feedback::Feedback;
+use crate::domain::unsubscribe::Links;
 
 use auth::Keys;
 use body::Bodies;
@@ -68,6 +71,8 @@ pub struct Api {
     check_target: TargetCheck,
     domains: Arc<Domains>,
     news: Arc<News>,
+    /// Makes and reads links to unsubscribe by, where that is configured.
+    links: Option<Links>,
 }
 
 /// Lists at one time.
@@ -90,6 +95,8 @@ pub struct Settings {
     pub check_target: TargetCheck,
     /// Senders' domains.
     pub domains: Domains,
+    /// Makes and reads links to unsubscribe by, where that is configured.
+    pub links: Option<Links>,
 }
 
 impl Api {
@@ -111,6 +118,7 @@ impl Api {
             delivery: Arc::new(settings.delivery),
             check_target: settings.check_target,
             domains: Arc::new(settings.domains),
+            links: settings.links,
             db,
             clock,
             acceptor,
@@ -152,6 +160,11 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(domains::verify::verify))
         .routes(routes!(domains::rotate::rotate))
         .routes(routes!(inbound::hand_in))
+        .routes(routes!(suppressions::list::list, suppressions::control::add))
+        .routes(routes!(suppressions::control::remove_many))
+        .routes(routes!(suppressions::import::import))
+        .routes(routes!(suppressions::export::export))
+        .routes(routes!(suppressions::list::get, suppressions::control::remove))
         .routes(routes!(ledger::get))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))
@@ -162,7 +175,7 @@ fn routes() -> OpenApiRouter<Api> {
 /// The whole application. With `inbox`, the routes of the development inbox are there too.
 pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
     let keys = api.keys.clone();
-    let mut router = Router::from(routes()).with_state(api);
+    let mut router = Router::from(routes()).merge(unsubscribe::router()).with_state(api);
     if let Some(inbox) = inbox {
         router = router.merge(crate::dev::routes::router(inbox.clone())).merge(crate::dev::page::router(inbox));
     }

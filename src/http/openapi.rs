@@ -20,6 +20,7 @@ use utoipa_swagger_ui::SwaggerUi;
         (name = "events", description = "What happened to all mail, in order and without gaps"),
         (name = "webhooks", description = "Have events posted to you, signed by Standard Webhooks 1.0"),
         (name = "domains", description = "What mail is sent from, the keys that sign it, and the DNS records to publish"),
+        (name = "suppressions", description = "Who gets no mail, why, and until when"),
         (name = "ledger", description = "Whether all that was accepted is accounted for"),
         (name = "keys", description = "API keys; the scope `admin` is needed"),
         (name = "health", description = "For load balancers and operators"),

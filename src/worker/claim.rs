@@ -274,7 +274,7 @@ async fn load(parts: &Arc<Parts>, claimed: Vec<Claimed>) -> bool {
     if claimed.is_empty() {
         return true;
     }
-    match mail::load(&parts.db, &claimed).await {
+    match mail::load(parts, &claimed).await {
         Ok(loaded) => {
             start(parts, loaded).await;
             true

@@ -94,7 +94,7 @@ async fn take_late(parts: &Parts, mail: &mut Mail, start: Start) -> Vec<Finished
 async fn prepare<'a>(parts: &'a Parts, mail: &mut Mail) -> Result<Prepared<'a>, DraftError> {
     let recipients = mail.recipients()?;
     let memory = if mail.message.is_large() { Some(memory(parts, mail).await) } else { None };
-    let draft = mail.message.draft(&parts.db).await?;
+    let draft = mail.message.draft(&parts.db, parts.settings.links.as_ref()).await?;
     let legs = legs(parts, mail, &draft.from.address, recipients, parts.clock.now());
     let mime = parts.signing.build(&mail.message, &draft).await?;
     Ok(Prepared { mime, legs, _memory: memory })

@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::{Parts, give_back};
+use super::{Parts, give_back, suppress};
+use crate::db::DbError;
 use crate::db::drafts::{self, DraftError, Stored};
 use crate::db::queue::Claimed;
-use crate::db::{Db, DbError};
 use crate::domain::address::Address;
 use crate::domain::id::TenantId;
 use crate::domain::outcome::OnUncertain;
@@ -27,8 +27,8 @@ pub(super) struct Loaded {
     pub orphans: Vec<Claimed>,
 }
 
-/// Loads the messages that these recipients belong to.
-pub(super) async fn load(db: &Db, claimed: &[Claimed]) -> Result<Loaded, DbError> {
+/// Loads the messages that these recipients belong to. Who is suppressed is completed, and left out.
+pub(super) async fn load(parts: &Parts, claimed: &[Claimed]) -> Result<Loaded, DbError> {
     let mut by_message = HashMap::<Uuid, Vec<Claimed>>::new();
     let mut by_tenant = HashMap::<Uuid, HashSet<Uuid>>::new();
     for row in claimed {
@@ -38,18 +38,19 @@ pub(super) async fn load(db: &Db, claimed: &[Claimed]) -> Result<Loaded, DbError
     let mut mails = Vec::with_capacity(by_message.len());
     for (tenant, ids) in by_tenant {
         let ids: Vec<Uuid> = ids.into_iter().collect();
-        let messages = drafts::load(db, TenantId(tenant), &ids).await?;
+        let messages = drafts::load(&parts.db, TenantId(tenant), &ids).await?;
         mails.extend(messages.into_iter().filter_map(|message| {
             let claimed = by_message.remove(&message.row.id)?;
             Some(Mail { message, claimed })
         }));
     }
+    suppress::take_out(parts, &mut mails).await?;
     Ok(Loaded { mails, orphans: by_message.into_values().flatten().collect() })
 }
 
 /// The same for one message. Where it cannot be loaded now it is given back, where it never can be it is held.
 pub(super) async fn load_one(parts: &Parts, claimed: Vec<Claimed>) -> Option<Loaded> {
-    match load(&parts.db, &claimed).await {
+    match load(parts, &claimed).await {
         Ok(loaded) => return Some(loaded),
         Err(error) if error.is_passing() => give_back::release(&parts.db, &parts.hands, claimed).await,
         Err(error) => {

@@ -10,8 +10,9 @@
 //! `reap` frees those of workers that died, `suspects` finds out what they died of, `recover` finds what a lost answer hid,
 //! `wake` tells when there is something to do, `expire` ends what waits in closed lanes beyond its time. `rooms` divides the
 //! hands among the lanes, `permits` holds what was granted of shared limits, `budget` what large mails take up in memory,
-//! `legs` makes the envelopes of a mail, `learn` makes of outcomes what is known of destinations. `notify` posts events to webhook endpoints. `sign`
-//! signs mail with its domain's keys, and `domains` checks what is published of them.
+//! `suppress` leaves out who wants or can have no mail, `forget` removes suppressions that have expired, `legs` makes the
+//! envelopes of a mail, `sign` signs it with its domain's keys, and `domains` checks what is published of them. `learn` makes of
+//! outcomes what is known of destinations. `notify` posts events to webhook endpoints.
 
 mod budget;
 mod claim;
@@ -20,6 +21,7 @@ mod complete;
 mod deliver;
 mod domains;
 mod expire;
+mod forget;
 mod give_back;
 mod hands;
 mod heartbeat;
@@ -36,6 +38,7 @@ mod reap;
 mod recover;
 mod rooms;
 mod sign;
+mod suppress;
 mod suspects;
 mod wake;
 
@@ -53,6 +56,7 @@ use crate::dns::Asker;
 use crate::domain::publish::Terms;
 use crate::domain::retry::Policy;
 use crate::domain::routing::RouteTable;
+use crate::domain::unsubscribe::Links;
 use crate::smtp;
 use crate::webhook::Poster;
 
@@ -88,6 +92,8 @@ pub struct Settings {
     pub routes: RouteTable,
     /// Where bounces go; without it, to the sender's address.
     pub returns: Option<Returns>,
+    /// Makes links to unsubscribe by, where that is configured.
+    pub links: Option<Links>,
     /// On shutdown, how long mails that are being sent may take.
     pub grace: Duration,
     /// What is to be published of senders' domains.
@@ -219,6 +225,7 @@ impl Worker {
         chores.spawn(stop.clone().run_until_cancelled_owned(wake::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(expire::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(domains::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(forget::run(self.parts.clone())));
         chores.spawn({
             let (parts, stop) = (self.parts.clone(), stop.clone());
             async move {
@@ -305,6 +312,11 @@ impl Worker {
         if let Err(error) = self.parts.identity.deregister(&self.parts.db, self.parts.clock.now()).await {
             tracing::warn!(%error, "could not sign off; others take over when the lease ends");
         }
+    }
+
+    /// Removes suppressions that have expired, once, as a chore does regularly. Answers how many.
+    pub async fn forget_expired(&self) -> Result<u64, DbError> {
+        forget::once(&self.parts).await
     }
 
     /// Frees what dead workers left behind, once, as the reaper does regularly.

@@ -450,6 +450,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         delivery,
         check_target: check,
         domains: postrider::app::domain_settings(&app.config, &app.db, &clock).unwrap(),
+        links: None,
     };
     let feedback = Arc::new(Feedback::new(app.db.clone(), app.clock.clone(), None, None));
     let api = http::Api::new(

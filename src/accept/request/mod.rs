@@ -31,6 +31,7 @@ pub mod schedule;
 pub mod schema;
 pub mod send;
 pub mod stream;
+pub mod suppression;
 pub mod tags;
 pub mod walk;
 pub mod webhook;

@@ -78,6 +78,10 @@ pub struct SendRequest {
     /// What to do when the link dies after the mail was handed over but before the server said so; `retry` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_uncertain: Option<OnUncertain>,
+    /// Goes out to addresses on the suppression list too, whatever they are there for, complaints included. Needs a key with
+    /// the scope `admin`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ignore_suppression: Option<bool>,
 }
 
 /// An address, with or without a name.
@@ -184,6 +188,7 @@ impl SendRequest {
             scheduled_at: None,
             expires_at: None,
             on_uncertain: None,
+            ignore_suppression: None,
         }
     }
 }

@@ -30,6 +30,7 @@ pub const FIELDS: &[&str] = &[
     "scheduled_at",
     "expires_at",
     "on_uncertain",
+    "ignore_suppression",
 ];
 
 /// The stream of a message that names none.
@@ -68,6 +69,7 @@ pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -
     let stream = stream(fields.take("stream"), context.streams, faults);
     let window = schedule::window(&mut fields, context, faults);
     let on_uncertain = on_uncertain(fields.take("on_uncertain"), faults);
+    let ignore_suppression = fields.take("ignore_suppression").and_then(|node| node.boolean(faults));
 
     if faults.len() > before {
         return None;
@@ -87,6 +89,7 @@ pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -
         scheduled_at: window.scheduled_at,
         expires_at: window.expires_at,
         on_uncertain,
+        ignore_suppression: ignore_suppression.unwrap_or(false),
     })
 }
 

@@ -11,10 +11,11 @@ use crate::domain::fault::{Code, Faults};
 use crate::domain::limits::{CONCURRENCY, PRIORITY, RATE, StreamChange, WEIGHT};
 
 /// The fields of a stream's settings.
-const SETTINGS: &[&str] = &["priority", "weight", "concurrency", "rate", "retry_schedule", "retry_window", "greylist"];
+const SETTINGS: &[&str] =
+    &["priority", "weight", "concurrency", "rate", "retry_schedule", "retry_window", "greylist", "unsubscribe"];
 /// The fields of a new stream.
 const FIELDS: &[&str] =
-    &["name", "priority", "weight", "concurrency", "rate", "retry_schedule", "retry_window", "greylist"];
+    &["name", "priority", "weight", "concurrency", "rate", "retry_schedule", "retry_window", "greylist", "unsubscribe"];
 
 /// Waits in one schedule.
 const MAX_WAITS: usize = 50;
@@ -40,13 +41,13 @@ pub fn parse(body: &[u8]) -> Result<(String, StreamChange), Rejection> {
 }
 
 /// Reads changes to a stream: `null` makes a setting as configured again, what is missing stays. Priority and weight are
-/// not configured.
+/// not configured, and neither is the link to unsubscribe by.
 pub fn parse_change(body: &[u8]) -> Result<StreamChange, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
     let at = Pointer::Root;
     let change = Fields::open(value, &at, SETTINGS, &mut faults).map(|mut fields| {
-        for name in ["priority", "weight"] {
+        for name in ["priority", "weight", "unsubscribe"] {
             fields.not_null(name, &mut faults);
         }
         settings(&mut fields, &mut faults)
@@ -66,6 +67,7 @@ fn settings(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> StreamChange {
         retry_schedule: fields.change("retry_schedule", |node| schedule(node, faults)),
         retry_window: fields.change("retry_window", |node| node.seconds(WINDOW, faults)),
         greylist: fields.change("greylist", |node| node.seconds(GREYLIST, faults)),
+        unsubscribe: fields.take("unsubscribe").and_then(|node| node.boolean(faults)),
     }
 }
 

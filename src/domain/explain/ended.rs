@@ -4,6 +4,7 @@ use super::words::{self, attempts, said, time};
 use super::{Blocker, Explanation, Kind, Recipient, Remedy};
 use crate::domain::delivery::Status;
 use crate::domain::outcome::OnUncertain;
+use crate::domain::suppression::Reason;
 
 pub(super) fn explain(recipient: &Recipient) -> Explanation {
     let unblock = match (recipient.status, recipient.on_uncertain) {
@@ -15,17 +16,50 @@ pub(super) fn explain(recipient: &Recipient) -> Explanation {
         (Status::Expired | Status::Canceled | Status::Uncertain, _) => {
             vec![Remedy::words("Send a new message if it is still wanted.")]
         }
+        (Status::Suppressed, _) => free(recipient),
         _ => Vec::new(),
     };
     let blocker = Blocker {
         kind: Kind::Ended,
         since: recipient.finished_at,
         until: None,
-        rule: None,
+        rule: recipient.suppression.as_ref().map(|entry| {
+            let stream =
+                entry.stream.as_ref().map_or_else(|| "of all streams".into(), |name| format!("of stream {name}"));
+            format!("suppression {stream}: {}", entry.reason.as_str())
+        }),
         reply: recipient.reply.clone(),
         next_attempt_at: None,
     };
     Explanation { summary: summary(recipient), blocker, estimate: None, unblock }
+}
+
+/// What would let a new message to a suppressed address go.
+fn free(recipient: &Recipient) -> Vec<Remedy> {
+    let again = Remedy::words("Send a new message if it is still wanted.");
+    let Some(entry) = &recipient.suppression else { return vec![again] };
+    let action = match entry.reason {
+        Reason::HardBounce => "If the mailbox exists by now, take the address off the list, and send a new message.",
+        Reason::Complaint | Reason::Unsubscribe => {
+            "If its owner has asked for mail again, take the address off the list, and send a new message."
+        }
+        Reason::Manual => "Take the address off the list, and send a new message.",
+    };
+    vec![Remedy::call(action, entry.removal())]
+}
+
+/// Which entry it was, and whether it is still there.
+fn suppressed(recipient: &Recipient, at: &str) -> String {
+    let told = recipient.reply.as_ref().map_or("the address is on the suppression list", |reply| reply.text.as_str());
+    let now = match &recipient.suppression {
+        Some(entry) => match (&entry.message_id, &entry.note) {
+            (_, Some(note)) => format!(" Its note: {note}."),
+            (Some(message), None) => format!(" That came of message {message}."),
+            (None, None) => String::new(),
+        },
+        None => " It is not on the list any more.".into(),
+    };
+    format!("It was not sent{at}: {told}.{now}")
 }
 
 fn summary(recipient: &Recipient) -> String {
@@ -59,7 +93,7 @@ fn summary(recipient: &Recipient) -> String {
         Status::Expired => {
             format!("It was given up{at}, after {tries}: its time ran out. That is no bounce. The last time: {last}.")
         }
-        Status::Suppressed => format!("It was not sent{at}: the address is on the suppression list."),
+        Status::Suppressed => suppressed(recipient, &at),
         Status::Canceled => format!("It was called back{at}, after {tries}."),
         Status::Uncertain => format!(
             "The link died{at} after the end of the mail and before the server's answer: it may have arrived. By its \

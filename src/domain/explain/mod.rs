@@ -19,6 +19,7 @@ use super::delivery::Status;
 use super::id::MessageId;
 use super::lane::{Lane, RateOf};
 use super::outcome::OnUncertain;
+use super::suppression::Suppression;
 
 pub use estimate::{Basis, Estimate, Pace};
 pub use remedy::Remedy;
@@ -87,6 +88,8 @@ pub struct Recipient {
     pub on_uncertain: OnUncertain,
     /// The sender's limit: not after.
     pub expires_at: Option<DateTime<Utc>>,
+    /// The entry by which its address is suppressed now, where it ended so.
+    pub suppression: Option<Suppression>,
 }
 
 /// A worker's hold of a recipient.

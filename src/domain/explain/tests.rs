@@ -64,6 +64,7 @@ fn recipient(status: Status) -> Recipient {
         tls: None,
         on_uncertain: OnUncertain::Retry,
         expires_at: None,
+        suppression: None,
     }
 }
 

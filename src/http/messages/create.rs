@@ -15,6 +15,7 @@ use crate::accept::request::schema::SendRequest;
 use crate::accept::request::{self, Context};
 use crate::accept::{self, Idempotency};
 use crate::db::messages;
+use crate::domain::fault::{Code, Fault};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::message::NewMessage;
@@ -29,7 +30,8 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Send a message
 ///
 /// Answers 202 after the message has been committed to the database, never before. Delivery goes on in the background;
-/// `GET /v1/messages/{id}` tells how far it is.
+/// `GET /v1/messages/{id}` tells how far it is. A recipient on the suppression list gets nothing and is `suppressed` from the
+/// start; so is the message where all of them are. That is no error: the message is kept and can be explained.
 #[utoipa::path(
     post, path = "/v1/messages", tag = "messages", operation_id = "send_message",
     params(
@@ -67,7 +69,7 @@ pub async fn create(
     let read = api.bodies.json(&headers, body).await?;
     if dry_run == Some(true) {
         let message = parse(&api, caller.tenant(), read.octets).await?;
-        caller.may_send_from(message.from.address.domain())?;
+        admit(&caller, &message)?;
         return plan::of(&api, &caller, message, read.permit).await;
     }
     let idempotency = idempotency::of(&headers, &read.octets)?;
@@ -75,16 +77,32 @@ pub async fn create(
         return replay(&api, caller.tenant(), first).await;
     }
     let message = parse(&api, caller.tenant(), read.octets).await?;
-    caller.may_send_from(message.from.address.domain())?;
+    admit(&caller, &message)?;
     let (_, warnings) = sender::admit(&api, caller.tenant(), message.from.address.domain()).await?;
-    let answer = Accepted { warnings, ..Accepted::of_new(&message) };
+    let mut answer = Accepted { warnings, ..Accepted::of_new(&message) };
     let accepted = api.acceptor.accept(caller.tenant(), message, idempotency).await?;
     // The memory of a large body is ours until its attachments are stored.
     drop(read.permit);
     match accepted {
-        accept::Accepted::New => Ok(accepted_response(&answer, false)),
+        accept::Accepted::New { suppressed } => {
+            answer.suppress(&suppressed);
+            Ok(accepted_response(&answer, false))
+        }
         accept::Accepted::Replayed(first) => replay(&api, caller.tenant(), first).await,
     }
+}
+
+/// Refuses what this key may not send.
+fn admit(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
+    caller.may_send_from(message.from.address.domain())?;
+    if message.ignore_suppression && caller.may(Scope::Admin).is_err() {
+        return Err(ApiError::ForbiddenField(Fault {
+            pointer: "/ignore_suppression".into(),
+            code: Code::Forbidden.as_str(),
+            message: "This key does not have the scope `admin`, which `ignore_suppression` needs.".into(),
+        }));
+    }
+    Ok(())
 }
 
 async fn replayed(

@@ -6,11 +6,14 @@ use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::db::explain::{self, PlaceRow};
 use crate::db::messages::{self, MessageRow};
 use crate::db::streams;
+use crate::db::suppressions::{Addressed, check};
 use crate::db::traffic::{self, Filter};
+use crate::domain::address::Address;
 use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::explain::{Count, Explanation, Lease, Pace, Place, Recipient, Said, explain};
 use crate::domain::id::{LaneId, MessageId, RecipientId, TenantId};
@@ -18,6 +21,7 @@ use crate::domain::key::Scope;
 use crate::domain::lane::{Lane, State as LaneState};
 use crate::domain::outcome::OnUncertain;
 use crate::domain::retry::Policy;
+use crate::domain::suppression::{AddressKey, Suppression};
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem};
@@ -124,7 +128,9 @@ pub async fn get(
     let now = api.clock.now();
     let rows = explain::places(&api.db, tenant, id, now).await?;
     let places = Surroundings::of(&api, tenant, &message, &rows, now).await?;
-    let recipients: Vec<ExplainedRecipient> = rows.into_iter().map(|row| places.explain(&message, row, now)).collect();
+    let mut entries = suppressions(&api, tenant, &message, &rows, now).await?;
+    let recipients: Vec<ExplainedRecipient> =
+        rows.into_iter().map(|row| places.explain(&message, entries.remove(&row.id), row, now)).collect();
     Ok(Json(ExplainedMessage {
         id,
         status: MessageStatus::of(recipients.iter().map(|recipient| recipient.status)),
@@ -134,10 +140,32 @@ pub async fn get(
     }))
 }
 
+/// The entries that suppress, as of now, those of the recipients who were suppressed.
+async fn suppressions(
+    api: &Api,
+    tenant: TenantId,
+    message: &MessageRow,
+    rows: &[PlaceRow],
+    now: DateTime<Utc>,
+) -> Result<HashMap<Uuid, Suppression>, ApiError> {
+    let suppressed = rows.iter().filter(|row| row.status == Status::Suppressed.as_str());
+    let (ids, addressed): (Vec<Uuid>, Vec<Addressed<'_>>) = suppressed
+        .filter_map(|row| {
+            let address = AddressKey::from(&row.address.parse::<Address>().ok()?);
+            Some((row.id, Addressed { tenant, address, stream: &message.stream }))
+        })
+        .unzip();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let found = check(&api.db, &addressed, now).await?;
+    Ok(found.into_iter().filter_map(|(place, entry)| Some((*ids.get(place)?, entry))).collect())
+}
+
 /// What is around a message's recipients.
 struct Surroundings {
     lanes: HashMap<i64, Lane>,
-    ahead: HashMap<uuid::Uuid, Count>,
+    ahead: HashMap<Uuid, Count>,
     paces: HashMap<i64, Pace>,
     policy: Policy,
     has_workers: bool,
@@ -186,7 +214,13 @@ impl Surroundings {
         Ok(places)
     }
 
-    fn explain(&self, message: &MessageRow, row: PlaceRow, now: DateTime<Utc>) -> ExplainedRecipient {
+    fn explain(
+        &self,
+        message: &MessageRow,
+        suppression: Option<Suppression>,
+        row: PlaceRow,
+        now: DateTime<Utc>,
+    ) -> ExplainedRecipient {
         let place = self.place(message, &row);
         // The column is checked; a word that this version does not know is one that waits.
         let status = row.status.parse().unwrap_or(Status::Queued);
@@ -204,6 +238,7 @@ impl Surroundings {
             tls: row.tls,
             on_uncertain: message.on_uncertain.parse().unwrap_or(OnUncertain::Retry),
             expires_at: message.expires_at,
+            suppression,
         };
         ExplainedRecipient {
             id: RecipientId(row.id),

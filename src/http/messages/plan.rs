@@ -1,5 +1,7 @@
 //! `POST /v1/messages?dry_run=true`: what would become of a message, with nothing stored.
 
+use std::collections::HashMap;
+
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -10,20 +12,25 @@ use tokio::sync::SemaphorePermit;
 
 use super::explain::LaneRef;
 use super::sender::{self, PlannedSignature, Warning};
+use crate::db::drafts::DraftError;
+use crate::db::suppressions::{Addressed, check};
 use crate::db::traffic::{self, Filter};
 use crate::db::{explain as places, streams};
 use crate::domain::delivery::Status;
 use crate::domain::dkim::Signer;
-use crate::domain::explain::{Blocker, Count, Estimate, Explanation, Place, Recipient, explain};
+use crate::domain::explain::{Blocker, Count, Estimate, Explanation, Place, Recipient, Said, explain};
 use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
 use crate::domain::lane::{Blocked, Lane, Learned, Paused, State as LaneState, StreamTerms};
 use crate::domain::limits::LaneLimits;
-use crate::domain::message::{Draft, NewMessage, NewRecipient, RecipientKind};
+use crate::domain::message::{Draft, Header, NewMessage, NewRecipient, RecipientKind};
 use crate::domain::retry::Policy;
 use crate::domain::routing::RouteName;
+use crate::domain::suppression::{AddressKey, Suppression};
+use crate::domain::unsubscribe::{self, Ticket};
 use crate::http::auth::Caller;
 use crate::http::delivery::{Delivery, RelayView};
+use crate::http::suppressions::view::SuppressionView;
 use crate::http::{Api, ApiError};
 use crate::mail;
 
@@ -43,9 +50,10 @@ pub struct Plan {
     pub relays: Vec<RelayView>,
     /// The DKIM signatures it would get.
     pub dkim: Vec<PlannedSignature>,
-    /// What may keep it from being trusted, by what the checks of the sender's domain have shown.
+    /// What may keep it from being trusted, by what the checks of the sender's domain have shown, and what else the sender
+    /// should know; empty where there is nothing.
     pub warnings: Vec<Warning>,
-    /// The mail as it would go out. The `Message-ID` is another each time.
+    /// The mail as it would go out. The `Message-ID` is another each time, and so is a link to unsubscribe by.
     pub mime: Mime,
     /// Everyone it would go to.
     pub recipients: Vec<PlannedRecipient>,
@@ -69,8 +77,11 @@ pub struct PlannedRecipient {
     pub address: String,
     /// `to`, `cc` or `bcc`.
     pub kind: String,
-    /// Whether the address is on the suppression list: never in this version.
+    /// Whether it would get nothing, because its address is on the suppression list.
     pub suppressed: bool,
+    /// The entry by which its address is suppressed. One that `ignore_suppression` passes over is told of too. Its note and
+    /// its message are told only to keys with the scope `read`.
+    pub suppression: Option<SuppressionView>,
     /// How much TLS the configuration asks of the domain's servers; its MTA-STS policy may ask for more. Null through relays,
     /// which say it each.
     #[schema(example = "opportunistic")]
@@ -95,12 +106,19 @@ pub(super) async fn of(
     body: Option<SemaphorePermit<'_>>,
 ) -> Result<Response, ApiError> {
     let now = message.created_at;
-    let (standing, warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
+    let (standing, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
     let signer = standing.signer();
     let route = api.delivery.table.of(&message.stream, message.from.address.domain()).clone();
     let lanes = Lanes::of(api, caller, &message, &route).await?;
-    let recipients =
-        message.recipients.iter().map(|recipient| lanes.plan(&message, recipient, &route, &api.delivery)).collect();
+    let entries = suppressions(api, caller, &message).await?;
+    let recipients = message
+        .recipients
+        .iter()
+        .enumerate()
+        .map(|(n, recipient)| lanes.plan(&message, recipient, entries.get(&n), &route, &api.delivery))
+        .collect();
+    let (unsubscribe, of_links) = lanes.unsubscribe(api, caller, &message);
+    warnings.extend(of_links);
     let relays = api.delivery.relays(&route).to_vec();
     let is_large = message.size() > LARGE;
     let work = move || {
@@ -112,7 +130,7 @@ pub(super) async fn of(
             relays,
             dkim: signer.as_deref().map(PlannedSignature::of).unwrap_or_default(),
             warnings,
-            mime: Mime::of(built(&draft(message), signer.as_deref())),
+            mime: Mime::of(built(&draft(message, unsubscribe), signer.as_deref())),
             recipients,
         })
     };
@@ -151,8 +169,30 @@ impl Mime {
     }
 }
 
-/// As it is made of what is stored.
-fn draft(message: NewMessage) -> Draft {
+/// The entries by which recipients are suppressed, by their places.
+async fn suppressions(
+    api: &Api,
+    caller: &Caller,
+    message: &NewMessage,
+) -> Result<HashMap<usize, Suppression>, ApiError> {
+    let addressed = message.recipients.iter().map(|recipient| Addressed {
+        tenant: caller.tenant(),
+        address: AddressKey::from(&recipient.mailbox.address),
+        stream: &message.stream,
+    });
+    let addressed: Vec<Addressed<'_>> = addressed.collect();
+    let mut found = check(&api.db, &addressed, message.created_at).await?;
+    if caller.may(Scope::Read).is_err() {
+        for (_, entry) in &mut found {
+            (entry.note, entry.message_id, entry.recipient_id) = (None, None, None);
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+/// As it is made of what is stored, with the headers to unsubscribe by.
+fn draft(mut message: NewMessage, unsubscribe: Vec<Header>) -> Draft {
+    message.content.headers.extend(unsubscribe);
     let named = |kind: RecipientKind| {
         let named = message.recipients.iter().filter(|recipient| recipient.kind == kind);
         named.map(|recipient| recipient.mailbox.clone()).collect()
@@ -178,6 +218,8 @@ struct Lanes {
     of_stream: StreamTerms,
     priority: i16,
     gives_up: Policy,
+    /// Whether the stream asks for links to unsubscribe by.
+    unsubscribe: bool,
     has_workers: bool,
     may_read: bool,
 }
@@ -215,10 +257,40 @@ impl Lanes {
             there,
             of_stream,
             priority,
+            unsubscribe: stream.as_ref().is_some_and(|row| row.unsubscribe),
             gives_up: stream.map_or_else(|| configured.clone(), |row| configured.with(&row.retry)),
             has_workers: places::has_workers(&api.db, api.delivery.lease).await?,
             may_read,
         })
+    }
+
+    /// The headers to unsubscribe by, and why there are none where the stream asks for them.
+    fn unsubscribe(&self, api: &Api, caller: &Caller, message: &NewMessage) -> (Vec<Header>, Vec<Warning>) {
+        if !self.unsubscribe || unsubscribe::is_in(&message.content.headers) {
+            return (Vec::new(), Vec::new());
+        }
+        let warning = |code, message: String| (Vec::new(), vec![Warning { code, message }]);
+        let [recipient] = message.recipients.as_slice() else {
+            let (stream, count) = (&message.stream, message.recipients.len());
+            return warning(
+                "unsubscribe_needs_one_recipient",
+                format!(
+                    "Stream {stream} asks for List-Unsubscribe, whose link is for one recipient. This message has {count}, and \
+                     goes without: send one to each."
+                ),
+            );
+        };
+        let Some(links) = &api.links else {
+            return warning("not_configured", format!("{} It would be deferred until then.", DraftError::NoLinks));
+        };
+        let ticket = Ticket {
+            tenant: caller.tenant(),
+            message: message.id,
+            recipient: recipient.id,
+            stream: message.stream.clone(),
+            address: recipient.mailbox.address.clone(),
+        };
+        (links.headers(&ticket).into(), Vec::new())
     }
 
     /// The lane of a domain: its own, or that of the whole relay.
@@ -231,9 +303,11 @@ impl Lanes {
         &self,
         message: &NewMessage,
         recipient: &NewRecipient,
+        entry: Option<&Suppression>,
         route: &RouteName,
         delivery: &Delivery,
     ) -> PlannedRecipient {
+        let suppressed = entry.is_some() && !message.ignore_suppression;
         let now = message.created_at;
         let domain = recipient.mailbox.address.domain();
         let (lane, ahead) = match self.find(domain, route) {
@@ -254,13 +328,15 @@ impl Lanes {
             has_workers: self.has_workers,
             lane,
         };
-        let Explanation { summary, blocker, estimate, .. } = explain(&as_accepted(message), Some(&place), now);
+        let Explanation { summary, blocker, estimate, .. } =
+            explain(&as_accepted(message, entry.filter(|_| suppressed)), Some(&place), now);
         #[allow(clippy::cast_precision_loss, reason = "milliseconds of days")]
         let wait = opens.map_or(0.0, |at| (at - now).num_milliseconds().max(0) as f64 / 1_000.0);
         PlannedRecipient {
             address: recipient.mailbox.address.to_string(),
             kind: recipient.kind.as_str().to_owned(),
-            suppressed: false,
+            suppressed,
+            suppression: entry.cloned().map(SuppressionView::from),
             tls: route.is_mx().then(|| delivery.mx_tls(domain).to_owned()),
             lane: reference,
             summary,
@@ -300,20 +376,22 @@ fn without_words(mut lane: Lane) -> Lane {
 }
 
 /// A recipient as it would be right after the message was accepted.
-fn as_accepted(message: &NewMessage) -> Recipient {
+fn as_accepted(message: &NewMessage, suppression: Option<&Suppression>) -> Recipient {
+    let end = suppression.map(|entry| entry.outcome().reply.text);
     Recipient {
         message: message.id,
-        status: Status::Queued,
+        status: if end.is_some() { Status::Suppressed } else { Status::Queued },
         attempts: 0,
         created_at: message.created_at,
         last_attempt_at: None,
-        finished_at: None,
         reported_at: None,
         complained_at: None,
-        reply: None,
+        finished_at: end.is_some().then_some(message.created_at),
+        reply: Said::of(None, None, end),
         mx: None,
         tls: None,
         on_uncertain: message.on_uncertain,
         expires_at: message.expires_at,
+        suppression: suppression.cloned(),
     }
 }

@@ -29,6 +29,7 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
         (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It carries a link to unsubscribe by, and this process has no `public_url` and `secret_key` to make it with", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -38,7 +39,7 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     // In memory as attachments and as MIME at one time.
     let octets = u64::try_from(stored.row.size).unwrap_or(0);
     let room = if stored.is_large() { Some(api.bodies.turn(octets.saturating_mul(2)).await?) } else { None };
-    let draft = stored.draft(&api.db).await?;
+    let draft = stored.draft(&api.db, api.links.as_ref()).await?;
     let standing = api.domains.senders.of(caller.tenant(), draft.from.address.domain()).await?;
     let build = move || plan::built(&draft, standing.signer().as_deref());
     let mime = if room.is_some() {

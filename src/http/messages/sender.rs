@@ -9,11 +9,11 @@ use crate::domain::id::TenantId;
 use crate::domain::publish::{DmarcPolicy, is_aligned};
 use crate::http::{Api, ApiError, Domains};
 
-/// Something that does not keep a message from being taken, and may keep it from being trusted.
+/// Something that does not keep a message from being taken, and is hardly what was meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Warning {
     /// Stable, machine-readable word: `domain_not_registered`, `domain_not_verified`, `not_signed`, `dmarc_fails`,
-    /// `return_path_not_aligned`.
+    /// `return_path_not_aligned`; in a dry run also `unsubscribe_needs_one_recipient` and `not_configured`.
     #[schema(example = "domain_not_verified")]
     pub code: &'static str,
     /// What is wrong and what would mend it.

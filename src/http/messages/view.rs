@@ -20,7 +20,7 @@ pub struct Accepted {
     /// The message.
     #[schema(value_type = String, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: MessageId,
-    /// `queued`, or `scheduled` where it waits for its time.
+    /// `queued`, `scheduled` where it waits for its time, or `suppressed` where nobody gets it.
     pub status: Status,
     /// When it was accepted.
     pub created_at: DateTime<Utc>,
@@ -42,7 +42,7 @@ pub struct AcceptedRecipient {
     pub address: String,
     /// `to`, `cc` or `bcc`.
     pub kind: String,
-    /// As the message's.
+    /// `queued`, `scheduled`, or `suppressed` where its address is on the suppression list.
     pub status: Status,
 }
 
@@ -65,22 +65,35 @@ impl Accepted {
         }
     }
 
+    /// Says that these get nothing.
+    pub fn suppress(&mut self, suppressed: &[RecipientId]) {
+        for recipient in self.recipients.iter_mut().filter(|recipient| suppressed.contains(&recipient.id)) {
+            recipient.status = Status::Suppressed;
+        }
+        if self.recipients.iter().all(|recipient| recipient.status == Status::Suppressed) {
+            self.status = Status::Suppressed;
+        }
+    }
+
     /// The same answer again for a message that was accepted before.
     pub fn of_stored(message: &MessageRow, recipients: Vec<RecipientRow>) -> Self {
         let status = first_status(message.created_at, message.scheduled_at);
+        // Who was suppressed from the start has ended when the message was accepted.
+        let suppressed: Vec<RecipientId> = recipients
+            .iter()
+            .filter(|row| row.status == Status::Suppressed.as_str() && row.finished_at == Some(message.created_at))
+            .map(|row| RecipientId(row.id))
+            .collect();
         let recipients = recipients.into_iter().map(|recipient| AcceptedRecipient {
             id: RecipientId(recipient.id),
             address: recipient.address,
             kind: recipient.kind,
             status,
         });
-        Self {
-            id: MessageId(message.id),
-            status,
-            created_at: message.created_at,
-            recipients: recipients.collect(),
-            warnings: Vec::new(),
-        }
+        let (id, created_at) = (MessageId(message.id), message.created_at);
+        let mut answer = Self { id, status, created_at, recipients: recipients.collect(), warnings: Vec::new() };
+        answer.suppress(&suppressed);
+        answer
     }
 }
 
@@ -119,6 +132,8 @@ pub struct Message {
     pub expires_at: Option<DateTime<Utc>>,
     /// `retry`, `hold` or `fail`.
     pub on_uncertain: String,
+    /// Whether it goes out to suppressed addresses too.
+    pub ignore_suppression: bool,
     /// Bytes of text, HTML and attachments.
     pub size: i64,
     /// Everyone it goes to, in the order of the request.
@@ -232,6 +247,7 @@ impl Message {
             scheduled_at: row.scheduled_at,
             expires_at: row.expires_at,
             on_uncertain: row.on_uncertain,
+            ignore_suppression: row.ignore_suppression,
             size: row.size,
             recipients,
         }

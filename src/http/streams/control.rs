@@ -11,7 +11,9 @@ use super::view::{NewStreamBody, StreamChangeBody, StreamView};
 use super::{NO_STREAM, StreamName};
 use crate::accept::request;
 use crate::db::streams;
+use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;
+use crate::domain::limits::StreamChange;
 use crate::http::auth::Caller;
 use crate::http::lanes::control::PauseBody;
 use crate::http::{Api, ApiError, Problem};
@@ -45,6 +47,7 @@ pub async fn create(
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let (name, settings) = request::stream::parse(&body.octets)?;
+    check_links(&api, &settings)?;
     if !streams::create(&api.db, caller.tenant(), &name, settings, api.clock.now()).await? {
         return Err(ApiError::Conflict {
             code: "stream_exists",
@@ -63,8 +66,8 @@ pub async fn create(
 
 /// Change a stream
 ///
-/// `null` makes a setting as configured again, what is missing stays; `priority` and `weight` are numbers always. A new
-/// priority holds for what waits already.
+/// `null` makes a setting as configured again, what is missing stays; `priority` and `weight` are numbers always,
+/// `unsubscribe` is true or false. A new priority holds for what waits already.
 #[utoipa::path(
     patch, path = "/v1/streams/{name}", tag = "streams", operation_id = "change_stream",
     params(("name" = String, Path, description = "The stream's name")),
@@ -91,6 +94,7 @@ pub async fn change(
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::stream::parse_change(&body.octets)?;
+    check_links(&api, &change)?;
     let is_there = streams::change(&api.db, caller.tenant(), &name, change, api.clock.now()).await?;
     done(&api, &caller, &name, is_there).await
 }
@@ -149,6 +153,20 @@ pub async fn resume(
     caller.may(Scope::Admin)?;
     let is_there = streams::resume(&api.db, caller.tenant(), &name).await?;
     done(&api, &caller, &name, is_there).await
+}
+
+/// Links that nobody could make must not be asked for: the mail would wait for them.
+fn check_links(api: &Api, change: &StreamChange) -> Result<(), ApiError> {
+    if change.unsubscribe != Some(true) || api.links.is_some() {
+        return Ok(());
+    }
+    Err(ApiError::Invalid(vec![Fault {
+        pointer: "/unsubscribe".into(),
+        code: Code::NotConfigured.as_str(),
+        message: "links to unsubscribe by need public_url (POSTRIDER_PUBLIC_URL) and secret_key (POSTRIDER_SECRET_KEY) in the \
+                  configuration of every process"
+            .into(),
+    }]))
 }
 
 /// Tells the workers, and shows what became of the stream.

@@ -32,6 +32,8 @@ pub struct StreamView {
     pub retry_window: Option<String>,
     /// See `retry_schedule`.
     pub greylist: Option<String>,
+    /// Whether its mail to one recipient carries `List-Unsubscribe` and `List-Unsubscribe-Post` (RFC 8058).
+    pub unsubscribe: bool,
     /// What applies to trying again.
     pub effective: RetryView,
     /// That an operator has stopped it.
@@ -81,9 +83,12 @@ pub struct NewStreamBody {
     pub retry_window: Option<DurationInput>,
     /// The first wait after greylisting: 1s–1d; as configured unless given.
     pub greylist: Option<DurationInput>,
+    /// Whether mail to one recipient carries a link by which that one is rid of this stream with one click (RFC 8058). Needs
+    /// `public_url` and `secret_key` in the configuration. No unless given.
+    pub unsubscribe: Option<bool>,
 }
 
-/// Changes to a stream. `null` makes a setting as configured again (not `priority` and `weight`); what is missing stays.
+/// Changes to a stream. `null` makes a setting as configured again (not `priority`, `weight` and `unsubscribe`); what is missing stays.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StreamChangeBody {
@@ -106,6 +111,10 @@ pub struct StreamChangeBody {
     pub retry_window: Option<DurationInput>,
     /// The first wait after greylisting: 1s–1d.
     pub greylist: Option<DurationInput>,
+    /// Whether mail to one recipient carries a link by which that one is rid of this stream with one click (RFC 8058). Needs
+    /// `public_url` and `secret_key` in the configuration. Holds for mail accepted from now on. Not null.
+    #[schema(nullable = false)]
+    pub unsubscribe: Option<bool>,
 }
 
 /// A time span: in words or in seconds.
@@ -142,6 +151,7 @@ impl StreamView {
             retry_schedule: schedule,
             retry_window: window,
             greylist,
+            unsubscribe: row.unsubscribe,
             effective,
             paused: paused.map(|paused| PausedView::of(paused, "stream")),
             created_at: row.created_at,

@@ -28,12 +28,12 @@ fn check<S: PartialSchema>(pointer: &str, valid: &Value, wrap: impl Fn(Value) ->
         wrap(object).to_string()
     };
     for name in properties::<S>() {
-        let found = faults(body(&name, json!(true)).as_bytes());
+        let found = faults(body(&name, json!(1)).as_bytes());
         let here = format!("{pointer}/{name}");
         let fault = found.iter().find(|(pointer, _)| *pointer == here);
         assert!(fault.is_some_and(|(_, code)| *code != "unknown_field"), "{here}: {found:?}");
     }
-    let found = faults(body("no_such_field", json!(true)).as_bytes());
+    let found = faults(body("no_such_field", json!(1)).as_bytes());
     assert_eq!(found, [(format!("{pointer}/no_such_field"), "unknown_field")]);
 }
 

@@ -1,0 +1,150 @@
+//! A body that arrives piece by piece → its records, each with the number of its line: a line of NDJSON, or a record of CSV
+//! (RFC 4180), which may have line ends within quotes.
+//!
+//! Holds one record at a time. One that is too long is skipped up to its line's end and told of as such: a quote that is
+//! never closed costs the lines it swallows and no memory.
+
+/// Octets of the longest record: an entry has a twentieth of that.
+pub const LONGEST: usize = 16 << 10;
+
+/// A record and where it began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its line, from 1.
+    pub line: u64,
+    /// Its octets without the line end; none where there were too many.
+    pub octets: Option<Vec<u8>>,
+}
+
+/// Takes a body apart.
+#[derive(Debug)]
+pub struct Records {
+    /// Whether line ends within quotes belong to the record.
+    has_quotes: bool,
+    current: Vec<u8>,
+    in_quotes: bool,
+    /// Whether the current record is too long, and is skipped.
+    is_skipping: bool,
+    /// Lines that have ended.
+    ended: u64,
+    /// The line on which the current record began.
+    began: u64,
+}
+
+impl Records {
+    /// For a body with, or without, quotes that hold line ends.
+    pub fn new(has_quotes: bool) -> Self {
+        Self { has_quotes, current: Vec::new(), in_quotes: false, is_skipping: false, ended: 0, began: 1 }
+    }
+
+    /// Takes the next piece; `take` gets each record that it completes. Blank lines are none.
+    pub fn push(&mut self, piece: &[u8], mut take: impl FnMut(Record)) {
+        for &byte in piece {
+            if byte == b'\n' {
+                self.ended += 1;
+                if !self.in_quotes || self.is_skipping {
+                    self.complete(&mut take);
+                    continue;
+                }
+            }
+            if self.is_skipping {
+                continue;
+            }
+            if byte == b'"' && self.has_quotes {
+                // A doubled quote opens again what it has closed.
+                self.in_quotes = !self.in_quotes;
+            }
+            if self.current.len() == LONGEST {
+                self.is_skipping = true;
+                self.current.clear();
+            } else {
+                self.current.push(byte);
+            }
+        }
+    }
+
+    /// The last record, which may lack its line end.
+    pub fn finish(mut self, mut take: impl FnMut(Record)) {
+        self.complete(&mut take);
+    }
+
+    fn complete(&mut self, take: &mut impl FnMut(Record)) {
+        let mut octets = std::mem::take(&mut self.current);
+        if self.began == 1 && octets.starts_with(b"\xef\xbb\xbf") {
+            octets.drain(..3);
+        }
+        if octets.ends_with(b"\r") {
+            octets.pop();
+        }
+        if self.is_skipping {
+            take(Record { line: self.began, octets: None });
+        } else if !octets.trim_ascii().is_empty() {
+            take(Record { line: self.began, octets: Some(octets) });
+        }
+        self.is_skipping = false;
+        self.in_quotes = false;
+        self.began = self.ended + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn split(body: &[u8], has_quotes: bool, piece: usize) -> Vec<(u64, Option<String>)> {
+        let (mut records, mut list) = (Records::new(has_quotes), Vec::new());
+        let text = |octets: Vec<u8>| String::from_utf8_lossy(&octets).into_owned();
+        for piece in body.chunks(piece) {
+            records.push(piece, |record| list.push((record.line, record.octets.map(text))));
+        }
+        records.finish(|record| list.push((record.line, record.octets.map(text))));
+        list
+    }
+
+    fn of(list: &[(u64, Option<&str>)]) -> Vec<(u64, Option<String>)> {
+        list.iter().map(|(line, text)| (*line, text.map(str::to_owned))).collect()
+    }
+
+    #[test]
+    fn lines_are_numbered_and_blank_ones_are_none() {
+        let body = b"\xef\xbb\xbf{\"a\": 1}\r\n\n  \n{\"b\": \"\n{\"c\": 3}";
+        let expected = of(&[(1, Some("{\"a\": 1}")), (4, Some("{\"b\": \"")), (5, Some("{\"c\": 3}"))]);
+        for piece in [1, 2, 3, 100] {
+            assert_eq!(split(body, false, piece), expected);
+        }
+    }
+
+    #[test]
+    fn a_line_end_within_quotes_ends_no_record() {
+        let body = b"address,note\na@b.test,\"two\nlines, \"\"quoted\"\"\"\nc@d.test,\n";
+        let expected = of(&[
+            (1, Some("address,note")),
+            (2, Some("a@b.test,\"two\nlines, \"\"quoted\"\"\"")),
+            (4, Some("c@d.test,")),
+        ]);
+        for piece in [1, 7, 100] {
+            assert_eq!(split(body, true, piece), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_skipped_to_its_end_and_told_of() {
+        let long = "x".repeat(LONGEST + 1);
+        let body = format!("{}\na\n{long}\nb\n", "x".repeat(LONGEST));
+        let read = split(body.as_bytes(), false, 1_000);
+        assert_eq!(read[1..], of(&[(2, Some("a")), (3, None), (4, Some("b"))]));
+        assert_eq!(read[0].1.as_ref().map(String::len), Some(LONGEST));
+        let unclosed = format!("a,\"{}\nb\n", "line\n".repeat(LONGEST / 5 + 3));
+        let read = split(unclosed.as_bytes(), true, 1_000);
+        assert_eq!((read[0].clone(), read.last().unwrap().1.as_deref()), ((1, None), Some("b")));
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_make_no_difference(body in "[a\",\r\n]{0,60}", piece in 1usize..10, has_quotes: bool) {
+            prop_assert_eq!(split(body.as_bytes(), has_quotes, piece), split(body.as_bytes(), has_quotes, 1_000));
+        }
+    }
+}

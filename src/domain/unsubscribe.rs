@@ -1,0 +1,180 @@
+//! Links by which a recipient is rid of a stream's mail: `List-Unsubscribe` (RFC 2369) with one click (RFC 8058).
+//!
+//! A link holds all that is needed to act on it, signed by us, so that it is good for as long as the secret is configured,
+//! be the message kept or not. It needs no look-up to be told from a forged one. Whoever has the mail has its address
+//! already: that the link holds it too tells nobody anything.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use url::Url;
+use uuid::Uuid;
+
+use super::address::Address;
+use super::id::{MessageId, RecipientId, TenantId};
+use super::keyring::{Keyring, Purpose};
+use super::message::Header;
+
+/// The header with the link, and the one that says a POST to it acts at once.
+const LINK: &str = "List-Unsubscribe";
+const POST: &str = "List-Unsubscribe-Post";
+/// The path below the public URL; the token follows.
+const PATH: &str = "/u/";
+
+/// What stands first in a token: how the rest is to be read.
+const VERSION: u8 = 1;
+/// Octets of the signature.
+const MAC: usize = 16;
+/// Octets of the version, the three ids and the length of the stream's name.
+const HEAD: usize = 1 + 3 * 16 + 1;
+/// Characters of the longest token: an address of 254 octets and a stream of 64.
+const LONGEST: usize = 600;
+
+/// Whom a link is for, and what it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ticket {
+    /// Whose mail it was.
+    pub tenant: TenantId,
+    /// The mail.
+    pub message: MessageId,
+    /// Who got it.
+    pub recipient: RecipientId,
+    /// In which stream.
+    pub stream: String,
+    /// Where.
+    pub address: Address,
+}
+
+/// Makes links and reads them.
+#[derive(Debug, Clone)]
+pub struct Links {
+    base: String,
+    ring: Keyring,
+}
+
+impl Links {
+    /// Links below `public_url`.
+    pub fn new(public_url: &Url, ring: Keyring) -> Self {
+        Self { base: format!("{}{PATH}", public_url.as_str().trim_end_matches('/')), ring }
+    }
+
+    /// The headers of a mail to one recipient.
+    pub fn headers(&self, ticket: &Ticket) -> [Header; 2] {
+        let link = Header { name: LINK.into(), value: format!("<{}{}>", self.base, self.token(ticket)) };
+        [link, Header { name: POST.into(), value: "List-Unsubscribe=One-Click".into() }]
+    }
+
+    /// The same ticket makes the same token, so that every attempt is the same mail.
+    pub fn token(&self, ticket: &Ticket) -> String {
+        let mut data = vec![VERSION];
+        for id in [ticket.tenant.0, ticket.message.0, ticket.recipient.0] {
+            data.extend_from_slice(id.as_bytes());
+        }
+        // A stream's name has at most 64 octets.
+        data.push(u8::try_from(ticket.stream.len()).unwrap_or(u8::MAX));
+        data.extend_from_slice(ticket.stream.as_bytes());
+        data.extend_from_slice(ticket.address.to_string().as_bytes());
+        let mac = self.ring.mac(Purpose::Unsubscribe, &data);
+        data.extend_from_slice(mac.get(..MAC).unwrap_or_default());
+        URL_SAFE_NO_PAD.encode(data)
+    }
+
+    /// What a token says, where we have made it.
+    pub fn read(&self, token: &str) -> Option<Ticket> {
+        if token.len() > LONGEST {
+            return None;
+        }
+        let octets = URL_SAFE_NO_PAD.decode(token).ok()?;
+        let (data, mac) = octets.split_at_checked(octets.len().checked_sub(MAC)?)?;
+        if !self.ring.is_mac(Purpose::Unsubscribe, data, mac) {
+            return None;
+        }
+        let (head, rest) = data.split_at_checked(HEAD)?;
+        let (version, ids) = head.split_first()?;
+        let (stream, address) = rest.split_at_checked(usize::from(*head.last()?))?;
+        let id = |n: usize| Uuid::from_slice(ids.get(n * 16..(n + 1) * 16)?).ok();
+        (*version == VERSION).then_some(Ticket {
+            tenant: TenantId(id(0)?),
+            message: MessageId(id(1)?),
+            recipient: RecipientId(id(2)?),
+            stream: String::from_utf8(stream.to_vec()).ok()?,
+            address: std::str::from_utf8(address).ok()?.parse().ok()?,
+        })
+    }
+}
+
+/// Whether a sender has said itself how one unsubscribes: then ours is left out.
+pub fn is_in(headers: &[Header]) -> bool {
+    headers.iter().any(|header| [LINK, POST].iter().any(|name| name.eq_ignore_ascii_case(&header.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn links(secrets: &[&'static str]) -> Links {
+        let ring = Keyring::new(secrets[0], secrets[1..].iter().copied());
+        Links::new(&Url::parse("https://mail.acme.test/post/").unwrap(), ring)
+    }
+
+    fn ticket(stream: &str, address: &str) -> Ticket {
+        Ticket {
+            tenant: TenantId::DEFAULT,
+            message: MessageId::new(DateTime::UNIX_EPOCH),
+            recipient: RecipientId::new(DateTime::UNIX_EPOCH),
+            stream: stream.into(),
+            address: address.parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_token_says_what_it_was_made_of_with_this_secret_and_with_the_next() {
+        let (links, later, others) = (links(&["one"]), links(&["two", "one"]), links(&["three"]));
+        let longest = format!("{}@{}.test", "l".repeat(64), "d".repeat(60));
+        for (stream, address) in [("news", "ann@example.test"), ("n", "å@bücher.test"), (&*"s".repeat(64), &*longest)]
+        {
+            let ticket = ticket(stream, address);
+            let token = links.token(&ticket);
+            assert!(token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'), "{token}");
+            assert_eq!(token, links.token(&ticket));
+            assert_eq!(links.read(&token), Some(ticket.clone()));
+            assert_eq!(later.read(&token), Some(ticket));
+            assert_eq!(others.read(&token), None);
+        }
+    }
+
+    #[test]
+    fn the_headers_are_those_of_rfc_8058() {
+        let links = links(&["one"]);
+        let ticket = ticket("news", "ann@example.test");
+        let [link, post] = links.headers(&ticket);
+        assert_eq!(link.name, "List-Unsubscribe");
+        assert_eq!(link.value, format!("<https://mail.acme.test/post/u/{}>", links.token(&ticket)));
+        assert_eq!((&*post.name, &*post.value), ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click"));
+        for (name, is_one) in [("list-unsubscribe", true), ("List-Unsubscribe-Post", true), ("List-Id", false)] {
+            assert_eq!(is_in(&[Header { name: name.into(), value: "x".into() }]), is_one, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_we_did_not_make_is_nothing(token in "[A-Za-z0-9_-]{0,200}") {
+            prop_assert_eq!(links(&["one"]).read(&token), None);
+        }
+
+        #[test]
+        fn a_token_that_was_altered_is_nothing(place in 0usize..200, bit in 0u8..8, cut in 0usize..100) {
+            let links = links(&["one"]);
+            let token = links.token(&ticket("news", "ann@example.test"));
+            let mut octets = URL_SAFE_NO_PAD.decode(&token).unwrap();
+            let place = place % octets.len();
+            octets[place] ^= 1 << bit;
+            prop_assert_eq!(links.read(&URL_SAFE_NO_PAD.encode(&octets)), None);
+            let shorter = &token[..token.len() - 1 - cut];
+            prop_assert_eq!(links.read(shorter), None);
+            prop_assert_eq!(links.read(&format!("{token}A")), None);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Adding to the list and taking off it.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+
+use super::view::{AddedView, RemovalsInput, RemovedView, SuppressionsInput};
+use super::{NOT_SUPPRESSED, PathAddress};
+use crate::accept::request::Context;
+use crate::accept::request::suppression::{self, chosen_stream};
+use crate::db::suppression_list::{self, Removal};
+use crate::db::suppressions::{self, Existing};
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::params::Params;
+use crate::http::{Api, ApiError, Problem};
+
+/// Suppress addresses
+///
+/// One entry, or an array of up to 1,000: all of them or none. From now on nothing is sent there, nor what was accepted
+/// before and is not yet in flight. With the scope `send` an entry that is there stays, unless the new one lasts longer;
+/// with `admin` the new one takes its place.
+#[utoipa::path(
+    post, path = "/v1/suppressions", tag = "suppressions", operation_id = "add_suppressions",
+    request_body = SuppressionsInput,
+    responses(
+        (status = 200, description = "What was added and changed", body = AddedView),
+        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "An entry is not valid: every fault at once", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn add(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<AddedView>, ApiError> {
+    caller.may(Scope::Send)?;
+    let body = api.bodies.json(&headers, body).await?;
+    let (now, streams) = (api.clock.now(), api.acceptor.streams(caller.tenant()).await?);
+    let context = Context { now, limits: &api.limits, streams: &streams };
+    let entries = suppression::parse(&body.octets, &context)?;
+    let existing = if caller.may(Scope::Admin).is_ok() { Existing::Replaced } else { Existing::Kept };
+    let added = suppressions::put(&api.db, caller.tenant(), entries, existing, now).await?;
+    Ok(Json(added.into()))
+}
+
+/// Free an address
+///
+/// Removes all entries of the address, or with `stream` one of them. Mail that was suppressed stays so; send it anew.
+#[utoipa::path(
+    delete, path = "/v1/suppressions/{address}", tag = "suppressions", operation_id = "remove_suppression",
+    params(
+        ("address" = String, Path, description = "The address, in any case"),
+        ("stream" = Option<String>, Query, description = "Only the entry of this stream; `*` for the one that holds for all streams"),
+    ),
+    responses(
+        (status = 204, description = "Nothing of it suppresses the address any more"),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such entry", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn remove(
+    State(api): State<Api>,
+    caller: Caller,
+    PathAddress(address): PathAddress,
+    mut params: Params,
+) -> Result<StatusCode, ApiError> {
+    caller.may(Scope::Admin)?;
+    let stream = params.text("stream").map(|word| chosen_stream(&word));
+    params.finish()?;
+    let removal = Removal { address, stream };
+    let removed = suppression_list::remove(&api.db, caller.tenant(), &[removal], api.clock.now()).await?;
+    if removed > 0 { Ok(StatusCode::NO_CONTENT) } else { Err(NOT_SUPPRESSED) }
+}
+
+/// Free many addresses
+///
+/// One, or an array of up to 1,000. Those that are not on the list are passed over.
+#[utoipa::path(
+    post, path = "/v1/suppressions/remove", tag = "suppressions", operation_id = "remove_suppressions",
+    request_body = RemovalsInput,
+    responses(
+        (status = 200, description = "How many entries were removed", body = RemovedView),
+        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "An entry is not valid: every fault at once", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn remove_many(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<RemovedView>, ApiError> {
+    caller.may(Scope::Admin)?;
+    let body = api.bodies.json(&headers, body).await?;
+    let removals = suppression::parse_removal(&body.octets)?;
+    let removed = suppression_list::remove(&api.db, caller.tenant(), &removals, api.clock.now()).await?;
+    Ok(Json(RemovedView { removed }))
+}

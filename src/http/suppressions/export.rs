@@ -1,0 +1,128 @@
+//! `GET /v1/suppressions/export`: the whole list, a page at a time from a cursor over its key, with no transaction held open
+//! and no more in memory than a page.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+use chrono::{DateTime, SecondsFormat, Utc};
+use futures_util::stream;
+
+use super::view::SuppressionView;
+use crate::accept::import::Format;
+use crate::accept::request::suppression::COLUMNS;
+use crate::db::suppression_list;
+use crate::db::{Db, DbError};
+use crate::domain::id::TenantId;
+use crate::domain::key::Scope;
+use crate::domain::suppression::Suppression;
+use crate::http::auth::Caller;
+use crate::http::{Api, ApiError, Problem};
+
+/// Entries a statement.
+const PAGE: i64 = 1_000;
+
+/// Export suppressions
+///
+/// Every entry that counts, in the order of the addresses: NDJSON, or CSV where the `Accept` header asks for `text/csv`. What
+/// is exported can be imported as it is. An answer that breaks off is not whole.
+#[utoipa::path(
+    get, path = "/v1/suppressions/export", tag = "suppressions", operation_id = "export_suppressions",
+    params(("Accept" = Option<String>, Header, description = "`application/x-ndjson` (the default) or `text/csv`")),
+    responses(
+        (status = 200, description = "An entry a line", content(
+            (SuppressionView = "application/x-ndjson"), (String = "text/csv"))),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) -> Result<Response, ApiError> {
+    caller.may(Scope::Read)?;
+    let format = format(&headers);
+    let mut export =
+        Export { db: api.db, tenant: caller.tenant(), now: api.clock.now(), format, last: Some(Key::default()) };
+    // Before the answer begins: a database that is away is told of as ever.
+    let first = export.page().await?;
+    let head = if format == Format::Csv { format!("{}\r\n", COLUMNS.join(",")) } else { String::new() };
+    let rest = stream::try_unfold(export, async |mut export| {
+        let is_over = export.last.is_none();
+        Ok::<_, DbError>(if is_over { None } else { Some((export.page().await?, export)) })
+    });
+    let start = stream::iter([Ok(head + &first)]);
+    let (kind, name) = match format {
+        Format::Ndjson => ("application/x-ndjson", "attachment; filename=\"suppressions.ndjson\""),
+        Format::Csv => ("text/csv; charset=utf-8; header=present", "attachment; filename=\"suppressions.csv\""),
+    };
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (header::CONTENT_DISPOSITION, HeaderValue::from_static(name)),
+    ];
+    Ok((headers, Body::from_stream(futures_util::StreamExt::chain(start, rest))).into_response())
+}
+
+/// The first of the two that is named; NDJSON where neither is.
+fn format(headers: &HeaderMap) -> Format {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut types =
+        accepted.flat_map(|value| value.split(',')).map(|one| one.split(';').next().unwrap_or_default().trim());
+    let named = types.find_map(|one| match one.to_ascii_lowercase().as_str() {
+        "text/csv" => Some(Format::Csv),
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Some(Format::Ndjson),
+        _ => None,
+    });
+    named.unwrap_or(Format::Ndjson)
+}
+
+/// An address and a stream, as stored.
+type Key = (String, String);
+
+/// An export under way.
+struct Export {
+    db: Db,
+    tenant: TenantId,
+    now: DateTime<Utc>,
+    format: Format,
+    /// The entry that was told of last; none at the end.
+    last: Option<Key>,
+}
+
+impl Export {
+    /// The next entries as text.
+    async fn page(&mut self) -> Result<String, DbError> {
+        let Some((address, stream)) = self.last.take() else { return Ok(String::new()) };
+        let entries = suppression_list::following(&self.db, self.tenant, (&address, &stream), PAGE, self.now).await?;
+        let is_full = i64::try_from(entries.len()).is_ok_and(|count| count == PAGE);
+        self.last = entries.last().filter(|_| is_full).map(key);
+        Ok(entries.into_iter().map(|entry| line(entry, self.format)).collect())
+    }
+}
+
+fn key(entry: &Suppression) -> Key {
+    (entry.address.to_string(), entry.stream.clone().unwrap_or_default())
+}
+
+fn line(entry: Suppression, format: Format) -> String {
+    let view = SuppressionView::from(entry);
+    if format == Format::Ndjson {
+        // Every key is a string, and nothing else can fail.
+        return serde_json::to_string(&view).unwrap_or_default() + "\n";
+    }
+    let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+    let fields = [
+        view.address,
+        view.stream.unwrap_or_default(),
+        view.reason.as_str().to_owned(),
+        view.note.unwrap_or_default(),
+        time(view.created_at),
+        view.expires_at.map_or_else(String::new, time),
+        view.message_id.map_or_else(String::new, |id| id.to_string()),
+        view.recipient_id.map_or_else(String::new, |id| id.to_string()),
+    ];
+    fields.map(quoted).join(",") + "\r\n"
+}
+
+/// A field of CSV (RFC 4180): in quotes where it needs them.
+fn quoted(field: String) -> String {
+    if field.contains(['"', ',', '\r', '\n']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
+}

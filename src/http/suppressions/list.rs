@@ -1,0 +1,127 @@
+//! `GET /v1/suppressions`, and one address.
+
+use axum::Json;
+use axum::extract::State;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, Utc};
+
+use super::view::{SuppressedAddress, SuppressionView};
+use super::{NOT_SUPPRESSED, PathAddress};
+use crate::accept::request::suppression::chosen_stream;
+use crate::db::DbError;
+use crate::db::suppression_list::{self, Filter};
+use crate::domain::address::Address;
+use crate::domain::fault::{Code, Fault};
+use crate::domain::key::Scope;
+use crate::domain::suppression::{AddressKey, Reason, Suppression};
+use crate::http::auth::Caller;
+use crate::http::page::Page;
+use crate::http::params::Params;
+use crate::http::{Api, ApiError, Problem};
+
+/// List suppressions
+///
+/// Newest first; filters are joined by "and". What has expired is not listed.
+#[utoipa::path(
+    get, path = "/v1/suppressions", tag = "suppressions", operation_id = "list_suppressions",
+    params(
+        ("address" = Option<String>, Query, description = "An address, in any case"),
+        ("stream" = Option<String>, Query, description = "A stream's name; `*` for entries that hold for all streams"),
+        ("reason" = Option<Reason>, Query, description = "Why"),
+        ("created_after" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Made at or after this time (RFC 3339)"),
+        ("created_before" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Made before this time (RFC 3339)"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
+        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+    ),
+    responses(
+        (status = 200, description = "A page of suppressions", body = Page<SuppressionView>),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    mut params: Params,
+) -> Result<Json<Page<SuppressionView>>, ApiError> {
+    caller.may(Scope::Read)?;
+    let limit = params.limit();
+    let filter = filter(&mut params);
+    params.finish()?;
+    let _turn = api.lists.acquire().await;
+    let rows = suppression_list::page(&api.db, caller.tenant(), &filter, limit + 1, api.clock.now()).await;
+    Ok(Json(Page::of(rows.map_err(too_broad)?, limit, cursor, SuppressionView::from)))
+}
+
+fn filter(params: &mut Params) -> Filter {
+    Filter {
+        address: params.read("address", "Give an address such as ann@example.test.", |text| {
+            text.parse::<Address>().ok().map(|address| AddressKey::from(&address))
+        }),
+        stream: params.text("stream").map(|word| chosen_stream(&word)),
+        reason: params
+            .read("reason", "Give `hard_bounce`, `complaint`, `unsubscribe` or `manual`.", |word| word.parse().ok()),
+        created_after: params.timestamp("created_after"),
+        created_before: params.timestamp("created_before"),
+        after: params.read("after", "Give the `next` of the page before.", place),
+    }
+}
+
+/// Where an entry stands in the list.
+fn cursor(entry: &Suppression) -> String {
+    let stream = entry.stream.as_deref().unwrap_or_default();
+    // No line end can stand in either.
+    URL_SAFE_NO_PAD.encode(format!("{}\n{stream}\n{}", entry.created_at.timestamp_micros(), entry.address))
+}
+
+fn place(cursor: &str) -> Option<(DateTime<Utc>, String, String)> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok().filter(|text| !text.contains('\0'))?;
+    let (micros, rest) = text.split_once('\n')?;
+    let (stream, address) = rest.split_once('\n')?;
+    let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+    // What Postgres can hold.
+    (1970..9999).contains(&chrono::Datelike::year(&at)).then(|| (at, address.to_owned(), stream.to_owned()))
+}
+
+/// A filter that looks through everything and finds little may take too long.
+fn too_broad(error: DbError) -> ApiError {
+    if !error.is_too_slow() {
+        return error.into();
+    }
+    ApiError::Invalid(vec![Fault {
+        pointer: "created_after".into(),
+        code: Code::TooBroad.as_str(),
+        message: "The search took too long. Narrow it with created_after and created_before, or with `address`.".into(),
+    }])
+}
+
+/// Read what suppresses an address
+///
+/// All entries of the address that count: the one that holds for all streams, and those of single streams.
+#[utoipa::path(
+    get, path = "/v1/suppressions/{address}", tag = "suppressions", operation_id = "get_suppression",
+    params(("address" = String, Path, description = "The address, in any case")),
+    responses(
+        (status = 200, description = "The address is suppressed, by these entries", body = SuppressedAddress),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "The address is not on the list", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn get(
+    State(api): State<Api>,
+    caller: Caller,
+    PathAddress(address): PathAddress,
+) -> Result<Json<SuppressedAddress>, ApiError> {
+    caller.may(Scope::Read)?;
+    let entries = suppression_list::of_address(&api.db, caller.tenant(), &address, api.clock.now()).await?;
+    if entries.is_empty() {
+        return Err(NOT_SUPPRESSED);
+    }
+    let data = entries.into_iter().map(SuppressionView::from).collect();
+    Ok(Json(SuppressedAddress { address: address.to_string(), data }))
+}

@@ -1,0 +1,110 @@
+//! `/u/{token}`: where a recipient is rid of a stream's mail (RFC 8058). For mail clients and people, not for applications.
+//!
+//! A POST acts, at once and without a cookie, a key or a redirect, as mailbox providers send it. A GET never does, for whoever
+//! checks links follows them: it shows a page with a button. Nobody can make a link but us, so that a forged one costs no
+//! look-up, and every one of ours works, whether its message is still kept or not.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::{Api, ApiError};
+use crate::db;
+use crate::domain::unsubscribe::Ticket;
+
+/// Octets of a form that are read; what a mailbox provider sends has 26.
+const FORM: usize = 16 << 10;
+/// How long it may take to arrive.
+const ARRIVAL: Duration = Duration::from_secs(10);
+
+/// Text that is not UTF-8 is no token of ours.
+type Token = Result<Path<String>, PathRejection>;
+
+/// The route.
+pub(super) fn router() -> Router<Api> {
+    Router::new().route("/u/{token}", get(show).post(act))
+}
+
+/// Changes nothing, and asks the database nothing.
+async fn show(State(api): State<Api>, token: Token) -> Response {
+    let Some(ticket) = ticket(&api, token) else { return unknown() };
+    let (address, stream) = (escaped(&ticket.address.to_string()), escaped(&ticket.stream));
+    page(
+        StatusCode::OK,
+        "Unsubscribe",
+        &format!(
+            "<p>Do you want no more mail of the kind <b>{stream}</b> to <b>{address}</b>?</p>\
+             <form method=\"post\"><input type=\"hidden\" name=\"List-Unsubscribe\" value=\"One-Click\">\
+             <button>Unsubscribe</button></form>"
+        ),
+    )
+}
+
+/// Unsubscribes, as often as it is asked.
+async fn act(State(api): State<Api>, token: Token, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    // Read, though there is nothing in it that one has to know: a client that is cut off may take that for a failure.
+    let form = tokio::time::timeout(ARRIVAL, axum::body::to_bytes(body, FORM)).await;
+    form.map_err(|_| ApiError::BodyTimeout)?.map_err(|_| ApiError::TooLarge(FORM as u64))?;
+    let Some(ticket) = ticket(&api, token) else { return Ok(unknown()) };
+    db::unsubscribe::unsubscribe(&api.db, &ticket, api.clock.now()).await?;
+    tracing::info!(message = %ticket.message, stream = ticket.stream, "a recipient unsubscribed");
+    if !wants_a_page(&headers) {
+        return Ok((StatusCode::OK, "Unsubscribed.\n").into_response());
+    }
+    let (address, stream) = (escaped(&ticket.address.to_string()), escaped(&ticket.stream));
+    let body = format!("<p><b>{address}</b> gets no more mail of the kind <b>{stream}</b>.</p>");
+    Ok(page(StatusCode::OK, "You are unsubscribed", &body))
+}
+
+fn ticket(api: &Api, token: Token) -> Option<Ticket> {
+    api.links.as_ref()?.read(&token.ok()?.0)
+}
+
+/// Whether a person looks at the answer.
+fn wants_a_page(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
+}
+
+fn unknown() -> Response {
+    let body = "<p>This link is not whole, or not ours. Try the one in the mail once more, or ask the sender to take you off \
+                the list.</p>";
+    page(StatusCode::NOT_FOUND, "There is nothing at this address", body)
+}
+
+/// Nothing but its own style, and a form that leads back here.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'self'; \
+    frame-ancestors 'none'";
+
+const STYLE: &str = "body{font:1.125rem/1.5 system-ui,sans-serif;max-width:32rem;margin:15vh auto;padding:0 1.5rem;\
+    color:#1a1a1a;background:#fff;overflow-wrap:anywhere}h1{font-size:1.5rem}\
+    button{font:inherit;padding:.6rem 1.4rem;border:0;border-radius:.4rem;background:#1a4fa0;color:#fff;cursor:pointer}\
+    button:hover,button:focus-visible{background:#123a78}button:focus-visible{outline:3px solid #7aa7ee;outline-offset:2px}\
+    @media(prefers-color-scheme:dark){body{color:#eee;background:#16181c}button{background:#8ab4f8;color:#10233f}\
+    button:hover,button:focus-visible{background:#aecbfa}}";
+
+fn page(status: StatusCode, title: &str, body: &str) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    let html = format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><meta name=\"robots\" content=\"noindex\">\
+         <title>{title}</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>{body}</main></body></html>"
+    );
+    (status, headers, html).into_response()
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
+}

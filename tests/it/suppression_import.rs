@@ -1,0 +1,156 @@
+//! The whole list in and out, as NDJSON and as CSV.
+
+use postrider::config::Config;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::client::Answer;
+use crate::support::clock::hours;
+
+const PATH: &str = "/v1/suppressions";
+const NDJSON: &str = "application/x-ndjson";
+const CSV: &str = "text/csv; charset=utf-8";
+
+async fn import(app: &TestApp, kind: &str, body: impl Into<reqwest::Body>) -> Answer {
+    let request = app.request(Method::POST, &format!("{PATH}/import")).header("content-type", kind);
+    Answer::to(request.body(body)).await
+}
+
+async fn export(app: &TestApp, kind: &str) -> String {
+    let request = app.request(Method::GET, &format!("{PATH}/export")).header("accept", kind);
+    let answer = Answer::to(request).await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.headers["content-type"].to_str().unwrap().starts_with(kind), "{:?}", answer.headers);
+    String::from_utf8(answer.octets).unwrap()
+}
+
+fn summary(body: &Value) -> [u64; 5] {
+    ["lines", "added", "updated", "unchanged", "refused"].map(|name| body[name].as_u64().unwrap())
+}
+
+/// 10,000 lines of which each hundredth is no entry.
+fn lines() -> Vec<String> {
+    let line = |n: u32| match n {
+        n if n % 100 == 0 => format!("{{\"address\": \"no address {n}\"}}"),
+        n if n % 7 == 0 => json!({"address": format!("A{n}@Example.test"), "stream": "bulk", "reason": "complaint",
+                                  "note": "a \"note\", with\\ all, of it", "created_at": "2025-05-05T05:05:05Z"})
+        .to_string(),
+        n => format!("{{\"address\": \"a{n}@example.test\", \"reason\": \"hard_bounce\"}}"),
+    };
+    (1..=10_000).map(line).collect()
+}
+
+#[tokio::test]
+async fn ten_thousand_lines_are_imported_and_the_bad_ones_are_told_of() {
+    let app = TestApp::start().await;
+    // As it arrives from a pipe: without a length, in pieces that end anywhere.
+    let body = lines().join("\n").into_bytes();
+    let pieces: Vec<Result<Vec<u8>, std::io::Error>> = body.chunks(777).map(|piece| Ok(piece.to_vec())).collect();
+    let stream = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
+    let first = import(&app, NDJSON, stream).await;
+    assert_eq!((first.status, summary(&first.body)), (200, [10_000, 9_900, 0, 0, 100]), "{}", first.body);
+    let errors = first.body["errors"].as_array().unwrap();
+    assert_eq!(errors.len(), 100);
+    let told = (&errors[1]["line"], &errors[1]["pointer"], &errors[1]["code"]);
+    assert_eq!(told, (&json!(200), &json!("/address"), &json!("invalid_address")));
+    assert!(errors[1]["message"].is_string());
+
+    let again = import(&app, NDJSON, body).await;
+    assert_eq!(summary(&again.body), [10_000, 0, 0, 9_900, 100], "a second time changes nothing");
+    let one = app.get(&format!("{PATH}/a7@example.test")).await.body["data"][0].clone();
+    assert_eq!((&one["created_at"], &one["reason"]), (&json!("2025-05-05T05:05:05Z"), &json!("complaint")));
+}
+
+#[tokio::test]
+async fn what_is_exported_can_be_imported_as_it_is() {
+    let app = TestApp::start().await;
+    import(&app, NDJSON, lines().join("\n")).await;
+    let more = json!([
+        {"address": "\"a, b\"@example.test", "note": "=1+1", "expires_at": app.clock.text_in(hours(1))},
+        {"address": "å@bücher.test", "stream": "bulk", "reason": "unsubscribe", "note": "say \"hi\", twice"},
+    ]);
+    app.post(PATH, &more).await;
+    app.smtp.rcpt("gone@example.test").replies(["550 5.1.1 no such user"]);
+    app.send(json!({"to": "gone@example.test"})).await;
+    app.run_until_idle().await;
+    let gone = app.get(&format!("{PATH}/gone@example.test")).await.body["data"][0].clone();
+    assert!(gone["message_id"].is_string());
+
+    let (as_json, as_csv) = (export(&app, NDJSON).await, export(&app, "text/csv").await);
+    assert_eq!((as_json.lines().count(), as_csv.lines().count()), (9_903, 9_904));
+    assert!(as_csv.starts_with("address,stream,reason,note,created_at,expires_at,message_id,recipient_id\r\n"));
+    let listed: Vec<Value> = as_json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(listed.contains(&gone) && listed.is_sorted_by_key(|entry| entry["address"].as_str().unwrap().to_owned()));
+    for (kind, text) in [(NDJSON, &as_json), (CSV, &as_csv)] {
+        let unchanged = import(&app, kind, text.clone()).await;
+        assert_eq!(summary(&unchanged.body), [9_903, 0, 0, 9_903, 0], "{:?}", unchanged.body["errors"][0]);
+        let other = TestApp::start().await;
+        let added = import(&other, kind, text.clone()).await;
+        assert_eq!(summary(&added.body), [9_903, 9_903, 0, 0, 0], "{:?}", added.body["errors"][0]);
+        assert_eq!((export(&other, NDJSON).await == as_json, export(&other, "text/csv").await == as_csv), (true, true));
+    }
+}
+
+#[tokio::test]
+async fn a_csv_names_its_columns_or_has_those_of_an_export() {
+    let app = TestApp::start().await;
+    let named = "\u{feff}Reason,Address,Note\r\ncomplaint,ann@example.test,\"two\r\nlines\"\r\n\r\n,bo@example.test,\r\n\
+                 rude,cy@example.test,\r\nmanual,dan@example.test,\"said \"\"no\"\", twice\"\r\nmanual,ann@example.test,,x\r\n";
+    let answer = import(&app, CSV, named).await;
+    assert_eq!(summary(&answer.body), [5, 2, 0, 0, 3], "{}", answer.body);
+    let errors: Vec<(u64, &str)> = answer.body["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|error| (error["line"].as_u64().unwrap(), error["code"].as_str().unwrap()))
+        .collect();
+    // A note is one line: the record with two of them is told of by its first.
+    assert_eq!(errors, [(2, "control_character"), (6, "invalid_value"), (8, "too_many")]);
+    let dan = app.get(&format!("{PATH}/dan@example.test")).await.body["data"][0]["note"].clone();
+    assert_eq!(dan, "said \"no\", twice");
+    let bare = import(&app, CSV, "eve@example.test\nbo@example.test,bulk\nBO@example.test,bulk\n").await;
+    assert_eq!(summary(&bare.body), [3, 2, 0, 1, 0]);
+    for (text, code) in [("email,reason\na@b.test,manual", "unknown_field"), ("reason\nmanual", "required")] {
+        let refused = import(&app, CSV, text).await;
+        assert_eq!((refused.status, refused.faults()), (422, vec![("", code)]), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_imported_is_answered() {
+    let app = TestApp::builder().config(|config: &mut Config| config.accept.max_body_mib = 1).start().await;
+    for kind in ["application/json", "text/plain", ""] {
+        assert_eq!(import(&app, kind, "{}").await.problem(), (415, "unsupported_media_type"), "{kind}");
+    }
+    let empty = import(&app, NDJSON, "").await;
+    assert_eq!((empty.status, summary(&empty.body)), (200, [0; 5]));
+    let odd = format!(
+        "null\n\"ann@example.test\"\n{{\"address\": \"\\u0000@b.test\"}}\n\u{1}\n{{\"address\":\n{}\n",
+        "x".repeat(20_000)
+    );
+    let answer = import(&app, NDJSON, odd).await;
+    assert_eq!(summary(&answer.body), [6, 0, 0, 0, 6], "{}", answer.body);
+    assert_eq!(answer.body["errors"][5]["code"], "too_long");
+    let not_utf8 = import(&app, CSV, b"address\n\xff\xfe@example.test\n".to_vec()).await;
+    assert_eq!(summary(&not_utf8.body), [1, 0, 0, 0, 1], "{}", not_utf8.body);
+    let large = vec![b'\n'; (1 << 20) + 1];
+    assert_eq!(import(&app, NDJSON, large.clone()).await.problem(), (413, "too_large"));
+    let unmeasured = reqwest::Body::wrap_stream(futures_util::stream::iter([Ok::<_, std::io::Error>(large)]));
+    assert_eq!(import(&app, NDJSON, unmeasured).await.problem(), (413, "too_large"));
+    let past = r#"{"address": "ann@example.test", "expires_at": "2020-01-01T00:00:00Z"}"#;
+    assert_eq!(import(&app, NDJSON, past).await.body["errors"][0]["pointer"], "/expires_at");
+}
+
+#[tokio::test]
+async fn what_has_expired_is_not_exported() {
+    let app = TestApp::start().await;
+    app.post(
+        PATH,
+        &json!([{"address": "ann@example.test", "expires_at": app.clock.text_in(hours(1))}, "bo@example.test"]),
+    )
+    .await;
+    app.clock.advance(hours(1));
+    assert_eq!(export(&app, NDJSON).await.lines().count(), 1);
+    assert_eq!(export(&TestApp::start().await, NDJSON).await, "");
+}

@@ -1,0 +1,286 @@
+//! A recipient is rid of a stream with one click (RFC 8058), and of nothing else.
+
+use postrider::config::{Config, SecretKey};
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::client::message;
+use crate::support::clock::hours;
+
+const PUBLIC: &str = "https://mail.acme.test/post";
+
+fn configured(config: &mut Config) {
+    config.public_url = Some(PUBLIC.parse().unwrap());
+    config.secret_key = Some(SecretKey::from("0123456789abcdef0123456789abcdef".to_owned()));
+}
+
+/// With a stream that asks for links.
+async fn start() -> TestApp {
+    let app = TestApp::builder().config(configured).start().await;
+    let made = app.post("/v1/streams", &json!({"name": "news", "unsubscribe": true})).await;
+    assert_eq!((made.status, &made.body["unsubscribe"]), (201, &json!(true)), "{}", made.body);
+    app
+}
+
+/// A mail's header field, unfolded.
+fn field(mail: &[u8], name: &str) -> Option<String> {
+    let text = String::from_utf8_lossy(mail).replace("\r\n ", " ");
+    let head = text.split("\r\n\r\n").next().unwrap();
+    head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned))
+}
+
+/// The link's path as this process has it: before it stands a proxy.
+fn path(mail: &[u8]) -> String {
+    let link = field(mail, "List-Unsubscribe").expect("a link");
+    let url = link.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).expect("angle brackets");
+    url.strip_prefix(PUBLIC).expect("our URL").to_owned()
+}
+
+/// Sends a mail of the stream and answers its id and the path of its link.
+async fn sent(app: &TestApp, fields: Value) -> (String, String) {
+    let mut all = json!({"stream": "news"});
+    all.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let mail = app.send(all).await;
+    app.run_until_idle().await;
+    let path = path(&app.smtp.mails().last().unwrap().raw);
+    (mail.id, path)
+}
+
+fn browser() -> Client {
+    Client::builder().redirect(Policy::none()).build().unwrap()
+}
+
+/// As a mailbox provider posts it.
+async fn one_click(app: &TestApp, path: &str) -> Response {
+    let request =
+        browser().post(format!("{}{path}", app.base)).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+    request.body("List-Unsubscribe=One-Click").send().await.unwrap()
+}
+
+async fn entries(app: &TestApp) -> Vec<Value> {
+    app.get("/v1/suppressions").await.body["data"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn one_click_ends_the_stream_and_nothing_else() {
+    let app = start().await;
+    let (id, path) = sent(&app, json!({"to": "Ann@example.test"})).await;
+    let mail = app.smtp.mails()[0].raw.clone();
+    assert_eq!(field(&mail, "List-Unsubscribe-Post").as_deref(), Some("List-Unsubscribe=One-Click"));
+    assert_eq!(app.get(&format!("/v1/messages/{id}/raw")).await.octets, mail, "raw is what was sent");
+
+    for _ in 0..2 {
+        let done = one_click(&app, &path).await;
+        assert_eq!((done.status().as_u16(), done.headers().get("set-cookie")), (200, None));
+        assert!(done.headers()[CONTENT_TYPE].to_str().unwrap().starts_with("text/plain"));
+    }
+    let list = entries(&app).await;
+    assert_eq!(list.len(), 1);
+    let entry = (&list[0]["address"], &list[0]["stream"], &list[0]["reason"], &list[0]["message_id"]);
+    assert_eq!(entry, (&json!("ann@example.test"), &json!("news"), &json!("unsubscribe"), &json!(id)));
+    assert_eq!(app.events(&id).await, ["accepted", "relayed", "unsubscribed"], "once");
+    let event = app.event_list(&id).await[2]["data"].clone();
+    assert_eq!((&event["recipient"], &event["attempt"]), (&json!("Ann@example.test"), &json!(null)));
+
+    let status = async |stream: &str| app.send(json!({"stream": stream})).await.body["status"].clone();
+    assert_eq!(
+        [status("news").await, status("bulk").await, status("transactional").await],
+        ["suppressed", "queued", "queued"]
+    );
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn looking_at_the_link_changes_nothing() {
+    let app = start().await;
+    let (id, path) = sent(&app, json!({})).await;
+    let url = format!("{}{path}", app.base);
+    let page = browser().get(&url).header(ACCEPT, "text/html").send().await.unwrap();
+    assert_eq!(page.status(), 200);
+    assert!(page.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'none'"));
+    let html = page.text().await.unwrap();
+    assert!(
+        html.contains("<form method=\"post\">") && html.contains("<button>") && html.contains("ann@example.test"),
+        "{html}"
+    );
+    assert!(html.contains("lang=\"en\"") && !html.contains("<script"), "{html}");
+    let head = browser().head(&url).send().await.unwrap();
+    assert_eq!((head.status().as_u16(), head.text().await.unwrap().len()), (200, 0));
+    assert_eq!(browser().put(&url).send().await.unwrap().status(), 405);
+    assert_eq!((entries(&app).await.len(), app.events(&id).await.len()), (0, 2));
+
+    let done = browser().post(&url).header(ACCEPT, "text/html,*/*;q=0.8").body("List-Unsubscribe=One-Click");
+    let done = done.send().await.unwrap();
+    assert!(done.headers()[CONTENT_TYPE].to_str().unwrap().starts_with("text/html"));
+    assert!(done.text().await.unwrap().contains("You are unsubscribed"));
+    assert_eq!(entries(&app).await.len(), 1);
+}
+
+#[tokio::test]
+async fn forged_links_lead_nowhere() {
+    let app = start().await;
+    let (_, path) = sent(&app, json!({})).await;
+    let token = path.strip_prefix("/u/").unwrap();
+    let flipped: String = token.chars().rev().collect();
+    let longer = format!("{token}AAAA");
+    for forged in ["", "x", &token[1..], &token[..token.len() - 1], &flipped, &longer, "%00", "%FF", &"A".repeat(5_000)]
+    {
+        for request in
+            [browser().get(format!("{}/u/{forged}", app.base)), browser().post(format!("{}/u/{forged}", app.base))]
+        {
+            assert_eq!(request.send().await.unwrap().status(), 404, "{forged}");
+        }
+    }
+    let large = browser().post(format!("{}{path}", app.base)).body(vec![b'x'; 1 << 20]).send().await;
+    assert!(large.is_err() || large.unwrap().status() == 413);
+    assert_eq!(entries(&app).await.len(), 0);
+}
+
+#[tokio::test]
+async fn mail_that_waits_is_held_back_and_a_link_works_when_its_message_is_gone() {
+    let app = start().await;
+    let (_, path) = sent(&app, json!({})).await;
+    let waiting = app.send(json!({"stream": "news", "scheduled_at": app.clock.text_in(hours(1))})).await;
+    app.sql(
+        "DELETE FROM events; UPDATE event_counters SET last_seq = 0; DELETE FROM recipients WHERE status <> 'queued';
+             DELETE FROM messages WHERE scheduled_at IS NULL; DELETE FROM contents",
+    )
+    .await;
+    app.sql("INSERT INTO events (tenant_id, seq, recorded_at, type, message_id)
+             SELECT tenant_id, 1, created_at, 'message.scheduled', id FROM messages; UPDATE event_counters SET last_seq = 1")
+        .await;
+    app.clock.advance(hours(24 * 365));
+    assert_eq!(one_click(&app, &path).await.status(), 200);
+    app.run_until_idle().await;
+    assert_eq!(app.states(&waiting.id).await, ["suppressed"]);
+    assert_eq!(entries(&app).await[0]["address"], "ann@example.test");
+    let events = app.get("/v1/events").await.body["data"].as_array().unwrap().clone();
+    assert_eq!(events.iter().filter(|event| event["type"] == "message.unsubscribed").count(), 1);
+}
+
+#[tokio::test]
+async fn two_replicas_that_are_asked_at_one_time_tell_of_it_once() {
+    let app = start().await;
+    let (id, path) = sent(&app, json!({})).await;
+    let (_other, other) = app.another_api().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for base in [&app.base, &other.base, &app.base, &other.base, &app.base, &other.base] {
+        let request = browser().post(format!("{base}{path}")).body("List-Unsubscribe=One-Click");
+        tasks.spawn(async move { request.send().await.unwrap().status().as_u16() });
+    }
+    assert!(tasks.join_all().await.iter().all(|status| *status == 200));
+    assert_eq!(
+        (entries(&app).await.len(), app.events(&id).await),
+        (1, vec!["accepted".into(), "relayed".into(), "unsubscribed".into()])
+    );
+}
+
+#[tokio::test]
+async fn who_is_freed_and_unsubscribes_once_more_is_told_of_once_more() {
+    let app = start().await;
+    let (id, path) = sent(&app, json!({})).await;
+    one_click(&app, &path).await;
+    assert_eq!(app.delete("/v1/suppressions/ann@example.test?stream=news").await.status, 204);
+    one_click(&app, &path).await;
+    assert_eq!(app.events(&id).await[2..], ["unsubscribed", "unsubscribed"]);
+    // An entry that somebody else has made is there already: what the recipient did is told all the same.
+    app.delete("/v1/suppressions/ann@example.test").await;
+    let (other, path) = sent(&app, json!({})).await;
+    app.post("/v1/suppressions", &json!({"address": "ann@example.test", "stream": "news", "reason": "manual"})).await;
+    one_click(&app, &path).await;
+    assert_eq!(
+        (app.events(&other).await[2..].to_vec(), &entries(&app).await[0]["reason"]),
+        (vec!["unsubscribed".to_owned()], &json!("manual"))
+    );
+}
+
+#[tokio::test]
+async fn only_mail_to_one_recipient_of_a_stream_that_asks_has_a_link() {
+    let app = start().await;
+    for fields in [
+        json!({"stream": "bulk"}),
+        json!({"stream": "news", "to": ["ann@example.test", "bo@example.test"]}),
+        json!({"stream": "news", "bcc": ["bo@example.test"]}),
+    ] {
+        app.send(fields).await;
+    }
+    app.run_until_idle().await;
+    for mail in app.smtp.mails() {
+        assert_eq!(field(&mail.raw, "List-Unsubscribe"), None);
+        assert_eq!(field(&mail.raw, "List-Unsubscribe-Post"), None);
+    }
+    let own = json!({"stream": "news", "headers": {"list-unsubscribe": "<mailto:off@acme.test>"}});
+    app.send(own).await;
+    app.run_until_idle().await;
+    let raw = app.smtp.mails().last().unwrap().raw.clone();
+    assert_eq!(field(&raw, "list-unsubscribe").as_deref(), Some("<mailto:off@acme.test>"));
+    assert_eq!((field(&raw, "List-Unsubscribe"), field(&raw, "List-Unsubscribe-Post")), (None, None));
+
+    let plan = async |fields: Value| app.post("/v1/messages?dry_run=true", &message(fields)).await.body;
+    let two = plan(json!({"stream": "news", "to": ["ann@example.test", "bo@example.test"]})).await;
+    assert_eq!(two["warnings"][0]["code"], "unsubscribe_needs_one_recipient");
+    let one = plan(json!({"stream": "news"})).await;
+    assert_eq!(one["warnings"], json!([]));
+    assert!(
+        field(one["mime"]["content"].as_str().unwrap().as_bytes(), "List-Unsubscribe")
+            .unwrap()
+            .starts_with("<https://")
+    );
+}
+
+#[tokio::test]
+async fn every_attempt_is_the_same_mail_whatever_becomes_of_the_stream() {
+    let app = start().await;
+    app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"]);
+    let mail = app.send(json!({"stream": "news"})).await;
+    app.run_until_idle().await;
+    let before = app.get(&format!("/v1/messages/{}/raw", mail.id)).await.octets;
+    let off = app.patch("/v1/streams/news", &json!({"unsubscribe": false})).await;
+    assert_eq!((off.status, &off.body["unsubscribe"]), (200, &json!(false)));
+    app.clock.advance(hours(1));
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails()[0].raw, before);
+    path(&before);
+    app.send(json!({"stream": "news"})).await;
+    app.run_until_idle().await;
+    assert_eq!(field(&app.smtp.mails()[1].raw, "List-Unsubscribe"), None, "from now on");
+}
+
+#[tokio::test]
+async fn without_the_settings_a_stream_cannot_ask_for_it() {
+    let app = TestApp::start().await;
+    for answer in [
+        app.post("/v1/streams", &json!({"name": "news", "unsubscribe": true})).await,
+        app.patch("/v1/streams/bulk", &json!({"unsubscribe": true})).await,
+    ] {
+        assert_eq!((answer.status, answer.faults()), (422, vec![("/unsubscribe", "not_configured")]));
+        let message = answer.body["errors"][0]["message"].as_str().unwrap();
+        assert!(message.contains("POSTRIDER_PUBLIC_URL") && message.contains("POSTRIDER_SECRET_KEY"), "{message}");
+    }
+    assert_eq!(app.patch("/v1/streams/bulk", &json!({"unsubscribe": false})).await.status, 200);
+    assert_eq!(
+        app.patch("/v1/streams/bulk", &json!({"unsubscribe": "yes"})).await.faults(),
+        [("/unsubscribe", "invalid_type")]
+    );
+    assert_eq!(
+        app.patch("/v1/streams/bulk", &json!({"unsubscribe": null})).await.faults(),
+        [("/unsubscribe", "invalid_type")]
+    );
+}
+
+#[tokio::test]
+async fn a_worker_that_can_make_no_link_defers_the_mail_and_says_why() {
+    let app = TestApp::start().await;
+    app.sql("UPDATE streams SET unsubscribe = true WHERE name = 'bulk'").await;
+    let mail = app.send(json!({"stream": "bulk"})).await;
+    app.run_until_idle().await;
+    let ann = app.recipient(&mail.id).await;
+    assert_eq!((&ann["status"], app.smtp.connections()), (&json!("deferred"), 0));
+    assert!(ann["response"]["text"].as_str().unwrap().contains("POSTRIDER_SECRET_KEY"), "{ann}");
+    assert_eq!(app.get(&format!("/v1/messages/{}/raw", mail.id)).await.problem(), (409, "not_configured"));
+    let plan = app.post("/v1/messages?dry_run=true", &message(json!({"stream": "bulk"}))).await.body;
+    assert_eq!(plan["warnings"][0]["code"], "not_configured");
+}
