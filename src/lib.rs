@@ -20,6 +20,7 @@
 
 pub mod accept;
 pub mod app;
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -18,9 +18,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("accept", &["db", "mail", "domain"]),
     ("worker", &["db", "smtp", "webhook", "mail", "domain"]),
     ("dev", &["db", "smtp", "domain"]),
+    ("bench", &["dev", "db", "smtp", "domain"]),
     ("http", &["accept", "db", "mail", "domain", "dev"]),
     ("app", &["http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
-    ("cli", &["app", "http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
+    ("cli", &["app", "bench", "http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
 ];
 const LEAVES: &[&str] = &["clock", "config", "dns", "telemetry"];
 
