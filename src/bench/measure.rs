@@ -137,8 +137,9 @@ async fn until_arrived(
             _ = ticks.tick() => {}
         }
         let count = stage.sink.as_ref().map_or(*before, super::process::Sink::count);
-        let arrived = count.arrived - before.arrived;
-        progress.show(load.accepted(), arrived, count.waiting - before.waiting);
+        // It may be older than `before`.
+        let arrived = count.arrived.saturating_sub(before.arrived);
+        progress.show(load.accepted(), arrived, count.waiting.saturating_sub(before.waiting));
         if count != last || answers.is_none() {
             (last, changed) = (count, Uptime::now());
         }
@@ -172,7 +173,12 @@ fn memory(stage: &Stage) -> Option<(f64, f64)> {
 }
 
 impl Sample {
-    async fn take(stage: &Stage) -> Result<Self, BenchError> {
+    async fn take(stage: &mut Stage) -> Result<Self, BenchError> {
+        // Asked, and not as it was last told: that may be a tenth of a second old.
+        let count = match &mut stage.sink {
+            Some(sink) => sink.seen().await?.0,
+            None => Count::default(),
+        };
         let server = server(&stage.db).await.doing("ask the database")?;
         let backend = u32::try_from(server.backend_pid).ok().filter(|_| server.is_local);
         let postmaster = backend.and_then(|backend| cpu::parent(backend, "postgres"));
@@ -182,7 +188,7 @@ impl Sample {
             sink: stage.sink.as_ref().and_then(|sink| cpu::of(sink.pid)),
             generator: cpu::of(std::process::id()),
             server,
-            count: stage.sink.as_ref().map(super::process::Sink::count).unwrap_or_default(),
+            count,
         })
     }
 }

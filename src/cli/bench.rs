@@ -21,7 +21,7 @@ pub(super) async fn run(options: bench::Options) -> anyhow::Result<ExitCode> {
     let report = Box::pin(bench::run(&options, stop)).await?;
     if options.json {
         eprint!("{}", report.table());
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        println!("{}", serde_json::to_string(&report)?);
     } else {
         print!("{}", report.table());
     }

@@ -31,10 +31,10 @@ impl Tally {
         Told::Seen { count: self.count.get(), numbers: self.seen.borrow().to_text() }
     }
 
-    /// Whether a recipient is one that is refused: the same ones each time.
+    /// Whether a recipient is one that is refused: the same ones each time, and nobody of those that are told of at once.
     pub(super) fn refuses(&self, recipient: Recipient) -> bool {
         match (self.args.refuse, recipient) {
-            (Some(nth), Recipient::Numbered { number, .. }) => number % nth == nth - 1,
+            (Some(nth), Recipient::Numbered { number, .. }) => number >= self.args.announce && number % nth == nth - 1,
             _ => false,
         }
     }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     fn tally(recipients: u16) -> Tally {
-        Tally::new(Args { recipients, announce: 0, dns: false, refuse: Some(3), hang_up: Some(2) })
+        Tally::new(Args { recipients, announce: 1, dns: false, refuse: Some(3), hang_up: Some(2) })
     }
 
     #[test]
