@@ -40,6 +40,11 @@ impl Uptime {
     pub fn elapsed(self) -> Duration {
         Self::now().0.saturating_sub(self.0)
     }
+
+    /// How long the machine had run then: on Linux the same in all of its processes.
+    pub fn since_boot(self) -> Duration {
+        self.0
+    }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

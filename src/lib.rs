@@ -17,10 +17,11 @@
 //! - [`domain`] holds the types and rules that all of them share, free of I/O.
 //!
 //! [`app`] builds the parts and stops them; [`cli`] holds one file a command; [`dev`] is the embedded
-//! Postgres and the inbox that catches mail on a developer's machine.
+//! Postgres and the inbox that catches mail on a developer's machine; [`bench`] measures all of it from outside.
 
 pub mod accept;
 pub mod app;
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod config;

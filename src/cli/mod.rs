@@ -1,5 +1,6 @@
 //! The command line: one file a command. Errors are one line that says what to do.
 
+mod bench;
 mod dev;
 mod doctor;
 mod healthcheck;
@@ -45,6 +46,11 @@ enum Command {
     Inbox(inbox::Args),
     /// Ask a running `serve` on this machine whether it lives (for containers)
     Healthcheck,
+    /// Measure this installation: rates, latency, CPU, memory, WAL and disk for each mail, and what was lost or came twice
+    Bench(crate::bench::Options),
+    /// The server that `bench` sends to
+    #[command(hide = true)]
+    BenchSink(crate::bench::sink::Args),
 }
 
 /// Runs the command line of this process.
@@ -64,6 +70,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         println!("{}", crate::http::document().to_pretty_json()?);
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::BenchSink(args) = cli.command {
+        return bench::sink(args);
+    }
     let config = Config::from_environment(cli.config.as_deref())?;
     telemetry::start(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -76,7 +85,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Doctor => doctor::run(&config).await,
             Command::Inbox(args) => inbox::run(args).await,
             Command::Healthcheck => healthcheck::run(&config).await,
-            Command::Openapi => Ok(ExitCode::SUCCESS),
+            Command::Bench(options) => bench::run(options).await,
+            Command::Openapi | Command::BenchSink(_) => Ok(ExitCode::SUCCESS),
         }
     })
 }

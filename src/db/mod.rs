@@ -3,6 +3,7 @@
 //! Each function is one statement or one transaction, bounded by [`Db`]'s own time limit (sqlx has none for a stuck
 //! socket) and traced under its name. No transaction ever waits for SMTP or HTTP.
 
+pub mod bench;
 pub mod blobs;
 pub mod cluster;
 pub mod conditions;

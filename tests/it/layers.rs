@@ -19,9 +19,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("feedback", &["db", "mail", "domain"]),
     ("worker", &["db", "smtp", "webhook", "mail", "domain"]),
     ("dev", &["db", "smtp", "domain"]),
+    ("bench", &["dev", "db", "smtp", "domain"]),
     ("http", &["accept", "feedback", "db", "mail", "domain", "dev"]),
     ("app", &["http", "accept", "feedback", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
-    ("cli", &["app", "http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
+    ("cli", &["app", "bench", "http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
 ];
 const LEAVES: &[&str] = &["clock", "config", "dns", "telemetry"];
 

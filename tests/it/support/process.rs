@@ -68,7 +68,8 @@ pub async fn stop(mut child: Child) -> ExitStatus {
     tokio::time::timeout(LIMIT, child.wait()).await.expect("an end").expect("a status")
 }
 
-async fn signal(child: &Child, name: &str) {
+/// Sends it a signal.
+pub async fn signal(child: &Child, name: &str) {
     let pid = child.id().expect("a running process").to_string();
     assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().await.expect("kill").success());
 }

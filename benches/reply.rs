@@ -1,0 +1,65 @@
+//! What it costs to read what a server says: `cargo bench --bench reply`.
+//!
+//! The aim is well under a µs for a reply of one line: a mail has four of them.
+
+#![allow(dead_code, unused_imports, clippy::unwrap_used, missing_docs, reason = "the file is taken as it is")]
+
+use divan::counter::ItemsCount;
+use divan::{Bencher, black_box};
+/// As the file knows it in the product.
+use postrider::domain;
+
+/// The reader is nobody's business outside of `smtp`, so its file is taken as it is.
+#[path = "../src/smtp"]
+mod smtp {
+    #[cfg(test)]
+    pub mod mangled;
+    pub mod reply;
+
+    /// Reads every reply there is, and answers how many.
+    pub fn read_all(mut octets: &[u8]) -> usize {
+        let mut replies = 0;
+        while !octets.is_empty() {
+            let (used, reply) = reply::ReplyReader::default().feed(octets).unwrap();
+            divan::black_box(reply.unwrap().to_reply());
+            replies += 1;
+            octets = &octets[used..];
+        }
+        replies
+    }
+}
+
+fn main() {
+    divan::main();
+}
+
+fn read(bencher: Bencher, octets: &[u8]) {
+    let replies = smtp::read_all(octets);
+    bencher.counter(ItemsCount::new(replies)).bench_local(|| smtp::read_all(black_box(octets)));
+}
+
+/// What one mail of a pipelined session is answered.
+#[divan::bench]
+fn a_mail_is_taken(bencher: Bencher) {
+    read(bencher, b"250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n250 2.0.0 queued as 4Xy7Qk2\r\n");
+}
+
+#[divan::bench]
+fn ehlo(bencher: Bencher) {
+    read(
+        bencher,
+        b"250-mx.test greets you\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n250-STARTTLS\r\n\
+          250-ENHANCEDSTATUSCODES\r\n250 SMTPUTF8\r\n",
+    );
+}
+
+#[divan::bench]
+fn a_refusal_of_many_lines(bencher: Bencher) {
+    read(
+        bencher,
+        b"550-5.1.1 The email account that you tried to reach does not exist. Please try\r\n\
+          550-5.1.1 double-checking the recipient's email address for typos or\r\n\
+          550-5.1.1 unnecessary spaces. For more information, go to\r\n\
+          550 5.1.1  https://support.example/mail/?p=NoSuchUser a1b2c3 - gsmtp\r\n",
+    );
+}

@@ -1,0 +1,156 @@
+//! `--backlog`: mails that wait in the queue while others are measured. They are put there by the very transaction that
+//! commits requests (`db::intake`), in groups, so that every table holds what it would hold in production; only HTTP
+//! is spared, and their text is short.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::task::JoinSet;
+
+use super::error::Doing as _;
+use super::options::{Backlog, Options};
+use super::{BenchError, mail, progress};
+use crate::clock::{Clock as _, SystemClock};
+use crate::db::bench::{Holding, checkpoint};
+use crate::db::intake::{self, Intake};
+use crate::db::lanes::{self, LaneName};
+use crate::db::{Db, DbError, partitions, streams};
+use crate::domain::address::Mailbox;
+use crate::domain::id::{MessageId, RecipientId, TenantId};
+use crate::domain::limits::StreamChange;
+use crate::domain::message::{Content, NewMessage, NewRecipient, RecipientKind};
+use crate::domain::outcome::OnUncertain;
+
+/// The stream of a backlog that is paused.
+pub(super) const STREAM: &str = "bench-backlog";
+/// Mails in one transaction, and transactions at one time.
+const GROUP: u64 = 500;
+const WRITERS: usize = 3;
+/// Text of each mail.
+const SIZE: usize = 200;
+/// When what is scheduled is due.
+const LATER: TimeDelta = TimeDelta::days(30);
+
+/// What all of them have in common.
+struct Kind {
+    stream: &'static str,
+    lanes: Vec<i64>,
+    domains: u64,
+    from: Mailbox,
+    text: String,
+    scheduled: bool,
+}
+
+/// Puts there what is missing of it. Answers how many wait.
+pub(super) async fn fill(db: &Db, options: &Options, there: Holding) -> Result<u64, BenchError> {
+    let there = u64::try_from(there.backlog).unwrap_or(0);
+    let missing = options.backlog.saturating_sub(there);
+    if missing == 0 {
+        return Ok(there);
+    }
+    let doing = "put the backlog into the queue";
+    let kind = Arc::new(kind(db, options).await?);
+    let (next, done) = (Arc::new(AtomicU64::new(there)), Arc::<AtomicU64>::default());
+    let mut writers = JoinSet::new();
+    for _ in 0..WRITERS {
+        writers.spawn(write(db.clone(), kind.clone(), next.clone(), options.backlog, done.clone()));
+    }
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            ended = writers.join_next() => match ended {
+                Some(ended) => ended.doing(doing)??,
+                None => break,
+            },
+            _ = ticks.tick() => progress::step(&format!("backlog: {} of {missing}", done.load(Ordering::Relaxed))),
+        }
+    }
+    // What was written for it is not to be paid for by what is measured.
+    checkpoint(db).await.doing(doing)?;
+    Ok(options.backlog)
+}
+
+/// Makes its stream and its lanes.
+async fn kind(db: &Db, options: &Options) -> Result<Kind, BenchError> {
+    let doing = "make the backlog's stream";
+    let (now, tenant) = (SystemClock.now(), TenantId::DEFAULT);
+    partitions::ensure(db, now).await.doing(doing)?;
+    let stream = match options.backlog_kind {
+        Backlog::Paused => STREAM,
+        Backlog::Scheduled => "transactional",
+        Backlog::Due => "bulk",
+    };
+    if options.backlog_kind == Backlog::Paused {
+        streams::create(db, tenant, STREAM, StreamChange::default(), now).await.doing(doing)?;
+        streams::pause(db, tenant, STREAM, Some("the bench measures beside it"), now).await.doing(doing)?;
+    }
+    let (route, domains) = if options.direct { ("mx", options.domains) } else { ("relay", 1) };
+    let mut found = Vec::new();
+    for number in 0..domains {
+        let domain = if options.direct { domain(number.into()) } else { "*".to_owned() };
+        let name = LaneName { tenant, stream: stream.to_owned(), route: route.to_owned(), domain };
+        found.push(lanes::ensure(db, &name).await.doing(doing)?);
+    }
+    let from = format!("bench@{}", mail::SENDER_DOMAIN).parse::<Mailbox>().doing(doing)?;
+    let scheduled = options.backlog_kind == Backlog::Scheduled;
+    Ok(Kind { stream, lanes: found, domains: options.domains.into(), from, text: mail::text(SIZE), scheduled })
+}
+
+fn domain(number: u64) -> String {
+    format!("d{number:05}.{}", mail::RECIPIENTS)
+}
+
+/// Writes groups until all are taken.
+async fn write(
+    db: Db,
+    kind: Arc<Kind>,
+    next: Arc<AtomicU64>,
+    end: u64,
+    done: Arc<AtomicU64>,
+) -> Result<(), BenchError> {
+    loop {
+        let first = next.fetch_add(GROUP, Ordering::Relaxed);
+        if first >= end {
+            return Ok(());
+        }
+        let now = SystemClock.now();
+        let group: Result<Vec<Intake>, BenchError> =
+            (first..end.min(first + GROUP)).map(|number| kind.intake(number, now)).collect();
+        let group = group?;
+        let written: Result<_, DbError> = intake::commit(&db, &group, now).await;
+        written.doing("put the backlog into the queue")?;
+        done.fetch_add(group.len() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Kind {
+    fn intake(&self, number: u64, now: DateTime<Utc>) -> Result<Intake, BenchError> {
+        let address = format!("{}@{}", mail::waiting(number), domain(number % self.domains));
+        let recipient = NewRecipient {
+            id: RecipientId::new(now),
+            kind: RecipientKind::To,
+            mailbox: address.parse::<Mailbox>().doing("write an address")?,
+        };
+        let message = NewMessage {
+            id: MessageId::new(now),
+            created_at: now,
+            from: self.from.clone(),
+            recipients: vec![recipient],
+            reply_to: Vec::new(),
+            subject: "Waiting".into(),
+            content: Content { text: Some(self.text.clone()), ..Content::default() },
+            attachments: Vec::new(),
+            tags: Vec::new(),
+            metadata: serde_json::Map::new(),
+            stream: self.stream.to_owned(),
+            scheduled_at: self.scheduled.then(|| now + LATER),
+            expires_at: None,
+            on_uncertain: OnUncertain::default(),
+        };
+        let place = usize::try_from(number % self.lanes.len() as u64).ok();
+        let lane = place.and_then(|place| self.lanes.get(place));
+        Ok(Intake { tenant: TenantId::DEFAULT, message, lanes: lane.copied().into_iter().collect(), idempotency: None })
+    }
+}

@@ -1,0 +1,211 @@
+//! The load: so many connections, each sending the next mail as soon as its last one is answered. In a thread of its own
+//! with a runtime of one thread, which is cheaper than sharing.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::BenchError;
+use super::error::Doing as _;
+use super::histogram::Histogram;
+use super::http::Connection;
+use super::mail::Request;
+use super::options::Options;
+use super::seen::Seen;
+use crate::clock::Uptime;
+
+/// A connection that breaks so often in a row gives up.
+const BREAKS: u32 = 20;
+/// Between a break and the next connection.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What came of the load.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// The numbers that were answered 202.
+    pub accepted: Seen,
+    /// How many those are.
+    pub count: u64,
+    /// From the first octet sent to the whole answer, of what was accepted.
+    pub latency: Histogram,
+    /// When the first request was sent.
+    pub begun: Duration,
+    /// When the last 202 was there.
+    pub last: Duration,
+    /// Answers other than 202.
+    pub refused: u64,
+    /// Requests without an answer: whether they were accepted is not known.
+    pub unanswered: u64,
+    /// The first answer other than 202, or why there was none.
+    pub complaint: Option<String>,
+}
+
+/// A load that runs.
+#[derive(Debug)]
+pub(super) struct Load {
+    accepted: Arc<AtomicU64>,
+    stop: CancellationToken,
+    done: oneshot::Receiver<Answers>,
+}
+
+struct Shared {
+    next: AtomicU64,
+    end: u64,
+    first: u64,
+    begun: Uptime,
+    duration: Option<Duration>,
+    rate: Option<f64>,
+    accepted: Arc<AtomicU64>,
+    stop: CancellationToken,
+    answers: Mutex<Answers>,
+}
+
+impl Load {
+    /// Starts it: mails from the number `first` on, to these APIs.
+    pub(super) fn start(options: &Options, first: u64, apis: &[SocketAddr], key: &str) -> Result<Self, BenchError> {
+        let (tell, done) = oneshot::channel();
+        let (accepted, stop) = (Arc::<AtomicU64>::default(), CancellationToken::new());
+        let shared = Arc::new(Shared {
+            next: AtomicU64::new(first),
+            end: first + options.most(),
+            first,
+            begun: Uptime::now(),
+            duration: options.duration,
+            rate: options.rate.map(f64::from),
+            accepted: accepted.clone(),
+            stop: stop.clone(),
+            answers: Mutex::default(),
+        });
+        let senders: Vec<(SocketAddr, Request)> = apis
+            .iter()
+            .cycle()
+            .take(options.connections.into())
+            .map(|api| (*api, Request::new(options, &api.to_string(), key)))
+            .collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.doing("make a runtime")?;
+        let thread = std::thread::Builder::new().name("bench-load".into()).spawn(move || {
+            let _ = tell.send(runtime.block_on(run(shared, senders)));
+        });
+        thread.doing("start a thread")?;
+        Ok(Self { accepted, stop, done })
+    }
+
+    /// How many were answered 202 so far.
+    pub(super) fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Waits for its end.
+    pub(super) async fn end(&mut self) -> Result<Answers, BenchError> {
+        (&mut self.done).await.doing("generate the load")
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn run(shared: Arc<Shared>, senders: Vec<(SocketAddr, Request)>) -> Answers {
+    shared.record(|answers| answers.begun = shared.begun.since_boot());
+    let mut tasks = JoinSet::new();
+    for (api, request) in senders {
+        let shared = shared.clone();
+        tasks.spawn(async move {
+            let stop = shared.stop.clone();
+            stop.run_until_cancelled(send(&shared, api, request)).await
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+    shared.record(std::mem::take)
+}
+
+/// One connection's part.
+async fn send(shared: &Shared, api: SocketAddr, mut request: Request) {
+    let (mut connection, mut breaks) = (None, 0);
+    while let Some(number) = shared.next().await {
+        let done = async {
+            let open = match connection.take() {
+                Some(open) => open,
+                None => Connection::open(api).await?,
+            };
+            let open = connection.insert(open);
+            let begun = Uptime::now();
+            let status = open.exchange(request.of(number)).await?;
+            std::io::Result::Ok((status, begun.elapsed()))
+        };
+        match done.await {
+            Ok((202, time)) => {
+                breaks = 0;
+                shared.accept(number, time);
+            }
+            Ok((status, _)) => {
+                let said = connection.as_ref().map(|open| String::from_utf8_lossy(open.body()).into_owned());
+                shared.refused(status, &said.unwrap_or_default());
+            }
+            Err(error) => {
+                connection = None;
+                breaks += 1;
+                shared.unanswered(&error);
+                if breaks >= BREAKS {
+                    return;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn record<T>(&self, with: impl FnOnce(&mut Answers) -> T) -> T {
+        with(&mut self.answers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The next mail's number, once it may be sent.
+    async fn next(&self) -> Option<u64> {
+        if self.duration.is_some_and(|duration| self.begun.elapsed() >= duration) {
+            return None;
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        if number >= self.end {
+            return None;
+        }
+        if let Some(rate) = self.rate {
+            #[allow(clippy::cast_precision_loss, reason = "at most fifty million")]
+            let due = Duration::from_secs_f64((number - self.first) as f64 / rate);
+            tokio::time::sleep(due.saturating_sub(self.begun.elapsed())).await;
+        }
+        Some(number)
+    }
+
+    fn accept(&self, number: u64, time: Duration) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.record(|answers| {
+            answers.accepted.add(number);
+            answers.count += 1;
+            answers.latency.add(time);
+            answers.last = Uptime::now().since_boot();
+        });
+    }
+
+    fn refused(&self, status: u16, said: &str) {
+        self.record(|answers| {
+            answers.refused += 1;
+            answers.complaint.get_or_insert_with(|| format!("the API answered {status}: {said}"));
+        });
+    }
+
+    fn unanswered(&self, error: &std::io::Error) {
+        self.record(|answers| {
+            answers.unanswered += 1;
+            answers.complaint.get_or_insert_with(|| format!("a request got no answer: {error}"));
+        });
+    }
+}

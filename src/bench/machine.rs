@@ -1,0 +1,91 @@
+//! On what was measured: figures without it say nothing.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::db::bench::Server;
+
+/// The machine, as far as it tells.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Machine {
+    /// The processor's name.
+    pub cpu: Option<String>,
+    /// Processors that this process may use.
+    pub cores: usize,
+    /// All memory, in MiB.
+    pub memory_mib: Option<u64>,
+    /// The kernel's release.
+    pub kernel: Option<String>,
+    /// What the machine did in the minute before: processes that ran or waited for a processor or a disk.
+    pub load_before: Option<f64>,
+    /// Of the directory with the database, if that is the bench's own.
+    pub file_system: Option<String>,
+    /// The server's version.
+    pub postgres: String,
+    /// The server's settings that count.
+    pub postgres_settings: Vec<String>,
+}
+
+impl Machine {
+    /// Asks this machine. `database` is where the bench's own Postgres lives.
+    pub(super) fn of(server: &Server, database: Option<&Path>) -> Self {
+        let read = |path: &str| fs::read_to_string(path).ok();
+        let field = |path: &str, name: &str| {
+            read(path)?.lines().find_map(|line| {
+                let (key, value) = line.split_once(':')?;
+                (key.trim() == name).then(|| value.trim().to_owned())
+            })
+        };
+        let memory = field("/proc/meminfo", "MemTotal").and_then(|text| text.strip_suffix(" kB")?.parse::<u64>().ok());
+        Self {
+            cpu: field("/proc/cpuinfo", "model name"),
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            memory_mib: memory.map(|kibibytes| kibibytes >> 10),
+            kernel: read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
+            load_before: read("/proc/loadavg").and_then(|text| text.split(' ').next()?.parse().ok()),
+            file_system: database.and_then(|path| file_system(&read("/proc/mounts")?, path)),
+            postgres: server.version.split(" on ").next().unwrap_or_default().to_owned(),
+            postgres_settings: server.settings.clone(),
+        }
+    }
+
+    /// What a reader of the figures must know.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if cfg!(debug_assertions) {
+            warnings.push("this is a debug build: the figures are of no use; build with --release".to_owned());
+        }
+        if let Some("tmpfs" | "ramfs") = self.file_system.as_deref() {
+            warnings
+                .push("the database is in memory, where a commit costs nothing: choose a disk with --dir".to_owned());
+        }
+        let off = |setting: &&String| setting.ends_with(" = off");
+        warnings
+            .extend(self.postgres_settings.iter().filter(off).map(|setting| format!("Postgres runs with {setting}")));
+        warnings
+    }
+}
+
+/// The type of the file system with the longest mount point above the path.
+fn file_system(mounts: &str, path: &Path) -> Option<String> {
+    let mount = |line: &str| {
+        let mut words = line.split(' ').skip(1);
+        Some((words.next()?.to_owned(), words.next()?.to_owned()))
+    };
+    let above = mounts.lines().filter_map(mount).filter(|(point, _)| path.starts_with(point));
+    above.max_by_key(|(point, _)| point.len()).map(|(_, kind)| kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_on_the_nearest_mount() {
+        let mounts = "/dev/a / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/b /tm xfs rw 0 0\n";
+        let of = |path: &str| file_system(mounts, Path::new(path)).unwrap();
+        assert_eq!((of("/tmp/x"), of("/var"), of("/tm/x")), ("tmpfs".into(), "ext4".into(), "xfs".into()));
+    }
+}

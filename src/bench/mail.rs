@@ -1,0 +1,248 @@
+//! What is sent: one request, built once, in which each mail's numbers are written over those of the last. And how the
+//! sink reads the numbers back.
+//!
+//! A mail's number stands in the header `X-Bench-Id` and in the address of each of its recipients,
+//! `nNUMBER.PLACE@dDOMAIN.bench.test`, so that the sink sees whether the right text came to the right recipient.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use memchr::memmem;
+
+use super::options::Options;
+
+/// The sender's domain.
+pub(super) const SENDER_DOMAIN: &str = "sender.bench.test";
+/// What the recipients' domains end in.
+pub(super) const RECIPIENTS: &str = "bench.test";
+/// The header with the mail's number.
+pub(super) const HEADER: &str = "X-Bench-Id";
+
+/// Digits of a mail's number.
+const DIGITS: usize = 10;
+/// Stand in the request for what is different in each mail, and are as long.
+const NUMBER: &str = "@@NUMBER@@";
+const DOMAIN: &str = "@@DOM@";
+const FILE: &str = "@@FILE_START@@@@";
+/// A request's part behind its last number is shared if it is larger than this: else one write is cheaper.
+const SHARED_FROM: usize = 16 << 10;
+
+/// A request with its mail.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    /// With everything that differs.
+    own: Vec<u8>,
+    /// What follows, the same in all of them.
+    shared: Arc<[u8]>,
+    numbers: Vec<usize>,
+    domains: Vec<usize>,
+    file: Option<usize>,
+    domain_count: u64,
+}
+
+impl Request {
+    /// Builds it, for an API at `host` and with this key.
+    pub(super) fn new(options: &Options, host: &str, key: &str) -> Self {
+        let body = body(options);
+        let head = format!(
+            "POST /v1/messages HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut own = [head, body].concat().into_bytes();
+        let all = |mark: &str| memmem::find_iter(&own, mark).collect::<Vec<_>>();
+        let (numbers, domains) = (all(NUMBER), all(DOMAIN));
+        let file = memmem::find(&own, FILE.as_bytes());
+        let last = numbers.iter().copied().chain(file.map(|at| at + FILE.len())).max().unwrap_or(0) + DIGITS;
+        let mut shared: Arc<[u8]> = Arc::default();
+        if own.len() > last + SHARED_FROM {
+            shared = own.split_off(last).into();
+        }
+        let mut request = Self { own, shared, numbers, domains, file, domain_count: options.domains.into() };
+        request.of(0);
+        // From now on its file stays as it is.
+        request.file = file.filter(|_| !options.same_attachment);
+        request
+    }
+
+    /// Makes it the request of this mail: two parts, to be written one after the other.
+    pub(super) fn of(&mut self, number: u64) -> (&[u8], &[u8]) {
+        let digits = format!("{number:010}");
+        let domain = format!("d{:05}", number % self.domain_count);
+        for at in &self.numbers {
+            self.own[*at..*at + DIGITS].copy_from_slice(digits.as_bytes());
+        }
+        for at in &self.domains {
+            self.own[*at..*at + DOMAIN.len()].copy_from_slice(domain.as_bytes());
+        }
+        if let Some(at) = self.file {
+            let start = STANDARD.encode(format!("{number:012}"));
+            self.own[at..at + FILE.len()].copy_from_slice(start.as_bytes());
+        }
+        (&self.own, &self.shared)
+    }
+}
+
+/// The JSON, with the attachment last.
+fn body(options: &Options) -> String {
+    let to: Vec<String> =
+        (0..options.recipients).map(|place| format!("\"n{NUMBER}.{place:03}@{DOMAIN}.{RECIPIENTS}\"")).collect();
+    let mut body = format!(
+        "{{\"from\":\"Bench <bench@{SENDER_DOMAIN}>\",\"to\":[{}],\"subject\":\"Bench {NUMBER}\",\
+         \"headers\":{{\"{HEADER}\":\"{NUMBER}\"}},\"text\":\"{}\"",
+        to.join(","),
+        text(options.size as usize).replace('\n', "\\n")
+    );
+    if options.attachment > 0 {
+        let start = FILE.len() / 4 * 3;
+        let rest = noise((options.attachment as usize).saturating_sub(start));
+        body.push_str(",\"attachments\":[{\"filename\":\"bench.bin\",\"content\":\"");
+        body.push_str(FILE);
+        body.push_str(&STANDARD.encode(rest));
+        body.push_str("\"}]");
+    }
+    body.push('}');
+    body
+}
+
+/// So many octets of lines of words, which compress about as mail does.
+pub(super) fn text(size: usize) -> String {
+    const WORDS: [&str; 32] = [
+        "invoice", "order", "the", "your", "of", "to", "and", "we", "shipped", "payment", "account", "please", "visit",
+        "thank", "you", "for", "is", "in", "a", "will", "arrive", "on", "Monday", "confirm", "address", "team", "with",
+        "regards", "number", "support", "question", "any",
+    ];
+    let (mut text, mut column, mut random) = (String::with_capacity(size + 16), 0, Random(size as u64));
+    while text.len() < size {
+        let word = WORDS[usize::from(random.next() % 32)];
+        column += word.len() + 1;
+        text.push_str(word);
+        text.push(if column > 64 { '\n' } else { ' ' });
+        column = if column > 64 { 0 } else { column };
+    }
+    text.truncate(size);
+    text
+}
+
+/// So many octets that do not compress.
+fn noise(size: usize) -> Vec<u8> {
+    let mut random = Random(size as u64);
+    (0..size).map(|_| random.next()).collect()
+}
+
+/// The same numbers each time, so that runs are alike.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u8 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0.to_be_bytes()[0]
+    }
+}
+
+/// Whom a recipient's address names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recipient {
+    /// The one at this place in the mail with this number.
+    Numbered { number: u64, place: u16 },
+    /// One of the backlog.
+    Waiting(u64),
+    /// Nobody that the bench writes to.
+    Stranger,
+}
+
+/// Reads an address, or what there is of it.
+pub(super) fn recipient(address: &[u8]) -> Recipient {
+    let read = || {
+        let (kind, rest) = address.split_first()?;
+        let digits = rest.get(..DIGITS)?;
+        match kind {
+            b'n' if rest.get(DIGITS) == Some(&b'.') => {
+                let place = u16::try_from(digits_of(rest.get(DIGITS + 1..DIGITS + 4)?)?).ok()?;
+                Some(Recipient::Numbered { number: digits_of(digits)?, place })
+            }
+            b'w' => Some(Recipient::Waiting(digits_of(digits)?)),
+            _ => None,
+        }
+    };
+    read().unwrap_or(Recipient::Stranger)
+}
+
+/// The local part of one of the backlog.
+pub(super) fn waiting(number: u64) -> String {
+    format!("w{number:010}")
+}
+
+/// The number in a mail's header, given its first lines.
+pub(super) fn number(head: &[u8]) -> Option<u64> {
+    let at = memmem::find(head, HEADER.as_bytes())? + HEADER.len() + 2;
+    digits_of(head.get(at..at + DIGITS)?)
+}
+
+fn digits_of(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0_u64, |number, digit| digit.is_ascii_digit().then(|| number * 10 + u64::from(digit - b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn request(line: &str) -> Request {
+        let words = std::iter::once("bench").chain(line.split_whitespace());
+        Request::new(&Line::try_parse_from(words).unwrap().options, "127.0.0.1:1", "pr_key")
+    }
+
+    /// The JSON of a request.
+    fn sent(request: &mut Request, number: u64) -> Value {
+        let (own, shared) = request.of(number);
+        let whole = [own, shared].concat();
+        let end = memmem::find(&whole, b"\r\n\r\n").unwrap() + 4;
+        let length = format!("Content-Length: {}\r\n", whole.len() - end);
+        assert!(memmem::find(&whole[..end], length.as_bytes()).is_some(), "{length}");
+        serde_json::from_slice(&whole[end..]).unwrap()
+    }
+
+    fn file(mail: &Value) -> Vec<u8> {
+        STANDARD.decode(mail["attachments"][0]["content"].as_str().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn each_request_is_a_mail_with_its_own_number() {
+        let mut request = request("--size 3000 --recipients 2 --domains 7 --attachment 50000");
+        assert!(request.shared.len() > SHARED_FROM);
+        let (first, second) = (sent(&mut request, 8), sent(&mut request, 4_000_000_001));
+        assert_eq!(first["to"][1], "n0000000008.001@d00001.bench.test");
+        assert_eq!(
+            (&second["headers"][HEADER], &second["subject"]),
+            (&"4000000001".into(), &"Bench 4000000001".into())
+        );
+        assert_eq!((second["text"].as_str().unwrap().len(), file(&second).len()), (3_000, 50_000));
+        assert_ne!(file(&first), file(&second));
+        let mut same = super::tests::request("--attachment 1000 --same-attachment");
+        assert_eq!(file(&sent(&mut same, 1)), file(&sent(&mut same, 2)));
+    }
+
+    #[test]
+    fn the_sink_reads_what_was_written() {
+        let mut request = request("--recipients 3");
+        let mail = sent(&mut request, 42);
+        let address = mail["to"][2].as_str().unwrap();
+        assert_eq!(recipient(address.as_bytes()), Recipient::Numbered { number: 42, place: 2 });
+        assert_eq!(recipient(waiting(7).as_bytes()), Recipient::Waiting(7));
+        for address in ["", "n", "n00000000x2.000@", "n0000000042", "ann@example.test", "w12"] {
+            assert_eq!(recipient(address.as_bytes()), Recipient::Stranger, "{address}");
+        }
+        assert_eq!(number(b"Subject: x\r\nX-Bench-Id: 0000000042\r\n"), Some(42));
+        assert_eq!(number(b"X-Bench-Id: 42"), None);
+    }
+}

@@ -1,0 +1,143 @@
+//! The service as an operator runs it: `serve` of this very program, with a configuration of its own.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+use super::guard::Guard;
+use super::program;
+use crate::bench::BenchError;
+use crate::bench::error::Doing as _;
+
+/// How long a start may take.
+const START: Duration = Duration::from_secs(30);
+/// How long a stop may take.
+const STOP: Duration = Duration::from_secs(20);
+/// Warnings that are shown of one process.
+const SHOWN: usize = 10;
+/// What the operator's environment may say: sizes, limits and times. Nothing of where mail goes or what is stored where.
+const PASSED_ON: [&str; 5] = [
+    "POSTRIDER_ACCEPT__",
+    "POSTRIDER_DELIVERY__",
+    "POSTRIDER_TIMEOUTS__",
+    "POSTRIDER_DATABASE__MAX_CONNECTIONS",
+    "POSTRIDER_DATABASE__TIMEOUT",
+];
+
+/// One process of the service.
+#[derive(Debug)]
+pub(in crate::bench) struct Service {
+    child: Child,
+    guard: Guard,
+    /// Where its API listens.
+    pub api: SocketAddr,
+    /// Its number.
+    pub pid: u32,
+}
+
+/// This program with these settings and the operator's that are harmless. It runs in `dir`, where no `postrider.toml` is.
+fn command(arguments: &[&str], dir: &Path, settings: &[(&str, String)]) -> Result<Command, BenchError> {
+    let mut command = Command::new(program()?);
+    command.args(arguments).current_dir(dir).stdin(Stdio::null()).kill_on_drop(true).process_group(0);
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        let is_ours = name.starts_with("POSTRIDER_") || name.starts_with("DATABASE_URL");
+        if is_ours && !PASSED_ON.iter().any(|start| name.starts_with(start)) {
+            command.env_remove(&*name);
+        }
+    }
+    command.envs(settings.iter().map(|(name, value)| (*name, value)));
+    Ok(command)
+}
+
+/// Runs another command of this program, and answers what it printed.
+pub(in crate::bench) async fn run_to_end(
+    arguments: &[&str],
+    dir: &Path,
+    settings: &[(&str, String)],
+) -> Result<String, BenchError> {
+    let doing = format!("run `postrider {}`", arguments.join(" "));
+    let mut command = command(arguments, dir, settings)?;
+    let Output { status, stdout, stderr } = command.output().await.doing(&doing)?;
+    if !status.success() {
+        let said = String::from_utf8_lossy(&stderr).trim().to_owned();
+        return Err(said).doing(doing);
+    }
+    Ok(String::from_utf8_lossy(&stdout).trim().to_owned())
+}
+
+impl Service {
+    /// Starts it and waits until it runs.
+    pub(in crate::bench) async fn start(
+        arguments: &[&str],
+        dir: &Path,
+        settings: &[(&str, String)],
+    ) -> Result<Self, BenchError> {
+        let doing = "start the service";
+        let mut command = command(arguments, dir, settings)?;
+        command.env("POSTRIDER_LOG__FORMAT", "json").env("POSTRIDER_LOG__FILTER", "warn,postrider::cli::serve=info");
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().doing(doing)?;
+        let pid = child.id().unwrap_or_default();
+        let guard = Guard::over(pid).doing(doing)?;
+        let stderr = child.stderr.take().ok_or("it has no output").doing(doing)?;
+        let mut lines = BufReader::new(stderr).lines();
+        let ready = tokio::time::timeout(START, ready(&mut lines)).await;
+        let api = match ready.map_err(|_| format!("it was not ready within {} s", START.as_secs())) {
+            Ok(Ok(api)) => api,
+            Ok(Err(why)) | Err(why) => {
+                let _ = child.kill().await;
+                guard.dismiss().await;
+                return Err(why).doing(doing);
+            }
+        };
+        tokio::spawn(show(lines));
+        Ok(Self { child, guard, api, pid })
+    }
+
+    /// Stops it in order.
+    pub(in crate::bench) async fn stop(mut self) {
+        if let Some(pid) = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw) {
+            // One that has ended by itself is no failure.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        if tokio::time::timeout(STOP, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+        self.guard.dismiss().await;
+    }
+}
+
+/// Where it listens, once it says that it runs; else what it said before it ended.
+async fn ready(lines: &mut Lines<BufReader<ChildStderr>>) -> Result<SocketAddr, String> {
+    let mut said = String::from("it ended without a word");
+    while let Ok(Some(line)) = lines.next_line().await {
+        let event: Value = serde_json::from_str(&line).unwrap_or_default();
+        let fields = &event["fields"];
+        if fields["message"] == "postrider is running" {
+            let address = fields["address"].as_str().and_then(|address| address.parse().ok());
+            return address.ok_or_else(|| "it does not say where it listens".to_owned());
+        }
+        said = line;
+    }
+    Err(said)
+}
+
+/// Passes on what it warns of: figures beside it may not be what they seem.
+async fn show(mut lines: Lines<BufReader<ChildStderr>>) {
+    let mut shown = 0;
+    while let Ok(Some(line)) = lines.next_line().await {
+        let event: Value = serde_json::from_str(&line).unwrap_or_default();
+        if event["level"] == "INFO" {
+            continue;
+        }
+        shown += 1;
+        if shown <= SHOWN {
+            eprintln!("  the service says: {}", event["fields"]["message"].as_str().map_or(&*line, |said| said));
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What is shown on standard error while it runs: a line for each step, then one a second.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::clock::Uptime;
+
+/// Tells what is being done.
+pub(super) fn step(what: &str) {
+    eprintln!("  {what}");
+}
+
+/// One second of a run.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Second {
+    /// Since the first request, in seconds.
+    pub at: f64,
+    /// Answered 202 so far.
+    pub accepted: u64,
+    /// Recipients that have got it so far.
+    pub arrived: u64,
+    /// Of the backlog.
+    pub waiting: u64,
+}
+
+/// How far the run is.
+#[derive(Debug)]
+pub(super) struct Progress {
+    begun: Uptime,
+    seconds: Vec<Second>,
+}
+
+impl Progress {
+    pub(super) fn start() -> Self {
+        let zero = Second { at: 0.0, accepted: 0, arrived: 0, waiting: 0 };
+        Self { begun: Uptime::now(), seconds: vec![zero] }
+    }
+
+    /// Shows a line if a second has gone by.
+    pub(super) fn show(&mut self, accepted: u64, arrived: u64, waiting: u64) {
+        let at = self.begun.elapsed().as_secs_f64();
+        let last = self.seconds.last().copied().filter(|last| at - last.at >= 1.0);
+        let Some(last) = last else { return };
+        let rate = |now: u64, before: u64| grouped(per_second(now.saturating_sub(before), at - last.at));
+        let mut line = format!(
+            "  {at:>5.0} s   accepted {:>11} ({:>7}/s)   arrived {:>11} ({:>7}/s)",
+            grouped(accepted),
+            rate(accepted, last.accepted),
+            grouped(arrived),
+            rate(arrived, last.arrived)
+        );
+        if waiting > 0 {
+            let rate = rate(waiting, last.waiting);
+            let _ = write!(line, "   of the backlog {} ({rate}/s)", grouped(waiting));
+        }
+        eprintln!("{line}");
+        self.seconds.push(Second { at, accepted, arrived, waiting });
+    }
+
+    /// Every second there was.
+    pub(super) fn seconds(self) -> Vec<Second> {
+        self.seconds
+    }
+}
+
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for a reader")]
+fn per_second(count: u64, seconds: f64) -> u64 {
+    (count as f64 / seconds.max(Duration::from_millis(1).as_secs_f64())).round() as u64
+}
+
+/// `1234567` as `1,234,567`.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(per_second(10, 0.0), 10_000);
+    }
+}

@@ -1,0 +1,227 @@
+//! The figures: reckoned from what was measured, as JSON and as a table. What was not measured is `null`, and `-` in the
+//! table; a mail is a message, for however many recipients.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::machine::Machine;
+use super::measure::{Measured, Sample};
+use super::options::Options;
+use super::progress::{Second, grouped};
+
+/// What came out.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Mails answered 202 a second, from the first request to the last answer.
+    accept_per_s: f64,
+    /// From a request's first octet to its answer's last, in ms: half of them took at most this.
+    accept_p50_ms: Option<f64>,
+    /// 99 of 100 took at most this.
+    accept_p99_ms: Option<f64>,
+    /// The longest.
+    accept_max_ms: Option<f64>,
+    /// Mails a second from the first request to the last mail at the sink; with a relay of somebody else's, until all was on
+    /// record.
+    end_to_end_per_s: Option<f64>,
+    /// CPU of service and Postgres for each mail, in µs; mails of the backlog that were sent meanwhile count too.
+    cpu_us_per_mail: Option<f64>,
+    cpu_us_service: Option<f64>,
+    cpu_us_postgres: Option<f64>,
+    cpu_us_sink: Option<f64>,
+    cpu_us_generator: Option<f64>,
+    wal_bytes_per_mail: f64,
+    disk_bytes_per_mail: f64,
+    /// Of the largest process of the service, the most there was.
+    service_rss_mib: Option<f64>,
+    /// Before the load.
+    service_rss_idle_mib: Option<f64>,
+    /// From the 202 to the first octet at the sink, one mail at a time: half of them took at most this.
+    idle_first_byte_p50_ms: Option<f64>,
+    idle_first_byte_max_ms: Option<f64>,
+    /// Mails answered 202.
+    accepted: u64,
+    /// Recipients that have got their mail.
+    arrived: Option<u64>,
+    /// Recipients of accepted mails that have not.
+    lost: Option<u64>,
+    /// Mails that came again, by recipients.
+    duplicates: Option<u64>,
+    /// Mails that came to somebody whose they are not.
+    misdelivered: Option<u64>,
+    /// Whether every outcome was on record in the end.
+    settled: bool,
+    /// Answers other than 202.
+    refused: u64,
+    /// Requests without an answer.
+    unanswered: u64,
+    /// The first of either.
+    complaint: Option<String>,
+    /// Mails that waited in the queue, and how many of them were sent meanwhile.
+    backlog: u64,
+    backlog_sent: u64,
+    /// From the first request until all was on record, in seconds.
+    seconds: f64,
+    each_second: Vec<Second>,
+    options: Options,
+    version: &'static str,
+    debug_build: bool,
+    machine: Machine,
+}
+
+impl Report {
+    /// Reckons.
+    pub(super) fn of(options: &Options, measured: Measured) -> Self {
+        let Measured { answers, before, after, .. } = &measured;
+        let (accepted, recipients) = (answers.count, u64::from(options.recipients));
+        let arrived = after.count.arrived - before.count.arrived;
+        let backlog_sent = after.count.waiting - before.count.waiting;
+        let all = accepted + backlog_sent;
+        let end = if measured.seen.is_some() { after.count.last } else { measured.ended };
+        let mails = if measured.seen.is_some() { figure(arrived) / figure(recipients) } else { figure(accepted) };
+        let used = |of: fn(&Sample) -> Option<Duration>| used(of(before)?, of(after)?, all);
+        let (service, postgres) = (used(|sample| sample.service), used(|sample| sample.postgres));
+        let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
+        Self {
+            accept_per_s: figure(accepted) / seconds(answers.begun, answers.last),
+            accept_p50_ms: answers.latency.at(500),
+            accept_p99_ms: answers.latency.at(990),
+            accept_max_ms: answers.latency.at(1_000),
+            end_to_end_per_s: (!options.accept_only).then(|| mails / seconds(answers.begun, end)),
+            cpu_us_per_mail: service.zip(postgres).map(|(service, postgres)| service + postgres),
+            cpu_us_service: service,
+            cpu_us_postgres: postgres,
+            cpu_us_sink: used(|sample| sample.sink),
+            cpu_us_generator: used(|sample| sample.generator),
+            wal_bytes_per_mail: growth(before.server.wal, after.server.wal) / figure(all),
+            disk_bytes_per_mail: growth(before.server.size, after.server.size) / figure(all),
+            service_rss_mib: measured.memory.1,
+            service_rss_idle_mib: measured.memory.0,
+            idle_first_byte_p50_ms: measured.idle.get(measured.idle.len() / 2).copied().map(ms),
+            idle_first_byte_max_ms: measured.idle.last().copied().map(ms),
+            accepted,
+            arrived: measured.seen.is_some().then_some(arrived),
+            lost: measured.lost(recipients),
+            duplicates: measured.seen.is_some().then(|| after.count.duplicates - before.count.duplicates),
+            misdelivered: measured.seen.is_some().then(|| after.count.strangers - before.count.strangers),
+            settled: measured.settled,
+            refused: answers.refused,
+            unanswered: answers.unanswered,
+            complaint: answers.complaint.clone(),
+            backlog: measured.backlog,
+            backlog_sent,
+            seconds: seconds(answers.begun, measured.ended),
+            each_second: measured.seconds,
+            options: options.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            debug_build: cfg!(debug_assertions),
+            machine: measured.machine,
+        }
+    }
+
+    /// Whether everything that was accepted has come once, and is on record.
+    pub fn is_whole(&self) -> bool {
+        self.settled && [self.lost, self.duplicates, self.misdelivered].iter().all(|count| count.unwrap_or(0) == 0)
+    }
+
+    /// For a reader.
+    pub fn table(&self) -> String {
+        let count = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), grouped);
+        let mut rows = vec![
+            ("accepted", format!("{} in {:.1} s", grouped(self.accepted), self.seconds)),
+            ("accept rate", format!("{}/s", whole(Some(self.accept_per_s)))),
+            ("accept p50 / p99 / max", {
+                let [p50, p99, max] = [self.accept_p50_ms, self.accept_p99_ms, self.accept_max_ms].map(tenths);
+                format!("{p50} / {p99} / {max} ms")
+            }),
+            ("end to end", format!("{}/s", whole(self.end_to_end_per_s))),
+            ("CPU a mail", {
+                let [service, postgres] = [self.cpu_us_service, self.cpu_us_postgres].map(whole);
+                format!("{} µs (service {service}, Postgres {postgres})", whole(self.cpu_us_per_mail))
+            }),
+            ("  beside it", {
+                let [sink, generator] = [self.cpu_us_sink, self.cpu_us_generator].map(whole);
+                format!("sink {sink} µs, generator {generator} µs")
+            }),
+            ("WAL / disk a mail", {
+                let [wal, disk] = [self.wal_bytes_per_mail, self.disk_bytes_per_mail].map(|octets| whole(Some(octets)));
+                format!("{wal} / {disk} octets")
+            }),
+            ("service's memory", {
+                let [idle, most] = [self.service_rss_idle_mib, self.service_rss_mib].map(whole);
+                format!("{most} MiB at most, {idle} MiB before the load")
+            }),
+            ("202 to first octet, idle", {
+                let [p50, max] = [self.idle_first_byte_p50_ms, self.idle_first_byte_max_ms].map(tenths);
+                format!("p50 {p50} ms, max {max} ms")
+            }),
+            ("lost / duplicates", format!("{} / {}", count(self.lost), count(self.duplicates))),
+        ];
+        rows.extend(self.remarks());
+        rows.iter().fold(String::new(), |mut text, (name, value)| {
+            let _ = writeln!(text, "  {name:<26}{value}");
+            text
+        })
+    }
+
+    /// What is told only where it is so.
+    fn remarks(&self) -> Vec<(&'static str, String)> {
+        let mut rows = Vec::new();
+        if self.backlog > 0 {
+            let (backlog, sent) = (grouped(self.backlog), grouped(self.backlog_sent));
+            rows.push(("backlog", format!("{backlog}, of which {sent} were sent")));
+        }
+        if let Some(complaint) = &self.complaint {
+            let (refused, unanswered) = (grouped(self.refused), grouped(self.unanswered));
+            rows.push((
+                "not accepted",
+                format!("{refused} refused, {unanswered} without an answer; first {complaint}"),
+            ));
+        }
+        if let Some(wrong @ 1..) = self.misdelivered {
+            rows.push(("misdelivered", format!("{} came to somebody whose they are not", grouped(wrong))));
+        }
+        if !self.settled {
+            rows.push(("unsettled", "not every outcome was on record in the end".to_owned()));
+        }
+        rows
+    }
+}
+
+impl Measured {
+    /// Recipients of what was answered 202 that the sink has not seen.
+    fn lost(&self, recipients: u64) -> Option<u64> {
+        let seen = self.seen.as_ref()?;
+        let missing = |number: u64| (0..recipients).filter(|place| !seen.has(number * recipients + place)).count();
+        Some(self.answers.accepted.numbers().map(|number| missing(number) as u64).sum())
+    }
+}
+
+/// µs of CPU for each mail.
+fn used(before: Duration, after: Duration, mails: u64) -> Option<f64> {
+    (mails > 0).then(|| after.saturating_sub(before).as_secs_f64() * 1_000_000.0 / figure(mails))
+}
+
+fn seconds(from: Duration, to: Duration) -> f64 {
+    to.saturating_sub(from).as_secs_f64().max(0.001)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts of far less than 2^52")]
+fn figure(count: u64) -> f64 {
+    count as f64
+}
+
+#[allow(clippy::cast_precision_loss, reason = "octets of far less than 2^52")]
+fn growth(before: i64, after: i64) -> f64 {
+    (after - before) as f64
+}
+
+fn whole(figure: Option<f64>) -> String {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "for a reader")]
+    figure.map_or_else(|| "-".to_owned(), |figure| grouped(figure.max(0.0).round() as u64))
+}
+
+fn tenths(figure: Option<f64>) -> String {
+    figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.1}"))
+}

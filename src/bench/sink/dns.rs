@@ -1,0 +1,91 @@
+//! The DNS of the recipients' domains: whatever ends in `bench.test` has one mail exchanger, and that is the sink. Anything
+//! else does not exist.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_resolver::proto::rr::rdata::MX;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use tokio::net::UdpSocket;
+
+use crate::bench::mail::RECIPIENTS;
+
+/// How long answers may be remembered, in seconds: longer than most runs.
+const TTL: u32 = 3_600;
+
+/// Answers questions from now on. Answers where.
+pub(super) async fn start(sink: IpAddr) -> io::Result<SocketAddr> {
+    let socket = UdpSocket::bind((sink, 0)).await?;
+    let address = socket.local_addr()?;
+    let zone = Zone::new(sink).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    tokio::task::spawn_local(async move {
+        let mut buffer = [0; 4_096];
+        loop {
+            // An error is about a client that has gone.
+            let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
+            if let Some(answer) = zone.answer(&buffer[..length]) {
+                let _ = socket.send_to(&answer, client).await;
+            }
+        }
+    });
+    Ok(address)
+}
+
+struct Zone {
+    origin: Name,
+    exchanger: Name,
+    address: IpAddr,
+}
+
+impl Zone {
+    fn new(address: IpAddr) -> Option<Self> {
+        let name = |text: String| Name::from_ascii(text).ok();
+        Some(Self { origin: name(format!("{RECIPIENTS}."))?, exchanger: name(format!("mx.{RECIPIENTS}."))?, address })
+    }
+
+    /// `None` for what is no question.
+    fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
+        let request = Message::from_vec(question).ok()?;
+        let query = request.queries.first()?.clone();
+        let mut answer = request.into_response();
+        answer.metadata.recursion_available = true;
+        // Nobody asks for the policies of domains by other names than these.
+        let exists = self.origin.zone_of(query.name()) && !query.name().to_ascii().starts_with('_');
+        answer.metadata.response_code = if exists { ResponseCode::NoError } else { ResponseCode::NXDomain };
+        let data = match (query.query_type(), self.address) {
+            (RecordType::MX, _) => Some(RData::MX(MX::new(10, self.exchanger.clone()))),
+            (RecordType::A, IpAddr::V4(ip)) => Some(RData::A(ip.into())),
+            (RecordType::AAAA, IpAddr::V6(ip)) => Some(RData::AAAA(ip.into())),
+            _ => None,
+        };
+        if let Some(data) = data.filter(|_| exists) {
+            answer.add_answer(Record::from_rdata(query.name().clone(), TTL, data));
+        }
+        answer.to_vec().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_resolver::proto::op::Query;
+
+    use super::*;
+
+    fn ask(name: &str, kind: RecordType) -> Message {
+        let mut question = Message::query();
+        question.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        let zone = Zone::new("127.0.0.1".parse().unwrap()).unwrap();
+        Message::from_vec(&zone.answer(&question.to_vec().unwrap()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_domain_has_the_sink_as_its_server() {
+        assert_eq!(ask("d00042.bench.test.", RecordType::MX).answers.len(), 1);
+        assert_eq!(ask("mx.bench.test.", RecordType::A).answers.len(), 1);
+        assert_eq!(ask("mx.bench.test.", RecordType::AAAA).answers.len(), 0);
+        for name in ["example.test.", "_mta-sts.d00042.bench.test."] {
+            assert_eq!(ask(name, RecordType::TXT).metadata.response_code, ResponseCode::NXDomain, "{name}");
+        }
+    }
+}

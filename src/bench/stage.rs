@@ -1,0 +1,163 @@
+//! Sets the stage and clears it: the database, the sink, the service, in this order, since each is told where the last one
+//! is.
+
+use std::time::Duration;
+
+use rustix::fs::statvfs;
+
+use super::error::Doing as _;
+use super::options::{Backlog, Options};
+use super::process::{Service, Sink, run_to_end};
+use super::scratch::Scratch;
+use super::{BenchError, backlog, dkim, mail, progress};
+use crate::db::Db;
+use crate::db::bench::{Holding, holding};
+use crate::dev::postgres::{self, Postgres};
+use crate::domain::id::TenantId;
+
+/// Mails that are sent one at a time first, while the service is idle. The load's numbers follow on theirs.
+pub(super) const IDLE_MAILS: u64 = 30;
+/// One question to the database.
+const ASK: Duration = Duration::from_mins(2);
+/// What is needed on disk whatever is sent: the cluster and its first WAL.
+const BASE: u64 = 256 << 20;
+/// How far WAL grows in the bench's own Postgres.
+const WAL: u64 = 1 << 30;
+
+/// Everything that takes part.
+pub(super) struct Stage {
+    pub scratch: Scratch,
+    postgres: Option<Postgres>,
+    /// To look at the database with.
+    pub db: Db,
+    pub sink: Option<Sink>,
+    pub services: Vec<Service>,
+    /// May do everything.
+    pub key: String,
+    /// Mails that wait.
+    pub backlog: u64,
+}
+
+impl Stage {
+    /// Sets it, ready for the first request.
+    pub(super) async fn set(options: &Options) -> Result<Self, BenchError> {
+        let scratch = Scratch::new(options.dir.as_deref())?;
+        let (postgres, url) = if let Some(url) = &options.database_url {
+            (None, url.clone())
+        } else {
+            check_disk(options, &scratch)?;
+            progress::step("starting a Postgres");
+            let doing = "start a Postgres";
+            let started = postgres::Options { dir: scratch.postgres(), durable: true };
+            let postgres = Postgres::start(started).await.doing(doing)?;
+            let url = postgres.ensure_database("bench").await.doing(doing)?;
+            (Some(postgres), url)
+        };
+        let settings = vec![("DATABASE_URL", url.clone())];
+        run_to_end(&["migrate"], scratch.path(), &settings).await?;
+        let db = Db::new(&url, 4, ASK).doing("reach the database")?;
+        let there = check_database(&db, options).await?;
+        let backlog = backlog::fill(&db, options, there).await?;
+
+        let sink = if options.counts() { Some(Sink::start(options, IDLE_MAILS).await?) } else { None };
+        let scopes = ["keys", "create", "--name", "bench", "--scope", "send", "--scope", "read", "--scope", "admin"];
+        let key = run_to_end(&scopes, scratch.path(), &settings).await?;
+        let settings = service_settings(options, url, sink.as_ref());
+        progress::step("starting the service");
+        let mut services = Vec::new();
+        let arguments: &[&str] = if options.accept_only { &["serve", "--only", "api"] } else { &["serve"] };
+        for _ in 0..options.replicas {
+            services.push(Service::start(arguments, scratch.path(), &settings).await?);
+        }
+        let stage = Self { scratch, postgres, db, sink, services, key, backlog };
+        if let Some(first) = stage.services.first() {
+            dkim::register(first.api, &stage.key, mail::SENDER_DOMAIN, options.dkim).await?;
+        }
+        Ok(stage)
+    }
+
+    /// Ends what was started, in the order that loses nothing, and removes what was written.
+    pub(super) async fn clear(self) -> Result<(), BenchError> {
+        for service in self.services {
+            service.stop().await;
+        }
+        if let Some(sink) = self.sink {
+            sink.stop().await;
+        }
+        self.db.close().await;
+        let stopped = match self.postgres {
+            Some(postgres) => postgres.stop().await.doing("stop Postgres"),
+            None => Ok(()),
+        };
+        self.scratch.remove()?;
+        stopped
+    }
+}
+
+/// Refuses a run that would fill the disk.
+fn check_disk(options: &Options, scratch: &Scratch) -> Result<(), BenchError> {
+    let free = statvfs(scratch.path()).doing("ask how much disk is free")?;
+    let free = free.f_bavail * free.f_frsize;
+    // What is not sent by number is sent by time: nobody knows how many that will be.
+    let mails = if options.duration.is_some() && options.messages.is_none() { 1_000_000 } else { options.most() };
+    let own = u64::from(options.size) + u64::from(options.attachment) + 2_048 + 512 * u64::from(options.recipients);
+    let written = mails * own + options.backlog * 2_048;
+    let needed = BASE + written * 3 / 2 + (written * 2).min(WAL);
+    if needed > free {
+        let mib = |octets: u64| octets >> 20;
+        return BenchError::refused(format!(
+            "this needs about {} MiB in {}, and {} MiB are free: send fewer or smaller mails, or choose another --dir",
+            mib(needed),
+            scratch.path().display(),
+            mib(free)
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses to send anybody's mail to the sink, and to mix with what is there unless that is wanted.
+async fn check_database(db: &Db, options: &Options) -> Result<Holding, BenchError> {
+    let there = holding(db, TenantId::DEFAULT, backlog::STREAM).await;
+    let there = there.doing("look what the database holds")?;
+    if there.others {
+        return BenchError::refused(
+            "mail waits in this database, and the bench would send it to its sink: take an empty database",
+        );
+    }
+    if there.messages && !options.yes {
+        return BenchError::refused(
+            "this database has messages in it: take an empty one, or say --yes to add the bench's mail to them",
+        );
+    }
+    Ok(there)
+}
+
+/// What each process of the service is told.
+fn service_settings(options: &Options, url: String, sink: Option<&Sink>) -> Vec<(&'static str, String)> {
+    let mut settings = vec![
+        ("DATABASE_URL", url),
+        ("POSTRIDER_LISTEN", "127.0.0.1:0".to_owned()),
+        ("POSTRIDER_HOSTNAME", "bench.invalid".to_owned()),
+    ];
+    let dns = sink.and_then(|sink| Some((sink, sink.dns?)));
+    if let Some((sink, dns)) = dns {
+        settings.push(("POSTRIDER_DNS", dns.to_string()));
+        settings.push(("POSTRIDER_MX_PORT", sink.smtp.port().to_string()));
+        settings.push(("POSTRIDER_DELIVERY__ALLOW_LOOPBACK_MX", "true".to_owned()));
+        return settings;
+    }
+    let address = match (&options.relay, sink) {
+        (Some(relay), _) => relay.clone(),
+        (None, Some(sink)) => sink.smtp.to_string(),
+        // Nobody sends.
+        (None, None) => "127.0.0.1:9".to_owned(),
+    };
+    let url = if address.contains("://") { address } else { format!("smtp://{address}?tls=none") };
+    settings.push(("POSTRIDER_RELAY_URL", url));
+    settings
+}
+
+/// Whether the service has nothing to do before the load begins.
+pub(super) fn is_idle(options: &Options) -> bool {
+    options.backlog == 0 || options.backlog_kind != Backlog::Due
+}

@@ -1,0 +1,35 @@
+//! `postrider bench`: measures an installation. `postrider bench-sink`: the server that it sends to.
+
+use std::process::ExitCode;
+
+use tokio_util::sync::CancellationToken;
+
+use super::signals::Signals;
+use crate::bench;
+
+/// Measures, and prints the figures. Exits with 1 where mail was lost or came twice.
+pub(super) async fn run(options: bench::Options) -> anyhow::Result<ExitCode> {
+    let stop = CancellationToken::new();
+    let asked = Signals::listen()?;
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            asked.stop_requested().await;
+            stop.cancel();
+        }
+    });
+    let report = Box::pin(bench::run(&options, stop)).await?;
+    if options.json {
+        eprint!("{}", report.table());
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", report.table());
+    }
+    Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Needs no configuration, and no more than one thread.
+pub(super) fn sink(args: bench::sink::Args) -> anyhow::Result<ExitCode> {
+    bench::sink::run(args)?;
+    Ok(ExitCode::SUCCESS)
+}
