@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::json;
-use sqlx::{Connection as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use tokio::task::JoinSet;
 
 use crate::support::app::TestApp;
@@ -14,34 +14,73 @@ use crate::support::own_postgres::OwnPostgres;
 use crate::support::process::{Service, key, serve};
 use crate::support::sink::Sink;
 
-/// What one taking of event numbers reads, in pages.
-async fn pages(connection: &mut PgConnection) -> i64 {
-    let explain = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)
-                   SELECT take_event_numbers('00000000-0000-0000-0000-000000000000', 0)";
-    let row = sqlx::raw_sql(explain).fetch_one(connection).await.unwrap();
+/// What a statement reads, in pages.
+async fn pages(connection: &mut PgConnection, statement: &str) -> i64 {
+    let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}");
+    let row = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_one(connection).await.unwrap();
     let plan: serde_json::Value = row.get(0);
     plan[0]["Plan"]["Shared Hit Blocks"].as_i64().unwrap() + plan[0]["Plan"]["Shared Read Blocks"].as_i64().unwrap()
+}
+
+/// Somebody who keeps every version that there is from now on.
+async fn hold_everything(app: &TestApp) -> PgConnection {
+    let mut held = app.database.connect().await;
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM event_counters";
+    sqlx::raw_sql(begin).execute(&mut held).await.unwrap();
+    held
 }
 
 #[tokio::test]
 async fn taking_event_numbers_costs_the_same_however_many_were_taken() {
     let app = TestApp::start().await;
-    let (mut held, mut taking) = (app.database.connect().await, app.database.connect().await);
-    sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM event_counters")
-        .execute(&mut held)
-        .await
-        .unwrap();
-    pages(&mut taking).await;
-    let before = pages(&mut taking).await;
+    let (held, mut taking) = (hold_everything(&app).await, app.database.connect().await);
+    let take = "SELECT take_event_numbers('00000000-0000-0000-0000-000000000000', 0)";
+    pages(&mut taking, take).await;
+    let before = pages(&mut taking, take).await;
     let many = "SELECT take_event_numbers('00000000-0000-0000-0000-000000000000', 0) FROM generate_series(1, 20000)";
     sqlx::raw_sql(many).execute(&mut taking).await.unwrap();
-    let after = pages(&mut taking).await;
+    let after = pages(&mut taking, take).await;
     assert!(after <= before + 10, "{before} pages before, {after} after");
 
     let mail = app.send(json!({})).await;
     app.run_until_idle().await;
     assert_eq!(app.events(&mail.id).await, ["accepted", "relayed"]);
     held.close().await.unwrap();
+}
+
+/// Rows that were read because a whole table was, by those who are connected and by all before.
+async fn rows_read_through(app: &TestApp) -> i64 {
+    let mut connection = app.database.connect().await;
+    // What they did is counted once they are gone.
+    let leave = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+                 WHERE datname = current_database() AND application_name = 'postrider'";
+    sqlx::raw_sql(leave).execute(&mut connection).await.unwrap();
+    let read = "SELECT sum(seq_tup_read)::bigint FROM pg_stat_user_tables
+                WHERE relname ~ '^(messages|contents|recipients|events)_'";
+    sqlx::query_scalar(read).fetch_one(&mut connection).await.unwrap()
+}
+
+/// Each week's partitions begin without statistics.
+#[tokio::test]
+async fn sending_reads_no_week_through_before_postgres_has_statistics_of_it() {
+    let app = TestApp::start().await;
+    let first = app.send(json!({})).await;
+    app.run_until_idle().await;
+    app.sql(
+        "ALTER TABLE recipients_default SET (autovacuum_enabled = false);
+         INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, status, finished_at)
+         SELECT message_id, gen_random_uuid(), tenant_id, n, 'to', address, status, finished_at
+         FROM recipients, generate_series(1, 20000) n",
+    )
+    .await;
+    let before = rows_read_through(&app).await;
+    let many = futures_util::future::join_all((0..100).map(|_| app.send(json!({})))).await;
+    app.run_until_idle().await;
+    let after = rows_read_through(&app).await;
+    assert_eq!(after - before, 0);
+    assert_eq!(app.status(&many[99].id).await, "relayed");
+    app.sql("DELETE FROM recipients WHERE position > 0").await;
+    assert_eq!(app.status(&first.id).await, "relayed");
 }
 
 /// Applications that send as fast as they can.
