@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::support::app::TestApp;
 use crate::support::client::{Api, message};
 use crate::support::own_postgres::OwnPostgres;
+use crate::support::postgres::statement;
 use crate::support::process::{Service, key, serve};
 use crate::support::sink::Sink;
 
@@ -45,6 +46,63 @@ async fn taking_event_numbers_costs_the_same_however_many_were_taken() {
     let mail = app.send(json!({})).await;
     app.run_until_idle().await;
     assert_eq!(app.events(&mail.id).await, ["accepted", "relayed"]);
+    held.close().await.unwrap();
+}
+
+/// A lane's bound is raised past what has left it, and lowered for what comes: the claim begins there.
+#[tokio::test]
+async fn claiming_lowering_and_raising_cost_the_same_however_much_has_gone_through_a_lane() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    let (held, mut busy) = (hold_everything(&app).await, app.database.connect().await);
+    let lane: i64 = sqlx::query_scalar("SELECT id FROM lanes").fetch_one(&mut busy).await.unwrap();
+    let prepare = format!(
+        "SET plan_cache_mode = force_custom_plan; PREPARE claim AS {};
+         INSERT INTO workers (id, host, pid, started_at, heartbeat_at)
+         VALUES ('00000000-0000-0000-0000-00000000000a', 'other', 1, now(), now())",
+        statement("WITH me AS")
+    );
+    sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut busy).await.unwrap();
+    let raise = format!("SELECT raise_lanes(ARRAY[{lane}::bigint], ARRAY[timestamptz 'infinity'])");
+    let mut costs = Vec::new();
+    for rows in [3, 2_003, 3] {
+        let now = "SELECT clock_timestamp()::text";
+        let due: String = sqlx::query_scalar(now).fetch_one(&mut busy).await.unwrap();
+        let add = format!(
+            "INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at)
+             SELECT gen_random_uuid(), gen_random_uuid(), '00000000-0000-0000-0000-000000000000', {lane}, '{due}', '{due}'
+             FROM generate_series(1, {rows})"
+        );
+        sqlx::raw_sql(AssertSqlSafe(add)).execute(&mut busy).await.unwrap();
+        let lower = format!("SELECT lower_lanes(ARRAY[{lane}], ARRAY['{due}'::timestamptz])");
+        let claim = format!(
+            "EXECUTE claim(ARRAY[{lane}], ARRAY[3], now(), '00000000-0000-0000-0000-00000000000a', ARRAY['{due}'::timestamptz])"
+        );
+        // A bound that changes costs more with every change, since its row is in unique indexes: that is why it changes but
+        // a few times a second. Each commit only looks.
+        pages(&mut busy, &lower).await;
+        let cost = [pages(&mut busy, &lower).await, pages(&mut busy, &claim).await];
+        let claimed: i64 = sqlx::query_scalar("SELECT count(*) FROM queue WHERE lease IS NOT NULL")
+            .fetch_one(&mut busy)
+            .await
+            .unwrap();
+        assert_eq!(claimed, 3);
+        // What a busy minute leaves behind.
+        sqlx::raw_sql("DELETE FROM queue").execute(&mut busy).await.unwrap();
+        pages(&mut busy, &raise).await;
+        let often = format!("{lower}, raise_lanes(ARRAY[{lane}::bigint], ARRAY[timestamptz 'infinity'])");
+        let often = format!("{often} FROM generate_series(1, 500)");
+        sqlx::raw_sql(AssertSqlSafe(often)).execute(&mut busy).await.unwrap();
+        costs.push([cost[0], cost[1], pages(&mut busy, &raise).await]);
+    }
+    let is_flat = |what: usize| costs[2][what] <= costs[0][what] + 15;
+    assert!((0..3).all(is_flat), "[lower, claim, raise] in pages, round by round: {costs:?}");
+    sqlx::raw_sql("DELETE FROM workers WHERE host = 'other'").execute(&mut busy).await.unwrap();
+
+    let mail = app.send(json!({})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.status(&mail.id).await, "relayed");
     held.close().await.unwrap();
 }
 
