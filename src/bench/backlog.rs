@@ -148,6 +148,7 @@ impl Kind {
             scheduled_at: self.scheduled.then(|| now + LATER),
             expires_at: None,
             on_uncertain: OnUncertain::default(),
+            ignore_suppression: false,
         };
         let place = usize::try_from(number % self.lanes.len() as u64).ok();
         let lane = place.and_then(|place| self.lanes.get(place));

@@ -1,6 +1,6 @@
 //! Stored messages, made whole again: all that a message's MIME depends on, for a delivery and for `raw` alike.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -54,8 +54,8 @@ pub struct Stored {
 pub async fn load(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<Stored>, DbError> {
     let (rows, addressees) =
         tokio::try_join!(messages::for_delivery(db, tenant, ids), messages::addressees(db, tenant, ids))?;
-    let small: Vec<Uuid> = rows.iter().filter(|row| row.size <= INLINE_LIMIT).map(|row| row.content_id).collect();
-    let contents = messages::contents(db, tenant, &small).await?;
+    let small: BTreeSet<Uuid> = rows.iter().filter(|row| row.size <= INLINE_LIMIT).map(|row| row.content_id).collect();
+    let contents = messages::contents(db, tenant, &small.into_iter().collect::<Vec<_>>()).await?;
     let contents: HashMap<Uuid, ContentRow> = contents.into_iter().map(|content| (content.id, content)).collect();
     let mut addressed = HashMap::<Uuid, Vec<AddresseeRow>>::new();
     for addressee in addressees {

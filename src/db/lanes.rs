@@ -1,8 +1,9 @@
 //! `lanes`: what waits together, and which of them have something due.
 //!
 //! `ready_at` is a lower bound of the due times of a lane's free rows. Whoever adds or frees rows calls `lower` in the
-//! same transaction, which holds a share lock on the lane until it commits; [`settle`] raises the bound only under an
-//! exclusive lock, so that no row is ever overlooked.
+//! same transaction, which holds a share lock on the lane until it commits; [`raise`] raises the bound only under an
+//! exclusive lock, so that no row is ever overlooked. Both are functions in the database (`lower_lanes`, `raise_lanes`),
+//! which find the newest version of a lane however many older ones somebody's snapshot keeps.
 
 use std::collections::BTreeMap;
 
@@ -147,44 +148,32 @@ pub(super) async fn lower(
     if earliest.is_empty() {
         return Ok(());
     }
-    let (ids, due): (Vec<i64>, Vec<DateTime<Utc>>) = earliest.into_iter().unzip();
     // In the order of their ids, so that two commits never wait for each other.
-    sqlx::query!("SELECT id FROM lanes WHERE id = ANY ($1) ORDER BY id FOR KEY SHARE", &ids)
-        .fetch_all(&mut *connection)
-        .await?;
-    sqlx::query!(
-        "WITH late AS (
-             SELECT l.id, u.due_at FROM lanes l
-             JOIN unnest($1::bigint[], $2::timestamptz[]) AS u (id, due_at) USING (id)
-             WHERE l.ready_at > u.due_at ORDER BY l.id FOR NO KEY UPDATE OF l)
-         UPDATE lanes SET ready_at = late.due_at FROM late WHERE lanes.id = late.id",
-        &ids,
-        &due
-    )
-    .execute(connection)
-    .await?;
+    let (ids, due): (Vec<i64>, Vec<DateTime<Utc>>) = earliest.into_iter().unzip();
+    sqlx::query!("SELECT lower_lanes($1, $2)", &ids, &due).execute(connection).await?;
     Ok(())
 }
 
-/// Raises `ready_at` of lanes to when they next have something due. Lanes that are being added to are left alone.
-pub async fn settle(db: &Db, lanes: &[i64]) -> Result<(), DbError> {
-    db.timed("lanes.settle", async {
-        let mut tx = db.pool.begin().await?;
-        let locked =
-            sqlx::query_scalar!("SELECT id FROM lanes WHERE id = ANY ($1) ORDER BY id FOR UPDATE SKIP LOCKED", lanes)
-                .fetch_all(&mut *tx)
-                .await?;
-        // A statement of its own: it sees what was committed before the lock was had.
-        sqlx::query!(
-            "UPDATE lanes SET ready_at = coalesce(
-                 (SELECT min(due_at) FROM queue
-                  WHERE lane_id = lanes.id AND lease IS NULL AND due_at >= lanes.ready_at), 'infinity')
-             WHERE id = ANY ($1)",
-            &locked
-        )
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await
-    })
-    .await
+/// A lane whose bound may be too low.
+#[derive(Debug, Clone, Copy)]
+pub struct Raise {
+    /// `lanes.id`.
+    pub lane: i64,
+    /// Not beyond this moment, so that new rows need not lower the bound again; none where an empty lane is to rest.
+    pub most: Option<DateTime<Utc>>,
+}
+
+/// Raises `ready_at` of lanes to when they next have something due. Answers those that it looked at: lanes that are being
+/// added to are left alone.
+pub async fn raise(db: &Db, lanes: &[Raise]) -> Result<Vec<i64>, DbError> {
+    let ids: Vec<i64> = lanes.iter().map(|raise| raise.lane).collect();
+    let most: Vec<Option<DateTime<Utc>>> = lanes.iter().map(|raise| raise.most).collect();
+    // No bound is infinity: the function takes the lesser of it and the first due time.
+    let query = sqlx::query_scalar!(
+        r#"SELECT raise_lanes($1, ARRAY(SELECT coalesce(m, 'infinity') FROM unnest($2::timestamptz[]) WITH ORDINALITY AS u (m, n)
+                                        ORDER BY n)) AS "lane!""#,
+        &ids,
+        &most as _
+    );
+    db.timed("lanes.raise", query.fetch_all(&db.pool)).await
 }

@@ -210,6 +210,10 @@ pub async fn page(
     db.timed("messages.page", query.fetch_all(&db.pool)).await
 }
 
+// What a delivery needs is looked up id by id (LATERAL, and OFFSET 0 keeps the planner from turning it round): each week's
+// partitions begin without statistics, and there Postgres would read the whole week for a list of a hundred ids. The span of
+// the ids leaves the other weeks out before the plan is made.
+
 /// What a message says.
 #[derive(Debug, Clone)]
 pub struct ContentRow {
@@ -229,9 +233,15 @@ pub struct ContentRow {
 pub async fn contents(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<ContentRow>, DbError> {
     let query = sqlx::query_as!(
         ContentRow,
-        "SELECT id, text, html, headers, attachments FROM contents WHERE tenant_id = $1 AND id = ANY ($2)",
+        r#"SELECT c.id AS "id!", c.text, c.html, c.headers AS "headers!", c.attachments AS "attachments!"
+           FROM unnest($2::uuid[]) AS wanted (id)
+           CROSS JOIN LATERAL (
+               SELECT id, text, html, headers, attachments FROM contents
+               WHERE tenant_id = $1 AND id = wanted.id AND id BETWEEN $3 AND $4 OFFSET 0) c"#,
         tenant.0,
-        ids
+        ids,
+        ids.iter().min(),
+        ids.iter().max()
     );
     db.timed("messages.contents", query.fetch_all(&db.pool)).await
 }
@@ -286,11 +296,18 @@ pub struct DeliveryRow {
 pub async fn for_delivery(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<DeliveryRow>, DbError> {
     let query = sqlx::query_as!(
         DeliveryRow,
-        "SELECT tenant_id, id, content_id, created_at, stream, from_address, from_name, reply_to, subject, scheduled_at,
-                expires_at, on_uncertain, ignore_suppression, unsubscribe, size
-         FROM messages WHERE tenant_id = $1 AND id = ANY ($2)",
+        r#"SELECT m.tenant_id AS "tenant_id!", m.id AS "id!", m.content_id AS "content_id!", m.created_at AS "created_at!",
+                  m.stream AS "stream!", m.from_address AS "from_address!", m.from_name, m.reply_to AS "reply_to!",
+                  m.subject AS "subject!", m.scheduled_at, m.expires_at, m.on_uncertain AS "on_uncertain!",
+                  m.ignore_suppression AS "ignore_suppression!", m.unsubscribe AS "unsubscribe!", m.size AS "size!"
+           FROM unnest($2::uuid[]) AS wanted (id)
+           CROSS JOIN LATERAL (
+               SELECT * FROM messages
+               WHERE tenant_id = $1 AND id = wanted.id AND id BETWEEN $3 AND $4 OFFSET 0) m"#,
         tenant.0,
-        ids
+        ids,
+        ids.iter().min(),
+        ids.iter().max()
     );
     db.timed("messages.for_delivery", query.fetch_all(&db.pool)).await
 }
@@ -314,10 +331,16 @@ pub struct AddresseeRow {
 pub async fn addressees(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result<Vec<AddresseeRow>, DbError> {
     let query = sqlx::query_as!(
         AddresseeRow,
-        "SELECT message_id, id, kind, address, name FROM recipients
-         WHERE tenant_id = $1 AND message_id = ANY ($2) ORDER BY message_id, position",
+        r#"SELECT r.message_id AS "message_id!", r.id AS "id!", r.kind AS "kind!", r.address AS "address!", r.name
+           FROM unnest($2::uuid[]) AS wanted (id)
+           CROSS JOIN LATERAL (
+               SELECT message_id, id, kind, address, name, position FROM recipients
+               WHERE tenant_id = $1 AND message_id = wanted.id AND message_id BETWEEN $3 AND $4 OFFSET 0) r
+           ORDER BY r.message_id, r.position"#,
         tenant.0,
-        messages
+        messages,
+        messages.iter().min(),
+        messages.iter().max()
     );
     db.timed("messages.addressees", query.fetch_all(&db.pool)).await
 }

@@ -182,7 +182,7 @@ impl Finished {
 /// Commits outcomes. Answers how many counted: those whose lease another has taken change nothing.
 pub async fn finish(db: &Db, batch: &[Finished], now: DateTime<Utc>) -> Result<usize, DbError> {
     db.timed("queue.finish", async {
-        let mut tx = db.pool.begin().await?;
+        let mut tx = db.pool.begin_keyed().await?;
         let counted = conclude(&mut tx, batch, now).await?;
         tx.commit().await?;
         Ok(counted)
@@ -304,7 +304,8 @@ async fn update_recipients(
     let texts: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().map(|o| o.reply.text.as_str())).collect();
     let mx: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.peer.mx.as_deref())).collect();
     let tls: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.peer.tls.as_deref())).collect();
-    // Where no attempt was made (started_at is null) the last attempt's reply stays, unless there are words of ours.
+    // Where no attempt was made (started_at is null) the last attempt's reply stays, unless there are words of ours. The span of the ids tells which weeks
+    // are meant before the plan is made; a list of them would be gone through again for every row.
     sqlx::query!(
         "UPDATE recipients r SET status = u.status, attempts = u.attempts, finished_at = u.finished_at,
              last_attempt_at = coalesce(u.started_at, r.last_attempt_at),
@@ -315,7 +316,8 @@ async fn update_recipients(
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::smallint[], $6::timestamptz[],
                      $7::timestamptz[], $8::smallint[], $9::text[], $10::text[], $11::text[], $12::text[])
               AS u (tenant_id, message_id, id, status, attempts, started_at, finished_at, code, enhanced, text, mx, tls)
-         WHERE r.tenant_id = u.tenant_id AND r.message_id = u.message_id AND r.id = u.id AND r.message_id = ANY ($2)",
+         WHERE r.tenant_id = u.tenant_id AND r.message_id = u.message_id AND r.id = u.id
+           AND r.message_id BETWEEN $13 AND $14",
         &tenants,
         &messages,
         &recipients,
@@ -327,7 +329,9 @@ async fn update_recipients(
         &enhanced as _,
         &texts as _,
         &mx as _,
-        &tls as _
+        &tls as _,
+        messages.iter().min(),
+        messages.iter().max()
     )
     .execute(connection)
     .await?;

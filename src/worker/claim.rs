@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::bounds::{self, Bounds, Claim};
 use super::hands::InLane;
 use super::mail::{self, Loaded};
 use super::permits::{self, in_stream};
 use super::rooms::{self, Situation};
 use super::{Parts, deliver, give_back, suspects};
 use crate::db::DbError;
-use crate::db::lanes::{self, ReadyLane};
+use crate::db::lanes::{self, Raise, ReadyLane};
 use crate::db::limits::{self, StreamKey, Wish};
 use crate::db::queue::{self, Claimed, Room};
 
@@ -30,15 +31,13 @@ pub(super) enum Took {
 
 /// Lanes of a stream looked at in one claim.
 const LANES: i64 = 512;
-/// How often the bound of a lane in use is raised, past the rows that have left it.
-const SETTLE_EVERY: Duration = Duration::from_secs(5);
 /// How long a lane is left to the workers that have all of its connections.
 const LEAVE: Duration = Duration::from_secs(1);
 
 /// What the claimer remembers from one claim to the next.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Memory {
-    settled: Instant,
+    bounds: Bounds,
     /// Lanes of which others have all that is allowed, and since when.
     full: HashMap<i64, Instant>,
     /// When lanes that ran out of turns are open again.
@@ -47,18 +46,6 @@ pub(super) struct Memory {
     emptied: Vec<i64>,
     /// Whether others may have what they did not use.
     is_unused: bool,
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self {
-            settled: Instant::now(),
-            full: HashMap::new(),
-            opens_at: BTreeSet::new(),
-            emptied: Vec::new(),
-            is_unused: false,
-        }
-    }
 }
 
 impl Memory {
@@ -161,10 +148,11 @@ async fn round(
         ready.into_iter().filter(|lane| !rooms.iter().any(|(with_room, _)| with_room.id == lane.id)).collect();
     let situation = Situation { free: parts.hands.free(), ..situation };
     let is_anybody_left_out = !rooms::divide(&others, &situation).is_empty();
-    let emptied = emptied(memory, &rooms, &taken.by_lane);
+    let due = bounds_due(memory, &rooms, &taken.by_lane, now);
     let new = suspects::set_aside(parts, taken.new);
-    // At the same time: nobody waits for a lane to be settled.
-    let (is_loaded, ()) = tokio::join!(Box::pin(load(parts, new)), settle(parts, &emptied));
+    // At the same time: nobody waits for a bound to be raised.
+    let (is_loaded, raised) = tokio::join!(Box::pin(load(parts, new)), bounds::raise(parts, &due));
+    memory.bounds.note(&raised, Instant::now());
     Ok(Round { took_some, is_loaded, had_less, is_anybody_left_out })
 }
 
@@ -245,27 +233,20 @@ fn wish(parts: &Parts, in_hand: &HashMap<i64, InLane>, wanted: &(Arc<ReadyLane>,
     }
 }
 
-/// Lanes that had less than there was room for: they are asked again only when they have something. From time to time
-/// those in use are brought up to date too.
-fn emptied(memory: &mut Memory, rooms: &[(Arc<ReadyLane>, usize)], taken: &HashMap<i64, usize>) -> Vec<i64> {
-    let is_time = memory.settled.elapsed() >= SETTLE_EVERY;
-    if is_time {
-        memory.settled = Instant::now();
-    }
+/// Whose bounds are to be raised after this claim.
+fn bounds_due(
+    memory: &mut Memory,
+    rooms: &[(Arc<ReadyLane>, usize)],
+    taken: &HashMap<i64, usize>,
+    now: DateTime<Utc>,
+) -> Vec<Raise> {
     let of_limited = std::mem::take(&mut memory.emptied);
-    let is_empty = |lane: &ReadyLane, rows: usize| {
-        if lane.is_limited() { of_limited.contains(&lane.id) } else { taken.get(&lane.id).copied().unwrap_or(0) < rows }
+    let claim = |(lane, room): &(Arc<ReadyLane>, usize)| {
+        let rows = taken.get(&lane.id).copied().unwrap_or(0);
+        let had_less = if lane.is_limited() { of_limited.contains(&lane.id) } else { rows < *room };
+        Claim { lane: lane.id, gave: rows > 0, had_less }
     };
-    rooms.iter().filter(|(lane, rows)| is_time || is_empty(lane, *rows)).map(|(lane, _)| lane.id).collect()
-}
-
-async fn settle(parts: &Parts, lanes: &[i64]) {
-    if lanes.is_empty() {
-        return;
-    }
-    if let Err(error) = lanes::settle(&parts.db, lanes).await {
-        tracing::debug!(%error, "could not settle lanes; they are asked again");
-    }
+    memory.bounds.due(rooms.iter().map(claim), now, Instant::now())
 }
 
 /// Loads what was claimed and starts a task for each mail. What cannot be loaded is given back, or held where it never

@@ -5,43 +5,140 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::json;
-use sqlx::{Connection as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use tokio::task::JoinSet;
 
 use crate::support::app::TestApp;
 use crate::support::client::{Api, message};
 use crate::support::own_postgres::OwnPostgres;
+use crate::support::postgres::statement;
 use crate::support::process::{Service, key, serve};
 use crate::support::sink::Sink;
 
-/// What one taking of event numbers reads, in pages.
-async fn pages(connection: &mut PgConnection) -> i64 {
-    let explain = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)
-                   SELECT take_event_numbers('00000000-0000-0000-0000-000000000000', 0)";
-    let row = sqlx::raw_sql(explain).fetch_one(connection).await.unwrap();
+/// What a statement reads, in pages.
+async fn pages(connection: &mut PgConnection, statement: &str) -> i64 {
+    let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}");
+    let row = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_one(connection).await.unwrap();
     let plan: serde_json::Value = row.get(0);
     plan[0]["Plan"]["Shared Hit Blocks"].as_i64().unwrap() + plan[0]["Plan"]["Shared Read Blocks"].as_i64().unwrap()
+}
+
+/// Somebody who keeps every version that there is from now on.
+async fn hold_everything(app: &TestApp) -> PgConnection {
+    let mut held = app.database.connect().await;
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM event_counters";
+    sqlx::raw_sql(begin).execute(&mut held).await.unwrap();
+    held
 }
 
 #[tokio::test]
 async fn taking_event_numbers_costs_the_same_however_many_were_taken() {
     let app = TestApp::start().await;
-    let (mut held, mut taking) = (app.database.connect().await, app.database.connect().await);
-    sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM event_counters")
-        .execute(&mut held)
-        .await
-        .unwrap();
-    pages(&mut taking).await;
-    let before = pages(&mut taking).await;
+    let (held, mut taking) = (hold_everything(&app).await, app.database.connect().await);
+    let take = "SELECT take_event_numbers('00000000-0000-0000-0000-000000000000', 0)";
+    pages(&mut taking, take).await;
+    let before = pages(&mut taking, take).await;
     let many = "SELECT take_event_numbers('00000000-0000-0000-0000-000000000000', 0) FROM generate_series(1, 20000)";
     sqlx::raw_sql(many).execute(&mut taking).await.unwrap();
-    let after = pages(&mut taking).await;
+    let after = pages(&mut taking, take).await;
     assert!(after <= before + 10, "{before} pages before, {after} after");
 
     let mail = app.send(json!({})).await;
     app.run_until_idle().await;
     assert_eq!(app.events(&mail.id).await, ["accepted", "relayed"]);
     held.close().await.unwrap();
+}
+
+/// A lane's bound is raised past what has left it, and lowered for what comes: the claim begins there.
+#[tokio::test]
+async fn claiming_lowering_and_raising_cost_the_same_however_much_has_gone_through_a_lane() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    let (held, mut busy) = (hold_everything(&app).await, app.database.connect().await);
+    let lane: i64 = sqlx::query_scalar("SELECT id FROM lanes").fetch_one(&mut busy).await.unwrap();
+    let prepare = format!(
+        "SET plan_cache_mode = force_custom_plan; PREPARE claim AS {};
+         INSERT INTO workers (id, host, pid, started_at, heartbeat_at)
+         VALUES ('00000000-0000-0000-0000-00000000000a', 'other', 1, now(), now())",
+        statement("WITH me AS")
+    );
+    sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut busy).await.unwrap();
+    let raise = format!("SELECT raise_lanes(ARRAY[{lane}::bigint], ARRAY[timestamptz 'infinity'])");
+    let mut costs = Vec::new();
+    for rows in [3, 2_003, 3] {
+        let now = "SELECT clock_timestamp()::text";
+        let due: String = sqlx::query_scalar(now).fetch_one(&mut busy).await.unwrap();
+        let add = format!(
+            "INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at)
+             SELECT gen_random_uuid(), gen_random_uuid(), '00000000-0000-0000-0000-000000000000', {lane}, '{due}', '{due}'
+             FROM generate_series(1, {rows})"
+        );
+        sqlx::raw_sql(AssertSqlSafe(add)).execute(&mut busy).await.unwrap();
+        let lower = format!("SELECT lower_lanes(ARRAY[{lane}], ARRAY['{due}'::timestamptz])");
+        let claim = format!(
+            "EXECUTE claim(ARRAY[{lane}], ARRAY[3], now(), '00000000-0000-0000-0000-00000000000a', ARRAY['{due}'::timestamptz])"
+        );
+        // A bound that changes costs more with every change, since its row is in unique indexes: that is why it changes but
+        // a few times a second. Each commit only looks.
+        pages(&mut busy, &lower).await;
+        let cost = [pages(&mut busy, &lower).await, pages(&mut busy, &claim).await];
+        let claimed: i64 = sqlx::query_scalar("SELECT count(*) FROM queue WHERE lease IS NOT NULL")
+            .fetch_one(&mut busy)
+            .await
+            .unwrap();
+        assert_eq!(claimed, 3);
+        // What a busy minute leaves behind.
+        sqlx::raw_sql("DELETE FROM queue").execute(&mut busy).await.unwrap();
+        pages(&mut busy, &raise).await;
+        let often = format!("{lower}, raise_lanes(ARRAY[{lane}::bigint], ARRAY[timestamptz 'infinity'])");
+        let often = format!("{often} FROM generate_series(1, 500)");
+        sqlx::raw_sql(AssertSqlSafe(often)).execute(&mut busy).await.unwrap();
+        costs.push([cost[0], cost[1], pages(&mut busy, &raise).await]);
+    }
+    let is_flat = |what: usize| costs[2][what] <= costs[0][what] + 15;
+    assert!((0..3).all(is_flat), "[lower, claim, raise] in pages, round by round: {costs:?}");
+    sqlx::raw_sql("DELETE FROM workers WHERE host = 'other'").execute(&mut busy).await.unwrap();
+
+    let mail = app.send(json!({})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.status(&mail.id).await, "relayed");
+    held.close().await.unwrap();
+}
+
+/// Rows that were read because a whole table was, by those who are connected and by all before.
+async fn rows_read_through(app: &TestApp) -> i64 {
+    let mut connection = app.database.connect().await;
+    // What they did is counted once they are gone.
+    let leave = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+                 WHERE datname = current_database() AND application_name = 'postrider'";
+    sqlx::raw_sql(leave).execute(&mut connection).await.unwrap();
+    let read = "SELECT sum(seq_tup_read)::bigint FROM pg_stat_user_tables
+                WHERE relname ~ '^(messages|contents|recipients|events)_'";
+    sqlx::query_scalar(read).fetch_one(&mut connection).await.unwrap()
+}
+
+/// Each week's partitions begin without statistics.
+#[tokio::test]
+async fn sending_reads_no_week_through_before_postgres_has_statistics_of_it() {
+    let app = TestApp::start().await;
+    let first = app.send(json!({})).await;
+    app.run_until_idle().await;
+    app.sql(
+        "ALTER TABLE recipients_default SET (autovacuum_enabled = false);
+         INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, status, finished_at)
+         SELECT message_id, gen_random_uuid(), tenant_id, n, 'to', address, status, finished_at
+         FROM recipients, generate_series(1, 20000) n",
+    )
+    .await;
+    let before = rows_read_through(&app).await;
+    let many = futures_util::future::join_all((0..100).map(|_| app.send(json!({})))).await;
+    app.run_until_idle().await;
+    let after = rows_read_through(&app).await;
+    assert_eq!(after - before, 0);
+    assert_eq!(app.status(&many[99].id).await, "relayed");
+    app.sql("DELETE FROM recipients WHERE position > 0").await;
+    assert_eq!(app.status(&first.id).await, "relayed");
 }
 
 /// Applications that send as fast as they can.
