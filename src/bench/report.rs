@@ -50,6 +50,8 @@ pub struct Report {
     duplicates: Option<u64>,
     /// Mails that came to somebody whose they are not.
     misdelivered: Option<u64>,
+    /// Mails that came with a DKIM signature.
+    signed: Option<u64>,
     /// Whether every outcome was on record in the end.
     settled: bool,
     /// Answers other than 202.
@@ -105,6 +107,7 @@ impl Report {
             lost: measured.lost(recipients),
             duplicates: measured.seen.is_some().then(|| after.count.duplicates - before.count.duplicates),
             misdelivered: measured.seen.is_some().then(|| after.count.strangers - before.count.strangers),
+            signed: measured.seen.is_some().then(|| after.count.signed - before.count.signed),
             settled: measured.settled,
             refused: answers.refused,
             unanswered: answers.unanswered,

@@ -139,6 +139,7 @@ fn service_settings(options: &Options, url: String, sink: Option<&Sink>) -> Vec<
         ("POSTRIDER_LISTEN", "127.0.0.1:0".to_owned()),
         ("POSTRIDER_HOSTNAME", "bench.invalid".to_owned()),
     ];
+    settings.extend(dkim::settings(options.dkim));
     let dns = sink.and_then(|sink| Some((sink, sink.dns?)));
     if let Some((sink, dns)) = dns {
         settings.push(("POSTRIDER_DNS", dns.to_string()));

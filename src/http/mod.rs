@@ -40,8 +40,8 @@ use crate::accept::request::Limits;
 use crate::clock::SharedClock;
 use crate::db::Db;
 use crate::dev::inbox::Inbox;
-use crate::feedback::Feedback;
 use crate::domain::unsubscribe::Links;
+use crate::feedback::Feedback;
 
 use auth::Keys;
 use body::Bodies;

@@ -88,6 +88,17 @@ async fn what_does_not_arrive_is_lost() {
 }
 
 #[tokio::test]
+async fn mail_is_signed_where_that_is_asked_for() {
+    let database = Database::empty();
+    for dkim in ["rsa", "ed25519", "none"] {
+        let done = run(bench(&["--messages", "20", "--dkim", dkim, "--yes", "--database-url", &database.url])).await;
+        let told = figures(&done);
+        let signed = if dkim == "none" { 0 } else { 20 };
+        assert_eq!((&told["signed"], &told["lost"]), (&json!(signed), &json!(0)), "{dkim}: {}", complaint(&done));
+    }
+}
+
+#[tokio::test]
 async fn what_comes_again_is_a_duplicate() {
     let database = Database::empty();
     let mut command = bench(&["--messages", "40", "--sink-hangs-up", "10", "--database-url", &database.url]);
@@ -146,13 +157,11 @@ async fn nobodys_mail_is_sent_to_the_sink() {
 
 #[tokio::test]
 async fn mistakes_are_told_in_one_line() {
-    let database = Database::empty();
     for (arguments, words) in [
         (&["--attachment", "29000000", "--size", "4000000"][..], "40 MiB"),
         (&["--dir", "/proc/none"], "choose another with --dir"),
         (&["--messages", "50000000", "--attachment", "20000000"], "MiB are free"),
         (&["--database-url", "postgres://u:secret@127.0.0.1:1/x"], "not available"),
-        (&["--dkim", "rsa", "--database-url", &database.url], "/v1/domains"),
     ] {
         let refused = run(bench(arguments)).await;
         let said = complaint(&refused);

@@ -280,15 +280,15 @@ async fn the_look_up_costs_the_same_however_long_the_list_is() {
             list(|n| format!("'a{}@example.test'", 2 * n)),
             list(|_| "'transactional'".into())
         );
-        let mut last = 0;
+        let mut read = 0;
         for _ in 0..2 {
             let plan: Value =
                 sqlx::raw_sql(AssertSqlSafe(explain.clone())).fetch_one(&mut connection).await.unwrap().get(0);
             let plan = &plan[0]["Plan"];
-            last = plan["Shared Hit Blocks"].as_i64().unwrap() + plan["Shared Read Blocks"].as_i64().unwrap();
+            read = plan["Shared Hit Blocks"].as_i64().unwrap() + plan["Shared Read Blocks"].as_i64().unwrap();
             assert!(!plan.to_string().contains("Seq Scan") || many == 100, "{plan}");
         }
-        pages.push(last);
+        pages.push(read);
     }
     assert!(pages[1] <= 256 * 9, "{pages:?}");
 }

@@ -69,6 +69,8 @@ pub(super) struct Count {
     pub waiting: u64,
     /// Who is nobody's, or got another one's mail.
     pub strangers: u64,
+    /// Mails that began with a DKIM signature, of whatever worth.
+    pub signed: u64,
     /// When the last numbered one came, since the machine started.
     pub last: Duration,
 }

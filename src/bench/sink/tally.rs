@@ -50,6 +50,7 @@ impl Tally {
     pub(super) fn take(&self, head: &[u8], recipients: &[Recipient], first_octet: Duration) {
         let (mut count, mut seen) = (self.count.get(), self.seen.borrow_mut());
         let named = mail::number(head);
+        count.signed += u64::from(head.starts_with(b"DKIM-Signature:"));
         for recipient in recipients {
             match *recipient {
                 Recipient::Numbered { number, place } if named == Some(number) && place < self.args.recipients => {
@@ -90,7 +91,12 @@ mod tests {
         // Another one's mail, nobody's place, nobody.
         tally.take(head, &[of(5, 0), of(4, 2), Recipient::Stranger], Duration::ZERO);
         let count = Count { last: Duration::ZERO, ..tally.count() };
-        assert_eq!(count, Count { arrived: 2, duplicates: 1, waiting: 1, strangers: 3, last: Duration::ZERO });
+        assert_eq!(
+            count,
+            Count { arrived: 2, duplicates: 1, waiting: 1, strangers: 3, signed: 0, last: Duration::ZERO }
+        );
+        tally.take(b"DKIM-Signature: v=1\r\nX-Bench-Id: 0000000006\r\n", &[], Duration::ZERO);
+        assert_eq!(tally.count().signed, 1);
         let Told::Seen { numbers, .. } = tally.seen() else { panic!("what was seen") };
         assert_eq!(Seen::from_text(&numbers).unwrap().numbers().collect::<Vec<_>>(), [8, 9]);
     }
