@@ -15,12 +15,12 @@ pub enum Unverified {
 /// Settings of senders' domains.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Domains {
-    /// Whether mail is taken from domains that are not registered or not verified: `POSTRIDER_DOMAINS__UNVERIFIED`, `allow`
-    /// or `refuse`, default `allow`.
+    /// Whether mail is taken from domains that are not registered or not verified: `POSTRIDER_DOMAINS__UNVERIFIED`,
+    /// `allow` or `refuse`, default `allow`.
     pub unverified: Unverified,
-    /// What stands for this installation in SPF records: `POSTRIDER_DOMAINS__SPF`, mechanisms separated by spaces such as
-    /// `include:spf.relay.example`, default unset, which means `a:` and the hostname. Behind a relay it is what the relay's
-    /// operator tells.
+    /// What stands for this installation in SPF records: `POSTRIDER_DOMAINS__SPF`, mechanisms separated by spaces such
+    /// as `include:spf.relay.example`, default unset, which means `a:` and the hostname. Behind a relay it is what the
+    /// relay's operator tells.
     pub spf: Option<String>,
 }
 

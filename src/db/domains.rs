@@ -74,7 +74,8 @@ pub struct NewKey {
     pub sealed: Vec<u8>,
 }
 
-/// Registers a domain with keys that sign at once. Answers `false` where there is one of this name, which stays as it is.
+/// Registers a domain with keys that sign at once. Answers `false` where there is one of this name, which stays as it
+/// is.
 pub async fn insert(
     db: &Db,
     tenant: TenantId,
@@ -140,8 +141,8 @@ pub enum Rotated {
     Missing,
 }
 
-/// Adds keys that are to follow those that sign. Pending ones of other algorithms than `signing`, which nobody may ever have
-/// published, make room.
+/// Adds keys that are to follow those that sign. Pending ones of other algorithms than `signing`, which nobody may ever
+/// have published, make room.
 pub async fn rotate(
     db: &Db,
     tenant: TenantId,
@@ -311,8 +312,8 @@ async fn promote(
     Ok(())
 }
 
-/// Takes domains whose check is due. Other workers leave them alone until `until`, when a check that was not recorded is due
-/// again.
+/// Takes domains whose check is due. Other workers leave them alone until `until`, when a check that was not recorded
+/// is due again.
 pub async fn take_due(
     db: &Db,
     now: DateTime<Utc>,

@@ -1,7 +1,7 @@
 //! How the domain of a mail's sender stands, and what signs for it; asked for at most every few seconds a domain.
 //!
-//! API and workers ask the same: what would sign, and what does. A subdomain's mail is signed by the nearest domain above it that is
-//! registered, which DMARC's relaxed rule counts as aligned.
+//! API and workers ask the same: what would sign, and what does. A subdomain's mail is signed by the nearest domain
+//! above it that is registered, which DMARC's relaxed rule counts as aligned.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,8 +80,8 @@ impl Senders {
         self.lock().clear();
     }
 
-    /// How a domain (as in [`Address::domain`](crate::domain::address::Address::domain)) stands. While the database is away
-    /// the last answer holds.
+    /// How a domain (as in [`Address::domain`](crate::domain::address::Address::domain)) stands. While the database is
+    /// away the last answer holds.
     pub async fn of(&self, tenant: TenantId, domain: &str) -> Result<Standing, DbError> {
         let (now, key) = (self.clock.now(), (tenant.0, domain.to_owned()));
         let last = {

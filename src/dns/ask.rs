@@ -103,7 +103,9 @@ fn read(answer: Result<Lookup, NetError>, text: impl Fn(&RData) -> Option<String
     }
 }
 
-/// The strings of a record as one (RFC 7208 §3.3). What is no text is shown as such.
+/// The strings of a record as one (RFC 7208 §3.3). What is no text is shown as such: a database would not take it all.
 fn joined(text: &TXT) -> String {
-    text.txt_data.iter().map(|part| String::from_utf8_lossy(part)).collect()
+    let octets = text.txt_data.concat();
+    let shown = |c: char| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
+    String::from_utf8_lossy(&octets).chars().map(shown).collect()
 }

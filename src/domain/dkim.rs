@@ -1,7 +1,7 @@
 //! DKIM keys (RFC 6376, RFC 8463): how they are made, what is published of them, and what signs with them.
 //!
-//! A domain has a key of each algorithm, so that receivers that do not know ed25519 yet can verify RSA. A private key exists
-//! in the clear only in memory: at rest it is sealed, tied to its tenant, domain and selector.
+//! A domain has a key of each algorithm, so that receivers that do not know ed25519 yet can verify RSA. A private key
+//! exists in the clear only in memory: at rest it is sealed, tied to its tenant, domain and selector.
 
 use std::fmt;
 use std::str::FromStr;
@@ -150,8 +150,8 @@ fn context(tenant: TenantId, domain: &str, selector: &str) -> Vec<u8> {
     format!("{}/{domain}/{selector}", tenant.0.simple()).into_bytes()
 }
 
-/// A name for a key that no other key has, from 5 random bytes that both keys of a pair share: `pr-` and eight letters and
-/// digits, then what tells the two apart.
+/// A name for a key that no other key has, from 5 random bytes that both keys of a pair share: `pr-` and eight letters
+/// and digits, then what tells the two apart.
 pub fn selector(random: [u8; 5], algorithm: Algorithm) -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let bits = random.into_iter().fold(0_u64, |bits, byte| bits << 8 | u64::from(byte));

@@ -1,9 +1,9 @@
 //! DKIM signatures (RFC 6376, RFC 8463), relaxed/relaxed.
 //!
-//! A signature is made of the mail, the keys and the mail's own date alone (`t=`), so that every attempt and every `raw` of a
-//! mail has the same one. `From` is signed once more than it is there, so that nobody can add a second one (§8.15). The body
-//! is hashed once for all keys. Canonical forms and the signature's own field are mail-auth's; its `sign` takes `t=` from the
-//! system's clock, which would make each attempt another mail.
+//! A signature is made of the mail, the keys and the mail's own date alone (`t=`), so that every attempt and every
+//! `raw` of a mail has the same one. `From` is signed once more than it is there, so that nobody can add a second one
+//! (§8.15). The body is hashed once for all keys. Canonical forms and the signature's own field are mail-auth's; its
+//! `sign` takes `t=` from the system's clock, which would make each attempt another mail.
 
 use chrono::{DateTime, Utc};
 use mail_auth::common::crypto::{HashAlgorithm, SigningKey as _};

@@ -1,5 +1,5 @@
-//! Checks the records of senders' domains in the DNS: those of new keys every few minutes until they are seen and sign, all
-//! others a few times a day. Keys that have served their time are deleted.
+//! Checks the records of senders' domains in the DNS: those of new keys every few minutes until they are seen and sign,
+//! all others a few times a day. Keys that have served their time are deleted.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! Signs a mail with the keys of its sender's domain (RFC 6376). RSA and large mails are signed off the async threads, few at
-//! a time.
+//! Signs a mail with the keys of its sender's domain (RFC 6376). RSA and large mails are signed off the async threads,
+//! few at a time.
 //!
-//! Mail of a domain whose keys cannot be opened waits: without a signature it might be refused for good, and a secret that is
-//! configured again brings it back.
+//! Mail of a domain whose keys cannot be opened waits: without a signature it might be refused for good, and a secret
+//! that is configured again brings it back.
 
 use std::sync::Arc;
 

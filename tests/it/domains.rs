@@ -103,6 +103,21 @@ async fn a_policy_above_a_subdomain_counts_for_it() {
 }
 
 #[tokio::test]
+async fn nothing_in_the_dns_is_too_strange_to_be_told() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    let made = registered(&app, "acme.test").await;
+    dns.txt("acme.test", ["v=spf1 \0\u{1b}[31m ä -all", "", "\0"]);
+    dns.txt("_dmarc.acme.test", ["v=DMARC1; p=\0", "v=DMARC1"]);
+    let long = "x".repeat(1_100);
+    dns.txt(made["records"][0]["name"].as_str().unwrap(), [long.as_str()]);
+    let found = checked(&app, "acme.test").await;
+    assert_eq!(statuses(&found), [("dkim", "wrong"), ("dkim", "missing"), ("spf", "wrong"), ("dmarc", "wrong")]);
+    assert_eq!(records(&found, "spf")[0]["found"], json!(["v=spf1 \u{fffd}\u{fffd}[31m ä -all"]));
+    assert_eq!(records(&found, "dkim")[0]["found"][0].as_str().unwrap().len(), 1_000);
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_request_is_told() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;

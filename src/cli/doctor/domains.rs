@@ -1,5 +1,5 @@
-//! What other servers make of our mail: the secret key, the records of each registered domain, and this machine's name on the
-//! direct way.
+//! What other servers make of our mail: the secret key, the records of each registered domain, and this machine's name
+//! on the direct way.
 
 use std::net::IpAddr;
 
@@ -90,7 +90,8 @@ fn record(domain: &str, finding: Finding, report: &mut Report) {
     }
 }
 
-/// Receivers look our address up, and expect the name that it points to to lead back to it, and to be the one we greet with.
+/// Receivers look our address up, and expect the name that it points to to lead back to it, and to be the one we greet
+/// with.
 async fn own_name(hostname: &str, dns: &Asker, report: &mut Report) {
     let what = format!("hostname {hostname}");
     if !hostname.contains('.') {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{DmarcPolicy, Finding, Purpose, Record, RecordStatus};
 
-/// What the DNS answered: the records under the first of the names that has such a record, none where there is none, or why
-/// there is no answer. An MX is `preference host`.
+/// What the DNS answered: the records under the first of the names that has such a record, none where there is none, or
+/// why there is no answer. An MX is `preference host`.
 pub type Answer = Result<Vec<String>, String>;
 
 /// What was found for a record. `at` is the name that was asked last.
@@ -32,7 +32,8 @@ pub fn judge(record: Record, at: &str, answer: Answer) -> Finding {
     finding
 }
 
-/// Whether a record under the name is of this kind: others, such as those that prove ownership to somebody, do not matter.
+/// Whether a record under the name is of this kind: others, such as those that prove ownership to somebody, do not
+/// matter.
 pub fn is_meant(purpose: Purpose, value: &str) -> bool {
     let begins = |start: &str| {
         let begin = value.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start));

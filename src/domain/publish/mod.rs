@@ -1,8 +1,8 @@
 //! What a domain's owner publishes in the DNS so that its mail authenticates, and what the DNS shows of it. Pure.
 //!
-//! Records: DKIM keys (RFC 6376 §3.6.1), SPF of the domain and of the return path (RFC 7208), DMARC (RFC 7489) and the return
-//! path's MX. [`judge`] holds what was found against what is expected and says what would mend it; [`Verdict`] is what
-//! follows for the domain as a whole.
+//! Records: DKIM keys (RFC 6376 §3.6.1), SPF of the domain and of the return path (RFC 7208), DMARC (RFC 7489) and the
+//! return path's MX. [`judge`] holds what was found against what is expected and says what would mend it; [`Verdict`]
+//! is what follows for the domain as a whole.
 
 mod judge;
 #[cfg(test)]
@@ -216,11 +216,22 @@ impl Record {
         self.found(RecordStatus::Unchecked, Vec::new(), None)
     }
 
-    fn found(self, status: RecordStatus, found: Vec<String>, mend: Option<String>) -> Finding {
+    fn found(self, status: RecordStatus, mut found: Vec<String>, mend: Option<String>) -> Finding {
         let Self { kind, name, value, purpose } = self;
+        found.truncate(MOST_FOUND);
+        for value in &mut found {
+            if let Some((end, _)) = value.char_indices().nth(LONGEST_FOUND) {
+                value.truncate(end);
+            }
+        }
         Finding { kind, name, value, purpose, status, found, mend }
     }
 }
+
+/// Of what was found, so many records are kept.
+const MOST_FOUND: usize = 10;
+/// And so many characters of each.
+const LONGEST_FOUND: usize = 1_000;
 
 /// The records as they are to be published, each with what the last check found of it.
 pub fn with_findings(records: Vec<Record>, findings: &[Finding]) -> Vec<Finding> {
@@ -286,7 +297,8 @@ impl Verdict {
     }
 }
 
-/// How long a domain whose records have vanished still counts as verified: an accident in the DNS must not stop its mail.
+/// How long a domain whose records have vanished still counts as verified: an accident in the DNS must not stop its
+/// mail.
 const GRACE: TimeDelta = TimeDelta::hours(72);
 
 /// How a domain stands after its checks.
@@ -320,8 +332,8 @@ impl DomainStatus {
     }
 }
 
-/// Whether mail that `domain` signs for is aligned with a return path at `return_path` by DMARC's relaxed rule: one is the
-/// other, or below it.
+/// Whether mail that `domain` signs for is aligned with a return path at `return_path` by DMARC's relaxed rule: one is
+/// the other, or below it.
 pub fn is_aligned(domain: &str, return_path: &str) -> bool {
     is_within(return_path, domain) || is_within(domain, return_path)
 }

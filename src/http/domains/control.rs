@@ -16,9 +16,9 @@ use crate::http::{Api, ApiError, Problem};
 
 /// Register a domain
 ///
-/// Makes an ed25519 and an RSA-2048 key. Both sign the domain's mail, and that of domains below it that are not registered
-/// themselves, within a quarter of a minute: until their records are published, a signature counts as none. Publish the records of the
-/// answer, then `POST …/verify`.
+/// Makes an ed25519 and an RSA-2048 key. Both sign the domain's mail, and that of domains below it that are not
+/// registered themselves, within a quarter of a minute: until their records are published, a signature counts as none.
+/// Publish the records of the answer, then `POST …/verify`.
 #[utoipa::path(
     post, path = "/v1/domains", tag = "domains", operation_id = "create_domain",
     request_body = NewDomainBody,
@@ -69,8 +69,8 @@ pub async fn create(
 
 /// Remove a domain
 ///
-/// Its keys are deleted, and its mail goes out unsigned from now on. Leave the DKIM records in the DNS for a week: mail that is under
-/// way was signed with them.
+/// Its keys are deleted, and its mail goes out unsigned from now on. Leave the DKIM records in the DNS for a week: mail
+/// that is under way was signed with them.
 #[utoipa::path(
     delete, path = "/v1/domains/{name}", tag = "domains", operation_id = "remove_domain",
     params(("name" = String, Path, description = "The domain's name")),

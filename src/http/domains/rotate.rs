@@ -12,8 +12,8 @@ use crate::http::{Api, ApiError, Problem};
 
 /// Give a domain new keys
 ///
-/// They sign once their records are seen, each by itself; until then the present ones do. The records of those stay for a week
-/// after they have signed last.
+/// They sign once their records are seen, each by itself; until then the present ones do. The records of those stay for
+/// a week after they have signed last.
 #[utoipa::path(
     post, path = "/v1/domains/{name}/rotate", tag = "domains", operation_id = "rotate_domain",
     params(("name" = String, Path, description = "The domain's name")),

@@ -14,9 +14,9 @@ use crate::http::{Api, ApiError, Problem};
 
 /// Check a domain's records
 ///
-/// Asks the DNS for each record, and says what was found and what would mend it. Pending keys whose records are seen sign from now on;
-/// those before them are `retiring`. Workers check by themselves: every five minutes while something is missing, else every
-/// six hours.
+/// Asks the DNS for each record, and says what was found and what would mend it. Pending keys whose records are seen
+/// sign from now on; those before them are `retiring`. Workers check by themselves: every five minutes while something
+/// is missing, else every six hours.
 #[utoipa::path(
     post, path = "/v1/domains/{name}/verify", tag = "domains", operation_id = "verify_domain",
     params(("name" = String, Path, description = "The domain's name")),

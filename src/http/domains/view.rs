@@ -14,8 +14,8 @@ pub struct DomainView {
     /// Its name, in A-labels.
     #[schema(example = "acme.test")]
     pub name: String,
-    /// How it stands after its checks: `pending` (its keys were never seen in the DNS), `verified`, `failing` (they were seen
-    /// less than 72 hours before the last check: it counts as verified) or `unverified`.
+    /// How it stands after its checks: `pending` (its keys were never seen in the DNS), `verified`, `failing` (they
+    /// were seen less than 72 hours before the last check: it counts as verified) or `unverified`.
     pub status: DomainStatus,
     /// When it was registered.
     pub created_at: DateTime<Utc>,
@@ -40,8 +40,8 @@ pub struct DkimKeyView {
     pub selector: String,
     /// What it signs with.
     pub algorithm: Algorithm,
-    /// `pending` signs once its record is seen, `active` signs (unless `dkim.algorithms` leaves its algorithm out), `retiring`
-    /// signs no more while its record is to stay for mail that is under way.
+    /// `pending` signs once its record is seen, `active` signs (unless `dkim.algorithms` leaves its algorithm out),
+    /// `retiring` signs no more while its record is to stay for mail that is under way.
     pub state: KeyState,
     /// When it was made.
     pub created_at: DateTime<Utc>,

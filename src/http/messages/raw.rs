@@ -19,8 +19,9 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
 
 /// Read a message as sent
 ///
-/// The MIME, byte for byte as it goes to the recipients' server, with the signatures of the keys that sign now: a mail's signature is
-/// the same every time until its domain gets new keys. Without signatures where those keys cannot be opened.
+/// The MIME, byte for byte as it goes to the recipients' server, with the signatures of the keys that sign now: a
+/// mail's signature is the same every time until its domain gets new keys. Without signatures where those keys cannot
+/// be opened.
 #[utoipa::path(
     get, path = "/v1/messages/{id}/raw", tag = "messages", operation_id = "get_message_raw",
     params(("id" = String, Path, description = "The message's id")),

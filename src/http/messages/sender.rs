@@ -1,4 +1,5 @@
-//! What is to be said of a sender's domain when a message is taken: by what its checks have shown, without asking the DNS.
+//! What is to be said of a sender's domain when a message is taken: by what its checks have shown, without asking the
+//! DNS.
 
 use serde::Serialize;
 

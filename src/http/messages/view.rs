@@ -26,8 +26,9 @@ pub struct Accepted {
     pub created_at: DateTime<Utc>,
     /// Everyone it goes to, in the order of the request.
     pub recipients: Vec<AcceptedRecipient>,
-    /// What may keep it from being trusted, by what the checks of the sender's domain have shown. Left out where there is nothing to
-    /// say, also where no domain is registered at all, and where a request is repeated with its `Idempotency-Key`.
+    /// What may keep it from being trusted, by what the checks of the sender's domain have shown. Left out where there
+    /// is nothing to say, also where no domain is registered at all, and where a request is repeated with its
+    /// `Idempotency-Key`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
 }

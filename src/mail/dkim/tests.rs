@@ -1,5 +1,5 @@
-//! Our signatures against an independent verifier (mail-auth's), that verifier against the RFCs' own examples, and what must
-//! not verify.
+//! Our signatures against an independent verifier (mail-auth's), that verifier against the RFCs' own examples, and what
+//! must not verify.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;

@@ -130,6 +130,9 @@ impl Drop for DnsServer {
 
 /// A text as the strings of a TXT record, each of at most 255 octets.
 fn strings(text: &str) -> Vec<String> {
+    if text.is_empty() {
+        return vec![String::new()];
+    }
     text.as_bytes().chunks(255).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
 }
 

@@ -1,5 +1,5 @@
-//! Senders' domains: registered, published as they are told to be, and their signatures verified by mail-auth as a receiver
-//! would.
+//! Senders' domains: registered, published as they are told to be, and their signatures verified by mail-auth as a
+//! receiver would.
 
 use mail_auth::{AuthenticatedMessage, DkimResult, MessageAuthenticator};
 use postrider::config::Config;
