@@ -86,7 +86,7 @@ impl ReturnPaths {
         format!("{PREFIX}{token}@{}", self.domain).parse().ok()
     }
 
-    /// A token that is made now, of [`LETTERS`] letters and digits.
+    /// A token that is made now: 48 letters and digits.
     pub fn token(&self, Token { message, position }: Token, now: DateTime<Utc>) -> String {
         let mut octets = Vec::with_capacity(OCTETS);
         octets.extend_from_slice(message.0.as_bytes());
