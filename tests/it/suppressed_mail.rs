@@ -266,7 +266,7 @@ async fn the_look_up_costs_the_same_however_long_the_list_is() {
     let mut connection = app.database.connect().await;
     let look_up = format!("SET plan_cache_mode = force_custom_plan; PREPARE look_up AS {}", statement("SELECT u.n AS"));
     sqlx::raw_sql(AssertSqlSafe(look_up)).execute(&mut connection).await.unwrap();
-    let mut pages = Vec::new();
+    let mut figures = Vec::new();
     for many in [100, 100_000] {
         let fill = "INSERT INTO suppressions (tenant_id, address, reason, created_at)
             SELECT '00000000-0000-0000-0000-000000000000', 'a' || n || '@example.test', 'manual', now()
@@ -280,15 +280,15 @@ async fn the_look_up_costs_the_same_however_long_the_list_is() {
             list(|n| format!("'a{}@example.test'", 2 * n)),
             list(|_| "'transactional'".into())
         );
-        let mut read = 0;
+        let mut pages_read = 0;
         for _ in 0..2 {
             let plan: Value =
                 sqlx::raw_sql(AssertSqlSafe(explain.clone())).fetch_one(&mut connection).await.unwrap().get(0);
             let plan = &plan[0]["Plan"];
-            read = plan["Shared Hit Blocks"].as_i64().unwrap() + plan["Shared Read Blocks"].as_i64().unwrap();
+            pages_read = plan["Shared Hit Blocks"].as_i64().unwrap() + plan["Shared Read Blocks"].as_i64().unwrap();
             assert!(!plan.to_string().contains("Seq Scan") || many == 100, "{plan}");
         }
-        pages.push(read);
+        figures.push(pages_read);
     }
-    assert!(pages[1] <= 256 * 9, "{pages:?}");
+    assert!(figures[1] <= 256 * 9, "{figures:?}");
 }
