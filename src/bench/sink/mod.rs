@@ -1,7 +1,7 @@
 //! The other side: an SMTP server that takes every mail, counts it and keeps nothing, in a process of its own (the hidden
 //! command `bench-sink`) so that its CPU is not the product's; and where mail goes directly, the DNS that leads to it.
 //!
-//! It tells on standard output, a JSON line each ([`Told`]), and is asked on standard input: a line asks which numbers it
+//! It tells on standard output, a JSON line each (`Told`), and is asked on standard input: a line asks which numbers it
 //! has seen, the end of the input ends it, so that it never outlives the bench. One thread does it all.
 
 mod dns;
