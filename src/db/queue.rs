@@ -304,8 +304,10 @@ async fn update_recipients(
     let texts: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().map(|o| o.reply.text.as_str())).collect();
     let mx: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.peer.mx.as_deref())).collect();
     let tls: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.peer.tls.as_deref())).collect();
-    // Where no attempt was made (started_at is null) the last attempt's reply stays, unless there are words of ours. The span of the ids tells which weeks
-    // are meant before the plan is made; a list of them would be gone through again for every row.
+    // Where no attempt was made (started_at is null) the last attempt's reply stays, unless there are
+    // words of ours. The first week tells which partitions are
+    // not meant before the plan is made. From its start: of a span that seems to hold little the planner would read all, and
+    // compare each with each.
     sqlx::query!(
         "UPDATE recipients r SET status = u.status, attempts = u.attempts, finished_at = u.finished_at,
              last_attempt_at = coalesce(u.started_at, r.last_attempt_at),
@@ -317,7 +319,7 @@ async fn update_recipients(
                      $7::timestamptz[], $8::smallint[], $9::text[], $10::text[], $11::text[], $12::text[])
               AS u (tenant_id, message_id, id, status, attempts, started_at, finished_at, code, enhanced, text, mx, tls)
          WHERE r.tenant_id = u.tenant_id AND r.message_id = u.message_id AND r.id = u.id
-           AND r.message_id BETWEEN $13 AND $14",
+           AND r.message_id >= $13",
         &tenants,
         &messages,
         &recipients,
@@ -330,12 +332,20 @@ async fn update_recipients(
         &texts as _,
         &mx as _,
         &tls as _,
-        messages.iter().min(),
-        messages.iter().max()
+        first_of_week(&messages)
     )
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// The first id of the week that the oldest of these UUIDv7 is of: weeks begin on Mondays in UTC, as the partitions do.
+fn first_of_week(ids: &[Uuid]) -> Uuid {
+    const WEEK: u128 = 7 * 86_400_000;
+    // 1970 began on a Thursday.
+    const SHIFT: u128 = 3 * 86_400_000;
+    let millis = ids.iter().min().map_or(0, |id| id.as_u128() >> 80);
+    Uuid::from_u128(((millis + SHIFT) / WEEK * WEEK).saturating_sub(SHIFT) << 80)
 }
 
 fn event(finished: &Finished) -> NewEvent<'_> {
@@ -423,4 +433,25 @@ pub async fn hold(db: &Db, claimed: &[Claimed], reason: &str) -> Result<(), DbEr
         reason
     );
     db.timed("queue.hold", query.execute(&db.pool)).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weeks_begin_where_the_partitions_do() {
+        let id = |at: &str| {
+            let millis = at.parse::<DateTime<Utc>>().unwrap().timestamp_millis();
+            Uuid::from_u128(u128::try_from(millis).unwrap() << 80)
+        };
+        let before = |id: Uuid| Uuid::from_u128(id.as_u128() - 1);
+        let monday = id("2026-11-23T00:00:00Z");
+        assert_eq!(first_of_week(&[id("2026-11-28T14:00:00Z"), id("2026-11-27T01:00:00Z")]), monday);
+        assert_eq!(first_of_week(&[monday]), monday);
+        assert_eq!(first_of_week(&[before(monday), monday]), id("2026-11-16T00:00:00Z"));
+        // Whatever the ids are.
+        assert_eq!(first_of_week(&[Uuid::nil()]), Uuid::nil());
+        assert!(first_of_week(&[Uuid::max()]) > monday);
+    }
 }

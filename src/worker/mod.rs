@@ -5,14 +5,14 @@
 //! claim ─▶ deliver (one task a mail) ─▶ complete
 //! ```
 //!
-//! No transaction is open while a mail is being sent: a claim leases recipients to this worker and commits; an
-//! outcome is committed afterwards and counts only while the lease still stands. `heartbeat` keeps the leases,
-//! `reap` frees those of workers that died, `suspects` finds out what they died of, `recover` finds what a lost answer hid,
-//! `wake` tells when there is something to do, `bounds` spares claims what is gone, `expire` ends what waits in closed lanes beyond its time. `rooms` divides the
-//! hands among the lanes, `permits` holds what was granted of shared limits, `budget` what large mails take up in memory,
-//! `suppress` leaves out who wants or can have no mail, `forget` removes suppressions that have expired, `legs` makes the
-//! envelopes of a mail, `sign` signs it with its domain's keys, and `domains` checks what is published of them. `learn` makes of
-//! outcomes what is known of destinations. `notify` posts events to webhook endpoints.
+//! No transaction is open while a mail is being sent: a claim leases recipients to this worker and commits; an outcome is
+//! committed afterwards and counts only while the lease still stands. `heartbeat` keeps the leases, `reap` frees those of
+//! workers that died, `suspects` finds out what they died of, `recover` finds what a lost answer hid, `wake` tells when
+//! there is something to do, `bounds` spares claims what is gone, `expire` ends what waits in closed lanes beyond its time.
+//! `rooms` divides the hands among the lanes, `permits` holds what was granted of shared limits, `budget` what large mails
+//! take up in memory, `suppress` leaves out who wants or can have no mail, `forget` removes suppressions that have expired,
+//! `legs` makes the envelopes of a mail, `sign` signs it with its domain's keys, and `domains` checks what is published of
+//! them. `learn` makes of outcomes what is known of destinations. `notify` posts events to webhook endpoints.
 
 mod bounds;
 mod budget;

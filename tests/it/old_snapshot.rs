@@ -141,6 +141,46 @@ async fn sending_reads_no_week_through_before_postgres_has_statistics_of_it() {
     assert_eq!(app.status(&first.id).await, "relayed");
 }
 
+/// Also where Postgres has statistics, in which the newest mail is not yet: of a narrow span of ids it would believe that it
+/// holds one row, and compare each with each.
+#[tokio::test]
+async fn recording_outcomes_looks_each_recipient_up() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    app.sql(
+        "INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, status, finished_at)
+         SELECT (lpad(to_hex(('x' || left(replace(message_id::text, '-', ''), 12))::bit(48)::bigint - n), 12, '0')
+                 || '70008000' || lpad(to_hex(n), 12, '0'))::uuid, id, tenant_id, 1, 'to', address, 'relayed', now()
+         FROM recipients, generate_series(1, 20000) n;
+         ANALYZE recipients",
+    )
+    .await;
+    for _ in 0..20 {
+        app.send(json!({})).await;
+    }
+    let mut connection = app.database.connect().await;
+    let prepare = format!(
+        "SET plan_cache_mode = force_custom_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
+         SET enable_mergejoin = off; PREPARE record AS {}",
+        statement("UPDATE recipients r SET status")
+    );
+    sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut connection).await.unwrap();
+    let arguments = "SELECT format('%L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L', array_agg(tenant_id),
+                         array_agg(message_id), array_agg(id), array_agg('relayed'::text), array_agg(1), array_agg(now()),
+                         array_agg(now()), array_agg(250), array_agg(''::text), array_agg(''::text), array_agg(''::text),
+                         array_agg(''::text), uuid_floor(date_trunc('week', timestamptz '2026-11-23', 'UTC')))
+                     FROM recipients WHERE position = 0";
+    let arguments: String = sqlx::query_scalar(arguments).fetch_one(&mut connection).await.unwrap();
+    let explain = format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE record({arguments})");
+    let rows = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_all(&mut connection).await.unwrap();
+    let plan = rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>().join("\n");
+    assert!(plan.contains("(message_id = u.message_id)") && plan.contains("(actual rows=1 loops=21)"), "{plan}");
+    assert!(!plan.contains("Seq Scan") && !plan.contains("Join Filter"), "{plan}");
+    app.sql("DELETE FROM recipients WHERE position > 0; UPDATE recipients SET status = 'queued', finished_at = NULL")
+        .await;
+    app.run_until_idle().await;
+}
+
 /// Applications that send as fast as they can.
 const SENDERS: usize = 48;
 /// What one figure is measured over.
