@@ -194,6 +194,7 @@ async fn tell(
             attempt: None,
             outcome: None,
             next_attempt_at,
+            bounce: None,
         })
         .collect();
     events::append(connection, now, events).await

@@ -11,7 +11,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Db, DbError};
-use crate::domain::event::{Event, EventData, EventType};
+use crate::domain::bounce::Bounce;
+use crate::domain::event::{BounceSaid, Event, EventData, EventType};
 use crate::domain::explain::Said;
 use crate::domain::id::{EndpointId, MessageId, RecipientId, TenantId};
 use crate::domain::outcome::Outcome;
@@ -28,6 +29,8 @@ pub(super) struct NewEvent<'a> {
     pub attempt: Option<i16>,
     pub outcome: Option<&'a Outcome>,
     pub next_attempt_at: Option<DateTime<Utc>>,
+    /// What a refusal for good means.
+    pub bounce: Option<Bounce>,
 }
 
 /// Numbers and writes events, in the order given within each tenant.
@@ -67,17 +70,21 @@ async fn append_to(
     let durations: Vec<Option<i32>> =
         events.iter().map(|e| e.outcome.map(|o| i32::try_from(o.duration.as_millis()).unwrap_or(i32::MAX))).collect();
     let next: Vec<Option<DateTime<Utc>>> = events.iter().map(|event| event.next_attempt_at).collect();
+    let bounce = |pick: fn(Bounce) -> &'static str| events.iter().map(|e| e.bounce.map(pick)).collect::<Vec<_>>();
     let written = sqlx::query!(
         "WITH counter AS MATERIALIZED (SELECT take_event_numbers($1, $3) AS base)
          INSERT INTO events (tenant_id, seq, recorded_at, type, message_id, recipient_id, attempt, response_code,
-                             response_enhanced, response_text, mx, ip, tls, duration_ms, next_attempt_at, endpoint_id)
+                             response_enhanced, response_text, mx, ip, tls, duration_ms, next_attempt_at, endpoint_id,
+                             bounce_type, bounce_category, bounce_source)
          SELECT $1, counter.base + e.n, $2, e.type, e.message_id, e.recipient_id, e.attempt, e.code, e.enhanced,
-                e.text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id
+                e.text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id, e.bounce_type,
+                e.bounce_category, e.bounce_source
          FROM counter, unnest($4::text[], $5::uuid[], $6::uuid[], $7::smallint[], $8::smallint[], $9::text[],
                               $10::text[], $11::text[], $12::text[], $13::text[], $14::integer[], $15::timestamptz[],
-                              $16::uuid[])
+                              $16::uuid[], $17::text[], $18::text[], $19::text[])
               WITH ORDINALITY AS e (type, message_id, recipient_id, attempt, code, enhanced, text, mx, ip, tls,
-                                    duration_ms, next_attempt_at, endpoint_id, n)
+                                    duration_ms, next_attempt_at, endpoint_id, bounce_type, bounce_category,
+                                    bounce_source, n)
          WHERE counter.base IS NOT NULL",
         tenant,
         now,
@@ -95,6 +102,9 @@ async fn append_to(
         &durations as _,
         &next as _,
         &column(|event| event.endpoint_id) as _,
+        &bounce(|bounce| bounce.judgement.kind.as_str()) as _,
+        &bounce(|bounce| bounce.judgement.category.as_str()) as _,
+        &bounce(|bounce| bounce.source.as_str()) as _,
     )
     .execute(connection)
     .await?;
@@ -145,6 +155,12 @@ pub struct EventRow {
     pub next_attempt_at: Option<DateTime<Utc>>,
     /// Which webhook endpoint, where it is about one.
     pub endpoint_id: Option<Uuid>,
+    /// Of a bounce: how final.
+    pub bounce_type: Option<String>,
+    /// Of a bounce: what kind.
+    pub bounce_category: Option<String>,
+    /// Of a bounce: who told.
+    pub bounce_source: Option<String>,
 }
 
 impl From<EventRow> for Event {
@@ -166,6 +182,7 @@ impl From<EventRow> for Event {
                 tls: row.tls,
                 duration_ms: row.duration_ms,
                 next_attempt_at: row.next_attempt_at,
+                bounce: BounceSaid::of(row.bounce_type, row.bounce_category, row.bounce_source),
                 endpoint_id: row.endpoint_id.map(EndpointId),
             },
         }
@@ -185,7 +202,8 @@ pub async fn of_message(
         EventRow,
         r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
                   m.tags AS "tags?", m.metadata AS "metadata?", e.attempt, e.response_code, e.response_enhanced,
-                  e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id
+                  e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id,
+                  e.bounce_type, e.bounce_category, e.bounce_source
            FROM events e
            LEFT JOIN recipients r ON r.tenant_id = $1 AND r.message_id = $2 AND r.id = e.recipient_id
            LEFT JOIN messages m ON m.id = $2 AND m.tenant_id = $1

@@ -265,6 +265,7 @@ fn accepted(intake: &Intake) -> NewEvent<'static> {
         attempt: None,
         outcome: None,
         next_attempt_at: later.then(|| intake.due_at()),
+        bounce: None,
     }
 }
 

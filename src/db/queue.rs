@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::events::{self, NewEvent};
 use super::lanes::{self, Lowered};
 use super::{Db, DbError};
-use crate::domain::delivery::Transition;
+use crate::domain::bounce::{self, Bounce, Source};
+use crate::domain::delivery::{Status, Transition};
 use crate::domain::outcome::Outcome;
 
 /// How many rows of a lane a claim may take.
@@ -149,6 +150,13 @@ pub struct Finished {
 impl Finished {
     fn attempts(&self) -> i16 {
         if self.outcome.is_some() { self.claimed.attempts.saturating_add(1) } else { self.claimed.attempts }
+    }
+
+    /// What the refusal means that ended it, where one did.
+    fn bounce(&self) -> Option<Bounce> {
+        let is_bounce = self.transition.status() == Status::Bounced;
+        let reply = &self.outcome.as_ref().filter(|_| is_bounce)?.reply;
+        Some(Bounce { judgement: bounce::judge(reply), source: Source::Smtp })
     }
 }
 
@@ -315,6 +323,7 @@ fn event(finished: &Finished) -> NewEvent<'_> {
         attempt: finished.outcome.as_ref().map(|_| finished.attempts()),
         outcome: finished.outcome.as_ref(),
         next_attempt_at: finished.transition.next_attempt_at(),
+        bounce: finished.bounce(),
     }
 }
 

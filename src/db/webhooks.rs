@@ -324,6 +324,7 @@ pub async fn test(db: &Db, tenant: TenantId, id: EndpointId, now: DateTime<Utc>)
             attempt: None,
             outcome: None,
             next_attempt_at: None,
+            bounce: None,
         };
         events::append(&mut tx, now, vec![event]).await?;
         // Nobody else takes a number before the commit. Tests are rare enough to hold the counter for one more question.

@@ -6,7 +6,7 @@ mod shown;
 use std::fmt;
 use std::str::FromStr;
 
-pub use shown::{Event, EventData};
+pub use shown::{BounceSaid, Event, EventData};
 
 use super::delivery::Status;
 

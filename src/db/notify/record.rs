@@ -247,5 +247,6 @@ fn disabled<'a>(endpoint: &Endpoint, outcome: &'a Outcome) -> NewEvent<'a> {
         attempt: None,
         outcome: Some(outcome),
         next_attempt_at: None,
+        bounce: None,
     }
 }

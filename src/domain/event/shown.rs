@@ -53,7 +53,33 @@ pub struct EventData {
     pub duration_ms: Option<i32>,
     /// When the next attempt is due.
     pub next_attempt_at: Option<DateTime<Utc>>,
+    /// What a refusal for good means; null where nothing bounced.
+    pub bounce: Option<BounceSaid>,
     /// The webhook endpoint, where it is about one.
     #[schema(value_type = Option<String>)]
     pub endpoint_id: Option<EndpointId>,
+}
+
+/// What a refusal for good means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = Bounce)]
+pub struct BounceSaid {
+    /// `hard` (the address will not work), `soft` (it may another day), `block` (this sender or this mail is not wanted) or
+    /// `undetermined`.
+    #[serde(rename = "type")]
+    #[schema(example = "hard")]
+    pub kind: String,
+    /// What kind of refusal, such as `unknown_user`, `mailbox_full`, `blocklist` or `spam_content`.
+    #[schema(example = "unknown_user")]
+    pub category: String,
+    /// `smtp`: said while the mail was handed over; `dsn`: told later by a notification.
+    #[schema(example = "smtp")]
+    pub source: String,
+}
+
+impl BounceSaid {
+    /// Of the columns of an event; none where they are not all there.
+    pub fn of(kind: Option<String>, category: Option<String>, source: Option<String>) -> Option<Self> {
+        Some(Self { kind: kind?, category: category?, source: source? })
+    }
 }
