@@ -9,6 +9,7 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../src/domain"]
 mod domain {
     pub mod outcome;
+    pub mod retry_hint;
 }
 #[path = "../../src/smtp"]
 mod smtp {

@@ -304,10 +304,9 @@ async fn update_recipients(
     let texts: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().map(|o| o.reply.text.as_str())).collect();
     let mx: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.peer.mx.as_deref())).collect();
     let tls: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.peer.tls.as_deref())).collect();
-    // Where no attempt was made (started_at is null) the last attempt's reply stays, unless there are
-    // words of ours. The first week tells which partitions are
-    // not meant before the plan is made. From its start: of a span that seems to hold little the planner would read all, and
-    // compare each with each.
+    // Where no attempt was made (started_at is null) the last attempt's reply stays, unless there are words of ours. The first
+    // week tells which partitions are not meant before the plan is made. From its start: of a span that seems to hold little the
+    // planner would read all, and compare each with each.
     sqlx::query!(
         "UPDATE recipients r SET status = u.status, attempts = u.attempts, finished_at = u.finished_at,
              last_attempt_at = coalesce(u.started_at, r.last_attempt_at),

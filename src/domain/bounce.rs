@@ -1,6 +1,17 @@
 //! What a refusal means, whether a server said it while we spoke to it or a DSN told of it later.
+//!
+//! Codes are often wrong: a server that is asked for nobody it knows may say 5.7.1, and one that has our address on a list
+//! 5.1.1. So words that leave no doubt come first, then the enhanced code (RFC 3463, and what the large providers have made
+//! of it), then the three digits (RFC 5321). All rules are tables in [`rules`], in the order in which they are asked. An
+//! address is given up for [`Category::UnknownUser`] alone, so that no rule says it that leaves a doubt.
+
+pub mod rules;
+#[cfg(test)]
+mod tests;
+mod text;
 
 use super::outcome::Reply;
+use text::Text;
 
 /// How final a refusal is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,15 +46,121 @@ impl BounceType {
 pub enum Category {
     /// There is no such mailbox.
     UnknownUser,
+    /// No address can look like this.
+    BadAddress,
+    /// The domain does not exist, or takes no mail.
+    BadDomain,
+    /// The mailbox is there, and closed: disabled, suspended, abandoned.
+    MailboxDisabled,
+    /// The recipient has moved, and mail is not forwarded.
+    Moved,
+    /// The mailbox has no room.
+    MailboxFull,
+    /// The mail is too large.
+    Size,
+    /// The server does not take mail for this domain from us.
+    RelayDenied,
+    /// The recipient takes mail from some senders only: a closed list, a challenge to the sender.
+    Restricted,
+    /// The sender's address is refused.
+    SenderRejected,
+    /// A rule of the receiver, not known more closely.
+    Policy,
+    /// The sender's reputation is too low.
+    Reputation,
+    /// The sender's address or domain is on a blocklist.
+    Blocklist,
+    /// The content is taken for spam.
+    SpamContent,
+    /// The content is refused: a virus, a forbidden attachment, a harmful link.
+    HarmfulContent,
+    /// The mail's form is refused: headers, encodings, line lengths.
+    Format,
+    /// SPF, DKIM, DMARC, ARC or the sender's reverse DNS.
+    Authentication,
+    /// Too much in too short a time.
+    RateLimit,
+    /// Come back later, to show that you do.
+    Greylisting,
+    /// A name could not be looked up.
+    Dns,
+    /// The server could not be reached, or did not answer.
+    Unreachable,
+    /// There is no way to the mailbox: loops, wrong tables.
+    Routing,
+    /// TLS is missing or failed.
+    Tls,
+    /// The server itself is in trouble: no disk, maintenance, an error of its own.
+    System,
+    /// It was tried for as long as the server cares to.
+    Expired,
+    /// The two servers did not understand each other.
+    Protocol,
     /// Nobody can say.
     Other,
 }
 
 impl Category {
+    /// All of them.
+    pub const ALL: [Self; 27] = [
+        Self::UnknownUser,
+        Self::BadAddress,
+        Self::BadDomain,
+        Self::MailboxDisabled,
+        Self::Moved,
+        Self::MailboxFull,
+        Self::Size,
+        Self::RelayDenied,
+        Self::Restricted,
+        Self::SenderRejected,
+        Self::Policy,
+        Self::Reputation,
+        Self::Blocklist,
+        Self::SpamContent,
+        Self::HarmfulContent,
+        Self::Format,
+        Self::Authentication,
+        Self::RateLimit,
+        Self::Greylisting,
+        Self::Dns,
+        Self::Unreachable,
+        Self::Routing,
+        Self::Tls,
+        Self::System,
+        Self::Expired,
+        Self::Protocol,
+        Self::Other,
+    ];
+
     /// The word in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::UnknownUser => "unknown_user",
+            Self::BadAddress => "bad_address",
+            Self::BadDomain => "bad_domain",
+            Self::MailboxDisabled => "mailbox_disabled",
+            Self::Moved => "moved",
+            Self::MailboxFull => "mailbox_full",
+            Self::Size => "size",
+            Self::RelayDenied => "relay_denied",
+            Self::Restricted => "restricted",
+            Self::SenderRejected => "sender_rejected",
+            Self::Policy => "policy",
+            Self::Reputation => "reputation",
+            Self::Blocklist => "blocklist",
+            Self::SpamContent => "spam_content",
+            Self::HarmfulContent => "harmful_content",
+            Self::Format => "format",
+            Self::Authentication => "authentication",
+            Self::RateLimit => "rate_limit",
+            Self::Greylisting => "greylisting",
+            Self::Dns => "dns",
+            Self::Unreachable => "unreachable",
+            Self::Routing => "routing",
+            Self::Tls => "tls",
+            Self::System => "system",
+            Self::Expired => "expired",
+            Self::Protocol => "protocol",
             Self::Other => "other",
         }
     }
@@ -95,12 +212,18 @@ pub struct Bounce {
     pub source: Source,
 }
 
-/// Judges a refusal by its enhanced code, reply code and text.
+/// Judges a refusal by its text, enhanced code and reply code: the first of [`rules::RULES`] that fits decides. What was
+/// refused for the time being is never hard, whatever it says.
 pub fn judge(reply: &Reply) -> Judgement {
-    match reply.enhanced {
-        Some(code) if (code.class, code.subject, code.detail) == (5, 1, 1) => {
-            Judgement { kind: BounceType::Hard, category: Category::UnknownUser, rule: "5.1.1" }
-        }
-        _ => Judgement { kind: BounceType::Undetermined, category: Category::Other, rule: "none" },
-    }
+    let text = Text::of(&reply.text);
+    let Some(rule) = rules::RULES.iter().copied().flatten().find(|rule| rule.fits(reply, &text)) else {
+        return Judgement { kind: BounceType::Undetermined, category: Category::Other, rule: "none" };
+    };
+    let is_for_now = match (reply.code, reply.enhanced) {
+        (Some(code), _) => code < 500,
+        (None, Some(enhanced)) => enhanced.class < 5,
+        (None, None) => false,
+    };
+    let kind = if is_for_now && rule.kind == BounceType::Hard { BounceType::Soft } else { rule.kind };
+    Judgement { kind, category: rule.category, rule: rule.name }
 }

@@ -81,7 +81,8 @@ pub struct Report {
     pub kind: ReportKind,
     /// By which rule that was found out, such as `rfc3464` or `qmail`.
     pub rule: &'static str,
-    /// Whom it is about.
+    /// Whom it is about: somebody in a DSN, nobody in an automatic reply, and in a complaint nobody where the provider made
+    /// the address unreadable.
     pub recipients: Vec<ReportedRecipient>,
     /// What it says of the mail that it is about: addresses and ids in which a signed token of ours may stand, the most
     /// trustworthy first (Original-Envelope-Id, the returned mail's Return-Path, the report's own To).

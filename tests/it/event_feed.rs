@@ -52,6 +52,7 @@ async fn pages_show_everything_once_and_in_order() {
     assert_eq!(bounced.len(), 1);
     assert_eq!(bounced[0]["data"]["recipient"], "bo@example.test");
     assert_eq!(bounced[0]["data"]["response"], json!({"code": 550, "enhanced": "5.1.1", "text": "no such user"}));
+    assert_eq!(bounced[0]["data"]["bounce"], json!({"type": "hard", "category": "unknown_user", "source": "smtp"}));
     let of_ann = read(&app, &format!("message_id={}", ann.id)).await;
     assert_eq!(of_ann, app.event_list(&ann.id).await, "one event is the same wherever it is read");
 

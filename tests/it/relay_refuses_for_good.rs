@@ -22,6 +22,8 @@ async fn a_refused_recipient_has_bounced() {
         (&data["attempt"], &data["recipient"], &data["response"]),
         (&json!(1), &ann["address"], &ann["response"])
     );
+    assert_eq!(data["bounce"], json!({"type": "hard", "category": "unknown_user", "source": "smtp"}));
+    assert_eq!(events[0]["data"]["bounce"], json!(null));
     assert_eq!(data["tags"], json!([{"name": "kind", "value": "invoice"}]));
     assert_eq!(data["metadata"], json!({"order": "42"}));
 }
@@ -34,6 +36,33 @@ async fn a_refused_mail_has_bounced_for_all_who_were_taken() {
     app.run_until_idle().await;
     assert_eq!(app.states(&mail.id).await, ["bounced", "bounced"]);
     assert_eq!(app.status(&mail.id).await, "bounced");
+}
+
+/// What is refused for good says what it means; what is put off does not, whatever its words.
+#[tokio::test]
+async fn each_bounce_says_what_it_means() {
+    let app = TestApp::start().await;
+    for (address, replies) in [
+        ("full@example.test", "552 5.2.2 over quota"),
+        ("listed@example.test", "550 5.1.1 blocked using zen.spamhaus.org"),
+        ("odd@example.test", "550 no"),
+        ("later@example.test", "450 4.1.1 user unknown"),
+    ] {
+        app.smtp.rcpt(address).replies([replies]);
+    }
+    let to = ["full@example.test", "listed@example.test", "odd@example.test", "later@example.test"];
+    let mail = app.send(json!({"to": to})).await;
+    app.run_until_idle().await;
+    let events = app.event_list(&mail.id).await;
+    let bounce = |address: &str| {
+        let event = events.iter().find(|event| event["data"]["recipient"] == address).unwrap();
+        (event["type"].as_str().unwrap(), event["data"]["bounce"].clone())
+    };
+    let says = |kind: &str, category: &str| json!({"type": kind, "category": category, "source": "smtp"});
+    assert_eq!(bounce(to[0]), ("message.bounced", says("soft", "mailbox_full")));
+    assert_eq!(bounce(to[1]), ("message.bounced", says("block", "blocklist")));
+    assert_eq!(bounce(to[2]), ("message.bounced", says("undetermined", "other")));
+    assert_eq!(bounce(to[3]), ("message.deferred", json!(null)));
 }
 
 /// Four are taken, three are told to wait and three are refused: each gets the answer that was meant for it, and only

@@ -1,0 +1,35 @@
+//! Whatever a feedback report and the mail in it say. An octet 0 divides the two.
+#![no_main]
+#![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
+
+use libfuzzer_sys::fuzz_target;
+
+/// As the files know each other in the product.
+#[path = "../../src/domain"]
+mod domain {
+    pub mod bounce;
+    pub mod outcome;
+    pub mod report;
+    pub mod retry_hint;
+}
+#[path = "../../src/mail"]
+mod mail {
+    pub mod report;
+}
+
+fuzz_target!(|octets: &[u8]| {
+    let at = octets.iter().position(|octet| *octet == 0).unwrap_or(octets.len());
+    const START: &[u8] =
+        b"Content-Type: multipart/report; boundary=x\r\n\r\n--x\r\nContent-Type: message/feedback-report\r\n\r\n";
+    let mail =
+        [START, &octets[..at], b"\r\n--x\r\nContent-Type: message/rfc822\r\n\r\n", &octets[at..], b"\r\n--x--\r\n"]
+            .concat();
+    let report = mail::report::read(&mail);
+    assert!(report.references.len() <= 32 && report.recipients.len() <= 1_001);
+    for recipient in &report.recipients {
+        assert!(!recipient.recipient.is_empty() && !recipient.recipient.contains(char::is_control));
+        assert!(
+            recipient.reply.text.len() <= domain::outcome::Reply::TEXT_LIMIT && !recipient.reply.text.contains('\0')
+        );
+    }
+});

@@ -1,0 +1,33 @@
+//! Whatever a DSN says of the mail and its recipients, and however it quotes a reply: it is read and judged.
+#![no_main]
+#![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
+
+use libfuzzer_sys::fuzz_target;
+
+/// As the files know each other in the product.
+#[path = "../../src/domain"]
+mod domain {
+    pub mod bounce;
+    pub mod outcome;
+    pub mod report;
+    pub mod retry_hint;
+}
+#[path = "../../src/mail"]
+mod mail {
+    pub mod report;
+}
+
+fuzz_target!(|octets: &[u8]| {
+    const START: &[u8] =
+        b"From: mailer-daemon@mx.test\r\nContent-Type: multipart/report; boundary=x\r\n\r\n--x\r\n\r\n\
+        Sorry.\r\n--x\r\nContent-Type: message/delivery-status\r\n\r\n";
+    let mail = [START, octets, b"\r\n--x--\r\n"].concat();
+    let report = mail::report::read(&mail);
+    assert!(report.references.len() <= 32 && report.recipients.len() <= 1_001);
+    for recipient in &report.recipients {
+        assert!(!recipient.recipient.is_empty() && !recipient.recipient.contains(char::is_control));
+        assert!(
+            recipient.reply.text.len() <= domain::outcome::Reply::TEXT_LIMIT && !recipient.reply.text.contains('\0')
+        );
+    }
+});

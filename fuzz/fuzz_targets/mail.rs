@@ -1,0 +1,29 @@
+//! Whatever mail comes back is read: its parts, automatic replies, bounces in words.
+#![no_main]
+#![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
+
+use libfuzzer_sys::fuzz_target;
+
+/// As the files know each other in the product.
+#[path = "../../src/domain"]
+mod domain {
+    pub mod bounce;
+    pub mod outcome;
+    pub mod report;
+    pub mod retry_hint;
+}
+#[path = "../../src/mail"]
+mod mail {
+    pub mod report;
+}
+
+fuzz_target!(|octets: &[u8]| {
+    let report = mail::report::read(octets);
+    assert!(report.references.len() <= 32 && report.recipients.len() <= 1_001);
+    for recipient in &report.recipients {
+        assert!(!recipient.recipient.is_empty() && !recipient.recipient.contains(char::is_control));
+        assert!(
+            recipient.reply.text.len() <= domain::outcome::Reply::TEXT_LIMIT && !recipient.reply.text.contains('\0')
+        );
+    }
+});

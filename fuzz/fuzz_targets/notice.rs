@@ -1,0 +1,33 @@
+//! Whatever a bounce in words says. The whole of it is judged as a reply as well.
+#![no_main]
+#![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
+
+use libfuzzer_sys::fuzz_target;
+
+/// As the files know each other in the product.
+#[path = "../../src/domain"]
+mod domain {
+    pub mod bounce;
+    pub mod outcome;
+    pub mod report;
+    pub mod retry_hint;
+}
+#[path = "../../src/mail"]
+mod mail {
+    pub mod report;
+}
+
+fuzz_target!(|octets: &[u8]| {
+    const START: &[u8] =
+        b"Return-Path: <>\r\nFrom: mailer-daemon@mx.test\r\nTo: b+t@c.test\r\nSubject: failure notice\r\n\r\n";
+    let mail = [START, octets].concat();
+    let report = mail::report::read(&mail);
+    assert!(report.references.len() <= 32 && report.recipients.len() <= 1_001);
+    for recipient in &report.recipients {
+        assert!(!recipient.recipient.is_empty() && !recipient.recipient.contains(char::is_control));
+        assert!(
+            recipient.reply.text.len() <= domain::outcome::Reply::TEXT_LIMIT && !recipient.reply.text.contains('\0')
+        );
+    }
+    let _ = domain::bounce::judge(&domain::outcome::Reply::from_lines(550, String::from_utf8_lossy(octets).lines()));
+});

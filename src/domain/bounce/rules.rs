@@ -1,0 +1,82 @@
+//! The rules by which refusals are judged, as tables: the first that fits decides.
+//!
+//! A rule fits where one of its phrases is in the text (see [`Text`]: lower case, `@` for any address, no quotes, `*` for a
+//! gap), where the enhanced code is one of its own, and where the three digits are; what it leaves empty it does not ask
+//! for. What is about the sender or the mail comes first, because such replies often mention a missing user as well, and
+//! an address must not be given up for them.
+
+mod address;
+mod codes;
+mod passing;
+mod refused;
+mod way;
+
+use super::text::Text;
+use super::{BounceType, Category};
+use crate::domain::outcome::Reply;
+
+/// In the order in which they are asked.
+pub const RULES: [&[Rule]; 7] =
+    [refused::WORDS, passing::WORDS, way::WORDS, address::WORDS, codes::WEAK_WORDS, codes::ENHANCED, codes::REST];
+
+/// A rule.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its name, shown with what it decided.
+    pub name: &'static str,
+    /// What it says.
+    pub kind: BounceType,
+    /// What it says.
+    pub category: Category,
+    /// Any of these phrases; empty: whatever the text.
+    pub words: &'static [&'static str],
+    /// None of these phrases.
+    pub without: &'static [&'static str],
+    /// Enhanced codes of class 4 and 5: subject, first and last detail; empty: whatever the code.
+    pub enhanced: &'static [(u16, u16, u16)],
+    /// The three digits, first and last; empty: whatever they are.
+    pub codes: &'static [(u16, u16)],
+}
+
+impl Rule {
+    const fn of(name: &'static str, kind: BounceType, category: Category) -> Self {
+        Self { name, kind, category, words: &[], without: &[], enhanced: &[], codes: &[] }
+    }
+
+    const fn words(mut self, words: &'static [&'static str]) -> Self {
+        self.words = words;
+        self
+    }
+
+    const fn without(mut self, words: &'static [&'static str]) -> Self {
+        self.without = words;
+        self
+    }
+
+    const fn enhanced(mut self, codes: &'static [(u16, u16, u16)]) -> Self {
+        self.enhanced = codes;
+        self
+    }
+
+    const fn codes(mut self, codes: &'static [(u16, u16)]) -> Self {
+        self.codes = codes;
+        self
+    }
+
+    pub(super) fn fits(&self, reply: &Reply, text: &Text) -> bool {
+        let has = |phrases: &[&str]| phrases.iter().any(|phrase| text.has(phrase));
+        let enhanced = |(subject, first, last): &(u16, u16, u16)| {
+            reply.enhanced.is_some_and(|code| {
+                code.class >= 4 && code.subject == *subject && (*first..=*last).contains(&code.detail)
+            })
+        };
+        (self.enhanced.is_empty() || self.enhanced.iter().any(enhanced))
+            && (self.codes.is_empty()
+                || self
+                    .codes
+                    .iter()
+                    .any(|(first, last)| reply.code.is_some_and(|code| (*first..=*last).contains(&code))))
+            && (self.words.is_empty() || has(self.words))
+            && !has(self.without)
+    }
+}

@@ -1,0 +1,82 @@
+//! Replies of real servers, with what they are to be judged: `replies.txt`.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A line of the table: type, category and the reply.
+fn read(line: &str) -> (&str, &str, Reply) {
+    let (expected, reply) = line.split_once('|').unwrap();
+    let (kind, category) = expected.trim().split_once(' ').unwrap();
+    let reply = reply.trim();
+    let (digits, text) = reply.split_once(' ').unwrap_or((reply, ""));
+    let reply = if let Ok(code) = digits.parse() {
+        Reply::from_lines(code, text.split('\\'))
+    } else {
+        let text = reply.strip_prefix("- ").unwrap_or(reply).replace('\\', "\n");
+        let enhanced = text.split(' ').next().and_then(|word| word.parse().ok());
+        Reply { enhanced, ..Reply::ours(text) }
+    };
+    (kind, category, reply)
+}
+
+#[test]
+fn replies_of_real_servers_are_judged_as_a_reader_would() {
+    let lines = include_str!("replies.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let (mut count, mut wrong) = (0, Vec::new());
+    for line in lines {
+        let (kind, category, reply) = read(line);
+        let judgement = judge(&reply);
+        count += 1;
+        if (judgement.kind.as_str(), judgement.category.as_str()) != (kind, category) {
+            wrong.push(format!("{judgement:?} for: {line}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {count} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(count >= 150);
+}
+
+#[test]
+fn rules_have_names_of_their_own_and_phrases_as_texts_have_them() {
+    let mut names = HashSet::new();
+    for rule in rules::RULES.iter().copied().flatten() {
+        assert!(names.insert(rule.name), "{} twice", rule.name);
+        assert!(rule.category != Category::UnknownUser || rule.kind == BounceType::Hard, "{}", rule.name);
+        for phrase in rule.words.iter().chain(rule.without) {
+            let pieces = phrase.split('*').map(Text::of).zip(phrase.split('*'));
+            for (text, piece) in pieces {
+                assert!(!piece.is_empty() && text.has(piece), "{phrase} can be in no text");
+            }
+        }
+    }
+    let words: HashSet<&str> = Category::ALL.iter().map(|category| category.as_str()).collect();
+    assert_eq!(words.len(), Category::ALL.len());
+}
+
+#[test]
+fn an_address_is_given_up_for_an_unknown_user_alone_and_only_for_good() {
+    let suppresses = |code, text: &str| judge(&Reply::from_lines(code, [text].into_iter())).suppresses();
+    assert!(suppresses(550, "5.1.1 user unknown"));
+    assert!(!suppresses(450, "4.1.1 user unknown"));
+    assert!(!suppresses(550, "5.2.1 account disabled"));
+    assert!(!suppresses(550, "5.1.2 no such domain"));
+    let told =
+        |enhanced: &str| judge(&Reply { enhanced: enhanced.parse().ok(), ..Reply::ours("user unknown") }).suppresses();
+    assert!(told("5.1.1") && !told("4.1.1"));
+}
+
+proptest! {
+    #[test]
+    fn no_reply_is_too_odd(code in 0_u16..700, text in "\\PC{0,200}", number in 0_u16..1_000) {
+        let _ = judge(&Reply::from_lines(code, [text.as_str(), &format!("5.{number}.1 {text}")].into_iter()));
+        let _ = judge(&Reply::ours(text));
+    }
+
+    #[test]
+    fn what_is_refused_for_now_gives_no_address_up(code in 400_u16..500, text in "\\PC{0,50}") {
+        let text = format!("{text} user unknown");
+        prop_assert!(!judge(&Reply::from_lines(code, [text.as_str()].into_iter())).suppresses());
+    }
+}

@@ -1,0 +1,78 @@
+//! Complaints: feedback reports (RFC 5965), and Outlook's reports (JMRP) that return the mail with a field of their own.
+//!
+//! Providers redact the recipient. Then what the returned header names counts, where that is one alone.
+
+use super::address;
+use super::fields::{Fields, cut};
+use super::parts::Mail;
+use super::returned::Returned;
+use super::silent;
+use crate::domain::outcome::Reply;
+use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
+
+/// Feedback types that say that somebody did not want the mail. `auth-failure` (RFC 6591) and `not-spam` do not.
+const COMPLAINTS: [&str; 7] = ["abuse", "fraud", "virus", "other", "opt-out", "opt-out-list", "miscategorized"];
+
+/// Reads a feedback report.
+pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
+    let returned = Returned::of(mail);
+    let Some(part) = mail.part(&["message/feedback-report"]) else {
+        return jmrp(mail, &returned);
+    };
+    let fields = Fields::groups(&part.text()).into_iter().next().unwrap_or_default();
+    let kind = cut(fields.get("feedback-type").unwrap_or("abuse"), 100).to_ascii_lowercase();
+    if !COMPLAINTS.contains(&kind.as_str()) {
+        let rule = if kind == "not-spam" { "rfc5965-not-spam" } else { "rfc5965-no-complaint" };
+        return Some(silent(ReportKind::Unknown, rule, mail));
+    }
+    let named: Vec<String> = fields
+        .all("original-rcpt-to")
+        .chain(fields.all("removal-recipient"))
+        .filter_map(address::typed)
+        .filter(|recipient| !is_redacted(recipient))
+        .collect();
+    let recipients = if named.is_empty() {
+        returned.only_recipient().into_iter().filter(|r| !is_redacted(r)).collect()
+    } else {
+        named
+    };
+    let first =
+        fields.all("original-envelope-id").chain(fields.all("original-mail-from").filter_map(address::first_in));
+    Some(Report {
+        kind: ReportKind::Complaint,
+        rule: "rfc5965",
+        recipients: recipients.into_iter().map(|recipient| complained(recipient, &kind)).collect(),
+        references: returned.references(mail, first),
+        original_message_id: returned.message_id(),
+    })
+}
+
+fn jmrp(mail: &Mail<'_>, returned: &Returned) -> Option<Report> {
+    let recipient = returned.0.get("x-hmxmroriginalrecipient").and_then(address::first_in)?.to_owned();
+    Some(Report {
+        kind: ReportKind::Complaint,
+        rule: "jmrp",
+        recipients: vec![complained(recipient, "abuse")],
+        references: returned.references(mail, std::iter::empty()),
+        original_message_id: returned.message_id(),
+    })
+}
+
+fn complained(recipient: String, kind: &str) -> ReportedRecipient {
+    ReportedRecipient {
+        recipient,
+        original: None,
+        action: Action::Complained,
+        reply: Reply::ours(kind),
+        judgement: None,
+    }
+}
+
+/// Whether the address was made unreadable.
+fn is_redacted(address: &str) -> bool {
+    let local = address.split('@').next().unwrap_or_default().to_ascii_lowercase();
+    local.is_empty()
+        || !address.contains('@')
+        || local.contains("redacted")
+        || local.chars().all(|c| "x*-_".contains(c))
+}

@@ -1,0 +1,70 @@
+//! Automatic replies (RFC 3834 and what came before it) and notices of a reading (RFC 8098): they say nothing of the
+//! delivery.
+
+use super::parts::Mail;
+use super::silent;
+use crate::domain::report::{Report, ReportKind};
+
+/// How subjects of vacation notices begin or what they hold, in lower case.
+const SUBJECTS: [&str; 26] = [
+    "out of office",
+    "out of the office",
+    "out-of-office",
+    "automatic reply",
+    "automatic response",
+    "automated reply",
+    "autoreply",
+    "auto-reply",
+    "auto reply",
+    "auto response",
+    "auto-response",
+    "autoresponse",
+    "vacation",
+    "abwesenheit",
+    "automatische antwort",
+    "réponse automatique",
+    "absence du bureau",
+    "respuesta automática",
+    "risposta automatica",
+    "resposta automática",
+    "automatisch antwoord",
+    "automatiskt svar",
+    "autosvar",
+    "автоответ",
+    "自动回复",
+    "自動回覆",
+];
+
+/// Notices that a mail was read, or thrown away unread.
+pub(super) fn receipt(mail: &Mail<'_>) -> Option<Report> {
+    mail.part(&["message/disposition-notification", "message/global-disposition-notification"])
+        .map(|_| silent(ReportKind::AutoReply, "rfc8098", mail))
+}
+
+/// Reads a mail that a machine has sent for its owner.
+pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
+    let field = |name: &str| mail.fields.get(name).map(|value| value.trim().to_ascii_lowercase());
+    let is_yes = |name: &str| field(name).is_some_and(|value| value != "no");
+    let is_answer = mail.fields.get("in-reply-to").is_some() || mail.fields.get("references").is_some();
+    let subject = mail.subject.to_lowercase();
+    let rules = [
+        ("auto-submitted", field("auto-submitted").is_some_and(|value| value.starts_with("auto-"))),
+        (
+            "x-autoreply",
+            ["x-autoreply", "x-autorespond", "x-autoresponse", "x-auto-reply", "x-mail-autoreply"]
+                .iter()
+                .any(|n| is_yes(n)),
+        ),
+        (
+            "precedence-auto-reply",
+            field("precedence").is_some_and(|value| value == "auto_reply" || value == "auto-reply"),
+        ),
+        (
+            "precedence-of-an-answer",
+            is_answer && field("precedence").is_some_and(|value| value == "bulk" || value == "junk"),
+        ),
+        ("vacation-subject", SUBJECTS.iter().any(|words| subject.contains(words)) || subject.starts_with("auto: ")),
+    ];
+    let (rule, _) = rules.into_iter().find(|(_, fits)| *fits)?;
+    Some(silent(ReportKind::AutoReply, rule, mail))
+}

@@ -1,0 +1,47 @@
+//! Reads mail that came back: DSNs, complaints, automatic replies.
+//!
+//! [`read`] promises an answer for any octets in bounded time and memory: what of a mail is looked at is limited in size,
+//! number and depth ([`parts`]). It believes nothing: whose mail it was is decided elsewhere, by a token of ours in
+//! [`Report::references`]. In this order: a DSN by its status part (RFC 3464, 6533), a complaint (RFC 5965 and what came
+//! before it), a notice of a reading (RFC 8098), a bounce in words that mail servers are known for, an automatic reply
+//! (RFC 3834), and at last anything that reads like a bounce.
+
+mod address;
+mod arf;
+mod auto_reply;
+mod dsn;
+mod fields;
+mod formats;
+mod notice;
+mod parts;
+mod returned;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use crate::domain::report::{Report, ReportKind};
+use parts::Mail;
+
+/// Reads a mail. Whatever the bytes, there is an answer.
+pub fn read(mime: &[u8]) -> Report {
+    let mail = Mail::read(mime);
+    dsn::read(&mail)
+        .or_else(|| arf::read(&mail))
+        .or_else(|| auto_reply::receipt(&mail))
+        .or_else(|| notice::read(&mail, notice::Evidence::Format))
+        .or_else(|| auto_reply::read(&mail))
+        .or_else(|| notice::read(&mail, notice::Evidence::Sender))
+        .unwrap_or_else(Report::unknown)
+}
+
+/// A report that says nothing of recipients.
+fn silent(kind: ReportKind, rule: &'static str, mail: &Mail<'_>) -> Report {
+    let returned = returned::Returned::of(mail);
+    Report {
+        kind,
+        rule,
+        recipients: Vec::new(),
+        references: returned.references(mail, std::iter::empty()),
+        original_message_id: returned.message_id(),
+    }
+}

@@ -1,0 +1,198 @@
+//! A mail as its leaves, whatever their nesting.
+//!
+//! The splitting is ours, because it must stay bounded on hostile mail: mail-parser nests messages in messages without
+//! end. Of it are the reading of structured headers, the decoding and the character sets.
+
+use std::borrow::Cow;
+
+use mail_parser::decoders::base64::base64_decode;
+use mail_parser::decoders::charsets::map::charset_decoder;
+use mail_parser::decoders::html::html_to_text;
+use mail_parser::decoders::quoted_printable::quoted_printable_decode;
+use mail_parser::{MessageParser, MimeHeaders};
+use memchr::memmem;
+
+use super::fields::Fields;
+
+/// Octets of a header that are looked at.
+const HEADER: usize = 128 * 1_024;
+/// Octets of a leaf that are decoded.
+const BODY: usize = 256 * 1_024;
+/// Leaves that are looked at.
+const MOST: usize = 40;
+/// Levels of multiparts that are looked into.
+const DEPTHS: usize = 6;
+
+/// A mail.
+#[derive(Debug, Default)]
+pub(super) struct Mail<'a> {
+    /// Its header.
+    pub fields: Fields,
+    /// `Subject`, decoded.
+    pub subject: String,
+    /// The `report-type` of the outermost multipart/report.
+    pub report_type: Option<String>,
+    /// Its leaves, in their order. What is returned (message/rfc822) is one.
+    pub parts: Vec<Part<'a>>,
+}
+
+/// A leaf.
+#[derive(Debug)]
+pub(super) struct Part<'a> {
+    /// `text/plain` and the like, in lower case.
+    pub kind: String,
+    charset: Option<String>,
+    encoding: Option<String>,
+    body: &'a [u8],
+}
+
+impl<'a> Mail<'a> {
+    /// Takes a mail apart.
+    pub fn read(mime: &'a [u8]) -> Self {
+        let (header, _) = split(mime);
+        let text = String::from_utf8_lossy(header);
+        let mut mail = Self {
+            fields: Fields::read(&text),
+            subject: MessageParser::default()
+                .parse_headers(header)
+                .and_then(|message| message.subject().map(str::to_owned))
+                .unwrap_or_default(),
+            report_type: None,
+            parts: Vec::new(),
+        };
+        mail.walk(mime, 0);
+        mail
+    }
+
+    fn walk(&mut self, entity: &'a [u8], depth: usize) {
+        if self.parts.len() >= MOST {
+            return;
+        }
+        let (header, body) = split(entity);
+        let message = MessageParser::default().parse_headers(header);
+        let kind = message.as_ref().and_then(|message| message.content_type());
+        let name = kind.map_or_else(
+            || "text/plain".to_owned(),
+            |kind| format!("{}/{}", kind.ctype(), kind.subtype().unwrap_or("plain")).to_ascii_lowercase(),
+        );
+        let attribute = |name| kind.and_then(|kind| kind.attribute(name)).map(str::to_ascii_lowercase);
+        if let Some(report) = attribute("report-type").filter(|_| self.report_type.is_none()) {
+            self.report_type = Some(report);
+        }
+        let boundary = kind.and_then(|kind| kind.attribute("boundary")).filter(|boundary| !boundary.is_empty());
+        if let Some(boundary) = boundary.filter(|_| name.starts_with("multipart/") && depth < DEPTHS) {
+            let pieces = pieces(body, boundary.as_bytes());
+            if !pieces.is_empty() {
+                for piece in pieces {
+                    self.walk(piece, depth + 1);
+                }
+                return;
+            }
+        }
+        let encoding = message.as_ref().and_then(|m| m.content_transfer_encoding()).map(str::to_ascii_lowercase);
+        self.parts.push(Part { kind: name, charset: attribute("charset"), encoding, body });
+    }
+
+    /// The first leaf of one of these types.
+    pub fn part(&self, kinds: &[&str]) -> Option<&Part<'a>> {
+        self.parts.iter().find(|part| kinds.contains(&part.kind.as_str()))
+    }
+
+    /// What people are to read: the text of all leaves that are text, plain text where there is any.
+    pub fn text(&self) -> String {
+        let of = |kind: &str| {
+            let texts = self.parts.iter().filter(|part| part.kind == kind).map(Part::text);
+            texts.collect::<Vec<_>>().join("\n\n")
+        };
+        let plain = of("text/plain");
+        if plain.trim().is_empty() { html_to_text(&of("text/html")) } else { plain }
+    }
+}
+
+impl Part<'_> {
+    /// Its text, decoded.
+    pub fn text(&self) -> String {
+        let body = &self.body[..self.body.len().min(BODY)];
+        let octets = match self.encoding.as_deref() {
+            Some("base64") => base64_decode(body).map_or(Cow::Borrowed(body), Cow::Owned),
+            Some("quoted-printable") => quoted_printable_decode(body).map_or(Cow::Borrowed(body), Cow::Owned),
+            _ => Cow::Borrowed(body),
+        };
+        match self.charset.as_deref().and_then(|charset| charset_decoder(charset.as_bytes())) {
+            Some(decode) => decode(&octets),
+            None => String::from_utf8_lossy(&octets).into_owned(),
+        }
+    }
+}
+
+/// The header and the body of an entity.
+fn split(entity: &[u8]) -> (&[u8], &[u8]) {
+    let mut start = 0;
+    loop {
+        let end = memchr::memchr(b'\n', &entity[start..]).map_or(entity.len(), |at| start + at + 1);
+        if matches!(&entity[start..end], b"\n" | b"\r\n") {
+            // With the empty line: without it the last field is not taken for one.
+            return (&entity[..end.min(HEADER)], &entity[end..]);
+        }
+        if end == entity.len() {
+            return (&entity[..end.min(HEADER)], &[]);
+        }
+        start = end;
+    }
+}
+
+/// The pieces of a multipart's body, those that nobody looks at left out (RFC 2046 §5.1.1).
+fn pieces<'a>(body: &'a [u8], boundary: &[u8]) -> Vec<&'a [u8]> {
+    let delimiter = [b"--", boundary].concat();
+    let mut pieces = Vec::new();
+    let mut open = None;
+    for at in memmem::find_iter(body, &delimiter) {
+        let after = &body[at + delimiter.len()..];
+        let begins_line = at == 0 || body[at - 1] == b'\n';
+        let ends = after.starts_with(b"--");
+        if !begins_line || !(ends || after.first().is_none_or(u8::is_ascii_whitespace)) {
+            continue;
+        }
+        if let Some(start) = open.take().filter(|start| *start <= at) {
+            pieces.push(&body[start..at]);
+        }
+        if ends || pieces.len() >= MOST {
+            return pieces;
+        }
+        open = Some(memchr::memchr(b'\n', after).map_or(body.len(), |end| at + delimiter.len() + end + 1));
+    }
+    // Cut off before its end.
+    pieces.extend(open.and_then(|start| body.get(start..)));
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaves_are_found_at_any_depth_and_decoded() {
+        let mail = Mail::read(
+            b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nContent-Type: multipart/report; report-type=Delivery-Status;\r\n boundary=\"a b\"\r\n\r\nno part\r\n\
+              --a b\r\nContent-Type: multipart/alternative; boundary=a\r\n\r\n--a\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\
+              caf=C3=A9\r\n--a\r\nContent-Type: TEXT/html\r\n\r\n<p>x</p>\r\n--a--\r\n--a b \r\n\
+              Content-Type: message/rfc822\r\n\r\nSubject: x\r\n\r\ny\r\n--a bc\r\n--a b--\r\nafter",
+        );
+        assert_eq!((mail.subject.as_str(), mail.report_type.as_deref()), ("Grüße", Some("delivery-status")));
+        assert_eq!(
+            mail.parts.iter().map(|part| part.kind.as_str()).collect::<Vec<_>>(),
+            ["text/plain", "text/html", "message/rfc822"]
+        );
+        assert_eq!(mail.text().trim(), "café");
+        assert_eq!(mail.parts[2].text(), "Subject: x\r\n\r\ny\r\n--a bc\r\n");
+    }
+
+    #[test]
+    fn a_hundred_thousand_levels_are_not_followed() {
+        let level = b"Content-Type: multipart/mixed; boundary=x\n\n--x\n";
+        assert!(Mail::read(&level.repeat(100_000)).parts.len() <= MOST);
+        let level = b"Content-Type: message/rfc822\n\n";
+        assert_eq!(Mail::read(&level.repeat(100_000)).parts.len(), 1);
+        assert!(Mail::read(&b"\n--x\na: b\n\n".repeat(100_000)).parts.len() <= MOST);
+    }
+}

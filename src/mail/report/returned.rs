@@ -1,0 +1,68 @@
+//! What a report gives back of the mail that it is about: its header, whole, in part or quoted in a text.
+
+use super::address;
+use super::fields::{Fields, cut};
+use super::notice;
+use super::parts::Mail;
+
+/// Parts that a mail or its header is returned in.
+const KINDS: [&str; 6] = [
+    "message/rfc822",
+    "message/global",
+    "text/rfc822-headers",
+    "message/rfc822-headers",
+    "message/global-headers",
+    "text/rfc822-header",
+];
+/// Fields of the report itself that name to whom it came.
+const OWN: [&str; 6] = ["x-original-to", "delivered-to", "envelope-to", "x-envelope-to", "x-rcpt-to", "to"];
+/// More references are not given.
+const MOST: usize = 32;
+
+/// The header of the mail that a report is about; empty where it is not returned.
+#[derive(Debug, Default)]
+pub(super) struct Returned(pub Fields);
+
+impl Returned {
+    /// Of the part that returns it, or quoted below the text.
+    pub fn of(mail: &Mail<'_>) -> Self {
+        let part = mail.part(&KINDS).map(|part| Fields::read(&part.text())).filter(|fields| fields.len() > 0);
+        Self(part.unwrap_or_else(|| notice::split(&mail.text()).1))
+    }
+
+    /// `Message-ID` without brackets.
+    pub fn message_id(&self) -> Option<String> {
+        let value = self.0.get("message-id")?;
+        let id = value.trim().trim_start_matches('<').split(['>', ' ', '\n']).next().unwrap_or_default();
+        let is_id = !id.is_empty() && id.len() <= 998 && !id.contains(char::is_control);
+        is_id.then(|| id.to_owned())
+    }
+
+    /// Where a token of ours may stand: `first`, then the returned mail's envelope sender, then to whom the report came.
+    pub fn references<'a>(&self, mail: &Mail<'_>, first: impl Iterator<Item = &'a str>) -> Vec<String> {
+        let mut references: Vec<String> = Vec::new();
+        let mut add = |reference: String| {
+            if !reference.is_empty() && references.len() < MOST && !references.contains(&reference) {
+                references.push(reference);
+            }
+        };
+        first.for_each(|id| add(address::decoded(cut(id.trim(), 500))));
+        for name in ["return-path", "x-return-path", "x-envelope-from", "envelope-from"] {
+            self.0.all(name).filter_map(address::first_in).for_each(|found| add(found.to_owned()));
+        }
+        for name in OWN {
+            for value in mail.fields.all(name) {
+                address::all_in(value).for_each(|(_, found)| add(found.to_owned()));
+            }
+        }
+        references
+    }
+
+    /// To whom it went, where that is one alone.
+    pub fn only_recipient(&self) -> Option<String> {
+        let to = self.0.get("x-hmxmroriginalrecipient").or_else(|| self.0.get("to"))?;
+        let mut found = address::all_in(to);
+        let (_, only) = found.next()?;
+        found.next().is_none().then(|| only.to_owned())
+    }
+}

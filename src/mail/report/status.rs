@@ -1,0 +1,131 @@
+//! A reply as reports quote it: codes among words.
+
+use crate::domain::outcome::{EnhancedCode, Reply};
+
+use super::fields::cut;
+
+/// More of a diagnostic is not looked at, in octets.
+const LIMIT: usize = 8_000;
+
+/// The reply that a text quotes, with the status that a report gives beside it. The text's own enhanced code is the other
+/// server's and counts more, unless it says nothing (x.0.0) or is of another class.
+pub(super) fn reply(text: &str, status: Option<EnhancedCode>) -> Reply {
+    let text = cut(text, LIMIT);
+    let (code, said) = match code(text) {
+        Some((code, at)) => (Some(code), &text[at..]),
+        None => (None, text),
+    };
+    let own = enhanced(said).or_else(|| enhanced(text)).filter(|own| {
+        let Some(status) = status else { return true };
+        let says_more = (own.subject, own.detail) != (0, 0) || (status.subject, status.detail) == (0, 0);
+        says_more && own.class == status.class
+    });
+    Reply { code, enhanced: own.or(status), ..Reply::ours(plain(text, code)) }
+}
+
+/// The three digits of a reply, and where they stand: the first number that can be one.
+fn code(text: &str) -> Option<(u16, usize)> {
+    let octets = text.as_bytes();
+    octets.windows(3).enumerate().find_map(|(at, digits)| {
+        let before = at.checked_sub(1).and_then(|before| octets.get(before));
+        let after = octets.get(at + 3);
+        let is_alone = before.is_none_or(|b| !b.is_ascii_alphanumeric() && !b".@_/$+-=&%".contains(b))
+            && after.is_none_or(|b| b.is_ascii_whitespace() || b"-:;,)]".contains(b));
+        let code = is_alone.then(|| std::str::from_utf8(digits).ok()?.parse::<u16>().ok()).flatten()?;
+        // A time in a sentence is none.
+        let is_span =
+            [" sec", " min", " hour", " day", " message", " byte", " kb", " mb", " user", " recipient", " times"]
+                .iter()
+                .any(|unit| text.get(at + 3..).is_some_and(|rest| rest.starts_with(unit)));
+        (matches!(code, 250..=252 | 421..=479 | 500..=579) && !is_span).then_some((code, at))
+    })
+}
+
+/// The first enhanced code in a text that is no part of something longer, such as an IP address.
+pub(super) fn enhanced(text: &str) -> Option<EnhancedCode> {
+    text.match_indices(['2', '4', '5']).find_map(|(at, _)| {
+        if text[..at].ends_with(|c: char| c.is_alphanumeric() || "._/=+@&".contains(c)) {
+            return None;
+        }
+        let rest = &text[at..];
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (code, after) = rest.split_at(end);
+        let is_alone = !after.starts_with(|c: char| c.is_alphanumeric() || "@/_".contains(c));
+        code.trim_end_matches('.').parse().ok().filter(|_| is_alone)
+    })
+}
+
+/// A text on as few lines as it has, without the codes that begin each line of a reply.
+fn plain(text: &str, code: Option<u16>) -> String {
+    let digits = code.map(|code| code.to_string()).unwrap_or_default();
+    let strip = |line: &str| {
+        let line = line.trim();
+        let Some(rest) = line.strip_prefix(&digits).filter(|_| !digits.is_empty()) else { return line.to_owned() };
+        let rest = rest.trim_start_matches(['-', ' ', ':']);
+        let (word, after) = rest.split_once(' ').unwrap_or((rest, ""));
+        let is_code = word.trim_start_matches('#').trim_end_matches([':', ')']).parse::<EnhancedCode>().is_ok();
+        if is_code { after.trim() } else { rest }.to_owned()
+    };
+    // Some put the lines of a reply on one line.
+    let joined = digits.len() == 3;
+    let lines: Vec<String> = text
+        .split('\n')
+        .flat_map(|line| match line.find(&format!(" {digits}-")).filter(|_| joined) {
+            Some(_) => line
+                .split(&format!(" {digits}"))
+                .map(|part| format!("{digits}{}", part.trim_start_matches(&digits)))
+                .collect(),
+            None => vec![line.to_owned()],
+        })
+        .map(|line| strip(&line))
+        .filter(|line| !line.is_empty())
+        .collect();
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(text: &str, status: &str) -> (Option<u16>, String, String) {
+        let reply = reply(text, status.parse().ok());
+        (reply.code, reply.enhanced.map(|code| code.to_string()).unwrap_or_default(), reply.text)
+    }
+
+    #[test]
+    fn codes_are_found_among_words() {
+        for (text, status, code, enhanced, said) in [
+            ("550 5.1.1 no such user", "", Some(550), "5.1.1", "no such user"),
+            ("550-5.1.1 no such\n550 5.1.1 user", "5.1.1", Some(550), "5.1.1", "no such\nuser"),
+            ("550-5.1.1 no such 550-5.1.1 user 550 5.1.1 here", "5.0.0", Some(550), "5.1.1", "no such\nuser\nhere"),
+            (
+                "host mx[192.0.2.5] said: 550 5.7.1 spam",
+                "5.0.0",
+                Some(550),
+                "5.7.1",
+                "host mx[192.0.2.5] said: 550 5.7.1 spam",
+            ),
+            (
+                "Sorry, no mailbox here by that name. (#5.1.1)",
+                "",
+                None,
+                "5.1.1",
+                "Sorry, no mailbox here by that name. (#5.1.1)",
+            ),
+            ("550 no", "5.1.1", Some(550), "5.1.1", "no"),
+            ("550 5.0.0 no", "5.1.1", Some(550), "5.1.1", "no"),
+            ("450 4.1.1 unknown", "5.4.7", Some(450), "5.4.7", "unknown"),
+            (
+                "waited 450 seconds for 192.0.2.25 (5.1.1.9)",
+                "4.4.1",
+                None,
+                "4.4.1",
+                "waited 450 seconds for 192.0.2.25 (5.1.1.9)",
+            ),
+            ("<mx.test #5.1.1 smtp;550 5.1.1 gone>", "", Some(550), "5.1.1", "<mx.test #5.1.1 smtp;550 5.1.1 gone>"),
+            ("", "5.1.1", None, "5.1.1", ""),
+        ] {
+            assert_eq!(parts(text, status), (code, enhanced.into(), said.into()), "{text}");
+        }
+    }
+}

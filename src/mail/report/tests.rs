@@ -1,0 +1,152 @@
+//! Mails that came back, as the large providers and common servers write them (`samples/`), with what is to be read in
+//! them (`samples/expected.txt`).
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::read;
+use crate::domain::report::{Report, ReportKind};
+
+fn samples() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/mail/report/samples"))
+}
+
+/// A report on one line, as the table has it.
+fn told(report: &Report) -> String {
+    let mut line = format!("{} {}", report.kind.as_str(), report.rule);
+    for recipient in &report.recipients {
+        let said = &recipient.reply;
+        let code = said.code.map_or("-".into(), |code| code.to_string());
+        let enhanced = said.enhanced.map_or("-".into(), |code| code.to_string());
+        let _ = write!(line, " | {} {} {code} {enhanced}", recipient.recipient, recipient.action.as_str());
+        if let Some(original) = &recipient.original {
+            let _ = write!(line, " for {original}");
+        }
+        if let Some(judgement) = recipient.judgement {
+            let _ = write!(line, " {} {}", judgement.kind.as_str(), judgement.category.as_str());
+        }
+    }
+    let id = report.original_message_id.as_deref().unwrap_or("-");
+    let reference = report.references.first().map_or("-", String::as_str);
+    format!("{line} | {id} {reference}")
+}
+
+#[test]
+fn mails_that_came_back_are_read_as_a_reader_would() {
+    let table = fs::read_to_string(samples().join("expected.txt")).unwrap();
+    let mut wrong = String::new();
+    let mut names = Vec::new();
+    for line in table.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (name, expected) = line.split_once(": ").unwrap();
+        names.push(format!("{name}.eml"));
+        let mail = fs::read(samples().join(format!("{name}.eml"))).unwrap();
+        let report = read(&mail);
+        let got = told(&report);
+        if got != expected {
+            let _ = writeln!(wrong, "{name}: {got}\n  and not: {expected}\n  {report:?}");
+        }
+        // Files have bare LF, the wire has CRLF.
+        let on_the_wire = String::from_utf8(mail).unwrap().replace('\n', "\r\n");
+        assert_eq!(told(&read(on_the_wire.as_bytes())), got, "{name} with CRLF");
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+    let mut files: Vec<String> =
+        fs::read_dir(samples()).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    files.retain(|name| name != "expected.txt");
+    files.sort();
+    names.sort();
+    assert_eq!(files, names, "a sample without a line in the table");
+}
+
+/// Pieces that reports are made of.
+const PIECES: [&str; 24] = [
+    "From: mailer-daemon@mx.test\n",
+    "Subject: failure notice\n",
+    "X-Failed-Recipients: a@b.test\n",
+    "Auto-Submitted: auto-replied\n",
+    "Content-Type: multipart/report; boundary=x\n",
+    "Content-Type: multipart/mixed; boundary=\"x\"\n",
+    "Content-Type: message/delivery-status\n",
+    "Content-Type: message/feedback-report\n",
+    "Content-Type: message/rfc822\n",
+    "Content-Type: text/html; charset=koi8-r\n",
+    "Content-Transfer-Encoding: base64\n",
+    "Content-Transfer-Encoding: quoted-printable\n",
+    "\n",
+    "\n--x\n",
+    "--x--\n",
+    "Final-Recipient: rfc822; a+2B\\x{E9}@b.test\n",
+    "Action: failed\n",
+    "Status: 5.1.1\n",
+    "Diagnostic-Code: smtp; 550-5.1.1 no 550 5.1.1 user\n",
+    "Feedback-Type: abuse\nOriginal-Rcpt-To: a@b.test\n",
+    "Hi. This is the qmail-send program\n\n<a@b.test>:\nSorry (#5.1.1)\n",
+    "Message-ID: <a@b>\nReceived: x\nReturn-Path: <b+t@c.test>\n",
+    ">\u{df} \t@ @é \"\"@",
+    "\r\n",
+];
+
+fn is_sane(mime: &[u8]) {
+    let report = read(mime);
+    assert!(report.references.len() <= 32 && report.recipients.len() <= 1_001);
+    for recipient in &report.recipients {
+        let address = &recipient.recipient;
+        assert!(!address.is_empty() && address.len() <= 700 && !address.contains(char::is_control), "{address:?}");
+        assert!(!recipient.reply.text.contains('\0'));
+    }
+    assert!(report.kind != ReportKind::Dsn || !report.recipients.is_empty());
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_put_together_is_read(pieces in prop::collection::vec((0..PIECES.len(), "\\PC{0,6}"), 0..40)) {
+        let mail: Vec<&str> = pieces.iter().flat_map(|(piece, odd)| [PIECES[*piece], odd]).collect();
+        let mail = mail.concat();
+        is_sane(mail.as_bytes());
+    }
+
+    #[test]
+    fn whatever_is_cut_out_of_a_sample_is_read(sample in 0_usize..100, from in 0_usize..4_000, length in 0_usize..200, octet: u8) {
+        let mut files: Vec<_> = fs::read_dir(samples()).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        let mut mail = fs::read(&files[sample % files.len()]).unwrap();
+        let from = from.min(mail.len());
+        let to = (from + length).min(mail.len());
+        mail.splice(from..to, [octet]);
+        is_sane(&mail);
+        is_sane(&mail[..from]);
+    }
+}
+
+#[test]
+fn ten_mebibytes_of_anything_are_read_in_a_moment() {
+    let nested = "Content-Type: multipart/mixed; boundary=x\n\n--x\n";
+    for piece in [
+        "a",
+        "a:\n",
+        "@",
+        "a@",
+        "\n",
+        "\n\n",
+        "x: y\n z\n",
+        nested,
+        "Content-Type: message/rfc822\n\n",
+        "5.1.1 550 ",
+        "<a@b.test>\n",
+        "Final-Recipient: rfc822;a@b\nAction: failed\n\n",
+    ] {
+        for start in [
+            "",
+            "From: mailer-daemon@x.test\nSubject: failure notice\n\nthis is the qmail-send program\n",
+            "Content-Type: message/delivery-status\n\n",
+        ] {
+            let mail = format!("{start}{}", piece.repeat(10 * 1_024 * 1_024 / piece.len()));
+            let began = std::time::Instant::now();
+            is_sane(mail.as_bytes());
+            assert!(began.elapsed().as_secs() < 10, "{piece:?} after {start:?}: {:?}", began.elapsed());
+        }
+    }
+}
