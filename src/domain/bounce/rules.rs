@@ -1,6 +1,6 @@
 //! The rules by which refusals are judged, as tables: the first that fits decides.
 //!
-//! A rule fits where one of its phrases is in the text (see [`Text`]: lower case, `@` for any address, no quotes, `*` for a
+//! A rule fits where one of its phrases is in the text (see `text.rs`: lower case, `@` for any address, no quotes, `*` for a
 //! gap), where the enhanced code is one of its own, and where the three digits are; what it leaves empty it does not ask
 //! for. What is about the sender or the mail comes first, because such replies often mention a missing user as well, and
 //! an address must not be given up for them.
