@@ -94,6 +94,7 @@ async fn claiming_lowering_and_raising_cost_the_same_however_much_has_gone_throu
         let often = format!("{lower}, raise_lanes(ARRAY[{lane}::bigint], ARRAY[timestamptz 'infinity'])");
         let often = format!("{often} FROM generate_series(1, 500)");
         sqlx::raw_sql(AssertSqlSafe(often)).execute(&mut busy).await.unwrap();
+        pages(&mut busy, &raise).await;
         costs.push([cost[0], cost[1], pages(&mut busy, &raise).await]);
     }
     let is_flat = |what: usize| costs[2][what] <= costs[0][what] + 15;
