@@ -59,6 +59,22 @@ async fn every_attempt_and_raw_have_the_same_signatures() {
 }
 
 #[tokio::test]
+async fn a_burst_long_after_the_last_look_is_signed_throughout() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    let first = sent(&app, json!({})).await;
+    assert!(!String::from_utf8_lossy(&first).contains("DKIM-Signature"), "nothing is registered");
+    registered(&app, "acme.test").await;
+    app.clock.advance(hours(72));
+    for _ in 0..40 {
+        app.send(json!({})).await;
+    }
+    app.run_until_idle().await;
+    let signed = app.smtp.mails().into_iter().filter(|mail| mail.raw.starts_with(b"DKIM-Signature: ")).count();
+    assert_eq!(signed, 40);
+}
+
+#[tokio::test]
 async fn a_subdomain_is_signed_for_by_the_nearest_domain_above_it() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
