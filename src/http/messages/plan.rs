@@ -179,9 +179,10 @@ async fn suppressions(
         tenant: caller.tenant(),
         address: AddressKey::from(&recipient.mailbox.address),
         stream: &message.stream,
+        at: message.scheduled_at.unwrap_or(message.created_at),
     });
     let addressed: Vec<Addressed<'_>> = addressed.collect();
-    let mut found = check(&api.db, &addressed, message.created_at).await?;
+    let mut found = check(&api.db, &addressed).await?;
     if caller.may(Scope::Read).is_err() {
         for (_, entry) in &mut found {
             (entry.note, entry.message_id, entry.recipient_id) = (None, None, None);
