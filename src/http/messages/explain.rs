@@ -268,6 +268,7 @@ impl Surroundings {
             }),
             crashes: row.crashes.unwrap_or(0),
             held: row.held.clone(),
+            is_put_off: row.due_at > row.first_due_at,
             ahead: self.ahead.get(&row.id).copied(),
             pace: self.paces.get(&lane.id.0).copied(),
             has_workers: self.has_workers,

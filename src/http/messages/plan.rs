@@ -270,19 +270,12 @@ impl Lanes {
         if !self.unsubscribe || unsubscribe::is_in(&message.content.headers) {
             return (Vec::new(), Vec::new());
         }
-        let warning = |code, message: String| (Vec::new(), vec![Warning { code, message }]);
         let [recipient] = message.recipients.as_slice() else {
-            let (stream, count) = (&message.stream, message.recipients.len());
-            return warning(
-                "unsubscribe_needs_one_recipient",
-                format!(
-                    "Stream {stream} asks for List-Unsubscribe, whose link is for one recipient. This message has {count}, and \
-                     goes without: send one to each."
-                ),
-            );
+            return (Vec::new(), vec![Warning::needs_one_recipient(message)]);
         };
         let Some(links) = &api.links else {
-            return warning("not_configured", format!("{} It would be deferred until then.", DraftError::NoLinks));
+            let message = format!("{}. It would wait until then.", DraftError::NoLinks);
+            return (Vec::new(), vec![Warning { code: "not_configured", message }]);
         };
         let ticket = Ticket {
             tenant: caller.tenant(),
@@ -324,6 +317,7 @@ impl Lanes {
             lease: None,
             crashes: 0,
             held: None,
+            is_put_off: false,
             ahead,
             pace: None,
             has_workers: self.has_workers,
