@@ -46,13 +46,16 @@ async fn every_attempt_and_raw_have_the_same_signatures() {
     registered(&app, "acme.test").await;
     app.smtp.dot().replies(["451 4.3.0 later", "250 ok"]);
     let mail = app.send(json!({"scheduled_at": app.clock.text_in(hours(30)), "to": "ann@example.test"})).await;
-    let before = app.get(&format!("/v1/messages/{}/raw", mail.id)).await.octets;
+    let before = app.get(&format!("/v1/messages/{}/raw", mail.id)).await;
+    assert_eq!(before.headers.get("postrider-signatures"), None);
     app.clock.advance(hours(30));
     app.run_until_idle().await;
     assert_eq!(app.status(&mail.id).await, "deferred");
     app.clock.advance(hours(1));
     app.run_until_idle().await;
-    let raw = app.get(&format!("/v1/messages/{}/raw", mail.id)).await.octets;
+    let raw = app.get(&format!("/v1/messages/{}/raw", mail.id)).await;
+    assert_eq!(raw.headers["postrider-signatures"], "current");
+    let (raw, before) = (raw.octets, before.octets);
     let [received] = app.smtp.mails().try_into().expect("one mail");
     assert!(String::from_utf8_lossy(&raw).starts_with("DKIM-Signature: "));
     assert!(received.raw == raw && raw == before, "all the same bytes");

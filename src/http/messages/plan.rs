@@ -152,11 +152,13 @@ const LARGE: u64 = 64 << 10;
 
 /// As a worker would build it. A mail that cannot be signed would wait, so it is shown as it is so far.
 pub(super) fn built(draft: &Draft, signer: Option<&Signer>) -> Vec<u8> {
-    let mime = mail::build(draft);
-    match signer {
-        Some(signer) => mail::dkim::sign(&mime, signer, draft.date).unwrap_or(mime),
-        None => mime,
+    let mut mime = mail::build(draft);
+    if let Some(signer) = signer
+        && let Err(error) = mail::dkim::sign(&mut mime, signer, draft.date)
+    {
+        tracing::debug!(%error, "a mail is shown without signatures");
     }
+    mime
 }
 
 impl Mime {
