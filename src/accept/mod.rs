@@ -104,6 +104,11 @@ impl Acceptor {
         self.streams.names(tenant).await
     }
 
+    /// Whether the mail of a stream is to carry a link to unsubscribe by; at most a few seconds old.
+    pub async fn asks_for_links(&self, tenant: TenantId, stream: &str) -> Result<bool, DbError> {
+        self.streams.asks_for_links(tenant, stream).await
+    }
+
     /// Asks anew which streams there are, so that a new one can be sent to at once.
     pub fn forget_streams(&self) {
         self.streams.forget();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::app;
 use crate::config::Config;
-use crate::db::{durability, schema};
+use crate::db::{Db, durability, schema, streams};
 use crate::domain::outcome::{Peer, Reply, Stage};
 use crate::smtp::{Checked, Sender, Settings, Timeouts};
 
@@ -63,7 +63,28 @@ async fn database(config: &Config, report: &mut Report) {
         Ok(problems) => problems.iter().for_each(|problem| report.bad("durability", problem)),
         Err(error) => report.bad("durability", error),
     }
+    links(config, &db, report).await;
     db.close().await;
+}
+
+/// Streams that are told of by name.
+const STREAMS: i64 = 10;
+
+/// Mail of a stream that asks for links to unsubscribe by waits where none can be made.
+async fn links(config: &Config, db: &Db, report: &mut Report) {
+    let needed = [
+        ("public_url (POSTRIDER_PUBLIC_URL)", config.public_url.is_none()),
+        ("secret_key (POSTRIDER_SECRET_KEY)", config.secret_key.is_none()),
+    ];
+    let missing: Vec<&str> = needed.into_iter().filter(|(_, is_missing)| *is_missing).map(|(name, _)| name).collect();
+    match streams::linking(db, STREAMS).await {
+        Err(error) => report.bad("streams", error),
+        Ok(names) if names.is_empty() || missing.is_empty() => {}
+        Ok(names) => report.bad(
+            "streams",
+            format!("mail of {} waits for links to unsubscribe by: set {}", names.join(", "), missing.join(" and ")),
+        ),
+    }
 }
 
 /// One line a relay of every route, in the order in which they are asked.

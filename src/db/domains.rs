@@ -242,21 +242,31 @@ pub async fn remove(db: &Db, tenant: TenantId, name: &str) -> Result<bool, DbErr
     db.timed("domains.remove", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
 
-/// Records a check: pending keys whose records were seen sign from now on, and those before them no more.
+/// Records a check of these keys: pending ones whose records were seen sign from now on, and those before them no more. Where
+/// there is a pending key that the check did not know, made while it asked, the next check stays as soon as it was to be.
 pub async fn checked(
     db: &Db,
     tenant: TenantId,
     name: &str,
     verdict: &Verdict,
+    keys: &[PublishedKey],
     now: DateTime<Utc>,
     next: DateTime<Utc>,
 ) -> Result<(), DbError> {
     let findings = serde_json::to_value(&verdict.findings).unwrap_or_default();
     let dmarc = verdict.dmarc.flatten().map(DmarcPolicy::as_str);
+    let known: Vec<&str> = keys.iter().map(|key| key.selector.as_str()).collect();
     db.timed("domains.checked", async {
         let mut tx = db.pool.begin().await?;
+        // Before the statement that looks for keys: it sees those of a rotation that this waited for.
+        sqlx::query!("SELECT FROM domains WHERE tenant_id = $1 AND name = $2 FOR UPDATE", tenant.0, name)
+            .execute(&mut *tx)
+            .await?;
         sqlx::query!(
-            "UPDATE domains SET findings = $3, check_at = $4,
+            "UPDATE domains SET findings = $3,
+                 check_at = CASE WHEN EXISTS (SELECT FROM dkim_keys WHERE tenant_id = $1 AND domain = $2
+                                              AND state = 'pending' AND selector <> ALL ($9))
+                                 THEN least(check_at, $4) ELSE $4 END,
                  checked_at = CASE WHEN $5::boolean IS NULL THEN checked_at ELSE $6 END,
                  verified_at = CASE WHEN $5 THEN $6 ELSE verified_at END,
                  dmarc = CASE WHEN $7 THEN $8 ELSE dmarc END
@@ -268,7 +278,8 @@ pub async fn checked(
             verdict.is_verified,
             now,
             verdict.dmarc.is_some(),
-            dmarc
+            dmarc,
+            &known as _
         )
         .execute(&mut *tx)
         .await?;

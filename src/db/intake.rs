@@ -69,7 +69,7 @@ pub async fn commit(db: &Db, group: &[Intake], now: DateTime<Utc>) -> Result<Vec
             .map(|(intake, _)| intake)
             .collect();
         if !fresh.is_empty() {
-            let suppressed = suppressed(&mut tx, &fresh, now).await?;
+            let suppressed = suppressed(&mut tx, &fresh).await?;
             insert_contents(&mut tx, &fresh).await?;
             insert_messages(&mut tx, &fresh).await?;
             insert_recipients(&mut tx, &fresh, &suppressed).await?;
@@ -142,22 +142,19 @@ async fn claim_keys(
 /// Those who get nothing, each with what its history says of it.
 type Suppressed = HashMap<RecipientId, Outcome>;
 
-/// Who of the group is suppressed, as this transaction sees it. Who is a moment later is found at claim.
-async fn suppressed(
-    connection: &mut PgConnection,
-    group: &[&Intake],
-    now: DateTime<Utc>,
-) -> Result<Suppressed, sqlx::Error> {
+/// Who of the group is suppressed when its mail is due, as this transaction sees it. Who is a moment later is found at claim.
+async fn suppressed(connection: &mut PgConnection, group: &[&Intake]) -> Result<Suppressed, sqlx::Error> {
     let (ids, addressed): (Vec<RecipientId>, Vec<Addressed<'_>>) = group
         .iter()
         .filter(|intake| !intake.message.ignore_suppression)
         .flat_map(|intake| intake.message.recipients.iter().map(move |recipient| (*intake, recipient)))
         .map(|(intake, recipient)| {
             let address = AddressKey::from(&recipient.mailbox.address);
-            (recipient.id, Addressed { tenant: intake.tenant, address, stream: &intake.message.stream })
+            let (tenant, stream, at) = (intake.tenant, &*intake.message.stream, intake.due_at());
+            (recipient.id, Addressed { tenant, address, stream, at })
         })
         .unzip();
-    let found = suppressions::find(connection, &addressed, now).await?;
+    let found = suppressions::find(connection, &addressed).await?;
     Ok(found.into_iter().filter_map(|(place, entry)| Some((*ids.get(place)?, entry.outcome()))).collect())
 }
 

@@ -1,4 +1,5 @@
-//! How the domain of a mail's sender stands, and what signs for it; asked for at most every few seconds a domain.
+//! How the domain of a mail's sender stands, and what signs for it; asked for at most every few seconds a domain. No answer
+//! is older than a minute.
 //!
 //! API and workers ask the same: what would sign, and what does. A subdomain's mail is signed by the nearest domain
 //! above it that is registered, which DMARC's relaxed rule counts as aligned.
@@ -17,8 +18,11 @@ use crate::domain::id::TenantId;
 use crate::domain::keyring::Keyring;
 use crate::domain::publish::{DmarcPolicy, DomainStatus, lineage};
 
-/// How old an answer may be. The record of a key that signs no more stays for a week.
+/// How old an answer may be where nobody has to ask anew. The record of a key that signs no more stays for a week.
 const FRESH: TimeDelta = TimeDelta::seconds(15);
+/// How old it may be while one task asks anew, or the database is away. What is older says nothing of now: mail would go
+/// unsigned from a domain that was registered since.
+const STALE: TimeDelta = TimeDelta::seconds(60);
 /// Domains remembered; beyond that the memory starts anew.
 const REMEMBERED: usize = 10_000;
 
@@ -56,7 +60,28 @@ pub struct Sender {
     pub signer: Result<Option<Arc<Signer>>, KeyError>,
 }
 
-type Known = HashMap<(Uuid, String), (DateTime<Utc>, Standing)>;
+/// An answer.
+#[derive(Debug)]
+struct Answer {
+    standing: Standing,
+    /// When the question was put that it answers.
+    at: DateTime<Utc>,
+    /// When somebody asked again.
+    asked_at: DateTime<Utc>,
+}
+
+impl Answer {
+    fn is_younger(&self, age: TimeDelta, now: DateTime<Utc>) -> bool {
+        (now - self.at).abs() < age
+    }
+
+    /// Whether it may be given without a question; that it is asked again is somebody else's matter.
+    fn serves(&self, now: DateTime<Utc>) -> bool {
+        self.is_younger(FRESH, now) || (self.is_younger(STALE, now) && (now - self.asked_at).abs() < FRESH)
+    }
+}
+
+type Known = HashMap<(Uuid, String), Answer>;
 
 /// What is known of senders' domains.
 #[derive(Debug)]
@@ -65,7 +90,6 @@ pub struct Senders {
     clock: SharedClock,
     ring: Option<Keyring>,
     algorithms: Vec<Algorithm>,
-    /// With the time it was asked for.
     known: Mutex<Known>,
 }
 
@@ -81,17 +105,17 @@ impl Senders {
     }
 
     /// How a domain (as in [`Address::domain`](crate::domain::address::Address::domain)) stands. While the database is
-    /// away the last answer holds.
+    /// away the last answer holds for a minute.
     pub async fn of(&self, tenant: TenantId, domain: &str) -> Result<Standing, DbError> {
         let (now, key) = (self.clock.now(), (tenant.0, domain.to_owned()));
         let last = {
             let mut known = self.lock();
             match known.get_mut(&key) {
-                Some((at, standing)) if (now - *at).abs() < FRESH => return Ok(standing.clone()),
-                // Before the answer is here, so that one task asks.
-                Some((at, standing)) => {
-                    *at = now;
-                    Some(standing.clone())
+                Some(answer) if answer.serves(now) => return Ok(answer.standing.clone()),
+                // Before the answer is here, so that one task asks while the last one serves.
+                Some(answer) => {
+                    answer.asked_at = now;
+                    answer.is_younger(STALE, now).then(|| answer.standing.clone())
                 }
                 None => None,
             }
@@ -102,7 +126,10 @@ impl Senders {
                 if known.len() >= REMEMBERED {
                     known.clear();
                 }
-                known.insert(key, (now, standing.clone()));
+                // Who asked later may have been answered sooner.
+                if known.get(&key).is_none_or(|answer| answer.at <= now) {
+                    known.insert(key, Answer { standing: standing.clone(), at: now, asked_at: now });
+                }
                 Ok(standing)
             }
             (Err(error), Some(last)) => {
@@ -154,5 +181,19 @@ impl Senders {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_serves_while_it_is_young_and_for_a_minute_while_somebody_asks() {
+        let at = |seconds| DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds);
+        let serves =
+            |asked_at, now| Answer { standing: Standing::Unasked, at: at(0), asked_at: at(asked_at) }.serves(at(now));
+        assert_eq!([serves(0, 14), serves(0, 15), serves(15, 29), serves(15, 30)], [true, false, true, false]);
+        assert_eq!([serves(50, 59), serves(59, 60), serves(259_200, 259_200)], [true, false, false]);
     }
 }

@@ -42,6 +42,13 @@ pub async fn get(db: &Db, tenant: TenantId, name: &str) -> Result<Option<StreamR
     read(db, tenant, Some(name)).await.map(|mut rows| rows.pop())
 }
 
+/// The names of streams, of whichever tenant, whose mail is to carry a link to unsubscribe by; for the doctor.
+pub async fn linking(db: &Db, limit: i64) -> Result<Vec<String>, DbError> {
+    let query =
+        sqlx::query_scalar!("SELECT DISTINCT name FROM streams WHERE unsubscribe ORDER BY name LIMIT $1", limit);
+    db.timed("streams.linking", query.fetch_all(&db.pool)).await
+}
+
 async fn read(db: &Db, tenant: TenantId, name: Option<&str>) -> Result<Vec<StreamRow>, DbError> {
     let query = sqlx::query!(
         "SELECT name, priority, weight, concurrency, rate, retry_schedule, retry_window, greylist, unsubscribe,

@@ -113,18 +113,33 @@ pub struct Removal {
 pub async fn remove(db: &Db, tenant: TenantId, removals: &[Removal], now: DateTime<Utc>) -> Result<u64, DbError> {
     let addresses: Vec<&str> = removals.iter().map(|removal| removal.address.as_str()).collect();
     let streams: Vec<Option<&str>> = removals.iter().map(|removal| removal.stream.as_deref()).collect();
-    let query = sqlx::query_scalar!(
-        r#"DELETE FROM suppressions WHERE ctid = ANY (ARRAY(
-               SELECT s.ctid FROM unnest($2::text[], $3::text[]) AS u (address, stream)
-               JOIN suppressions s ON s.tenant_id = $1 AND s.address = u.address
-                    AND (u.stream IS NULL OR s.stream = u.stream)
-               ORDER BY s.address, s.stream FOR UPDATE OF s))
-           RETURNING (expires_at IS NULL OR expires_at > $4) AS "counted!""#,
-        tenant.0,
-        &addresses as _,
-        &streams as _,
-        now
-    );
-    let removed = db.timed("suppressions.remove", query.fetch_all(&db.pool)).await?;
-    Ok(removed.into_iter().filter(|counted| *counted).count() as u64)
+    db.timed("suppressions.remove", async {
+        let mut tx = db.pool.begin().await?;
+        // Locked first, in the order of their keys: what another changes meanwhile is waited for, and the next statement
+        // sees it as it is then.
+        sqlx::query!(
+            "SELECT FROM suppressions s JOIN unnest($2::text[], $3::text[]) AS u (address, stream)
+                 ON s.tenant_id = $1 AND s.address = u.address AND (u.stream IS NULL OR s.stream = u.stream)
+             ORDER BY s.address, s.stream FOR UPDATE OF s",
+            tenant.0,
+            &addresses as _,
+            &streams as _
+        )
+        .execute(&mut *tx)
+        .await?;
+        let removed = sqlx::query_scalar!(
+            r#"DELETE FROM suppressions s USING unnest($2::text[], $3::text[]) AS u (address, stream)
+               WHERE s.tenant_id = $1 AND s.address = u.address AND (u.stream IS NULL OR s.stream = u.stream)
+               RETURNING (s.expires_at IS NULL OR s.expires_at > $4) AS "counted!""#,
+            tenant.0,
+            &addresses as _,
+            &streams as _,
+            now
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(removed.into_iter().filter(|counted| *counted).count() as u64)
+    })
+    .await
 }

@@ -52,13 +52,15 @@ pub struct Addressed<'a> {
     pub address: AddressKey,
     /// In which stream.
     pub stream: &'a str,
+    /// When: an entry that will have expired by then does not count.
+    pub at: DateTime<Utc>,
 }
 
 /// Which of these are suppressed: their places in the list, and the entry of each, that of all streams first.
-pub async fn check(db: &Db, asked: &[Addressed<'_>], now: DateTime<Utc>) -> Result<Vec<(usize, Suppression)>, DbError> {
+pub async fn check(db: &Db, asked: &[Addressed<'_>]) -> Result<Vec<(usize, Suppression)>, DbError> {
     db.timed("suppressions.check", async {
         let mut connection = db.pool.acquire().await?;
-        find(&mut connection, asked, now).await
+        find(&mut connection, asked).await
     })
     .await
 }
@@ -67,7 +69,6 @@ pub async fn check(db: &Db, asked: &[Addressed<'_>], now: DateTime<Utc>) -> Resu
 pub(super) async fn find(
     connection: &mut PgConnection,
     asked: &[Addressed<'_>],
-    now: DateTime<Utc>,
 ) -> Result<Vec<(usize, Suppression)>, sqlx::Error> {
     if asked.is_empty() {
         return Ok(Vec::new());
@@ -75,20 +76,22 @@ pub(super) async fn find(
     let tenants: Vec<Uuid> = asked.iter().map(|one| one.tenant.0).collect();
     let addresses: Vec<&str> = asked.iter().map(|one| one.address.as_str()).collect();
     let streams: Vec<&str> = asked.iter().map(|one| one.stream).collect();
+    let times: Vec<DateTime<Utc>> = asked.iter().map(|one| one.at).collect();
     // One look-up an address, whatever Postgres knows of the table: with a limit it cannot be made another join.
     let rows = sqlx::query!(
         r#"SELECT u.n AS "n!", s.address AS "address!", s.stream AS "stream!", s.reason AS "reason!", s.message_id,
                   s.recipient_id, s.note, s.created_at AS "created_at!", s.expires_at
-           FROM unnest($1::uuid[], $2::text[], $3::text[]) WITH ORDINALITY AS u (tenant_id, address, stream, n)
+           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[])
+                WITH ORDINALITY AS u (tenant_id, address, stream, at, n)
            CROSS JOIN LATERAL (
                SELECT * FROM suppressions s
                WHERE s.tenant_id = u.tenant_id AND s.address = u.address AND s.stream IN ('', u.stream)
-                 AND (s.expires_at IS NULL OR s.expires_at > $4)
+                 AND (s.expires_at IS NULL OR s.expires_at > u.at)
                ORDER BY s.stream LIMIT 1) s"#,
         &tenants,
         &addresses as _,
         &streams as _,
-        now
+        &times
     )
     .fetch_all(connection)
     .await?;

@@ -97,6 +97,18 @@ impl Caller {
         Err(ApiError::Forbidden(format!("This key does not have the scope `{}`.", scope.as_str())))
     }
 
+    /// Refuses what reaches beyond the domains that the key may send from, such as the suppression list.
+    pub fn may_reach_the_tenant(&self) -> Result<(), ApiError> {
+        match &self.key.sender_domains {
+            Some(domains) if self.may(Scope::Admin).is_err() => Err(ApiError::Forbidden(format!(
+                "This key may send only from {}; the suppression list holds for mail from every domain. Use a key without \
+                 sender_domains, or one with the scope `admin`.",
+                domains.join(", ")
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses a sender whose domain the key may not send from.
     pub fn may_send_from(&self, domain: &str) -> Result<(), ApiError> {
         match &self.key.sender_domains {

@@ -14,6 +14,9 @@ use super::text::Text;
 use super::{attachment, header};
 use crate::domain::message::{Attachment, Draft};
 
+/// Beyond the mail, for the signatures that are put before it.
+const ROOM: usize = 2 << 10;
+
 /// Renders a draft as it goes out after `DATA`, without dot-stuffing.
 ///
 /// Costs one buffer of the mail's size. Custom headers that this module writes itself, `Bcc` and names that are no
@@ -23,7 +26,7 @@ pub fn build(draft: &Draft) -> Vec<u8> {
     let boundary = format!("=_{}", draft.id.0.simple());
     let root = root(draft, &boundary);
     let size_limit = header::size_limit(draft) + root.size_limit();
-    let mut out = Vec::with_capacity(size_limit);
+    let mut out = Vec::with_capacity(size_limit + ROOM);
     header::write(&mut out, draft);
     Bodies { out: &mut out, boundary: &boundary, containers: 0 }.write(&root);
     if !out.ends_with(b"\r\n") {

@@ -36,12 +36,14 @@ pub struct SignError {
     why: String,
 }
 
-/// The mail with a signature of each key on top.
-pub fn sign(mime: &[u8], signer: &Signer, at: DateTime<Utc>) -> Result<Vec<u8>, SignError> {
-    let mut out = signatures(mime, signer, at)?;
-    out.reserve_exact(mime.len());
-    out.extend_from_slice(mime);
-    Ok(out)
+/// Puts a signature of each key on top of the mail, where it stands: a large one is not to be in memory twice. On an error
+/// the mail is as it was.
+pub fn sign(mime: &mut Vec<u8>, signer: &Signer, at: DateTime<Utc>) -> Result<(), SignError> {
+    let signatures = signatures(mime, signer, at)?;
+    // At most what is needed: a vector that grows by itself would double.
+    mime.reserve_exact(signatures.len());
+    mime.splice(..0, signatures);
+    Ok(())
 }
 
 /// The header fields to put before the mail.

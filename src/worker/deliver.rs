@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 
@@ -66,6 +66,10 @@ pub(super) async fn run(parts: Arc<Parts>, mut mail: Mail) {
         Ok(Some(Err(DraftError::Db(error)))) => {
             tracing::error!(%error, "a mail could not be loaded");
             return fail(&parts, &mail, UNREADABLE, start).await;
+        }
+        // Nor is it the recipient's that we cannot sign, or make a link: mended, it goes as if nothing had been.
+        Ok(Some(Err(error @ (DraftError::Unsigned(..) | DraftError::NoLinks)))) => {
+            return put_off(&parts, mail, &error).await;
         }
         Ok(Some(Err(error))) => return fail(&parts, &mail, &error.to_string(), start).await,
         Err(_) => return fail(&parts, &mail, PANICKED, start).await,
@@ -136,7 +140,20 @@ async fn give_back_later(parts: &Parts, claimed: Vec<Claimed>) {
     give_back::release(&parts.db, &parts.hands, claimed).await;
 }
 
-/// While it is built a large mail is in memory as attachments and as MIME, which is a third longer.
+/// How long a mail waits that our configuration keeps from being made.
+const PUT_OFF: TimeDelta = TimeDelta::minutes(5);
+
+/// Gives back what our configuration keeps from being made, without an attempt. Its time runs on.
+async fn put_off(parts: &Parts, mail: Mail, error: &DraftError) {
+    let now = parts.clock.now();
+    parts.alarms.raise(&mail.message.row.stream, error, now);
+    let end = mail.claimed.iter().map(|claimed| deadline(parts, &mail, claimed)).min();
+    let until = end.map_or(now + PUT_OFF, |end| end.min(now + PUT_OFF));
+    give_back::put_off(&parts.db, &parts.hands, mail.claimed, until).await;
+}
+
+/// While it is built a large mail is in memory as attachments and as MIME, which is a third longer; it is signed where it
+/// stands.
 async fn memory<'a>(parts: &'a Parts, mail: &Mail) -> Held<'a> {
     let octets = u64::try_from(mail.message.row.size).unwrap_or(0).saturating_mul(5) / 2;
     let lane = mail.claimed.first().and_then(|row| parts.hands.lane(row.lane_id));

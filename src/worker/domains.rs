@@ -51,5 +51,5 @@ async fn check(parts: &Parts, tenant: TenantId, name: &str) -> Result<(), DbErro
         tracing::info!(domain = name, selector, "the record of a new DKIM key is seen; it signs from now on");
     }
     let now = parts.clock.now();
-    domains::checked(&parts.db, tenant, name, &verdict, now, now + verdict.next_check(&keys)).await
+    domains::checked(&parts.db, tenant, name, &verdict, &keys, now, now + verdict.next_check(terms, &keys)).await
 }

@@ -11,9 +11,10 @@
 //! there is something to do, `bounds` spares claims what is gone, `expire` ends what waits in closed lanes beyond its time.
 //! `rooms` divides the hands among the lanes, `permits` holds what was granted of shared limits, `budget` what large mails
 //! take up in memory, `suppress` leaves out who wants or can have no mail, `forget` removes suppressions that have expired,
-//! `legs` makes the envelopes of a mail, `sign` signs it with its domain's keys, and `domains` checks what is published of
+//! `legs` makes the envelopes of a mail, `sign` signs it with its domain's keys, `alarms` tells of what is ours to mend, and `domains` checks what is published of
 //! them. `learn` makes of outcomes what is known of destinations. `notify` posts events to webhook endpoints.
 
+mod alarms;
 mod bounds;
 mod budget;
 mod claim;
@@ -62,6 +63,7 @@ use crate::smtp;
 use crate::webhook::Poster;
 
 use crate::db::splits::Splits;
+use alarms::Alarms;
 use budget::Budget;
 use claim::{Memory, Took};
 use complete::Completer;
@@ -136,6 +138,7 @@ struct Parts {
     splits: Arc<Splits>,
     places: Places,
     budget: Budget,
+    alarms: Alarms,
     wake: Arc<Notify>,
     /// Told when a claim was not answered.
     suspect: Notify,
@@ -198,6 +201,7 @@ impl Worker {
             places: Places::default(),
             identity: Identity::register(&db, settings.lease).await?,
             budget: Budget::new(settings.memory),
+            alarms: Alarms::default(),
             db,
             clock,
             sender,

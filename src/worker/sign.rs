@@ -34,7 +34,7 @@ impl Signing {
     /// Builds the mail and signs it, where its sender's domain has keys.
     pub(super) async fn build(&self, message: &Stored, draft: &Draft) -> Result<Vec<u8>, DraftError> {
         let standing = self.senders.of(TenantId(message.row.tenant_id), draft.from.address.domain()).await?;
-        let mime = mail::build(draft);
+        let mut mime = mail::build(draft);
         let Standing::Known(sender) = standing else { return Ok(mime) };
         let unsigned = |why: &dyn std::fmt::Display| DraftError::Unsigned(sender.domain.clone(), why.to_string());
         let signer = match &sender.signer {
@@ -44,9 +44,9 @@ impl Signing {
         };
         let at = draft.date;
         let done = if signer.is_slow() || mime.len() > LARGE {
-            self.elsewhere(move || mail::dkim::sign(&mime, &signer, at)).await
+            self.elsewhere(move || mail::dkim::sign(&mut mime, &signer, at).map(|()| mime)).await
         } else {
-            mail::dkim::sign(&mime, &signer, at)
+            mail::dkim::sign(&mut mime, &signer, at).map(|()| mime)
         };
         done.map_err(|error| unsigned(&error))
     }

@@ -32,9 +32,10 @@ pub(super) async fn take_out(parts: &Parts, mails: &mut Vec<Mail>) -> Result<(),
             tenant: TenantId(claimed.tenant_id),
             address: AddressKey::from(address),
             stream: &mail.message.row.stream,
+            at: now,
         })
         .collect();
-    let found = suppressions::check(&parts.db, &addressed, now).await?;
+    let found = suppressions::check(&parts.db, &addressed).await?;
     let ended: Vec<Finished> = found
         .into_iter()
         .filter_map(|(place, entry)| {

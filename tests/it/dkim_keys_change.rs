@@ -1,5 +1,10 @@
 //! A domain gets new keys: they sign when their records are seen, and nothing that is under way loses its record.
 
+use postrider::clock::Clock as _;
+use postrider::db::domains;
+use postrider::domain::dkim::KeyState;
+use postrider::domain::id::TenantId;
+use postrider::domain::publish::{PublishedKey, Verdict};
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
@@ -95,6 +100,32 @@ async fn a_key_that_was_never_to_sign_keeps_nobody_from_rotating_again() {
     let second = rotated(&app).await;
     let (before, after) = (in_state(&first, "pending"), in_state(&second, "pending"));
     assert!(after.len() == 2 && after.iter().all(|selector| !before.contains(selector)));
+}
+
+#[tokio::test]
+async fn a_check_that_began_before_a_rotation_does_not_put_off_the_next() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    publish(&dns, &registered(&app, "acme.test").await);
+    checked(&app, "acme.test").await;
+    let before = shown(&app, "acme.test").await;
+    let pending = rotated(&app).await;
+    // As a replica records it that had asked for the old keys alone.
+    let verdict = Verdict { findings: Vec::new(), seen: Vec::new(), is_verified: Some(true), dmarc: None };
+    let old: Vec<PublishedKey> = keys(&before)
+        .into_iter()
+        .map(|(selector, algorithm, _)| PublishedKey {
+            selector,
+            algorithm: algorithm.parse().unwrap(),
+            state: KeyState::Active,
+            public: Vec::new(),
+        })
+        .collect();
+    let now = app.clock.now();
+    domains::checked(&app.db, TenantId::DEFAULT, "acme.test", &verdict, &old, now, now + hours(6)).await.unwrap();
+    publish(&dns, &pending);
+    app.worker.check_domains().await.unwrap();
+    assert_eq!(in_state(&shown(&app, "acme.test").await, "pending").len(), 0);
 }
 
 #[tokio::test]

@@ -1,12 +1,18 @@
 //! `postrider doctor` on what other servers make of our mail.
 
 use crate::support::dns::DnsServer;
-use crate::support::domains::{SECRET, publish, registered, with_secret};
+use crate::support::domains::{SECRET, publish, records, registered, with_secret};
 use crate::support::process::postrider;
 
 /// Its lines on domains, the secret and the hostname, and whether it was content.
 async fn doctor(url: &str, dns: &DnsServer, secret: Option<&str>) -> (Vec<String>, bool) {
+    doctor_with(url, dns, secret, &[]).await
+}
+
+/// The same with more variables.
+async fn doctor_with(url: &str, dns: &DnsServer, secret: Option<&str>, more: &[(&str, &str)]) -> (Vec<String>, bool) {
     let mut command = postrider(&["doctor"]);
+    command.envs(more.iter().copied());
     command.env("DATABASE_URL", url).env("POSTRIDER_DNS", dns.address().to_string());
     command.env("POSTRIDER_HOSTNAME", "postrider.test");
     if let Some(secret) = secret {
@@ -14,7 +20,8 @@ async fn doctor(url: &str, dns: &DnsServer, secret: Option<&str>) -> (Vec<String
     }
     let output = command.output().await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let ours = |line: &&str| ["domain", "secret_key", "hostname"].iter().any(|word| line[6..].starts_with(word));
+    let ours =
+        |line: &&str| ["domain", "secret_key", "hostname", "streams"].iter().any(|word| line[6..].starts_with(word));
     (text.lines().filter(ours).map(str::to_owned).collect(), output.status.success())
 }
 
@@ -45,4 +52,40 @@ async fn each_record_and_the_name_of_the_machine_have_a_line() {
     assert!(!is_well && lines[1].contains("its keys cannot be opened") && lines[1].contains("previous_secret_keys"));
     let (lines, _) = doctor(url, &dns, None).await;
     assert!(lines[0].starts_with("BAD   secret_key: it is not set"), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn a_key_that_does_not_sign_is_not_missed() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    let made = registered(&app, "acme.test").await;
+    publish(&dns, &made);
+    let ed25519 = records(&made, "dkim").into_iter().find_map(|record| {
+        let name = record["name"].as_str().unwrap();
+        name.contains("-ed25519.").then(|| name.to_owned())
+    });
+    let ed25519 = ed25519.expect("a record of each key");
+    dns.withdraws(&ed25519);
+    let of_key = async |algorithms: &str| {
+        let variables = [("POSTRIDER_DKIM__ALGORITHMS", algorithms)];
+        let (lines, _) = doctor_with(&app.database.url, &dns, Some(SECRET), &variables).await;
+        lines.into_iter().find(|line| line.contains(&ed25519)).expect("a line")
+    };
+    assert!(of_key("ed25519,rsa").await.starts_with("BAD   "));
+    let line = of_key("rsa").await;
+    assert!(line.starts_with("ok    ") && line.ends_with("(not in use)"), "{line}");
+}
+
+#[tokio::test]
+async fn a_stream_whose_links_cannot_be_made_has_a_line() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    app.sql("UPDATE streams SET unsubscribe = true WHERE name = 'bulk'").await;
+    let (lines, is_well) = doctor(&app.database.url, &dns, Some(SECRET)).await;
+    let expected =
+        "BAD   streams: mail of bulk waits for links to unsubscribe by: set public_url (POSTRIDER_PUBLIC_URL)";
+    assert!(!is_well && lines.iter().any(|line| line == expected), "{lines:#?}");
+    let public = [("POSTRIDER_PUBLIC_URL", "https://mail.acme.test")];
+    let (lines, _) = doctor_with(&app.database.url, &dns, Some(SECRET), &public).await;
+    assert!(!lines.iter().any(|line| line.contains("streams")), "{lines:#?}");
 }

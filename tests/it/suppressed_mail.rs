@@ -122,6 +122,11 @@ async fn who_is_suppressed_between_two_attempts_gets_no_other() {
     );
     let ann = app.recipient(&mail.id).await;
     assert_eq!((&ann["attempts"], &ann["response"]["code"]), (&json!(1), &json!(null)));
+    let told = explained(&app, &mail.id).await["summary"].as_str().unwrap().to_owned();
+    assert!(
+        told.starts_with("It was not sent again at ") && told.contains("after 1 attempt; an earlier one may"),
+        "{told}"
+    );
 }
 
 #[tokio::test]
@@ -147,11 +152,18 @@ async fn a_scheduled_mail_is_looked_at_when_its_time_has_come() {
     let app = TestApp::start().await;
     let mail = app.send(json!({"scheduled_at": app.clock.text_in(hours(2))})).await;
     suppress(&app, json!({"address": "ann@example.test", "expires_at": app.clock.text_in(hours(3))})).await;
-    let late = app.send(json!({"scheduled_at": app.clock.text_in(hours(4))})).await;
-    assert_eq!((&mail.body["status"], &late.body["status"]), (&json!("scheduled"), &json!("suppressed")));
+    let soon = app.send(json!({"scheduled_at": app.clock.text_in(minutes(179))})).await;
+    let late = json!({"scheduled_at": app.clock.text_in(hours(3))});
+    let plan = app.post("/v1/messages?dry_run=true", &message(late.clone())).await.body;
+    let late = app.send(late).await;
+    assert_eq!([&mail.body["status"], &late.body["status"]], ["scheduled"; 2]);
+    assert_eq!((&soon.body["status"], &plan["recipients"][0]["suppressed"]), (&json!("suppressed"), &json!(false)));
     app.clock.advance(hours(2));
     app.run_until_idle().await;
     assert_eq!(app.events(&mail.id).await, ["scheduled", "suppressed"]);
+    app.clock.advance(hours(1));
+    app.run_until_idle().await;
+    assert_eq!(app.events(&late.id).await, ["scheduled", "relayed"], "the entry had expired by then");
 }
 
 #[tokio::test]
@@ -275,10 +287,11 @@ async fn the_look_up_costs_the_same_however_long_the_list_is() {
         // Without ANALYZE: nothing that Postgres has to learn first.
         let list = |value: fn(i32) -> String| (1..=256).map(value).collect::<Vec<String>>().join(", ");
         let explain = format!(
-            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE look_up (ARRAY[{}]::uuid[], ARRAY[{}], ARRAY[{}], now())",
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE look_up (ARRAY[{}]::uuid[], ARRAY[{}], ARRAY[{}], ARRAY[{}])",
             list(|_| "'00000000-0000-0000-0000-000000000000'".into()),
             list(|n| format!("'a{}@example.test'", 2 * n)),
-            list(|_| "'transactional'".into())
+            list(|_| "'transactional'".into()),
+            list(|_| "now()".into())
         );
         let mut pages_read = 0;
         for _ in 0..2 {

@@ -138,6 +138,9 @@ async fn what_cannot_be_imported_is_answered() {
     assert_eq!(import(&app, NDJSON, large.clone()).await.problem(), (413, "too_large"));
     let unmeasured = reqwest::Body::wrap_stream(futures_util::stream::iter([Ok::<_, std::io::Error>(large)]));
     assert_eq!(import(&app, NDJSON, unmeasured).await.problem(), (413, "too_large"));
+    let ancient = r#"{"address": "ann@example.test", "created_at": "0001-01-01T00:00:00Z"}"#;
+    let told = import(&app, NDJSON, ancient).await.body["errors"][0].clone();
+    assert_eq!((&told["pointer"], &told["code"]), (&json!("/created_at"), &json!("invalid_timestamp")));
     let past = r#"{"address": "ann@example.test", "expires_at": "2020-01-01T00:00:00Z"}"#;
     assert_eq!(import(&app, NDJSON, past).await.body["errors"][0]["pointer"], "/expires_at");
 }

@@ -184,6 +184,38 @@ async fn an_application_can_add_and_frees_nobody_by_it() {
 }
 
 #[tokio::test]
+async fn a_key_of_some_domains_suppresses_nobody_for_the_others() {
+    let app = TestApp::start().await;
+    let shop = app.allowed_from(&["acme.test"]).await;
+    let refused = shop.post(PATH, &json!("ann@example.test")).await;
+    assert_eq!((refused.status, refused.problem().1), (403, "forbidden"));
+    assert!(refused.body["detail"].as_str().unwrap().contains("sender_domains"), "{}", refused.body);
+    let key = json!({"name": "ops", "scopes": ["admin"], "sender_domains": ["acme.test"]});
+    let made = app.post("/v1/keys", &key).await.body;
+    let operator = app.api().with_key(made["secret"].as_str().unwrap());
+    assert_eq!(operator.post(PATH, &json!("ann@example.test")).await.body, counts(1, 0, 0));
+}
+
+#[tokio::test]
+async fn an_entry_that_changes_while_it_is_removed_is_removed() {
+    let app = TestApp::start().await;
+    add(&app, json!("ann@example.test")).await;
+    let mut other = app.database.connect().await;
+    sqlx::raw_sql("BEGIN; UPDATE suppressions SET note = 'he called'").execute(&mut other).await.unwrap();
+    let api = app.api().clone();
+    let removal = tokio::spawn(async move { api.delete(&format!("{PATH}/ann@example.test")).await.status });
+    let mut watcher = app.database.connect().await;
+    let waits = "SELECT count(*) > 0 FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut watcher).await.unwrap() {
+        tokio::task::yield_now().await;
+    }
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    assert_eq!(removal.await.unwrap(), 204);
+    assert_eq!(addresses(&app.get(PATH).await.body).len(), 0);
+}
+
+#[tokio::test]
 async fn every_fault_is_told_with_its_place() {
     let app = TestApp::start().await;
     let body = json!([

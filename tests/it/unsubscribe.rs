@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
 use crate::support::client::message;
-use crate::support::clock::hours;
+use crate::support::clock::{hours, minutes};
 
 const PUBLIC: &str = "https://mail.acme.test/post";
 
@@ -205,7 +205,9 @@ async fn only_mail_to_one_recipient_of_a_stream_that_asks_has_a_link() {
         json!({"stream": "news", "to": ["ann@example.test", "bo@example.test"]}),
         json!({"stream": "news", "bcc": ["bo@example.test"]}),
     ] {
-        app.send(fields).await;
+        let is_news = fields["stream"] == "news";
+        let warnings = app.send(fields).await.body["warnings"].clone();
+        assert_eq!(warnings[0]["code"] == "unsubscribe_needs_one_recipient", is_news, "{warnings}");
     }
     app.run_until_idle().await;
     for mail in app.smtp.mails() {
@@ -272,15 +274,28 @@ async fn without_the_settings_a_stream_cannot_ask_for_it() {
 }
 
 #[tokio::test]
-async fn a_worker_that_can_make_no_link_defers_the_mail_and_says_why() {
+async fn a_worker_that_can_make_no_link_puts_the_mail_off_without_an_attempt() {
     let app = TestApp::start().await;
     app.sql("UPDATE streams SET unsubscribe = true WHERE name = 'bulk'").await;
     let mail = app.send(json!({"stream": "bulk"})).await;
     app.run_until_idle().await;
     let ann = app.recipient(&mail.id).await;
-    assert_eq!((&ann["status"], app.smtp.connections()), (&json!("deferred"), 0));
-    assert!(ann["response"]["text"].as_str().unwrap().contains("POSTRIDER_SECRET_KEY"), "{ann}");
+    assert_eq!((&ann["status"], &ann["attempts"], app.smtp.connections()), (&json!("queued"), &json!(0), 0));
+    assert_eq!((&ann["response"], app.events(&mail.id).await), (&json!(null), vec!["accepted".to_owned()]));
+    let told = app.get(&format!("/v1/messages/{}/explain", mail.id)).await.body["recipients"][0].clone();
+    assert_eq!(told["blocker"]["kind"], "put_off");
     assert_eq!(app.get(&format!("/v1/messages/{}/raw", mail.id)).await.problem(), (409, "not_configured"));
     let plan = app.post("/v1/messages?dry_run=true", &message(json!({"stream": "bulk"}))).await.body;
     assert_eq!(plan["warnings"][0]["code"], "not_configured");
+
+    let short = app.send(json!({"stream": "bulk", "expires_at": app.clock.text_in(minutes(2))})).await;
+    app.run_until_idle().await;
+    app.clock.advance(minutes(2));
+    app.run_until_idle().await;
+    assert_eq!(app.status(&short.id).await, "expired", "its time runs on");
+    let mut mended = app.config.clone();
+    configured(&mut mended);
+    app.clock.advance(minutes(3));
+    app.worker_with(&mended).await.drain().await.unwrap();
+    assert_eq!(app.events(&mail.id).await, ["accepted", "relayed"]);
 }

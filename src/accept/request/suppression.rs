@@ -77,6 +77,8 @@ pub fn line(value: Value<'_>, context: &Context<'_>) -> Result<Suppression, Faul
         if let Some((time, at)) = created {
             if time > context.now {
                 at.fault(&mut faults, Code::InvalidTimestamp, "this time has not come yet");
+            } else if time < DateTime::UNIX_EPOCH {
+                at.fault(&mut faults, Code::InvalidTimestamp, "this time is before 1970");
             }
             entry.created_at = time;
         }
@@ -241,6 +243,13 @@ mod tests {
         assert_eq!(entry.message_id.unwrap().to_string(), "msg_0193661b3d007abc8def0123456789ab");
         for (text, pointer, code) in [
             (r#"{"address": "a@b.test", "created_at": "2027-01-01T00:00:00Z"}"#, "/created_at", "invalid_timestamp"),
+            (r#"{"address": "a@b.test", "created_at": "1969-12-31T23:59:59Z"}"#, "/created_at", "invalid_timestamp"),
+            (r#"{"address": "a@b.test", "created_at": "0000-01-01T00:00:00Z"}"#, "/created_at", "invalid_timestamp"),
+            (
+                r#"{"address": "a@b.test", "created_at": "9999-12-31T23:59:59-23:59"}"#,
+                "/created_at",
+                "invalid_timestamp",
+            ),
             (r#"{"address": "a@b.test", "message_id": "5"}"#, "/message_id", "invalid_value"),
             (r#"{"address": "a.test"}"#, "/address", "invalid_address"),
             ("5", "", "invalid_type"),

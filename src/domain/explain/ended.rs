@@ -59,7 +59,13 @@ fn suppressed(recipient: &Recipient, at: &str) -> String {
         },
         None => " It is not on the list any more.".into(),
     };
-    format!("It was not sent{at}: {told}.{now}")
+    match recipient.attempts {
+        0 => format!("It was not sent{at}: {told}.{now}"),
+        _ => {
+            let tries = attempts(recipient.attempts);
+            format!("It was not sent again{at}, after {tries}; an earlier one may have arrived: {told}.{now}")
+        }
+    }
 }
 
 fn summary(recipient: &Recipient) -> String {

@@ -67,6 +67,7 @@ fn by_kind(kind: Kind, place: &Place, now: DateTime<Utc>) -> Estimate {
         Kind::Scheduled | Kind::RetryWait => {
             schedule(due, "The attempt is due then; others of its lane may be before it.")
         }
+        Kind::PutOff => unknown("It is looked at again every few minutes, and goes once what is missing is there."),
         Kind::Suspected => {
             schedule(due, "It is due then; such mails are tried a few at a time, and others may go first.")
         }

@@ -130,6 +130,8 @@ pub struct Place {
     pub crashes: i16,
     /// Why it waits for an operator.
     pub held: Option<String>,
+    /// Whether its time was moved without an attempt.
+    pub is_put_off: bool,
     /// How many other mails of its lane go first; `None` where that was not counted or is not to be told.
     pub ahead: Option<Count>,
     /// What its lane did of late, where that was asked for.
@@ -146,6 +148,8 @@ pub enum Kind {
     Scheduled,
     /// An attempt failed for now; the next one is due later.
     RetryWait,
+    /// Postrider itself cannot make it ready, for want of a key or a setting; no attempt is counted.
+    PutOff,
     /// An operator has stopped its lane.
     LanePaused,
     /// An operator has stopped its stream.
@@ -249,6 +253,7 @@ fn kind(recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Kind {
     } else if is_later {
         match (place.crashes, recipient.attempts) {
             (1.., _) => Kind::Suspected,
+            (_, 0) if place.is_put_off => Kind::PutOff,
             (_, 0) => Kind::Scheduled,
             _ => Kind::RetryWait,
         }

@@ -45,6 +45,11 @@ fn against(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>)
             vec![Remedy::call("Move it; a time in the past means now.", call)]
         }
         Kind::RetryWait => vec![retry("Try it now, without waiting for its time.")],
+        Kind::PutOff => {
+            vec![Remedy::words(
+                "Ask whoever runs postrider: its log says what is missing, and so does `postrider doctor`.",
+            )]
+        }
         Kind::Held => vec![retry("Try it again, once what the reason names is mended.")],
         Kind::StreamPaused => {
             vec![Remedy::call("Resume the stream.", format!("POST /v1/streams/{}/resume", lane.stream))]

@@ -43,6 +43,7 @@ fn place() -> Place {
         lease: None,
         crashes: 0,
         held: None,
+        is_put_off: false,
         ahead: Some(Count::default()),
         pace: None,
         has_workers: true,
@@ -326,6 +327,16 @@ fn one_that_was_put_off_after_a_crash_is_not_called_scheduled() {
          1970-01-01T00:11:00Z. That counts as no attempt."
     );
     assert_eq!(kind_of(|p| p.crashes = 2), Kind::Suspected);
+}
+
+#[test]
+fn one_that_cannot_be_made_ready_is_not_called_scheduled() {
+    let mut place = place();
+    (place.due_at, place.is_put_off) = (Some(at(11)), true);
+    let told = told(&place);
+    assert_eq!((told.blocker.kind, told.blocker.next_attempt_at), (Kind::PutOff, Some(at(11))));
+    assert!(told.summary.contains("That counts as no attempt. It is looked at again at 1970-01-01T00:11:00Z"));
+    assert_eq!((told.unblock.len(), told.estimate.and_then(|estimate| estimate.at)), (1, None));
 }
 
 #[test]

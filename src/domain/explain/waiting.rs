@@ -20,6 +20,10 @@ pub(super) fn summary(kind: Kind, recipient: &Recipient, place: &Place, now: Dat
             recipient.last_attempt_at.map_or_else(String::new, time),
             said(recipient.reply.as_ref(), recipient.mx.as_deref())
         ),
+        Kind::PutOff => format!(
+            "Postrider could not make it ready: it has no key to sign it with, or nothing to make its link to unsubscribe by \
+             with. That counts as no attempt. It is looked at again at {due}; at {given_up} it is given up."
+        ),
         Kind::Held => format!("It waits for an operator: {}.", reason(place.held.as_deref())),
         Kind::Suspected => suspected(place, &due, now),
         Kind::Expiring if place.gives_up_at <= now => {
@@ -127,7 +131,7 @@ pub(super) fn blocker(kind: Kind, recipient: &Recipient, place: &Place, now: Dat
         Kind::LearnedLimit => (lane.learned.as_ref().map(|learned| learned.at), lane.opens(), due.max(lane.opens())),
         Kind::RateLimited => (due, lane.opens(), due.max(lane.opens())),
         Kind::Expiring => (recipient.last_attempt_at, Some(place.gives_up_at), None),
-        Kind::Suspected => (None, due, due),
+        Kind::Suspected | Kind::PutOff => (None, due, due),
         Kind::NoWorker if place.lease.is_some() => (None, None, None),
         Kind::ConnectionsFull | Kind::Queued | Kind::NoWorker => (due, None, due),
         Kind::WorkerGone | Kind::Held | Kind::InFlight | Kind::Lost | Kind::Ended => (None, None, None),
@@ -160,7 +164,7 @@ fn rule(kind: Kind, recipient: &Recipient, place: &Place) -> Option<String> {
         Kind::Expiring => format!("retry_window of stream {}", lane.stream),
         Kind::Suspected => format!("{} workers ended while they had it in hand", place.crashes),
         Kind::WorkerGone => format!("a worker that is silent for {} has ended", span(place.lease.as_ref()?.term)),
-        Kind::NoWorker | Kind::InFlight | Kind::Lost | Kind::Ended => return None,
+        Kind::PutOff | Kind::NoWorker | Kind::InFlight | Kind::Lost | Kind::Ended => return None,
     };
     Some(rule)
 }

@@ -130,8 +130,13 @@ impl PublishedKey {
 
     /// Whether its record is one that verifies the domain: it signs by this configuration, or would where none does.
     fn verifies(&self, terms: &Terms) -> bool {
-        let is_used = terms.algorithms.is_empty() || terms.algorithms.contains(&self.algorithm);
-        self.state == KeyState::Active && is_used
+        self.state == KeyState::Active && self.is_in_use(terms)
+    }
+
+    /// Whether it signs by this configuration, or is to, or would where none does.
+    pub fn is_in_use(&self, terms: &Terms) -> bool {
+        let is_chosen = terms.algorithms.is_empty() || terms.algorithms.contains(&self.algorithm);
+        self.state != KeyState::Retiring && is_chosen
     }
 }
 
@@ -291,9 +296,11 @@ impl Verdict {
     }
 
     /// How long a worker waits before it asks again: not long where something is still to be published.
-    pub fn next_check(&self, keys: &[PublishedKey]) -> TimeDelta {
-        let pending = keys.iter().filter(|key| key.state == KeyState::Pending).count();
-        if self.is_verified == Some(true) && pending == self.seen.len() { SETTLED } else { UNSETTLED }
+    /// A key that will not sign is waited for by nobody.
+    pub fn next_check(&self, terms: &Terms, keys: &[PublishedKey]) -> TimeDelta {
+        let mut pending = keys.iter().filter(|key| key.state == KeyState::Pending && key.is_in_use(terms));
+        let is_settled = pending.all(|key| self.seen.contains(&key.selector));
+        if self.is_verified == Some(true) && is_settled { SETTLED } else { UNSETTLED }
     }
 }
 
@@ -332,10 +339,13 @@ impl DomainStatus {
     }
 }
 
-/// Whether mail that `domain` signs for is aligned with a return path at `return_path` by DMARC's relaxed rule: one is
-/// the other, or below it.
+/// Whether mail that `domain` signs for can be aligned with a return path at `return_path` by DMARC's relaxed rule: one is
+/// the other, or below it, or they have a parent in common that is no top-level domain. Without a list of public suffixes
+/// `co.uk` is such a parent as well: what is not aligned here is not, and what is may be.
 pub fn is_aligned(domain: &str, return_path: &str) -> bool {
-    is_within(return_path, domain) || is_within(domain, return_path)
+    is_within(return_path, domain)
+        || is_within(domain, return_path)
+        || lineage(domain).iter().any(|parent| parent.contains('.') && is_within(return_path, parent))
 }
 
 /// Whether a domain is another, or below it.

@@ -155,6 +155,20 @@ fn a_domain_is_verified_by_all_that_signs_and_by_nothing_else() {
 }
 
 #[test]
+fn a_pending_key_is_looked_for_soon_if_it_is_to_sign() {
+    let keys = [key("rsa", Algorithm::Rsa, KeyState::Active), key("next", Algorithm::Ed25519, KeyState::Pending)];
+    let next = |terms: &Terms, status: RecordStatus| {
+        let all = records(terms, "acme.test", &keys).into_iter().take(2);
+        let findings =
+            all.zip([RecordStatus::Ok, status]).map(|(record, status)| record.found(status, Vec::new(), None));
+        Verdict::of(terms, "acme.test", &keys, findings.collect()).next_check(terms, &keys)
+    };
+    let (both, rsa) = (terms(None), Terms { algorithms: vec![Algorithm::Rsa], ..terms(None) });
+    assert_eq!((next(&both, RecordStatus::Missing), next(&both, RecordStatus::Ok)), (UNSETTLED, SETTLED));
+    assert_eq!(next(&rsa, RecordStatus::Missing), SETTLED);
+}
+
+#[test]
 fn alignment_is_relaxed() {
     for (domain, return_path) in
         [("acme.test", "acme.test"), ("acme.test", "b.acme.test"), ("news.acme.test", "acme.test")]
@@ -162,6 +176,8 @@ fn alignment_is_relaxed() {
         assert!(is_aligned(domain, return_path), "{domain} {return_path}");
     }
     assert!(!is_aligned("acme.test", "bounces.test") && !is_aligned("acme.test", "notacme.test"));
+    assert!(is_aligned("news.acme.test", "bounces.acme.test") && is_aligned("a.b.acme.test", "c.b.acme.test"));
+    assert!(!is_aligned("news.acme.test", "acme.bounces.test") && !is_aligned("localhost", "a.localhost.test"));
     assert_eq!(lineage("a.b.acme.test"), ["a.b.acme.test", "b.acme.test", "acme.test"]);
     assert_eq!(lineage("localhost"), ["localhost"]);
 }

@@ -42,7 +42,7 @@ pub async fn verify(
     let findings = dns::check(&api.domains.dns, records(terms, &name, &keys)).await;
     let verdict = Verdict::of(terms, &name, &keys, findings);
     let now = api.clock.now();
-    domains::checked(&api.db, tenant, &name, &verdict, now, now + verdict.next_check(&keys)).await?;
+    domains::checked(&api.db, tenant, &name, &verdict, &keys, now, now + verdict.next_check(terms, &keys)).await?;
     api.domains.senders.forget();
     shown(&api, tenant, &name).await.map(Json)
 }

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::plan::{self, Plan};
-use super::sender;
+use super::sender::{self, Warning};
 use super::view::Accepted;
 use crate::accept::request::schema::SendRequest;
 use crate::accept::request::{self, Context};
@@ -78,7 +78,10 @@ pub async fn create(
     }
     let message = parse(&api, caller.tenant(), read.octets).await?;
     admit(&caller, &message)?;
-    let (_, warnings) = sender::admit(&api, caller.tenant(), message.from.address.domain()).await?;
+    let (_, mut warnings) = sender::admit(&api, caller.tenant(), message.from.address.domain()).await?;
+    if sender::lacks_a_link(&message) && api.acceptor.asks_for_links(caller.tenant(), &message.stream).await? {
+        warnings.push(Warning::needs_one_recipient(&message));
+    }
     let mut answer = Accepted { warnings, ..Accepted::of_new(&message) };
     let accepted = api.acceptor.accept(caller.tenant(), message, idempotency).await?;
     // The memory of a large body is ours until its attachments are stored.

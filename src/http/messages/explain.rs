@@ -152,13 +152,13 @@ async fn suppressions(
     let (ids, addressed): (Vec<Uuid>, Vec<Addressed<'_>>) = suppressed
         .filter_map(|row| {
             let address = AddressKey::from(&row.address.parse::<Address>().ok()?);
-            Some((row.id, Addressed { tenant, address, stream: &message.stream }))
+            Some((row.id, Addressed { tenant, address, stream: &message.stream, at: now }))
         })
         .unzip();
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let found = check(&api.db, &addressed, now).await?;
+    let found = check(&api.db, &addressed).await?;
     Ok(found.into_iter().filter_map(|(place, entry)| Some((*ids.get(place)?, entry))).collect())
 }
 
@@ -268,6 +268,7 @@ impl Surroundings {
             }),
             crashes: row.crashes.unwrap_or(0),
             held: row.held.clone(),
+            is_put_off: row.due_at > row.first_due_at,
             ahead: self.ahead.get(&row.id).copied(),
             pace: self.paces.get(&lane.id.0).copied(),
             has_workers: self.has_workers,

@@ -152,11 +152,13 @@ const LARGE: u64 = 64 << 10;
 
 /// As a worker would build it. A mail that cannot be signed would wait, so it is shown as it is so far.
 pub(super) fn built(draft: &Draft, signer: Option<&Signer>) -> Vec<u8> {
-    let mime = mail::build(draft);
-    match signer {
-        Some(signer) => mail::dkim::sign(&mime, signer, draft.date).unwrap_or(mime),
-        None => mime,
+    let mut mime = mail::build(draft);
+    if let Some(signer) = signer
+        && let Err(error) = mail::dkim::sign(&mut mime, signer, draft.date)
+    {
+        tracing::debug!(%error, "a mail is shown without signatures");
     }
+    mime
 }
 
 impl Mime {
@@ -179,9 +181,10 @@ async fn suppressions(
         tenant: caller.tenant(),
         address: AddressKey::from(&recipient.mailbox.address),
         stream: &message.stream,
+        at: message.scheduled_at.unwrap_or(message.created_at),
     });
     let addressed: Vec<Addressed<'_>> = addressed.collect();
-    let mut found = check(&api.db, &addressed, message.created_at).await?;
+    let mut found = check(&api.db, &addressed).await?;
     if caller.may(Scope::Read).is_err() {
         for (_, entry) in &mut found {
             (entry.note, entry.message_id, entry.recipient_id) = (None, None, None);
@@ -269,19 +272,12 @@ impl Lanes {
         if !self.unsubscribe || unsubscribe::is_in(&message.content.headers) {
             return (Vec::new(), Vec::new());
         }
-        let warning = |code, message: String| (Vec::new(), vec![Warning { code, message }]);
         let [recipient] = message.recipients.as_slice() else {
-            let (stream, count) = (&message.stream, message.recipients.len());
-            return warning(
-                "unsubscribe_needs_one_recipient",
-                format!(
-                    "Stream {stream} asks for List-Unsubscribe, whose link is for one recipient. This message has {count}, and \
-                     goes without: send one to each."
-                ),
-            );
+            return (Vec::new(), vec![Warning::needs_one_recipient(message)]);
         };
         let Some(links) = &api.links else {
-            return warning("not_configured", format!("{} It would be deferred until then.", DraftError::NoLinks));
+            let message = format!("{}. It would wait until then.", DraftError::NoLinks);
+            return (Vec::new(), vec![Warning { code: "not_configured", message }]);
         };
         let ticket = Ticket {
             tenant: caller.tenant(),
@@ -323,6 +319,7 @@ impl Lanes {
             lease: None,
             crashes: 0,
             held: None,
+            is_put_off: false,
             ahead,
             pace: None,
             has_workers: self.has_workers,

@@ -2,7 +2,7 @@
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::plan;
@@ -15,18 +15,21 @@ use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem};
 
 const NO_MESSAGE: ApiError = ApiError::NotFound("There is no message with this id.");
+const SIGNATURES: HeaderName = HeaderName::from_static("postrider-signatures");
 const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachment with this number; the first is 0.");
 
 /// Read a message as sent
 ///
 /// The MIME, byte for byte as it goes to the recipients' server, with the signatures of the keys that sign now: a
-/// mail's signature is the same every time until its domain gets new keys. Without signatures where those keys cannot
-/// be opened.
+/// mail's signatures are the same every time until its domain gets new keys, or is registered or removed. Those that an
+/// attempt went out with are not kept, so that once there was one the answer says `Postrider-Signatures: current`. Without
+/// signatures where the keys cannot be opened.
 #[utoipa::path(
     get, path = "/v1/messages/{id}/raw", tag = "messages", operation_id = "get_message_raw",
     params(("id" = String, Path, description = "The message's id")),
     responses(
-        (status = 200, description = "The MIME", body = String, content_type = "message/rfc822"),
+        (status = 200, description = "The MIME", body = String, content_type = "message/rfc822",
+         headers(("Postrider-Signatures" = String, description = "`current`, where the message was attempted already: the signatures are those of the keys that sign now, which may be others than those of the attempts"))),
         (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
@@ -37,9 +40,11 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
 pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<MessageId>) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;
     let mut stored = drafts::load(&api.db, caller.tenant(), &[id.0]).await?.pop().ok_or(NO_MESSAGE)?;
-    // In memory as attachments and as MIME at one time.
+    let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
+    let was_attempted = recipients.iter().any(|recipient| recipient.attempts > 0);
+    // In memory as attachments and as MIME at one time, which is a third longer.
     let octets = u64::try_from(stored.row.size).unwrap_or(0);
-    let room = if stored.is_large() { Some(api.bodies.turn(octets.saturating_mul(2)).await?) } else { None };
+    let room = if stored.is_large() { Some(api.bodies.turn(octets.saturating_mul(5) / 2).await?) } else { None };
     let draft = stored.draft(&api.db, api.links.as_ref()).await?;
     let standing = api.domains.senders.of(caller.tenant(), draft.from.address.domain()).await?;
     let build = move || plan::built(&draft, standing.signer().as_deref());
@@ -48,7 +53,12 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     } else {
         build()
     };
-    Ok(([(header::CONTENT_TYPE, "message/rfc822")], mime).into_response())
+    let mut response = ([(header::CONTENT_TYPE, "message/rfc822")], mime).into_response();
+    if was_attempted {
+        // What an attempt went out with is not kept: the keys may have been others.
+        response.headers_mut().insert(SIGNATURES, HeaderValue::from_static("current"));
+    }
+    Ok(response)
 }
 
 /// Download an attachment

@@ -7,18 +7,38 @@ use crate::db::senders::{Sender, Standing};
 use crate::domain::dkim::{Algorithm, Signer};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::TenantId;
+use crate::domain::message::NewMessage;
 use crate::domain::publish::{DmarcPolicy, is_aligned};
+use crate::domain::unsubscribe;
 use crate::http::{Api, ApiError, Domains};
 
 /// Something that does not keep a message from being taken, and is hardly what was meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Warning {
     /// Stable, machine-readable word: `domain_not_registered`, `domain_not_verified`, `not_signed`, `dmarc_fails`,
-    /// `return_path_not_aligned`; in a dry run also `unsubscribe_needs_one_recipient` and `not_configured`.
+    /// `return_path_not_aligned`, `unsubscribe_needs_one_recipient`; in a dry run also `not_configured`.
     #[schema(example = "domain_not_verified")]
     pub code: &'static str,
     /// What is wrong and what would mend it.
     pub message: String,
+}
+
+impl Warning {
+    /// Of a message that goes without the link to unsubscribe by that its stream asks for.
+    pub(super) fn needs_one_recipient(message: &NewMessage) -> Self {
+        let message = format!(
+            "Stream {} asks for List-Unsubscribe, whose link is for one recipient. This message has {}, and goes without: send \
+             one to each.",
+            message.stream,
+            message.recipients.len()
+        );
+        Self { code: "unsubscribe_needs_one_recipient", message }
+    }
+}
+
+/// Whether a message goes without a link to unsubscribe by even where its stream asks for one.
+pub(super) fn lacks_a_link(message: &NewMessage) -> bool {
+    message.recipients.len() > 1 && !unsubscribe::is_in(&message.content.headers)
 }
 
 /// A DKIM signature that a message would get.
@@ -113,7 +133,8 @@ fn of_known(domains: &Domains, sender: &Sender) -> Vec<Warning> {
         && !is_aligned(domain, return_path)
     {
         let message = format!(
-            "Bounces go to {return_path}, which is not {domain} nor below it: SPF does not count for DMARC, DKIM alone does."
+            "Bounces go to {return_path}, which has no domain in common with {domain}: SPF does not count for DMARC, DKIM alone \
+             does."
         );
         warn("return_path_not_aligned", message);
     }

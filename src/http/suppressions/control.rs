@@ -20,7 +20,8 @@ use crate::http::{Api, ApiError, Problem};
 ///
 /// One entry, or an array of up to 1,000: all of them or none. From now on nothing is sent there, nor what was accepted
 /// before and is not yet in flight. With the scope `send` an entry that is there stays, unless the new one lasts longer;
-/// with `admin` the new one takes its place.
+/// with `admin` the new one takes its place. A key with `sender_domains` adds none without `admin`: an entry holds for mail
+/// from every domain.
 #[utoipa::path(
     post, path = "/v1/suppressions", tag = "suppressions", operation_id = "add_suppressions",
     request_body = SuppressionsInput,
@@ -42,6 +43,7 @@ pub async fn add(
     body: Body,
 ) -> Result<Json<AddedView>, ApiError> {
     caller.may(Scope::Send)?;
+    caller.may_reach_the_tenant()?;
     let body = api.bodies.json(&headers, body).await?;
     let (now, streams) = (api.clock.now(), api.acceptor.streams(caller.tenant()).await?);
     let context = Context { now, limits: &api.limits, streams: &streams };

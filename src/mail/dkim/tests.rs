@@ -92,6 +92,12 @@ fn signer(domain: &str, algorithms: &[Algorithm]) -> (Signer, Zone) {
     (Signer { domain: domain.into(), keys }, zone)
 }
 
+fn signed(mail: &str, signer: &Signer, at: DateTime<Utc>) -> Vec<u8> {
+    let mut mail = mail.as_bytes().to_vec();
+    sign(&mut mail, signer, at).unwrap();
+    mail
+}
+
 fn at() -> DateTime<Utc> {
     "2026-11-23T12:00:00Z".parse().unwrap()
 }
@@ -104,9 +110,9 @@ const MAIL: &str = "Date: Mon, 23 Nov 2026 12:00:00 +0000\r\nFrom: Acme <billing
 #[tokio::test]
 async fn both_keys_sign_what_verifies_and_the_same_mail_gets_the_same_signatures() {
     let (signer, zone) = signer("acme.test", &Algorithm::ALL);
-    let mail = sign(MAIL.as_bytes(), &signer, at()).unwrap();
+    let mail = signed(MAIL, &signer, at());
     assert_eq!(verified(&mail, &zone).await, [Ok(()), Ok(())]);
-    assert_eq!(sign(MAIL.as_bytes(), &signer, at()).unwrap(), mail);
+    assert_eq!(signed(MAIL, &signer, at()), mail);
     let text = String::from_utf8(mail).unwrap();
     assert!(text.ends_with(MAIL) && text.lines().all(|line| line.len() <= 998), "{text}");
     assert!(text.contains("a=ed25519-sha256; s=ed25519; d=acme.test; c=relaxed/relaxed;"), "{text}");
@@ -117,10 +123,30 @@ async fn both_keys_sign_what_verifies_and_the_same_mail_gets_the_same_signatures
     assert_eq!(plain.matches(h).count(), 2, "From once more than it is there, X-Other not at all: {plain}");
 }
 
+#[test]
+fn a_mail_is_signed_where_it_stands() {
+    let (signer, _) = signer("acme.test", &Algorithm::ALL);
+    let draft = crate::domain::message::Draft {
+        id: crate::domain::id::MessageId(uuid::Uuid::nil()),
+        date: at(),
+        from: crate::domain::address::Mailbox { address: "a@acme.test".parse().unwrap(), name: None },
+        to: Vec::new(),
+        cc: Vec::new(),
+        reply_to: Vec::new(),
+        subject: String::new(),
+        content: crate::domain::message::Content { text: Some("Hello.\r\n".repeat(1_000)), ..Default::default() },
+        attachments: Vec::new(),
+    };
+    let mut mail = crate::mail::build(&draft);
+    let place = mail.as_ptr();
+    sign(&mut mail, &signer, at()).unwrap();
+    assert!(mail.starts_with(b"DKIM-Signature: ") && mail.as_ptr() == place, "moved, to make room");
+}
+
 #[tokio::test]
 async fn what_is_changed_on_the_way_does_not_verify() {
     let (signer, zone) = signer("acme.test", &Algorithm::ALL);
-    let original = String::from_utf8(sign(MAIL.as_bytes(), &signer, at()).unwrap()).unwrap();
+    let original = String::from_utf8(signed(MAIL, &signer, at())).unwrap();
     for (from, to) in [
         ("Subject: Your", "Subject: My"),
         ("Hello", "Hullo"),
@@ -190,7 +216,7 @@ async fn the_example_of_rfc_8463_verifies_and_signed_by_us_with_its_key_it_does_
     let key = SigningKey::read("brisbane", Algorithm::Ed25519, private).unwrap();
     let signer = Signer { domain: "football.example.com".into(), keys: vec![key.into()] };
     let at = DateTime::from_timestamp(1_528_637_909, 0).unwrap();
-    let mail = sign(FOOTBALL.as_bytes(), &signer, at).unwrap();
+    let mail = signed(FOOTBALL, &signer, at);
     assert_eq!(verified(&mail, &zone).await, [Ok(())]);
     let text: String = String::from_utf8(mail).unwrap().split_whitespace().collect();
     assert!(text.contains("bh=2jUSOH9NhtVGCQWNr9BrIAPreKQjO6Sn7XIkfJVOzv8=;"), "the body hash of the RFC: {text}");
@@ -232,7 +258,7 @@ proptest! {
         let (signer, zone) = signer("acme.test", &[Algorithm::Ed25519]);
         let fold = if fold { "\r\n\t" } else { "" };
         let mail = format!("From: a@acme.test\r\nSubject:{fold} x{subject}\r\nTo: b@x.test\r\n\r\n{body}");
-        let mail = sign(mail.as_bytes(), &signer, at()).unwrap();
+        let mail = signed(&mail, &signer, at());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         prop_assert_eq!(runtime.block_on(verified(&mail, &zone)), vec![Ok(())]);
     }
