@@ -6,6 +6,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Format, Log};
 
+mod seldom;
+
+pub use seldom::Seldom;
+
 /// Starts logging. A second call changes nothing.
 pub fn start(log: &Log) {
     // The filter was checked with the configuration. What Postgres finds worth a notice (a table that is there already)

@@ -33,7 +33,7 @@ mod inbound {
 
     /// A mail, and how many octets it took.
     fn mail(octets: &[u8], size: usize) -> Option<(Result<Vec<u8>, data::DataFault>, usize)> {
-        let (mut reader, mut taken) = (DataReader::new(LIMIT), 0);
+        let (mut reader, mut taken) = (DataReader::new(LIMIT, LIMIT), 0);
         for piece in octets.chunks(size) {
             let (used, is_over) = reader.push(piece);
             taken += used;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::hostname;
@@ -15,6 +16,7 @@ use crate::db::Db;
 use crate::domain::return_path::{ReturnPaths, TokenFault};
 use crate::feedback::{Feedback, Origin};
 use crate::smtp::inbound::{Certificate, Handler, ReceivedMail, Server, Settings, SmtpRefusal};
+use crate::telemetry::Seldom;
 use crate::worker::Returns;
 
 /// The return paths, where there is a domain for them.
@@ -57,7 +59,7 @@ impl Taking {
     /// Listens, where that is configured.
     pub(super) async fn start(config: &Config, feedback: Arc<Feedback>) -> anyhow::Result<Option<Self>> {
         let Some(listen) = config.inbound.listen else { return Ok(None) };
-        let server = Server::bind(listen, settings(config)?, Arc::new(Gate(feedback)))
+        let server = Server::bind(listen, settings(config)?, Arc::new(Gate { feedback, forged: Seldom::default() }))
             .await
             .with_context(|| format!("cannot take mail on {listen} (inbound.listen)"))?;
         let (address, stop) = (server.local_addr(), CancellationToken::new());
@@ -83,6 +85,7 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
     Ok(Settings {
         hostname: hostname(config),
         max_message: usize::try_from(inbound.max_message()).unwrap_or(usize::MAX),
+        most_kept: KEPT,
         max_recipients: RECIPIENTS,
         max_connections: inbound.connections as usize,
         max_per_peer: inbound.connections_per_peer as usize,
@@ -103,13 +106,30 @@ fn certificate(inbound: &Inbound) -> anyhow::Result<Option<Certificate>> {
     }
 }
 
+/// Octets of a mail that are read: reports say first what they have to say, and return the mail last. What is beyond is
+/// read over, since who returns a large mail whole must not be refused.
+const KEPT: usize = 1 << 20;
+
 /// Lets in what is for us.
-struct Gate(Arc<Feedback>);
+struct Gate {
+    feedback: Arc<Feedback>,
+    forged: Seldom,
+}
 
 impl Handler for Gate {
     async fn rcpt(&self, _from: &str, to: &str) -> Result<(), SmtpRefusal> {
-        self.0.admits(to).map_err(|fault| {
+        self.feedback.admits(to).map_err(|fault| {
             tracing::debug!(to, %fault, "mail is not for us");
+            if fault == TokenFault::Forged
+                && let Some(count) = self.forged.note(Instant::now())
+            {
+                tracing::warn!(
+                    to,
+                    count,
+                    "return paths that are not signed by us were refused: if secret_key was changed, the one before it \
+                     belongs in previous_secret_keys"
+                );
+            }
             let words = match fault {
                 TokenFault::Expired => "This return path has expired",
                 TokenFault::Missing | TokenFault::Forged => "No such mailbox; bounces of our mail are taken here alone",
@@ -119,7 +139,10 @@ impl Handler for Gate {
     }
 
     async fn message(&self, mail: ReceivedMail) -> Result<String, SmtpRefusal> {
-        match self.0.take(mail.data, Origin::Smtp { to: &mail.to }, false).await {
+        let ReceivedMail { from, to, peer, mut data, .. } = mail;
+        // As the last server on a mail's way does (RFC 5321 §4.4): the first counts, whatever the mail itself says.
+        data.splice(..0, format!("Return-Path: <{from}>\r\n").into_bytes());
+        match self.feedback.take(data, Origin::Smtp { to: &to, peer }, false).await {
             Ok(taken) if taken.is_early() => Err(SmtpRefusal::temporary(3, 2, "Not now: the mail is still being sent")),
             Ok(taken) => Ok(format!("Taken as {}, {} recipients changed", taken.report.kind.as_str(), taken.applied())),
             // It is the other side's to keep until it is committed here.

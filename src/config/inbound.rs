@@ -16,7 +16,8 @@ pub struct Inbound {
     pub listen: Option<SocketAddr>,
     /// The address to which mailbox providers send complaints: `POSTRIDER_INBOUND__FEEDBACK`, default unset.
     pub feedback: Option<String>,
-    /// The largest mail, also of `POST /v1/inbound`: `POSTRIDER_INBOUND__MAX_MESSAGE_MIB`, MiB, 1–100, default 10.
+    /// The largest mail, also of `POST /v1/inbound`: `POSTRIDER_INBOUND__MAX_MESSAGE_MIB`, MiB, 1–100, default 50. Of a
+    /// mail that comes over SMTP the first mebibyte is kept.
     pub max_message_mib: u32,
     /// Connections at a time: `POSTRIDER_INBOUND__CONNECTIONS`, 1–10000, default 50.
     pub connections: u32,
@@ -37,7 +38,7 @@ impl Default for Inbound {
         Self {
             listen: None,
             feedback: None,
-            max_message_mib: 10,
+            max_message_mib: 50,
             connections: 50,
             connections_per_peer: 10,
             mails_per_minute: 600,

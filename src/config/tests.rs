@@ -77,7 +77,7 @@ fn what_comes_back_is_configured_in_words_an_operator_can_act_on() {
         &[("POSTRIDER_INBOUND__FEEDBACK", "fbl@return.acme.test"), ("POSTRIDER_RETURN_PATH__VERP", "true")],
     );
     assert_eq!(config.return_path.domain_ascii().as_deref(), Some("xn--bcher-kva.test"));
-    assert!(config.return_path.verp && config.inbound.max_message() == 10 << 20);
+    assert!(config.return_path.verp && config.inbound.max_message() == 50 << 20);
     let lines = problems(
         "[return_path]\ndomain = \"a b\"\nlifetime = \"1h\"\n[inbound]\nfeedback = \"nobody\"\nconnections = 0\n",
         &[("POSTRIDER_INBOUND__LISTEN", "here")],

@@ -1,7 +1,8 @@
 //! What came back takes effect: a report moves recipients that had ended to another end state, once, with its event.
 //!
-//! Only rows in an end state are locked. A worker writes only rows that wait, so that neither ever waits for the other
-//! while it holds what the other wants. A server may be quicker with its bounce than we with its 250: what is in a
+//! Only rows in an end state are locked, and for a complaint those that wait for another attempt where nobody else has them
+//! locked. A worker writes only rows that wait, so that neither ever waits for the other while it holds what the other
+//! wants. A server may be quicker with its bounce than we with its 250: what is in a
 //! worker's hand is told apart, so that the report can be told again. It is looked for first, since a recipient leaves the
 //! hand and ends at one moment.
 
@@ -33,6 +34,8 @@ pub struct Addressee {
     pub address: String,
     /// As stored, or `sending` while a worker has it in hand.
     pub status: String,
+    /// Attempts on record.
+    pub attempts: i16,
     /// Whether it has complained already.
     pub has_complained: bool,
 }
@@ -43,7 +46,7 @@ pub async fn addressees(db: &Db, message: MessageId, tenant: Option<TenantId>) -
     let query = sqlx::query_as!(
         Addressee,
         r#"SELECT r.id, r.tenant_id, r.address, CASE WHEN q.lease IS NULL THEN r.status ELSE 'sending' END AS "status!",
-                  r.complained_at IS NOT NULL AS "has_complained!"
+                  r.attempts, r.complained_at IS NOT NULL AS "has_complained!"
            FROM recipients r
            LEFT JOIN queue q ON q.message_id = r.message_id AND q.recipient_id = r.id AND q.tenant_id = r.tenant_id
            WHERE r.message_id = $1 AND ($2::uuid IS NULL OR r.tenant_id = $2) ORDER BY r.position"#,
@@ -64,6 +67,8 @@ pub struct Told {
     pub reply: Reply,
     /// What a failure means.
     pub judgement: Option<Judgement>,
+    /// Whether a failure may suppress the address: it is said of that mailbox, by who was sent to there.
+    pub is_vouched: bool,
 }
 
 /// Lets it take effect on those recipients of a message, each of whom is told of once. Answers what came of each, in the
@@ -78,9 +83,11 @@ pub async fn apply(
     db.timed("feedback.apply", async {
         let mut tx = db.pool.begin().await?;
         let in_hand = in_hand(&mut tx, tenant, message).await?;
-        let ended = lock(&mut tx, tenant, message, told).await?;
+        let mut ended = lock(&mut tx, tenant, message, told).await?;
+        let waiting = lock_waiting(&mut tx, tenant, message, told).await?;
+        ended.extend(waiting);
         let word = |told: &Told| match ended.get(&told.recipient) {
-            Some((status, has_complained)) => Word::of(told.action, *status, *has_complained),
+            Some(row) => Word::of(told.action, row.status, row.attempts, row.has_complained),
             None if in_hand.contains(&told.recipient) => Word::Nothing(Unmoved::InHand),
             None => Word::Nothing(Unmoved::Waiting),
         };
@@ -114,16 +121,23 @@ async fn in_hand(
     Ok(ids.into_iter().collect())
 }
 
-/// Locks those of them that have ended, and answers how, and whether they have complained.
+/// What a recipient is locked in.
+struct Standing {
+    status: Status,
+    attempts: i16,
+    has_complained: bool,
+}
+
+/// Locks those of them that have ended, and answers how.
 async fn lock(
     connection: &mut PgConnection,
     tenant: TenantId,
     message: MessageId,
     told: &[Told],
-) -> Result<HashMap<Uuid, (Status, bool)>, sqlx::Error> {
+) -> Result<HashMap<Uuid, Standing>, sqlx::Error> {
     let ids: Vec<Uuid> = told.iter().map(|told| told.recipient).collect();
     let rows = sqlx::query!(
-        r#"SELECT id, status, complained_at IS NOT NULL AS "has_complained!" FROM recipients
+        r#"SELECT id, status, attempts, complained_at IS NOT NULL AS "has_complained!" FROM recipients
            WHERE tenant_id = $1 AND message_id = $2 AND id = ANY ($3) AND finished_at IS NOT NULL
            ORDER BY id FOR UPDATE"#,
         tenant.0,
@@ -133,8 +147,46 @@ async fn lock(
     .fetch_all(connection)
     .await?;
     // The column is checked; a word that this version does not know is no end that it could change.
-    let known = |word: &str| word.parse().unwrap_or(Status::Canceled);
-    Ok(rows.into_iter().map(|row| (row.id, (known(&row.status), row.has_complained))).collect())
+    let standing = |status: &str, attempts, has_complained| Standing {
+        status: status.parse().unwrap_or(Status::Canceled),
+        attempts,
+        has_complained,
+    };
+    Ok(rows.into_iter().map(|row| (row.id, standing(&row.status, row.attempts, row.has_complained))).collect())
+}
+
+/// Locks those who complain of an earlier attempt and wait for another. Who is locked by someone else is about to leave a
+/// worker's hand: that is not waited for.
+async fn lock_waiting(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    message: MessageId,
+    told: &[Told],
+) -> Result<HashMap<Uuid, Standing>, sqlx::Error> {
+    let ids: Vec<Uuid> =
+        told.iter().filter(|told| told.action == Action::Complained).map(|told| told.recipient).collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query!(
+        r#"WITH held AS MATERIALIZED (
+               SELECT id, attempts, complained_at FROM recipients
+               WHERE tenant_id = $1 AND message_id = $2 AND id = ANY ($3) AND finished_at IS NULL AND attempts > 0
+               FOR UPDATE SKIP LOCKED)
+           SELECT r.id, held.attempts AS "attempts?", held.complained_at IS NOT NULL AS "has_complained!"
+           FROM recipients r LEFT JOIN held ON held.id = r.id
+           WHERE r.tenant_id = $1 AND r.message_id = $2 AND r.id = ANY ($3) AND r.finished_at IS NULL AND r.attempts > 0"#,
+        tenant.0,
+        message.0,
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
+    let standing = |attempts: Option<i16>, has_complained| match attempts {
+        Some(attempts) => Standing { status: Status::Deferred, attempts, has_complained },
+        None => Standing { status: Status::Sending, attempts: 0, has_complained: false },
+    };
+    Ok(rows.into_iter().map(|row| (row.id, standing(row.attempts, row.has_complained))).collect())
 }
 
 async fn update(
@@ -190,7 +242,7 @@ async fn suppress(
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     let source = |told: &Told| suppressions::Source { tenant, message, recipient: RecipientId(told.recipient) };
-    let is_unknown = |told: &Told| told.judgement.is_some_and(|judgement| judgement.suppresses());
+    let is_unknown = |told: &Told| told.is_vouched && told.judgement.is_some_and(|judgement| judgement.suppresses());
     let unknown = effects.iter().filter(|(told, word)| *word == Word::Ends(Status::Bounced) && is_unknown(told));
     let unknown: Vec<_> = unknown.map(|(told, _)| source(told)).collect();
     let complained = effects.iter().filter(|(_, word)| *word == Word::Complains);

@@ -15,7 +15,7 @@ use super::{Db, DbError};
 use crate::domain::bounce::{self, Bounce, Source};
 use crate::domain::delivery::{Status, Transition};
 use crate::domain::id::{MessageId, RecipientId, TenantId};
-use crate::domain::outcome::Outcome;
+use crate::domain::outcome::{Outcome, Stage};
 use crate::domain::suppression::Reason;
 
 /// How many rows of a lane a claim may take.
@@ -149,6 +149,8 @@ pub struct Finished {
     pub transition: Transition,
     /// When the attempt began.
     pub started_at: DateTime<Utc>,
+    /// Whether its envelope was for nobody else, so that a word about the mail is a word about it.
+    pub is_alone: bool,
 }
 
 impl Finished {
@@ -161,10 +163,16 @@ impl Finished {
         if self.attempt().is_some() { self.claimed.attempts.saturating_add(1) } else { self.claimed.attempts }
     }
 
-    /// Who it was, where the reply says that there is no such mailbox.
+    /// Who it was, where the reply says that there is no such mailbox. A reply to RCPT names one recipient. One to the mail's
+    /// text may mean any of those who were taken, and one to MAIL means none of them.
     fn unknown(&self) -> Option<suppressions::Source> {
         let Claimed { tenant_id, message_id, recipient_id, .. } = self.claimed;
-        self.bounce()?.judgement.suppresses().then_some(suppressions::Source {
+        let is_meant = match self.outcome.as_ref()?.stage {
+            Stage::Rcpt => true,
+            Stage::Data | Stage::Dot => self.is_alone,
+            Stage::Connect | Stage::Session | Stage::Mail => false,
+        };
+        (is_meant && self.bounce()?.judgement.suppresses()).then_some(suppressions::Source {
             tenant: TenantId(tenant_id),
             message: MessageId(message_id),
             recipient: RecipientId(recipient_id),

@@ -148,6 +148,7 @@ async fn cut_short(
         outcome: Some(outcome.clone()),
         transition: Transition::End(Status::Uncertain),
         started_at: now,
+        is_alone: false,
     });
     Ok(ended.collect())
 }

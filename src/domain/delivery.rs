@@ -229,24 +229,26 @@ impl Unmoved {
 pub enum Word {
     /// It has another end state.
     Ends(Status),
-    /// It is where it was, and its owner called the mail spam.
+    /// It is where it was, and its owner called the mail spam; no further attempt is made.
     Complains,
     /// Nothing.
     Nothing(Unmoved),
 }
 
 impl Word {
-    /// What a report of `action` does to a recipient in `status`. Each step leads one way, `uncertain` and `relayed` over
-    /// `delivered` to `bounced`, so that a report that comes again finds nothing to do. One that waits is not touched: the
-    /// report is about an earlier attempt, and the next one has its own answer. One in hand may have been handed over a
-    /// moment ago, so that nothing can be said of it yet.
-    pub fn of(action: Action, status: Status, has_complained: bool) -> Self {
+    /// What a report of `action` does to a recipient in `status` after so many `attempts` on record. Each step leads one way,
+    /// `uncertain` and `relayed` over `delivered` to `bounced`, so that a report that comes again finds nothing to do. One that
+    /// waits is not touched: the report is about an earlier attempt, and the next one has its own answer. One in hand may have
+    /// been handed over a moment ago, so that nothing can be said of it yet. Who complains has the mail, whatever is known of
+    /// it here: a complaint counts in every state, once there was an attempt.
+    pub fn of(action: Action, status: Status, attempts: i16, has_complained: bool) -> Self {
         use Status::{Bounced, Delivered, Expired, Relayed, Uncertain};
         match (action, status) {
+            (Action::Complained, _) if has_complained => Self::Nothing(Unmoved::Known),
+            (Action::Complained, _) if attempts > 0 => Self::Complains,
             (_, Status::Sending) => Self::Nothing(Unmoved::InHand),
             (_, Status::Queued | Status::Deferred | Status::Scheduled) => Self::Nothing(Unmoved::Waiting),
             (_, Status::Canceled | Status::Suppressed) => Self::Nothing(Unmoved::NotSent),
-            (Action::Complained, _) if has_complained => Self::Nothing(Unmoved::Known),
             (Action::Complained, _) => Self::Complains,
             (Action::Failed, Relayed | Delivered | Uncertain) => Self::Ends(Bounced),
             (Action::Delivered, Relayed | Uncertain) => Self::Ends(Delivered),
@@ -266,7 +268,7 @@ mod tests {
     #[test]
     fn a_report_moves_a_recipient_one_way_and_once() {
         use Status::{Bounced, Delivered, Relayed, Uncertain};
-        let word = |action, status| Word::of(action, status, false);
+        let word = |action, status| Word::of(action, status, 1, false);
         for from in [Relayed, Delivered, Uncertain] {
             assert_eq!(word(Action::Failed, from), Word::Ends(Bounced));
         }
@@ -279,17 +281,17 @@ mod tests {
         for action in [Action::Delayed, Action::Relayed, Action::Expanded] {
             assert_eq!(word(action, Relayed), Word::Nothing(Unmoved::NoEnd));
         }
-        assert_eq!(Word::of(Action::Complained, Delivered, false), Word::Complains);
-        assert_eq!(Word::of(Action::Complained, Delivered, true), Word::Nothing(Unmoved::Known));
+        assert_eq!(Word::of(Action::Complained, Delivered, 1, false), Word::Complains);
+        assert_eq!(Word::of(Action::Complained, Delivered, 1, true), Word::Nothing(Unmoved::Known));
     }
 
     #[test]
     fn who_waits_or_was_never_sent_to_is_not_touched_by_any_report() {
-        for action in
-            [Action::Failed, Action::Delayed, Action::Delivered, Action::Relayed, Action::Expanded, Action::Complained]
-        {
+        let no_complaints = [Action::Failed, Action::Delayed, Action::Delivered, Action::Relayed, Action::Expanded];
+        let all = no_complaints.into_iter().flat_map(|action| [(action, 0), (action, 3)]);
+        for (action, attempts) in all.chain([(Action::Complained, 0)]) {
             for status in Status::ALL {
-                let word = Word::of(action, status, false);
+                let word = Word::of(action, status, attempts, false);
                 if !status.is_end() {
                     let why = if status == Status::Sending { Unmoved::InHand } else { Unmoved::Waiting };
                     assert_eq!(word, Word::Nothing(why));
@@ -298,9 +300,20 @@ mod tests {
                     assert_eq!(word, Word::Nothing(Unmoved::NotSent));
                 }
                 if let Word::Ends(end) = word {
-                    assert!(matches!(Word::of(action, end, false), Word::Nothing(_)), "a replay does nothing");
+                    assert!(
+                        matches!(Word::of(action, end, attempts, false), Word::Nothing(_)),
+                        "a replay does nothing"
+                    );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_complaint_counts_in_every_state_once_there_was_an_attempt() {
+        for status in Status::ALL {
+            assert_eq!(Word::of(Action::Complained, status, 1, false), Word::Complains);
+            assert_eq!(Word::of(Action::Complained, status, 1, true), Word::Nothing(Unmoved::Known));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Return paths: `b+TOKEN@return-domain`, by which a mail that comes back says which of ours it is about, and by which
 //! nobody else can (RFC 5321 §3.6.3 calls the reverse path; signing it is as old as BATV).
 //!
-//! A token names a message, one of its recipients where the mail was for one alone, and the day on which it was made; an
+//! A token names a message, one of its recipients where no other goes the same way, and the day on which it was made; an
 //! HMAC-SHA-256 of that, cut to 80 bits (RFC 2104 §5), shows that we made it. 30 octets are 48 letters of base32, so that
 //! the part before the @ has 50 of the 64 that it may have. It reads the same in upper and lower case, since some servers
 //! fold it. The same token is the envelope id of RFC 3461.
@@ -36,7 +36,7 @@ const LOOKED_AT: usize = 8;
 pub struct Token {
     /// The mail that it was made for.
     pub message: MessageId,
-    /// Which of the message's recipients that mail was for, counted from 0; none where it was for several.
+    /// Which of the message's recipients that mail was for, counted from 0; none where others of the message go the same way.
     pub position: Option<u16>,
 }
 

@@ -1,5 +1,7 @@
 //! Which message a report is about, and how that is known.
 
+use std::net::SocketAddr;
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -16,6 +18,8 @@ pub enum Origin<'a> {
     Smtp {
         /// The recipients of its envelope.
         to: &'a [String],
+        /// Who brought it.
+        peer: SocketAddr,
     },
     /// From a caller whose key may do anything with the data of this tenant, and of no other.
     Key {
@@ -24,6 +28,13 @@ pub enum Origin<'a> {
         /// The envelope's recipient, where the caller knows it.
         to: Option<&'a str>,
     },
+}
+
+impl Origin<'_> {
+    /// Who brought it, over SMTP.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        if let Self::Smtp { peer, .. } = self { Some(*peer) } else { None }
+    }
 }
 
 /// How the message is known.
@@ -110,7 +121,7 @@ fn named(
 ) -> Result<(Token, Basis), TokenFault> {
     let paths = paths.ok_or(TokenFault::Missing)?;
     let to: Vec<&str> = match origin {
-        Origin::Smtp { to } => to.iter().map(String::as_str).collect(),
+        Origin::Smtp { to, .. } => to.iter().map(String::as_str).collect(),
         Origin::Key { to, .. } => to.iter().copied().collect(),
     };
     let envelope = to.into_iter().map(|to| (to, Basis::Envelope));
@@ -146,7 +157,7 @@ mod tests {
         let report = |text: String| Report { original_message_id: Some(text), ..Report::unknown() };
         for text in [format!("{}@acme.test", id.0.simple()), format!("<{}@x>", id.0.simple())] {
             assert_eq!(ours(&key, &report(text.clone())), Some(id));
-            assert_eq!(ours(&Origin::Smtp { to: &[] }, &report(text)), None);
+            assert_eq!(ours(&Origin::Smtp { to: &[], peer: ([192, 0, 2, 1], 25).into() }, &report(text)), None);
         }
         for text in [format!("{}@acme.test", id.0), id.0.simple().to_string(), "x@y".into(), String::new()] {
             assert_eq!(ours(&key, &report(text)), None);

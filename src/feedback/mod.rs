@@ -8,8 +8,11 @@
 //! - nothing changes without a return path of ours that is signed and still good, in the envelope or in what the report
 //!   says; or, from a caller with an admin key alone, our Message-ID together with the recipient's address;
 //! - the same report twice changes nothing the second time, and says so;
-//! - a recipient that waits for another attempt is not touched; of one that is being sent to this moment the report is to be
-//!   told again ([`Taken::is_early`]), since its server may have been quicker than we;
+//! - an address is suppressed as unknown only where the mailbox that failed is the one that was sent to, and nobody else
+//!   knew the return path; otherwise the bounce is told all the same;
+//! - a recipient that waits for another attempt is not touched, except by a complaint, which stops the next one; of one that
+//!   is being sent to this moment the report is to be told again ([`Taken::is_early`]), since its server may have been
+//!   quicker than we;
 //! - what it answers is committed.
 //!
 //! Automatic replies and what nobody understands are counted and let go.
@@ -18,7 +21,10 @@ mod find;
 mod pair;
 mod taken;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Semaphore;
 
 use crate::clock::SharedClock;
 use crate::db::feedback::{self, Addressee, Told};
@@ -46,12 +52,18 @@ pub struct Feedback {
     complaints: Option<Address>,
     /// How many there were since the start, by kind.
     counts: [AtomicU64; 4],
+    /// Permits to read: a mail may cost a second, and sending comes first.
+    reading: Arc<Semaphore>,
 }
+
+/// Mails that are read at a time.
+const READ_AT_A_TIME: usize = 2;
 
 impl Feedback {
     /// Without return paths it can explain, and little more.
     pub fn new(db: Db, clock: SharedClock, paths: Option<ReturnPaths>, complaints: Option<Address>) -> Self {
-        Self { db, clock, paths, complaints, counts: Default::default() }
+        let reading = Arc::new(Semaphore::new(READ_AT_A_TIME));
+        Self { db, clock, paths, complaints, counts: Default::default(), reading }
     }
 
     /// Whether mail to this address is for us: a good return path, or where complaints are sent.
@@ -68,8 +80,15 @@ impl Feedback {
     /// database does, with nothing changed.
     pub async fn take(&self, mime: Vec<u8>, origin: Origin<'_>, dry_run: bool) -> Result<Taken, DbError> {
         let size = mime.len();
+        // The task keeps the permit, whatever becomes of its caller. The semaphore is never closed.
+        let permit = self.reading.clone().acquire_owned().await.ok();
+        let read = move || {
+            let report = mail::report::read(&mime);
+            drop(permit);
+            report
+        };
         // Up to a hundred megabytes of somebody else's making: off the async threads, and a panic is that mail's own.
-        let report = tokio::task::spawn_blocking(move || mail::report::read(&mime)).await.unwrap_or_else(|error| {
+        let report = tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
             tracing::error!(%error, size, "a mail that came back could not be read");
             Report::unknown()
         });
@@ -77,7 +96,7 @@ impl Feedback {
             ReportKind::Dsn | ReportKind::Complaint => self.act(report, &origin, dry_run).await?,
             ReportKind::AutoReply | ReportKind::Unknown => Taken::idle(report),
         };
-        self.note(&taken, size, dry_run);
+        self.note(&taken, &origin, size, dry_run);
         Ok(taken)
     }
 
@@ -95,7 +114,7 @@ impl Feedback {
             .iter()
             .zip(pairs)
             .map(|(reported, place)| {
-                place.and_then(|place| found.rows.get(place)).map(|row| (row, told(reported, row)))
+                place.and_then(|place| found.rows.get(place)).map(|row| (row, told(reported, row, &found)))
             })
             .collect();
         let words = self.words(&found, &told, dry_run).await?;
@@ -119,7 +138,7 @@ impl Feedback {
         if dry_run || told.is_empty() {
             let word = |(row, told): &&(&Addressee, Told)| {
                 let status = row.status.parse().unwrap_or(Status::Canceled);
-                Word::of(told.action, status, row.has_complained)
+                Word::of(told.action, status, row.attempts, row.has_complained)
             };
             return Ok(told.iter().map(word).collect());
         }
@@ -128,7 +147,7 @@ impl Feedback {
     }
 
     /// One line a mail in the log.
-    fn note(&self, taken: &Taken, size: usize, dry_run: bool) {
+    fn note(&self, taken: &Taken, origin: &Origin<'_>, size: usize, dry_run: bool) {
         if dry_run {
             return;
         }
@@ -140,6 +159,7 @@ impl Feedback {
             about = taken.message.map(|(id, _)| id).map(tracing::field::display),
             applied = taken.applied(),
             reason = taken.lost.map(NotFound::as_str),
+            peer = origin.peer().map(tracing::field::display),
             size,
             count,
             "a mail came back"
@@ -148,7 +168,7 @@ impl Feedback {
 }
 
 /// What is told of a recipient.
-fn told(reported: &ReportedRecipient, row: &Addressee) -> Told {
+fn told(reported: &ReportedRecipient, row: &Addressee, found: &Found) -> Told {
     let judged = || (reported.action == Action::Failed).then(|| bounce::judge(&reported.reply));
     Told {
         recipient: row.id,
@@ -156,6 +176,7 @@ fn told(reported: &ReportedRecipient, row: &Addressee) -> Told {
         // Cut to what the database takes, whoever made it.
         reply: reported.reply.clone().in_words(reported.reply.text.as_str()),
         judgement: reported.judgement.or_else(judged),
+        is_vouched: pair::is_vouched(reported, row, found),
     }
 }
 

@@ -39,6 +39,25 @@ pub(super) fn only_candidate(found: &Found) -> Option<&Addressee> {
     }
 }
 
+/// Whether a failure may give the address up. A server that expands an alias tells of the mailbox behind it, and each of
+/// several recipients of one mail knows the return path of all: neither says that this address does not exist.
+pub(super) fn is_vouched(reported: &ReportedRecipient, row: &Addressee, found: &Found) -> bool {
+    let is_for_one = found.position.is_some() || found.rows.len() == 1;
+    let Ok(ours) = row.address.parse::<Address>() else { return false };
+    let failed = bare(&reported.recipient);
+    let is_same = match failed.parse::<Address>() {
+        Ok(failed) => are_same(&ours, &failed),
+        // Some servers name their own mailboxes without a domain.
+        Err(_) => failed.to_lowercase() == ours.local().to_lowercase(),
+    };
+    is_for_one && is_same
+}
+
+/// Without the brackets that some servers put around an address.
+fn bare(address: &str) -> &str {
+    address.trim().trim_matches(['<', '>'])
+}
+
 fn first_candidate(found: &Found) -> usize {
     found.position.map_or(0, usize::from)
 }
@@ -66,7 +85,7 @@ impl Index {
     /// The address that we sent to before the one that it became on its way.
     fn place(&self, one: &ReportedRecipient) -> Option<usize> {
         let known = [one.original.as_deref(), Some(one.recipient.as_str())].into_iter().flatten();
-        let known: Vec<Address> = known.filter_map(|text| text.trim().trim_matches(['<', '>']).parse().ok()).collect();
+        let known: Vec<Address> = known.filter_map(|text| bare(text).parse().ok()).collect();
         let exact = known.iter().find_map(|address| self.exact.get(address));
         exact.or_else(|| known.iter().find_map(|address| self.folded.get(&folded(address)))).copied()
     }
@@ -104,6 +123,7 @@ mod tests {
             tenant_id: Uuid::nil(),
             address: (*address).to_owned(),
             status: "relayed".into(),
+            attempts: 1,
             has_complained: false,
         });
         let message = MessageId::new(DateTime::UNIX_EPOCH);
@@ -156,6 +176,22 @@ mod tests {
     fn the_same_address_in_the_same_case_comes_first() {
         let found = found(&["ANN@example.test", "ann@example.test"], None, Basis::Envelope);
         assert_eq!(pairs(&[failed("ann@example.test")], &found), [Some(1)]);
+    }
+
+    #[test]
+    fn an_address_is_given_up_only_where_it_failed_itself_and_nobody_else_could_say_so() {
+        let may = |one: &ReportedRecipient, rows: &[&str], position, basis| {
+            let found = found(rows, position, basis);
+            is_vouched(one, &found.rows[0], &found)
+        };
+        let one = ["ann@example.test"];
+        let ann = failed("Ann@Example.test");
+        assert!(may(&ann, &one, None, Basis::Envelope) && may(&ann, &TWO, Some(0), Basis::Reference));
+        assert!(may(&ann, &one, None, Basis::MessageId) && may(&failed("ann"), &one, None, Basis::Envelope));
+        assert!(!may(&ann, &TWO, None, Basis::Envelope), "the other recipient knows the return path too");
+        let member = about("member@else.test", Some("ann@example.test"), Action::Failed);
+        assert!(!may(&member, &one, Some(0), Basis::Envelope), "a member of an alias");
+        assert!(!may(&failed("root"), &one, Some(0), Basis::Envelope));
     }
 
     #[test]

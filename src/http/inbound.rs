@@ -120,7 +120,9 @@ pub async fn hand_in(
 ) -> Result<Json<Understood>, ApiError> {
     caller.may(Scope::Admin)?;
     let dry_run = params.read("dry_run", "Give true or false.", |text| text.parse().ok()).unwrap_or(false);
-    let recipient = params.read("recipient", "Give an address.", |text| text.parse::<Address>().ok());
+    // The `+` of a return path arrives as a space from those who forget to encode it.
+    let address = |text: &str| text.parse::<Address>().or_else(|_| text.replace(' ', "+").parse()).ok();
+    let recipient = params.read("recipient", "Give an address.", address);
     params.finish()?;
     let read = api.bodies.mail(&headers, body, api.max_inbound).await?;
     let recipient = recipient.map(|address| address.to_string());

@@ -108,7 +108,9 @@ async fn prepare<'a>(parts: &'a Parts, mail: &mut Mail) -> Result<Prepared<'a>, 
 async fn along(parts: &Parts, mail: &Mail, leg: Leg, mime: &[u8], start: Start) {
     let Leg { route, envelope, claimed } = leg;
     let watch = LastWord::new(parts, mail, &claimed);
-    let judged = |claimed: &Claimed, outcome| judge(parts, mail, claimed.clone(), outcome, start.at);
+    let is_alone = envelope.to.len() == 1;
+    let judged =
+        |claimed: &Claimed, outcome| Finished { is_alone, ..judge(parts, mail, claimed.clone(), outcome, start.at) };
     let sending = async {
         let outcomes = parts.sender.send_if(&route, &envelope, mime, &parts.terms(&claimed, &watch)).await?;
         parts.policies.refresh(&parts.db, parts.clock.now()).await;
@@ -202,7 +204,7 @@ fn judge(parts: &Parts, mail: &Mail, claimed: Claimed, outcome: Outcome, started
         reply = outcome.reply.text,
         "attempt over"
     );
-    Finished { claimed, outcome: Some(outcome), transition, started_at }
+    Finished { claimed, outcome: Some(outcome), transition, started_at, is_alone: false }
 }
 
 /// After this no attempt begins.
@@ -221,5 +223,5 @@ pub(super) fn expire(parts: &Parts, claimed: Vec<Claimed>) {
 }
 
 fn expired(claimed: Claimed, started_at: DateTime<Utc>) -> Finished {
-    Finished { claimed, outcome: None, transition: Transition::End(Status::Expired), started_at }
+    Finished { claimed, outcome: None, transition: Transition::End(Status::Expired), started_at, is_alone: false }
 }

@@ -1,9 +1,10 @@
 //! Divides a mail's recipients among routes and envelopes, and gives each envelope its return path.
 //!
-//! A return path names a recipient where the envelope is for one alone. With VERP every envelope is: a mail to fifty
-//! goes fifty times.
+//! A return path names a recipient where no other of the message goes the same way. With VERP each envelope is for one: a mail
+//! to fifty goes fifty times. It is decided by the message and not by who is left of it at an attempt: servers that greylist
+//! (RFC 6647) want to see the same return path again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 
@@ -50,18 +51,38 @@ pub(super) fn legs(
     }
     let returns = parts.settings.returns.as_ref();
     let is_one_by_one = returns.is_some_and(|returns| returns.verp);
+    // Lanes through a relay change between attempts, so that there only the whole message counts.
+    let is_for_one = is_one_by_one || mail.message.addressees.len() == 1;
+    let crowds = if is_for_one || !route.is_mx() || returns.is_none() { HashMap::new() } else { crowds(mail) };
     let mut legs = Vec::with_capacity(groups.len());
     for ((_, domain), recipients) in groups {
+        let is_only = is_for_one || crowds.get(&domain) == Some(&1);
         let way = if route.is_mx() { Route::Mx { domain } } else { Route::Relay(route.clone()) };
         let envelopes: Vec<Vec<(Claimed, Address)>> =
             if is_one_by_one { recipients.into_iter().map(|one| vec![one]).collect() } else { vec![recipients] };
         for recipients in envelopes {
             let (claimed, to): (Vec<Claimed>, Vec<Address>) = recipients.into_iter().unzip();
-            let (from, dsn) = origin(returns, mail, from, &claimed, now);
+            let position = if is_only { place(mail, &claimed) } else { None };
+            let (from, dsn) = origin(returns, mail, from, position, now);
             legs.push(Leg { route: way.clone(), envelope: Envelope { from: Some(from), to, dsn }, claimed });
         }
     }
     legs
+}
+
+/// How many of a message's recipients there are at each domain, where envelopes go by domains.
+fn crowds(mail: &Mail) -> HashMap<String, usize> {
+    let mut crowds = HashMap::new();
+    for address in mail.message.addressees.iter().filter_map(|row| row.address.parse::<Address>().ok()) {
+        *crowds.entry(address.domain().to_owned()).or_default() += 1;
+    }
+    crowds
+}
+
+/// A recipient's place in the request.
+fn place(mail: &Mail, claimed: &[Claimed]) -> Option<u16> {
+    let [one] = claimed else { return None };
+    u16::try_from(mail.message.addressees.iter().position(|row| row.id == one.recipient_id)?).ok()
 }
 
 /// The return path of an envelope, and what is asked to be told with it. Without a domain for it bounces go to the sender,
@@ -70,16 +91,11 @@ fn origin(
     returns: Option<&Returns>,
     mail: &Mail,
     from: &Address,
-    claimed: &[Claimed],
+    position: Option<u16>,
     now: DateTime<Utc>,
 ) -> (Address, Option<Dsn>) {
     let plain = || (from.clone(), None);
     let Some(returns) = returns else { return plain() };
-    let position = match claimed {
-        [one] => mail.message.addressees.iter().position(|row| row.id == one.recipient_id),
-        _ => None,
-    };
-    let position = position.and_then(|position| u16::try_from(position).ok());
     let token = returns.paths.token(Token { message: MessageId(mail.message.row.id), position }, now);
     // What is no domain was refused when the configuration was read.
     let Some(address) = returns.paths.address(&token) else { return plain() };

@@ -45,6 +45,7 @@ pub(super) async fn take_out(parts: &Parts, mails: &mut Vec<Mail>) -> Result<(),
                 outcome: Some(entry.outcome()),
                 transition: Transition::End(Status::Suppressed),
                 started_at: now,
+                is_alone: false,
             })
         })
         .collect();

@@ -221,6 +221,80 @@ async fn without_a_domain_for_it_the_sender_is_the_return_path_and_nothing_is_as
     assert_eq!(app.smtp.lines().iter().filter(|line| line.text.contains("NOTIFY")).count(), 0);
 }
 
+/// Who is on the suppression list, and why.
+async fn suppressed(app: &TestApp) -> Vec<(String, String)> {
+    let list = app.get("/v1/suppressions").await.body["data"].clone();
+    let word = |entry: &Value, name: &str| entry[name].as_str().unwrap().to_owned();
+    list.as_array().unwrap().iter().map(|entry| (word(entry, "address"), word(entry, "reason"))).collect()
+}
+
+#[tokio::test]
+async fn a_dead_member_of_an_alias_does_not_give_the_alias_up() {
+    let app = start().await;
+    let (id, path) = relayed(&app, json!({})).await;
+    let member = dsn(None, None, &[failed("member@elsewhere.test")]);
+    let member = member.replace("Final-Recipient:", "Original-Recipient: rfc822; ann@example.test\r\nFinal-Recipient:");
+    app.bring_back(&path, &member).await;
+    assert_eq!((app.status(&id).await.as_str(), suppressed(&app).await), ("bounced", vec![]));
+    let (_, path) = relayed(&app, json!({})).await;
+    app.bring_back(&path, &dsn(None, None, &[failed("Ann@example.test")])).await;
+    assert_eq!(suppressed(&app).await, [("ann@example.test".into(), "hard_bounce".into())]);
+}
+
+#[tokio::test]
+async fn who_got_the_same_mail_cannot_have_another_suppressed() {
+    let app = start().await;
+    let (id, path) = relayed(&app, json!({"to": ["ann@example.test", "bo@example.test"]})).await;
+    app.bring_back(&path, &dsn(None, None, &[failed("bo@example.test")])).await;
+    assert_eq!((app.states(&id).await, suppressed(&app).await), (vec!["relayed".into(), "bounced".into()], vec![]));
+}
+
+#[tokio::test]
+async fn who_complains_of_a_first_copy_gets_no_second() {
+    let app = start().await;
+    app.smtp.dot().does([Action::Drop]);
+    let sent = app.send(json!({"on_uncertain": "retry"})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.status(&sent.id).await, "deferred");
+    let path = from_of(&app.smtp.lines().iter().find(|line| line.text.starts_with("MAIL")).unwrap().text);
+    for changed in [1, 0] {
+        let reply = app.bring_back("fbl@return.acme.test", &complaint(&path)).await;
+        assert_eq!(reply, format!("250 2.0.0 Taken as complaint, {changed} recipients changed\r\n"));
+    }
+    assert_eq!(suppressed(&app).await, [("ann@example.test".into(), "complaint".into())]);
+    app.clock.advance(TimeDelta::minutes(10));
+    app.run_until_idle().await;
+    assert_eq!(app.events(&sent.id).await, ["accepted", "uncertain", "complained", "suppressed"]);
+    assert_eq!((app.status(&sent.id).await.as_str(), app.smtp.mails().len()), ("suppressed", 0));
+}
+
+#[tokio::test]
+async fn a_complaint_counts_where_the_retry_was_suppressed_already() {
+    let app = start().await;
+    app.smtp.dot().does([Action::Drop]);
+    let sent = app.send(json!({"on_uncertain": "retry"})).await;
+    app.run_until_idle().await;
+    let path = from_of(&app.smtp.lines().iter().find(|line| line.text.starts_with("MAIL")).unwrap().text);
+    app.post("/v1/suppressions", &json!({"address": "ann@example.test"})).await;
+    app.clock.advance(TimeDelta::minutes(10));
+    app.run_until_idle().await;
+    app.bring_back("fbl@return.acme.test", &complaint(&path)).await;
+    assert_eq!(app.events(&sent.id).await, ["accepted", "uncertain", "suppressed", "complained"]);
+}
+
+#[tokio::test]
+async fn the_return_path_is_the_same_at_each_attempt() {
+    let app = start().await;
+    app.smtp.rcpt("bo@example.test").replies(["451 4.7.1 greylisted"]);
+    let sent = app.send(json!({"to": ["ann@example.test", "bo@example.test"]})).await;
+    app.run_until_idle().await;
+    app.clock.advance(TimeDelta::minutes(10));
+    app.run_until_idle().await;
+    assert_eq!(app.states(&sent.id).await, ["relayed", "relayed"]);
+    let mails = app.smtp.mails();
+    assert_eq!((mails.len(), &mails[0].from), (2, &mails[1].from));
+}
+
 /// Between the angle brackets of a MAIL command.
 fn from_of(command: &str) -> String {
     command.split(['<', '>']).nth(1).unwrap().to_owned()

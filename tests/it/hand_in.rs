@@ -113,6 +113,15 @@ async fn the_callers_word_for_the_envelope_is_enough_and_so_is_our_message_id_wi
 }
 
 #[tokio::test]
+async fn the_plus_of_a_return_path_may_have_become_a_blank() {
+    let app = TestApp::builder().taking_returns().start().await;
+    let (id, path) = relayed(&app, json!({})).await;
+    let answer =
+        hand_in(&app, &format!("?recipient={path}"), &dsn(None, None, &[failed("ann@example.test")])).await.body;
+    assert_eq!((&answer["found_by"], &answer["message_id"]), (&json!("envelope"), &json!(id)));
+}
+
+#[tokio::test]
 async fn a_complaint_can_be_handed_in() {
     let app = TestApp::builder().taking_returns().start().await;
     let (id, path) = relayed(&app, json!({})).await;

@@ -104,6 +104,31 @@ async fn a_mail_may_not_be_too_big_and_its_end_is_where_it_is() {
 }
 
 #[tokio::test]
+async fn a_bounce_that_returns_a_large_mail_whole_is_read() {
+    let app = TestApp::builder().taking_returns().start().await;
+    let (id, path) = relayed(&app).await;
+    let whole = format!("Hello.\r\n{}", "A line of the mail.\r\n".repeat(150_000));
+    let reply = app.bring_back(&path, &bounce().replace("Hello.\r\n", &whole)).await;
+    assert_eq!(reply, "250 2.0.0 Taken as dsn, 1 recipients changed\r\n");
+    assert_eq!(app.status(&id).await, "bounced");
+}
+
+#[tokio::test]
+async fn a_person_who_writes_that_a_server_sent_it_is_not_believed() {
+    let app = TestApp::builder().taking_returns().start().await;
+    let (id, path) = relayed(&app).await;
+    let forged = "Return-Path: <>\r\nFrom: Eve <eve@example.test>\r\nSubject: Undelivered Mail\r\n\r\n\
+                  <ann@example.test>: 550 5.1.1 no such user\r\n.\r\n";
+    for (from, kind) in [("eve@example.test", "unknown, 0"), ("", "dsn, 1")] {
+        let mut client = Client::connect(app.inbound()).await;
+        client.send(&format!("EHLO x\r\nMAIL FROM:<{from}>\r\nRCPT TO:<{path}>\r\nDATA\r\n")).await;
+        assert_eq!(client.codes(4).await, [250, 250, 250, 354]);
+        assert_eq!(client.say(forged).await, format!("250 2.0.0 Taken as {kind} recipients changed\r\n"));
+    }
+    assert_eq!(app.status(&id).await, "bounced");
+}
+
+#[tokio::test]
 async fn another_replica_takes_the_same_mail() {
     let app = TestApp::builder().taking_returns().start().await;
     let (id, path) = relayed(&app).await;

@@ -69,3 +69,23 @@ async fn a_silent_client_is_sent_away() {
     assert_eq!(stuck.codes(5).await, [250, 250, 250, 354, 421]);
     assert_eq!(kept.mails().len(), 0);
 }
+
+#[tokio::test]
+async fn a_session_without_mail_ends() {
+    let (_kept, server) = serve(Settings { max_commands: 5, ..Settings::default() }).await;
+    let mut client = Client::connect(server.address).await;
+    client.send("EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<1@d.test>\r\n").await;
+    assert_eq!(client.codes(3).await, [250; 3]);
+    client.send(&"NOOP\r\n".repeat(6)).await;
+    assert_eq!(client.codes(6).await, [250, 250, 250, 250, 250, 421], "counted from the recipient");
+
+    let idle_timeout = Duration::from_millis(100);
+    let (_kept, server) = serve(Settings { max_commands: u32::MAX, idle_timeout, ..Settings::default() }).await;
+    let mut client = Client::connect(server.address).await;
+    let mut replies = 0;
+    while client.code("NOOP\r\n").await == 250 {
+        replies += 1;
+    }
+    assert!(replies > 0);
+    assert_eq!(client.read_once().await, "", "closed, however much was said");
+}

@@ -243,6 +243,26 @@ async fn an_unknown_mailbox_is_suppressed_and_passing_trouble_is_not() {
 }
 
 #[tokio::test]
+async fn a_refusal_of_the_text_names_nobody_unless_the_mail_was_for_one() {
+    let app = TestApp::start().await;
+    let unknown = "550 5.1.1 user unknown";
+    app.smtp.dot().replies([unknown, unknown]);
+    app.smtp.mail().replies(["250 ok", "250 ok", unknown]);
+    for (to, listed) in [
+        (vec!["ann@example.test", "bo@example.test", "cy@example.test"], json!([])),
+        (vec!["dee@example.test"], json!(["dee@example.test"])),
+        (vec!["eve@example.test"], json!(["dee@example.test"])),
+    ] {
+        let mail = app.send(json!({"to": to})).await;
+        app.run_until_idle().await;
+        assert_eq!(app.status(&mail.id).await, "bounced");
+        let list = app.get(PATH).await.body["data"].clone();
+        let list: Vec<&Value> = list.as_array().unwrap().iter().map(|entry| &entry["address"]).collect();
+        assert_eq!(json!(list), listed, "{to:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_expires_suppresses_nobody() {
     let app = TestApp::start().await;
     app.smtp.rcpt("ann@example.test").replies(["450 4.1.1 no such user, for now"]);

@@ -68,11 +68,16 @@ fn place(pair: &[u8]) -> (usize, u64) {
     (hash / 64, 1 << (hash % 64))
 }
 
+/// The beginning of a text: what is found in it whole is no farther than the gap, and nothing beyond is searched.
+fn near(text: &str, octets: usize) -> &str {
+    &text[..text.floor_char_boundary(octets)]
+}
+
 /// Whether the parts follow one another, each near the one before. The nearest is taken: a later one would only be farther
 /// from what follows it.
 fn follow(mut text: &str, parts: &[&str]) -> bool {
-    parts.iter().all(|part| match text.find(part) {
-        Some(at) if at <= GAP => {
+    parts.iter().all(|part| match near(text, GAP + part.len()).find(part) {
+        Some(at) => {
             text = &text[at + part.len()..];
             true
         }
@@ -96,6 +101,8 @@ mod tests {
         assert!(text.has("user*does not exist") && text.has("ann*exist") && text.has("the*look*not"));
         assert!(!text.has("does not*user") && !text.has("user does not exist"));
         assert!(!Text::of(&format!("user {} does not exist", "x".repeat(70))).has("user*does not exist"));
+        let exactly = |gap: usize| format!("user{}é not", "x".repeat(gap - "é ".len()));
+        assert!(Text::of(&exactly(GAP)).has("user*not") && !Text::of(&exactly(GAP + 1)).has("user*not"));
         assert!(Text::of(&format!("user {} user does not exist", "x".repeat(70))).has("user*does not exist"));
     }
 }

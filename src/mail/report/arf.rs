@@ -2,6 +2,8 @@
 //!
 //! Providers redact the recipient. Then what the returned header names counts, where that is one alone.
 
+use std::collections::HashSet;
+
 use super::address;
 use super::fields::{Fields, cut};
 use super::parts::Mail;
@@ -25,12 +27,15 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
         let rule = if kind == "not-spam" { "rfc5965-not-spam" } else { "rfc5965-no-complaint" };
         return Some(silent(ReportKind::Unknown, rule, mail));
     }
-    let named: Vec<String> = fields
+    let mut named: Vec<String> = fields
         .all("original-rcpt-to")
         .chain(fields.all("removal-recipient"))
         .filter_map(address::typed)
         .filter(|recipient| !is_redacted(recipient))
         .collect();
+    // Many name it in both fields, and a return path speaks of one alone.
+    let mut seen = HashSet::new();
+    named.retain(|recipient| seen.insert(recipient.to_lowercase()));
     let recipients = if named.is_empty() {
         returned.only_recipient().into_iter().filter(|r| !is_redacted(r)).collect()
     } else {

@@ -16,6 +16,9 @@ use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
 const KINDS: [&str; 2] = ["message/delivery-status", "message/global-delivery-status"];
 
+/// For so many recipients the text is searched; it is once for each.
+const SOUGHT: usize = 100;
+
 /// Reads a mail that has such a part, or the fields of one in its text.
 pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     let (rule, groups) = match mail.part(&KINDS) {
@@ -24,9 +27,12 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     };
     let returned = Returned::of(mail);
     let text = mail.text();
-    let (notice, _) = notice::split(&text);
-    let mut recipients: Vec<ReportedRecipient> =
-        groups.iter().filter_map(|group| recipient(group, mail, &returned, notice)).collect();
+    let notice = Some(notice::split(&text).0);
+    let mut recipients: Vec<ReportedRecipient> = groups
+        .iter()
+        .enumerate()
+        .filter_map(|(number, group)| recipient(group, mail, &returned, notice.filter(|_| number < SOUGHT)))
+        .collect();
     // A second answer for the same recipient is about another try.
     let mut seen = HashSet::new();
     recipients.retain(|recipient| seen.insert((recipient.recipient.clone(), recipient.action.as_str())));
@@ -58,7 +64,7 @@ fn in_text(mail: &Mail<'_>) -> Option<Vec<Fields>> {
     })
 }
 
-fn recipient(group: &Fields, mail: &Mail<'_>, returned: &Returned, notice: &str) -> Option<ReportedRecipient> {
+fn recipient(group: &Fields, mail: &Mail<'_>, returned: &Returned, notice: Option<&str>) -> Option<ReportedRecipient> {
     let original = group.get("original-recipient").and_then(address::typed);
     let is_about_one =
         ["final-recipient", "original-recipient", "action", "status"].iter().filter(|f| group.get(f).is_some());
@@ -74,7 +80,8 @@ fn recipient(group: &Fields, mail: &Mail<'_>, returned: &Returned, notice: &str)
     // Without a diagnostic the reason is in the text alone.
     let told = || {
         let named = original.iter().chain([&recipient]);
-        named.flat_map(|name| [name.clone(), octal(name)]).find_map(|name| notice::about(notice, &name))
+        let written = |name: &String| [Some(name.clone()), (!name.is_ascii()).then(|| octal(name))];
+        named.flat_map(written).flatten().find_map(|name| notice::about(notice?, &name))
     };
     let text = diagnostic
         .map(|text| text.replace('\n', " "))

@@ -61,6 +61,26 @@ fn mails_that_came_back_are_read_as_a_reader_would() {
     assert_eq!(files, names, "a sample without a line in the table");
 }
 
+#[test]
+fn a_complaint_that_names_its_recipient_twice_has_one() {
+    let mail = b"Content-Type: message/feedback-report\n\nFeedback-Type: abuse\nOriginal-Rcpt-To: <Ann@example.test>\n\
+                 Removal-Recipient: ann@example.test\nOriginal-Rcpt-To: bo@example.test\n";
+    let report = read(mail);
+    let named: Vec<&str> = report.recipients.iter().map(|one| one.recipient.as_str()).collect();
+    assert_eq!((report.kind, named), (ReportKind::Complaint, vec!["Ann@example.test", "bo@example.test"]));
+}
+
+#[test]
+fn a_report_cut_anywhere_behind_its_status_says_the_same() {
+    let mail = fs::read(samples().join("postfix-real-two.eml")).unwrap();
+    let text = String::from_utf8_lossy(&mail).into_owned();
+    let returned = text.find("message/rfc822").or_else(|| text.find("text/rfc822-headers")).unwrap();
+    let whole = read(&mail);
+    for end in returned..mail.len() {
+        assert_eq!(read(&mail[..end]).recipients, whole.recipients, "{end}");
+    }
+}
+
 /// Pieces that reports are made of.
 const PIECES: [&str; 24] = [
     "From: mailer-daemon@mx.test\n",

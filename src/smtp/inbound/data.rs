@@ -1,5 +1,7 @@
 //! Bytes → one mail (RFC 5321 §4.5.2): ends at `CRLF . CRLF` and nowhere else, and takes the stuffed dots out.
 //!
+//! Of a large mail as much may be kept as whoever reads it looks at; the rest is read over.
+//!
 //! A mail with a bare CR or LF is read to its true end and refused (§2.3.8): a server further on might take
 //! `LF . LF` for an end, and what follows for commands.
 
@@ -31,14 +33,17 @@ enum At {
 pub(super) struct DataReader {
     at: At,
     data: Vec<u8>,
+    /// Octets so far, kept or not.
+    size: usize,
     limit: usize,
+    most_kept: usize,
     fault: Option<DataFault>,
 }
 
 impl DataReader {
-    /// A reader for a mail of at most `limit` octets.
-    pub(super) fn new(limit: usize) -> Self {
-        Self { at: At::LineStart, data: Vec::new(), limit, fault: None }
+    /// A reader for a mail of at most `limit` octets, which keeps the first `most_kept` of them.
+    pub(super) fn new(limit: usize, most_kept: usize) -> Self {
+        Self { at: At::LineStart, data: Vec::new(), size: 0, limit, most_kept, fault: None }
     }
 
     /// Takes what belongs to the mail, and answers how many bytes that was and whether its end has come.
@@ -78,7 +83,7 @@ impl DataReader {
         (next, false)
     }
 
-    /// The mail, once its end has come.
+    /// The mail or its beginning, once its end has come.
     pub(super) fn finish(self) -> Result<Vec<u8>, DataFault> {
         self.fault.map_or(Ok(self.data), Err)
     }
@@ -87,10 +92,12 @@ impl DataReader {
         if self.fault.is_some() {
             return;
         }
-        if self.data.len() + bytes.len() > self.limit {
+        self.size += bytes.len();
+        if self.size > self.limit {
             self.refuse(DataFault::TooBig);
         } else {
-            self.data.extend_from_slice(bytes);
+            let room = self.most_kept - self.data.len();
+            self.data.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
         }
     }
 
@@ -111,7 +118,11 @@ mod tests {
 
     /// What a mail came to, and what was left over for the next command.
     fn read(chunks: &[&[u8]], limit: usize) -> Option<(Mail, Vec<u8>)> {
-        let mut reader = DataReader::new(limit);
+        read_of(chunks, limit, limit)
+    }
+
+    fn read_of(chunks: &[&[u8]], limit: usize, most_kept: usize) -> Option<(Mail, Vec<u8>)> {
+        let mut reader = DataReader::new(limit, most_kept);
         let mut chunks = chunks.iter();
         while let Some(chunk) = chunks.next() {
             let (used, done) = reader.push(chunk);
@@ -163,6 +174,20 @@ mod tests {
     fn the_limit_counts_what_is_kept() {
         assert_eq!(read(&[b"..345\r\n.\r\n"], 6).map(|(data, _)| data), Some(Ok(b".345\r\n".to_vec())));
         assert_eq!(read(&[b"..3456\r\n.\r\n"], 6).map(|(data, _)| data), Some(Err(DataFault::TooBig)));
+    }
+
+    #[test]
+    fn what_is_not_kept_is_read_over_and_counts_all_the_same() {
+        let wire: &[u8] = b"..345\r\n.6\r\n\r\n.\r\nQUIT\r\n";
+        let whole = b".345\r\n6\r\n\r\n";
+        for most_kept in 0..=whole.len() {
+            let kept = whole[..most_kept].to_vec();
+            assert_eq!(read_of(&[wire], whole.len(), most_kept), Some((Ok(kept), b"QUIT\r\n".to_vec())));
+            let fault = read_of(&[wire], whole.len() - 1, most_kept.min(whole.len() - 1));
+            assert_eq!(fault.map(|(data, _)| data), Some(Err(DataFault::TooBig)));
+            let bare = read_of(&[b"..345\r\n\n.\r\n\r\n.\r\n"], 1_000, most_kept);
+            assert_eq!(bare.map(|(data, _)| data), Some(Err(DataFault::BareLineBreak)));
+        }
     }
 
     /// What a client does before it sends (RFC 5321 §4.5.2).

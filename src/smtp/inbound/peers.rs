@@ -1,13 +1,14 @@
 //! Who is connected: so many connections at a time and mails a minute from one address, of IPv6 from one /64.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Settings;
+use crate::telemetry::Seldom;
 
 /// Over so long a time the mails of one address are counted.
 const MINUTE: Duration = Duration::from_mins(1);
@@ -21,6 +22,8 @@ pub(super) struct Peers {
     /// What one mail takes of its address's minute.
     cost: Option<Duration>,
     seen: Mutex<HashMap<IpAddr, Seen>>,
+    turned_away: Seldom,
+    refused: Seldom,
 }
 
 #[derive(Debug)]
@@ -40,7 +43,8 @@ pub(super) struct Guest {
 impl Peers {
     pub(super) fn new(settings: &Settings) -> Arc<Self> {
         let cost = settings.mails_per_minute.map(|mails| MINUTE / mails.max(1));
-        Arc::new(Self { max_connections: settings.max_per_peer, cost, seen: Mutex::default() })
+        let (turned_away, refused) = (Seldom::default(), Seldom::default());
+        Arc::new(Self { max_connections: settings.max_per_peer, cost, seen: Mutex::default(), turned_away, refused })
     }
 
     /// A place for one more connection from there, where there is one.
@@ -58,6 +62,13 @@ impl Peers {
         Some(Guest { peers: self.clone(), address })
     }
 
+    /// Logs that there was no place for somebody.
+    pub(super) fn note_turned_away(&self, peer: SocketAddr, why: &str) {
+        if let Some(count) = self.turned_away.note(Instant::now()) {
+            tracing::warn!(%peer, count, why, "SMTP clients were turned away, who may have had bounces to bring");
+        }
+    }
+
     fn seen(&self) -> MutexGuard<'_, HashMap<IpAddr, Seen>> {
         // No step under this lock leaves it half changed.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
@@ -65,6 +76,13 @@ impl Peers {
 }
 
 impl Guest {
+    /// Logs that a mail may not begin.
+    pub(super) fn note_refusal(&self, peer: SocketAddr, why: &str) {
+        if let Some(count) = self.peers.refused.note(Instant::now()) {
+            tracing::warn!(%peer, count, why, "mails were refused before they began, which may have been bounces");
+        }
+    }
+
     /// Whether one more mail may begin, which is then counted.
     pub(super) fn may_send(&self, now: Instant) -> bool {
         let Some(cost) = self.peers.cost else { return true };

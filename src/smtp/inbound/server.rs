@@ -51,15 +51,15 @@ impl<H: Handler> Server<H> {
                 () = stop.cancelled() => break,
                 Some(ended) = sessions.join_next(), if !sessions.is_empty() => report(ended),
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) if sessions.len() >= self.settings.max_connections => {
-                        turn_away(stream, "Too many connections, try again later");
+                    Ok((stream, peer)) if sessions.len() >= self.settings.max_connections => {
+                        turn_away(stream, peer, &peers, "Too many connections, try again later");
                     }
                     Ok((stream, peer)) => match peers.enter(peer.ip(), Instant::now()) {
                         Some(guest) => {
                             let (settings, handler) = (self.settings.clone(), self.handler.clone());
                             sessions.spawn(serve(stream, peer, guest, settings, handler, stop.clone()));
                         }
-                        None => turn_away(stream, "Too many connections from your address, try again later"),
+                        None => turn_away(stream, peer, &peers, "Too many connections from your address, try again later"),
                     },
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept an SMTP connection");
@@ -96,7 +96,8 @@ async fn serve<H: Handler>(
 }
 
 /// Says that there is no place, without waiting: a fresh socket has room for one line.
-fn turn_away(stream: TcpStream, why: &str) {
+fn turn_away(stream: TcpStream, peer: SocketAddr, peers: &Peers, why: &str) {
+    peers.note_turned_away(peer, why);
     if let Ok(mut stream) = stream.into_std() {
         let _ = stream.write(format!("421 4.7.0 {why}\r\n").as_bytes());
     }

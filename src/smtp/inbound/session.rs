@@ -31,6 +31,10 @@ pub(super) struct Session<'a, S, H> {
     helo: Option<String>,
     mail: Option<(Mail, Vec<String>)>,
     errors: u32,
+    /// Since the last accepted recipient.
+    commands: u32,
+    /// Until when a mail is to come.
+    patient_until: Instant,
 }
 
 /// What follows a command.
@@ -59,7 +63,21 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
         stop: CancellationToken,
     ) -> Self {
         let (wire, lines) = (Wire::new(stream), LineReader::default());
-        Self { wire, lines, handler, settings, peer, guest, stop, is_secure: false, helo: None, mail: None, errors: 0 }
+        Self {
+            wire,
+            lines,
+            handler,
+            settings,
+            peer,
+            guest,
+            stop,
+            is_secure: false,
+            helo: None,
+            mail: None,
+            errors: 0,
+            commands: 0,
+            patient_until: Instant::now() + settings.idle_timeout,
+        }
     }
 
     /// Greets, and speaks until the client leaves, breaks a limit or the server stops; or until it begins with TLS: then
@@ -103,6 +121,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             if next != Next::Go {
                 return Ok(next);
             }
+            self.commands += 1;
+            if self.commands > self.settings.max_commands {
+                self.wire.say(421, "4.7.0 Too many commands without a mail");
+                return Ok(Next::Quit);
+            }
             if self.errors > self.settings.max_errors {
                 self.wire.say(421, "4.7.0 Too many errors");
                 return Ok(Next::Quit);
@@ -113,7 +136,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
     /// Waits for a whole line. Replies leave only here and before a mail, when nothing more is there to be answered:
     /// so a pipelined group is answered in one write.
     async fn hear(&mut self) -> io::Result<Heard> {
-        let deadline = Instant::now() + self.settings.command_timeout;
+        let deadline = (Instant::now() + self.settings.command_timeout).min(self.patient_until);
         loop {
             if let Some(line) = self.lines.take(&mut self.wire.input) {
                 return Ok(Heard::Line(line));
@@ -198,9 +221,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             return self.refuse(553, "5.6.7 This address needs SMTPUTF8");
         }
         if mail.size.is_some_and(|size| size > self.settings.max_message as u64) {
+            self.guest.note_refusal(self.peer, "too big");
             return self.refuse(552, "5.3.4 The mail is too big");
         }
         if !self.guest.may_send(Instant::now()) {
+            self.guest.note_refusal(self.peer, "too many a minute");
             return self.refuse(450, "4.7.1 Too many mails from your address, try again later");
         }
         self.mail = Some((mail, Vec::new()));
@@ -220,6 +245,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
         match self.handler.rcpt(&mail.from, &to).await {
             Ok(()) => {
                 recipients.push(to);
+                self.commands = 0;
                 self.ok("2.1.5 Recipient OK")
             }
             Err(refusal) => self.refuse_with(&refusal),
@@ -238,11 +264,17 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
         self.wire.say(354, "End with a dot alone on a line");
         let data = match self.read_mail().await? {
             Ok(data) => data,
-            Err(DataFault::TooBig) => return Ok(self.refuse(552, "5.3.4 The mail is too big")),
-            Err(DataFault::BareLineBreak) => {
-                return Ok(self.refuse(550, "5.5.2 The mail holds a bare CR or LF; lines must end with CRLF"));
+            Err(fault) => {
+                // Its recipient was taken, so that this may be a loss.
+                tracing::warn!(peer = %self.peer, ?fault, from = mail.from, ?to, "a mail was refused for its form");
+                let (code, text) = match fault {
+                    DataFault::TooBig => (552, "5.3.4 The mail is too big"),
+                    DataFault::BareLineBreak => (550, "5.5.2 The mail holds a bare CR or LF; lines must end with CRLF"),
+                };
+                return Ok(self.refuse(code, text));
             }
         };
+        self.patient_until = Instant::now() + self.settings.idle_timeout;
         let helo = self.helo.clone().unwrap_or_default();
         match self.handler.message(ReceivedMail { helo, from: mail.from, to, peer: self.peer, data }).await {
             Ok(text) => {
@@ -255,7 +287,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
 
     async fn read_mail(&mut self) -> io::Result<Result<Vec<u8>, DataFault>> {
         let deadline = Instant::now() + self.settings.data_timeout;
-        let mut reader = DataReader::new(self.settings.max_message);
+        let mut reader = DataReader::new(self.settings.max_message, self.settings.most_kept);
         self.wire.flush(deadline).await?;
         loop {
             let (used, done) = reader.push(&self.wire.input);

@@ -11,6 +11,8 @@ pub struct Settings {
     pub hostname: String,
     /// Octets in one mail, announced as SIZE; more is answered 552.
     pub max_message: usize,
+    /// Octets of a mail that are kept, from its beginning: for those who look at no more. The rest is read over.
+    pub most_kept: usize,
     /// Recipients of one mail; more are answered 452 (RFC 5321 §4.5.3.1.8 asks for at least 100).
     pub max_recipients: usize,
     /// Sessions at once; further clients are answered 421.
@@ -23,6 +25,10 @@ pub struct Settings {
     pub certificate: Option<Certificate>,
     /// Refused commands of one session since its last accepted mail; after that it is closed with 421.
     pub max_errors: u32,
+    /// Commands of one session since its last accepted recipient; after that it is closed with 421.
+    pub max_commands: u32,
+    /// How long a session may go on without a mail; then it is closed with 421.
+    pub idle_timeout: Duration,
     /// From one command to the end of the next, and for one write.
     pub command_timeout: Duration,
     /// From 354 to the final dot, however many blocks that takes.
@@ -36,12 +42,15 @@ impl Default for Settings {
         Self {
             hostname: "localhost".into(),
             max_message: 64 << 20,
+            most_kept: usize::MAX,
             max_recipients: 100,
             max_connections: 256,
             max_per_peer: 256,
             mails_per_minute: None,
             certificate: None,
             max_errors: 20,
+            max_commands: 100,
+            idle_timeout: Duration::from_mins(10),
             command_timeout: Duration::from_mins(5),
             data_timeout: Duration::from_mins(10),
             grace: Duration::from_secs(10),
