@@ -59,13 +59,11 @@ fn suppressed(recipient: &Recipient, at: &str) -> String {
         },
         None => " It is not on the list any more.".into(),
     };
-    match recipient.attempts {
-        0 => format!("It was not sent{at}: {told}.{now}"),
-        _ => {
-            let tries = attempts(recipient.attempts);
-            format!("It was not sent again{at}, after {tries}; an earlier one may have arrived: {told}.{now}")
-        }
+    if recipient.attempts == 0 {
+        return format!("It was not sent{at}: {told}.{now}");
     }
+    let tries = attempts(recipient.attempts);
+    format!("It was not sent again{at}, after {tries}; an earlier one may have arrived: {told}.{now}")
 }
 
 fn summary(recipient: &Recipient) -> String {
