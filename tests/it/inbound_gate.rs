@@ -107,7 +107,7 @@ async fn a_mail_may_not_be_too_big_and_its_end_is_where_it_is() {
 async fn a_bounce_that_returns_a_large_mail_whole_is_read() {
     let app = TestApp::builder().taking_returns().start().await;
     let (id, path) = relayed(&app).await;
-    let whole = format!("Hello.\r\n{}", "A line of the mail.\r\n".repeat(150_000));
+    let whole = format!("Hello.\r\n{}", "A line of the mail.\r\n".repeat(550_000));
     let reply = app.bring_back(&path, &bounce().replace("Hello.\r\n", &whole)).await;
     assert_eq!(reply, "250 2.0.0 Taken as dsn, 1 recipients changed\r\n");
     assert_eq!(app.status(&id).await, "bounced");
