@@ -17,7 +17,7 @@
 //! - [`domain`] holds the types and rules that all of them share, free of I/O.
 //!
 //! [`app`] builds the parts and stops them; [`cli`] holds one file a command; [`dev`] is the embedded
-//! Postgres and the inbox that catches mail on a developer's machine; [`bench`] measures all of it from outside.
+//! Postgres and the inbox that catches mail on a developer's machine; [`mod@bench`] measures all of it from outside.
 
 pub mod accept;
 pub mod app;
