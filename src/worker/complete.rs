@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::give_back;
@@ -20,6 +20,10 @@ use crate::domain::outcome::Peer;
 const BATCH: usize = 256;
 /// A second transaction fills the time the first waits for its `fsync`.
 const WRITERS: usize = 2;
+/// Outcomes that are worth a transaction beside another one: fewer wait for that to end, and for more.
+const ENOUGH: usize = 128;
+/// But no longer than this: what is locked by somebody else must not keep the others.
+const PATIENCE: Duration = Duration::from_millis(50);
 /// Between two tries of an outcome that the database refuses in every form.
 const PARKED: Duration = Duration::from_mins(1);
 /// Between two tries while the database is away.
@@ -36,7 +40,7 @@ impl Completer {
     pub(super) fn start(learner: Learner, tasks: &TaskTracker) -> Self {
         let learner = Arc::new(learner);
         let (sender, receiver) = async_channel::unbounded();
-        let turn = Arc::new(Semaphore::new(1));
+        let (turn, gathering) = (Arc::new(Semaphore::new(1)), Arc::new(Mutex::new(())));
         for _ in 0..WRITERS {
             let writer = Writer {
                 db: learner.db.clone(),
@@ -46,6 +50,7 @@ impl Completer {
                 receiver: receiver.clone(),
                 tasks: tasks.clone(),
                 turn: turn.clone(),
+                gathering: gathering.clone(),
             };
             tasks.spawn(writer.run());
         }
@@ -69,15 +74,19 @@ struct Writer {
     tasks: TaskTracker,
     /// For outcomes that were not taken at once: they try one at a time, so that they never need more than one connection.
     turn: Arc<Semaphore>,
+    /// Held by who gathers outcomes, and until the end of a transaction that is small.
+    gathering: Arc<Mutex<()>>,
 }
 
 impl Writer {
     async fn run(self) {
         while let Ok(mut batch) = self.receiver.recv().await {
+            let gathering = tokio::time::timeout(PATIENCE, self.gathering.lock()).await.ok();
             while batch.len() < BATCH {
                 let Ok(more) = self.receiver.try_recv() else { break };
                 batch.extend(more);
             }
+            let _gathering = gathering.filter(|_| batch.len() < ENOUGH);
             match self.persist(&mut batch).await {
                 Ok(counted) => self.recorded(&batch, counted).await,
                 // One outcome that Postgres refuses must not take its neighbours with it.
