@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::db::{self, Db};
 use crate::dev::inbox::Inbox;
 use crate::http::{self, Api};
+use crate::journal::Journal;
 use crate::smtp;
 use crate::webhook::Poster;
 use crate::worker::{self, Worker};
@@ -88,11 +89,13 @@ impl App {
         let listener = if roles == Roles::Worker { None } else { Some(listen(config.listen).await?) };
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(keep_partitions(db.clone(), clock.clone())));
+        let journal = Journal::start(&db, &clock);
         let worker = if roles == Roles::Api {
             None
         } else {
             // Connections of its own: requests that wait for theirs must never keep a heartbeat from being sent.
-            let worker = build_worker(config, database(config)?, clock.clone(), wake.clone()).await?;
+            let working = database(config)?;
+            let worker = worker(config, working, clock.clone(), wake.clone(), journal.clone()).await?;
             let running = tokio::spawn({
                 let stop = stop.clone();
                 async move { worker.run(stop).await }
@@ -104,8 +107,9 @@ impl App {
             Some(listener) => {
                 let feedback = returns::feedback(config, db.clone(), clock.clone())?;
                 inbound = Taking::start(config, feedback.clone()).await?;
+                let table = routes::table(config);
                 let acceptor =
-                    Acceptor::new(db.clone(), clock.clone(), routes::table(config), wake.clone(), &accepting);
+                    Acceptor::new(db.clone(), clock.clone(), table, journal.clone(), wake.clone(), &accepting);
                 let settings = api_settings(config, &db, &clock)?;
                 let api = Api::new(db.clone(), clock, Arc::new(acceptor), feedback, settings, stop.clone());
                 Some(Server::start(listener, http::router(api, inbox))?)
@@ -221,8 +225,19 @@ pub fn database(config: &Config) -> anyhow::Result<Db> {
     Ok(Db::new(url.expose(), config.database.max_connections, config.database.timeout)?)
 }
 
-/// A worker that is registered and not yet running.
+/// A worker that is registered and not yet running, and that shares its process with no API.
 pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc<Notify>) -> anyhow::Result<Worker> {
+    let journal = Journal::start(&db, &clock);
+    worker(config, db, clock, wake, journal).await
+}
+
+async fn worker(
+    config: &Config,
+    db: Db,
+    clock: SharedClock,
+    wake: Arc<Notify>,
+    journal: Arc<Journal>,
+) -> anyhow::Result<Worker> {
     let delivery = &config.delivery;
     let settings = worker::Settings {
         concurrency: delivery.concurrency as usize,
@@ -241,6 +256,7 @@ pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc
         poster: Arc::new(Poster::new(webhooks::guard(config)?, config.webhooks.timeout)?),
         senders: domains::senders(config, db.clone(), clock.clone()),
         dns: domains::asker(config)?,
+        journal,
     };
     Ok(Worker::start(db, clock, tools, settings, wake).await?)
 }

@@ -31,6 +31,7 @@ pub mod dns;
 pub mod domain;
 pub mod feedback;
 pub mod http;
+pub mod journal;
 pub mod mail;
 pub mod smtp;
 pub mod telemetry;

@@ -2,10 +2,9 @@
 //!
 //! [`Acceptor::accept`] answers only after the message is in Postgres: attachments first, each in a statement of its
 //! own so that large ones delay nobody, then everything else together with whatever else arrived at the same moment
-//! (`commit`). A request with an `Idempotency-Key` makes at most one message, on however many replicas it is tried.
+//! ([`Journal`]). A request with an `Idempotency-Key` makes at most one message, on however many replicas it is tried.
 
 mod announce;
-mod commit;
 pub mod import;
 mod in_flight;
 mod lanes;
@@ -25,8 +24,8 @@ use crate::db::{self, Db, DbError};
 use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::message::NewMessage;
 use crate::domain::routing::RouteTable;
+use crate::journal::Journal;
 
-use commit::Committer;
 use in_flight::InFlight;
 use lanes::Lanes;
 use streams::Streams;
@@ -77,7 +76,7 @@ pub enum Accepted {
 pub struct Acceptor {
     db: Db,
     clock: SharedClock,
-    committer: Committer,
+    journal: Arc<Journal>,
     lanes: Lanes,
     streams: Streams,
     in_flight: InFlight,
@@ -85,11 +84,20 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Starts the committing tasks on `tasks`; they end when the acceptor is dropped. `wake` is told of every commit.
-    pub fn new(db: Db, clock: SharedClock, routes: RouteTable, wake: Arc<Notify>, tasks: &TaskTracker) -> Self {
+    /// Starts a task on `tasks`; it ends when the acceptor is dropped. `wake` and workers of other processes are told of mail that
+    /// waits.
+    pub fn new(
+        db: Db,
+        clock: SharedClock,
+        routes: RouteTable,
+        journal: Arc<Journal>,
+        wake: Arc<Notify>,
+        tasks: &TaskTracker,
+    ) -> Self {
         let wake = [wake, announce::start(db.clone(), tasks)];
+        journal.tell(&wake);
         Self {
-            committer: Committer::start(&db, &clock, &wake, tasks),
+            journal,
             lanes: Lanes::new(db.clone(), routes),
             streams: Streams::new(db.clone()),
             in_flight: InFlight::default(),
@@ -171,8 +179,9 @@ impl Acceptor {
         }
         let fingerprint = idempotency.as_ref().map(|with| with.fingerprint);
         let idempotency = idempotency.map(|with| (with.key, with.fingerprint));
-        match self.committer.commit(Intake { tenant, message, lanes, idempotency }).await.map_err(AcceptError::Db)? {
-            Committed::New { suppressed } => Ok(Accepted::New { suppressed }),
+        let intake = Intake { tenant, message, lanes, idempotency, taker: None };
+        match self.journal.accept(intake).await.map_err(AcceptError::Db)? {
+            Committed::New { suppressed, .. } => Ok(Accepted::New { suppressed }),
             Committed::KeyUsed { message_id, fingerprint: first }
                 if fingerprint.is_some_and(|ours| ours[..] == first) =>
             {

@@ -14,9 +14,9 @@ use super::options::{Backlog, Options};
 use super::{BenchError, mail, progress};
 use crate::clock::{Clock as _, SystemClock};
 use crate::db::bench::{Holding, checkpoint};
-use crate::db::intake::{self, Intake};
+use crate::db::intake::Intake;
 use crate::db::lanes::{self, LaneName};
-use crate::db::{Db, DbError, partitions, streams};
+use crate::db::{Db, DbError, journal, partitions, streams};
 use crate::domain::address::Mailbox;
 use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::limits::StreamChange;
@@ -119,7 +119,7 @@ async fn write(
         let group: Result<Vec<Intake>, BenchError> =
             (first..end.min(first + GROUP)).map(|number| kind.intake(number, now)).collect();
         let group = group?;
-        let written: Result<_, DbError> = intake::commit(&db, &group, now).await;
+        let written: Result<_, DbError> = journal::commit(&db, &group, &[], now).await;
         written.doing("put the backlog into the queue")?;
         done.fetch_add(group.len() as u64, Ordering::Relaxed);
     }
@@ -152,6 +152,7 @@ impl Kind {
         };
         let place = usize::try_from(number % self.lanes.len() as u64).ok();
         let lane = place.and_then(|place| self.lanes.get(place));
-        Ok(Intake { tenant: TenantId::DEFAULT, message, lanes: lane.copied().into_iter().collect(), idempotency: None })
+        let lanes = lane.copied().into_iter().collect();
+        Ok(Intake { tenant: TenantId::DEFAULT, message, lanes, idempotency: None, taker: None })
     }
 }

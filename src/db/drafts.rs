@@ -7,10 +7,10 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::messages::{self, AddresseeRow, ContentRow, DeliveryRow};
-use super::{Db, DbError, blobs};
+use super::{Db, DbError, blobs, columns};
 use crate::domain::address::{Address, Mailbox};
 use crate::domain::id::{MessageId, RecipientId, TenantId};
-use crate::domain::message::{Attachment, Content, Draft, Header};
+use crate::domain::message::{Attachment, Content, Draft, Header, NewMessage, NewRecipient};
 use crate::domain::unsubscribe::{Links, Ticket};
 
 /// Messages over this many octets are loaded without their content, which is fetched when there is memory for it.
@@ -71,6 +71,42 @@ pub async fn load(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<Stored>
 }
 
 impl Stored {
+    /// A message that has just been stored, as it would be loaded. `unsubscribe`: whether it carries a link to unsubscribe by.
+    pub fn of_new(tenant: TenantId, message: NewMessage, unsubscribe: bool) -> Self {
+        let (id, size) = (message.id.0, i64::try_from(message.size()).unwrap_or(i64::MAX));
+        let (headers, attachments) = (columns::headers(&message), columns::attachments(&message));
+        let Content { text, html, .. } = message.content;
+        let content = ContentRow { id, text, html, headers, attachments };
+        let addressee = |recipient: NewRecipient| AddresseeRow {
+            message_id: id,
+            id: recipient.id.0,
+            kind: recipient.kind.as_str().to_owned(),
+            address: recipient.mailbox.address.to_string(),
+            name: recipient.mailbox.name,
+        };
+        Self {
+            row: DeliveryRow {
+                tenant_id: tenant.0,
+                id,
+                content_id: id,
+                created_at: message.created_at,
+                stream: message.stream,
+                from_address: message.from.address.to_string(),
+                from_name: message.from.name,
+                reply_to: columns::reply_to(&message.reply_to),
+                subject: message.subject,
+                scheduled_at: message.scheduled_at,
+                expires_at: message.expires_at,
+                on_uncertain: message.on_uncertain.as_str().to_owned(),
+                ignore_suppression: message.ignore_suppression,
+                unsubscribe,
+                size,
+            },
+            addressees: message.recipients.into_iter().map(addressee).collect(),
+            content: (size <= INLINE_LIMIT).then_some(content),
+        }
+    }
+
     /// Whether the content has to be fetched, and may take much memory.
     pub fn is_large(&self) -> bool {
         self.row.size > INLINE_LIMIT

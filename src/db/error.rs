@@ -52,6 +52,8 @@ pub enum DbError {
 const QUERY_CANCELED: &str = "57014";
 /// A lock was not had within `lock_timeout`.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// The class of deadlocks and failed serializations.
+const ROLLBACK: &str = "40";
 /// Too many connections.
 pub(super) const FULL: &str = "53300";
 
@@ -91,6 +93,17 @@ impl DbError {
                 sqlx::Error::Database(_) => code(source).is_some_and(|code| code.starts_with("57P")),
                 _ => true,
             },
+        }
+    }
+
+    /// Whether Postgres has taken a whole transaction back, and would maybe take its parts.
+    pub fn is_undone(&self) -> bool {
+        match self {
+            Self::Refused { .. } => true,
+            Self::Unavailable { source, .. } => code(source).is_some_and(|code| {
+                [QUERY_CANCELED, LOCK_NOT_AVAILABLE].contains(&&*code) || code.starts_with(ROLLBACK)
+            }),
+            Self::Address(_) | Self::Away { .. } | Self::Timeout { .. } => false,
         }
     }
 

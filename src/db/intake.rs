@@ -1,18 +1,17 @@
-//! The transaction that makes messages ours: content, message, recipients, queue and event of a whole group of
-//! requests at once. When it has committed, their senders get 202.
+//! What makes messages ours: content, message, recipients and queue of a whole group of requests at once. When the transaction
+//! ([`super::journal`]) has committed, their senders get 202.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::events::{self, NewEvent};
-use super::lanes::{self, Lowered};
+use super::columns;
+use super::events::NewEvent;
+use super::lanes::Lowered;
 use super::suppressions::{self, Addressed};
-use super::{Db, DbError};
-use crate::domain::address::Mailbox;
 use crate::domain::event::EventType;
 use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::message::{NewMessage, NewRecipient};
@@ -31,6 +30,8 @@ pub struct Intake {
     pub lanes: Vec<i64>,
     /// The `Idempotency-Key` and the fingerprint of its request.
     pub idempotency: Option<(String, [u8; 32])>,
+    /// The worker that would have it at once, without a claim.
+    pub taker: Option<Uuid>,
 }
 
 /// What became of one message of the group.
@@ -40,6 +41,10 @@ pub enum Committed {
     New {
         /// Those of its recipients who get nothing.
         suppressed: Vec<RecipientId>,
+        /// Those who are leased to the taker, as by a first claim. The others wait.
+        taken: Vec<RecipientId>,
+        /// Whether it carries a link to unsubscribe by.
+        unsubscribe: bool,
     },
     /// Its key was used before, by the request that made this message.
     KeyUsed {
@@ -52,41 +57,63 @@ pub enum Committed {
 
 impl Intake {
     /// When its first attempt may start.
-    fn due_at(&self) -> DateTime<Utc> {
+    pub fn due_at(&self) -> DateTime<Utc> {
         self.message.scheduled_at.unwrap_or(self.message.created_at)
     }
 }
 
-/// Commits the group, or nothing of it. No two members may share an idempotency key.
-pub async fn commit(db: &Db, group: &[Intake], now: DateTime<Utc>) -> Result<Vec<Committed>, DbError> {
-    db.timed("intake.commit", async {
-        let mut tx = db.pool.begin().await?;
-        let mut results = claim_keys(&mut tx, group, now).await?;
-        let fresh: Vec<&Intake> = group
-            .iter()
-            .zip(&results)
-            .filter(|(_, result)| matches!(result, Committed::New { .. }))
-            .map(|(intake, _)| intake)
-            .collect();
-        if !fresh.is_empty() {
-            let suppressed = suppressed(&mut tx, &fresh).await?;
-            insert_contents(&mut tx, &fresh).await?;
-            insert_messages(&mut tx, &fresh).await?;
-            insert_recipients(&mut tx, &fresh, &suppressed).await?;
-            insert_queue(&mut tx, &fresh, &suppressed).await?;
-            events::append(&mut tx, now, fresh.iter().flat_map(|intake| events_of(intake, &suppressed)).collect())
-                .await?;
-            for (intake, result) in group.iter().zip(&mut results) {
-                if let Committed::New { suppressed: list } = result {
-                    let ids = intake.message.recipients.iter().map(|recipient| recipient.id);
-                    list.extend(ids.filter(|id| suppressed.contains_key(id)));
+/// Messages that have been stored by a transaction, and what it still owes for them.
+#[derive(Debug)]
+pub(super) struct Stored<'a> {
+    /// What became of each of the group.
+    pub results: Vec<Committed>,
+    fresh: Vec<&'a Intake>,
+    suppressed: Suppressed,
+    /// The rows that wait.
+    pub waiting: Vec<Lowered>,
+}
+
+impl Stored<'_> {
+    /// That they were accepted, and who of them gets nothing.
+    pub fn events(&self) -> impl Iterator<Item = NewEvent<'_>> {
+        self.fresh.iter().flat_map(|intake| events_of(intake, &self.suppressed))
+    }
+}
+
+/// Stores the group, or nothing of it. No two members may share an idempotency key. The transaction owes the lanes their bounds,
+/// and then the events.
+pub(super) async fn store<'a>(
+    connection: &mut PgConnection,
+    group: &'a [Intake],
+    now: DateTime<Utc>,
+) -> Result<Stored<'a>, sqlx::Error> {
+    let results = claim_keys(connection, group, now).await?;
+    let is_fresh = |result: &Committed| matches!(result, Committed::New { .. });
+    let fresh = group.iter().zip(&results).filter(|(_, result)| is_fresh(result)).map(|(intake, _)| intake).collect();
+    let mut stored = Stored { results, fresh, suppressed: Suppressed::new(), waiting: Vec::new() };
+    if stored.fresh.is_empty() {
+        return Ok(stored);
+    }
+    stored.suppressed = suppressed(connection, &stored.fresh).await?;
+    insert_contents(connection, &stored.fresh).await?;
+    let linked = insert_messages(connection, &stored.fresh).await?;
+    insert_recipients(connection, &stored.fresh, &stored.suppressed).await?;
+    let leased = insert_queue(connection, &stored.fresh, &stored.suppressed, now).await?;
+    for (intake, result) in group.iter().zip(&mut stored.results) {
+        if let Committed::New { suppressed, taken, unsubscribe } = result {
+            *unsubscribe = linked.contains(&intake.message.id.0);
+            for (recipient, lane) in intake.message.recipients.iter().zip(&intake.lanes) {
+                if stored.suppressed.contains_key(&recipient.id) {
+                    suppressed.push(recipient.id);
+                } else if leased.contains(&recipient.id.0) {
+                    taken.push(recipient.id);
+                } else {
+                    stored.waiting.push(Lowered { lane: *lane, due_at: intake.due_at() });
                 }
             }
         }
-        tx.commit().await?;
-        Ok(results)
-    })
-    .await
+    }
+    Ok(stored)
 }
 
 async fn claim_keys(
@@ -94,7 +121,8 @@ async fn claim_keys(
     group: &[Intake],
     now: DateTime<Utc>,
 ) -> Result<Vec<Committed>, sqlx::Error> {
-    let mut results = vec![Committed::New { suppressed: Vec::new() }; group.len()];
+    let new = Committed::New { suppressed: Vec::new(), taken: Vec::new(), unsubscribe: false };
+    let mut results = vec![new; group.len()];
     let keyed: Vec<(usize, &str, &[u8; 32])> = group
         .iter()
         .enumerate()
@@ -124,7 +152,7 @@ async fn claim_keys(
     let first = sqlx::query!(
         r#"SELECT u.n AS "n!", k.fingerprint, k.message_ids[1] AS "message_id!"
            FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS u (tenant_id, key, n)
-           JOIN idempotency_keys k ON k.tenant_id = u.tenant_id AND k.key = u.key"#,
+           JOIN idempotency_keys k ON k.tenant_id = ANY (ARRAY[u.tenant_id]) AND k.key = u.key"#,
         &tenants,
         &keys as _
     )
@@ -163,11 +191,8 @@ async fn insert_contents(connection: &mut PgConnection, group: &[&Intake]) -> Re
     let tenants: Vec<Uuid> = group.iter().map(|i| i.tenant.0).collect();
     let texts: Vec<Option<&str>> = group.iter().map(|i| i.message.content.text.as_deref()).collect();
     let htmls: Vec<Option<&str>> = group.iter().map(|i| i.message.content.html.as_deref()).collect();
-    let headers: Vec<Value> = group.iter().map(|i| json!(i.message.content.headers)).collect();
-    let attachments: Vec<Value> = group
-        .iter()
-        .map(|i| i.message.attachments.iter().map(|attachment| json!(attachment.description)).collect())
-        .collect();
+    let headers: Vec<Value> = group.iter().map(|i| columns::headers(&i.message)).collect();
+    let attachments: Vec<Value> = group.iter().map(|i| columns::attachments(&i.message)).collect();
     sqlx::query!(
         "INSERT INTO contents (id, tenant_id, text, html, headers, attachments)
          SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[])",
@@ -183,7 +208,8 @@ async fn insert_contents(connection: &mut PgConnection, group: &[&Intake]) -> Re
     Ok(())
 }
 
-async fn insert_messages(connection: &mut PgConnection, group: &[&Intake]) -> Result<(), sqlx::Error> {
+/// Answers the messages that carry a link to unsubscribe by.
+async fn insert_messages(connection: &mut PgConnection, group: &[&Intake]) -> Result<HashSet<Uuid>, sqlx::Error> {
     let messages = || group.iter().map(|intake| &intake.message);
     let ids: Vec<Uuid> = messages().map(|m| m.id.0).collect();
     let tenants: Vec<Uuid> = group.iter().map(|i| i.tenant.0).collect();
@@ -191,7 +217,7 @@ async fn insert_messages(connection: &mut PgConnection, group: &[&Intake]) -> Re
     let streams: Vec<&str> = messages().map(|m| m.stream.as_str()).collect();
     let from_addresses: Vec<String> = messages().map(|m| m.from.address.to_string()).collect();
     let from_names: Vec<Option<&str>> = messages().map(|m| m.from.name.as_deref()).collect();
-    let reply_to: Vec<Value> = messages().map(|m| m.reply_to.iter().map(mailbox).collect()).collect();
+    let reply_to: Vec<Value> = messages().map(|m| columns::reply_to(&m.reply_to)).collect();
     let subjects: Vec<&str> = messages().map(|m| m.subject.as_str()).collect();
     let tags: Vec<Value> = messages().map(|m| json!(m.tags)).collect();
     let metadata: Vec<Value> = messages().map(|m| json!(m.metadata)).collect();
@@ -203,8 +229,8 @@ async fn insert_messages(connection: &mut PgConnection, group: &[&Intake]) -> Re
     // A link is for one recipient: with several, each would need a mail of its own.
     let may_carry: Vec<bool> =
         messages().map(|m| m.recipients.len() == 1 && !unsubscribe::is_in(&m.content.headers)).collect();
-    sqlx::query!(
-        "INSERT INTO messages (id, content_id, tenant_id, created_at, stream, from_address, from_name, reply_to,
+    let rows = sqlx::query!(
+        r#"INSERT INTO messages (id, content_id, tenant_id, created_at, stream, from_address, from_name, reply_to,
                                subject, tags, metadata, scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
                                unsubscribe)
          SELECT id, id, u.tenant_id, u.created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
@@ -215,7 +241,8 @@ async fn insert_messages(connection: &mut PgConnection, group: &[&Intake]) -> Re
                      $14::bigint[], $15::boolean[], $16::boolean[])
               AS u (id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
                     scheduled_at, expires_at, on_uncertain, size, ignore_suppression, may_carry)
-         LEFT JOIN streams s ON s.tenant_id = u.tenant_id AND s.name = u.stream",
+         LEFT JOIN streams s ON s.tenant_id = u.tenant_id AND s.name = u.stream
+         RETURNING id, unsubscribe"#,
         &ids,
         &tenants,
         &created,
@@ -233,9 +260,9 @@ async fn insert_messages(connection: &mut PgConnection, group: &[&Intake]) -> Re
         &ignore,
         &may_carry
     )
-    .execute(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(())
+    Ok(rows.into_iter().filter(|row| row.unsubscribe).map(|row| row.id).collect())
 }
 
 async fn insert_recipients(
@@ -281,11 +308,14 @@ async fn insert_recipients(
     Ok(())
 }
 
+/// Answers the recipients that are leased to their takers: those whose lane is open, has no limit that a claim would have to
+/// ask, and nothing that is due and waits. Nobody takes for a worker that has been declared dead.
 async fn insert_queue(
     connection: &mut PgConnection,
     group: &[&Intake],
     suppressed: &Suppressed,
-) -> Result<(), sqlx::Error> {
+    now: DateTime<Utc>,
+) -> Result<HashSet<Uuid>, sqlx::Error> {
     let rows: Vec<_> = group
         .iter()
         .flat_map(|intake| {
@@ -294,7 +324,7 @@ async fn insert_queue(
         .filter(|(_, recipient, _)| !suppressed.contains_key(&recipient.id))
         .collect();
     if rows.is_empty() {
-        return Ok(());
+        return Ok(HashSet::new());
     }
     let messages: Vec<Uuid> = rows.iter().map(|(intake, ..)| intake.message.id.0).collect();
     let recipients: Vec<Uuid> = rows.iter().map(|(_, recipient, _)| recipient.id.0).collect();
@@ -302,22 +332,47 @@ async fn insert_queue(
     let lanes: Vec<i64> = rows.iter().map(|(.., lane)| *lane).collect();
     let due: Vec<DateTime<Utc>> = rows.iter().map(|(intake, ..)| intake.due_at()).collect();
     let expires: Vec<Option<DateTime<Utc>>> = rows.iter().map(|(intake, ..)| intake.message.expires_at).collect();
-    sqlx::query!(
-        "INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, expires_at)
-         SELECT message_id, recipient_id, tenant_id, lane_id, due_at, due_at, expires_at
-         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::timestamptz[], $6::timestamptz[])
-              AS u (message_id, recipient_id, tenant_id, lane_id, due_at, expires_at)",
+    let takers: Vec<Option<Uuid>> = rows.iter().map(|(intake, ..)| intake.taker).collect();
+    let offered: BTreeSet<(Uuid, i64)> =
+        rows.iter().filter_map(|(intake, _, lane)| Some((intake.taker?, *lane))).collect();
+    let (workers, wanted): (Vec<Uuid>, Vec<i64>) = offered.into_iter().unzip();
+    // The newest version of a lane, found at the end of the index, as in lower_lanes.
+    let leased = sqlx::query_scalar!(
+        r#"WITH alive AS MATERIALIZED (SELECT id FROM workers WHERE id = ANY ($8) FOR KEY SHARE),
+           free AS MATERIALIZED (
+               SELECT alive.id AS worker_id, l.id AS lane_id
+               FROM unnest($8::uuid[], $9::bigint[]) AS offer (worker_id, lane_id)
+               JOIN alive ON alive.id = offer.worker_id
+               CROSS JOIN LATERAL (
+                   SELECT * FROM lanes WHERE id >= offer.lane_id AND id <= offer.lane_id ORDER BY id DESC LIMIT 1) l
+               JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+               WHERE l.ready_at > $10 AND l.open_at <= $10 AND s.open_at <= $10
+                 AND l.paused_at IS NULL AND s.paused_at IS NULL AND l.blocked_since IS NULL
+                 AND l.rate IS NULL AND l.learned_rate IS NULL AND l.connections IS NULL
+                 AND s.rate IS NULL AND s.concurrency IS NULL),
+           added AS (
+               INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, expires_at, lease, claims)
+               SELECT u.message_id, u.recipient_id, u.tenant_id, u.lane_id, u.due_at, u.due_at, u.expires_at, free.worker_id,
+                      CASE WHEN free.worker_id IS NULL THEN 0 ELSE 1 END
+               FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::timestamptz[], $6::timestamptz[], $7::uuid[])
+                    AS u (message_id, recipient_id, tenant_id, lane_id, due_at, expires_at, taker)
+               LEFT JOIN free ON free.worker_id = u.taker AND free.lane_id = u.lane_id
+               RETURNING recipient_id, lease)
+           SELECT recipient_id FROM added WHERE lease IS NOT NULL"#,
         &messages,
         &recipients,
         &tenants,
         &lanes,
         &due,
-        &expires as _
+        &expires as _,
+        &takers as _,
+        &workers,
+        &wanted,
+        now
     )
-    .execute(&mut *connection)
+    .fetch_all(connection)
     .await?;
-    lanes::lower(connection, rows.iter().map(|(intake, _, lane)| Lowered { lane: *lane, due_at: intake.due_at() }))
-        .await
+    Ok(leased.into_iter().collect())
 }
 
 /// That it was accepted, and who of it gets nothing.
@@ -347,8 +402,4 @@ fn accepted<'a>(intake: &Intake) -> NewEvent<'a> {
         next_attempt_at: later.then(|| intake.due_at()),
         bounce: None,
     }
-}
-
-fn mailbox(mailbox: &Mailbox) -> Value {
-    json!({"email": mailbox.address.to_string(), "name": mailbox.name})
 }

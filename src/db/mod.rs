@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod blobs;
 pub mod cluster;
+mod columns;
 pub mod conditions;
 pub mod control;
 pub mod domains;
@@ -18,6 +19,7 @@ pub mod feed;
 pub mod feedback;
 pub mod idempotency;
 pub mod intake;
+pub mod journal;
 pub mod keys;
 pub mod lanes;
 pub mod ledger;

@@ -1,5 +1,5 @@
-//! `queue`: claim what is due, and end each attempt. [`finish`] alone ends one: state, event and counters in one
-//! transaction, fenced by the lease.
+//! `queue`: claim what is due, and end each attempt. [`end`] alone ends one: its state and, in the same transaction, its
+//! event, fenced by the lease.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -187,39 +187,56 @@ impl Finished {
     }
 }
 
-/// Commits outcomes. Answers how many counted: those whose lease another has taken change nothing.
-pub async fn finish(db: &Db, batch: &[Finished], now: DateTime<Utc>) -> Result<usize, DbError> {
-    db.timed("queue.finish", async {
-        let mut tx = db.pool.begin_keyed().await?;
-        let counted = conclude(&mut tx, batch, now).await?;
-        tx.commit().await?;
-        Ok(counted)
-    })
-    .await
+/// Attempts that have been ended by a transaction, and what it still owes for them.
+#[derive(Debug)]
+pub(super) struct Ended<'a> {
+    /// Those that counted: where another has taken the lease, nothing is changed.
+    pub counted: Vec<&'a Finished>,
 }
 
-/// Ends these attempts, as the last of a transaction: it takes event numbers.
+impl Ended<'_> {
+    /// The rows that wait again.
+    pub fn retries(&self) -> impl Iterator<Item = Lowered> {
+        self.counted
+            .iter()
+            .filter_map(|f| f.transition.next_attempt_at().map(|due_at| Lowered { lane: f.claimed.lane_id, due_at }))
+    }
+
+    /// What has happened.
+    pub fn events(&self) -> impl Iterator<Item = NewEvent<'_>> {
+        self.counted.iter().map(|finished| event(finished))
+    }
+}
+
+/// Ends these attempts as all of a transaction that takes event numbers. Answers how many counted.
 pub(super) async fn conclude(
     connection: &mut PgConnection,
     batch: &[Finished],
     now: DateTime<Utc>,
 ) -> Result<usize, sqlx::Error> {
+    let ended = end(connection, batch, now).await?;
+    lanes::lower(connection, ended.retries()).await?;
+    events::append(connection, now, ended.events().collect()).await?;
+    Ok(ended.counted.len())
+}
+
+/// Ends these attempts. The transaction owes the lanes their bounds, and then the events.
+pub(super) async fn end<'a>(
+    connection: &mut PgConnection,
+    batch: &'a [Finished],
+    now: DateTime<Utc>,
+) -> Result<Ended<'a>, sqlx::Error> {
     let held = leave(connection, batch).await?;
     let counted: Vec<&Finished> = batch
         .iter()
         .filter(|f| held.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims)))
         .collect();
     if !counted.is_empty() {
-        let retries = counted
-            .iter()
-            .filter_map(|f| f.transition.next_attempt_at().map(|due_at| Lowered { lane: f.claimed.lane_id, due_at }));
-        lanes::lower(connection, retries).await?;
         update_recipients(connection, &counted, now).await?;
         let unknown: Vec<suppressions::Source> = counted.iter().filter_map(|finished| finished.unknown()).collect();
         suppressions::add_recipients(connection, Reason::HardBounce, &unknown, now).await?;
-        events::append(connection, now, counted.iter().map(|finished| event(finished)).collect()).await?;
     }
-    Ok(counted.len())
+    Ok(Ended { counted })
 }
 
 /// Takes ended rows out of the queue and frees those to be retried. Answers those that were still ours.
@@ -232,7 +249,7 @@ async fn leave(connection: &mut PgConnection, batch: &[Finished]) -> Result<Hash
         let left = sqlx::query!(
             "DELETE FROM queue USING unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[])
                  AS u (message_id, recipient_id, lease, claims)
-             WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
+             WHERE queue.message_id = ANY (ARRAY[u.message_id]) AND queue.recipient_id = u.recipient_id
                AND queue.lease = u.lease AND queue.claims = u.claims
              RETURNING queue.message_id, queue.recipient_id, queue.claims",
             &rows.messages,
@@ -252,7 +269,7 @@ async fn leave(connection: &mut PgConnection, batch: &[Finished]) -> Result<Hash
                  begun = false, data_started = false
              FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::timestamptz[])
                   AS u (message_id, recipient_id, lease, claims, due_at)
-             WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
+             WHERE queue.message_id = ANY (ARRAY[u.message_id]) AND queue.recipient_id = u.recipient_id
                AND queue.lease = u.lease AND queue.claims = u.claims
              RETURNING queue.message_id, queue.recipient_id, queue.claims",
             &rows.messages,
@@ -312,9 +329,7 @@ async fn update_recipients(
     let texts: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().map(|o| o.reply.text.as_str())).collect();
     let mx: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.peer.mx.as_deref())).collect();
     let tls: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.peer.tls.as_deref())).collect();
-    // Where no attempt was made (started_at is null) the last attempt's reply stays, unless there are words of ours. The first
-    // week tells which partitions are not meant before the plan is made. From its start: of a span that seems to hold little the
-    // planner would read all, and compare each with each.
+    // Where no attempt was made (started_at is null) the last attempt's reply stays, unless there are words of ours.
     sqlx::query!(
         "UPDATE recipients r SET status = u.status, attempts = u.attempts, finished_at = u.finished_at,
              last_attempt_at = coalesce(u.started_at, r.last_attempt_at),
@@ -325,8 +340,7 @@ async fn update_recipients(
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::smallint[], $6::timestamptz[],
                      $7::timestamptz[], $8::smallint[], $9::text[], $10::text[], $11::text[], $12::text[])
               AS u (tenant_id, message_id, id, status, attempts, started_at, finished_at, code, enhanced, text, mx, tls)
-         WHERE r.tenant_id = u.tenant_id AND r.message_id = u.message_id AND r.id = u.id
-           AND r.message_id >= $13",
+         WHERE r.tenant_id = u.tenant_id AND r.message_id = ANY (ARRAY[u.message_id]) AND r.id = u.id",
         &tenants,
         &messages,
         &recipients,
@@ -338,21 +352,11 @@ async fn update_recipients(
         &enhanced as _,
         &texts as _,
         &mx as _,
-        &tls as _,
-        first_of_week(&messages)
+        &tls as _
     )
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// The first id of the week that the oldest of these UUIDv7 is of: weeks begin on Mondays in UTC, as the partitions do.
-fn first_of_week(ids: &[Uuid]) -> Uuid {
-    const WEEK: u128 = 7 * 86_400_000;
-    // 1970 began on a Thursday.
-    const SHIFT: u128 = 3 * 86_400_000;
-    let millis = ids.iter().min().map_or(0, |id| id.as_u128() >> 80);
-    Uuid::from_u128(((millis + SHIFT) / WEEK * WEEK).saturating_sub(SHIFT) << 80)
 }
 
 fn event(finished: &Finished) -> NewEvent<'_> {
@@ -440,25 +444,4 @@ pub async fn hold(db: &Db, claimed: &[Claimed], reason: &str) -> Result<(), DbEr
         reason
     );
     db.timed("queue.hold", query.execute(&db.pool)).await.map(|_| ())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn weeks_begin_where_the_partitions_do() {
-        let id = |at: &str| {
-            let millis = at.parse::<DateTime<Utc>>().unwrap().timestamp_millis();
-            Uuid::from_u128(u128::try_from(millis).unwrap() << 80)
-        };
-        let before = |id: Uuid| Uuid::from_u128(id.as_u128() - 1);
-        let monday = id("2026-11-23T00:00:00Z");
-        assert_eq!(first_of_week(&[id("2026-11-28T14:00:00Z"), id("2026-11-27T01:00:00Z")]), monday);
-        assert_eq!(first_of_week(&[monday]), monday);
-        assert_eq!(first_of_week(&[before(monday), monday]), id("2026-11-16T00:00:00Z"));
-        // Whatever the ids are.
-        assert_eq!(first_of_week(&[Uuid::nil()]), Uuid::nil());
-        assert!(first_of_week(&[Uuid::max()]) > monday);
-    }
 }

@@ -3,7 +3,8 @@
 //!
 //! A lane that has nothing is to rest, so that no claim looks at it. Not so a lane in steady use: its next mail would lower
 //! the bound again, and each change is one more version of a row that every commit and every claim looks up. Its bound follows
-//! a moment behind the clock instead, a few times a second.
+//! a moment behind the clock instead, a few times a second; where new mail would pass it by once it rests, it rests as soon as
+//! it has nothing.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -46,6 +47,8 @@ pub(super) struct Claim {
     pub gave: bool,
     /// Whether that was less than there was room for.
     pub had_less: bool,
+    /// Whether new mail passes it by while it rests ([`super::hand_over`]).
+    pub is_passed: bool,
 }
 
 impl Bounds {
@@ -76,7 +79,8 @@ impl Bounds {
         if lane.last.duration_since(lane.since) < STEADY {
             (claim.had_less || is_due).then_some(rest)
         } else {
-            is_due.then_some(Raise { most: Some(now - BEHIND), ..rest })
+            let follow = Raise { most: Some(now - BEHIND), ..rest };
+            is_due.then_some(if claim.is_passed && claim.had_less { rest } else { follow })
         }
     }
 
@@ -120,7 +124,9 @@ mod tests {
 
     fn due(bounds: &mut Bounds, start: Instant, millis: u64, gave: bool, had_less: bool) -> Due {
         let at = start + Duration::from_millis(millis);
-        let Some(raise) = bounds.due([Claim { lane: 1, gave, had_less }], NOW, at).pop() else { return Nothing };
+        let Some(raise) = bounds.due([Claim { lane: 1, gave, had_less, is_passed: false }], NOW, at).pop() else {
+            return Nothing;
+        };
         bounds.note(&[1], at);
         raise.most.map_or(Rest, |most| Behind((NOW - most).num_milliseconds()))
     }
@@ -149,9 +155,25 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_that_new_mail_passes_by_rests_once_it_has_nothing_however_busy_it_was() {
+        let (mut bounds, start) = (Bounds::default(), Instant::now());
+        let mut raised = |millis, had_less| {
+            let claim = Claim { lane: 1, gave: true, had_less, is_passed: true };
+            let at = start + Duration::from_millis(millis);
+            let due = bounds.due([claim], NOW, at).pop();
+            bounds.note(&[1], at);
+            due.map(|raise| raise.most)
+        };
+        raised(0, false);
+        assert_eq!(raised(300, false), Some(None));
+        assert_eq!(raised(600, false), Some(Some(NOW - BEHIND)), "it may have more");
+        assert_eq!(raised(900, true), Some(None));
+    }
+
+    #[test]
     fn what_could_not_be_raised_is_tried_at_the_next_claim() {
         let (mut bounds, start) = (Bounds::default(), Instant::now());
-        let claim = Claim { lane: 1, gave: true, had_less: false };
+        let claim = Claim { lane: 1, gave: true, had_less: false, is_passed: false };
         let mut due = |millis| bounds.due([claim], NOW, start + Duration::from_millis(millis)).len();
         assert_eq!([0, 250, 260, 270].map(&mut due), [0, 1, 1, 1]);
     }
@@ -161,7 +183,7 @@ mod tests {
         let (mut bounds, start) = (Bounds::default(), Instant::now());
         let mut resting = 0;
         for millis in (0..=1_000).step_by(100) {
-            let claims = (1..=100).map(|lane| Claim { lane, gave: true, had_less: true });
+            let claims = (1..=100).map(|lane| Claim { lane, gave: true, had_less: true, is_passed: false });
             let due = bounds.due(claims, NOW, start + Duration::from_millis(millis));
             resting = due.iter().filter(|raise| raise.most.is_none()).count();
         }

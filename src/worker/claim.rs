@@ -25,6 +25,8 @@ pub(super) enum Took {
     Rows,
     /// Nothing is due for which there is room.
     Nothing,
+    /// Nothing is due at all.
+    All,
     /// Every hand is full.
     NoRoom,
 }
@@ -76,16 +78,23 @@ pub(super) async fn some(parts: &Arc<Parts>, memory: &mut Memory) -> Result<Took
     };
     permits::give_back(parts).await?;
     if parts.hands.free() == 0 {
+        parts.calm.set(false);
         return Ok(Took::NoRoom);
     }
     let now = parts.clock.now();
     memory.look(now);
     let mut skip = [memory.skipped(), parts.pace.left(now)].concat();
     let mut took = Took::Nothing;
-    for _ in 0..ROUNDS {
+    for n in 0..ROUNDS {
         let round = round(parts, memory, worker, &skip, now).await?;
-        if round.took_some {
+        // Once only: what was skipped later had been asked before.
+        if n == 0 {
+            parts.calm.set(round.took_all);
+        }
+        if round.rows > 0 {
             took = Took::Rows;
+        } else if n == 0 && round.took_all {
+            took = Took::All;
         }
         if !round.is_loaded {
             return Ok(Took::Nothing);
@@ -101,13 +110,16 @@ pub(super) async fn some(parts: &Arc<Parts>, memory: &mut Memory) -> Result<Took
 /// What came of dividing the free hands once.
 #[derive(Default)]
 struct Round {
-    took_some: bool,
+    /// Rows claimed.
+    rows: usize,
     /// Whether the database gave what belongs to the rows.
     is_loaded: bool,
     /// Lanes that did not use all of their room.
     had_less: Vec<i64>,
     /// Whether lanes with something due got no room, and could use some.
     is_anybody_left_out: bool,
+    /// Whether all lanes had less than their room, and no limits.
+    took_all: bool,
 }
 
 /// Divides the free hands among the lanes with something due, but for those to `skip`, and claims.
@@ -132,7 +144,7 @@ async fn round(
     };
     let rooms = rooms::divide(&ready, &situation);
     if rooms.is_empty() {
-        return Ok(Round { is_loaded: true, ..Round::default() });
+        return Ok(Round { is_loaded: true, took_all: ready.is_empty(), ..Round::default() });
     }
     let taken = match claim(parts, memory, worker, &rooms, now).await {
         Ok(taken) => taken,
@@ -142,8 +154,11 @@ async fn round(
         }
     };
     let of_lane = |lane: &ReadyLane| taken.by_lane.get(&lane.id).copied().unwrap_or(0);
-    let had_less = rooms.iter().filter(|(lane, rows)| of_lane(lane) < *rows).map(|(lane, _)| lane.id).collect();
-    let took_some = !taken.by_lane.is_empty();
+    let had_less: Vec<i64> =
+        rooms.iter().filter(|(lane, rows)| of_lane(lane) < *rows).map(|(lane, _)| lane.id).collect();
+    let took_all = had_less.len() == ready.len() && !ready.iter().any(|lane| lane.is_limited());
+    parts.calm.remember(&ready);
+    let rows = taken.by_lane.values().sum();
     let others: Vec<Arc<ReadyLane>> =
         ready.into_iter().filter(|lane| !rooms.iter().any(|(with_room, _)| with_room.id == lane.id)).collect();
     let situation = Situation { free: parts.hands.free(), ..situation };
@@ -153,7 +168,7 @@ async fn round(
     // At the same time: nobody waits for a bound to be raised.
     let (is_loaded, raised) = tokio::join!(Box::pin(load(parts, new)), bounds::raise(parts, &due));
     memory.bounds.note(&raised, Instant::now());
-    Ok(Round { took_some, is_loaded, had_less, is_anybody_left_out })
+    Ok(Round { rows, is_loaded, had_less, is_anybody_left_out, took_all })
 }
 
 /// What claims brought into our hands.
@@ -244,7 +259,7 @@ fn bounds_due(
     let claim = |(lane, room): &(Arc<ReadyLane>, usize)| {
         let rows = taken.get(&lane.id).copied().unwrap_or(0);
         let had_less = if lane.is_limited() { of_limited.contains(&lane.id) } else { rows < *room };
-        Claim { lane: lane.id, gave: rows > 0, had_less }
+        Claim { lane: lane.id, gave: rows > 0, had_less, is_passed: !lane.is_limited() }
     };
     memory.bounds.due(rooms.iter().map(claim), now, Instant::now())
 }
@@ -289,7 +304,8 @@ async fn load_one_by_one(parts: &Arc<Parts>, claimed: Vec<Claimed>) {
     }
 }
 
-async fn start(parts: &Arc<Parts>, loaded: Loaded) {
+/// Starts a task for each mail.
+pub(super) async fn start(parts: &Arc<Parts>, loaded: Loaded) {
     let Loaded { mails, orphans } = apart(parts, loaded).await;
     for mail in mails {
         parts.tasks.spawn(deliver::run(parts.clone(), mail));

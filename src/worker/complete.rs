@@ -1,95 +1,93 @@
-//! Commits outcomes in batches, and keeps at it while the database is away: an outcome that was lost would mean a
+//! Hands outcomes to the journal, and keeps at it while the database is away: an outcome that was lost would mean a
 //! second copy of a mail.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::give_back;
 use super::hands::Hands;
 use super::learn::Learner;
 use crate::clock::SharedClock;
-use crate::db::queue::{self, Finished};
-use crate::db::{Db, DbError};
+use crate::db::queue::Finished;
+use crate::db::{Db, DbError, journal};
 use crate::domain::id::MessageId;
 use crate::domain::outcome::Peer;
+use crate::journal::{Journal, Recorded};
 
-/// Outcomes a transaction.
-const BATCH: usize = 256;
-/// A second transaction fills the time the first waits for its `fsync`.
-const WRITERS: usize = 2;
-/// Outcomes that are worth a transaction beside another one: fewer wait for that to end, and for more.
-const ENOUGH: usize = 128;
-/// But no longer than this: what is locked by somebody else must not keep the others.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// One goes on while the other learns.
+const KEEPERS: usize = 2;
 /// Between two tries of an outcome that the database refuses in every form.
 const PARKED: Duration = Duration::from_mins(1);
 /// Between two tries while the database is away.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Hands outcomes to the writers.
+/// Hands outcomes to the journal.
 #[derive(Debug)]
 pub(super) struct Completer {
-    sender: async_channel::Sender<Vec<Finished>>,
+    journal: Arc<Journal>,
+    hands: Hands,
 }
 
 impl Completer {
-    /// Starts the writers; they end when the completer is dropped.
-    pub(super) fn start(learner: Learner, tasks: &TaskTracker) -> Self {
+    /// Starts the tasks that see to what was recorded; they end with the journal.
+    pub(super) fn start(learner: Learner, journal: Arc<Journal>, tasks: &TaskTracker) -> Self {
         let learner = Arc::new(learner);
-        let (sender, receiver) = async_channel::unbounded();
-        let (turn, gathering) = (Arc::new(Semaphore::new(1)), Arc::new(Mutex::new(())));
-        for _ in 0..WRITERS {
-            let writer = Writer {
+        let turn = Arc::new(Semaphore::new(1));
+        for _ in 0..KEEPERS {
+            let keeper = Keeper {
                 db: learner.db.clone(),
                 clock: learner.clock.clone(),
                 hands: learner.hands.clone(),
                 learner: learner.clone(),
-                receiver: receiver.clone(),
+                journal: Arc::downgrade(&journal),
                 tasks: tasks.clone(),
                 turn: turn.clone(),
-                gathering: gathering.clone(),
             };
-            tasks.spawn(writer.run());
+            tasks.spawn(keeper.run(journal.recorded()));
         }
-        Self { sender }
+        Self { journal, hands: learner.hands.clone() }
     }
 
     /// Takes the outcomes of one mail.
-    pub(super) fn complete(&self, finished: Vec<Finished>) {
-        // The writers live as long as this sender does, and the channel has no bound: hands has.
-        let _ = self.sender.try_send(finished);
+    pub(super) fn complete(&self, mut finished: Vec<Finished>) {
+        for one in &mut finished {
+            self.hands.refresh(&mut one.claimed);
+        }
+        self.journal.finish(finished);
     }
 }
 
 #[derive(Clone)]
-struct Writer {
+struct Keeper {
     db: Db,
     clock: SharedClock,
     hands: Hands,
     learner: Arc<Learner>,
-    receiver: async_channel::Receiver<Vec<Finished>>,
+    journal: Weak<Journal>,
     tasks: TaskTracker,
     /// For outcomes that were not taken at once: they try one at a time, so that they never need more than one connection.
     turn: Arc<Semaphore>,
-    /// Held by who gathers outcomes, and until the end of a transaction that is small.
-    gathering: Arc<Mutex<()>>,
 }
 
-impl Writer {
-    async fn run(self) {
-        while let Ok(mut batch) = self.receiver.recv().await {
-            let gathering = tokio::time::timeout(PATIENCE, self.gathering.lock()).await.ok();
-            while batch.len() < BATCH {
-                let Ok(more) = self.receiver.try_recv() else { break };
-                batch.extend(more);
-            }
-            let _gathering = gathering.filter(|_| batch.len() < ENOUGH);
-            match self.persist(&mut batch).await {
+impl Keeper {
+    async fn run(self, recorded: async_channel::Receiver<Recorded>) {
+        while let Ok(Recorded { mut batch, counted }) = recorded.recv().await {
+            match counted {
                 Ok(counted) => self.recorded(&batch, counted).await,
-                // One outcome that Postgres refuses must not take its neighbours with it.
+                Err(error) if error.is_passing() && !error.is_too_slow() => {
+                    tracing::warn!(%error, outcomes = batch.len(), "could not record outcomes; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                    for one in &mut batch {
+                        self.hands.refresh(&mut one.claimed);
+                    }
+                    if let Some(journal) = self.journal.upgrade() {
+                        journal.finish(batch);
+                    }
+                }
+                // One outcome that Postgres refuses, or that somebody else has locked, must not take its neighbours with it.
                 Err(_) => {
                     for one in batch {
                         self.commit_one([one]).await;
@@ -160,12 +158,12 @@ impl Writer {
             for finished in batch.iter_mut() {
                 self.hands.refresh(&mut finished.claimed);
             }
-            match queue::finish(&self.db, batch, self.clock.now()).await {
+            match journal::commit(&self.db, &[], batch, self.clock.now()).await {
                 Err(error) if error.is_passing() && !error.is_too_slow() => {
                     tracing::warn!(%error, outcomes = batch.len(), "could not record outcomes; trying again");
                     tokio::time::sleep(PAUSE).await;
                 }
-                result => return result,
+                result => return result.map(|done| done.counted),
             }
         }
     }

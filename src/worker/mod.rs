@@ -9,7 +9,7 @@
 //! committed afterwards and counts only while the lease still stands. `heartbeat` keeps the leases, `reap` frees those of
 //! workers that died, `suspects` finds out what they died of, `recover` finds what a lost answer hid, `wake` tells when
 //! there is something to do, `bounds` spares claims what is gone, `expire` ends what waits in closed lanes beyond its time.
-//! `rooms` divides the hands among the lanes, `permits` holds what was granted of shared limits, `budget` what large mails
+//! `hand_over` takes new mail of this process without a claim. `rooms` divides the hands among the lanes, `permits` holds what was granted of shared limits, `budget` what large mails
 //! take up in memory, `suppress` leaves out who wants or can have no mail, `forget` removes suppressions that have expired,
 //! `legs` makes the envelopes of a mail, `sign` signs it with its domain's keys, `alarms` tells of what is ours to mend, and `domains` checks what is published of
 //! them. `learn` makes of outcomes what is known of destinations. `notify` posts events to webhook endpoints.
@@ -25,6 +25,7 @@ mod domains;
 mod expire;
 mod forget;
 mod give_back;
+mod hand_over;
 mod hands;
 mod heartbeat;
 mod identity;
@@ -59,6 +60,7 @@ use crate::domain::publish::Terms;
 use crate::domain::retry::Policy;
 use crate::domain::routing::RouteTable;
 use crate::domain::unsubscribe::Links;
+use crate::journal::{Journal, Taker};
 use crate::smtp;
 use crate::webhook::Poster;
 
@@ -68,6 +70,7 @@ use budget::Budget;
 use claim::{Memory, Took};
 use complete::Completer;
 use expire::Places;
+use hand_over::{Calm, HandOver};
 use hands::Hands;
 use identity::Identity;
 use learn::Learner;
@@ -114,6 +117,8 @@ pub struct Tools {
     pub senders: Arc<Senders>,
     /// Asks for what is published of senders' domains.
     pub dns: Asker,
+    /// Commits outcomes, and offers mail that this process has accepted.
+    pub journal: Arc<Journal>,
 }
 
 /// What the tasks of one worker share.
@@ -133,7 +138,9 @@ struct Parts {
     hands: Hands,
     suspects: Suspects,
     completer: Completer,
+    journal: Arc<Journal>,
     pace: Arc<Pace>,
+    calm: Calm,
     permits: Permits,
     splits: Arc<Splits>,
     places: Places,
@@ -180,7 +187,7 @@ impl Worker {
         settings: Settings,
         wake: Arc<Notify>,
     ) -> Result<Self, DbError> {
-        let Tools { sender, poster, senders, dns } = tools;
+        let Tools { sender, poster, senders, dns, journal } = tools;
         let tasks = TaskTracker::new();
         let hands = Hands::new(settings.concurrency);
         let (pace, splits) = (Arc::new(Pace::default()), Arc::new(Splits::new(db.clone())));
@@ -195,10 +202,12 @@ impl Worker {
             known: Mutex::default(),
         };
         let parts = Parts {
-            completer: Completer::start(learner, &tasks),
+            completer: Completer::start(learner, journal.clone(), &tasks),
+            journal,
             policies: Policies::load(&db, settings.policy.clone(), clock.now()).await?,
             suspects: Suspects::new(settings.concurrency),
             pace,
+            calm: Calm::default(),
             permits: Permits::default(),
             splits,
             places: Places::default(),
@@ -243,25 +252,33 @@ impl Worker {
         });
         chores.close();
         let notifying = AbortOnDropHandle::new(tokio::spawn(notify::run(self.parts.clone(), stop.clone())));
+        // For as long as it runs, new mail is offered to it.
+        let taker: Arc<dyn Taker> = Arc::new(HandOver(self.parts.clone()));
+        self.parts.journal.enlist(Arc::downgrade(&taker));
         let mut memory = Memory::default();
         while !stop.is_cancelled() {
             let begun = tokio::time::Instant::now();
-            let pause = match claim::some(&self.parts, &mut memory).await {
+            let took = claim::some(&self.parts, &mut memory).await;
+            let pause = match &took {
                 Ok(Took::Rows) => {
                     tokio::time::sleep_until(begun + APART).await;
                     continue;
                 }
-                Ok(Took::Nothing) => memory.until_open(self.parts.clock.now()).map_or(POLL, |wait| wait.min(POLL)),
+                Ok(Took::Nothing | Took::All) => {
+                    memory.until_open(self.parts.clock.now()).map_or(POLL, |wait| wait.min(POLL))
+                }
                 Ok(Took::NoRoom) => FULL_POLL,
                 Err(error) => {
                     tracing::warn!(%error, "could not claim; trying again");
                     POLL
                 }
             };
+            // Nobody waits for a hand.
+            let is_idle = matches!(took, Ok(Took::All));
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = self.parts.wake.notified(), if pause != FULL_POLL => {}
-                () = self.parts.hands.freed() => {}
+                () = self.parts.hands.freed(), if !is_idle => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -282,9 +299,9 @@ impl Worker {
             let were_empty = self.parts.hands.are_empty();
             match Box::pin(claim::some(&self.parts, &mut memory)).await? {
                 Took::Rows => {}
-                Took::Nothing if were_empty => return Ok(()),
-                Took::Nothing if self.parts.hands.are_empty() => {}
-                Took::Nothing | Took::NoRoom => self.parts.hands.freed().await,
+                Took::Nothing | Took::All if were_empty => return Ok(()),
+                Took::Nothing | Took::All if self.parts.hands.are_empty() => {}
+                Took::Nothing | Took::All | Took::NoRoom => self.parts.hands.freed().await,
             }
         }
     }

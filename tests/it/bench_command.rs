@@ -55,13 +55,12 @@ async fn a_small_run_tells_every_figure_and_leaves_nothing() {
         "wal_bytes_per_mail",
         "service_rss_mib",
         "service_rss_idle_mib",
-        "idle_first_byte_p50_ms",
         "seconds",
     ] {
         assert!(told[figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure} is {}", told[figure]);
     }
-    // Of so few mails these may be less than a tick, or than a page.
-    for figure in ["cpu_us_sink", "cpu_us_generator", "disk_bytes_per_mail"] {
+    // Of so few mails these may be less than a tick, or than a page; and a mail may be on its way before its 202 is read.
+    for figure in ["idle_first_byte_p50_ms", "cpu_us_sink", "cpu_us_generator", "disk_bytes_per_mail"] {
         assert!(told[figure].as_f64().is_some_and(|figure| figure >= 0.0), "{figure} is {}", told[figure]);
     }
     let durable = told["machine"]["postgres_settings"].as_array().unwrap();

@@ -15,13 +15,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("smtp", &["domain"]),
     ("webhook", &["domain"]),
     ("db", &["domain"]),
-    ("accept", &["db", "mail", "domain"]),
+    ("journal", &["db", "domain"]),
+    ("accept", &["journal", "db", "mail", "domain"]),
     ("feedback", &["db", "mail", "domain"]),
-    ("worker", &["db", "smtp", "webhook", "mail", "domain"]),
+    ("worker", &["journal", "db", "smtp", "webhook", "mail", "domain"]),
     ("dev", &["db", "smtp", "domain"]),
     ("bench", &["dev", "db", "smtp", "domain"]),
     ("http", &["accept", "feedback", "db", "mail", "domain", "dev"]),
-    ("app", &["http", "accept", "feedback", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
+    ("app", &["http", "journal", "accept", "feedback", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
     ("cli", &["app", "bench", "http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
 ];
 const LEAVES: &[&str] = &["clock", "config", "dns", "telemetry"];

@@ -21,6 +21,7 @@ mod explain;
 mod fault_table;
 mod greylisted_then_delivered;
 mod hand_in;
+mod hand_over;
 mod idempotency;
 mod inbound_gate;
 mod keys;

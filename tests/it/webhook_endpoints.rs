@@ -10,6 +10,7 @@ use postrider::domain::retry::Policy;
 use postrider::domain::routing::{RouteName, RouteTable};
 use postrider::feedback::Feedback;
 use postrider::http::{self, Delivery, Settings, TargetCheck};
+use postrider::journal::Journal;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Row as _;
@@ -425,10 +426,12 @@ async fn what_is_not_there_is_not_found() {
 /// An API on the same database that asks `check` where webhooks may be.
 async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
     let tasks = TaskTracker::new();
+    let clock: postrider::clock::SharedClock = app.clock.clone();
     let acceptor = Acceptor::new(
         app.db.clone(),
-        app.clock.clone(),
+        clock.clone(),
         RouteTable::new(Vec::new(), RouteName::Mx),
+        Journal::start(&app.db, &clock),
         Arc::new(Notify::new()),
         &tasks,
     );
@@ -441,7 +444,6 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         policy: Policy::default(),
         lease: std::time::Duration::from_mins(1),
     };
-    let clock: postrider::clock::SharedClock = app.clock.clone();
     let settings = Settings {
         max_body: 1 << 20,
         max_inbound: 1 << 20,

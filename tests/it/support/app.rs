@@ -42,9 +42,16 @@ pub struct TestApp {
 pub struct TestAppBuilder {
     config: Config,
     is_direct: bool,
+    is_whole: bool,
 }
 
 impl TestAppBuilder {
+    /// API and worker in one process, both at work, as `postrider serve` has them. The worker that the test commands is another.
+    pub fn whole(mut self) -> Self {
+        self.is_whole = true;
+        self
+    }
+
     /// Changes the configuration.
     pub fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
@@ -83,7 +90,8 @@ impl TestAppBuilder {
             config.relay_url = Some(format!("smtp://{}?tls=none", smtp.address()).into());
         }
         let db = Db::new(&database.url, 8, config.database.timeout).unwrap();
-        let app = App::start(&config, Roles::Api, clock.clone(), None).await.unwrap();
+        let roles = if self.is_whole { Roles::All } else { Roles::Api };
+        let app = App::start(&config, roles, clock.clone(), None).await.unwrap();
         let worker = build_worker(&config, db.clone(), clock.clone(), app.wake()).await.unwrap();
         let key = make_key(&db, &*clock, &Scope::ALL, None).await;
         let api = Api::new(format!("http://{}", app.api_address().unwrap()), key);

@@ -1,0 +1,41 @@
+//! The transactions that mail goes through: what was accepted becomes ours, and what came of attempts becomes known, both with
+//! their events. Together where both are there: a transaction waits for the disk once, however much is in it, and all of
+//! them line up for their event numbers.
+
+use chrono::{DateTime, Utc};
+
+use super::intake::{self, Committed, Intake};
+use super::pool::Patience;
+use super::queue::{self, Finished};
+use super::{Db, DbError, events, lanes};
+
+/// What was committed.
+#[derive(Debug)]
+pub struct Done {
+    /// What became of each message.
+    pub accepted: Vec<Committed>,
+    /// How many of the outcomes counted: those whose lease another has taken change nothing.
+    pub counted: usize,
+}
+
+/// Commits messages and outcomes, all or nothing. No two messages may share an idempotency key.
+///
+/// Where there are both it waits for no lock longer than a second: neither must keep the other for long, and each is to be tried
+/// by itself then.
+pub async fn commit(db: &Db, accepted: &[Intake], over: &[Finished], now: DateTime<Utc>) -> Result<Done, DbError> {
+    let (name, patience) = match (accepted, over) {
+        ([], _) => ("queue.finish", Patience::Usual),
+        (_, []) => ("intake.commit", Patience::Usual),
+        _ => ("journal.commit", Patience::Short),
+    };
+    db.timed(name, async {
+        let mut tx = db.pool.begin_hot(patience).await?;
+        let stored = intake::store(&mut tx, accepted, now).await?;
+        let ended = queue::end(&mut tx, over, now).await?;
+        lanes::lower(&mut tx, stored.waiting.iter().copied().chain(ended.retries())).await?;
+        events::append(&mut tx, now, stored.events().chain(ended.events()).collect()).await?;
+        tx.commit().await?;
+        Ok(Done { accepted: stored.results, counted: ended.counted.len() })
+    })
+    .await
+}

@@ -1,0 +1,181 @@
+//! New mail that this process has accepted, sent without a claim: the transaction that makes it ours leases it to us, and we have
+//! it in memory already.
+//!
+//! Only while nothing waits that could go: what is older goes first, and the division of the hands ([`super::rooms`]) is
+//! made between all that waits. So the first mails after a rest are claimed, and so is everything while hands are short.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::mail::{Loaded, Mail};
+use super::rooms::{self, Situation};
+use super::{Parts, claim};
+use crate::db::DbError;
+use crate::db::drafts::Stored;
+use crate::db::intake::Intake;
+use crate::db::lanes::ReadyLane;
+use crate::db::queue::Claimed;
+use crate::domain::id::RecipientId;
+use crate::journal::{Settled, Taker};
+
+/// Lanes remembered; with more in use the memory starts anew.
+const LANES: usize = 8_192;
+
+/// What a claim tells of when mail may be handed over.
+#[derive(Debug, Default)]
+pub(super) struct Calm {
+    /// Whether the last claim took all that could go.
+    is_calm: AtomicBool,
+    /// Lanes as they were when last claimed from.
+    lanes: Mutex<HashMap<i64, Arc<ReadyLane>>>,
+}
+
+impl Calm {
+    /// Lanes that have been claimed from.
+    pub(super) fn remember(&self, ready: &[Arc<ReadyLane>]) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        if lanes.len() + ready.len() > LANES {
+            lanes.clear();
+        }
+        lanes.extend(ready.iter().map(|lane| (lane.id, lane.clone())));
+    }
+
+    /// Whether a claim that begins now would find nothing that is older than what comes now.
+    pub(super) fn set(&self, is_calm: bool) {
+        self.is_calm.store(is_calm, Ordering::Relaxed);
+    }
+
+    /// Whether the last claim took all that could go.
+    pub(super) fn is_calm(&self) -> bool {
+        self.is_calm.load(Ordering::Relaxed)
+    }
+
+    fn lanes(&self, ids: impl Iterator<Item = i64>) -> HashMap<i64, Arc<ReadyLane>> {
+        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.filter_map(|id| Some((id, lanes.get(&id)?.clone()))).collect()
+    }
+}
+
+/// Takes new mail for a worker that runs.
+#[derive(Debug)]
+pub(super) struct HandOver(pub Arc<Parts>);
+
+impl Taker for HandOver {
+    fn offer(&self, group: &mut [Intake], now: DateTime<Utc>) {
+        let parts = &self.0;
+        if parts.closing.is_cancelled() || !parts.calm.is_calm() {
+            return;
+        }
+        let Some(worker) = parts.identity.current() else { return };
+        let ids = group.iter().flat_map(|intake| intake.lanes.iter().copied());
+        let mut lanes = parts.calm.lanes(ids);
+        let left = parts.pace.left(now);
+        lanes.retain(|id, lane| !lane.is_limited() && lane.blocked_since.is_none() && !left.contains(id));
+        if lanes.is_empty() {
+            return;
+        }
+        let lanes: Vec<Arc<ReadyLane>> = lanes.into_values().collect();
+        let mut room = room(parts, &lanes, now);
+        let mut taken = Vec::new();
+        for intake in group {
+            if intake.due_at() <= now && take_room(&mut room, &intake.lanes) {
+                intake.taker = Some(worker);
+                let lanes = intake.message.recipients.iter().zip(&intake.lanes);
+                taken.extend(lanes.map(|(recipient, lane)| claimed(intake, recipient.id.0, *lane, worker)));
+            }
+        }
+        // Before the commit: what is leased and not in hand counts as lost (`recover`).
+        parts.hands.take(taken, &lanes);
+    }
+
+    fn settle(&self, offered: Vec<Settled>) {
+        let parts = &self.0;
+        let (mut mails, mut lost) = (Vec::new(), Vec::new());
+        for Settled { intake, taken, unsubscribe } in offered {
+            let Some(worker) = intake.taker else { continue };
+            let lanes = intake.message.recipients.iter().zip(&intake.lanes);
+            let (ours, others): (Vec<_>, Vec<_>) =
+                lanes.map(|(recipient, lane)| (recipient.id, *lane)).partition(|(id, _)| taken.contains(id));
+            let row = |(id, lane): (RecipientId, i64)| claimed(&intake, id.0, lane, worker);
+            lost.extend(others.into_iter().map(row));
+            let ours: Vec<Claimed> = ours.into_iter().map(row).collect();
+            if !ours.is_empty() {
+                mails.push(Mail { message: Stored::of_new(intake.tenant, intake.message, unsubscribe), claimed: ours });
+            }
+        }
+        if !lost.is_empty() {
+            // Something waits that could not be handed over: a claim has to see what it is.
+            parts.calm.set(false);
+            parts.hands.let_go(lost.iter());
+        }
+        if !mails.is_empty() {
+            let starting = parts.clone();
+            parts.tasks.spawn(async move { claim::start(&starting, Loaded { mails, orphans: Vec::new() }).await });
+        }
+    }
+
+    fn suspect(&self, error: &DbError) {
+        self.0.suspect(error);
+    }
+}
+
+/// How many recipients of each of these lanes may be taken now, as a claim would.
+fn room(parts: &Parts, lanes: &[Arc<ReadyLane>], now: DateTime<Utc>) -> HashMap<i64, usize> {
+    let in_hand = parts.hands.by_lane();
+    let known = lanes.iter().map(|lane| lane.id).chain(in_hand.keys().copied());
+    let situation = Situation {
+        capacity: parts.settings.concurrency,
+        free: parts.hands.free(),
+        connections: parts.settings.connections,
+        recent: &parts.pace.of(known, now),
+        in_hand: &in_hand,
+    };
+    rooms::divide(lanes, &situation).into_iter().map(|(lane, rows)| (lane.id, rows)).collect()
+}
+
+/// Takes a place for each recipient of a message, or none.
+fn take_room(room: &mut HashMap<i64, usize>, lanes: &[i64]) -> bool {
+    let wanted = |id: i64| lanes.iter().filter(|lane| **lane == id).count();
+    if lanes.iter().any(|lane| room.get(lane).is_none_or(|left| *left < wanted(*lane))) {
+        return false;
+    }
+    for lane in lanes {
+        if let Some(left) = room.get_mut(lane) {
+            *left -= 1;
+        }
+    }
+    true
+}
+
+/// A row as its first claim would answer it.
+fn claimed(intake: &Intake, recipient: Uuid, lane: i64, worker: Uuid) -> Claimed {
+    Claimed {
+        message_id: intake.message.id.0,
+        recipient_id: recipient,
+        tenant_id: intake.tenant.0,
+        lane_id: lane,
+        attempts: 0,
+        crashes: 0,
+        first_due_at: intake.due_at(),
+        lease: worker,
+        claims: 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_a_place_for_each_of_its_recipients_or_none() {
+        let mut room = HashMap::from([(1, 3), (2, 1)]);
+        assert!(!take_room(&mut room, &[2, 2]) && !take_room(&mut room, &[1, 3]));
+        assert!(take_room(&mut room, &[1, 1, 2]));
+        assert_eq!(room, HashMap::from([(1, 1), (2, 0)]));
+        assert!(!take_room(&mut room, &[1, 2]) && take_room(&mut room, &[1]) && !take_room(&mut room, &[1]));
+    }
+}

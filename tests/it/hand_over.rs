@@ -1,0 +1,196 @@
+//! Mail that a process accepts and sends itself: leased by the transaction that makes it ours, and sent without a claim.
+//! Only what could be claimed at once, and what nothing older waits before.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::Row as _;
+
+use crate::support::app::TestApp;
+use crate::support::client::{Sent, message};
+
+/// A process at work that has delivered something: until then it has not seen the lane.
+async fn at_work(change: impl FnOnce(&mut postrider::config::Config)) -> TestApp {
+    let app = TestApp::builder().config(change).whole().start().await;
+    let first = app.send(json!({})).await;
+    is(&app, &first, "relayed").await;
+    rested(&app).await;
+    app
+}
+
+async fn is(app: &TestApp, mail: &Sent, status: &str) {
+    let reached = async {
+        while app.status(&mail.id).await != status {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reached).await.unwrap_or_else(|_| panic!("{} {status}", mail.id));
+}
+
+/// Waits until no lane counts as ready before its time: the last claim has found that it took all there was.
+async fn rested(app: &TestApp) {
+    let mut connection = app.database.connect().await;
+    let rest = async {
+        loop {
+            let ready =
+                "SELECT count(*) FROM lanes WHERE ready_at < (SELECT coalesce(min(due_at), 'infinity') FROM queue)";
+            if sqlx::query(ready).fetch_one(&mut connection).await.unwrap().get::<i64, _>(0) == 0 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), rest).await.expect("the lanes rest");
+}
+
+/// Whether the message's rows are leased by the transaction that stored it; none where they have left.
+async fn handed_over(app: &TestApp, mail: &Sent) -> Vec<bool> {
+    let rows = sqlx::query(
+        "SELECT q.lease IS NOT NULL AND q.xmin = m.xmin FROM messages m JOIN queue q ON q.message_id = m.id
+         WHERE 'msg_' || replace(m.id::text, '-', '') = $1 ORDER BY q.recipient_id",
+    )
+    .bind(&mail.id)
+    .fetch_all(&mut app.database.connect().await)
+    .await
+    .unwrap();
+    rows.into_iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn new_mail_is_leased_as_it_is_committed_and_sent_as_it_would_be_loaded() {
+    let app = at_work(|_| {}).await;
+    let gate = app.smtp.dot().stalls();
+    let mail = app
+        .send(json!({
+            "from": "Ann Å <ann@acme.test>", "to": ["Bob <bob@example.test>", "cy@example.test"], "cc": ["dan@example.test"],
+            "bcc": ["eve@example.test"], "reply_to": ["desk@acme.test"], "subject": "Grüße", "text": "hello", "html": "<p>hello</p>",
+            "headers": {"X-Order": "12"},
+            "attachments": [{"filename": "a.txt", "content_type": "text/plain", "content": "aGVsbG8="}],
+        }))
+        .await;
+    gate.reached().await;
+    assert_eq!(handed_over(&app, &mail).await, [true; 4]);
+    assert_eq!(app.status(&mail.id).await, "sending");
+    gate.open();
+    is(&app, &mail, "relayed").await;
+    let received = app.smtp.mails().pop().unwrap();
+    assert_eq!(received.to.len(), 4);
+    let raw = app.get(&format!("/v1/messages/{}/raw", mail.id)).await;
+    assert_eq!(received.raw, raw.octets);
+    assert_eq!(app.events(&mail.id).await[0], "accepted");
+}
+
+#[tokio::test]
+async fn what_is_to_wait_is_not_handed_over() {
+    let app = at_work(|_| {}).await;
+    let later = app.send(json!({"scheduled_at": "2026-11-24T00:00:00Z"})).await;
+    assert_eq!(handed_over(&app, &later).await, [false]);
+
+    app.sql("UPDATE streams SET paused_at = now()").await;
+    let paused = app.send(json!({})).await;
+    assert_eq!(handed_over(&app, &paused).await, [false]);
+    assert_eq!(app.status(&paused.id).await, "queued");
+    app.sql("UPDATE streams SET paused_at = NULL").await;
+    is(&app, &paused, "relayed").await;
+
+    app.patch("/v1/streams/transactional", &json!({"rate": 1000})).await;
+    rested(&app).await;
+    let gate = app.smtp.dot().stalls();
+    let limited = app.send(json!({})).await;
+    gate.reached().await;
+    assert_eq!(handed_over(&app, &limited).await, [false], "a claim has to ask the limit");
+    gate.open();
+    is(&app, &limited, "relayed").await;
+    app.post(&format!("/v1/messages/{}/cancel", later.id), &json!({})).await;
+}
+
+#[tokio::test]
+async fn what_there_is_no_hand_for_waits_its_turn() {
+    let app = at_work(|config| config.delivery.concurrency = 1).await;
+    let gate = app.smtp.dot().stalls();
+    let first = app.send(json!({})).await;
+    gate.reached().await;
+    let second = app.send(json!({})).await;
+    let third = app.send(json!({})).await;
+    assert_eq!((handed_over(&app, &second).await, handed_over(&app, &third).await), (vec![false], vec![false]));
+    gate.open();
+    for mail in [&first, &second, &third] {
+        is(&app, mail, "relayed").await;
+    }
+    assert_eq!(app.smtp.mails().len(), 4, "each once");
+}
+
+#[tokio::test]
+async fn of_a_message_only_those_are_taken_who_get_something() {
+    let app = at_work(|_| {}).await;
+    app.post("/v1/suppressions", &json!({"address": "bob@example.test", "reason": "manual"})).await;
+    let mail = app.send(json!({"to": ["ann@example.test", "bob@example.test"]})).await;
+    app.smtp.received(2).await;
+    while app.states(&mail.id).await.contains(&"sending".to_owned()) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(app.states(&mail.id).await, ["relayed", "suppressed"]);
+    assert_eq!(app.smtp.mails().pop().unwrap().to, ["ann@example.test"]);
+}
+
+/// Accepting and finishing share transactions; neither suffers for the other.
+#[tokio::test]
+async fn outcomes_that_postgres_refuses_or_somebody_has_locked_keep_no_new_mail_from_being_accepted() {
+    let app = at_work(|_| {}).await;
+    app.sql(
+        "CREATE FUNCTION hinder() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF NEW.address LIKE 'bad%' AND NEW.response_text NOT LIKE 'the reply could not be recorded%' THEN
+                 RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation';
+             END IF;
+             IF NEW.address LIKE 'locked%' THEN PERFORM pg_advisory_xact_lock(1); END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER hinder BEFORE UPDATE ON recipients FOR EACH ROW EXECUTE FUNCTION hinder()",
+    )
+    .await;
+    let mut lock = app.database.connect().await;
+    sqlx::raw_sql("SELECT pg_advisory_lock(1)").execute(&mut lock).await.unwrap();
+    let locked = app.send(json!({"to": "locked@example.test"})).await;
+    for _ in 0..5 {
+        let bad = app.send(json!({"to": "bad@example.test"})).await;
+        let others = futures_util::future::join_all((0..20).map(|_| app.send(json!({})))).await;
+        for mail in others.iter().chain([&bad]) {
+            is(&app, mail, "relayed").await;
+        }
+    }
+    assert_eq!(app.status(&locked.id).await, "sending", "or it would be sent again");
+    sqlx::raw_sql("SELECT pg_advisory_unlock(1)").execute(&mut lock).await.unwrap();
+    is(&app, &locked, "relayed").await;
+    assert_eq!(app.smtp.mails().len(), 107, "each once");
+}
+
+/// And what Postgres refuses to accept keeps no outcome from being recorded.
+#[tokio::test]
+async fn a_message_that_postgres_refuses_keeps_no_outcome_from_being_recorded() {
+    let app = at_work(|_| {}).await;
+    app.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON messages FOR EACH ROW WHEN (NEW.subject = 'bad') EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let send = |n: usize| {
+        let app = &app;
+        async move {
+            let fields = json!({"subject": if n.is_multiple_of(4) { "bad" } else { "good" }});
+            let answer = app.request(Method::POST, "/v1/messages").json(&message(fields)).send().await.unwrap();
+            (n.is_multiple_of(4), answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+        }
+    };
+    let answers = futures_util::future::join_all((0..40).map(send)).await;
+    for (is_bad, status, body) in answers {
+        assert_eq!(status, if is_bad { 500 } else { 202 }, "{body}");
+        if !is_bad {
+            let mail = Sent { id: body["id"].as_str().unwrap().to_owned(), body };
+            is(&app, &mail, "relayed").await;
+        }
+    }
+    assert_eq!(app.smtp.mails().len(), 31);
+}
