@@ -1,23 +1,23 @@
 //! What makes messages ours: content, message, recipients and queue of a whole group of requests at once. When the transaction
 //! ([`super::journal`]) has committed, their senders get 202.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod rows;
+
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::columns;
 use super::events::NewEvent;
 use super::lanes::Lowered;
 use super::suppressions::{self, Addressed};
 use crate::domain::event::EventType;
 use crate::domain::id::{MessageId, RecipientId, TenantId};
-use crate::domain::message::{NewMessage, NewRecipient};
+use crate::domain::message::NewMessage;
 use crate::domain::outcome::Outcome;
 use crate::domain::suppression::AddressKey;
-use crate::domain::unsubscribe;
+use rows::{Contents, Messages, Queue, Recipients};
 
 /// One message to commit.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub enum Committed {
     New {
         /// Those of its recipients who get nothing.
         suppressed: Vec<RecipientId>,
-        /// Those who are leased to the taker, as by a first claim. The others wait.
+        /// Those who are leased to the taker, as by a claim before the first. The others wait.
         taken: Vec<RecipientId>,
         /// Whether it carries a link to unsubscribe by.
         unsubscribe: bool,
@@ -95,17 +95,14 @@ pub(super) async fn store<'a>(
         return Ok(stored);
     }
     stored.suppressed = suppressed(connection, &stored.fresh).await?;
-    insert_contents(connection, &stored.fresh).await?;
-    let linked = insert_messages(connection, &stored.fresh).await?;
-    insert_recipients(connection, &stored.fresh, &stored.suppressed).await?;
-    let leased = insert_queue(connection, &stored.fresh, &stored.suppressed, now).await?;
+    let marked = insert(connection, &stored.fresh, &stored.suppressed, now).await?;
     for (intake, result) in group.iter().zip(&mut stored.results) {
         if let Committed::New { suppressed, taken, unsubscribe } = result {
-            *unsubscribe = linked.contains(&intake.message.id.0);
+            *unsubscribe = marked.contains(&intake.message.id.0);
             for (recipient, lane) in intake.message.recipients.iter().zip(&intake.lanes) {
                 if stored.suppressed.contains_key(&recipient.id) {
                     suppressed.push(recipient.id);
-                } else if leased.contains(&recipient.id.0) {
+                } else if marked.contains(&recipient.id.0) {
                     taken.push(recipient.id);
                 } else {
                     stored.waiting.push(Lowered { lane: *lane, due_at: intake.due_at() });
@@ -186,193 +183,109 @@ async fn suppressed(connection: &mut PgConnection, group: &[&Intake]) -> Result<
     Ok(found.into_iter().filter_map(|(place, entry)| Some((*ids.get(place)?, entry.outcome()))).collect())
 }
 
-async fn insert_contents(connection: &mut PgConnection, group: &[&Intake]) -> Result<(), sqlx::Error> {
-    let ids: Vec<Uuid> = group.iter().map(|i| i.message.id.0).collect();
-    let tenants: Vec<Uuid> = group.iter().map(|i| i.tenant.0).collect();
-    let texts: Vec<Option<&str>> = group.iter().map(|i| i.message.content.text.as_deref()).collect();
-    let htmls: Vec<Option<&str>> = group.iter().map(|i| i.message.content.html.as_deref()).collect();
-    let headers: Vec<Value> = group.iter().map(|i| columns::headers(&i.message)).collect();
-    let attachments: Vec<Value> = group.iter().map(|i| columns::attachments(&i.message)).collect();
-    sqlx::query!(
-        "INSERT INTO contents (id, tenant_id, text, html, headers, attachments)
-         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[])",
-        &ids,
-        &tenants,
-        &texts as _,
-        &htmls as _,
-        &headers,
-        &attachments
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Answers the messages that carry a link to unsubscribe by.
-async fn insert_messages(connection: &mut PgConnection, group: &[&Intake]) -> Result<HashSet<Uuid>, sqlx::Error> {
-    let messages = || group.iter().map(|intake| &intake.message);
-    let ids: Vec<Uuid> = messages().map(|m| m.id.0).collect();
-    let tenants: Vec<Uuid> = group.iter().map(|i| i.tenant.0).collect();
-    let created: Vec<DateTime<Utc>> = messages().map(|m| m.created_at).collect();
-    let streams: Vec<&str> = messages().map(|m| m.stream.as_str()).collect();
-    let from_addresses: Vec<String> = messages().map(|m| m.from.address.to_string()).collect();
-    let from_names: Vec<Option<&str>> = messages().map(|m| m.from.name.as_deref()).collect();
-    let reply_to: Vec<Value> = messages().map(|m| columns::reply_to(&m.reply_to)).collect();
-    let subjects: Vec<&str> = messages().map(|m| m.subject.as_str()).collect();
-    let tags: Vec<Value> = messages().map(|m| json!(m.tags)).collect();
-    let metadata: Vec<Value> = messages().map(|m| json!(m.metadata)).collect();
-    let scheduled: Vec<Option<DateTime<Utc>>> = messages().map(|m| m.scheduled_at).collect();
-    let expires: Vec<Option<DateTime<Utc>>> = messages().map(|m| m.expires_at).collect();
-    let on_uncertain: Vec<&str> = messages().map(|m| m.on_uncertain.as_str()).collect();
-    let sizes: Vec<i64> = messages().map(|m| i64::try_from(m.size()).unwrap_or(i64::MAX)).collect();
-    let ignore: Vec<bool> = messages().map(|m| m.ignore_suppression).collect();
-    // A link is for one recipient: with several, each would need a mail of its own.
-    let may_carry: Vec<bool> =
-        messages().map(|m| m.recipients.len() == 1 && !unsubscribe::is_in(&m.content.headers)).collect();
-    let rows = sqlx::query!(
-        r#"INSERT INTO messages (id, content_id, tenant_id, created_at, stream, from_address, from_name, reply_to,
-                               subject, tags, metadata, scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
-                               unsubscribe)
-         SELECT id, id, u.tenant_id, u.created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
-                scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
-                u.may_carry AND coalesce(s.unsubscribe, false)
-         FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::jsonb[],
-                     $8::text[], $9::jsonb[], $10::jsonb[], $11::timestamptz[], $12::timestamptz[], $13::text[],
-                     $14::bigint[], $15::boolean[], $16::boolean[])
-              AS u (id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
-                    scheduled_at, expires_at, on_uncertain, size, ignore_suppression, may_carry)
-         LEFT JOIN streams s ON s.tenant_id = u.tenant_id AND s.name = u.stream
-         RETURNING id, unsubscribe"#,
-        &ids,
-        &tenants,
-        &created,
-        &streams as _,
-        &from_addresses,
-        &from_names as _,
-        &reply_to,
-        &subjects as _,
-        &tags,
-        &metadata,
-        &scheduled as _,
-        &expires as _,
-        &on_uncertain as _,
-        &sizes,
-        &ignore,
-        &may_carry
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows.into_iter().filter(|row| row.unsubscribe).map(|row| row.id).collect())
-}
-
-async fn insert_recipients(
-    connection: &mut PgConnection,
-    group: &[&Intake],
-    suppressed: &Suppressed,
-) -> Result<(), sqlx::Error> {
-    let rows: Vec<_> = group
-        .iter()
-        .flat_map(|intake| (0i16..).zip(&intake.message.recipients).map(move |(n, recipient)| (*intake, n, recipient)))
-        .collect();
-    let messages: Vec<Uuid> = rows.iter().map(|(intake, ..)| intake.message.id.0).collect();
-    let tenants: Vec<Uuid> = rows.iter().map(|(intake, ..)| intake.tenant.0).collect();
-    let positions: Vec<i16> = rows.iter().map(|(_, position, _)| *position).collect();
-    let ids: Vec<Uuid> = rows.iter().map(|(.., recipient)| recipient.id.0).collect();
-    let kinds: Vec<&str> = rows.iter().map(|(.., recipient)| recipient.kind.as_str()).collect();
-    let addresses: Vec<String> = rows.iter().map(|(.., recipient)| recipient.mailbox.address.to_string()).collect();
-    let names: Vec<Option<&str>> = rows.iter().map(|(.., recipient)| recipient.mailbox.name.as_deref()).collect();
-    let ended = |recipient: &NewRecipient| suppressed.get(&recipient.id);
-    let words: Vec<Option<&str>> = rows.iter().map(|(.., r)| ended(r).map(|outcome| &*outcome.reply.text)).collect();
-    let finished: Vec<Option<DateTime<Utc>>> =
-        rows.iter().map(|(intake, _, r)| ended(r).map(|_| intake.message.created_at)).collect();
-    sqlx::query!(
-        "INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, name, status, finished_at,
-                                 response_text)
-         SELECT message_id, id, tenant_id, position, kind, address, name,
-                CASE WHEN finished_at IS NULL THEN 'queued' ELSE 'suppressed' END, finished_at, words
-         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::smallint[], $5::text[], $6::text[], $7::text[],
-                     $8::timestamptz[], $9::text[])
-              AS u (message_id, id, tenant_id, position, kind, address, name, finished_at, words)",
-        &messages,
-        &ids,
-        &tenants,
-        &positions,
-        &kinds as _,
-        &addresses,
-        &names as _,
-        &finished as _,
-        &words as _
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Answers the recipients that are leased to their takers: those whose lane is open, has no limit that a claim would have to
-/// ask, and nothing that is due and waits. Nobody takes for a worker that has been declared dead.
-async fn insert_queue(
+/// Writes all rows at once: each statement costs a way to the server and back. Answers the messages that carry a link to
+/// unsubscribe by, and the recipients that are leased to their takers: those whose lane is open, has no limit that a claim would
+/// have to ask, and nothing that is due and waits. Nobody takes for a worker that has been declared dead.
+async fn insert(
     connection: &mut PgConnection,
     group: &[&Intake],
     suppressed: &Suppressed,
     now: DateTime<Utc>,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
-    let rows: Vec<_> = group
-        .iter()
-        .flat_map(|intake| {
-            intake.message.recipients.iter().zip(&intake.lanes).map(move |(r, lane)| (*intake, r, *lane))
-        })
-        .filter(|(_, recipient, _)| !suppressed.contains_key(&recipient.id))
-        .collect();
-    if rows.is_empty() {
-        return Ok(HashSet::new());
-    }
-    let messages: Vec<Uuid> = rows.iter().map(|(intake, ..)| intake.message.id.0).collect();
-    let recipients: Vec<Uuid> = rows.iter().map(|(_, recipient, _)| recipient.id.0).collect();
-    let tenants: Vec<Uuid> = rows.iter().map(|(intake, ..)| intake.tenant.0).collect();
-    let lanes: Vec<i64> = rows.iter().map(|(.., lane)| *lane).collect();
-    let due: Vec<DateTime<Utc>> = rows.iter().map(|(intake, ..)| intake.due_at()).collect();
-    let expires: Vec<Option<DateTime<Utc>>> = rows.iter().map(|(intake, ..)| intake.message.expires_at).collect();
-    let takers: Vec<Option<Uuid>> = rows.iter().map(|(intake, ..)| intake.taker).collect();
-    let offered: BTreeSet<(Uuid, i64)> =
-        rows.iter().filter_map(|(intake, _, lane)| Some((intake.taker?, *lane))).collect();
-    let (workers, wanted): (Vec<Uuid>, Vec<i64>) = offered.into_iter().unzip();
+    let (contents, messages) = (Contents::of(group), Messages::of(group));
+    let (recipients, queue) = (Recipients::of(group, suppressed), Queue::of(group, suppressed));
     // The newest version of a lane, found at the end of the index, as in lower_lanes.
-    let leased = sqlx::query_scalar!(
-        r#"WITH alive AS MATERIALIZED (SELECT id FROM workers WHERE id = ANY ($8) FOR KEY SHARE),
+    let marked = sqlx::query_scalar!(
+        r#"WITH content AS (
+               INSERT INTO contents (id, tenant_id, text, html, headers, attachments)
+               SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[])),
+           message AS (
+               INSERT INTO messages (id, content_id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject,
+                                     tags, metadata, scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
+                                     unsubscribe)
+               SELECT id, id, u.tenant_id, u.created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
+                      scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
+                      u.may_carry AND coalesce(s.unsubscribe, false)
+               FROM unnest($1::uuid[], $2::uuid[], $7::timestamptz[], $8::text[], $9::text[], $10::text[], $11::jsonb[],
+                           $12::text[], $13::jsonb[], $14::jsonb[], $15::timestamptz[], $16::timestamptz[], $17::text[],
+                           $18::bigint[], $19::boolean[], $20::boolean[])
+                    AS u (id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
+                          scheduled_at, expires_at, on_uncertain, size, ignore_suppression, may_carry)
+               LEFT JOIN streams s ON s.tenant_id = u.tenant_id AND s.name = u.stream
+               RETURNING id, unsubscribe),
+           recipient AS (
+               INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, name, status, finished_at,
+                                       response_text)
+               SELECT message_id, id, tenant_id, position, kind, address, name,
+                      CASE WHEN finished_at IS NULL THEN 'queued' ELSE 'suppressed' END, finished_at, words
+               FROM unnest($21::uuid[], $22::uuid[], $23::uuid[], $24::smallint[], $25::text[], $26::text[], $27::text[],
+                           $28::timestamptz[], $29::text[])
+                    AS u (message_id, id, tenant_id, position, kind, address, name, finished_at, words)),
+           alive AS MATERIALIZED (SELECT id FROM workers WHERE id = ANY ($37) FOR KEY SHARE),
            free AS MATERIALIZED (
                SELECT alive.id AS worker_id, l.id AS lane_id
-               FROM unnest($8::uuid[], $9::bigint[]) AS offer (worker_id, lane_id)
+               FROM unnest($37::uuid[], $38::bigint[]) AS offer (worker_id, lane_id)
                JOIN alive ON alive.id = offer.worker_id
                CROSS JOIN LATERAL (
                    SELECT * FROM lanes WHERE id >= offer.lane_id AND id <= offer.lane_id ORDER BY id DESC LIMIT 1) l
                JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
-               WHERE l.ready_at > $10 AND l.open_at <= $10 AND s.open_at <= $10
+               WHERE l.ready_at > $39 AND l.open_at <= $39 AND s.open_at <= $39
                  AND l.paused_at IS NULL AND s.paused_at IS NULL AND l.blocked_since IS NULL
                  AND l.rate IS NULL AND l.learned_rate IS NULL AND l.connections IS NULL
                  AND s.rate IS NULL AND s.concurrency IS NULL),
-           added AS (
-               INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, expires_at, lease, claims)
-               SELECT u.message_id, u.recipient_id, u.tenant_id, u.lane_id, u.due_at, u.due_at, u.expires_at, free.worker_id,
-                      CASE WHEN free.worker_id IS NULL THEN 0 ELSE 1 END
-               FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::timestamptz[], $6::timestamptz[], $7::uuid[])
+           queued AS (
+               INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, expires_at, lease)
+               SELECT u.message_id, u.recipient_id, u.tenant_id, u.lane_id, u.due_at, u.due_at, u.expires_at, free.worker_id
+               FROM unnest($30::uuid[], $31::uuid[], $32::uuid[], $33::bigint[], $34::timestamptz[], $35::timestamptz[],
+                           $36::uuid[])
                     AS u (message_id, recipient_id, tenant_id, lane_id, due_at, expires_at, taker)
                LEFT JOIN free ON free.worker_id = u.taker AND free.lane_id = u.lane_id
                RETURNING recipient_id, lease)
-           SELECT recipient_id FROM added WHERE lease IS NOT NULL"#,
-        &messages,
-        &recipients,
-        &tenants,
-        &lanes,
-        &due,
-        &expires as _,
-        &takers as _,
-        &workers,
-        &wanted,
+           SELECT recipient_id AS "id!" FROM queued WHERE lease IS NOT NULL
+           UNION ALL SELECT id FROM message WHERE unsubscribe"#,
+        &contents.ids,
+        &contents.tenants,
+        &contents.texts as _,
+        &contents.htmls as _,
+        &contents.headers,
+        &contents.attachments,
+        &messages.created,
+        &messages.streams as _,
+        &messages.from_addresses,
+        &messages.from_names as _,
+        &messages.reply_to,
+        &messages.subjects as _,
+        &messages.tags,
+        &messages.metadata,
+        &messages.scheduled as _,
+        &messages.expires as _,
+        &messages.on_uncertain as _,
+        &messages.sizes,
+        &messages.ignore_suppression,
+        &messages.may_carry_link,
+        &recipients.messages,
+        &recipients.ids,
+        &recipients.tenants,
+        &recipients.positions,
+        &recipients.kinds as _,
+        &recipients.addresses,
+        &recipients.names as _,
+        &recipients.finished as _,
+        &recipients.words as _,
+        &queue.messages,
+        &queue.recipients,
+        &queue.tenants,
+        &queue.lanes,
+        &queue.due,
+        &queue.expires as _,
+        &queue.takers as _,
+        &queue.offering,
+        &queue.offered,
         now
     )
     .fetch_all(connection)
     .await?;
-    Ok(leased.into_iter().collect())
+    Ok(marked.into_iter().collect())
 }
 
 /// That it was accepted, and who of it gets nothing.

@@ -5,7 +5,6 @@
 use chrono::{DateTime, Utc};
 
 use super::intake::{self, Committed, Intake};
-use super::pool::Patience;
 use super::queue::{self, Finished};
 use super::{Db, DbError, events, lanes};
 
@@ -23,13 +22,13 @@ pub struct Done {
 /// Where there are both it waits for no lock longer than a second: neither must keep the other for long, and each is to be tried
 /// by itself then.
 pub async fn commit(db: &Db, accepted: &[Intake], over: &[Finished], now: DateTime<Utc>) -> Result<Done, DbError> {
-    let (name, patience) = match (accepted, over) {
-        ([], _) => ("queue.finish", Patience::Usual),
-        (_, []) => ("intake.commit", Patience::Usual),
-        _ => ("journal.commit", Patience::Short),
+    let (name, begin) = match (accepted, over) {
+        ([], _) => ("queue.finish", "BEGIN"),
+        (_, []) => ("intake.commit", "BEGIN"),
+        _ => ("journal.commit", "BEGIN; SET LOCAL lock_timeout = '1s'"),
     };
     db.timed(name, async {
-        let mut tx = db.pool.begin_hot(patience).await?;
+        let mut tx = db.pool.hot().begin_with(begin).await?;
         let stored = intake::store(&mut tx, accepted, now).await?;
         let ended = queue::end(&mut tx, over, now).await?;
         lanes::lower(&mut tx, stored.waiting.iter().copied().chain(ended.retries())).await?;

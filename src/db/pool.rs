@@ -20,15 +20,6 @@ const SETTLES: Duration = Duration::from_secs(1);
 /// How long what still runs in a pool that was left behind may take: longer than any call.
 const LAST_CALLS: Duration = Duration::from_mins(3);
 
-/// How long a transaction may wait for a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Patience {
-    /// As long as a call may take.
-    Usual,
-    /// A second: what it is about is tried again in parts.
-    Short,
-}
-
 /// The pool of the moment; statements run on it as they do on sqlx's own.
 #[derive(Debug, Clone)]
 pub(super) struct Pool(Arc<Inner>);
@@ -43,26 +34,51 @@ struct Inner {
 #[derive(Debug)]
 struct Current {
     pool: PgPool,
+    hot: PgPool,
     since: Instant,
+}
+
+/// Connections for the hot path, of all that there may be: the two writers of the journal, or a claim with its look-ups.
+const HOT: u32 = 4;
+
+impl Current {
+    async fn close(&self) {
+        tokio::join!(self.pool.close(), self.hot.close());
+    }
+}
+
+impl Inner {
+    fn open(&self) -> Current {
+        let all = self.options.get_max_connections();
+        let hot = HOT.min(all / 2).max(1);
+        // A kept plan knows nothing of how much there is: see `Pool::hot`.
+        let kept = self.connection.clone().options([
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+        ]);
+        let pool = self.options.clone().max_connections((all - hot).max(1)).connect_lazy_with(self.connection.clone());
+        let hot = self.options.clone().max_connections(hot).connect_lazy_with(kept);
+        Current { pool, hot, since: Instant::now() }
+    }
 }
 
 impl Pool {
     /// Opens nothing yet.
     pub(super) fn new(connection: PgConnectOptions, options: PgPoolOptions) -> Self {
-        let current = Current { pool: options.clone().connect_lazy_with(connection.clone()), since: Instant::now() };
-        Self(Arc::new(Inner { connection, options, current: RwLock::new(current) }))
+        let pool = options.clone().connect_lazy_with(connection.clone());
+        let current = Current { hot: pool.clone(), pool, since: Instant::now() };
+        let inner = Inner { connection, options, current: RwLock::new(current) };
+        let current = inner.open();
+        Self(Arc::new(Inner { current: RwLock::new(current), ..inner }))
     }
 
     fn current(&self) -> PgPool {
         self.0.current.read().unwrap_or_else(PoisonError::into_inner).pool.clone()
     }
 
-    /// Begins a transaction.
-    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, Error> {
-        self.current().begin().await
-    }
-
-    /// Begins a transaction of the hot path: with each mail the same few statements. Their plans are kept, since planning took a
+    /// Connections for the hot path: with each mail the same few statements. Their plans are kept, since planning took a
     /// third of their time. A kept plan knows nothing of how much there is, and each week's partitions begin without
     /// statistics: so every row is to be found by its key (Postgres would rather read the whole week than look up a hundred of
     /// them, 25 ms a batch after three minutes' mail).
@@ -70,17 +86,13 @@ impl Pool {
     /// A join of a list with a table is to say `key = ANY (ARRAY[list.key])` of the first column of the table's key. With `=` the
     /// index could be read from end to end in that column's order, which looks cheap while the table is empty, and the plan is
     /// kept.
-    pub(super) async fn begin_hot(&self, patience: Patience) -> Result<Transaction<'static, Postgres>, Error> {
-        const HOT: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
-                           SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
-        const SHORT: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
-                             SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL lock_timeout = '1s'";
-        self.current()
-            .begin_with(match patience {
-                Patience::Usual => HOT,
-                Patience::Short => SHORT,
-            })
-            .await
+    pub(super) fn hot(&self) -> PgPool {
+        self.0.current.read().unwrap_or_else(PoisonError::into_inner).hot.clone()
+    }
+
+    /// Begins a transaction.
+    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, Error> {
+        self.current().begin().await
     }
 
     /// A connection, to be given back by dropping it.
@@ -119,17 +131,16 @@ impl Pool {
             if !is_due(current.since) || current.pool.is_closed() {
                 return;
             }
-            current.since = Instant::now();
-            let fresh = self.0.options.clone().connect_lazy_with(self.0.connection.clone());
-            std::mem::replace(&mut current.pool, fresh)
+            std::mem::replace(&mut *current, self.0.open())
         };
-        tracing::warn!(left_behind = old.size(), "opening fresh connections to the database");
+        tracing::warn!(left_behind = old.pool.size() + old.hot.size(), "opening fresh connections to the database");
         tokio::spawn(async move { tokio::time::timeout(LAST_CALLS, old.close()).await });
     }
 
     /// Closes every connection once it is idle.
     pub(super) async fn close(&self) {
-        self.current().close().await;
+        let (pool, hot) = (self.current(), self.hot());
+        tokio::join!(pool.close(), hot.close());
     }
 }
 

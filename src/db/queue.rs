@@ -226,63 +226,112 @@ pub(super) async fn end<'a>(
     batch: &'a [Finished],
     now: DateTime<Utc>,
 ) -> Result<Ended<'a>, sqlx::Error> {
-    let held = leave(connection, batch).await?;
-    let counted: Vec<&Finished> = batch
-        .iter()
-        .filter(|f| held.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims)))
-        .collect();
-    if !counted.is_empty() {
-        update_recipients(connection, &counted, now).await?;
-        let unknown: Vec<suppressions::Source> = counted.iter().filter_map(|finished| finished.unknown()).collect();
-        suppressions::add_recipients(connection, Reason::HardBounce, &unknown, now).await?;
+    if batch.is_empty() {
+        return Ok(Ended { counted: Vec::new() });
     }
+    let held = leave(connection, batch, now).await?;
+    let is_held = |f: &&Finished| held.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims));
+    let counted: Vec<&Finished> = batch.iter().filter(is_held).collect();
+    let unknown: Vec<suppressions::Source> = counted.iter().filter_map(|finished| finished.unknown()).collect();
+    suppressions::add_recipients(connection, Reason::HardBounce, &unknown, now).await?;
     Ok(Ended { counted })
 }
 
-/// Takes ended rows out of the queue and frees those to be retried. Answers those that were still ours.
-async fn leave(connection: &mut PgConnection, batch: &[Finished]) -> Result<HashSet<(Uuid, Uuid, i32)>, sqlx::Error> {
-    let mut held = HashSet::with_capacity(batch.len());
-    let (retried, ended): (Vec<&Finished>, Vec<&Finished>) =
-        batch.iter().partition(|finished| finished.transition.next_attempt_at().is_some());
-    if !ended.is_empty() {
-        let rows = Fence::of(ended.iter().map(|f| &f.claimed));
-        let left = sqlx::query!(
-            "DELETE FROM queue USING unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[])
-                 AS u (message_id, recipient_id, lease, claims)
-             WHERE queue.message_id = ANY (ARRAY[u.message_id]) AND queue.recipient_id = u.recipient_id
-               AND queue.lease = u.lease AND queue.claims = u.claims
-             RETURNING queue.message_id, queue.recipient_id, queue.claims",
-            &rows.messages,
-            &rows.recipients,
-            &rows.leases,
-            &rows.claims
-        )
-        .fetch_all(&mut *connection)
-        .await?;
-        held.extend(left.into_iter().map(|row| (row.message_id, row.recipient_id, row.claims)));
+/// Takes ended rows out of the queue, frees those that are to be tried again, and writes down what came of their attempts.
+/// Answers those that were still ours.
+async fn leave(
+    connection: &mut PgConnection,
+    batch: &[Finished],
+    now: DateTime<Utc>,
+) -> Result<HashSet<(Uuid, Uuid, i32)>, sqlx::Error> {
+    let (rows, words) = (Fence::of(batch.iter().map(|f| &f.claimed)), Words::of(batch));
+    // Where no attempt was made (started_at is null) the last attempt's reply stays, unless there are words of ours.
+    let left = sqlx::query!(
+        r#"WITH over AS (
+               SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::uuid[], $6::text[], $7::smallint[],
+                                    $8::timestamptz[], $9::timestamptz[], $10::smallint[], $11::text[], $12::text[],
+                                    $13::text[], $14::text[])
+                   AS u (message_id, recipient_id, lease, claims, tenant_id, status, attempts, started_at, due_at, code,
+                         enhanced, text, mx, tls)),
+           gone AS (
+               DELETE FROM queue USING over
+               WHERE queue.message_id = ANY (ARRAY[over.message_id]) AND queue.recipient_id = over.recipient_id
+                 AND queue.lease = over.lease AND queue.claims = over.claims AND over.due_at IS NULL
+               RETURNING over.*),
+           freed AS (
+               UPDATE queue SET lease = NULL, due_at = over.due_at, attempts = least(queue.attempts + 1, 32767), crashes = 0,
+                   begun = false, data_started = false
+               FROM over
+               WHERE queue.message_id = ANY (ARRAY[over.message_id]) AND queue.recipient_id = over.recipient_id
+                 AND queue.lease = over.lease AND queue.claims = over.claims AND over.due_at IS NOT NULL
+               RETURNING over.*),
+           held AS (SELECT * FROM gone UNION ALL SELECT * FROM freed),
+           told AS (
+               UPDATE recipients r SET status = held.status, attempts = held.attempts,
+                   finished_at = CASE WHEN held.due_at IS NULL THEN $15::timestamptz END,
+                   last_attempt_at = coalesce(held.started_at, r.last_attempt_at),
+                   response_code = CASE WHEN held.text IS NULL THEN r.response_code ELSE held.code END,
+                   response_enhanced = CASE WHEN held.text IS NULL THEN r.response_enhanced ELSE held.enhanced END,
+                   response_text = coalesce(held.text, r.response_text),
+                   mx = coalesce(held.mx, r.mx), tls = CASE WHEN held.started_at IS NULL THEN r.tls ELSE held.tls END
+               FROM held
+               WHERE r.tenant_id = held.tenant_id AND r.message_id = ANY (ARRAY[held.message_id])
+                 AND r.id = held.recipient_id)
+           SELECT message_id AS "message_id!", recipient_id AS "recipient_id!", claims AS "claims!" FROM held"#,
+        &rows.messages,
+        &rows.recipients,
+        &rows.leases,
+        &rows.claims,
+        &words.tenants,
+        &words.statuses as _,
+        &words.attempts,
+        &words.started as _,
+        &words.due as _,
+        &words.codes as _,
+        &words.enhanced as _,
+        &words.texts as _,
+        &words.mx as _,
+        &words.tls as _,
+        now
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(left.into_iter().map(|row| (row.message_id, row.recipient_id, row.claims)).collect())
+}
+
+/// What recipients' rows say of attempts, as arrays.
+struct Words<'a> {
+    tenants: Vec<Uuid>,
+    statuses: Vec<&'a str>,
+    attempts: Vec<i16>,
+    started: Vec<Option<DateTime<Utc>>>,
+    /// Of those that are to be tried again.
+    due: Vec<Option<DateTime<Utc>>>,
+    codes: Vec<Option<i16>>,
+    enhanced: Vec<Option<String>>,
+    texts: Vec<Option<&'a str>>,
+    mx: Vec<Option<&'a str>>,
+    tls: Vec<Option<&'a str>>,
+}
+
+impl<'a> Words<'a> {
+    fn of(batch: &'a [Finished]) -> Self {
+        let outcomes = || batch.iter().map(|f| f.outcome.as_ref());
+        let code = |o: &Outcome| o.reply.code.and_then(|code| i16::try_from(code).ok());
+        let enhanced = |o: &Outcome| o.reply.enhanced.map(|code| code.to_string());
+        Self {
+            tenants: batch.iter().map(|f| f.claimed.tenant_id).collect(),
+            statuses: batch.iter().map(|f| f.transition.status().as_str()).collect(),
+            attempts: batch.iter().map(|f| f.attempts()).collect(),
+            started: batch.iter().map(|f| f.attempt().map(|_| f.started_at)).collect(),
+            due: batch.iter().map(|f| f.transition.next_attempt_at()).collect(),
+            codes: outcomes().map(|o| o.and_then(code)).collect(),
+            enhanced: outcomes().map(|o| o.and_then(enhanced)).collect(),
+            texts: outcomes().map(|o| o.map(|o| o.reply.text.as_str())).collect(),
+            mx: outcomes().map(|o| o.and_then(|o| o.peer.mx.as_deref())).collect(),
+            tls: outcomes().map(|o| o.and_then(|o| o.peer.tls.as_deref())).collect(),
+        }
     }
-    if !retried.is_empty() {
-        let rows = Fence::of(retried.iter().map(|f| &f.claimed));
-        let due: Vec<DateTime<Utc>> = retried.iter().filter_map(|f| f.transition.next_attempt_at()).collect();
-        let left = sqlx::query!(
-            "UPDATE queue SET lease = NULL, due_at = u.due_at, attempts = least(attempts + 1, 32767), crashes = 0,
-                 begun = false, data_started = false
-             FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::timestamptz[])
-                  AS u (message_id, recipient_id, lease, claims, due_at)
-             WHERE queue.message_id = ANY (ARRAY[u.message_id]) AND queue.recipient_id = u.recipient_id
-               AND queue.lease = u.lease AND queue.claims = u.claims
-             RETURNING queue.message_id, queue.recipient_id, queue.claims",
-            &rows.messages,
-            &rows.recipients,
-            &rows.leases,
-            &rows.claims,
-            &due
-        )
-        .fetch_all(connection)
-        .await?;
-        held.extend(left.into_iter().map(|row| (row.message_id, row.recipient_id, row.claims)));
-    }
-    Ok(held)
 }
 
 /// The columns that name claims, as arrays.
@@ -305,58 +354,6 @@ impl Fence {
         }
         fence
     }
-}
-
-async fn update_recipients(
-    connection: &mut PgConnection,
-    batch: &[&Finished],
-    now: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
-    let messages: Vec<Uuid> = batch.iter().map(|f| f.claimed.message_id).collect();
-    let recipients: Vec<Uuid> = batch.iter().map(|f| f.claimed.recipient_id).collect();
-    let tenants: Vec<Uuid> = batch.iter().map(|f| f.claimed.tenant_id).collect();
-    let statuses: Vec<&str> = batch.iter().map(|f| f.transition.status().as_str()).collect();
-    let attempts: Vec<i16> = batch.iter().map(|f| f.attempts()).collect();
-    let started: Vec<Option<DateTime<Utc>>> = batch.iter().map(|f| f.attempt().map(|_| f.started_at)).collect();
-    let finished: Vec<Option<DateTime<Utc>>> =
-        batch.iter().map(|f| f.transition.next_attempt_at().is_none().then_some(now)).collect();
-    let codes: Vec<Option<i16>> = batch
-        .iter()
-        .map(|f| f.outcome.as_ref().and_then(|o| o.reply.code).and_then(|code| i16::try_from(code).ok()))
-        .collect();
-    let enhanced: Vec<Option<String>> =
-        batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.reply.enhanced).map(|code| code.to_string())).collect();
-    let texts: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().map(|o| o.reply.text.as_str())).collect();
-    let mx: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.peer.mx.as_deref())).collect();
-    let tls: Vec<Option<&str>> = batch.iter().map(|f| f.outcome.as_ref().and_then(|o| o.peer.tls.as_deref())).collect();
-    // Where no attempt was made (started_at is null) the last attempt's reply stays, unless there are words of ours.
-    sqlx::query!(
-        "UPDATE recipients r SET status = u.status, attempts = u.attempts, finished_at = u.finished_at,
-             last_attempt_at = coalesce(u.started_at, r.last_attempt_at),
-             response_code = CASE WHEN u.text IS NULL THEN r.response_code ELSE u.code END,
-             response_enhanced = CASE WHEN u.text IS NULL THEN r.response_enhanced ELSE u.enhanced END,
-             response_text = coalesce(u.text, r.response_text),
-             mx = coalesce(u.mx, r.mx), tls = CASE WHEN u.started_at IS NULL THEN r.tls ELSE u.tls END
-         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::smallint[], $6::timestamptz[],
-                     $7::timestamptz[], $8::smallint[], $9::text[], $10::text[], $11::text[], $12::text[])
-              AS u (tenant_id, message_id, id, status, attempts, started_at, finished_at, code, enhanced, text, mx, tls)
-         WHERE r.tenant_id = u.tenant_id AND r.message_id = ANY (ARRAY[u.message_id]) AND r.id = u.id",
-        &tenants,
-        &messages,
-        &recipients,
-        &statuses as _,
-        &attempts,
-        &started as _,
-        &finished as _,
-        &codes as _,
-        &enhanced as _,
-        &texts as _,
-        &mx as _,
-        &tls as _
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 fn event(finished: &Finished) -> NewEvent<'_> {

@@ -23,6 +23,7 @@ mod suppressions;
 mod unsubscribe;
 mod webhooks;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,9 +54,21 @@ pub use health::healthz;
 pub use openapi::document;
 pub use webhooks::TargetCheck;
 
-/// What the handlers share.
+/// What the handlers share. A copy of it is made for each request.
 #[derive(Debug, Clone)]
-pub struct Api {
+pub struct Api(Arc<Shared>);
+
+impl Deref for Api {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// The parts of an [`Api`].
+#[derive(Debug)]
+pub struct Shared {
     db: Db,
     clock: SharedClock,
     acceptor: Arc<Acceptor>,
@@ -109,7 +122,7 @@ impl Api {
         settings: Settings,
         stop: CancellationToken,
     ) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             news: Arc::new(News::new(db.clone(), stop)),
             keys: Arc::new(Keys::new(db.clone(), clock.clone())),
             bodies: Arc::new(Bodies::new(settings.max_body, settings.body_memory)),
@@ -124,7 +137,7 @@ impl Api {
             acceptor,
             feedback,
             max_inbound: settings.max_inbound,
-        }
+        }))
     }
 }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::mail::{Loaded, Mail};
 use super::rooms::{self, Situation};
-use super::{Parts, claim};
+use super::{Parts, claim, give_back};
 use crate::db::DbError;
 use crate::db::drafts::Stored;
 use crate::db::intake::Intake;
@@ -110,7 +110,12 @@ impl Taker for HandOver {
         if !lost.is_empty() {
             // Something waits that could not be handed over: a claim has to see what it is.
             parts.calm.set(false);
-            parts.hands.let_go(lost.iter());
+            // What has been claimed meanwhile was in hand already, so that nobody works on it.
+            let claimed = parts.hands.let_go(lost.iter());
+            if !claimed.is_empty() {
+                let parts = parts.clone();
+                parts.tasks.clone().spawn(async move { give_back::release(&parts.db, &parts.hands, claimed).await });
+            }
         }
         if !mails.is_empty() {
             let starting = parts.clone();
@@ -151,7 +156,7 @@ fn take_room(room: &mut HashMap<i64, usize>, lanes: &[i64]) -> bool {
     true
 }
 
-/// A row as its first claim would answer it.
+/// A row as a claim would answer it, but for its number: no claim has that.
 fn claimed(intake: &Intake, recipient: Uuid, lane: i64, worker: Uuid) -> Claimed {
     Claimed {
         message_id: intake.message.id.0,
@@ -162,7 +167,7 @@ fn claimed(intake: &Intake, recipient: Uuid, lane: i64, worker: Uuid) -> Claimed
         crashes: 0,
         first_due_at: intake.due_at(),
         lease: worker,
-        claims: 1,
+        claims: 0,
     }
 }
 

@@ -121,6 +121,19 @@ async fn what_there_is_no_hand_for_waits_its_turn() {
     assert_eq!(app.smtp.mails().len(), 4, "each once");
 }
 
+/// Claims and hand-over take turns, and may have the same mail in hand for a moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_between_claims_and_hand_over() {
+    let app = at_work(|config| config.delivery.concurrency = 8).await;
+    for _ in 0..10 {
+        let burst = futures_util::future::join_all((0..60).map(|_| app.send(json!({})))).await;
+        for mail in &burst {
+            is(&app, mail, "relayed").await;
+        }
+    }
+    assert_eq!(app.smtp.mails().len(), 601, "each once");
+}
+
 #[tokio::test]
 async fn of_a_message_only_those_are_taken_who_get_something() {
     let app = at_work(|_| {}).await;

@@ -40,8 +40,13 @@ const PAGE: i64 = 1_000;
 pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;
     let format = format(&headers);
-    let mut export =
-        Export { db: api.db, tenant: caller.tenant(), now: api.clock.now(), format, last: Some(Key::default()) };
+    let mut export = Export {
+        db: api.db.clone(),
+        tenant: caller.tenant(),
+        now: api.clock.now(),
+        format,
+        last: Some(Key::default()),
+    };
     // Before the answer begins: a database that is away is told of as ever.
     let first = export.page().await?;
     let head = if format == Format::Csv { format!("{}\r\n", COLUMNS.join(",")) } else { String::new() };
