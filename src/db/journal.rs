@@ -2,6 +2,8 @@
 //! their events. Together where both are there: a transaction waits for the disk once, however much is in it, and all of
 //! them line up for their event numbers.
 
+use std::time::{Duration, Instant};
+
 use chrono::{DateTime, Utc};
 
 use super::intake::{self, Committed, Intake};
@@ -15,6 +17,8 @@ pub struct Done {
     pub accepted: Vec<Committed>,
     /// How many of the outcomes counted: those whose lease another has taken change nothing.
     pub counted: usize,
+    /// How long it waited in line for its event numbers.
+    pub waited: Duration,
 }
 
 /// Commits messages and outcomes, all or nothing. No two messages may share an idempotency key.
@@ -32,9 +36,11 @@ pub async fn commit(db: &Db, accepted: &[Intake], over: &[Finished], now: DateTi
         let stored = intake::store(&mut tx, accepted, now).await?;
         let ended = queue::end(&mut tx, over, now).await?;
         lanes::lower(&mut tx, stored.waiting.iter().copied().chain(ended.retries())).await?;
+        let ready = Instant::now();
         events::append(&mut tx, now, stored.events().chain(ended.events()).collect()).await?;
+        let waited = ready.elapsed();
         tx.commit().await?;
-        Ok(Done { accepted: stored.results, counted: ended.counted.len() })
+        Ok(Done { accepted: stored.results, counted: ended.counted.len(), waited })
     })
     .await
 }

@@ -123,7 +123,7 @@ pub async fn ready(db: &Db, now: DateTime<Utc>, limit: i64, skip: &[i64]) -> Res
         limit,
         skip
     );
-    db.timed("lanes.ready", query.fetch_all(&db.pool)).await
+    db.timed("lanes.ready", query.fetch_all(&db.pool.hot())).await
 }
 
 /// A row that was added to a lane or freed in it.
@@ -175,5 +175,5 @@ pub async fn raise(db: &Db, lanes: &[Raise]) -> Result<Vec<i64>, DbError> {
         &ids,
         &most as _
     );
-    db.timed("lanes.raise", query.fetch_all(&db.pool)).await
+    db.timed("lanes.raise", query.fetch_all(&db.pool.hot())).await
 }

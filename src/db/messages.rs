@@ -243,7 +243,7 @@ pub async fn contents(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<Con
         ids.iter().min(),
         ids.iter().max()
     );
-    db.timed("messages.contents", query.fetch_all(&db.pool)).await
+    db.timed("messages.contents", query.fetch_all(&db.pool.hot())).await
 }
 
 /// The descriptions of a message's attachments, as in [`ContentRow::attachments`].
@@ -309,7 +309,7 @@ pub async fn for_delivery(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec
         ids.iter().min(),
         ids.iter().max()
     );
-    db.timed("messages.for_delivery", query.fetch_all(&db.pool)).await
+    db.timed("messages.for_delivery", query.fetch_all(&db.pool.hot())).await
 }
 
 /// An addressee of a message that is about to be delivered.
@@ -342,5 +342,5 @@ pub async fn addressees(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result<
         messages.iter().min(),
         messages.iter().max()
     );
-    db.timed("messages.addressees", query.fetch_all(&db.pool)).await
+    db.timed("messages.addressees", query.fetch_all(&db.pool.hot())).await
 }

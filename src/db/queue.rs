@@ -63,7 +63,7 @@ impl Claimed {
 /// nothing, however late its statement arrives. Of lanes that are limited, take with [`super::limits::claim`].
 pub async fn claim(db: &Db, worker: Uuid, rooms: &[Room], now: DateTime<Utc>) -> Result<Vec<Claimed>, DbError> {
     db.timed("queue.claim", async {
-        let mut connection = db.pool.acquire().await?;
+        let mut connection = db.pool.hot().acquire().await?;
         take(&mut connection, worker, rooms, now).await
     })
     .await
@@ -322,7 +322,7 @@ impl<'a> Words<'a> {
         Self {
             tenants: batch.iter().map(|f| f.claimed.tenant_id).collect(),
             statuses: batch.iter().map(|f| f.transition.status().as_str()).collect(),
-            attempts: batch.iter().map(|f| f.attempts()).collect(),
+            attempts: batch.iter().map(Finished::attempts).collect(),
             started: batch.iter().map(|f| f.attempt().map(|_| f.started_at)).collect(),
             due: batch.iter().map(|f| f.transition.next_attempt_at()).collect(),
             codes: outcomes().map(|o| o.and_then(code)).collect(),

@@ -1,7 +1,7 @@
 //! The tasks that commit.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, oneshot};
 
@@ -37,7 +37,7 @@ pub(super) struct Tools {
 
 /// Starts the writers. They end when nobody can hand in anything any more.
 pub(super) fn start(tools: &Tools) {
-    let turn = Arc::new(Mutex::new(()));
+    let turn = Arc::new(Mutex::new(Queueing::default()));
     for _ in 0..WRITERS {
         tokio::spawn(Writer { tools: tools.clone(), turn: turn.clone() }.run());
     }
@@ -46,7 +46,32 @@ pub(super) fn start(tools: &Tools) {
 struct Writer {
     tools: Tools,
     /// Held by who gathers, and until the end of a transaction that is small.
-    turn: Arc<Mutex<()>>,
+    turn: Arc<Mutex<Queueing>>,
+}
+
+/// How long transactions wait in line behind those of other processes: each commit holds the event numbers for the length of an
+/// `fsync`. Who would only wait there may as well begin later, with what has come meanwhile.
+#[derive(Debug, Default)]
+struct Queueing {
+    waited: Duration,
+    ended: Option<Instant>,
+}
+
+impl Queueing {
+    /// What writing the events takes by itself, and a timer's step.
+    const FREE: Duration = Duration::from_millis(2);
+    /// How long ago a wait still tells something.
+    const FRESH: Duration = Duration::from_millis(20);
+
+    fn note(&mut self, waited: Duration) {
+        *self = Self { waited: (self.waited + waited) / 2, ended: Some(Instant::now()) };
+    }
+
+    /// How long to put off the next transaction.
+    fn delay(&self) -> Duration {
+        let is_fresh = self.ended.is_some_and(|ended| ended.elapsed() < Self::FRESH);
+        if is_fresh { self.waited.saturating_sub(Self::FREE).min(PATIENCE / 2) } else { Duration::ZERO }
+    }
 }
 
 type Reply = oneshot::Sender<Result<Committed, Arc<DbError>>>;
@@ -88,10 +113,16 @@ impl Writer {
     async fn run(self) {
         while let Some(mut group) = self.first().await {
             let turn = tokio::time::timeout(PATIENCE, self.turn.lock()).await.ok();
+            let delay = turn.as_ref().map_or(Duration::ZERO, |queueing| queueing.delay());
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
             group.fill(&self.tools);
             let turn = turn.filter(|_| group.len() < ENOUGH);
-            self.commit(group).await;
-            drop(turn);
+            let waited = self.commit(group).await;
+            if let (Some(mut queueing), Some(waited)) = (turn, waited) {
+                queueing.note(waited);
+            }
         }
     }
 
@@ -107,7 +138,8 @@ impl Writer {
         Some(group)
     }
 
-    async fn commit(&self, group: Group) {
+    /// Answers how long it waited for event numbers, where all went well.
+    async fn commit(&self, group: Group) -> Option<Duration> {
         let Group { mut intakes, replies, over, .. } = group;
         let now = self.tools.clock.now();
         let taker = self.tools.signals.taker();
@@ -116,9 +148,10 @@ impl Writer {
         }
         let taker = taker.as_deref();
         match journal::commit(&self.tools.db, &intakes, &over, now).await {
-            Ok(Done { accepted, counted }) => {
+            Ok(Done { accepted, counted, waited }) => {
                 self.accepted(intakes, accepted, replies, taker);
                 self.record(over, Ok(counted));
+                return Some(waited);
             }
             // Neither must fail for the other's sake.
             Err(error) if error.is_undone() && !intakes.is_empty() && !over.is_empty() => {
@@ -132,6 +165,7 @@ impl Writer {
                 self.record(over, Err(error));
             }
         }
+        None
     }
 
     /// Commits messages alone.
