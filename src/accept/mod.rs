@@ -1,10 +1,11 @@
 //! From a validated message to a committed one.
 //!
-//! [`Acceptor::accept`] answers only after the message is in Postgres: attachments first, each in a statement of its
-//! own so that large ones delay nobody, then everything else together with whatever else arrived at the same moment
+//! [`Acceptor::accept`] answers only after the message is in Postgres: attachments first (`blobs`), so that large ones
+//! delay nobody, then everything else together with whatever else arrived at the same moment
 //! ([`Journal`]). A request with an `Idempotency-Key` makes at most one message, on however many replicas it is tried.
 
 mod announce;
+mod blobs;
 pub mod import;
 mod in_flight;
 mod lanes;
@@ -14,7 +15,6 @@ mod streams;
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +26,7 @@ use crate::domain::message::NewMessage;
 use crate::domain::routing::RouteTable;
 use crate::journal::Journal;
 
+use blobs::Blobs;
 use in_flight::InFlight;
 use lanes::Lanes;
 use streams::Streams;
@@ -75,8 +76,8 @@ pub enum Accepted {
 #[derive(Debug)]
 pub struct Acceptor {
     db: Db,
-    clock: SharedClock,
     journal: Arc<Journal>,
+    blobs: Blobs,
     lanes: Lanes,
     streams: Streams,
     in_flight: InFlight,
@@ -98,11 +99,11 @@ impl Acceptor {
         journal.tell(&wake);
         Self {
             journal,
+            blobs: Blobs::start(&db, clock, tasks),
             lanes: Lanes::new(db.clone(), routes),
             streams: Streams::new(db.clone()),
             in_flight: InFlight::default(),
             db,
-            clock,
             wake,
         }
     }
@@ -171,7 +172,8 @@ impl Acceptor {
             }
             None => None,
         };
-        self.store_attachments(tenant, &mut message).await?;
+        let keeps = db::drafts::is_kept(message.size());
+        self.blobs.store(tenant, &mut message.attachments, keeps).await.map_err(AcceptError::Db)?;
         let mut lanes = Vec::with_capacity(message.recipients.len());
         for recipient in &message.recipients {
             let (from, to) = (message.from.address.domain(), recipient.mailbox.address.domain());
@@ -189,23 +191,5 @@ impl Acceptor {
             }
             Committed::KeyUsed { .. } => Err(AcceptError::KeyReused),
         }
-    }
-
-    /// Stores the attachments' bytes that are not there yet, and lets go of them.
-    async fn store_attachments(&self, tenant: TenantId, message: &mut NewMessage) -> Result<(), DbError> {
-        if message.attachments.is_empty() {
-            return Ok(());
-        }
-        let now: DateTime<Utc> = self.clock.now();
-        let digests: Vec<String> = message.attachments.iter().map(|a| a.description.sha256.clone()).collect();
-        let known = db::blobs::known(&self.db, tenant, &digests, now).await?;
-        for attachment in &mut message.attachments {
-            let data = std::mem::take(&mut attachment.data);
-            let digest = &attachment.description.sha256;
-            if !known.contains(digest) {
-                db::blobs::insert(&self.db, tenant, digest, &data, now).await?;
-            }
-        }
-        Ok(())
     }
 }

@@ -48,6 +48,13 @@ pub struct Stored {
     pub addressees: Vec<AddresseeRow>,
     /// What it says, unless the message is large.
     content: Option<ContentRow>,
+    /// The attachments' bytes that are at hand, by SHA-256.
+    files: HashMap<String, Vec<u8>>,
+}
+
+/// Whether a message of so many octets is kept in memory while it waits for its turn to be sent.
+pub fn is_kept(size: u64) -> bool {
+    size <= INLINE_LIMIT.unsigned_abs()
 }
 
 /// Loads messages of one tenant. Those that do not exist are left out.
@@ -65,6 +72,7 @@ pub async fn load(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<Stored>
         addressees: addressed.remove(&row.id).unwrap_or_default(),
         // Copied, since the messages of a bulk send share it.
         content: contents.get(&row.content_id).cloned(),
+        files: HashMap::new(),
         row,
     });
     Ok(stored.collect())
@@ -72,7 +80,9 @@ pub async fn load(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<Stored>
 
 impl Stored {
     /// A message that has just been stored, as it would be loaded. `unsubscribe`: whether it carries a link to unsubscribe by.
-    pub fn of_new(tenant: TenantId, message: NewMessage, unsubscribe: bool) -> Self {
+    pub fn of_new(tenant: TenantId, mut message: NewMessage, unsubscribe: bool) -> Self {
+        let at_hand = message.attachments.iter_mut().filter(|attachment| !attachment.data.is_empty());
+        let files = at_hand.map(|a| (a.description.sha256.clone(), std::mem::take(&mut a.data))).collect();
         let (id, size) = (message.id.0, i64::try_from(message.size()).unwrap_or(i64::MAX));
         let (headers, attachments) = (columns::headers(&message), columns::attachments(&message));
         let Content { text, html, .. } = message.content;
@@ -104,6 +114,7 @@ impl Stored {
             },
             addressees: message.recipients.into_iter().map(addressee).collect(),
             content: (size <= INLINE_LIMIT).then_some(content),
+            files,
         }
     }
 
@@ -121,7 +132,7 @@ impl Stored {
     /// Everything the MIME depends on, attachments included. Takes the content along, so that a mail is not in memory twice
     /// while it is sent; asked again, it fetches it again. `links` make the one to unsubscribe by, where it is to carry one.
     pub async fn draft(&mut self, db: &Db, links: Option<&Links>) -> Result<Draft, DraftError> {
-        let content = self.content.take();
+        let (content, files) = (self.content.take(), std::mem::take(&mut self.files));
         let Self { row, addressees, .. } = &*self;
         let tenant = TenantId(row.tenant_id);
         let content = match content {
@@ -147,7 +158,7 @@ impl Stored {
             cc: named("cc")?,
             reply_to: reply_to(&row.reply_to)?,
             subject: row.subject.clone(),
-            attachments: attachments(db, tenant, read(&content.attachments)?).await?,
+            attachments: attachments(db, tenant, read(&content.attachments)?, files).await?,
             content: Content { text: content.text, html: content.html, headers },
         })
     }
@@ -170,10 +181,14 @@ async fn attachments(
     db: &Db,
     tenant: TenantId,
     descriptions: Vec<Attachment>,
+    mut at_hand: HashMap<String, Vec<u8>>,
 ) -> Result<Vec<(Attachment, Vec<u8>)>, DraftError> {
     let mut attachments = Vec::with_capacity(descriptions.len());
     for description in descriptions {
-        let data = blobs::get(db, tenant, &description.sha256).await?;
+        let data = match at_hand.remove(&description.sha256) {
+            Some(data) => Some(data),
+            None => blobs::get(db, tenant, &description.sha256, description.size).await?,
+        };
         let data = data.ok_or_else(|| DraftError::NoBlob(description.sha256.clone()))?;
         attachments.push((description, data));
     }

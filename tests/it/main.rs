@@ -1,6 +1,7 @@
 //! Every integration test, in one binary. A file is named for its scenario; `support` is the harness.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
 
+mod attachments_are_stored_once;
 mod bench_command;
 mod bounces_come_back;
 mod controls_race_workers;

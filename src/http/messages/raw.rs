@@ -91,7 +91,8 @@ pub async fn attachment(
     let attachments: Vec<Attachment> = serde_json::from_value(stored).map_err(|_| ApiError::Internal)?;
     let attachment = attachments.get(n).ok_or(NO_ATTACHMENT)?;
     let _room = api.bodies.turn(attachment.size).await?;
-    let data = blobs::get(&api.db, caller.tenant(), &attachment.sha256).await?.ok_or(NO_ATTACHMENT)?;
+    let data = blobs::get(&api.db, caller.tenant(), &attachment.sha256, attachment.size).await?;
+    let data = data.ok_or(NO_ATTACHMENT)?;
     let name = percent(&attachment.filename);
     let disposition = HeaderValue::try_from(format!("attachment; filename*=UTF-8''{name}"));
     let headers = [

@@ -1,0 +1,130 @@
+//! Attachments' bytes on their way into the database.
+//!
+//! Small ones that arrive while a statement is under way go into the next one together: a statement of its own, with its plan,
+//! its round trip and its `fsync`, costs more than the bytes do. Large ones go by themselves, chunk by chunk, so that nobody
+//! waits for them; and they are asked for first, since most of what is sent again and again need not be sent to the
+//! database again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::SharedClock;
+use crate::db::blobs::{self, CHUNK};
+use crate::db::{Db, DbError};
+use crate::domain::id::TenantId;
+use crate::domain::message::NewAttachment;
+
+/// Up to so many octets it costs more to ask whether a blob is there than to send it for nothing.
+const SMALL: usize = 128 << 10;
+/// Octets a statement, beyond which a group is not filled further: as many as one chunk of a large blob.
+const GROUP_OCTETS: usize = CHUNK;
+/// Blobs that may wait for the writer before others wait to be let in.
+const WAITING: usize = 256;
+
+type Reply = oneshot::Sender<Result<(), Arc<DbError>>>;
+
+#[derive(Debug)]
+struct Pending {
+    tenant: TenantId,
+    digest: String,
+    data: Arc<Vec<u8>>,
+    reply: Reply,
+}
+
+/// Stores attachments.
+#[derive(Debug)]
+pub(super) struct Blobs {
+    db: Db,
+    clock: SharedClock,
+    small: async_channel::Sender<Pending>,
+}
+
+impl Blobs {
+    /// Starts the writer of small ones; it ends when this is dropped and all that waited is stored.
+    pub(super) fn start(db: &Db, clock: SharedClock, tasks: &TaskTracker) -> Self {
+        let (small, receiver) = async_channel::bounded(WAITING);
+        tasks.spawn(Writer { db: db.clone(), clock: clock.clone(), receiver }.run());
+        Self { db: db.clone(), clock, small }
+    }
+
+    /// Stores the attachments' bytes that are not there yet, and lets go of them; where `keeps`, of the large ones only.
+    pub(super) async fn store(
+        &self,
+        tenant: TenantId,
+        attachments: &mut [NewAttachment],
+        keeps: bool,
+    ) -> Result<(), Arc<DbError>> {
+        let (small, large): (Vec<_>, Vec<_>) = attachments.iter_mut().partition(|a| a.data.len() <= SMALL);
+        try_join_all(small.into_iter().map(|attachment| self.store_small(tenant, attachment, keeps))).await?;
+        let large = large.into_iter().map(|a| (a.description.sha256.clone(), std::mem::take(&mut a.data)));
+        Ok(self.store_large(tenant, large.collect()).await?)
+    }
+
+    async fn store_small(
+        &self,
+        tenant: TenantId,
+        attachment: &mut NewAttachment,
+        keeps: bool,
+    ) -> Result<(), Arc<DbError>> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Arc::new(DbError::closed("blobs.insert_group"));
+        let digest = attachment.description.sha256.clone();
+        let data = Arc::new(std::mem::take(&mut attachment.data));
+        self.small.send(Pending { tenant, digest, data: data.clone(), reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())??;
+        if keeps {
+            attachment.data = Arc::unwrap_or_clone(data);
+        }
+        Ok(())
+    }
+
+    async fn store_large(&self, tenant: TenantId, large: Vec<(String, Vec<u8>)>) -> Result<(), DbError> {
+        if large.is_empty() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let digests: Vec<String> = large.iter().map(|(digest, _)| digest.clone()).collect();
+        let known = blobs::known(&self.db, tenant, &digests, now).await?;
+        for (digest, data) in large {
+            if !known.contains(&digest) {
+                blobs::insert(&self.db, tenant, &digest, &data, now).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Writer {
+    db: Db,
+    clock: SharedClock,
+    receiver: async_channel::Receiver<Pending>,
+}
+
+impl Writer {
+    async fn run(self) {
+        while let Ok(first) = self.receiver.recv().await {
+            let (group, replies) = self.gather(first);
+            let result = blobs::insert_group(&self.db, group, self.clock.now()).await.map_err(Arc::new);
+            for reply in replies {
+                let _ = reply.send(result.clone());
+            }
+        }
+    }
+
+    /// Takes whatever waits already, each blob once, and waits for nothing.
+    fn gather(&self, first: Pending) -> (blobs::Group, Vec<Reply>) {
+        let (mut group, mut replies, mut octets) = (BTreeMap::new(), Vec::new(), 0);
+        let mut next = Some(first);
+        while let Some(Pending { tenant, digest, data, reply }) = next {
+            octets += data.len();
+            group.insert((tenant, digest), data);
+            replies.push(reply);
+            next = if octets < GROUP_OCTETS { self.receiver.try_recv().ok() } else { None };
+        }
+        (group, replies)
+    }
+}

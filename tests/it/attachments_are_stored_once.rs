@@ -1,0 +1,67 @@
+//! An attachment's bytes are stored once a tenant, however many mails carry them, small or large.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::future::join_all;
+use postrider::clock::Clock as _;
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+use crate::support::clock::hours;
+
+/// One chunk, sent without asking whether it is there.
+const SMALL: &[u8] = &[7; 20_000];
+/// More than one chunk.
+const LARGE: &[u8] = &[9; (1 << 20) + 5];
+
+fn with(files: &[&[u8]]) -> Value {
+    let file = |data: &&[u8]| json!({"filename": "a.bin", "content": STANDARD.encode(data)});
+    json!({ "attachments": files.iter().map(file).collect::<Vec<_>>() })
+}
+
+/// What is stored: octets of the blobs, octets of their chunks, and how many of the blobs were used in the last hour.
+async fn stored(app: &TestApp) -> (Vec<i64>, Vec<i32>, i64) {
+    let mut connection = app.database.connect().await;
+    let sizes = sqlx::query_scalar("SELECT size FROM blobs ORDER BY size").fetch_all(&mut connection).await.unwrap();
+    let chunks = "SELECT octet_length(data) FROM blob_chunks ORDER BY 1";
+    let chunks = sqlx::query_scalar(chunks).fetch_all(&mut connection).await.unwrap();
+    let used = sqlx::query_scalar("SELECT count(*) FROM blobs WHERE used_at > $1").bind(app.clock.now() - hours(1));
+    (sizes, chunks, used.fetch_one(&mut connection).await.unwrap())
+}
+
+#[tokio::test]
+async fn mails_at_the_same_moment_share_a_blob_and_arrive_whole() {
+    let app = TestApp::start().await;
+    // Twice in one mail, and in all of them; and one that is each mail's own.
+    let mails = (0..20_u8).map(|n| app.send(with(&[SMALL, &[n; 100], SMALL, LARGE])));
+    join_all(mails).await;
+    let (sizes, chunks, _) = stored(&app).await;
+    assert_eq!(sizes, [[100; 20].as_slice(), &[20_000, (1 << 20) + 5]].concat());
+    assert_eq!(chunks, [[5].as_slice(), &[100; 20], &[20_000, 1 << 20]].concat());
+    app.run_until_idle().await;
+    let mails = app.smtp.mails();
+    let encoded = STANDARD.encode(SMALL);
+    assert_eq!(mails.len(), 20);
+    for mail in mails {
+        let text: String = String::from_utf8(mail.raw).unwrap().split("\r\n").collect();
+        assert_eq!(text.matches(&encoded).count(), 2);
+        assert!(text.contains(&STANDARD.encode(LARGE)));
+    }
+}
+
+#[tokio::test]
+async fn what_is_sent_again_is_marked_as_used() {
+    let app = TestApp::start().await;
+    app.send(with(&[SMALL, LARGE])).await;
+    app.clock.advance(hours(7));
+    assert_eq!(stored(&app).await.2, 0);
+    app.send(with(&[SMALL, LARGE])).await;
+    assert_eq!(stored(&app).await.2, 2);
+    // What a crash has left of them is found, and made whole.
+    app.sql("DELETE FROM blobs").await;
+    app.send(with(&[SMALL, LARGE])).await;
+    let (sizes, chunks, used) = stored(&app).await;
+    assert_eq!((sizes.len(), chunks.len(), used), (2, 3, 2));
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().len(), 3);
+}
