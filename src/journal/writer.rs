@@ -1,6 +1,6 @@
 //! The tasks that commit.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, oneshot};
@@ -19,6 +19,8 @@ const WRITERS: usize = 2;
 const ENOUGH: usize = 128;
 /// But no longer than this: what is locked by somebody else must not keep the others.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// Transactions of outcomes alone begin at least so far apart.
+const APART: Duration = Duration::from_millis(10);
 /// Messages, and outcomes, a transaction. Measured: 1,024 gain nothing over 256 and cost four times the latency.
 const GROUP: usize = 256;
 /// Octets of text, html and headers a transaction, beyond which a group is not filled further.
@@ -38,8 +40,10 @@ pub(super) struct Tools {
 /// Starts the writers. They end when nobody can hand in anything any more.
 pub(super) fn start(tools: &Tools) {
     let turn = Arc::new(Mutex::new(Queueing::default()));
+    let outcomes_alone = Arc::default();
     for _ in 0..WRITERS {
-        tokio::spawn(Writer { tools: tools.clone(), turn: turn.clone() }.run());
+        let (turn, outcomes_alone) = (turn.clone(), Arc::clone(&outcomes_alone));
+        tokio::spawn(Writer { tools: tools.clone(), turn, outcomes_alone }.run());
     }
 }
 
@@ -47,6 +51,8 @@ struct Writer {
     tools: Tools,
     /// Held by who gathers, and until the end of a transaction that is small.
     turn: Arc<Mutex<Queueing>>,
+    /// When a transaction of outcomes alone last began.
+    outcomes_alone: Arc<std::sync::Mutex<Option<Instant>>>,
 }
 
 /// How long transactions wait in line behind those of other processes: each commit holds the event numbers for the length of an
@@ -132,15 +138,31 @@ impl Writer {
         let mut group = Group::default();
         tokio::select! {
             Ok(pending) = intakes.recv() => group.add(pending),
-            Ok(over) = outcomes.recv() => group.over = over,
+            Ok(over) = outcomes.recv() => {
+                group.over = over;
+                self.wait_for_more(&mut group).await;
+            }
             else => return None,
         }
         Some(group)
     }
 
+    /// Puts off outcomes for which nobody waits, where some were committed a moment ago; until mail comes that they can go with.
+    async fn wait_for_more(&self, group: &mut Group) {
+        let last = *self.outcomes_alone.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(due) = last.map(|last| last + APART).filter(|due| *due > Instant::now()) else { return };
+        tokio::select! {
+            Ok(pending) = self.tools.intakes.recv() => group.add(pending),
+            () = tokio::time::sleep_until(due.into()) => {}
+        }
+    }
+
     /// Answers how long it waited for event numbers, where all went well.
     async fn commit(&self, group: Group) -> Option<Duration> {
         let Group { mut intakes, replies, over, .. } = group;
+        if intakes.is_empty() {
+            *self.outcomes_alone.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
         let now = self.tools.clock.now();
         let taker = self.tools.signals.taker();
         if let Some(taker) = &taker {
