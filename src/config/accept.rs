@@ -9,8 +9,9 @@ use super::range::within;
 pub struct Accept {
     /// The largest request body: `POSTRIDER_ACCEPT__MAX_BODY_MIB`, MiB, 1–100, default 40. More is answered 413.
     pub max_body_mib: u32,
-    /// The sum of the request bodies being read at one time: `POSTRIDER_ACCEPT__BODY_MEMORY_MIB`, MiB, 1–65536,
-    /// default 96, not less than `max_body_mib`. Requests beyond it wait for room.
+    /// What large request bodies may take up in memory at one time, as they came and decoded:
+    /// `POSTRIDER_ACCEPT__BODY_MEMORY_MIB`, MiB, 1–65536, default 64, not less than `max_body_mib`. Requests beyond it wait for
+    /// room; a single larger one is read alone.
     pub body_memory_mib: u32,
     /// Recipients in one message, to, cc and bcc together: `POSTRIDER_ACCEPT__MAX_RECIPIENTS`, 1–1000, default 50.
     pub max_recipients: u32,
@@ -20,7 +21,7 @@ pub struct Accept {
 
 impl Default for Accept {
     fn default() -> Self {
-        Self { max_body_mib: 40, body_memory_mib: 96, max_recipients: 50, max_attachments: 20 }
+        Self { max_body_mib: 40, body_memory_mib: 64, max_recipients: 50, max_attachments: 20 }
     }
 }
 

@@ -70,7 +70,7 @@ impl Bodies {
             return Err(ApiError::TooLarge(max));
         }
         let mut permit = match length {
-            Some(length) if length > SMALL => Some(self.turn(length).await?),
+            Some(length) if length > SMALL => Some(self.turn(decoded_too(length)).await?),
             _ => None,
         };
         let mut octets = Vec::with_capacity(usize::try_from(length.unwrap_or(0)).unwrap_or(0));
@@ -84,7 +84,7 @@ impl Bodies {
                 }
                 if size > SMALL && permit.is_none() {
                     // No length was given: it may become as large as it may be.
-                    permit = Some(self.turn(max).await?);
+                    permit = Some(self.turn(decoded_too(max)).await?);
                 }
                 octets.extend_from_slice(&chunk);
             }
@@ -132,6 +132,11 @@ impl Bodies {
         };
         let _ = tokio::time::timeout(TURN, reading).await;
     }
+}
+
+/// What a body takes up in memory while it is parsed: attachments are there twice, in base64 and decoded.
+fn decoded_too(length: u64) -> u64 {
+    length + length / 4 * 3
 }
 
 /// The pieces of a body.
