@@ -25,6 +25,7 @@ const GROUP_OCTETS: usize = CHUNK;
 /// Blobs that may wait for the writer before others wait to be let in.
 const WAITING: usize = 256;
 
+type Key = (TenantId, String);
 type Reply = oneshot::Sender<Result<(), Arc<DbError>>>;
 
 #[derive(Debug)]
@@ -108,21 +109,40 @@ impl Writer {
     async fn run(self) {
         while let Ok(first) = self.receiver.recv().await {
             let (group, replies) = self.gather(first);
-            let result = blobs::insert_group(&self.db, group, self.clock.now()).await.map_err(Arc::new);
-            for reply in replies {
-                let _ = reply.send(result.clone());
+            match blobs::insert_group(&self.db, &group, self.clock.now()).await {
+                Err(DbError::Refused { .. }) if group.len() > 1 => self.one_by_one(group, replies).await,
+                result => {
+                    drop(group);
+                    let result = result.map_err(Arc::new);
+                    for (_, reply) in replies {
+                        let _ = reply.send(result.clone());
+                    }
+                }
             }
         }
     }
 
+    /// One blob that Postgres refuses must not take its neighbours with it.
+    async fn one_by_one(&self, group: blobs::Group, replies: Vec<(Key, Reply)>) {
+        let mut results = BTreeMap::new();
+        for (key, data) in group {
+            let one = blobs::Group::from([(key.clone(), data)]);
+            let result = blobs::insert_group(&self.db, &one, self.clock.now()).await.map_err(Arc::new);
+            results.insert(key, result);
+        }
+        for (key, reply) in replies {
+            let _ = reply.send(results.get(&key).cloned().unwrap_or(Ok(())));
+        }
+    }
+
     /// Takes whatever waits already, each blob once, and waits for nothing.
-    fn gather(&self, first: Pending) -> (blobs::Group, Vec<Reply>) {
+    fn gather(&self, first: Pending) -> (blobs::Group, Vec<(Key, Reply)>) {
         let (mut group, mut replies, mut octets) = (BTreeMap::new(), Vec::new(), 0);
         let mut next = Some(first);
         while let Some(Pending { tenant, digest, data, reply }) = next {
             octets += data.len();
+            replies.push(((tenant, digest.clone()), reply));
             group.insert((tenant, digest), data);
-            replies.push(reply);
             next = if octets < GROUP_OCTETS { self.receiver.try_recv().ok() } else { None };
         }
         (group, replies)

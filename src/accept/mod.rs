@@ -172,7 +172,7 @@ impl Acceptor {
             }
             None => None,
         };
-        let keeps = db::drafts::is_kept(message.size());
+        let keeps = db::drafts::is_kept(message.size()) && self.journal.has_taker();
         self.blobs.store(tenant, &mut message.attachments, keeps).await.map_err(AcceptError::Db)?;
         let mut lanes = Vec::with_capacity(message.recipients.len());
         for recipient in &message.recipients {

@@ -15,6 +15,7 @@ use super::{BenchError, mail, progress};
 use crate::clock::{Clock as _, SystemClock};
 use crate::db::bench::{Holding, checkpoint};
 use crate::db::intake::Intake;
+use crate::db::journal::Patience;
 use crate::db::lanes::{self, LaneName};
 use crate::db::{Db, DbError, journal, partitions, streams};
 use crate::domain::address::Mailbox;
@@ -119,7 +120,7 @@ async fn write(
         let group: Result<Vec<Intake>, BenchError> =
             (first..end.min(first + GROUP)).map(|number| kind.intake(number, now)).collect();
         let group = group?;
-        let written: Result<_, DbError> = journal::commit(&db, &group, &[], now).await;
+        let written: Result<_, DbError> = journal::commit(&db, &group, &[], now, Patience::Long).await;
         written.doing("put the backlog into the queue")?;
         done.fetch_add(group.len() as u64, Ordering::Relaxed);
     }

@@ -47,7 +47,7 @@ pub async fn insert(db: &Db, tenant: TenantId, sha256: &str, data: &[u8], now: D
             n,
             chunk
         );
-        db.timed("blobs.insert_chunk", query.execute(&db.pool.hot())).await?;
+        db.timed("blobs.insert_chunk", query.execute(&db.pool)).await?;
     }
     let query = sqlx::query!(
         "INSERT INTO blobs (tenant_id, sha256, size, used_at) VALUES ($1, decode($2, 'hex'), $3, $4)
@@ -66,9 +66,9 @@ pub type Group = BTreeMap<(TenantId, String), Arc<Vec<u8>>>;
 
 /// Stores blobs of at most a chunk each in one statement, over a connection that keeps its plan (a plan of its own would hold all
 /// the bytes several times), and marks those as used that are there already.
-pub async fn insert_group(db: &Db, group: Group, now: DateTime<Utc>) -> Result<(), DbError> {
-    let (keys, blobs): (Vec<(TenantId, String)>, Vec<Arc<Vec<u8>>>) = group.into_iter().unzip();
-    let data: Vec<&[u8]> = blobs.iter().map(|blob| blob.as_slice()).collect();
+pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<(), DbError> {
+    let keys: Vec<(TenantId, String)> = group.keys().cloned().collect();
+    let data: Vec<&[u8]> = group.values().map(|blob| blob.as_slice()).collect();
     let (tenants, digests): (Vec<Uuid>, Vec<String>) =
         keys.iter().map(|(tenant, digest)| (tenant.0, digest.clone())).unzip();
     let sizes: Vec<i64> = data.iter().map(|data| i64::try_from(data.len()).unwrap_or(i64::MAX)).collect();
@@ -118,7 +118,7 @@ pub async fn get(db: &Db, tenant: TenantId, sha256: &str, size: u64) -> Result<O
             sha256,
             n
         );
-        let chunk = db.timed("blobs.chunk", query.fetch_optional(&db.pool.hot())).await?;
+        let chunk = db.timed("blobs.chunk", query.fetch_optional(&db.pool)).await?;
         let Some(chunk) = chunk else { return Ok(None) };
         if n == 0 {
             // Most have one chunk, and are not copied.

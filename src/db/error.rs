@@ -96,6 +96,11 @@ impl DbError {
         }
     }
 
+    /// Whether somebody else had locked for too long what it is about.
+    pub fn is_locked_out(&self) -> bool {
+        matches!(self, Self::Unavailable { source, .. } if code(source).as_deref() == Some(LOCK_NOT_AVAILABLE))
+    }
+
     /// Whether Postgres has taken a whole transaction back, and would maybe take its parts.
     pub fn is_undone(&self) -> bool {
         match self {

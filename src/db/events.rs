@@ -72,8 +72,10 @@ async fn append_to(
         events.iter().map(|e| e.outcome.filter(|_| e.attempt.is_some()).map(|o| milliseconds(o.duration))).collect();
     let next: Vec<Option<DateTime<Utc>>> = events.iter().map(|event| event.next_attempt_at).collect();
     let bounce = |pick: fn(Bounce) -> &'static str| events.iter().map(|e| e.bounce.map(pick)).collect::<Vec<_>>();
+    // All wait in this line, however long it is: only the time limit of the statement holds.
     let written = sqlx::query!(
-        "WITH counter AS MATERIALIZED (SELECT take_event_numbers($1, $3) AS base)
+        "WITH patient AS MATERIALIZED (SELECT set_config('lock_timeout', '0', true)),
+         counter AS MATERIALIZED (SELECT take_event_numbers($1, $3) AS base FROM patient)
          INSERT INTO events (tenant_id, seq, recorded_at, type, message_id, recipient_id, attempt, response_code,
                              response_enhanced, response_text, mx, ip, tls, duration_ms, next_attempt_at, endpoint_id,
                              bounce_type, bounce_category, bounce_source)

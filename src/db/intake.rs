@@ -223,23 +223,26 @@ async fn insert(
                     AS u (message_id, id, tenant_id, position, kind, address, name, finished_at, words)),
            alive AS MATERIALIZED (SELECT id FROM workers WHERE id = ANY ($37) FOR KEY SHARE),
            free AS MATERIALIZED (
-               SELECT alive.id AS worker_id, l.id AS lane_id
-               FROM unnest($37::uuid[], $38::bigint[]) AS offer (worker_id, lane_id)
-               JOIN alive ON alive.id = offer.worker_id
-               CROSS JOIN LATERAL (
-                   SELECT * FROM lanes WHERE id >= offer.lane_id AND id <= offer.lane_id ORDER BY id DESC LIMIT 1) l
-               JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
-               WHERE l.ready_at > $39 AND l.open_at <= $39 AND s.open_at <= $39
-                 AND l.paused_at IS NULL AND s.paused_at IS NULL AND l.blocked_since IS NULL
-                 AND l.rate IS NULL AND l.learned_rate IS NULL AND l.connections IS NULL
-                 AND s.rate IS NULL AND s.concurrency IS NULL),
+               SELECT array_agg(open.worker_id ORDER BY offer.n) AS workers
+               FROM unnest($37::uuid[], $38::bigint[]) WITH ORDINALITY AS offer (worker_id, lane_id, n)
+               LEFT JOIN LATERAL (
+                   SELECT alive.id AS worker_id
+                   FROM alive
+                   CROSS JOIN LATERAL (
+                       SELECT * FROM lanes WHERE id >= offer.lane_id AND id <= offer.lane_id ORDER BY id DESC LIMIT 1) l
+                   JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+                   WHERE alive.id = offer.worker_id
+                     AND l.ready_at > $39 AND l.open_at <= $39 AND s.open_at <= $39
+                     AND l.paused_at IS NULL AND s.paused_at IS NULL AND l.blocked_since IS NULL
+                     AND l.rate IS NULL AND l.learned_rate IS NULL AND l.connections IS NULL
+                     AND l.mails_per_connection IS NULL AND s.rate IS NULL AND s.concurrency IS NULL) open ON true),
            queued AS (
                INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, expires_at, lease)
-               SELECT u.message_id, u.recipient_id, u.tenant_id, u.lane_id, u.due_at, u.due_at, u.expires_at, free.worker_id
+               SELECT u.message_id, u.recipient_id, u.tenant_id, u.lane_id, u.due_at, u.due_at, u.expires_at,
+                      (SELECT workers FROM free)[u.offer]
                FROM unnest($30::uuid[], $31::uuid[], $32::uuid[], $33::bigint[], $34::timestamptz[], $35::timestamptz[],
-                           $36::uuid[])
-                    AS u (message_id, recipient_id, tenant_id, lane_id, due_at, expires_at, taker)
-               LEFT JOIN free ON free.worker_id = u.taker AND free.lane_id = u.lane_id
+                           $36::integer[])
+                    AS u (message_id, recipient_id, tenant_id, lane_id, due_at, expires_at, offer)
                RETURNING recipient_id, lease)
            SELECT recipient_id AS "id!" FROM queued WHERE lease IS NOT NULL
            UNION ALL SELECT id FROM message WHERE unsubscribe"#,
@@ -278,7 +281,7 @@ async fn insert(
         &queue.lanes,
         &queue.due,
         &queue.expires as _,
-        &queue.takers as _,
+        &queue.offers as _,
         &queue.offering,
         &queue.offered,
         now

@@ -21,15 +21,31 @@ pub struct Done {
     pub waited: Duration,
 }
 
+/// How long a transaction waits for what somebody else has locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// A second: others wait behind it, and what it is about is tried again by itself.
+    Short,
+    /// As long as a call may take.
+    Long,
+}
+
 /// Commits messages and outcomes, all or nothing. No two messages may share an idempotency key.
-///
-/// Where there are both it waits for no lock longer than a second: neither must keep the other for long, and each is to be tried
-/// by itself then.
-pub async fn commit(db: &Db, accepted: &[Intake], over: &[Finished], now: DateTime<Utc>) -> Result<Done, DbError> {
-    let (name, begin) = match (accepted, over) {
-        ([], _) => ("queue.finish", "BEGIN"),
-        (_, []) => ("intake.commit", "BEGIN"),
-        _ => ("journal.commit", "BEGIN; SET LOCAL lock_timeout = '1s'"),
+pub async fn commit(
+    db: &Db,
+    accepted: &[Intake],
+    over: &[Finished],
+    now: DateTime<Utc>,
+    patience: Patience,
+) -> Result<Done, DbError> {
+    let name = match (accepted, over) {
+        ([], _) => "queue.finish",
+        (_, []) => "intake.commit",
+        _ => "journal.commit",
+    };
+    let begin = match patience {
+        Patience::Short => "BEGIN; SET LOCAL lock_timeout = '1s'",
+        Patience::Long => "BEGIN",
     };
     db.timed(name, async {
         let mut tx = db.pool.hot().begin_with(begin).await?;

@@ -212,7 +212,7 @@ pub async fn page(
 
 // What a delivery needs is looked up id by id (LATERAL, and OFFSET 0 keeps the planner from turning it round): each week's
 // partitions begin without statistics, and there Postgres would read the whole week for a list of a hundred ids. The span of
-// the ids leaves the other weeks out before the plan is made.
+// the ids leaves the other weeks out.
 
 /// What a message says.
 #[derive(Debug, Clone)]

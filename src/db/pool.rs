@@ -38,7 +38,8 @@ struct Current {
     since: Instant,
 }
 
-/// Connections for the hot path, of all that there may be: the two writers of the journal, or a claim with its look-ups.
+/// Connections for the hot path, of all that there may be: the two writers of the journal and what is tried beside them, or a claim
+/// with its look-ups.
 const HOT: u32 = 4;
 
 impl Current {

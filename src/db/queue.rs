@@ -415,6 +415,22 @@ pub async fn leased(db: &Db, worker: Uuid) -> Result<Vec<Claimed>, DbError> {
     .await
 }
 
+/// Which of these claims stand: the ids of their recipients.
+pub async fn are_held(db: &Db, claimed: &[Claimed]) -> Result<HashSet<Uuid>, DbError> {
+    let rows = Fence::of(claimed.iter());
+    let query = sqlx::query_scalar!(
+        r#"SELECT queue.recipient_id
+           FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[]) AS u (message_id, recipient_id, lease, claims)
+           JOIN queue ON queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
+                AND queue.lease = u.lease AND queue.claims = u.claims"#,
+        &rows.messages,
+        &rows.recipients,
+        &rows.leases,
+        &rows.claims
+    );
+    db.timed("queue.are_held", query.fetch_all(&db.pool)).await.map(|ids| ids.into_iter().collect())
+}
+
 /// How long a look through the whole queue may take.
 pub(super) const SCAN_LIMIT: Duration = Duration::from_mins(2);
 

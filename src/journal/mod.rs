@@ -9,14 +9,14 @@
 mod writer;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, oneshot};
 
 use crate::clock::SharedClock;
 use crate::db::intake::{Committed, Intake};
-use crate::db::queue::Finished;
+use crate::db::queue::{Claimed, Finished};
 use crate::db::{Db, DbError};
 use crate::domain::id::RecipientId;
 
@@ -25,15 +25,14 @@ const WAITING: usize = 1_024;
 
 /// Who has new mail at once.
 pub trait Taker: fmt::Debug + Send + Sync {
-    /// Takes into its hands what it can send now, and names itself as `taker` of that. What comes of it is told by
-    /// [`settle`](Taker::settle), of each once.
+    /// Takes into its hands what it can send now, and names itself as `taker` of that. What comes of it is told of each, once.
     fn offer(&self, group: &mut [Intake], now: DateTime<Utc>);
 
-    /// What it took into its hands has been committed or not. Nothing is to be kept of what is not `taken`.
+    /// What it took into its hands has been committed, or has not. Nothing is to be kept of what is not `taken`.
     fn settle(&self, offered: Vec<Settled>);
 
     /// What it took into its hands may have been committed, and nobody knows.
-    fn suspect(&self, error: &DbError);
+    fn doubt(&self, offered: Vec<Intake>);
 }
 
 /// What became of a message that was offered.
@@ -43,6 +42,8 @@ pub struct Settled {
     pub intake: Intake,
     /// Those of its recipients who are leased to the taker.
     pub taken: Vec<RecipientId>,
+    /// Whether others of them wait in the queue.
+    pub is_waiting: bool,
     /// Whether it carries a link to unsubscribe by.
     pub unsubscribe: bool,
 }
@@ -71,15 +72,33 @@ struct Pending {
     reply: oneshot::Sender<Result<Committed, Arc<DbError>>>,
 }
 
-/// Who is told of what was committed.
-#[derive(Debug, Default)]
+/// Puts the newest claim of a recipient in place of an older one.
+type Refresh = Arc<dyn Fn(&mut Claimed) + Send + Sync>;
+
+/// Who is asked before a commit, and told after it.
+#[derive(Default)]
 struct Signals {
+    refresh: OnceLock<Refresh>,
     taker: Mutex<Option<Weak<dyn Taker>>>,
     /// Told when mail waits in the queue.
     wake: Mutex<Vec<Weak<Notify>>>,
 }
 
+impl fmt::Debug for Signals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signals").field("taker", &self.taker).field("wake", &self.wake).finish_non_exhaustive()
+    }
+}
+
 impl Signals {
+    /// Makes outcomes those of the newest claims: a worker may have claimed anew what it still has in hand, and what is recorded
+    /// of the older claim would change nothing.
+    fn refresh(&self, over: &mut [Finished]) {
+        if let Some(refresh) = self.refresh.get() {
+            over.iter_mut().for_each(|finished| refresh(&mut finished.claimed));
+        }
+    }
+
     fn taker(&self) -> Option<Arc<dyn Taker>> {
         self.taker.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.upgrade()
     }
@@ -116,6 +135,17 @@ impl Journal {
     /// From now on this worker is offered new mail, for as long as it lives.
     pub fn enlist(&self, taker: Weak<dyn Taker>) {
         *self.signals.taker.lock().unwrap_or_else(PoisonError::into_inner) = Some(taker);
+    }
+
+    /// Whether there is somebody to offer new mail to.
+    pub fn has_taker(&self) -> bool {
+        self.signals.taker().is_some()
+    }
+
+    /// How outcomes are made those of the newest claims, just before they are committed.
+    pub fn refresh_by(&self, refresh: Arc<dyn Fn(&mut Claimed) + Send + Sync>) {
+        // One worker a process: there is no second.
+        let _ = self.signals.refresh.set(refresh);
     }
 
     /// Waits until the message is committed, or the transaction has failed.

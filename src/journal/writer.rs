@@ -1,14 +1,16 @@
 //! The tasks that commit.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::{Mutex, oneshot};
 
-use super::{Pending, Recorded, Settled, Signals, Taker};
+use super::{Pending, Recorded, Settled, Signals};
 use crate::clock::SharedClock;
 use crate::db::intake::{Committed, Intake};
-use crate::db::journal::{self, Done};
+use crate::db::journal::{self, Done, Patience};
 use crate::db::queue::Finished;
 use crate::db::{Db, DbError};
 
@@ -40,10 +42,10 @@ pub(super) struct Tools {
 /// Starts the writers. They end when nobody can hand in anything any more.
 pub(super) fn start(tools: &Tools) {
     let turn = Arc::new(Mutex::new(Queueing::default()));
-    let outcomes_alone = Arc::default();
+    let (outcomes_alone, alone) = (Arc::default(), Arc::default());
     for _ in 0..WRITERS {
-        let (turn, outcomes_alone) = (turn.clone(), Arc::clone(&outcomes_alone));
-        tokio::spawn(Writer { tools: tools.clone(), turn, outcomes_alone }.run());
+        let (turn, outcomes_alone, alone) = (turn.clone(), Arc::clone(&outcomes_alone), Arc::clone(&alone));
+        tokio::spawn(Writer { tools: tools.clone(), turn, outcomes_alone, alone }.run());
     }
 }
 
@@ -53,6 +55,8 @@ struct Writer {
     turn: Arc<Mutex<Queueing>>,
     /// When a transaction of outcomes alone last began.
     outcomes_alone: Arc<std::sync::Mutex<Option<Instant>>>,
+    /// For messages that are tried beside the writers.
+    alone: Arc<Mutex<()>>,
 }
 
 /// How long transactions wait in line behind those of other processes: each commit holds the event numbers for the length of an
@@ -159,81 +163,42 @@ impl Writer {
 
     /// Answers how long it waited for event numbers, where all went well.
     async fn commit(&self, group: Group) -> Option<Duration> {
-        let Group { mut intakes, replies, over, .. } = group;
+        let Group { mut intakes, replies, mut over, .. } = group;
         if intakes.is_empty() {
             *self.outcomes_alone.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
-        let now = self.tools.clock.now();
-        let taker = self.tools.signals.taker();
-        if let Some(taker) = &taker {
-            taker.offer(&mut intakes, now);
-        }
-        let taker = taker.as_deref();
-        match journal::commit(&self.tools.db, &intakes, &over, now).await {
+        let Tools { db, clock, signals, .. } = &self.tools;
+        let now = clock.now();
+        offer(signals, &mut intakes, now);
+        signals.refresh(&mut over);
+        match journal::commit(db, &intakes, &over, now, Patience::Short).await {
             Ok(Done { accepted, counted, waited }) => {
-                self.accepted(intakes, accepted, replies, taker);
+                tell(signals, intakes, accepted, replies);
                 self.record(over, Ok(counted));
                 return Some(waited);
             }
-            // Neither must fail for the other's sake.
+            // Neither must fail for the other's sake, nor wait for it.
             Err(error) if error.is_undone() && !intakes.is_empty() && !over.is_empty() => {
-                self.accept(intakes, replies, taker).await;
-                let done = journal::commit(&self.tools.db, &[], &over, self.tools.clock.now()).await;
+                tokio::spawn(self.alone().accept(intakes, replies));
+                let done = journal::commit(db, &[], &over, clock.now(), Patience::Short).await;
                 self.record(over, done.map(|done| done.counted).map_err(Arc::new));
             }
             Err(error) => {
                 let error = Arc::new(error);
-                self.failed(intakes, replies, &error, taker).await;
+                if error.is_undone() && !intakes.is_empty() {
+                    tokio::spawn(self.alone().accept(intakes, replies));
+                } else {
+                    refuse(signals, intakes, replies, &error);
+                }
                 self.record(over, Err(error));
             }
         }
         None
     }
 
-    /// Commits messages alone.
-    async fn accept(&self, intakes: Vec<Intake>, replies: Vec<Reply>, taker: Option<&dyn Taker>) {
-        match journal::commit(&self.tools.db, &intakes, &[], self.tools.clock.now()).await {
-            Ok(done) => self.accepted(intakes, done.accepted, replies, taker),
-            Err(error) => self.failed(intakes, replies, &Arc::new(error), taker).await,
-        }
-    }
-
-    /// One message that Postgres refuses must not take its neighbours with it.
-    async fn failed(&self, intakes: Vec<Intake>, replies: Vec<Reply>, error: &Arc<DbError>, taker: Option<&dyn Taker>) {
-        if !matches!(**error, DbError::Refused { .. }) || intakes.len() < 2 {
-            return refuse(intakes, replies, error, taker);
-        }
-        for (intake, reply) in intakes.into_iter().zip(replies) {
-            let one = [intake];
-            let done = journal::commit(&self.tools.db, &one, &[], self.tools.clock.now()).await;
-            let (one, reply) = (Vec::from(one), vec![reply]);
-            match done {
-                Ok(done) => self.accepted(one, done.accepted, reply, taker),
-                Err(error) => refuse(one, reply, &Arc::new(error), taker),
-            }
-        }
-    }
-
-    fn accepted(&self, intakes: Vec<Intake>, results: Vec<Committed>, replies: Vec<Reply>, taker: Option<&dyn Taker>) {
-        let mut is_any_waiting = false;
-        let mut offered = Vec::new();
-        for ((intake, result), reply) in intakes.into_iter().zip(results).zip(replies) {
-            let mut settled = Settled { intake, taken: Vec::new(), unsubscribe: false };
-            if let Committed::New { suppressed, taken, unsubscribe } = &result {
-                is_any_waiting |= suppressed.len() + taken.len() < settled.intake.message.recipients.len();
-                (settled.taken, settled.unsubscribe) = (taken.clone(), *unsubscribe);
-            }
-            let _ = reply.send(Ok(result));
-            if settled.intake.taker.is_some() {
-                offered.push(settled);
-            }
-        }
-        if is_any_waiting {
-            self.tools.signals.wake();
-        }
-        if let Some(taker) = taker.filter(|_| !offered.is_empty()) {
-            taker.settle(offered);
-        }
+    fn alone(&self) -> Alone {
+        let Tools { db, clock, signals, .. } = self.tools.clone();
+        Alone { db, clock, signals, turn: self.alone.clone() }
     }
 
     fn record(&self, batch: Vec<Finished>, counted: Result<usize, Arc<DbError>>) {
@@ -244,15 +209,94 @@ impl Writer {
     }
 }
 
-/// Tells everybody that these were not committed.
-fn refuse(intakes: Vec<Intake>, replies: Vec<Reply>, error: &Arc<DbError>, taker: Option<&dyn Taker>) {
-    let lost = |intake| Settled { intake, taken: Vec::new(), unsubscribe: false };
-    let offered: Vec<_> = intakes.into_iter().filter(|intake| intake.taker.is_some()).map(lost).collect();
-    if let Some(taker) = taker.filter(|_| !offered.is_empty()) {
-        taker.settle(offered);
-        taker.suspect(error);
+/// Commits messages that Postgres did not take together with others. Beside the writers, so that nobody else waits for what is
+/// locked, and one group at a time, so that it never needs more than one connection.
+struct Alone {
+    db: Db,
+    clock: SharedClock,
+    signals: Arc<Signals>,
+    turn: Arc<Mutex<()>>,
+}
+
+impl Alone {
+    async fn accept(self, intakes: Vec<Intake>, replies: Vec<Reply>) {
+        let _turn = self.turn.lock().await;
+        match journal::commit(&self.db, &intakes, &[], self.clock.now(), Patience::Long).await {
+            Ok(done) => tell(&self.signals, intakes, done.accepted, replies),
+            // One message that Postgres refuses must not take its neighbours with it.
+            Err(DbError::Refused { .. }) if intakes.len() > 1 => {
+                for (intake, reply) in intakes.into_iter().zip(replies) {
+                    self.accept_one([intake], reply).await;
+                }
+            }
+            Err(error) => refuse(&self.signals, intakes, replies, &Arc::new(error)),
+        }
+    }
+
+    async fn accept_one(&self, one: [Intake; 1], reply: Reply) {
+        match journal::commit(&self.db, &one, &[], self.clock.now(), Patience::Long).await {
+            Ok(done) => tell(&self.signals, one.into(), done.accepted, vec![reply]),
+            Err(error) => refuse(&self.signals, one.into(), vec![reply], &Arc::new(error)),
+        }
+    }
+}
+
+/// Offers what is about to be committed to the worker.
+fn offer(signals: &Signals, intakes: &mut [Intake], now: DateTime<Utc>) {
+    let Some(taker) = signals.taker().filter(|_| !intakes.is_empty()) else { return };
+    if guarded(|| taker.offer(intakes, now)).is_none() {
+        intakes.iter_mut().for_each(|intake| intake.taker = None);
+    }
+}
+
+/// A worker that panics must not take the writer with it.
+fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let done = catch_unwind(AssertUnwindSafe(work)).ok();
+    if done.is_none() {
+        tracing::error!("handing mail over ended in a panic");
+    }
+    done
+}
+
+/// Tells everybody that these were not committed, or that nobody knows.
+fn refuse(signals: &Signals, intakes: Vec<Intake>, replies: Vec<Reply>, error: &Arc<DbError>) {
+    let offered: Vec<Intake> = intakes.into_iter().filter(|intake| intake.taker.is_some()).collect();
+    if let Some(taker) = signals.taker().filter(|_| !offered.is_empty()) {
+        let lost = |intake| Settled { intake, taken: Vec::new(), is_waiting: false, unsubscribe: false };
+        guarded(|| {
+            if error.may_be_done() {
+                taker.doubt(offered);
+            } else {
+                taker.settle(offered.into_iter().map(lost).collect());
+            }
+        });
     }
     for reply in replies {
         let _ = reply.send(Err(error.clone()));
+    }
+}
+
+/// Tells everybody what was committed.
+fn tell(signals: &Signals, intakes: Vec<Intake>, results: Vec<Committed>, replies: Vec<Reply>) {
+    let mut is_any_waiting = false;
+    let mut offered = Vec::new();
+    for ((intake, result), reply) in intakes.into_iter().zip(results).zip(replies) {
+        let mut settled = Settled { intake, taken: Vec::new(), is_waiting: false, unsubscribe: false };
+        if let Committed::New { suppressed, taken, unsubscribe } = &result {
+            settled.is_waiting = suppressed.len() + taken.len() < settled.intake.message.recipients.len();
+            (settled.taken, settled.unsubscribe) = (taken.clone(), *unsubscribe);
+        }
+        is_any_waiting |= settled.is_waiting;
+        let _ = reply.send(Ok(result));
+        if settled.intake.taker.is_some() {
+            offered.push(settled);
+        }
+    }
+    if let Some(taker) = signals.taker().filter(|_| !offered.is_empty()) {
+        guarded(|| taker.settle(offered));
+    }
+    // After that: what is claimed now is in no hand any more.
+    if is_any_waiting {
+        signals.wake();
     }
 }

@@ -11,8 +11,9 @@ use super::give_back;
 use super::hands::Hands;
 use super::learn::Learner;
 use crate::clock::SharedClock;
-use crate::db::queue::Finished;
-use crate::db::{Db, DbError, journal};
+use crate::db::journal::{self, Patience};
+use crate::db::queue::{Claimed, Finished};
+use crate::db::{Db, DbError};
 use crate::domain::id::MessageId;
 use crate::domain::outcome::Peer;
 use crate::journal::{Journal, Recorded};
@@ -28,7 +29,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Completer {
     journal: Arc<Journal>,
-    hands: Hands,
 }
 
 impl Completer {
@@ -48,14 +48,13 @@ impl Completer {
             };
             tasks.spawn(keeper.run(journal.recorded()));
         }
-        Self { journal, hands: learner.hands.clone() }
+        let hands = learner.hands.clone();
+        journal.refresh_by(Arc::new(move |row: &mut Claimed| hands.refresh(row)));
+        Self { journal }
     }
 
     /// Takes the outcomes of one mail.
-    pub(super) fn complete(&self, mut finished: Vec<Finished>) {
-        for one in &mut finished {
-            self.hands.refresh(&mut one.claimed);
-        }
+    pub(super) fn complete(&self, finished: Vec<Finished>) {
         self.journal.finish(finished);
     }
 }
@@ -74,15 +73,13 @@ struct Keeper {
 
 impl Keeper {
     async fn run(self, recorded: async_channel::Receiver<Recorded>) {
-        while let Ok(Recorded { mut batch, counted }) = recorded.recv().await {
+        while let Ok(Recorded { batch, counted }) = recorded.recv().await {
             match counted {
                 Ok(counted) => self.recorded(&batch, counted).await,
-                Err(error) if error.is_passing() && !error.is_too_slow() => {
+                Err(error) if error.is_passing() && !error.is_too_slow() && !error.is_locked_out() => {
                     tracing::warn!(%error, outcomes = batch.len(), "could not record outcomes; trying again");
                     tokio::time::sleep(PAUSE).await;
-                    for one in &mut batch {
-                        self.hands.refresh(&mut one.claimed);
-                    }
+                    // It lives as long as anything is in hand.
                     if let Some(journal) = self.journal.upgrade() {
                         journal.finish(batch);
                     }
@@ -158,8 +155,8 @@ impl Keeper {
             for finished in batch.iter_mut() {
                 self.hands.refresh(&mut finished.claimed);
             }
-            match journal::commit(&self.db, &[], batch, self.clock.now()).await {
-                Err(error) if error.is_passing() && !error.is_too_slow() => {
+            match journal::commit(&self.db, &[], batch, self.clock.now(), Patience::Short).await {
+                Err(error) if error.is_passing() && !error.is_too_slow() && !error.is_locked_out() => {
                     tracing::warn!(%error, outcomes = batch.len(), "could not record outcomes; trying again");
                     tokio::time::sleep(PAUSE).await;
                 }

@@ -29,7 +29,10 @@ async fn free(db: &Db, hands: &Hands, mut claimed: Vec<Claimed>, until: Option<D
             hands.refresh(row);
         }
         match queue::free(db, &claimed, until).await {
-            Ok(()) => claimed = hands.let_go(claimed.iter()),
+            Ok(()) => {
+                claimed = hands.let_go(claimed.iter());
+                hands.note_given_back();
+            }
             Err(error) => {
                 tracing::debug!(%error, "could not give back what was claimed");
                 tokio::time::sleep(PAUSE).await;
@@ -46,7 +49,10 @@ pub(super) async fn into_lanes(db: &Db, hands: &Hands, mut moves: Vec<(Claimed, 
     let done = splits::move_to_lane(db, &moves).await;
     let rows: Vec<Claimed> = moves.into_iter().map(|(row, _)| row).collect();
     match done {
-        Ok(()) => release(db, hands, hands.let_go(rows.iter())).await,
+        Ok(()) => {
+            release(db, hands, hands.let_go(rows.iter())).await;
+            hands.note_given_back();
+        }
         Err(error) => {
             tracing::debug!(%error, "could not put recipients into lanes of their own; giving them back");
             release(db, hands, rows).await;

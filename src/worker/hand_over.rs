@@ -7,23 +7,27 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::mail::{Loaded, Mail};
 use super::rooms::{self, Situation};
-use super::{Parts, claim, give_back};
-use crate::db::DbError;
+use super::{Parts, claim, give_back, recover, suppress};
 use crate::db::drafts::Stored;
 use crate::db::intake::Intake;
 use crate::db::lanes::ReadyLane;
-use crate::db::queue::Claimed;
+use crate::db::queue::{self, Claimed};
 use crate::domain::id::RecipientId;
+use crate::domain::message::NewRecipient;
 use crate::journal::{Settled, Taker};
 
 /// Lanes remembered; with more in use the memory starts anew.
 const LANES: usize = 8_192;
+/// How long: somebody may have changed how urgent a stream is. After that its next mail is claimed.
+const FRESH: Duration = Duration::from_secs(10);
+/// Between two questions what became of a commit that was not answered.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What a claim tells of when mail may be handed over.
 #[derive(Debug, Default)]
@@ -31,7 +35,7 @@ pub(super) struct Calm {
     /// Whether the last claim took all that could go.
     is_calm: AtomicBool,
     /// Lanes as they were when last claimed from.
-    lanes: Mutex<HashMap<i64, Arc<ReadyLane>>>,
+    lanes: Mutex<HashMap<i64, (Instant, Arc<ReadyLane>)>>,
 }
 
 impl Calm {
@@ -41,7 +45,8 @@ impl Calm {
         if lanes.len() + ready.len() > LANES {
             lanes.clear();
         }
-        lanes.extend(ready.iter().map(|lane| (lane.id, lane.clone())));
+        let now = Instant::now();
+        lanes.extend(ready.iter().map(|lane| (lane.id, (now, lane.clone()))));
     }
 
     /// Whether a claim that begins now would find nothing that is older than what comes now.
@@ -56,7 +61,8 @@ impl Calm {
 
     fn lanes(&self, ids: impl Iterator<Item = i64>) -> HashMap<i64, Arc<ReadyLane>> {
         let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.filter_map(|id| Some((id, lanes.get(&id)?.clone()))).collect()
+        let fresh = |id| lanes.get(&id).filter(|(since, _)| since.elapsed() < FRESH);
+        ids.filter_map(|id| Some((id, fresh(id)?.1.clone()))).collect()
     }
 }
 
@@ -84,8 +90,7 @@ impl Taker for HandOver {
         for intake in group {
             if intake.due_at() <= now && take_room(&mut room, &intake.lanes) {
                 intake.taker = Some(worker);
-                let lanes = intake.message.recipients.iter().zip(&intake.lanes);
-                taken.extend(lanes.map(|(recipient, lane)| claimed(intake, recipient.id.0, *lane, worker)));
+                taken.extend(rows(intake));
             }
         }
         // Before the commit: what is leased and not in hand counts as lost (`recover`).
@@ -95,21 +100,19 @@ impl Taker for HandOver {
     fn settle(&self, offered: Vec<Settled>) {
         let parts = &self.0;
         let (mut mails, mut lost) = (Vec::new(), Vec::new());
-        for Settled { intake, taken, unsubscribe } in offered {
-            let Some(worker) = intake.taker else { continue };
-            let lanes = intake.message.recipients.iter().zip(&intake.lanes);
-            let (ours, others): (Vec<_>, Vec<_>) =
-                lanes.map(|(recipient, lane)| (recipient.id, *lane)).partition(|(id, _)| taken.contains(id));
-            let row = |(id, lane): (RecipientId, i64)| claimed(&intake, id.0, lane, worker);
-            lost.extend(others.into_iter().map(row));
-            let ours: Vec<Claimed> = ours.into_iter().map(row).collect();
+        for Settled { intake, taken, is_waiting, unsubscribe } in offered {
+            if is_waiting {
+                // A claim has to see what it is that could not be handed over.
+                parts.calm.set(false);
+            }
+            let (ours, others): (Vec<Claimed>, Vec<Claimed>) =
+                rows(&intake).into_iter().partition(|row| taken.contains(&RecipientId(row.recipient_id)));
+            lost.extend(others);
             if !ours.is_empty() {
                 mails.push(Mail { message: Stored::of_new(intake.tenant, intake.message, unsubscribe), claimed: ours });
             }
         }
         if !lost.is_empty() {
-            // Something waits that could not be handed over: a claim has to see what it is.
-            parts.calm.set(false);
             // What has been claimed meanwhile was in hand already, so that nobody works on it.
             let claimed = parts.hands.let_go(lost.iter());
             if !claimed.is_empty() {
@@ -118,13 +121,45 @@ impl Taker for HandOver {
             }
         }
         if !mails.is_empty() {
-            let starting = parts.clone();
-            parts.tasks.spawn(async move { claim::start(&starting, Loaded { mails, orphans: Vec::new() }).await });
+            parts.tasks.spawn(start(parts.clone(), mails));
         }
     }
 
-    fn suspect(&self, error: &DbError) {
-        self.0.suspect(error);
+    fn doubt(&self, offered: Vec<Intake>) {
+        let rows = offered.iter().flat_map(rows).collect();
+        self.0.tasks.spawn(find_out(self.0.clone(), rows));
+    }
+}
+
+/// Sends what was handed over. Whoever was put on the suppression list while it was committed gets nothing.
+async fn start(parts: Arc<Parts>, mut mails: Vec<Mail>) {
+    let claimed: Vec<Claimed> = mails.iter().flat_map(|mail| mail.claimed.iter().cloned()).collect();
+    if let Err(error) = suppress::take_out(&parts, &mut mails).await {
+        tracing::warn!(%error, rows = claimed.len(), "could not ask who of new mail is suppressed; giving it back");
+        return give_back::release(&parts.db, &parts.hands, claimed).await;
+    }
+    claim::start(&parts, Loaded { mails, orphans: Vec::new() }).await;
+}
+
+/// Asks what became of a commit that was not answered, until nothing of it can come any more, and gives back what is leased to us:
+/// nobody else may send it. In hand it stays meanwhile, so that it does not count as lost.
+async fn find_out(parts: Arc<Parts>, mut rows: Vec<Claimed>) {
+    let begun = Instant::now();
+    while !rows.is_empty() {
+        let at = begun.elapsed();
+        match queue::are_held(&parts.db, &rows).await {
+            Ok(held) => {
+                let (ours, unknown) = rows.into_iter().partition(|row| held.contains(&row.recipient_id));
+                give_back::release(&parts.db, &parts.hands, ours).await;
+                rows = unknown;
+                if recover::is_last(at, true, parts.db.limit()) {
+                    give_back::release(&parts.db, &parts.hands, parts.hands.let_go(rows.iter())).await;
+                    return;
+                }
+            }
+            Err(error) => tracing::debug!(%error, "could not ask what became of new mail"),
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -156,19 +191,21 @@ fn take_room(room: &mut HashMap<i64, usize>, lanes: &[i64]) -> bool {
     true
 }
 
-/// A row as a claim would answer it, but for its number: no claim has that.
-fn claimed(intake: &Intake, recipient: Uuid, lane: i64, worker: Uuid) -> Claimed {
-    Claimed {
+/// A message's rows as a claim would answer them, but for their number: no claim has that. None where it was not offered.
+fn rows(intake: &Intake) -> Vec<Claimed> {
+    let Some(worker) = intake.taker else { return Vec::new() };
+    let row = |(recipient, lane): (&NewRecipient, &i64)| Claimed {
         message_id: intake.message.id.0,
-        recipient_id: recipient,
+        recipient_id: recipient.id.0,
         tenant_id: intake.tenant.0,
-        lane_id: lane,
+        lane_id: *lane,
         attempts: 0,
         crashes: 0,
         first_due_at: intake.due_at(),
         lease: worker,
         claims: 0,
-    }
+    };
+    intake.message.recipients.iter().zip(&intake.lanes).map(row).collect()
 }
 
 #[cfg(test)]

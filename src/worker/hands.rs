@@ -24,6 +24,8 @@ struct Inner {
     held: Mutex<Held>,
     /// For the one that claims.
     freed: Notify,
+    /// The same, of what is free for a claim again.
+    given_back: Notify,
     /// For tasks that wait for certain rows, or for room.
     changed: Notify,
 }
@@ -60,7 +62,13 @@ impl InLane {
 
 impl Hands {
     pub(super) fn new(capacity: usize) -> Self {
-        Self(Arc::new(Inner { capacity, held: Mutex::default(), freed: Notify::new(), changed: Notify::new() }))
+        Self(Arc::new(Inner {
+            capacity,
+            held: Mutex::default(),
+            freed: Notify::new(),
+            given_back: Notify::new(),
+            changed: Notify::new(),
+        }))
     }
 
     /// How many more may be taken.
@@ -153,6 +161,16 @@ impl Hands {
             }
             changed.await;
         }
+    }
+
+    /// Tells the one that claims that there is something to claim again.
+    pub(super) fn note_given_back(&self) {
+        self.0.given_back.notify_one();
+    }
+
+    /// Waits until some were given back since this was last awaited.
+    pub(super) async fn given_back(&self) {
+        self.0.given_back.notified().await;
     }
 
     /// Waits until some were let go since this was last awaited.

@@ -279,6 +279,7 @@ impl Worker {
                 () = stop.cancelled() => {}
                 () = self.parts.wake.notified(), if pause != FULL_POLL => {}
                 () = self.parts.hands.freed(), if !is_idle => {}
+                () = self.parts.hands.given_back() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -50,7 +50,7 @@ fn settles(limit: Duration) -> Duration {
 
 /// Whether the look that began so long after the suspicion was the last that is needed: no claim of before it could be
 /// committed any more. One that was not had does not count: while Postgres is away for long there is none.
-fn is_last(at: Duration, was_had: bool, limit: Duration) -> bool {
+pub(super) fn is_last(at: Duration, was_had: bool, limit: Duration) -> bool {
     was_had && at >= LINK + settles(limit)
 }
 

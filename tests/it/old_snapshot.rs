@@ -58,7 +58,7 @@ async fn claiming_lowering_and_raising_cost_the_same_however_much_has_gone_throu
     let (held, mut busy) = (hold_everything(&app).await, app.database.connect().await);
     let lane: i64 = sqlx::query_scalar("SELECT id FROM lanes").fetch_one(&mut busy).await.unwrap();
     let prepare = format!(
-        "SET plan_cache_mode = force_custom_plan; PREPARE claim AS {};
+        "{KEPT}; PREPARE claim AS {};
          INSERT INTO workers (id, host, pid, started_at, heartbeat_at)
          VALUES ('00000000-0000-0000-0000-00000000000a', 'other', 1, now(), now())",
         statement("WITH me AS")
@@ -119,6 +119,10 @@ async fn rows_read_through(app: &TestApp) -> i64 {
     sqlx::query_scalar(read).fetch_one(&mut connection).await.unwrap()
 }
 
+/// As hot connections are (`db::pool`).
+const KEPT: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
+                    SET enable_mergejoin = off";
+
 /// Each week's partitions begin without statistics.
 #[tokio::test]
 async fn sending_reads_no_week_through_before_postgres_has_statistics_of_it() {
@@ -149,11 +153,7 @@ async fn recording_outcomes_looks_each_recipient_up() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     let mut connection = app.database.connect().await;
-    let prepare = format!(
-        "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
-         SET enable_mergejoin = off; PREPARE record AS {}",
-        statement("WITH over AS")
-    );
+    let prepare = format!("{KEPT}; PREPARE record AS {}", statement("WITH over AS"));
     sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut connection).await.unwrap();
     looks_up(&mut connection, 1).await;
     app.sql(

@@ -1,6 +1,6 @@
 //! The rows of a group of messages, column by column, as `unnest` takes them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -121,7 +121,8 @@ pub(super) struct Queue {
     pub lanes: Vec<i64>,
     pub due: Vec<DateTime<Utc>>,
     pub expires: Vec<Option<DateTime<Utc>>>,
-    pub takers: Vec<Option<Uuid>>,
+    /// Which of the offers below it is, counted from 1.
+    pub offers: Vec<Option<i32>>,
     /// Each worker and lane once.
     pub offering: Vec<Uuid>,
     pub offered: Vec<i64>,
@@ -136,9 +137,15 @@ impl Queue {
             })
             .filter(|(_, recipient, _)| !suppressed.contains_key(&recipient.id))
             .collect();
-        let offers: BTreeSet<(Uuid, i64)> =
-            rows.iter().filter_map(|(intake, _, lane)| Some((intake.taker?, *lane))).collect();
-        let (offering, offered) = offers.into_iter().unzip();
+        let offer = |intake: &Intake, lane: i64| Some((intake.taker?, lane));
+        let places: BTreeMap<(Uuid, i64), i32> = rows
+            .iter()
+            .filter_map(|(intake, _, lane)| offer(intake, *lane))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .zip(1..)
+            .collect();
+        let (offering, offered) = places.keys().copied().unzip();
         Self {
             messages: rows.iter().map(|(intake, ..)| intake.message.id.0).collect(),
             recipients: rows.iter().map(|(_, recipient, _)| recipient.id.0).collect(),
@@ -146,7 +153,7 @@ impl Queue {
             lanes: rows.iter().map(|(.., lane)| *lane).collect(),
             due: rows.iter().map(|(intake, ..)| intake.due_at()).collect(),
             expires: rows.iter().map(|(intake, ..)| intake.message.expires_at).collect(),
-            takers: rows.iter().map(|(intake, ..)| intake.taker).collect(),
+            offers: rows.iter().map(|(intake, _, lane)| places.get(&offer(intake, *lane)?).copied()).collect(),
             offering,
             offered,
         }
