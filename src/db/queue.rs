@@ -1,4 +1,4 @@
-//! `queue`: claim what is due, and end each attempt. [`end`] alone ends one: its state and, in the same transaction, its
+//! `queue`: claim what is due, and end each attempt. `end` alone ends one: its state and, in the same transaction, its
 //! event, fenced by the lease.
 
 use std::collections::HashSet;

@@ -95,7 +95,9 @@ impl Signals {
     /// of the older claim would change nothing.
     fn refresh(&self, over: &mut [Finished]) {
         if let Some(refresh) = self.refresh.get() {
-            over.iter_mut().for_each(|finished| refresh(&mut finished.claimed));
+            for finished in over {
+                refresh(&mut finished.claimed);
+            }
         }
     }
 

@@ -245,7 +245,9 @@ impl Alone {
 fn offer(signals: &Signals, intakes: &mut [Intake], now: DateTime<Utc>) {
     let Some(taker) = signals.taker().filter(|_| !intakes.is_empty()) else { return };
     if guarded(|| taker.offer(intakes, now)).is_none() {
-        intakes.iter_mut().for_each(|intake| intake.taker = None);
+        for intake in intakes {
+            intake.taker = None;
+        }
     }
 }
 
