@@ -43,36 +43,34 @@ struct Current {
 const HOT: u32 = 4;
 
 impl Current {
-    async fn close(&self) {
-        tokio::join!(self.pool.close(), self.hot.close());
-    }
-}
-
-impl Inner {
-    fn open(&self) -> Current {
-        let all = self.options.get_max_connections();
+    /// Opens nothing yet.
+    fn new(connection: &PgConnectOptions, options: &PgPoolOptions) -> Self {
+        let all = options.get_max_connections();
         let hot = HOT.min(all / 2).max(1);
         // A kept plan knows nothing of how much there is: see `Pool::hot`.
-        let kept = self.connection.clone().options([
+        let kept = connection.clone().options([
             ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
         ]);
-        let pool = self.options.clone().max_connections((all - hot).max(1)).connect_lazy_with(self.connection.clone());
-        let hot = self.options.clone().max_connections(hot).connect_lazy_with(kept);
-        Current { pool, hot, since: Instant::now() }
+        Self {
+            pool: options.clone().max_connections((all - hot).max(1)).connect_lazy_with(connection.clone()),
+            hot: options.clone().max_connections(hot).connect_lazy_with(kept),
+            since: Instant::now(),
+        }
+    }
+
+    async fn close(&self) {
+        tokio::join!(self.pool.close(), self.hot.close());
     }
 }
 
 impl Pool {
     /// Opens nothing yet.
     pub(super) fn new(connection: PgConnectOptions, options: PgPoolOptions) -> Self {
-        let pool = options.clone().connect_lazy_with(connection.clone());
-        let current = Current { hot: pool.clone(), pool, since: Instant::now() };
-        let inner = Inner { connection, options, current: RwLock::new(current) };
-        let current = inner.open();
-        Self(Arc::new(Inner { current: RwLock::new(current), ..inner }))
+        let current = RwLock::new(Current::new(&connection, &options));
+        Self(Arc::new(Inner { connection, options, current }))
     }
 
     fn current(&self) -> PgPool {
@@ -132,7 +130,7 @@ impl Pool {
             if !is_due(current.since) || current.pool.is_closed() {
                 return;
             }
-            std::mem::replace(&mut *current, self.0.open())
+            std::mem::replace(&mut *current, Current::new(&self.0.connection, &self.0.options))
         };
         tracing::warn!(left_behind = old.pool.size() + old.hot.size(), "opening fresh connections to the database");
         tokio::spawn(async move { tokio::time::timeout(LAST_CALLS, old.close()).await });

@@ -255,7 +255,10 @@ fn offer(signals: &Signals, intakes: &mut [Intake], now: DateTime<Utc>) {
 fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     let done = catch_unwind(AssertUnwindSafe(work)).ok();
     if done.is_none() {
-        tracing::error!("handing mail over ended in a panic");
+        tracing::error!(
+            "handing new mail to the worker ended in a panic: mail that this process has not sent by now may stay in its hand \
+             until it is restarted"
+        );
     }
     done
 }
