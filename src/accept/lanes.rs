@@ -1,59 +1,85 @@
 //! Which lane a recipient waits in.
+//!
+//! With a lane a domain, many new ones come at a time: what is asked for while a statement is under way goes into the next one
+//! together.
 
-use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::db::lanes::{self, LaneName};
+use futures_util::future::try_join_all;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use crate::db::lanes::{self, LaneName, NamedLane};
 use crate::db::splits::Splits;
 use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
+use crate::domain::message::NewMessage;
 use crate::domain::routing::{RouteName, RouteTable};
 
 /// Beyond this many lanes the cache starts anew; it holds what is in use, not what ever was.
 const CACHED: usize = 200_000;
+/// Lanes that may wait for the finder before others wait to be let in.
+const WAITING: usize = 1_024;
+/// Lanes a statement.
+const GROUP: usize = 256;
+
+type Found = Result<i64, Arc<DbError>>;
+
+#[derive(Debug)]
+struct Pending {
+    name: Arc<LaneName>,
+    reply: oneshot::Sender<Found>,
+}
 
 /// Finds lanes, and remembers them: a lane's id never changes.
 #[derive(Debug)]
 pub(super) struct Lanes {
-    db: Db,
     routes: RouteTable,
     splits: Splits,
-    known: RwLock<HashMap<LaneName, i64>>,
+    known: RwLock<HashMap<Arc<LaneName>, i64>>,
+    unknown: async_channel::Sender<Pending>,
 }
 
 impl Lanes {
-    pub(super) fn new(db: Db, routes: RouteTable) -> Self {
-        Self { splits: Splits::new(db.clone()), db, routes, known: RwLock::default() }
+    /// Starts the finder; it ends when this is dropped.
+    pub(super) fn start(db: &Db, routes: RouteTable, tasks: &TaskTracker) -> Self {
+        let (unknown, receiver) = async_channel::bounded(WAITING);
+        tasks.spawn(find(db.clone(), receiver));
+        Self { splits: Splits::new(db.clone()), routes, known: RwLock::default(), unknown }
+    }
+
+    /// The lanes of a message's recipients, in their order.
+    pub(super) async fn all(&self, tenant: TenantId, message: &NewMessage) -> Result<Vec<NamedLane>, Arc<DbError>> {
+        let from = message.from.address.domain();
+        let lane = |domain| self.one(tenant, &message.stream, from, domain);
+        try_join_all(message.recipients.iter().map(|recipient| lane(recipient.mailbox.address.domain()))).await
     }
 
     /// The lane of mail from `sender_domain` to `domain` in a stream. Through relays it is one for all domains but those
     /// split off, since relays are the only destination there is to be slow: 100,000 domains cost nothing this way. Direct
     /// it is one a domain, so that one that is down delays no other.
-    pub(super) async fn id(
+    pub(super) async fn one(
         &self,
         tenant: TenantId,
         stream: &str,
         sender_domain: &str,
         domain: &str,
-    ) -> Result<i64, DbError> {
+    ) -> Result<NamedLane, Arc<DbError>> {
         let route = self.routes.of(stream, sender_domain);
-        if !route.is_mx()
-            && let Some(id) = self.own_lane(tenant, stream, route, domain).await?
-        {
-            return Ok(id);
+        let name = |domain: &str| LaneName {
+            tenant,
+            stream: stream.to_owned(),
+            route: route.to_string(),
+            domain: domain.to_owned(),
+        };
+        if route.is_mx() {
+            return self.find(name(domain)).await;
         }
-        let domain = if route.is_mx() { domain } else { "*" };
-        let name = LaneName { tenant, stream: stream.to_owned(), route: route.to_string(), domain: domain.to_owned() };
-        if let Some(id) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&name) {
-            return Ok(*id);
+        match self.own_lane(tenant, stream, route, domain).await? {
+            Some(id) => Ok(NamedLane { id, name: Arc::new(name(domain)) }),
+            None => self.find(name("*")).await,
         }
-        let id = lanes::ensure(&self.db, &name).await?;
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= CACHED {
-            known.clear();
-        }
-        known.insert(name, id);
-        Ok(id)
     }
 
     /// The lane that a domain has of its own on a route that else has one for all.
@@ -70,4 +96,59 @@ impl Lanes {
         }
         Ok(splits.get(&(tenant.0, stream.to_owned(), route.to_string(), domain.to_owned())).copied())
     }
+
+    async fn find(&self, name: LaneName) -> Result<NamedLane, Arc<DbError>> {
+        if let Some((name, id)) = self.known.read().unwrap_or_else(PoisonError::into_inner).get_key_value(&name) {
+            return Ok(NamedLane { id: *id, name: name.clone() });
+        }
+        let name = Arc::new(name);
+        let (reply, answer) = oneshot::channel();
+        let gone = || Arc::new(DbError::closed(FINDING));
+        self.unknown.send(Pending { name: name.clone(), reply }).await.map_err(|_| gone())?;
+        let id = answer.await.map_err(|_| gone())??;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= CACHED {
+            known.clear();
+        }
+        known.insert(name.clone(), id);
+        Ok(NamedLane { id, name })
+    }
+}
+
+const FINDING: &str = "lanes.ensure";
+
+/// Those who wait for each lane.
+type Waiting = BTreeMap<Arc<LaneName>, Vec<oneshot::Sender<Found>>>;
+
+async fn find(db: Db, receiver: async_channel::Receiver<Pending>) {
+    while let Ok(first) = receiver.recv().await {
+        let mut waiting = Waiting::new();
+        let others = std::iter::from_fn(|| receiver.try_recv().ok()).take(GROUP - 1);
+        for Pending { name, reply } in std::iter::once(first).chain(others) {
+            waiting.entry(name).or_default().push(reply);
+        }
+        // What was being made by somebody else at that moment is there the second time.
+        let left = answer(&db, waiting).await;
+        for reply in answer(&db, left).await.into_values().flatten() {
+            let _ = reply.send(Err(Arc::new(DbError::not_found(FINDING))));
+        }
+    }
+}
+
+/// Answers those whose lanes there are now. The others are left.
+async fn answer(db: &Db, waiting: Waiting) -> Waiting {
+    if waiting.is_empty() {
+        return waiting;
+    }
+    let names: Vec<Arc<LaneName>> = waiting.keys().cloned().collect();
+    let found = lanes::ensure(db, &names).await.map_err(Arc::new);
+    let mut left = Waiting::new();
+    for (name, replies) in waiting {
+        let id = found.as_ref().map(|found| found.get(&*name).copied());
+        match id.map_err(Arc::clone).transpose() {
+            Some(id) => replies.into_iter().for_each(|reply| drop(reply.send(id.clone()))),
+            None => drop(left.insert(name, replies)),
+        }
+    }
+    left
 }

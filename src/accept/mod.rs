@@ -85,7 +85,7 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Starts a task on `tasks`; it ends when the acceptor is dropped. `wake` and workers of other processes are told of mail that
+    /// Starts tasks on `tasks`; they end when the acceptor is dropped. `wake` and workers of other processes are told of mail that
     /// waits.
     pub fn new(
         db: Db,
@@ -100,7 +100,7 @@ impl Acceptor {
         Self {
             journal,
             blobs: Blobs::start(&db, clock, tasks),
-            lanes: Lanes::new(db.clone(), routes),
+            lanes: Lanes::start(&db, routes, tasks),
             streams: Streams::new(db.clone()),
             in_flight: InFlight::default(),
             db,
@@ -136,8 +136,8 @@ impl Acceptor {
         stream: &str,
         sender_domain: &str,
         domain: &str,
-    ) -> Result<i64, DbError> {
-        self.lanes.id(tenant, stream, sender_domain, domain).await
+    ) -> Result<i64, AcceptError> {
+        Ok(self.lanes.one(tenant, stream, sender_domain, domain).await.map_err(AcceptError::Db)?.id)
     }
 
     /// The message that a key stands for, if this very request was accepted before. Spares a replay the parsing.
@@ -174,11 +174,7 @@ impl Acceptor {
         };
         let keeps = db::drafts::is_kept(message.size()) && self.journal.has_taker();
         self.blobs.store(tenant, &mut message.attachments, keeps).await.map_err(AcceptError::Db)?;
-        let mut lanes = Vec::with_capacity(message.recipients.len());
-        for recipient in &message.recipients {
-            let (from, to) = (message.from.address.domain(), recipient.mailbox.address.domain());
-            lanes.push(self.lanes.id(tenant, &message.stream, from, to).await?);
-        }
+        let lanes = self.lanes.all(tenant, &message).await.map_err(AcceptError::Db)?;
         let fingerprint = idempotency.as_ref().map(|with| with.fingerprint);
         let idempotency = idempotency.map(|with| (with.key, with.fingerprint));
         let intake = Intake { tenant, message, lanes, idempotency, taker: None };

@@ -16,7 +16,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::db::bench::{Holding, checkpoint};
 use crate::db::intake::Intake;
 use crate::db::journal::Patience;
-use crate::db::lanes::{self, LaneName};
+use crate::db::lanes::{self, LaneName, NamedLane};
 use crate::db::{Db, DbError, journal, partitions, streams};
 use crate::domain::address::Mailbox;
 use crate::domain::id::{MessageId, RecipientId, TenantId};
@@ -37,7 +37,7 @@ const LATER: TimeDelta = TimeDelta::days(30);
 /// What all of them have in common.
 struct Kind {
     stream: &'static str,
-    lanes: Vec<i64>,
+    lanes: Vec<NamedLane>,
     domains: u64,
     from: Mailbox,
     text: String,
@@ -89,10 +89,14 @@ async fn kind(db: &Db, options: &Options) -> Result<Kind, BenchError> {
     }
     let (route, domains) = if options.direct { ("mx", options.domains) } else { ("relay", 1) };
     let mut found = Vec::new();
-    for number in 0..domains {
+    let name = |number: u32| {
         let domain = if options.direct { domain(number.into()) } else { "*".to_owned() };
-        let name = LaneName { tenant, stream: stream.to_owned(), route: route.to_owned(), domain };
-        found.push(lanes::ensure(db, &name).await.doing(doing)?);
+        Arc::new(LaneName { tenant, stream: stream.to_owned(), route: route.to_owned(), domain })
+    };
+    for numbers in (0..domains).collect::<Vec<_>>().chunks(1_000) {
+        let names: Vec<Arc<LaneName>> = numbers.iter().map(|number| name(*number)).collect();
+        let ids = lanes::ensure(db, &names).await.doing(doing)?;
+        found.extend(names.into_iter().filter_map(|name| Some(NamedLane { id: *ids.get(&*name)?, name })));
     }
     let from = format!("bench@{}", mail::SENDER_DOMAIN).parse::<Mailbox>().doing(doing)?;
     let scheduled = options.backlog_kind == Backlog::Scheduled;
@@ -153,7 +157,7 @@ impl Kind {
         };
         let place = usize::try_from(number % self.lanes.len() as u64).ok();
         let lane = place.and_then(|place| self.lanes.get(place));
-        let lanes = lane.copied().into_iter().collect();
+        let lanes = lane.cloned().into_iter().collect();
         Ok(Intake { tenant: TenantId::DEFAULT, message, lanes, idempotency: None, taker: None })
     }
 }

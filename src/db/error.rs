@@ -63,6 +63,11 @@ impl DbError {
         Self::Unavailable { query, source: sqlx::Error::PoolClosed }
     }
 
+    /// There is not what was asked for, although there was a moment ago.
+    pub fn not_found(query: &'static str) -> Self {
+        Self::Refused { query, source: sqlx::Error::RowNotFound }
+    }
+
     pub(super) fn from_sqlx(query: &'static str, source: sqlx::Error) -> Self {
         let refused = match &source {
             sqlx::Error::Database(error) => error.code().is_some_and(|code| !is_passing(&code)),

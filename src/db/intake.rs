@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::events::NewEvent;
-use super::lanes::Lowered;
+use super::lanes::{Lowered, NamedLane};
 use super::suppressions::{self, Addressed};
 use crate::domain::event::EventType;
 use crate::domain::id::{MessageId, RecipientId, TenantId};
@@ -27,7 +27,7 @@ pub struct Intake {
     /// The message; its attachments' bytes are stored already.
     pub message: NewMessage,
     /// The lane of each recipient, in the recipients' order.
-    pub lanes: Vec<i64>,
+    pub lanes: Vec<NamedLane>,
     /// The `Idempotency-Key` and the fingerprint of its request.
     pub idempotency: Option<(String, [u8; 32])>,
     /// The worker that would have it at once, without a claim.
@@ -105,7 +105,7 @@ pub(super) async fn store<'a>(
                 } else if marked.contains(&recipient.id.0) {
                     taken.push(recipient.id);
                 } else {
-                    stored.waiting.push(Lowered { lane: *lane, due_at: intake.due_at() });
+                    stored.waiting.push(Lowered { lane: lane.id, due_at: intake.due_at() });
                 }
             }
         }

@@ -5,7 +5,8 @@
 //! exclusive lock, so that no row is ever overlooked. Both are functions in the database (`lower_lanes`, `raise_lanes`),
 //! which find the newest version of a lane however many older ones somebody's snapshot keeps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -84,22 +85,49 @@ impl ReadyLane {
     }
 }
 
-/// Finds or makes a lane. Its own `priority` is that of its stream at the time, for workers of the version before: this one
-/// reads the stream's.
-pub async fn ensure(db: &Db, name: &LaneName) -> Result<i64, DbError> {
-    // The update changes nothing: it makes the statement answer the id of a lane that was there. Not of a key column:
-    // that would wait for every commit that adds to the lane.
-    let query = sqlx::query_scalar!(
-        "INSERT INTO lanes (tenant_id, stream, route, domain, priority)
-         SELECT $1, $2, $3, $4, priority FROM streams WHERE tenant_id = $1 AND name = $2
-         ON CONFLICT (tenant_id, stream, route, domain) DO UPDATE SET priority = lanes.priority
-         RETURNING id",
-        name.tenant.0,
-        name.stream,
-        name.route,
-        name.domain
+/// A lane as whoever puts mail into it knows it. Neither ever changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedLane {
+    /// `lanes.id`.
+    pub id: i64,
+    /// What makes it.
+    pub name: Arc<LaneName>,
+}
+
+/// Finds lanes, and makes those that are not there, in one statement: with one a domain, many new ones come at a time. Their own
+/// `priority` is that of their stream at the time, for workers of the version before: this one reads the stream's. Left out is what
+/// somebody else made at the same moment, which the next call finds, and what has no stream. No name may be given twice.
+pub async fn ensure(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, i64>, DbError> {
+    let tenants: Vec<Uuid> = names.iter().map(|name| name.tenant.0).collect();
+    let column = |of: fn(&LaneName) -> &str| -> Vec<&str> { names.iter().map(|name| of(name)).collect() };
+    // In one order, so that two replicas that make the same lanes never wait for each other.
+    let query = sqlx::query!(
+        r#"WITH wanted AS (
+               SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) AS u (tenant_id, stream, route, domain)),
+           there AS MATERIALIZED (
+               SELECT w.*, l.id
+               FROM wanted w
+               LEFT JOIN lanes l ON l.tenant_id = ANY (ARRAY[w.tenant_id]) AND l.stream = w.stream AND l.route = w.route
+                    AND l.domain = w.domain),
+           made AS (
+               INSERT INTO lanes (tenant_id, stream, route, domain, priority)
+               SELECT t.tenant_id, t.stream, t.route, t.domain, s.priority
+               FROM there t JOIN streams s ON s.tenant_id = ANY (ARRAY[t.tenant_id]) AND s.name = t.stream
+               WHERE t.id IS NULL
+               ORDER BY t.tenant_id, t.stream, t.route, t.domain
+               ON CONFLICT (tenant_id, stream, route, domain) DO NOTHING
+               RETURNING id, tenant_id, stream, route, domain)
+           SELECT id AS "id!", tenant_id AS "tenant_id!", stream AS "stream!", route AS "route!", domain AS "domain!"
+           FROM there WHERE id IS NOT NULL
+           UNION ALL SELECT id, tenant_id, stream, route, domain FROM made"#,
+        &tenants,
+        &column(|name| &name.stream) as _,
+        &column(|name| &name.route) as _,
+        &column(|name| &name.domain) as _
     );
-    db.timed("lanes.ensure", query.fetch_one(&db.pool)).await
+    let rows = db.timed("lanes.ensure", query.fetch_all(&db.pool.hot())).await?;
+    let name = |tenant, stream, route, domain| LaneName { tenant: TenantId(tenant), stream, route, domain };
+    Ok(rows.into_iter().map(|row| (name(row.tenant_id, row.stream, row.route, row.domain), row.id)).collect())
 }
 
 /// Open lanes with something due, but for those to `skip`: of each stream the `limit` that have waited longest, the most

@@ -42,8 +42,8 @@ pub struct Settled {
     pub intake: Intake,
     /// Those of its recipients who are leased to the taker.
     pub taken: Vec<RecipientId>,
-    /// Whether others of them wait in the queue.
-    pub is_waiting: bool,
+    /// Those who wait in the queue.
+    pub waiting: Vec<RecipientId>,
     /// Whether it carries a link to unsubscribe by.
     pub unsubscribe: bool,
 }

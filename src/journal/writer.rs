@@ -1,5 +1,6 @@
 //! The tasks that commit.
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use crate::db::intake::{Committed, Intake};
 use crate::db::journal::{self, Done, Patience};
 use crate::db::queue::Finished;
 use crate::db::{Db, DbError};
+use crate::domain::id::RecipientId;
 
 /// Measured: a second writer fills the time the first one waits for its `fsync`; a third gains nothing.
 const WRITERS: usize = 2;
@@ -267,7 +269,7 @@ fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
 fn refuse(signals: &Signals, intakes: Vec<Intake>, replies: Vec<Reply>, error: &Arc<DbError>) {
     let offered: Vec<Intake> = intakes.into_iter().filter(|intake| intake.taker.is_some()).collect();
     if let Some(taker) = signals.taker().filter(|_| !offered.is_empty()) {
-        let lost = |intake| Settled { intake, taken: Vec::new(), is_waiting: false, unsubscribe: false };
+        let lost = |intake| Settled { intake, taken: Vec::new(), waiting: Vec::new(), unsubscribe: false };
         guarded(|| {
             if error.may_be_done() {
                 taker.doubt(offered);
@@ -281,17 +283,27 @@ fn refuse(signals: &Signals, intakes: Vec<Intake>, replies: Vec<Reply>, error: &
     }
 }
 
+/// Recipients of a message that are in neither list.
+fn others(intake: &Intake, suppressed: &[RecipientId], taken: &[RecipientId]) -> Vec<RecipientId> {
+    let recipients = &intake.message.recipients;
+    if suppressed.len() + taken.len() == recipients.len() {
+        return Vec::new();
+    }
+    let done: HashSet<&RecipientId> = suppressed.iter().chain(taken).collect();
+    recipients.iter().map(|recipient| recipient.id).filter(|id| !done.contains(id)).collect()
+}
+
 /// Tells everybody what was committed.
 fn tell(signals: &Signals, intakes: Vec<Intake>, results: Vec<Committed>, replies: Vec<Reply>) {
     let mut is_any_waiting = false;
     let mut offered = Vec::new();
     for ((intake, result), reply) in intakes.into_iter().zip(results).zip(replies) {
-        let mut settled = Settled { intake, taken: Vec::new(), is_waiting: false, unsubscribe: false };
+        let mut settled = Settled { intake, taken: Vec::new(), waiting: Vec::new(), unsubscribe: false };
         if let Committed::New { suppressed, taken, unsubscribe } = &result {
-            settled.is_waiting = suppressed.len() + taken.len() < settled.intake.message.recipients.len();
+            settled.waiting = others(&settled.intake, suppressed, taken);
             (settled.taken, settled.unsubscribe) = (taken.clone(), *unsubscribe);
         }
-        is_any_waiting |= settled.is_waiting;
+        is_any_waiting |= !settled.waiting.is_empty();
         let _ = reply.send(Ok(result));
         if settled.intake.taker.is_some() {
             offered.push(settled);

@@ -5,26 +5,29 @@
 //! made between all that waits. So the first mails after a rest are claimed, and so is everything while hands are short.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use super::mail::{Loaded, Mail};
 use super::rooms::{self, Situation};
 use super::{Parts, claim, give_back, recover, suppress};
 use crate::db::drafts::Stored;
 use crate::db::intake::Intake;
-use crate::db::lanes::ReadyLane;
+use crate::db::lanes::{LaneName, NamedLane, ReadyLane};
 use crate::db::queue::{self, Claimed};
 use crate::domain::id::RecipientId;
 use crate::domain::message::NewRecipient;
 use crate::journal::{Settled, Taker};
 
-/// Lanes remembered; with more in use the memory starts anew.
-const LANES: usize = 8_192;
-/// How long: somebody may have changed how urgent a stream is. After that its next mail is claimed.
+/// Lanes and streams remembered; with more in use the memory starts anew.
+const REMEMBERED: usize = 8_192;
+/// How long: somebody may have changed how urgent a stream is, or taken away a lane's limits. After that its next mail is claimed,
+/// or offered.
 const FRESH: Duration = Duration::from_secs(10);
 /// Between two questions what became of a commit that was not answered.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -34,19 +37,44 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Calm {
     /// Whether the last claim took all that could go.
     is_calm: AtomicBool,
-    /// Lanes as they were when last claimed from.
-    lanes: Mutex<HashMap<i64, (Instant, Arc<ReadyLane>)>>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// How urgent streams were when last claimed from.
+    streams: HashMap<(Uuid, String), (Instant, Urgency)>,
+    /// Lanes whose mail is not to be offered, since when: they have limits, cannot be reached, or had a reason of their own to
+    /// keep what was offered.
+    closed: HashMap<i64, Instant>,
+}
+
+/// What mail is divided by among the streams.
+#[derive(Debug, Clone, Copy)]
+struct Urgency {
+    priority: i16,
+    weight: i16,
 }
 
 impl Calm {
     /// Lanes that have been claimed from.
     pub(super) fn remember(&self, ready: &[Arc<ReadyLane>]) {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        if lanes.len() + ready.len() > LANES {
-            lanes.clear();
+        let (mut seen, now) = (self.seen(), Instant::now());
+        for lane in ready {
+            let urgency = Urgency { priority: lane.priority, weight: lane.weight };
+            put(&mut seen.streams, (lane.tenant_id, lane.stream.clone()), (now, urgency));
+            if lane.is_limited() || lane.blocked_since.is_some() {
+                put(&mut seen.closed, lane.id, now);
+            } else {
+                seen.closed.remove(&lane.id);
+            }
         }
-        let now = Instant::now();
-        lanes.extend(ready.iter().map(|lane| (lane.id, (now, lane.clone()))));
+    }
+
+    /// Lanes that kept what was offered of them.
+    fn close(&self, lanes: impl IntoIterator<Item = i64>) {
+        let (mut seen, now) = (self.seen(), Instant::now());
+        lanes.into_iter().for_each(|lane| put(&mut seen.closed, lane, now));
     }
 
     /// Whether a claim that begins now would find nothing that is older than what comes now.
@@ -59,10 +87,65 @@ impl Calm {
         self.is_calm.load(Ordering::Relaxed)
     }
 
-    fn lanes(&self, ids: impl Iterator<Item = i64>) -> HashMap<i64, Arc<ReadyLane>> {
-        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = |id| lanes.get(&id).filter(|(since, _)| since.elapsed() < FRESH);
-        ids.filter_map(|id| Some((id, fresh(id)?.1.clone()))).collect()
+    /// Those of these lanes whose mail may be offered, each once. That they have no limits and are open is for the transaction to
+    /// see.
+    fn open<'a>(&self, lanes: impl Iterator<Item = &'a NamedLane>) -> HashMap<i64, Arc<ReadyLane>> {
+        let seen = self.seen();
+        let mut open = HashMap::new();
+        for lane in lanes {
+            if !open.contains_key(&lane.id)
+                && !seen.closed.get(&lane.id).is_some_and(is_fresh)
+                && let Some(urgency) = seen.urgency(&lane.name)
+            {
+                open.insert(lane.id, Arc::new(unlimited(lane, urgency)));
+            }
+        }
+        open
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    fn urgency(&self, lane: &LaneName) -> Option<Urgency> {
+        let stream = (lane.tenant.0, lane.stream.clone());
+        self.streams.get(&stream).filter(|(since, _)| is_fresh(since)).map(|(_, urgency)| *urgency)
+    }
+}
+
+fn is_fresh(since: &Instant) -> bool {
+    since.elapsed() < FRESH
+}
+
+/// Remembers, and forgets all others where they are too many.
+fn put<K: Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: V) {
+    if map.len() >= REMEMBERED && !map.contains_key(&key) {
+        map.clear();
+    }
+    map.insert(key, value);
+}
+
+/// A lane as a claim would find it that has nothing waiting and no limits.
+fn unlimited(lane: &NamedLane, Urgency { priority, weight }: Urgency) -> ReadyLane {
+    let name = &*lane.name;
+    ReadyLane {
+        id: lane.id,
+        tenant_id: name.tenant.0,
+        stream: name.stream.clone(),
+        route: name.route.clone(),
+        domain: name.domain.clone(),
+        priority,
+        weight,
+        ready_at: DateTime::<Utc>::MAX_UTC,
+        connections: None,
+        mails_per_connection: None,
+        rate: None,
+        learned_rate: None,
+        blocked_since: None,
+        stream_rate: None,
+        stream_concurrency: None,
     }
 }
 
@@ -77,10 +160,10 @@ impl Taker for HandOver {
             return;
         }
         let Some(worker) = parts.identity.current() else { return };
-        let ids = group.iter().flat_map(|intake| intake.lanes.iter().copied());
-        let mut lanes = parts.calm.lanes(ids);
-        let left = parts.pace.left(now);
-        lanes.retain(|id, lane| !lane.is_limited() && lane.blocked_since.is_none() && !left.contains(id));
+        let mut lanes = parts.calm.open(group.iter().flat_map(|intake| &intake.lanes));
+        for left in parts.pace.left(now) {
+            lanes.remove(&left);
+        }
         if lanes.is_empty() {
             return;
         }
@@ -88,7 +171,7 @@ impl Taker for HandOver {
         let mut room = room(parts, &lanes, now);
         let mut taken = Vec::new();
         for intake in group {
-            if intake.due_at() <= now && take_room(&mut room, &intake.lanes) {
+            if intake.due_at() <= now && take_room(&mut room, intake.lanes.iter().map(|lane| lane.id)) {
                 intake.taker = Some(worker);
                 taken.extend(rows(intake));
             }
@@ -100,10 +183,13 @@ impl Taker for HandOver {
     fn settle(&self, offered: Vec<Settled>) {
         let parts = &self.0;
         let (mut mails, mut lost) = (Vec::new(), Vec::new());
-        for Settled { intake, taken, is_waiting, unsubscribe } in offered {
-            if is_waiting {
+        for Settled { intake, taken, waiting, unsubscribe } in offered {
+            if !waiting.is_empty() {
                 // A claim has to see what it is that could not be handed over.
                 parts.calm.set(false);
+                let kept =
+                    |(recipient, lane): (&NewRecipient, &NamedLane)| waiting.contains(&recipient.id).then_some(lane.id);
+                parts.calm.close(intake.message.recipients.iter().zip(&intake.lanes).filter_map(kept));
             }
             let (ours, others): (Vec<Claimed>, Vec<Claimed>) =
                 rows(&intake).into_iter().partition(|row| taken.contains(&RecipientId(row.recipient_id)));
@@ -178,13 +264,13 @@ fn room(parts: &Parts, lanes: &[Arc<ReadyLane>], now: DateTime<Utc>) -> HashMap<
 }
 
 /// Takes a place for each recipient of a message, or none.
-fn take_room(room: &mut HashMap<i64, usize>, lanes: &[i64]) -> bool {
-    let wanted = |id: i64| lanes.iter().filter(|lane| **lane == id).count();
-    if lanes.iter().any(|lane| room.get(lane).is_none_or(|left| *left < wanted(*lane))) {
+fn take_room(room: &mut HashMap<i64, usize>, lanes: impl Iterator<Item = i64> + Clone) -> bool {
+    let wanted = |id: i64| lanes.clone().filter(|lane| *lane == id).count();
+    if lanes.clone().any(|lane| room.get(&lane).is_none_or(|left| *left < wanted(lane))) {
         return false;
     }
     for lane in lanes {
-        if let Some(left) = room.get_mut(lane) {
+        if let Some(left) = room.get_mut(&lane) {
             *left -= 1;
         }
     }
@@ -194,11 +280,11 @@ fn take_room(room: &mut HashMap<i64, usize>, lanes: &[i64]) -> bool {
 /// A message's rows as a claim would answer them, but for their number: no claim has that. None where it was not offered.
 fn rows(intake: &Intake) -> Vec<Claimed> {
     let Some(worker) = intake.taker else { return Vec::new() };
-    let row = |(recipient, lane): (&NewRecipient, &i64)| Claimed {
+    let row = |(recipient, lane): (&NewRecipient, &NamedLane)| Claimed {
         message_id: intake.message.id.0,
         recipient_id: recipient.id.0,
         tenant_id: intake.tenant.0,
-        lane_id: *lane,
+        lane_id: lane.id,
         attempts: 0,
         crashes: 0,
         first_due_at: intake.due_at(),
@@ -211,13 +297,48 @@ fn rows(intake: &Intake) -> Vec<Claimed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::id::TenantId;
+
+    fn lane(id: i64, stream: &str) -> NamedLane {
+        let (route, domain) = ("mx".into(), format!("d{id}.test"));
+        NamedLane { id, name: Arc::new(LaneName { tenant: TenantId::DEFAULT, stream: stream.into(), route, domain }) }
+    }
+
+    fn ready(lane: &NamedLane) -> ReadyLane {
+        unlimited(lane, Urgency { priority: 10, weight: 3 })
+    }
+
+    #[test]
+    fn lanes_of_streams_that_were_claimed_from_are_offered_unless_they_have_limits_or_kept_what_they_were_offered() {
+        let calm = Calm::default();
+        let (first, second, other) = (lane(1, "news"), lane(2, "news"), lane(3, "digest"));
+        let open = || {
+            let mut open: Vec<i64> = calm.open([&first, &second, &other].into_iter()).into_keys().collect();
+            open.sort_unstable();
+            open
+        };
+        assert!(open().is_empty());
+        calm.remember(&[Arc::new(ready(&first))]);
+        assert_eq!(open(), [1, 2], "how urgent its stream is is all that is asked of a lane");
+        let offered = &calm.open([&second].into_iter())[&2];
+        assert_eq!((offered.priority, offered.weight, &*offered.domain), (10, 3, "d2.test"));
+        calm.close([2]);
+        assert_eq!(open(), [1]);
+        calm.remember(&[Arc::new(ready(&second)), Arc::new(ReadyLane { rate: Some(1.0), ..ready(&first) })]);
+        assert_eq!(open(), [2]);
+        let since = Some(DateTime::UNIX_EPOCH);
+        calm.remember(&[Arc::new(ReadyLane { blocked_since: since, ..ready(&second) }), Arc::new(ready(&first))]);
+        assert_eq!(open(), [1]);
+    }
 
     #[test]
     fn a_message_has_a_place_for_each_of_its_recipients_or_none() {
         let mut room = HashMap::from([(1, 3), (2, 1)]);
-        assert!(!take_room(&mut room, &[2, 2]) && !take_room(&mut room, &[1, 3]));
-        assert!(take_room(&mut room, &[1, 1, 2]));
+        let mut take = |lanes: &[i64]| take_room(&mut room, lanes.iter().copied());
+        assert!(!take(&[2, 2]) && !take(&[1, 3]));
+        assert!(take(&[1, 1, 2]));
         assert_eq!(room, HashMap::from([(1, 1), (2, 0)]));
-        assert!(!take_room(&mut room, &[1, 2]) && take_room(&mut room, &[1]) && !take_room(&mut room, &[1]));
+        let mut take = |lanes: &[i64]| take_room(&mut room, lanes.iter().copied());
+        assert!(!take(&[1, 2]) && take(&[1]) && !take(&[1]));
     }
 }

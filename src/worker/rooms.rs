@@ -199,10 +199,8 @@ impl Situation<'_> {
         }
         let pace: f64 = in_hand.iter().filter_map(|(lane, _)| self.recent.get(&lane.id)).map(|it| it.attempted).sum();
         let (rows, mails) = in_hand.iter().fold((0, 0), |(r, m), (_, in_lane)| (r + in_lane.rows, m + in_lane.mails()));
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "far below 2^52, and not negative")]
-        let ahead = (pace * AHEAD) as usize;
         // A mail with many recipients takes one connection like any other.
-        (self.connections * DEPTH + ahead) * recipients_a_mail(rows, mails)
+        (self.connections * DEPTH + ahead(pace)) * recipients_a_mail(rows, mails)
     }
 
     /// How many more recipients of a lane are of use in hand. Of a limited lane so many mails: what else is due of each
@@ -218,7 +216,9 @@ impl Situation<'_> {
         }
         // Slow at first: the first mails of a server that dies wait for its time-out.
         let most = if lane.is_mx() {
-            most.min(self.connections * DEPTH).min(trust.saturating_mul(2).saturating_add(PROBE))
+            let pace = self.recent.get(&lane.id).map_or(0.0, |recent| recent.attempted);
+            let of_use = self.connections * DEPTH + ahead(pace).min(self.capacity / 2);
+            most.min(of_use).min(trust.saturating_mul(2).saturating_add(PROBE))
         } else {
             most
         };
@@ -229,6 +229,12 @@ impl Situation<'_> {
         };
         more.min(self.capacity.saturating_sub(rows))
     }
+}
+
+/// Mails that may be in hand beside what connections need, where so many are sent a second.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "far below 2^52, and not negative")]
+fn ahead(pace: f64) -> usize {
+    (pace * AHEAD) as usize
 }
 
 /// As far as is known.
@@ -336,6 +342,15 @@ mod tests {
         let mut world = World::new([lane(1, "bulk", 50, "relay")]).has(1, 32, 1);
         world.recent.insert(1, Recent { attempted: 400.0, ..Recent::default() });
         assert_eq!(world.divide(), rooms([(1, 40)]));
+    }
+
+    #[test]
+    fn a_domain_that_is_fast_has_more_in_hand_up_to_half_of_all() {
+        let mut world = World::new([lane(1, "bulk", 50, "mx")]).trusts([1]);
+        for (attempted, room) in [(0.0, 32), (400.0, 72), (4_000.0, 160)] {
+            world.recent.insert(1, Recent { attempted, trust: 1_000, ..Recent::default() });
+            assert_eq!(world.divide(), rooms([(1, room)]), "{attempted} a second");
+        }
     }
 
     #[test]

@@ -39,6 +39,7 @@ mod list_and_filters;
 mod mail_as_sent;
 mod many_at_once;
 mod migrations;
+mod new_domains;
 mod old_snapshot;
 mod openapi;
 mod outcome_refused;

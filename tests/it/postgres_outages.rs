@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 
 use crate::support::load::{Load, have_all_arrived};
-use crate::support::site::{Site, TIMEOUT};
+use crate::support::site::{NAME, Site, TIMEOUT};
 
 /// A site that has been sending for a while, and what it was told of.
 async fn under_load(site: &Site) -> Load {
@@ -51,6 +51,35 @@ async fn cut_off_without_a_word() {
     }
     site.postgres.proxy.open();
     goes_on(site, &acknowledged).await;
+}
+
+/// New mail is leased to the worker by the very commit whose answer never comes, so that nobody else would send it.
+#[tokio::test]
+async fn new_mail_whose_commit_is_not_answered_is_found_and_sent() {
+    let mut site = Site::start().await;
+    site.works().await;
+    site.waits_at_commit().await;
+    let mut lock = site.postgres.connect(NAME).await;
+    sqlx::raw_sql("SELECT pg_advisory_lock(1)").execute(&mut lock).await.unwrap();
+    let cut_off = async {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut lock).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+        site.postgres.proxy.go_silent();
+        sqlx::raw_sql("SELECT pg_advisory_unlock(1)").execute(&mut lock).await.unwrap();
+        let leased = "SELECT count(*) FROM queue WHERE lease IS NOT NULL";
+        while sqlx::query_scalar::<_, i64>(leased).fetch_one(&mut lock).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::join!(site.refuses(), cut_off);
+    assert_eq!(site.smtp.mails().len(), 1, "nobody knows that there is another");
+    site.postgres.proxy.open();
+    site.smtp.received(2).await;
+    site.works().await;
+    assert_eq!(site.smtp.mails().len(), 3, "each once");
+    site.end().await;
 }
 
 #[tokio::test]

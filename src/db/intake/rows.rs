@@ -133,7 +133,7 @@ impl Queue {
         let rows: Vec<(&Intake, &NewRecipient, i64)> = group
             .iter()
             .flat_map(|intake| {
-                intake.message.recipients.iter().zip(&intake.lanes).map(move |(r, lane)| (*intake, r, *lane))
+                intake.message.recipients.iter().zip(&intake.lanes).map(move |(r, lane)| (*intake, r, lane.id))
             })
             .filter(|(_, recipient, _)| !suppressed.contains_key(&recipient.id))
             .collect();

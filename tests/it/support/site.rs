@@ -23,7 +23,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(4);
 /// Within which everything works again once the database does.
 const RECOVERY: Duration = Duration::from_secs(10);
 /// The name of the database.
-const NAME: &str = "mail";
+pub const NAME: &str = "mail";
 
 pub struct Site {
     pub smtp: SmtpServer,
@@ -64,6 +64,17 @@ impl Site {
     /// Where mail that comes back is taken.
     pub fn inbound(&self) -> SocketAddr {
         self.app.inbound_address().unwrap()
+    }
+
+    /// From now on whoever puts mail into the queue waits, as it commits, for whoever holds the advisory lock 1.
+    pub async fn waits_at_commit(&self) {
+        self.sql(
+            "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_advisory_xact_lock_shared(1);RETURN NULL;END';
+             CREATE CONSTRAINT TRIGGER stop AFTER INSERT ON queue DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION stop()",
+        )
+        .await;
     }
 
     /// Runs statements past the proxy, as superuser.
