@@ -1,6 +1,6 @@
 //! Which lane a recipient waits in.
 //!
-//! With a lane a domain, many new ones come at a time: what is asked for while a statement is under way goes into the next one
+//! With a lane a domain, many new ones come at a time: what is asked for while statements are under way goes into the next one
 //! together.
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,10 +19,12 @@ use crate::domain::routing::{RouteName, RouteTable};
 
 /// Beyond this many lanes the cache starts anew; it holds what is in use, not what ever was.
 const CACHED: usize = 200_000;
-/// Lanes that may wait for the finder before others wait to be let in.
+/// Lanes that may wait for a finder before others wait to be let in.
 const WAITING: usize = 1_024;
-/// Lanes a statement.
+/// Who asks for lanes is answered by one statement together with so many.
 const GROUP: usize = 256;
+/// What one finder waits for, somebody's lock on a new lane, must not keep everybody's.
+const FINDERS: usize = 2;
 
 type Found = Result<i64, Arc<DbError>>;
 
@@ -42,10 +44,12 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// Starts the finder; it ends when this is dropped.
+    /// Starts the finders; they end when this is dropped.
     pub(super) fn start(db: &Db, routes: RouteTable, tasks: &TaskTracker) -> Self {
         let (unknown, receiver) = async_channel::bounded(WAITING);
-        tasks.spawn(find(db.clone(), receiver));
+        for _ in 0..FINDERS {
+            tasks.spawn(find(db.clone(), receiver.clone()));
+        }
         Self { splits: Splits::new(db.clone()), routes, known: RwLock::default(), unknown }
     }
 
@@ -115,10 +119,12 @@ impl Lanes {
     }
 }
 
-const FINDING: &str = "lanes.ensure";
+const FINDING: &str = "lanes.find";
 
 /// Those who wait for each lane.
 type Waiting = BTreeMap<Arc<LaneName>, Vec<oneshot::Sender<Found>>>;
+/// The ids of lanes.
+type Ids = HashMap<LaneName, i64>;
 
 async fn find(db: Db, receiver: async_channel::Receiver<Pending>) {
     while let Ok(first) = receiver.recv().await {
@@ -127,28 +133,50 @@ async fn find(db: Db, receiver: async_channel::Receiver<Pending>) {
         for Pending { name, reply } in std::iter::once(first).chain(others) {
             waiting.entry(name).or_default().push(reply);
         }
-        // What was being made by somebody else at that moment is there the second time.
-        let left = answer(&db, waiting).await;
-        for reply in answer(&db, left).await.into_values().flatten() {
+        let waiting = answer(waiting, async |names| lanes::find(&db, names).await).await;
+        let waiting = answer(waiting, async |names| make(&db, names).await).await;
+        // What somebody else was making at that moment.
+        let waiting = answer(waiting, async |names| lanes::find(&db, names).await).await;
+        for reply in waiting.into_values().flatten() {
             let _ = reply.send(Err(Arc::new(DbError::not_found(FINDING))));
         }
     }
 }
 
-/// Answers those whose lanes there are now. The others are left.
-async fn answer(db: &Db, waiting: Waiting) -> Waiting {
+/// Answers those whose lanes are found this way, or all where the database fails. The others are left.
+async fn answer(waiting: Waiting, find: impl AsyncFnOnce(&[Arc<LaneName>]) -> Result<Ids, DbError>) -> Waiting {
     if waiting.is_empty() {
         return waiting;
     }
     let names: Vec<Arc<LaneName>> = waiting.keys().cloned().collect();
-    let found = lanes::ensure(db, &names).await.map_err(Arc::new);
+    let found = find(&names).await.map_err(Arc::new);
     let mut left = Waiting::new();
     for (name, replies) in waiting {
-        let id = found.as_ref().map(|found| found.get(&*name).copied());
-        match id.map_err(Arc::clone).transpose() {
+        let id = match &found {
+            Ok(ids) => ids.get(&*name).map(|id| Ok(*id)),
+            Err(error) => Some(Err(error.clone())),
+        };
+        match id {
             Some(id) => replies.into_iter().for_each(|reply| drop(reply.send(id.clone()))),
             None => drop(left.insert(name, replies)),
         }
     }
     left
+}
+
+/// Makes lanes. One that Postgres refuses must not take its neighbours with it: it is left out.
+async fn make(db: &Db, names: &[Arc<LaneName>]) -> Result<Ids, DbError> {
+    match lanes::make(db, names).await {
+        Err(DbError::Refused { .. }) if names.len() > 1 => {}
+        result => return result,
+    }
+    let mut made = Ids::new();
+    for name in names {
+        match lanes::make(db, std::slice::from_ref(name)).await {
+            Ok(one) => made.extend(one),
+            Err(error) if error.is_passing() => return Err(error),
+            Err(error) => tracing::error!(%error, ?name, "a lane could not be made"),
+        }
+    }
+    Ok(made)
 }

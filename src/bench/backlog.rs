@@ -95,8 +95,12 @@ async fn kind(db: &Db, options: &Options) -> Result<Kind, BenchError> {
     };
     for numbers in (0..domains).collect::<Vec<_>>().chunks(1_000) {
         let names: Vec<Arc<LaneName>> = numbers.iter().map(|number| name(*number)).collect();
-        let ids = lanes::ensure(db, &names).await.doing(doing)?;
-        found.extend(names.into_iter().filter_map(|name| Some(NamedLane { id: *ids.get(&*name)?, name })));
+        lanes::make(db, &names).await.doing(doing)?;
+        let ids = lanes::find(db, &names).await.doing(doing)?;
+        for name in names {
+            let id = *ids.get(&*name).ok_or(DbError::not_found("lanes.find")).doing(doing)?;
+            found.push(NamedLane { id, name });
+        }
     }
     let from = format!("bench@{}", mail::SENDER_DOMAIN).parse::<Mailbox>().doing(doing)?;
     let scheduled = options.backlog_kind == Backlog::Scheduled;

@@ -63,7 +63,7 @@ impl DbError {
         Self::Unavailable { query, source: sqlx::Error::PoolClosed }
     }
 
-    /// There is not what was asked for, although there was a moment ago.
+    /// What was asked for is not there, and ought to be.
     pub fn not_found(query: &'static str) -> Self {
         Self::Refused { query, source: sqlx::Error::RowNotFound }
     }

@@ -74,6 +74,12 @@ impl ReadyLane {
         self.stream_rate.is_some() || self.stream_concurrency.is_some()
     }
 
+    /// Whether new mail of it may be leased as it is stored, without a claim, and so without its bound being lowered: there is nothing that
+    /// a claim would have to ask, or to tell those who send it ([`super::intake`]).
+    pub fn is_passed_by(&self) -> bool {
+        !self.is_limited() && self.mails_per_connection.is_none() && self.blocked_since.is_none()
+    }
+
     /// Whether it goes straight to the recipients' own servers.
     pub fn is_mx(&self) -> bool {
         self.route == "mx"
@@ -94,40 +100,79 @@ pub struct NamedLane {
     pub name: Arc<LaneName>,
 }
 
-/// Finds lanes, and makes those that are not there, in one statement: with one a domain, many new ones come at a time. Their own
-/// `priority` is that of their stream at the time, for workers of the version before: this one reads the stream's. Left out is what
-/// somebody else made at the same moment, which the next call finds, and what has no stream. No name may be given twice.
-pub async fn ensure(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, i64>, DbError> {
-    let tenants: Vec<Uuid> = names.iter().map(|name| name.tenant.0).collect();
-    let column = |of: fn(&LaneName) -> &str| -> Vec<&str> { names.iter().map(|name| of(name)).collect() };
-    // In one order, so that two replicas that make the same lanes never wait for each other.
-    let query = sqlx::query!(
-        r#"WITH wanted AS (
-               SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) AS u (tenant_id, stream, route, domain)),
-           there AS MATERIALIZED (
-               SELECT w.*, l.id
-               FROM wanted w
-               LEFT JOIN lanes l ON l.tenant_id = ANY (ARRAY[w.tenant_id]) AND l.stream = w.stream AND l.route = w.route
-                    AND l.domain = w.domain),
-           made AS (
-               INSERT INTO lanes (tenant_id, stream, route, domain, priority)
-               SELECT t.tenant_id, t.stream, t.route, t.domain, s.priority
-               FROM there t JOIN streams s ON s.tenant_id = ANY (ARRAY[t.tenant_id]) AND s.name = t.stream
-               WHERE t.id IS NULL
-               ORDER BY t.tenant_id, t.stream, t.route, t.domain
-               ON CONFLICT (tenant_id, stream, route, domain) DO NOTHING
-               RETURNING id, tenant_id, stream, route, domain)
-           SELECT id AS "id!", tenant_id AS "tenant_id!", stream AS "stream!", route AS "route!", domain AS "domain!"
-           FROM there WHERE id IS NOT NULL
-           UNION ALL SELECT id, tenant_id, stream, route, domain FROM made"#,
+/// The ids of those of these lanes that there are. Waits for nobody.
+pub async fn find(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, i64>, DbError> {
+    let Columns { tenants, streams, routes, domains } = Columns::of(names);
+    let query = sqlx::query_as!(
+        Row,
+        "SELECT l.id, l.tenant_id, l.stream, l.route, l.domain
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) AS u (tenant_id, stream, route, domain)
+         JOIN lanes l USING (tenant_id, stream, route, domain)",
         &tenants,
-        &column(|name| &name.stream) as _,
-        &column(|name| &name.route) as _,
-        &column(|name| &name.domain) as _
+        &streams as _,
+        &routes as _,
+        &domains as _
     );
-    let rows = db.timed("lanes.ensure", query.fetch_all(&db.pool.hot())).await?;
-    let name = |tenant, stream, route, domain| LaneName { tenant: TenantId(tenant), stream, route, domain };
-    Ok(rows.into_iter().map(|row| (name(row.tenant_id, row.stream, row.route, row.domain), row.id)).collect())
+    let rows = db.timed("lanes.find", query.fetch_all(&db.pool)).await?;
+    Ok(rows.into_iter().map(Row::by_name).collect())
+}
+
+/// Makes those of these lanes that are not there, and answers the ids of those that it has made. Waits for whoever is making one of
+/// them. Their own `priority` is that of their stream at the time, for workers of the version before: this one reads the
+/// stream's. Of a stream that there is not none is made.
+pub async fn make(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, i64>, DbError> {
+    let Columns { tenants, streams, routes, domains } = Columns::of(names);
+    // In one order, so that two replicas that make the same lanes never wait for each other.
+    let query = sqlx::query_as!(
+        Row,
+        "INSERT INTO lanes (tenant_id, stream, route, domain, priority)
+         SELECT u.tenant_id, u.stream, u.route, u.domain, s.priority
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) AS u (tenant_id, stream, route, domain)
+         JOIN streams s ON s.tenant_id = u.tenant_id AND s.name = u.stream
+         ORDER BY u.tenant_id, u.stream, u.route, u.domain
+         ON CONFLICT (tenant_id, stream, route, domain) DO NOTHING
+         RETURNING id, tenant_id, stream, route, domain",
+        &tenants,
+        &streams as _,
+        &routes as _,
+        &domains as _
+    );
+    let rows = db.timed("lanes.make", query.fetch_all(&db.pool)).await?;
+    Ok(rows.into_iter().map(Row::by_name).collect())
+}
+
+struct Row {
+    id: i64,
+    tenant_id: Uuid,
+    stream: String,
+    route: String,
+    domain: String,
+}
+
+impl Row {
+    fn by_name(self) -> (LaneName, i64) {
+        let Self { id, tenant_id, stream, route, domain } = self;
+        (LaneName { tenant: TenantId(tenant_id), stream, route, domain }, id)
+    }
+}
+
+/// Names of lanes, as `unnest` takes them.
+struct Columns<'a> {
+    tenants: Vec<Uuid>,
+    streams: Vec<&'a str>,
+    routes: Vec<&'a str>,
+    domains: Vec<&'a str>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(names: &'a [Arc<LaneName>]) -> Self {
+        Self {
+            tenants: names.iter().map(|name| name.tenant.0).collect(),
+            streams: names.iter().map(|name| &*name.stream).collect(),
+            routes: names.iter().map(|name| &*name.route).collect(),
+            domains: names.iter().map(|name| &*name.domain).collect(),
+        }
+    }
 }
 
 /// Open lanes with something due, but for those to `skip`: of each stream the `limit` that have waited longest, the most

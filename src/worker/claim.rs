@@ -259,7 +259,7 @@ fn bounds_due(
     let claim = |(lane, room): &(Arc<ReadyLane>, usize)| {
         let rows = taken.get(&lane.id).copied().unwrap_or(0);
         let had_less = if lane.is_limited() { of_limited.contains(&lane.id) } else { rows < *room };
-        Claim { lane: lane.id, gave: rows > 0, had_less, is_passed: !lane.is_limited() }
+        Claim { lane: lane.id, gave: rows > 0, had_less, is_passed: lane.is_passed_by() }
     };
     memory.bounds.due(rooms.iter().map(claim), now, Instant::now())
 }

@@ -5,149 +5,24 @@
 //! made between all that waits. So the first mails after a rest are claimed, and so is everything while hands are short.
 
 use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::mail::{Loaded, Mail};
 use super::rooms::{self, Situation};
 use super::{Parts, claim, give_back, recover, suppress};
 use crate::db::drafts::Stored;
 use crate::db::intake::Intake;
-use crate::db::lanes::{LaneName, NamedLane, ReadyLane};
+use crate::db::lanes::{NamedLane, ReadyLane};
 use crate::db::queue::{self, Claimed};
 use crate::domain::id::RecipientId;
 use crate::domain::message::NewRecipient;
 use crate::journal::{Settled, Taker};
 
-/// Lanes and streams remembered; with more in use the memory starts anew.
-const REMEMBERED: usize = 8_192;
-/// How long: somebody may have changed how urgent a stream is, or taken away a lane's limits. After that its next mail is claimed,
-/// or offered.
-const FRESH: Duration = Duration::from_secs(10);
 /// Between two questions what became of a commit that was not answered.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// What a claim tells of when mail may be handed over.
-#[derive(Debug, Default)]
-pub(super) struct Calm {
-    /// Whether the last claim took all that could go.
-    is_calm: AtomicBool,
-    seen: Mutex<Seen>,
-}
-
-#[derive(Debug, Default)]
-struct Seen {
-    /// How urgent streams were when last claimed from.
-    streams: HashMap<(Uuid, String), (Instant, Urgency)>,
-    /// Lanes whose mail is not to be offered, since when: they have limits, cannot be reached, or had a reason of their own to
-    /// keep what was offered.
-    closed: HashMap<i64, Instant>,
-}
-
-/// What mail is divided by among the streams.
-#[derive(Debug, Clone, Copy)]
-struct Urgency {
-    priority: i16,
-    weight: i16,
-}
-
-impl Calm {
-    /// Lanes that have been claimed from.
-    pub(super) fn remember(&self, ready: &[Arc<ReadyLane>]) {
-        let (mut seen, now) = (self.seen(), Instant::now());
-        for lane in ready {
-            let urgency = Urgency { priority: lane.priority, weight: lane.weight };
-            put(&mut seen.streams, (lane.tenant_id, lane.stream.clone()), (now, urgency));
-            if lane.is_limited() || lane.blocked_since.is_some() {
-                put(&mut seen.closed, lane.id, now);
-            } else {
-                seen.closed.remove(&lane.id);
-            }
-        }
-    }
-
-    /// Lanes that kept what was offered of them.
-    fn close(&self, lanes: impl IntoIterator<Item = i64>) {
-        let (mut seen, now) = (self.seen(), Instant::now());
-        lanes.into_iter().for_each(|lane| put(&mut seen.closed, lane, now));
-    }
-
-    /// Whether a claim that begins now would find nothing that is older than what comes now.
-    pub(super) fn set(&self, is_calm: bool) {
-        self.is_calm.store(is_calm, Ordering::Relaxed);
-    }
-
-    /// Whether the last claim took all that could go.
-    pub(super) fn is_calm(&self) -> bool {
-        self.is_calm.load(Ordering::Relaxed)
-    }
-
-    /// Those of these lanes whose mail may be offered, each once. That they have no limits and are open is for the transaction to
-    /// see.
-    fn open<'a>(&self, lanes: impl Iterator<Item = &'a NamedLane>) -> HashMap<i64, Arc<ReadyLane>> {
-        let seen = self.seen();
-        let mut open = HashMap::new();
-        for lane in lanes {
-            if !open.contains_key(&lane.id)
-                && !seen.closed.get(&lane.id).is_some_and(is_fresh)
-                && let Some(urgency) = seen.urgency(&lane.name)
-            {
-                open.insert(lane.id, Arc::new(unlimited(lane, urgency)));
-            }
-        }
-        open
-    }
-
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Seen {
-    fn urgency(&self, lane: &LaneName) -> Option<Urgency> {
-        let stream = (lane.tenant.0, lane.stream.clone());
-        self.streams.get(&stream).filter(|(since, _)| is_fresh(since)).map(|(_, urgency)| *urgency)
-    }
-}
-
-fn is_fresh(since: &Instant) -> bool {
-    since.elapsed() < FRESH
-}
-
-/// Remembers, and forgets all others where they are too many.
-fn put<K: Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: V) {
-    if map.len() >= REMEMBERED && !map.contains_key(&key) {
-        map.clear();
-    }
-    map.insert(key, value);
-}
-
-/// A lane as a claim would find it that has nothing waiting and no limits.
-fn unlimited(lane: &NamedLane, Urgency { priority, weight }: Urgency) -> ReadyLane {
-    let name = &*lane.name;
-    ReadyLane {
-        id: lane.id,
-        tenant_id: name.tenant.0,
-        stream: name.stream.clone(),
-        route: name.route.clone(),
-        domain: name.domain.clone(),
-        priority,
-        weight,
-        ready_at: DateTime::<Utc>::MAX_UTC,
-        connections: None,
-        mails_per_connection: None,
-        rate: None,
-        learned_rate: None,
-        blocked_since: None,
-        stream_rate: None,
-        stream_concurrency: None,
-    }
-}
 
 /// Takes new mail for a worker that runs.
 #[derive(Debug)]
@@ -177,7 +52,7 @@ impl Taker for HandOver {
             }
         }
         // Before the commit: what is leased and not in hand counts as lost (`recover`).
-        parts.hands.take(taken, &lanes);
+        parts.hands.take_new(&taken, &lanes);
     }
 
     fn settle(&self, offered: Vec<Settled>) {
@@ -185,8 +60,7 @@ impl Taker for HandOver {
         let (mut mails, mut lost) = (Vec::new(), Vec::new());
         for Settled { intake, taken, waiting, unsubscribe } in offered {
             if !waiting.is_empty() {
-                // A claim has to see what it is that could not be handed over.
-                parts.calm.set(false);
+                // What comes after them in their lanes is not to go first.
                 let kept =
                     |(recipient, lane): (&NewRecipient, &NamedLane)| waiting.contains(&recipient.id).then_some(lane.id);
                 parts.calm.close(intake.message.recipients.iter().zip(&intake.lanes).filter_map(kept));
@@ -297,39 +171,6 @@ fn rows(intake: &Intake) -> Vec<Claimed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::id::TenantId;
-
-    fn lane(id: i64, stream: &str) -> NamedLane {
-        let (route, domain) = ("mx".into(), format!("d{id}.test"));
-        NamedLane { id, name: Arc::new(LaneName { tenant: TenantId::DEFAULT, stream: stream.into(), route, domain }) }
-    }
-
-    fn ready(lane: &NamedLane) -> ReadyLane {
-        unlimited(lane, Urgency { priority: 10, weight: 3 })
-    }
-
-    #[test]
-    fn lanes_of_streams_that_were_claimed_from_are_offered_unless_they_have_limits_or_kept_what_they_were_offered() {
-        let calm = Calm::default();
-        let (first, second, other) = (lane(1, "news"), lane(2, "news"), lane(3, "digest"));
-        let open = || {
-            let mut open: Vec<i64> = calm.open([&first, &second, &other].into_iter()).into_keys().collect();
-            open.sort_unstable();
-            open
-        };
-        assert!(open().is_empty());
-        calm.remember(&[Arc::new(ready(&first))]);
-        assert_eq!(open(), [1, 2], "how urgent its stream is is all that is asked of a lane");
-        let offered = &calm.open([&second].into_iter())[&2];
-        assert_eq!((offered.priority, offered.weight, &*offered.domain), (10, 3, "d2.test"));
-        calm.close([2]);
-        assert_eq!(open(), [1]);
-        calm.remember(&[Arc::new(ready(&second)), Arc::new(ReadyLane { rate: Some(1.0), ..ready(&first) })]);
-        assert_eq!(open(), [2]);
-        let since = Some(DateTime::UNIX_EPOCH);
-        calm.remember(&[Arc::new(ReadyLane { blocked_since: since, ..ready(&second) }), Arc::new(ready(&first))]);
-        assert_eq!(open(), [1]);
-    }
 
     #[test]
     fn a_message_has_a_place_for_each_of_its_recipients_or_none() {

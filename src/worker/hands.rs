@@ -104,13 +104,21 @@ impl Hands {
     pub(super) fn take(&self, claimed: Vec<Claimed>, lanes: &[Arc<ReadyLane>]) -> Vec<Claimed> {
         self.held(|held| {
             let new: Vec<Claimed> = claimed.into_iter().filter(|row| held.add(row)).collect();
-            for lane in lanes {
-                if let Some(in_lane) = held.by_lane.get_mut(&lane.id) {
-                    in_lane.lane = Some(lane.clone());
-                }
-            }
+            held.know(lanes, |known, lane| *known = Some(lane.clone()));
             new
         })
+    }
+
+    /// Takes new mail of these lanes, of which nothing has been claimed for it: what a claim has told of a lane stays as it is.
+    pub(super) fn take_new(&self, rows: &[Claimed], lanes: &[Arc<ReadyLane>]) {
+        self.held(|held| {
+            for row in rows {
+                held.add(row);
+            }
+            held.know(lanes, |known, lane| {
+                known.get_or_insert_with(|| lane.clone());
+            });
+        });
     }
 
     /// Puts the newest claim of this recipient in place of an older one.
@@ -204,6 +212,15 @@ impl Held {
         }
     }
 
+    /// Tells of these lanes, where something of them is in hand.
+    fn know(&mut self, lanes: &[Arc<ReadyLane>], tell: impl Fn(&mut Option<Arc<ReadyLane>>, &Arc<ReadyLane>)) {
+        for lane in lanes {
+            if let Some(in_lane) = self.by_lane.get_mut(&lane.id) {
+                tell(&mut in_lane.lane, lane);
+            }
+        }
+    }
+
     fn remove(&mut self, row: &Claimed) {
         let Some(claim) = self.claims.remove(&row.key()) else { return };
         let Some(in_lane) = self.by_lane.get_mut(&claim.lane_id) else { return };
@@ -254,6 +271,36 @@ mod tests {
         assert!(hands.let_go(rows[1..].iter()).is_empty());
         assert_eq!((hands.free(), of_lane(&hands, 1), of_lane(&hands, 2)), (2, 1, 0));
         assert!(hands.has(&rows[0]) && !hands.has(&rows[1]));
+    }
+
+    #[test]
+    fn new_mail_changes_nothing_of_what_a_claim_has_told_of_its_lane() {
+        let lane = |rate| {
+            Arc::new(ReadyLane {
+                id: 1,
+                tenant_id: Uuid::nil(),
+                stream: "bulk".into(),
+                route: "relay".into(),
+                domain: "*".into(),
+                priority: 50,
+                weight: 10,
+                ready_at: DateTime::UNIX_EPOCH,
+                connections: None,
+                mails_per_connection: None,
+                rate,
+                learned_rate: None,
+                blocked_since: None,
+                stream_rate: None,
+                stream_concurrency: None,
+            })
+        };
+        let rate = |hands: &Hands| hands.lane(1).and_then(|lane| lane.rate);
+        let hands = Hands::new(3);
+        hands.take_new(&[claimed(1, 1, 0)], &[lane(None)]);
+        assert!(hands.lane(1).is_some() && rate(&hands).is_none());
+        hands.take(vec![claimed(2, 1, 1)], &[lane(Some(3.0))]);
+        hands.take_new(&[claimed(3, 1, 0)], &[lane(None)]);
+        assert_eq!((rate(&hands), hands.len()), (Some(3.0), 3));
     }
 
     #[test]

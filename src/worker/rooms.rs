@@ -217,7 +217,7 @@ impl Situation<'_> {
         // Slow at first: the first mails of a server that dies wait for its time-out.
         let most = if lane.is_mx() {
             let pace = self.recent.get(&lane.id).map_or(0.0, |recent| recent.attempted);
-            let of_use = self.connections * DEPTH + ahead(pace).min(self.capacity / 2);
+            let of_use = self.connections * DEPTH + ahead(pace).min(self.capacity / 8);
             most.min(of_use).min(trust.saturating_mul(2).saturating_add(PROBE))
         } else {
             most
@@ -345,9 +345,9 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_that_is_fast_has_more_in_hand_up_to_half_of_all() {
+    fn a_domain_that_is_fast_has_more_in_hand_but_not_all() {
         let mut world = World::new([lane(1, "bulk", 50, "mx")]).trusts([1]);
-        for (attempted, room) in [(0.0, 32), (400.0, 72), (4_000.0, 160)] {
+        for (attempted, room) in [(0.0, 32), (200.0, 52), (4_000.0, 64)] {
             world.recent.insert(1, Recent { attempted, trust: 1_000, ..Recent::default() });
             assert_eq!(world.divide(), rooms([(1, room)]), "{attempted} a second");
         }

@@ -10,7 +10,7 @@ use sqlx::Row as _;
 use crate::support::app::TestApp;
 use crate::support::client::{Sent, message};
 
-/// A process at work that has delivered something: until then it has not seen the lane.
+/// A process at work that has delivered something: until then it does not know how urgent the stream is.
 async fn at_work(change: impl FnOnce(&mut postrider::config::Config)) -> TestApp {
     let app = TestApp::builder().config(change).whole().start().await;
     let first = app.send(json!({})).await;

@@ -2,8 +2,10 @@
 //! nothing that was accepted is lost; and all goes on by itself.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use reqwest::Method;
+use sqlx::PgConnection;
 
 use crate::support::load::{Load, have_all_arrived};
 use crate::support::site::{NAME, Site, TIMEOUT};
@@ -53,6 +55,16 @@ async fn cut_off_without_a_word() {
     goes_on(site, &acknowledged).await;
 }
 
+/// Asks until this counts one.
+async fn become_one(connection: &mut PgConnection, query: &'static str) {
+    let asking = async {
+        while sqlx::query_scalar::<_, i64>(query).fetch_one(&mut *connection).await.unwrap() != 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), asking).await.unwrap_or_else(|_| panic!("waited in vain: {query}"));
+}
+
 /// New mail is leased to the worker by the very commit whose answer never comes, so that nobody else would send it.
 #[tokio::test]
 async fn new_mail_whose_commit_is_not_answered_is_found_and_sent() {
@@ -63,15 +75,12 @@ async fn new_mail_whose_commit_is_not_answered_is_found_and_sent() {
     sqlx::raw_sql("SELECT pg_advisory_lock(1)").execute(&mut lock).await.unwrap();
     let cut_off = async {
         let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
-        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut lock).await.unwrap() == 0 {
-            tokio::task::yield_now().await;
-        }
+        become_one(&mut lock, waiting).await;
         site.postgres.proxy.go_silent();
         sqlx::raw_sql("SELECT pg_advisory_unlock(1)").execute(&mut lock).await.unwrap();
-        let leased = "SELECT count(*) FROM queue WHERE lease IS NOT NULL";
-        while sqlx::query_scalar::<_, i64>(leased).fetch_one(&mut lock).await.unwrap() == 0 {
-            tokio::task::yield_now().await;
-        }
+        let leased = "SELECT count(*) FROM queue q JOIN messages m ON m.id = q.message_id
+                      WHERE m.subject = 'refused' AND q.lease IS NOT NULL";
+        become_one(&mut lock, leased).await;
     };
     tokio::join!(site.refuses(), cut_off);
     assert_eq!(site.smtp.mails().len(), 1, "nobody knows that there is another");

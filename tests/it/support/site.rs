@@ -68,6 +68,7 @@ impl Site {
 
     /// From now on whoever puts mail into the queue waits, as it commits, for whoever holds the advisory lock 1.
     pub async fn waits_at_commit(&self) {
+        // No space behind the body's semicolons: `sql` takes its statements apart there.
         self.sql(
             "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS
              'BEGIN PERFORM pg_advisory_xact_lock_shared(1);RETURN NULL;END';
