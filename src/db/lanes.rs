@@ -107,19 +107,20 @@ pub async fn find(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, 
         Row,
         "SELECT l.id, l.tenant_id, l.stream, l.route, l.domain
          FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) AS u (tenant_id, stream, route, domain)
-         JOIN lanes l USING (tenant_id, stream, route, domain)",
+         JOIN lanes l ON l.tenant_id = ANY (ARRAY[u.tenant_id]) AND l.stream = u.stream AND l.route = u.route
+              AND l.domain = u.domain",
         &tenants,
         &streams as _,
         &routes as _,
         &domains as _
     );
-    let rows = db.timed("lanes.find", query.fetch_all(&db.pool)).await?;
+    let rows = db.timed("lanes.find", query.fetch_all(&db.pool.hot())).await?;
     Ok(rows.into_iter().map(Row::by_name).collect())
 }
 
 /// Makes those of these lanes that are not there, and answers the ids of those that it has made. Waits for whoever is making one of
 /// them. Their own `priority` is that of their stream at the time, for workers of the version before: this one reads the
-/// stream's. Of a stream that there is not none is made.
+/// stream's. Of a stream that there is not none is made. Not over a connection of the hot path: nobody else is to wait with it.
 pub async fn make(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, i64>, DbError> {
     let Columns { tenants, streams, routes, domains } = Columns::of(names);
     // In one order, so that two replicas that make the same lanes never wait for each other.

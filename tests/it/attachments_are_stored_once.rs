@@ -4,9 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use postrider::clock::Clock as _;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
+use crate::support::client::message;
 use crate::support::clock::hours;
 
 /// One chunk, sent without asking whether it is there.
@@ -47,6 +49,27 @@ async fn mails_at_the_same_moment_share_a_blob_and_arrive_whole() {
         assert_eq!(text.matches(&encoded).count(), 2);
         assert!(text.contains(&STANDARD.encode(LARGE)));
     }
+}
+
+#[tokio::test]
+async fn a_file_that_postgres_refuses_keeps_no_other_from_being_stored() {
+    let app = TestApp::start().await;
+    app.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON blobs FOR EACH ROW WHEN (NEW.size = 666) EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let send = async |n: u8| {
+        let is_bad = n.is_multiple_of(5);
+        let body = message(with(&[&vec![n; if is_bad { 666 } else { 100 }]]));
+        let answer = app.request(Method::POST, "/v1/messages").json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), if is_bad { 500 } else { 202 }, "{n}");
+    };
+    join_all((0..20).map(send)).await;
+    assert_eq!(stored(&app).await.0, [100; 16]);
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().len(), 16);
 }
 
 #[tokio::test]

@@ -134,6 +134,18 @@ async fn nothing_is_lost_between_claims_and_hand_over() {
     assert_eq!(app.smtp.mails().len(), 601, "each once");
 }
 
+/// The fewest that the configuration allows: one of them is for the hot path, and one for everything else.
+#[tokio::test]
+async fn two_connections_to_the_database_are_enough() {
+    let app = at_work(|config| config.database.max_connections = 2).await;
+    let attached = json!({"attachments": [{"filename": "a.txt", "content": "aGVsbG8="}]});
+    let burst = futures_util::future::join_all((0..60).map(|_| app.send(attached.clone()))).await;
+    for mail in &burst {
+        is(&app, mail, "relayed").await;
+    }
+    assert_eq!(app.smtp.mails().len(), 61, "each once");
+}
+
 #[tokio::test]
 async fn of_a_message_only_those_are_taken_who_get_something() {
     let app = at_work(|_| {}).await;

@@ -196,6 +196,32 @@ async fn looks_up(connection: &mut PgConnection, recipients: u32) {
     assert!(!plan.contains("Seq Scan") && !plan.contains("Join Filter"), "{plan}");
 }
 
+/// The same of lanes: the first domains come while there is next to none.
+#[tokio::test]
+async fn finding_lanes_looks_each_of_them_up() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    let mut connection = app.database.connect().await;
+    let prepare =
+        format!("{KEPT}; PREPARE find AS {}", statement("SELECT l.id, l.tenant_id, l.stream, l.route, l.domain"));
+    sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut connection).await.unwrap();
+    let find = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE find(
+                    array_fill('00000000-0000-0000-0000-000000000000'::uuid, ARRAY[3]), array_fill('transactional'::text, ARRAY[3]),
+                    array_fill('mx'::text, ARRAY[3]), ARRAY['d1.test', 'd77.test', 'd19999.test'])";
+    sqlx::raw_sql(find).execute(&mut connection).await.unwrap();
+    app.sql(
+        "INSERT INTO lanes (tenant_id, stream, route, domain, priority)
+         SELECT tenant_id, stream, 'mx', 'd' || n || '.test', priority FROM lanes, generate_series(1, 20000) n",
+    )
+    .await;
+    let rows = sqlx::raw_sql(find).fetch_all(&mut connection).await.unwrap();
+    let plan = rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>().join("\n");
+    let looked_up = "using lanes_tenant_id_stream_route_domain_key on lanes l (actual rows=1 loops=3)";
+    assert!(plan.contains(looked_up) && !plan.contains("Seq Scan") && !plan.contains("Join Filter"), "{plan}");
+    app.sql("DELETE FROM lanes WHERE route = 'mx'").await;
+    app.run_until_idle().await;
+}
+
 /// Applications that send as fast as they can.
 const SENDERS: usize = 48;
 /// What one figure is measured over.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use reqwest::Method;
+use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::support::load::{Load, have_all_arrived};
@@ -89,6 +90,24 @@ async fn new_mail_whose_commit_is_not_answered_is_found_and_sent() {
     site.works().await;
     assert_eq!(site.smtp.mails().len(), 3, "each once");
     site.end().await;
+}
+
+/// A worker that is told to stop may have taken new mail into its hands that is not committed yet.
+#[tokio::test]
+async fn new_mail_that_is_committed_while_the_service_stops_stays_in_nobodys_hand() {
+    let site = Site::start().await;
+    site.works().await;
+    site.waits_at_commit().await;
+    let mut lock = site.postgres.connect(NAME).await;
+    sqlx::raw_sql("SELECT pg_advisory_lock(1)").execute(&mut lock).await.unwrap();
+    let api = site.api.clone();
+    let sending = tokio::spawn(async move { api.send(json!({"subject": "late"})).await });
+    become_one(&mut lock, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").await;
+    let unlock = async {
+        sqlx::raw_sql("SELECT pg_advisory_unlock(1)").execute(&mut lock).await.unwrap();
+    };
+    site.end_with(unlock).await;
+    sending.await.expect("a 202");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use postrider::db::Db;
 use postrider::domain::key::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use super::app::make_key;
 use super::client::{Api, message};
@@ -131,8 +132,20 @@ impl Site {
     }
 
     /// Stops the product, and holds what it leaves against the invariants.
-    pub async fn end(mut self) {
-        self.app.stop().await;
+    pub async fn end(self) {
+        self.end_with(async {}).await;
+    }
+
+    /// The same, with something that is done once it lets no more requests in.
+    pub async fn end_with(mut self, work: impl Future<Output = ()>) {
+        let address = self.app.api_address().unwrap();
+        let meanwhile = async {
+            while TcpStream::connect(address).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+            work.await;
+        };
+        tokio::join!(self.app.stop(), meanwhile);
         invariants::check(&mut self.postgres.connect(NAME).await).await;
         self.postgres.stop().await;
     }
