@@ -175,7 +175,13 @@ async fn make(db: &Db, names: &[Arc<LaneName>]) -> Result<Ids, DbError> {
         match lanes::make(db, std::slice::from_ref(name)).await {
             Ok(one) => made.extend(one),
             Err(error) if error.is_passing() => return Err(error),
-            Err(error) => tracing::error!(%error, ?name, "a lane could not be made"),
+            Err(error) => tracing::error!(
+                %error,
+                stream = name.stream,
+                route = name.route,
+                domain = name.domain,
+                "the database refuses to make a lane; new mail for it is answered 500 until that is mended"
+            ),
         }
     }
     Ok(made)

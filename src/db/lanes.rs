@@ -91,7 +91,7 @@ impl ReadyLane {
     }
 }
 
-/// A lane as whoever puts mail into it knows it. Neither ever changes.
+/// A lane as whoever puts mail into it knows it: by what never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedLane {
     /// `lanes.id`.

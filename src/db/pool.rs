@@ -39,7 +39,7 @@ struct Current {
 }
 
 /// Connections for the hot path, of all that there may be: the two writers of the journal and what is tried beside them, or a claim
-/// with its look-ups.
+/// with its look-ups. Lanes that are looked up and small attachments come in between: they hold one for a statement.
 const HOT: u32 = 4;
 
 impl Current {
