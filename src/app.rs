@@ -3,8 +3,10 @@
 
 mod delivery;
 pub(crate) mod domains;
+pub mod fingerprints;
 mod returns;
 mod routes;
+mod server_watch;
 mod webhooks;
 
 use std::net::SocketAddr;
@@ -24,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::Acceptor;
 use crate::accept::request::Limits;
 use crate::clock::SharedClock;
-use crate::config::Config;
+use crate::config::{Config, SecretUrl};
 use crate::db::{self, Db};
 use crate::dev::inbox::Inbox;
 use crate::http::{self, Api};
@@ -34,6 +36,7 @@ use crate::webhook::Poster;
 use crate::worker::{self, Worker};
 pub use domains::settings as domain_settings;
 use returns::Taking;
+use server_watch::ServerWatch;
 pub use webhooks::guard;
 
 /// Which parts of the service a process runs.
@@ -76,10 +79,16 @@ impl App {
         // What cannot be is told before anything is touched.
         returns::paths(config)?;
         let db = database(config)?;
+        server_watch::ready(&db).await?;
         db::schema::check(&db).await?;
         for problem in db::durability::check(&db).await? {
             tracing::warn!("{problem}");
         }
+        // Connections of its own: requests that wait for theirs must never keep a heartbeat from being sent.
+        let working = if roles == Roles::Api { None } else { Some(database(config)?) };
+        // Before anything is done that depends on the time.
+        let watch = ServerWatch::start(config, clock.clone(), db.clone(), working.clone()).await?;
+        warn_of_copies(config);
         if let Err(error) = db::partitions::ensure(&db, clock.now()).await {
             tracing::warn!(%error, "could not make partitions ahead; trying again in an hour");
         }
@@ -90,18 +99,15 @@ impl App {
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(keep_partitions(db.clone(), clock.clone())));
         let journal = Journal::start(&db, &clock);
-        let worker = if roles == Roles::Api {
-            None
-        } else {
-            // Connections of its own: requests that wait for theirs must never keep a heartbeat from being sent.
-            let working = database(config)?;
-            let worker = worker(config, working, clock.clone(), wake.clone(), journal.clone()).await?;
-            let running = tokio::spawn({
+        let worker = match working {
+            None => None,
+            Some(working) => {
+                let worker = worker(config, working, clock.clone(), wake.clone(), journal.clone()).await?;
                 let stop = stop.clone();
-                async move { worker.run(stop).await }
-            });
-            Some(running)
+                Some(tokio::spawn(async move { worker.run(stop).await }))
+            }
         };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watch.run()));
         let mut inbound = None;
         let server = match listener {
             Some(listener) => {
@@ -159,6 +165,19 @@ impl App {
             tracing::error!("the worker ended in a panic");
         }
         self.db.close().await;
+    }
+}
+
+/// Says which settings make copies of mail when the service stops.
+fn warn_of_copies(config: &Config) {
+    let (grace, final_dot) = (config.delivery.shutdown_grace, config.timeouts.final_dot);
+    if grace < final_dot {
+        tracing::warn!(
+            event = "shutdown_grace_short",
+            shutdown_grace_seconds = grace.as_secs(),
+            final_dot_seconds = final_dot.as_secs(),
+            "a stop may send messages twice: set delivery.shutdown_grace above timeouts.final_dot"
+        );
     }
 }
 
@@ -222,7 +241,8 @@ pub fn database(config: &Config) -> anyhow::Result<Db> {
         "no database is configured: set DATABASE_URL (such as postgres://user:password@host/postrider), or try \
          `postrider dev`, which brings its own",
     )?;
-    Ok(Db::new(url.expose(), config.database.max_connections, config.database.timeout)?)
+    let direct_url = config.database.direct_url.as_ref().map(SecretUrl::expose);
+    Ok(Db::with_direct(url.expose(), direct_url, config.database.max_connections, config.database.timeout)?)
 }
 
 /// A worker that is registered and not yet running, and that shares its process with no API.
@@ -250,6 +270,7 @@ async fn worker(
         links: config.unsubscribe_links(),
         grace: delivery.shutdown_grace,
         publish: domains::terms(config),
+        fingerprints: fingerprints::of(config),
     };
     let tools = worker::Tools {
         sender: Arc::new(smtp::Sender::new(sender_settings(config)?)?),

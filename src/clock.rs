@@ -1,14 +1,32 @@
 //! Time, passed in rather than asked for, so that a test can let three days of retries go by in a millisecond.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
 /// Tells the time of day. Postgres keeps microseconds, so a clock never answers anything finer.
 pub trait Clock: std::fmt::Debug + Send + Sync + 'static {
     /// The current time, in whole microseconds.
     fn now(&self) -> DateTime<Utc>;
+
+    /// Takes note of what the database's clock says. Returns how far the machine's own clock is ahead of it, where this clock
+    /// follows the database's.
+    fn follow(&self, _reading: &Reading) -> Option<TimeDelta> {
+        None
+    }
+}
+
+/// What the database's clock said at some moment between two of ours.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// When it was asked.
+    pub asked: Uptime,
+    /// When its answer was here.
+    pub answered: Uptime,
+    /// What it said.
+    pub time: DateTime<Utc>,
 }
 
 /// A clock shared by all parts of one process.
@@ -25,6 +43,60 @@ impl Clock for SystemClock {
     }
 }
 
+/// The database's clock, as far as we know it: the one clock that all replicas share. What it said last is carried on by the
+/// time since the machine started, so that nothing happens when the machine's own clock is wrong or jumps. Until the database
+/// has said something, the machine's own clock has to do.
+#[derive(Debug)]
+pub struct DatabaseClock {
+    machine: SharedClock,
+    /// The database's time less that since the machine started, in microseconds.
+    offset: AtomicI64,
+}
+
+impl DatabaseClock {
+    const UNKNOWN: i64 = i64::MIN;
+
+    /// Follows no reading yet.
+    pub fn new(machine: SharedClock) -> Self {
+        Self { machine, offset: AtomicI64::new(Self::UNKNOWN) }
+    }
+}
+
+impl Default for DatabaseClock {
+    fn default() -> Self {
+        Self::new(Arc::new(SystemClock))
+    }
+}
+
+impl Clock for DatabaseClock {
+    fn now(&self) -> DateTime<Utc> {
+        match self.offset.load(Ordering::Relaxed) {
+            Self::UNKNOWN => self.machine.now(),
+            offset => {
+                let micros = offset.saturating_add(Uptime::now().micros());
+                DateTime::from_timestamp_micros(micros).unwrap_or_else(|| self.machine.now())
+            }
+        }
+    }
+
+    fn follow(&self, reading: &Reading) -> Option<TimeDelta> {
+        let known = self.offset.load(Ordering::Relaxed);
+        self.offset.store(corrected(Some(known).filter(|known| *known != Self::UNKNOWN), reading), Ordering::Relaxed);
+        Some(self.machine.now() - self.now())
+    }
+}
+
+/// The offset that agrees with a reading and is nearest to the known one: however slow an answer was, it moves no clock that it
+/// does not prove wrong.
+fn corrected(known: Option<i64>, reading: &Reading) -> i64 {
+    let time = reading.time.timestamp_micros();
+    let (least, most) = (time - reading.answered.micros(), time - reading.asked.micros());
+    match known {
+        Some(known) => known.clamp(least, most.max(least)),
+        None => least + (most - least) / 2,
+    }
+}
+
 /// A moment since the machine started. Time in which the machine slept counts, as it does for everyone else: `Instant`
 /// stands still meanwhile, and a worker must not believe that its lease did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +106,10 @@ impl Uptime {
     /// The present moment.
     pub fn now() -> Self {
         Self(since_start())
+    }
+
+    fn micros(self) -> i64 {
+        i64::try_from(self.0.as_micros()).unwrap_or(i64::MAX)
     }
 
     /// How long ago it was.
@@ -59,4 +135,44 @@ fn since_start() -> Duration {
     use std::time::Instant;
     static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     START.elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(asked: u64, answered: u64, time: i64) -> Reading {
+        let at = |millis| Uptime(Duration::from_millis(millis));
+        let time = DateTime::UNIX_EPOCH + TimeDelta::milliseconds(time);
+        Reading { asked: at(asked), answered: at(answered), time }
+    }
+
+    #[test]
+    fn a_slow_answer_moves_no_clock_that_agrees_with_it() {
+        let offset = |known: Option<i64>, reading| corrected(known.map(|known| known * 1_000), &reading) / 1_000;
+        assert_eq!(offset(None, reading(100, 102, 10_101)), 10_000);
+        assert_eq!(offset(Some(10_000), reading(200, 9_000, 12_000)), 10_000, "anything from 3,000 to 11,800");
+        assert_eq!(offset(Some(10_000), reading(200, 202, 10_205)), 10_003, "it is late");
+        assert_eq!(offset(Some(10_000), reading(200, 202, 10_150)), 9_950, "it is ahead");
+    }
+
+    #[derive(Debug)]
+    struct HourAhead;
+
+    impl Clock for HourAhead {
+        fn now(&self) -> DateTime<Utc> {
+            SystemClock.now() + TimeDelta::hours(1)
+        }
+    }
+
+    #[test]
+    fn the_database_decides_once_it_has_spoken() {
+        let clock = DatabaseClock::new(Arc::new(HourAhead));
+        let is_near = |delta: TimeDelta| delta.abs() < TimeDelta::minutes(1);
+        assert!(is_near(clock.now() - SystemClock.now() - TimeDelta::hours(1)));
+        let asked = Uptime::now();
+        let skew = clock.follow(&Reading { asked, answered: Uptime::now(), time: SystemClock.now() });
+        assert!(is_near(clock.now() - SystemClock.now()));
+        assert!(skew.is_some_and(|skew| is_near(skew - TimeDelta::hours(1))));
+    }
 }

@@ -128,7 +128,8 @@ async fn write(
         let group: Result<Vec<Intake>, BenchError> =
             (first..end.min(first + GROUP)).map(|number| kind.intake(number, now)).collect();
         let group = group?;
-        let written: Result<_, DbError> = journal::commit(&db, &group, &[], now, Patience::Long).await;
+        let written: Result<_, DbError> =
+            journal::commit(&db, &group, &[], now, Patience::Long).await.map_err(DbError::from);
         written.doing("put the backlog into the queue")?;
         done.fetch_add(group.len() as u64, Ordering::Relaxed);
     }

@@ -12,7 +12,7 @@ use super::inbox::Catcher;
 use super::keys;
 use super::signals::Signals;
 use crate::app::{self, App, Roles};
-use crate::clock::SystemClock;
+use crate::clock::{DatabaseClock, SystemClock};
 use crate::config::Config;
 use crate::db::{self, Db};
 use crate::dev::inbox::Inbox;
@@ -79,7 +79,7 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
     db::schema::migrate(&db).await?;
     let (api_key, admin_key) = own_keys(&db, dir).await?;
     db.close().await;
-    let app = App::start(config, Roles::All, Arc::new(SystemClock), Some(inbox)).await?;
+    let app = App::start(config, Roles::All, Arc::new(DatabaseClock::default()), Some(inbox)).await?;
     let api = format!("http://{}", app.api_address().context("the API does not listen")?);
     let bounces_smtp = app.inbound_address().context("nothing takes bounces")?.to_string();
     let inbox_smtp = catcher.address.to_string();

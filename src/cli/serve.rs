@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use super::signals::Signals;
 use crate::app::{self, App, Roles};
-use crate::clock::SystemClock;
+use crate::clock::DatabaseClock;
 use crate::config::Config;
 use crate::db::schema;
 
@@ -39,7 +39,7 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> 
         Some(Role::Api) => Roles::Api,
         Some(Role::Worker) => Roles::Worker,
     };
-    let app = App::start(&config, roles, Arc::new(SystemClock), None).await?;
+    let app = App::start(&config, roles, Arc::new(DatabaseClock::default()), None).await?;
     let signals = Signals::listen()?;
     let address = app.api_address().map(tracing::field::display);
     let inbound = app.inbound_address().map(tracing::field::display);

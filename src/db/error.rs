@@ -13,7 +13,7 @@ pub enum DbError {
     #[error("the database URL is not valid: {0}")]
     Address(#[source] sqlx::Error),
     /// Postgres cannot be reached, is shutting down, out of connections or read-only: try again later.
-    #[error("the database is not available ({query}): {source}")]
+    #[error("{} ({query}): {source}", words(source))]
     Unavailable {
         /// Which query.
         query: &'static str,
@@ -21,7 +21,7 @@ pub enum DbError {
         source: sqlx::Error,
     },
     /// Nobody answers there, whatever is asked: try again later.
-    #[error("the database is not available ({query}): {outage}")]
+    #[error("{} ({query}): {outage}", outage.trouble.words())]
     Away {
         /// Which query.
         query: &'static str,
@@ -49,9 +49,9 @@ pub enum DbError {
 }
 
 /// Query canceled by `statement_timeout`.
-const QUERY_CANCELED: &str = "57014";
+pub(super) const QUERY_CANCELED: &str = "57014";
 /// A lock was not had within `lock_timeout`.
-const LOCK_NOT_AVAILABLE: &str = "55P03";
+pub(super) const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// The class of deadlocks and failed serializations.
 const ROLLBACK: &str = "40";
 /// Too many connections.
@@ -122,12 +122,7 @@ impl DbError {
         match self {
             Self::Away { outage, .. } => Some(outage.trouble),
             Self::Timeout { .. } | Self::Unavailable { source: sqlx::Error::PoolTimedOut, .. } => Some(Trouble::Slow),
-            Self::Unavailable { source, .. } => Some(match code(source).as_deref() {
-                Some(READ_ONLY) => Trouble::ReadOnly,
-                Some(FULL) => Trouble::Full,
-                Some(QUERY_CANCELED | LOCK_NOT_AVAILABLE) => Trouble::Slow,
-                _ => Trouble::Gone,
-            }),
+            Self::Unavailable { source, .. } => Some(trouble_of(source)),
             Self::Address(_) | Self::Refused { .. } => None,
         }
     }
@@ -144,6 +139,17 @@ impl DbError {
     }
 }
 
+fn trouble_of(source: &sqlx::Error) -> Trouble {
+    code(source).and_then(|code| Trouble::of_code(&code)).unwrap_or(Trouble::Gone)
+}
+
+fn words(source: &sqlx::Error) -> &'static str {
+    match source {
+        sqlx::Error::PoolTimedOut => Trouble::Slow.words(),
+        source => trouble_of(source).words(),
+    }
+}
+
 /// SQLSTATE classes that pass: connection, authorization (a password is being changed), resources, operator intervention, serialization, read-only after failover,
 /// lock not available, system errors such as a full disk.
 fn is_passing(code: &str) -> bool {
@@ -152,7 +158,7 @@ fn is_passing(code: &str) -> bool {
 }
 
 /// The server takes no writes: we still talk to the primary of before a failover.
-const READ_ONLY: &str = "25006";
+pub(super) const READ_ONLY: &str = "25006";
 /// Our own `idle_in_transaction_session_timeout`.
 const IDLE_IN_TRANSACTION: &str = "25P03";
 

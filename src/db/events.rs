@@ -172,6 +172,7 @@ pub struct EventRow {
 
 impl From<EventRow> for Event {
     fn from(row: EventRow) -> Self {
+        let is_uncertain = row.kind == EventType::Uncertain.as_str();
         Self {
             seq: row.seq,
             kind: row.kind,
@@ -189,6 +190,7 @@ impl From<EventRow> for Event {
                 tls: row.tls,
                 duration_ms: row.duration_ms,
                 next_attempt_at: row.next_attempt_at,
+                is_final: is_uncertain.then_some(row.next_attempt_at.is_none()),
                 bounce: BounceSaid::of(row.bounce_type, row.bounce_category, row.bounce_source),
                 endpoint_id: row.endpoint_id.map(EndpointId),
             },

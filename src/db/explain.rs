@@ -205,11 +205,13 @@ pub async fn pace(
     Ok(Pace { mails: row.mails, events: row.events, seconds })
 }
 
-/// Whether a worker has been heard of within `lease`, by the database's clock.
+/// Whether a worker has been heard of within its lease, by the database's clock. `lease` stands for that of a version that did not
+/// name its own.
 pub async fn has_workers(db: &Db, lease: Duration) -> Result<bool, DbError> {
     let query = sqlx::query_scalar!(
         r#"SELECT EXISTS (
-               SELECT FROM workers WHERE heartbeat_at >= clock_timestamp() - make_interval(secs => $1)) AS "has!""#,
+               SELECT FROM workers
+               WHERE heartbeat_at >= clock_timestamp() - make_interval(secs => coalesce(lease_seconds, $1))) AS "has!""#,
         lease.as_secs_f64()
     );
     db.timed("explain.has_workers", query.fetch_one(&db.pool)).await

@@ -2,6 +2,7 @@
 //! their events. Together where both are there: a transaction waits for the disk once, however much is in it, and all of
 //! them line up for their event numbers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -21,6 +22,22 @@ pub struct Done {
     pub waited: Duration,
 }
 
+/// A transaction that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct CommitError {
+    /// Why.
+    pub error: DbError,
+    /// Whether it may have been committed, or may yet be, and only the answer is missing. Before COMMIT is sent it cannot be.
+    pub may_be_done: bool,
+}
+
+impl From<CommitError> for DbError {
+    fn from(failed: CommitError) -> Self {
+        failed.error
+    }
+}
+
 /// How long a transaction waits for what somebody else has locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
@@ -37,16 +54,18 @@ pub async fn commit(
     over: &[Finished],
     now: DateTime<Utc>,
     patience: Patience,
-) -> Result<Done, DbError> {
+) -> Result<Done, CommitError> {
     let name = match (accepted, over) {
         ([], _) => "queue.finish",
         (_, []) => "intake.commit",
         _ => "journal.commit",
     };
+    // One way to the server and back. A commit waits for the disk whatever the session has kept of its settings.
     let begin = match patience {
-        Patience::Short => "BEGIN; SET LOCAL lock_timeout = '1s'",
-        Patience::Long => "BEGIN",
+        Patience::Short => "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '1s'",
+        Patience::Long => "BEGIN; SET LOCAL synchronous_commit = on",
     };
+    let is_committing = AtomicBool::new(false);
     db.timed(name, async {
         let mut tx = db.pool.hot().begin_with(begin).await?;
         let stored = intake::store(&mut tx, accepted, now).await?;
@@ -55,8 +74,10 @@ pub async fn commit(
         let ready = Instant::now();
         events::append(&mut tx, now, stored.events().chain(ended.events()).collect()).await?;
         let waited = ready.elapsed();
+        is_committing.store(true, Ordering::Relaxed);
         tx.commit().await?;
         Ok(Done { accepted: stored.results, counted: ended.counted.len(), waited })
     })
     .await
+    .map_err(|error| CommitError { may_be_done: is_committing.load(Ordering::Relaxed) && error.may_be_done(), error })
 }

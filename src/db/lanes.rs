@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::queue::{SCAN_LIMIT, allow_scan};
 use super::{Db, DbError};
 use crate::domain::id::TenantId;
 
@@ -226,6 +227,29 @@ pub(super) async fn lower(
     let (ids, due): (Vec<i64>, Vec<DateTime<Utc>>) = earliest.into_iter().unzip();
     sqlx::query!("SELECT lower_lanes($1, $2)", &ids, &due).execute(connection).await?;
     Ok(())
+}
+
+/// Lowers bounds that are above what waits. None should be: but a lane that no claim looks at would keep its mail for ever. Returns
+/// how many there were. Looks at every lane: for rare occasions.
+pub async fn lower_wrong(db: &Db) -> Result<usize, DbError> {
+    db.timed_for(SCAN_LIMIT, "lanes.lower_wrong", async {
+        let mut tx = db.pool.begin().await?;
+        allow_scan(&mut tx).await?;
+        let wrong = sqlx::query_as!(
+            Lowered,
+            "SELECT lanes.id AS lane, first.due_at FROM lanes
+             CROSS JOIN LATERAL (
+                 SELECT due_at FROM queue WHERE lane_id = lanes.id AND lease IS NULL ORDER BY due_at LIMIT 1) AS first
+             WHERE first.due_at < lanes.ready_at"
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let count = wrong.len();
+        lower(&mut tx, wrong).await?;
+        tx.commit().await?;
+        Ok(count)
+    })
+    .await
 }
 
 /// A lane whose bound may be too low.

@@ -35,6 +35,8 @@ pub mod queue;
 pub mod retry_policies;
 pub mod schema;
 pub mod senders;
+pub mod server;
+pub mod session;
 pub mod splits;
 pub mod steer;
 pub mod streams;
@@ -72,38 +74,32 @@ pub struct Db {
 impl Db {
     /// Opens a pool without connecting yet. `url` is a `postgres://` URL.
     pub fn new(url: &str, max_connections: u32, timeout: Duration) -> Result<Self, DbError> {
-        let options: PgConnectOptions = url.parse().map_err(DbError::Address)?;
-        let limit = format!("{}ms", timeout.as_millis());
-        let options = options
-            .application_name("postrider")
-            .log_statements(tracing::log::LevelFilter::Trace)
-            .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(2))
-            .options([
-                // 202 means committed, whatever the server's default is.
-                ("synchronous_commit", "on"),
-                // A generic plan of the claim would compile for 12 ms. Plans are made for each call, but on hot connections.
-                ("jit", "off"),
-                ("plan_cache_mode", "force_custom_plan"),
-                ("statement_timeout", &limit),
-                ("lock_timeout", &limit),
-                ("idle_in_transaction_session_timeout", &limit),
-                // When we vanish without a word (SIGKILL, a dead link), what our connections hold is free soon.
-                ("client_connection_check_interval", "2s"),
-                ("tcp_keepalives_idle", "10"),
-                ("tcp_keepalives_interval", "5"),
-                ("tcp_keepalives_count", "3"),
-                ("tcp_user_timeout", "20s"),
-                // Each statement must see what was committed before it: locks are taken first and the truth read after.
-                ("default_transaction_isolation", "read committed"),
-                ("TimeZone", "UTC"),
-            ]);
+        Self::with_direct(url, None, max_connections, timeout)
+    }
+
+    /// The same where `url` may lead to a connection pooler in transaction mode, and `direct_url` to the server itself: what
+    /// needs a session of its own (LISTEN, migrations, kept plans) goes there.
+    pub fn with_direct(
+        url: &str,
+        direct_url: Option<&str>,
+        max_connections: u32,
+        timeout: Duration,
+    ) -> Result<Self, DbError> {
+        let direct = own_session(options(direct_url.unwrap_or(url))?, timeout);
+        // A pooler refuses or drops what a session asks for: there the role has the settings.
+        let pooled = direct_url.map(|_| options(url)).transpose()?.map(|options| options.extra_float_digits(None));
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(timeout.mul_f64(Watch::PATIENCE))
             .idle_timeout(Duration::from_mins(5))
             .max_lifetime(Duration::from_hours(1));
-        let pool = Pool::new(options, pool);
+        let pool = Pool::new(direct, pooled, pool);
         Ok(Self { watch: Watch::new(pool.clone(), timeout), pool, timeout })
+    }
+
+    /// From now on at most so many connections. What runs on the ones there are is not disturbed.
+    pub fn resize(&self, max_connections: u32) {
+        self.pool.resize(max_connections);
     }
 
     /// The longest that one call may take, scans apart.
@@ -167,4 +163,26 @@ impl Db {
             _ => DbError::from_sqlx(query, source),
         }
     }
+}
+
+fn options(url: &str) -> Result<PgConnectOptions, DbError> {
+    let options: PgConnectOptions = url.parse().map_err(DbError::Address)?;
+    Ok(options
+        .application_name(process())
+        .log_statements(tracing::log::LevelFilter::Trace)
+        .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(2)))
+}
+
+/// With the settings of every connection that has a session of its own.
+fn own_session(options: PgConnectOptions, timeout: Duration) -> PgConnectOptions {
+    options.options(session::settings(timeout)).options(session::OF_LINK)
+}
+
+/// What names all connections of this process in `pg_stat_activity`.
+pub(crate) fn process() -> &'static str {
+    static NAME: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        format!("postrider-{}", &id[..8])
+    });
+    &NAME
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use sqlx::Connection as _;
 use tokio::sync::watch;
 
-use super::error::{FULL, code};
+use super::error::{FULL, LOCK_NOT_AVAILABLE, QUERY_CANCELED, READ_ONLY, code};
 use super::pool::Pool;
 
 /// What is wrong with the database.
@@ -28,6 +28,45 @@ pub enum Trouble {
     ReadOnly,
     /// It did not answer this call in time.
     Slow,
+    /// It has no room for more on its disk.
+    DiskFull,
+    /// It has no memory for this call.
+    OutOfMemory,
+    /// It is starting up or shutting down.
+    Starting,
+    /// It does not let us in, or not do what we have to: the role, its password or privileges, the database's name.
+    Denied,
+}
+
+impl Trouble {
+    /// In words that an operator can act upon, as the end of a sentence about the database.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Gone => "the database is not available",
+            Self::Full => "the database takes no more connections",
+            Self::ReadOnly => "the database is read-only, as after a failover",
+            Self::Slow => "the database did not answer in time",
+            Self::DiskFull => "the database's disk is full",
+            Self::OutOfMemory => "the database is out of memory",
+            Self::Starting => "the database is starting up or shutting down",
+            Self::Denied => "the database denies access to this role",
+        }
+    }
+
+    /// What a SQLSTATE says of the database.
+    pub(super) fn of_code(code: &str) -> Option<Self> {
+        Some(match code {
+            FULL => Self::Full,
+            READ_ONLY => Self::ReadOnly,
+            QUERY_CANCELED | LOCK_NOT_AVAILABLE => Self::Slow,
+            "53100" => Self::DiskFull,
+            "53200" => Self::OutOfMemory,
+            "57P01" | "57P02" | "57P03" => Self::Starting,
+            "3D000" | "42501" => Self::Denied,
+            _ if code.starts_with("28") => Self::Denied,
+            _ => return None,
+        })
+    }
 }
 
 /// Why no call is answered.
@@ -185,7 +224,7 @@ impl Watch {
                 None
             }
             Ok(Err(error)) => {
-                let trouble = if is_full(&error) { Trouble::Full } else { Trouble::Gone };
+                let trouble = code(&error).and_then(|code| Trouble::of_code(&code)).unwrap_or(Trouble::Gone);
                 Some((is_gone(&error), Outage::new(trouble, error)))
             }
             Err(_) => {
@@ -238,10 +277,6 @@ fn is_gone(error: &sqlx::Error) -> bool {
     }
 }
 
-fn is_full(error: &sqlx::Error) -> bool {
-    code(error).is_some_and(|code| code == FULL)
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::ready;
@@ -253,11 +288,28 @@ mod tests {
     #[tokio::test]
     async fn a_pool_that_was_left_behind_is_no_answer() {
         let limit = Duration::from_secs(10);
-        let watch = Watch::new(Pool::new(PgConnectOptions::new(), PgPoolOptions::new()), limit);
+        let watch = Watch::new(Pool::new(PgConnectOptions::new(), None, PgPoolOptions::new()), limit);
         let closed = watch.over(limit, ready(Err::<(), _>(sqlx::Error::PoolClosed))).await;
         assert!(matches!(closed, Ok(Err(sqlx::Error::PoolClosed))));
         assert_eq!(watch.answers(), 0);
         let answered = watch.over(limit, ready(Err::<(), _>(sqlx::Error::RowNotFound))).await;
         assert!(answered.is_ok() && watch.answers() == 1);
+    }
+
+    #[test]
+    fn each_sqlstate_says_what_is_wrong_with_the_database() {
+        for (code, trouble) in [
+            ("53100", Trouble::DiskFull),
+            ("53200", Trouble::OutOfMemory),
+            ("53300", Trouble::Full),
+            ("57P03", Trouble::Starting),
+            ("25006", Trouble::ReadOnly),
+            ("28P01", Trouble::Denied),
+            ("3D000", Trouble::Denied),
+            ("57014", Trouble::Slow),
+        ] {
+            assert_eq!(Trouble::of_code(code), Some(trouble), "{code}");
+        }
+        assert_eq!(Trouble::of_code("23505"), None);
     }
 }

@@ -1,5 +1,7 @@
 //! Weekly partitions of the tables that grow.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Db, DbError};
@@ -8,13 +10,25 @@ use super::{Db, DbError};
 const TABLES: [&str; 5] = ["contents", "messages", "recipients", "events", "webhook_attempts"];
 /// How far ahead partitions are made.
 const WEEKS_AHEAD: i32 = 2;
+/// Tries of each partition while somebody else has locked its table, or makes it at the same moment.
+const TRIES: usize = 5;
+/// Between them.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Makes the partitions of this week and the coming ones where they are missing, each in a transaction of its own that
-/// would rather fail than make others wait: the next call tries again.
+/// would rather fail than make others wait for long. After a few tries in vain the next call goes on.
 pub async fn ensure(db: &Db, now: DateTime<Utc>) -> Result<(), DbError> {
     for week in 0..=WEEKS_AHEAD {
         for table in TABLES {
-            ensure_one(db, table, now + TimeDelta::weeks(week.into())).await?;
+            let moment = now + TimeDelta::weeks(week.into());
+            let mut tries = 1;
+            while let Err(error) = ensure_one(db, table, moment).await {
+                if !error.is_locked_out() || tries == TRIES {
+                    return Err(error);
+                }
+                tries += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     }
     Ok(())

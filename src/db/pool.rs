@@ -4,6 +4,7 @@
 //! whether it still works, and until the kernel gives up too (a quarter of an hour) its place is taken. So a pool that
 //! may hold such connections is left behind, with whatever still runs in it, and a new one takes its place.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgR
 use sqlx::{
     ConnectOptions as _, Describe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlStr, Transaction,
 };
+
+use super::session::HOT as HOT_SETTINGS;
 
 /// A server that stays read-only must not see us reconnect for every call.
 const SETTLES: Duration = Duration::from_secs(1);
@@ -26,9 +29,32 @@ pub(super) struct Pool(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    connection: PgConnectOptions,
-    options: PgPoolOptions,
+    ways: Ways,
     current: RwLock<Current>,
+}
+
+/// How connections are made.
+#[derive(Debug)]
+struct Ways {
+    /// Each has a session of its own.
+    direct: PgConnectOptions,
+    /// These may lead through a connection pooler in transaction mode.
+    pooled: Option<PgConnectOptions>,
+    options: PgPoolOptions,
+    /// How many there may be at present.
+    size: AtomicU32,
+}
+
+impl Ways {
+    /// Those that need no session of their own.
+    fn ordinary(&self) -> &PgConnectOptions {
+        self.pooled.as_ref().unwrap_or(&self.direct)
+    }
+
+    /// Those whose plans are kept.
+    fn hot(&self) -> PgConnectOptions {
+        self.direct.clone().options(HOT_SETTINGS)
+    }
 }
 
 #[derive(Debug)]
@@ -44,19 +70,13 @@ const HOT: u32 = 4;
 
 impl Current {
     /// Opens nothing yet.
-    fn new(connection: &PgConnectOptions, options: &PgPoolOptions) -> Self {
-        let all = options.get_max_connections();
+    fn new(ways: &Ways) -> Self {
+        let all = ways.size.load(Ordering::Relaxed);
         let hot = HOT.min(all / 2).max(1);
-        // A kept plan knows nothing of how much there is: see `Pool::hot`.
-        let kept = connection.clone().options([
-            ("plan_cache_mode", "force_generic_plan"),
-            ("enable_seqscan", "off"),
-            ("enable_hashjoin", "off"),
-            ("enable_mergejoin", "off"),
-        ]);
+        let pool = |size: u32| ways.options.clone().max_connections(size.max(1));
         Self {
-            pool: options.clone().max_connections((all - hot).max(1)).connect_lazy_with(connection.clone()),
-            hot: options.clone().max_connections(hot).connect_lazy_with(kept),
+            pool: pool(all.saturating_sub(hot)).connect_lazy_with(ways.ordinary().clone()),
+            hot: pool(hot).connect_lazy_with(ways.hot()),
             since: Instant::now(),
         }
     }
@@ -66,11 +86,32 @@ impl Current {
     }
 }
 
+/// Begins every transaction but those of the journal. What it commits may be acknowledged to somebody, so it says itself that
+/// a commit waits for the disk: a connection pooler may have dropped the session's setting.
+const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = on";
+
 impl Pool {
-    /// Opens nothing yet.
-    pub(super) fn new(connection: PgConnectOptions, options: PgPoolOptions) -> Self {
-        let current = RwLock::new(Current::new(&connection, &options));
-        Self(Arc::new(Inner { connection, options, current }))
+    /// Opens nothing yet. `pooled` may lead through a connection pooler in transaction mode.
+    pub(super) fn new(direct: PgConnectOptions, pooled: Option<PgConnectOptions>, options: PgPoolOptions) -> Self {
+        let size = AtomicU32::new(options.get_max_connections());
+        let ways = Ways { direct, pooled, options, size };
+        let current = RwLock::new(Current::new(&ways));
+        Self(Arc::new(Inner { ways, current }))
+    }
+
+    /// How connections are made that have a session of their own.
+    pub(super) fn direct(&self) -> &PgConnectOptions {
+        &self.0.ways.direct
+    }
+
+    /// How the others are made, where that is another way.
+    pub(super) fn pooled(&self) -> Option<&PgConnectOptions> {
+        self.0.ways.pooled.as_ref()
+    }
+
+    /// How hot connections are made.
+    pub(super) fn hot_options(&self) -> PgConnectOptions {
+        self.0.ways.hot()
     }
 
     fn current(&self) -> PgPool {
@@ -91,7 +132,7 @@ impl Pool {
 
     /// Begins a transaction.
     pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, Error> {
-        self.current().begin().await
+        self.current().begin_with(BEGIN).await
     }
 
     /// A connection, to be given back by dropping it.
@@ -101,12 +142,24 @@ impl Pool {
 
     /// A connection outside of the pool. Has no time limit of its own.
     pub(super) async fn connect(&self) -> Result<PgConnection, Error> {
-        self.0.connection.connect().await
+        self.0.ways.ordinary().connect().await
+    }
+
+    /// The same with a session of its own.
+    pub(super) async fn connect_directly(&self) -> Result<PgConnection, Error> {
+        self.0.ways.direct.connect().await
+    }
+
+    /// From now on at most so many connections.
+    pub(super) fn resize(&self, all: u32) {
+        if self.0.ways.size.swap(all, Ordering::Relaxed) != all {
+            self.renew();
+        }
     }
 
     /// A pool of one, for a connection that is kept for as long as the service runs.
     pub(super) fn single(&self) -> PgPool {
-        self.0.options.clone().max_connections(1).max_lifetime(None).connect_lazy_with(self.0.connection.clone())
+        self.0.ways.options.clone().max_connections(1).max_lifetime(None).connect_lazy_with(self.0.ways.direct.clone())
     }
 
     /// From now on calls get fresh connections. What runs on the old ones is not disturbed.
@@ -130,7 +183,7 @@ impl Pool {
             if !is_due(current.since) || current.pool.is_closed() {
                 return;
             }
-            std::mem::replace(&mut *current, Current::new(&self.0.connection, &self.0.options))
+            std::mem::replace(&mut *current, Current::new(&self.0.ways))
         };
         tracing::warn!(left_behind = old.pool.size() + old.hot.size(), "opening fresh connections to the database");
         tokio::spawn(async move { tokio::time::timeout(LAST_CALLS, old.close()).await });
@@ -183,7 +236,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_from_before_says_nothing_of_fresh_connections() {
-        let pool = Pool::new(PgConnectOptions::new(), PgPoolOptions::new());
+        let pool = Pool::new(PgConnectOptions::new(), None, PgPoolOptions::new());
         let since = || pool.0.current.read().unwrap().since;
         let (begun, made) = (Instant::now(), since());
         pool.renew_those_of(begun);

@@ -42,9 +42,9 @@ pub enum SchemaError {
 /// Runs the migrations that are missing, one process at a time. Answers how many ran.
 pub async fn migrate(db: &Db) -> Result<usize, SchemaError> {
     let before = applied(db).await?.len();
+    // With a session of its own: the lock that keeps others out belongs to one.
     // A migration may take longer than any statement of the service is allowed to.
-    let mut connection =
-        db.pool.acquire().await.map_err(|source| DbError::Unavailable { query: "schema.migrate", source })?.detach();
+    let mut connection = db.timed("schema.migrate", db.pool.connect_directly()).await?;
     for setting in ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"] {
         sqlx::query("SELECT set_config($1, '0', false)")
             .bind(setting)

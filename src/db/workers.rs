@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -10,18 +11,70 @@ use super::lanes::Lowered;
 use super::queue::{self, Claimed, Finished, SCAN_LIMIT, allow_scan};
 use super::{Db, DbError, lanes};
 use crate::domain::delivery::{Status, Transition};
+use crate::domain::fingerprint::Fingerprints;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 
+/// What a worker says of itself.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// Under which it claims.
+    pub id: Uuid,
+    /// Where it runs, for a person.
+    pub host: String,
+    /// Its process there.
+    pub pid: i32,
+    /// How long it may be silent before others free what it has leased.
+    pub lease: Duration,
+    /// Fingerprints of the settings that have to be the same in all replicas.
+    pub settings: Fingerprints,
+}
+
 /// Makes a worker known. Heartbeats are told by the database's clock, so that replicas need not agree on the time.
-pub async fn register(db: &Db, id: Uuid, host: &str, pid: i32) -> Result<(), DbError> {
+pub async fn register(db: &Db, worker: &Registration) -> Result<(), DbError> {
     let query = sqlx::query!(
-        "INSERT INTO workers (id, host, pid, started_at, heartbeat_at)
-         VALUES ($1, $2, $3, clock_timestamp(), clock_timestamp())",
-        id,
-        host,
-        pid
+        "INSERT INTO workers (id, host, pid, started_at, heartbeat_at, lease_seconds, version, settings)
+         VALUES ($1, $2, $3, clock_timestamp(), clock_timestamp(), $4, $5, $6)",
+        worker.id,
+        worker.host,
+        worker.pid,
+        worker.lease.as_secs_f64(),
+        env!("CARGO_PKG_VERSION"),
+        json!(worker.settings)
     );
     db.timed("workers.register", query.execute(&db.pool)).await.map(|_| ())
+}
+
+/// A worker that has been heard of within its lease.
+#[derive(Debug, Clone)]
+pub struct Living {
+    /// Under which it claims.
+    pub id: Uuid,
+    /// Where it runs.
+    pub host: String,
+    /// Its process there.
+    pub pid: i32,
+    /// What it runs; none of a version that did not say so.
+    pub version: Option<String>,
+    /// Its fingerprints; empty of a version that had none.
+    pub settings: Fingerprints,
+}
+
+/// The workers that live. `lease` stands for that of a version that did not name its own.
+pub async fn living(db: &Db, lease: Duration) -> Result<Vec<Living>, DbError> {
+    let query = sqlx::query!(
+        "SELECT id, host, pid, version, settings FROM workers
+         WHERE heartbeat_at >= clock_timestamp() - make_interval(secs => coalesce(lease_seconds, $1)) ORDER BY id",
+        lease.as_secs_f64()
+    );
+    let rows = db.timed("workers.living", query.fetch_all(&db.pool)).await?;
+    let living = rows.into_iter().map(|row| Living {
+        id: row.id,
+        host: row.host,
+        pid: row.pid,
+        version: row.version,
+        settings: serde_json::from_value(row.settings).unwrap_or_default(),
+    });
+    Ok(living.collect())
 }
 
 /// Says that a worker is alive. Answers `false` where it has been declared dead: its leases are gone.
@@ -46,7 +99,8 @@ pub struct Reaped {
 /// A recipient that so many workers died of is held for an operator.
 pub const CRASHES_TO_HOLD: i16 = 3;
 
-/// Declares workers dead that have not been heard of for `lease`, and frees what they had in hand, due at `now`.
+/// Declares workers dead that have not been heard of for their lease, and frees what they had in hand, due at `now`. `lease` stands
+/// for that of a version that did not name its own.
 ///
 /// At first everyone who was in hand is suspected; from then on only those are blamed that a worker had begun with.
 pub async fn reap(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<Reaped, DbError> {
@@ -55,7 +109,7 @@ pub async fn reap(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<Reaped
         allow_scan(&mut tx).await?;
         let dead = sqlx::query_scalar!(
             "DELETE FROM workers WHERE id IN
-                 (SELECT id FROM workers WHERE heartbeat_at < clock_timestamp() - make_interval(secs => $1)
+                 (SELECT id FROM workers WHERE heartbeat_at < clock_timestamp() - make_interval(secs => coalesce(lease_seconds, $1))
                   ORDER BY id FOR UPDATE SKIP LOCKED)
              RETURNING id",
             lease.as_secs_f64()
@@ -65,9 +119,40 @@ pub async fn reap(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<Reaped
         if dead.is_empty() {
             return Ok(Reaped::default());
         }
-        let uncertain = cut_short(&mut tx, &dead, now).await?;
-        // No index on lease: it would cost every claim, and this scan runs only when a worker has died.
-        let freed = sqlx::query!(
+        let reaped = free_of(&mut tx, &dead, now).await?;
+        tx.commit().await?;
+        Ok(reaped)
+    })
+    .await
+}
+
+/// Frees what is leased to workers that are not on the list at all, as after rows were changed by hand or restored: no reaper would
+/// ever find them. A claim holds its worker's row until it commits, so none is caught under way. Looks through the whole queue.
+pub async fn free_orphans(db: &Db, now: DateTime<Utc>) -> Result<Reaped, DbError> {
+    db.timed_for(SCAN_LIMIT, "workers.free_orphans", async {
+        let mut tx = db.pool.begin().await?;
+        allow_scan(&mut tx).await?;
+        let unknown = sqlx::query_scalar!(
+            r#"SELECT DISTINCT lease AS "lease!" FROM queue
+               WHERE lease IS NOT NULL AND NOT EXISTS (SELECT FROM workers WHERE workers.id = queue.lease)"#
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        if unknown.is_empty() {
+            return Ok(Reaped::default());
+        }
+        let reaped = free_of(&mut tx, &unknown, now).await?;
+        tx.commit().await?;
+        Ok(reaped)
+    })
+    .await
+}
+
+/// Frees what these workers, which are gone, had in hand.
+async fn free_of(tx: &mut PgConnection, dead: &[Uuid], now: DateTime<Utc>) -> Result<Reaped, sqlx::Error> {
+    let uncertain = cut_short(&mut *tx, dead, now).await?;
+    // No index on lease: it would cost every claim, and this scan runs only when a worker has died.
+    let freed = sqlx::query!(
             r#"UPDATE queue SET lease = NULL, begun = false, crashes = blamed.crashes,
                    held = CASE WHEN blamed.crashes >= $3::smallint
                           THEN 'held: ' || blamed.crashes || ' workers died while they had this message in hand: it may be what '
@@ -77,20 +162,17 @@ pub async fn reap(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<Reaped
                      FROM queue WHERE lease = ANY ($1) AND NOT data_started FOR UPDATE) AS blamed
                WHERE queue.message_id = blamed.message_id AND queue.recipient_id = blamed.recipient_id
                RETURNING lane_id, held IS NOT NULL AS "held!""#,
-            &dead,
+            dead,
             now,
             CRASHES_TO_HOLD
         )
         .fetch_all(&mut *tx)
         .await?;
-        let lowered = freed.iter().filter(|row| !row.held).map(|row| Lowered { lane: row.lane_id, due_at: now });
-        lanes::lower(&mut tx, lowered).await?;
-        queue::conclude(&mut tx, &uncertain, now).await?;
-        tx.commit().await?;
-        let held = freed.iter().filter(|row| row.held).count();
-        Ok(Reaped { workers: dead.len(), freed: freed.len() - held, held, uncertain: uncertain.len() })
-    })
-    .await
+    let lowered = freed.iter().filter(|row| !row.held).map(|row| Lowered { lane: row.lane_id, due_at: now });
+    lanes::lower(&mut *tx, lowered).await?;
+    queue::conclude(&mut *tx, &uncertain, now).await?;
+    let held = freed.iter().filter(|row| row.held).count();
+    Ok(Reaped { workers: dead.len(), freed: freed.len() - held, held, uncertain: uncertain.len() })
 }
 
 /// Takes a worker off the list once it has nothing in hand; what it still has is freed without blame.

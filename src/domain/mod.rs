@@ -3,12 +3,14 @@
 pub mod address;
 pub mod bounce;
 pub mod condition;
+pub mod connection_share;
 pub mod delivery;
 pub mod dkim;
 pub mod endpoint;
 pub mod event;
 pub mod explain;
 pub mod fault;
+pub mod fingerprint;
 pub mod id;
 pub mod key;
 pub mod keyring;

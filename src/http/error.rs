@@ -183,6 +183,10 @@ fn away(trouble: Trouble) -> &'static str {
         Trouble::Full => repeat!("The database takes no more connections."),
         Trouble::ReadOnly => repeat!("The database is read-only, as after a failover."),
         Trouble::Slow => repeat!("The database did not answer in time."),
+        Trouble::DiskFull => repeat!("The database's disk is full."),
+        Trouble::OutOfMemory => repeat!("The database is out of memory."),
+        Trouble::Starting => repeat!("The database is starting up or shutting down."),
+        Trouble::Denied => repeat!("The database denies access to this service."),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, oneshot};
 use super::{Pending, Recorded, Settled, Signals};
 use crate::clock::SharedClock;
 use crate::db::intake::{Committed, Intake};
-use crate::db::journal::{self, Done, Patience};
+use crate::db::journal::{self, CommitError, Done, Patience};
 use crate::db::queue::Finished;
 use crate::db::{Db, DbError};
 use crate::domain::id::RecipientId;
@@ -180,18 +180,17 @@ impl Writer {
                 return Some(waited);
             }
             // Neither must fail for the other's sake, nor wait for it.
-            Err(error) if error.is_undone() && !intakes.is_empty() && !over.is_empty() => {
+            Err(failed) if is_undone(&failed) && !intakes.is_empty() && !over.is_empty() => {
                 tokio::spawn(self.alone().accept(intakes, replies));
                 let done = journal::commit(db, &[], &over, clock.now(), Patience::Short).await;
-                self.record(over, done.map(|done| done.counted).map_err(Arc::new));
+                self.record(over, done.map(|done| done.counted).map_err(|failed| Arc::new(failed.error)));
             }
-            Err(error) => {
-                let error = Arc::new(error);
-                if error.is_undone() && !intakes.is_empty() {
-                    tokio::spawn(self.alone().accept(intakes, replies));
-                } else {
-                    refuse(signals, intakes, replies, &error);
-                }
+            Err(failed) if is_undone(&failed) && !intakes.is_empty() => {
+                tokio::spawn(self.alone().accept(intakes, replies));
+                self.record(over, Err(Arc::new(failed.error)));
+            }
+            Err(failed) => {
+                let error = refuse(signals, intakes, replies, failed);
                 self.record(over, Err(error));
             }
         }
@@ -226,19 +225,19 @@ impl Alone {
         match journal::commit(&self.db, &intakes, &[], self.clock.now(), Patience::Long).await {
             Ok(done) => tell(&self.signals, intakes, done.accepted, replies),
             // One message that Postgres refuses must not take its neighbours with it.
-            Err(DbError::Refused { .. }) if intakes.len() > 1 => {
+            Err(failed) if intakes.len() > 1 && is_refused(&failed) => {
                 for (intake, reply) in intakes.into_iter().zip(replies) {
                     self.accept_one([intake], reply).await;
                 }
             }
-            Err(error) => refuse(&self.signals, intakes, replies, &Arc::new(error)),
+            Err(failed) => drop(refuse(&self.signals, intakes, replies, failed)),
         }
     }
 
     async fn accept_one(&self, one: [Intake; 1], reply: Reply) {
         match journal::commit(&self.db, &one, &[], self.clock.now(), Patience::Long).await {
             Ok(done) => tell(&self.signals, one.into(), done.accepted, vec![reply]),
-            Err(error) => refuse(&self.signals, one.into(), vec![reply], &Arc::new(error)),
+            Err(failed) => drop(refuse(&self.signals, one.into(), vec![reply], failed)),
         }
     }
 }
@@ -265,13 +264,25 @@ fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     done
 }
 
-/// Tells everybody that these were not committed, or that nobody knows.
-fn refuse(signals: &Signals, intakes: Vec<Intake>, replies: Vec<Reply>, error: &Arc<DbError>) {
+/// Whether Postgres has taken it all back, and would maybe take its parts.
+fn is_undone(failed: &CommitError) -> bool {
+    failed.error.is_undone() && !failed.may_be_done
+}
+
+/// Whether Postgres will not have it, however often it is asked.
+fn is_refused(failed: &CommitError) -> bool {
+    matches!(failed.error, DbError::Refused { .. }) && !failed.may_be_done
+}
+
+/// Tells everybody that these were not committed, or that nobody knows. Returns why.
+fn refuse(signals: &Signals, intakes: Vec<Intake>, replies: Vec<Reply>, failed: CommitError) -> Arc<DbError> {
+    let CommitError { error, may_be_done } = failed;
+    let error = Arc::new(error);
     let offered: Vec<Intake> = intakes.into_iter().filter(|intake| intake.taker.is_some()).collect();
     if let Some(taker) = signals.taker().filter(|_| !offered.is_empty()) {
         let lost = |intake| Settled { intake, taken: Vec::new(), waiting: Vec::new(), unsubscribe: false };
         guarded(|| {
-            if error.may_be_done() {
+            if may_be_done {
                 taker.doubt(offered);
             } else {
                 taker.settle(offered.into_iter().map(lost).collect());
@@ -281,6 +292,7 @@ fn refuse(signals: &Signals, intakes: Vec<Intake>, replies: Vec<Reply>, error: &
     for reply in replies {
         let _ = reply.send(Err(error.clone()));
     }
+    error
 }
 
 /// Recipients of a message that are in neither list.

@@ -155,7 +155,8 @@ impl Keeper {
             for finished in batch.iter_mut() {
                 self.hands.refresh(&mut finished.claimed);
             }
-            match journal::commit(&self.db, &[], batch, self.clock.now(), Patience::Short).await {
+            match journal::commit(&self.db, &[], batch, self.clock.now(), Patience::Short).await.map_err(DbError::from)
+            {
                 Err(error) if error.is_passing() && !error.is_too_slow() && !error.is_locked_out() => {
                     tracing::warn!(%error, outcomes = batch.len(), "could not record outcomes; trying again");
                     tokio::time::sleep(PAUSE).await;

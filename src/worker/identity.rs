@@ -10,11 +10,13 @@ use uuid::Uuid;
 
 use crate::clock::Uptime;
 use crate::db::{self, Db, DbError};
+use crate::domain::fingerprint::Fingerprints;
 
 /// The id, and when it was last confirmed.
 #[derive(Debug)]
 pub(super) struct Identity {
     lease: Duration,
+    settings: Fingerprints,
     state: Mutex<State>,
     /// Set when the worker gives up what it still has: nothing of it may begin any more.
     has_left: AtomicBool,
@@ -29,9 +31,9 @@ struct State {
 
 impl Identity {
     /// Registers a new worker.
-    pub(super) async fn register(db: &Db, lease: Duration) -> Result<Self, DbError> {
-        let state = new_worker(db).await?;
-        Ok(Self { lease, state: Mutex::new(state), has_left: AtomicBool::new(false) })
+    pub(super) async fn register(db: &Db, lease: Duration, settings: Fingerprints) -> Result<Self, DbError> {
+        let state = new_worker(db, lease, &settings).await?;
+        Ok(Self { lease, settings, state: Mutex::new(state), has_left: AtomicBool::new(false) })
     }
 
     /// The id to claim under; none while the lease may have run out.
@@ -69,7 +71,7 @@ impl Identity {
             return Ok(());
         } else {
             tracing::warn!(worker = %id, "others declared this worker dead while it was silent; going on under a new id");
-            new_worker(db).await?
+            new_worker(db, self.lease, &self.settings).await?
         };
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
         Ok(())
@@ -85,10 +87,12 @@ impl Identity {
     }
 }
 
-async fn new_worker(db: &Db) -> Result<State, DbError> {
+async fn new_worker(db: &Db, lease: Duration, settings: &Fingerprints) -> Result<State, DbError> {
     let id = Uuid::now_v7();
     let confirmed = Uptime::now();
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "unknown".into());
-    db::workers::register(db, id, &host, i32::try_from(std::process::id()).unwrap_or(i32::MAX)).await?;
+    let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
+    let registration = db::workers::Registration { id, host, pid, lease, settings: settings.clone() };
+    db::workers::register(db, &registration).await?;
     Ok(State { id, confirmed })
 }

@@ -57,6 +57,7 @@ use crate::clock::SharedClock;
 use crate::db::senders::Senders;
 use crate::db::{Db, DbError};
 use crate::dns::Asker;
+use crate::domain::fingerprint::Fingerprints;
 use crate::domain::publish::Terms;
 use crate::domain::retry::Policy;
 use crate::domain::routing::RouteTable;
@@ -106,6 +107,8 @@ pub struct Settings {
     pub grace: Duration,
     /// What is to be published of senders' domains.
     pub publish: Terms,
+    /// Of the settings that have to be the same in all replicas.
+    pub fingerprints: Fingerprints,
 }
 
 /// What a worker works with.
@@ -213,7 +216,7 @@ impl Worker {
             permits: Permits::default(),
             splits,
             places: Places::default(),
-            identity: Identity::register(&db, settings.lease).await?,
+            identity: Identity::register(&db, settings.lease, settings.fingerprints.clone()).await?,
             budget: Budget::new(settings.memory),
             alarms: Alarms::default(),
             db,
@@ -354,5 +357,10 @@ impl Worker {
     /// Frees what dead workers left behind, once, as the reaper does regularly.
     pub async fn reap(&self) -> Result<crate::db::workers::Reaped, DbError> {
         reap::once(&self.parts).await
+    }
+
+    /// Releases what no worker would come back to, once, as a chore does regularly. Returns how much there was.
+    pub async fn recover(&self) -> Result<usize, DbError> {
+        recover::look(&self.parts).await
     }
 }

@@ -1,18 +1,24 @@
 //! Finds recipients that are leased to this worker without its knowledge: a claim was committed and its answer lost.
-//! Nobody else may take them while we live.
+//! Nobody else may take them while we live. Looked for where a claim failed, and now and then in any case: an answer may be lost
+//! without a word, as where something between us and Postgres mixes up the answers of two connections. Then other things may
+//! have been lost too, and are set right: leases of workers that are not known, and bounds of lanes above what waits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Parts, give_back};
-use crate::db::DbError;
-use crate::db::queue;
+use crate::db::{DbError, lanes, queue, workers};
 
 /// A claim that lies in a dead link's buffers reaches Postgres when the link is back, at the latest when Postgres gives up
 /// the connection (see `db`).
 const LINK: Duration = Duration::from_secs(25);
 /// Added to the longest time that anything here may take.
 const MARGIN: Duration = Duration::from_secs(1);
+
+/// Between two looks without a suspicion, at least.
+const EVERY: Duration = Duration::from_mins(5);
+/// The same, in lengths of a look: of all the time that Postgres has they take no more than the 200th part.
+const LENGTHS: u32 = 200;
 
 impl Parts {
     /// Takes note of a claim that failed: it may have been committed all the same.
@@ -24,8 +30,19 @@ impl Parts {
 }
 
 pub(super) async fn run(parts: Arc<Parts>) {
+    let mut pause = EVERY;
     loop {
-        parts.suspect.notified().await;
+        tokio::select! {
+            () = parts.suspect.notified() => {}
+            () = tokio::time::sleep(pause) => {
+                let begun = Instant::now();
+                if let Err(error) = look(&parts).await {
+                    tracing::warn!(event = "lease_check_failed", %error, "could not look for what is leased to nobody");
+                }
+                pause = EVERY.max((begun.elapsed().saturating_sub(settles(parts.db.limit()))) * LENGTHS);
+                continue;
+            }
+        }
         let begun = Instant::now();
         loop {
             let at = begun.elapsed();
@@ -54,19 +71,44 @@ pub(super) fn is_last(at: Duration, was_had: bool, limit: Duration) -> bool {
     was_had && at >= LINK + settles(limit)
 }
 
+/// Looks for everything that nobody would ever come back to. Returns how much there was.
+pub(super) async fn look(parts: &Parts) -> Result<usize, DbError> {
+    let freed = workers::free_orphans(&parts.db, parts.clock.now()).await?;
+    let lanes = lanes::lower_wrong(&parts.db).await?;
+    let lost = find(parts).await?.unwrap_or(0);
+    let found = freed.freed + freed.held + freed.uncertain + lanes + lost;
+    if found > 0 {
+        tracing::warn!(
+            event = "leases_recovered",
+            leased_to_nobody = freed.freed + freed.held + freed.uncertain,
+            leased_to_us = lost,
+            lanes,
+            "recipients waited that no worker would have come back to; releasing them"
+        );
+        parts.wake.notify_one();
+    }
+    Ok(found)
+}
+
 /// What is leased and not in hand, before and after any claim of this moment is answered, is nobody's. Answers whether it
 /// could be looked at: not while we may have been declared dead.
 async fn once(parts: &Parts) -> Result<bool, DbError> {
-    let Some(worker) = parts.identity.current() else { return Ok(false) };
+    find(parts).await.map(|found| found.is_some())
+}
+
+/// The same. Returns how many there were; none where it could not be looked at.
+async fn find(parts: &Parts) -> Result<Option<usize>, DbError> {
+    let Some(worker) = parts.identity.current() else { return Ok(None) };
     let mut lost = queue::leased(&parts.db, worker).await?;
     lost.retain(|row| !parts.hands.has(row));
     tokio::time::sleep(settles(parts.db.limit())).await;
     lost.retain(|row| !parts.hands.has(row));
-    if !lost.is_empty() {
-        tracing::warn!(lost = lost.len(), "giving back recipients whose claim was not answered");
+    let count = lost.len();
+    if count > 0 {
+        tracing::warn!(event = "claims_lost", lost = count, "giving back recipients whose claim was not answered");
         give_back::release(&parts.db, &parts.hands, lost).await;
     }
-    Ok(true)
+    Ok(Some(count))
 }
 
 #[cfg(test)]

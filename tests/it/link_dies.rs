@@ -37,7 +37,14 @@ async fn after_the_final_dot_the_same_mail_goes_again() {
     app.clock.advance(minutes(2));
     app.run_until_idle().await;
     assert_eq!(app.events(&mail.id).await, ["accepted", "uncertain", "relayed"]);
+    assert_eq!(is_final(&app, &mail).await, [json!(null), json!(false), json!(null)]);
     assert_eq!(app.smtp.mails()[0].raw, first, "the same Message-ID and all the rest");
+}
+
+/// What each of its events says of being an end.
+async fn is_final(app: &TestApp, mail: &Sent) -> Vec<Value> {
+    let events = app.get(&format!("/v1/messages/{}/events", mail.id)).await.body;
+    events["data"].as_array().expect("events").iter().map(|event| event["data"]["final"].clone()).collect()
 }
 
 #[tokio::test]
@@ -45,6 +52,7 @@ async fn hold_leaves_it_to_an_operator() {
     let app = TestApp::start().await;
     let mail = uncertain(&app, json!("hold")).await;
     assert_eq!(app.status(&mail.id).await, "uncertain");
+    assert_eq!(is_final(&app, &mail).await, [json!(null), json!(true)]);
     app.clock.advance(minutes(60));
     app.run_until_idle().await;
     assert_eq!((app.status(&mail.id).await.as_str(), app.smtp.mails().len()), ("uncertain", 0));

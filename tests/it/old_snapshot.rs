@@ -112,7 +112,7 @@ async fn rows_read_through(app: &TestApp) -> i64 {
     let mut connection = app.database.connect().await;
     // What they did is counted once they are gone.
     let leave = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
-                 WHERE datname = current_database() AND application_name = 'postrider'";
+                 WHERE datname = current_database() AND application_name LIKE 'postrider-%'";
     sqlx::raw_sql(leave).execute(&mut connection).await.unwrap();
     let read = "SELECT sum(seq_tup_read)::bigint FROM pg_stat_user_tables
                 WHERE relname ~ '^(messages|contents|recipients|events)_'";

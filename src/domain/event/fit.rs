@@ -80,6 +80,7 @@ mod tests {
                 tls: None,
                 duration_ms: None,
                 next_attempt_at: None,
+                is_final: None,
                 bounce: None,
                 endpoint_id: None,
             },

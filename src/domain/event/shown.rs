@@ -53,6 +53,11 @@ pub struct EventData {
     pub duration_ms: Option<i32>,
     /// When the next attempt is due.
     pub next_attempt_at: Option<DateTime<Utc>>,
+    /// Of `message.uncertain`: whether nothing follows unless somebody asks for it. `false` where the message is sent again, whose
+    /// result is an event of its own: count only final ones as an end. Null for every other event.
+    #[serde(rename = "final")]
+    #[schema(example = false)]
+    pub is_final: Option<bool>,
     /// What a refusal for good means; null where nothing bounced.
     pub bounce: Option<BounceSaid>,
     /// The webhook endpoint, where it is about one.

@@ -13,6 +13,7 @@ pub mod invariants;
 pub mod load;
 pub mod own_postgres;
 pub mod policy;
+pub mod pooler;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postrider::app::{App, Roles};
-use postrider::clock::SystemClock;
+use postrider::clock::{DatabaseClock, SystemClock};
 use postrider::config::{Config, Database};
 use postrider::db::Db;
 use postrider::domain::key::Scope;
@@ -57,7 +57,7 @@ impl Site {
         };
         config.return_path.domain = Some("return.acme.test".into());
         config.inbound.listen = Some("127.0.0.1:0".parse().unwrap());
-        let app = App::start(&config, Roles::All, Arc::new(SystemClock), None).await.unwrap();
+        let app = App::start(&config, Roles::All, Arc::new(DatabaseClock::default()), None).await.unwrap();
         let api = Api::new(format!("http://{}", app.api_address().unwrap()), key);
         Self { smtp, postgres, api, app }
     }

@@ -1,0 +1,51 @@
+//! Which settings have to be the same in all replicas on one database, and what becomes of a difference: mail that one replica
+//! accepts another could not sign, route or answer for.
+
+use crate::config::{Config, SecretKey, SecretUrl};
+use crate::db::workers::{self, Living};
+use crate::db::{Db, DbError};
+use crate::domain::fingerprint::{Fingerprints, differences, of_secrets, of_text};
+
+/// Of this configuration. Credentials of relays are left out: they may be replaced one replica at a time.
+pub fn of(config: &Config) -> Fingerprints {
+    let secrets = config.secret_key.iter().chain(&config.previous_secret_keys).map(SecretKey::expose);
+    let relays = |urls: &[SecretUrl]| urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let routes = config.routes.iter().map(|(name, route)| {
+        format!("{name} {:?} {:?} {}", route.streams, route.sender_domains_ascii(), relays(&route.relays))
+    });
+    let delivery = &config.delivery;
+    [
+        ("secret_key", of_secrets(secrets)),
+        ("relay_url", of_text(&relays(config.relay_url.as_slice()))),
+        ("routes", of_text(&routes.collect::<Vec<_>>().join("\n"))),
+        ("public_url", of_text(config.public_url.as_ref().map_or("", |url| url.as_str()))),
+        ("return_path", of_text(&format!("{:?} {}", config.return_path.domain, config.return_path.verp))),
+        ("delivery.retry_schedule", of_text(&format!("{:?}", delivery.retry_schedule))),
+        ("delivery.retry_window", of_text(&format!("{:?}", delivery.retry_window))),
+        ("delivery.tls", of_text(&format!("{:?}", delivery.tls_ascii()))),
+        ("domains.unverified", of_text(&format!("{:?}", config.domains.unverified))),
+    ]
+    .into_iter()
+    .map(|(name, fingerprint)| (name.to_owned(), fingerprint))
+    .collect()
+}
+
+/// A worker that is configured differently.
+#[derive(Debug)]
+pub struct Differing {
+    /// The worker.
+    pub worker: Living,
+    /// The settings that differ.
+    pub settings: Vec<String>,
+}
+
+/// The living workers whose settings differ from these.
+pub async fn differing(config: &Config, db: &Db) -> Result<Vec<Differing>, DbError> {
+    let ours = of(config);
+    let living = workers::living(db, config.delivery.lease).await?;
+    let differing = living.into_iter().filter_map(|worker| {
+        let settings = differences(&ours, &worker.settings);
+        (!settings.is_empty()).then_some(Differing { worker, settings })
+    });
+    Ok(differing.collect())
+}

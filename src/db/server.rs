@@ -1,0 +1,56 @@
+//! What the server says of itself: its clock, its connections, and whether a session keeps our settings.
+
+use super::{Db, DbError, process};
+use crate::clock::{Reading, Uptime};
+
+/// One look at the server.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// What its clock said.
+    pub reading: Reading,
+    /// Connections and who has them.
+    pub connections: Connections,
+    /// Whether a commit waits for the disk, as it must.
+    pub is_synchronous: bool,
+}
+
+/// Connections of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    /// How many all processes of Postrider may have together: what the server allows a role like ours, less what others have.
+    pub available: u32,
+    /// Processes of Postrider that have some, this one included.
+    pub processes: u32,
+}
+
+/// Looks at the server by a connection of the hot path, which leads to the server itself.
+pub async fn look(db: &Db) -> Result<Look, DbError> {
+    db.timed("server.look", async {
+        let mut connection = db.pool.hot().acquire().await?;
+        let asked = Uptime::now();
+        // Some limits are of newer versions only, and -1 is none.
+        let row = sqlx::query!(
+            r#"SELECT clock_timestamp() AS "time!", current_setting('synchronous_commit') <> 'off' AS "is_synchronous!",
+                      least(current_setting('max_connections')::bigint
+                                - current_setting('superuser_reserved_connections')::bigint
+                                - coalesce(current_setting('reserved_connections', true)::bigint, 0)
+                                - count(*) FILTER (WHERE application_name NOT LIKE 'postrider-%'),
+                            (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
+                            (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()))
+                          AS "available!",
+                      count(DISTINCT application_name)
+                          FILTER (WHERE application_name LIKE 'postrider-%' AND application_name <> $1) AS "replicas!"
+               FROM pg_stat_activity WHERE backend_type = 'client backend'"#,
+            process()
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        let reading = Reading { asked, answered: Uptime::now(), time: row.time };
+        let connections = Connections {
+            available: u32::try_from(row.available).unwrap_or(0),
+            processes: u32::try_from(row.replicas).unwrap_or(u32::MAX).saturating_add(1),
+        };
+        Ok(Look { reading, connections, is_synchronous: row.is_synchronous })
+    })
+    .await
+}

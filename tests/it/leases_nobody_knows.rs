@@ -1,0 +1,47 @@
+//! Something is leased to a worker that does not know of it, to nobody that lives, or waits in a lane that counts as empty. It is
+//! found without anybody having had a suspicion.
+
+use std::time::Duration;
+
+use postrider::db::workers::Reaped;
+use serde_json::json;
+
+use crate::support::app::TestApp;
+
+#[tokio::test]
+async fn a_lease_that_no_worker_knows_of_is_released() {
+    let app = TestApp::builder().config(|config| config.database.timeout = Duration::from_millis(700)).start().await;
+    let ours = app.send(json!({"to": ["ann@example.test"]})).await;
+    let nobodys = app.send(json!({"to": ["bo@example.test"]})).await;
+    let waiting = app.send(json!({"to": ["cy@example.test"], "stream": "bulk"})).await;
+    // The first as after a claim whose answer was lost without a word, the second as after a dump was restored in part.
+    app.sql(
+        "UPDATE queue SET lease = (SELECT id FROM workers) WHERE message_id = (SELECT min(message_id::text)::uuid FROM queue);
+         UPDATE queue SET lease = gen_random_uuid()
+         WHERE lease IS NULL AND lane_id = (SELECT lane_id FROM queue WHERE lease IS NOT NULL);
+         UPDATE lanes SET ready_at = 'infinity'",
+    )
+    .await;
+    app.run_until_idle().await;
+    assert_eq!(app.smtp.mails().len(), 0);
+
+    assert_eq!(app.worker.recover().await.unwrap(), 3);
+    app.run_until_idle().await;
+    for mail in [ours, nobodys, waiting] {
+        assert_eq!(app.status(&mail.id).await, "relayed");
+    }
+    assert_eq!(app.worker.recover().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_silent_worker_is_judged_by_its_own_lease() {
+    let app = TestApp::start().await;
+    let mut config = app.config.clone();
+    config.delivery.lease = Duration::from_secs(4);
+    let hasty = app.worker_with(&config).await;
+    app.sql("UPDATE workers SET heartbeat_at = heartbeat_at - interval '1 minute' WHERE lease_seconds = 3600").await;
+    assert_eq!(hasty.reap().await.unwrap(), Reaped::default());
+    // One of the version before has not said how long it may be silent.
+    app.sql("UPDATE workers SET lease_seconds = NULL WHERE lease_seconds = 3600").await;
+    assert_eq!(hasty.reap().await.unwrap(), Reaped { workers: 1, ..Reaped::default() });
+}
