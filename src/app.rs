@@ -27,7 +27,7 @@ use crate::accept::Acceptor;
 use crate::accept::request::Limits;
 use crate::clock::SharedClock;
 use crate::config::{Config, SecretUrl};
-use crate::db::{self, Db};
+use crate::db::{self, Db, Opening};
 use crate::dev::inbox::Inbox;
 use crate::http::{self, Api};
 use crate::journal::Journal;
@@ -78,14 +78,14 @@ impl App {
     ) -> anyhow::Result<Self> {
         // What cannot be is told before anything is touched.
         returns::paths(config)?;
-        let db = database(config)?;
+        let db = open(config, true)?;
         server_watch::ready(&db).await?;
         db::schema::check(&db).await?;
         for problem in db::durability::check(&db).await? {
             tracing::warn!("{problem}");
         }
         // Connections of its own: requests that wait for theirs must never keep a heartbeat from being sent.
-        let working = if roles == Roles::Api { None } else { Some(database(config)?) };
+        let working = if roles == Roles::Api { None } else { Some(open(config, true)?) };
         // Before anything is done that depends on the time.
         let watch = ServerWatch::start(config, clock.clone(), db.clone(), working.clone()).await?;
         warn_of_copies(config);
@@ -235,14 +235,24 @@ pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// The pool of connections.
+/// The pool of connections of a command.
 pub fn database(config: &Config) -> anyhow::Result<Db> {
-    let url = config.database.url.as_ref().context(
+    open(config, false)
+}
+
+fn open(config: &Config, is_service: bool) -> anyhow::Result<Db> {
+    let database = &config.database;
+    let url = database.url.as_ref().context(
         "no database is configured: set DATABASE_URL (such as postgres://user:password@host/postrider), or try \
          `postrider dev`, which brings its own",
     )?;
-    let direct_url = config.database.direct_url.as_ref().map(SecretUrl::expose);
-    Ok(Db::with_direct(url.expose(), direct_url, config.database.max_connections, config.database.timeout)?)
+    Ok(Db::open(&Opening {
+        url: url.expose(),
+        direct_url: database.direct_url.as_ref().map(SecretUrl::expose),
+        max_connections: database.max_connections,
+        timeout: database.timeout,
+        is_service,
+    })?)
 }
 
 /// A worker that is registered and not yet running, and that shares its process with no API.

@@ -17,6 +17,9 @@ use crate::domain::connection_share::Share;
 const EVERY: Duration = Duration::from_secs(5);
 /// Looks in a row that must grant more connections before more are opened.
 const PATIENCE: u32 = 3;
+/// With so many connections free on the server nobody uses fewer for the others' sake: a restart in turn has one replica too many
+/// for a moment.
+const PLENTY: u32 = 10;
 /// Between two comparisons with the other replicas.
 const COMPARE_EVERY: Duration = Duration::from_mins(1);
 /// How far the machine's clock may be off before it is said, and after how much more it is said again.
@@ -78,6 +81,12 @@ impl ServerWatch {
             compared: None,
         };
         let look = server::look(&watch.api).await?;
+        let fit = wanted.fit(look.connections.available, look.connections.processes);
+        // One that starts takes no more than its part, whatever is free.
+        if fit != wanted && config.database.direct_url.is_none() {
+            watch.tell_short(fit, &look);
+            watch.set(fit);
+        }
         watch.follow(&look);
         Ok(watch)
     }
@@ -118,22 +127,30 @@ impl ServerWatch {
 
     fn resize(&mut self, fit: Share, look: &Look) {
         self.grants = if fit.total() > self.share.total() { self.grants + 1 } else { 0 };
-        if fit.total() < self.share.total() {
-            tracing::warn!(
-                event = "connections_short",
-                wanted = self.wanted.total(),
+        let is_short = fit.total() < self.share.total() && look.connections.free < PLENTY;
+        if is_short {
+            self.tell_short(fit, look);
+            self.set(fit);
+        } else if self.grants >= PATIENCE {
+            tracing::info!(
+                event = "connections_enough",
                 allowed = fit.total(),
-                available = look.connections.available,
-                processes = look.connections.processes,
-                "the database server allows fewer connections than its replicas want; using fewer: raise max_connections of \
-                 the server, or lower database.max_connections"
+                "using more database connections again"
             );
-        } else if self.grants < PATIENCE {
-            return;
-        } else {
-            tracing::info!(event = "connections_enough", allowed = fit.total(), "using more connections again");
+            self.set(fit);
         }
-        self.set(fit);
+    }
+
+    fn tell_short(&self, fit: Share, look: &Look) {
+        tracing::warn!(
+            event = "connections_short",
+            wanted = self.wanted.total(),
+            allowed = fit.total(),
+            available = look.connections.available,
+            processes = look.connections.processes,
+            "the database server allows fewer connections than its replicas want: raise max_connections of the server, or lower \
+             database.max_connections; until then each replica uses its part"
+        );
     }
 
     /// No connection was to be had even for this look: the API gives half of its own to whoever comes first, which may be the

@@ -71,23 +71,36 @@ pub struct Db {
     watch: Arc<Watch>,
 }
 
+/// How a database is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Opening<'a> {
+    /// A `postgres://` URL, which may lead to a connection pooler in transaction mode if there is a direct one.
+    pub url: &'a str,
+    /// The URL of the server itself: what needs a session of its own (LISTEN, migrations, kept plans) goes there.
+    pub direct_url: Option<&'a str>,
+    /// Connections at most.
+    pub max_connections: u32,
+    /// The longest that one call may take.
+    pub timeout: Duration,
+    /// Whether it is a service that runs, rather than a command: services divide the server's connections among them.
+    pub is_service: bool,
+}
+
 impl Db {
     /// Opens a pool without connecting yet. `url` is a `postgres://` URL.
     pub fn new(url: &str, max_connections: u32, timeout: Duration) -> Result<Self, DbError> {
-        Self::with_direct(url, None, max_connections, timeout)
+        Self::open(&Opening { url, direct_url: None, max_connections, timeout, is_service: false })
     }
 
-    /// The same where `url` may lead to a connection pooler in transaction mode, and `direct_url` to the server itself: what
-    /// needs a session of its own (LISTEN, migrations, kept plans) goes there.
-    pub fn with_direct(
-        url: &str,
-        direct_url: Option<&str>,
-        max_connections: u32,
-        timeout: Duration,
-    ) -> Result<Self, DbError> {
-        let direct = own_session(options(direct_url.unwrap_or(url))?, timeout);
-        // A pooler refuses or drops what a session asks for: there the role has the settings.
-        let pooled = direct_url.map(|_| options(url)).transpose()?.map(|options| options.extra_float_digits(None));
+    /// Opens a pool without connecting yet.
+    pub fn open(opening: &Opening<'_>) -> Result<Self, DbError> {
+        let &Opening { url, direct_url, max_connections, timeout, is_service } = opening;
+        let name = if is_service { service() } else { PROGRAM };
+        let direct = own_session(options(direct_url.unwrap_or(url), name)?, timeout);
+        // A pooler refuses or drops what a session asks for: there the role has the settings. Its connections to the server
+        // outlive us, and must not count as ours.
+        let pooled =
+            direct_url.map(|_| options(url, PROGRAM)).transpose()?.map(|options| options.extra_float_digits(None));
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(timeout.mul_f64(Watch::PATIENCE))
@@ -165,10 +178,10 @@ impl Db {
     }
 }
 
-fn options(url: &str) -> Result<PgConnectOptions, DbError> {
+fn options(url: &str, name: &str) -> Result<PgConnectOptions, DbError> {
     let options: PgConnectOptions = url.parse().map_err(DbError::Address)?;
     Ok(options
-        .application_name(process())
+        .application_name(name)
         .log_statements(tracing::log::LevelFilter::Trace)
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(2)))
 }
@@ -178,11 +191,14 @@ fn own_session(options: PgConnectOptions, timeout: Duration) -> PgConnectOptions
     options.options(session::settings(timeout)).options(session::OF_LINK)
 }
 
-/// What names all connections of this process in `pg_stat_activity`.
-pub(crate) fn process() -> &'static str {
+/// What names connections in `pg_stat_activity` that are not those of a running service.
+const PROGRAM: &str = "postrider";
+
+/// What names all connections of a service that runs in this process, and of no other.
+fn service() -> &'static str {
     static NAME: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
         let id = uuid::Uuid::new_v4().simple().to_string();
-        format!("postrider-{}", &id[..8])
+        format!("{PROGRAM}-{}", &id[..8])
     });
     &NAME
 }

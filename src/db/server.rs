@@ -1,6 +1,6 @@
 //! What the server says of itself: its clock, its connections, and whether a session keeps our settings.
 
-use super::{Db, DbError, process};
+use super::{Db, DbError, service};
 use crate::clock::{Reading, Uptime};
 
 /// One look at the server.
@@ -19,7 +19,9 @@ pub struct Look {
 pub struct Connections {
     /// How many all processes of Postrider may have together: what the server allows a role like ours, less what others have.
     pub available: u32,
-    /// Processes of Postrider that have some, this one included.
+    /// How many of these are not in use.
+    pub free: u32,
+    /// Services of Postrider that have some, this one included.
     pub processes: u32,
 }
 
@@ -38,17 +40,20 @@ pub async fn look(db: &Db) -> Result<Look, DbError> {
                             (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),
                             (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()))
                           AS "available!",
+                      count(*) FILTER (WHERE application_name LIKE 'postrider-%') AS "used!",
                       count(DISTINCT application_name)
                           FILTER (WHERE application_name LIKE 'postrider-%' AND application_name <> $1) AS "replicas!"
                FROM pg_stat_activity WHERE backend_type = 'client backend'"#,
-            process()
+            service()
         )
         .fetch_one(&mut *connection)
         .await?;
         let reading = Reading { asked, answered: Uptime::now(), time: row.time };
+        let count = |n: i64| u32::try_from(n.max(0)).unwrap_or(u32::MAX);
         let connections = Connections {
-            available: u32::try_from(row.available).unwrap_or(0),
-            processes: u32::try_from(row.replicas).unwrap_or(u32::MAX).saturating_add(1),
+            available: count(row.available),
+            free: count(row.available - row.used),
+            processes: count(row.replicas).saturating_add(1),
         };
         Ok(Look { reading, connections, is_synchronous: row.is_synchronous })
     })

@@ -84,6 +84,17 @@ pub enum SessionError {
         /// What it said.
         reason: String,
     },
+    /// A pooler that hands statements of one client to another.
+    #[error(
+        "the connection pooler behind {key} cannot keep prepared statements apart ({reason}): use PgBouncer 1.21 or later with \
+         max_prepared_statements above 0, or set database.url to the Postgres server itself"
+    )]
+    NoStatements {
+        /// Which URL.
+        key: &'static str,
+        /// What it said.
+        reason: String,
+    },
     /// The database failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -148,6 +159,9 @@ async fn check_one(
         Err(DbError::Unavailable { source, .. } | DbError::Refused { source, .. }) if is_about_startup(&source) => {
             return Err(SessionError::Unsupported { key, reason: source.to_string() });
         }
+        Err(DbError::Unavailable { source, .. } | DbError::Refused { source, .. }) if is_about_statements(&source) => {
+            return Err(SessionError::NoStatements { key, reason: source.to_string() });
+        }
         Err(error) => return Err(error.into()),
     };
     if is_shared && !may_be_shared {
@@ -159,6 +173,11 @@ async fn check_one(
 /// `protocol_violation`: what poolers answer to a startup parameter that they do not know.
 fn is_about_startup(source: &sqlx::Error) -> bool {
     error::code(source).as_deref() == Some("08P01") && source.to_string().contains("startup parameter")
+}
+
+/// A prepared statement that is there already or is not there: another client's.
+fn is_about_statements(source: &sqlx::Error) -> bool {
+    matches!(error::code(source).as_deref(), Some("42P05" | "26000"))
 }
 
 struct Seen {
