@@ -3,14 +3,13 @@
 use std::process::ExitCode;
 
 use crate::app;
-use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
-use crate::db::{partitions, schema};
+use crate::db::{partitions, schema, server};
 
 pub(super) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let db = app::database(config)?;
     let ran = schema::migrate(&db).await?;
-    partitions::ensure(&db, SystemClock.now()).await?;
+    partitions::ensure(&db, server::time(&db).await?).await?;
     match ran {
         0 => println!("The schema is up to date."),
         ran => println!("The schema is up to date: {ran} migration(s) ran."),

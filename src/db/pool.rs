@@ -185,7 +185,8 @@ impl Pool {
             }
             std::mem::replace(&mut *current, Current::new(&self.0.ways))
         };
-        tracing::warn!(left_behind = old.pool.size() + old.hot.size(), "opening fresh connections to the database");
+        let left_behind = old.pool.size() + old.hot.size();
+        tracing::info!(event = "connections_renewed", left_behind, "opening fresh connections to the database");
         tokio::spawn(async move { tokio::time::timeout(LAST_CALLS, old.close()).await });
     }
 

@@ -1,7 +1,9 @@
 //! What the server says of itself: its clock, its connections, and whether a session keeps our settings.
 
+use chrono::{DateTime, TimeDelta, Utc};
+
 use super::{Db, DbError, service};
-use crate::clock::{Reading, Uptime};
+use crate::clock::{Clock, Reading, Uptime};
 
 /// One look at the server.
 #[derive(Debug, Clone, Copy)]
@@ -58,4 +60,15 @@ pub async fn look(db: &Db) -> Result<Look, DbError> {
         Ok(Look { reading, connections, is_synchronous: row.is_synchronous })
     })
     .await
+}
+
+/// The server's time.
+pub async fn time(db: &Db) -> Result<DateTime<Utc>, DbError> {
+    look(db).await.map(|look| look.reading.time)
+}
+
+/// How far a clock is ahead of the server's.
+pub async fn skew(db: &Db, clock: &dyn Clock) -> Result<TimeDelta, DbError> {
+    let time = time(db).await?;
+    Ok(clock.now() - time)
 }

@@ -77,10 +77,10 @@ pub async fn living(db: &Db, lease: Duration) -> Result<Vec<Living>, DbError> {
     Ok(living.collect())
 }
 
-/// Says that a worker is alive. Answers `false` where it has been declared dead: its leases are gone.
+/// Says that a worker is alive, by a connection that no long look through a table may be holding. Answers `false` where it has been declared dead: its leases are gone.
 pub async fn heartbeat(db: &Db, id: Uuid) -> Result<bool, DbError> {
     let query = sqlx::query!("UPDATE workers SET heartbeat_at = clock_timestamp() WHERE id = $1", id);
-    db.timed("workers.heartbeat", query.execute(&db.pool)).await.map(|done| done.rows_affected() == 1)
+    db.timed("workers.heartbeat", query.execute(&db.pool.hot())).await.map(|done| done.rows_affected() == 1)
 }
 
 /// What dead workers left behind.
