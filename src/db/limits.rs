@@ -437,6 +437,23 @@ async fn set_stream_permits(
     Ok(())
 }
 
+/// What a worker holds of shared limits: connections by lane, and messages in flight by stream.
+pub type Held = (HashMap<i64, usize>, HashMap<StreamKey, usize>);
+
+/// What is granted to a worker at present.
+pub async fn held(db: &Db, worker: Uuid) -> Result<Held, DbError> {
+    let lanes = sqlx::query!("SELECT lane_id, count FROM permits WHERE worker_id = $1", worker);
+    let streams = sqlx::query!("SELECT tenant_id, stream, count FROM stream_permits WHERE worker_id = $1", worker);
+    let size = |count: i32| usize::try_from(count).unwrap_or(0);
+    db.timed("limits.held", async {
+        let lanes = lanes.fetch_all(&db.pool).await?.into_iter().map(|row| (row.lane_id, size(row.count)));
+        let streams = streams.fetch_all(&db.pool).await?;
+        let streams = streams.into_iter().map(|row| ((row.tenant_id, row.stream), size(row.count)));
+        Ok((lanes.collect(), streams.collect()))
+    })
+    .await
+}
+
 /// Gives back what a worker no longer uses of lanes' connections and streams' concurrency; what it keeps is named.
 pub async fn give_back(
     db: &Db,

@@ -25,6 +25,7 @@ impl Share {
 
     /// As much of the wanted share as leaves each of so many processes the same part of what is available. A role that
     /// wants none gets none.
+    #[must_use]
     pub fn fit(self, available: u32, processes: u32) -> Self {
         let part = available.saturating_sub(SPARE) / processes.max(1);
         if self.total() <= part {

@@ -26,6 +26,8 @@ struct Granted {
     /// Mails in flight, by stream.
     streams: HashMap<StreamKey, usize>,
     looked: Option<Instant>,
+    /// Whether more may have been granted than we know of: the answer of a claim was lost.
+    is_in_doubt: bool,
 }
 
 impl Permits {
@@ -39,6 +41,27 @@ impl Permits {
         self.granted(|granted| {
             granted.lanes.extend(lanes);
             granted.streams.extend(streams);
+        });
+    }
+
+    /// More may have been granted than we know of.
+    pub(super) fn doubt(&self) {
+        self.granted(|granted| granted.is_in_doubt = true);
+    }
+
+    fn take_doubt(&self) -> bool {
+        self.granted(|granted| std::mem::take(&mut granted.is_in_doubt))
+    }
+
+    /// Takes note of what was granted without our knowledge, so that it is given back where it is not used.
+    fn learn(&self, (lanes, streams): limits::Held) {
+        self.granted(|granted| {
+            for (lane, count) in lanes {
+                granted.lanes.entry(lane).or_insert(count);
+            }
+            for (key, count) in streams {
+                granted.streams.entry(key).or_insert(count);
+            }
         });
     }
 
@@ -118,6 +141,17 @@ impl Parts {
 
 /// Gives back what is not used, from time to time. Called between claims, so that no claim counts on it meanwhile.
 pub(super) async fn give_back(parts: &Arc<Parts>) -> Result<(), DbError> {
+    if parts.permits.take_doubt()
+        && let Some(worker) = parts.identity.current()
+    {
+        match limits::held(&parts.db, worker).await {
+            Ok(held) => parts.permits.learn(held),
+            Err(error) => {
+                parts.permits.doubt();
+                return Err(error);
+            }
+        }
+    }
     if !parts.permits.is_time() {
         return Ok(());
     }

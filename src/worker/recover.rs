@@ -25,6 +25,7 @@ impl Parts {
     pub(super) fn suspect(&self, error: &DbError) {
         if error.may_be_done() {
             self.suspect.notify_one();
+            self.permits.doubt();
         }
     }
 }
@@ -76,6 +77,7 @@ pub(super) async fn look(parts: &Parts) -> Result<usize, DbError> {
     let freed = workers::free_orphans(&parts.db, parts.clock.now()).await?;
     let lanes = lanes::lower_wrong(&parts.db).await?;
     let lost = find(parts).await?.unwrap_or(0);
+    parts.permits.doubt();
     let found = freed.freed + freed.held + freed.uncertain + lanes + lost;
     if found > 0 {
         tracing::warn!(

@@ -45,3 +45,21 @@ async fn a_silent_worker_is_judged_by_its_own_lease() {
     app.sql("UPDATE workers SET lease_seconds = NULL WHERE lease_seconds = 3600").await;
     assert_eq!(hasty.reap().await.unwrap(), Reaped { workers: 1, ..Reaped::default() });
 }
+
+#[tokio::test]
+async fn permits_of_a_lost_claim_are_given_back() {
+    let app = TestApp::builder().config(|config| config.database.timeout = Duration::from_millis(700)).start().await;
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    // As after a claim of a limited lane and stream whose answer was lost.
+    app.sql(
+        "INSERT INTO permits SELECT tenant_id, id, (SELECT id FROM workers), 1 FROM lanes LIMIT 1;
+         INSERT INTO stream_permits SELECT tenant_id, stream, (SELECT id FROM workers), 1 FROM lanes LIMIT 1",
+    )
+    .await;
+    app.worker.recover().await.unwrap();
+    app.run_until_idle().await;
+    let left = "SELECT (SELECT count(*) FROM permits) + (SELECT count(*) FROM stream_permits)";
+    let left: i64 = sqlx::query_scalar(left).fetch_one(&mut app.database.connect().await).await.unwrap();
+    assert_eq!(left, 0);
+}
