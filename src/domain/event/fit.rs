@@ -82,6 +82,8 @@ mod tests {
                 next_attempt_at: None,
                 bounce: None,
                 endpoint_id: None,
+                vouched: None,
+                is_final: None,
             },
         }
     }

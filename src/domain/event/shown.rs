@@ -58,6 +58,17 @@ pub struct EventData {
     /// The webhook endpoint, where it is about one.
     #[schema(value_type = Option<String>)]
     pub endpoint_id: Option<EndpointId>,
+    /// Only in events of a report that came back (a bounce, a note of success, a complaint): `false` where other recipients of
+    /// the message know its return path as well and may have forged it. Then the recipient's status is what it was, and nothing
+    /// was suppressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = true)]
+    pub vouched: Option<bool>,
+    /// Only in `message.uncertain`: `true` where no further attempt is made and the status is final; `false` where another
+    /// attempt follows, whose own event says how it ended.
+    #[serde(rename = "final", skip_serializing_if = "Option::is_none")]
+    #[schema(example = false)]
+    pub is_final: Option<bool>,
 }
 
 /// What a refusal for good means.

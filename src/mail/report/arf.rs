@@ -67,6 +67,7 @@ fn complained(recipient: String, kind: &str) -> ReportedRecipient {
     ReportedRecipient {
         recipient,
         original: None,
+        behind: None,
         action: Action::Complained,
         reply: Reply::ours(kind),
         judgement: None,

@@ -88,7 +88,7 @@ fn recipient(group: &Fields, mail: &Mail<'_>, returned: &Returned, notice: Optio
         .or_else(|| (action == Action::Failed || action == Action::Delayed).then(told).flatten());
     let reply = status::reply(&text.unwrap_or_default(), status);
     let judgement = (action == Action::Failed).then(|| bounce::judge(&reply));
-    Some(ReportedRecipient { recipient, original, action, reply, judgement })
+    Some(ReportedRecipient { recipient, original, behind: None, action, reply, judgement })
 }
 
 /// The action, or what the status makes of it where it is missing or strange.

@@ -9,6 +9,8 @@
 mod address;
 mod arf;
 mod auto_reply;
+#[cfg(test)]
+mod corpus;
 mod dsn;
 mod fields;
 mod formats;

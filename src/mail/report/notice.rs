@@ -54,7 +54,7 @@ pub(super) fn read(mail: &Mail<'_>, evidence: Evidence) -> Option<Report> {
     let recipients = recipients.into_iter().map(|recipient| {
         let reply = said(notice, &recipient, is_only);
         let judgement = (action == Action::Failed).then(|| bounce::judge(&reply));
-        ReportedRecipient { recipient, original: None, action, reply, judgement }
+        ReportedRecipient { recipient, original: None, behind: None, action, reply, judgement }
     });
     Some(Report {
         kind: ReportKind::Dsn,
