@@ -310,6 +310,11 @@ async fn a_dead_member_of_an_alias_does_not_give_the_alias_up() {
     let member = member.replace("Final-Recipient:", "Original-Recipient: rfc822; ann@example.test\r\nFinal-Recipient:");
     app.bring_back(&path, &member).await;
     assert_eq!((app.status(&id).await.as_str(), suppressed(&app).await), ("bounced", vec![]));
+    // Exim and Sendmail name the alias, and the member in what was said.
+    let (id, path) = relayed(&app, json!({})).await;
+    let said = "550 5.1.1 <member@elsewhere.test>: User unknown";
+    app.bring_back(&path, &dsn(None, None, &[About { said, ..failed("ann@example.test") }])).await;
+    assert_eq!((app.status(&id).await.as_str(), suppressed(&app).await), ("bounced", vec![]));
     let (_, path) = relayed(&app, json!({})).await;
     app.bring_back(&path, &dsn(None, None, &[failed("Ann@example.test")])).await;
     assert_eq!(suppressed(&app).await, [("ann@example.test".into(), "hard_bounce".into())]);

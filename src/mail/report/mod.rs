@@ -16,6 +16,7 @@ mod fields;
 mod formats;
 mod notice;
 mod parts;
+mod provider;
 mod returned;
 mod status;
 #[cfg(test)]
@@ -29,11 +30,22 @@ pub fn read(mime: &[u8]) -> Report {
     let mail = Mail::read(mime);
     dsn::read(&mail)
         .or_else(|| arf::read(&mail))
+        .or_else(|| provider::read(&mail))
+        .or_else(|| nested(&mail))
         .or_else(|| auto_reply::receipt(&mail))
         .or_else(|| notice::read(&mail, notice::Evidence::Format))
+        .or_else(|| notice::read(&mail, notice::Evidence::Server))
         .or_else(|| auto_reply::read(&mail))
         .or_else(|| notice::read(&mail, notice::Evidence::Sender))
         .unwrap_or_else(Report::unknown)
+}
+
+/// A report that was passed on as an attachment: one level deep, and only where it is one by its own parts.
+fn nested(mail: &Mail<'_>) -> Option<Report> {
+    let inner = Mail::read(mail.part(&["message/rfc822"])?.body());
+    let report = dsn::read(&inner).or_else(|| arf::read(&inner))?;
+    let is_report = matches!(report.kind, ReportKind::Dsn | ReportKind::Complaint);
+    (is_report && report.rule.starts_with("rfc")).then_some(report)
 }
 
 /// A report that says nothing of recipients.

@@ -25,6 +25,9 @@ fn told(report: &Report) -> String {
         if let Some(original) = &recipient.original {
             let _ = write!(line, " for {original}");
         }
+        if let Some(behind) = &recipient.behind {
+            let _ = write!(line, " behind {behind}");
+        }
         if let Some(judgement) = recipient.judgement {
             let _ = write!(line, " {} {}", judgement.kind.as_str(), judgement.category.as_str());
         }

@@ -30,7 +30,7 @@ pub(super) const WORDS: &[Rule] = &[
             "message exceeds*maximum",
             "too big to",
         ])
-        .without(&["mailbox*full", "quota", "mailbox size"]),
+        .without(&["mailbox*full", "quota", "mailbox size", "mailbox exceed"]),
     Rule::of("words-full", Soft, MailboxFull).words(&[
         "mailbox full",
         "mailbox*is full",
