@@ -60,17 +60,17 @@ impl Returned {
         references
     }
 
-    /// To whom it went, where that is one alone: as its envelope was noted, as its header says, or as the last server wrote
+    /// To whom it went, where that is one alone: as its header says, as its envelope was noted, or as the last server wrote
     /// (`for <ann@example.test>`, RFC 5321 §4.4).
     pub fn only_recipient(&self) -> Option<String> {
         const NOTED: [&str; 7] = [
             "x-hmxmroriginalrecipient",
+            "to",
             "x-original-to",
             "x-original-rcpt-to",
             "x-envelope-to",
             "x-rcpt-to",
             "envelope-to",
-            "to",
         ];
         let only = |value: &str| {
             let mut found = address::all_in(value);

@@ -42,6 +42,7 @@ pub(super) const WORDS: &[Rule] = &[
         "boite*pleine",
         "buzón*lleno",
         "buzon*lleno",
+        "mailbox lleno",
         "casella*piena",
         "caixa*cheia",
         "postvak*vol",
