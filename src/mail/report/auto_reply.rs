@@ -59,12 +59,17 @@ fn rejected(mail: &Mail<'_>, fields: &Fields) -> Option<Report> {
     Some(Report { recipients: vec![one], ..silent(ReportKind::Dsn, "rfc5429", mail) })
 }
 
+/// Whether a subject is one of vacation notices.
+pub(super) fn is_vacation(subject: &str) -> bool {
+    let subject = subject.to_lowercase();
+    SUBJECTS.iter().any(|words| subject.contains(words)) || subject.starts_with("auto: ")
+}
+
 /// Reads a mail that a machine has sent for its owner.
 pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     let field = |name: &str| mail.fields.get(name).map(|value| value.trim().to_ascii_lowercase());
     let is_yes = |name: &str| field(name).is_some_and(|value| value != "no");
     let is_answer = mail.fields.get("in-reply-to").is_some() || mail.fields.get("references").is_some();
-    let subject = mail.subject.to_lowercase();
     let rules = [
         ("auto-submitted", field("auto-submitted").is_some_and(|value| value.starts_with("auto-"))),
         (
@@ -81,7 +86,7 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
             "precedence-of-an-answer",
             is_answer && field("precedence").is_some_and(|value| value == "bulk" || value == "junk"),
         ),
-        ("vacation-subject", SUBJECTS.iter().any(|words| subject.contains(words)) || subject.starts_with("auto: ")),
+        ("vacation-subject", is_vacation(&mail.subject)),
     ];
     let (rule, _) = rules.into_iter().find(|(_, fits)| *fits)?;
     Some(silent(ReportKind::AutoReply, rule, mail))

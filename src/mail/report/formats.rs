@@ -334,6 +334,10 @@ pub(super) const SUCCESSES: [&str; 17] = [
     "has been delivered to the mailbox",
 ];
 
+/// How subjects of receipts begin, in lower case.
+pub(super) const RECEIPTS: [&str; 8] =
+    ["read: ", "delivered: ", "relayed: ", "expanded: ", "gelesen: ", "lu : ", "leído: ", "letto: "];
+
 /// Words that only a failure has.
 pub(super) const FAILURES: [&str; 40] = [
     "undeliver",

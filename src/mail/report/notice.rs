@@ -3,8 +3,9 @@
 mod said;
 mod whom;
 
+use super::auto_reply;
 use super::fields::{Fields, cut, named};
-use super::formats::{DELAYS, FAILURES, FORMATS, SENDERS, SEPARATORS, SUBJECTS, SUCCESSES};
+use super::formats::{DELAYS, FAILURES, FORMATS, RECEIPTS, SENDERS, SEPARATORS, SUBJECTS, SUCCESSES};
 use super::parts::Mail;
 use super::returned::Returned;
 use crate::domain::bounce;
@@ -56,7 +57,7 @@ pub(super) fn read(mail: &Mail<'_>, evidence: Evidence) -> Option<Report> {
 
 /// By what a mail is known to be a bounce.
 fn rule(mail: &Mail<'_>, evidence: Evidence, lower: &str, notice: &str) -> Option<&'static str> {
-    if is_receipt(mail, lower) {
+    if is_receipt(mail, lower) || evidence != Evidence::Format && auto_reply::is_vacation(&mail.subject) {
         return None;
     }
     let failed = mail.fields.get("x-failed-recipients");
@@ -102,6 +103,10 @@ fn recipients(
 /// Whether the words are those of a receipt: the mail arrived, was passed on or went to several others, and nothing failed.
 pub(super) fn is_receipt(mail: &Mail<'_>, lower: &str) -> bool {
     let subject = mail.subject.to_lowercase();
+    // A receipt quotes the subject of the mail, whatever that is.
+    if RECEIPTS.iter().any(|words| subject.starts_with(words)) {
+        return !FAILURES.iter().any(|words| lower.contains(words));
+    }
     let says = |words: &[&str]| words.iter().any(|words| lower.contains(words) || subject.contains(words));
     says(&SUCCESSES) && !says(&FAILURES)
 }
@@ -115,7 +120,11 @@ fn is_daemon(mail: &Mail<'_>) -> bool {
 fn is_from_server(mail: &Mail<'_>) -> bool {
     let is_null = mail.fields.get("return-path").is_some_and(|path| path.trim() == "<>");
     let from = mail.fields.get("from").unwrap_or_default().to_lowercase();
-    is_null || is_daemon(mail) || from.contains("mail delivery s") || mail.fields.get("x-mlserver").is_some()
+    is_null
+        || is_daemon(mail)
+        || from.contains("mail delivery s")
+        || from.ends_with("<>")
+        || mail.fields.get("x-mlserver").is_some()
 }
 
 fn has_subject(mail: &Mail<'_>) -> bool {

@@ -6,13 +6,14 @@ use super::notice;
 use super::parts::Mail;
 
 /// Parts that a mail or its header is returned in.
-const KINDS: [&str; 6] = [
+const KINDS: [&str; 7] = [
     "message/rfc822",
     "message/global",
     "text/rfc822-headers",
     "message/rfc822-headers",
     "message/global-headers",
     "text/rfc822-header",
+    "message/partial",
 ];
 /// Fields of the report itself that name to whom it came.
 const OWN: [&str; 6] = ["x-original-to", "delivered-to", "envelope-to", "x-envelope-to", "x-rcpt-to", "to"];

@@ -120,6 +120,7 @@ pub(super) const REST: &[Rule] = &[
         "exit code",
         "return code",
         "command failed",
+        "command died",
         "pipe to",
     ]),
     Rule::of("words-protocol", Undetermined, Protocol).words(&[

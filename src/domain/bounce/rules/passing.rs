@@ -82,5 +82,8 @@ pub(super) const WORDS: &[Rule] = &[
         "exceeded maximum retr",
         "max retries",
         "tried*times*giving",
+        "delivery failed*attempts",
+        "been failing for a long time",
+        "not been collected after",
     ]),
 ];

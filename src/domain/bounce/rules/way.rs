@@ -20,6 +20,8 @@ pub(super) const WORDS: &[Rule] = &[
             "servfail",
             "lookup did not complete",
             "name service error*try again",
+            "malformed name server reply",
+            "malformed or unexpected name server reply",
             "temporary failure in name",
             "could not be resolved temporarily",
             "dns server failure",

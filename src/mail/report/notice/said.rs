@@ -82,7 +82,7 @@ pub(in crate::mail::report) fn about(text: &str, recipient: &str, is_only: bool)
     }
     let at = *all.first()?;
     let label = line_of(text, at, recipient).0.trim_matches([' ', '\t', '<', '"', ':']);
-    let label = label.contains(' ').then(|| label.to_owned());
+    let label = (bounce::judge(&Reply::ours(label)).rule != "none").then(|| label.to_owned());
     first.or(label).or_else(|| above(text, at)).or_else(|| is_only.then(|| next(text, at, recipient)).flatten())
 }
 
