@@ -157,7 +157,7 @@ impl Gate {
     }
 
     /// There is no mailbox here but the log.
-    fn log_for_postmaster(&self, from: &str, peer: SocketAddr, data: &[u8]) {
+    fn log_for_postmaster(from: &str, peer: SocketAddr, data: &[u8]) {
         let summary = mail::report::summary(data, POSTMASTER_TEXT);
         tracing::warn!(
             event = "postmaster_mail",
@@ -202,7 +202,7 @@ impl Handler for Gate {
         let ReceivedMail { from, to, peer, mut data, .. } = mail;
         let logged = to.iter().any(|to| self.is_postmaster(to));
         if logged {
-            self.log_for_postmaster(&from, peer, &data);
+            Self::log_for_postmaster(&from, peer, &data);
         }
         // As the last server on a mail's way does (RFC 5321 §4.4): the first counts, whatever the mail itself says.
         data.splice(..0, format!("Return-Path: <{from}>\r\n").into_bytes());

@@ -264,6 +264,7 @@ impl Word {
 
     /// The same by a return path that other recipients know as well: an event and nothing else, once. `noted` is what was said
     /// of the recipient that way before, in the words of [`note`](Self::note).
+    #[must_use]
     pub fn unvouched(self, noted: &[String]) -> Self {
         let event = match self {
             Self::Ends(status) => EventType::of_end(status),

@@ -111,12 +111,7 @@ impl Feedback {
         }
         let mut pairs = pair::pairs(&report.recipients, &found);
         if report.kind == ReportKind::Complaint && !pair::is_vouched(&found) {
-            // Somebody complains for themselves: a list of several is none of theirs.
-            let mut named = 0;
-            pairs.iter_mut().for_each(|place| {
-                named += usize::from(place.is_some());
-                *place = place.filter(|_| named <= 1);
-            });
+            pair::keep_first(&mut pairs);
         }
         let reached = pair::reached(&report.recipients, &found);
         let told: Vec<Option<(&Addressee, Told)>> = report

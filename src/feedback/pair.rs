@@ -31,6 +31,15 @@ pub(super) fn pairs(reported: &[ReportedRecipient], found: &Found) -> Vec<Option
     places
 }
 
+/// Leaves the first place alone. Who complains does so for one recipient: where the return path does not say for which, a list of
+/// several is not that.
+pub(super) fn keep_first(places: &mut [Option<usize>]) {
+    let mut is_first = true;
+    for place in places {
+        *place = place.filter(|_| std::mem::take(&mut is_first));
+    }
+}
+
 /// The places of which the report says that the mail arrived somewhere behind them, whatever failed there besides.
 pub(super) fn reached(reported: &[ReportedRecipient], found: &Found) -> HashSet<usize> {
     let index = Index::of(found);
@@ -63,12 +72,11 @@ pub(super) fn is_own_mailbox(reported: &ReportedRecipient, row: &Addressee) -> b
     }
     let Ok(ours) = row.address.parse::<Address>() else { return false };
     let failed = bare(&reported.recipient);
-    let is_same = match failed.parse::<Address>() {
+    match failed.parse::<Address>() {
         Ok(failed) => are_same(&ours, &failed),
         // Some servers name their own mailboxes without a domain.
         Err(_) => failed.to_lowercase() == ours.local().to_lowercase(),
-    };
-    is_same
+    }
 }
 
 /// Without the brackets that some servers put around an address.

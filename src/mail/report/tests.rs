@@ -184,7 +184,10 @@ fn receipts_and_absences_in_words_are_no_failures() {
     for (subject, text) in [
         ("Read: Undelivered mail", "Your message\n\n  To: ann@example.test\n\nwas read today."),
         ("Delivered: Failure of your server", "Your message was delivered to\n\n  ann@example.test"),
-        ("Successful Mail Delivery Report", "Your message was successfully delivered to\n\n<ann@example.test>: mailbox"),
+        (
+            "Successful Mail Delivery Report",
+            "Your message was successfully delivered to\n\n<ann@example.test>: mailbox",
+        ),
         ("Delivery Status Notification (Relay)", "It has been successfully relayed to\n\n   ann@example.test"),
         ("Return receipt", "<list@example.test>... expanded to multiple addresses"),
         ("Out of office: Mail delivery", "I am away. Write to bo@example.test instead."),
