@@ -2,7 +2,8 @@
 //! server that takes mail for them, and what takes effect behind it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::task::JoinHandle;
@@ -15,6 +16,7 @@ use crate::config::{Config, Inbound};
 use crate::db::Db;
 use crate::domain::return_path::{ReturnPaths, TokenFault};
 use crate::feedback::{Feedback, Origin};
+use crate::mail;
 use crate::smtp::inbound::{Certificate, Handler, ReceivedMail, Server, Settings, SmtpRefusal};
 use crate::telemetry::Seldom;
 use crate::worker::Returns;
@@ -59,7 +61,7 @@ impl Taking {
     /// Listens, where that is configured.
     pub(super) async fn start(config: &Config, feedback: Arc<Feedback>) -> anyhow::Result<Option<Self>> {
         let Some(listen) = config.inbound.listen else { return Ok(None) };
-        let server = Server::bind(listen, settings(config)?, Arc::new(Gate { feedback, forged: Seldom::default() }))
+        let server = Server::bind(listen, settings(config)?, Arc::new(Gate::new(config, feedback)))
             .await
             .with_context(|| format!("cannot take mail on {listen} (inbound.listen)"))?;
         let (address, stop) = (server.local_addr(), CancellationToken::new());
@@ -114,10 +116,68 @@ const KEPT: usize = 1 << 20;
 struct Gate {
     feedback: Arc<Feedback>,
     forged: Seldom,
+    /// Domains whose postmaster we are: that of return paths, and this host's name.
+    domains: Vec<String>,
+    postmaster: Mutex<Minute>,
+}
+
+/// Mails to postmaster that are taken a minute: each is a line in the log.
+const POSTMASTER_A_MINUTE: u32 = 60;
+/// Characters of such a mail that are logged.
+const POSTMASTER_TEXT: usize = 1_000;
+
+/// How many there were in the minute that began then.
+#[derive(Debug, Default)]
+struct Minute {
+    began: Option<Instant>,
+    count: u32,
+}
+
+impl Minute {
+    fn takes_one_more(&mut self, now: Instant) -> bool {
+        if self.began.is_none_or(|began| now.duration_since(began) >= Duration::from_mins(1)) {
+            *self = Self { began: Some(now), count: 0 };
+        }
+        self.count += 1;
+        self.count <= POSTMASTER_A_MINUTE
+    }
+}
+
+impl Gate {
+    fn new(config: &Config, feedback: Arc<Feedback>) -> Self {
+        let domains = config.return_path.domain_ascii().into_iter().chain([hostname(config)]).collect();
+        Self { feedback, forged: Seldom::default(), domains, postmaster: Mutex::default() }
+    }
+
+    /// Whoever runs a mail server has to be reachable there (RFC 5321 §4.5.1), with a domain or without.
+    fn is_postmaster(&self, to: &str) -> bool {
+        let (local, domain) = to.rsplit_once('@').map_or((to, None), |(local, domain)| (local, Some(domain)));
+        let is_ours = |domain: &str| self.domains.iter().any(|ours| ours.eq_ignore_ascii_case(domain));
+        local.eq_ignore_ascii_case("postmaster") && domain.is_none_or(is_ours)
+    }
+
+    /// There is no mailbox here but the log.
+    fn log_for_postmaster(from: &str, peer: SocketAddr, data: &[u8]) {
+        let summary = mail::report::summary(data, POSTMASTER_TEXT);
+        tracing::warn!(
+            event = "postmaster_mail",
+            sender = from,
+            %peer,
+            header_from = summary.from,
+            subject = summary.subject,
+            text = summary.text,
+            "received mail for postmaster; it is kept in this log only"
+        );
+    }
 }
 
 impl Handler for Gate {
     async fn rcpt(&self, _from: &str, to: &str) -> Result<(), SmtpRefusal> {
+        if self.is_postmaster(to) {
+            let takes = self.postmaster.lock().unwrap_or_else(PoisonError::into_inner).takes_one_more(Instant::now());
+            let full = || SmtpRefusal::temporary(7, 1, "Too much mail for postmaster, try again later");
+            return if takes { Ok(()) } else { Err(full()) };
+        }
         self.feedback.admits(to).map_err(|fault| {
             tracing::debug!(to, %fault, "mail is not for us");
             if fault == TokenFault::Forged
@@ -140,10 +200,15 @@ impl Handler for Gate {
 
     async fn message(&self, mail: ReceivedMail) -> Result<String, SmtpRefusal> {
         let ReceivedMail { from, to, peer, mut data, .. } = mail;
+        let logged = to.iter().any(|to| self.is_postmaster(to));
+        if logged {
+            Self::log_for_postmaster(&from, peer, &data);
+        }
         // As the last server on a mail's way does (RFC 5321 §4.4): the first counts, whatever the mail itself says.
         data.splice(..0, format!("Return-Path: <{from}>\r\n").into_bytes());
         match self.feedback.take(data, Origin::Smtp { to: &to, peer }, false).await {
             Ok(taken) if taken.is_early() => Err(SmtpRefusal::temporary(3, 2, "Not now: the mail is still being sent")),
+            Ok(_) if logged => Ok("Taken for postmaster".into()),
             Ok(taken) => Ok(format!("Taken as {}, {} recipients changed", taken.report.kind.as_str(), taken.applied())),
             // It is the other side's to keep until it is committed here.
             Err(error) => {

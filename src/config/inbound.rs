@@ -12,7 +12,7 @@ use crate::domain::address::Address;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Inbound {
     /// Where mail to return paths is taken: `POSTRIDER_INBOUND__LISTEN`, an address and port, default unset, with which it
-    /// is not. Needs `return_path.domain`. Processes with the API listen; port 0 takes a free one.
+    /// is not. Mail to postmaster is taken too and logged (`event = "postmaster_mail"`). Needs `return_path.domain`. Processes with the API listen; port 0 takes a free one.
     pub listen: Option<SocketAddr>,
     /// The address to which mailbox providers send complaints: `POSTRIDER_INBOUND__FEEDBACK`, default unset.
     pub feedback: Option<String>,

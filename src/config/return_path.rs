@@ -14,8 +14,11 @@ pub struct ReturnPath {
     /// `POSTRIDER_RETURN_PATH__DOMAIN`, a domain name, default unset, with which bounces go to the sender's address. Needs
     /// `secret_key`.
     pub domain: Option<String>,
-    /// Whether each recipient gets a mail of its own with a return path that names it, so that every bounce finds its
-    /// recipient: `POSTRIDER_RETURN_PATH__VERP`, default false, with which that holds for mail to one recipient.
+    /// Whether each recipient of a message gets an SMTP transaction of its own, with a return path that names that recipient:
+    /// `POSTRIDER_RETURN_PATH__VERP`, default false. Without it the recipients of one transaction share a return path, and any of
+    /// them can forge a bounce or a complaint about another. So such a report changes no status and suppresses nobody: its event
+    /// says `"vouched": false`. Reports about messages to one recipient always count. With it a message to 50 recipients is
+    /// transferred 50 times.
     pub verp: bool,
     /// How long a return path is good for: `POSTRIDER_RETURN_PATH__LIFETIME`, a duration, counted in days, 1d–365d, default
     /// `60d`.

@@ -186,6 +186,7 @@ async fn tell(
     let events = recipients
         .iter()
         .map(|recipient| NewEvent {
+            vouched: None,
             tenant: tenant.0,
             kind,
             message_id: Some(id.0),

@@ -32,6 +32,8 @@ pub(super) struct NewEvent<'a> {
     pub next_attempt_at: Option<DateTime<Utc>>,
     /// What a refusal for good means.
     pub bounce: Option<Bounce>,
+    /// Of a report that came back: whether nobody but this recipient knows its return path.
+    pub vouched: Option<bool>,
 }
 
 /// Numbers and writes events, in the order given within each tenant.
@@ -71,6 +73,7 @@ async fn append_to(
     let durations: Vec<Option<i32>> =
         events.iter().map(|e| e.outcome.filter(|_| e.attempt.is_some()).map(|o| milliseconds(o.duration))).collect();
     let next: Vec<Option<DateTime<Utc>>> = events.iter().map(|event| event.next_attempt_at).collect();
+    let vouched: Vec<Option<bool>> = events.iter().map(|event| event.vouched).collect();
     let bounce = |pick: fn(Bounce) -> &'static str| events.iter().map(|e| e.bounce.map(pick)).collect::<Vec<_>>();
     // All wait in this line, however long it is: only the time limit of the statement holds.
     let written = sqlx::query!(
@@ -78,16 +81,16 @@ async fn append_to(
          counter AS MATERIALIZED (SELECT take_event_numbers($1, $3) AS base FROM patient)
          INSERT INTO events (tenant_id, seq, recorded_at, type, message_id, recipient_id, attempt, response_code,
                              response_enhanced, response_text, mx, ip, tls, duration_ms, next_attempt_at, endpoint_id,
-                             bounce_type, bounce_category, bounce_source)
+                             bounce_type, bounce_category, bounce_source, vouched)
          SELECT $1, counter.base + e.n, $2, e.type, e.message_id, e.recipient_id, e.attempt, e.code, e.enhanced,
                 e.text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id, e.bounce_type,
-                e.bounce_category, e.bounce_source
+                e.bounce_category, e.bounce_source, e.vouched
          FROM counter, unnest($4::text[], $5::uuid[], $6::uuid[], $7::smallint[], $8::smallint[], $9::text[],
                               $10::text[], $11::text[], $12::text[], $13::text[], $14::integer[], $15::timestamptz[],
-                              $16::uuid[], $17::text[], $18::text[], $19::text[])
+                              $16::uuid[], $17::text[], $18::text[], $19::text[], $20::boolean[])
               WITH ORDINALITY AS e (type, message_id, recipient_id, attempt, code, enhanced, text, mx, ip, tls,
                                     duration_ms, next_attempt_at, endpoint_id, bounce_type, bounce_category,
-                                    bounce_source, n)
+                                    bounce_source, vouched, n)
          WHERE counter.base IS NOT NULL",
         tenant,
         now,
@@ -108,6 +111,7 @@ async fn append_to(
         &bounce(|bounce| bounce.judgement.kind.as_str()) as _,
         &bounce(|bounce| bounce.judgement.category.as_str()) as _,
         &bounce(|bounce| bounce.source.as_str()) as _,
+        &vouched as _,
     )
     .execute(connection)
     .await?;
@@ -168,11 +172,13 @@ pub struct EventRow {
     pub bounce_category: Option<String>,
     /// Of a bounce: who told.
     pub bounce_source: Option<String>,
+    /// Of a report that came back: whether nobody but this recipient knows its return path.
+    pub vouched: Option<bool>,
 }
 
 impl From<EventRow> for Event {
     fn from(row: EventRow) -> Self {
-        let is_uncertain = row.kind == EventType::Uncertain.as_str();
+        let is_final = (row.kind == EventType::Uncertain.as_str()).then(|| row.next_attempt_at.is_none());
         Self {
             seq: row.seq,
             kind: row.kind,
@@ -190,9 +196,10 @@ impl From<EventRow> for Event {
                 tls: row.tls,
                 duration_ms: row.duration_ms,
                 next_attempt_at: row.next_attempt_at,
-                is_final: is_uncertain.then_some(row.next_attempt_at.is_none()),
                 bounce: BounceSaid::of(row.bounce_type, row.bounce_category, row.bounce_source),
                 endpoint_id: row.endpoint_id.map(EndpointId),
+                vouched: row.vouched,
+                is_final,
             },
         }
     }
@@ -212,7 +219,7 @@ pub async fn of_message(
         r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
                   m.tags AS "tags?", m.metadata AS "metadata?", e.attempt, e.response_code, e.response_enhanced,
                   e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id,
-                  e.bounce_type, e.bounce_category, e.bounce_source
+                  e.bounce_type, e.bounce_category, e.bounce_source, e.vouched
            FROM events e
            LEFT JOIN recipients r ON r.tenant_id = $1 AND r.message_id = $2 AND r.id = e.recipient_id
            LEFT JOIN messages m ON m.id = $2 AND m.tenant_id = $1

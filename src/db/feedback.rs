@@ -15,13 +15,14 @@ use uuid::Uuid;
 
 use super::events::{self, NewEvent};
 use super::{Db, DbError, suppressions};
+use crate::domain::address::Address;
 use crate::domain::bounce::{Bounce, Judgement, Source};
 use crate::domain::delivery::{Status, Unmoved, Word};
 use crate::domain::event::EventType;
 use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::report::Action;
-use crate::domain::suppression::Reason;
+use crate::domain::suppression::{AddressKey, Reason};
 
 /// A recipient that a report may be about.
 #[derive(Debug, Clone)]
@@ -38,6 +39,10 @@ pub struct Addressee {
     pub attempts: i16,
     /// Whether it has complained already.
     pub has_complained: bool,
+    /// Whether its state is what a report said.
+    pub is_reported: bool,
+    /// What was said of it by return paths that others know as well.
+    pub unvouched: Vec<String>,
 }
 
 /// The recipients of a message in the order of the request; none where it is not stored (any more). Without a tenant,
@@ -46,7 +51,8 @@ pub async fn addressees(db: &Db, message: MessageId, tenant: Option<TenantId>) -
     let query = sqlx::query_as!(
         Addressee,
         r#"SELECT r.id, r.tenant_id, r.address, CASE WHEN q.lease IS NULL THEN r.status ELSE 'sending' END AS "status!",
-                  r.attempts, r.complained_at IS NOT NULL AS "has_complained!"
+                  r.attempts, r.complained_at IS NOT NULL AS "has_complained!", r.reported_at IS NOT NULL AS "is_reported!",
+                  coalesce(r.unvouched, '{}') AS "unvouched!"
            FROM recipients r
            LEFT JOIN queue q ON q.message_id = r.message_id AND q.recipient_id = r.id AND q.tenant_id = r.tenant_id
            WHERE r.message_id = $1 AND ($2::uuid IS NULL OR r.tenant_id = $2) ORDER BY r.position"#,
@@ -67,8 +73,10 @@ pub struct Told {
     pub reply: Reply,
     /// What a failure means.
     pub judgement: Option<Judgement>,
-    /// Whether a failure may suppress the address: it is said of that mailbox, by who was sent to there.
+    /// Whether nobody but this recipient knows the return path. Otherwise an event tells of it, and nothing changes.
     pub is_vouched: bool,
+    /// Whether a failure may suppress the address: it is said of that mailbox, and of none behind it.
+    pub is_own_mailbox: bool,
 }
 
 /// Lets it take effect on those recipients of a message, each of whom is told of once. Answers what came of each, in the
@@ -87,13 +95,17 @@ pub async fn apply(
         let waiting = lock_waiting(&mut tx, tenant, message, told).await?;
         ended.extend(waiting);
         let word = |told: &Told| match ended.get(&told.recipient) {
-            Some(row) => Word::of(told.action, row.status, row.attempts, row.has_complained),
+            Some(row) => {
+                let word = Word::of(told.action, row.status, row.attempts, row.has_complained);
+                if told.is_vouched { word } else { word.unvouched(&row.unvouched) }
+            }
             None if in_hand.contains(&told.recipient) => Word::Nothing(Unmoved::InHand),
             None => Word::Nothing(Unmoved::Waiting),
         };
         let words: Vec<Word> = told.iter().map(word).collect();
         let effects: Vec<(&Told, Word)> =
             told.iter().zip(words.iter().copied()).filter(|(_, word)| !matches!(word, Word::Nothing(_))).collect();
+        restore(&mut tx, tenant, message, told, &ended).await?;
         if !effects.is_empty() {
             update(&mut tx, tenant, message, &effects, now).await?;
             suppress(&mut tx, tenant, message, &effects, now).await?;
@@ -126,6 +138,7 @@ struct Standing {
     status: Status,
     attempts: i16,
     has_complained: bool,
+    unvouched: Vec<String>,
 }
 
 /// Locks those of them that have ended, and answers how.
@@ -137,7 +150,8 @@ async fn lock(
 ) -> Result<HashMap<Uuid, Standing>, sqlx::Error> {
     let ids: Vec<Uuid> = told.iter().map(|told| told.recipient).collect();
     let rows = sqlx::query!(
-        r#"SELECT id, status, attempts, complained_at IS NOT NULL AS "has_complained!" FROM recipients
+        r#"SELECT id, status, attempts, complained_at IS NOT NULL AS "has_complained!",
+                  coalesce(unvouched, '{}') AS "unvouched!" FROM recipients
            WHERE tenant_id = $1 AND message_id = $2 AND id = ANY ($3) AND finished_at IS NOT NULL
            ORDER BY id FOR UPDATE"#,
         tenant.0,
@@ -147,12 +161,12 @@ async fn lock(
     .fetch_all(connection)
     .await?;
     // The column is checked; a word that this version does not know is no end that it could change.
-    let standing = |status: &str, attempts, has_complained| Standing {
-        status: status.parse().unwrap_or(Status::Canceled),
-        attempts,
-        has_complained,
-    };
-    Ok(rows.into_iter().map(|row| (row.id, standing(&row.status, row.attempts, row.has_complained))).collect())
+    let standing = rows.into_iter().map(|row| {
+        let status = row.status.parse().unwrap_or(Status::Canceled);
+        let (attempts, has_complained, unvouched) = (row.attempts, row.has_complained, row.unvouched);
+        (row.id, Standing { status, attempts, has_complained, unvouched })
+    });
+    Ok(standing.collect())
 }
 
 /// Locks those who complain of an earlier attempt and wait for another. Who is locked by someone else is about to leave a
@@ -170,10 +184,11 @@ async fn lock_waiting(
     }
     let rows = sqlx::query!(
         r#"WITH held AS MATERIALIZED (
-               SELECT id, attempts, complained_at FROM recipients
+               SELECT id, attempts, complained_at, unvouched FROM recipients
                WHERE tenant_id = $1 AND message_id = $2 AND id = ANY ($3) AND finished_at IS NULL AND attempts > 0
                FOR UPDATE SKIP LOCKED)
-           SELECT r.id, held.attempts AS "attempts?", held.complained_at IS NOT NULL AS "has_complained!"
+           SELECT r.id, held.attempts AS "attempts?", held.complained_at IS NOT NULL AS "has_complained!",
+                  coalesce(held.unvouched, '{}') AS "unvouched!"
            FROM recipients r LEFT JOIN held ON held.id = r.id
            WHERE r.tenant_id = $1 AND r.message_id = $2 AND r.id = ANY ($3) AND r.finished_at IS NULL AND r.attempts > 0"#,
         tenant.0,
@@ -182,11 +197,13 @@ async fn lock_waiting(
     )
     .fetch_all(connection)
     .await?;
-    let standing = |attempts: Option<i16>, has_complained| match attempts {
-        Some(attempts) => Standing { status: Status::Deferred, attempts, has_complained },
-        None => Standing { status: Status::Sending, attempts: 0, has_complained: false },
-    };
-    Ok(rows.into_iter().map(|row| (row.id, standing(row.attempts, row.has_complained))).collect())
+    let standing = rows.into_iter().map(|row| {
+        // Locked by someone else: about to leave a worker's hand.
+        let status = if row.attempts.is_some() { Status::Deferred } else { Status::Sending };
+        let (attempts, has_complained) = (row.attempts.unwrap_or(0), row.has_complained);
+        (row.id, Standing { status, attempts, has_complained, unvouched: row.unvouched })
+    });
+    Ok(standing.collect())
 }
 
 async fn update(
@@ -201,6 +218,8 @@ async fn update(
         .iter()
         .map(|(_, word)| if let Word::Ends(status) = word { Some(status.as_str()) } else { None })
         .collect();
+    let complaints: Vec<bool> = effects.iter().map(|(_, word)| *word == Word::Complains).collect();
+    let notes: Vec<Option<&str>> = effects.iter().map(|(_, word)| word.note()).collect();
     let codes: Vec<Option<i16>> =
         effects.iter().map(|(told, _)| told.reply.code.and_then(|code| i16::try_from(code).ok())).collect();
     let enhanced: Vec<Option<String>> =
@@ -211,12 +230,13 @@ async fn update(
              status = coalesce(u.status, r.status),
              finished_at = CASE WHEN u.status IS NULL THEN r.finished_at ELSE $4 END,
              reported_at = CASE WHEN u.status IS NULL THEN r.reported_at ELSE $4 END,
-             complained_at = CASE WHEN u.status IS NULL THEN $4 ELSE r.complained_at END,
+             complained_at = CASE WHEN u.complains THEN $4 ELSE r.complained_at END,
+             unvouched = CASE WHEN u.note IS NULL THEN r.unvouched ELSE array_append(r.unvouched, u.note) END,
              response_code = CASE WHEN u.status IS NULL THEN r.response_code ELSE u.code END,
              response_enhanced = CASE WHEN u.status IS NULL THEN r.response_enhanced ELSE u.enhanced END,
              response_text = CASE WHEN u.status IS NULL THEN r.response_text ELSE u.text END
-         FROM unnest($3::uuid[], $5::text[], $6::smallint[], $7::text[], $8::text[])
-              AS u (id, status, code, enhanced, text)
+         FROM unnest($3::uuid[], $5::text[], $6::smallint[], $7::text[], $8::text[], $9::boolean[], $10::text[])
+              AS u (id, status, code, enhanced, text, complains, note)
          WHERE r.tenant_id = $1 AND r.message_id = $2 AND r.id = u.id",
         tenant.0,
         message.0,
@@ -225,7 +245,9 @@ async fn update(
         &ends as _,
         &codes as _,
         &enhanced as _,
-        &texts as _
+        &texts as _,
+        &complaints,
+        &notes as _
     )
     .execute(connection)
     .await?;
@@ -242,13 +264,54 @@ async fn suppress(
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     let source = |told: &Told| suppressions::Source { tenant, message, recipient: RecipientId(told.recipient) };
-    let is_unknown = |told: &Told| told.is_vouched && told.judgement.is_some_and(|judgement| judgement.suppresses());
+    let is_unknown =
+        |told: &Told| told.is_own_mailbox && told.judgement.is_some_and(|judgement| judgement.suppresses());
     let unknown = effects.iter().filter(|(told, word)| *word == Word::Ends(Status::Bounced) && is_unknown(told));
     let unknown: Vec<_> = unknown.map(|(told, _)| source(told)).collect();
     let complained = effects.iter().filter(|(_, word)| *word == Word::Complains);
     let complained: Vec<_> = complained.map(|(told, _)| source(told)).collect();
     suppressions::add_recipients(connection, Reason::HardBounce, &unknown, now).await?;
     suppressions::add_recipients(connection, Reason::Complaint, &complained, now).await
+}
+
+/// Takes back what an earlier report of this message suppressed where the mail arrived behind the address after all: an alias of
+/// which one member is gone.
+async fn restore(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    message: MessageId,
+    told: &[Told],
+    ended: &HashMap<Uuid, Standing>,
+) -> Result<(), sqlx::Error> {
+    let is_bounced = |told: &&Told| ended.get(&told.recipient).is_some_and(|row| row.status == Status::Bounced);
+    let arrived = told.iter().filter(|told| told.is_vouched && told.action == Action::Delivered).filter(is_bounced);
+    let ids: Vec<Uuid> = arrived.map(|told| told.recipient).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let addresses = sqlx::query_scalar!(
+        "SELECT address FROM recipients
+         WHERE tenant_id = $1 AND message_id = $2 AND id = ANY ($3) AND reported_at IS NOT NULL",
+        tenant.0,
+        message.0,
+        &ids
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let keys = addresses.iter().filter_map(|address| address.parse::<Address>().ok());
+    let keys: Vec<String> = keys.map(|address| AddressKey::from(&address).as_str().to_owned()).collect();
+    sqlx::query!(
+        "DELETE FROM suppressions
+         WHERE tenant_id = $1 AND address = ANY ($2) AND stream = '' AND reason = 'hard_bounce' AND message_id = $3
+               AND recipient_id = ANY ($4)",
+        tenant.0,
+        &keys,
+        message.0,
+        &ids
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// The last of the transaction: it takes event numbers.
@@ -262,17 +325,24 @@ async fn tell(
     let outcomes: Vec<Outcome> = effects.iter().map(|(told, _)| outcome(told)).collect();
     let events = effects.iter().zip(&outcomes).map(|((told, word), outcome)| NewEvent {
         tenant: tenant.0,
-        kind: if let Word::Ends(status) = word { EventType::of_end(*status) } else { EventType::Complained },
+        kind: match word {
+            Word::Ends(status) => EventType::of_end(*status),
+            Word::Noted(event) => *event,
+            Word::Complains | Word::Nothing(_) => EventType::Complained,
+        },
         message_id: Some(message.0),
         recipient_id: Some(told.recipient),
         endpoint_id: None,
         attempt: None,
-        outcome: matches!(word, Word::Ends(_)).then_some(outcome),
+        outcome: (told.action != Action::Complained).then_some(outcome),
         next_attempt_at: None,
         bounce: match (word, told.judgement) {
-            (Word::Ends(Status::Bounced), Some(judgement)) => Some(Bounce { judgement, source: Source::Dsn }),
+            (Word::Ends(Status::Bounced) | Word::Noted(EventType::Bounced), Some(judgement)) => {
+                Some(Bounce { judgement, source: Source::Dsn })
+            }
             _ => None,
         },
+        vouched: Some(told.is_vouched),
     });
     events::append(connection, now, events.collect()).await
 }

@@ -295,6 +295,7 @@ async fn insert(
 fn events_of<'a>(intake: &'a Intake, suppressed: &'a Suppressed) -> impl Iterator<Item = NewEvent<'a>> {
     let ended = intake.message.recipients.iter().filter_map(|recipient| {
         Some(NewEvent {
+            vouched: None,
             kind: EventType::Suppressed,
             recipient_id: Some(recipient.id.0),
             outcome: Some(suppressed.get(&recipient.id)?),
@@ -308,6 +309,7 @@ fn events_of<'a>(intake: &'a Intake, suppressed: &'a Suppressed) -> impl Iterato
 fn accepted<'a>(intake: &Intake) -> NewEvent<'a> {
     let later = intake.due_at() > intake.message.created_at;
     NewEvent {
+        vouched: None,
         tenant: intake.tenant.0,
         kind: if later { EventType::Scheduled } else { EventType::Accepted },
         message_id: Some(intake.message.id.0),

@@ -358,6 +358,7 @@ impl Fence {
 
 fn event(finished: &Finished) -> NewEvent<'_> {
     NewEvent {
+        vouched: None,
         tenant: finished.claimed.tenant_id,
         kind: finished.transition.event(),
         message_id: Some(finished.claimed.message_id),

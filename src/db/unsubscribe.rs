@@ -51,6 +51,7 @@ async fn is_told(connection: &mut PgConnection, ticket: &Ticket) -> Result<bool,
 
 fn event(ticket: &Ticket) -> NewEvent<'static> {
     NewEvent {
+        vouched: None,
         tenant: ticket.tenant.0,
         kind: EventType::Unsubscribed,
         message_id: Some(ticket.message.0),

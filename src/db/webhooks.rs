@@ -316,6 +316,7 @@ pub async fn test(db: &Db, tenant: TenantId, id: EndpointId, now: DateTime<Utc>)
             Some(false) => {}
         }
         let event = NewEvent {
+            vouched: None,
             tenant: tenant.0,
             kind: EventType::WebhookTest,
             message_id: None,

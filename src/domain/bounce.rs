@@ -213,7 +213,7 @@ pub struct Bounce {
 }
 
 /// Judges a refusal by its text, enhanced code and reply code: the first of [`rules::RULES`] that fits decides. What was
-/// refused for the time being is never hard, whatever it says.
+/// refused for the time being is soft, whatever it says: it was given up because time ran out.
 pub fn judge(reply: &Reply) -> Judgement {
     let text = Text::of(&reply.text);
     let Some(rule) = rules::RULES.iter().copied().flatten().find(|rule| rule.fits(reply, &text)) else {
@@ -224,6 +224,7 @@ pub fn judge(reply: &Reply) -> Judgement {
         (None, Some(enhanced)) => enhanced.class < 5,
         (None, None) => false,
     };
-    let kind = if is_for_now && rule.kind == BounceType::Hard { BounceType::Soft } else { rule.kind };
+    let is_final = matches!(rule.kind, BounceType::Hard | BounceType::Block);
+    let kind = if is_for_now && is_final { BounceType::Soft } else { rule.kind };
     Judgement { kind, category: rule.category, rule: rule.name }
 }

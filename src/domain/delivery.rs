@@ -231,6 +231,8 @@ pub enum Word {
     Ends(Status),
     /// It is where it was, and its owner called the mail spam; no further attempt is made.
     Complains,
+    /// It is where it was, and an event tells what was said: whoever else knows the return path may have forged it.
+    Noted(EventType),
     /// Nothing.
     Nothing(Unmoved),
 }
@@ -257,6 +259,27 @@ impl Word {
                 Self::Nothing(Unmoved::Known)
             }
             (Action::Delayed | Action::Relayed | Action::Expanded, _) => Self::Nothing(Unmoved::NoEnd),
+        }
+    }
+
+    /// The same by a return path that other recipients know as well: an event and nothing else, once. `noted` is what was said
+    /// of the recipient that way before, in the words of [`note`](Self::note).
+    #[must_use]
+    pub fn unvouched(self, noted: &[String]) -> Self {
+        let event = match self {
+            Self::Ends(status) => EventType::of_end(status),
+            Self::Complains => EventType::Complained,
+            Self::Noted(_) | Self::Nothing(_) => return self,
+        };
+        let is_known = Self::Noted(event).note().is_some_and(|word| noted.iter().any(|noted| noted == word));
+        if is_known { Self::Nothing(Unmoved::Known) } else { Self::Noted(event) }
+    }
+
+    /// The word by which the recipient's row keeps that it was said.
+    pub fn note(self) -> Option<&'static str> {
+        match self {
+            Self::Noted(event) => event.as_str().strip_prefix("message."),
+            _ => None,
         }
     }
 }
@@ -304,6 +327,21 @@ mod tests {
                         matches!(Word::of(action, end, attempts, false), Word::Nothing(_)),
                         "a replay does nothing"
                     );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unvouched_reports_are_noted_once_and_move_nothing() {
+        for action in [Action::Failed, Action::Delivered, Action::Complained, Action::Delayed] {
+            for status in Status::ALL {
+                let vouched = Word::of(action, status, 1, false);
+                let noted = vouched.unvouched(&[]);
+                assert_eq!(matches!(vouched, Word::Nothing(_)), noted == vouched, "{action:?} {status:?}");
+                assert!(matches!(noted, Word::Nothing(_) | Word::Noted(_)), "{noted:?}");
+                if let Some(note) = noted.note() {
+                    assert_eq!(vouched.unvouched(&[note.to_owned()]), Word::Nothing(Unmoved::Known));
                 }
             }
         }

@@ -66,6 +66,8 @@ pub struct ReportedRecipient {
     pub recipient: String,
     /// The address that we sent to, where the report says so (Original-Recipient, ORCPT).
     pub original: Option<String>,
+    /// The mailbox that failed where it is another than the one named: a member of an alias, or where mail was forwarded to.
+    pub behind: Option<String>,
     /// What happened.
     pub action: Action,
     /// The code, enhanced code and text of the diagnostic.

@@ -8,8 +8,9 @@
 //! - nothing changes without a return path of ours that is signed and still good, in the envelope or in what the report
 //!   says; or, from a caller with an admin key alone, our Message-ID together with the recipient's address;
 //! - the same report twice changes nothing the second time, and says so;
-//! - an address is suppressed as unknown only where the mailbox that failed is the one that was sent to, and nobody else
-//!   knew the return path; otherwise the bounce is told all the same;
+//! - a return path that several recipients know vouches for nothing, since each of them could have forged the report: an event
+//!   tells of it, marked as not vouched, and no state changes and nobody is suppressed; of a complaint, for one recipient;
+//! - an address is suppressed as unknown only where the mailbox that failed is the one that was sent to, and not one behind it;
 //! - a recipient that waits for another attempt is not touched, except by a complaint, which stops the next one; of one that
 //!   is being sent to this moment the report is to be told again ([`Taken::is_early`]), since its server may have been
 //!   quicker than we;
@@ -108,13 +109,20 @@ impl Feedback {
         if report.recipients.is_empty() {
             report.recipients.extend(pair::only_candidate(&found).and_then(|row| complaint_of(report.kind, row)));
         }
-        let pairs = pair::pairs(&report.recipients, &found);
+        let mut pairs = pair::pairs(&report.recipients, &found);
+        if report.kind == ReportKind::Complaint && !pair::is_vouched(&found) {
+            pair::keep_first(&mut pairs);
+        }
+        let reached = pair::reached(&report.recipients, &found);
         let told: Vec<Option<(&Addressee, Told)>> = report
             .recipients
             .iter()
             .zip(pairs)
             .map(|(reported, place)| {
-                place.and_then(|place| found.rows.get(place)).map(|row| (row, told(reported, row, &found)))
+                let (place, row) = place.and_then(|place| Some((place, found.rows.get(place)?)))?;
+                let mut told = told(reported, row, &found);
+                told.is_own_mailbox &= !reached.contains(&place);
+                Some((row, told))
             })
             .collect();
         let words = self.words(&found, &told, dry_run).await?;
@@ -138,7 +146,8 @@ impl Feedback {
         if dry_run || told.is_empty() {
             let word = |(row, told): &&(&Addressee, Told)| {
                 let status = row.status.parse().unwrap_or(Status::Canceled);
-                Word::of(told.action, status, row.attempts, row.has_complained)
+                let word = Word::of(told.action, status, row.attempts, row.has_complained);
+                if told.is_vouched { word } else { word.unvouched(&row.unvouched) }
             };
             return Ok(told.iter().map(word).collect());
         }
@@ -176,7 +185,8 @@ fn told(reported: &ReportedRecipient, row: &Addressee, found: &Found) -> Told {
         // Cut to what the database takes, whoever made it.
         reply: reported.reply.clone().in_words(reported.reply.text.as_str()),
         judgement: reported.judgement.or_else(judged),
-        is_vouched: pair::is_vouched(reported, row, found),
+        is_vouched: pair::is_vouched(found),
+        is_own_mailbox: pair::is_own_mailbox(reported, row),
     }
 }
 
@@ -186,6 +196,7 @@ fn complaint_of(kind: ReportKind, row: &Addressee) -> Option<ReportedRecipient> 
         recipient: row.address.clone(),
         original: None,
         action: Action::Complained,
+        behind: None,
         reply: Reply::ours("called spam"),
         judgement: None,
     })

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::find::{Basis, Found};
 use crate::db::feedback::Addressee;
 use crate::domain::address::Address;
+use crate::domain::delivery::Status;
 use crate::domain::report::{Action, ReportedRecipient};
 
 /// Reported recipients that are looked at: our messages have not so many.
@@ -30,6 +31,23 @@ pub(super) fn pairs(reported: &[ReportedRecipient], found: &Found) -> Vec<Option
     places
 }
 
+/// Leaves the first place alone. Who complains does so for one recipient: where the return path does not say for which, a list of
+/// several is not that.
+pub(super) fn keep_first(places: &mut [Option<usize>]) {
+    let mut is_first = true;
+    for place in places {
+        *place = place.filter(|_| std::mem::take(&mut is_first));
+    }
+}
+
+/// The places of which the report says that the mail arrived somewhere behind them, whatever failed there besides.
+pub(super) fn reached(reported: &[ReportedRecipient], found: &Found) -> HashSet<usize> {
+    let index = Index::of(found);
+    let arrived =
+        |one: &&ReportedRecipient| matches!(one.action, Action::Delivered | Action::Relayed | Action::Expanded);
+    reported.iter().take(LOOKED_AT).filter(arrived).filter_map(|one| index.place(one)).collect()
+}
+
 /// The one whom a report can only be about.
 pub(super) fn only_candidate(found: &Found) -> Option<&Addressee> {
     match found.position {
@@ -39,18 +57,26 @@ pub(super) fn only_candidate(found: &Found) -> Option<&Addressee> {
     }
 }
 
-/// Whether a failure may give the address up. A server that expands an alias tells of the mailbox behind it, and each of
-/// several recipients of one mail knows the return path of all: neither says that this address does not exist.
-pub(super) fn is_vouched(reported: &ReportedRecipient, row: &Addressee, found: &Found) -> bool {
-    let is_for_one = found.position.is_some() || found.rows.len() == 1;
+/// Whether nobody but the recipient that it is about knows the return path. Each of several recipients of one mail knows that of
+/// all, and may write whatever it likes of the others.
+pub(super) fn is_vouched(found: &Found) -> bool {
+    found.position.is_some() || found.rows.len() == 1
+}
+
+/// Whether a failure may give the address up: it is said of that mailbox. A server that expands an alias tells of the mailbox
+/// behind it, whose failure says nothing of the alias; neither does one where a note of success came before.
+pub(super) fn is_own_mailbox(reported: &ReportedRecipient, row: &Addressee) -> bool {
+    let reached_somebody = row.is_reported && row.status == Status::Delivered.as_str();
+    if reached_somebody || reported.behind.is_some() {
+        return false;
+    }
     let Ok(ours) = row.address.parse::<Address>() else { return false };
     let failed = bare(&reported.recipient);
-    let is_same = match failed.parse::<Address>() {
+    match failed.parse::<Address>() {
         Ok(failed) => are_same(&ours, &failed),
         // Some servers name their own mailboxes without a domain.
         Err(_) => failed.to_lowercase() == ours.local().to_lowercase(),
-    };
-    is_for_one && is_same
+    }
 }
 
 /// Without the brackets that some servers put around an address.
@@ -125,6 +151,8 @@ mod tests {
             status: "relayed".into(),
             attempts: 1,
             has_complained: false,
+            is_reported: false,
+            unvouched: Vec::new(),
         });
         let message = MessageId::new(DateTime::UNIX_EPOCH);
         Found { message, tenant: Uuid::nil(), basis, position, rows: rows.collect() }
@@ -136,7 +164,8 @@ mod tests {
 
     fn about(recipient: &str, original: Option<&str>, action: Action) -> ReportedRecipient {
         let original = original.map(str::to_owned);
-        ReportedRecipient { recipient: recipient.into(), original, action, reply: Reply::ours("x"), judgement: None }
+        let recipient = recipient.into();
+        ReportedRecipient { recipient, original, behind: None, action, reply: Reply::ours("x"), judgement: None }
     }
 
     const TWO: [&str; 2] = ["ann@example.test", "Bo@example.test"];
@@ -179,19 +208,30 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_given_up_only_where_it_failed_itself_and_nobody_else_could_say_so() {
-        let may = |one: &ReportedRecipient, rows: &[&str], position, basis| {
-            let found = found(rows, position, basis);
-            is_vouched(one, &found.rows[0], &found)
-        };
-        let one = ["ann@example.test"];
-        let ann = failed("Ann@Example.test");
-        assert!(may(&ann, &one, None, Basis::Envelope) && may(&ann, &TWO, Some(0), Basis::Reference));
-        assert!(may(&ann, &one, None, Basis::MessageId) && may(&failed("ann"), &one, None, Basis::Envelope));
-        assert!(!may(&ann, &TWO, None, Basis::Envelope), "the other recipient knows the return path too");
+    fn a_return_path_that_several_know_vouches_for_nothing() {
+        let vouched = |rows: &[&str], position| is_vouched(&found(rows, position, Basis::Envelope));
+        assert!(vouched(&TWO, Some(0)) && vouched(&["ann@example.test"], None));
+        assert!(!vouched(&TWO, None), "the other recipient knows the return path too");
+    }
+
+    #[test]
+    fn an_address_is_given_up_only_where_it_failed_itself() {
+        let mut row = found(&["ann@example.test"], None, Basis::Envelope).rows.remove(0);
+        assert!(is_own_mailbox(&failed("Ann@Example.test"), &row) && is_own_mailbox(&failed("ann"), &row));
         let member = about("member@else.test", Some("ann@example.test"), Action::Failed);
-        assert!(!may(&member, &one, Some(0), Basis::Envelope), "a member of an alias");
-        assert!(!may(&failed("root"), &one, Some(0), Basis::Envelope));
+        assert!(!is_own_mailbox(&member, &row), "a member of an alias");
+        let behind = ReportedRecipient { behind: Some("member@else.test".into()), ..failed("ann@example.test") };
+        assert!(!is_own_mailbox(&behind, &row), "a member of an alias, named beside it");
+        assert!(!is_own_mailbox(&failed("root"), &row));
+        (row.status, row.is_reported) = ("delivered".into(), true);
+        assert!(!is_own_mailbox(&failed("ann@example.test"), &row), "another member has it");
+    }
+
+    #[test]
+    fn whoever_has_the_mail_behind_an_address_keeps_it_good() {
+        let some = [failed("ann@example.test"), about("ANN@example.test", None, Action::Delivered)];
+        assert_eq!(reached(&some, &found(&TWO, None, Basis::Envelope)), HashSet::from([0]));
+        assert!(reached(&some[..1], &found(&TWO, None, Basis::Envelope)).is_empty());
     }
 
     #[test]

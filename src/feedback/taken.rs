@@ -27,7 +27,7 @@ pub struct Fate {
     pub recipient: Option<RecipientId>,
     /// What came, or would come, of it; none where it is none of the message's.
     pub word: Option<Word>,
-    /// Whether that was done.
+    /// Whether the recipient was changed.
     pub applied: bool,
 }
 
@@ -57,7 +57,7 @@ impl Taken {
         let mut words = words.into_iter();
         let fates = std::mem::take(&mut report.recipients).into_iter().map(|reported| {
             let (recipient, word) = words.next().flatten().unzip();
-            let applied = !dry_run && !matches!(word, None | Some(Word::Nothing(_)));
+            let applied = !dry_run && matches!(word, Some(Word::Ends(_) | Word::Complains));
             Fate { reported, recipient, word, applied }
         });
         Self { fates: fates.collect(), report, message, lost }

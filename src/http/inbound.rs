@@ -65,7 +65,8 @@ pub struct UnderstoodRecipient {
     /// Whether that was done.
     pub applied: bool,
     /// Why nothing changes: `not_a_recipient`, `already_known` (it came before), `still_waiting` (for another attempt, with
-    /// an answer of its own), `in_hand` (it is being sent; a report now is too early), `not_sent` or `no_end` (a delay says nothing of the end); `dry_run` where something would.
+    /// an answer of its own), `in_hand` (it is being sent; a report now is too early), `not_sent`, `no_end` (a delay says nothing of the end) or `not_vouched`
+    /// (other recipients know the return path too and may have forged it: an event tells of it); `dry_run` where something would.
     pub reason: Option<String>,
 }
 
@@ -161,6 +162,7 @@ fn recipient(fate: Fate, dry_run: bool) -> UnderstoodRecipient {
     let (effect, reason) = match word {
         None => (None, Some("not_a_recipient")),
         Some(Word::Nothing(why)) => (None, Some(why.as_str())),
+        Some(Word::Noted(_)) => (None, Some("not_vouched")),
         Some(Word::Ends(status)) => (Some(status.as_str()), dry_run.then_some("dry_run")),
         Some(Word::Complains) => (Some("complained"), dry_run.then_some("dry_run")),
     };

@@ -148,3 +148,18 @@ async fn bad_requests_are_told_apart() {
     assert_eq!(hand_in(&reader, "?dry_run=true", "x").await.problem(), (403, "forbidden"));
     assert_eq!(Answer::to(app.anonymous(Method::POST, "/v1/inbound").body("x")).await.status, 401);
 }
+
+#[tokio::test]
+async fn shared_return_path_is_told_as_not_vouched() {
+    let app = TestApp::builder().taking_returns().start().await;
+    let (id, path) = relayed(&app, json!({"to": ["ann@example.test", "bo@example.test"]})).await;
+    let bounce = dsn(None, Some(&path), &[failed("bo@example.test")]);
+    let reasons = ["not_vouched", "not_vouched", "already_known"];
+    for (query, reason) in ["?dry_run=true", "", ""].into_iter().zip(reasons) {
+        let understood = hand_in(&app, query, &bounce).await.body;
+        let one = &understood["recipients"][0];
+        assert_eq!((&one["reason"], &one["effect"], &one["applied"]), (&json!(reason), &Value::Null, &json!(false)));
+        assert_eq!((&understood["message_id"], &understood["applied"]), (&json!(id), &json!(false)));
+    }
+    assert_eq!(app.states(&id).await, ["relayed", "relayed"]);
+}

@@ -33,13 +33,32 @@ async fn forged_altered_and_strange_addresses_are_refused() {
     let altered = format!("{}{other}{}", &path[..10], &path[11..]);
     let elsewhere = path.replace("return.acme.test", "acme.test");
     let made_up = format!("b+{}@return.acme.test", "a".repeat(48));
-    for to in [&altered, &elsewhere, &made_up, "postmaster", "postmaster@return.acme.test", "b+@return.acme.test"] {
+    for to in [&altered, &elsewhere, &made_up, "postmaster@acme.test", "abuse@return.acme.test", "b+@return.acme.test"]
+    {
         let reply = client.say(&format!("RCPT TO:<{to}>\r\n")).await;
         assert!(reply.starts_with("550 5.1.1 "), "{to}: {reply}");
     }
     assert_eq!(client.code("DATA\r\n").await, 554);
     assert_eq!(client.code(&format!("RCPT TO:<{path}>\r\n")).await, 250, "the true one is taken");
     assert_eq!(app.events(&id).await, ["accepted", "relayed"]);
+}
+
+#[tokio::test]
+async fn postmaster_is_reachable_and_keeps_no_bounce_out() {
+    let app = TestApp::builder().taking_returns().start().await;
+    let (id, path) = relayed(&app).await;
+    let mut client = Client::connect(app.inbound()).await;
+    assert_eq!(client.code("EHLO mx.example.test\r\n").await, 250);
+    for to in ["postmaster", "Postmaster@RETURN.acme.test"] {
+        client.send(&format!("MAIL FROM:<ann@example.test>\r\nRCPT TO:<{to}>\r\nDATA\r\n")).await;
+        assert_eq!(client.codes(3).await, [250, 250, 354], "{to}");
+        assert_eq!(
+            client.say("Subject: hello\r\n\r\nHow are you?\r\n.\r\n").await,
+            "250 2.0.0 Taken for postmaster\r\n"
+        );
+    }
+    assert_eq!(app.bring_back(&path, &bounce()).await, "250 2.0.0 Taken as dsn, 1 recipients changed\r\n");
+    assert_eq!(app.events(&id).await, ["accepted", "relayed", "bounced"]);
 }
 
 #[tokio::test]

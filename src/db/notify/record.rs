@@ -239,6 +239,7 @@ fn told(reason: &str) -> Outcome {
 
 fn disabled<'a>(endpoint: &Endpoint, outcome: &'a Outcome) -> NewEvent<'a> {
     NewEvent {
+        vouched: None,
         tenant: endpoint.tenant.0,
         kind: EventType::WebhookDisabled,
         message_id: None,

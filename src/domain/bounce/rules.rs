@@ -7,6 +7,7 @@
 
 mod address;
 mod codes;
+mod foreign;
 mod passing;
 mod refused;
 mod way;
@@ -16,8 +17,16 @@ use super::{BounceType, Category};
 use crate::domain::outcome::Reply;
 
 /// In the order in which they are asked.
-pub const RULES: [&[Rule]; 7] =
-    [refused::WORDS, passing::WORDS, way::WORDS, address::WORDS, codes::WEAK_WORDS, codes::ENHANCED, codes::REST];
+pub const RULES: [&[Rule]; 8] = [
+    refused::WORDS,
+    passing::WORDS,
+    way::WORDS,
+    address::WORDS,
+    foreign::WORDS,
+    codes::WEAK_WORDS,
+    codes::ENHANCED,
+    codes::REST,
+];
 
 /// A rule.
 #[derive(Debug)]

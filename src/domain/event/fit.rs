@@ -80,9 +80,10 @@ mod tests {
                 tls: None,
                 duration_ms: None,
                 next_attempt_at: None,
-                is_final: None,
                 bounce: None,
                 endpoint_id: None,
+                vouched: None,
+                is_final: None,
             },
         }
     }

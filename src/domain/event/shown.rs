@@ -53,16 +53,22 @@ pub struct EventData {
     pub duration_ms: Option<i32>,
     /// When the next attempt is due.
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// Of `message.uncertain`: whether nothing follows unless somebody asks for it. `false` where the message is sent again, whose
-    /// result is an event of its own: count only final ones as an end. Null for every other event.
-    #[serde(rename = "final")]
-    #[schema(example = false)]
-    pub is_final: Option<bool>,
     /// What a refusal for good means; null where nothing bounced.
     pub bounce: Option<BounceSaid>,
     /// The webhook endpoint, where it is about one.
     #[schema(value_type = Option<String>)]
     pub endpoint_id: Option<EndpointId>,
+    /// Only in events of a report that came back (a bounce, a note of success, a complaint): `false` where other recipients of
+    /// the message know its return path as well and may have forged it. Then the recipient's status is what it was, and nothing
+    /// was suppressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = true)]
+    pub vouched: Option<bool>,
+    /// Only in `message.uncertain`: `true` where no further attempt is made and the status is final; `false` where another
+    /// attempt follows, whose own event says how it ended.
+    #[serde(rename = "final", skip_serializing_if = "Option::is_none")]
+    #[schema(example = false)]
+    pub is_final: Option<bool>,
 }
 
 /// What a refusal for good means.

@@ -22,9 +22,17 @@ pub(super) fn typed(value: &str) -> Option<String> {
         _ if value.starts_with('"') => value,
         _ => value.split([' ', '\t', '(']).next().unwrap_or_default(),
     };
-    let address = decoded(cut(value.trim(), LONGEST * 4));
+    let address = decoded(without_route(cut(value.trim(), LONGEST * 4)));
     let is_address = !address.is_empty() && address.len() <= LONGEST && !address.contains(char::is_control);
     is_address.then_some(address)
+}
+
+/// Without the source route of old (`@one.test,@two.test:ann@example.test`).
+fn without_route(address: &str) -> &str {
+    match address.strip_prefix('@').and_then(|route| route.split_once(':')) {
+        Some((_, address)) if !address.is_empty() => address,
+        _ => address,
+    }
 }
 
 /// Undoes xtext (`+2B`) and the form of addresses that are not ASCII (`\x{E9}`). Many reports have them decoded already,
@@ -76,7 +84,12 @@ fn around(text: &str, at: usize) -> Option<(usize, &str)> {
     let after = cut(&text[at + 1..], LONGEST);
     let domain = &after[..after.find(|c| !is_domain(c)).unwrap_or(after.len())];
     let domain = domain.trim_end_matches(['.', '-']);
-    let address = text[start..=at].trim_start_matches(['\'', '.', '`', '/']);
+    let address = text[start..=at].trim_start_matches(['\'', '.', '`', '/', '=']);
+    // The last part of an address of X.400, as Exchange writes it.
+    let address = match address.get(..5) {
+        Some(kind) if kind.eq_ignore_ascii_case("smtp=") => &address[5..],
+        _ => address,
+    };
     let start = at + 1 - address.len();
     let is_address = address.len() > 1 && !domain.is_empty() && !domain.starts_with(['.', '-']);
     // What is quoted may be anything.
@@ -102,6 +115,7 @@ mod tests {
             ("utf-8; boå@example.test", "boå@example.test"),
             ("rfc822; \"ann b\"@example.test", "\"ann b\"@example.test"),
             ("rfc822; ann@example.test (unrecoverable error)", "ann@example.test"),
+            ("rfc822;@smtp.example.test,@mx.example.test:ann@server", "ann@server"),
             ("LOCAL; ann", "ann"),
         ] {
             assert_eq!(typed(value).as_deref(), Some(address), "{value}");

@@ -9,6 +9,7 @@ use super::fields::{Fields, cut};
 use super::parts::Mail;
 use super::returned::Returned;
 use super::silent;
+use crate::domain::bounce::{BounceType, Category, Judgement};
 use crate::domain::outcome::Reply;
 use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
@@ -25,22 +26,10 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     let kind = cut(fields.get("feedback-type").unwrap_or("abuse"), 100).to_ascii_lowercase();
     if !COMPLAINTS.contains(&kind.as_str()) {
         let rule = if kind == "not-spam" { "rfc5965-not-spam" } else { "rfc5965-no-complaint" };
-        return Some(silent(ReportKind::Unknown, rule, mail));
+        let recipients = named(&fields, &returned).into_iter().map(|recipient| no_complaint(recipient, &fields));
+        return Some(Report { recipients: recipients.collect(), ..silent(ReportKind::Unknown, rule, mail) });
     }
-    let mut named: Vec<String> = fields
-        .all("original-rcpt-to")
-        .chain(fields.all("removal-recipient"))
-        .filter_map(address::typed)
-        .filter(|recipient| !is_redacted(recipient))
-        .collect();
-    // Many name it in both fields, and a return path speaks of one alone.
-    let mut seen = HashSet::new();
-    named.retain(|recipient| seen.insert(recipient.to_lowercase()));
-    let recipients = if named.is_empty() {
-        returned.only_recipient().into_iter().filter(|r| !is_redacted(r)).collect()
-    } else {
-        named
-    };
+    let recipients = named(&fields, &returned);
     let first =
         fields.all("original-envelope-id").chain(fields.all("original-mail-from").filter_map(address::first_in));
     Some(Report {
@@ -50,6 +39,39 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
         references: returned.references(mail, first),
         original_message_id: returned.message_id(),
     })
+}
+
+/// Whom the report names, and where it names nobody, to whom the returned mail went.
+fn named(fields: &Fields, returned: &Returned) -> Vec<String> {
+    let known = ["original-rcpt-to", "removal-recipient", "original-recipient", "final-recipient"];
+    let mut named: Vec<String> = known
+        .iter()
+        .flat_map(|name| fields.all(name))
+        .filter_map(address::typed)
+        .filter(|recipient| !is_redacted(recipient))
+        .collect();
+    // Many name it in several fields, and a return path speaks of one alone.
+    let mut seen = HashSet::new();
+    named.retain(|recipient| seen.insert(recipient.to_lowercase()));
+    if named.is_empty() {
+        named.extend(returned.only_recipient().filter(|recipient| !is_redacted(recipient)));
+    }
+    named
+}
+
+/// What a report says that is no complaint (RFC 6591): how the mail fared.
+fn no_complaint(recipient: String, fields: &Fields) -> ReportedRecipient {
+    let fate = fields.get("delivery-result").map(|word| cut(word, 100).to_ascii_lowercase());
+    let action = match fate.as_deref() {
+        Some("delivered" | "spam") => Action::Delivered,
+        Some("reject") => Action::Failed,
+        _ => Action::Relayed,
+    };
+    let reply = Reply::ours(fields.get("auth-failure").or_else(|| fields.get("feedback-type")).unwrap_or_default());
+    let kind = BounceType::Block;
+    let judged = Judgement { kind, category: Category::Authentication, rule: "rfc6591" };
+    let judgement = (action == Action::Failed).then_some(judged);
+    ReportedRecipient { recipient, original: None, behind: None, action, reply, judgement }
 }
 
 fn jmrp(mail: &Mail<'_>, returned: &Returned) -> Option<Report> {
@@ -63,10 +85,11 @@ fn jmrp(mail: &Mail<'_>, returned: &Returned) -> Option<Report> {
     })
 }
 
-fn complained(recipient: String, kind: &str) -> ReportedRecipient {
+pub(super) fn complained(recipient: String, kind: &str) -> ReportedRecipient {
     ReportedRecipient {
         recipient,
         original: None,
+        behind: None,
         action: Action::Complained,
         reply: Reply::ours(kind),
         judgement: None,

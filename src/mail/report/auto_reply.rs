@@ -1,9 +1,11 @@
 //! Automatic replies (RFC 3834 and what came before it) and notices of a reading (RFC 8098): they say nothing of the
 //! delivery.
 
+use super::fields::Fields;
 use super::parts::Mail;
-use super::silent;
-use crate::domain::report::{Report, ReportKind};
+use super::{address, notice, silent, status};
+use crate::domain::bounce;
+use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
 /// How subjects of vacation notices begin or what they hold, in lower case.
 const SUBJECTS: [&str; 26] = [
@@ -37,8 +39,30 @@ const SUBJECTS: [&str; 26] = [
 
 /// Notices that a mail was read, or thrown away unread.
 pub(super) fn receipt(mail: &Mail<'_>) -> Option<Report> {
-    mail.part(&["message/disposition-notification", "message/global-disposition-notification"])
-        .map(|_| silent(ReportKind::AutoReply, "rfc8098", mail))
+    let part = mail.part(&["message/disposition-notification", "message/global-disposition-notification"])?;
+    rejected(mail, &Fields::read(&part.text())).or_else(|| Some(silent(ReportKind::AutoReply, "rfc8098", mail)))
+}
+
+/// A mailbox that refuses mail once the server has taken it says so in the same form (RFC 5429 §2.1).
+fn rejected(mail: &Mail<'_>, fields: &Fields) -> Option<Report> {
+    let disposition = fields.get("disposition")?.to_ascii_lowercase();
+    let text = mail.text();
+    let is_refusal = disposition.contains("automatic-action") && disposition.contains("deleted");
+    if !is_refusal || !text.to_ascii_lowercase().contains("automatically rejected") {
+        return None;
+    }
+    let named = ["final-recipient", "original-recipient"].iter().find_map(|name| fields.get(name));
+    let recipient = address::typed(named?)?;
+    let reply = status::refusal(&notice::about(&text, &recipient, true).unwrap_or_default(), None);
+    let judgement = Some(bounce::judge(&reply));
+    let one = ReportedRecipient { recipient, original: None, behind: None, action: Action::Failed, reply, judgement };
+    Some(Report { recipients: vec![one], ..silent(ReportKind::Dsn, "rfc5429", mail) })
+}
+
+/// Whether a subject is one of vacation notices.
+pub(super) fn is_vacation(subject: &str) -> bool {
+    let subject = subject.to_lowercase();
+    SUBJECTS.iter().any(|words| subject.contains(words)) || subject.starts_with("auto: ")
 }
 
 /// Reads a mail that a machine has sent for its owner.
@@ -46,7 +70,6 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     let field = |name: &str| mail.fields.get(name).map(|value| value.trim().to_ascii_lowercase());
     let is_yes = |name: &str| field(name).is_some_and(|value| value != "no");
     let is_answer = mail.fields.get("in-reply-to").is_some() || mail.fields.get("references").is_some();
-    let subject = mail.subject.to_lowercase();
     let rules = [
         ("auto-submitted", field("auto-submitted").is_some_and(|value| value.starts_with("auto-"))),
         (
@@ -63,7 +86,7 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
             "precedence-of-an-answer",
             is_answer && field("precedence").is_some_and(|value| value == "bulk" || value == "junk"),
         ),
-        ("vacation-subject", SUBJECTS.iter().any(|words| subject.contains(words)) || subject.starts_with("auto: ")),
+        ("vacation-subject", is_vacation(&mail.subject)),
     ];
     let (rule, _) = rules.into_iter().find(|(_, fits)| *fits)?;
     Some(silent(ReportKind::AutoReply, rule, mail))

@@ -9,9 +9,10 @@ use super::fields::{Fields, cut};
 use super::notice;
 use super::parts::Mail;
 use super::returned::Returned;
+use super::silent;
 use super::status;
 use crate::domain::bounce;
-use crate::domain::outcome::EnhancedCode;
+use crate::domain::outcome::{EnhancedCode, Reply};
 use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
 const KINDS: [&str; 2] = ["message/delivery-status", "message/global-delivery-status"];
@@ -22,16 +23,24 @@ const SOUGHT: usize = 100;
 /// Reads a mail that has such a part, or the fields of one in its text.
 pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     let (rule, groups) = match mail.part(&KINDS) {
-        Some(part) => ("rfc3464", Fields::groups(&part.text())),
+        Some(part) => {
+            let groups = Fields::groups(&part.text());
+            if groups.iter().all(|group| !is_about_recipient(group)) && !groups.is_empty() {
+                // A receipt, as Sendmail writes it of an alias. Nothing is read from its words.
+                return Some(silent(ReportKind::Unknown, "rfc3464-no-recipient", mail));
+            }
+            ("rfc3464", groups)
+        }
         None => ("rfc3464-in-text", in_text(mail)?),
     };
     let returned = Returned::of(mail);
     let text = mail.text();
     let notice = Some(notice::split(&text).0);
+    let is_only = groups.iter().filter(|group| is_about_recipient(group)).count() == 1;
     let mut recipients: Vec<ReportedRecipient> = groups
         .iter()
         .enumerate()
-        .filter_map(|(number, group)| recipient(group, mail, &returned, notice.filter(|_| number < SOUGHT)))
+        .filter_map(|(number, group)| recipient(group, mail, &returned, notice.filter(|_| number < SOUGHT), is_only))
         .collect();
     // A second answer for the same recipient is about another try.
     let mut seen = HashSet::new();
@@ -49,6 +58,20 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     })
 }
 
+/// Whether a group has a field that is said of recipients alone.
+fn is_about_recipient(group: &Fields) -> bool {
+    const FIELDS: [&str; 7] = [
+        "final-recipient",
+        "original-recipient",
+        "x-actual-recipient",
+        "action",
+        "status",
+        "diagnostic-code",
+        "remote-mta",
+    ];
+    FIELDS.iter().any(|field| group.get(field).is_some())
+}
+
 /// Some gateways turn the part into text.
 fn in_text(mail: &Mail<'_>) -> Option<Vec<Fields>> {
     let is_status = |part: &&super::parts::Part<'_>| {
@@ -64,31 +87,98 @@ fn in_text(mail: &Mail<'_>) -> Option<Vec<Fields>> {
     })
 }
 
-fn recipient(group: &Fields, mail: &Mail<'_>, returned: &Returned, notice: Option<&str>) -> Option<ReportedRecipient> {
+fn recipient(
+    group: &Fields,
+    mail: &Mail<'_>,
+    returned: &Returned,
+    notice: Option<&str>,
+    is_only: bool,
+) -> Option<ReportedRecipient> {
     let original = group.get("original-recipient").and_then(address::typed);
     let is_about_one =
         ["final-recipient", "original-recipient", "action", "status"].iter().filter(|f| group.get(f).is_some());
-    let named = group.get("final-recipient").or_else(|| group.get("x-actual-recipient")).and_then(address::typed);
+    let named = ["final-recipient", "x-actual-recipient"].iter().find_map(|name| address::typed(group.get(name)?));
     // Some leave the address out, and name it in the header alone.
     let recipient = named.or_else(|| original.clone()).or_else(|| {
         let failed = mail.fields.get("x-failed-recipients").and_then(address::first_in).map(str::to_owned);
         (is_about_one.count() >= 2).then(|| failed.or_else(|| returned.only_recipient())).flatten()
     })?;
-    let status = group.get("status").and_then(status::enhanced);
-    let action = action(group.get("action"), status)?;
-    let diagnostic = group.get("diagnostic-code").map(untyped).filter(|text| !text.is_empty());
-    // Without a diagnostic the reason is in the text alone.
+    let status = group.get("status").and_then(|text| status::enhanced(text, true));
+    let mut action = action(group.get("action"), status)?;
     let told = || {
         let named = original.iter().chain([&recipient]);
         let written = |name: &String| [Some(name.clone()), (!name.is_ascii()).then(|| octal(name))];
-        named.flat_map(written).flatten().find_map(|name| notice::about(notice?, &name))
+        named.flat_map(written).flatten().find_map(|name| notice::about(notice?, &name, is_only))
     };
-    let text = diagnostic
-        .map(|text| text.replace('\n', " "))
-        .or_else(|| (action == Action::Failed || action == Action::Delayed).then(told).flatten());
-    let reply = status::reply(&text.unwrap_or_default(), status);
+    let told = if matches!(action, Action::Failed | Action::Delayed) { told() } else { None };
+    if action == Action::Delayed && told.as_deref().is_some_and(is_expired) && group.get("will-retry-until").is_none() {
+        // OpenSMTPD calls its last word so.
+        action = Action::Failed;
+    }
+    let reply = reply(group, action, status, told);
     let judgement = (action == Action::Failed).then(|| bounce::judge(&reply));
-    Some(ReportedRecipient { recipient, original, action, reply, judgement })
+    let behind = (action == Action::Failed).then(|| behind(group, mail, notice, &recipient, &reply.text)).flatten();
+    Some(ReportedRecipient { recipient, original, behind, action, reply, judgement })
+}
+
+/// What was said: the diagnostic, or the words of the notice where there is none or it tells nothing.
+fn reply(group: &Fields, action: Action, status: Option<EnhancedCode>, told: Option<String>) -> Reply {
+    if !matches!(action, Action::Failed | Action::Delayed) {
+        return status::reply(
+            &group.get("diagnostic-code").map(untyped).unwrap_or_default().replace('\n', " "),
+            status,
+        );
+    }
+    let diagnostic = ["diagnostic-code", "x-supplementary-info"].into_iter().filter_map(|name| group.get(name));
+    let diagnostic = diagnostic.map(untyped).find(|text| !text.is_empty()).map(|text| text.replace('\n', " "));
+    let comment =
+        group.get("status").and_then(|text| text.split_once('(')).map(|(_, comment)| comment.trim_end_matches(')'));
+    let said = diagnostic.into_iter().chain(told).chain(comment.map(str::to_owned));
+    let mut replies = said.filter(|text| !text.trim().is_empty()).map(|text| status::refusal(&text, status));
+    let Some(first) = replies.next() else { return status::refusal("", status) };
+    if action == Action::Failed && bounce::judge(&first).rule == "none" {
+        return replies.find(|reply| bounce::judge(reply).rule != "none").unwrap_or(first);
+    }
+    first
+}
+
+fn is_expired(text: &str) -> bool {
+    let text = text.to_lowercase();
+    ["envelope expired", "message expired"].iter().any(|words| text.contains(words))
+}
+
+/// The mailbox that failed behind the one that is named: Exim and Sendmail name an alias, and its member beside it.
+fn behind(group: &Fields, mail: &Mail<'_>, notice: Option<&str>, recipient: &str, said: &str) -> Option<String> {
+    let original = group.get("original-recipient").and_then(address::typed);
+    let is_other = |found: &String| {
+        let is = |known: &str| known.eq_ignore_ascii_case(found);
+        !is(recipient) && !original.as_deref().is_some_and(is) && found.contains('@')
+    };
+    let actual = group.get("x-actual-recipient").and_then(address::typed).filter(is_other);
+    let by_text = || notice.and_then(|notice| notice::member_of(notice, recipient)).filter(is_other);
+    let by_header = || {
+        let failed = || {
+            mail.fields
+                .all("x-failed-recipients")
+                .filter(|value| !value.contains('\\'))
+                .flat_map(address::all_in)
+                .map(|(_, found)| found.to_owned())
+        };
+        let is_named = failed().any(|found| !is_other(&found));
+        if is_named { None } else { failed().next() }
+    };
+    actual.or_else(by_text).or_else(by_header).or_else(|| refused(said).filter(is_other))
+}
+
+/// The address that a server says it refused, in brackets as servers write it: `<ann@example.test>: Recipient address rejected`.
+fn refused(said: &str) -> Option<String> {
+    let (at, found) = address::all_in(said).next()?;
+    let is_bracketed = said[..at].ends_with('<') && said[at + found.len()..].starts_with('>');
+    // What else a reply names is whom to ask, or who sent it.
+    let before = said[..at].to_ascii_lowercase();
+    let is_sender =
+        ["mail from", "sender", "from:", "contact", "report", "mailto"].iter().any(|words| before.contains(words));
+    (is_bracketed && !is_sender).then(|| found.to_owned())
 }
 
 /// The action, or what the status makes of it where it is missing or strange.
@@ -120,10 +210,18 @@ fn octal(address: &str) -> String {
     written
 }
 
-/// The text of `smtp; 550 …` and the like.
+/// The text of `smtp; 550 …` and the like, and of `<192.0.2.1 #5.0.0 smtp; 550 "…">`.
 fn untyped(value: &str) -> &str {
+    let value = value.trim();
+    let inner = value.strip_prefix('<').and_then(|inner| inner.strip_suffix('>'));
+    if let Some((before, text)) =
+        inner.and_then(|inner| inner.split_once("smtp;")).filter(|(before, _)| before.len() < 100)
+    {
+        // Where it has a code of its own, all of it is shown.
+        return if before.contains("#5.0.0") || !before.contains('#') { text.trim() } else { value };
+    }
     match value.split_once(';') {
         Some((kind, text)) if kind.len() <= 40 && !kind.contains([' ', '.']) => text.trim(),
-        _ => value.trim(),
+        _ => value,
     }
 }

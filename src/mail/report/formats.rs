@@ -2,8 +2,21 @@
 
 /// Formats: the name of the rule, and words of which any tells it, in lower case and on one line. The first that
 /// fits counts.
-pub(super) const FORMATS: [(&str, &[&str]); 16] = [
-    ("qmail", &["this is the qmail-send program", "this is the mail delivery agent at", "hi. this is the"]),
+pub(super) const FORMATS: [(&str, &[&str]); 21] = [
+    (
+        "qmail",
+        &[
+            "this is the qmail-send program",
+            "this is the mail delivery agent at",
+            "hi. this is the",
+            "does not like recipient.",
+        ],
+    ),
+    ("opensmtpd", &["this is the mailer-daemon, please do not reply"]),
+    ("james", &["error message below:", "this is the james mail server"]),
+    ("notes", &["------- failure reasons"]),
+    ("mailmarshal", &["the following recipients were affected"]),
+    ("surfcontrol", &["a transcript of the attempts to send the message follows"]),
     ("postfix", &["this is the postfix program at", "this is the mail system at host"]),
     ("gmx", &["the following address failed:"]),
     (
@@ -33,6 +46,7 @@ pub(super) const FORMATS: [(&str, &[&str]); 16] = [
             "the following recipient(s) could not be reached",
             "the following recipient(s) cannot be reached",
             "undeliverable to the following",
+            "did not reach the following recipient",
         ],
     ),
     (
@@ -51,6 +65,7 @@ pub(super) const FORMATS: [(&str, &[&str]); 16] = [
         &[
             "sorry, we were unable to deliver your message to the following address",
             "unable to deliver message to the following address",
+            "wasn't able to deliver the following message",
         ],
     ),
     ("courier", &["undelivered mail", "this is a delivery status notification from"]),
@@ -83,12 +98,44 @@ pub(super) const FORMATS: [(&str, &[&str]); 16] = [
             "permanent fatal errors",
             "failed recipient",
             "undeliverable message",
+            "your mail was not delivered to",
+            "could not be delivered to:",
+            "rejected recipient <",
+            "unable to deliver message to",
+            "送信できませんでした",
+            "配信できませんでした",
+            "配送できませんでした",
+            "届けられませんでした",
+            "届けることができませんでした",
+            "お届けできませんでした",
+            "配達できませんでした",
+            "无法投递",
+            "無法投遞",
+            "未能投递",
+            "konnte nicht zugestellt werden",
+            "konnten nicht zugestellt werden",
+            "konnte nicht übermittelt werden",
+            "n'a pas pu être remis",
+            "n'a pas été remis",
+            "n'a pu être délivré",
+            "n'ont pas pu être remis",
+            "no se pudo entregar",
+            "no se ha podido entregar",
+            "non è stato recapitato",
+            "impossibile recapitare",
+            "não pôde ser entregue",
+            "não foi entregue",
+            "не удалось доставить",
+            "не может быть доставлено",
+            "kon niet worden afgeleverd",
+            "kunde inte levereras",
+            "nie można dostarczyć",
         ],
     ),
 ];
 
 /// How subjects of bounces read, in lower case.
-pub(super) const SUBJECTS: [&str; 28] = [
+pub(super) const SUBJECTS: [&str; 61] = [
     "undeliver",
     "delivery status notification",
     "delivery failure",
@@ -117,11 +164,53 @@ pub(super) const SUBJECTS: [&str; 28] = [
     "mancata consegna",
     "退信",
     "недоставлен",
+    "failed mail",
+    "mail failed",
+    "mail failure",
+    "failed delivery",
+    "fail to deliver",
+    "failure delivery",
+    "unable to deliver",
+    "mail not delivered",
+    "not been delivered",
+    "delivery problem",
+    "delivery status",
+    "user unknown",
+    "processing error",
+    "error sending your mail",
+    "message you sent blocked",
+    "article from",
+    "メールエラー",
+    "エラーメール",
+    "エラー通知",
+    "配信エラー",
+    "配信不能",
+    "配送エラー",
+    "配達不能",
+    "送信エラー",
+    "送信失敗",
+    "送信できません",
+    "届きません",
+    "nicht zugestellt",
+    "échec de la remise",
+    "no entregado",
+    "não entregue",
+    "投递失败",
+    "доставк",
 ];
 
 /// The local parts that servers send bounces from.
-pub(super) const SENDERS: [&str; 7] =
-    ["mailer-daemon", "postmaster", "mail-daemon", "maildaemon", "mailerdaemon", "mdaemon", "microsoftexchange"];
+pub(super) const SENDERS: [&str; 9] = [
+    "mailer-daemon",
+    "postmaster",
+    "post_master",
+    "mail.delivery.system",
+    "mail-daemon",
+    "maildaemon",
+    "mailerdaemon",
+    "mdaemon",
+    "microsoftexchange",
+];
 
 /// Words of a delay.
 pub(super) const DELAYS: [&str; 14] = [
@@ -142,7 +231,7 @@ pub(super) const DELAYS: [&str; 14] = [
 ];
 
 /// Lines that a returned mail is announced by.
-pub(super) const SEPARATORS: [&str; 19] = [
+pub(super) const SEPARATORS: [&str; 32] = [
     "--- below this line is a copy of the message",
     "------ this is a copy of",
     "--- the header of the original message",
@@ -162,10 +251,23 @@ pub(super) const SEPARATORS: [&str; 19] = [
     "received: from",
     "return-path: <",
     "---------- forwarded message",
+    "------- returned message",
+    "-------original message",
+    "----- original mail",
+    "below is a copy of the original message",
+    "---below this line is a copy",
+    "--------returned mail follows",
+    "--------unsent message below",
+    "|------------------------- message text follows",
+    "original mail as follows",
+    "original message as received is as follows",
+    "a copy of the original message below this line",
+    "original message details:",
+    "included is a copy of the message header",
 ];
 
 /// What may stand before an address on its line.
-pub(super) const LABELS: [&str; 9] = [
+pub(super) const LABELS: [&str; 25] = [
     "to",
     "recipient",
     "mailto",
@@ -175,4 +277,127 @@ pub(super) const LABELS: [&str; 9] = [
     "user",
     "for",
     "original recipient",
+    "rcpt to",
+    "addressed to",
+    "intended recipient",
+    "failed address",
+    "address",
+    "could not be delivered to",
+    "recipients",
+    "the recipient",
+    "宛先",
+    "あて先",
+    "送信先",
+    "宛先アドレス",
+    "受信者",
+    "收件人",
+    "收件人地址",
+    "empfänger",
+];
+
+/// Words that announce whom a failure is about: what lines begin with above them is the mail's own.
+pub(super) const ANNOUNCEMENTS: [&str; 14] = [
+    "did not reach the following recipient",
+    "could not be reached:",
+    "cannot be reached:",
+    "was not delivered to:",
+    "not delivered to the following",
+    "could not be delivered to the following",
+    "could not be delivered to:",
+    "delivered to the following recipients:",
+    "delivery to the following recipient",
+    "had permanent fatal errors",
+    "recipients were affected",
+    "failed addresses follow",
+    "the following address",
+    "following recipients failed",
+];
+
+/// Words of a mail that arrived, was passed on or went to several others: nothing failed that they speak of.
+pub(super) const SUCCESSES: [&str; 17] = [
+    "return receipt",
+    "delivery receipt",
+    "successful mail delivery",
+    "successfully delivered",
+    "successfully relayed",
+    "successfully sent",
+    "was successfully",
+    "been successfully",
+    "delivered successfully",
+    "delivery successful",
+    "successful delivery",
+    "expanded to multiple addresses",
+    "expanded by the mailing list",
+    "relayed to non-dsn",
+    "will not be notified of delivery",
+    "delivery to the following recipients succeeded",
+    "has been delivered to the mailbox",
+];
+
+/// How subjects of receipts begin, in lower case.
+pub(super) const RECEIPTS: [&str; 8] =
+    ["read: ", "delivered: ", "relayed: ", "expanded: ", "gelesen: ", "lu : ", "leído: ", "letto: "];
+
+/// Words that only a failure has.
+pub(super) const FAILURES: [&str; 40] = [
+    "undeliver",
+    "not be delivered",
+    "not been delivered",
+    "not delivered",
+    "n't be delivered",
+    "n't delivered",
+    "unable to deliver",
+    "able to deliver",
+    "delivery fail",
+    "delivery to the following recipients failed",
+    "delivery to the following recipient failed",
+    "failed to deliver",
+    "failed permanently",
+    "has failed",
+    "could not send",
+    "not be sent",
+    "failure",
+    "failed address",
+    "fatal error",
+    "permanent error",
+    "did not reach",
+    "not be reached",
+    "user unknown",
+    "unknown user",
+    "no such user",
+    "not found",
+    "does not exist",
+    "rejected",
+    "refused",
+    "returned",
+    "bounced",
+    "mailbox is full",
+    "mailbox full",
+    "over quota",
+    "not accept",
+    "delivery problems",
+    "will be retried",
+    "encountered an error",
+    "unknown host",
+    "did not receive this message",
+];
+
+/// What stands before addresses that a failure is not about.
+pub(super) const NOT_ABOUT: [&str; 16] = [
+    "from",
+    "subject",
+    "reply-to",
+    "sender",
+    "id",
+    "message-id",
+    "contact",
+    "postmaster",
+    "at",
+    "support",
+    "help",
+    "cc",
+    "return-path",
+    "errors-to",
+    "mailto",
+    "list",
 ];

@@ -9,11 +9,14 @@
 mod address;
 mod arf;
 mod auto_reply;
+#[cfg(test)]
+mod corpus;
 mod dsn;
 mod fields;
 mod formats;
 mod notice;
 mod parts;
+mod provider;
 mod returned;
 mod status;
 #[cfg(test)]
@@ -27,11 +30,44 @@ pub fn read(mime: &[u8]) -> Report {
     let mail = Mail::read(mime);
     dsn::read(&mail)
         .or_else(|| arf::read(&mail))
+        .or_else(|| provider::read(&mail))
+        .or_else(|| nested(&mail))
         .or_else(|| auto_reply::receipt(&mail))
         .or_else(|| notice::read(&mail, notice::Evidence::Format))
+        .or_else(|| notice::read(&mail, notice::Evidence::Server))
         .or_else(|| auto_reply::read(&mail))
         .or_else(|| notice::read(&mail, notice::Evidence::Sender))
         .unwrap_or_else(Report::unknown)
+}
+
+/// A mail in short, for a log.
+#[derive(Debug)]
+pub struct Summary {
+    /// The `From` field.
+    pub from: String,
+    /// The `Subject`, decoded.
+    pub subject: String,
+    /// The beginning of the text.
+    pub text: String,
+}
+
+/// Sums a mail up, with at most so many characters of its text.
+pub fn summary(mime: &[u8], characters: usize) -> Summary {
+    let mail = Mail::read(mime);
+    let from = fields::cut(mail.fields.get("from").unwrap_or_default(), SHOWN).to_owned();
+    let subject = fields::cut(&mail.subject, SHOWN).to_owned();
+    Summary { from, subject, text: mail.text().trim().chars().take(characters).collect() }
+}
+
+/// Octets of a field in a summary.
+const SHOWN: usize = 500;
+
+/// A report that was passed on as an attachment: one level deep, and only where it is one by its own parts.
+fn nested(mail: &Mail<'_>) -> Option<Report> {
+    let inner = Mail::read(mail.part(&["message/rfc822"])?.body());
+    let report = dsn::read(&inner).or_else(|| arf::read(&inner))?;
+    let is_report = matches!(report.kind, ReportKind::Dsn | ReportKind::Complaint);
+    (is_report && report.rule.starts_with("rfc")).then_some(report)
 }
 
 /// A report that says nothing of recipients.

@@ -109,7 +109,12 @@ impl<'a> Mail<'a> {
     }
 }
 
-impl Part<'_> {
+impl<'a> Part<'a> {
+    /// Its bytes as they stand, which for a part of a message type are not encoded (RFC 2046 §5.2.1).
+    pub fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
     /// Its text, decoded.
     pub fn text(&self) -> String {
         let body = &self.body[..self.body.len().min(BODY)];
@@ -118,9 +123,13 @@ impl Part<'_> {
             Some("quoted-printable") => quoted_printable_decode(body).map_or(Cow::Borrowed(body), Cow::Owned),
             _ => Cow::Borrowed(body),
         };
-        match self.charset.as_deref().and_then(|charset| charset_decoder(charset.as_bytes())) {
-            Some(decode) => decode(&octets),
-            None => String::from_utf8_lossy(&octets).into_owned(),
+        // Text that is UTF-8 beyond ASCII is no other charset's by chance, whatever is declared.
+        let utf8 = std::str::from_utf8(&octets).ok().filter(|text| !text.is_ascii());
+        let decoder = || self.charset.as_deref().and_then(|charset| charset_decoder(charset.as_bytes()));
+        match (utf8, decoder()) {
+            (Some(text), _) => text.to_owned(),
+            (None, Some(decode)) => decode(&octets),
+            (None, None) => String::from_utf8_lossy(&octets).into_owned(),
         }
     }
 }

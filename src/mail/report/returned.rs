@@ -6,16 +6,19 @@ use super::notice;
 use super::parts::Mail;
 
 /// Parts that a mail or its header is returned in.
-const KINDS: [&str; 6] = [
+const KINDS: [&str; 7] = [
     "message/rfc822",
     "message/global",
     "text/rfc822-headers",
     "message/rfc822-headers",
     "message/global-headers",
     "text/rfc822-header",
+    "message/partial",
 ];
 /// Fields of the report itself that name to whom it came.
 const OWN: [&str; 6] = ["x-original-to", "delivered-to", "envelope-to", "x-envelope-to", "x-rcpt-to", "to"];
+/// Received fields that are looked at.
+const RECEIVED: usize = 20;
 /// More references are not given.
 const MOST: usize = 32;
 
@@ -58,11 +61,33 @@ impl Returned {
         references
     }
 
-    /// To whom it went, where that is one alone.
+    /// To whom it went, where that is one alone: as its header says, as its envelope was noted, or as the last server wrote
+    /// (`for <ann@example.test>`, RFC 5321 §4.4).
     pub fn only_recipient(&self) -> Option<String> {
-        let to = self.0.get("x-hmxmroriginalrecipient").or_else(|| self.0.get("to"))?;
-        let mut found = address::all_in(to);
-        let (_, only) = found.next()?;
-        found.next().is_none().then(|| only.to_owned())
+        const NOTED: [&str; 7] = [
+            "x-hmxmroriginalrecipient",
+            "to",
+            "x-original-to",
+            "x-original-rcpt-to",
+            "x-envelope-to",
+            "x-rcpt-to",
+            "envelope-to",
+        ];
+        let only = |value: &str| {
+            let mut found = address::all_in(value);
+            let (_, only) = found.next()?;
+            found.all(|(_, other)| other.eq_ignore_ascii_case(only)).then(|| only.to_owned())
+        };
+        let noted = NOTED.iter().find_map(|name| self.0.get(name).and_then(only));
+        let several = self.0.get("to").is_some_and(|to| address::all_in(to).nth(1).is_some());
+        noted.or_else(|| {
+            let lines = self.0.all("received").filter(|_| !several).take(RECEIVED);
+            lines.filter_map(|line| line.split_once(" for ").or_else(|| line.split_once("\nfor "))).find_map(
+                |(_, to)| {
+                    let to = to.split([';', '\n']).next().unwrap_or_default();
+                    only(to)
+                },
+            )
+        })
     }
 }

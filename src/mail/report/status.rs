@@ -10,11 +10,21 @@ const LIMIT: usize = 8_000;
 /// The reply that a text quotes, with the status that a report gives beside it. The text's own enhanced code is the other
 /// server's and counts more, unless it says nothing (x.0.0) or is of another class.
 pub(super) fn reply(text: &str, status: Option<EnhancedCode>) -> Reply {
+    read(text, status, true)
+}
+
+/// The same of a refusal: what a transcript quotes of steps that succeeded before (`250 ok`) is passed over.
+pub(super) fn refusal(text: &str, status: Option<EnhancedCode>) -> Reply {
+    read(text, status, false)
+}
+
+fn read(text: &str, status: Option<EnhancedCode>, may_succeed: bool) -> Reply {
     let text = cut(text, LIMIT);
-    let (code, said) = match code(text) {
+    let (code, said) = match code(text, may_succeed) {
         Some((code, at)) => (Some(code), &text[at..]),
         None => (None, text),
     };
+    let enhanced = |text| enhanced(text, may_succeed);
     let own = enhanced(said).or_else(|| enhanced(text)).filter(|own| {
         let Some(status) = status else { return true };
         let says_more = (own.subject, own.detail) != (0, 0) || (status.subject, status.detail) == (0, 0);
@@ -24,7 +34,7 @@ pub(super) fn reply(text: &str, status: Option<EnhancedCode>) -> Reply {
 }
 
 /// The three digits of a reply, and where they stand: the first number that can be one.
-fn code(text: &str) -> Option<(u16, usize)> {
+fn code(text: &str, may_succeed: bool) -> Option<(u16, usize)> {
     let octets = text.as_bytes();
     octets.windows(3).enumerate().find_map(|(at, digits)| {
         let before = at.checked_sub(1).and_then(|before| octets.get(before));
@@ -37,12 +47,13 @@ fn code(text: &str) -> Option<(u16, usize)> {
             [" sec", " min", " hour", " day", " message", " byte", " kb", " mb", " user", " recipient", " times"]
                 .iter()
                 .any(|unit| text.get(at + 3..).is_some_and(|rest| rest.starts_with(unit)));
-        (matches!(code, 250..=252 | 421..=479 | 500..=579) && !is_span).then_some((code, at))
+        let is_code = matches!(code, 421..=479 | 500..=579) || may_succeed && matches!(code, 250..=252);
+        (is_code && !is_span).then_some((code, at))
     })
 }
 
 /// The first enhanced code in a text that is no part of something longer, such as an IP address.
-pub(super) fn enhanced(text: &str) -> Option<EnhancedCode> {
+pub(super) fn enhanced(text: &str, may_succeed: bool) -> Option<EnhancedCode> {
     text.match_indices(['2', '4', '5']).find_map(|(at, _)| {
         if text[..at].ends_with(|c: char| c.is_alphanumeric() || "._/=+@&".contains(c)) {
             return None;
@@ -51,7 +62,8 @@ pub(super) fn enhanced(text: &str) -> Option<EnhancedCode> {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
         let (code, after) = rest.split_at(end);
         let is_alone = !after.starts_with(|c: char| c.is_alphanumeric() || "@/_".contains(c));
-        code.trim_end_matches('.').parse().ok().filter(|_| is_alone)
+        let code: Option<EnhancedCode> = code.trim_end_matches('.').parse().ok();
+        code.filter(|code| is_alone && (may_succeed || code.class != 2))
     })
 }
 

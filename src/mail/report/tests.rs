@@ -25,6 +25,9 @@ fn told(report: &Report) -> String {
         if let Some(original) = &recipient.original {
             let _ = write!(line, " for {original}");
         }
+        if let Some(behind) = &recipient.behind {
+            let _ = write!(line, " behind {behind}");
+        }
         if let Some(judgement) = recipient.judgement {
             let _ = write!(line, " {} {}", judgement.kind.as_str(), judgement.category.as_str());
         }
@@ -169,4 +172,29 @@ fn ten_mebibytes_of_anything_are_read_in_a_moment() {
             assert!(began.elapsed().as_secs() < 10, "{piece:?} after {start:?}: {:?}", began.elapsed());
         }
     }
+}
+
+/// A mail from a server's own name, with nothing but words.
+fn in_words(subject: &str, text: &str) -> Report {
+    read(format!("Return-Path: <>\nFrom: postmaster@mx.test\nSubject: {subject}\n\n{text}\n").as_bytes())
+}
+
+#[test]
+fn receipts_and_absences_in_words_are_no_failures() {
+    for (subject, text) in [
+        ("Read: Undelivered mail", "Your message\n\n  To: ann@example.test\n\nwas read today."),
+        ("Delivered: Failure of your server", "Your message was delivered to\n\n  ann@example.test"),
+        (
+            "Successful Mail Delivery Report",
+            "Your message was successfully delivered to\n\n<ann@example.test>: mailbox",
+        ),
+        ("Delivery Status Notification (Relay)", "It has been successfully relayed to\n\n   ann@example.test"),
+        ("Return receipt", "<list@example.test>... expanded to multiple addresses"),
+        ("Out of office: Mail delivery", "I am away. Write to bo@example.test instead."),
+    ] {
+        let report = in_words(subject, text);
+        assert!(report.recipients.is_empty() && report.kind != ReportKind::Dsn, "{subject}: {report:?}");
+    }
+    let report = in_words("Undelivered Mail", "<ann@example.test>: 550 5.1.1 user unknown");
+    assert_eq!((report.kind, report.recipients.len()), (ReportKind::Dsn, 1));
 }

@@ -23,6 +23,8 @@ pub(super) enum Command {
     Quit,
     /// `VRFY …`
     Vrfy,
+    /// `HELP …`
+    Help,
     /// `STARTTLS`
     StartTls,
 }
@@ -54,6 +56,7 @@ const fn fault(code: u16, text: &'static str) -> CommandFault {
 /// Also where STARTTLS is not.
 pub(super) const NOT_OFFERED: CommandFault = fault(502, "5.5.1 This command is not offered");
 const NO_ARGUMENT: CommandFault = fault(501, "5.5.4 This command takes no argument");
+const NO_ARGUMENT_GIVEN: CommandFault = fault(501, "5.5.4 This command takes an argument");
 const NO_NAME: CommandFault = fault(501, "5.5.4 The name of the client is missing");
 const BAD_MAIL: CommandFault = fault(501, "5.1.7 Bad sender: write MAIL FROM:<address>");
 const BAD_RCPT: CommandFault = fault(501, "5.1.3 Bad recipient: write RCPT TO:<address>");
@@ -79,9 +82,11 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, CommandFault> {
         "RSET" => alone(argument, Command::Rset),
         "QUIT" => alone(argument, Command::Quit),
         "NOOP" => Ok(Command::Noop),
+        "VRFY" if argument.is_empty() => Err(NO_ARGUMENT_GIVEN),
         "VRFY" => Ok(Command::Vrfy),
+        "HELP" => Ok(Command::Help),
         "STARTTLS" => alone(argument, Command::StartTls),
-        "AUTH" | "BDAT" | "EXPN" | "HELP" => Err(NOT_OFFERED),
+        "AUTH" | "BDAT" | "EXPN" => Err(NOT_OFFERED),
         _ => Err(fault(500, "5.5.1 There is no such command")),
     }
 }
@@ -165,6 +170,8 @@ mod tests {
         assert_eq!(parse(b"RCPT TO: <Postmaster>"), Ok(Command::Rcpt("Postmaster".into())));
         assert_eq!(parse(b"data "), Ok(Command::Data));
         assert_eq!(parse(b"NOOP what ever"), Ok(Command::Noop));
+        assert_eq!((parse(b"help mail"), parse(b"VRFY ann")), (Ok(Command::Help), Ok(Command::Vrfy)));
+        assert_eq!(parse(b"RCPT TO:<@one.test,@two.test:A@b.test>"), Ok(Command::Rcpt("A@b.test".into())));
     }
 
     #[test]
@@ -185,6 +192,8 @@ mod tests {
             "EHLO",
             "DATA x",
             "STARTTLS x",
+            "VRFY",
+            "RSET x",
             "MAIL FROM:a@b.test",
             "MAIL FROM:<a@b.test>x",
             "MAIL TO:<a@b.test>",

@@ -12,7 +12,8 @@
 //! with a certificate STARTTLS (RFC 3207): what came before the handshake is forgotten, said or buffered.
 //!
 //! *Bytes → lines and mails → commands → session*, each readable alone: `line` and `data` are pure, `path` and
-//! `command` are pure, `wire` is the socket, `session` the protocol, `peers` who may have how many, `server` the listener. A
+//! `command` are pure, `wire` is the socket, `session` the protocol, `peers` who may have how many, `seats` who leaves
+//! for another when all places are taken, `server` the listener. A
 //! session runs over any stream: TLS is one more.
 
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ mod data;
 mod line;
 mod path;
 mod peers;
+mod seats;
 mod server;
 mod session;
 mod settings;

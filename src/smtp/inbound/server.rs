@@ -11,11 +11,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::peers::{Guest, Peers};
+use super::seats::{Seat, Seats};
 use super::session::Session;
 use super::{Handler, Settings};
 
 /// How long to leave the listener alone after an error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// One part in so many of the places is for sessions that are leaving.
+const LEAVING: usize = 8;
+
+/// So long a session that leaves for another has for its farewell.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(30);
@@ -45,19 +52,27 @@ impl<H: Handler> Server<H> {
     /// [`Settings::grace`].
     pub async fn run(self, stop: CancellationToken) {
         let (mut sessions, peers) = (JoinSet::new(), Peers::new(&self.settings));
+        let (seats, mut number) = (Arc::new(Seats::default()), 0_u64);
+        let most = self.settings.max_connections;
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 Some(ended) = sessions.join_next(), if !sessions.is_empty() => report(ended),
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, peer)) if sessions.len() >= self.settings.max_connections => {
+                    // Whoever leaves for another takes a moment for that: so many more may be there.
+                    Ok((stream, peer))
+                        if sessions.len() >= most
+                            && (sessions.len() > most + most / LEAVING || !seats.make_room(self.settings.idle_grace, Instant::now())) =>
+                    {
                         turn_away(stream, peer, &peers, "Too many connections, try again later");
                     }
                     Ok((stream, peer)) => match peers.enter(peer.ip(), Instant::now()) {
                         Some(guest) => {
+                            number += 1;
+                            let place = (guest, seats.take(number, Instant::now()));
                             let (settings, handler) = (self.settings.clone(), self.handler.clone());
-                            sessions.spawn(serve(stream, peer, guest, settings, handler, stop.clone()));
+                            sessions.spawn(serve(stream, peer, place, settings, handler, stop.clone()));
                         }
                         None => turn_away(stream, peer, &peers, "Too many connections from your address, try again later"),
                     },
@@ -79,17 +94,38 @@ impl<H: Handler> Server<H> {
 async fn serve<H: Handler>(
     stream: TcpStream,
     peer: SocketAddr,
-    guest: Guest,
+    (guest, seat): (Guest, Seat),
     settings: Arc<Settings>,
     handler: Arc<H>,
     stop: CancellationToken,
 ) {
     // A short reply must not wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let plain = Session::new(stream, peer, &guest, &*handler, &settings, stop.clone());
+    let gone = async {
+        seat.leave.cancelled().await;
+        tokio::time::sleep(LEAVE_WITHIN).await;
+    };
+    tokio::select! {
+        () = speak(stream, peer, (&guest, &seat), &settings, &*handler, stop) => {}
+        // It does not even read that it is to leave.
+        () = gone => {}
+    }
+}
+
+async fn speak<H: Handler>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    (guest, seat): (&Guest, &Seat),
+    settings: &Settings,
+    handler: &H,
+    stop: CancellationToken,
+) {
+    let plain = Session::new(stream, peer, (guest, seat), handler, settings, stop.clone());
     let (Some(stream), Some(certificate)) = (plain.run().await, &settings.certificate) else { return };
-    match tokio::time::timeout(HANDSHAKE, certificate.accept(stream)).await {
-        Ok(Ok(stream)) => Session::new(stream, peer, &guest, &*handler, &settings, stop).run_secure().await,
+    let handshake = tokio::time::timeout(HANDSHAKE, certificate.accept(stream));
+    let Some(handshake) = seat.leave.run_until_cancelled(handshake).await else { return };
+    match handshake {
+        Ok(Ok(stream)) => Session::new(stream, peer, (guest, seat), handler, settings, stop).run_secure().await,
         Ok(Err(error)) => tracing::debug!(%peer, %error, "a client did not come to terms about TLS"),
         Err(_) => tracing::debug!(%peer, "a client was too slow in its TLS handshake"),
     }

@@ -11,6 +11,7 @@ use super::command::{self, Command, Mail};
 use super::data::{DataFault, DataReader};
 use super::line::{LineFault, LineReader};
 use super::peers::Guest;
+use super::seats::Seat;
 use super::wire::Wire;
 use super::{Handler, ReceivedMail, Settings, SmtpRefusal};
 
@@ -25,6 +26,7 @@ pub(super) struct Session<'a, S, H> {
     settings: &'a Settings,
     peer: SocketAddr,
     guest: &'a Guest,
+    seat: &'a Seat,
     stop: CancellationToken,
     /// Whether the stream is one of TLS.
     is_secure: bool,
@@ -51,13 +53,15 @@ enum Heard {
     Line(Result<Vec<u8>, LineFault>),
     /// Nothing: this side is stopping.
     Stop,
+    /// Nothing: its place is wanted for another.
+    Leave,
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
     pub(super) fn new(
         stream: S,
         peer: SocketAddr,
-        guest: &'a Guest,
+        (guest, seat): (&'a Guest, &'a Seat),
         handler: &'a H,
         settings: &'a Settings,
         stop: CancellationToken,
@@ -70,6 +74,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             settings,
             peer,
             guest,
+            seat,
             stop,
             is_secure: false,
             helo: None,
@@ -111,6 +116,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
                     self.wire.say(421, "4.3.2 The server is stopping");
                     return Ok(Next::Quit);
                 }
+                Heard::Leave => {
+                    self.wire.say(421, "4.3.2 All places are taken, and you send nothing; come back later");
+                    return Ok(Next::Quit);
+                }
                 Heard::Line(Ok(line)) => self.obey(&line).await?,
                 Heard::Line(Err(LineFault::TooLong)) => self.refuse(500, "5.5.2 The line is too long"),
                 Heard::Line(Err(LineFault::BareLineFeed)) => self.refuse(500, "5.5.2 Lines must end with CRLF"),
@@ -142,9 +151,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
                 return Ok(Heard::Line(line));
             }
             self.wire.flush(deadline).await?;
+            let is_busy = self.mail.as_ref().is_some_and(|(_, to)| !to.is_empty());
+            self.seat.note(is_busy, Instant::now());
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(Heard::Stop),
+                () = self.seat.leave.cancelled() => return Ok(Heard::Leave),
                 filled = self.wire.fill(deadline) => filled?,
             }
         }
@@ -168,6 +180,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             Ok(Command::Noop) => self.ok("2.0.0 OK"),
             Ok(Command::Vrfy) => {
                 self.wire.say(252, "2.5.0 Send it and see");
+                Next::Go
+            }
+            Ok(Command::Help) => {
+                self.wire
+                    .say(214, "2.0.0 Commands: EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP STARTTLS QUIT (RFC 5321)");
                 Next::Go
             }
             Ok(Command::StartTls) => self.start_tls(),

@@ -15,7 +15,7 @@ pub struct Settings {
     pub most_kept: usize,
     /// Recipients of one mail; more are answered 452 (RFC 5321 §4.5.3.1.8 asks for at least 100).
     pub max_recipients: usize,
-    /// Sessions at once; further clients are answered 421.
+    /// Sessions at once; further clients are answered 421, unless one leaves for them.
     pub max_connections: usize,
     /// Sessions at once from one address, of IPv6 from one /64; further ones are answered 421.
     pub max_per_peer: usize,
@@ -29,6 +29,9 @@ pub struct Settings {
     pub max_commands: u32,
     /// How long a session may go on without a mail; then it is closed with 421.
     pub idle_timeout: Duration,
+    /// When all places are taken, a session that has been without a transaction for longer leaves with 421, so that another may
+    /// come.
+    pub idle_grace: Duration,
     /// From one command to the end of the next, and for one write.
     pub command_timeout: Duration,
     /// From 354 to the final dot, however many blocks that takes.
@@ -51,6 +54,7 @@ impl Default for Settings {
             max_errors: 20,
             max_commands: 100,
             idle_timeout: Duration::from_mins(10),
+            idle_grace: Duration::from_secs(5),
             command_timeout: Duration::from_mins(5),
             data_timeout: Duration::from_mins(10),
             grace: Duration::from_secs(10),

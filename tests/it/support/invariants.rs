@@ -28,14 +28,14 @@ const RULES: &[(&str, &str)] = &[
                      AND e.type IN ('message.accepted', 'message.scheduled')))
               + (SELECT count(*) FROM recipients r WHERE r.finished_at IS NOT NULL AND 1 <> (
                      SELECT count(*) FROM events e WHERE e.message_id = r.message_id AND e.recipient_id = r.id
-                     AND e.type = 'message.' || r.status AND e.seq >= (
+                     AND e.type = 'message.' || r.status AND e.vouched IS NOT FALSE AND e.seq >= (
                          SELECT max(seq) FROM events l WHERE l.message_id = r.message_id AND l.recipient_id = r.id
-                         AND l.type NOT IN ('message.complained', 'message.unsubscribed'))))",
+                         AND l.vouched IS NOT FALSE AND l.type NOT IN ('message.complained', 'message.unsubscribed'))))",
     ),
     (
         "an end is followed by another only where a report came back: from relayed or uncertain over delivered to bounced",
         "SELECT (SELECT count(*) FROM events e JOIN events l ON l.message_id = e.message_id AND l.recipient_id = e.recipient_id
-                 AND l.seq > e.seq
+                 AND l.seq > e.seq AND e.vouched IS NOT FALSE AND l.vouched IS NOT FALSE
                  WHERE (e.type, l.type) IN (('message.relayed', 'message.relayed'), ('message.delivered', 'message.delivered'),
                      ('message.delivered', 'message.relayed'), ('message.delivered', 'message.deferred'),
                      ('message.relayed', 'message.deferred'))
@@ -48,7 +48,13 @@ const RULES: &[(&str, &str)] = &[
         "a complaint is one event and on record",
         "SELECT count(*) FROM recipients r WHERE (r.complained_at IS NOT NULL)::integer <> (
              SELECT count(*) FROM events e WHERE e.message_id = r.message_id AND e.recipient_id = r.id
-             AND e.type = 'message.complained')",
+             AND e.type = 'message.complained' AND e.vouched IS NOT FALSE)",
+    ),
+    (
+        "what a shared return path says is one event each and on record",
+        "SELECT count(*) FROM recipients r WHERE cardinality(coalesce(r.unvouched, '{}')) <> (
+             SELECT count(*) FROM events e WHERE e.message_id = r.message_id AND e.recipient_id = r.id
+             AND NOT e.vouched)",
     ),
     (
         "events are numbered from 1 without gaps, up to the counter",

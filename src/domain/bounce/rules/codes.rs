@@ -53,7 +53,7 @@ pub(super) const WEAK_WORDS: &[Rule] = &[
 /// Enhanced codes.
 pub(super) const ENHANCED: &[Rule] = &[
     Rule::of("x.1.1", Hard, UnknownUser).enhanced(&[(1, 1, 1)]),
-    Rule::of("x.1.2", Hard, BadDomain).enhanced(&[(1, 2, 2), (1, 10, 10), (4, 310, 310)]),
+    Rule::of("x.1.2", Hard, BadDomain).enhanced(&[(1, 2, 2), (1, 10, 10), (4, 4, 4), (4, 310, 310)]),
     Rule::of("x.1.3", Hard, BadAddress).enhanced(&[(1, 0, 0), (1, 3, 4)]),
     Rule::of("x.1.6", Hard, Moved).enhanced(&[(1, 6, 6)]),
     Rule::of("x.1.8", Block, SenderRejected).enhanced(&[(1, 7, 9), (7, 27, 27)]),
@@ -63,7 +63,7 @@ pub(super) const ENHANCED: &[Rule] = &[
     Rule::of("x.3", Soft, System).enhanced(&[(3, 0, 3), (3, 5, 999), (2, 4, 4), (4, 5, 5), (4, 0, 0)]),
     Rule::of("x.4.1", Soft, Unreachable).enhanced(&[(4, 1, 2), (4, 313, 315), (4, 317, 318)]),
     Rule::of("x.4.3", Soft, Dns).enhanced(&[(4, 3, 3), (4, 311, 312)]),
-    Rule::of("x.4.4", Soft, Routing).enhanced(&[(4, 4, 4), (4, 6, 6), (4, 14, 14)]),
+    Rule::of("x.4.6", Soft, Routing).enhanced(&[(4, 6, 6), (4, 14, 14)]),
     Rule::of("x.4.7", Soft, Expired).enhanced(&[(4, 7, 7), (4, 300, 300), (4, 316, 316)]),
     Rule::of("x.5.3", Soft, RateLimit).enhanced(&[(5, 3, 3), (7, 28, 28), (2, 121, 122), (7, 232, 233)]),
     Rule::of("x.6", Block, Format).enhanced(&[(6, 0, 999)]),
@@ -120,6 +120,7 @@ pub(super) const REST: &[Rule] = &[
         "exit code",
         "return code",
         "command failed",
+        "command died",
         "pipe to",
     ]),
     Rule::of("words-protocol", Undetermined, Protocol).words(&[

@@ -30,7 +30,7 @@ pub(super) const WORDS: &[Rule] = &[
             "message exceeds*maximum",
             "too big to",
         ])
-        .without(&["mailbox*full", "quota", "mailbox size"]),
+        .without(&["mailbox*full", "quota", "mailbox size", "mailbox exceed"]),
     Rule::of("words-full", Soft, MailboxFull).words(&[
         "mailbox full",
         "mailbox*is full",
@@ -82,5 +82,8 @@ pub(super) const WORDS: &[Rule] = &[
         "exceeded maximum retr",
         "max retries",
         "tried*times*giving",
+        "delivery failed*attempts",
+        "been failing for a long time",
+        "not been collected after",
     ]),
 ];

@@ -1,0 +1,81 @@
+//! Measures the reading of a labelled corpus that is kept elsewhere: `POSTRIDER_BOUNCE_CORPUS` names a folder with mails and with
+//! `labels.tsv`, whose lines are `file`, recipients (`,` between them), the first digit of the status and `hard` or `soft`, with
+//! tabs between them and `-` for what is not known.
+//!
+//! `POSTRIDER_BOUNCE_CORPUS=… cargo test --lib -- --ignored --nocapture corpus`
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::domain::bounce::BounceType;
+use crate::domain::report::{Action, Report};
+
+/// How many of how many.
+#[derive(Default)]
+struct Share(usize, usize);
+
+impl Share {
+    fn count(&mut self, is_right: bool) -> bool {
+        (self.0, self.1) = (self.0 + usize::from(is_right), self.1 + 1);
+        is_right
+    }
+
+    fn print(&self, what: &str) {
+        println!("{what}: {} of {}", self.0, self.1);
+    }
+}
+
+/// The first digit of the first recipient's status, and whether its failure is hard.
+fn judged(report: &Report) -> (String, String) {
+    let first = report.recipients.first();
+    let class = first.and_then(|one| {
+        let code = one.reply.code.and_then(|code| u8::try_from(code / 100).ok());
+        one.reply.enhanced.map(|code| code.class).or(code)
+    });
+    let class = class.or_else(|| first.map(|one| if one.action == Action::Failed { 5 } else { 4 }));
+    let is_hard = first.and_then(|one| one.judgement).is_some_and(|judgement| judgement.kind == BounceType::Hard);
+    (class.map_or("-".into(), |class| class.to_string()), if is_hard { "hard" } else { "soft" }.into())
+}
+
+#[test]
+#[ignore = "needs a labelled corpus"]
+fn corpus_is_measured() {
+    let folder = std::env::var("POSTRIDER_BOUNCE_CORPUS").expect("POSTRIDER_BOUNCE_CORPUS");
+    let folder = Path::new(&folder);
+    let labels = std::fs::read_to_string(folder.join("labels.tsv")).expect("labels.tsv");
+    let (mut found, mut class, mut hard) = (Share::default(), Share::default(), Share::default());
+    for line in labels.lines() {
+        let [file, recipients, digit, kind] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let report = super::read(&std::fs::read(folder.join(file)).expect(file));
+        let expected: BTreeSet<String> = recipients.split(',').map(str::to_lowercase).filter(|to| to != "-").collect();
+        let named = |one: &crate::domain::report::ReportedRecipient| {
+            [Some(&one.recipient), one.original.as_ref(), one.behind.as_ref()]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        let got: BTreeSet<String> = report.recipients.iter().flat_map(named).map(|to| to.to_lowercase()).collect();
+        let is_found = if expected.is_empty() {
+            got.is_empty()
+        } else {
+            expected.is_subset(&got) && report.recipients.len() <= expected.len()
+        };
+        let (got_class, got_hard) = judged(&report);
+        let mut is_right = found.count(is_found);
+        is_right &= digit == "-" || class.count(got_class == digit);
+        is_right &= kind == "-" || hard.count(got_hard == kind);
+        if !is_right {
+            println!("{line}\n   {} {} {got:?} {got_class} {got_hard}", report.kind.as_str(), report.rule);
+            for one in &report.recipients {
+                println!(
+                    "   {:?} {:?} {:?} {:.200?}",
+                    one.judgement, one.reply.code, one.reply.enhanced, one.reply.text
+                );
+            }
+        }
+    }
+    found.print("recipients found");
+    class.print("status class");
+    hard.print("hard or not");
+}

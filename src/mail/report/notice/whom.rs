@@ -1,0 +1,124 @@
+//! Whom a bounce in words is about.
+
+use super::{MOST, line_of};
+use crate::mail::report::address;
+use crate::mail::report::fields::cut;
+use crate::mail::report::formats::{ANNOUNCEMENTS, LABELS, NOT_ABOUT, SENDERS, SUCCESSES};
+use crate::mail::report::parts::Mail;
+use crate::mail::report::returned::Returned;
+
+/// Octets of a line that are looked at, before an address and behind it.
+const LINE: usize = 200;
+
+/// Those of the header field for it; those that lines begin with, below an announcement where there is one; those that lines
+/// end with behind a colon; any other; or whom the returned mail was for.
+pub(super) fn recipients(mail: &Mail<'_>, returned: &Returned, notice: &str, rule: &str) -> Vec<String> {
+    let failed =
+        mail.fields.all("x-failed-recipients").flat_map(|value| address::all_in(value).map(|(_, found)| found));
+    let failed = distinct(failed);
+    if !failed.is_empty() {
+        return failed;
+    }
+    let own = own(mail, returned);
+    let is_theirs = |found: &str| {
+        let lower = found.to_lowercase();
+        !own.contains(&lower) && !SENDERS.contains(&lower.split('@').next().unwrap_or_default())
+    };
+    let all: Vec<(usize, &str)> =
+        address::all_in(notice).filter(|(at, found)| is_theirs(found) && !is_success(notice, *at, found)).collect();
+    let leading: Vec<(usize, &str)> = all.iter().copied().filter(|(at, _)| is_leading(notice, *at)).collect();
+    let announced = announcement(notice).map(|from| leading.iter().filter(move |(at, _)| *at >= from));
+    let announced = announced.map(|found| distinct(found.map(|(_, found)| *found))).unwrap_or_default();
+    if !announced.is_empty() {
+        return announced;
+    }
+    let below = announcement(notice).and_then(|from| all.iter().find(|(at, _)| *at >= from));
+    if let Some((_, below)) = below {
+        return vec![(*below).to_owned()];
+    }
+    if !leading.is_empty() {
+        return distinct(leading.iter().map(|(_, found)| *found));
+    }
+    if rule == "aol" {
+        let names = bare_names(mail, notice);
+        if !names.is_empty() {
+            return names;
+        }
+    }
+    let trailing = distinct(all.iter().filter(|(at, found)| is_trailing(notice, *at, found)).map(|(_, found)| *found));
+    if !trailing.is_empty() {
+        return trailing;
+    }
+    let first = all.first().map(|(_, first)| (*first).to_owned()).or_else(|| returned.only_recipient());
+    let in_subject = || address::all_in(&mail.subject).find(|(_, found)| is_theirs(found)).map(|(_, to)| to.to_owned());
+    first.or_else(in_subject).into_iter().collect()
+}
+
+/// Whether the line of the address there says that the mail arrived, was passed on or went to several others: a transcript may tell
+/// of some that they have it.
+fn is_success(notice: &str, at: usize, found: &str) -> bool {
+    let (before, after) = line_of(notice, at, found);
+    let line = format!("{} {}", cut(before, LINE), cut(after, LINE)).to_lowercase();
+    SUCCESSES.iter().any(|words| line.contains(words))
+}
+
+/// Whether there is an address that a line begins with.
+pub(super) fn has_leading(notice: &str) -> bool {
+    address::all_in(notice).any(|(at, _)| is_leading(notice, at))
+}
+
+/// Where the words that announce recipients begin.
+fn announcement(notice: &str) -> Option<usize> {
+    let plain = notice.to_ascii_lowercase().replace(['\n', '\r', '\t'], " ");
+    ANNOUNCEMENTS.iter().filter_map(|words| plain.find(words)).min()
+}
+
+fn distinct<'a>(found: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut distinct: Vec<String> = Vec::new();
+    for address in found {
+        if !distinct.iter().any(|known| known.eq_ignore_ascii_case(address)) {
+            distinct.push(address.to_owned());
+        }
+        if distinct.len() >= MOST {
+            break;
+        }
+    }
+    distinct
+}
+
+/// Addresses of the mail that came back itself, in lower case: it is not about them.
+fn own(mail: &Mail<'_>, returned: &Returned) -> Vec<String> {
+    let fields = ["to", "delivered-to", "from"].into_iter().flat_map(|name| mail.fields.all(name));
+    let sender = returned.0.get("from").into_iter();
+    fields.chain(sender).flat_map(|value| address::all_in(value).map(|(_, found)| found.to_lowercase())).collect()
+}
+
+/// Whether the address there begins its line, but for a label and what encloses it.
+pub(super) fn is_leading(notice: &str, at: usize) -> bool {
+    let line = notice[..at].rsplit('\n').next().unwrap_or_default();
+    let is_said = line.trim_start().starts_with(">>>") || line.trim_start().starts_with("<<<");
+    let enclosing = |c: char| c.is_whitespace() || "<\"'-*(>:[・■●※【".contains(c);
+    let line = line.trim_matches(enclosing).to_lowercase();
+    // A transcript names whom the session was about, failed or not.
+    line.is_empty() || !is_said && LABELS.contains(&line.as_str())
+}
+
+/// Whether the address there ends its line, behind words and a colon: `Unknown user: ann@example.test`.
+fn is_trailing(notice: &str, at: usize, found: &str) -> bool {
+    let (before, after) = line_of(notice, at, found);
+    let Some(words) = before.trim_end_matches(['<', ' ', '"', '\t']).strip_suffix(':') else { return false };
+    let last = words.rsplit(|c: char| !c.is_alphanumeric() && c != '-').next().unwrap_or_default().to_lowercase();
+    !last.is_empty() && !NOT_ABOUT.contains(&last.as_str()) && after.trim_matches(['>', '"', '.', ' ', '\r']).is_empty()
+}
+
+/// Names without a domain, alone on their lines, of a server that writes its own users so.
+fn bare_names(mail: &Mail<'_>, notice: &str) -> Vec<String> {
+    let from = mail.fields.get("from").and_then(address::first_in).and_then(|from| from.split_once('@'));
+    let Some((_, domain)) = from else { return Vec::new() };
+    let is_name = |line: &&str| {
+        (2..=64).contains(&line.len()) && line.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    let lines = notice.lines().skip_while(|line| !line.trim_end().ends_with(':')).skip(1).map(str::trim);
+    let names = lines.skip_while(|line| line.is_empty()).take_while(is_name).take(MOST);
+    names.map(|name| format!("{name}@{domain}")).collect()
+}
