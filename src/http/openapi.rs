@@ -34,6 +34,7 @@ pub fn document() -> Document {
     let mut document = Base::openapi();
     document.merge(super::routes().into_openapi());
     document.merge(crate::dev::document());
+    super::examples::add(&mut document);
     let key = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .description(Some("An API key, made with `postrider keys create` or `POST /v1/keys`."))
