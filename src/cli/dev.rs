@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use tokio::net::TcpListener;
 
 use super::healthcheck::reachable;
 use super::inbox::{Catcher, keep_out_of_git};
@@ -43,7 +44,12 @@ pub(super) async fn run(mut config: Config, args: Args) -> anyhow::Result<ExitCo
     keep_out_of_git(&args.dir)?;
     config.listen = args.listen.unwrap_or(config.listen);
     // The port first: a mistake there should show before Postgres has been set up.
-    drop(app::listen(config.listen).await.context("choose another address with --listen")?);
+    drop(TcpListener::bind(config.listen).await.with_context(|| {
+        format!(
+            "cannot listen on {}: stop the program that does, or choose another address with --listen",
+            config.listen
+        )
+    })?);
     let postgres = Postgres::start(Options { dir: args.dir.join("postgres"), durable: true }).await?;
     let done = with_postgres(&mut config, &args.dir, &postgres).await;
     let stopped = postgres.stop().await;

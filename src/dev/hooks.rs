@@ -27,6 +27,7 @@ use utoipa_axum::routes;
 
 use super::inbox::InboxError;
 use super::routes::{invalid, wait_time};
+use crate::clock::SharedClock;
 use crate::domain::problem::Problem;
 
 mod page;
@@ -39,6 +40,7 @@ const MAX_BODY: usize = 1 << 20;
 /// What was posted, the newest first.
 #[derive(Debug)]
 pub struct Hooks {
+    clock: SharedClock,
     kept: Mutex<VecDeque<HookPost>>,
     /// The number of the newest post.
     last: watch::Sender<u64>,
@@ -76,8 +78,8 @@ pub struct HookPage {
 
 impl Hooks {
     /// An empty list. With `stop`, whoever waits for a post is answered.
-    pub fn new(stop: CancellationToken) -> Self {
-        Self { kept: Mutex::default(), last: watch::Sender::new(0), stop }
+    pub fn new(clock: SharedClock, stop: CancellationToken) -> Self {
+        Self { clock, kept: Mutex::default(), last: watch::Sender::new(0), stop }
     }
 
     fn keep(&self, headers: &HeaderMap, body: &[u8]) {
@@ -87,7 +89,7 @@ impl Hooks {
         let n = *self.last.borrow() + 1;
         kept.push_front(HookPost {
             n,
-            received_at: Utc::now(),
+            received_at: self.clock.now(),
             webhook_id: text("webhook-id"),
             webhook_timestamp: text("webhook-timestamp"),
             webhook_signature: text("webhook-signature"),
@@ -190,10 +192,11 @@ async fn clear(State(hooks): State<Arc<Hooks>>) -> StatusCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
 
     #[test]
     fn the_newest_posts_are_kept() {
-        let hooks = Hooks::new(CancellationToken::new());
+        let hooks = Hooks::new(Arc::new(SystemClock), CancellationToken::new());
         for n in 0..=CAPACITY {
             hooks.keep(&HeaderMap::new(), format!("{{\"type\":\"t{n}\"}}").as_bytes());
         }
@@ -208,9 +211,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_wait_ends_with_a_post_and_with_the_process() {
-        let hooks = Arc::new(Hooks::new(CancellationToken::new()));
+        let hooks = Arc::new(Hooks::new(Arc::new(SystemClock), CancellationToken::new()));
         let query = HooksQuery { r#type: Some("x".into()), ..HooksQuery::default() };
-        let later = Instant::now() + Duration::from_secs(600);
+        let later = Instant::now() + Duration::from_mins(10);
         let posting = async {
             hooks.keep(&HeaderMap::new(), b"{}");
             hooks.keep(&HeaderMap::new(), b"{\"type\":\"x\"}");

@@ -111,6 +111,11 @@ impl Inbox {
         let _ = self.stop.run_until_cancelled(timeout_at(deadline, arrives)).await;
     }
 
+    /// What tells the time here.
+    pub fn clock(&self) -> SharedClock {
+        self.clock.clone()
+    }
+
     /// Canceled when the process is stopping.
     pub fn stopping(&self) -> CancellationToken {
         self.stop.clone()
@@ -214,7 +219,7 @@ impl Handler for Inbox {
 
     async fn message(&self, mail: ReceivedMail) -> Result<String, SmtpRefusal> {
         let (from, to) = (mail.from.clone(), mail.to.join(", "));
-        self.simulator.data(&mail.to).inspect_err(|reply| {
+        Simulator::data(&mail.to).inspect_err(|reply| {
             tracing::info!(event = "inbox_message_refused", from, to, %reply, "inbox refused a message");
         })?;
         match self.store(mail).await {

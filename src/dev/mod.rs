@@ -16,7 +16,7 @@ pub mod routes;
 
 /// Adds the routes of the inbox and of the webhook receiver, and keeps pages of other sites away from all of them.
 pub fn complete(router: Router, inbox: Arc<inbox::Inbox>) -> Router {
-    let hooks = Arc::new(hooks::Hooks::new(inbox.stopping()));
+    let hooks = Arc::new(hooks::Hooks::new(inbox.clock(), inbox.stopping()));
     let all = router.merge(routes::router(inbox.clone())).merge(page::router(inbox)).merge(hooks::router(hooks));
     all.layer(middleware::from_fn(local_only::check))
 }

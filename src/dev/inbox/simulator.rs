@@ -55,7 +55,7 @@ impl Simulator {
     }
 
     /// Whether a message to these recipients is accepted.
-    pub(super) fn data(&self, to: &[String]) -> Result<(), SmtpRefusal> {
+    pub(super) fn data(to: &[String]) -> Result<(), SmtpRefusal> {
         let refusal = to.iter().find_map(|to| match script(to) {
             Some(Ok(Script::RefuseMessage(refusal))) => Some(refusal),
             _ => None,
@@ -143,7 +143,7 @@ mod tests {
     fn reply(local: &str) -> String {
         let to = format!("{local}@simulator.postrider.test");
         let simulator = Simulator::default();
-        match simulator.rcpt("a@b.test", &to).and_then(|()| simulator.data(&[to])) {
+        match simulator.rcpt("a@b.test", &to).and_then(|()| Simulator::data(&[to])) {
             Ok(()) => "accepted".into(),
             Err(refusal) => refusal.to_string(),
         }
