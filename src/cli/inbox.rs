@@ -1,7 +1,8 @@
 //! `postrider inbox`: the mail catcher of `dev` on its own, for a compose file or a test environment.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,12 +34,16 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    std::fs::create_dir_all(&args.dir)
+        .with_context(|| format!("cannot make {}: choose another directory with --dir", args.dir.display()))?;
+    keep_out_of_git(&args.dir)?;
     let inbox = Inbox::open(args.dir, Arc::new(SystemClock)).await?;
     let catcher = Catcher::start(args.smtp, inbox.clone()).await?;
-    let server = Server::start(listen(args.http).await?, router(inbox))?;
+    let server = Server::start(listen(args.http).await?, router(inbox.clone()))?;
     let signals = Signals::listen()?;
     tracing::info!(smtp = %catcher.address, http = %server.address, "the inbox takes mail");
     signals.stop_requested().await;
+    inbox.stop_waiting();
     catcher.stop().await;
     server.stop(Duration::from_secs(5)).await;
     Ok(ExitCode::SUCCESS)
@@ -46,7 +51,20 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn router(inbox: Arc<Inbox>) -> Router {
     let health = Router::new().route("/healthz", get(http::healthz));
-    http::finish(health.merge(dev::routes::router(inbox.clone())).merge(dev::page::router(inbox)))
+    http::finish(dev::complete(health, inbox))
+}
+
+/// Puts a `.gitignore` into a directory of ours that keeps all of it out of a repository around it: it holds keys and
+/// messages.
+pub(super) fn keep_out_of_git(dir: &Path) -> anyhow::Result<()> {
+    let path = dir.join(".gitignore");
+    match std::fs::OpenOptions::new().write(true).create_new(true).open(&path) {
+        Ok(mut file) => file.write_all(b"*\n"),
+        // A user's own file stays.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+    .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The inbox's SMTP server.
@@ -60,9 +78,13 @@ pub(super) struct Catcher {
 impl Catcher {
     /// Takes mail on `address`.
     pub(super) async fn start(address: SocketAddr, inbox: Arc<Inbox>) -> anyhow::Result<Self> {
-        let server = inbound::Server::bind(address, inbound::Settings::default(), inbox)
-            .await
-            .with_context(|| format!("the inbox cannot take mail on {address}"))?;
+        let server = inbound::Server::bind(
+            address,
+            inbound::Settings { accepts_any_login: true, ..inbound::Settings::default() },
+            inbox,
+        )
+        .await
+        .with_context(|| format!("the inbox cannot take mail on {address}"))?;
         let address = server.local_addr();
         let stop = CancellationToken::new();
         Ok(Self { address, running: tokio::spawn(server.run(stop.clone())), stop })

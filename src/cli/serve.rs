@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use super::signals::Signals;
 use crate::app::{self, App, Roles};
 use crate::clock::DatabaseClock;
-use crate::config::Config;
+use crate::config::{Config, Route, SecretUrl};
 use crate::db::schema;
 
 #[derive(Debug, clap::Args)]
@@ -43,9 +43,46 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> 
     let signals = Signals::listen()?;
     let address = app.api_address().map(tracing::field::display);
     let inbound = app.inbound_address().map(tracing::field::display);
-    tracing::info!(address, inbound, ?roles, version = env!("CARGO_PKG_VERSION"), "postrider is running");
+    let sends = way(&config);
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(event = "started", address, inbound, ?roles, sends, version, "postrider is running");
     signals.stop_requested().await;
     app.stop().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The way that messages take out of here, in words, without credentials. The rest goes by what is named last.
+fn way(config: &Config) -> String {
+    let to = |route: &Route| {
+        let relays: Vec<String> = route.relays.iter().map(SecretUrl::to_string).collect();
+        if route.is_direct() { "direct to MX".to_owned() } else { relays.join(", ") }
+    };
+    let routes = config.routes.iter().map(|(name, route)| format!("route {name}: {}; ", to(route)));
+    let rest = match &config.relay_url {
+        Some(relay) => format!("through the relay {relay}"),
+        None => "direct to MX, since relay_url is not set".to_owned(),
+    };
+    routes.collect::<String>() + &rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_line_names_every_way_and_no_password() {
+        let mut config = Config::default();
+        assert_eq!(way(&config), "direct to MX, since relay_url is not set");
+        let url = |text: &str| SecretUrl::from(text.to_owned());
+        config.relay_url = Some(url("smtp://user:hunter2@relay.example:587?tls=required"));
+        config.routes.insert("own".into(), Route { relays: vec![url("mx")], ..Route::default() });
+        let news = vec![url("smtps://u:hunter2@a.example"), url("smtps://b.example")];
+        config.routes.insert("news".into(), Route { relays: news, ..Route::default() });
+        assert_eq!(
+            way(&config),
+            "route news: smtps://a.example, smtps://b.example; route own: direct to MX; \
+             through the relay smtp://relay.example:587"
+        );
+    }
 }

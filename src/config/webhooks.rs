@@ -11,7 +11,7 @@ use crate::domain::network::{Allowed, Rule};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Webhooks {
     /// Whether endpoints may be at private and loopback addresses: `POSTRIDER_WEBHOOKS__ALLOW_PRIVATE`, default false
-    /// (`true` in `dev`). With it, whoever may create a webhook can reach what this machine can reach there.
+    /// (`dev` posts to this machine only, whatever is set). With it, whoever may create a webhook can reach what this machine can reach there.
     pub allow_private: bool,
     /// Where endpoints may be besides the Internet: `POSTRIDER_WEBHOOKS__ALLOW`, addresses, networks and names of hosts,
     /// default empty. A name is allowed with whatever addresses it has.
@@ -19,11 +19,14 @@ pub struct Webhooks {
     /// How long a post may take, its answer included: `POSTRIDER_WEBHOOKS__TIMEOUT`, a duration, 1s–60s, default `15s`.
     #[serde(with = "super::duration")]
     pub timeout: Duration,
+    /// Whether endpoints may be on this machine only, whatever the keys above say. Not a key: `postrider dev` sets it.
+    #[serde(skip)]
+    pub this_machine_only: bool,
 }
 
 impl Default for Webhooks {
     fn default() -> Self {
-        Self { allow_private: false, allow: Vec::new(), timeout: Duration::from_secs(15) }
+        Self { allow_private: false, allow: Vec::new(), timeout: Duration::from_secs(15), this_machine_only: false }
     }
 }
 
@@ -32,7 +35,7 @@ impl Webhooks {
     pub fn allowed(&self) -> Allowed {
         // What is no rule was refused when the configuration was read.
         let rules = self.allow.iter().filter_map(|rule| rule.trim().parse().ok()).collect();
-        Allowed { private: self.allow_private, rules }
+        Allowed { this_machine_only: self.this_machine_only, private: self.allow_private, rules }
     }
 
     pub(super) fn check(&self) -> Result<(), String> {

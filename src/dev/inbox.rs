@@ -13,20 +13,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mail_parser::MessageParser;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::SharedClock;
 use crate::smtp::inbound::{Handler, ReceivedMail, SmtpRefusal};
 
 mod error;
 mod files;
+mod filter;
 mod mail;
+mod simulator;
 mod summary;
 
 pub use error::InboxError;
+pub use filter::Filter;
 pub use mail::{Attachment, AttachmentFile, InboxMail, MailHeader};
 pub use summary::{Envelope, Page, Summary};
 
 use files::Files;
+use simulator::Simulator;
 
 /// Mails kept; the oldest go first.
 pub const CAPACITY: usize = 10_000;
@@ -38,6 +44,10 @@ pub struct Inbox {
     capacity: usize,
     index: Mutex<Index>,
     received: watch::Sender<u64>,
+    /// Refuses and defers at the addresses that are made for it.
+    simulator: Simulator,
+    /// Ends every wait for a message.
+    stop: CancellationToken,
 }
 
 struct Index {
@@ -65,7 +75,8 @@ impl Inbox {
         let next = found.last_key_value().map_or(1, |(n, _)| n + 1);
         let mails = found.into_iter().map(|(n, summary)| (n, Arc::new(summary))).collect();
         let index = Mutex::new(Index { next, mails });
-        Ok(Arc::new(Self { files, clock, capacity, index, received: watch::Sender::new(0) }))
+        let (received, simulator, stop) = (watch::Sender::new(0), Simulator::default(), CancellationToken::new());
+        Ok(Arc::new(Self { files, clock, capacity, index, received, simulator, stop }))
     }
 
     /// Mails received since the inbox was opened: `wait_for(|n| *n >= 3)` waits for the third.
@@ -73,14 +84,46 @@ impl Inbox {
         self.received.subscribe()
     }
 
-    /// At most `limit` mails with numbers below `before`, the newest first.
-    pub fn list(&self, limit: usize, before: Option<u64>) -> Page {
+    /// The number of the newest message there was, kept or deleted; 0 where there was none.
+    pub fn last(&self) -> u64 {
+        self.index().next - 1
+    }
+
+    /// At most `limit` messages that pass the filter, with numbers below `before`, the newest first.
+    pub fn list(&self, limit: usize, before: Option<u64>, filter: &Filter) -> Page {
         let index = self.index();
-        let mut below = index.mails.range(..before.unwrap_or(u64::MAX)).rev().map(|(_, summary)| summary);
-        let data: Vec<_> = below.by_ref().take(limit).map(|summary| Summary::clone(summary)).collect();
-        let has_more = below.next().is_some();
+        let below = index.mails.range(..before.unwrap_or(u64::MAX)).rev().map(|(_, summary)| summary);
+        let mut found = below.filter(|summary| filter.passes(summary));
+        let data: Vec<_> = found.by_ref().take(limit).map(|summary| Summary::clone(summary)).collect();
+        let has_more = found.next().is_some();
         let next = data.last().filter(|_| has_more).map(|last| last.n);
         Page { data, has_more, next }
+    }
+
+    /// Returns once a message passes the filter, or at the deadline.
+    pub async fn wait(&self, filter: &Filter, deadline: Instant) {
+        let mut received = self.received();
+        let arrives = async {
+            // Messages that arrive after this look are told of by the channel.
+            while self.list(1, None, filter).data.is_empty() && received.changed().await.is_ok() {}
+        };
+        // Either end is fine: the caller looks again.
+        let _ = self.stop.run_until_cancelled(timeout_at(deadline, arrives)).await;
+    }
+
+    /// What tells the time here.
+    pub fn clock(&self) -> SharedClock {
+        self.clock.clone()
+    }
+
+    /// Canceled when the process is stopping.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Ends all waits, also those to come: the process is stopping.
+    pub fn stop_waiting(&self) {
+        self.stop.cancel();
     }
 
     /// Mail `n`, taken apart.
@@ -102,6 +145,13 @@ impl Inbox {
         self.summary(n)?;
         let files = self.files.clone();
         blocking(move || mail::attachment(&files.eml(n)?, i).ok_or(InboxError::NoAttachment { n, i })).await
+    }
+
+    /// Deletes message `n`.
+    pub async fn delete(&self, n: u64) -> Result<(), InboxError> {
+        self.index().mails.remove(&n).ok_or(InboxError::NoMail { n })?;
+        let files = self.files.clone();
+        blocking(move || Ok(files.remove(n)?)).await
     }
 
     /// Forgets every mail received so far, and answers how many those were. Numbers go on ascending.
@@ -161,13 +211,23 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Handler for Inbox {
-    async fn rcpt(&self, _from: &str, _to: &str) -> Result<(), SmtpRefusal> {
-        Ok(())
+    async fn rcpt(&self, from: &str, to: &str) -> Result<(), SmtpRefusal> {
+        self.simulator.rcpt(from, to).inspect_err(|reply| {
+            tracing::info!(event = "inbox_recipient_refused", from, to, %reply, "inbox refused a simulator address");
+        })
     }
 
     async fn message(&self, mail: ReceivedMail) -> Result<String, SmtpRefusal> {
+        let (from, to) = (mail.from.clone(), mail.to.join(", "));
+        Simulator::data(&mail.to).inspect_err(|reply| {
+            tracing::info!(event = "inbox_message_refused", from, to, %reply, "inbox refused a message");
+        })?;
         match self.store(mail).await {
-            Ok(n) => Ok(format!("Mail {n} is in the inbox")),
+            Ok(n) => {
+                let subject = self.summary(n).ok().and_then(|summary| summary.subject.clone()).unwrap_or_default();
+                tracing::info!(event = "inbox_message_received", n, to, subject, "message in the inbox");
+                Ok(format!("Mail {n} is in the inbox"))
+            }
             Err(error) => {
                 tracing::error!(%error, "the inbox could not keep a mail");
                 Err(SmtpRefusal::temporary(3, 0, "The inbox could not keep the mail"))
@@ -219,7 +279,7 @@ mod tests {
         }
         fs::write(dir.path().join("notes.txt"), b"mine").expect("written");
         let inbox = open(dir.path(), 10).await;
-        assert_eq!(numbers(&inbox.list(10, None)), [1]);
+        assert_eq!(numbers(&inbox.list(10, None, &Filter::default())), [1]);
         assert!(!dir.path().join("000002.eml").exists() && !dir.path().join("000003.new").exists());
         assert!(dir.path().join("notes.txt").exists());
         assert_eq!(inbox.store(mail("next")).await.expect("stored"), 2);
@@ -232,9 +292,9 @@ mod tests {
         for _ in 0..5 {
             inbox.store(mail("x")).await.expect("stored");
         }
-        let first = inbox.list(2, None);
+        let first = inbox.list(2, None, &Filter::default());
         assert_eq!((numbers(&first), first.has_more, first.next), (vec![5, 4], true, Some(4)));
-        let last = inbox.list(3, first.next);
+        let last = inbox.list(3, first.next, &Filter::default());
         assert_eq!((numbers(&last), last.has_more, last.next), (vec![3, 2, 1], false, None));
     }
 
@@ -245,7 +305,7 @@ mod tests {
         for _ in 0..4 {
             inbox.store(mail("x")).await.expect("stored");
         }
-        assert_eq!(numbers(&inbox.list(10, None)), [4, 3]);
+        assert_eq!(numbers(&inbox.list(10, None, &Filter::default())), [4, 3]);
         assert!(matches!(inbox.raw(1).await, Err(InboxError::NoMail { n: 1 })));
         assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 4);
     }
@@ -256,7 +316,7 @@ mod tests {
         let inbox = open(dir.path(), 10).await;
         inbox.store(mail("x")).await.expect("stored");
         assert_eq!(inbox.clear().await.expect("cleared"), 1);
-        assert_eq!(numbers(&inbox.list(10, None)), [0; 0]);
+        assert_eq!(numbers(&inbox.list(10, None, &Filter::default())), [0; 0]);
         assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 0);
         assert_eq!(inbox.store(mail("y")).await.expect("stored"), 2);
         assert_eq!(*inbox.received().borrow(), 2);

@@ -1,142 +1,111 @@
-//! The inbox for a person with a browser, in `postrider dev` only: a list, and one mail.
+//! The inbox for a person with a browser, in `postrider dev` and `postrider inbox` only: a list, and one message.
 //!
-//! What came by mail is anybody's. Every word of it is escaped, and a mail's HTML is shown in a frame that may run,
-//! load and submit nothing. No script, nothing from elsewhere.
+//! Messages come from anybody. Every word of one is escaped, and its HTML is shown in a frame that may run, load and
+//! submit nothing. Our own pages run one script of ours, which reloads a list, and load nothing from elsewhere.
 
-use std::fmt::Write as _;
+mod cid;
+mod markup;
+
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use axum::http::header;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
 
-use super::inbox::{Inbox, InboxError, InboxMail, Summary};
-use super::routes::number;
+use super::inbox::{Filter, Inbox, InboxError};
+use super::routes::{invalid, number};
 
-/// Mails in the list.
-const SHOWN: usize = 100;
+pub(super) use markup::{Tab, escaped};
 
-/// For our own pages: our style sheet and our frames, nothing else.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; frame-src 'self'; base-uri 'none'; \
-    form-action 'none'; frame-ancestors 'none'";
+/// Messages in the list.
+const SHOWN: usize = 50;
 
-/// For a mail's HTML: styles and images that it brings itself, no script, no form, no network.
+/// For our own pages: our style sheet, script, forms and frames, nothing else.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+    frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// For a message's HTML: styles and images that it brings itself, no script, no form, no network.
 const MAIL_POLICY: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
-    table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #ccc;\
-    vertical-align:top;overflow-wrap:anywhere}pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f4f4f4;\
-    padding:1rem}iframe{width:100%;height:40rem;border:1px solid #ccc;background:#fff}";
-
 /// `/inbox` and what belongs to it.
 pub fn router(inbox: Arc<Inbox>) -> Router {
+    let text = |kind, text: &'static str| get(([(header::CONTENT_TYPE, kind), NO_SNIFFING], text));
     Router::new()
         .route("/inbox", get(list))
-        .route("/inbox/{n}", get(mail))
+        .route("/inbox/clear", post(clear))
+        .route("/inbox/{n}", get(show))
         .route("/inbox/{n}/html", get(frame))
-        .route("/inbox/style.css", get(([(header::CONTENT_TYPE, "text/css")], STYLE)))
+        .route("/inbox/{n}/delete", post(delete))
+        .route("/inbox/style.css", text("text/css", include_str!("page/style.css")))
+        .route("/inbox/live.js", text("text/javascript", include_str!("page/live.js")))
         .with_state(inbox)
 }
 
-async fn list(State(inbox): State<Arc<Inbox>>) -> Response {
-    html(PAGE_POLICY, page("Inbox", &list_body(&inbox.list(SHOWN, None).data)))
+/// What the list shows.
+#[derive(Debug, Default, Deserialize)]
+struct ListQuery {
+    /// Words of the subject, the sender or a recipient.
+    #[serde(default)]
+    q: String,
+    /// Only messages with a number below this one.
+    before: Option<u64>,
 }
 
-async fn mail(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<Response, InboxError> {
+async fn list(
+    State(inbox): State<Arc<Inbox>>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Response, InboxError> {
+    let Query(ListQuery { q, before }) = query.map_err(|rejection| invalid("query", rejection.body_text()))?;
+    let words = q.trim();
+    let filter = Filter { any: (!words.is_empty()).then(|| words.to_owned()), ..Filter::default() };
+    let last = inbox.last();
+    let found = inbox.list(SHOWN, before, &filter);
+    Ok(page("Inbox", Tab::Inbox, &markup::list(&found, words, before.is_some(), last)))
+}
+
+async fn show(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<Response, InboxError> {
     let mail = inbox.get(number(&n)?).await?;
-    let title = mail.summary.subject.as_deref().unwrap_or("(no subject)");
-    Ok(html(PAGE_POLICY, page(title, &mail_body(&mail))))
+    let title = mail.summary.subject.as_deref().unwrap_or(markup::NO_SUBJECT);
+    Ok(page(title, Tab::Message, &markup::message(&mail)))
 }
 
 async fn frame(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<Response, InboxError> {
-    let content = inbox.get(number(&n)?).await?.html.unwrap_or_default();
-    Ok(html(MAIL_POLICY, content))
+    let n = number(&n)?;
+    let mail = inbox.get(n).await?;
+    let content = mail.html.unwrap_or_default();
+    let images = cid::images(&inbox, n, &mail.attachments, &content).await?;
+    Ok(html(MAIL_POLICY, cid::embed(&content, &images)))
 }
+
+async fn delete(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<Redirect, InboxError> {
+    inbox.delete(number(&n)?).await?;
+    Ok(Redirect::to("/inbox"))
+}
+
+async fn clear(State(inbox): State<Arc<Inbox>>) -> Result<Redirect, InboxError> {
+    inbox.clear().await?;
+    Ok(Redirect::to("/inbox"))
+}
+
+/// One of our own pages.
+pub(super) fn page(title: &str, tab: Tab, body: &str) -> Response {
+    html(PAGE_POLICY, markup::page(title, tab, body))
+}
+
+const NO_SNIFFING: (header::HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
 
 fn html(policy: &'static str, content: String) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, policy),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+        NO_SNIFFING,
     ];
     (headers, content).into_response()
-}
-
-fn page(title: &str, body: &str) -> String {
-    let title = escaped(title);
-    format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\
-         <link rel=\"stylesheet\" href=\"/inbox/style.css\"><h1>{title}</h1>{body}</html>"
-    )
-}
-
-fn list_body(mails: &[Summary]) -> String {
-    if mails.is_empty() {
-        return "<p>No mail yet.</p>".to_owned();
-    }
-    let mut rows = String::from("<table><tr><th>Received<th>From<th>To<th>Subject");
-    for mail in mails {
-        let cells = [
-            mail.received_at.format("%F %T UTC").to_string(),
-            escaped(mail.from.as_deref().unwrap_or(&mail.envelope.from)),
-            escaped(&mail.envelope.to.join(", ")),
-        ];
-        let subject = escaped(mail.subject.as_deref().unwrap_or("(no subject)"));
-        let _ = write!(rows, "<tr><td>{}<td><a href=\"/inbox/{}\">{subject}</a>", cells.join("<td>"), mail.n);
-    }
-    rows + "</table>"
-}
-
-fn mail_body(mail: &InboxMail) -> String {
-    let n = mail.summary.n;
-    let mut body =
-        format!("<p><a href=\"/inbox\">All mails</a> · <a href=\"/v1/dev/inbox/{n}/raw\">Raw</a></p><table>");
-    let envelope = &mail.summary.envelope;
-    let _ = write!(body, "<tr><th>Envelope<td>{} → {}", escaped(&envelope.from), escaped(&envelope.to.join(", ")));
-    for header in &mail.headers {
-        let _ = write!(body, "<tr><th>{}<td>{}", escaped(&header.name), escaped(&header.value));
-    }
-    body.push_str("</table>");
-    if mail.html.is_some() {
-        let _ = write!(body, "<h2>HTML</h2><iframe sandbox src=\"/inbox/{n}/html\" title=\"HTML\"></iframe>");
-    }
-    if let Some(text) = &mail.text {
-        let _ = write!(body, "<h2>Text</h2><pre>{}</pre>", escaped(text));
-    }
-    for (i, file) in mail.attachments.iter().enumerate() {
-        let name = escaped(file.filename.as_deref().unwrap_or("attachment"));
-        let kind = escaped(&file.content_type);
-        let link = format!("<a href=\"/v1/dev/inbox/{n}/attachments/{i}\">{name}</a>");
-        let _ = write!(body, "<p>{link} ({kind}, {} octets)</p>", file.size);
-    }
-    body
-}
-
-fn escaped(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            _ => out.push(c),
-        }
-        out
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_of_a_mail_is_markup() {
-        assert_eq!(escaped("<b a=\"1\" b='2'>&"), "&lt;b a=&quot;1&quot; b=&#39;2&#39;&gt;&amp;");
-        assert!(!page("</title><script>", "").contains("<script>"));
-    }
 }

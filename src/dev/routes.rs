@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -9,12 +10,13 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use serde::Deserialize;
+use tokio::time::Instant;
 use utoipa::IntoParams;
 use utoipa::openapi::OpenApi as Document;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::inbox::{Inbox, InboxError, InboxMail, Page};
+use super::inbox::{Filter, Inbox, InboxError, InboxMail, Page};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::problem::Problem;
 
@@ -22,12 +24,15 @@ use crate::domain::problem::Problem;
 const DEFAULT_LIMIT: usize = 20;
 /// Mails in a page at most.
 const MAX_LIMIT: usize = 100;
+/// Seconds that a request may wait for a message.
+const MAX_WAIT: u64 = 60;
 
 /// All routes of the inbox.
 fn routes() -> OpenApiRouter<Arc<Inbox>> {
     OpenApiRouter::new()
         .routes(routes!(list, clear))
-        .routes(routes!(get))
+        .routes(routes!(latest))
+        .routes(routes!(get, delete))
         .routes(routes!(raw))
         .routes(routes!(attachment))
 }
@@ -42,25 +47,70 @@ pub fn document() -> Document {
     routes().into_openapi()
 }
 
-/// Which mails to list.
+/// Which messages to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
-    /// Mails in the page, 1 to 100; 20 by default.
+    /// Messages in the page, 1 to 100; 20 by default.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<usize>,
-    /// Only mails with a number below this one: the `next` of the page before.
+    /// Only messages with a number below this one: the `next` of the page before.
     before: Option<u64>,
+    /// Only messages to this recipient: a whole address, or a part of one without `@`.
+    #[param(example = "ann@example.test")]
+    to: Option<String>,
+    /// Only messages with this `From`: a whole address, or a part of the header without `@`.
+    #[param(example = "billing@acme.test")]
+    from: Option<String>,
+    /// Only messages whose subject contains this; letter case does not matter.
+    #[param(example = "invoice")]
+    subject: Option<String>,
+    /// Only messages with a number above this one.
+    after: Option<u64>,
+    /// Seconds to wait for the first such message, at most 60; 0 by default.
+    #[param(maximum = 60)]
+    wait: Option<u64>,
 }
 
-/// List the mails in the inbox
+/// Which message to read.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct LatestQuery {
+    /// Only messages to this recipient: a whole address, or a part of one without `@`.
+    #[param(example = "ann@example.test")]
+    to: Option<String>,
+    /// Only messages with this `From`: a whole address, or a part of the header without `@`.
+    #[param(example = "billing@acme.test")]
+    from: Option<String>,
+    /// Only messages whose subject contains this; letter case does not matter.
+    #[param(example = "invoice")]
+    subject: Option<String>,
+    /// Only messages with a number above this one.
+    after: Option<u64>,
+    /// Seconds to wait for such a message, at most 60; 0 by default.
+    #[param(maximum = 60)]
+    wait: Option<u64>,
+}
+
+/// How to read one message.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct GetQuery {
+    /// Seconds to wait for a message that has not arrived yet, at most 60; 0 by default.
+    #[param(maximum = 60)]
+    wait: Option<u64>,
+}
+
+/// List messages in the inbox
 ///
 /// The newest first.
 #[utoipa::path(
     get, path = "/v1/dev/inbox", tag = "dev", operation_id = "list_inbox", params(ListQuery),
     responses(
-        (status = 200, description = "One page of mails", body = Page),
+        (status = 200, description = "One page of messages", body = Page),
         (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -68,31 +118,97 @@ async fn list(
     State(inbox): State<Arc<Inbox>>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<Page>, InboxError> {
-    let Query(query) = query.map_err(|rejection| invalid("query", rejection.body_text()))?;
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    let ListQuery { limit, before, to, from, subject, after, wait } = read(query)?;
+    let limit = limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(invalid("limit", format!("`limit` must be 1 to {MAX_LIMIT}")));
     }
-    Ok(Json(inbox.list(limit, query.before)))
+    let filter = Filter { to, from, subject, after, any: None };
+    let wait = wait_time(wait)?;
+    // A page of older messages is never worth a wait.
+    if before.is_none() {
+        inbox.wait(&filter, Instant::now() + wait).await;
+    }
+    Ok(Json(inbox.list(limit, before, &filter)))
 }
 
-fn invalid(pointer: &str, message: String) -> InboxError {
+/// Read the newest message
+///
+/// The newest of those that are asked for, in full. With `wait`, the request is answered as soon as there is one: a test
+/// needs no loop.
+#[utoipa::path(
+    get, path = "/v1/dev/inbox/latest", tag = "dev", operation_id = "get_latest_inbox_message", params(LatestQuery),
+    responses(
+        (status = 200, description = "The message", body = InboxMail),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn latest(
+    State(inbox): State<Arc<Inbox>>,
+    query: Result<Query<LatestQuery>, QueryRejection>,
+) -> Result<Json<InboxMail>, InboxError> {
+    let LatestQuery { to, from, subject, after, wait } = read(query)?;
+    let filter = Filter { to, from, subject, after, any: None };
+    let wait = wait_time(wait)?;
+    inbox.wait(&filter, Instant::now() + wait).await;
+    let found = inbox.list(1, None, &filter).data.first().map(|summary| summary.n).ok_or(InboxError::NoMatch)?;
+    Ok(Json(inbox.get(found).await?))
+}
+
+fn read<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, InboxError> {
+    query.map(|Query(query)| query).map_err(|rejection| invalid("query", rejection.body_text()))
+}
+
+pub(super) fn invalid(pointer: &str, message: String) -> InboxError {
     InboxError::Query(Fault { pointer: pointer.to_owned(), code: Code::InvalidValue.as_str(), message })
 }
 
-/// Read a mail
+/// Reads `wait`.
+pub(super) fn wait_time(seconds: Option<u64>) -> Result<Duration, InboxError> {
+    match seconds.unwrap_or(0) {
+        seconds @ 0..=MAX_WAIT => Ok(Duration::from_secs(seconds)),
+        _ => Err(invalid("wait", format!("`wait` must be 0 to {MAX_WAIT} seconds."))),
+    }
+}
+
+/// Read a message
 ///
-/// Its envelope, headers, text, HTML and what is attached.
+/// Its envelope, headers, text, HTML and attachments.
 #[utoipa::path(
     get, path = "/v1/dev/inbox/{n}", tag = "dev", operation_id = "get_inbox_mail",
-    params(("n" = u64, Path, description = "The mail's number")),
+    params(("n" = u64, Path, description = "The message's number"), GetQuery),
     responses(
-        (status = 200, description = "The mail, taken apart", body = InboxMail),
-        (status = 404, description = "There is no such mail", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The message", body = InboxMail),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-async fn get(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<Json<InboxMail>, InboxError> {
-    Ok(Json(inbox.get(number(&n)?).await?))
+async fn get(
+    State(inbox): State<Arc<Inbox>>,
+    Path(n): Path<String>,
+    query: Result<Query<GetQuery>, QueryRejection>,
+) -> Result<Json<InboxMail>, InboxError> {
+    let (n, wait) = (number(&n)?, wait_time(read(query)?.wait)?);
+    if n > inbox.last() {
+        let not_before = Filter { after: Some(n.saturating_sub(1)), ..Filter::default() };
+        inbox.wait(&not_before, Instant::now() + wait).await;
+    }
+    Ok(Json(inbox.get(n).await?))
+}
+
+/// Delete a message from the inbox
+#[utoipa::path(
+    delete, path = "/v1/dev/inbox/{n}", tag = "dev", operation_id = "delete_inbox_message",
+    params(("n" = u64, Path, description = "The message's number")),
+    responses(
+        (status = 204, description = "The message is deleted"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn delete(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<StatusCode, InboxError> {
+    inbox.delete(number(&n)?).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Read a mail as it came over the wire

@@ -97,9 +97,11 @@ fn of_v6(ip: Ipv6Addr) -> Place {
     }
 }
 
-/// What is allowed beyond the Internet.
+/// What is allowed beyond the Internet, or that nothing is allowed but this machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Allowed {
+    /// Only addresses of this machine, whatever else is set. The caller decides which addresses those are.
+    pub this_machine_only: bool,
     /// Private and loopback addresses.
     pub private: bool,
     /// By name or network.
@@ -224,13 +226,13 @@ mod tests {
     #[test]
     fn what_is_allowed_is_allowed_and_nothing_else() {
         let rules = ["10.0.0.0/8", "169.254.1.1", "Hooks.Internal"].map(|rule| rule.parse().unwrap()).to_vec();
-        let allowed = Allowed { private: false, rules };
+        let allowed = Allowed { private: false, rules, ..Allowed::default() };
         let admits = |host: &str, ip: &str| allowed.admits(host, ip.parse().unwrap());
         assert!(admits("x.test", "10.1.2.3") && admits("x.test", "::ffff:10.1.2.3") && admits("x.test", "169.254.1.1"));
         assert!(admits("hooks.internal", "192.168.1.1") && admits("x.test", "1.1.1.1"));
         assert!(!admits("x.test", "192.168.1.1") && !admits("x.test", "169.254.169.254") && !admits("x.test", "::1"));
 
-        let private = Allowed { private: true, rules: Vec::new() };
+        let private = Allowed { private: true, ..Allowed::default() };
         let admits = |ip: &str| private.admits("x.test", ip.parse().unwrap());
         assert!(admits("127.0.0.1") && admits("192.168.1.1") && admits("fd00::1"));
         assert!(!admits("169.254.169.254") && !admits("0.0.0.0") && !admits("64:ff9b::7f00:1"));

@@ -7,6 +7,7 @@ mod delivery;
 mod domains;
 mod error;
 mod events;
+mod examples;
 mod health;
 mod idempotency;
 mod inbound;
@@ -190,9 +191,11 @@ pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
     let keys = api.keys.clone();
     let mut router = Router::from(routes()).merge(unsubscribe::router()).with_state(api);
     if let Some(inbox) = inbox {
-        router = router.merge(crate::dev::routes::router(inbox.clone())).merge(crate::dev::page::router(inbox));
+        router = crate::dev::complete(router.merge(openapi::router()), inbox);
+    } else {
+        router = router.merge(openapi::router());
     }
-    finish(router.merge(openapi::router())).layer(axum::Extension(keys))
+    finish(router).layer(axum::Extension(keys))
 }
 
 /// What every answer gets, also that of the inbox alone.

@@ -24,7 +24,7 @@ use utoipa_swagger_ui::SwaggerUi;
         (name = "ledger", description = "Whether all that was accepted is accounted for"),
         (name = "keys", description = "API keys; the scope `admin` is needed"),
         (name = "health", description = "For load balancers and operators"),
-        (name = "dev", description = "The inbox of `postrider dev`, which catches every mail"),
+        (name = "dev", description = "The inbox of `postrider dev`, which catches every message, and its receiver for webhooks"),
     ),
 )]
 struct Base;
@@ -33,7 +33,8 @@ struct Base;
 pub fn document() -> Document {
     let mut document = Base::openapi();
     document.merge(super::routes().into_openapi());
-    document.merge(crate::dev::routes::document());
+    document.merge(crate::dev::document());
+    super::examples::add(&mut document);
     let key = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .description(Some("An API key, made with `postrider keys create` or `POST /v1/keys`."))

@@ -53,6 +53,17 @@ pub enum Denied {
         /// Where it is.
         ip: IpAddr,
     },
+    /// An address of another machine, in `postrider dev`.
+    #[error(
+        "{host} is at {ip}, another machine: `postrider dev` posts to this machine only, such as http://127.0.0.1:3000/ \
+         or its own receiver, /dev/hooks"
+    )]
+    NotThisMachine {
+        /// As in the URL.
+        host: String,
+        /// Where it is.
+        ip: IpAddr,
+    },
     /// The DNS says so.
     #[error("{0} does not exist, or has no address")]
     Unknown(String),
@@ -121,6 +132,10 @@ impl Guard {
 
     fn check(&self, host: &str, ip: IpAddr) -> Result<(), Denied> {
         let host = || host.to_owned();
+        if self.allowed.this_machine_only {
+            let is_here = Place::of(ip) == Place::Loopback || is_own(ip);
+            return if is_here { Ok(()) } else { Err(Denied::NotThisMachine { host: host(), ip }) };
+        }
         if !self.allowed.admits(&host(), ip) {
             return Err(Denied::Address { host: host(), ip, place: Place::of(ip) });
         }
@@ -231,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_http_without_passwords_is_admitted() {
-        let guard = guard(Allowed { private: true, rules: Vec::new() });
+        let guard = guard(Allowed { private: true, ..Allowed::default() });
         for (url, denied) in [
             ("ftp://1.1.1.1/", Denied::Scheme),
             ("file:///etc/passwd", Denied::Scheme),
@@ -245,6 +260,19 @@ mod tests {
         }
         for url in ["https://1.1.1.1/", "http://[2606:4700::1111]:8080/", "http://127.0.0.1/"] {
             assert_eq!(guard.admits(&Url::parse(url).unwrap()).await, Ok(()), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_this_machine_is_admitted_where_that_is_asked() {
+        let rules = vec!["10.0.0.0/8".parse().unwrap(), "1.1.1.1".parse().unwrap()];
+        let guard = guard(Allowed { this_machine_only: true, private: true, rules });
+        for url in ["http://127.0.0.1:3000/", "http://[::1]/", "http://localhost:8080/dev/hooks"] {
+            assert_eq!(guard.admits(&Url::parse(url).unwrap()).await, Ok(()), "{url}");
+        }
+        for url in ["https://1.1.1.1/", "http://10.255.0.1/", "http://169.254.169.254/", "http://[2606:4700::1111]/"] {
+            let denied = guard.admits(&Url::parse(url).unwrap()).await;
+            assert!(matches!(denied, Err(Denied::NotThisMachine { .. })), "{url}: {denied:?}");
         }
     }
 

@@ -117,3 +117,35 @@ async fn a_stop_ends_idle_sessions_and_lets_a_mail_finish() {
     server.task.await.expect("the server ends");
     assert_eq!(kept.mails().len(), 1);
 }
+
+#[tokio::test]
+async fn any_login_is_accepted_where_that_is_set() {
+    let (kept, server) = serve(Settings { accepts_any_login: true, ..Settings::default() }).await;
+    let dialogues: [&[(&str, u16)]; 5] = [
+        &[("AUTH PLAIN AGFubgBzZWNyZXQ=\r\n", 235), ("AUTH PLAIN AAA=\r\n", 503)],
+        &[("auth plain\r\n", 334), ("AGFubgBzZWNyZXQ=\r\n", 235)],
+        &[("AUTH LOGIN\r\n", 334), ("YW5u\r\n", 334), ("c2VjcmV0\r\n", 235)],
+        &[("AUTH LOGIN YW5u\r\n", 334), ("*\r\n", 501), ("NOOP\r\n", 250)],
+        &[("AUTH XOAUTH2 AAA=\r\n", 504), ("AUTH PLAIN AAA=\r\n", 235)],
+    ];
+    for dialogue in dialogues {
+        let mut client = Client::connect(server.address).await;
+        assert_eq!(client.code("AUTH PLAIN AAA=\r\n").await, 503, "before EHLO");
+        assert!(client.say(HELLO).await.contains("250 AUTH PLAIN LOGIN\r\n"));
+        for (line, code) in dialogue {
+            assert_eq!(client.code(line).await, *code, "{line}");
+        }
+        client.send("MAIL FROM:<a@b.test> AUTH=<>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n").await;
+        assert_eq!(client.codes(3).await, [250, 250, 354]);
+        assert_eq!(client.code(".\r\n").await, 250);
+    }
+    assert_eq!(kept.mails().len(), dialogues.len());
+}
+
+#[tokio::test]
+async fn a_login_is_refused_where_none_is_offered() {
+    let (_kept, server) = serve(Settings::default()).await;
+    let mut client = Client::connect(server.address).await;
+    assert!(!client.say(HELLO).await.contains("AUTH"));
+    assert_eq!(client.code("AUTH PLAIN AAA=\r\n").await, 502);
+}

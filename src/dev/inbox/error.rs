@@ -15,6 +15,9 @@ pub enum InboxError {
         /// The number asked for.
         n: u64,
     },
+    /// No message is what was asked for.
+    #[error("no such message is in the inbox")]
+    NoMatch,
     /// The mail has fewer attachments.
     #[error("mail {n} has no attachment {i}")]
     NoAttachment {
@@ -38,7 +41,9 @@ impl InboxError {
     /// The status and the stable word of the answer.
     pub fn kind(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::NoMail { .. } | Self::NoAttachment { .. } | Self::NoNumber => (StatusCode::NOT_FOUND, "not_found"),
+            Self::NoMail { .. } | Self::NoMatch | Self::NoAttachment { .. } | Self::NoNumber => {
+                (StatusCode::NOT_FOUND, "not_found")
+            }
             Self::Query(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request"),
             Self::Io(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
         }

@@ -1,12 +1,16 @@
 //! The inbox's directory: `NNNNNN.eml` and `NNNNNN.json`, each written beside its place and renamed into it.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{InboxError, Summary};
+
+/// Mode of every file: the owner reads and writes.
+const PRIVATE: u32 = 0o600;
 
 /// The files of one inbox. Blocking: never called on an async thread.
 #[derive(Debug, Clone)]
@@ -25,7 +29,7 @@ impl Files {
 
     /// Every whole mail; what belongs to none is deleted.
     pub(super) fn load(&self) -> io::Result<BTreeMap<u64, Summary>> {
-        fs::create_dir_all(&self.dir)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let (mut summaries, mut bodies) = (BTreeMap::new(), HashSet::new());
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
@@ -33,6 +37,9 @@ impl Files {
             let (Some(n), Some(extension)) = (number, path.extension().and_then(|extension| extension.to_str())) else {
                 continue;
             };
+            if matches!(extension, "eml" | "json") {
+                keep_private(&path)?;
+            }
             match extension {
                 "eml" => bodies.extend([n]),
                 "json" => summaries.extend(read_summary(&path, n)?.map(|summary| (n, summary))),
@@ -60,7 +67,7 @@ impl Files {
 
     fn put(&self, n: u64, extension: &str, bytes: &[u8]) -> io::Result<()> {
         let unfinished = self.path(n, "new");
-        fs::write(&unfinished, bytes)?;
+        write_private(&unfinished, bytes)?;
         fs::rename(&unfinished, self.path(n, extension))
     }
 
@@ -84,6 +91,18 @@ impl Files {
 fn read_summary(path: &Path, n: u64) -> io::Result<Option<Summary>> {
     let summary = serde_json::from_slice::<Summary>(&fs::read(path)?);
     Ok(summary.ok().filter(|summary| summary.n == n))
+}
+
+/// Writes a file that only its owner can read: a message may hold a password reset link.
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(path)?;
+    file.write_all(bytes)
+}
+
+/// Takes away what others may do with a file that an earlier version wrote.
+fn keep_private(path: &Path) -> io::Result<()> {
+    let is_open = fs::metadata(path)?.permissions().mode() & 0o077 != 0;
+    if is_open { fs::set_permissions(path, Permissions::from_mode(PRIVATE)) } else { Ok(()) }
 }
 
 fn remove(path: &Path) -> io::Result<()> {

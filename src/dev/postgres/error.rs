@@ -11,7 +11,8 @@ pub enum PostgresError {
     /// No binaries anywhere.
     #[error(
         "no Postgres found; install {wanted} (Debian, Ubuntu: apt install postgresql; Fedora: dnf install \
-         postgresql-server; macOS: brew install postgresql@17) or set DATABASE_URL to one that runs elsewhere"
+         postgresql-server; macOS: brew install postgresql@17). To use a Postgres that runs elsewhere, run \
+         `postrider serve --migrate` with DATABASE_URL: `dev` always starts its own"
     )]
     NotFound {
         /// What would do, such as `Postgres 15 or newer`.

@@ -70,6 +70,11 @@ pub struct SmtpRefusal {
 }
 
 impl SmtpRefusal {
+    /// A refusal with this code, which has to be 4yz or 5yz.
+    pub fn new(code: u16, enhanced: EnhancedCode, text: impl Into<String>) -> Self {
+        Self { code, enhanced, text: text.into() }
+    }
+
     /// 451: this client should try again later. `subject` and `detail` are those of the enhanced code (RFC 3463).
     pub fn temporary(subject: u16, detail: u16, text: impl Into<String>) -> Self {
         Self { code: 451, enhanced: EnhancedCode { class: 4, subject, detail }, text: text.into() }

@@ -7,6 +7,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
+mod auth;
+
 use super::command::{self, Command, Mail};
 use super::data::{DataFault, DataReader};
 use super::line::{LineFault, LineReader};
@@ -31,6 +33,7 @@ pub(super) struct Session<'a, S, H> {
     /// Whether the stream is one of TLS.
     is_secure: bool,
     helo: Option<String>,
+    has_logged_in: bool,
     mail: Option<(Mail, Vec<String>)>,
     errors: u32,
     /// Since the last accepted recipient.
@@ -78,6 +81,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             stop,
             is_secure: false,
             helo: None,
+            has_logged_in: false,
             mail: None,
             errors: 0,
             commands: 0,
@@ -188,6 +192,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
                 Next::Go
             }
             Ok(Command::StartTls) => self.start_tls(),
+            Ok(Command::Auth(auth)) => return self.auth(&auth).await,
             Ok(Command::Quit) => {
                 self.wire.say(221, "2.0.0 Bye");
                 Next::Quit
@@ -207,6 +212,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             vec![&*self.settings.hostname, "PIPELINING", &size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"];
         if self.offers_tls() {
             offers.push("STARTTLS");
+        }
+        if self.settings.accepts_any_login {
+            offers.push("AUTH PLAIN LOGIN");
         }
         self.wire.say_lines(250, &offers);
         Next::Go

@@ -23,6 +23,9 @@ pub struct Settings {
     pub mails_per_minute: Option<u32>,
     /// What STARTTLS shows; without it there is none.
     pub certificate: Option<Certificate>,
+    /// Whether AUTH is offered and every user and password accepted: for the inbox, so that an application's settings for
+    /// production can be tried. Nothing is kept of them.
+    pub accepts_any_login: bool,
     /// Refused commands of one session since its last accepted mail; after that it is closed with 421.
     pub max_errors: u32,
     /// Commands of one session since its last accepted recipient; after that it is closed with 421.
@@ -51,6 +54,7 @@ impl Default for Settings {
             max_per_peer: 256,
             mails_per_minute: None,
             certificate: None,
+            accepts_any_login: false,
             max_errors: 20,
             max_commands: 100,
             idle_timeout: Duration::from_mins(10),

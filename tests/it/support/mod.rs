@@ -5,6 +5,7 @@ pub mod app;
 pub mod certificate;
 pub mod client;
 pub mod clock;
+pub mod dev;
 pub mod dns;
 pub mod domains;
 pub mod fleet;

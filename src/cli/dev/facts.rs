@@ -1,0 +1,113 @@
+//! What a script or a person needs to know of a running `dev`: `DIR/dev.json`, the same for a shell in `DIR/dev.env`, and
+//! what is printed.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::key::hex;
+
+/// The file for programs.
+const JSON: &str = "dev.json";
+/// The file for shells.
+const SHELL: &str = "dev.env";
+
+/// The content of `DIR/dev.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Facts {
+    pub api: String,
+    pub api_key: String,
+    pub admin_key: String,
+    pub database_url: String,
+    pub inbox_smtp: String,
+    /// Where bounces are received. An earlier version did not write it.
+    #[serde(default)]
+    pub bounces_smtp: String,
+}
+
+impl Facts {
+    /// Reads the facts of an earlier start.
+    pub(super) fn read(dir: &Path) -> Option<Self> {
+        let text = std::fs::read(dir.join(JSON)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Writes both files.
+    pub(super) fn write(&self, dir: &Path) -> anyhow::Result<()> {
+        write_own(dir, SHELL, self.shell().as_bytes())?;
+        let mut text = serde_json::to_vec_pretty(self)?;
+        text.push(b'\n');
+        write_own(dir, JSON, &text)
+    }
+
+    /// Variables for `. DIR/dev.env`. No value holds a character that a shell would act on.
+    fn shell(&self) -> String {
+        let Self { api, api_key, admin_key, inbox_smtp, bounces_smtp, .. } = self;
+        format!(
+            "API={api}\nKEY={api_key}\nADMIN_KEY={admin_key}\nINBOX_SMTP={inbox_smtp}\nBOUNCES_SMTP={bounces_smtp}\n"
+        )
+    }
+
+    /// Prints what to do next. `next` is the number that the next message in the inbox gets.
+    pub(super) fn print(&self, dir: &Path, next: u64) {
+        let Self { api, api_key, admin_key, inbox_smtp, bounces_smtp, .. } = self;
+        println!(
+            "
+Postrider is running. Every message goes to the inbox; nothing leaves this machine.
+
+  API        {api}   (documentation: {api}/docs)
+  API key    {api_key}
+  Admin key  {admin_key}
+  Inbox      {api}/inbox   (SMTP on {inbox_smtp}, any user and password)
+  Webhooks   {api}/dev/hooks   (receives and shows what is posted to it)
+  Bounces    {bounces_smtp}   (SMTP for the return paths of messages in the inbox)
+  State      {dir}   (for scripts: {dir}/{JSON}; for a shell: . {dir}/{SHELL})
+
+Send a message:
+
+  curl -sS {api}/v1/messages -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' \\
+    -d '{{\"from\": \"Acme <hello@acme.test>\", \"to\": \"ann@example.test\", \"subject\": \"Hello\", \"text\": \"It works.\"}}'
+
+Read it:
+
+  curl -sS '{api}/v1/dev/inbox/{next}?wait=10'
+
+Ctrl-C stops everything; a second start finds its data again.
+",
+            dir = dir.display()
+        );
+    }
+}
+
+/// The secret of an earlier start, else a new one: DKIM keys are sealed with it.
+pub(super) fn own_secret(dir: &Path) -> anyhow::Result<String> {
+    const NAME: &str = "secret_key";
+    let path = dir.join(NAME);
+    match std::fs::read_to_string(&path) {
+        Ok(secret) => return Ok(secret.trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        // A new one would lock away what this one has sealed.
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+    let secret = hex(&rand::random::<[u8; 32]>());
+    write_own(dir, NAME, format!("{secret}\n").as_bytes())?;
+    Ok(secret)
+}
+
+/// Writes a file for this user's eyes only: it holds keys.
+fn write_own(dir: &Path, name: &str, text: &[u8]) -> anyhow::Result<()> {
+    let (path, fresh) = (dir.join(name), dir.join(format!("{name}.new")));
+    let write = || -> std::io::Result<()> {
+        // One that a crash left behind may have another mode.
+        let _ = std::fs::remove_file(&fresh);
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        file.write_all(text)?;
+        file.sync_all()?;
+        // A script that waits for the file must never see half of it.
+        std::fs::rename(&fresh, &path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,114 @@
+//! What makes `dev` safe to start anywhere, also beside a production `postrider.toml` or with its environment: every
+//! setting by which something could leave this machine is replaced.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::config::{Config, Unverified, Webhooks};
+use crate::dev::local_only::is_local_url;
+
+use super::super::healthcheck::reachable;
+
+/// The domain of return paths, where none is configured.
+const RETURN_DOMAIN: &str = "return.postrider.test";
+
+/// Sends every message to `inbox` and every webhook to this machine, whatever is configured. Returns the keys whose
+/// values are ignored.
+pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr) -> Vec<String> {
+    let mut ignored = Vec::new();
+    let mut ignore = |is_set: bool, key: &str| {
+        if is_set {
+            ignored.push(key.to_owned());
+        }
+    };
+    ignore(config.database.url.is_some(), "database.url (DATABASE_URL)");
+    config.database.url = Some(database_url.to_owned().into());
+
+    // With no routes and a relay, the table of routes has one entry: no message goes direct to MX.
+    ignore(config.relay_url.is_some(), "relay_url");
+    config.relay_url = Some(format!("smtp://{inbox}?tls=none").into());
+    ignore(config.relay_ca_file.take().is_some(), "relay_ca_file");
+    for name in std::mem::take(&mut config.routes).into_keys() {
+        ignore(true, &format!("routes.{name}"));
+    }
+
+    ignore(config.webhooks.allow_private, "webhooks.allow_private");
+    ignore(!config.webhooks.allow.is_empty(), "webhooks.allow");
+    config.webhooks = Webhooks { timeout: config.webhooks.timeout, this_machine_only: true, ..Webhooks::default() };
+
+    // A link in a caught message must not lead to a production server, which would take its signature for its own.
+    let is_elsewhere = config.public_url.as_ref().is_some_and(|url| !is_local_url(url));
+    ignore(is_elsewhere, "public_url");
+    if is_elsewhere || config.public_url.is_none() {
+        // A port that is yet to be chosen is not known.
+        config.public_url =
+            (config.listen.port() != 0).then(|| format!("http://{}", reachable(config.listen)).parse().ok()).flatten();
+    }
+
+    // Bounces come from this machine. Port 25 and certificates are for a server on the Internet.
+    let is_open = config.inbound.listen.is_some_and(|address| !address.ip().is_loopback());
+    ignore(is_open, "inbound.listen");
+    if is_open || config.inbound.listen.is_none() {
+        config.inbound.listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    }
+    config.return_path.domain.get_or_insert_with(|| RETURN_DOMAIN.into());
+
+    // The DNS shows the records of other keys than those that `dev` makes.
+    ignore(config.domains.unverified == Unverified::Refuse, "domains.unverified");
+    config.domains.unverified = Unverified::Allow;
+    ignored
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Route;
+
+    fn inbox() -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 1025))
+    }
+
+    #[test]
+    fn dev_replaces_every_way_out_and_names_it() {
+        let mut config = Config {
+            relay_url: Some("smtp://relay.example:587".to_owned().into()),
+            relay_ca_file: Some("/etc/ca.pem".into()),
+            public_url: Some("https://mail.acme.example".parse().unwrap()),
+            ..Config::default()
+        };
+        config.database.url = Some("postgres://db.acme.example/postrider".to_owned().into());
+        config.webhooks.allow_private = true;
+        config.webhooks.allow = vec!["10.0.0.0/8".into()];
+        config.inbound.listen = Some("0.0.0.0:25".parse().unwrap());
+        config.domains.unverified = Unverified::Refuse;
+        let direct = Route { relays: vec!["mx".to_owned().into()], ..Route::default() };
+        config.routes.insert("own".into(), direct);
+        let ignored = isolate(&mut config, "postgres://127.0.0.1:5/dev", inbox());
+        assert_eq!(
+            ignored,
+            [
+                "database.url (DATABASE_URL)",
+                "relay_url",
+                "relay_ca_file",
+                "routes.own",
+                "webhooks.allow_private",
+                "webhooks.allow",
+                "public_url",
+                "inbound.listen",
+                "domains.unverified",
+            ]
+        );
+        assert!(config.routes.is_empty() && config.relay_ca_file.is_none() && config.webhooks.this_machine_only);
+        assert_eq!(config.relay_url.unwrap().expose(), "smtp://127.0.0.1:1025?tls=none");
+        assert_eq!(config.public_url.unwrap().as_str(), "http://127.0.0.1:8080/");
+        assert!(config.inbound.listen.unwrap().ip().is_loopback());
+    }
+
+    #[test]
+    fn dev_ignores_nothing_where_nothing_is_set() {
+        let mut config = Config::default();
+        assert!(isolate(&mut config, "postgres://127.0.0.1:5/dev", inbox()).is_empty());
+        let mut local = Config { public_url: Some("http://localhost:9000".parse().unwrap()), ..Config::default() };
+        assert!(isolate(&mut local, "postgres://127.0.0.1:5/dev", inbox()).is_empty());
+        assert_eq!(local.public_url.unwrap().as_str(), "http://localhost:9000/");
+    }
+}

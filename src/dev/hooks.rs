@@ -1,0 +1,225 @@
+//! A receiver for webhooks in `postrider dev`: `POST /dev/hooks` is answered 204 and kept, for a person or a test to read.
+//!
+//! Kept in memory, the newest [`CAPACITY`] posts. Signatures are shown and not checked: only the endpoint's creator
+//! knows its secret.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use utoipa::openapi::OpenApi as Document;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::inbox::InboxError;
+use super::routes::{invalid, wait_time};
+use crate::clock::SharedClock;
+use crate::domain::problem::Problem;
+
+mod page;
+
+/// Posts kept; the oldest go first.
+const CAPACITY: usize = 200;
+/// Bytes of one post.
+const MAX_BODY: usize = 1 << 20;
+
+/// What was posted, the newest first.
+#[derive(Debug)]
+pub struct Hooks {
+    clock: SharedClock,
+    kept: Mutex<VecDeque<HookPost>>,
+    /// The number of the newest post.
+    last: watch::Sender<u64>,
+    stop: CancellationToken,
+}
+
+/// One post.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct HookPost {
+    /// The post's number, ascending from 1.
+    #[schema(example = 1)]
+    pub n: u64,
+    /// When it arrived.
+    pub received_at: DateTime<Utc>,
+    /// The `webhook-id` header: the same on every retry.
+    #[schema(example = "msg_2KWPBgLlAfxdpx2AI54pPJ85f4W")]
+    pub webhook_id: Option<String>,
+    /// The `webhook-timestamp` header.
+    #[schema(example = "1767225600")]
+    pub webhook_timestamp: Option<String>,
+    /// The `webhook-signature` header.
+    #[schema(example = "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=")]
+    pub webhook_signature: Option<String>,
+    /// The body: JSON where it is JSON, else a string.
+    #[schema(value_type = Object)]
+    pub body: Value,
+}
+
+/// What was posted to `/dev/hooks`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct HookPage {
+    /// The posts, the newest first.
+    pub data: Vec<HookPost>,
+}
+
+impl Hooks {
+    /// An empty list. With `stop`, whoever waits for a post is answered.
+    pub fn new(clock: SharedClock, stop: CancellationToken) -> Self {
+        Self { clock, kept: Mutex::default(), last: watch::Sender::new(0), stop }
+    }
+
+    fn keep(&self, headers: &HeaderMap, body: &[u8]) {
+        let text = |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let body = serde_json::from_slice(body).unwrap_or_else(|_| String::from_utf8_lossy(body).into());
+        let mut kept = self.kept();
+        let n = *self.last.borrow() + 1;
+        kept.push_front(HookPost {
+            n,
+            received_at: self.clock.now(),
+            webhook_id: text("webhook-id"),
+            webhook_timestamp: text("webhook-timestamp"),
+            webhook_signature: text("webhook-signature"),
+            body,
+        });
+        kept.truncate(CAPACITY);
+        self.last.send_replace(n);
+    }
+
+    /// The newest posts that the query asks for.
+    fn list(&self, query: &HooksQuery) -> Vec<HookPost> {
+        let of_type = |post: &HookPost| query.r#type.as_ref().is_none_or(|wanted| post.body["type"] == **wanted);
+        let kept = self.kept();
+        let newer = kept.iter().filter(|post| post.n > query.after.unwrap_or(0));
+        newer.filter(|post| of_type(post)).cloned().collect()
+    }
+
+    async fn wait(&self, query: &HooksQuery, deadline: Instant) {
+        let mut last = self.last.subscribe();
+        let arrives = async { while self.list(query).is_empty() && last.changed().await.is_ok() {} };
+        // Either end is fine: the caller looks again.
+        let _ = self.stop.run_until_cancelled(timeout_at(deadline, arrives)).await;
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<HookPost>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The routes of the receiver.
+pub fn router(hooks: Arc<Hooks>) -> Router {
+    Router::from(routes()).route("/dev/hooks", get(page::show).post(receive)).with_state(hooks)
+}
+
+/// Their part of the OpenAPI document.
+pub fn document() -> Document {
+    routes().into_openapi()
+}
+
+fn routes() -> OpenApiRouter<Arc<Hooks>> {
+    OpenApiRouter::new().routes(routes!(list, clear))
+}
+
+async fn receive(State(hooks): State<Arc<Hooks>>, headers: HeaderMap, body: Body) -> Response {
+    match to_bytes(body, MAX_BODY).await {
+        Ok(body) => {
+            hooks.keep(&headers, &body);
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(_) => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
+    }
+}
+
+/// Which posts to list.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct HooksQuery {
+    /// Only events of this type.
+    #[param(example = "message.relayed")]
+    r#type: Option<String>,
+    /// Only posts with a number above this one.
+    after: Option<u64>,
+    /// Seconds to wait for the first such post, at most 60; 0 by default.
+    #[param(maximum = 60)]
+    wait: Option<u64>,
+}
+
+/// List received webhooks
+///
+/// What was posted to `/dev/hooks` of this process, the newest first, at most 200. Make an endpoint with that URL to see
+/// events arrive.
+#[utoipa::path(
+    get, path = "/v1/dev/hooks", tag = "dev", operation_id = "list_received_hooks", params(HooksQuery),
+    responses(
+        (status = 200, description = "The posts", body = HookPage),
+        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn list(
+    State(hooks): State<Arc<Hooks>>,
+    query: Result<Query<HooksQuery>, QueryRejection>,
+) -> Result<Json<HookPage>, InboxError> {
+    let Query(query) = query.map_err(|rejection| invalid("query", rejection.body_text()))?;
+    let wait: Duration = wait_time(query.wait)?;
+    hooks.wait(&query, Instant::now() + wait).await;
+    Ok(Json(HookPage { data: hooks.list(&query) }))
+}
+
+/// Delete received webhooks
+#[utoipa::path(
+    delete, path = "/v1/dev/hooks", tag = "dev", operation_id = "clear_received_hooks",
+    responses((status = 204, description = "All posts received so far are deleted")),
+)]
+async fn clear(State(hooks): State<Arc<Hooks>>) -> StatusCode {
+    hooks.kept().clear();
+    StatusCode::NO_CONTENT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[test]
+    fn the_newest_posts_are_kept() {
+        let hooks = Hooks::new(Arc::new(SystemClock), CancellationToken::new());
+        for n in 0..=CAPACITY {
+            hooks.keep(&HeaderMap::new(), format!("{{\"type\":\"t{n}\"}}").as_bytes());
+        }
+        hooks.keep(&HeaderMap::from_iter([("webhook-id".parse().unwrap(), "a".parse().unwrap())]), b"\xff not JSON");
+        let all = hooks.list(&HooksQuery::default());
+        assert_eq!((all.len(), all[0].webhook_id.as_deref()), (CAPACITY, Some("a")));
+        assert_eq!(all[0].body, "\u{fffd} not JSON");
+        let some = |query| hooks.list(&query).iter().map(|post| post.n).collect::<Vec<_>>();
+        assert_eq!(some(HooksQuery { r#type: Some("t5".into()), ..HooksQuery::default() }), [6]);
+        assert_eq!(some(HooksQuery { after: Some(200), ..HooksQuery::default() }), [202, 201]);
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_with_a_post_and_with_the_process() {
+        let hooks = Arc::new(Hooks::new(Arc::new(SystemClock), CancellationToken::new()));
+        let query = HooksQuery { r#type: Some("x".into()), ..HooksQuery::default() };
+        let later = Instant::now() + Duration::from_mins(10);
+        let posting = async {
+            hooks.keep(&HeaderMap::new(), b"{}");
+            hooks.keep(&HeaderMap::new(), b"{\"type\":\"x\"}");
+        };
+        tokio::join!(hooks.wait(&query, later), posting);
+        hooks.stop.cancel();
+        hooks.wait(&HooksQuery { after: Some(2), ..query }, later).await;
+    }
+}

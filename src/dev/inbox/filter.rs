@@ -1,0 +1,104 @@
+//! Which messages of the inbox are asked for.
+
+use super::Summary;
+
+/// Conditions that a message has to meet, all of them. Letter case does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// A recipient of the envelope: the whole address, or a part of one where this holds no `@`.
+    pub to: Option<String>,
+    /// The sender: the address in the `From` header, or a part of that header where this holds no `@`.
+    pub from: Option<String>,
+    /// A part of the subject.
+    pub subject: Option<String>,
+    /// A part of the subject, of the `From` header or of a recipient.
+    pub any: Option<String>,
+    /// Only messages with a number above this one.
+    pub after: Option<u64>,
+}
+
+impl Filter {
+    /// Whether a message meets every condition.
+    pub(super) fn passes(&self, message: &Summary) -> bool {
+        let from = message.from.as_deref().unwrap_or(&message.envelope.from);
+        let subject = message.subject.as_deref().unwrap_or_default();
+        let recipients = || message.envelope.to.iter();
+        let meets = |condition: &Option<String>, test: &dyn Fn(&str) -> bool| {
+            condition.as_ref().is_none_or(|wanted| test(&wanted.to_lowercase()))
+        };
+        self.after.is_none_or(|after| message.n > after)
+            && meets(&self.to, &|wanted| recipients().any(|address| is_address(address, wanted)))
+            && meets(&self.from, &|wanted| {
+                is_address(address_of(from), wanted) || !wanted.contains('@') && holds(from, wanted)
+            })
+            && meets(&self.subject, &|wanted| holds(subject, wanted))
+            && meets(&self.any, &|wanted| {
+                holds(subject, wanted) || holds(from, wanted) || recipients().any(|address| holds(address, wanted))
+            })
+    }
+}
+
+fn holds(text: &str, lower_case: &str) -> bool {
+    text.to_lowercase().contains(lower_case)
+}
+
+/// A whole address has to be equal: `ann@example.test` is not `joann@example.test`.
+fn is_address(address: &str, wanted: &str) -> bool {
+    if wanted.contains('@') { address.to_lowercase() == wanted } else { holds(address, wanted) }
+}
+
+/// The address in a `From` header such as `Ann <ann@example.test>`.
+fn address_of(from: &str) -> &str {
+    match from.rsplit_once('<') {
+        Some((_, address)) => address.trim_end().trim_end_matches('>'),
+        None => from.trim(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::super::Envelope;
+    use super::*;
+
+    fn message() -> Summary {
+        Summary {
+            n: 7,
+            received_at: DateTime::UNIX_EPOCH,
+            envelope: Envelope {
+                from: "b+token@return.test".into(),
+                to: vec!["Joann@example.test".into()],
+                helo: String::new(),
+            },
+            subject: Some("Größe, your Invoice".into()),
+            from: Some("Acme <Billing@acme.test>".into()),
+            to: None,
+            size: 0,
+        }
+    }
+
+    #[test]
+    fn every_condition_has_to_be_met() {
+        let filter = Filter {
+            to: Some("joann@EXAMPLE.test".into()),
+            from: Some("billing@acme.test".into()),
+            subject: Some("invoice".into()),
+            any: Some("GRÖSSE".replace("SS", "ß")),
+            after: Some(6),
+        };
+        assert!(filter.passes(&message()));
+        assert!(!Filter { after: Some(7), ..filter.clone() }.passes(&message()));
+        assert!(!Filter { subject: Some("receipt".into()), ..filter }.passes(&message()));
+    }
+
+    #[test]
+    fn a_whole_address_is_not_a_part_of_another() {
+        let to = |wanted: &str| Filter { to: Some(wanted.into()), ..Filter::default() }.passes(&message());
+        assert!(to("joann@example.test") && to("joann") && to("ann"));
+        assert!(!to("ann@example.test"));
+        let from = |wanted: &str| Filter { from: Some(wanted.into()), ..Filter::default() }.passes(&message());
+        assert!(from("billing@acme.test") && from("acme"));
+        assert!(!from("ling@acme.test"));
+    }
+}

@@ -1,0 +1,187 @@
+//! Addresses at which the inbox behaves like a difficult mail server: `SCRIPT[+label]@simulator.postrider.test`, so that
+//! bounces and retries can be tried in `postrider dev`.
+//!
+//! | script | what happens |
+//! |---|---|
+//! | `delivered`, `relayed` | the message is accepted |
+//! | `bounce`, `bounce-550-5.7.1` | the recipient is refused for good: with 550 5.1.1, or with the reply given |
+//! | `bounce-data`, `bounce-data-554` | the same for the message, after its content |
+//! | `defer-2`, `defer-2-451-4.7.1` | the first two attempts are refused for now, the third is accepted |
+//! | `greylist` | the first attempt is refused for now, in the words of greylisting |
+//! | `expired` | every attempt is refused for now |
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::domain::outcome::EnhancedCode;
+use crate::smtp::inbound::SmtpRefusal;
+
+/// The domain of these addresses.
+const DOMAIN: &str = "simulator.postrider.test";
+
+/// Pairs of return path and recipient whose attempts are counted; beyond that all counts start again.
+const COUNTED: usize = 10_000;
+
+/// Decides by the recipients' addresses. Counts attempts in memory only.
+#[derive(Debug, Default)]
+pub(super) struct Simulator {
+    attempts: Mutex<HashMap<(String, String), u32>>,
+}
+
+/// What an address asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Script {
+    Accept,
+    RefuseRecipient(SmtpRefusal),
+    RefuseMessage(SmtpRefusal),
+    /// So many attempts, then it is accepted.
+    Defer(u32, SmtpRefusal),
+}
+
+impl Simulator {
+    /// Whether a recipient is accepted. `from` is the return path, which is another for each message.
+    pub(super) fn rcpt(&self, from: &str, to: &str) -> Result<(), SmtpRefusal> {
+        match script(to) {
+            None | Some(Ok(Script::Accept | Script::RefuseMessage(_))) => Ok(()),
+            Some(Ok(Script::RefuseRecipient(refusal)) | Err(refusal)) => Err(refusal),
+            Some(Ok(Script::Defer(most, refusal))) => {
+                if self.count(from, to) <= most {
+                    Err(refusal)
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    /// Whether a message to these recipients is accepted.
+    pub(super) fn data(to: &[String]) -> Result<(), SmtpRefusal> {
+        let refusal = to.iter().find_map(|to| match script(to) {
+            Some(Ok(Script::RefuseMessage(refusal))) => Some(refusal),
+            _ => None,
+        });
+        refusal.map_or(Ok(()), Err)
+    }
+
+    fn count(&self, from: &str, to: &str) -> u32 {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        if attempts.len() >= COUNTED {
+            attempts.clear();
+        }
+        let count = attempts.entry((from.to_owned(), to.to_owned())).or_default();
+        *count = count.saturating_add(1);
+        *count
+    }
+}
+
+/// The script of an address; `None` at other domains, an error for one that is not known.
+fn script(address: &str) -> Option<Result<Script, SmtpRefusal>> {
+    let (local, domain) = address.rsplit_once('@')?;
+    if !domain.eq_ignore_ascii_case(DOMAIN) {
+        return None;
+    }
+    let word = local.split('+').next().unwrap_or_default().to_ascii_lowercase();
+    Some(parse(&word).ok_or_else(|| {
+        let known = "delivered, relayed, bounce, bounce-550-5.7.1, bounce-data, defer-2, greylist, expired";
+        refusal(550, (5, 1, 1), &format!("The simulator has no such script; it knows {known}"))
+    }))
+}
+
+fn parse(word: &str) -> Option<Script> {
+    const UNKNOWN: &str = "No such mailbox here (simulated)";
+    const LATER: &str = "Try again later (simulated)";
+    let script = match word {
+        "delivered" | "relayed" => Script::Accept,
+        "bounce" => Script::RefuseRecipient(refusal(550, (5, 1, 1), UNKNOWN)),
+        "bounce-data" => Script::RefuseMessage(refusal(554, (5, 6, 0), "The content is refused (simulated)")),
+        "greylist" => {
+            Script::Defer(1, refusal(450, (4, 7, 1), "Greylisted, please try again in 60 seconds (simulated)"))
+        }
+        "expired" => Script::Defer(u32::MAX, refusal(451, (4, 3, 0), LATER)),
+        _ => {
+            if let Some(reply) = word.strip_prefix("bounce-data-") {
+                Script::RefuseMessage(given(reply, 5, "The content is refused (simulated)")?)
+            } else if let Some(reply) = word.strip_prefix("bounce-") {
+                Script::RefuseRecipient(given(reply, 5, "Refused (simulated)")?)
+            } else {
+                let (count, reply) =
+                    word.strip_prefix("defer-").map(|rest| rest.split_once('-').unwrap_or((rest, "451-4.3.0")))?;
+                Script::Defer(count.parse().ok().filter(|count| *count > 0)?, given(reply, 4, LATER)?)
+            }
+        }
+    };
+    Some(script)
+}
+
+/// Reads `550` or `550-5.7.1`, of this class.
+fn given(reply: &str, class: u8, text: &str) -> Option<SmtpRefusal> {
+    let (code, enhanced) = reply.split_once('-').map_or((reply, None), |(code, enhanced)| (code, Some(enhanced)));
+    let code: u16 = code.parse().ok().filter(|code| code / 100 == u16::from(class))?;
+    let (subject, detail) = match enhanced {
+        None => (0, 0),
+        Some(enhanced) => {
+            let numbers: Vec<u16> = enhanced.split('.').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+            match numbers.as_slice() {
+                [first, subject, detail] if *first == u16::from(class) && *subject < 1_000 && *detail < 1_000 => {
+                    (*subject, *detail)
+                }
+                _ => return None,
+            }
+        }
+    };
+    Some(refusal(code, (class, subject, detail), text))
+}
+
+fn refusal(code: u16, (class, subject, detail): (u8, u16, u16), text: &str) -> SmtpRefusal {
+    SmtpRefusal::new(code, EnhancedCode { class, subject, detail }, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(local: &str) -> String {
+        let to = format!("{local}@simulator.postrider.test");
+        let simulator = Simulator::default();
+        match simulator.rcpt("a@b.test", &to).and_then(|()| Simulator::data(&[to])) {
+            Ok(()) => "accepted".into(),
+            Err(refusal) => refusal.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_local_part_says_what_happens() {
+        for (local, start) in [
+            ("delivered", "accepted"),
+            ("bounce", "550 5.1.1 "),
+            ("bounce+order-42", "550 5.1.1 "),
+            ("BOUNCE-550-5.7.1", "550 5.7.1 "),
+            ("bounce-552", "552 5.0.0 "),
+            ("bounce-data", "554 5.6.0 "),
+            ("bounce-data-550-5.7.9", "550 5.7.9 "),
+            ("defer-2", "451 4.3.0 "),
+            ("defer-1-450-4.7.1+x", "450 4.7.1 "),
+            ("greylist", "450 4.7.1 "),
+            ("bounce-450-4.7.1", "550 5.1.1 The simulator has no such script"),
+            ("defer-0", "550 5.1.1 The simulator has no such script"),
+            ("ann", "550 5.1.1 The simulator has no such script"),
+        ] {
+            let reply = reply(local);
+            assert!(reply.starts_with(start), "{local}: {reply}");
+        }
+    }
+
+    #[test]
+    fn attempts_are_counted_for_each_message() {
+        let (simulator, to) = (Simulator::default(), "defer-2@simulator.postrider.test");
+        let outcomes = |from: &str| [0; 4].map(|_| simulator.rcpt(from, to).is_ok());
+        assert_eq!(outcomes("b+one@return.test"), [false, false, true, true]);
+        assert_eq!(outcomes("b+two@return.test"), [false, false, true, true]);
+    }
+
+    #[test]
+    fn other_domains_are_never_refused() {
+        let simulator = Simulator::default();
+        assert!(simulator.rcpt("", "bounce@example.test").is_ok() && simulator.rcpt("", "postmaster").is_ok());
+    }
+}

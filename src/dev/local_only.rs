@@ -1,0 +1,142 @@
+//! Keeps web pages of others out of the inbox, which has no password.
+//!
+//! A page on the Internet can make a browser call `127.0.0.1` in two ways. It can give a name of its own this machine's
+//! address (DNS rebinding), and then read the answers: such requests carry that name in `Host`. And it can submit a form
+//! to our address without reading the answer: such requests carry its `Origin` or `Sec-Fetch-Site`.
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use url::{Host, Url};
+
+use crate::domain::network::Place;
+use crate::domain::problem::Problem;
+
+/// Names that no public DNS server can give an address: the special-use names of RFC 6761 and ICANN's `internal`.
+const LOCAL_ENDINGS: [&str; 3] = [".localhost", ".internal", ".test"];
+
+/// Refuses a request for a name that is not this machine's, or one that another site's page made.
+pub async fn check(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let Some(host) = asked_for(request.uri(), headers) else { return next.run(request).await };
+    if !is_local_name(&host) {
+        return refusal(
+            StatusCode::MISDIRECTED_REQUEST,
+            "misdirected_request",
+            format!(
+                "`{}` is not a name of this machine: use 127.0.0.1, localhost, another address of it, or a name without dots.",
+                host.escape_debug()
+            ),
+        );
+    }
+    if !is_safe(request.method()) && is_from_another_site(headers, &host) {
+        return refusal(StatusCode::FORBIDDEN, "forbidden", "Another site's page may not do this.".to_owned());
+    }
+    next.run(request).await
+}
+
+/// Whether a URL leads to this machine or its own network.
+pub fn is_local_url(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => Place::of(ip.into()) != Place::Public,
+        Some(Host::Ipv6(ip)) => Place::of(ip.into()) != Place::Public,
+        Some(Host::Domain(name)) => is_local_name(name),
+        None => false,
+    }
+}
+
+/// The host that the request is for, without the port. Browsers always send it.
+fn asked_for(uri: &Uri, headers: &HeaderMap) -> Option<String> {
+    let text = match uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => headers.get(header::HOST)?.to_str().ok()?,
+    };
+    Some(without_port(text).to_ascii_lowercase())
+}
+
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+/// Whether no stranger can be behind this name: an address, a name without dots, or one that is never in the DNS.
+fn is_local_name(host: &str) -> bool {
+    let host = host.trim_end_matches('.');
+    match Host::parse(host) {
+        Ok(Host::Domain(name)) => !name.contains('.') || LOCAL_ENDINGS.iter().any(|ending| name.ends_with(ending)),
+        Ok(Host::Ipv4(_) | Host::Ipv6(_)) => true,
+        Err(_) => false,
+    }
+}
+
+fn is_safe(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS].contains(method)
+}
+
+fn is_from_another_site(headers: &HeaderMap, host: &str) -> bool {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(site) = text("sec-fetch-site") {
+        return !["same-origin", "none"].contains(&site);
+    }
+    text("origin").is_some_and(|origin| {
+        let there = origin.split_once("://").map(|(_, authority)| without_port(authority));
+        there.is_none_or(|there| !there.eq_ignore_ascii_case(host))
+    })
+}
+
+/// The body is written by the layer that knows the request's id.
+fn refusal(status: StatusCode, code: &'static str, detail: String) -> Response {
+    let mut response = status.into_response();
+    response.extensions_mut().insert(Problem {
+        kind: "about:blank",
+        title: status.canonical_reason().unwrap_or("Error"),
+        status: status.as_u16(),
+        detail: detail.into(),
+        code,
+        request_id: String::new(),
+        errors: Vec::new(),
+    });
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_names_are_those_that_the_dns_never_has() {
+        for host in ["127.0.0.1", "[::1]", "192.168.1.7", "localhost", "inbox", "app.localhost", "host.docker.internal"]
+        {
+            assert!(is_local_name(host), "{host}");
+        }
+        for host in ["evil.example", "127.0.0.1.nip.io", "localhost.evil.com", "", "a b", "evil.attest"] {
+            assert!(!is_local_name(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_port_is_no_part_of_the_name() {
+        assert_eq!(without_port("localhost:8080"), "localhost");
+        assert_eq!(without_port("[::1]:8080"), "[::1]");
+        assert_eq!(without_port("[::1]"), "[::1]");
+    }
+
+    #[test]
+    fn another_site_is_known_by_either_header() {
+        let headers =
+            |name: &'static str, value: &str| HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
+        for (name, value, is_other) in [
+            ("sec-fetch-site", "cross-site", true),
+            ("sec-fetch-site", "same-origin", false),
+            ("origin", "http://127.0.0.1:8080", false),
+            ("origin", "https://evil.example", true),
+            ("origin", "null", true),
+            ("accept", "*/*", false),
+        ] {
+            assert_eq!(is_from_another_site(&headers(name, value), "127.0.0.1"), is_other, "{name}: {value}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Images that a message brings along and its HTML refers to as `cid:…` (RFC 2392), put into the HTML as `data:` URLs: the
+//! frame that shows it may load nothing.
+
+use std::collections::HashMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
+
+use crate::dev::inbox::{Attachment, Inbox, InboxError};
+
+/// Types that browsers show as images. As an image, SVG runs no script.
+const TYPES: [&str; 6] = ["image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/svg+xml"];
+
+/// Bytes of all images of one message together.
+const MOST: u64 = 16 << 20;
+
+/// The `data:` URLs of the images that the HTML refers to, by content id.
+pub(super) async fn images(
+    inbox: &Inbox,
+    n: u64,
+    attachments: &[Attachment],
+    html: &str,
+) -> Result<HashMap<String, String>, InboxError> {
+    let wanted: Vec<String> = references(html).map(|reference| reference.id).collect();
+    let (mut images, mut room) = (HashMap::new(), MOST);
+    for (i, file) in attachments.iter().enumerate() {
+        let Some(id) = file.content_id.as_ref().filter(|id| wanted.contains(id)) else { continue };
+        if !TYPES.contains(&file.content_type.as_str()) || file.size > room || images.contains_key(id) {
+            continue;
+        }
+        room -= file.size;
+        let content = inbox.attachment(n, i).await?.content;
+        images.insert(id.clone(), format!("data:{};base64,{}", file.content_type, STANDARD.encode(content)));
+    }
+    Ok(images)
+}
+
+/// The HTML with every reference to one of `images` replaced. All else stays as it is.
+pub(super) fn embed(html: &str, images: &HashMap<String, String>) -> String {
+    let (mut out, mut copied) = (String::with_capacity(html.len()), 0);
+    for Reference { start, end, id } in references(html) {
+        if let Some(image) = images.get(&id) {
+            out.push_str(&html[copied..start]);
+            out.push_str(image);
+            copied = end;
+        }
+    }
+    out + &html[copied..]
+}
+
+/// A `cid:` URL in HTML.
+#[derive(Debug, PartialEq, Eq)]
+struct Reference {
+    start: usize,
+    end: usize,
+    /// The content id, decoded.
+    id: String,
+}
+
+/// Every `cid:` URL that begins where a value does: behind a quote, `=`, `(` or white space.
+fn references(html: &str) -> impl Iterator<Item = Reference> {
+    let bytes = html.as_bytes();
+    let starts = memchr::memmem::find_iter(bytes, b":").filter_map(|colon| colon.checked_sub(3));
+    starts.filter_map(move |start| {
+        let is_cid = bytes.get(start..start + 3)?.eq_ignore_ascii_case(b"cid");
+        let before = start.checked_sub(1).and_then(|before| bytes.get(before))?;
+        if !is_cid || !b"\"'=( \t\r\n".contains(before) {
+            return None;
+        }
+        let value = html.get(start + 4..)?;
+        let length = value.find(|c: char| c.is_ascii_whitespace() || "\"'()<>".contains(c)).unwrap_or(value.len());
+        let id = percent_decode_str(&value[..length]).decode_utf8_lossy().replace("&amp;", "&");
+        Some(Reference { start, end: start + 4 + length, id })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn embedded(html: &str) -> String {
+        embed(html, &HashMap::from([("logo@acme.test".to_owned(), "data:image/png;base64,AA==".to_owned())]))
+    }
+
+    #[test]
+    fn references_to_images_are_replaced() {
+        for (html, expected) in [
+            ("<img src=\"cid:logo@acme.test\">", "<img src=\"data:image/png;base64,AA==\">"),
+            ("<img src=CID:logo%40acme.test>", "<img src=data:image/png;base64,AA==>"),
+            ("url(cid:logo@acme.test)", "url(data:image/png;base64,AA==)"),
+            ("<img src='cid:other@acme.test'>", "<img src='cid:other@acme.test'>"),
+            ("acid:logo@acme.test", "acid:logo@acme.test"),
+        ] {
+            assert_eq!(embedded(html), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn html_without_images_stays_as_it_is(html in "(cid:|\"|é|=|<|logo| ){0,40}") {
+            prop_assert_eq!(embed(&html, &HashMap::new()), html);
+        }
+    }
+}

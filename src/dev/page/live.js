@@ -1,0 +1,31 @@
+// Reloads a list when something new has arrived. Asks nothing while the page is hidden, and waits while somebody types.
+const main = document.querySelector("main[data-live]");
+
+const once = (target, event) => new Promise((done) => target.addEventListener(event, done, { once: true }));
+const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+
+async function watch() {
+  for (;;) {
+    if (document.hidden) {
+      await once(document, "visibilitychange");
+      continue;
+    }
+    try {
+      const answer = await fetch(`${main.dataset.live}?after=${main.dataset.last}&wait=20`);
+      if (answer.ok && (await answer.json()).data.length > 0) {
+        break;
+      }
+      await pause(answer.ok ? 250 : 3000);
+    } catch {
+      await pause(3000);
+    }
+  }
+  if (document.activeElement instanceof HTMLInputElement) {
+    await once(document.activeElement, "blur");
+  }
+  location.reload();
+}
+
+if (main) {
+  watch();
+}

@@ -1,0 +1,75 @@
+//! An example of every request body, for the OpenAPI document: `/docs` sends it with "Execute", so that each has to be
+//! accepted as it is. They suit `postrider dev`: the webhook goes to its own receiver.
+
+use serde_json::{Value, json};
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::{OpenApi as Document, RefOr};
+
+/// A bounce as another mail server would write it.
+const BOUNCE: &str = "From: MAILER-DAEMON@example.test\r\nTo: billing@acme.test\r\nSubject: Undelivered message\r\n\
+    MIME-Version: 1.0\r\nContent-Type: multipart/report; report-type=delivery-status; boundary=b\r\n\r\n\
+    --b\r\nContent-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; mx.example.test\r\n\r\n\
+    Final-Recipient: rfc822; ann@example.test\r\nAction: failed\r\nStatus: 5.1.1\r\n\
+    Diagnostic-Code: smtp; 550 5.1.1 No such user\r\n\r\n--b--\r\n";
+
+/// Puts the examples into the document.
+pub(super) fn add(document: &mut Document) {
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in operations(item) {
+            let Some(RefOr::T(body)) = &mut operation.request_body else { continue };
+            for (content_type, content) in &mut body.content {
+                let RefOr::T(content) = content else { continue };
+                content.example = example(method, path, content_type).or(content.example.take());
+            }
+        }
+    }
+}
+
+/// The operations that may have a body.
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    let all = [("PUT", &mut item.put), ("POST", &mut item.post), ("PATCH", &mut item.patch)];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
+    Some(match (method, path, content_type) {
+        ("POST", "/v1/messages", _) => json!({
+            "from": "Acme Billing <billing@acme.test>",
+            "to": ["ann@example.test", {"email": "bo@example.test", "name": "Bo Å"}],
+            "subject": "Your invoice",
+            "text": "It is attached.",
+            "html": "<p>It is attached.</p>",
+            "attachments": [{"filename": "invoice.pdf", "content": "JVBERi0xLjQK", "content_type": "application/pdf"}],
+            "tags": [{"name": "kind", "value": "invoice"}],
+            "metadata": {"order": "42"},
+        }),
+        ("PATCH", "/v1/messages/{id}", _) => json!({"scheduled_at": "2026-12-01T09:00:00Z"}),
+        ("POST", "/v1/inbound", _) => json!(BOUNCE),
+        ("PUT", "/v1/lanes", _) => {
+            json!({"stream": "bulk", "route": "relay", "domain": "*", "connections": 4, "rate": 10})
+        }
+        ("PATCH", "/v1/lanes/{id}", _) => json!({"connections": 2, "rate": null}),
+        ("POST", "/v1/lanes/{id}/pause" | "/v1/streams/{name}/pause", _) => {
+            json!({"reason": "The relay is being moved."})
+        }
+        ("POST", "/v1/streams", _) => json!({"name": "newsletters", "rate": 50, "retry_window": "1d"}),
+        ("PATCH", "/v1/streams/{name}", _) => json!({"rate": 20, "retry_schedule": ["1m", "10m", "1h"]}),
+        ("POST", "/v1/webhooks", _) => json!({
+            "url": "http://127.0.0.1:8080/dev/hooks",
+            "events": ["message.relayed", "message.bounced"],
+            "description": "The receiver of `postrider dev`",
+        }),
+        ("PATCH", "/v1/webhooks/{id}", _) => json!({"events": ["message.bounced"], "batch": 10}),
+        ("POST", "/v1/webhooks/{id}/replay", _) => json!({"after_seq": 0}),
+        ("POST", "/v1/domains", _) => json!({"name": "acme.test"}),
+        ("POST", "/v1/keys", _) => json!({"name": "shop", "scopes": ["send", "read"], "sender_domains": ["acme.test"]}),
+        ("POST", "/v1/suppressions", _) => json!([
+            {"address": "carol@example.test", "note": "asked by phone"},
+            {"address": "dan@example.test", "stream": "bulk"},
+        ]),
+        ("POST", "/v1/suppressions/remove", _) => json!([{"address": "carol@example.test"}]),
+        ("POST", "/v1/suppressions/import", "text/csv") => json!("address,reason\ncarol@example.test,manual\n"),
+        ("POST", "/v1/suppressions/import", _) => json!("{\"address\":\"carol@example.test\",\"reason\":\"manual\"}\n"),
+        _ => return None,
+    })
+}

@@ -1,0 +1,48 @@
+//! AUTH (RFC 4954) where every user and password is accepted. Responses are read and dropped: they may be real passwords.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::super::Handler;
+use super::super::command::{Auth, NOT_OFFERED};
+use super::super::line::LineFault;
+use super::{Heard, Next, Session};
+
+/// The challenges of LOGIN in base64: `Username:`, `Password:`.
+const LOGIN: [&str; 2] = ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"];
+
+impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'_, S, H> {
+    /// Holds the dialogue of the mechanism, and accepts whatever is answered.
+    pub(super) async fn auth(&mut self, auth: &Auth) -> io::Result<Next> {
+        if !self.settings.accepts_any_login {
+            return Ok(self.refuse(NOT_OFFERED.code, NOT_OFFERED.text));
+        }
+        if self.helo.is_none() || self.mail.is_some() || self.has_logged_in {
+            return Ok(self.refuse(503, "5.5.1 AUTH comes once, after EHLO and before MAIL"));
+        }
+        let challenges: &[&str] = match auth.mechanism.as_str() {
+            "PLAIN" => &[""],
+            "LOGIN" => &LOGIN,
+            _ => return Ok(self.refuse(504, "5.5.4 Only PLAIN and LOGIN are offered")),
+        };
+        for challenge in challenges.iter().skip(usize::from(auth.has_initial_response)) {
+            self.wire.say(334, challenge);
+            match self.hear().await? {
+                Heard::Stop => {
+                    self.wire.say(421, "4.3.2 The server is stopping");
+                    return Ok(Next::Quit);
+                }
+                Heard::Line(Ok(line)) if line == b"*" => return Ok(self.refuse(501, "5.7.0 Canceled")),
+                Heard::Line(Ok(_)) => {}
+                Heard::Line(Err(LineFault::TooLong)) => return Ok(self.refuse(500, "5.5.6 The response is too long")),
+                Heard::Line(Err(LineFault::BareLineFeed)) => {
+                    return Ok(self.refuse(500, "5.5.2 Lines must end with CRLF"));
+                }
+            }
+        }
+        self.has_logged_in = true;
+        self.wire.say(235, "2.7.0 Accepted, like every user and password");
+        Ok(Next::Go)
+    }
+}
