@@ -4,19 +4,23 @@
 //! server, refused credentials are an operator's mistake.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use hickory_resolver::TokioResolver;
 use lettre::transport::smtp::commands::{Ehlo, Starttls};
 use lettre::transport::smtp::extension::ClientId;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::auth::{AuthError, log_in};
+use super::mx_guard::MxGuard;
 use super::offer::Offer;
 use super::session::Session;
 use super::settings::Timeouts;
 use super::tls::{self, Tls};
 use super::wire::{Link, Wire, WireError};
+use super::words;
 use crate::domain::outcome::{Peer, Reply, Stage};
 use crate::domain::relay::{Login, TlsMode};
 
@@ -31,6 +35,10 @@ pub(super) struct Policy {
     pub credentials: Option<Login>,
     /// Whether the servers are the recipients' own.
     pub is_final: bool,
+    /// What resolves a server's name, where it is not the system.
+    pub dns: Option<TokioResolver>,
+    /// Which addresses may be connected to; `None` where the configuration names the server.
+    pub guard: Option<Arc<MxGuard>>,
     pub connections: usize,
     pub mails: u32,
     pub age: Duration,
@@ -104,8 +112,14 @@ impl Opening<'_> {
 
     async fn in_any_mode(&self) -> Result<Session, Failure> {
         match self.run(self.policy.mode).await {
-            Err(Failure::Tls(_)) if self.policy.mode == TlsMode::Opportunistic && self.policy.credentials.is_none() => {
-                self.run(TlsMode::None).await
+            Err(Failure::Tls(why))
+                if self.policy.mode == TlsMode::Opportunistic && self.policy.credentials.is_none() =>
+            {
+                match self.run(TlsMode::None).await {
+                    Ok(session) => Ok(session.without_tls(why)),
+                    Err(Failure::Other(reply)) => Err(Failure::Other(reply.behind(&why))),
+                    failed => failed,
+                }
             }
             opened => opened,
         }
@@ -138,13 +152,16 @@ impl Opening<'_> {
         let failed = |reason: String| {
             Failure::Connect(Reply::ours_with(4, 4, 1, format!("could not connect to {}: {reason}", self.address)))
         };
+        if let Some(guard) = &self.policy.guard {
+            guard.check_own(self.host, self.address.ip()).map_err(failed)?;
+        }
         let connecting = timeout(self.policy.timeouts.connect, TcpStream::connect(self.address));
         let stream = connecting
             .await
             .map_err(|_| failed("it took too long".into()))?
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| failed(words::io(&error)))?;
         // Without it every mail waits 40 ms for a delayed ACK.
-        stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+        stream.set_nodelay(true).map_err(|error| failed(words::io(&error)))?;
         Ok(stream)
     }
 
@@ -155,7 +172,7 @@ impl Opening<'_> {
         let handshake = self.policy.tls.connect(self.host, self.address.ip(), stream);
         let stream = timeout(self.policy.timeouts.tls, handshake).await;
         let stream =
-            stream.map_err(|_| failed("it took too long".into()))?.map_err(|error| failed(error.to_string()))?;
+            stream.map_err(|_| failed("it took too long".into()))?.map_err(|error| failed(words::io(&error)))?;
         let fault = self.policy.tls.fault(self.host, self.address.ip(), &stream);
         let fault = fault.map(|fault| format!(", {fault}")).unwrap_or_default();
         *cipher = Some(tls::describe(&stream) + &fault);
@@ -209,13 +226,16 @@ impl Opening<'_> {
         }
         log_in(wire, offer, login, self.policy.timeouts.ehlo).await.map_err(|error| match error {
             AuthError::NoMechanism(wanted) => {
-                Failure::Other(Reply::ours_with(4, 7, 0, format!("the server does not offer AUTH {wanted}")))
+                let offered = offer.mechanisms.join(" ");
+                let instead = if offered.is_empty() { "no AUTH at all".into() } else { format!("AUTH {offered}") };
+                let why = format!("the server does not offer AUTH {wanted}; it offers {instead}");
+                Failure::Other(Reply::ours_with(4, 7, 0, why))
             }
             AuthError::NoPassword(why) => {
                 Failure::Other(Reply::ours_with(4, 7, 0, format!("there is no token for AUTH: {why}")))
             }
             AuthError::Refused(reply) => Failure::Other(reply.to_reply()),
-            AuthError::Wire(error) => Failure::wire("AUTH", &error),
+            AuthError::Wire(why) => Failure::Other(Reply::ours_with(4, 4, 2, format!("at AUTH: {why}"))),
         })
     }
 }

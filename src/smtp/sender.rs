@@ -17,7 +17,7 @@ use super::pool::Pools;
 use super::route::{Envelope, Route};
 use super::settings::{Settings, SetupError};
 use super::terms::{Limits, Terms};
-use super::transaction::{Judgement, Parcel};
+use super::transaction::{EightBit, Judgement, Parcel};
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::routing::RouteName;
 
@@ -92,7 +92,7 @@ impl Sender {
         if envelope.to.is_empty() {
             return Ok(Vec::new());
         }
-        let parcel = Parcel { envelope, mime, eight_bit: !mime.is_ascii() };
+        let parcel = Parcel { envelope, mime, eight_bit: EightBit::of(mime) };
         let (peer, judgements) = self.deliver(route, parcel, terms).await?;
         let duration = started.elapsed();
         let outcome = |Judgement { verdict, stage, reply }| {
