@@ -41,6 +41,7 @@ mod many_at_once;
 mod migrations;
 mod new_domains;
 mod old_snapshot;
+mod one_mail_per_message;
 mod openapi;
 mod outcome_refused;
 mod panics;
