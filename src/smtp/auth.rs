@@ -2,9 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use lettre::transport::smtp::authentication::{Credentials, Mechanism as Spoken};
-use lettre::transport::smtp::commands::Auth;
+use lettre::transport::smtp::authentication::Mechanism as Spoken;
 use secrecy::{ExposeSecret, SecretString};
+use std::fmt::Display;
 use std::time::Duration;
 
 use super::offer::Offer;
@@ -47,33 +47,51 @@ async fn exchange(
     password: &SecretString,
     wait: Duration,
 ) -> Result<(), AuthError> {
-    let credentials = Credentials::new(login.user.clone(), password.expose_secret().to_owned());
+    let (user, password) = (&login.user, password.expose_secret());
     // LOGIN asks for user and password in this order, in words that differ from server to server.
-    let prompts: &[Option<&str>] = match mechanism {
-        Spoken::Login => &[None, Some("Username:"), Some("Password:")],
-        _ => &[None],
+    let answers = match mechanism {
+        Spoken::Login => vec![user.clone(), password.to_owned()],
+        Spoken::Xoauth2 => vec![format!("user={user}\u{1}auth=Bearer {password}\u{1}\u{1}")],
+        Spoken::Plain => vec![format!("\0{user}\0{password}")],
     };
-    for (step, prompt) in prompts.iter().enumerate() {
-        let command = Auth::new(mechanism, credentials.clone(), prompt.map(str::to_owned));
-        let command = command.map_err(|_| AuthError::NoMechanism(mechanism.to_string()))?;
-        let reply = wire.ask(command, wait).await.map_err(|error| AuthError::Wire(error.to_string()))?;
-        let is_last = step + 1 == prompts.len();
-        if is_last && reply.code == 334 && mechanism == Spoken::Xoauth2 {
-            return Err(explained(wire, &reply, wait).await);
-        }
-        let expected = if is_last { reply.is_positive() } else { reply.code == 334 };
-        if !expected {
-            return Err(AuthError::Refused(reply));
-        }
+    let mut answers = answers.into_iter().map(|answer| STANDARD.encode(answer)).peekable();
+    let (initial, is_plain) = (answers.peek().cloned().unwrap_or_default(), mechanism == Spoken::Plain);
+    let mut command = format!("AUTH {mechanism} {initial}\r\n");
+    if mechanism == Spoken::Login || command.len() > LINE {
+        command = format!("AUTH {mechanism}\r\n");
+    } else {
+        answers.next();
     }
-    Ok(())
+    // Some servers take no initial response, and ask for it.
+    let again = (is_plain && answers.peek().is_none()).then_some(initial);
+    let mut reply = ask(wire, command, wait).await?;
+    for answer in answers.chain(again) {
+        if reply.code != 334 {
+            break;
+        }
+        reply = ask(wire, format!("{answer}\r\n"), wait).await?;
+    }
+    match reply.code {
+        334 if mechanism == Spoken::Xoauth2 => Err(explained(wire, &reply, wait).await),
+        334 => {
+            // It wants more than there is to say: the exchange is canceled (RFC 4954 §4).
+            ask(wire, "*\r\n", wait).await?;
+            Err(AuthError::Refused(reply))
+        }
+        200..300 => Ok(()),
+        _ => Err(AuthError::Refused(reply)),
+    }
+}
+
+async fn ask(wire: &mut Wire, line: impl Display, wait: Duration) -> Result<RawReply, AuthError> {
+    wire.ask(line, wait).await.map_err(|error| AuthError::Wire(error.to_string()))
 }
 
 /// The refusal of a token comes as a challenge, which wants an empty answer before the server says no in plain words.
 async fn explained(wire: &mut Wire, challenge: &RawReply, wait: Duration) -> AuthError {
-    let mut reply = match wire.ask("\r\n", wait).await {
+    let mut reply = match ask(wire, "\r\n", wait).await {
         Ok(reply) => reply,
-        Err(error) => return AuthError::Wire(error.to_string()),
+        Err(error) => return error,
     };
     // One that is too long has been cut.
     let text = challenge.text.trim();
@@ -88,6 +106,8 @@ async fn explained(wire: &mut Wire, challenge: &RawReply, wait: Duration) -> Aut
 /// What must not be repeated: some servers quote the command that they refuse, and their replies are kept and shown.
 struct Secrets(Vec<String>);
 
+/// The longest command line (RFC 5321 §4.5.3.1.4); a longer initial response goes in a line of its own (RFC 4954 §4).
+const LINE: usize = 512;
 /// What stands where a secret was.
 const REMOVED: &str = "[removed]";
 /// The shortest part of a secret that is looked for.

@@ -115,6 +115,9 @@ impl Call<'_> {
             let ending = transaction::run(&mut session, self.parcel, batch, &policy.timeouts, self.terms.watch).await;
             let peer = session.peer.clone();
             if session.broken {
+                if session.may_part {
+                    session.quit(policy).await;
+                }
                 drop(session);
                 drop(Object::take(slot));
             } else {

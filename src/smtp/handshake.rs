@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use lettre::transport::smtp::commands::{Ehlo, Starttls};
+use lettre::transport::smtp::commands::{Ehlo, Quit, Starttls};
 use lettre::transport::smtp::extension::ClientId;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -72,6 +72,11 @@ enum Failure {
 }
 
 impl Failure {
+    /// Whether the server has refused us in so many words, and waits for QUIT.
+    fn may_part(&self) -> bool {
+        matches!(self, Self::Other(reply) if reply.code.is_some_and(|code| code != 421) || reply.enhanced.is_some_and(|code| code.subject == 7))
+    }
+
     fn wire(stage: &str, error: &WireError) -> Self {
         Self::Other(Reply::ours_with(4, 4, 2, format!("at {stage}: {error}")))
     }
@@ -132,20 +137,51 @@ impl Opening<'_> {
             link = self.encrypt(link, &mut cipher).await?;
         }
         let mut wire = Wire::new(link);
-        self.greeting(&mut wire).await?;
-        let mut offer = self.hello(&mut wire).await?;
+        let greeted = self.greet(&mut wire).await;
+        let (mut wire, mut offer) = self.or_part(wire, greeted)?;
         let mut encrypted = self.policy.implicit_tls;
-        if !encrypted && mode != TlsMode::None && self.starttls(&mut wire, &offer, mode).await? {
-            wire = Wire::new(self.encrypt(wire.into_link(), &mut cipher).await?);
-            encrypted = true;
-            // What was offered in plain text may have been forged (RFC 3207 §4.2).
-            offer = self.hello(&mut wire).await?;
+        if !encrypted && mode != TlsMode::None {
+            let asked = self.starttls(&mut wire, &offer, mode).await;
+            (wire, encrypted) = self.or_part(wire, asked)?;
+            if encrypted {
+                wire = Wire::new(self.encrypt(wire.into_link(), &mut cipher).await?);
+                // What was offered in plain text may have been forged (RFC 3207 §4.2).
+                let greeted = self.hello(&mut wire).await;
+                (wire, offer) = self.or_part(wire, greeted)?;
+            }
         }
         if let Some(login) = &self.policy.credentials {
             let verified = encrypted && mode == TlsMode::Verified;
-            self.authenticate(&mut wire, &offer, login, verified).await?;
+            let known = self.authenticate(&mut wire, &offer, login, verified).await;
+            (wire, ()) = self.or_part(wire, known)?;
         }
         Ok(Session::new(wire, offer, self.peer(cipher)))
+    }
+
+    /// The connection and what was got over it; or where that is a refusal, a goodbye.
+    fn or_part<T>(&self, wire: Wire, result: Result<T, Failure>) -> Result<(Wire, T), Failure> {
+        match result {
+            Ok(got) => Ok((wire, got)),
+            Err(failure) => {
+                if failure.may_part() {
+                    self.part(wire);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Says goodbye to a server that would not have us (RFC 5321 §4.1.1.10), and lets nobody wait for it.
+    fn part(&self, mut wire: Wire) {
+        let wait = self.policy.timeouts.quit;
+        tokio::spawn(async move {
+            // The connection is closed whatever the answer is.
+            let _ = timeout(wait, async {
+                wire.ask(Quit, wait).await?;
+                wire.end().await
+            })
+            .await;
+        });
     }
 
     async fn connect(&self) -> Result<TcpStream, Failure> {
@@ -177,6 +213,11 @@ impl Opening<'_> {
         let fault = fault.map(|fault| format!(", {fault}")).unwrap_or_default();
         *cipher = Some(tls::describe(&stream) + &fault);
         Ok(Link::Tls(Box::new(stream)))
+    }
+
+    async fn greet(&self, wire: &mut Wire) -> Result<Offer, Failure> {
+        self.greeting(wire).await?;
+        self.hello(wire).await
     }
 
     async fn greeting(&self, wire: &mut Wire) -> Result<(), Failure> {

@@ -54,7 +54,8 @@ impl RawReply {
         if self.first_code / 100 == self.code / 100 {
             return Ok(self);
         }
-        Err(ReplyError::CodeChanged(self.first_code, self.code))
+        let last = self.lines().last().unwrap_or_default();
+        Err(ReplyError::CodeChanged(self.first_code, self.code, excerpt(last.as_bytes())))
     }
 
     /// The reply as the rest of the program keeps it.
@@ -73,8 +74,8 @@ pub(super) enum ReplyError {
     #[error("not a reply: {0:?}")]
     NoCode(String),
     /// The lines of one reply disagree.
-    #[error("the lines of the reply have different codes, {0} and {1}")]
-    CodeChanged(u16, u16),
+    #[error("the lines of the reply have different codes, {0} and {1}: {2:?}")]
+    CodeChanged(u16, u16, String),
 }
 
 /// Puts one reply together from the bytes as they arrive.
@@ -237,7 +238,7 @@ mod tests {
         assert_eq!(take(b"250-a\r\n251 b\r\n"), Ok(Some(changed.clone())));
         assert_eq!(changed.clone().unambiguous(), Ok(changed));
         let torn = take(b"250-a\r\n550 b\r\n").unwrap().unwrap();
-        assert_eq!((torn.code, torn.unambiguous()), (550, Err(ReplyError::CodeChanged(250, 550))));
+        assert_eq!((torn.code, torn.unambiguous()), (550, Err(ReplyError::CodeChanged(250, 550, "b".into()))));
     }
 
     #[test]

@@ -34,8 +34,8 @@ pub(super) fn screen(offer: &Offer, parcel: Parcel<'_>, to: &Address) -> Option<
         let why = "an address in the header fields needs SMTPUTF8 and the server does not offer it";
         return permanent(6, 7, why.into());
     }
-    if parcel.eight_bit == EightBit::Body && !offer.eight_bit_mime() {
-        let why = "the message has bytes above 127 and the server does not offer 8BITMIME";
+    if parcel.eight_bit == EightBit::Body && !offer.eight_bit_mime() && !offer.smtputf8() {
+        let why = "the message has bytes above 127 and the server offers neither 8BITMIME nor SMTPUTF8";
         return permanent(6, 3, why.into());
     }
     None

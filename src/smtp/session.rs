@@ -22,6 +22,8 @@ pub(super) struct Session {
     pub must_reset: bool,
     /// Why there is no TLS although the server offers it.
     pub without_tls: Option<Reply>,
+    /// Whether it is to be ended with QUIT although it carries no more mail.
+    pub may_part: bool,
     /// Whether nothing can be said over it any more.
     pub broken: bool,
     opened: Instant,
@@ -41,6 +43,7 @@ impl Session {
             most_mails: None,
             must_reset: false,
             without_tls: None,
+            may_part: false,
             broken: false,
             opened: now,
             used: now,

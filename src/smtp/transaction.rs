@@ -142,6 +142,7 @@ pub(super) async fn run(
             return Ending::Judged(transaction.cut_short(&reply));
         }
         Err(Stop::Rest(verdict, reply)) => Some(Judgement::new(verdict, transaction.stage, reply)),
+        Err(Stop::OutOfStep) => Some(transaction.forget_replies()),
     };
     transaction.session.rest();
     let without_tls = transaction.session.without_tls.clone();
@@ -158,6 +159,8 @@ enum Stop {
     CalledOff,
     /// Whoever has no judgement yet gets this one.
     Rest(Verdict, Reply),
+    /// The server has sent a reply too many: nobody knows which was meant for whom. Nothing was handed over.
+    OutOfStep,
 }
 
 struct Transaction<'a> {
@@ -254,6 +257,17 @@ impl<'a> Transaction<'a> {
         Judged { judged: self.judged, left, may_go_on, limit }
     }
 
+    /// Takes back what replies out of step have said of recipients; what follows for everyone.
+    fn forget_replies(&mut self) -> Judgement {
+        let why = "the server sent a reply that nothing had asked for";
+        let unknown = Judgement::new(Verdict::Temporary, self.stage, Reply::ours_with(4, 5, 0, why));
+        let is_reply = |judgement: &&mut Judgement| judgement.reply.code.is_some();
+        for judgement in self.judged.iter_mut().map(|(_, judgement)| judgement).filter(is_reply) {
+            *judgement = unknown.clone();
+        }
+        unknown
+    }
+
     /// Whether the server hung up because it had been named too many recipients, some of whom it took.
     fn is_cut_short_by(&self, reply: &Reply) -> bool {
         self.stage == Stage::Rcpt && self.taken > 0 && reply.code == Some(421) && refusal::is_recipient_limit(reply)
@@ -285,8 +299,9 @@ impl<'a> Transaction<'a> {
         match (reply.is_intermediate(), accepted) {
             (true, true) => self.transfer().await,
             (true, false) => self.transfer_nothing().await,
-            (false, _) if reply.is_positive() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),
+            (false, _) if reply.is_positive() => Err(Stop::OutOfStep),
             (false, _) => {
+                self.expect_silence()?;
                 if accepted {
                     self.judge_whole(&reply);
                 }
@@ -353,6 +368,7 @@ impl<'a> Transaction<'a> {
             Ok(reply) if reply.is_positive() => Ok(true),
             // A session that was used before has carried enough; a new one may carry this mail.
             Ok(reply) if self.session.mails > 1 && refusal::is_session_limit(&reply.to_reply()) => {
+                self.session.may_part = !self.pipelined;
                 Err(Stop::HungUp(reply.to_reply()))
             }
             Ok(reply) => {
@@ -375,7 +391,7 @@ impl<'a> Transaction<'a> {
             let command = self.rcpt_command(place);
             let reply = self.exchange("RCPT", || command, self.timeouts.rcpt).await?;
             if reply.is_intermediate() {
-                return Err(Stop::Rest(Verdict::Temporary, reply.to_reply()));
+                return Err(Stop::OutOfStep);
             }
             if reply.is_positive() {
                 self.taken += 1;
@@ -435,13 +451,16 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// A reply too many would be taken for the answer to the dot.
-    fn expect_silence(&self) -> Result<(), Stop> {
-        if self.session.wire.has_leftovers() {
-            let why = Reply::ours_with(4, 5, 0, "the server sent a reply that nothing had asked for");
-            return Err(Stop::Rest(Verdict::Temporary, why));
+    /// A reply too many would be taken for the answer to what comes next. Only 421 may come unasked (RFC 5321 §3.8).
+    fn expect_silence(&mut self) -> Result<(), Stop> {
+        match self.session.wire.leftovers() {
+            [] => Ok(()),
+            [b'4', b'2', b'1', ..] => {
+                self.session.broken = true;
+                Ok(())
+            }
+            _ => Err(Stop::OutOfStep),
         }
-        Ok(())
     }
 
     /// Sends a command, unless it went with the group, and reads its reply.
@@ -454,6 +473,7 @@ impl<'a> Transaction<'a> {
         let deadline = self.deadline.min(Instant::now() + wait);
         let lost = |error: &WireError| Stop::Rest(Verdict::Temporary, ours(stage, error));
         if !self.pipelined {
+            self.expect_silence()?;
             let written = self.session.wire.write(command().to_string().as_bytes(), deadline).await;
             written.map_err(|failure| lost(&failure.error))?;
         }

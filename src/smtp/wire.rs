@@ -90,6 +90,11 @@ impl Wire {
         self.start < self.end
     }
 
+    /// What has been read that no one asked for.
+    pub fn leftovers(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
     /// The transport, and what was read ahead is lost: see [`Self::has_leftovers`].
     pub fn into_link(self) -> Link {
         self.link

@@ -106,7 +106,40 @@ async fn a_long_challenge_is_passed_by() {
     smtp.auth().replies([challenge.as_str()]);
     smtp.after_auth().replies(["535 5.7.8 no"]);
     let outcome = send_one(&sender(with_login(&smtp, "tls=none"))).await;
-    assert_eq!((outcome.verdict, outcome.reply.code), (Temporary, Some(334)), "{}", outcome.reply.text);
+    assert_eq!((outcome.verdict, outcome.reply.code), (Temporary, Some(535)), "{}", outcome.reply.text);
+}
+
+#[tokio::test]
+async fn a_server_that_wants_plain_in_two_steps_gets_it() {
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["AUTH PLAIN"]);
+    smtp.auth().replies(["334 "]);
+    assert_eq!(send_one(&sender(with_login(&smtp, "tls=none"))).await.verdict, Accepted);
+    assert_eq!((smtp.count("AUTH PLAIN AGFubgBzZWNyZXQ="), smtp.count("AGFubgBzZWNyZXQ=")), (1, 1));
+}
+
+#[tokio::test]
+async fn an_exchange_without_end_is_canceled() {
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["AUTH PLAIN"]);
+    smtp.auth().replies(["334 "]);
+    smtp.after_auth().replies(["334 more"]);
+    let outcome = send_one(&sender(with_login(&smtp, "tls=none"))).await;
+    assert_eq!((outcome.verdict, smtp.count("*"), smtp.count("MAIL")), (Temporary, 1, 0));
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_us_is_told_goodbye() {
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["AUTH PLAIN"]);
+    let sender = sender(with_login(&smtp, "tls=none"));
+    smtp.auth().replies(["535 5.7.8 no"]);
+    send_one(&sender).await;
+    smtp.read("QUIT", 1).await;
+    smtp.greeting().replies(["554 5.7.1 not you"]);
+    send_one(&sender).await;
+    smtp.read("QUIT", 2).await;
+    smtp.left_alone().await;
 }
 
 #[tokio::test]

@@ -68,6 +68,17 @@ async fn a_very_long_explanation_is_told_from_its_beginning() {
 }
 
 #[tokio::test]
+async fn a_long_token_goes_in_a_line_of_its_own() {
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["AUTH XOAUTH2"]);
+    smtp.auth().replies(["334 "]);
+    let file = token(&"t".repeat(1_500));
+    assert_eq!(send_one(&with_token_in(&file, &smtp)).await.verdict, Accepted);
+    let lines: Vec<String> = smtp.lines().into_iter().map(|line| line.text).collect();
+    assert_eq!((lines[1].as_str(), lines[2].len()), ("AUTH XOAUTH2", 2_032));
+}
+
+#[tokio::test]
 async fn without_a_token_nothing_is_said() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH XOAUTH2"]);
