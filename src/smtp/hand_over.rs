@@ -11,6 +11,7 @@ use super::lane::Lane;
 use super::pool::{Destination, NoSession, Pool, Pools, take_idle};
 use super::recipient_limit::RecipientLimit;
 use super::session::Session;
+use super::sts;
 use super::terms::Terms;
 use super::transaction::{self, Batch, Ending, Judged, Judgement, Parcel};
 use crate::domain::outcome::{Peer, Reply, Stage, Verdict};
@@ -43,6 +44,7 @@ impl From<NotBegun> for Failure {
 }
 
 /// A mail on its way to the servers of one destination after the other.
+#[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
     pub pools: &'a Arc<Pools>,
     pub parcel: Parcel<'a>,
@@ -53,6 +55,10 @@ pub(super) struct Call<'a> {
     pub patience: Instant,
     /// The same where there is another server to try.
     pub patience_or_next: Duration,
+    /// When it began.
+    pub started: Instant,
+    /// The MTA-STS policy that is to be told of in outcomes.
+    pub sts: Option<&'a sts::Policy>,
 }
 
 /// A wait at one server's gate.
@@ -83,13 +89,27 @@ impl Call<'_> {
         let mut fates = Fates::new(self.parcel.envelope.to.len());
         loop {
             match self.one_transaction(&pool, destination, policy, &mut fates, limit).await {
-                Ok(()) if fates.may_go_on => {}
+                Ok(()) if fates.may_go_on => self.settle(&mut fates),
                 Ok(()) => return Ok(fates.into_all()),
                 // Those that were judged are done with, whatever becomes of the others.
                 Err(_) if fates.has_begun() => return Ok(fates.into_all()),
                 Err(failure) => return Err(failure),
             }
         }
+    }
+
+    /// Tells of those who were judged by the last transaction.
+    fn settle(&self, fates: &mut Fates) {
+        let fresh = std::mem::take(&mut fates.fresh);
+        let judged = fresh.into_iter().filter_map(|place| Some((place, fates.judged[place].clone()?)));
+        let (places, mut judgements): (Vec<usize>, Vec<Judgement>) = judged.unzip();
+        let mut peer = fates.peer.clone();
+        if let Some(sts) = self.sts {
+            sts.report(&mut peer, &mut judgements);
+        }
+        let duration = self.started.elapsed();
+        let outcome = |judgement: Judgement| judgement.into_outcome(peer.clone(), duration);
+        self.terms.watch.settled(places.into_iter().zip(judgements.into_iter().map(outcome)).collect());
     }
 
     /// One transaction for recipients that have no judgement yet.
@@ -188,6 +208,8 @@ impl Call<'_> {
 /// What became of the recipients of a mail so far, in one transaction after the other.
 struct Fates {
     judged: Vec<Option<Judgement>>,
+    /// Those of them that the last transaction has judged.
+    fresh: Vec<usize>,
     /// Those that have no judgement yet.
     places: Vec<usize>,
     /// What they get where there is no further transaction.
@@ -200,7 +222,7 @@ struct Fates {
 impl Fates {
     fn new(recipients: usize) -> Self {
         let (judged, places) = (vec![None; recipients], (0..recipients).collect());
-        Self { judged, places, left: Vec::new(), may_go_on: false, peer: Peer::default() }
+        Self { judged, fresh: Vec::new(), places, left: Vec::new(), may_go_on: false, peer: Peer::default() }
     }
 
     /// Whether a transaction has judged somebody, or asked for less.
@@ -214,6 +236,7 @@ impl Fates {
         let is_forward = !judged.is_empty() || limit.is_some_and(|limit| limit < most);
         for (place, judgement) in judged {
             self.judged[place] = Some(judgement);
+            self.fresh.push(place);
         }
         (self.places, self.left) = left.into_iter().unzip();
         self.may_go_on = may_go_on && is_forward && !self.places.is_empty();

@@ -22,7 +22,7 @@ use super::settings::Timeouts;
 use super::terms::Watch;
 use super::wire::{FinalReply, WireError};
 use crate::domain::address::Address;
-use crate::domain::outcome::{Reply, Stage, Verdict};
+use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::refusal;
 
 /// What became of a recipient.
@@ -36,6 +36,11 @@ pub(super) struct Judgement {
 impl Judgement {
     pub fn new(verdict: Verdict, stage: Stage, reply: Reply) -> Self {
         Self { verdict, stage, reply }
+    }
+
+    /// The same as others know it.
+    pub fn into_outcome(self, peer: Peer, duration: Duration) -> Outcome {
+        Outcome { verdict: self.verdict, reply: self.reply, peer, duration, stage: self.stage }
     }
 }
 

@@ -32,7 +32,7 @@ struct Prepared<'a> {
 
 /// When and how often this attempt is.
 #[derive(Clone, Copy)]
-struct Start {
+pub(super) struct Start {
     at: DateTime<Utc>,
     clock: Instant,
 }
@@ -40,13 +40,13 @@ struct Start {
 /// When an attempt ended, and how far its retry is moved: the same for all recipients of an envelope, so that they go
 /// together again.
 #[derive(Clone, Copy)]
-struct End {
+pub(super) struct End {
     at: DateTime<Utc>,
     dice: f64,
 }
 
 impl End {
-    fn now(parts: &Parts) -> Self {
+    pub(super) fn now(parts: &Parts) -> Self {
         Self { at: parts.clock.now(), dice: rand::random() }
     }
 }
@@ -121,7 +121,7 @@ async fn prepare<'a>(parts: &'a Parts, mail: &mut Mail) -> Result<Prepared<'a>, 
 /// Sends a mail along one route and completes those recipients.
 async fn along(parts: &Parts, mail: &Mail, leg: Leg, mime: &[u8], start: Start) {
     let Leg { route, envelope, claimed } = leg;
-    let watch = LastWord::new(parts, mail, &claimed);
+    let watch = LastWord::new(parts, mail, &claimed, start);
     let is_alone = envelope.to.len() == 1;
     let sending = async {
         let outcomes = parts.sender.send_if(&route, &envelope, mime, &parts.terms(&claimed, &watch)).await?;
@@ -131,13 +131,14 @@ async fn along(parts: &Parts, mail: &Mail, leg: Leg, mime: &[u8], start: Start) 
             is_alone,
             ..judge(parts, mail, claimed.clone(), outcome, start, end)
         };
-        Ok(claimed.iter().zip(outcomes).map(judged).collect())
+        let left = claimed.iter().zip(outcomes).enumerate().filter(|(place, _)| !watch.has_settled(*place));
+        Ok(left.map(|(_, one)| judged(one)).collect())
     };
     match AssertUnwindSafe(sending).catch_unwind().await {
         Ok(Ok(finished)) => parts.completer.complete(finished),
         Ok(Err(NotBegun(why))) => {
             tracing::debug!(why = why.text, "a mail was not begun; giving it back");
-            give_back_later(parts, claimed).await;
+            give_back_later(parts, watch.unsettled()).await;
         }
         Err(_) => {
             // Once the text may have left, nobody knows whether it arrived.
@@ -147,7 +148,7 @@ async fn along(parts: &Parts, mail: &Mail, leg: Leg, mime: &[u8], start: Start) 
                 (Verdict::Temporary, Stage::Data)
             };
             let outcome = Outcome { verdict, stage, ..ours(PANICKED, start) };
-            complete_all(parts, mail, claimed, &outcome, start).await;
+            complete_all(parts, mail, watch.unsettled(), &outcome, start).await;
         }
     }
 }
@@ -208,7 +209,14 @@ fn ours(reason: &str, start: Start) -> Outcome {
     }
 }
 
-fn judge(parts: &Parts, mail: &Mail, claimed: Claimed, outcome: Outcome, start: Start, end: End) -> Finished {
+pub(super) fn judge(
+    parts: &Parts,
+    mail: &Mail,
+    claimed: Claimed,
+    outcome: Outcome,
+    start: Start,
+    end: End,
+) -> Finished {
     let attempt = Attempt {
         number: u32::try_from(claimed.attempts).unwrap_or(0) + 1,
         deadline: deadline(parts, mail, &claimed),

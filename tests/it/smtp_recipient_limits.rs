@@ -1,6 +1,7 @@
 //! A server that takes so many recipients in one transaction gets the others in the next one, at once (RFC 5321
 //! §4.5.3.1.10).
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt as _;
@@ -170,7 +171,11 @@ async fn a_server_that_hangs_up_over_their_number_is_asked_for_fewer() {
 }
 
 /// Wants the first text to be sent, and no other.
-struct Once(AtomicUsize);
+#[derive(Default)]
+struct Once {
+    asked: AtomicUsize,
+    settled: Mutex<Vec<usize>>,
+}
 
 impl Watch for Once {
     fn go(&self) -> bool {
@@ -178,17 +183,24 @@ impl Watch for Once {
     }
 
     fn before_text<'a>(&'a self, _: &'a [usize]) -> BoxFuture<'a, bool> {
-        ready(self.0.fetch_add(1, Ordering::Relaxed) == 0).boxed()
+        ready(self.asked.fetch_add(1, Ordering::Relaxed) == 0).boxed()
+    }
+
+    fn settled(&self, outcomes: Vec<(usize, Outcome)>) {
+        assert!(outcomes.iter().all(|(_, outcome)| outcome.verdict == Accepted && outcome.peer.ip.is_some()));
+        self.settled.lock().unwrap().extend(outcomes.iter().map(|(place, _)| *place));
     }
 }
 
 #[tokio::test]
 async fn a_call_off_between_two_transactions_takes_no_outcome_back() {
     let smtp = two_at_a_time("552 too many recipients").await;
-    let terms = Terms { urgent: true, limits: Limits::default(), watch: &Once(AtomicUsize::new(0)) };
+    let watch = Once::default();
+    let terms = Terms { urgent: true, limits: Limits::default(), watch: &watch };
     let outcomes = sender(relay(&smtp)).send_if(&through_relay(), &envelope(FIVE), MAIL, &terms).await.unwrap();
     assert_eq!(verdicts(&outcomes), [Accepted, Accepted, Temporary, Temporary, Temporary]);
     assert_eq!(copies(&smtp), owned(&[&FIVE[..2]]));
+    assert_eq!(*watch.settled.lock().unwrap(), [0, 1], "told before the second was begun");
 }
 
 #[tokio::test]
