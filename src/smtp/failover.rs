@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use super::hand_over::{Call, Failure, NotBegun, Wait};
 use super::handshake::{Policy, Refusal};
+use super::parcel::Judgement;
 use super::pool::{AT_LEAST, Destination};
 use super::recipient_limit::RecipientLimit;
-use super::transaction::Judgement;
 use crate::domain::outcome::{Peer, Reply, Stage, Verdict};
 
 /// How long a server that could not be reached is asked last, if finding out did not take longer.

@@ -8,12 +8,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::handshake::{Policy, Refusal};
 use super::lane::Lane;
+use super::parcel::{Batch, Ending, Judged, Judgement, Parcel};
 use super::pool::{Destination, NoSession, Pool, Pools, take_idle};
 use super::recipient_limit::RecipientLimit;
 use super::session::Session;
 use super::sts;
 use super::terms::Terms;
-use super::transaction::{self, Batch, Ending, Judged, Judgement, Parcel};
+use super::transaction;
 use crate::domain::outcome::{Peer, Reply, Stage, Verdict};
 
 /// No attempt was made: every connection stayed in use, or the mail was called off. Says why.
@@ -232,9 +233,9 @@ impl Fates {
 
     /// Takes what came of a transaction with at most `most` recipients. There is another one where it brought something
     /// forward: judgements, or a lower limit.
-    fn take(&mut self, peer: Peer, Judged { judged, left, may_go_on, limit }: Judged, most: usize) {
-        let is_forward = !judged.is_empty() || limit.is_some_and(|limit| limit < most);
-        for (place, judgement) in judged {
+    fn take(&mut self, peer: Peer, Judged { done, left, may_go_on, limit }: Judged, most: usize) {
+        let is_forward = !done.is_empty() || limit.is_some_and(|limit| limit < most);
+        for (place, judgement) in done {
             self.judged[place] = Some(judgement);
             self.fresh.push(place);
         }

@@ -12,9 +12,9 @@ use rand::seq::SliceRandom;
 use tokio::time::timeout;
 
 use super::mx_guard::MxGuard;
+use super::parcel::Judgement;
 use super::settings::Settings;
 use super::sts;
-use super::transaction::Judgement;
 use crate::dns::{resolver, words};
 use crate::domain::outcome::{Reply, Stage, Verdict};
 

@@ -173,12 +173,11 @@ fn read(line: &[u8]) -> Option<(u16, bool, &[u8])> {
         return None;
     }
     match rest.split_first() {
-        None => Some((code, true, rest)),
         Some((b'-', text)) => Some((code, false, text)),
         Some((b' ' | b'\t', text)) => Some((code, true, text)),
         // A number of four digits is something else.
         Some((b'0'..=b'9', _)) => None,
-        Some(_) => Some((code, true, rest)),
+        None | Some(_) => Some((code, true, rest)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What can be judged about a recipient before anything is said to the server.
 
 use super::offer::Offer;
-use super::transaction::{EightBit, Judgement, Parcel};
+use super::parcel::{EightBit, Judgement, Parcel};
 use crate::domain::address::Address;
 use crate::domain::outcome::{Reply, Stage, Verdict};
 

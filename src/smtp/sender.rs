@@ -12,12 +12,12 @@ use super::failover::{self, Server};
 use super::hand_over::{Call, NotBegun};
 use super::handshake::Refusal;
 use super::mx::Resolver;
+use super::parcel::{EightBit, Judgement, Parcel};
 use super::policies::Policies;
 use super::pool::Pools;
 use super::route::{Envelope, Route};
 use super::settings::{Settings, SetupError};
 use super::terms::{Limits, Terms};
-use super::transaction::{EightBit, Judgement, Parcel};
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::routing::RouteName;
 

@@ -14,111 +14,17 @@ use tokio::time::Instant;
 
 use super::body::{self, BodyError};
 use super::dsn;
+use super::parcel::{Batch, EightBit, Ending, Judged, Judgement, Parcel};
 use super::reply::RawReply;
-use super::route::{Dsn, Envelope};
+use super::route::Dsn;
 use super::screen::{screen, size};
 use super::session::Session;
 use super::settings::Timeouts;
 use super::terms::Watch;
 use super::wire::{FinalReply, WireError};
 use crate::domain::address::Address;
-use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
+use crate::domain::outcome::{Reply, Stage, Verdict};
 use crate::domain::refusal;
-
-/// What became of a recipient.
-#[derive(Debug, Clone)]
-pub(super) struct Judgement {
-    pub verdict: Verdict,
-    pub stage: Stage,
-    pub reply: Reply,
-}
-
-impl Judgement {
-    pub fn new(verdict: Verdict, stage: Stage, reply: Reply) -> Self {
-        Self { verdict, stage, reply }
-    }
-
-    /// The same as others know it.
-    pub fn into_outcome(self, peer: Peer, duration: Duration) -> Outcome {
-        Outcome { verdict: self.verdict, reply: self.reply, peer, duration, stage: self.stage }
-    }
-}
-
-/// How a transaction ended.
-#[derive(Debug)]
-pub(super) enum Ending {
-    /// The server, or what is known of it, has judged at least one recipient.
-    Judged(Judged),
-    /// The server was gone before it said a word about this mail: on a session that had been idle, not an attempt.
-    HungUp(Reply),
-    /// The watch did not want the text to be sent, or ended: not an attempt.
-    CalledOff,
-}
-
-/// What became of the recipients of one transaction.
-#[derive(Debug, Default)]
-pub(super) struct Judged {
-    /// By their places in the envelope.
-    pub judged: Vec<(usize, Judgement)>,
-    /// Recipients beyond the server's limit, in the envelope's order, with what they get where there is no further
-    /// transaction.
-    pub left: Vec<(usize, Judgement)>,
-    /// Whether there may be another transaction for those at once.
-    pub may_go_on: bool,
-    /// How many recipients the server took, where it said that these are all it takes.
-    pub limit: Option<usize>,
-}
-
-impl Judged {
-    /// Says why there was no TLS to whoever was refused for that.
-    fn explain(&mut self, why: &Reply) {
-        for (_, Judgement { verdict, reply, .. }) in self.judged.iter_mut().chain(&mut self.left) {
-            if *verdict != Verdict::Accepted && refusal::asks_for_tls(reply) {
-                *reply = reply.clone().behind(why);
-            }
-        }
-    }
-}
-
-/// One mail.
-#[derive(Clone, Copy)]
-pub(super) struct Parcel<'a> {
-    pub envelope: &'a Envelope,
-    pub mime: &'a [u8],
-    /// Which bytes above 127 `mime` has.
-    pub eight_bit: EightBit,
-}
-
-/// For which recipients of the envelope a transaction is.
-#[derive(Clone, Copy)]
-pub(super) struct Batch<'a> {
-    /// Their places.
-    pub places: &'a [usize],
-    /// The most of them that are named to the server.
-    pub most: usize,
-    /// Whether others of the envelope were named to the server before.
-    pub is_further: bool,
-}
-
-/// Where a message has bytes above 127.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum EightBit {
-    Nowhere,
-    /// In the body alone.
-    Body,
-    /// In header fields, so that it is an internationalized message (RFC 6532).
-    Header,
-}
-
-impl EightBit {
-    pub fn of(mime: &[u8]) -> Self {
-        if mime.is_ascii() {
-            return Self::Nowhere;
-        }
-        let header = memchr::memmem::find(mime, b"\r\n\r\n").map_or(mime, |end| &mime[..end]);
-        if header.is_ascii() { Self::Body } else { Self::Header }
-    }
-}
 
 /// More recipients than this are not pipelined, lest both sides wait for the other to read (RFC 2920 §3.1).
 const PIPELINE_LIMIT: usize = 200;
@@ -259,7 +165,7 @@ impl<'a> Transaction<'a> {
         let mut left = self.over;
         left.extend(self.unnamed.into_iter().map(|place| (place, others.clone())));
         left.sort_unstable_by_key(|(place, _)| *place);
-        Judged { judged: self.judged, left, may_go_on, limit }
+        Judged { done: self.judged, left, may_go_on, limit }
     }
 
     /// Takes back what replies out of step have said of recipients; what follows for everyone.
@@ -283,7 +189,7 @@ impl<'a> Transaction<'a> {
         let again = self.open.into_iter().chain(self.unnamed).map(|place| (place, reply.clone()));
         let mut left: Vec<_> = self.over.into_iter().chain(again).collect();
         left.sort_unstable_by_key(|(place, _)| *place);
-        Judged { judged: self.judged, left, may_go_on: true, limit: Some(self.taken) }
+        Judged { done: self.judged, left, may_go_on: true, limit: Some(self.taken) }
     }
 
     async fn dialogue(&mut self) -> Result<(), Stop> {
