@@ -316,6 +316,7 @@ pub fn sender_settings(config: &Config) -> anyhow::Result<smtp::Settings> {
             ..smtp::Timeouts::default()
         },
         allow_loopback_mx: config.delivery.allow_loopback_mx,
+        allow_private_mx: config.delivery.private_mx(),
         mta_sts: smtp::MtaSts {
             enabled: config.delivery.mta_sts,
             ca_file: config.delivery.mx_ca_file.clone(),

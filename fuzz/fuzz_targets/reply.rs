@@ -39,7 +39,7 @@ mod smtp {
     pub fn check(octets: &[u8], size: usize) {
         let (replies, end) = read_all(octets, size);
         for reply in &replies {
-            assert!(reply.text.len() <= 64 * 1_024 * 3 + 100);
+            assert!(reply.text.len() <= (64 * 1_024 + 2_048) * 3 + 100);
             assert!(reply.to_reply().text.len() <= crate::domain::outcome::Reply::TEXT_LIMIT);
             let offer = offer::Offer::of(reply);
             assert!(!offer.starttls() || reply.text.to_ascii_uppercase().contains("STARTTLS"));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::network::{Allowed, Rule};
 use crate::domain::relay::TlsMode;
 use crate::domain::retry::Policy;
 
@@ -48,6 +49,10 @@ pub struct Delivery {
     /// Whether a recipient's mail server may be this machine: `POSTRIDER_DELIVERY__ALLOW_LOOPBACK_MX`, default false.
     /// For tests; otherwise a domain that points its MX at 127.0.0.1 makes a loop.
     pub allow_loopback_mx: bool,
+    /// Where a recipient's mail servers may be besides the Internet: `POSTRIDER_DELIVERY__ALLOW_PRIVATE_MX`, default false.
+    /// `true` stands for every private network; or addresses, networks and names of hosts (in a variable separated by
+    /// commas), which may be sent to as address literals too. With it, whoever may send reaches the SMTP servers there.
+    pub allow_private_mx: PrivateMx,
     /// Whether the MTA-STS policies (RFC 8461) of recipients' domains are followed on the direct way:
     /// `POSTRIDER_DELIVERY__MTA_STS`, default true. They are fetched over HTTPS from `mta-sts.DOMAIN`.
     pub mta_sts: bool,
@@ -65,6 +70,28 @@ pub struct Delivery {
     pub dsn_success: bool,
 }
 
+/// [`Delivery::allow_private_mx`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PrivateMx {
+    /// Every private network, or none.
+    All(bool),
+    /// These.
+    These(Vec<String>),
+    /// These, as a variable has them.
+    Listed(String),
+}
+
+impl PrivateMx {
+    fn rules(&self) -> Vec<&str> {
+        match self {
+            Self::All(_) => Vec::new(),
+            Self::These(rules) => rules.iter().map(|rule| rule.trim()).collect(),
+            Self::Listed(rules) => rules.split(',').map(str::trim).filter(|rule| !rule.is_empty()).collect(),
+        }
+    }
+}
+
 impl Default for Delivery {
     fn default() -> Self {
         let Policy { schedule, window, greylist } = Policy::default();
@@ -79,6 +106,7 @@ impl Default for Delivery {
             greylist,
             shutdown_grace: Duration::from_secs(620),
             allow_loopback_mx: false,
+            allow_private_mx: PrivateMx::All(false),
             mta_sts: true,
             tls: BTreeMap::new(),
             mx_ca_file: None,
@@ -91,6 +119,13 @@ impl Delivery {
     /// The rules for trying again, as the domain knows them.
     pub fn retry_policy(&self) -> Policy {
         Policy { schedule: self.retry_schedule.clone(), window: self.retry_window, greylist: self.greylist }
+    }
+
+    /// [`Delivery::allow_private_mx`] as the domain knows it.
+    pub fn private_mx(&self) -> Allowed {
+        // What is no rule was refused when the configuration was read.
+        let rules = self.allow_private_mx.rules().into_iter().filter_map(|rule| rule.parse().ok()).collect();
+        Allowed { private: matches!(self.allow_private_mx, PrivateMx::All(true)), rules }
     }
 
     /// [`Delivery::tls`] with domains as addresses have them: A-labels, lower case.
@@ -115,6 +150,10 @@ impl Delivery {
         within_time(self.retry_window, second..=30 * day)?;
         within_time(self.greylist, second..=day)?;
         within_time(self.shutdown_grace, Duration::ZERO..=Duration::from_hours(1))?;
+        let rules = self.allow_private_mx.rules();
+        if let Some((rule, why)) = rules.into_iter().find_map(|rule| Some((rule, rule.parse::<Rule>().err()?))) {
+            return Err(format!("{rule:?} {why}"));
+        }
         match self.tls.keys().find(|domain| *domain != "*" && ascii(domain).is_none()) {
             Some(domain) => Err(format!("{domain:?} is not a domain name such as example.net, nor *")),
             None => Ok(()),

@@ -9,6 +9,7 @@ use super::keys::Keys;
 use super::load::Setting;
 use super::problem::Problems;
 use super::{Config, ConfigErrors, Format, file, keys, load, variables};
+use crate::domain::network::Allowed;
 use crate::domain::relay::TlsMode;
 
 /// Loads `toml` as the file `postrider.toml` and `env` over it, without touching either on this machine.
@@ -274,6 +275,22 @@ fn hostnames_are_names() {
     for name in ["", "a b", "a..b", "-a", "a\n", "[1.2.3]", "mäil.example", ".example"] {
         assert!(super::check_hostname(name).is_err(), "{name:?}");
     }
+}
+
+#[test]
+fn private_mail_exchangers_are_allowed_by_word_or_by_list() {
+    let allowed = |toml: &str, env: &[(&str, &str)]| sound(toml, env).delivery.private_mx();
+    let variable = "POSTRIDER_DELIVERY__ALLOW_PRIVATE_MX";
+    assert_eq!(allowed("", &[]), Allowed::default());
+    let all = Allowed { private: true, rules: Vec::new() };
+    assert_eq!(allowed("delivery.allow_private_mx = true", &[]), all);
+    assert_eq!(allowed("", &[(variable, "true")]), all);
+    let rules = ["10.0.0.0/8", "mx.internal"].map(|rule| rule.parse().unwrap()).to_vec();
+    let listed = Allowed { private: false, rules };
+    assert_eq!(allowed(r#"delivery.allow_private_mx = ["10.0.0.0/8", "mx.internal"]"#, &[]), listed);
+    assert_eq!(allowed("", &[(variable, "10.0.0.0/8, mx.internal")]), listed);
+    let problems = problems("", &[(variable, "10.0.0.0/33")]);
+    assert!(problems.iter().any(|line| line.contains("must be an address, a network")), "{problems:?}");
 }
 
 const EXAMPLE: &str = include_str!("../../postrider.example.toml");

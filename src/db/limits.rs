@@ -75,7 +75,8 @@ pub async fn claim(
         }
         let mut bounds = Bounds::lock(&mut tx, worker, wishes, now).await?;
         let rooms = bounds.rooms(wishes, now);
-        let mut claimed = queue::take(&mut tx, worker, &rooms, now).await?;
+        let taken = queue::take(&mut tx, worker, &rooms, now).await?;
+        let mut claimed: Vec<Claimed> = taken.into_iter().map(|row| row.claimed).collect();
         let mut granted = bounds.count(wishes, &claimed, now);
         bounds.write(&mut tx, worker).await?;
         let along = queue::take_along(&mut tx, worker, &claimed, most.saturating_sub(claimed.len()), now).await?;

@@ -1,6 +1,8 @@
 //! `queue`: claim what is due, and end each attempt. `end` alone ends one: its state and, in the same transaction, its
 //! event, fenced by the lease.
 
+mod claim;
+
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -17,6 +19,9 @@ use crate::domain::delivery::{Status, Transition};
 use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::outcome::{Outcome, Stage};
 use crate::domain::suppression::Reason;
+
+pub use claim::claim;
+pub(super) use claim::{take, take_along};
 
 /// How many rows of a lane a claim may take.
 #[derive(Debug, Clone, Copy)]
@@ -57,84 +62,6 @@ impl Claimed {
     pub fn key(&self) -> (Uuid, Uuid) {
         (self.message_id, self.recipient_id)
     }
-}
-
-/// Leases what is due in these lanes to `worker`, the oldest of each lane first. A worker that was declared dead gets
-/// nothing, however late its statement arrives. Of lanes that are limited, take with [`super::limits::claim`].
-pub async fn claim(db: &Db, worker: Uuid, rooms: &[Room], now: DateTime<Utc>) -> Result<Vec<Claimed>, DbError> {
-    db.timed("queue.claim", async {
-        let mut connection = db.pool.hot().acquire().await?;
-        take(&mut connection, worker, rooms, now).await
-    })
-    .await
-}
-
-pub(super) async fn take(
-    connection: &mut PgConnection,
-    worker: Uuid,
-    rooms: &[Room],
-    now: DateTime<Utc>,
-) -> Result<Vec<Claimed>, sqlx::Error> {
-    let lanes: Vec<i64> = rooms.iter().map(|room| room.lane).collect();
-    let rows: Vec<i32> = rooms.iter().map(|room| room.rows).collect();
-    let from: Vec<DateTime<Utc>> = rooms.iter().map(|room| room.from).collect();
-    // By the rows' addresses, which their locks keep still: Postgres cannot know how few rows `room.rows` are, and would
-    // join by reading the whole queue.
-    sqlx::query_as!(
-        Claimed,
-        "WITH me AS MATERIALIZED (SELECT id FROM workers WHERE id = $4 FOR KEY SHARE)
-         UPDATE queue SET lease = $4, claims = claims + 1
-         WHERE ctid = ANY (ARRAY(
-             SELECT free.ctid
-             FROM me CROSS JOIN unnest($1::bigint[], $2::integer[], $5::timestamptz[]) AS room (lane_id, rows, since)
-             CROSS JOIN LATERAL (
-                 SELECT ctid FROM queue
-                 WHERE lane_id = room.lane_id AND lease IS NULL AND due_at <= $3 AND due_at >= room.since
-                 ORDER BY due_at, message_id, recipient_id LIMIT room.rows FOR UPDATE SKIP LOCKED) AS free))
-         RETURNING message_id, recipient_id, tenant_id, lane_id, attempts, crashes, first_due_at, $4::uuid AS \"lease!\",
-                   claims",
-        &lanes,
-        &rows,
-        now,
-        worker,
-        &from
-    )
-    .fetch_all(connection)
-    .await
-}
-
-/// Leases what else of these messages is due in the same lanes, at most `most` rows, so that a mail is one however many
-/// it is for.
-pub(super) async fn take_along(
-    connection: &mut PgConnection,
-    worker: Uuid,
-    claimed: &[Claimed],
-    most: usize,
-    now: DateTime<Utc>,
-) -> Result<Vec<Claimed>, sqlx::Error> {
-    if claimed.is_empty() || most == 0 {
-        return Ok(Vec::new());
-    }
-    let (messages, lanes): (Vec<Uuid>, Vec<i64>) = claimed.iter().map(|row| (row.message_id, row.lane_id)).unzip();
-    sqlx::query_as!(
-        Claimed,
-        "UPDATE queue SET lease = $1, claims = claims + 1
-         WHERE ctid = ANY (ARRAY(
-             SELECT q.ctid FROM queue q
-             JOIN (SELECT DISTINCT message_id, lane_id FROM unnest($2::uuid[], $3::bigint[]) AS u (message_id, lane_id)) u
-                  USING (message_id, lane_id)
-             WHERE q.message_id = ANY ($2) AND q.lease IS NULL AND q.due_at <= $4
-             LIMIT $5 FOR UPDATE OF q SKIP LOCKED))
-         RETURNING message_id, recipient_id, tenant_id, lane_id, attempts, crashes, first_due_at, $1::uuid AS \"lease!\",
-                   claims",
-        worker,
-        &messages,
-        &lanes,
-        now,
-        i64::try_from(most).unwrap_or(i64::MAX)
-    )
-    .fetch_all(connection)
-    .await
 }
 
 /// An attempt that is over.

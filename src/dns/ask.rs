@@ -56,7 +56,7 @@ impl Asker {
             Err(_) => Err(TOO_LONG.into()),
             Ok(Ok(found)) => Ok(found.iter().collect()),
             Ok(Err(error)) if is_none(&error) => Ok(Vec::new()),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(super::words(&error)),
         }
     }
 
@@ -99,7 +99,7 @@ fn read(answer: Result<Lookup, NetError>, text: impl Fn(&RData) -> Option<String
     match answer {
         Ok(found) => Ok(found.answers().iter().filter_map(|record| text(&record.data)).collect()),
         Err(error) if is_none(&error) => Ok(Vec::new()),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(super::words(&error)),
     }
 }
 

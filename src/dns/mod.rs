@@ -2,6 +2,8 @@
 
 mod ask;
 mod check;
+mod own;
+mod words;
 
 use std::net::SocketAddr;
 
@@ -12,6 +14,8 @@ use hickory_resolver::{ResolverBuilder, TokioResolver};
 
 pub use ask::Asker;
 pub use check::check;
+pub use own::is_own;
+pub use words::words;
 
 /// Asks `server`, or whom the system asks where there is none. Hosts have IPv4 and IPv6 addresses.
 pub fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {

@@ -7,10 +7,18 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// The rate is lowered at most once in this time, and raised by a step for each.
+/// The rate is lowered at most once in this time.
 const STEP: TimeDelta = TimeDelta::seconds(10);
-/// What a step raises the rate by.
+/// The rate is raised by a step for each time of this length without a complaint.
+const RAISE_EVERY: TimeDelta = TimeDelta::seconds(5);
+/// What each of the first steps raises the rate by.
 const RAISE: f64 = 1.25;
+/// How many those are: after them the rate is beyond twice what it was lowered to, and so beyond what was last complained of.
+const CAREFUL_STEPS: i64 = 4;
+/// What each later step raises it by: the limit that there was is gone, and nobody is helped by finding that out slowly.
+const RAISE_BEYOND: f64 = 2.0;
+/// Steps after which any rate is past its ceiling.
+const MOST_STEPS: i64 = 64;
 /// Never less than one mail a minute, in mails a second.
 const FLOOR: f64 = 1.0 / 60.0;
 /// The first cut goes no lower, in mails a second: a lane that had little to send has shown little.
@@ -145,9 +153,13 @@ impl Learned {
 
     fn raised(self, at: DateTime<Utc>) -> Option<Self> {
         let since = self.raised_at.unwrap_or(self.lowered_at);
-        let steps = (at - since).num_seconds() / STEP.num_seconds();
-        let Ok(steps @ 1..) = i32::try_from(steps) else { return Some(self) };
-        let rate = self.rate * RAISE.powi(steps);
+        let steps_in = |time: TimeDelta| time.num_seconds() / RAISE_EVERY.num_seconds();
+        let (done, steps) = (steps_in(since - self.lowered_at), steps_in(at - since).min(MOST_STEPS));
+        if steps < 1 {
+            return Some(self);
+        }
+        let factor = |step: i64| if done + step < CAREFUL_STEPS { RAISE } else { RAISE_BEYOND };
+        let rate = (0..steps).fold(self.rate, |rate, step| rate * factor(step));
         (rate <= self.ceiling).then_some(Self { rate, raised_at: Some(at), ..self })
     }
 }
@@ -219,12 +231,48 @@ mod tests {
     #[test]
     fn success_raises_the_rate_until_the_limit_is_forgotten() {
         let first = Lesson { attempted: 40.0, accepted: 40.0, ..complaint(0) };
-        assert_eq!(rate_after(&[first, success(9)]), Some(20.0));
-        assert_eq!(rate_after(&[first, success(10), success(19)]), Some(25.0));
-        assert_eq!(rate_after(&[first, success(10), complaint(11)]), Some(12.5));
-        assert_eq!(rate_after(&[first, success(10), success(20), success(30)]), Some(20.0 * RAISE.powi(3)));
-        assert_eq!(rate_after(&[first, success(10), success(20), success(30), success(40)]), None);
+        assert_eq!(rate_after(&[first, success(4)]), Some(20.0));
+        assert_eq!(rate_after(&[first, success(5), success(9)]), Some(25.0));
+        assert_eq!(rate_after(&[first, success(5), complaint(10)]), Some(12.5));
+        assert_eq!(rate_after(&[first, success(5), success(10), success(15)]), Some(20.0 * RAISE.powi(3)));
+        assert_eq!(rate_after(&[first, success(5), success(10), success(15), success(20)]), None);
         assert_eq!(rate_after(&[first, success(3_600)]), None, "what was learned long ago");
+    }
+
+    /// Seconds until the limit is forgotten, where all goes well after these complaints at 1,000 mails a second.
+    fn recovery(complaints: i64) -> i64 {
+        let first = Lesson { attempted: 1_000.0, accepted: 900.0, ..complaint(0) };
+        let bad = (0..complaints).map(|n| Lesson { at: at(10 * n), ..first });
+        let known = bad.fold(Condition::default(), |known, lesson| known.after(&lesson));
+        let (last, mut known) = (10 * (complaints - 1), known);
+        (1..)
+            .find(|n| {
+                known = known.after(&success(last + n));
+                known.learned.is_none()
+            })
+            .unwrap()
+    }
+
+    #[test]
+    fn a_destination_that_is_well_again_gets_full_speed_soon() {
+        assert_eq!([1, 2, 4, 11].map(recovery), [20, 25, 35, 70]);
+    }
+
+    #[test]
+    fn a_limit_that_lasts_is_run_into_once_in_fifteen_seconds() {
+        let mut known = Condition::default().after(&Lesson { attempted: 1_000.0, accepted: 100.0, ..complaint(0) });
+        let (mut complaints, mut last) = (0, 0);
+        for second in 1..600 {
+            let rate = known.learned.map_or(1_000.0, |learned| learned.rate);
+            if rate > 60.0 && second - last >= 10 {
+                known = known.after(&complaint(second));
+                (complaints, last) = (complaints + 1, second);
+            } else {
+                known = known.after(&success(second));
+            }
+            assert!(known.learned.is_some(), "the limit is not forgotten");
+        }
+        assert!(complaints <= 600 / 15, "{complaints}");
     }
 
     #[test]

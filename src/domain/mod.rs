@@ -21,6 +21,7 @@ pub mod network;
 pub mod outcome;
 pub mod problem;
 pub mod publish;
+pub mod refusal;
 pub mod relay;
 pub mod report;
 pub mod retry;

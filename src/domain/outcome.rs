@@ -3,7 +3,7 @@
 //! Replies are judged by their first digit (RFC 5321 §4.2.1), refined by the enhanced code (RFC 3463). A failure to
 //! reach or to understand the other side is always temporary.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -126,6 +126,13 @@ impl Reply {
         Self { text: text.into(), ..self }.limited()
     }
 
+    /// The same reply, told behind what led to it.
+    #[must_use]
+    pub fn behind(self, cause: &Self) -> Self {
+        let text = format!("{}; then: {}", cause.text, self.text);
+        self.in_words(text)
+    }
+
     /// Whether a refusal asks for a second try rather than telling of trouble.
     pub fn speaks_of_greylisting(&self) -> bool {
         // rspamd's greylisting says no more than this.
@@ -139,9 +146,9 @@ impl Reply {
     }
 
     fn limited(mut self) -> Self {
-        // Postgres text cannot hold NUL, and other people's bytes must never fail a commit.
-        if self.text.contains('\0') {
-            self.text = self.text.replace('\0', "\u{fffd}");
+        // Other people's bytes must neither fail a commit (NUL) nor steer a terminal (ESC) or turn a line around.
+        if self.text.contains(is_unprintable) {
+            self.text = printable(&self.text);
         }
         if self.text.len() > Self::TEXT_LIMIT {
             let mut end = Self::TEXT_LIMIT;
@@ -152,6 +159,26 @@ impl Reply {
         }
         self
     }
+}
+
+/// Whether a character does something other than to be seen. Line ends part the lines of a reply.
+fn is_unprintable(letter: char) -> bool {
+    let is_control = letter.is_control() && !matches!(letter, '\n' | '\t');
+    is_control || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The text with such characters as `\x1b` or `\u{202e}`.
+fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len() + 16);
+    for letter in text.chars() {
+        match u32::from(letter) {
+            _ if !is_unprintable(letter) => printable.push(letter),
+            // Writing to a string cannot fail.
+            code @ 0..=0xff => drop(write!(printable, "\\x{code:02x}")),
+            code => drop(write!(printable, "\\u{{{code:x}}}")),
+        }
+    }
+    printable
 }
 
 fn strip_enhanced<'a>(code: u16, line: &'a str, found: &mut Option<EnhancedCode>) -> &'a str {
@@ -285,6 +312,13 @@ mod tests {
         let reply = Reply::ours(format!("{}{}", "\0".repeat(1_000), "ä".repeat(2_000)));
         assert!(reply.text.len() <= Reply::TEXT_LIMIT);
         assert!(!reply.text.contains('\0'));
+    }
+
+    #[test]
+    fn control_characters_of_a_reply_are_shown() {
+        let text = "\u{1b}]0;title\u{7}\u{1b}[31mred\rx\ty\u{9b}2J\u{202e}txt.exe\0";
+        let reply = Reply::from_lines(550, [text, "second"].into_iter());
+        assert_eq!(reply.text, "\\x1b]0;title\\x07\\x1b[31mred\\x0dx\ty\\x9b2J\\u{202e}txt.exe\\x00\nsecond");
     }
 
     fn refused(stage: Stage, code: u16, text: &str) -> Outcome {

@@ -2,14 +2,14 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use lettre::transport::smtp::authentication::{Credentials, Mechanism as Spoken};
-use lettre::transport::smtp::commands::Auth;
+use lettre::transport::smtp::authentication::Mechanism as Spoken;
 use secrecy::{ExposeSecret, SecretString};
+use std::fmt::Display;
 use std::time::Duration;
 
 use super::offer::Offer;
 use super::reply::RawReply;
-use super::wire::{Wire, WireError};
+use super::wire::Wire;
 use crate::domain::relay::{Login, Mechanism, Password};
 
 /// Why the server does not know us.
@@ -21,8 +21,8 @@ pub(super) enum AuthError {
     NoPassword(String),
     /// It said no, or something that is no part of the exchange.
     Refused(RawReply),
-    /// The connection failed.
-    Wire(WireError),
+    /// The connection failed, for this reason.
+    Wire(String),
 }
 
 /// Introduces us. The caller has made sure that the connection may carry a password.
@@ -36,38 +36,119 @@ pub(super) async fn log_in(wire: &mut Wire, offer: &Offer, login: &Login, wait: 
     let none = || AuthError::NoMechanism(allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "));
     let mechanism = offer.mechanism(allowed).ok_or_else(none)?;
     let password = password(&login.password).await?;
-    let credentials = Credentials::new(login.user.clone(), password.expose_secret().to_owned());
+    let secrets = Secrets::new(&login.user, password.expose_secret());
+    exchange(wire, mechanism, login, &password, wait).await.map_err(|error| secrets.strip_from(error))
+}
+
+async fn exchange(
+    wire: &mut Wire,
+    mechanism: Spoken,
+    login: &Login,
+    password: &SecretString,
+    wait: Duration,
+) -> Result<(), AuthError> {
+    let (user, password) = (&login.user, password.expose_secret());
     // LOGIN asks for user and password in this order, in words that differ from server to server.
-    let prompts: &[Option<&str>] = match mechanism {
-        Spoken::Login => &[None, Some("Username:"), Some("Password:")],
-        _ => &[None],
+    let answers = match mechanism {
+        Spoken::Login => vec![user.clone(), password.to_owned()],
+        Spoken::Xoauth2 => vec![format!("user={user}\u{1}auth=Bearer {password}\u{1}\u{1}")],
+        Spoken::Plain => vec![format!("\0{user}\0{password}")],
     };
-    for (step, prompt) in prompts.iter().enumerate() {
-        let command = Auth::new(mechanism, credentials.clone(), prompt.map(str::to_owned)).map_err(|_| none())?;
-        let reply = wire.ask(command, wait).await.map_err(AuthError::Wire)?;
-        let is_last = step + 1 == prompts.len();
-        if is_last && reply.code == 334 && mechanism == Spoken::Xoauth2 {
-            return Err(explained(wire, &reply, wait).await);
-        }
-        let expected = if is_last { reply.is_positive() } else { reply.code == 334 };
-        if !expected {
-            return Err(AuthError::Refused(reply));
-        }
+    let mut answers = answers.into_iter().map(|answer| STANDARD.encode(answer)).peekable();
+    let (initial, is_plain) = (answers.peek().cloned().unwrap_or_default(), mechanism == Spoken::Plain);
+    let mut command = format!("AUTH {mechanism} {initial}\r\n");
+    if mechanism == Spoken::Login || command.len() > LINE {
+        command = format!("AUTH {mechanism}\r\n");
+    } else {
+        answers.next();
     }
-    Ok(())
+    // Some servers take no initial response, and ask for it.
+    let again = (is_plain && answers.peek().is_none()).then_some(initial);
+    let mut reply = ask(wire, command, wait).await?;
+    for answer in answers.chain(again) {
+        if reply.code != 334 {
+            break;
+        }
+        reply = ask(wire, format!("{answer}\r\n"), wait).await?;
+    }
+    match reply.code {
+        334 if mechanism == Spoken::Xoauth2 => Err(explained(wire, &reply, wait).await),
+        334 => {
+            // It wants more than there is to say: the exchange is canceled (RFC 4954 §4).
+            ask(wire, "*\r\n", wait).await?;
+            Err(AuthError::Refused(reply))
+        }
+        200..300 => Ok(()),
+        _ => Err(AuthError::Refused(reply)),
+    }
+}
+
+async fn ask(wire: &mut Wire, line: impl Display, wait: Duration) -> Result<RawReply, AuthError> {
+    wire.ask(line, wait).await.map_err(|error| AuthError::Wire(error.to_string()))
 }
 
 /// The refusal of a token comes as a challenge, which wants an empty answer before the server says no in plain words.
 async fn explained(wire: &mut Wire, challenge: &RawReply, wait: Duration) -> AuthError {
-    let mut reply = match wire.ask("\r\n", wait).await {
+    let mut reply = match ask(wire, "\r\n", wait).await {
         Ok(reply) => reply,
-        Err(error) => return AuthError::Wire(error),
+        Err(error) => return error,
     };
-    if let Ok(told) = STANDARD.decode(challenge.text.trim()) {
+    // One that is too long has been cut.
+    let text = challenge.text.trim();
+    let whole = text.len() - text.len() % 4;
+    if let Ok(told) = STANDARD.decode(text.get(..whole).unwrap_or_default()) {
         let told = String::from_utf8_lossy(&told).replace(char::is_control, " ");
         reply.text = format!("{} ({})", reply.text, told.trim());
     }
     AuthError::Refused(reply)
+}
+
+/// What must not be repeated: some servers quote the command that they refuse, and their replies are kept and shown.
+struct Secrets(Vec<String>);
+
+/// The longest command line (RFC 5321 §4.5.3.1.4); a longer initial response goes in a line of its own (RFC 4954 §4).
+const LINE: usize = 512;
+/// What stands where a secret was.
+const REMOVED: &str = "[removed]";
+/// The shortest part of a secret that is looked for.
+const SHORTEST: usize = 8;
+
+impl Secrets {
+    fn new(user: &str, password: &str) -> Self {
+        let encoded = [
+            format!("\0{user}\0{password}"),
+            format!("{user}\0{user}\0{password}"),
+            format!("user={user}\u{1}auth=Bearer {password}\u{1}\u{1}"),
+            password.to_owned(),
+        ];
+        let encoded = encoded.map(|text| STANDARD.encode(text).trim_end_matches('=').to_owned());
+        Self(encoded.into_iter().chain([password.to_owned()]).filter(|secret| !secret.is_empty()).collect())
+    }
+
+    fn strip_from(&self, error: AuthError) -> AuthError {
+        match error {
+            AuthError::Refused(reply) => AuthError::Refused(RawReply { text: self.strip(&reply.text), ..reply }),
+            AuthError::Wire(why) => AuthError::Wire(self.strip(&why)),
+            other => other,
+        }
+    }
+
+    /// The text without secrets, and without longer parts of them.
+    fn strip(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for secret in &self.0 {
+            text = text.replace(secret.as_str(), REMOVED);
+        }
+        let is_letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/');
+        let is_part = |word: &str| word.len() >= SHORTEST && self.0.iter().any(|secret| secret.contains(word));
+        let mut stripped = String::with_capacity(text.len());
+        for piece in text.split_inclusive(|c: char| !is_letter(c)) {
+            let word = piece.trim_end_matches(|c: char| !is_letter(c));
+            stripped.push_str(if is_part(word) { REMOVED } else { word });
+            stripped.push_str(&piece[word.len()..]);
+        }
+        stripped
+    }
 }
 
 async fn password(password: &Password) -> Result<SecretString, AuthError> {
@@ -82,4 +163,22 @@ async fn password(password: &Password) -> Result<SecretString, AuthError> {
         return Err(failed("it should hold an access token and nothing else".into()));
     }
     Ok(token.to_owned().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_stripped_from_what_a_server_says() {
+        let secrets = Secrets::new("ann", "correct horse");
+        let plain = STANDARD.encode("\0ann\0correct horse");
+        let token = STANDARD.encode("user=ann\u{1}auth=Bearer correct horse\u{1}\u{1}");
+        for said in [plain.as_str(), token.as_str(), "correct horse", &plain[..12], &STANDARD.encode("correct horse")] {
+            let stripped = secrets.strip(&format!("bad command: AUTH PLAIN {said} from ann"));
+            let kept = stripped.replace('=', "");
+            assert_eq!(kept, "bad command: AUTH PLAIN [removed] from ann", "{said}");
+        }
+        assert_eq!(secrets.strip("authentication failed"), "authentication failed");
+    }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::failover::Standings;
 use super::handshake;
 use super::mx::{Exchanger, Resolver};
+use super::parcel::Judgement;
 use super::policies::MxPolicies;
 use super::pool::Destination;
 use super::settings::{Settings, SetupError};
 use super::sts::{self, Policies};
-use super::transaction::Judgement;
 
 /// What is needed for direct routes.
 pub(super) struct Direct {

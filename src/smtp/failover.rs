@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 use super::hand_over::{Call, Failure, NotBegun, Wait};
 use super::handshake::{Policy, Refusal};
+use super::parcel::Judgement;
 use super::pool::{AT_LEAST, Destination};
-use super::transaction::Judgement;
+use super::recipient_limit::RecipientLimit;
 use crate::domain::outcome::{Peer, Reply, Stage, Verdict};
 
 /// How long a server that could not be reached is asked last, if finding out did not take longer.
@@ -64,9 +65,12 @@ pub(super) struct Candidate<'a> {
     standing: Arc<Standing>,
 }
 
-/// Whether a server could be reached of late.
+/// Whether a server could be reached of late, and what else is known of it.
 #[derive(Debug, Default)]
-pub(super) struct Standing(Mutex<Past>);
+pub(super) struct Standing {
+    past: Mutex<Past>,
+    recipients: RecipientLimit,
+}
 
 #[derive(Debug, Default)]
 struct Past {
@@ -116,7 +120,7 @@ impl Standing {
     }
 
     fn past(&self) -> MutexGuard<'_, Past> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -145,7 +149,7 @@ pub(super) async fn hand_over(
         let (is_only_left, asked) = (tried + 1 == servers.len(), Instant::now());
         let is_vain = || !is_only_left && standing.has_failed_since(*before);
         let until = if is_only_left { call.patience } else { call.patience.min(asked + call.patience_or_next) };
-        match call.hand_over(destination, policy, Wait { until, is_vain: &is_vain }).await {
+        match call.hand_over(destination, policy, Wait { until, is_vain: &is_vain }, &standing.recipients).await {
             Ok((peer, judgements)) => {
                 let said = refusal(&peer, &judgements);
                 match said.as_ref().map(|refusal| refusal.reply.code) {

@@ -8,10 +8,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::handshake::{Policy, Refusal};
 use super::lane::Lane;
+use super::parcel::{Batch, Ending, Judged, Judgement, Parcel};
 use super::pool::{Destination, NoSession, Pool, Pools, take_idle};
+use super::recipient_limit::RecipientLimit;
 use super::session::Session;
+use super::sts;
 use super::terms::Terms;
-use super::transaction::{self, Ending, Judgement, Parcel};
+use super::transaction;
 use crate::domain::outcome::{Peer, Reply, Stage, Verdict};
 
 /// No attempt was made: every connection stayed in use, or the mail was called off. Says why.
@@ -42,6 +45,7 @@ impl From<NotBegun> for Failure {
 }
 
 /// A mail on its way to the servers of one destination after the other.
+#[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
     pub pools: &'a Arc<Pools>,
     pub parcel: Parcel<'a>,
@@ -52,6 +56,10 @@ pub(super) struct Call<'a> {
     pub patience: Instant,
     /// The same where there is another server to try.
     pub patience_or_next: Duration,
+    /// When it began.
+    pub started: Instant,
+    /// The MTA-STS policy that is to be told of in outcomes.
+    pub sts: Option<&'a sts::Policy>,
 }
 
 /// A wait at one server's gate.
@@ -62,12 +70,14 @@ pub(super) struct Wait<'a> {
 }
 
 impl Call<'_> {
-    /// Hands the mail to one server.
+    /// Hands the mail to one server, in as many transactions as the number of recipients that it takes in one makes
+    /// necessary.
     pub async fn hand_over(
         &self,
         destination: &Destination,
         policy: &Arc<Policy>,
         wait: Wait<'_>,
+        limit: &RecipientLimit,
     ) -> Result<(Peer, Vec<Judgement>), Failure> {
         let pool = self.pools.of(destination, policy, self.lane);
         let (pool, gate) = pool.map_err(|error| refusal(destination, policy, error.to_string()))?;
@@ -77,32 +87,78 @@ impl Call<'_> {
             let why = format!("{} could not be reached while it was waited for", destination.host);
             return Err(Failure::Busy(NotBegun::because(why)));
         }
+        let mut fates = Fates::new(self.parcel.envelope.to.len());
+        loop {
+            match self.one_transaction(&pool, destination, policy, &mut fates, limit).await {
+                Ok(()) if fates.may_go_on => self.settle(&mut fates),
+                Ok(()) => return Ok(fates.into_all()),
+                // Those that were judged are done with, whatever becomes of the others.
+                Err(_) if fates.has_begun() => return Ok(fates.into_all()),
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// Tells of those who were judged by the last transaction.
+    fn settle(&self, fates: &mut Fates) {
+        let fresh = std::mem::take(&mut fates.fresh);
+        let judged = fresh.into_iter().filter_map(|place| Some((place, fates.judged[place].clone()?)));
+        let (places, mut judgements): (Vec<usize>, Vec<Judgement>) = judged.unzip();
+        let mut peer = fates.peer.clone();
+        if let Some(sts) = self.sts {
+            sts.report(&mut peer, &mut judgements);
+        }
+        let duration = self.started.elapsed();
+        let outcome = |judgement: Judgement| judgement.into_outcome(peer.clone(), duration);
+        self.terms.watch.settled(places.into_iter().zip(judgements.into_iter().map(outcome)).collect());
+    }
+
+    /// One transaction for recipients that have no judgement yet.
+    async fn one_transaction(
+        &self,
+        pool: &Pool,
+        destination: &Destination,
+        policy: &Arc<Policy>,
+        fates: &mut Fates,
+        limit: &RecipientLimit,
+    ) -> Result<(), Failure> {
         loop {
             // Boxed once: it would be moved, and held, several times over.
-            let session = Box::pin(self.session(&pool, destination, policy));
+            let session = Box::pin(self.session(pool, destination, policy));
             let (mut slot, mut session) = self.pools.before_mail(session).await??;
             let was_idle = session.mails > 0;
             if !self.terms.watch.go() {
                 slot.0 = Some(session);
                 return Err(called_off());
             }
-            let ending = transaction::run(&mut session, self.parcel, &policy.timeouts, self.terms.watch).await;
+            let most = limit.get(Instant::now());
+            let batch = Batch { places: &fates.places, most, is_further: fates.has_begun() };
+            let ending = transaction::run(&mut session, self.parcel, batch, &policy.timeouts, self.terms.watch).await;
             let peer = session.peer.clone();
             if session.broken {
+                if session.may_part {
+                    session.quit(policy).await;
+                }
                 drop(session);
                 drop(Object::take(slot));
             } else {
                 slot.0 = Some(session);
             }
             match ending {
-                Ending::Judged(judgements) => return Ok((peer, judgements)),
+                Ending::Judged(judged) => {
+                    if let Some(taken) = judged.limit {
+                        limit.learn(taken, Instant::now());
+                    }
+                    fates.take(peer, judged, most);
+                    return Ok(());
+                }
                 Ending::CalledOff => return Err(called_off()),
                 // It died of old age: not an attempt. Where one did the others have, so the next one is new; each round
                 // costs a used session, so that there is an end.
-                Ending::HungUp(_) if was_idle => drop(take_idle(&pool, |_| false)),
+                Ending::HungUp(_) if was_idle => drop(take_idle(pool, |_| false)),
                 Ending::HungUp(reply) => {
-                    let judgement = Judgement::new(Verdict::Temporary, Stage::Mail, reply);
-                    return Ok(self.everyone(peer, judgement));
+                    fates.stop(peer, &Judgement::new(Verdict::Temporary, Stage::Mail, reply));
+                    return Ok(());
                 }
             }
         }
@@ -147,6 +203,60 @@ impl Call<'_> {
             }
             return Ok((slot, session));
         }
+    }
+}
+
+/// What became of the recipients of a mail so far, in one transaction after the other.
+struct Fates {
+    judged: Vec<Option<Judgement>>,
+    /// Those of them that the last transaction has judged.
+    fresh: Vec<usize>,
+    /// Those that have no judgement yet.
+    places: Vec<usize>,
+    /// What they get where there is no further transaction.
+    left: Vec<Judgement>,
+    /// Whether there is to be one.
+    may_go_on: bool,
+    peer: Peer,
+}
+
+impl Fates {
+    fn new(recipients: usize) -> Self {
+        let (judged, places) = (vec![None; recipients], (0..recipients).collect());
+        Self { judged, fresh: Vec::new(), places, left: Vec::new(), may_go_on: false, peer: Peer::default() }
+    }
+
+    /// Whether a transaction has judged somebody, or asked for less.
+    fn has_begun(&self) -> bool {
+        !self.left.is_empty()
+    }
+
+    /// Takes what came of a transaction with at most `most` recipients. There is another one where it brought something
+    /// forward: judgements, or a lower limit.
+    fn take(&mut self, peer: Peer, Judged { done, left, may_go_on, limit }: Judged, most: usize) {
+        let is_forward = !done.is_empty() || limit.is_some_and(|limit| limit < most);
+        for (place, judgement) in done {
+            self.judged[place] = Some(judgement);
+            self.fresh.push(place);
+        }
+        (self.places, self.left) = left.into_iter().unzip();
+        self.may_go_on = may_go_on && is_forward && !self.places.is_empty();
+        self.peer = peer;
+    }
+
+    /// Whoever has no judgement yet gets this one.
+    fn stop(&mut self, peer: Peer, judgement: &Judgement) {
+        self.left = vec![judgement.clone(); self.places.len()];
+        self.may_go_on = false;
+        self.peer = peer;
+    }
+
+    fn into_all(mut self) -> (Peer, Vec<Judgement>) {
+        for (place, judgement) in self.places.into_iter().zip(self.left) {
+            self.judged[place] = Some(judgement);
+        }
+        let unsent = || Judgement::new(Verdict::Temporary, Stage::Mail, Reply::ours("not sent"));
+        (self.peer, self.judged.into_iter().map(|one| one.unwrap_or_else(unsent)).collect())
     }
 }
 

@@ -4,19 +4,23 @@
 //! server, refused credentials are an operator's mistake.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use lettre::transport::smtp::commands::{Ehlo, Starttls};
+use hickory_resolver::TokioResolver;
+use lettre::transport::smtp::commands::{Ehlo, Quit, Starttls};
 use lettre::transport::smtp::extension::ClientId;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::auth::{AuthError, log_in};
+use super::mx_guard::MxGuard;
 use super::offer::Offer;
 use super::session::Session;
 use super::settings::Timeouts;
 use super::tls::{self, Tls};
 use super::wire::{Link, Wire, WireError};
+use super::words;
 use crate::domain::outcome::{Peer, Reply, Stage};
 use crate::domain::relay::{Login, TlsMode};
 
@@ -31,6 +35,10 @@ pub(super) struct Policy {
     pub credentials: Option<Login>,
     /// Whether the servers are the recipients' own.
     pub is_final: bool,
+    /// What resolves a server's name, where it is not the system.
+    pub dns: Option<TokioResolver>,
+    /// Which addresses may be connected to; `None` where the configuration names the server.
+    pub guard: Option<Arc<MxGuard>>,
     pub connections: usize,
     pub mails: u32,
     pub age: Duration,
@@ -64,6 +72,11 @@ enum Failure {
 }
 
 impl Failure {
+    /// Whether the server has refused us in so many words, and waits for QUIT.
+    fn may_part(&self) -> bool {
+        matches!(self, Self::Other(reply) if reply.code.is_some_and(|code| code != 421) || reply.enhanced.is_some_and(|code| code.subject == 7))
+    }
+
     fn wire(stage: &str, error: &WireError) -> Self {
         Self::Other(Reply::ours_with(4, 4, 2, format!("at {stage}: {error}")))
     }
@@ -104,8 +117,14 @@ impl Opening<'_> {
 
     async fn in_any_mode(&self) -> Result<Session, Failure> {
         match self.run(self.policy.mode).await {
-            Err(Failure::Tls(_)) if self.policy.mode == TlsMode::Opportunistic && self.policy.credentials.is_none() => {
-                self.run(TlsMode::None).await
+            Err(Failure::Tls(why))
+                if self.policy.mode == TlsMode::Opportunistic && self.policy.credentials.is_none() =>
+            {
+                match self.run(TlsMode::None).await {
+                    Ok(session) => Ok(session.without_tls(why)),
+                    Err(Failure::Other(reply)) => Err(Failure::Other(reply.behind(&why))),
+                    failed => failed,
+                }
             }
             opened => opened,
         }
@@ -118,33 +137,67 @@ impl Opening<'_> {
             link = self.encrypt(link, &mut cipher).await?;
         }
         let mut wire = Wire::new(link);
-        self.greeting(&mut wire).await?;
-        let mut offer = self.hello(&mut wire).await?;
+        let greeted = self.greet(&mut wire).await;
+        let (mut wire, mut offer) = self.or_part(wire, greeted)?;
         let mut encrypted = self.policy.implicit_tls;
-        if !encrypted && mode != TlsMode::None && self.starttls(&mut wire, &offer, mode).await? {
-            wire = Wire::new(self.encrypt(wire.into_link(), &mut cipher).await?);
-            encrypted = true;
-            // What was offered in plain text may have been forged (RFC 3207 §4.2).
-            offer = self.hello(&mut wire).await?;
+        if !encrypted && mode != TlsMode::None {
+            let asked = self.starttls(&mut wire, &offer, mode).await;
+            (wire, encrypted) = self.or_part(wire, asked)?;
+            if encrypted {
+                wire = Wire::new(self.encrypt(wire.into_link(), &mut cipher).await?);
+                // What was offered in plain text may have been forged (RFC 3207 §4.2).
+                let greeted = self.hello(&mut wire).await;
+                (wire, offer) = self.or_part(wire, greeted)?;
+            }
         }
         if let Some(login) = &self.policy.credentials {
             let verified = encrypted && mode == TlsMode::Verified;
-            self.authenticate(&mut wire, &offer, login, verified).await?;
+            let known = self.authenticate(&mut wire, &offer, login, verified).await;
+            (wire, ()) = self.or_part(wire, known)?;
         }
         Ok(Session::new(wire, offer, self.peer(cipher)))
+    }
+
+    /// The connection and what was got over it; or where that is a refusal, a goodbye.
+    fn or_part<T>(&self, wire: Wire, result: Result<T, Failure>) -> Result<(Wire, T), Failure> {
+        match result {
+            Ok(got) => Ok((wire, got)),
+            Err(failure) => {
+                if failure.may_part() {
+                    self.part(wire);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Says goodbye to a server that would not have us (RFC 5321 §4.1.1.10), and lets nobody wait for it.
+    fn part(&self, mut wire: Wire) {
+        let wait = self.policy.timeouts.quit;
+        tokio::spawn(async move {
+            // The connection is closed whatever the answer is.
+            let _ = timeout(wait, async {
+                wire.ask(Quit, wait).await?;
+                wire.end().await
+            })
+            .await;
+        });
     }
 
     async fn connect(&self) -> Result<TcpStream, Failure> {
         let failed = |reason: String| {
             Failure::Connect(Reply::ours_with(4, 4, 1, format!("could not connect to {}: {reason}", self.address)))
         };
+        if let Some(guard) = &self.policy.guard {
+            guard.check_own(self.host, self.address.ip()).map_err(failed)?;
+        }
         let connecting = timeout(self.policy.timeouts.connect, TcpStream::connect(self.address));
         let stream = connecting
             .await
             .map_err(|_| failed("it took too long".into()))?
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| failed(words::io(&error)))?;
         // Without it every mail waits 40 ms for a delayed ACK.
-        stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+        stream.set_nodelay(true).map_err(|error| failed(words::io(&error)))?;
         Ok(stream)
     }
 
@@ -155,11 +208,16 @@ impl Opening<'_> {
         let handshake = self.policy.tls.connect(self.host, self.address.ip(), stream);
         let stream = timeout(self.policy.timeouts.tls, handshake).await;
         let stream =
-            stream.map_err(|_| failed("it took too long".into()))?.map_err(|error| failed(error.to_string()))?;
+            stream.map_err(|_| failed("it took too long".into()))?.map_err(|error| failed(words::io(&error)))?;
         let fault = self.policy.tls.fault(self.host, self.address.ip(), &stream);
         let fault = fault.map(|fault| format!(", {fault}")).unwrap_or_default();
         *cipher = Some(tls::describe(&stream) + &fault);
         Ok(Link::Tls(Box::new(stream)))
+    }
+
+    async fn greet(&self, wire: &mut Wire) -> Result<Offer, Failure> {
+        self.greeting(wire).await?;
+        self.hello(wire).await
     }
 
     async fn greeting(&self, wire: &mut Wire) -> Result<(), Failure> {
@@ -209,13 +267,16 @@ impl Opening<'_> {
         }
         log_in(wire, offer, login, self.policy.timeouts.ehlo).await.map_err(|error| match error {
             AuthError::NoMechanism(wanted) => {
-                Failure::Other(Reply::ours_with(4, 7, 0, format!("the server does not offer AUTH {wanted}")))
+                let offered = offer.mechanisms.join(" ");
+                let instead = if offered.is_empty() { "no AUTH at all".into() } else { format!("AUTH {offered}") };
+                let why = format!("the server does not offer AUTH {wanted}; it offers {instead}");
+                Failure::Other(Reply::ours_with(4, 7, 0, why))
             }
             AuthError::NoPassword(why) => {
                 Failure::Other(Reply::ours_with(4, 7, 0, format!("there is no token for AUTH: {why}")))
             }
             AuthError::Refused(reply) => Failure::Other(reply.to_reply()),
-            AuthError::Wire(error) => Failure::wire("AUTH", &error),
+            AuthError::Wire(why) => Failure::Other(Reply::ours_with(4, 4, 2, format!("at AUTH: {why}"))),
         })
     }
 }

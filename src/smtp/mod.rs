@@ -5,8 +5,8 @@
 //!
 //! From the socket upward: `reply` makes replies of octets and `body` octets of a mail; `wire` is one connection;
 //! `handshake` opens it (greeting, EHLO, STARTTLS, AUTH), `session` is what then stays open, `transaction` hands one mail
-//! over, `dsn` what it asks to be told; `pool` keeps sessions for the next mail; `gate` and `lane` say how many there may be; `mx` finds a domain's
-//! servers, `sts` its policy, `direct` both; `failover` asks servers in turn; `hand_over` gives a mail to one
+//! over (`parcel` is what goes in and comes out, `recipient_limit` how many a server takes at once), `dsn` what it asks to be told; `pool` keeps sessions for the next mail; `gate` and `lane` say how many there may be; `mx` finds a domain's
+//! servers, `mx_guard` says which addresses may be theirs, `sts` its policy, `direct` both; `failover` asks servers in turn; `hand_over` gives a mail to one
 //! server; `sender` joins them. `policies` say how sessions are opened, `terms` what a caller asks for, `check` tries
 //! relays out without a mail.
 //!
@@ -31,9 +31,12 @@ mod lane;
 #[cfg(test)]
 mod mangled;
 mod mx;
+mod mx_guard;
 mod offer;
+mod parcel;
 mod policies;
 mod pool;
+mod recipient_limit;
 mod reply;
 mod route;
 mod screen;
@@ -45,6 +48,7 @@ mod terms;
 mod tls;
 mod transaction;
 mod wire;
+mod words;
 
 pub use crate::domain::relay::{Login, Mechanism, Password, Relay, RelayError, TlsMode};
 pub use check::Checked;

@@ -11,10 +11,11 @@ use hickory_resolver::proto::rr::{Name, RData};
 use rand::seq::SliceRandom;
 use tokio::time::timeout;
 
+use super::mx_guard::MxGuard;
+use super::parcel::Judgement;
 use super::settings::Settings;
 use super::sts;
-use super::transaction::Judgement;
-use crate::dns::resolver;
+use crate::dns::{resolver, words};
 use crate::domain::outcome::{Reply, Stage, Verdict};
 
 /// The most addresses tried for one mail (RFC 5321 §5.1 wants at least two).
@@ -34,7 +35,7 @@ pub(super) struct Resolver {
     dns: TokioResolver,
     wait: std::time::Duration,
     own_name: String,
-    allow_loopback: bool,
+    guard: MxGuard,
 }
 
 impl Resolver {
@@ -43,7 +44,7 @@ impl Resolver {
             dns: resolver(settings.dns)?,
             wait: settings.timeouts.dns,
             own_name: settings.hostname.trim_end_matches('.').to_ascii_lowercase(),
-            allow_loopback: settings.allow_loopback_mx,
+            guard: settings.mx_guard(),
         })
     }
 
@@ -57,15 +58,24 @@ impl Resolver {
     pub async fn exchangers(&self, domain: &str, policy: Option<&sts::Policy>) -> Result<Vec<Exchanger>, Judgement> {
         let found = if domain.starts_with('[') {
             let ip = literal(domain).ok_or_else(|| no_such_domain(format!("{domain} is not an address literal")))?;
+            if !self.guard.admits_literal(domain, ip) {
+                return Err(refused_literal(domain));
+            }
             vec![Exchanger { host: domain.to_owned(), ip }]
         } else {
             timeout(self.wait, self.look_up(domain, policy))
                 .await
                 .map_err(|_| unanswered(domain, "it took too long"))??
         };
-        let allowed: Vec<_> = found.into_iter().filter(|mx| self.allow_loopback || is_elsewhere(mx.ip)).collect();
+        let (mut allowed, mut refused) = (Vec::with_capacity(found.len()), String::new());
+        for mx in found {
+            match self.guard.check(&mx.host, mx.ip) {
+                Ok(()) => allowed.push(mx),
+                Err(why) => refused = why,
+            }
+        }
         if allowed.is_empty() {
-            let why = format!("every mail exchanger of {domain} has an address of this machine");
+            let why = format!("no mail exchanger of {domain} is at an address that mail is sent to: {refused}");
             return Err(Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 6, why)));
         }
         Ok(allowed)
@@ -84,7 +94,7 @@ impl Resolver {
                 .collect(),
             Err(error) if error.is_nx_domain() => return Err(no_such_domain(format!("{domain} does not exist"))),
             Err(error) if error.is_no_records_found() => Vec::new(),
-            Err(error) => return Err(unanswered(domain, &error.to_string())),
+            Err(error) => return Err(unanswered(domain, &words(&error))),
         };
         let is_wanted = |host: &Name| policy.is_none_or(|policy| policy.allows(&host.to_ascii()));
         if records.is_empty() {
@@ -118,10 +128,10 @@ impl Resolver {
                 Err(error) if error.is_no_records_found() => {
                     return Err(no_such_domain(format!("{domain} has neither mail exchangers nor an address")));
                 }
-                Err(error) => error.to_string(),
+                Err(error) => words(&error),
                 Ok(_) => "its answers have just changed".into(),
             },
-            Err(error) => error.to_string(),
+            Err(error) => words(&error),
         };
         Err(unanswered(domain, &error))
     }
@@ -130,9 +140,15 @@ impl Resolver {
         let mut found = Vec::new();
         let mut trouble = None;
         for host in hosts {
-            match self.addresses_of(host).await {
+            if let Some(ip) = number(&host) {
+                trouble.get_or_insert_with(|| {
+                    format!("its MX record names the address {ip}, where the name of a host must stand (RFC 5321 §5.1)")
+                });
+                continue;
+            }
+            match self.addresses_of(host.clone()).await {
                 Ok(addresses) => found.extend(addresses),
-                Err(error) => trouble = Some(error),
+                Err(error) => trouble = Some(format!("the mail exchanger {}: {}", text(&host), words(&error))),
             }
             if found.len() >= ADDRESSES {
                 break;
@@ -140,13 +156,13 @@ impl Resolver {
         }
         found.truncate(ADDRESSES);
         match trouble {
-            Some(error) if found.is_empty() => Err(unanswered(domain, &error.to_string())),
+            Some(trouble) if found.is_empty() => Err(unanswered(domain, &trouble)),
             _ => Ok(found),
         }
     }
 
     async fn addresses_of(&self, host: Name) -> Result<Vec<Exchanger>, NetError> {
-        let text = host.to_ascii().trim_end_matches('.').to_ascii_lowercase();
+        let text = text(&host);
         let lookup = self.dns.lookup_ip(host).await?;
         Ok(lookup.iter().take(ADDRESSES_OF_A_HOST).map(|ip| Exchanger { host: text.clone(), ip }).collect())
     }
@@ -171,11 +187,22 @@ fn literal(domain: &str) -> Option<IpAddr> {
     }
 }
 
-/// Whether an address can be another machine's.
-fn is_elsewhere(ip: IpAddr) -> bool {
-    let ip = ip.to_canonical();
-    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast() || ip.octets()[0] == 0);
-    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || broadcast)
+/// A host's name as it is shown.
+fn text(host: &Name) -> String {
+    host.to_ascii().trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// The address that an MX record has in place of a name.
+fn number(host: &Name) -> Option<IpAddr> {
+    host.to_ascii().trim_end_matches('.').parse().ok()
+}
+
+/// Not for long: the address will not become a name.
+fn refused_literal(domain: &str) -> Judgement {
+    let why = format!(
+        "mail to address literals such as {domain} is not sent: only `delivery.allow_private_mx` can permit that"
+    );
+    Judgement::new(Verdict::Permanent, Stage::Connect, Reply::ours_with(5, 7, 1, why))
 }
 
 fn no_such_domain(why: String) -> Judgement {
@@ -233,12 +260,9 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_not_elsewhere() {
-        for ip in ["127.0.0.1", "127.8.8.8", "0.0.0.0", "0.1.2.3", "::1", "::", "::ffff:127.0.0.1", "224.0.0.1"] {
-            assert!(!is_elsewhere(ip.parse().unwrap()), "{ip}");
-        }
-        for ip in ["192.0.2.1", "10.0.0.1", "2001:db8::1"] {
-            assert!(is_elsewhere(ip.parse().unwrap()), "{ip}");
-        }
+    fn an_address_in_place_of_a_name_is_known() {
+        let ip = |name: &str| number(&Name::from_ascii(name).unwrap());
+        assert_eq!(ip("192.0.2.1."), Some("192.0.2.1".parse().unwrap()));
+        assert_eq!((ip("mx.test."), ip("192.0.2.1.test.")), (None, None));
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Offer {
     pub dsn: bool,
     /// SIZE is offered (RFC 1870).
     pub size: bool,
+    /// The mechanisms of AUTH (RFC 4954), each once.
+    pub mechanisms: Vec<String>,
     /// The largest mail in octets, where the server names one.
     pub size_limit: Option<u64>,
 }
@@ -23,7 +25,12 @@ pub(super) struct Offer {
 impl Offer {
     /// Reads the reply to EHLO. Keywords are case-insensitive; the first line is the server's name.
     pub fn of(reply: &RawReply) -> Self {
-        let keywords = reply.lines().skip(1).map(|line| line.trim().to_ascii_uppercase());
+        // Some say `AUTH=LOGIN PLAIN`, alone or besides, as a draft before RFC 2554 had it.
+        let keyword = |line: &str| {
+            let line = line.trim().to_ascii_uppercase();
+            line.strip_prefix("AUTH=").map(|mechanisms| format!("AUTH {mechanisms}")).unwrap_or(line)
+        };
+        let keywords = reply.lines().skip(1).map(keyword);
         let keywords: Vec<String> = keywords.filter(|line| !line.is_empty()).collect();
         let mut offer = Self::default();
         for line in &keywords {
@@ -34,6 +41,13 @@ impl Offer {
                 Some("SIZE") => {
                     offer.size = true;
                     offer.size_limit = words.next().and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
+                }
+                Some("AUTH") => {
+                    for mechanism in words {
+                        if !offer.mechanisms.iter().any(|known| known == mechanism) {
+                            offer.mechanisms.push(mechanism.to_owned());
+                        }
+                    }
                 }
                 _ => {}
             }
@@ -75,7 +89,7 @@ mod tests {
     use crate::smtp::reply::ReplyReader;
 
     fn offer(text: &str) -> Offer {
-        Offer::of(&RawReply { code: 250, text: text.into() })
+        Offer::of(&RawReply { code: 250, first_code: 250, text: text.into() })
     }
 
     #[test]
@@ -84,6 +98,13 @@ mod tests {
         assert!(offer.pipelining && offer.eight_bit_mime() && offer.smtputf8() && offer.starttls());
         assert_eq!(offer.size_limit, Some(1_000));
         assert_eq!(offer.mechanism(&[Mechanism::Plain, Mechanism::Login]), Some(Mechanism::Plain));
+    }
+
+    #[test]
+    fn the_old_form_of_auth_is_read() {
+        let offer = offer("mx.test\nAUTH=LOGIN PLAIN\nAUTH CRAM-MD5 PLAIN");
+        assert_eq!(offer.mechanism(&[Mechanism::Plain]), Some(Mechanism::Plain));
+        assert_eq!(offer.mechanisms, ["LOGIN", "PLAIN", "CRAM-MD5"]);
     }
 
     #[test]

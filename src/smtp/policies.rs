@@ -6,14 +6,17 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use hickory_resolver::TokioResolver;
 use lettre::transport::smtp::extension::ClientId;
 
 use super::failover::Server;
 use super::handshake::Policy;
+use super::mx_guard::MxGuard;
 use super::pool::Destination;
 use super::settings::{Settings, SetupError};
 use super::sts;
 use super::tls::Tls;
+use crate::dns::resolver;
 use crate::domain::relay::{Relay, TlsMode};
 use crate::domain::routing::RouteName;
 
@@ -21,12 +24,18 @@ use crate::domain::routing::RouteName;
 pub(super) struct Policies {
     settings: Settings,
     client: ClientId,
+    /// What resolves the names of relays, where it is not the system.
+    dns: Option<TokioResolver>,
+    guard: Arc<MxGuard>,
     made: u32,
 }
 
 impl Policies {
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
-        Ok(Self { client: client_id(&settings.hostname)?, settings, made: 0 })
+        let dns = settings.dns.map(|server| resolver(Some(server))).transpose();
+        let dns = dns.map_err(|error| SetupError::Dns(error.to_string()))?;
+        let guard = Arc::new(settings.mx_guard());
+        Ok(Self { client: client_id(&settings.hostname)?, settings, dns, guard, made: 0 })
     }
 
     pub fn settings(&self) -> &Settings {
@@ -60,6 +69,7 @@ impl Policies {
             implicit_tls: relay.implicit_tls,
             credentials: relay.credentials.clone(),
             is_final: false,
+            guard: None,
             idle: self.settings.relay_idle,
             ..self.policy(relay.tls, relay.ca_file.as_deref())?
         };
@@ -91,6 +101,8 @@ impl Policies {
             tls: Tls::new(mode, ca_file)?,
             credentials: None,
             is_final: true,
+            dns: self.dns.clone(),
+            guard: Some(self.guard.clone()),
             connections: self.settings.connections,
             mails: self.settings.mails_per_connection,
             age: self.settings.connection_age,

@@ -18,6 +18,8 @@ use super::hand_over::NotBegun;
 use super::handshake::{self, Policy, Refusal};
 use super::lane::{Lane, Place};
 use super::session::Session;
+use super::words;
+use crate::dns;
 use crate::domain::outcome::{Peer, Reply, Stage};
 
 /// How often idle sessions are looked for.
@@ -127,8 +129,15 @@ impl Connector {
             return Ok(vec![SocketAddr::new(*ip, *port)]);
         }
         let failed = |reason: String| self.refusal(format!("the name {host} could not be resolved: {reason}"));
+        if let Some(resolver) = self.policy.dns.as_ref().filter(|_| is_name(host)) {
+            let found =
+                timeout(self.policy.timeouts.dns, resolver.lookup_ip(format!("{}.", host.trim_end_matches('.')))).await;
+            let found =
+                found.map_err(|_| failed("it took too long".into()))?.map_err(|error| failed(dns::words(&error)))?;
+            return Ok(found.iter().take(RELAY_ADDRESSES).map(|ip| SocketAddr::new(ip, *port)).collect());
+        }
         let found = timeout(self.policy.timeouts.dns, lookup_host((host.as_str(), *port))).await;
-        let found = found.map_err(|_| failed("it took too long".into()))?.map_err(|error| failed(error.to_string()))?;
+        let found = found.map_err(|_| failed("it took too long".into()))?.map_err(|error| failed(words::io(&error)))?;
         Ok(found.take(RELAY_ADDRESSES).collect())
     }
 
@@ -136,6 +145,11 @@ impl Connector {
         let peer = Peer { mx: Some(self.destination.host.clone()), is_final: self.policy.is_final, ..Peer::default() };
         Refusal { peer, stage: Stage::Connect, reply: Reply::ours_with(4, 4, 3, why) }
     }
+}
+
+/// Whether the DNS is to be asked: it knows neither addresses nor this machine.
+fn is_name(host: &str) -> bool {
+    host.parse::<IpAddr>().is_err() && !host.trim_end_matches('.').eq_ignore_ascii_case("localhost")
 }
 
 /// All pools.

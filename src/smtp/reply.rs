@@ -1,22 +1,28 @@
-//! Octets → reply (RFC 5321 §4.2), without a socket.
+//! Bytes → reply (RFC 5321 §4.2), without a socket.
 //!
-//! Promises to survive whatever comes: octets that are not UTF-8 are replaced, a bare LF ends a line, the text may be
-//! missing; lines, replies and their number are bounded; what is not a reply is an error and never a panic.
+//! The code decides; everything else of a reply is read as leniently as possible. Bytes that are not UTF-8 are replaced, a
+//! bare LF ends a line, the text and the separator before it may be missing, and of a line or a reply that is too long the
+//! beginning is kept and the rest skipped. Only what has no code, or never ends, is an error, and nothing is a panic.
 
 use crate::domain::outcome::Reply;
 
-/// The longest line that is read, in octets without its ending. RFC 5321 §4.5.3.1.5 asks for 512.
+/// The bytes that are kept of a line, without its ending. RFC 5321 §4.5.3.1.5 asks for 512. Longer lines occur, such as
+/// challenges of 12,288 bytes (RFC 4954 §4); what is behind is skipped.
 pub(super) const LINE_LIMIT: usize = 2_048;
-/// The most lines of one reply.
+/// The lines that are kept of a reply.
 const LINES_LIMIT: usize = 100;
-/// The longest reply in octets, all lines together.
-const REPLY_LIMIT: usize = 64 * 1_024;
+/// The bytes that are kept of a reply, all lines together.
+const TEXT_LIMIT: usize = 64 * 1_024;
+/// A reply of more bytes than this is given up.
+const REPLY_LIMIT: usize = 256 * 1_024;
 
 /// A reply as it came, not yet judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RawReply {
-    /// 200–599.
+    /// 200–599: that of the last line.
     pub code: u16,
+    /// The code of the first line, which should be the same.
+    pub first_code: u16,
     /// The texts of all lines, joined by `\n`.
     pub text: String,
 }
@@ -42,85 +48,122 @@ impl RawReply {
         self.code == 421
     }
 
+    /// An error where one line says yes and another no. Two replies may have been run together, so that what follows would
+    /// be taken for the answer to something else.
+    pub fn unambiguous(self) -> Result<Self, ReplyError> {
+        if self.first_code / 100 == self.code / 100 {
+            return Ok(self);
+        }
+        let last = self.lines().last().unwrap_or_default();
+        Err(ReplyError::CodeChanged(self.first_code, self.code, excerpt(last.as_bytes())))
+    }
+
     /// The reply as the rest of the program keeps it.
     pub fn to_reply(&self) -> Reply {
         Reply::from_lines(self.code, self.lines())
     }
 }
 
-/// Why the octets are not a reply.
+/// Why the bytes are not a reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ReplyError {
-    /// No line ending within the limit.
-    #[error("a line of the reply is longer than {LINE_LIMIT} octets")]
-    LineTooLong,
-    /// More lines than the limit.
-    #[error("the reply has more than {LINES_LIMIT} lines")]
-    TooManyLines,
-    /// More octets than the limit.
-    #[error("the reply is longer than {REPLY_LIMIT} octets")]
+    /// More bytes than the limit, and no end.
+    #[error("the reply is longer than {REPLY_LIMIT} bytes")]
     TooLong,
-    /// A line that does not start with a code and a separator.
+    /// A line that does not start with a code.
     #[error("not a reply: {0:?}")]
     NoCode(String),
     /// The lines of one reply disagree.
-    #[error("the lines of the reply have different codes, {0} and {1}")]
-    CodeChanged(u16, u16),
+    #[error("the lines of the reply have different codes, {0} and {1}: {2:?}")]
+    CodeChanged(u16, u16, String),
 }
 
-/// Puts one reply together from the octets as they arrive.
+/// Puts one reply together from the bytes as they arrive.
 #[derive(Debug, Default)]
 pub(super) struct ReplyReader {
-    code: Option<u16>,
+    /// The codes of the first and the last line so far.
+    codes: Option<(u16, u16)>,
     text: String,
     lines: usize,
-    octets: usize,
+    bytes: usize,
+    /// The beginning of a line that is too long, while its rest is skipped.
+    long: Option<Vec<u8>>,
 }
 
 impl ReplyReader {
-    /// Takes whole lines from `input` until the reply is complete. Answers how many octets were used up; the rest is to
-    /// be offered again, with more behind it.
+    /// Takes lines from `input` until the reply is complete. Returns how many bytes were used up; the rest, at most
+    /// [`LINE_LIMIT`], is to be offered again with more behind it.
     pub fn feed(&mut self, input: &[u8]) -> Result<(usize, Option<RawReply>), ReplyError> {
         let mut used = 0;
         loop {
             let rest = input.get(used..).unwrap_or_default();
-            let end = memchr::memchr(b'\n', rest);
-            if end.unwrap_or(rest.len()) > LINE_LIMIT {
-                return Err(ReplyError::LineTooLong);
-            }
-            let Some(end) = end else { return Ok((used, None)) };
+            let Some(end) = memchr::memchr(b'\n', rest) else {
+                if self.long.is_some() {
+                    self.count(rest.len())?;
+                } else if rest.len() > LINE_LIMIT {
+                    let head = &rest[..LINE_LIMIT];
+                    split(head)?;
+                    self.long = Some(head.to_vec());
+                    self.count(rest.len())?;
+                } else {
+                    return Ok((used, None));
+                }
+                return Ok((input.len(), None));
+            };
             used += end + 1;
-            if self.line(&rest[..end])? {
-                let reply = RawReply { code: self.code.unwrap_or_default(), text: std::mem::take(&mut self.text) };
+            let is_last = match self.long.take() {
+                Some(head) => self.line(&head, end)?,
+                None => self.line(&rest[..end.min(LINE_LIMIT)], end)?,
+            };
+            if is_last && let Some(reply) = self.finish() {
                 return Ok((used, Some(reply)));
             }
         }
     }
 
-    /// Takes one line without its LF; answers whether it was the last.
-    fn line(&mut self, line: &[u8]) -> Result<bool, ReplyError> {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+    /// The reply as far as it came, for one that has no end: the code of any line decides (RFC 5321 §4.2.1). `rest` is what
+    /// [`Self::feed`] has not used up.
+    pub fn so_far(mut self, rest: &[u8]) -> Option<RawReply> {
+        let unfinished = self.long.take().unwrap_or_else(|| rest.to_vec());
+        let unfinished = unfinished.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        // What is not a line says nothing; those before it count.
+        let _ = self.line(unfinished, unfinished.len());
+        self.finish()
+    }
+
+    /// Takes one line without its LF, of which `length` bytes were read just now; returns whether it was the last.
+    fn line(&mut self, line: &[u8], length: usize) -> Result<bool, ReplyError> {
+        let (code, last, text) = split(line.strip_suffix(b"\r").unwrap_or(line))?;
+        self.count(length)?;
         self.lines += 1;
-        self.octets += line.len();
-        if self.lines > LINES_LIMIT {
-            return Err(ReplyError::TooManyLines);
+        let first = self.codes.map_or(code, |(first, _)| first);
+        self.codes = Some((first, code));
+        if self.lines <= LINES_LIMIT && self.text.len() < TEXT_LIMIT {
+            if self.lines > 1 {
+                self.text.push('\n');
+            }
+            self.text.push_str(&String::from_utf8_lossy(text));
         }
-        if self.octets > REPLY_LIMIT {
-            return Err(ReplyError::TooLong);
-        }
-        let (code, last, text) = split(line).ok_or_else(|| ReplyError::NoCode(excerpt(line)))?;
-        match self.code {
-            Some(first) if first != code => return Err(ReplyError::CodeChanged(first, code)),
-            Some(_) => self.text.push('\n'),
-            None => self.code = Some(code),
-        }
-        self.text.push_str(&String::from_utf8_lossy(text));
         Ok(last)
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), ReplyError> {
+        self.bytes += bytes;
+        if self.bytes > REPLY_LIMIT { Err(ReplyError::TooLong) } else { Ok(()) }
+    }
+
+    fn finish(&mut self) -> Option<RawReply> {
+        let (first_code, code) = self.codes?;
+        Some(RawReply { code, first_code, text: std::mem::take(&mut self.text) })
     }
 }
 
 /// Code, whether it is the last line, and text.
-fn split(line: &[u8]) -> Option<(u16, bool, &[u8])> {
+fn split(line: &[u8]) -> Result<(u16, bool, &[u8]), ReplyError> {
+    read(line).ok_or_else(|| ReplyError::NoCode(excerpt(line)))
+}
+
+fn read(line: &[u8]) -> Option<(u16, bool, &[u8])> {
     let (digits, rest) = line.split_at_checked(3)?;
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -130,10 +173,11 @@ fn split(line: &[u8]) -> Option<(u16, bool, &[u8])> {
         return None;
     }
     match rest.split_first() {
-        None => Some((code, true, rest)),
         Some((b'-', text)) => Some((code, false, text)),
         Some((b' ' | b'\t', text)) => Some((code, true, text)),
-        Some(_) => None,
+        // A number of four digits is something else.
+        Some((b'0'..=b'9', _)) => None,
+        None | Some(_) => Some((code, true, rest)),
     }
 }
 
@@ -148,25 +192,25 @@ mod tests {
     use super::*;
     use crate::smtp::mangled;
 
-    fn read(octets: &[u8]) -> Result<Option<RawReply>, ReplyError> {
+    fn take(octets: &[u8]) -> Result<Option<RawReply>, ReplyError> {
         ReplyReader::default().feed(octets).map(|(_, reply)| reply)
     }
 
     fn reply(code: u16, text: &str) -> RawReply {
-        RawReply { code, text: text.into() }
+        RawReply { code, first_code: code, text: text.into() }
     }
 
     #[test]
     fn a_reply_may_have_many_lines() {
-        assert_eq!(read(b"250-mx.test\r\n250-SIZE\r\n250 HELP\r\n"), Ok(Some(reply(250, "mx.test\nSIZE\nHELP"))));
+        assert_eq!(take(b"250-mx.test\r\n250-SIZE\r\n250 HELP\r\n"), Ok(Some(reply(250, "mx.test\nSIZE\nHELP"))));
     }
 
     #[test]
     fn odd_but_clear_replies_are_read() {
-        assert_eq!(read(b"250\r\n"), Ok(Some(reply(250, ""))));
-        assert_eq!(read(b"250 ok\n"), Ok(Some(reply(250, "ok"))), "bare LF");
-        assert_eq!(read(b"250-\r\n250\r\n"), Ok(Some(reply(250, "\n"))));
-        assert_eq!(read(b"550 caf\xe9\r\n"), Ok(Some(reply(550, "caf\u{fffd}"))));
+        assert_eq!(take(b"250\r\n"), Ok(Some(reply(250, ""))));
+        assert_eq!(take(b"250 ok\n"), Ok(Some(reply(250, "ok"))), "bare LF");
+        assert_eq!(take(b"250-\r\n250\r\n"), Ok(Some(reply(250, "\n"))));
+        assert_eq!(take(b"550 caf\xe9\r\n"), Ok(Some(reply(550, "caf\u{fffd}"))));
     }
 
     #[test]
@@ -178,18 +222,53 @@ mod tests {
 
     #[test]
     fn what_is_not_a_reply_is_an_error() {
-        for octets in ["\r\n", "25\r\n", "ok\r\n", "250ok\r\n", "100 go\r\n", "600 ?\r\n", "-50 ?\r\n"] {
-            assert!(matches!(read(octets.as_bytes()), Err(ReplyError::NoCode(_))), "{octets:?}");
+        for octets in ["\r\n", "25\r\n", "ok\r\n", "2500 ok\r\n", "100 go\r\n", "600 ?\r\n", "-50 ?\r\n", " 250 ok\r\n"]
+        {
+            assert!(matches!(take(octets.as_bytes()), Err(ReplyError::NoCode(_))), "{octets:?}");
         }
-        assert_eq!(read(b"250-a\r\n251 b\r\n"), Err(ReplyError::CodeChanged(250, 251)));
+    }
+
+    #[test]
+    fn the_code_decides_whatever_stands_behind_it() {
+        assert_eq!(take(b"250ok queued\r\n"), Ok(Some(reply(250, "ok queued"))));
+        assert_eq!(take(b"250\tok\r\n"), Ok(Some(reply(250, "ok"))));
+        assert_eq!(take(b"550: no\r\n"), Ok(Some(reply(550, ": no"))));
+        let changed = RawReply { code: 251, first_code: 250, text: "a\nb".into() };
+        assert_eq!(take(b"250-a\r\n251 b\r\n"), Ok(Some(changed.clone())));
+        assert_eq!(changed.clone().unambiguous(), Ok(changed));
+        let torn = take(b"250-a\r\n550 b\r\n").unwrap().unwrap();
+        assert_eq!((torn.code, torn.unambiguous()), (550, Err(ReplyError::CodeChanged(250, 550, "b".into()))));
+    }
+
+    #[test]
+    fn of_a_long_reply_the_beginning_is_kept() {
+        let long = format!("250 {}\r\n", "x".repeat(20_000));
+        assert_eq!(take(long.as_bytes()), Ok(Some(reply(250, &"x".repeat(LINE_LIMIT - 4)))));
+        let many = "250-x\r\n".repeat(5_000) + "250 end\r\n";
+        assert_eq!(take(many.as_bytes()).unwrap().unwrap().lines().count(), LINES_LIMIT);
     }
 
     #[test]
     fn a_reply_is_bounded() {
-        assert_eq!(read(&vec![b'2'; LINE_LIMIT + 1]), Err(ReplyError::LineTooLong));
-        assert_eq!(read("250-x\r\n".repeat(LINES_LIMIT + 1).as_bytes()), Err(ReplyError::TooManyLines));
-        let long = format!("250-{}\r\n", "x".repeat(2_000)).repeat(40);
-        assert_eq!(read(long.as_bytes()), Err(ReplyError::TooLong));
+        assert_eq!(take(format!("250 {}", "x".repeat(REPLY_LIMIT)).as_bytes()), Err(ReplyError::TooLong));
+        assert_eq!(take("250-x\r\n".repeat(REPLY_LIMIT / 6 + 1).as_bytes()), Err(ReplyError::TooLong));
+        assert!(matches!(take(&vec![b'2'; LINE_LIMIT + 1]), Err(ReplyError::NoCode(_))));
+    }
+
+    #[test]
+    fn a_reply_without_end_has_the_code_of_its_lines() {
+        let so_far = |octets: &[u8]| {
+            let mut reader = ReplyReader::default();
+            let (used, _) = reader.feed(octets).unwrap();
+            reader.so_far(&octets[used..]).map(|reply| reply.code)
+        };
+        for octets in [&b"250-one\r\n"[..], b"250-one\r\n25", b"250 o", b"250", b"250-o"] {
+            assert_eq!(so_far(octets), Some(250), "{octets:?}");
+        }
+        for octets in [&b""[..], b"2", b"25", b"hello"] {
+            assert_eq!(so_far(octets), None, "{octets:?}");
+        }
+        assert_eq!(so_far(format!("451 {}", "x".repeat(5_000)).as_bytes()), Some(451));
     }
 
     /// All replies in a stream that arrives in these pieces, and what ended it. What waits for its line's end is held
@@ -224,7 +303,7 @@ mod tests {
                 prop_assert!((200..600).contains(&reply.code));
                 prop_assert!(reply.lines().count() <= LINES_LIMIT);
                 // An octet that is no UTF-8 becomes three.
-                prop_assert!(reply.text.len() <= REPLY_LIMIT * 3 + LINES_LIMIT);
+                prop_assert!(reply.text.len() <= (TEXT_LIMIT + LINE_LIMIT) * 3 + LINES_LIMIT);
                 prop_assert!(reply.to_reply().text.len() <= Reply::TEXT_LIMIT);
             }
             prop_assert_eq!(read, read_all(&[pieces.concat()]));
@@ -248,7 +327,7 @@ mod tests {
                 held.drain(..used);
                 got = got.or(reply);
             }
-            prop_assert_eq!(got, Some(RawReply { code: 451, text: lines.join("\n") }));
+            prop_assert_eq!(got, Some(reply(451, &lines.join("\n"))));
         }
     }
 }

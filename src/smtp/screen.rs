@@ -1,7 +1,7 @@
 //! What can be judged about a recipient before anything is said to the server.
 
 use super::offer::Offer;
-use super::transaction::{Judgement, Parcel};
+use super::parcel::{EightBit, Judgement, Parcel};
 use crate::domain::address::Address;
 use crate::domain::outcome::{Reply, Stage, Verdict};
 
@@ -27,13 +27,16 @@ pub(super) fn screen(offer: &Offer, parcel: Parcel<'_>, to: &Address) -> Option<
     if !offer.smtputf8() && (to.needs_smtputf8() || from.is_some_and(Address::needs_smtputf8)) {
         return permanent(6, 7, "the address needs SMTPUTF8 and the server does not offer it".into());
     }
-    // A name beyond ASCII before the @ of anybody in the header fields; nothing else in our mail has eight bits.
-    if parcel.eight_bit && !offer.eight_bit_mime() && !offer.smtputf8() {
-        return permanent(
-            6,
-            3,
-            "the mail has eight-bit octets and the server offers neither 8BITMIME nor SMTPUTF8".into(),
-        );
+    // An address beyond ASCII in any header field is everyone's: the header must not go to this server (RFC 6531 §3.2), and
+    // an envelope without that recipient does not change it. Written in another way it would lack who it is from or to, and
+    // its signature would not fit.
+    if parcel.eight_bit == EightBit::Header && !offer.smtputf8() {
+        let why = "an address in the header fields needs SMTPUTF8 and the server does not offer it";
+        return permanent(6, 7, why.into());
+    }
+    if parcel.eight_bit == EightBit::Body && !offer.eight_bit_mime() && !offer.smtputf8() {
+        let why = "the message has bytes above 127 and the server offers neither 8BITMIME nor SMTPUTF8";
+        return permanent(6, 3, why.into());
     }
     None
 }

@@ -12,12 +12,12 @@ use super::failover::{self, Server};
 use super::hand_over::{Call, NotBegun};
 use super::handshake::Refusal;
 use super::mx::Resolver;
+use super::parcel::{EightBit, Judgement, Parcel};
 use super::policies::Policies;
 use super::pool::Pools;
 use super::route::{Envelope, Route};
 use super::settings::{Settings, SetupError};
 use super::terms::{Limits, Terms};
-use super::transaction::{Judgement, Parcel};
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::routing::RouteName;
 
@@ -92,14 +92,10 @@ impl Sender {
         if envelope.to.is_empty() {
             return Ok(Vec::new());
         }
-        let parcel = Parcel { envelope, mime, eight_bit: !mime.is_ascii() };
+        let parcel = Parcel { envelope, mime, eight_bit: EightBit::of(mime) };
         let (peer, judgements) = self.deliver(route, parcel, terms).await?;
         let duration = started.elapsed();
-        let outcome = |Judgement { verdict, stage, reply }| {
-            let peer = peer.clone();
-            Outcome { verdict, reply, peer, duration, stage }
-        };
-        Ok(judgements.into_iter().map(outcome).collect())
+        Ok(judgements.into_iter().map(|judgement| judgement.into_outcome(peer.clone(), duration)).collect())
     }
 
     /// Whether this is one of those to whom mail on this route goes: its relays, or direct to whom the recipients name.
@@ -137,7 +133,8 @@ impl Sender {
             None => None,
         };
         let patience_or_next = self.patience_or_next;
-        let call = Call { pools: &self.pools, parcel, terms, lane: lane.as_ref(), patience, patience_or_next };
+        let (pools, lane, started) = (&self.pools, lane.as_ref(), Instant::now());
+        let call = Call { pools, parcel, terms, lane, patience, patience_or_next, started, sts: None };
         match route {
             Route::Relay(name) => self.through(name, &call).await,
             Route::Mx { domain } => self.to_exchangers(domain, &call).await,
@@ -167,6 +164,7 @@ impl Sender {
             Err(judgement) => return Ok(nobody(judgement)),
         };
         let servers = servers.iter().map(|destination| direct.standings.candidate(destination, &policy)).collect();
+        let call = &Call { sts: sts.as_deref(), ..*call };
         match failover::hand_over(servers, call).await? {
             Ok((mut peer, mut judgements)) => {
                 if let Some(sts) = &sts {

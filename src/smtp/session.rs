@@ -7,7 +7,7 @@ use super::handshake::Policy;
 use super::lane::Place;
 use super::offer::Offer;
 use super::wire::Wire;
-use crate::domain::outcome::Peer;
+use crate::domain::outcome::{Peer, Reply};
 
 /// An open session. It is owned by whoever speaks over it, so that a dropped call closes it.
 pub(super) struct Session {
@@ -20,6 +20,10 @@ pub(super) struct Session {
     pub most_mails: Option<u32>,
     /// Whether a transaction was begun that nothing has ended: RSET comes before the next.
     pub must_reset: bool,
+    /// Why there is no TLS although the server offers it.
+    pub without_tls: Option<Reply>,
+    /// Whether it is to be ended with QUIT although it carries no more mail.
+    pub may_part: bool,
     /// Whether nothing can be said over it any more.
     pub broken: bool,
     opened: Instant,
@@ -38,11 +42,18 @@ impl Session {
             mails: 0,
             most_mails: None,
             must_reset: false,
+            without_tls: None,
+            may_part: false,
             broken: false,
             opened: now,
             used: now,
             _place: None,
         }
+    }
+
+    /// The same, which was opened again in plain text for this reason.
+    pub fn without_tls(self, why: Reply) -> Self {
+        Self { without_tls: Some(why), ..self }
     }
 
     /// The same in this place of its lane.

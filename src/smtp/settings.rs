@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::mx_guard::MxGuard;
+use crate::domain::network::Allowed;
 use crate::domain::relay::{Relay, TlsMode};
 
 /// Everything a [`Sender`](super::Sender) needs to know.
@@ -17,8 +19,8 @@ pub struct Settings {
     /// The relays behind each [`RouteName::Named`](crate::domain::routing::RouteName::Named), at least one, in the order
     /// in which they are asked.
     pub routes: BTreeMap<String, Vec<Relay>>,
-    /// The resolver for mail exchangers; the system's where there is none. A relay's name is always resolved as the
-    /// operating system does it, hosts file included.
+    /// The resolver for mail exchangers and relays. Where there is none the system's is asked, for relays with its hosts
+    /// file.
     pub dns: Option<SocketAddr>,
     /// The port of mail exchangers: 25.
     pub mx_port: u16,
@@ -39,6 +41,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Whether a domain's mail exchanger may be this machine: for development and tests.
     pub allow_loopback_mx: bool,
+    /// Where mail exchangers may be besides the Internet and this machine.
+    pub allow_private_mx: Allowed,
     /// Whether and how the MTA-STS policies of domains are followed.
     pub mta_sts: MtaSts,
 }
@@ -79,8 +83,16 @@ impl Default for Settings {
             mx_idle: Duration::from_secs(5),
             timeouts: Timeouts::default(),
             allow_loopback_mx: false,
+            allow_private_mx: Allowed::default(),
             mta_sts: MtaSts::default(),
         }
+    }
+}
+
+impl Settings {
+    /// Which addresses may be mail exchangers.
+    pub(super) fn mx_guard(&self) -> MxGuard {
+        MxGuard { loopback: self.allow_loopback_mx, allowed: self.allow_private_mx.clone() }
     }
 }
 

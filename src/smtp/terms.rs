@@ -3,6 +3,8 @@
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 
+use crate::domain::outcome::Outcome;
+
 /// The terms of one call.
 #[derive(Clone)]
 pub struct Terms<'a> {
@@ -42,6 +44,12 @@ pub trait Watch: Sync {
     /// instead, and no attempt was made: the server has not seen the end.
     fn before_end(&self) -> bool {
         true
+    }
+
+    /// Told of recipients, by their places in the envelope, that are done with while others go in a further transaction. The
+    /// call returns their outcomes again in the end; should this process die before, they must not get a second copy.
+    fn settled(&self, outcomes: Vec<(usize, Outcome)>) {
+        let _ = outcomes;
     }
 }
 

@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::settings::SetupError;
+use super::words;
 use crate::domain::relay::TlsMode;
 
 /// The longest text about a certificate, in characters.
@@ -67,7 +68,7 @@ impl Tls {
         let (own, others) = stream.get_ref().1.peer_certificates()?.split_first()?;
         let fault = judge.verify_server_cert(own, others, &server_name(host, ip), &[], UnixTime::now()).err()?;
         // It may repeat every name in the certificate, of which there may be any number.
-        Some(fault.to_string().chars().filter(|c| !c.is_control()).take(FAULT_LIMIT).collect())
+        Some(words::tls(&fault).chars().filter(|c| !c.is_control()).take(FAULT_LIMIT).collect())
     }
 }
 

@@ -1,8 +1,9 @@
-//! One mail over one session: MAIL, RCPT, DATA, the mail, the dot (RFC 5321 §3.3), in one write up to DATA where the
-//! server can pipeline (RFC 2920).
+//! One message over one session: MAIL, RCPT, DATA, the text, the final dot (RFC 5321 §3.3), in one write up to DATA where
+//! the server can pipeline (RFC 2920).
 //!
 //! Each recipient is judged by the reply that was meant for it: a refusal at RCPT by that, everyone else by what came of
-//! the rest. The link may fail anywhere; what it means is decided in [`Transaction::transfer`] alone.
+//! the rest. Recipients beyond what the server takes in one transaction are left for the next one (RFC 5321 §4.5.3.1.10).
+//! The link may fail anywhere; what it means is decided in [`Transaction::transfer`] alone.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -13,49 +14,17 @@ use tokio::time::Instant;
 
 use super::body::{self, BodyError};
 use super::dsn;
+use super::parcel::{Batch, EightBit, Ending, Judged, Judgement, Parcel};
 use super::reply::RawReply;
-use super::route::{Dsn, Envelope};
+use super::route::Dsn;
 use super::screen::{screen, size};
 use super::session::Session;
 use super::settings::Timeouts;
 use super::terms::Watch;
-use super::wire::WireError;
+use super::wire::{FinalReply, WireError};
 use crate::domain::address::Address;
 use crate::domain::outcome::{Reply, Stage, Verdict};
-
-/// What became of a recipient.
-#[derive(Debug, Clone)]
-pub(super) struct Judgement {
-    pub verdict: Verdict,
-    pub stage: Stage,
-    pub reply: Reply,
-}
-
-impl Judgement {
-    pub fn new(verdict: Verdict, stage: Stage, reply: Reply) -> Self {
-        Self { verdict, stage, reply }
-    }
-}
-
-/// How a transaction ended.
-#[derive(Debug)]
-pub(super) enum Ending {
-    /// Every recipient has its judgement, in the envelope's order.
-    Judged(Vec<Judgement>),
-    /// The server was gone before it said a word about this mail: on a session that had been idle, not an attempt.
-    HungUp(Reply),
-    /// The watch did not want the text to be sent, or ended: not an attempt.
-    CalledOff,
-}
-
-/// One mail.
-#[derive(Clone, Copy)]
-pub(super) struct Parcel<'a> {
-    pub envelope: &'a Envelope,
-    pub mime: &'a [u8],
-    /// Whether `mime` has octets above 127.
-    pub eight_bit: bool,
-}
+use crate::domain::refusal;
 
 /// More recipients than this are not pipelined, lest both sides wait for the other to read (RFC 2920 §3.1).
 const PIPELINE_LIMIT: usize = 200;
@@ -63,30 +32,36 @@ const PIPELINE_LIMIT: usize = 200;
 /// What each recipient adds to the time that all commands of a mail may take together.
 const RECIPIENT_TIME: Duration = Duration::from_secs(10);
 
-/// Hands one mail over. Marks the session as broken where it cannot go on.
-pub(super) async fn run(session: &mut Session, parcel: Parcel<'_>, timeouts: &Timeouts, watch: &dyn Watch) -> Ending {
+/// Hands one mail over to the recipients of the batch. Marks the session as broken where it cannot go on.
+pub(super) async fn run(
+    session: &mut Session,
+    parcel: Parcel<'_>,
+    batch: Batch<'_>,
+    timeouts: &Timeouts,
+    watch: &dyn Watch,
+) -> Ending {
     session.mails += 1;
-    let mut transaction = Transaction::new(session, parcel, timeouts, watch);
-    let stopped = if transaction.sent.is_empty() { Ok(()) } else { transaction.dialogue().await };
-    let (verdict, reply) = match stopped {
-        Ok(()) => (Verdict::Temporary, Reply::ours("not sent")),
-        Err(Stop::HungUp(reply)) => {
-            session.broken = true;
-            return Ending::HungUp(reply);
+    let mut transaction = Transaction::new(session, parcel, batch, timeouts, watch);
+    let stopped = if transaction.open.is_empty() { Ok(()) } else { transaction.dialogue().await };
+    transaction.session.broken |= stopped.is_err();
+    let whole = match stopped {
+        Ok(()) => None,
+        Err(Stop::HungUp(reply)) => return Ending::HungUp(reply),
+        Err(Stop::CalledOff) => return Ending::CalledOff,
+        Err(Stop::Rest(_, reply)) if transaction.is_cut_short_by(&reply) => {
+            let reply = Judgement::new(Verdict::Temporary, Stage::Rcpt, reply);
+            return Ending::Judged(transaction.cut_short(&reply));
         }
-        Err(Stop::CalledOff) => {
-            session.broken = true;
-            return Ending::CalledOff;
-        }
-        Err(Stop::Rest(verdict, reply)) => {
-            transaction.session.broken = true;
-            (verdict, reply)
-        }
+        Err(Stop::Rest(verdict, reply)) => Some(Judgement::new(verdict, transaction.stage, reply)),
+        Err(Stop::OutOfStep) => Some(transaction.forget_replies()),
     };
-    let rest = Judgement::new(verdict, transaction.stage, reply);
-    let fates = transaction.fates;
-    session.rest();
-    Ending::Judged(fates.into_iter().map(|fate| fate.unwrap_or_else(|| rest.clone())).collect())
+    transaction.session.rest();
+    let without_tls = transaction.session.without_tls.clone();
+    let mut judged = transaction.judged(whole);
+    if let Some(why) = without_tls {
+        judged.explain(&why);
+    }
+    Ending::Judged(judged)
 }
 
 /// Why the dialogue cannot go on; the session cannot either.
@@ -95,6 +70,8 @@ enum Stop {
     CalledOff,
     /// Whoever has no judgement yet gets this one.
     Rest(Verdict, Reply),
+    /// The server has sent a reply too many: nobody knows which was meant for whom. Nothing was handed over.
+    OutOfStep,
 }
 
 struct Transaction<'a> {
@@ -102,29 +79,117 @@ struct Transaction<'a> {
     parcel: Parcel<'a>,
     timeouts: &'a Timeouts,
     watch: &'a dyn Watch,
+    is_further: bool,
     /// How far it has come.
     stage: Stage,
-    /// The judgement of each recipient of the envelope, as soon as there is one.
-    fates: Vec<Option<Judgement>>,
+    /// The recipients that have their judgement.
+    judged: Vec<(usize, Judgement)>,
     /// The recipients that are named to the server.
     sent: Vec<usize>,
+    /// Those of them that it has not refused.
+    open: Vec<usize>,
+    /// How many it has taken.
+    taken: usize,
+    /// Those that it refused for their number alone.
+    over: Vec<(usize, Judgement)>,
+    /// Those that were not named.
+    unnamed: Vec<usize>,
+    /// What was said of everyone who was not refused at RCPT.
+    whole: Option<Judgement>,
     smtputf8: bool,
     pipelined: bool,
     deadline: Instant,
 }
 
 impl<'a> Transaction<'a> {
-    fn new(session: &'a mut Session, parcel: Parcel<'a>, timeouts: &'a Timeouts, watch: &'a dyn Watch) -> Self {
+    fn new(
+        session: &'a mut Session,
+        parcel: Parcel<'a>,
+        batch: Batch<'_>,
+        timeouts: &'a Timeouts,
+        watch: &'a dyn Watch,
+    ) -> Self {
         let to = &parcel.envelope.to;
-        let fates: Vec<_> = to.iter().map(|address| screen(&session.offer, parcel, address)).collect();
-        let sent: Vec<usize> = (0..to.len()).filter(|index| fates[*index].is_none()).collect();
-        let smtputf8 = session.offer.smtputf8()
-            && (parcel.eight_bit || parcel.envelope.from.iter().chain(to).any(Address::needs_smtputf8));
+        let (mut judged, mut sent) = (Vec::new(), Vec::with_capacity(batch.places.len()));
+        for &place in batch.places {
+            match screen(&session.offer, parcel, &to[place]) {
+                Some(judgement) => judged.push((place, judgement)),
+                None => sent.push(place),
+            }
+        }
+        let unnamed = sent.split_off(batch.most.min(sent.len()));
+        let needs_smtputf8 = parcel.eight_bit == EightBit::Header
+            || parcel.envelope.from.as_ref().is_some_and(Address::needs_smtputf8)
+            || sent.iter().any(|place| to[*place].needs_smtputf8());
+        let smtputf8 = session.offer.smtputf8() && needs_smtputf8;
         let pipelined = session.offer.pipelining && sent.len() <= PIPELINE_LIMIT;
         let recipients = u32::try_from(sent.len()).unwrap_or(u32::MAX);
         let time = timeouts.mail + timeouts.rcpt + timeouts.data + RECIPIENT_TIME.saturating_mul(recipients);
         let (stage, deadline) = (Stage::Mail, Instant::now() + time);
-        Self { session, parcel, timeouts, watch, stage, fates, sent, smtputf8, pipelined, deadline }
+        Self {
+            session,
+            parcel,
+            timeouts,
+            watch,
+            is_further: batch.is_further,
+            stage,
+            judged,
+            open: sent.clone(),
+            sent,
+            taken: 0,
+            over: Vec::new(),
+            unnamed,
+            whole: None,
+            smtputf8,
+            pipelined,
+            deadline,
+        }
+    }
+
+    /// What came of it, where `stopped` is what everyone gets who has no judgement yet.
+    fn judged(mut self, stopped: Option<Judgement>) -> Judged {
+        let is_stopped = stopped.is_some();
+        let whole = self.whole.take().or(stopped);
+        let allows_more = |whole: &Judgement| whole.verdict != Verdict::Temporary && whole.stage > Stage::Mail;
+        let may_go_on = !is_stopped && whole.as_ref().is_none_or(allows_more);
+        let unsent = || Judgement::new(Verdict::Temporary, self.stage, Reply::ours("not sent"));
+        let last = whole.unwrap_or_else(unsent);
+        let limit = (!self.over.is_empty()).then_some(self.taken).filter(|taken| *taken > 0);
+        self.judged.extend(self.open.iter().map(|place| (*place, last.clone())));
+        // What was said at MAIL is said of all; what came later can be said of those alone who were named.
+        let others = match (last.stage, last.verdict, self.over.first()) {
+            (Stage::Mail, ..) | (_, Verdict::Temporary, _) => last,
+            (.., Some((_, first))) => first.clone(),
+            (..) => Judgement { verdict: Verdict::Temporary, ..last },
+        };
+        let mut left = self.over;
+        left.extend(self.unnamed.into_iter().map(|place| (place, others.clone())));
+        left.sort_unstable_by_key(|(place, _)| *place);
+        Judged { done: self.judged, left, may_go_on, limit }
+    }
+
+    /// Takes back what replies out of step have said of recipients; what follows for everyone.
+    fn forget_replies(&mut self) -> Judgement {
+        let why = "the server sent a reply that nothing had asked for";
+        let unknown = Judgement::new(Verdict::Temporary, self.stage, Reply::ours_with(4, 5, 0, why));
+        let is_reply = |judgement: &&mut Judgement| judgement.reply.code.is_some();
+        for judgement in self.judged.iter_mut().map(|(_, judgement)| judgement).filter(is_reply) {
+            *judgement = unknown.clone();
+        }
+        unknown
+    }
+
+    /// Whether the server hung up because it had been named too many recipients, some of whom it took.
+    fn is_cut_short_by(&self, reply: &Reply) -> bool {
+        self.stage == Stage::Rcpt && self.taken > 0 && reply.code == Some(421) && refusal::is_recipient_limit(reply)
+    }
+
+    /// The same recipients again, fewer at a time.
+    fn cut_short(self, reply: &Judgement) -> Judged {
+        let again = self.open.into_iter().chain(self.unnamed).map(|place| (place, reply.clone()));
+        let mut left: Vec<_> = self.over.into_iter().chain(again).collect();
+        left.sort_unstable_by_key(|(place, _)| *place);
+        Judged { done: self.judged, left, may_go_on: true, limit: Some(self.taken) }
     }
 
     async fn dialogue(&mut self) -> Result<(), Stop> {
@@ -135,7 +200,7 @@ impl<'a> Transaction<'a> {
         }
         let greeted = self.mail().await?;
         self.recipients(greeted).await?;
-        let accepted = self.fates.iter().any(Option::is_none);
+        let accepted = greeted && !self.open.is_empty();
         if !accepted && !self.pipelined {
             self.session.must_reset = greeted;
             return Ok(());
@@ -145,9 +210,12 @@ impl<'a> Transaction<'a> {
         match (reply.is_intermediate(), accepted) {
             (true, true) => self.transfer().await,
             (true, false) => self.transfer_nothing().await,
-            (false, _) if reply.is_positive() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),
+            (false, _) if reply.is_positive() => Err(Stop::OutOfStep),
             (false, _) => {
-                self.fill(refusal(reply.code), &reply);
+                self.expect_silence()?;
+                if accepted {
+                    self.judge_whole(&reply);
+                }
                 self.session.must_reset = greeted;
                 Ok(())
             }
@@ -169,7 +237,7 @@ impl<'a> Transaction<'a> {
         if self.session.offer.size {
             parameters.push(MailParameter::Size(size(self.parcel.mime)));
         }
-        if self.parcel.eight_bit && self.session.offer.eight_bit_mime() {
+        if self.parcel.eight_bit != EightBit::Nowhere && self.session.offer.eight_bit_mime() {
             parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
         }
         if self.smtputf8 {
@@ -209,28 +277,43 @@ impl<'a> Transaction<'a> {
             Ok(reply) if reply.closes() => Err(Stop::HungUp(reply.to_reply())),
             Ok(reply) if reply.is_intermediate() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),
             Ok(reply) if reply.is_positive() => Ok(true),
+            // A session that was used before has carried enough; a new one may carry this mail.
+            Ok(reply) if self.session.mails > 1 && refusal::is_session_limit(&reply.to_reply()) => {
+                self.session.may_part = !self.pipelined;
+                Err(Stop::HungUp(reply.to_reply()))
+            }
             Ok(reply) => {
-                self.fill(refusal(reply.code), &reply);
+                self.judge_whole(&reply);
                 Ok(false)
             }
         }
     }
 
-    /// RCPT for each; a refusal is that recipient's own.
+    /// RCPT for each; a refusal is that recipient's own, unless it is for their number alone.
     async fn recipients(&mut self, greeted: bool) -> Result<(), Stop> {
         if !greeted && !self.pipelined {
             return Ok(());
         }
-        self.stage = Stage::Rcpt;
+        if greeted {
+            self.stage = Stage::Rcpt;
+        }
         for position in 0..self.sent.len() {
-            let index = self.sent[position];
-            let command = self.rcpt_command(index);
+            let place = self.sent[position];
+            let command = self.rcpt_command(place);
             let reply = self.exchange("RCPT", || command, self.timeouts.rcpt).await?;
             if reply.is_intermediate() {
-                return Err(Stop::Rest(Verdict::Temporary, reply.to_reply()));
+                return Err(Stop::OutOfStep);
             }
-            if !reply.is_positive() && greeted {
-                self.fates[index] = Some(Judgement::new(refusal(reply.code), self.stage, reply.to_reply()));
+            if reply.is_positive() {
+                self.taken += 1;
+            } else if greeted {
+                self.open.retain(|open| *open != place);
+                let reply = reply.to_reply();
+                if (position > 0 || self.is_further) && refusal::is_recipient_limit(&reply) {
+                    self.over.push((place, Judgement::new(Verdict::Temporary, self.stage, reply)));
+                } else {
+                    self.judged.push((place, Judgement::new(refusal::verdict(&reply), self.stage, reply)));
+                }
             }
         }
         Ok(())
@@ -239,32 +322,34 @@ impl<'a> Transaction<'a> {
     /// The mail and its dot, and the answer to it.
     async fn transfer(&mut self) -> Result<(), Stop> {
         self.expect_silence()?;
-        let accepted: Vec<usize> = (0..self.fates.len()).filter(|index| self.fates[*index].is_none()).collect();
-        if !self.watch.before_text(&accepted).await {
+        let watch = self.watch;
+        if !watch.before_text(&self.open).await {
             return Err(Stop::CalledOff);
         }
-        let wire = &mut self.session.wire;
+        let (wire, patience) = (&mut self.session.wire, self.timeouts.quit);
         if let Err(failure) = body::send(wire, self.parcel.mime, self.timeouts, self.watch).await {
             let BodyError::Failed { uncertain, error } = failure else { return Err(Stop::CalledOff) };
-            if uncertain {
-                self.stage = Stage::Dot;
-                return Err(Stop::Rest(Verdict::Uncertain, ours("the final dot", &error)));
-            }
-            // A server that hangs up in the middle has often said why.
-            let (verdict, reply) = match wire.reply(Instant::now() + self.timeouts.quit).await {
-                Ok(reply) if reply.code >= 400 => (refusal(reply.code), reply.to_reply()),
-                _ => (Verdict::Temporary, ours("the mail's text", &error)),
+            // A server that hangs up has often said why, and may have taken what it has seen to the end.
+            let said = wire.final_reply(Instant::now() + patience, patience).await;
+            let (stage, verdict, reply) = match said {
+                Ok(FinalReply { reply, .. }) if reply.code >= 400 => {
+                    let reply = reply.to_reply();
+                    (Stage::Data, refusal::verdict(&reply), reply)
+                }
+                Ok(FinalReply { reply, .. }) if uncertain => (Stage::Dot, Verdict::Accepted, reply.to_reply()),
+                _ if uncertain => (Stage::Dot, Verdict::Uncertain, ours("the final dot", &error)),
+                _ => (Stage::Data, Verdict::Temporary, ours("the mail's text", &error)),
             };
+            self.stage = stage;
             return Err(Stop::Rest(verdict, reply));
         }
         self.stage = Stage::Dot;
-        match wire.reply(Instant::now() + self.timeouts.final_dot).await {
+        match wire.final_reply(Instant::now() + self.timeouts.final_dot, patience).await {
             Err(error) => Err(Stop::Rest(Verdict::Uncertain, ours("the final dot", &error))),
-            Ok(reply) if reply.closes() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),
-            Ok(reply) if reply.is_intermediate() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),
-            Ok(reply) => {
-                let verdict = if reply.is_positive() { Verdict::Accepted } else { refusal(reply.code) };
-                self.fill(verdict, &reply);
+            Ok(FinalReply { reply, .. }) if reply.closes() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),
+            Ok(FinalReply { reply, is_clean }) => {
+                self.judge_whole(&reply);
+                self.session.broken |= !is_clean;
                 Ok(())
             }
         }
@@ -277,13 +362,16 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// A reply too many would be taken for the answer to the dot.
-    fn expect_silence(&self) -> Result<(), Stop> {
-        if self.session.wire.has_leftovers() {
-            let why = Reply::ours_with(4, 5, 0, "the server sent a reply that nothing had asked for");
-            return Err(Stop::Rest(Verdict::Temporary, why));
+    /// A reply too many would be taken for the answer to what comes next. Only 421 may come unasked (RFC 5321 §3.8).
+    fn expect_silence(&mut self) -> Result<(), Stop> {
+        match self.session.wire.leftovers() {
+            [] => Ok(()),
+            [b'4', b'2', b'1', ..] => {
+                self.session.broken = true;
+                Ok(())
+            }
+            _ => Err(Stop::OutOfStep),
         }
-        Ok(())
     }
 
     /// Sends a command, unless it went with the group, and reads its reply.
@@ -296,6 +384,7 @@ impl<'a> Transaction<'a> {
         let deadline = self.deadline.min(Instant::now() + wait);
         let lost = |error: &WireError| Stop::Rest(Verdict::Temporary, ours(stage, error));
         if !self.pipelined {
+            self.expect_silence()?;
             let written = self.session.wire.write(command().to_string().as_bytes(), deadline).await;
             written.map_err(|failure| lost(&failure.error))?;
         }
@@ -303,20 +392,17 @@ impl<'a> Transaction<'a> {
         if reply.closes() { Err(Stop::Rest(Verdict::Temporary, reply.to_reply())) } else { Ok(reply) }
     }
 
-    fn fill(&mut self, verdict: Verdict, reply: &RawReply) {
-        for fate in self.fates.iter_mut().filter(|fate| fate.is_none()) {
-            *fate = Some(Judgement::new(verdict, self.stage, reply.to_reply()));
-        }
+    /// Everyone who was not refused gets this.
+    fn judge_whole(&mut self, reply: &RawReply) {
+        let reply = reply.to_reply();
+        let is_positive = reply.code.is_some_and(|code| (200..300).contains(&code));
+        let verdict = if is_positive { Verdict::Accepted } else { refusal::verdict(&reply) };
+        self.whole = Some(Judgement::new(verdict, self.stage, reply));
     }
 }
 
 fn spoken(address: &Address) -> lettre::Address {
     lettre::Address::new_dangerous(address.local(), address.domain())
-}
-
-/// A refusal's verdict; to be asked for credentials or TLS (RFC 4954 §6, RFC 3207 §4) is about us and no recipient.
-fn refusal(code: u16) -> Verdict {
-    if matches!(code, 530 | 534 | 535 | 538) { Verdict::Temporary } else { Verdict::of_refusal(code) }
 }
 
 fn ours(stage: &str, error: &WireError) -> Reply {

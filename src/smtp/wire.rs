@@ -15,9 +15,21 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 
 use super::reply::{LINE_LIMIT, RawReply, ReplyError, ReplyReader};
+use super::words;
 
-/// Room for one line that is too long by half: [`ReplyReader`] has refused it before the buffer is full.
+/// Room for one line that is too long by half: [`ReplyReader`] takes its beginning before the buffer is full.
 const BUFFER: usize = LINE_LIMIT * 2;
+
+/// The most lines or replies that are passed over while the answer to the final dot is looked for.
+const PASSED_OVER: usize = 20;
+
+/// The answer to the final dot.
+#[derive(Debug)]
+pub(super) struct FinalReply {
+    pub reply: RawReply,
+    /// Whether it was a reply as it should be, so that the connection can be used again.
+    pub is_clean: bool,
+}
 
 /// Why nothing more can be said or heard.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +38,7 @@ pub(super) enum WireError {
     #[error("the server closed the connection")]
     Closed,
     /// The operating system or the TLS layer gave up.
-    #[error("the connection broke: {0}")]
+    #[error("the connection broke: {}", words::io(.0))]
     Io(#[from] io::Error),
     /// The deadline passed.
     #[error("the server took too long")]
@@ -78,6 +90,11 @@ impl Wire {
         self.start < self.end
     }
 
+    /// What has been read that no one asked for.
+    pub fn leftovers(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
     /// The transport, and what was read ahead is lost: see [`Self::has_leftovers`].
     pub fn into_link(self) -> Link {
         self.link
@@ -85,7 +102,53 @@ impl Wire {
 
     /// Reads one reply.
     pub async fn reply(&mut self, deadline: Instant) -> Result<RawReply, WireError> {
-        let mut reader = ReplyReader::default();
+        Ok(self.read_reply(&mut ReplyReader::default(), deadline).await?.unambiguous()?)
+    }
+
+    /// Reads the reply that says whether a message was taken, which must not be missed: each miss is one more copy. The
+    /// code of any line decides, also where the reply has no end; lines that are no replies, and replies that only ask to
+    /// go on, are passed over if another follows within `patience`.
+    pub async fn final_reply(&mut self, deadline: Instant, patience: Duration) -> Result<FinalReply, WireError> {
+        let (mut until, mut is_clean) = (deadline, true);
+        let mut missed = None;
+        for _ in 0..PASSED_OVER {
+            let mut reader = ReplyReader::default();
+            match self.read_reply(&mut reader, until).await {
+                Ok(reply) if reply.is_intermediate() => {}
+                Ok(reply) => {
+                    is_clean &= reply.first_code / 100 == reply.code / 100;
+                    return Ok(FinalReply { reply, is_clean });
+                }
+                Err(error) => match (reader.so_far(&self.buffer[self.start..self.end]), error) {
+                    (Some(reply), _) if !reply.is_intermediate() => return Ok(FinalReply { reply, is_clean: false }),
+                    (None, WireError::Garbled(error @ ReplyError::NoCode(_))) => {
+                        until = until.min(Instant::now() + patience);
+                        missed.get_or_insert(WireError::Garbled(error));
+                        if let Err(error) = self.skip_line(until).await {
+                            return Err(missed.unwrap_or(error));
+                        }
+                    }
+                    (_, error) => return Err(missed.unwrap_or(error)),
+                },
+            }
+            until = until.min(Instant::now() + patience);
+            is_clean = false;
+        }
+        Err(missed.unwrap_or(WireError::TimedOut))
+    }
+
+    async fn skip_line(&mut self, deadline: Instant) -> Result<(), WireError> {
+        loop {
+            if let Some(end) = memchr::memchr(b'\n', &self.buffer[self.start..self.end]) {
+                self.start += end + 1;
+                return Ok(());
+            }
+            self.start = self.end;
+            self.fill(deadline).await?;
+        }
+    }
+
+    async fn read_reply(&mut self, reader: &mut ReplyReader, deadline: Instant) -> Result<RawReply, WireError> {
         loop {
             let (used, reply) = reader.feed(&self.buffer[self.start..self.end])?;
             self.start += used;

@@ -203,7 +203,10 @@ async fn claim(
     let free: Vec<Room> = free.into_iter().map(room).collect();
     let mut taken = Taken::default();
     if !free.is_empty() {
-        taken.add(parts, queue::claim(&parts.db, worker, &free, now).await?, &lanes);
+        // With VERP each recipient goes alone.
+        let is_one_by_one = parts.settings.returns.as_ref().is_some_and(|returns| returns.verp);
+        let most = if is_one_by_one { 0 } else { rooms::usable(parts.settings.concurrency, parts.hands.free(), rooms) };
+        taken.add(parts, queue::claim(&parts.db, worker, &free, most, now).await?, &lanes);
     }
     if limited.is_empty() {
         return Ok(taken);

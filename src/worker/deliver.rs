@@ -32,9 +32,23 @@ struct Prepared<'a> {
 
 /// When and how often this attempt is.
 #[derive(Clone, Copy)]
-struct Start {
+pub(super) struct Start {
     at: DateTime<Utc>,
     clock: Instant,
+}
+
+/// When an attempt ended, and how far its retry is moved: the same for all recipients of an envelope, so that they go
+/// together again.
+#[derive(Clone, Copy)]
+pub(super) struct End {
+    at: DateTime<Utc>,
+    dice: f64,
+}
+
+impl End {
+    pub(super) fn now(parts: &Parts) -> Self {
+        Self { at: parts.clock.now(), dice: rand::random() }
+    }
 }
 
 /// Delivers a mail and completes each of its claimed recipients, whatever happens: what panics on the way is an attempt that
@@ -107,20 +121,24 @@ async fn prepare<'a>(parts: &'a Parts, mail: &mut Mail) -> Result<Prepared<'a>, 
 /// Sends a mail along one route and completes those recipients.
 async fn along(parts: &Parts, mail: &Mail, leg: Leg, mime: &[u8], start: Start) {
     let Leg { route, envelope, claimed } = leg;
-    let watch = LastWord::new(parts, mail, &claimed);
+    let watch = LastWord::new(parts, mail, &claimed, start);
     let is_alone = envelope.to.len() == 1;
-    let judged =
-        |claimed: &Claimed, outcome| Finished { is_alone, ..judge(parts, mail, claimed.clone(), outcome, start.at) };
     let sending = async {
         let outcomes = parts.sender.send_if(&route, &envelope, mime, &parts.terms(&claimed, &watch)).await?;
         parts.policies.refresh(&parts.db, parts.clock.now()).await;
-        Ok(claimed.iter().zip(outcomes).map(|(claimed, outcome)| judged(claimed, outcome)).collect())
+        let end = End::now(parts);
+        let judged = |(claimed, outcome): (&Claimed, Outcome)| Finished {
+            is_alone,
+            ..judge(parts, mail, claimed.clone(), outcome, start, end)
+        };
+        let left = claimed.iter().zip(outcomes).enumerate().filter(|(place, _)| !watch.has_settled(*place));
+        Ok(left.map(|(_, one)| judged(one)).collect())
     };
     match AssertUnwindSafe(sending).catch_unwind().await {
         Ok(Ok(finished)) => parts.completer.complete(finished),
         Ok(Err(NotBegun(why))) => {
             tracing::debug!(why = why.text, "a mail was not begun; giving it back");
-            give_back_later(parts, claimed).await;
+            give_back_later(parts, watch.unsettled()).await;
         }
         Err(_) => {
             // Once the text may have left, nobody knows whether it arrived.
@@ -130,7 +148,7 @@ async fn along(parts: &Parts, mail: &Mail, leg: Leg, mime: &[u8], start: Start) 
                 (Verdict::Temporary, Stage::Data)
             };
             let outcome = Outcome { verdict, stage, ..ours(PANICKED, start) };
-            complete_all(parts, mail, claimed, &outcome, start).await;
+            complete_all(parts, mail, watch.unsettled(), &outcome, start).await;
         }
     }
 }
@@ -171,7 +189,8 @@ async fn fail(parts: &Parts, mail: &Mail, reason: &str, start: Start) {
 
 /// Completes them all with the same outcome. Where it is the judging that panics they are held, so that no hand is lost.
 async fn complete_all(parts: &Parts, mail: &Mail, claimed: Vec<Claimed>, outcome: &Outcome, start: Start) {
-    let judged = |claimed: &Claimed| judge(parts, mail, claimed.clone(), outcome.clone(), start.at);
+    let end = End::now(parts);
+    let judged = |claimed: &Claimed| judge(parts, mail, claimed.clone(), outcome.clone(), start, end);
     let finished = AssertUnwindSafe(|| claimed.iter().map(judged).collect());
     match std::panic::catch_unwind(finished) {
         Ok(finished) => parts.completer.complete(finished),
@@ -190,13 +209,20 @@ fn ours(reason: &str, start: Start) -> Outcome {
     }
 }
 
-fn judge(parts: &Parts, mail: &Mail, claimed: Claimed, outcome: Outcome, started_at: DateTime<Utc>) -> Finished {
+pub(super) fn judge(
+    parts: &Parts,
+    mail: &Mail,
+    claimed: Claimed,
+    outcome: Outcome,
+    start: Start,
+    end: End,
+) -> Finished {
     let attempt = Attempt {
         number: u32::try_from(claimed.attempts).unwrap_or(0) + 1,
         deadline: deadline(parts, mail, &claimed),
         on_uncertain: mail.on_uncertain(),
     };
-    let transition = outcome.next(&attempt, &policy(parts, mail), parts.clock.now(), rand::random());
+    let transition = outcome.next(&attempt, &policy(parts, mail), end.at, end.dice);
     tracing::debug!(
         message = %MessageId(claimed.message_id),
         attempt = attempt.number,
@@ -204,7 +230,7 @@ fn judge(parts: &Parts, mail: &Mail, claimed: Claimed, outcome: Outcome, started
         reply = outcome.reply.text,
         "attempt over"
     );
-    Finished { claimed, outcome: Some(outcome), transition, started_at, is_alone: false }
+    Finished { claimed, outcome: Some(outcome), transition, started_at: start.at, is_alone: false }
 }
 
 /// After this no attempt begins.

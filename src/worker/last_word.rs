@@ -1,16 +1,19 @@
 //! What the worker has to say while a mail is under way: whether it is still ours to send, and, where the sender wants no
 //! second copy, that its text is about to leave.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 
+use super::deliver::{End, Start};
 use super::mail::Mail;
 use super::{Parts, deliver};
 use crate::db::marks::{self, Mark};
 use crate::db::queue::Claimed;
-use crate::domain::outcome::OnUncertain;
+use crate::domain::outcome::{OnUncertain, Outcome};
 use crate::smtp::Watch;
 
 /// About one mail on one route.
@@ -18,12 +21,26 @@ pub(super) struct LastWord<'a> {
     parts: &'a Parts,
     mail: &'a Mail,
     claimed: &'a [Claimed],
+    start: Start,
     text_left: AtomicBool,
+    /// The places of those whose outcomes are on their way to the database.
+    settled: Mutex<HashSet<usize>>,
 }
 
 impl<'a> LastWord<'a> {
-    pub(super) fn new(parts: &'a Parts, mail: &'a Mail, claimed: &'a [Claimed]) -> Self {
-        Self { parts, mail, claimed, text_left: AtomicBool::new(false) }
+    pub(super) fn new(parts: &'a Parts, mail: &'a Mail, claimed: &'a [Claimed], start: Start) -> Self {
+        Self { parts, mail, claimed, start, text_left: AtomicBool::new(false), settled: Mutex::default() }
+    }
+
+    /// Whether the outcome of the recipient at this place has been handed over.
+    pub(super) fn has_settled(&self, place: usize) -> bool {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).contains(&place)
+    }
+
+    /// Those whose outcomes have not been.
+    pub(super) fn unsettled(&self) -> Vec<Claimed> {
+        let claimed = self.claimed.iter().enumerate().filter(|(place, _)| !self.has_settled(*place));
+        claimed.map(|(_, claimed)| claimed.clone()).collect()
     }
 
     /// Whether the text, or some of it, may have left.
@@ -78,10 +95,25 @@ impl Watch for LastWord<'_> {
             OnUncertain::Retry => ready(self.are_ours(&claims)).boxed(),
             OnUncertain::Hold | OnUncertain::Fail => self.record(claims).boxed(),
         };
-        may_go.inspect(|may_go| self.text_left.store(*may_go, Ordering::Relaxed)).boxed()
+        let note = |may_go: &bool| {
+            self.text_left.fetch_or(*may_go, Ordering::Relaxed);
+        };
+        may_go.inspect(note).boxed()
     }
 
     fn before_end(&self) -> bool {
         self.are_ours(&self.all())
+    }
+
+    /// At once: a further transaction may take long, and nobody waits for it whose mail has arrived.
+    fn settled(&self, outcomes: Vec<(usize, Outcome)>) {
+        let end = End::now(self.parts);
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        let finished = outcomes.into_iter().filter_map(|(place, outcome)| {
+            let claimed = self.claimed.get(place)?.clone();
+            settled.insert(place).then(|| deliver::judge(self.parts, self.mail, claimed, outcome, self.start, end))
+        });
+        let finished = finished.collect();
+        self.parts.completer.complete(finished);
     }
 }

@@ -46,11 +46,11 @@ async fn a_421_slows_the_lane_and_success_makes_it_faster_again() {
         assert_eq!(app.smtp.mails().len(), sent);
         app.clock.advance(seconds(1));
     }
-    app.clock.advance(seconds(7));
+    app.clock.advance(seconds(3));
     app.run_until_idle().await;
     assert_eq!((learned(&app, "*").await, app.smtp.mails().len()), (Some(1.25), 4));
 
-    app.clock.advance(seconds(30));
+    app.clock.advance(seconds(15));
     send(&app, "ann@example.test", 5).await;
     app.run_until_idle().await;
     assert_eq!((learned(&app, "*").await, app.smtp.mails().len()), (None, 9), "past what was first complained of");

@@ -99,7 +99,10 @@ async fn a_claim_reads_an_index_and_only_what_it_takes() {
     )
     .await;
     let mut connection = app.database.connect().await;
-    let prepare = format!("SET plan_cache_mode = force_custom_plan; PREPARE claim AS {}", statement("WITH me AS"));
+    let prepare = format!(
+        "SET plan_cache_mode = force_custom_plan; PREPARE claim AS {}",
+        statement("WITH me AS MATERIALIZED (SELECT id FROM workers WHERE id = $4")
+    );
     sqlx::raw_sql(sqlx::AssertSqlSafe(prepare)).execute(&mut connection).await.unwrap();
     let explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF)
                    EXECUTE claim(ARRAY[1003, 1007], ARRAY[50, 50], now(), '00000000-0000-0000-0000-00000000000a',

@@ -82,11 +82,12 @@ async fn of_ten_recipients_four_are_taken_three_deferred_and_three_refused() {
 }
 
 #[tokio::test]
-async fn too_many_recipients_defers_the_third_alone() {
+async fn the_third_of_too_many_recipients_goes_in_another_mail() {
     let smtp = SmtpServer::start().await;
     smtp.rcpt("c@x.test").replies(["452 4.5.3 too many recipients"]);
     let outcomes = send(&sender(relay(&smtp)), ["a@x.test", "b@x.test", "c@x.test"]).await;
-    assert_eq!(verdicts(&outcomes), [Accepted, Accepted, Temporary]);
+    assert_eq!(verdicts(&outcomes), [Accepted; 3]);
+    assert_eq!((smtp.mails().len(), smtp.connections()), (2, 1));
 }
 
 #[tokio::test]

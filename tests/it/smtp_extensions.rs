@@ -58,7 +58,7 @@ async fn eight_bit_is_announced_where_it_is_offered_and_used() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["8BITMIME"]);
     let sender = sender(relay(&smtp));
-    sender.send(&through_relay(), &envelope(["ann@example.test"]), "Subject: é\r\n\r\n".as_bytes()).await;
+    sender.send(&through_relay(), &envelope(["ann@example.test"]), "Subject: e\r\n\r\né\r\n".as_bytes()).await;
     send_one(&sender).await;
 
     assert_eq!(smtp.mails()[0].mail_command, "MAIL FROM:<bounce@acme.test> BODY=8BITMIME");
@@ -70,11 +70,40 @@ async fn eight_bits_are_not_sent_to_a_server_that_takes_seven() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["PIPELINING"]);
     let sender = sender(relay(&smtp));
-    let mail = "From: jörg@acme.test\r\n\r\n".as_bytes();
+    let mail = "From: jorg@acme.test\r\n\r\nJörg\r\n".as_bytes();
     let outcomes = sender.send(&through_relay(), &envelope(["ann@example.test"]), mail).await;
     assert_eq!((outcomes[0].verdict, outcomes[0].reply.enhanced.unwrap().to_string()), (Permanent, "5.6.3".into()));
     assert_eq!(smtp.count("MAIL"), 0);
     assert_eq!(send_one(&sender).await.verdict, Accepted);
+}
+
+#[tokio::test]
+async fn a_header_beyond_ascii_never_goes_without_smtputf8() {
+    for offered in [&["PIPELINING", "8BITMIME"][..], &["PIPELINING"]] {
+        let smtp = SmtpServer::start().await;
+        smtp.offers([offered[0], offered.last().unwrap()]);
+        let sender = sender(relay(&smtp));
+        for header in ["From: jörg@acme.test", "To: ann@example.test, jörg@example.test", "Reply-To: <jörg@acme.test>"]
+        {
+            let mail = format!("Subject: hello\r\n{header}\r\n\r\nHello.\r\n");
+            let to = envelope(["ann@example.test", "bo@example.test"]);
+            let outcomes = sender.send(&through_relay(), &to, mail.as_bytes()).await;
+            assert_eq!(verdicts(&outcomes), [Permanent, Permanent], "{header}");
+            assert_eq!(outcomes[0].reply.enhanced.unwrap().to_string(), "5.6.7", "{header}");
+        }
+        assert_eq!((smtp.count("MAIL"), smtp.mails().len()), (0, 0));
+        assert_eq!(send_one(&sender).await.verdict, Accepted, "the connection is fit for others");
+    }
+}
+
+#[tokio::test]
+async fn smtputf8_is_asked_for_by_a_header_alone() {
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["8BITMIME", "SMTPUTF8"]);
+    let mail = "To: jörg@example.test, ann@example.test\r\n\r\nHello.\r\n";
+    let outcomes = sender(relay(&smtp)).send(&through_relay(), &envelope(["ann@example.test"]), mail.as_bytes()).await;
+    assert_eq!(verdicts(&outcomes), [Accepted]);
+    assert_eq!(smtp.mails()[0].mail_command, "MAIL FROM:<bounce@acme.test> BODY=8BITMIME SMTPUTF8");
 }
 
 #[tokio::test]

@@ -158,14 +158,16 @@ async fn nonsense_instead_of_a_reply_is_temporary() {
 
 #[tokio::test]
 async fn nonsense_after_the_dot_is_uncertain() {
+    let timeouts = Timeouts { quit: Duration::from_millis(100), ..Timeouts::default() };
     for nonsense in [
         Action::Octets(b"ok, thanks\r\n".to_vec()),
         Action::Octets(vec![b'2'; 1 << 20]),
-        Action::Endless(b"250-and another thing\r\n"),
+        Action::Endless(b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
     ] {
         let smtp = SmtpServer::start().await;
         smtp.dot().does([nonsense]);
-        assert_eq!(send_one(&sender(relay(&smtp))).await.verdict, Uncertain);
+        let sender = sender(Settings { timeouts: timeouts.clone(), ..relay(&smtp) });
+        assert_eq!(send_one(&sender).await.verdict, Uncertain);
     }
 }
 
@@ -174,6 +176,52 @@ async fn a_reply_too_many_is_not_taken_for_the_answer_to_the_dot() {
     let smtp = SmtpServer::start().await;
     smtp.data().does([Action::Octets(b"354 go ahead\r\n250 2.0.0 queued\r\n".to_vec())]);
     assert_eq!(send_one(&sender(relay(&smtp))).await.verdict, Temporary);
+}
+
+#[tokio::test]
+async fn replies_out_of_step_bounce_nobody() {
+    let to = ["a@x.test", "b@x.test", "c@x.test"];
+    for refused in to {
+        for offered in ["PIPELINING", "8BITMIME"] {
+            let smtp = SmtpServer::start().await;
+            smtp.offers([offered]);
+            // One reply too many: each later one seems to be about the recipient after.
+            smtp.mail().does([Action::Octets(b"250 2.0.0 queued\r\n250 2.1.0 ok\r\n".to_vec())]);
+            smtp.rcpt(refused).replies(["550 5.1.1 unknown"]);
+            let outcomes = send(&sender(relay(&smtp)), to).await;
+            assert_eq!(verdicts(&outcomes), [Temporary; 3], "{refused} {offered}");
+            assert!(smtp.mails().is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_421_behind_a_refusal_takes_it_not_back() {
+    let smtp = SmtpServer::start().await;
+    smtp.rcpt("ann@example.test").replies(["550 5.1.1 unknown"]);
+    smtp.data().does([Action::OctetsThenDrop(b"554 5.5.1 no valid recipients\r\n421 4.4.2 closing\r\n".to_vec())]);
+    let sender = sender(relay(&smtp));
+    assert_eq!(send_one(&sender).await.verdict, Permanent);
+    assert_eq!(send_one(&sender).await.verdict, Accepted);
+}
+
+#[tokio::test]
+async fn a_second_answer_to_the_dot_does_not_reach_the_next_mail() {
+    let smtp = SmtpServer::start().await;
+    smtp.dot().does([Action::Octets(b"250\r\n250 Ok 1234\r\n".to_vec())]);
+    let sender = sender(relay(&smtp));
+    assert_eq!(send_one(&sender).await.verdict, Accepted);
+    assert_eq!(send_one(&sender).await.verdict, Accepted);
+    assert_eq!((smtp.mails().len(), smtp.connections()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_greeting_of_two_minds_is_told_as_it_was() {
+    let smtp = SmtpServer::start().await;
+    smtp.greeting().does([Action::Octets(b"220-mx.test ESMTP\r\n521 5.7.1 blocked by a list\r\n".to_vec())]);
+    let outcome = send_one(&sender(relay(&smtp))).await;
+    assert_eq!(outcome.verdict, Temporary);
+    assert!(outcome.reply.text.contains("220 and 521") && outcome.reply.text.contains("blocked by a list"));
 }
 
 #[tokio::test]

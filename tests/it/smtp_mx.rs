@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use postrider::domain::network::Allowed;
 use postrider::domain::outcome::Outcome;
 use postrider::domain::outcome::Verdict::{Accepted, Permanent, Temporary};
 use postrider::smtp::{Route, Sender, Settings, Timeouts};
 
 use crate::support::dns::DnsServer;
-use crate::support::sending::{MAIL, envelope, sender};
+use crate::support::sending::{MAIL, envelope, send_one, sender};
 use crate::support::smtp::{Action, SmtpServer, three};
 
 /// Mail exchangers are on this machine at the port of `smtp`.
@@ -219,10 +220,105 @@ async fn this_machine_is_nobodys_mail_exchanger() {
     dns.mx("example.test", 10, "mx.test");
     dns.has_address("mx.test", "127.0.0.1");
     let sender = sender(Settings { allow_loopback_mx: false, ..direct(&dns, &smtp) });
-    for domain in ["example.test", "[127.0.0.1]", "[IPv6:::1]"] {
-        assert_eq!(send(&sender, domain).await.verdict, Temporary, "{domain}");
+    for (domain, verdict) in [("example.test", Temporary), ("[127.0.0.1]", Permanent), ("[IPv6:::1]", Permanent)] {
+        assert_eq!(send(&sender, domain).await.verdict, verdict, "{domain}");
     }
     assert_eq!(smtp.connections(), 0);
+}
+
+#[tokio::test]
+async fn private_hosts_are_nobodys_mail_exchangers() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    let sender = sender(Settings { allow_loopback_mx: false, ..direct(&dns, &smtp) });
+    for (index, ip) in ["10.0.0.1", "172.17.0.1", "169.254.169.254", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "fd00::1"]
+        .iter()
+        .enumerate()
+    {
+        let (domain, host) = (format!("x{index}.test"), format!("mx{index}.test"));
+        dns.mx(&domain, 10, &host);
+        dns.has_address(&host, ip);
+        dns.has_address(&format!("own{index}.test"), ip);
+        for domain in [domain, format!("own{index}.test")] {
+            let outcome = send(&sender, &domain).await;
+            assert_eq!((outcome.verdict, enhanced(&outcome).as_str()), (Temporary, "4.4.6"), "{domain}");
+            assert!(outcome.reply.text.contains("can permit that"), "{}", outcome.reply.text);
+        }
+        let literal = if ip.contains(':') { format!("[IPv6:{ip}]") } else { format!("[{ip}]") };
+        let outcome = send(&sender, &literal).await;
+        assert_eq!((outcome.verdict, enhanced(&outcome).as_str()), (Permanent, "5.7.1"), "{literal}");
+    }
+    assert_eq!(send(&sender, "[1.1.1.1]").await.verdict, Permanent, "nor is a public literal");
+    assert_eq!(smtp.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_private_host_that_is_allowed_takes_mail() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    dns.mx("example.test", 10, "mx.test");
+    dns.has_address("mx.test", "127.0.0.1");
+    for rule in ["127.0.0.0/8", "127.0.0.1"] {
+        let allow_private_mx = Allowed { private: false, rules: vec![rule.parse().unwrap()] };
+        let sender = sender(Settings { allow_loopback_mx: false, allow_private_mx, ..direct(&dns, &smtp) });
+        for domain in ["example.test", "[127.0.0.1]"] {
+            assert_eq!(send(&sender, domain).await.verdict, Accepted, "{rule} {domain}");
+        }
+    }
+    let allow_private_mx = Allowed { private: true, rules: vec!["mx.test".parse().unwrap()] };
+    let sender = sender(Settings { allow_loopback_mx: false, allow_private_mx, ..direct(&dns, &smtp) });
+    assert_eq!(send(&sender, "example.test").await.verdict, Accepted, "by name");
+    assert_eq!(send(&sender, "[127.0.0.1]").await.verdict, Permanent, "private networks are not this machine");
+}
+
+#[tokio::test]
+async fn a_public_server_is_asked_where_another_is_private() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    dns.mx("example.test", 10, "a.test");
+    dns.mx("example.test", 20, "b.test");
+    dns.has_address("a.test", "10.0.0.1");
+    dns.has_address("b.test", "127.0.0.1");
+    assert_eq!(send(&sender(direct(&dns, &smtp)), "example.test").await.peer.mx.as_deref(), Some("b.test"));
+}
+
+#[tokio::test]
+async fn an_mx_that_is_an_address_is_named_as_the_fault() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    dns.mx("example.test", 10, "192.0.2.1");
+    let sender = sender(direct(&dns, &smtp));
+    let outcome = send(&sender, "example.test").await;
+    assert_eq!(outcome.verdict, Temporary);
+    assert!(outcome.reply.text.contains("its MX record names the address 192.0.2.1"), "{}", outcome.reply.text);
+    dns.mx("example.test", 20, "mx.test");
+    dns.has_address("mx.test", "127.0.0.1");
+    let sender = crate::support::sending::sender(direct(&dns, &smtp));
+    assert_eq!(send(&sender, "example.test").await.verdict, Accepted, "the others take mail");
+}
+
+#[tokio::test]
+async fn what_the_dns_says_is_told_in_plain_words() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    dns.servfail("broken.test");
+    dns.mx("lost.test", 10, "nowhere.test");
+    let sender = sender(direct(&dns, &smtp));
+    for (domain, words) in [
+        ("broken.test", "the DNS server answered Server Failure"),
+        ("lost.test", "the mail exchanger nowhere.test: the name does not exist"),
+    ] {
+        let text = send(&sender, domain).await.reply.text;
+        assert!(text.contains(words) && !text.contains("Query {"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_name_of_a_relay_is_asked_of_the_configured_dns() {
+    let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
+    dns.has_address("relay.nowhere.test", "127.0.0.1");
+    for (host, verdict) in [("relay.nowhere.test", Accepted), ("localhost", Accepted), ("lost.nowhere.test", Temporary)]
+    {
+        let relay = format!("smtp://{host}:{}?tls=none", smtp.address().port()).parse().unwrap();
+        let outcome =
+            send_one(&sender(Settings { relay: Some(relay), dns: Some(dns.address()), ..Settings::default() })).await;
+        assert_eq!(outcome.verdict, verdict, "{host}: {}", outcome.reply.text);
+    }
 }
 
 #[tokio::test]

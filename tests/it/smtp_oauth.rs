@@ -54,6 +54,31 @@ async fn the_refusal_of_an_expired_token_is_told_in_plain_words() {
 }
 
 #[tokio::test]
+async fn a_very_long_explanation_is_told_from_its_beginning() {
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["AUTH XOAUTH2"]);
+    let challenge =
+        format!("334 {}", STANDARD.encode(format!("{{\"status\":\"401\",\"why\":\"{}\"}}", "x".repeat(9_000))));
+    smtp.auth().replies([challenge.as_str()]);
+    smtp.after_auth().replies(["535 5.7.8 not accepted"]);
+    let file = token("expired");
+    let outcome = send_one(&with_token_in(&file, &smtp)).await;
+    assert_eq!((outcome.verdict, outcome.reply.code), (Temporary, Some(535)));
+    assert!(outcome.reply.text.starts_with(r#"not accepted ({"status":"401","#), "{}", outcome.reply.text);
+}
+
+#[tokio::test]
+async fn a_long_token_goes_in_a_line_of_its_own() {
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["AUTH XOAUTH2"]);
+    smtp.auth().replies(["334 "]);
+    let file = token(&"t".repeat(1_500));
+    assert_eq!(send_one(&with_token_in(&file, &smtp)).await.verdict, Accepted);
+    let lines: Vec<String> = smtp.lines().into_iter().map(|line| line.text).collect();
+    assert_eq!((lines[1].as_str(), lines[2].len()), ("AUTH XOAUTH2", 2_032));
+}
+
+#[tokio::test]
 async fn without_a_token_nothing_is_said() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH XOAUTH2"]);

@@ -53,6 +53,38 @@ async fn a_certificate_that_is_not_valid_gets_no_mail() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_failed_is_told_behind_the_refusal_it_led_to() {
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["STARTTLS"]);
+    let must = "530 5.7.0 Must issue a STARTTLS command first";
+    smtp.mail().replies([must]);
+    let outcome = send_one(&sender(opportunistic(&smtp))).await;
+    assert_eq!((outcome.verdict, outcome.reply.code), (Temporary, Some(530)));
+    let text = outcome.reply.text;
+    assert!(
+        text.starts_with("TLS handshake failed: ") && text.ends_with("; then: Must issue a STARTTLS command first"),
+        "{text}"
+    );
+
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["STARTTLS"]);
+    smtp.greeting().replies(["220 hello", "554 5.7.1 not without TLS"]);
+    let text = send_one(&sender(opportunistic(&smtp))).await.reply.text;
+    assert!(text.starts_with("TLS handshake failed: ") && text.ends_with("; then: not without TLS"), "{text}");
+}
+
+#[tokio::test]
+async fn a_certificate_is_found_fault_with_in_plain_words() {
+    let (expired, misnamed) = (Certificate::expired_for("127.0.0.1"), Certificate::valid_for("other.test"));
+    for (shown, words) in
+        [(&expired, "the certificate expired on 20"), (&misnamed, "valid for other.test, and not for 127.0.0.1")]
+    {
+        let text = send_one(&strict(&server(shown).await, shown)).await.reply.text;
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn required_tls_that_was_stripped_gets_no_mail() {
     let certificate = Certificate::valid_for("127.0.0.1");
     let smtp = SmtpServer::start().await;

@@ -104,6 +104,17 @@ impl Connection<'_> {
                 format!("{reply}\r\n").into_bytes()
             }
             Some(Action::Octets(octets)) => octets,
+            Some(Action::OctetsThenDrop(octets)) => {
+                self.say(&octets).await?;
+                return hang_up();
+            }
+            Some(Action::Pieces(pieces)) => {
+                for piece in pieces {
+                    self.say(piece.as_bytes()).await?;
+                    tokio::task::yield_now().await;
+                }
+                return Ok(pieces[0].as_bytes()[0]);
+            }
             Some(Action::Drop) => return hang_up(),
             Some(Action::ReplyThenDrop(reply)) => {
                 self.say(format!("{reply}\r\n").as_bytes()).await?;

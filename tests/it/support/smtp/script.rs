@@ -32,6 +32,10 @@ pub enum Action {
     ReplyAfter(String, Duration),
     /// These octets, taken for a reply by their first digit.
     Octets(Vec<u8>),
+    /// The same, and the connection closed.
+    OctetsThenDrop(Vec<u8>),
+    /// These octets, each piece in a packet of its own.
+    Pieces(&'static [&'static str]),
     /// These octets over and over until the client hangs up.
     Endless(&'static [u8]),
     /// These octets over and over, one every so often, until the client hangs up.

@@ -1,0 +1,129 @@
+//! Claims: what is due is leased to a worker.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Claimed, Room};
+use crate::db::{Db, DbError};
+
+/// Leases what is due in these lanes to `worker`, the oldest of each lane first; of messages whose recipients the room cuts
+/// apart also the others, as long as all are at most `most` rows. A worker that was declared dead gets nothing, however late
+/// its statement arrives. Of lanes that are limited, take with [`crate::db::limits::claim`].
+pub async fn claim(
+    db: &Db,
+    worker: Uuid,
+    rooms: &[Room],
+    most: usize,
+    now: DateTime<Utc>,
+) -> Result<Vec<Claimed>, DbError> {
+    db.timed("queue.claim", async {
+        let mut connection = db.pool.hot().acquire().await?;
+        let taken = take(&mut connection, worker, rooms, now).await?;
+        let cut = cut(&taken, rooms);
+        let mut claimed: Vec<Claimed> = taken.into_iter().map(|row| row.claimed).collect();
+        let along = take_along(&mut connection, worker, &cut, most.saturating_sub(claimed.len()), now).await?;
+        claimed.extend(along);
+        Ok(claimed)
+    })
+    .await
+}
+
+/// A row that a claim brought, and when it was due.
+pub(in crate::db) struct Taken {
+    pub claimed: Claimed,
+    due_at: DateTime<Utc>,
+}
+
+/// The last row of each lane that filled its room: others of its message may be left.
+fn cut(taken: &[Taken], rooms: &[Room]) -> Vec<Claimed> {
+    let last = |room: &Room| {
+        let of_lane = || taken.iter().filter(|row| row.claimed.lane_id == room.lane);
+        let is_full = i32::try_from(of_lane().count()).map_or(true, |rows| rows >= room.rows);
+        let last = of_lane().filter(|_| is_full).max_by_key(|row| (row.due_at, row.claimed.key()))?;
+        Some(last.claimed.clone())
+    };
+    rooms.iter().filter_map(last).collect()
+}
+
+pub(in crate::db) async fn take(
+    connection: &mut PgConnection,
+    worker: Uuid,
+    rooms: &[Room],
+    now: DateTime<Utc>,
+) -> Result<Vec<Taken>, sqlx::Error> {
+    let lanes: Vec<i64> = rooms.iter().map(|room| room.lane).collect();
+    let rows: Vec<i32> = rooms.iter().map(|room| room.rows).collect();
+    let from: Vec<DateTime<Utc>> = rooms.iter().map(|room| room.from).collect();
+    // By the rows' addresses, which their locks keep still: Postgres cannot know how few rows `room.rows` are, and would
+    // join by reading the whole queue.
+    let rows = sqlx::query!(
+        "WITH me AS MATERIALIZED (SELECT id FROM workers WHERE id = $4 FOR KEY SHARE)
+         UPDATE queue SET lease = $4, claims = claims + 1
+         WHERE ctid = ANY (ARRAY(
+             SELECT free.ctid
+             FROM me CROSS JOIN unnest($1::bigint[], $2::integer[], $5::timestamptz[]) AS room (lane_id, rows, since)
+             CROSS JOIN LATERAL (
+                 SELECT ctid FROM queue
+                 WHERE lane_id = room.lane_id AND lease IS NULL AND due_at <= $3 AND due_at >= room.since
+                 ORDER BY due_at, message_id, recipient_id LIMIT room.rows FOR UPDATE SKIP LOCKED) AS free))
+         RETURNING message_id, recipient_id, tenant_id, lane_id, attempts, crashes, first_due_at, claims, due_at",
+        &lanes,
+        &rows,
+        now,
+        worker,
+        &from
+    )
+    .fetch_all(connection)
+    .await?;
+    let taken = rows.into_iter().map(|row| Taken {
+        due_at: row.due_at,
+        claimed: Claimed {
+            message_id: row.message_id,
+            recipient_id: row.recipient_id,
+            tenant_id: row.tenant_id,
+            lane_id: row.lane_id,
+            attempts: row.attempts,
+            crashes: row.crashes,
+            first_due_at: row.first_due_at,
+            lease: worker,
+            claims: row.claims,
+        },
+    });
+    Ok(taken.collect())
+}
+
+/// Leases what else of these messages is due in the same lanes, at most `most` rows, so that a mail is one however many
+/// it is for.
+pub(in crate::db) async fn take_along(
+    connection: &mut PgConnection,
+    worker: Uuid,
+    claimed: &[Claimed],
+    most: usize,
+    now: DateTime<Utc>,
+) -> Result<Vec<Claimed>, sqlx::Error> {
+    if claimed.is_empty() || most == 0 {
+        return Ok(Vec::new());
+    }
+    let (messages, lanes): (Vec<Uuid>, Vec<i64>) = claimed.iter().map(|row| (row.message_id, row.lane_id)).unzip();
+    sqlx::query_as!(
+        Claimed,
+        "WITH me AS MATERIALIZED (SELECT id FROM workers WHERE id = $1 FOR KEY SHARE)
+         UPDATE queue SET lease = $1, claims = claims + 1
+         WHERE ctid = ANY (ARRAY(
+             SELECT q.ctid FROM me CROSS JOIN queue q
+             JOIN (SELECT DISTINCT message_id, lane_id FROM unnest($2::uuid[], $3::bigint[]) AS u (message_id, lane_id)) u
+                  USING (message_id, lane_id)
+             WHERE q.message_id = ANY ($2) AND q.lease IS NULL AND q.due_at <= $4
+             LIMIT $5 FOR UPDATE OF q SKIP LOCKED))
+         RETURNING message_id, recipient_id, tenant_id, lane_id, attempts, crashes, first_due_at, $1::uuid AS \"lease!\",
+                   claims",
+        worker,
+        &messages,
+        &lanes,
+        now,
+        i64::try_from(most).unwrap_or(i64::MAX)
+    )
+    .fetch_all(connection)
+    .await
+}

@@ -1,0 +1,103 @@
+//! Which addresses mail may go to when the recipient's domain names them: those of the Internet that are not this machine's,
+//! and what the configuration allows. Whoever may send mail to any address could else have this service speak to hosts inside
+//! our network, and read what they say.
+
+use std::net::IpAddr;
+
+use crate::dns;
+use crate::domain::network::{Allowed, Place};
+
+/// What is allowed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct MxGuard {
+    /// This machine.
+    pub loopback: bool,
+    /// Private networks, and others by network or name.
+    pub allowed: Allowed,
+}
+
+impl MxGuard {
+    /// Whether this address of `host` may be a mail exchanger's. Says why not, and what would permit it.
+    pub fn check(&self, host: &str, ip: IpAddr) -> Result<(), String> {
+        let place = Place::of(ip);
+        let is_admitted = match place {
+            Place::Public => true,
+            Place::Loopback => self.loopback,
+            Place::Private => self.allowed.private,
+            _ => false,
+        };
+        if is_admitted || self.allowed.names(host, ip) {
+            return Ok(());
+        }
+        let setting = if place == Place::Loopback { "delivery.allow_loopback_mx" } else { "delivery.allow_private_mx" };
+        let at = if place == Place::Loopback { "this machine".to_owned() } else { format!("a {place} address") };
+        Err(format!("{host} is at {ip}, {at}: only `{setting}` can permit that"))
+    }
+
+    /// Whether an address literal may be sent to, which is so where a setting speaks of its address.
+    pub fn admits_literal(&self, literal: &str, ip: IpAddr) -> bool {
+        let is_public = Place::of(ip) == Place::Public;
+        (!is_public && self.check(literal, ip).is_ok()) || self.allowed.names(literal, ip)
+    }
+
+    /// The same of an address that is about to be connected to. Costs system calls, and so is asked for each connection and
+    /// not for each message.
+    pub fn check_own(&self, host: &str, ip: IpAddr) -> Result<(), String> {
+        if self.loopback || self.allowed.names(host, ip) || !dns::is_own(ip) {
+            return Ok(());
+        }
+        Err(format!("{host} is at {ip}, an address of this machine: only `delivery.allow_private_mx` can permit that"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admitted(guard: &MxGuard, ips: &[&str]) -> Vec<bool> {
+        ips.iter().map(|ip| guard.check("mx.test", ip.parse().unwrap()).is_ok()).collect()
+    }
+
+    const ADDRESSES: [&str; 8] = [
+        "1.1.1.1",
+        "127.0.0.1",
+        "10.0.0.1",
+        "::ffff:10.0.0.1",
+        "169.254.169.254",
+        "64:ff9b::a00:1",
+        "0.0.0.0",
+        "fd00::1",
+    ];
+
+    #[test]
+    fn only_what_is_public_or_allowed_takes_mail() {
+        let guard = MxGuard::default();
+        assert_eq!(admitted(&guard, &ADDRESSES), [true, false, false, false, false, false, false, false]);
+        let private = MxGuard { allowed: Allowed { private: true, rules: Vec::new() }, ..MxGuard::default() };
+        assert_eq!(admitted(&private, &ADDRESSES), [true, false, true, true, false, false, false, true]);
+        let rules = vec!["10.0.0.0/8".parse().unwrap(), "169.254.169.254".parse().unwrap()];
+        let listed = MxGuard { allowed: Allowed { private: false, rules }, ..MxGuard::default() };
+        assert_eq!(admitted(&listed, &ADDRESSES), [true, false, true, true, true, false, false, false]);
+        let loopback = MxGuard { loopback: true, ..MxGuard::default() };
+        assert_eq!(admitted(&loopback, &ADDRESSES[..3]), [true, true, false]);
+    }
+
+    #[test]
+    fn a_literal_needs_a_setting_that_speaks_of_its_address() {
+        let admits = |guard: &MxGuard, ip: &str| guard.admits_literal("[x]", ip.parse().unwrap());
+        assert!(!admits(&MxGuard::default(), "1.1.1.1") && !admits(&MxGuard::default(), "10.0.0.1"));
+        let rules = vec!["1.1.1.0/24".parse().unwrap()];
+        let listed = MxGuard { allowed: Allowed { private: true, rules }, ..MxGuard::default() };
+        assert!(admits(&listed, "1.1.1.1") && admits(&listed, "10.0.0.1") && !admits(&listed, "9.9.9.9"));
+    }
+
+    #[test]
+    fn a_refusal_names_the_setting_that_would_permit_it() {
+        let why = |ip: &str| MxGuard::default().check("mx.test", ip.parse().unwrap()).unwrap_err();
+        assert_eq!(
+            why("10.0.0.1"),
+            "mx.test is at 10.0.0.1, a private address: only `delivery.allow_private_mx` can permit that"
+        );
+        assert!(why("127.0.0.1").contains("this machine: only `delivery.allow_loopback_mx`"));
+    }
+}

@@ -1,0 +1,134 @@
+//! Errors of the operating system and of TLS, in words for people: the libraries' own name their types.
+
+use std::io;
+
+use chrono::DateTime;
+use rustls::pki_types::UnixTime;
+use rustls::{CertificateError, Error};
+
+/// The most names of a certificate that are repeated.
+const NAMES: usize = 5;
+
+/// What happened to a connection, to stand behind a colon.
+pub(super) fn io(error: &io::Error) -> String {
+    if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        return tls(error);
+    }
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return "the server closed the connection".into();
+    }
+    let text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text[..end].to_owned()
+}
+
+/// Why there is no TLS.
+pub(super) fn tls(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(error) => certificate(error),
+        Error::NoCertificatesPresented => "the server showed no certificate".into(),
+        Error::AlertReceived(alert) => format!("the server refused it: {}", spaced(&format!("{alert:?}"))),
+        Error::PeerIncompatible(_) => "the server offers no protocol version or cipher that is taken here".into(),
+        Error::InvalidMessage(_) => "the server's answer is not TLS".into(),
+        Error::PeerMisbehaved(_) | Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+            "the server broke the rules of TLS".into()
+        }
+        Error::DecryptError => "the server's answer cannot be decrypted".into(),
+        Error::General(text) => text.clone(),
+        _ => "the handshake cannot go on".into(),
+    }
+}
+
+/// What is wrong with a certificate.
+fn certificate(error: &CertificateError) -> String {
+    match error {
+        CertificateError::Expired => "the certificate has expired".into(),
+        CertificateError::ExpiredContext { not_after, .. } => {
+            format!("the certificate expired on {}", date(*not_after))
+        }
+        CertificateError::NotValidYet => "the certificate is not valid yet".into(),
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            format!("the certificate is not valid before {}", date(*not_before))
+        }
+        CertificateError::Revoked => "the certificate was revoked".into(),
+        CertificateError::UnknownIssuer => "the certificate was not issued by an authority that is trusted here".into(),
+        CertificateError::NotValidForName => "the certificate is not valid for the server's name".into(),
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let names: Vec<&str> = presented.iter().take(NAMES).map(|name| plain(name)).collect();
+            let more = if presented.len() > NAMES { ", …" } else { "" };
+            let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") + more };
+            format!("the certificate is valid for {names}, and not for {}", expected.to_str())
+        }
+        CertificateError::BadSignature => "the certificate's signature is wrong".into(),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "the certificate is not meant for servers".into()
+        }
+        CertificateError::BadEncoding => "the certificate cannot be read".into(),
+        CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "the certificate is an authority's own and no server's".into()
+        }
+        _ => "the certificate cannot be verified".into(),
+    }
+}
+
+/// `DnsName("mx.test")` as `mx.test`.
+fn plain(name: &str) -> &str {
+    name.split('"').nth(1).unwrap_or(name)
+}
+
+fn date(time: UnixTime) -> String {
+    let date = i64::try_from(time.as_secs()).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+    date.map_or_else(|| "an unknown day".into(), |date| date.format("%Y-%m-%d").to_string())
+}
+
+/// `HandshakeFailure` as `handshake failure`.
+fn spaced(name: &str) -> String {
+    let mut words = String::with_capacity(name.len() + 4);
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.push(letter.to_ascii_lowercase());
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustls::pki_types::ServerName;
+    use rustls::{AlertDescription, InvalidMessage, OtherError};
+
+    use super::*;
+
+    fn of(error: Error) -> String {
+        io(&io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    #[test]
+    fn no_names_of_types_are_shown() {
+        let day = |days: u64| UnixTime::since_unix_epoch(Duration::from_secs(days * 86_400));
+        let expired = CertificateError::ExpiredContext { time: day(400), not_after: day(365) };
+        assert_eq!(of(Error::InvalidCertificate(expired)), "the certificate expired on 1971-01-01");
+        let misnamed = CertificateError::NotValidForNameContext {
+            expected: ServerName::try_from("mx.test").unwrap(),
+            presented: vec!["DnsName(\"other.test\")".into()],
+        };
+        assert_eq!(
+            of(Error::InvalidCertificate(misnamed)),
+            "the certificate is valid for other.test, and not for mx.test"
+        );
+        let other = OtherError(std::sync::Arc::new(io::Error::other("CaUsedAsEndEntity")));
+        assert_eq!(
+            of(Error::InvalidCertificate(CertificateError::Other(other))),
+            "the certificate is an authority's own and no server's"
+        );
+        assert_eq!(
+            of(Error::AlertReceived(AlertDescription::HandshakeFailure)),
+            "the server refused it: handshake failure"
+        );
+        assert_eq!(of(Error::InvalidMessage(InvalidMessage::InvalidContentType)), "the server's answer is not TLS");
+        assert_eq!(io(&io::Error::from_raw_os_error(111)), "Connection refused");
+    }
+}

@@ -1,0 +1,218 @@
+//! A server that takes so many recipients in one transaction gets the others in the next one, at once (RFC 5321
+//! §4.5.3.1.10).
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
+use postrider::domain::outcome::Outcome;
+use postrider::domain::outcome::Verdict::{self, Accepted, Permanent, Temporary, Uncertain};
+use postrider::smtp::{Limits, Settings, Terms, Watch};
+
+use crate::support::sending::{MAIL, envelope, relay, send, send_one, sender, through_relay, verdicts};
+use crate::support::smtp::{Action, SmtpServer};
+
+const FIVE: [&str; 5] = ["a@x.test", "b@x.test", "c@x.test", "d@x.test", "e@x.test"];
+
+/// A server that takes two recipients of five at a time, and says so like this.
+async fn two_at_a_time(reply: &str) -> SmtpServer {
+    let smtp = SmtpServer::start().await;
+    for address in &FIVE[2..] {
+        smtp.rcpt(address).replies([reply]);
+    }
+    smtp
+}
+
+/// Who got each mail.
+fn copies(smtp: &SmtpServer) -> Vec<Vec<String>> {
+    smtp.mails().into_iter().map(|mail| mail.to).collect()
+}
+
+fn owned(copies: &[&[&str]]) -> Vec<Vec<String>> {
+    copies.iter().map(|to| to.iter().map(ToString::to_string).collect()).collect()
+}
+
+#[tokio::test]
+async fn the_rest_goes_at_once_whatever_the_code() {
+    for reply in [
+        "452 4.5.3 Error: too many recipients",
+        "452 Too many recipients received this transaction",
+        "552 too many recipients",
+        "552 sorry",
+        "550 Too many recipients",
+        "550 5.5.3 RESOLVER.ADR.RecipLimit; too many recipients",
+        "503 5.5.0 too many RCPT commands",
+        "554 5.7.1 maximum number of recipients reached",
+    ] {
+        let smtp = two_at_a_time(reply).await;
+        let outcomes = send(&sender(relay(&smtp)), FIVE).await;
+        assert_eq!(verdicts(&outcomes), [Accepted; 5], "{reply}");
+        assert_eq!(copies(&smtp), owned(&[&FIVE[..2], &FIVE[2..4], &FIVE[4..]]), "{reply}");
+        assert_eq!(smtp.connections(), 1, "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn it_goes_without_pipelining_too() {
+    let smtp = two_at_a_time("552 too many recipients").await;
+    smtp.offers(["8BITMIME"]);
+    assert_eq!(verdicts(&send(&sender(relay(&smtp)), FIVE).await), [Accepted; 5]);
+    assert_eq!(copies(&smtp).len(), 3);
+}
+
+#[tokio::test]
+async fn the_limit_is_known_the_next_time() {
+    let smtp = two_at_a_time("452 4.5.3 too many recipients").await;
+    let sender = sender(relay(&smtp));
+    send(&sender, FIVE).await;
+    assert_eq!(verdicts(&send(&sender, FIVE).await), [Accepted; 5]);
+    assert_eq!((smtp.mails().len(), smtp.count("RCPT")), (6, 5 + 3 + 5));
+}
+
+#[tokio::test]
+async fn each_further_transaction_counts_as_a_mail_of_its_connection() {
+    let smtp = two_at_a_time("552 too many recipients").await;
+    let sender = sender(Settings { mails_per_connection: 1, ..relay(&smtp) });
+    assert_eq!(verdicts(&send(&sender, FIVE).await), [Accepted; 5]);
+    assert_eq!((smtp.mails().len(), smtp.connections()), (3, 3));
+}
+
+#[tokio::test]
+async fn who_is_refused_alone_or_for_another_reason_is_refused() {
+    let smtp = SmtpServer::start().await;
+    smtp.rcpt("a@x.test").replies(["550 5.5.3 too many recipients"]);
+    assert_eq!(verdicts(&send(&sender(relay(&smtp)), ["a@x.test"]).await), [Permanent], "nobody was before it");
+    for reply in ["552 5.2.2 mailbox full", "552 message size exceeds the limit", "550 5.1.1 unknown"] {
+        smtp.rcpt("b@x.test").replies([reply]);
+        let outcomes = send(&sender(relay(&smtp)), ["a@x.test", "b@x.test"]).await;
+        assert_eq!(verdicts(&outcomes), [Accepted, Permanent], "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_that_lasts_leaves_the_rest_for_later() {
+    let smtp = two_at_a_time("550 too many recipients").await;
+    smtp.rcpt("c@x.test").replies(["550 too many recipients"]);
+    let outcomes = send(&sender(relay(&smtp)), FIVE).await;
+    // The second transaction took d alone, which is asked for with c; then c goes, and e.
+    assert_eq!(verdicts(&outcomes), [Accepted; 5]);
+
+    let smtp = SmtpServer::start().await;
+    smtp.rcpt("b@x.test").replies(["550 too many recipients", "550 too many recipients"]);
+    let outcomes = send(&sender(relay(&smtp)), ["a@x.test", "b@x.test"]).await;
+    assert_eq!(verdicts(&outcomes), [Accepted, Temporary]);
+    assert_eq!(copies(&smtp), owned(&[&["a@x.test"]]));
+}
+
+/// Two transactions, the second of which fares as scripted.
+async fn second(script: impl Fn(&SmtpServer)) -> (Vec<Outcome>, SmtpServer) {
+    let smtp = two_at_a_time("552 too many recipients").await;
+    script(&smtp);
+    let outcomes = send(&sender(relay(&smtp)), ["a@x.test", "b@x.test", "c@x.test"]).await;
+    (outcomes, smtp)
+}
+
+#[tokio::test]
+async fn what_becomes_of_the_second_transaction_changes_nothing_of_the_first() {
+    let usual = || Action::from("250 2.0.0 queued");
+    let expect = |outcomes: &[Outcome], third: Verdict, copies_are: usize, smtp: &SmtpServer| {
+        assert_eq!(verdicts(outcomes), [Accepted, Accepted, third]);
+        assert_eq!(smtp.mails().len(), copies_are);
+    };
+    let (outcomes, smtp) = second(|smtp| smtp.dot().does([usual(), Action::Drop])).await;
+    expect(&outcomes, Uncertain, 1, &smtp);
+    let (outcomes, smtp) = second(|smtp| smtp.dot().does([usual(), "451 4.3.0 later".into()])).await;
+    expect(&outcomes, Temporary, 1, &smtp);
+    let (outcomes, smtp) = second(|smtp| smtp.dot().does([usual(), "554 5.7.1 spam".into()])).await;
+    expect(&outcomes, Permanent, 1, &smtp);
+    let (outcomes, smtp) = second(|smtp| smtp.mail().does([usual(), "450 4.3.0 later".into()])).await;
+    expect(&outcomes, Temporary, 1, &smtp);
+    // The server hangs up after each mail: a new connection is no new attempt.
+    let (outcomes, smtp) = second(|smtp| smtp.mail().does([usual(), Action::Drop])).await;
+    expect(&outcomes, Accepted, 2, &smtp);
+    assert_eq!(smtp.connections(), 2);
+    // Nor is it when there is none to be had.
+    let refused = || Action::ReplyThenDrop("421 4.3.2 closing".into());
+    let (outcomes, smtp) = second(|smtp| {
+        smtp.mail().does([usual(), Action::Drop]);
+        smtp.greeting().does(["220 hello".into(), refused(), refused(), refused()]);
+    })
+    .await;
+    expect(&outcomes, Temporary, 1, &smtp);
+}
+
+#[tokio::test]
+async fn a_first_transaction_that_fails_is_followed_by_none() {
+    for (script, expected) in [("451 4.3.0 later", Temporary), ("421 4.3.2 closing", Temporary)] {
+        let (outcomes, smtp) = second(|smtp| smtp.dot().replies([script])).await;
+        assert_eq!((verdicts(&outcomes), smtp.mails().len()), (vec![expected; 3], 0), "{script}");
+    }
+    let (outcomes, smtp) = second(|smtp| smtp.dot().does([Action::Drop])).await;
+    assert_eq!(verdicts(&outcomes), [Uncertain, Uncertain, Temporary], "the third was not sent");
+    assert_eq!(smtp.mails().len(), 0);
+}
+
+#[tokio::test]
+async fn a_text_refused_for_some_is_offered_to_the_others() {
+    let (outcomes, smtp) = second(|smtp| smtp.dot().replies(["554 5.7.1 a rule of one of them"])).await;
+    assert_eq!(verdicts(&outcomes), [Permanent, Permanent, Accepted]);
+    assert_eq!(copies(&smtp), owned(&[&["c@x.test"]]));
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_over_their_number_is_asked_for_fewer() {
+    let smtp = SmtpServer::start().await;
+    smtp.rcpt("c@x.test").does([Action::ReplyThenDrop("421 4.5.3 too many recipients".into())]);
+    let outcomes = send(&sender(relay(&smtp)), FIVE).await;
+    assert_eq!(verdicts(&outcomes), [Accepted; 5]);
+    assert_eq!(copies(&smtp), owned(&[&FIVE[..2], &FIVE[2..4], &FIVE[4..]]));
+    assert_eq!(smtp.connections(), 2);
+}
+
+/// Wants the first text to be sent, and no other.
+#[derive(Default)]
+struct Once {
+    asked: AtomicUsize,
+    settled: Mutex<Vec<usize>>,
+}
+
+impl Watch for Once {
+    fn go(&self) -> bool {
+        true
+    }
+
+    fn before_text<'a>(&'a self, _: &'a [usize]) -> BoxFuture<'a, bool> {
+        ready(self.asked.fetch_add(1, Ordering::Relaxed) == 0).boxed()
+    }
+
+    fn settled(&self, outcomes: Vec<(usize, Outcome)>) {
+        assert!(outcomes.iter().all(|(_, outcome)| outcome.verdict == Accepted && outcome.peer.ip.is_some()));
+        self.settled.lock().unwrap().extend(outcomes.iter().map(|(place, _)| *place));
+    }
+}
+
+#[tokio::test]
+async fn a_call_off_between_two_transactions_takes_no_outcome_back() {
+    let smtp = two_at_a_time("552 too many recipients").await;
+    let watch = Once::default();
+    let terms = Terms { urgent: true, limits: Limits::default(), watch: &watch };
+    let outcomes = sender(relay(&smtp)).send_if(&through_relay(), &envelope(FIVE), MAIL, &terms).await.unwrap();
+    assert_eq!(verdicts(&outcomes), [Accepted, Accepted, Temporary, Temporary, Temporary]);
+    assert_eq!(copies(&smtp), owned(&[&FIVE[..2]]));
+    assert_eq!(*watch.settled.lock().unwrap(), [0, 1], "told before the second was begun");
+}
+
+#[tokio::test]
+async fn a_connection_that_has_carried_enough_is_replaced() {
+    let smtp = SmtpServer::start().await;
+    let sender = sender(relay(&smtp));
+    send_one(&sender).await;
+    smtp.mail().replies(["450 4.7.1 Too many messages in this session"]);
+    assert_eq!(send_one(&sender).await.verdict, Accepted);
+    assert_eq!(smtp.connections(), 2);
+    // Of a new one it is a refusal.
+    let smtp = SmtpServer::start().await;
+    smtp.mail().replies(["450 4.7.1 Too many messages in this session"]);
+    assert_eq!(send_one(&crate::support::sending::sender(relay(&smtp))).await.verdict, Temporary);
+}
