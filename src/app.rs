@@ -250,6 +250,7 @@ async fn worker(
         links: config.unsubscribe_links(),
         grace: delivery.shutdown_grace,
         publish: domains::terms(config),
+        keyring: config.keyring(),
     };
     let tools = worker::Tools {
         sender: Arc::new(smtp::Sender::new(sender_settings(config)?)?),

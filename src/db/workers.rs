@@ -15,8 +15,8 @@ use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 /// Makes a worker known. Heartbeats are told by the database's clock, so that replicas need not agree on the time.
 pub async fn register(db: &Db, id: Uuid, host: &str, pid: i32) -> Result<(), DbError> {
     let query = sqlx::query!(
-        "INSERT INTO workers (id, host, pid, started_at, heartbeat_at)
-         VALUES ($1, $2, $3, clock_timestamp(), clock_timestamp())",
+        "INSERT INTO workers (id, host, pid, started_at, heartbeat_at, reads_sealed_secrets)
+         VALUES ($1, $2, $3, clock_timestamp(), clock_timestamp(), true)",
         id,
         host,
         pid

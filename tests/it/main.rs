@@ -87,5 +87,6 @@ mod webhook_delivery;
 mod webhook_endpoints;
 mod webhook_failures;
 mod webhook_kills;
+mod webhook_secrets;
 mod webhook_targets;
 mod worker_dies;
