@@ -52,6 +52,7 @@ mod route_failover;
 mod routes;
 mod scheduled_and_canceled;
 mod scope_matrix;
+mod security_log;
 mod send_bad_input;
 mod sender_domains;
 mod serve_processes;
