@@ -89,7 +89,9 @@ async fn list(db: &Db) -> anyhow::Result<()> {
     let mut after = None;
     loop {
         let rows = keys::page(db, TenantId::DEFAULT, after, PAGE).await?;
-        rows.iter().for_each(|row| println!("{}", line(row)));
+        for row in &rows {
+            println!("{}", line(row));
+        }
         match rows.last() {
             Some(last) if rows.len() == usize::try_from(PAGE)? => after = Some(KeyId(last.id)),
             _ => return Ok(()),

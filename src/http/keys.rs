@@ -57,13 +57,19 @@ pub struct Key {
 }
 
 /// A key that was just made.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct MadeKey {
     /// The key.
     #[serde(flatten)]
     pub key: Key,
     /// What goes after `Bearer`. Shown now and never again.
     pub secret: String,
+}
+
+impl std::fmt::Debug for MadeKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MadeKey").field("key", &self.key).finish_non_exhaustive()
+    }
 }
 
 impl Key {

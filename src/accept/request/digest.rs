@@ -21,7 +21,9 @@ fn write(value: &Value<'_>, hash: &mut Sha256) {
         Value::Str(string) => text(b's', string, hash),
         Value::Array(items) => {
             length(b'a', items.len(), hash);
-            items.iter().for_each(|item| write(item, hash));
+            for item in items {
+                write(item, hash);
+            }
         }
         Value::Object(object) => {
             let mut entries: Vec<(&str, &Value<'_>)> = object.iter().filter(|(_, value)| !value.is_null()).collect();

@@ -186,7 +186,9 @@ async fn suppressions(
     let addressed: Vec<Addressed<'_>> = addressed.collect();
     let mut found = check(&api.db, &addressed).await?;
     if !sees_others(caller) {
-        found.iter_mut().for_each(|(_, entry)| without_origin(entry));
+        for (_, entry) in &mut found {
+            without_origin(entry);
+        }
     }
     Ok(found.into_iter().collect())
 }
