@@ -281,6 +281,7 @@ async fn worker(
         grace: delivery.shutdown_grace,
         publish: domains::terms(config),
         fingerprints: fingerprints::of(config),
+        keyring: config.keyring(),
     };
     let tools = worker::Tools {
         sender: Arc::new(smtp::Sender::new(sender_settings(config)?)?),

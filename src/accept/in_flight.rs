@@ -1,12 +1,12 @@
-//! Idempotency keys of requests that this process is working on, so that a second one is told to wait. Between
+//! Idempotency keys, by API key, of requests that this process is working on, so that a second one is told to wait. Between
 //! processes the key's row decides.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::domain::id::TenantId;
+use crate::domain::id::KeyId;
 
-type Keys = Arc<Mutex<HashSet<(TenantId, String)>>>;
+type Keys = Arc<Mutex<HashSet<(KeyId, String)>>>;
 
 /// The keys in use.
 #[derive(Debug, Default)]
@@ -16,13 +16,13 @@ pub(super) struct InFlight(Keys);
 #[derive(Debug)]
 pub(super) struct Guard {
     keys: Keys,
-    key: (TenantId, String),
+    key: (KeyId, String),
 }
 
 impl InFlight {
     /// Takes a key, unless it is in use.
-    pub(super) fn enter(&self, tenant: TenantId, key: &str) -> Option<Guard> {
-        let key = (tenant, key.to_owned());
+    pub(super) fn enter(&self, owner: KeyId, key: &str) -> Option<Guard> {
+        let key = (owner, key.to_owned());
         let entered = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
         entered.then(|| Guard { keys: self.0.clone(), key })
     }
@@ -36,16 +36,18 @@ impl Drop for Guard {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
     fn a_key_is_free_again_when_its_request_is_over() {
-        let keys = InFlight::default();
-        let first = keys.enter(TenantId::DEFAULT, "k");
+        let (keys, owner, other) = (InFlight::default(), KeyId(Uuid::from_u128(1)), KeyId(Uuid::from_u128(2)));
+        let first = keys.enter(owner, "k");
         assert!(first.is_some());
-        assert!(keys.enter(TenantId::DEFAULT, "k").is_none());
-        assert!(keys.enter(TenantId::DEFAULT, "other").is_some());
+        assert!(keys.enter(owner, "k").is_none());
+        assert!(keys.enter(owner, "other").is_some() && keys.enter(other, "k").is_some());
         drop(first);
-        assert!(keys.enter(TenantId::DEFAULT, "k").is_some());
+        assert!(keys.enter(owner, "k").is_some());
     }
 }

@@ -19,9 +19,10 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::SharedClock;
-use crate::db::intake::{Committed, Intake};
+use crate::db::idempotency::KeyUse;
+use crate::db::intake::{Committed, IdempotencyKey, Intake};
 use crate::db::{self, Db, DbError};
-use crate::domain::id::{MessageId, RecipientId, TenantId};
+use crate::domain::id::{KeyId, MessageId, RecipientId, TenantId};
 use crate::domain::message::NewMessage;
 use crate::domain::routing::RouteTable;
 use crate::journal::Journal;
@@ -49,15 +50,6 @@ impl From<DbError> for AcceptError {
     fn from(error: DbError) -> Self {
         Self::Db(Arc::new(error))
     }
-}
-
-/// An `Idempotency-Key` and what it stands for.
-#[derive(Debug, Clone)]
-pub struct Idempotency {
-    /// The key.
-    pub key: String,
-    /// SHA-256 of the request.
-    pub fingerprint: [u8; 32],
 }
 
 /// What the sender is told.
@@ -140,18 +132,9 @@ impl Acceptor {
         Ok(self.lanes.one(tenant, stream, sender_domain, domain).await.map_err(AcceptError::Db)?.id)
     }
 
-    /// The message that a key stands for, if this very request was accepted before. Spares a replay the parsing.
-    pub async fn replayed(
-        &self,
-        tenant: TenantId,
-        idempotency: &Idempotency,
-    ) -> Result<Option<MessageId>, AcceptError> {
-        let Some(first) = db::idempotency::find(&self.db, tenant, &idempotency.key).await? else { return Ok(None) };
-        if first.fingerprint == idempotency.fingerprint {
-            Ok(Some(MessageId(first.message_id)))
-        } else {
-            Err(AcceptError::KeyReused)
-        }
+    /// What a key of an API key stands for, if it was used before.
+    pub async fn first_use(&self, tenant: TenantId, owner: KeyId, key: &str) -> Result<Option<KeyUse>, DbError> {
+        db::idempotency::find(&self.db, tenant, owner, key).await
     }
 
     /// Commits a message. When this answers, the message is ours.
@@ -159,14 +142,14 @@ impl Acceptor {
         &self,
         tenant: TenantId,
         mut message: NewMessage,
-        idempotency: Option<Idempotency>,
+        idempotency: Option<IdempotencyKey>,
     ) -> Result<Accepted, AcceptError> {
         let _guard = match &idempotency {
             Some(with) => {
-                let guard = self.in_flight.enter(tenant, &with.key).ok_or(AcceptError::KeyInFlight)?;
+                let guard = self.in_flight.enter(with.owner, &with.key).ok_or(AcceptError::KeyInFlight)?;
                 // Only now: the request that made the key may have ended since it was last looked up.
-                if let Some(first) = self.replayed(tenant, with).await? {
-                    return Ok(Accepted::Replayed(first));
+                if let Some(first) = self.first_use(tenant, with.owner, &with.key).await? {
+                    return replayed(&first, with);
                 }
                 Some(guard)
             }
@@ -175,17 +158,18 @@ impl Acceptor {
         let keeps = db::drafts::is_kept(message.size()) && self.journal.has_taker();
         self.blobs.store(tenant, &mut message.attachments, keeps).await.map_err(AcceptError::Db)?;
         let lanes = self.lanes.all(tenant, &message).await.map_err(AcceptError::Db)?;
-        let fingerprint = idempotency.as_ref().map(|with| with.fingerprint);
-        let idempotency = idempotency.map(|with| (with.key, with.fingerprint));
+        let with = idempotency.clone();
         let intake = Intake { tenant, message, lanes, idempotency, taker: None };
-        match self.journal.accept(intake).await.map_err(AcceptError::Db)? {
-            Committed::New { suppressed, .. } => Ok(Accepted::New { suppressed }),
-            Committed::KeyUsed { message_id, fingerprint: first }
-                if fingerprint.is_some_and(|ours| ours[..] == first) =>
-            {
-                Ok(Accepted::Replayed(message_id))
-            }
-            Committed::KeyUsed { .. } => Err(AcceptError::KeyReused),
+        match (self.journal.accept(intake).await.map_err(AcceptError::Db)?, with) {
+            (Committed::New { suppressed, .. }, _) => Ok(Accepted::New { suppressed }),
+            (Committed::KeyUsed(first), Some(with)) => replayed(&first, &with),
+            (Committed::KeyUsed(_), None) => Err(AcceptError::KeyReused),
         }
     }
+}
+
+/// The message of the first request, if this is the same.
+fn replayed(first: &KeyUse, with: &IdempotencyKey) -> Result<Accepted, AcceptError> {
+    let is_same = first.fingerprint == with.fingerprint || first.digest.as_deref() == Some(&with.digest[..]);
+    if is_same { Ok(Accepted::Replayed(MessageId(first.message_id))) } else { Err(AcceptError::KeyReused) }
 }

@@ -1,13 +1,14 @@
-//! `postrider keys create`: a new API key, alone, on standard output.
+//! `postrider keys`: make, list and revoke API keys of the default tenant.
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Subcommand;
 
 use crate::app;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
-use crate::db::keys::{self, NewKey};
+use crate::db::keys::{self, KeyRow, NewKey};
 use crate::db::{Db, schema};
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{Scope, Secret};
@@ -29,6 +30,13 @@ enum Command {
         #[arg(long)]
         scope: Vec<Scope>,
     },
+    /// Print all keys, newest first, one a line: id, name, scopes, sender domains, when it was made and last used, state
+    List,
+    /// Revoke a key; running replicas refuse it within seconds
+    Revoke {
+        /// The key's id, as `keys list` prints it
+        id: KeyId,
+    },
 }
 
 fn name(text: &str) -> Result<String, String> {
@@ -37,11 +45,16 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
-    let Command::Create { name, scope } = args.command;
     let db = app::database(config)?;
     schema::check(&db).await?;
-    let scopes = if scope.is_empty() { vec![Scope::Send, Scope::Read] } else { scope };
-    println!("{}", create(&db, &name, &scopes).await?.expose());
+    match args.command {
+        Command::Create { name, scope } => {
+            let scopes = if scope.is_empty() { vec![Scope::Send, Scope::Read] } else { scope };
+            println!("{}", create(&db, &name, &scopes).await?.expose());
+        }
+        Command::List => list(&db).await?,
+        Command::Revoke { id } => revoke(&db, id).await?,
+    }
     db.close().await;
     Ok(ExitCode::SUCCESS)
 }
@@ -64,5 +77,54 @@ pub(super) async fn create(db: &Db, name: &str, scopes: &[Scope]) -> anyhow::Res
         expires_at: None,
     };
     keys::insert(db, &key).await?;
+    tracing::info!(event = "api_key_created", by = "cli", key = %key.id, scopes = words.join(" "), "created an API key");
     Ok(secret)
+}
+
+/// Keys read at a time.
+const PAGE: i64 = 100;
+
+async fn list(db: &Db) -> anyhow::Result<()> {
+    println!("ID\tNAME\tSCOPES\tSENDER DOMAINS\tCREATED\tLAST USED\tSTATE");
+    let mut after = None;
+    loop {
+        let rows = keys::page(db, TenantId::DEFAULT, after, PAGE).await?;
+        for row in &rows {
+            println!("{}", line(row));
+        }
+        match rows.last() {
+            Some(last) if rows.len() == usize::try_from(PAGE)? => after = Some(KeyId(last.id)),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// One key, its columns separated by tabs, which no name holds.
+fn line(row: &KeyRow) -> String {
+    let date = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let state = match (row.revoked_at, row.expires_at) {
+        (Some(at), _) => format!("revoked {}", date(at)),
+        (None, Some(at)) if at <= SystemClock.now() => format!("expired {}", date(at)),
+        (None, Some(at)) => format!("active until {}", date(at)),
+        (None, None) => "active".to_owned(),
+    };
+    [
+        KeyId(row.id).to_string(),
+        row.name.clone(),
+        row.scopes.join(","),
+        row.sender_domains.as_ref().map_or_else(|| "all".into(), |domains| domains.join(",")),
+        date(row.created_at),
+        row.last_used_at.map_or_else(|| "never".into(), date),
+        state,
+    ]
+    .join("\t")
+}
+
+async fn revoke(db: &Db, id: KeyId) -> anyhow::Result<()> {
+    if !keys::revoke(db, TenantId::DEFAULT, id, SystemClock.now()).await? {
+        bail!("there is no API key {id}; `postrider keys list` prints them");
+    }
+    tracing::info!(event = "api_key_revoked", by = "cli", key = %id, "revoked an API key");
+    println!("{id} is revoked");
+    Ok(())
 }

@@ -188,15 +188,23 @@ pub async fn rotate(
     .await
 }
 
-/// A page of a tenant's domains by name, starting behind `after`.
-pub async fn page(db: &Db, tenant: TenantId, after: Option<&str>, limit: i64) -> Result<Vec<DomainRow>, DbError> {
+/// A page of a tenant's domains by name, starting behind `after`. With `only`, those of these names.
+pub async fn page(
+    db: &Db,
+    tenant: TenantId,
+    only: Option<&[String]>,
+    after: Option<&str>,
+    limit: i64,
+) -> Result<Vec<DomainRow>, DbError> {
     let query = sqlx::query_as!(
         DomainRow,
         "SELECT tenant_id, name, created_at, checked_at, verified_at, dmarc, findings FROM domains
-         WHERE tenant_id = $1 AND ($2::text IS NULL OR name > $2) ORDER BY name LIMIT $3",
+         WHERE tenant_id = $1 AND ($2::text IS NULL OR name > $2) AND ($4::text[] IS NULL OR name = ANY ($4))
+         ORDER BY name LIMIT $3",
         tenant.0,
         after,
-        limit
+        limit,
+        only
     );
     db.timed("domains.page", query.fetch_all(&db.pool)).await
 }

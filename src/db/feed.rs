@@ -15,11 +15,13 @@ pub struct Filter {
     pub types: Option<Vec<String>>,
     /// Only of this message.
     pub message: Option<MessageId>,
+    /// Only of messages from senders in these domains: events about no message are left out.
+    pub sender_domains: Option<Vec<String>>,
 }
 
 impl Filter {
     fn is_empty(&self) -> bool {
-        self.types.is_none() && self.message.is_none()
+        self.types.is_none() && self.message.is_none() && self.sender_domains.is_none()
     }
 }
 
@@ -36,14 +38,18 @@ pub struct Part {
 
 /// Events looked through for those of the wanted types in one call, so that a rare one costs no more.
 const WINDOW: i64 = 10_000;
+/// The same where each event's message is looked up.
+const SENDERS_WINDOW: i64 = 2_000;
 
 /// At most `limit` events with numbers above `after`.
 pub async fn part(db: &Db, tenant: TenantId, filter: &Filter, after: i64, limit: i64) -> Result<Part, DbError> {
     let window = match filter {
-        Filter { types: None, message: None } => None,
+        filter if filter.is_empty() => None,
         // Of one message there are few, and they have an index.
         Filter { message: Some(_), .. } => rest(db, tenant, after).await?,
-        Filter { types: Some(_), message: None } => window(db, tenant, after).await?,
+        // The sender of each is looked up.
+        Filter { sender_domains: Some(_), .. } => window(db, tenant, after, SENDERS_WINDOW).await?,
+        Filter { .. } => window(db, tenant, after, WINDOW).await?,
     };
     if window.is_none() && !filter.is_empty() {
         return Ok(Part { events: Vec::new(), next: after, has_more: false });
@@ -67,16 +73,16 @@ struct Window {
 }
 
 /// The next events, whatever they are; none where there are no more.
-async fn window(db: &Db, tenant: TenantId, after: i64) -> Result<Option<Window>, DbError> {
+async fn window(db: &Db, tenant: TenantId, after: i64, limit: i64) -> Result<Option<Window>, DbError> {
     let query = sqlx::query!(
         r#"SELECT max(seq) AS up_to, count(*) AS "count!"
            FROM (SELECT seq FROM events WHERE tenant_id = $1 AND seq > $2 ORDER BY seq LIMIT $3) AS next"#,
         tenant.0,
         after,
-        WINDOW
+        limit
     );
     let row = db.timed("feed.window", query.fetch_one(&db.pool)).await?;
-    Ok(row.up_to.map(|up_to| Window { up_to, is_full: row.count == WINDOW }))
+    Ok(row.up_to.map(|up_to| Window { up_to, is_full: row.count == limit }))
 }
 
 /// All that is there now.
@@ -104,6 +110,9 @@ async fn events(
                  WHERE tenant_id = $1 AND seq > $2 AND seq <= $3
                    AND ($4::text[] IS NULL OR type = ANY ($4))
                    AND ($5::uuid IS NULL OR message_id = $5)
+                   AND ($7::text[] IS NULL OR EXISTS (
+                        SELECT FROM messages s WHERE s.tenant_id = $1 AND s.id = events.message_id
+                           AND split_part(s.from_address, '@', -1) = ANY ($7)))
                  ORDER BY seq LIMIT $6) e
            LEFT JOIN recipients r ON r.message_id = e.message_id AND r.id = e.recipient_id AND r.tenant_id = $1
            LEFT JOIN messages m ON m.id = e.message_id AND m.tenant_id = $1
@@ -113,7 +122,8 @@ async fn events(
         up_to,
         filter.types.as_deref(),
         filter.message.map(|id| id.0),
-        limit
+        limit,
+        filter.sender_domains.as_deref()
     );
     db.timed("feed.events", query.fetch_all(&db.pool)).await
 }

@@ -3,6 +3,7 @@
 
 mod rows;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
@@ -10,10 +11,11 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::events::NewEvent;
+use super::idempotency::{self, KeyUse};
 use super::lanes::{Lowered, NamedLane};
 use super::suppressions::{self, Addressed};
 use crate::domain::event::EventType;
-use crate::domain::id::{MessageId, RecipientId, TenantId};
+use crate::domain::id::{KeyId, RecipientId, TenantId};
 use crate::domain::message::NewMessage;
 use crate::domain::outcome::Outcome;
 use crate::domain::suppression::AddressKey;
@@ -28,10 +30,23 @@ pub struct Intake {
     pub message: NewMessage,
     /// The lane of each recipient, in the recipients' order.
     pub lanes: Vec<NamedLane>,
-    /// The `Idempotency-Key` and the fingerprint of its request.
-    pub idempotency: Option<(String, [u8; 32])>,
+    /// The `Idempotency-Key`, whose it is, and what its request is compared by.
+    pub idempotency: Option<IdempotencyKey>,
     /// The worker that would have it at once, without a claim.
     pub taker: Option<Uuid>,
+}
+
+/// A key that a request is to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// As in the header.
+    pub key: String,
+    /// The API key that the request came with.
+    pub owner: KeyId,
+    /// SHA-256 of the request's bytes.
+    pub fingerprint: [u8; 32],
+    /// SHA-256 of the parsed request.
+    pub digest: [u8; 32],
 }
 
 /// What became of one message of the group.
@@ -47,12 +62,7 @@ pub enum Committed {
         unsubscribe: bool,
     },
     /// Its key was used before, by the request that made this message.
-    KeyUsed {
-        /// The first request's message.
-        message_id: MessageId,
-        /// SHA-256 of the first request.
-        fingerprint: Vec<u8>,
-    },
+    KeyUsed(KeyUse),
 }
 
 impl Intake {
@@ -80,7 +90,7 @@ impl Stored<'_> {
     }
 }
 
-/// Stores the group, or nothing of it. No two members may share an idempotency key. The transaction owes the lanes their bounds,
+/// Stores the group, or nothing of it. No two members may share an idempotency key of one API key. The transaction owes the lanes their bounds,
 /// and then the events.
 pub(super) async fn store<'a>(
     connection: &mut PgConnection,
@@ -120,34 +130,90 @@ async fn claim_keys(
 ) -> Result<Vec<Committed>, sqlx::Error> {
     let new = Committed::New { suppressed: Vec::new(), taken: Vec::new(), unsubscribe: false };
     let mut results = vec![new; group.len()];
-    let keyed: Vec<(usize, &str, &[u8; 32])> = group
+    let mut keyed: Vec<Keyed<'_>> = group
         .iter()
         .enumerate()
-        .filter_map(|(n, intake)| intake.idempotency.as_ref().map(|(key, fingerprint)| (n, key.as_str(), fingerprint)))
+        .filter_map(|(n, intake)| intake.idempotency.as_ref().map(|with| Keyed::new(n, intake, with)))
         .collect();
     if keyed.is_empty() {
         return Ok(results);
     }
-    let tenants: Vec<Uuid> = keyed.iter().map(|(n, ..)| group[*n].tenant.0).collect();
-    let keys: Vec<&str> = keyed.iter().map(|(_, key, _)| *key).collect();
-    let fingerprints: Vec<Vec<u8>> = keyed.iter().map(|(.., fingerprint)| fingerprint.to_vec()).collect();
-    let messages: Vec<Uuid> = keyed.iter().map(|(n, ..)| group[*n].message.id.0).collect();
+    let first = claim(connection, &keyed, now).await?;
+    // What another API key has is free for this one, under a text of its own.
+    let is_foreign = |keyed: &Keyed<'_>, used: &KeyUse| used.owner.is_some_and(|owner| owner != keyed.with.owner.0);
+    let mut foreign = Vec::new();
+    for (keyed, used) in keyed.drain(..).zip(first) {
+        match used {
+            Some(used) if is_foreign(&keyed, &used) => foreign.push(Keyed { key: keyed.scoped(), ..keyed }),
+            used => results[keyed.n] = keyed.result(used),
+        }
+    }
+    if !foreign.is_empty() {
+        let first = claim(connection, &foreign, now).await?;
+        for (keyed, used) in foreign.iter().zip(first) {
+            results[keyed.n] = keyed.result(used);
+        }
+    }
+    Ok(results)
+}
+
+/// A member of the group that has a key.
+struct Keyed<'a> {
+    n: usize,
+    intake: &'a Intake,
+    with: &'a IdempotencyKey,
+    /// The text under which it is stored.
+    key: Cow<'a, str>,
+}
+
+impl<'a> Keyed<'a> {
+    fn new(n: usize, intake: &'a Intake, with: &'a IdempotencyKey) -> Self {
+        Self { n, intake, with, key: Cow::Borrowed(&with.key) }
+    }
+
+    fn scoped(&self) -> Cow<'a, str> {
+        Cow::Owned(idempotency::scoped(self.with.owner, &self.with.key))
+    }
+
+    fn result(&self, used: Option<KeyUse>) -> Committed {
+        match used {
+            Some(used) if used.message_id != self.intake.message.id.0 => Committed::KeyUsed(used),
+            _ => Committed::New { suppressed: Vec::new(), taken: Vec::new(), unsubscribe: false },
+        }
+    }
+}
+
+/// Claims keys that are free. Returns for each what it stands for now.
+async fn claim(
+    connection: &mut PgConnection,
+    keyed: &[Keyed<'_>],
+    now: DateTime<Utc>,
+) -> Result<Vec<Option<KeyUse>>, sqlx::Error> {
+    let tenants: Vec<Uuid> = keyed.iter().map(|one| one.intake.tenant.0).collect();
+    let keys: Vec<&str> = keyed.iter().map(|one| &*one.key).collect();
+    let fingerprints: Vec<&[u8]> = keyed.iter().map(|one| &one.with.fingerprint[..]).collect();
+    let digests: Vec<&[u8]> = keyed.iter().map(|one| &one.with.digest[..]).collect();
+    let owners: Vec<Uuid> = keyed.iter().map(|one| one.with.owner.0).collect();
+    let messages: Vec<Uuid> = keyed.iter().map(|one| one.intake.message.id.0).collect();
     // In one order, so that two replicas with the same keys never wait for each other.
     sqlx::query!(
-        "INSERT INTO idempotency_keys (tenant_id, key, fingerprint, message_ids, created_at)
-         SELECT tenant_id, key, fingerprint, ARRAY[message_id], $5
-         FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::uuid[]) AS u (tenant_id, key, fingerprint, message_id)
+        "INSERT INTO idempotency_keys (tenant_id, key, fingerprint, message_ids, created_at, api_key_id, request_digest)
+         SELECT tenant_id, key, fingerprint, ARRAY[message_id], $5, owner, digest
+         FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::uuid[], $6::uuid[], $7::bytea[])
+              AS u (tenant_id, key, fingerprint, message_id, owner, digest)
          ORDER BY tenant_id, key ON CONFLICT DO NOTHING",
         &tenants,
         &keys as _,
-        &fingerprints,
+        &fingerprints as _,
         &messages,
-        now
+        now,
+        &owners,
+        &digests as _
     )
     .execute(&mut *connection)
     .await?;
-    let first = sqlx::query!(
-        r#"SELECT u.n AS "n!", k.fingerprint, k.message_ids[1] AS "message_id!"
+    let rows = sqlx::query!(
+        r#"SELECT u.n AS "n!", k.message_ids[1] AS "message_id!", k.api_key_id, k.fingerprint, k.request_digest
            FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS u (tenant_id, key, n)
            JOIN idempotency_keys k ON k.tenant_id = ANY (ARRAY[u.tenant_id]) AND k.key = u.key"#,
         &tenants,
@@ -155,13 +221,17 @@ async fn claim_keys(
     )
     .fetch_all(connection)
     .await?;
-    for row in first {
-        let Some((n, ..)) = usize::try_from(row.n - 1).ok().and_then(|place| keyed.get(place)) else { continue };
-        if row.message_id != group[*n].message.id.0 {
-            results[*n] = Committed::KeyUsed { message_id: MessageId(row.message_id), fingerprint: row.fingerprint };
-        }
+    let mut found = vec![None; keyed.len()];
+    for row in rows {
+        let Some(place) = usize::try_from(row.n - 1).ok().and_then(|place| found.get_mut(place)) else { continue };
+        *place = Some(KeyUse {
+            message_id: row.message_id,
+            owner: row.api_key_id,
+            fingerprint: row.fingerprint,
+            digest: row.request_digest,
+        });
     }
-    Ok(results)
+    Ok(found)
 }
 
 /// Those who get nothing, each with what its history says of it.

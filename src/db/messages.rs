@@ -135,6 +135,8 @@ pub struct Filter {
     pub created_before: Option<DateTime<Utc>>,
     /// Only messages older than this one.
     pub after: Option<MessageId>,
+    /// Only messages from senders in these domains.
+    pub sender_domains: Option<Vec<String>>,
 }
 
 /// Statuses that few messages are in: `recipients_notable` knows them.
@@ -190,6 +192,7 @@ pub async fn page(
            AND ($14::boolean IS FALSE OR m.id = ANY (ARRAY(
                 SELECT q.message_id FROM queue q WHERE q.tenant_id = $1
                    AND ($10 <> 'sending' OR q.lease IS NOT NULL))))
+           AND ($15::text[] IS NULL OR split_part(m.from_address, '@', -1) = ANY ($15))
            AND ($10::text IS NULL OR message_status($1, m.id, $11) = $10)
          ORDER BY m.id DESC LIMIT $12",
         tenant.0,
@@ -205,7 +208,8 @@ pub async fn page(
         now,
         limit,
         is_notable,
-        is_in_queue
+        is_in_queue,
+        filter.sender_domains.as_deref()
     );
     db.timed("messages.page", query.fetch_all(&db.pool)).await
 }

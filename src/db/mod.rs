@@ -46,6 +46,7 @@ pub mod traffic;
 pub mod unsubscribe;
 pub mod wake;
 pub mod webhook_log;
+pub mod webhook_secrets;
 pub mod webhooks;
 pub mod workers;
 

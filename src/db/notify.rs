@@ -10,6 +10,7 @@ pub use record::{Attempt, Hold, Progress, record};
 
 use super::events::EventRow;
 use super::{Db, DbError};
+use crate::domain::endpoint::StoredSecret;
 use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::webhook::Health;
 
@@ -28,9 +29,9 @@ pub struct Endpoint {
     /// Types of events that it wants; `None`: all.
     pub types: Option<Vec<String>>,
     /// Signs every post.
-    pub secret: Vec<u8>,
+    pub secret: StoredSecret,
     /// The one before, and until when it signs as well.
-    pub old_secret: Option<(Vec<u8>, DateTime<Utc>)>,
+    pub old_secret: Option<(StoredSecret, DateTime<Utc>)>,
     /// Posts at one time.
     pub concurrency: usize,
     /// Posts a second.
@@ -73,8 +74,8 @@ impl From<Row> for Endpoint {
             tenant: TenantId(row.tenant_id),
             url: row.url,
             types: row.events,
-            secret: row.secret,
-            old_secret: row.old_secret.zip(row.old_secret_until),
+            secret: StoredSecret::new(row.secret),
+            old_secret: row.old_secret.map(StoredSecret::new).zip(row.old_secret_until),
             concurrency: usize::try_from(row.concurrency).unwrap_or(1),
             rate: row.rate,
             batch: usize::try_from(row.batch).unwrap_or(1),

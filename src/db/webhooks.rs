@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::events::{self, NewEvent};
 use super::{Db, DbError};
-use crate::domain::endpoint::{EndpointChange, OLD_SECRET_LASTS, Secret, Settings};
+use crate::domain::endpoint::{EndpointChange, OLD_SECRET_LASTS, Settings, StoredSecret};
 use crate::domain::event::EventType;
 use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::limits::Change;
@@ -71,7 +71,7 @@ pub struct NewEndpoint<'a> {
     /// Where to post.
     pub url: &'a Url,
     /// What signs.
-    pub secret: &'a Secret,
+    pub secret: &'a StoredSecret,
     /// The rest.
     pub settings: &'a Settings,
     /// Now.
@@ -91,7 +91,7 @@ pub async fn insert(db: &Db, endpoint: &NewEndpoint<'_>) -> Result<(), DbError> 
         endpoint.tenant.0,
         endpoint.created_at,
         endpoint.url.as_str(),
-        endpoint.secret.octets(),
+        endpoint.secret.bytes(),
         settings.description.value(),
         events.as_deref(),
         settings.concurrency,
@@ -229,7 +229,7 @@ pub async fn rotate(
     db: &Db,
     tenant: TenantId,
     id: EndpointId,
-    secret: &Secret,
+    secret: &StoredSecret,
     now: DateTime<Utc>,
 ) -> Result<bool, DbError> {
     let query = sqlx::query!(
@@ -237,7 +237,7 @@ pub async fn rotate(
          WHERE id = $2 AND tenant_id = $1",
         tenant.0,
         id.0,
-        secret.octets(),
+        secret.bytes(),
         now + OLD_SECRET_LASTS
     );
     db.timed("webhooks.rotate", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)

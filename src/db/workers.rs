@@ -32,8 +32,9 @@ pub struct Registration {
 /// Makes a worker known. Heartbeats are told by the database's clock, so that replicas need not agree on the time.
 pub async fn register(db: &Db, worker: &Registration) -> Result<(), DbError> {
     let query = sqlx::query!(
-        "INSERT INTO workers (id, host, pid, started_at, heartbeat_at, lease_seconds, version, settings)
-         VALUES ($1, $2, $3, clock_timestamp(), clock_timestamp(), $4, $5, $6)",
+        "INSERT INTO workers (id, host, pid, started_at, heartbeat_at, lease_seconds, version, settings,
+                              reads_sealed_secrets)
+         VALUES ($1, $2, $3, clock_timestamp(), clock_timestamp(), $4, $5, $6, true)",
         worker.id,
         worker.host,
         worker.pid,

@@ -9,6 +9,8 @@ use chrono::TimeDelta;
 use url::Url;
 
 use super::event::EventType;
+use super::id::EndpointId;
+use super::keyring::{Keyring, KeyringError, Purpose};
 use super::limits::Change;
 
 /// The longest URL, in octets.
@@ -89,6 +91,61 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// What encrypted secrets begin with, as migration 0061 says. Secrets in the clear are random.
+pub const SEALED: &[u8] = b"PRSEAL1\0";
+
+/// A secret as it is stored: encrypted with the keyring, tied to its endpoint; in the clear where there is no keyring.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoredSecret(Vec<u8>);
+
+impl StoredSecret {
+    /// As read from the database.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// Encrypts a secret of this endpoint, if there is something to encrypt it with.
+    pub fn seal(secret: &[u8], keyring: Option<&Keyring>, endpoint: EndpointId) -> Result<Self, KeyringError> {
+        let Some(keyring) = keyring else { return Ok(Self(secret.to_vec())) };
+        let sealed = keyring.seal(Purpose::WebhookSecret, endpoint.0.as_bytes(), secret)?;
+        Ok(Self([SEALED, &sealed].concat()))
+    }
+
+    /// What signs.
+    pub fn open(&self, keyring: Option<&Keyring>, endpoint: EndpointId) -> Result<Vec<u8>, SecretError> {
+        let Some(sealed) = self.0.strip_prefix(SEALED) else { return Ok(self.0.clone()) };
+        let keyring = keyring.ok_or(SecretError::NoKeyring)?;
+        Ok(keyring.open(Purpose::WebhookSecret, endpoint.0.as_bytes(), sealed)?)
+    }
+
+    /// What is stored.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether that is encrypted.
+    pub fn is_sealed(&self) -> bool {
+        self.0.starts_with(SEALED)
+    }
+}
+
+impl fmt::Debug for StoredSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_sealed() { "whsec_… (sealed)" } else { "whsec_…" })
+    }
+}
+
+/// Why a stored secret cannot sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SecretError {
+    /// It is encrypted, and nothing is configured to decrypt it with.
+    #[error("the webhook's secret is stored encrypted: configure secret_key as it was")]
+    NoKeyring,
+    /// It was encrypted with another secret, or altered.
+    #[error("the webhook's secret {0}, or rotate the webhook's secret")]
+    Keyring(#[from] KeyringError),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +155,21 @@ mod tests {
         let secret = Secret::from_bytes([0xff; 32]);
         assert_eq!(secret.expose(), "whsec_//////////////////////////////////////////8=");
         assert_eq!(format!("{secret:?}"), "whsec_…");
+    }
+
+    #[test]
+    fn a_sealed_secret_opens_for_its_endpoint_and_key_alone() {
+        let (id, other) = (EndpointId(uuid::Uuid::from_u128(1)), EndpointId(uuid::Uuid::from_u128(2)));
+        let (ring, strange) = (Keyring::new("one", []), Keyring::new("two", []));
+        let sealed = StoredSecret::seal(&[7; 32], Some(&ring), id).unwrap();
+        assert!(sealed.is_sealed() && (24..=100).contains(&sealed.bytes().len()));
+        assert_eq!(sealed.open(Some(&ring), id).unwrap(), [7; 32]);
+        assert_eq!(sealed.open(None, id), Err(SecretError::NoKeyring));
+        for (ring, id) in [(&ring, other), (&strange, id)] {
+            assert_eq!(sealed.open(Some(ring), id), Err(SecretError::Keyring(KeyringError::NotOurs)));
+        }
+        let clear = StoredSecret::seal(&[7; 32], None, id).unwrap();
+        assert_eq!((clear.is_sealed(), clear.open(Some(&ring), id)), (false, Ok(vec![7; 32])));
+        assert_eq!(format!("{clear:?} {sealed:?}"), "whsec_… whsec_… (sealed)");
     }
 }

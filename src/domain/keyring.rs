@@ -18,6 +18,8 @@ pub enum Purpose {
     ReturnPath,
     /// List-Unsubscribe links.
     Unsubscribe,
+    /// Secrets of webhook endpoints at rest.
+    WebhookSecret,
 }
 
 impl Purpose {
@@ -27,6 +29,7 @@ impl Purpose {
             Self::DkimKey => b"postrider dkim key at rest 1",
             Self::ReturnPath => b"postrider return path 1",
             Self::Unsubscribe => b"postrider unsubscribe 1",
+            Self::WebhookSecret => b"postrider webhook secret at rest 1",
         }
     }
 }

@@ -9,10 +9,12 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use chrono::TimeDelta;
 
+use super::security::{Refusal, SecurityLog};
 use super::{Api, ApiError};
 use crate::clock::SharedClock;
 use crate::db::Db;
 use crate::db::keys::{self, KeyRow};
+use crate::domain::fault::Fault;
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{Scope, Secret};
 
@@ -32,11 +34,12 @@ pub struct Keys {
     clock: SharedClock,
     /// By hash, with the time they were looked up.
     seen: Mutex<HashMap<[u8; 32], Seen>>,
+    log: Arc<SecurityLog>,
 }
 
 impl Keys {
     pub(super) fn new(db: Db, clock: SharedClock) -> Self {
-        Self { db, clock, seen: Mutex::default() }
+        Self { db, clock, seen: Mutex::default(), log: Arc::default() }
     }
 
     /// Forgets all keys, so that a change shows at once.
@@ -77,9 +80,13 @@ impl Keys {
 }
 
 /// A caller with a key that works.
+///
+/// A key with `sender_domains` is limited to the messages of those senders, for reading as for sending: other messages do
+/// not exist for it, and what is shared by all senders of a tenant is out of its reach.
 #[derive(Debug, Clone)]
 pub struct Caller {
     key: Arc<KeyRow>,
+    log: Arc<SecurityLog>,
 }
 
 impl Caller {
@@ -88,36 +95,70 @@ impl Caller {
         TenantId(self.key.tenant_id)
     }
 
-    /// Refuses a caller whose key does not allow this.
-    pub fn may(&self, scope: Scope) -> Result<(), ApiError> {
-        let has = |scope: Scope| self.key.scopes.iter().any(|word| word == scope.as_str());
-        if has(scope) || has(Scope::Admin) {
-            return Ok(());
-        }
-        Err(ApiError::Forbidden(format!("This key does not have the scope `{}`.", scope.as_str())))
+    /// The caller's API key.
+    pub fn key(&self) -> KeyId {
+        KeyId(self.key.id)
     }
 
-    /// Refuses what reaches beyond the domains that the key may send from, such as the suppression list.
-    pub fn may_reach_the_tenant(&self) -> Result<(), ApiError> {
-        match &self.key.sender_domains {
-            Some(domains) if self.may(Scope::Admin).is_err() => Err(ApiError::Forbidden(format!(
-                "This key may send only from {}; the suppression list holds for mail from every domain. Use a key without \
-                 sender_domains, or one with the scope `admin`.",
-                domains.join(", ")
-            ))),
-            _ => Ok(()),
+    /// Whether the key allows this. `admin` allows everything, but not beside `sender_domains`: keys that an earlier version
+    /// made with both may send and read within their domains.
+    pub fn has(&self, scope: Scope) -> bool {
+        let has = |scope: Scope| self.key.scopes.iter().any(|word| word == scope.as_str());
+        match self.sender_domains() {
+            Some(_) => scope != Scope::Admin && (has(scope) || has(Scope::Admin)),
+            None => has(scope) || has(Scope::Admin),
         }
+    }
+
+    /// Refuses a caller whose key does not allow this.
+    pub fn may(&self, scope: Scope) -> Result<(), ApiError> {
+        if self.has(scope) {
+            return Ok(());
+        }
+        let scope = scope.as_str();
+        Err(self.forbidden(format!("This key does not have the scope `{scope}`.")))
+    }
+
+    /// The only sender domains that the caller may send from and read of; `None` means all.
+    pub fn sender_domains(&self) -> Option<&[String]> {
+        self.key.sender_domains.as_deref()
+    }
+
+    /// Refuses what is shared by all senders of the tenant, such as the suppression list. `what` begins the sentence.
+    pub fn may_reach_the_tenant(&self, what: &str) -> Result<(), ApiError> {
+        let Some(domains) = self.sender_domains() else { return Ok(()) };
+        Err(self.forbidden(format!(
+            "{what} all sender domains. This key is limited to {}; use a key without `sender_domains`.",
+            domains.join(", ")
+        )))
+    }
+
+    /// Whether messages of this sender exist for the caller.
+    pub fn sees(&self, sender: &str) -> bool {
+        let domain = sender.rsplit_once('@').map_or("", |(_, domain)| domain);
+        self.sender_domains().is_none_or(|domains| domains.iter().any(|allowed| allowed == domain))
     }
 
     /// Refuses a sender whose domain the key may not send from.
     pub fn may_send_from(&self, domain: &str) -> Result<(), ApiError> {
-        match &self.key.sender_domains {
-            Some(domains) if !domains.iter().any(|allowed| allowed == domain) => Err(ApiError::Forbidden(format!(
-                "This key may send only from {}, not from {domain}.",
-                domains.join(", ")
-            ))),
+        match self.sender_domains() {
+            Some(domains) if !domains.iter().any(|allowed| allowed == domain) => {
+                let domains = domains.join(", ");
+                Err(self.forbidden(format!("This key may send only from {domains}, not from {domain}.")))
+            }
             _ => Ok(()),
         }
+    }
+
+    fn forbidden(&self, detail: String) -> ApiError {
+        self.log.refused(Refusal::Forbidden, Some(&self.key), &detail);
+        ApiError::Forbidden(detail)
+    }
+
+    /// Refuses a field of the request, as [`Self::may`] refuses the whole.
+    pub fn forbidden_field(&self, fault: Fault) -> ApiError {
+        self.log.refused(Refusal::Forbidden, Some(&self.key), &fault.message);
+        ApiError::ForbiddenField(fault)
     }
 }
 
@@ -129,20 +170,27 @@ impl FromRequestParts<Api> for Caller {
             .headers
             .get(AUTHORIZATION)
             .ok_or(ApiError::Unauthorized("Send an API key as `Authorization: Bearer KEY`."))?;
+        let log = &api.keys.log;
+        let unknown = |reason: &'static str| {
+            log.refused(Refusal::UnknownKey, None, reason);
+            ApiError::Unauthorized(reason)
+        };
         let secret = header
             .to_str()
             .ok()
             .and_then(|value| value.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, secret)| secret.trim())
-            .ok_or(ApiError::Unauthorized("The Authorization header must read `Bearer KEY`."))?;
-        let key = api.keys.find(secret).await?.ok_or(ApiError::Unauthorized("There is no such API key."))?;
+            .ok_or_else(|| unknown("The Authorization header must read `Bearer KEY`."))?;
+        let key = api.keys.find(secret).await?.ok_or_else(|| unknown("There is no such API key."))?;
         if key.revoked_at.is_some() {
+            log.refused(Refusal::RevokedKey, Some(&key), "revoked");
             return Err(ApiError::Unauthorized("This API key has been withdrawn."));
         }
         if key.expires_at.is_some_and(|at| at <= api.clock.now()) {
+            log.refused(Refusal::ExpiredKey, Some(&key), "expired");
             return Err(ApiError::Unauthorized("This API key has expired."));
         }
-        Ok(Self { key })
+        Ok(Self { key, log: log.clone() })
     }
 }

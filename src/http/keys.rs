@@ -27,7 +27,7 @@ pub struct NewKeyBody {
     /// What it allows; `send` and `read` unless given.
     #[schema(min_items = 1)]
     pub scopes: Option<Vec<Scope>>,
-    /// Domains it may send from; any unless given.
+    /// The only domains it may send from and read messages of; all unless given. Not beside the scope `admin`.
     #[schema(min_items = 1)]
     pub sender_domains: Option<Vec<String>>,
     /// When it stops working; never unless given.
@@ -44,7 +44,7 @@ pub struct Key {
     pub name: String,
     /// What it allows.
     pub scopes: Vec<String>,
-    /// Domains it may send from; null means any.
+    /// The only domains it may send from and read messages of; null means all.
     pub sender_domains: Option<Vec<String>>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
@@ -57,13 +57,19 @@ pub struct Key {
 }
 
 /// A key that was just made.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub struct MadeKey {
     /// The key.
     #[serde(flatten)]
     pub key: Key,
     /// What goes after `Bearer`. Shown now and never again.
     pub secret: String,
+}
+
+impl std::fmt::Debug for MadeKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MadeKey").field("key", &self.key).finish_non_exhaustive()
+    }
 }
 
 impl Key {
@@ -122,6 +128,14 @@ pub async fn create(
         expires_at: request.expires_at,
     };
     keys::insert(&api.db, &key).await?;
+    tracing::info!(
+        event = "api_key_created",
+        by = %caller.key(),
+        key = %id,
+        scopes = scopes.join(" "),
+        sender_domains = request.sender_domains.as_ref().map(|domains| domains.join(" ")),
+        "created an API key"
+    );
     let key = Key {
         id,
         name: request.name,
@@ -183,5 +197,6 @@ pub async fn revoke(State(api): State<Api>, caller: Caller, PathId(id): PathId<K
         return Err(ApiError::NotFound("There is no key with this id."));
     }
     api.keys.forget();
+    tracing::info!(event = "api_key_revoked", by = %caller.key(), key = %id, "revoked an API key");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -19,6 +19,7 @@ mod openapi;
 mod page;
 mod params;
 mod request_id;
+mod security;
 mod streams;
 mod suppressions;
 mod unsubscribe;

@@ -143,7 +143,8 @@ impl Poster {
 }
 
 impl Outcome {
-    fn failed(why: String) -> Self {
+    /// Nothing was posted, or no answer came.
+    pub fn failed(why: String) -> Self {
         Self {
             verdict: Verdict::Failed,
             status: None,

@@ -41,6 +41,7 @@ mod policies;
 mod reap;
 mod recover;
 mod rooms;
+mod secrets;
 mod sign;
 mod suppress;
 mod suspects;
@@ -58,12 +59,14 @@ use crate::db::senders::Senders;
 use crate::db::{Db, DbError};
 use crate::dns::Asker;
 use crate::domain::fingerprint::Fingerprints;
+use crate::domain::keyring::Keyring;
 use crate::domain::publish::Terms;
 use crate::domain::retry::Policy;
 use crate::domain::routing::RouteTable;
 use crate::domain::unsubscribe::Links;
 use crate::journal::{Journal, Taker};
 use crate::smtp;
+use crate::telemetry::Seldom;
 use crate::webhook::Poster;
 
 use crate::db::splits::Splits;
@@ -109,6 +112,8 @@ pub struct Settings {
     pub publish: Terms,
     /// Of the settings that have to be the same in all replicas.
     pub fingerprints: Fingerprints,
+    /// Decrypts webhook secrets, where that is configured.
+    pub keyring: Option<Keyring>,
 }
 
 /// What a worker works with.
@@ -151,6 +156,8 @@ struct Parts {
     places: Places,
     budget: Budget,
     alarms: Alarms,
+    /// Webhook secrets that cannot be decrypted.
+    secret_faults: Seldom,
     wake: Arc<Notify>,
     /// Told when a claim was not answered.
     suspect: Notify,
@@ -219,6 +226,7 @@ impl Worker {
             identity: Identity::register(&db, settings.lease, settings.fingerprints.clone()).await?,
             budget: Budget::new(settings.memory),
             alarms: Alarms::default(),
+            secret_faults: Seldom::default(),
             db,
             clock,
             sender,
@@ -248,6 +256,7 @@ impl Worker {
         chores.spawn(stop.clone().run_until_cancelled_owned(expire::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(domains::run(self.parts.clone())));
         chores.spawn(stop.clone().run_until_cancelled_owned(forget::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(secrets::run(self.parts.clone())));
         chores.spawn({
             let (parts, stop) = (self.parts.clone(), stop.clone());
             async move {
@@ -352,6 +361,11 @@ impl Worker {
     /// Removes suppressions that have expired, once, as a chore does regularly. Answers how many.
     pub async fn forget_expired(&self) -> Result<u64, DbError> {
         forget::once(&self.parts).await
+    }
+
+    /// Encrypts webhook secrets and removes old ones, once, as a chore does regularly.
+    pub async fn keep_secrets(&self) -> Result<(), DbError> {
+        secrets::once(&self.parts).await.map(|_| ())
     }
 
     /// Frees what dead workers left behind, once, as the reaper does regularly.

@@ -38,6 +38,13 @@ pub fn parse(body: &[u8], context: &Context<'_>) -> Result<KeyRequest, Rejection
         sender_domains: sender_domains(&mut fields, &mut faults),
         expires_at: schedule::expires_at(fields.take("expires_at"), None, context, &mut faults),
     });
+    if let Some(request) = &request
+        && request.sender_domains.is_some()
+        && request.scopes.contains(&Scope::Admin)
+    {
+        let message = "`admin` reaches everything of the tenant: leave `sender_domains` out, or leave `admin` out";
+        Pointer::Field(&at, "sender_domains").fault(&mut faults, Code::InvalidValue, message);
+    }
     match request {
         Some(request) if faults.is_empty() => Ok(request),
         _ => Err(Rejection::Invalid(faults.into_vec())),

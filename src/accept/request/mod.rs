@@ -10,12 +10,14 @@
 //! threads.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use sha2::{Digest as _, Sha256};
 
 use crate::domain::fault::{Fault, Faults};
 use crate::domain::message::NewMessage;
 
 pub mod address;
 pub mod attachments;
+pub mod digest;
 pub mod domain;
 pub mod fields;
 pub mod headers;
@@ -91,7 +93,33 @@ pub enum Rejection {
 
 /// Reads the body of `POST /v1/messages`.
 pub fn parse(body: &[u8], context: &Context<'_>) -> Result<NewMessage, Rejection> {
+    validate(json::read(body, json::MAX_VALUES)?, context)
+}
+
+/// The same of a request that has an `Idempotency-Key`, with what that is compared by.
+pub fn parse_keyed(body: &[u8], context: &Context<'_>) -> Result<(NewMessage, Fingerprints), Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
+    let fingerprints = Fingerprints { bytes: Sha256::digest(body).into(), parsed: digest::digest(&value) };
+    Ok((validate(value, context)?, fingerprints))
+}
+
+/// What the request of an `Idempotency-Key` is compared by. Unlike [`parse_keyed`] it takes what is not valid any more, such
+/// as an `expires_at` that has passed since: a repeated request gets its first answer all the same.
+pub fn fingerprints(body: &[u8]) -> Result<Fingerprints, Rejection> {
+    let value = json::read(body, json::MAX_VALUES)?;
+    Ok(Fingerprints { bytes: Sha256::digest(body).into(), parsed: digest::digest(&value) })
+}
+
+/// Two digests of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprints {
+    /// SHA-256 of its bytes, which earlier versions compare.
+    pub bytes: [u8; 32],
+    /// SHA-256 of what it says.
+    pub parsed: [u8; 32],
+}
+
+fn validate(value: serde_json_borrow::Value<'_>, context: &Context<'_>) -> Result<NewMessage, Rejection> {
     let mut faults = Faults::default();
     match send::message(walk::Node::root(value), context, &mut faults) {
         Some(message) if faults.is_empty() => Ok(message),

@@ -59,6 +59,7 @@ pub async fn create(
         return Err(exists());
     }
     api.domains.senders.forget();
+    tracing::info!(event = "domain_created", by = %caller.key(), domain = name, "registered a domain");
     let view = shown(&api, tenant, &name).await?;
     let mut response = (StatusCode::CREATED, Json(view)).into_response();
     if let Ok(location) = HeaderValue::try_from(format!("/v1/domains/{name}")) {
@@ -90,5 +91,9 @@ pub async fn remove(
     caller.may(Scope::Admin)?;
     let was_there = domains::remove(&api.db, caller.tenant(), &name).await?;
     api.domains.senders.forget();
-    if was_there { Ok(StatusCode::NO_CONTENT) } else { Err(NO_DOMAIN) }
+    if !was_there {
+        return Err(NO_DOMAIN);
+    }
+    tracing::info!(event = "domain_removed", by = %caller.key(), domain = name, "removed a domain");
+    Ok(StatusCode::NO_CONTENT)
 }

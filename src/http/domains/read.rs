@@ -6,9 +6,10 @@ use axum::Json;
 use axum::extract::State;
 
 use super::view::DomainView;
-use super::{DomainName, shown};
+use super::{DomainName, NO_DOMAIN, shown};
 use crate::db::domains::{self, KeyRow};
 use crate::domain::key::Scope;
+use crate::domain::publish::lineage;
 use crate::http::auth::Caller;
 use crate::http::page::Page;
 use crate::http::params::Params;
@@ -40,7 +41,8 @@ pub async fn list(
     let limit = params.limit();
     let after = params.text("after");
     params.finish()?;
-    let rows = domains::page(&api.db, caller.tenant(), after.as_deref(), limit + 1).await?;
+    let only = visible(&caller);
+    let rows = domains::page(&api.db, caller.tenant(), only.as_deref(), after.as_deref(), limit + 1).await?;
     let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
     let mut keys = HashMap::<String, Vec<KeyRow>>::new();
     for key in domains::keys(&api.db, caller.tenant(), &names).await? {
@@ -73,5 +75,13 @@ pub async fn get(
     DomainName(name): DomainName,
 ) -> Result<Json<DomainView>, ApiError> {
     caller.may(Scope::Read)?;
+    if visible(&caller).is_some_and(|only| !only.contains(&name)) {
+        return Err(NO_DOMAIN);
+    }
     shown(&api, caller.tenant(), &name).await.map(Json)
+}
+
+/// The only domains that exist for the caller: those it sends from and those above them, which may sign for them.
+fn visible(caller: &Caller) -> Option<Vec<String>> {
+    Some(caller.sender_domains()?.iter().flat_map(|domain| lineage(domain)).collect())
 }

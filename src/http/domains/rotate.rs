@@ -36,7 +36,10 @@ pub async fn rotate(
     domains::get(&api.db, tenant, &name).await?.ok_or(NO_DOMAIN)?;
     let keys = new_keys(&api, tenant, &name).await?;
     match domains::rotate(&api.db, tenant, &name, &keys, &api.domains.terms.algorithms, api.clock.now()).await? {
-        Rotated::Pending => shown(&api, tenant, &name).await.map(Json),
+        Rotated::Pending => {
+            tracing::info!(event = "domain_keys_rotated", by = %caller.key(), domain = name, "made new DKIM keys");
+            shown(&api, tenant, &name).await.map(Json)
+        }
         Rotated::Missing => Err(NO_DOMAIN),
         Rotated::Already => Err(ApiError::Conflict {
             code: "rotation_pending",

@@ -49,7 +49,8 @@ enum Start {
 ///
 /// Every event of all mail, in order and without gaps: an application that remembers `next` misses nothing and sees nothing
 /// twice. With `Accept: text/event-stream` they come as Server-Sent Events, each with its `seq` as `id`; after a
-/// broken connection `Last-Event-ID` goes on where it broke.
+/// broken connection `Last-Event-ID` goes on where it broke. With a key that has `sender_domains`, only events of messages
+/// from those domains: the numbers in between belong to others.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events", operation_id = "list_events",
     params(
@@ -76,7 +77,7 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;
-    let (start, filter) = (start(&mut params), filter(&mut params));
+    let (start, filter) = (start(&mut params), filter(&mut params, &caller));
     let limit = params.read("limit", "Give a number from 1 to 1000.", |text| {
         text.parse().ok().filter(|limit| (1..=LIMITS.1).contains(limit))
     });
@@ -149,11 +150,12 @@ fn number(text: &str) -> Option<Start> {
     text.parse().ok().filter(|seq| *seq >= 0).map(Start::After)
 }
 
-fn filter(params: &mut Params) -> Filter {
+fn filter(params: &mut Params, caller: &Caller) -> Filter {
     let types = params.read("type", "Give types such as `message.bounced,message.deferred`.", |text| {
         text.split(',').map(|word| Some(word.trim().parse::<EventType>().ok()?.to_string())).collect()
     });
-    Filter { types, message: params.read("message_id", "Give a message's id.", |text| text.parse().ok()) }
+    let message = params.read("message_id", "Give a message's id.", |text| text.parse().ok());
+    Filter { types, message, sender_domains: caller.sender_domains().map(<[String]>::to_vec) }
 }
 
 fn wants_stream(headers: &HeaderMap) -> bool {

@@ -47,6 +47,7 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<LaneView>>, ApiError> {
     caller.may(Scope::Read)?;
+    caller.may_reach_the_tenant("Lanes hold the messages of")?;
     let limit = params.limit();
     let filter = filter(&mut params);
     params.finish()?;
@@ -75,6 +76,7 @@ pub async fn get(
     PathId(id): PathId<LaneId>,
 ) -> Result<Json<LaneView>, ApiError> {
     caller.may(Scope::Read)?;
+    caller.may_reach_the_tenant("Lanes hold the messages of")?;
     shown_one(&api, caller.tenant(), id).await.map(Json)
 }
 

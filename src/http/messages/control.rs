@@ -21,16 +21,8 @@ use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem};
 
-/// A message that the caller's key may send, and so may control.
-async fn owned(api: &Api, caller: &Caller, id: MessageId) -> Result<Message, ApiError> {
-    let message = shown(api, caller.tenant(), id).await?;
-    let domain = message.from.email.rsplit_once('@').map_or("", |(_, domain)| domain);
-    caller.may_send_from(domain)?;
-    Ok(message)
-}
-
 async fn state(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageState, ApiError> {
-    shown(api, caller.tenant(), id).await.map(MessageState::from)
+    shown(api, caller, id).await.map(MessageState::from)
 }
 
 /// What a call changed.
@@ -65,7 +57,7 @@ pub async fn cancel(
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<CancelAnswer>, ApiError> {
     caller.may(Scope::Send)?;
-    owned(&api, &caller, id).await?;
+    shown(&api, &caller, id).await?;
     let done: HashSet<Uuid> =
         control::cancel(&api.db, caller.tenant(), id, api.clock.now()).await?.into_iter().collect();
     let message = state(&api, &caller, id).await?;
@@ -110,7 +102,7 @@ pub async fn reschedule(
     body: Body,
 ) -> Result<Json<MessageState>, ApiError> {
     caller.may(Scope::Send)?;
-    let message = owned(&api, &caller, id).await?;
+    let message = shown(&api, &caller, id).await?;
     let now = api.clock.now();
     let body = api.bodies.json(&headers, body).await?;
     let context = Context { now, limits: &api.limits, streams: &[] };
@@ -150,7 +142,7 @@ pub async fn retry(
 ) -> Result<Json<MessageState>, ApiError> {
     caller.may(Scope::Send)?;
     let now = api.clock.now();
-    let message = owned(&api, &caller, id).await?;
+    let message = shown(&api, &caller, id).await?;
     let mut due = control::retry(&api.db, caller.tenant(), id, now).await?.len();
     due += requeue_uncertain(&api, &caller, id, &message).await?;
     let message = state(&api, &caller, id).await?;

@@ -11,9 +11,11 @@ use axum::response::{IntoResponse, Response};
 use super::plan::{self, Plan};
 use super::sender::{self, Warning};
 use super::view::Accepted;
+use crate::accept;
 use crate::accept::request::schema::SendRequest;
-use crate::accept::request::{self, Context};
-use crate::accept::{self, Idempotency};
+use crate::accept::request::{self, Context, Fingerprints, Rejection};
+use crate::db::idempotency::KeyUse;
+use crate::db::intake::IdempotencyKey;
 use crate::db::messages;
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::{MessageId, TenantId};
@@ -36,9 +38,9 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
     post, path = "/v1/messages", tag = "messages", operation_id = "send_message",
     params(
         ("Idempotency-Key" = Option<String>, Header,
-         description = "1–256 characters. The same key and body get the first answer again, with `Idempotent-Replayed: true`. Ignored in a dry run."),
+         description = "1–256 characters. The same key and request get the first answer again, with `Idempotent-Replayed: true`; the order of names and white space do not matter. Each API key has its own. Ignored in a dry run."),
         ("dry_run" = Option<bool>, Query,
-         description = "With `true` nothing is stored or sent: the answer is 200 with the plan. What is not valid is refused as ever. How many mails wait before it, what destinations replied and why operators paused something is told only to keys with the scope `read`."),
+         description = "With `true` nothing is stored or sent: the answer is 200 with the plan. What is not valid is refused as ever. How many mails wait before it, what destinations replied and why operators paused something is told only to keys with the scope `read` and without `sender_domains`."),
     ),
     request_body = SendRequest,
     responses(
@@ -72,11 +74,16 @@ pub async fn create(
         admit(&caller, &message)?;
         return plan::of(&api, &caller, message, read.permit).await;
     }
-    let idempotency = idempotency::of(&headers, &read.octets)?;
-    if let Some(first) = replayed(&api, caller.tenant(), idempotency.as_ref()).await? {
-        return replay(&api, caller.tenant(), first).await;
+    let key = idempotency::key(&headers)?;
+    if let Some(key) = key
+        && let Some(first) = api.acceptor.first_use(caller.tenant(), caller.key(), key).await?
+    {
+        return repeat(&api, &caller, &first, read.octets).await;
     }
-    let message = parse(&api, caller.tenant(), read.octets).await?;
+    let (message, idempotency) = match key {
+        Some(key) => parse_keyed(&api, &caller, read.octets, key).await.map(|(message, with)| (message, Some(with)))?,
+        None => (parse(&api, caller.tenant(), read.octets).await?, None),
+    };
     admit(&caller, &message)?;
     let (_, mut warnings) = sender::admit(&api, caller.tenant(), message.from.address.domain()).await?;
     if sender::lacks_a_link(&message) && api.acceptor.asks_for_links(caller.tenant(), &message.stream).await? {
@@ -91,15 +98,15 @@ pub async fn create(
             answer.suppress(&suppressed);
             Ok(accepted_response(&answer, false))
         }
-        accept::Accepted::Replayed(first) => replay(&api, caller.tenant(), first).await,
+        accept::Accepted::Replayed(first) => replay(&api, &caller, first).await,
     }
 }
 
 /// Refuses what this key may not send.
 fn admit(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
     caller.may_send_from(message.from.address.domain())?;
-    if message.ignore_suppression && caller.may(Scope::Admin).is_err() {
-        return Err(ApiError::ForbiddenField(Fault {
+    if message.ignore_suppression && !caller.has(Scope::Admin) {
+        return Err(caller.forbidden_field(Fault {
             pointer: "/ignore_suppression".into(),
             code: Code::Forbidden.as_str(),
             message: "This key does not have the scope `admin`, which `ignore_suppression` needs.".into(),
@@ -108,34 +115,54 @@ fn admit(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn replayed(
-    api: &Api,
-    tenant: TenantId,
-    idempotency: Option<&Idempotency>,
-) -> Result<Option<MessageId>, ApiError> {
-    match idempotency {
-        Some(with) => Ok(api.acceptor.replayed(tenant, with).await?),
-        None => Ok(None),
-    }
-}
-
 /// Validates the body, and lets go of it.
 async fn parse(api: &Api, tenant: TenantId, body: Vec<u8>) -> Result<NewMessage, ApiError> {
     let streams: Arc<[String]> = api.acceptor.streams(tenant).await?;
-    let now = api.clock.now();
-    let limits = api.limits.clone();
-    let is_large = body.len() > LARGE;
-    let work = move || request::parse(&body, &Context { now, limits: &limits, streams: &streams });
-    if is_large {
-        return Ok(tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Internal)??);
-    }
-    Ok(work()?)
+    let (now, limits) = (api.clock.now(), api.limits.clone());
+    compute(body, move |body| request::parse(body, &Context { now, limits: &limits, streams: &streams })).await
 }
 
-async fn replay(api: &Api, tenant: TenantId, id: MessageId) -> Result<Response, ApiError> {
+/// The same of a request with an `Idempotency-Key`.
+async fn parse_keyed(
+    api: &Api,
+    caller: &Caller,
+    body: Vec<u8>,
+    key: &str,
+) -> Result<(NewMessage, IdempotencyKey), ApiError> {
+    let streams: Arc<[String]> = api.acceptor.streams(caller.tenant()).await?;
+    let (now, limits) = (api.clock.now(), api.limits.clone());
+    let work = move |body: &[u8]| request::parse_keyed(body, &Context { now, limits: &limits, streams: &streams });
+    let (message, Fingerprints { bytes, parsed }) = compute(body, work).await?;
+    let with = IdempotencyKey { key: key.to_owned(), owner: caller.key(), fingerprint: bytes, digest: parsed };
+    Ok((message, with))
+}
+
+/// Works on a body, a large one off the async threads.
+async fn compute<T: Send + 'static>(
+    body: Vec<u8>,
+    work: impl FnOnce(&[u8]) -> Result<T, Rejection> + Send + 'static,
+) -> Result<T, ApiError> {
+    if body.len() > LARGE {
+        return Ok(tokio::task::spawn_blocking(move || work(&body)).await.map_err(|_| ApiError::Internal)??);
+    }
+    Ok(work(&body)?)
+}
+
+/// Answers a request whose `Idempotency-Key` was used before.
+async fn repeat(api: &Api, caller: &Caller, first: &KeyUse, body: Vec<u8>) -> Result<Response, ApiError> {
+    let Fingerprints { bytes, parsed } = compute(body, request::fingerprints).await?;
+    if first.fingerprint == bytes || first.digest.as_deref() == Some(&parsed[..]) {
+        return replay(api, caller, MessageId(first.message_id)).await;
+    }
+    Err(ApiError::KeyReused)
+}
+
+/// The first answer again. Keys of earlier versions hold for the whole tenant: the sender is checked here too.
+async fn replay(api: &Api, caller: &Caller, id: MessageId) -> Result<Response, ApiError> {
     let gone = ApiError::NotFound("The message of this Idempotency-Key is no longer kept.");
-    let row = messages::get(&api.db, tenant, id).await?.ok_or(gone)?;
-    let recipients = messages::recipients(&api.db, tenant, &[id.0], api.clock.now()).await?;
+    let row = messages::get(&api.db, caller.tenant(), id).await?.ok_or(gone)?;
+    caller.may_send_from(row.from_address.rsplit_once('@').map_or("", |(_, domain)| domain))?;
+    let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
     Ok(accepted_response(&Accepted::of_stored(&row, recipients), true))
 }
 

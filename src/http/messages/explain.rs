@@ -9,7 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::db::explain::{self, PlaceRow};
-use crate::db::messages::{self, MessageRow};
+use crate::db::messages::MessageRow;
 use crate::db::streams;
 use crate::db::suppressions::{Addressed, check};
 use crate::db::traffic::{self, Filter};
@@ -18,15 +18,13 @@ use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::explain::{Count, Explanation, Lease, Pace, Place, Recipient, Said, explain};
 use crate::domain::id::{LaneId, MessageId, RecipientId, TenantId};
 use crate::domain::key::Scope;
-use crate::domain::lane::{Lane, State as LaneState};
+use crate::domain::lane::{Blocked, Lane, Learned, State as LaneState};
 use crate::domain::outcome::OnUncertain;
 use crate::domain::retry::Policy;
 use crate::domain::suppression::{AddressKey, Suppression};
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem};
-
-const NO_MESSAGE: ApiError = ApiError::NotFound("There is no message with this id.");
 
 /// A message explained.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -123,12 +121,17 @@ pub async fn get(
 ) -> Result<Json<ExplainedMessage>, ApiError> {
     caller.may(Scope::Read)?;
     let tenant = caller.tenant();
-    let message = messages::get(&api.db, tenant, id).await?.ok_or(NO_MESSAGE)?;
+    let message = super::read::row(&api, &caller, id).await?;
     let _turn = api.lists.acquire().await;
     let now = api.clock.now();
     let rows = explain::places(&api.db, tenant, id, now).await?;
-    let places = Surroundings::of(&api, tenant, &message, &rows, now).await?;
+    let mut places = Surroundings::of(&api, tenant, &message, &rows, now).await?;
     let mut entries = suppressions(&api, tenant, &message, &rows, now).await?;
+    if caller.sender_domains().is_some() {
+        // Lanes and suppressions are shared: what was said about other senders' messages stays theirs.
+        places.lanes = places.lanes.drain().map(|(id, lane)| (id, without_replies(lane))).collect();
+        entries.values_mut().for_each(without_origin);
+    }
     let recipients: Vec<ExplainedRecipient> =
         rows.into_iter().map(|row| places.explain(&message, entries.remove(&row.id), row, now)).collect();
     Ok(Json(ExplainedMessage {
@@ -138,6 +141,18 @@ pub async fn get(
         stream: message.stream,
         recipients,
     }))
+}
+
+/// A lane without what its destination replied, which may be about another sender's message.
+pub(super) fn without_replies(mut lane: Lane) -> Lane {
+    lane.blocked = lane.blocked.map(|blocked| Blocked { reply: None, ..blocked });
+    lane.learned = lane.learned.map(|learned| Learned { reply: None, ..learned });
+    lane
+}
+
+/// A suppression without the message that led to it, which may be another sender's.
+pub(super) fn without_origin(entry: &mut Suppression) {
+    (entry.note, entry.message_id, entry.recipient_id) = (None, None, None);
 }
 
 /// The entries that suppress, as of now, those of the recipients who were suppressed.

@@ -19,7 +19,7 @@ use crate::http::{Api, ApiError, Problem};
 
 /// List messages
 ///
-/// Newest first. Filters are joined by "and".
+/// Newest first. Filters are joined by "and". With a key that has `sender_domains`, only messages from those.
 #[utoipa::path(
     get, path = "/v1/messages", tag = "messages", operation_id = "list_messages",
     params(
@@ -45,7 +45,7 @@ use crate::http::{Api, ApiError, Problem};
 pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Page<Message>>, ApiError> {
     caller.may(Scope::Read)?;
     let limit = params.limit();
-    let filter = filter(&mut params);
+    let filter = Filter { sender_domains: caller.sender_domains().map(<[String]>::to_vec), ..filter(&mut params) };
     params.finish()?;
     let _turn = api.lists.acquire().await;
     let now = api.clock.now();
@@ -77,6 +77,7 @@ fn filter(params: &mut Params) -> Filter {
         created_after: params.timestamp("created_after"),
         created_before: params.timestamp("created_before"),
         after: params.read("after", "Give the `next` of the page before.", |text| text.parse().ok()),
+        sender_domains: None,
     }
 }
 

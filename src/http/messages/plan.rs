@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::sync::SemaphorePermit;
 
-use super::explain::LaneRef;
+use super::explain::{LaneRef, without_origin, without_replies};
 use super::sender::{self, PlannedSignature, Warning};
 use crate::db::drafts::DraftError;
 use crate::db::suppressions::{Addressed, check};
@@ -21,7 +21,7 @@ use crate::domain::dkim::Signer;
 use crate::domain::explain::{Blocker, Count, Estimate, Explanation, Place, Recipient, Said, explain};
 use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
-use crate::domain::lane::{Blocked, Lane, Learned, Paused, State as LaneState, StreamTerms};
+use crate::domain::lane::{Lane, Paused, State as LaneState, StreamTerms};
 use crate::domain::limits::LaneLimits;
 use crate::domain::message::{Draft, Header, NewMessage, NewRecipient, RecipientKind};
 use crate::domain::retry::Policy;
@@ -185,12 +185,17 @@ async fn suppressions(
     });
     let addressed: Vec<Addressed<'_>> = addressed.collect();
     let mut found = check(&api.db, &addressed).await?;
-    if caller.may(Scope::Read).is_err() {
+    if !sees_others(caller) {
         for (_, entry) in &mut found {
-            (entry.note, entry.message_id, entry.recipient_id) = (None, None, None);
+            without_origin(entry);
         }
     }
     Ok(found.into_iter().collect())
+}
+
+/// Whether the caller may know what was said about messages other than its own.
+fn sees_others(caller: &Caller) -> bool {
+    caller.has(Scope::Read) && caller.sender_domains().is_none()
 }
 
 /// As it is made of what is stored, with the headers to unsubscribe by.
@@ -230,7 +235,7 @@ struct Lanes {
 impl Lanes {
     async fn of(api: &Api, caller: &Caller, message: &NewMessage, route: &RouteName) -> Result<Self, ApiError> {
         let tenant = caller.tenant();
-        let may_read = caller.may(Scope::Read).is_ok();
+        let may_read = sees_others(caller);
         let mut domains: Vec<String> =
             message.recipients.iter().map(|recipient| recipient.mailbox.address.domain().to_owned()).collect();
         domains.push("*".into());
@@ -367,9 +372,7 @@ impl Lanes {
 fn without_words(mut lane: Lane) -> Lane {
     lane.paused = lane.paused.map(Paused::without_reason);
     lane.of_stream.paused = lane.of_stream.paused.map(Paused::without_reason);
-    lane.blocked = lane.blocked.map(|blocked| Blocked { reply: None, ..blocked });
-    lane.learned = lane.learned.map(|learned| Learned { reply: None, ..learned });
-    lane
+    without_replies(lane)
 }
 
 /// A recipient as it would be right after the message was accepted.

@@ -40,6 +40,9 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
 pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<MessageId>) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;
     let mut stored = drafts::load(&api.db, caller.tenant(), &[id.0]).await?.pop().ok_or(NO_MESSAGE)?;
+    if !caller.sees(&stored.row.from_address) {
+        return Err(NO_MESSAGE);
+    }
     let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
     let was_attempted = recipients.iter().any(|recipient| recipient.attempts > 0);
     // In memory as attachments and as MIME at one time, which is a third longer.
@@ -87,6 +90,7 @@ pub async fn attachment(
     let Path((id, n)) = path.map_err(|_| NO_MESSAGE)?;
     let id: MessageId = id.parse().map_err(|_| NO_MESSAGE)?;
     let n: usize = n.parse().map_err(|_| NO_ATTACHMENT)?;
+    super::read::row(&api, &caller, id).await?;
     let stored = messages::attachments(&api.db, caller.tenant(), id).await?.ok_or(NO_MESSAGE)?;
     let attachments: Vec<Attachment> = serde_json::from_value(stored).map_err(|_| ApiError::Internal)?;
     let attachment = attachments.get(n).ok_or(NO_ATTACHMENT)?;

@@ -5,9 +5,10 @@ use axum::extract::State;
 use chrono::TimeDelta;
 
 use super::view::Message;
-use crate::db::{self, messages};
+use crate::db;
+use crate::db::messages::{self, MessageRow};
 use crate::domain::event::Event;
-use crate::domain::id::{MessageId, TenantId};
+use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::Page;
@@ -36,13 +37,19 @@ pub async fn get(
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<Message>, ApiError> {
     caller.may(Scope::Read)?;
-    shown(&api, caller.tenant(), id).await.map(Json)
+    shown(&api, &caller, id).await.map(Json)
+}
+
+/// A message that exists for the caller.
+pub(super) async fn row(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageRow, ApiError> {
+    let row = messages::get(&api.db, caller.tenant(), id).await?;
+    row.filter(|row| caller.sees(&row.from_address)).ok_or(NO_MESSAGE)
 }
 
 /// A message as the API shows it.
-pub(super) async fn shown(api: &Api, tenant: TenantId, id: MessageId) -> Result<Message, ApiError> {
-    let row = messages::get(&api.db, tenant, id).await?.ok_or(NO_MESSAGE)?;
-    let recipients = messages::recipients(&api.db, tenant, &[id.0], api.clock.now()).await?;
+pub(super) async fn shown(api: &Api, caller: &Caller, id: MessageId) -> Result<Message, ApiError> {
+    let row = row(api, caller, id).await?;
+    let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
     Ok(Message::of(row, recipients))
 }
 
@@ -76,7 +83,7 @@ pub async fn events(
     let after = params
         .read("after", "Give the `next` of the page before.", |text| text.parse().ok().filter(|seq: &i64| *seq >= 0));
     params.finish()?;
-    let message = messages::get(&api.db, caller.tenant(), id).await?.ok_or(NO_MESSAGE)?;
+    let message = row(&api, &caller, id).await?;
     // Clocks of replicas differ by less than a day.
     let since = message.created_at - TimeDelta::days(1);
     let rows = db::events::of_message(&api.db, caller.tenant(), id, since, after.unwrap_or(0), limit + 1).await?;

@@ -43,14 +43,17 @@ pub async fn add(
     body: Body,
 ) -> Result<Json<AddedView>, ApiError> {
     caller.may(Scope::Send)?;
-    caller.may_reach_the_tenant()?;
+    caller.may_reach_the_tenant("The suppression list holds for")?;
     let body = api.bodies.json(&headers, body).await?;
     let (now, streams) = (api.clock.now(), api.acceptor.streams(caller.tenant()).await?);
     let context = Context { now, limits: &api.limits, streams: &streams };
     let entries = suppression::parse(&body.octets, &context)?;
-    let existing = if caller.may(Scope::Admin).is_ok() { Existing::Replaced } else { Existing::Kept };
+    let count = entries.len();
+    let existing = if caller.has(Scope::Admin) { Existing::Replaced } else { Existing::Kept };
     let added = suppressions::put(&api.db, caller.tenant(), entries, existing, now).await?;
-    Ok(Json(added.into()))
+    let view = AddedView::from(added);
+    tracing::info!(event = "suppressions_added", by = %caller.key(), entries = count, "added suppressions");
+    Ok(Json(view))
 }
 
 /// Free an address
@@ -82,7 +85,11 @@ pub async fn remove(
     params.finish()?;
     let removal = Removal { address, stream };
     let removed = suppression_list::remove(&api.db, caller.tenant(), &[removal], api.clock.now()).await?;
-    if removed > 0 { Ok(StatusCode::NO_CONTENT) } else { Err(NOT_SUPPRESSED) }
+    if removed == 0 {
+        return Err(NOT_SUPPRESSED);
+    }
+    tracing::info!(event = "suppressions_removed", by = %caller.key(), entries = removed, "removed suppressions");
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Free many addresses
@@ -112,5 +119,6 @@ pub async fn remove_many(
     let body = api.bodies.json(&headers, body).await?;
     let removals = suppression::parse_removal(&body.octets)?;
     let removed = suppression_list::remove(&api.db, caller.tenant(), &removals, api.clock.now()).await?;
+    tracing::info!(event = "suppressions_removed", by = %caller.key(), entries = removed, "removed suppressions");
     Ok(Json(RemovedView { removed }))
 }

@@ -39,6 +39,7 @@ const PAGE: i64 = 1_000;
 )]
 pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;
+    caller.may_reach_the_tenant("The suppression list holds for")?;
     let format = format(&headers);
     let mut export = Export {
         db: api.db.clone(),
@@ -49,6 +50,7 @@ pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) 
     };
     // Before the answer begins: a database that is away is told of as ever.
     let first = export.page().await?;
+    tracing::info!(event = "suppressions_exported", by = %caller.key(), "exported the suppression list");
     let head = if format == Format::Csv { format!("{}\r\n", COLUMNS.join(",")) } else { String::new() };
     let rest = stream::try_unfold(export, async |mut export| {
         let is_over = export.last.is_none();

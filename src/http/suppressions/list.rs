@@ -48,6 +48,7 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<SuppressionView>>, ApiError> {
     caller.may(Scope::Read)?;
+    caller.may_reach_the_tenant("The suppression list holds for")?;
     let limit = params.limit();
     let filter = filter(&mut params);
     params.finish()?;
@@ -118,6 +119,7 @@ pub async fn get(
     PathAddress(address): PathAddress,
 ) -> Result<Json<SuppressedAddress>, ApiError> {
     caller.may(Scope::Read)?;
+    caller.may_reach_the_tenant("The suppression list holds for")?;
     let entries = suppression_list::of_address(&api.db, caller.tenant(), &address, api.clock.now()).await?;
     if entries.is_empty() {
         return Err(NOT_SUPPRESSED);

@@ -7,10 +7,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::view::{NewWebhookBody, WebhookChangeBody, WebhookView, WithSecret};
-use super::{NO_WEBHOOK, shown};
+use super::{NO_WEBHOOK, new_secret, shown};
 use crate::accept::request;
 use crate::db::webhooks::{self, NewEndpoint};
-use crate::domain::endpoint::Secret;
 use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
@@ -47,9 +46,11 @@ pub async fn create(
     let (url, settings) = request::webhook::parse(&body.octets)?;
     api.check_target.admit(&url).await?;
     let (now, tenant) = (api.clock.now(), caller.tenant());
-    let (id, secret) = (EndpointId::new(now), Secret::from_bytes(rand::random()));
-    let endpoint = NewEndpoint { id, tenant, url: &url, secret: &secret, settings: &settings, created_at: now };
+    let id = EndpointId::new(now);
+    let (secret, stored) = new_secret(&api, id).await?;
+    let endpoint = NewEndpoint { id, tenant, url: &url, secret: &stored, settings: &settings, created_at: now };
     webhooks::insert(&api.db, &endpoint).await?;
+    tracing::info!(event = "webhook_created", by = %caller.key(), webhook = %id, host = url.host_str(), "created a webhook");
     let made = shown(&api, tenant, id).await?.with(&secret);
     let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     let mut response = (StatusCode::CREATED, no_store, Json(made)).into_response();
@@ -92,7 +93,10 @@ pub async fn change(
     if let Some(url) = &change.url {
         api.check_target.admit(url).await?;
     }
-    webhooks::change(&api.db, caller.tenant(), id, change, api.clock.now()).await?;
+    let host = change.url.as_ref().and_then(|url| url.host_str().map(str::to_owned));
+    if webhooks::change(&api.db, caller.tenant(), id, change, api.clock.now()).await? {
+        tracing::info!(event = "webhook_changed", by = %caller.key(), webhook = %id, host, "changed a webhook");
+    }
     shown(&api, caller.tenant(), id).await.map(Json)
 }
 
@@ -116,6 +120,9 @@ pub async fn remove(
     PathId(id): PathId<EndpointId>,
 ) -> Result<StatusCode, ApiError> {
     caller.may(Scope::Admin)?;
-    let was_there = webhooks::remove(&api.db, caller.tenant(), id).await?;
-    if was_there { Ok(StatusCode::NO_CONTENT) } else { Err(NO_WEBHOOK) }
+    if !webhooks::remove(&api.db, caller.tenant(), id).await? {
+        return Err(NO_WEBHOOK);
+    }
+    tracing::info!(event = "webhook_removed", by = %caller.key(), webhook = %id, "removed a webhook");
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -94,6 +94,7 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<WebhookDelivery>>, ApiError> {
     caller.may(Scope::Read)?;
+    caller.may_reach_the_tenant("Webhooks get the events of")?;
     let limit = params.limit();
     let after = params.read("after", "Give the `next` of the page before.", |text| text.parse().ok());
     params.finish()?;

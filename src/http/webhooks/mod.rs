@@ -12,7 +12,8 @@ mod view;
 pub use target::TargetCheck;
 
 use super::{Api, ApiError};
-use crate::db::webhooks;
+use crate::db::{webhook_secrets, webhooks};
+use crate::domain::endpoint::{Secret, StoredSecret};
 use crate::domain::id::{EndpointId, TenantId};
 use view::WebhookView;
 
@@ -22,4 +23,16 @@ const NO_WEBHOOK: ApiError = ApiError::NotFound("There is no webhook with this i
 async fn shown(api: &Api, tenant: TenantId, id: EndpointId) -> Result<WebhookView, ApiError> {
     let row = webhooks::get(&api.db, tenant, id).await?.ok_or(NO_WEBHOOK)?;
     Ok(WebhookView::of(row, api.clock.now()))
+}
+
+/// A new secret, and as it is stored: encrypted as soon as every worker can read that.
+async fn new_secret(api: &Api, id: EndpointId) -> Result<(Secret, StoredSecret), ApiError> {
+    let secret = Secret::from_bytes(rand::random());
+    let keyring = api.domains.keyring.as_ref();
+    let keyring = if keyring.is_some() && webhook_secrets::may_seal(&api.db).await? { keyring } else { None };
+    let stored = StoredSecret::seal(secret.octets(), keyring, id).map_err(|error| {
+        tracing::error!(event = "webhook_secret_not_sealed", %error, "cannot encrypt webhook secrets");
+        ApiError::Internal
+    })?;
+    Ok((secret, stored))
 }

@@ -36,6 +36,7 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<WebhookView>>, ApiError> {
     caller.may(Scope::Read)?;
+    caller.may_reach_the_tenant("Webhooks get the events of")?;
     let limit = params.limit();
     let after = params.read("after", "Give the `next` of the page before.", |text| text.parse().ok());
     params.finish()?;
@@ -64,5 +65,6 @@ pub async fn get(
     PathId(id): PathId<EndpointId>,
 ) -> Result<Json<WebhookView>, ApiError> {
     caller.may(Scope::Read)?;
+    caller.may_reach_the_tenant("Webhooks get the events of")?;
     shown(&api, caller.tenant(), id).await.map(Json)
 }

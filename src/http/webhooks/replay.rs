@@ -61,7 +61,9 @@ pub async fn replay(
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let after = place(&api, caller.tenant(), request::replay::parse(&body.octets)?).await?;
-    webhooks::replay(&api.db, caller.tenant(), id, after).await?;
+    if webhooks::replay(&api.db, caller.tenant(), id, after).await? {
+        tracing::info!(event = "webhook_replayed", by = %caller.key(), webhook = %id, after, "replaying a webhook's events");
+    }
     shown(&api, caller.tenant(), id).await.map(Json)
 }
 

@@ -6,9 +6,8 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::view::WithSecret;
-use super::{NO_WEBHOOK, shown};
+use super::{NO_WEBHOOK, new_secret, shown};
 use crate::db::webhooks;
-use crate::domain::endpoint::Secret;
 use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
@@ -36,10 +35,11 @@ pub async fn rotate(
     PathId(id): PathId<EndpointId>,
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Admin)?;
-    let secret = Secret::from_bytes(rand::random());
-    if !webhooks::rotate(&api.db, caller.tenant(), id, &secret, api.clock.now()).await? {
+    let (secret, stored) = new_secret(&api, id).await?;
+    if !webhooks::rotate(&api.db, caller.tenant(), id, &stored, api.clock.now()).await? {
         return Err(NO_WEBHOOK);
     }
+    tracing::info!(event = "webhook_secret_rotated", by = %caller.key(), webhook = %id, "rotated a webhook's secret");
     let rotated = shown(&api, caller.tenant(), id).await?.with(&secret);
     Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(rotated)).into_response())
 }

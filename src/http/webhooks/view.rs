@@ -60,7 +60,7 @@ pub struct WebhookView {
 }
 
 /// An endpoint with a secret that was just made.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[schema(as = WebhookWithSecret)]
 pub struct WithSecret {
     /// The endpoint.
@@ -120,6 +120,12 @@ pub struct WebhookChangeBody {
     pub batch: Option<i16>,
     /// `true` stops it where it is. `false` lets it go on from there, and one that is failing is tried at once.
     pub disabled: Option<bool>,
+}
+
+impl std::fmt::Debug for WithSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WithSecret").field("webhook", &self.webhook).finish_non_exhaustive()
+    }
 }
 
 impl WebhookView {

@@ -17,6 +17,7 @@ use super::line::Line;
 use super::post::Post;
 use crate::db::DbError;
 use crate::db::notify::{Endpoint, Hold, Progress};
+use crate::domain::endpoint::SecretError;
 use crate::domain::throttle::Turns;
 use crate::webhook::{self, Outcome};
 use crate::worker::Parts;
@@ -139,15 +140,35 @@ impl Round {
     fn post(&mut self, flight: u64, post: &Post, now: DateTime<Utc>) {
         let (id, body) = (post.webhook_id(self.endpoint.id), post.body(self.endpoint.batch > 1));
         let url = self.endpoint.url.clone();
-        let mut secrets = vec![self.endpoint.secret.clone()];
-        secrets.extend(self.endpoint.old_secret.iter().filter(|(_, until)| *until > now).map(|(old, _)| old.clone()));
+        let secrets = self.secrets(now);
         let poster = self.parts.poster.clone();
         self.posts.spawn(async move {
             let size = body.len();
-            let secrets = secrets.iter().map(Vec::as_slice).collect();
-            let outcome = poster.post(webhook::Post { url: &url, id, body, secrets, now }).await;
+            let outcome = match &secrets {
+                Ok(secrets) => {
+                    let secrets = secrets.iter().map(Vec::as_slice).collect();
+                    poster.post(webhook::Post { url: &url, id, body, secrets, now }).await
+                }
+                // Nothing is posted unsigned.
+                Err(error) => Outcome::failed(error.to_string()),
+            };
             Done { flight, begun: now, size, outcome }
         });
+    }
+
+    /// What signs now.
+    fn secrets(&self, now: DateTime<Utc>) -> Result<Vec<Vec<u8>>, SecretError> {
+        let (endpoint, keyring) = (&self.endpoint, self.parts.settings.keyring.as_ref());
+        let old = endpoint.old_secret.iter().filter(|(_, until)| *until > now).map(|(old, _)| old);
+        let opened = std::iter::once(&endpoint.secret).chain(old).map(|secret| secret.open(keyring, endpoint.id));
+        let opened: Result<Vec<Vec<u8>>, SecretError> = opened.collect();
+        if let Err(error) = &opened
+            && let Some(count) = self.parts.secret_faults.note(Instant::now())
+        {
+            let endpoint = endpoint.id.to_string();
+            tracing::error!(event = "webhook_secret_unreadable", endpoint, count, %error, "cannot sign webhook posts");
+        }
+        opened
     }
 
     /// Waits for a post to end, and records what ended if it is time to. Answers `false` where the endpoint has gone to

@@ -125,6 +125,11 @@ impl Service {
         waited.await.unwrap_or_else(|_| panic!("no {message:?} in {:?}", self.log.lock().unwrap()))
     }
 
+    /// The log so far.
+    pub fn lines(&self) -> Vec<Value> {
+        self.log.lock().unwrap().iter().cloned().collect()
+    }
+
     /// SIGTERM, and waits for the end.
     pub async fn terminate(self) -> ExitStatus {
         stop(self.child).await

@@ -77,7 +77,7 @@ impl Round {
             types.push(test.to_owned());
             types
         });
-        let (filter, limit) = (Filter { types, message: None }, i64::try_from(limit).unwrap_or(i64::MAX));
+        let (filter, limit) = (Filter { types, ..Filter::default() }, i64::try_from(limit).unwrap_or(i64::MAX));
         let (db, tenant) = (&self.parts.db, self.endpoint.tenant);
         let part = self.call(feed::part(db, tenant, &filter, self.line.read(), limit)).await?;
         self.has_more = part.has_more;

@@ -1,0 +1,222 @@
+//! Every operation of the OpenAPI document, called with every kind of key, against a table of what each may do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use postrider::app::{App, Roles};
+use postrider::clock::SystemClock;
+use postrider::dev::inbox::Inbox;
+use postrider::domain::key::Scope;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::app::{TestApp, make_key};
+use crate::support::client::{Answer, Api, message};
+use crate::support::clock::hours;
+
+/// The kinds of keys; those with `@` are limited to the sender domain acme.test. Keys with `admin` and domains can no longer
+/// be made, and may exist.
+const KEYS: [&str; 10] = ["none", "wrong", "revoked", "expired", "send", "read", "admin", "send@", "read@", "admin@"];
+
+/// What the operation needs; in braces what a key with sender domains gets, if its scope would allow it: `own` (only what
+/// belongs to its domains; the rest does not exist), `ok` (the same as others) or `403`.
+const TABLE: &[(&str, Needs)] = &[
+    ("healthz", Needs::Nothing),
+    ("readyz", Needs::Nothing),
+    ("list_inbox", Needs::Nothing),
+    ("clear_inbox", Needs::Nothing),
+    ("get_inbox_mail", Needs::Nothing),
+    ("get_inbox_attachment", Needs::Nothing),
+    ("get_inbox_raw", Needs::Nothing),
+    ("send_message", Needs::Send("own")),
+    ("reschedule_message", Needs::Send("own")),
+    ("cancel_message", Needs::Send("own")),
+    ("retry_message", Needs::Send("own")),
+    ("add_suppressions", Needs::Send("403")),
+    ("list_messages", Needs::Read("own")),
+    ("get_message", Needs::Read("own")),
+    ("list_message_events", Needs::Read("own")),
+    ("explain_message", Needs::Read("own")),
+    ("get_message_raw", Needs::Read("own")),
+    ("get_message_attachment", Needs::Read("own")),
+    ("list_events", Needs::Read("own")),
+    ("list_domains", Needs::Read("own")),
+    ("get_domain", Needs::Read("own")),
+    ("list_streams", Needs::Read("ok")),
+    ("get_stream", Needs::Read("ok")),
+    ("list_lanes", Needs::Read("403")),
+    ("get_lane", Needs::Read("403")),
+    ("get_ledger", Needs::Read("403")),
+    ("list_suppressions", Needs::Read("403")),
+    ("export_suppressions", Needs::Read("403")),
+    ("get_suppression", Needs::Read("403")),
+    ("list_webhooks", Needs::Read("403")),
+    ("get_webhook", Needs::Read("403")),
+    ("list_webhook_deliveries", Needs::Read("403")),
+    ("create_domain", Needs::Admin),
+    ("remove_domain", Needs::Admin),
+    ("rotate_domain", Needs::Admin),
+    ("verify_domain", Needs::Admin),
+    ("hand_in", Needs::Admin),
+    ("list_keys", Needs::Admin),
+    ("create_key", Needs::Admin),
+    ("revoke_key", Needs::Admin),
+    ("put_lane", Needs::Admin),
+    ("change_lane", Needs::Admin),
+    ("pause_lane", Needs::Admin),
+    ("reset_lane", Needs::Admin),
+    ("resume_lane", Needs::Admin),
+    ("create_stream", Needs::Admin),
+    ("change_stream", Needs::Admin),
+    ("pause_stream", Needs::Admin),
+    ("resume_stream", Needs::Admin),
+    ("import_suppressions", Needs::Admin),
+    ("remove_suppressions", Needs::Admin),
+    ("remove_suppression", Needs::Admin),
+    ("create_webhook", Needs::Admin),
+    ("remove_webhook", Needs::Admin),
+    ("change_webhook", Needs::Admin),
+    ("replay_webhook", Needs::Admin),
+    ("rotate_webhook_secret", Needs::Admin),
+    ("test_webhook", Needs::Admin),
+];
+
+#[derive(Clone, Copy)]
+enum Needs {
+    Nothing,
+    Send(&'static str),
+    Read(&'static str),
+    Admin,
+}
+
+impl Needs {
+    /// What each of [`KEYS`] gets.
+    fn cells(self) -> [&'static str; 10] {
+        let (send, read, limited) = match self {
+            Self::Nothing => return ["ok"; 10],
+            Self::Send(limited) => ("ok", "403", [limited, "403", limited]),
+            Self::Read(limited) => ("403", "ok", ["403", limited, limited]),
+            Self::Admin => ("403", "403", ["403"; 3]),
+        };
+        ["401", "401", "401", "401", send, read, "ok", limited[0], limited[1], limited[2]]
+    }
+}
+
+/// What belongs to one sender domain.
+struct Site {
+    domain: &'static str,
+    message: String,
+}
+
+impl Site {
+    async fn new(app: &TestApp, domain: &'static str) -> Self {
+        let file = json!([{"filename": "a.txt", "content": "YQ=="}]);
+        let sent = app.send(json!({"from": format!("a@{domain}"), "attachments": file})).await;
+        assert_eq!(app.post("/v1/domains", &json!({"name": domain})).await.status, 201);
+        Self { domain, message: sent.id }
+    }
+
+    async fn call(&self, api: &Api, method: &Method, template: &str, ids: &BTreeMap<&str, String>) -> Answer {
+        let (none, path) = ("00000000000070008000000000000000", template.split('/').nth(2).unwrap_or_default());
+        let is_read = *method == Method::GET;
+        let id = match path {
+            "messages" => self.message.clone(),
+            "lanes" => ids["lane"].clone(),
+            "webhooks" if is_read => ids["webhook"].clone(),
+            "webhooks" => format!("wh_{none}"),
+            _ => format!("key_{none}"),
+        };
+        let name = match (path, is_read) {
+            ("streams", _) => "transactional",
+            (_, true) => self.domain,
+            _ => "none.test",
+        };
+        let path = template.replace("{id}", &id).replace("{name}", name).replace("{address}", "bo@example.test");
+        let path = path.replace("{n}", "0").replace("{i}", "0");
+        let body = match (method.as_str(), &*path) {
+            ("POST", "/v1/messages") => message(json!({"from": format!("a@{}", self.domain)})),
+            _ => json!({}),
+        };
+        let request =
+            if api.key.is_empty() { api.anonymous(method.clone(), &path) } else { api.request(method.clone(), &path) };
+        Answer::to(request.json(&body)).await
+    }
+
+    /// Whether an answer holds something of this site.
+    fn is_in(&self, answer: &Answer) -> bool {
+        let items = answer.body["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+        items.iter().any(|item| {
+            item["id"] == self.message || item["data"]["message_id"] == self.message || item["name"] == self.domain
+        })
+    }
+}
+
+async fn cell(api: &Api, method: &Method, path: &str, sites: &[Site; 2], ids: &BTreeMap<&str, String>) -> &'static str {
+    let own = sites[0].call(api, method, path, ids).await;
+    match own.status {
+        401 => return "401",
+        403 => return "403",
+        _ => {}
+    }
+    let foreign = sites[1].call(api, method, path, ids).await;
+    let is_refused = matches!(foreign.status, 403 | 404) && !matches!(own.status, 403 | 404);
+    let is_left_out = !path.contains('{') && sites[0].is_in(&own) && !sites[1].is_in(&own);
+    if is_refused || is_left_out { "own" } else { "ok" }
+}
+
+async fn keys(app: &TestApp) -> Vec<String> {
+    let made = async |body: Value| app.post("/v1/keys", &body).await.body;
+    let secret = |body: &Value| body["secret"].as_str().unwrap().to_owned();
+    let revoked = made(json!({"name": "revoked"})).await;
+    app.delete(&format!("/v1/keys/{}", revoked["id"].as_str().unwrap())).await;
+    let expired = made(json!({"name": "expired", "expires_at": app.clock.text_in(hours(1))})).await;
+    app.clock.advance(hours(2));
+    let mut keys = vec![String::new(), "pr_0000".into(), secret(&revoked), secret(&expired)];
+    for domains in [None, Some(&["acme.test"][..])] {
+        for scope in [Scope::Send, Scope::Read, Scope::Admin] {
+            keys.push(make_key(&app.db, &*app.clock, &[scope], domains).await);
+        }
+    }
+    keys
+}
+
+#[tokio::test]
+async fn every_route_lets_each_key_do_what_the_matrix_says() {
+    let secret = Some("a secret of the tests, and of nobody else".to_owned().into());
+    let app = TestApp::builder()
+        .config(|config| (config.secret_key, config.webhooks.allow_private) = (secret, true))
+        .start()
+        .await;
+    let dir = tempfile::tempdir().unwrap();
+    let inbox = Inbox::open(dir.path(), Arc::new(SystemClock)).await.unwrap();
+    let whole = App::start(&app.config, Roles::Api, app.clock.clone(), Some(inbox)).await.unwrap();
+    let keys = keys(&app).await;
+    let sites = [Site::new(&app, "acme.test").await, Site::new(&app, "other.test").await];
+    let webhook = app.post("/v1/webhooks", &json!({"url": "http://127.0.0.1:9/"})).await.body["id"].clone();
+    let lane = app.get("/v1/lanes").await.body["data"][0]["id"].clone();
+    let ids = [("webhook", webhook), ("lane", lane)].map(|(name, id)| (name, id.as_str().unwrap().to_owned())).into();
+
+    let document = serde_json::to_value(postrider::http::document()).unwrap();
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    println!("| operation | {} |\n|---|{}", KEYS.join(" | "), "---|".repeat(KEYS.len()));
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let method: Method = method.to_uppercase().parse().unwrap();
+            let name = operation["operationId"].as_str().unwrap();
+            let mut cells = Vec::new();
+            for key in &keys {
+                let api = Api::new(format!("http://{}", whole.api_address().unwrap()), key.clone());
+                cells.push(cell(&api, &method, path, &sites, &ids).await);
+            }
+            println!("| {method} {path} | {} |", cells.join(" | "));
+            let expected = TABLE.iter().find(|(operation, _)| *operation == name).map(|(_, needs)| needs.cells());
+            if expected.map(Vec::from) != Some(cells.clone()) {
+                wrong.push(format!("{name}: {cells:?}, not {expected:?}"));
+            }
+            seen += 1;
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(seen, TABLE.len());
+    whole.stop().await;
+}

@@ -1,0 +1,101 @@
+//! A key with sender domains reads of those and of no others, however it asks.
+
+use std::time::Duration;
+
+use postrider::domain::key::Scope;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::app::{TestApp, make_key};
+use crate::support::client::Api;
+
+async fn limited(app: &TestApp) -> Api {
+    app.with_key(&make_key(&app.db, &*app.clock, &[Scope::Send, Scope::Read], Some(&["acme.test"])).await)
+}
+
+fn messages(page: &Value) -> Vec<&str> {
+    page["data"].as_array().unwrap().iter().map(|event| event["data"]["message_id"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn the_feed_and_a_long_poll_pass_others_over() {
+    let app = TestApp::start().await;
+    let shop = limited(&app).await;
+    let other = app.send(json!({"from": "a@other.test"})).await;
+    let own = app.send(json!({})).await;
+    let page = shop.get("/v1/events").await.body;
+    assert_eq!((messages(&page), &page["next"], &page["has_more"]), (vec![&*own.id], &json!("2"), &json!(false)));
+    let of_other = shop.get(&format!("/v1/events?message_id={}", other.id)).await.body;
+    assert_eq!(messages(&of_other), Vec::<&str>::new());
+    let poll = tokio::spawn({
+        let shop = shop.clone();
+        async move { shop.get("/v1/events?after=2&wait=50").await.body }
+    });
+    app.send(json!({"from": "a@other.test"})).await;
+    let next = app.send(json!({})).await;
+    assert_eq!(messages(&poll.await.unwrap()), [&*next.id]);
+}
+
+#[tokio::test]
+async fn a_stream_of_events_passes_others_over() {
+    let app = TestApp::start().await;
+    let shop = limited(&app).await;
+    app.send(json!({"from": "a@other.test"})).await;
+    let own = app.send(json!({})).await;
+    let request = shop.request(Method::GET, "/v1/events").header("accept", "text/event-stream");
+    let mut response = request.send().await.unwrap();
+    let mut text = String::new();
+    while !text.contains("data:") {
+        let chunk = tokio::time::timeout(Duration::from_secs(30), response.chunk()).await.unwrap().unwrap().unwrap();
+        text.push_str(std::str::from_utf8(&chunk).unwrap());
+    }
+    assert!(text.contains("id: 2") || text.contains("id:2"), "{text}");
+    assert!(text.contains(&own.id) && text.matches("data:").count() == 1, "{text}");
+}
+
+#[tokio::test]
+async fn another_domains_message_does_not_exist_for_the_key() {
+    let app = TestApp::start().await;
+    let shop = limited(&app).await;
+    let id = app.send(json!({"from": "a@other.test"})).await.id;
+    for path in ["", "/raw", "/explain", "/events", "/attachments/0"] {
+        assert_eq!(shop.get(&format!("/v1/messages/{id}{path}")).await.problem(), (404, "not_found"), "{path}");
+    }
+    for call in ["cancel", "retry"] {
+        assert_eq!(shop.post(&format!("/v1/messages/{id}/{call}"), &json!({})).await.status, 404, "{call}");
+    }
+    assert_eq!(app.status(&id).await, "queued", "and it was not canceled");
+    for query in ["", "?from=a@other.test", "?to=ann@example.test", "?status=queued"] {
+        assert_eq!(shop.get(&format!("/v1/messages{query}")).await.body["data"], json!([]), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn replies_to_others_and_their_suppressions_stay_theirs() {
+    let app = TestApp::start().await;
+    let shop = limited(&app).await;
+    let note = json!([{"address": "ann@example.test", "note": "private words"}]);
+    assert_eq!(app.post("/v1/suppressions", &note).await.status, 200);
+    let id = shop.send(json!({})).await.id;
+    let explained = shop.get(&format!("/v1/messages/{id}/explain")).await;
+    assert_eq!((explained.status, explained.body["status"].as_str()), (200, Some("suppressed")));
+    assert!(!explained.body.to_string().contains("private words"), "{}", explained.body);
+    let whole = app.get(&format!("/v1/messages/{id}/explain")).await;
+    assert!(whole.body.to_string().contains("private words"), "{}", whole.body);
+    let refused = shop.get("/v1/lanes").await;
+    assert_eq!(refused.problem(), (403, "forbidden"));
+    assert!(refused.body["detail"].as_str().unwrap().contains("acme.test"), "{}", refused.body);
+}
+
+#[tokio::test]
+async fn admin_and_sender_domains_do_not_go_together() {
+    let app = TestApp::start().await;
+    let both = json!({"name": "ops", "scopes": ["send", "admin"], "sender_domains": ["acme.test"]});
+    let refused = app.post("/v1/keys", &both).await;
+    assert_eq!((refused.status, refused.faults()), (422, vec![("/sender_domains", "invalid_value")]));
+    // As an earlier version made it.
+    let older = app.with_key(&make_key(&app.db, &*app.clock, &[Scope::Admin], Some(&["acme.test"])).await);
+    assert_eq!(older.post("/v1/keys", &json!({"name": "free"})).await.problem(), (403, "forbidden"));
+    let id = older.send(json!({})).await.id;
+    assert_eq!(older.status(&id).await, "queued", "within its domains it sends and reads");
+}
