@@ -165,7 +165,7 @@ async fn memory<'a>(parts: &'a Parts, mail: &Mail) -> Held<'a> {
 /// Nothing was handed over, and the reason is ours: the attempt counts, so that it is not repeated at once.
 async fn fail(parts: &Parts, mail: &Mail, reason: &str, start: Start) {
     let message = MessageId(mail.message.row.id);
-    tracing::error!(%message, reason, "a mail could not be prepared");
+    tracing::error!(message_id = %message, reason, "a mail could not be prepared");
     complete_all(parts, mail, mail.claimed.clone(), &ours(reason, start), start).await;
 }
 
@@ -198,7 +198,7 @@ fn judge(parts: &Parts, mail: &Mail, claimed: Claimed, outcome: Outcome, started
     };
     let transition = outcome.next(&attempt, &policy(parts, mail), parts.clock.now(), rand::random());
     tracing::debug!(
-        message = %MessageId(claimed.message_id),
+        message_id = %MessageId(claimed.message_id),
         attempt = attempt.number,
         status = %transition.status(),
         reply = outcome.reply.text,

@@ -64,6 +64,7 @@ use crate::domain::routing::RouteTable;
 use crate::domain::unsubscribe::Links;
 use crate::journal::{Journal, Taker};
 use crate::smtp;
+use crate::telemetry::Seldom;
 use crate::webhook::Poster;
 
 use crate::db::splits::Splits;
@@ -261,6 +262,7 @@ impl Worker {
         let taker: Arc<dyn Taker> = Arc::new(HandOver(self.parts.clone()));
         self.parts.journal.enlist(Arc::downgrade(&taker));
         let mut memory = Memory::default();
+        let failed = Seldom::default();
         while !stop.is_cancelled() {
             let begun = tokio::time::Instant::now();
             let took = claim::some(&self.parts, &mut memory).await;
@@ -274,7 +276,10 @@ impl Worker {
                 }
                 Ok(Took::NoRoom) => FULL_POLL,
                 Err(error) => {
-                    tracing::warn!(%error, "could not claim; trying again");
+                    // Every second while the database is away.
+                    if let Some(times) = failed.note(tokio::time::Instant::now()) {
+                        tracing::warn!(event = "claim_failed", %error, times, "failed to claim; trying again");
+                    }
                     POLL
                 }
             };
