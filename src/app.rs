@@ -9,6 +9,7 @@ mod routes;
 mod server_watch;
 mod webhooks;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -228,11 +229,24 @@ impl Server {
 
 /// Listens, or says which setting to change.
 pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!(
-            "cannot listen on {address}: stop the program that does, or choose another address with POSTRIDER_LISTEN"
-        )
+    TcpListener::bind(address).await.map_err(|error| {
+        let fix = match error.kind() {
+            ErrorKind::AddrInUse => "stop the program that does, or choose another address with POSTRIDER_LISTEN",
+            ErrorKind::AddrNotAvailable => {
+                "this machine has no such address; set POSTRIDER_LISTEN to one of its own, or to 0.0.0.0 for all"
+            }
+            ErrorKind::PermissionDenied => {
+                "ports below 1024 need CAP_NET_BIND_SERVICE; choose another with POSTRIDER_LISTEN"
+            }
+            _ => "choose another address with POSTRIDER_LISTEN",
+        };
+        anyhow::anyhow!("cannot listen on {address} ({error}): {fix}")
     })
+}
+
+/// Where the database is, without credentials, for error messages.
+pub fn database_target(config: &Config) -> String {
+    config.database.url.as_ref().map_or_else(|| "no database".into(), ToString::to_string)
 }
 
 /// The pool of connections of a command.

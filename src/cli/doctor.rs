@@ -1,6 +1,7 @@
 //! `postrider doctor`: one line a check, with the mend. Exits with 1 where something is wrong.
 
 mod domains;
+mod service;
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -39,6 +40,11 @@ impl Report {
         println!("ok    {what}: {finding}");
     }
 
+    /// Worth a look, and no reason to fail.
+    fn warn(what: &str, finding: impl Display) {
+        println!("WARN  {what}: {finding}");
+    }
+
     fn bad(&mut self, what: &str, finding: impl Display) {
         self.is_well = false;
         println!("BAD   {what}: {finding}");
@@ -51,20 +57,30 @@ async fn database(config: &Config, report: &mut Report) {
         Err(error) => return report.bad("database", format!("{error:#}")),
     };
     if let Err(error) = db.ping().await {
-        return report.bad("database", error);
+        return report.bad("database", format!("{error} ({})", app::database_target(config)));
     }
     Report::ok("database", "it answers");
     match schema::check(&db).await {
         Ok(()) => Report::ok("schema", "up to date"),
         Err(error) => report.bad("schema", error),
     }
+    disk(&db, report).await;
     match durability::check(&db).await {
         Ok(problems) if problems.is_empty() => Report::ok("durability", "fsync and full_page_writes are on"),
         Ok(problems) => problems.iter().for_each(|problem| report.bad("durability", problem)),
         Err(error) => report.bad("durability", error),
     }
     links(config, &db, report).await;
+    service::check(config, &db, report).await;
     db.close().await;
+}
+
+/// Writes as much as a busy minute does, and takes it back.
+async fn disk(db: &Db, report: &mut Report) {
+    match durability::write_probe(db).await {
+        Ok(()) => Report::ok("disk", "the database takes writes"),
+        Err(error) => report.bad("disk", error),
+    }
 }
 
 /// Streams that are told of by name.

@@ -15,7 +15,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::app;
 use crate::config::Config;
+use crate::db::DbError;
+use crate::db::schema::SchemaError;
 use crate::telemetry;
 
 #[derive(Debug, Parser)]
@@ -58,10 +61,34 @@ pub fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("postrider: {error:#}");
+            eprintln!("postrider: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes in one line. Many errors of libraries repeat their cause, which is then left out.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = without_source_line(&cause.to_string());
+        if !line.contains(&text) {
+            line = if line.is_empty() { text } else { format!("{line}: {text}") };
+        }
+    }
+    line
+}
+
+/// sqlx ends the errors of Postgres with the line of the server's C source.
+fn without_source_line(text: &str) -> String {
+    let kept = text.rsplit_once(" at line ").filter(|(_, number)| number.bytes().all(|b| b.is_ascii_digit()));
+    kept.map_or(text, |(kept, _)| kept).replace("error returned from database: ", "")
+}
+
+/// Names the database where it is what failed.
+fn with_target(error: anyhow::Error, target: &str) -> anyhow::Error {
+    let is_about_it = error.chain().any(|cause| cause.is::<DbError>() || cause.is::<SchemaError>());
+    if is_about_it { error.context(format!("database {target}")) } else { error }
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -75,8 +102,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let config = Config::from_environment(cli.config.as_deref())?;
     telemetry::start(&config.log);
+    let target = app::database_target(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         match cli.command {
             Command::Dev(args) => dev::run(config, args).await,
             Command::Serve(args) => serve::run(config, args).await,
@@ -88,5 +116,25 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Bench(options) => bench::run(options).await,
             Command::Openapi | Command::BenchSink(_) => Ok(ExitCode::SUCCESS),
         }
-    })
+    });
+    done.map_err(|error| with_target(error, &target))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_not_repeated_and_names_no_source_line() {
+        let cause = anyhow::anyhow!("relation \"messages\" already exists at line 1164");
+        let error = Err::<(), _>(cause)
+            .context("while executing migration 6: relation \"messages\" already exists at line 1164");
+        let error = error.context("database postgres://db.test/mail").unwrap_err();
+        assert_eq!(
+            one_line(&error),
+            "database postgres://db.test/mail: while executing migration 6: relation \"messages\" already exists"
+        );
+    }
 }

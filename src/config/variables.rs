@@ -46,6 +46,10 @@ pub(super) fn settings(
                 continue;
             }
             Meaning::File(key) => match std::fs::read_to_string(text) {
+                Ok(secret) if secret.trim().is_empty() => {
+                    problems.push(key, format!("{text} is empty: write the value into it"), origin);
+                    continue;
+                }
                 Ok(secret) => without_newline(secret),
                 Err(error) => {
                     problems.push(key, format!("cannot read {text}: {error}"), origin);

@@ -15,3 +15,26 @@ pub async fn check(db: &Db) -> Result<Vec<String>, DbError> {
     };
     Ok(off.into_iter().map(|row| problem(&row.name, &row.setting)).collect())
 }
+
+/// Bytes that [`write_probe`] writes.
+const PROBE: i32 = 4 << 20;
+
+/// Whether the database has room: writes some megabytes into a table that vanishes with its transaction.
+pub async fn write_probe(db: &Db) -> Result<(), DbError> {
+    db.timed("durability.write_probe", async {
+        let mut tx = db.pool.begin().await?;
+        sqlx::query("CREATE TEMPORARY TABLE postrider_write_probe (filler text) ON COMMIT DROP")
+            .execute(&mut *tx)
+            .await?;
+        // Random text, which does not compress.
+        sqlx::query(
+            "INSERT INTO postrider_write_probe
+             SELECT string_agg(md5(random()::text), '') FROM generate_series(1, $1 / 32) n GROUP BY n % 1024",
+        )
+        .bind(PROBE)
+        .execute(&mut *tx)
+        .await?;
+        tx.rollback().await
+    })
+    .await
+}

@@ -13,7 +13,7 @@ pub enum DbError {
     #[error("the database URL is not valid: {0}")]
     Address(#[source] sqlx::Error),
     /// Postgres cannot be reached, is shutting down, out of connections or read-only: try again later.
-    #[error("{} ({query}): {source}", words(source))]
+    #[error("{} ({query}): {}", words(source), reason(source))]
     Unavailable {
         /// Which query.
         query: &'static str,
@@ -39,7 +39,7 @@ pub enum DbError {
         limit: Duration,
     },
     /// Postgres refused the statement itself: trying again will not help.
-    #[error("the database refused {query}: {source}")]
+    #[error("the database refused {query}: {}", reason(source))]
     Refused {
         /// Which query.
         query: &'static str,
@@ -54,6 +54,8 @@ pub(super) const QUERY_CANCELED: &str = "57014";
 pub(super) const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// The class of deadlocks and failed serializations.
 const ROLLBACK: &str = "40";
+/// No room on the disk.
+pub(super) const DISK_FULL: &str = "53100";
 /// Too many connections.
 pub(super) const FULL: &str = "53300";
 
@@ -139,6 +141,15 @@ impl DbError {
     }
 }
 
+/// What the server or the system said. sqlx adds the line of Postgres' own C source, which helps nobody.
+pub(super) fn reason(source: &sqlx::Error) -> String {
+    match source {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
 fn trouble_of(source: &sqlx::Error) -> Trouble {
     code(source).and_then(|code| Trouble::of_code(&code)).unwrap_or(Trouble::Gone)
 }
@@ -164,6 +175,10 @@ const IDLE_IN_TRANSACTION: &str = "25P03";
 
 pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some(READ_ONLY)
+}
+
+pub(super) fn is_disk_full(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some(DISK_FULL)
 }
 
 /// The SQLSTATE that the database answered, if it did.

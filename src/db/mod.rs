@@ -29,6 +29,7 @@ pub mod messages;
 pub mod notify;
 mod outage;
 pub mod overdue;
+pub mod overview;
 pub mod partitions;
 mod pool;
 pub mod queue;
@@ -131,6 +132,10 @@ impl Db {
             let outage = Outage::new(Trouble::ReadOnly, "it is read-only");
             return Err(DbError::Away { query, outage, begun: false });
         }
+        if self.watch.is_disk_full() {
+            let outage = Outage::new(Trouble::DiskFull, "a statement failed for want of room within the last 30 s");
+            return Err(DbError::Away { query, outage, begun: false });
+        }
         Ok(())
     }
 
@@ -169,6 +174,9 @@ impl Db {
         if error::is_read_only(&source) {
             // After a failover the old primary still answers: new connections may lead to the new one.
             self.pool.renew_unless_fresh();
+        }
+        if error::is_disk_full(&source) {
+            self.watch.note_disk_full();
         }
         match self.watch.refusal() {
             Some(outage) if matches!(source, sqlx::Error::PoolTimedOut) => {

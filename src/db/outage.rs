@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use sqlx::Connection as _;
 use tokio::sync::watch;
 
-use super::error::{FULL, LOCK_NOT_AVAILABLE, QUERY_CANCELED, READ_ONLY, code};
+use super::error::{DISK_FULL, FULL, LOCK_NOT_AVAILABLE, QUERY_CANCELED, READ_ONLY, code, reason};
 use super::pool::Pool;
 
 /// What is wrong with the database.
@@ -59,7 +59,7 @@ impl Trouble {
             FULL => Self::Full,
             READ_ONLY => Self::ReadOnly,
             QUERY_CANCELED | LOCK_NOT_AVAILABLE => Self::Slow,
-            "53100" => Self::DiskFull,
+            DISK_FULL => Self::DiskFull,
             "53200" => Self::OutOfMemory,
             "57P01" | "57P02" | "57P03" => Self::Starting,
             "3D000" | "42501" => Self::Denied,
@@ -115,6 +115,8 @@ pub(super) struct Watch {
     away: watch::Sender<Option<Outage>>,
     /// What the last knock was told, where the database was there and sent it away.
     refusal: Mutex<Option<(Instant, Outage)>>,
+    /// When a statement last failed because the disk is full.
+    disk_full: Mutex<Option<Instant>>,
 }
 
 impl Watch {
@@ -122,6 +124,8 @@ impl Watch {
     pub(super) const PATIENCE: f64 = 0.4;
     /// Of the time limit: how long a silence is none.
     const DOUBT: f64 = 0.05;
+    /// For how long after a statement failed on a full disk the database counts as unable to take messages.
+    const DISK_FULL_FOR: Duration = Duration::from_secs(30);
     /// Between two knocks while the database is away.
     const PAUSE: Duration = Duration::from_millis(250);
 
@@ -134,7 +138,19 @@ impl Watch {
             is_knocking: AtomicBool::new(false),
             away: watch::Sender::new(None),
             refusal: Mutex::default(),
+            disk_full: Mutex::default(),
         })
+    }
+
+    /// Remembers that a statement failed for want of room.
+    pub(super) fn note_disk_full(&self) {
+        *self.disk_full.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether that was a moment ago. Reads go on when the disk is full, so that asking the database would not tell.
+    pub(super) fn is_disk_full(&self) -> bool {
+        let at = *self.disk_full.lock().unwrap_or_else(PoisonError::into_inner);
+        at.is_some_and(|at| at.elapsed() < Self::DISK_FULL_FOR)
     }
 
     /// Runs one call: to its end, until its time is over, or until the database is found to be away.
@@ -225,7 +241,7 @@ impl Watch {
             }
             Ok(Err(error)) => {
                 let trouble = code(&error).and_then(|code| Trouble::of_code(&code)).unwrap_or(Trouble::Gone);
-                Some((is_gone(&error), Outage::new(trouble, error)))
+                Some((is_gone(&error), Outage::new(trouble, reason(&error))))
             }
             Err(_) => {
                 let detail = format!("no answer to a new connection within {} ms", self.patience.as_millis());

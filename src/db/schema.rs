@@ -31,6 +31,28 @@ pub enum SchemaError {
         /// Which one.
         version: i64,
     },
+    /// Another application lives there.
+    #[error(
+        "the schema `{schema}` already holds tables of another application ({tables}), and nothing was changed: give Postrider a \
+         database of its own, or a schema (CREATE SCHEMA postrider, and ?options=-csearch_path%3Dpostrider in the URL)"
+    )]
+    Occupied {
+        /// Where tables would be made.
+        schema: String,
+        /// Some of those that are there.
+        tables: String,
+    },
+    /// The role cannot make tables there.
+    #[error(
+        "the role `{role}` may not create tables in the schema `{schema}`: GRANT CREATE ON SCHEMA {schema} TO {role}, or make it the \
+         owner of the database"
+    )]
+    NotAllowed {
+        /// Who connects.
+        role: String,
+        /// Where tables would be made.
+        schema: String,
+    },
     /// The database failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -42,6 +64,9 @@ pub enum SchemaError {
 /// Runs the migrations that are missing, one process at a time. Answers how many ran.
 pub async fn migrate(db: &Db) -> Result<usize, SchemaError> {
     let before = applied(db).await?.len();
+    if before == 0 {
+        is_free(db).await?;
+    }
     // With a session of its own: the lock that keeps others out belongs to one.
     // A migration may take longer than any statement of the service is allowed to.
     let mut connection = db.timed("schema.migrate", db.pool.connect_directly()).await?;
@@ -54,6 +79,27 @@ pub async fn migrate(db: &Db) -> Result<usize, SchemaError> {
     }
     MIGRATOR.run(&mut connection).await?;
     Ok(MIGRATOR.iter().count().saturating_sub(before))
+}
+
+/// Before the first migration: whether the tables can be made, and are alone there. Tables of extensions do not count.
+async fn is_free(db: &Db) -> Result<(), SchemaError> {
+    let query = sqlx::query!(
+        r#"SELECT current_user::text AS "role!", coalesce(current_schema()::text, 'public') AS "schema!",
+                  coalesce(has_schema_privilege(current_schema()::text, 'CREATE'), false) AS "may_create!",
+                  (SELECT string_agg(relname, ', ') FROM (
+                       SELECT c.relname::text FROM pg_class c
+                       JOIN pg_namespace n ON n.oid = c.relnamespace
+                       WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p', 'v', 'm') AND c.relname <> '_sqlx_migrations'
+                         AND NOT EXISTS (SELECT FROM pg_depend d
+                                         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+                       ORDER BY c.relname LIMIT 5) tables) AS tables"#
+    );
+    let found = db.timed("schema.is_free", query.fetch_one(&db.pool)).await?;
+    match found.tables {
+        Some(tables) => Err(SchemaError::Occupied { schema: found.schema, tables }),
+        None if !found.may_create => Err(SchemaError::NotAllowed { role: found.role, schema: found.schema }),
+        None => Ok(()),
+    }
 }
 
 /// Whether the schema is exactly the one this binary knows.

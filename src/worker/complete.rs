@@ -17,6 +17,7 @@ use crate::db::{Db, DbError};
 use crate::domain::id::MessageId;
 use crate::domain::outcome::Peer;
 use crate::journal::{Journal, Recorded};
+use crate::telemetry::Seldom;
 
 /// One goes on while the other learns.
 const KEEPERS: usize = 2;
@@ -36,6 +37,7 @@ impl Completer {
     pub(super) fn start(learner: Learner, journal: Arc<Journal>, tasks: &TaskTracker) -> Self {
         let learner = Arc::new(learner);
         let turn = Arc::new(Semaphore::new(1));
+        let failed = Arc::new(Seldom::default());
         for _ in 0..KEEPERS {
             let keeper = Keeper {
                 db: learner.db.clone(),
@@ -45,6 +47,7 @@ impl Completer {
                 journal: Arc::downgrade(&journal),
                 tasks: tasks.clone(),
                 turn: turn.clone(),
+                failed: failed.clone(),
             };
             tasks.spawn(keeper.run(journal.recorded()));
         }
@@ -69,15 +72,23 @@ struct Keeper {
     tasks: TaskTracker,
     /// For outcomes that were not taken at once: they try one at a time, so that they never need more than one connection.
     turn: Arc<Semaphore>,
+    /// Said once a minute: while the database is away every batch fails twice a second.
+    failed: Arc<Seldom>,
 }
 
 impl Keeper {
+    fn note_failure(&self, error: &DbError, outcomes: usize) {
+        if let Some(times) = self.failed.note(tokio::time::Instant::now()) {
+            tracing::warn!(event = "record_failed", %error, outcomes, times, "failed to record outcomes; trying again");
+        }
+    }
+
     async fn run(self, recorded: async_channel::Receiver<Recorded>) {
         while let Ok(Recorded { batch, counted }) = recorded.recv().await {
             match counted {
                 Ok(counted) => self.recorded(&batch, counted).await,
                 Err(error) if error.is_passing() && !error.is_too_slow() && !error.is_locked_out() => {
-                    tracing::warn!(%error, outcomes = batch.len(), "could not record outcomes; trying again");
+                    self.note_failure(&error, batch.len());
                     tokio::time::sleep(PAUSE).await;
                     // It lives as long as anything is in hand.
                     if let Some(journal) = self.journal.upgrade() {
@@ -125,13 +136,13 @@ impl Keeper {
         let mut is_plain = false;
         loop {
             if error.is_passing() {
-                tracing::warn!(%error, %message, "could not record an outcome; trying again");
+                tracing::warn!(%error, message_id = %message, "could not record an outcome; trying again");
                 tokio::time::sleep(PAUSE).await;
             } else if is_plain {
-                tracing::error!(%error, %message, "an outcome cannot be recorded; trying again in a minute");
+                tracing::error!(%error, message_id = %message, "an outcome cannot be recorded; trying again in a minute");
                 tokio::time::sleep(PARKED).await;
             } else {
-                tracing::error!(%error, %message, "an outcome cannot be recorded as it is; recording it without its words");
+                tracing::error!(%error, message_id = %message, "an outcome cannot be recorded as it is; recording it without its words");
                 is_plain = true;
                 if let Some(outcome) = &mut one[0].outcome {
                     outcome.reply.text = "the reply could not be recorded".into();
@@ -158,7 +169,7 @@ impl Keeper {
             match journal::commit(&self.db, &[], batch, self.clock.now(), Patience::Short).await.map_err(DbError::from)
             {
                 Err(error) if error.is_passing() && !error.is_too_slow() && !error.is_locked_out() => {
-                    tracing::warn!(%error, outcomes = batch.len(), "could not record outcomes; trying again");
+                    self.note_failure(&error, batch.len());
                     tokio::time::sleep(PAUSE).await;
                 }
                 result => return result.map(|done| done.counted),

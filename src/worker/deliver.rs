@@ -183,7 +183,7 @@ async fn memory<'a>(parts: &'a Parts, mail: &Mail) -> Held<'a> {
 /// Nothing was handed over, and the reason is ours: the attempt counts, so that it is not repeated at once.
 async fn fail(parts: &Parts, mail: &Mail, reason: &str, start: Start) {
     let message = MessageId(mail.message.row.id);
-    tracing::error!(%message, reason, "a mail could not be prepared");
+    tracing::error!(message_id = %message, reason, "a mail could not be prepared");
     complete_all(parts, mail, mail.claimed.clone(), &ours(reason, start), start).await;
 }
 
@@ -224,7 +224,7 @@ pub(super) fn judge(
     };
     let transition = outcome.next(&attempt, &policy(parts, mail), end.at, end.dice);
     tracing::debug!(
-        message = %MessageId(claimed.message_id),
+        message_id = %MessageId(claimed.message_id),
         attempt = attempt.number,
         status = %transition.status(),
         reply = outcome.reply.text,

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use super::Parts;
+use crate::telemetry::Seldom;
 
 pub(super) async fn run(parts: Arc<Parts>) {
     let mut ticks = tokio::time::interval(parts.settings.lease / 4);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let failed = Seldom::default();
     loop {
         ticks.tick().await;
         if let Err(error) = parts.identity.beat(&parts.db).await {
-            tracing::warn!(%error, "could not send a heartbeat");
+            if let Some(times) = failed.note(tokio::time::Instant::now()) {
+                tracing::warn!(event = "heartbeat_failed", %error, times, "failed to send a heartbeat; trying again");
+            }
         }
     }
 }

@@ -270,6 +270,7 @@ impl Worker {
         let taker: Arc<dyn Taker> = Arc::new(HandOver(self.parts.clone()));
         self.parts.journal.enlist(Arc::downgrade(&taker));
         let mut memory = Memory::default();
+        let failed = Seldom::default();
         while !stop.is_cancelled() {
             let begun = tokio::time::Instant::now();
             let took = claim::some(&self.parts, &mut memory).await;
@@ -283,7 +284,10 @@ impl Worker {
                 }
                 Ok(Took::NoRoom) => FULL_POLL,
                 Err(error) => {
-                    tracing::warn!(%error, "could not claim; trying again");
+                    // Every second while the database is away.
+                    if let Some(times) = failed.note(tokio::time::Instant::now()) {
+                        tracing::warn!(event = "claim_failed", %error, times, "failed to claim; trying again");
+                    }
                     POLL
                 }
             };

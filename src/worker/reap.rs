@@ -8,6 +8,7 @@ use super::Parts;
 use crate::clock::Uptime;
 use crate::db::DbError;
 use crate::db::workers::{self, Reaped};
+use crate::telemetry::Seldom;
 
 pub(super) async fn run(parts: Arc<Parts>) {
     let lease = parts.settings.lease;
@@ -15,6 +16,7 @@ pub(super) async fn run(parts: Arc<Parts>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut fresh_since = Uptime::now();
     let mut looked = Uptime::now();
+    let failed = Seldom::default();
     loop {
         ticks.tick().await;
         // A look that took long may have slept through an outage, and a machine that slept was deaf.
@@ -38,7 +40,11 @@ pub(super) async fn run(parts: Arc<Parts>) {
                 parts.wake.notify_one();
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "could not look for dead workers"),
+            Err(error) => {
+                if let Some(times) = failed.note(tokio::time::Instant::now()) {
+                    tracing::warn!(event = "lease_rescue_failed", %error, times, "failed to look for dead workers; trying again");
+                }
+            }
         }
     }
 }

@@ -143,7 +143,7 @@ async fn run(parts: Arc<Parts>, mut claimed: Vec<Claimed>, place: Place) {
     }
     let keys = claimed.clone();
     if let Some(first) = keys.first() {
-        tracing::info!(message = %MessageId(first.message_id), crashes, "trying a mail that was in hand at a crash");
+        tracing::info!(message_id = %MessageId(first.message_id), crashes, "trying a mail that was in hand at a crash");
     }
     if let Some(Loaded { mails, orphans }) = mail::load_one(&parts, claimed).await {
         for mail in mails {

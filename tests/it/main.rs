@@ -17,6 +17,7 @@ mod dkim_keys_change;
 mod dkim_signatures;
 mod dns_says_no;
 mod doctor_on_domains;
+mod doctor_on_the_service;
 mod domains;
 mod dry_run;
 mod event_feed;

@@ -1,0 +1,126 @@
+//! What stands still in the whole service, for `postrider doctor`: lanes, streams, held recipients, webhook endpoints.
+//! Lists and counts stop at a limit.
+
+use chrono::{DateTime, Utc};
+
+use super::{Db, DbError};
+
+/// Lanes, streams and endpoints that are listed by name, of each kind.
+const LISTED: i64 = 10;
+/// Where counting stops.
+const COUNTED: i64 = 1_000;
+
+/// A stream or lane that sends nothing.
+#[derive(Debug, Clone)]
+pub struct Stopped {
+    /// Such as `stream bulk` or `lane_7 (bulk, relay, example.net)`.
+    pub name: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// The operator's reason, or the destination's last reply.
+    pub reason: Option<String>,
+}
+
+/// A webhook endpoint that does not get its events.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Its URL.
+    pub url: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// Whether nothing is posted any more.
+    pub is_disabled: bool,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// What stands still.
+#[derive(Debug, Clone)]
+pub struct Overview {
+    /// The server's version, such as `15.8`.
+    pub server_version: String,
+    /// Streams and lanes that an operator paused, oldest first, at most 20.
+    pub paused: Vec<Stopped>,
+    /// Lanes whose destination is unreachable, oldest first, at most 10.
+    pub blocked: Vec<Stopped>,
+    /// Recipients that only an operator frees, at most 1,000.
+    pub held: i64,
+    /// When the oldest recipient became due that nothing known keeps from being sent.
+    pub oldest_due: Option<DateTime<Utc>>,
+    /// Endpoints that are failing or disabled, at most 10.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// Looks at every tenant's.
+pub async fn overview(db: &Db, now: DateTime<Utc>) -> Result<Overview, DbError> {
+    let server_version = sqlx::query_scalar!(r#"SELECT current_setting('server_version') AS "version!""#);
+    let server_version = db.timed("overview.version", server_version.fetch_one(&db.pool)).await?;
+    let mut paused = paused_streams(db).await?;
+    paused.extend(stopped_lanes(db, "paused").await?);
+    let blocked = stopped_lanes(db, "blocked").await?;
+    let held = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "held!" FROM (SELECT FROM queue WHERE held IS NOT NULL LIMIT $1) held"#,
+        COUNTED
+    );
+    let held = db.timed("overview.held", held.fetch_one(&db.pool)).await?;
+    Ok(Overview {
+        server_version,
+        paused,
+        blocked,
+        held,
+        oldest_due: oldest_due(db, now).await?,
+        endpoints: endpoints(db).await?,
+    })
+}
+
+async fn paused_streams(db: &Db) -> Result<Vec<Stopped>, DbError> {
+    let query = sqlx::query_as!(
+        Stopped,
+        r#"SELECT 'stream ' || name AS "name!", paused_at AS "since!", pause_reason AS reason
+           FROM streams WHERE paused_at IS NOT NULL ORDER BY paused_at LIMIT $1"#,
+        LISTED
+    );
+    db.timed("overview.streams", query.fetch_all(&db.pool)).await
+}
+
+async fn stopped_lanes(db: &Db, state: &str) -> Result<Vec<Stopped>, DbError> {
+    let query = sqlx::query_as!(
+        Stopped,
+        r#"SELECT 'lane_' || id || ' (' || stream || ', ' || route || ', ' || domain || ')' AS "name!",
+                  coalesce(paused_at, blocked_since) AS "since!",
+                  CASE WHEN paused_at IS NULL THEN block_reply ELSE pause_reason END AS reason
+           FROM lanes
+           WHERE CASE $1 WHEN 'paused' THEN paused_at IS NOT NULL ELSE blocked_since IS NOT NULL AND paused_at IS NULL END
+           ORDER BY 2 LIMIT $2"#,
+        state,
+        LISTED
+    );
+    db.timed("overview.lanes", query.fetch_all(&db.pool)).await
+}
+
+/// Of lanes that may send: one step into each lane's index.
+async fn oldest_due(db: &Db, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, DbError> {
+    let query = sqlx::query_scalar!(
+        r#"SELECT min(oldest.due_at)
+           FROM lanes l
+           JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+           CROSS JOIN LATERAL (SELECT due_at FROM queue
+                               WHERE lane_id = l.id AND lease IS NULL AND due_at >= l.ready_at AND due_at <= $1
+                               ORDER BY due_at LIMIT 1) oldest
+           WHERE l.ready_at <= $1 AND l.open_at <= $1 AND l.paused_at IS NULL AND s.paused_at IS NULL
+             AND l.blocked_since IS NULL"#,
+        now
+    );
+    db.timed("overview.oldest_due", query.fetch_one(&db.pool)).await
+}
+
+async fn endpoints(db: &Db) -> Result<Vec<Endpoint>, DbError> {
+    let query = sqlx::query_as!(
+        Endpoint,
+        r#"SELECT url, coalesce(disabled_at, failing_since) AS "since!", disabled_at IS NOT NULL AS "is_disabled!",
+                  coalesce(disabled_reason, last_error) AS reason
+           FROM webhook_endpoints WHERE disabled_at IS NOT NULL OR failing_since IS NOT NULL ORDER BY 2 LIMIT $1"#,
+        LISTED
+    );
+    db.timed("overview.endpoints", query.fetch_all(&db.pool)).await
+}

@@ -1,0 +1,94 @@
+//! `postrider doctor` on what stands still, and the errors that commands end with.
+
+use serde_json::json;
+
+use crate::support::app::TestApp;
+use crate::support::client::message;
+use crate::support::postgres::Database;
+use crate::support::process::{complaint, on, run};
+
+/// Its lines that begin with one of these words.
+async fn doctor(url: &str, words: &[&str]) -> Vec<String> {
+    let output = run(on(url, &["doctor"])).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter(|line| words.iter().any(|word| line[6..].starts_with(word))).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn doctor_names_what_stands_still() {
+    let app = TestApp::start().await;
+    let words = ["server", "clock", "disk", "workers", "stream", "lane_", "held", "backlog", "webhook"];
+    let lines = doctor(&app.database.url, &words).await;
+    assert!(lines.iter().all(|line| !line.starts_with("BAD")), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.starts_with("ok    server: PostgreSQL ")), "{lines:#?}");
+    assert!(lines.contains(&"ok    disk: the database takes writes".to_owned()), "{lines:#?}");
+
+    app.send(json!({})).await;
+    app.sql(
+        "UPDATE streams SET paused_at = now(), pause_reason = 'a test' WHERE name = 'bulk';
+         UPDATE lanes SET blocked_since = now() - interval '1 hour', block_failures = 3, block_reply = 'connection refused',
+                open_at = now() + interval '5 minutes';
+         UPDATE queue SET held = 'held: 3 workers died', due_at = 'infinity';
+         INSERT INTO webhook_endpoints (id, tenant_id, created_at, url, secret, cursor, disabled_at, disabled_reason)
+         SELECT gen_random_uuid(), id, now(), 'https://shop.test/hook', decode(repeat('00', 32), 'hex'), 0, now(), 'It answered 410.'
+         FROM tenants",
+    )
+    .await;
+    let lines = doctor(&app.database.url, &words).await;
+    for expected in [
+        "WARN  stream bulk: paused since ",
+        "BAD   lane_1 (transactional, relay, *): destination unreachable since ",
+        "BAD   held messages: 1 recipients wait",
+        "BAD   webhook https://shop.test/hook: disabled since ",
+    ] {
+        assert!(lines.iter().any(|line| line.starts_with(expected)), "{expected} in {lines:#?}");
+    }
+    assert!(lines.iter().any(|line| line.contains("(connection refused)")), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn migrate_leaves_a_foreign_database_alone() {
+    let database = Database::empty();
+    let mut connection = database.connect().await;
+    sqlx::raw_sql("CREATE TABLE orders (id int); CREATE TABLE messages (id int)")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let refused = run(on(&database.url, &["migrate"])).await;
+    let said = complaint(&refused);
+    assert!(!refused.status.success() && said.contains("(messages, orders)"), "{said}");
+    assert!(said.contains("nothing was changed") && said.lines().count() == 1, "{said}");
+    let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(tables, 2);
+}
+
+#[tokio::test]
+async fn database_errors_name_the_host_once() {
+    let nobody = "postgres://u:secret@127.0.0.1:1/mail";
+    for command in [&["serve"][..], &["migrate"], &["keys", "create", "--name", "x"]] {
+        let said = complaint(&run(on(nobody, command)).await);
+        assert!(said.contains("127.0.0.1:1/mail") && !said.contains("secret"), "{said}");
+        assert_eq!(said.matches("onnection refused").count(), 1, "{said}");
+        assert!(!said.contains(" at line "), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_by_readyz_and_503() {
+    let app = TestApp::start().await;
+    app.sql(
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$;
+         CREATE TRIGGER full_disk BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION full_disk()",
+    )
+    .await;
+    let refused = app.api().post("/v1/messages", &message(json!({}))).await;
+    assert_eq!(refused.status, 503, "{:?}", refused.body);
+    assert!(refused.body["detail"].as_str().unwrap().starts_with("The database's disk is full."), "{:?}", refused.body);
+    let ready = app.api().get("/readyz").await;
+    assert_eq!(ready.status, 503, "{:?}", ready.body);
+    assert!(ready.body["detail"].as_str().unwrap().starts_with("The database's disk is full."), "{:?}", ready.body);
+}
