@@ -15,7 +15,7 @@ use crate::app::{Server, listen};
 use crate::clock::SystemClock;
 use crate::dev;
 use crate::dev::inbox::Inbox;
-use crate::http;
+use crate::http::{self, ServerLimits};
 use crate::smtp::inbound;
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let inbox = Inbox::open(args.dir, Arc::new(SystemClock)).await?;
     let catcher = Catcher::start(args.smtp, inbox.clone()).await?;
-    let server = Server::start(listen(args.http).await?, router(inbox))?;
+    let server = Server::start(listen(args.http).await?, router(inbox), ServerLimits::default())?;
     let signals = Signals::listen()?;
     tracing::info!(smtp = %catcher.address, http = %server.address, "the inbox takes mail");
     signals.stop_requested().await;

@@ -42,8 +42,9 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> 
     let app = App::start(&config, roles, Arc::new(SystemClock), None).await?;
     let signals = Signals::listen()?;
     let address = app.api_address().map(tracing::field::display);
+    let public = app.public_address().map(tracing::field::display);
     let inbound = app.inbound_address().map(tracing::field::display);
-    tracing::info!(address, inbound, ?roles, version = env!("CARGO_PKG_VERSION"), "postrider is running");
+    tracing::info!(address, public, inbound, ?roles, version = env!("CARGO_PKG_VERSION"), "postrider is running");
     signals.stop_requested().await;
     app.stop().await;
     tracing::info!("stopped");

@@ -2,7 +2,7 @@
 //! the log.
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -20,7 +20,9 @@ pub(super) async fn layer(request: Request, next: Next) -> Response {
         HeaderValue::from_str(&format!("req_{}", Uuid::now_v7().simple())).unwrap_or(HeaderValue::from_static("req_0"))
     });
     let text = id.to_str().unwrap_or_default().to_owned();
-    let span = tracing::info_span!("request", id = text, method = %request.method(), path = request.uri().path());
+    // The route and never the path, which may hold what is secret (`/u/{token}`) or somebody's address.
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);
+    let span = tracing::info_span!("request", id = text, method = %request.method(), route);
     let mut response = next.run(request).instrument(span).await;
     if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
         problem.request_id = text;

@@ -39,7 +39,12 @@ async fn inbox_with_a_mail(dir: &tempfile::TempDir) -> Arc<Inbox> {
 
 async fn call(inbox: &Arc<Inbox>, method: Method, path: &str) -> Response {
     let router = postrider::http::finish(routes::router(inbox.clone()).merge(page::router(inbox.clone())));
-    router.oneshot(Request::builder().method(method).uri(path).body(Body::empty()).unwrap()).await.unwrap()
+    router
+        .oneshot(
+            Request::builder().method(method).uri(path).header(header::HOST, "localhost").body(Body::empty()).unwrap(),
+        )
+        .await
+        .unwrap()
 }
 
 async fn get(inbox: &Arc<Inbox>, path: &str) -> Response {

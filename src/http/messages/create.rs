@@ -66,11 +66,11 @@ pub async fn create(
     caller.may(Scope::Send)?;
     let dry_run = params.read("dry_run", "Give `true` or `false`.", |word| word.parse::<bool>().ok());
     params.finish()?;
-    let read = api.bodies.json(&headers, body).await?;
+    let read = api.bodies.message(Some(caller.key_id()), &headers, body).await?;
     if dry_run == Some(true) {
         let message = parse(&api, caller.tenant(), read.octets).await?;
         admit(&caller, &message)?;
-        return plan::of(&api, &caller, message, read.permit).await;
+        return plan::of(&api, &caller, message, read.share).await;
     }
     let idempotency = idempotency::of(&headers, &read.octets)?;
     if let Some(first) = replayed(&api, caller.tenant(), idempotency.as_ref()).await? {
@@ -85,7 +85,7 @@ pub async fn create(
     let mut answer = Accepted { warnings, ..Accepted::of_new(&message) };
     let accepted = api.acceptor.accept(caller.tenant(), message, idempotency).await?;
     // The memory of a large body is ours until its attachments are stored.
-    drop(read.permit);
+    drop(read.share);
     match accepted {
         accept::Accepted::New { suppressed } => {
             answer.suppress(&suppressed);

@@ -47,7 +47,7 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
     let limit = params.limit();
     let filter = filter(&mut params);
     params.finish()?;
-    let _turn = api.lists.acquire().await;
+    let _turn = api.turns.take(caller.key_id()).await?;
     let now = api.clock.now();
     let rows = messages::page(&api.db, caller.tenant(), &filter, limit + 1, now).await.map_err(too_broad)?;
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();

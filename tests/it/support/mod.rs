@@ -16,6 +16,7 @@ pub mod policy;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod raw_http;
 pub mod receiver;
 pub mod reports;
 pub mod sending;

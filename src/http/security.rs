@@ -1,0 +1,76 @@
+//! What every request must have, and what every response tells browsers and caches. One layer for all routes, those of the
+//! development inbox included; a handler that sets one of these headers itself keeps its own.
+
+use axum::extract::Request;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+
+use super::ApiError;
+
+/// For what is no page: nothing may run, load or frame it.
+const NOTHING: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// For the API's documentation, whose scripts and style sheets come from here. It sets styles on elements.
+const DOCUMENTATION: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+    font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Refuses a request without a valid `Host`, and adds the headers.
+pub(super) async fn layer(request: Request, next: Next) -> Response {
+    let policy = policy(request.uri().path());
+    let is_public = policy == DOCUMENTATION || request.uri().path() == "/openapi.json";
+    let mut response = match check_host(request.version(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    };
+    let headers = response.headers_mut();
+    let mut add = |name: HeaderName, value: &'static str| {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    };
+    add(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    add(header::CONTENT_SECURITY_POLICY, policy);
+    add(header::REFERRER_POLICY, "no-referrer");
+    // Addresses, messages, keys: no cache may keep them.
+    if !is_public {
+        add(header::CACHE_CONTROL, "no-store");
+    }
+    response
+}
+
+fn policy(path: &str) -> &'static str {
+    if path == "/docs" || path.starts_with("/docs/") { DOCUMENTATION } else { NOTHING }
+}
+
+/// RFC 9112 §3.2: a request of HTTP/1.1 without `Host`, and any with several or one that is no host, is answered 400.
+fn check_host(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let refused = |why: &str| Err(ApiError::Malformed(format!("The request needs one `Host` header; {why}.")));
+    match (hosts.next(), hosts.next()) {
+        (None, _) if version >= Version::HTTP_11 => refused("it has none"),
+        (Some(_), Some(_)) => refused("it has several"),
+        (Some(host), None) if !is_host(host) => refused("its value is not a host name with an optional port"),
+        _ => Ok(()),
+    }
+}
+
+/// A host with an optional port. It may be empty, where the target of the request has no authority.
+fn is_host(value: &HeaderValue) -> bool {
+    let value = value.as_bytes();
+    value.is_empty() || (!value.contains(&b'@') && Authority::try_from(value).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_a_port() {
+        for good in ["example.test", "example.test:8080", "127.0.0.1", "[::1]:80", ""] {
+            assert!(is_host(&HeaderValue::from_static(good)), "{good}");
+        }
+        for bad in ["a@example.test", "a b", "a/b", "http://example.test", "[::1", "a,b\tc"] {
+            assert!(!is_host(&HeaderValue::from_static(bad)), "{bad}");
+        }
+    }
+}
