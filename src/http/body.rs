@@ -185,7 +185,8 @@ impl Pieces {
                 Err(_) => {}
             }
         };
-        let piece = next.map_err(|_| ApiError::Malformed("The request body ended early.".into()))?;
+        let piece =
+            next.map_err(|_| ApiError::Malformed("The request body ended early, or its chunks are not valid.".into()))?;
         let size = piece.len() as u64;
         self.long.arrived += size;
         self.short.arrived += size;

@@ -20,9 +20,16 @@ const DOCUMENTATION: &str = "default-src 'none'; script-src 'self'; style-src 's
 pub(super) async fn layer(request: Request, next: Next) -> Response {
     let policy = policy(request.uri().path());
     let is_public = policy == DOCUMENTATION || request.uri().path() == "/openapi.json";
-    let mut response = match check_host(request.version(), request.headers()) {
+    let checked = check_host(request.version(), request.headers()).and_then(|()| check_single(request.headers()));
+    let checked = checked.and_then(|()| check_coding(request.headers()));
+    let mut response = match checked {
         Ok(()) => next.run(request).await,
-        Err(error) => error.into_response(),
+        Err(error) => {
+            let mut response = error.into_response();
+            // Where a message ends, or whom it is for, is not sure: nothing more is read from this connection.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
     };
     let headers = response.headers_mut();
     let mut add = |name: HeaderName, value: &'static str| {
@@ -50,6 +57,26 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
         (None, _) if version >= Version::HTTP_11 => refused("it has none"),
         (Some(_), Some(_)) => refused("it has several"),
         (Some(host), None) if !is_host(host) => refused("its value is not a host name with an optional port"),
+        _ => Ok(()),
+    }
+}
+
+/// Headers of which a request has one. Where it has two, a proxy in front of this may have looked at the other.
+const SINGLE: [&str; 5] = ["authorization", "content-type", "idempotency-key", "last-event-id", "transfer-encoding"];
+
+fn check_single(headers: &HeaderMap) -> Result<(), ApiError> {
+    match SINGLE.into_iter().find(|name| headers.get_all(*name).iter().nth(1).is_some()) {
+        None => Ok(()),
+        Some(name) => Err(ApiError::Malformed(format!("The request may have one `{name}` header; it has several."))),
+    }
+}
+
+/// RFC 9112 §6.1: a body in a transfer coding that is not understood would be read as something else.
+fn check_coding(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(header::TRANSFER_ENCODING) {
+        Some(coding) if !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => {
+            Err(ApiError::Malformed("The only Transfer-Encoding that is understood is `chunked`.".into()))
+        }
         _ => Ok(()),
     }
 }

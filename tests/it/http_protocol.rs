@@ -42,12 +42,35 @@ async fn ambiguous_framing_is_refused_and_ends_the_connection() {
         "Content-Length : 5\r\n",
         "Transfer-Encoding: chunked, identity\r\n",
         "Transfer-Encoding: gzip\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
         " Transfer-Encoding: chunked\r\n",
     ] {
         let request = format!("POST /v1/messages HTTP/1.1\r\nHost: x\r\n{framing}\r\n{smuggled}");
         let answer = exchange(&app.base, request).await;
         assert_eq!((status(&answer), answer.matches("HTTP/1.1 ").count()), (400, 1), "{framing:?}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn header_that_is_single_may_not_be_repeated() {
+    let app = TestApp::start().await;
+    let key = &app.key;
+    for twice in [
+        format!("Authorization: Bearer {key}\r\nAuthorization: Bearer other\r\n"),
+        "Idempotency-Key: a\r\nIdempotency-Key: b\r\n".into(),
+        "Content-Type: text/plain\r\nContent-Type: application/json\r\n".into(),
+    ] {
+        let answer = exchange(&app.base, format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{twice}\r\n")).await;
+        assert!(status(&answer) == 400 && answer.contains("it has several"), "{twice}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn query_that_is_not_utf_8_is_refused() {
+    let app = TestApp::start().await;
+    assert_eq!(app.get("/v1/messages?to=%ff").await.problem(), (400, "malformed_request"));
+    assert_eq!(app.get("/v1/messages?subject=%C3%A5+b").await.status, 200);
 }
 
 #[tokio::test]
