@@ -225,10 +225,8 @@ fn with_responses(router: Router, responses: Responses) -> Router {
         .method_not_allowed_fallback(error::method_not_allowed)
         // The handlers that take a body read it themselves, with a limit and a time limit of their own.
         .layer(DefaultBodyLimit::disable())
-        .layer(middleware::from_fn_with_state(responses, response::layer))
         .layer(CatchPanicLayer::custom(error::panicked))
-        .layer(middleware::from_fn(security::layer))
-        .layer(middleware::from_fn(request_id::layer))
+        .layer(middleware::from_fn_with_state(responses, request_id::layer))
 }
 
 /// How long a client is asked to wait when the database is away.

@@ -5,8 +5,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody as _};
-use axum::extract::{Request, State};
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use super::ApiError;
@@ -75,22 +73,21 @@ pub(super) fn counted(mut response: Response) -> Response {
     response
 }
 
-/// Has large responses wait for their share.
-pub(super) async fn layer(State(responses): State<Responses>, mut request: Request, next: Next) -> Response {
-    let asker = Asker::default();
-    request.extensions_mut().insert(asker.clone());
-    let response = next.run(request).await;
-    let size = response.body().size_hint().exact().unwrap_or(0);
-    if size <= SMALL || response.extensions().get::<Counted>().is_some() {
-        return response;
-    }
-    let Ok(share) = responses.0.reserve_made(asker.0.get().copied(), size, MADE).await else {
-        return full().into_response();
-    };
-    let (parts, body) = response.into_parts();
-    // It is in memory as a whole, which is where its exact size is known from.
-    match axum::body::to_bytes(body, usize::MAX).await {
-        Ok(bytes) => Response::from_parts(parts, Body::from(held(bytes, Arc::new(share)))),
-        Err(_) => ApiError::Internal.into_response(),
+impl Responses {
+    /// Has a large response wait for its share.
+    pub(super) async fn admit(&self, asker: &Asker, response: Response) -> Response {
+        let size = response.body().size_hint().exact().unwrap_or(0);
+        if size <= SMALL || response.extensions().get::<Counted>().is_some() {
+            return response;
+        }
+        let Ok(share) = self.0.reserve_made(asker.0.get().copied(), size, MADE).await else {
+            return full().into_response();
+        };
+        let (parts, body) = response.into_parts();
+        // It is in memory as a whole, which is where its exact size is known from.
+        match axum::body::to_bytes(body, usize::MAX).await {
+            Ok(bytes) => Response::from_parts(parts, Body::from(held(bytes, Arc::new(share)))),
+            Err(_) => ApiError::Internal.into_response(),
+        }
     }
 }

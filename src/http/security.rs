@@ -1,10 +1,9 @@
-//! What every request must have, and what every response tells browsers and caches. One layer for all routes, those of the
+//! What every request must have, and what every response tells browsers and caches. All routes, those of the
 //! development inbox included; a handler that sets one of these headers itself keeps its own.
 
 use axum::extract::Request;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
 use super::ApiError;
@@ -16,33 +15,46 @@ const NOTHING: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; 
 const DOCUMENTATION: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
     font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Refuses a request without a valid `Host`, and adds the headers.
-pub(super) async fn layer(request: Request, next: Next) -> Response {
-    let policy = policy(request.uri().path());
-    let is_public = policy == DOCUMENTATION || request.uri().path() == "/openapi.json";
-    let checked = check_host(request.version(), request.headers()).and_then(|()| check_single(request.headers()));
-    let checked = checked.and_then(|()| check_coding(request.headers()));
-    let mut response = match checked {
-        Ok(()) => next.run(request).await,
-        Err(error) => {
-            let mut response = error.into_response();
-            // Where a message ends, or whom it is for, is not sure: nothing more is read from this connection.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            response
-        }
-    };
-    let headers = response.headers_mut();
-    let mut add = |name: HeaderName, value: &'static str| {
-        headers.entry(name).or_insert(HeaderValue::from_static(value));
-    };
-    add(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    add(header::CONTENT_SECURITY_POLICY, policy);
-    add(header::REFERRER_POLICY, "no-referrer");
-    // Addresses, messages, keys: no cache may keep them.
-    if !is_public {
-        add(header::CACHE_CONTROL, "no-store");
-    }
+/// Refuses a request of which it is not sure whom it is for, or where it ends.
+pub(super) fn check(request: &Request) -> Result<(), ApiError> {
+    let headers = request.headers();
+    check_host(request.version(), headers)?;
+    check_single(headers)?;
+    check_coding(headers)
+}
+
+/// The response to such a request. Nothing more is read from its connection.
+pub(super) fn refused(error: ApiError) -> Response {
+    let mut response = error.into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+/// What browsers and caches are told of a response to a request for this path.
+pub(super) struct Policy {
+    content: &'static str,
+    may_be_kept: bool,
+}
+
+impl Policy {
+    pub(super) fn new(path: &str) -> Self {
+        let content = policy(path);
+        Self { content, may_be_kept: content == DOCUMENTATION || path == "/openapi.json" }
+    }
+
+    /// Adds the headers.
+    pub(super) fn add_to(&self, headers: &mut HeaderMap) {
+        let mut add = |name: HeaderName, value: &'static str| {
+            headers.entry(name).or_insert(HeaderValue::from_static(value));
+        };
+        add(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+        add(header::CONTENT_SECURITY_POLICY, self.content);
+        add(header::REFERRER_POLICY, "no-referrer");
+        // Addresses, messages, keys: no cache may keep them.
+        if !self.may_be_kept {
+            add(header::CACHE_CONTROL, "no-store");
+        }
+    }
 }
 
 fn policy(path: &str) -> &'static str {

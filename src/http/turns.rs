@@ -28,12 +28,12 @@ pub(super) const QUERIES: Terms = Terms {
     refusal: "Too many slow queries at one time. Try again, or narrow the query.",
 };
 
-/// Event streams and long polls.
+/// What lasts as long as its client likes: event streams, long polls and exports.
 pub(super) const FOLLOWERS: Terms = Terms {
     all: 400,
     of_key: 100,
     wait: Duration::ZERO,
-    refusal: "Too many event streams and long polls at one time. Close some, or try again later.",
+    refusal: "Too many event streams, long polls and exports at one time. Close some, or try again later.",
 };
 
 /// The turns.

@@ -24,6 +24,7 @@ mod greylisted_then_delivered;
 mod hand_in;
 mod hand_over;
 mod http_connections;
+mod http_flood;
 mod http_headers;
 mod http_memory;
 mod http_protocol;

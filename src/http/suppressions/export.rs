@@ -17,6 +17,7 @@ use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
 use crate::domain::suppression::Suppression;
 use crate::http::auth::Caller;
+use crate::http::turns::Turn;
 use crate::http::{Api, ApiError, Problem};
 
 /// Entries a statement.
@@ -34,13 +35,16 @@ const PAGE: i64 = 1_000;
             (SuppressionView = "application/x-ndjson"), (String = "text/csv"))),
         (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many exports, streams and long polls at one time", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
 pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;
     let format = format(&headers);
+    let turn = api.followers.take(caller.key_id()).await?;
     let mut export = Export {
+        _turn: turn,
         db: api.db.clone(),
         tenant: caller.tenant(),
         now: api.clock.now(),
@@ -84,6 +88,8 @@ type Key = (String, String);
 
 /// An export under way.
 struct Export {
+    /// An export lasts as long as its client likes to read.
+    _turn: Turn,
     db: Db,
     tenant: TenantId,
     now: DateTime<Utc>,
