@@ -194,6 +194,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "so that it can stand beside `None`")]
     fn key(n: u128) -> Owner {
         Some(KeyId(Uuid::from_u128(n)))
     }

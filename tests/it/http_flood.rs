@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
+use postrider::clock::{Clock as _, SystemClock};
 use reqwest::Method;
 use serde_json::json;
 
@@ -30,7 +31,7 @@ async fn idle_and_silent_clients_do_not_stop_the_service() {
     let api = Api::new(&base, key);
     let content = STANDARD.encode(vec![7; 8 << 20]);
     let large = api.send(json!({"attachments": [{"filename": "a", "content": content}]})).await;
-    let due = (Utc::now() + TimeDelta::seconds(4)).to_rfc3339();
+    let due = (SystemClock.now() + TimeDelta::seconds(4)).to_rfc3339();
     let due = api.send(json!({"to": "due@example.test", "scheduled_at": due})).await;
 
     let mut held = Vec::new();

@@ -1,7 +1,9 @@
 //! The connections of a server: how many there are, whose, and which of them make way for new ones.
 //!
 //! At a limit the connection that has been idle longest is closed, as nginx does: one without a request in progress, of the
-//! peer that has most. Idle connections, however many, so never keep a client with a request out. Where every connection
+//! peer that has most, and of that peer's idle connections with and without an earlier request the kind that it has more of:
+//! neither a client's pool nor a client that is new goes for the sake of many of the other kind. Idle connections, however
+//! many, so never keep a client with a request out. Where every connection
 //! has a request in progress, a new one is refused.
 
 use std::collections::HashMap;
@@ -61,6 +63,8 @@ pub(super) struct Slot {
 #[derive(Debug)]
 pub(super) struct Activity {
     started: Instant,
+    /// The first [`Activity::state`].
+    born: u64,
     state: AtomicU64,
     /// The response's body is over; what was written of it may not have been sent yet.
     is_over: AtomicBool,
@@ -105,9 +109,14 @@ impl Open {
     fn evict(&mut self, of: Option<IpAddr>) -> bool {
         loop {
             let idle = self.by_number.iter().filter(|(_, one)| of.is_none_or(|peer| one.peer == peer));
-            let idle = idle.filter_map(|(number, one)| Some((*number, one.peer, one.activity.idle_since()?)));
-            let choice = idle.min_by_key(|(_, peer, since)| (usize::MAX - self.count_of(*peer), *since));
-            let Some((number, _, since)) = choice else { return false };
+            let idle = || idle.clone().filter_map(|(number, one)| Some((*number, one, one.activity.idle_since()?)));
+            let peer = idle().map(|(_, one, _)| one.peer).max_by_key(|peer| self.count_of(*peer));
+            let (new, used): (Vec<_>, Vec<_>) = idle()
+                .filter(|(_, one, _)| Some(one.peer) == peer)
+                .map(|(number, one, since)| (since, number, one.activity.born == since))
+                .partition(|(_, _, is_new)| *is_new);
+            let choice = if new.len() > used.len() { new } else { used }.into_iter().min();
+            let Some((since, number, _)) = choice else { return false };
             // Unless its request began this moment.
             if self.by_number.get(&number).is_some_and(|one| one.activity.evict(since)) {
                 self.remove(number);
@@ -146,15 +155,9 @@ impl Drop for Slot {
 
 impl Activity {
     fn new(started: Instant) -> Self {
-        let activity =
-            Self { started, state: AtomicU64::new(BUSY), is_over: AtomicBool::new(false), evicted: Notify::new() };
-        activity.state.store(activity.now(), Ordering::Release);
-        activity
-    }
-
-    /// Nanoseconds after the server's start, at least 1.
-    fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(EVICTED - 1).clamp(1, EVICTED - 1)
+        let born = since(started);
+        let (state, is_over) = (AtomicU64::new(born), AtomicBool::new(false));
+        Self { started, born, state, is_over, evicted: Notify::new() }
     }
 
     /// A request begins. Returns false if the connection is being closed.
@@ -172,7 +175,7 @@ impl Activity {
     /// All that was written has been sent.
     pub(super) fn flushed(&self) {
         if self.is_over.load(Ordering::Acquire) && self.is_over.swap(false, Ordering::AcqRel) {
-            let _ = self.state.compare_exchange(BUSY, self.now(), Ordering::AcqRel, Ordering::Acquire);
+            let _ = self.state.compare_exchange(BUSY, since(self.started), Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
@@ -189,6 +192,11 @@ impl Activity {
         }
         evicted
     }
+}
+
+/// Nanoseconds since the server's start: more than [`BUSY`], less than [`EVICTED`].
+fn since(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_nanos()).unwrap_or(EVICTED - 1).clamp(BUSY + 1, EVICTED - 1)
 }
 
 /// What one owner has: an address of IPv4, a /64 of IPv6.
@@ -230,6 +238,18 @@ mod tests {
         assert_eq!([&other, &first, &second, &new].map(is_evicted), [false, true, false, false]);
         assert!(!first.activity().begin(), "a request that comes too late is not begun");
         assert!(second.activity().begin());
+    }
+
+    #[test]
+    fn many_new_connections_do_not_drive_out_a_used_one() {
+        let all = connections(4, 9);
+        let used = admit(&all, "192.0.2.1").unwrap();
+        assert!(used.activity().begin());
+        used.activity().body_over();
+        used.activity().flushed();
+        let new: Vec<Slot> = (0..9).map(|_| admit(&all, "192.0.2.1").unwrap()).collect();
+        assert!(!is_evicted(&used));
+        assert_eq!(new.iter().filter(|slot| is_evicted(slot)).count(), 6);
     }
 
     #[test]
