@@ -2,6 +2,7 @@
 //! new requests, then what was accepted is committed, then what is being sent is finished.
 
 mod delivery;
+pub mod descriptors;
 pub(crate) mod domains;
 pub mod fingerprints;
 mod returns;
@@ -16,8 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::Router;
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -30,6 +29,7 @@ use crate::clock::SharedClock;
 use crate::config::{Config, SecretUrl};
 use crate::db::{self, Db, Opening};
 use crate::dev::inbox::Inbox;
+pub use crate::http::Server;
 use crate::http::{self, Api};
 use crate::journal::Journal;
 use crate::smtp;
@@ -57,6 +57,8 @@ pub struct App {
     db: Db,
     wake: Arc<Notify>,
     server: Option<Server>,
+    /// Serves the pages for recipients alone.
+    public: Option<Server>,
     /// Takes mail that comes back.
     inbound: Option<Taking>,
     /// The acceptor's tasks; they end when the last request has.
@@ -96,7 +98,8 @@ impl App {
         let wake = Arc::new(Notify::new());
         let accepting = TaskTracker::new();
         // The listener first: a port that is taken must not cost a worker's registration.
-        let listener = if roles == Roles::Worker { None } else { Some(listen(config.listen).await?) };
+        let listeners = Listeners::bind(config, roles).await?;
+        let limits = descriptors::http_limits(config, roles, inbox.is_some())?;
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(keep_partitions(db.clone(), clock.clone())));
         let journal = Journal::start(&db, &clock);
@@ -110,8 +113,8 @@ impl App {
         };
         tokio::spawn(stop.clone().run_until_cancelled_owned(watch.run()));
         let mut inbound = None;
-        let server = match listener {
-            Some(listener) => {
+        let (server, public) = match listeners {
+            Some(Listeners { api: listener, public }) => {
                 let feedback = returns::feedback(config, db.clone(), clock.clone())?;
                 inbound = Taking::start(config, feedback.clone()).await?;
                 let table = routes::table(config);
@@ -119,17 +122,23 @@ impl App {
                     Acceptor::new(db.clone(), clock.clone(), table, journal.clone(), wake.clone(), &accepting);
                 let settings = api_settings(config, &db, &clock)?;
                 let api = Api::new(db.clone(), clock, Arc::new(acceptor), feedback, settings, stop.clone());
-                Some(Server::start(listener, http::router(api, inbox))?)
+                let public = public.map(|listener| Server::start(listener, http::public(api.clone()), limits.public));
+                (Some(Server::start(listener, http::router(api, inbox), limits.api)?), public.transpose()?)
             }
-            None => None,
+            None => (None, None),
         };
         accepting.close();
-        Ok(Self { db, wake, server, inbound, accepting, worker, stop })
+        Ok(Self { db, wake, server, public, inbound, accepting, worker, stop })
     }
 
     /// Where the API listens.
     pub fn api_address(&self) -> Option<SocketAddr> {
         self.server.as_ref().map(|server| server.address)
+    }
+
+    /// Where the pages for recipients are served alone.
+    pub fn public_address(&self) -> Option<SocketAddr> {
+        self.public.as_ref().map(|server| server.address)
     }
 
     /// Where mail that comes back is taken.
@@ -150,12 +159,12 @@ impl App {
                 inbound.stop().await;
             }
         };
-        let serving = async {
-            if let Some(server) = self.server {
+        let serve = async |server: Option<Server>| {
+            if let Some(server) = server {
                 server.stop(REQUEST_GRACE).await;
             }
         };
-        tokio::join!(taking, serving);
+        tokio::join!(taking, serve(self.server), serve(self.public));
         // A connection whose client does not read keeps its part of the API alive; it must not keep us.
         if tokio::time::timeout(REQUEST_GRACE, self.accepting.wait()).await.is_err() {
             tracing::warn!("some connections did not end in time");
@@ -182,6 +191,24 @@ fn warn_of_copies(config: &Config) {
     }
 }
 
+/// The sockets of the API.
+#[derive(Debug)]
+struct Listeners {
+    api: TcpListener,
+    public: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config, roles: Roles) -> anyhow::Result<Option<Self>> {
+        if roles == Roles::Worker {
+            return Ok(None);
+        }
+        let api = listen(config.listen).await?;
+        let public = config.public_listen.map(|address| listen_as(address, "POSTRIDER_PUBLIC_LISTEN"));
+        Ok(Some(Self { api, public: public.transpose()? }))
+    }
+}
+
 /// Between two looks whether next week's partitions are there: they are made two weeks ahead.
 const PARTITIONS_EVERY: Duration = Duration::from_hours(1);
 
@@ -194,51 +221,22 @@ async fn keep_partitions(db: Db, clock: SharedClock) {
     }
 }
 
-/// A listening HTTP server.
-#[derive(Debug)]
-pub struct Server {
-    /// Where it listens.
-    pub address: SocketAddr,
-    stop: CancellationToken,
-    running: JoinHandle<std::io::Result<()>>,
-}
-
-impl Server {
-    /// Serves `router` on `listener`.
-    pub fn start(listener: TcpListener, router: Router) -> anyhow::Result<Self> {
-        let address = listener.local_addr()?;
-        let stop = CancellationToken::new();
-        // Answers are one small write each: Nagle's algorithm would only hold them back.
-        let listener = listener.tap_io(|stream| {
-            let _ = stream.set_nodelay(true);
-        });
-        let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-        Ok(Self { address, stop, running: tokio::spawn(serving.into_future()) })
-    }
-
-    /// Takes no more connections, and waits for the requests under way.
-    pub async fn stop(self, grace: Duration) {
-        self.stop.cancel();
-        let abort = self.running.abort_handle();
-        if tokio::time::timeout(grace, self.running).await.is_err() {
-            tracing::warn!("some requests did not end in time");
-            abort.abort();
-        }
-    }
-}
-
 /// Listens, or says which setting to change.
 pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
+    listen_as(address, "POSTRIDER_LISTEN")
+}
+
+fn listen_as(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    http::bind(address).map_err(|error| {
         let fix = match error.kind() {
-            ErrorKind::AddrInUse => "stop the program that does, or choose another address with POSTRIDER_LISTEN",
+            ErrorKind::AddrInUse => format!("stop the program that does, or choose another address with {setting}"),
             ErrorKind::AddrNotAvailable => {
-                "this machine has no such address; set POSTRIDER_LISTEN to one of its own, or to 0.0.0.0 for all"
+                format!("this machine has no such address; set {setting} to one of its own, or to 0.0.0.0 for all")
             }
             ErrorKind::PermissionDenied => {
-                "ports below 1024 need CAP_NET_BIND_SERVICE; choose another with POSTRIDER_LISTEN"
+                format!("ports below 1024 need CAP_NET_BIND_SERVICE; choose another with {setting}")
             }
-            _ => "choose another address with POSTRIDER_LISTEN",
+            _ => format!("choose another address with {setting}"),
         };
         anyhow::anyhow!("cannot listen on {address} ({error}): {fix}")
     })

@@ -16,7 +16,7 @@ use crate::app::{Server, listen};
 use crate::clock::SystemClock;
 use crate::dev;
 use crate::dev::inbox::Inbox;
-use crate::http;
+use crate::http::{self, ServerLimits};
 use crate::smtp::inbound;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +39,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     keep_out_of_git(&args.dir)?;
     let inbox = Inbox::open(args.dir, Arc::new(SystemClock)).await?;
     let catcher = Catcher::start(args.smtp, inbox.clone()).await?;
-    let server = Server::start(listen(args.http).await?, router(inbox.clone()))?;
+    let server = Server::start(listen(args.http).await?, router(inbox.clone()), ServerLimits::default())?;
     let signals = Signals::listen()?;
     tracing::info!(smtp = %catcher.address, http = %server.address, "the inbox takes mail");
     signals.stop_requested().await;

@@ -103,6 +103,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = Config::from_environment(cli.config.as_deref())?;
     telemetry::start(&config.log);
     let target = app::database_target(&config);
+    crate::app::descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(async {
         match cli.command {

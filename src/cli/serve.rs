@@ -42,10 +42,11 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> 
     let app = App::start(&config, roles, Arc::new(DatabaseClock::default()), None).await?;
     let signals = Signals::listen()?;
     let address = app.api_address().map(tracing::field::display);
+    let public = app.public_address().map(tracing::field::display);
     let inbound = app.inbound_address().map(tracing::field::display);
     let sends = way(&config);
     let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(event = "started", address, inbound, ?roles, sends, version, "postrider is running");
+    tracing::info!(event = "started", address, public, inbound, ?roles, sends, version, "postrider is running");
     signals.stop_requested().await;
     app.stop().await;
     tracing::info!("stopped");

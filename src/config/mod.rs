@@ -15,6 +15,7 @@ mod dkim;
 mod domains;
 mod duration;
 mod file;
+mod http;
 mod inbound;
 mod keys;
 mod load;
@@ -48,6 +49,7 @@ pub use delivery::Delivery;
 pub use dkim::Dkim;
 pub use domains::{Domains, Unverified};
 pub use duration::{duration, duration_text};
+pub use http::Http;
 pub use inbound::Inbound;
 pub use log::{Format, Log};
 pub use problem::{ConfigErrors, Origin, Problem};
@@ -63,6 +65,9 @@ pub use webhooks::Webhooks;
 pub struct Config {
     /// Where the API listens: `POSTRIDER_LISTEN`, an address and port, default `127.0.0.1:8080`. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where only the pages for recipients (`/u/…`) are served, so that the API need not be public: `POSTRIDER_PUBLIC_LISTEN`,
+    /// an address and port, default unset. `listen` serves them too.
+    pub public_listen: Option<SocketAddr>,
     /// The relay that takes all mail for which there is no route: `POSTRIDER_RELAY_URL`,
     /// `smtp://[user:pass@]host:port?tls=none|opportunistic|required` or `smtps://…`; default unset, which means direct to
     /// the recipients' mail servers.
@@ -86,6 +91,8 @@ pub struct Config {
     pub previous_secret_keys: Vec<SecretKey>,
     /// The database.
     pub database: Database,
+    /// What clients of the API may hold.
+    pub http: Http,
     /// What a request may hold.
     pub accept: Accept,
     /// How mail is sent and tried again.
@@ -112,6 +119,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            public_listen: None,
             relay_url: None,
             relay_ca_file: None,
             dns: None,
@@ -121,6 +129,7 @@ impl Default for Config {
             secret_key: None,
             previous_secret_keys: Vec::new(),
             database: Database::default(),
+            http: Http::default(),
             accept: Accept::default(),
             delivery: Delivery::default(),
             return_path: ReturnPath::default(),
@@ -170,6 +179,7 @@ impl Config {
         self.public_url.as_ref().map_or(Ok(()), check_public_url)?;
         self.secret_key.iter().chain(&self.previous_secret_keys).try_for_each(SecretKey::check)?;
         self.database.check()?;
+        self.http.check()?;
         self.accept.check()?;
         self.delivery.check()?;
         self.return_path.check()?;

@@ -107,19 +107,23 @@ pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<
     Ok(())
 }
 
+/// One chunk of a blob, counted from 0.
+pub async fn chunk(db: &Db, tenant: TenantId, sha256: &str, n: i32) -> Result<Option<Vec<u8>>, DbError> {
+    let query = sqlx::query_scalar!(
+        "SELECT data FROM blob_chunks WHERE tenant_id = $1 AND sha256 = decode($2, 'hex') AND n = $3",
+        tenant.0,
+        sha256,
+        n
+    );
+    db.timed("blobs.chunk", query.fetch_optional(&db.pool)).await
+}
+
 /// One blob's bytes, of which there are so many; none where some are missing.
 pub async fn get(db: &Db, tenant: TenantId, sha256: &str, size: u64) -> Result<Option<Vec<u8>>, DbError> {
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let mut data = Vec::new();
     for n in (0i32..).take(size.div_ceil(CHUNK)) {
-        let query = sqlx::query_scalar!(
-            "SELECT data FROM blob_chunks WHERE tenant_id = $1 AND sha256 = decode($2, 'hex') AND n = $3",
-            tenant.0,
-            sha256,
-            n
-        );
-        let chunk = db.timed("blobs.chunk", query.fetch_optional(&db.pool)).await?;
-        let Some(chunk) = chunk else { return Ok(None) };
+        let Some(chunk) = chunk(db, tenant, sha256, n).await? else { return Ok(None) };
         if n == 0 {
             // Most have one chunk, and are not copied.
             data = chunk;

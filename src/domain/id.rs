@@ -155,6 +155,19 @@ pub fn uuid_at(at: DateTime<Utc>) -> Uuid {
     Uuid::new_v7(Timestamp::from_unix(NoContext, seconds, at.timestamp_subsec_nanos()))
 }
 
+impl MessageId {
+    /// When the message was accepted, to the millisecond; none where that is no time.
+    pub fn accepted_at(self) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp_millis(i64::try_from(self.0.as_u128() >> 80).ok()?)
+    }
+
+    /// The smallest id of this millisecond.
+    pub fn first_of(moment: DateTime<Utc>) -> Self {
+        let millis = u128::try_from(moment.timestamp_millis()).unwrap_or(0);
+        Self(Uuid::from_u128(millis << 80))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

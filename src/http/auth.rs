@@ -9,7 +9,8 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use chrono::TimeDelta;
 
-use super::security::{Refusal, SecurityLog};
+use super::response::Asker;
+use super::security_log::{Refusal, SecurityLog};
 use super::{Api, ApiError};
 use crate::clock::SharedClock;
 use crate::db::Db;
@@ -47,8 +48,7 @@ impl Keys {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    async fn find(&self, secret: &str) -> Result<Option<Arc<KeyRow>>, ApiError> {
-        let hash = Secret::hash(secret);
+    async fn find(&self, hash: [u8; 32]) -> Result<Option<Arc<KeyRow>>, ApiError> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
         if let Some((asked, key)) = seen
             && asked.elapsed() < FRESH
@@ -63,6 +63,24 @@ impl Keys {
         }
         seen.insert(hash, (Instant::now(), key.clone()));
         Ok(Some(key))
+    }
+
+    /// The key as it is now, at most a few seconds old; fails, and is logged, where it works no longer.
+    async fn live(&self, hash: [u8; 32]) -> Result<Arc<KeyRow>, ApiError> {
+        const UNKNOWN: &str = "There is no such API key.";
+        let Some(key) = self.find(hash).await? else {
+            self.log.refused(Refusal::UnknownKey, None, UNKNOWN);
+            return Err(ApiError::Unauthorized(UNKNOWN));
+        };
+        if key.revoked_at.is_some() {
+            self.log.refused(Refusal::RevokedKey, Some(&key), "revoked");
+            return Err(ApiError::Unauthorized("This API key has been withdrawn."));
+        }
+        if key.expires_at.is_some_and(|at| at <= self.clock.now()) {
+            self.log.refused(Refusal::ExpiredKey, Some(&key), "expired");
+            return Err(ApiError::Unauthorized("This API key has expired."));
+        }
+        Ok(key)
     }
 
     /// Notes the use of a key without making the caller wait.
@@ -86,17 +104,23 @@ impl Keys {
 #[derive(Debug, Clone)]
 pub struct Caller {
     key: Arc<KeyRow>,
+    hash: [u8; 32],
     log: Arc<SecurityLog>,
 }
 
 impl Caller {
+    /// The same caller with the key as it is now; fails where the key works no longer. For what lasts longer than a request.
+    pub async fn again(&self, api: &Api) -> Result<Self, ApiError> {
+        Ok(Self { key: api.keys.live(self.hash).await?, hash: self.hash, log: self.log.clone() })
+    }
+
     /// Whose data the caller works on.
     pub fn tenant(&self) -> TenantId {
         TenantId(self.key.tenant_id)
     }
 
     /// The caller's API key.
-    pub fn key(&self) -> KeyId {
+    pub fn key_id(&self) -> KeyId {
         KeyId(self.key.id)
     }
 
@@ -182,15 +206,11 @@ impl FromRequestParts<Api> for Caller {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, secret)| secret.trim())
             .ok_or_else(|| unknown("The Authorization header must read `Bearer KEY`."))?;
-        let key = api.keys.find(secret).await?.ok_or_else(|| unknown("There is no such API key."))?;
-        if key.revoked_at.is_some() {
-            log.refused(Refusal::RevokedKey, Some(&key), "revoked");
-            return Err(ApiError::Unauthorized("This API key has been withdrawn."));
+        let hash = Secret::hash(secret);
+        let key = api.keys.live(hash).await?;
+        if let Some(asker) = parts.extensions.get::<Asker>() {
+            asker.set(KeyId(key.id));
         }
-        if key.expires_at.is_some_and(|at| at <= api.clock.now()) {
-            log.refused(Refusal::ExpiredKey, Some(&key), "expired");
-            return Err(ApiError::Unauthorized("This API key has expired."));
-        }
-        Ok(Self { key, log: log.clone() })
+        Ok(Self { key, hash, log: log.clone() })
     }
 }

@@ -1,137 +1,130 @@
-//! Reads request bodies: with a limit each, a limit in sum, and a time limit, so that neither a few large requests nor
-//! many slow ones take the service's memory.
+//! Reads request bodies: with a limit each, a limit in sum, a time limit and a least speed, so that neither a few large
+//! requests nor many slow ones take the service's memory, or keep each other out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::{HeaderMap, header};
 use futures_util::StreamExt as _;
-use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout};
 
 use super::ApiError;
+use super::room::{Owner, Room, Share};
 
 /// Bodies up to this many octets do not count: nothing small ever waits behind something large.
-const SMALL: u64 = 64 << 10;
+pub(super) const SMALL: u64 = 64 << 10;
+/// The largest body that describes something else than a message.
+const SETTINGS: u64 = 1 << 20;
 /// How long a body may take to arrive.
 const ARRIVAL: Duration = Duration::from_mins(2);
 /// How long a large body may wait for its turn.
 const TURN: Duration = Duration::from_secs(30);
 /// What is read and thrown away of a body that is too large, so that the client gets to read our answer.
 const DISCARD: u64 = 64 << 20;
+/// What has to arrive of a large body in 10 s: 16 KiB a second.
+const FLOWS: u64 = 160 << 10;
+/// The same in 2 s while somebody else waits for the memory.
+const FLOWS_WELL: u64 = 64 << 10;
+/// Memory is taken in steps of so much.
+const STEP: u64 = 256 << 10;
 
 /// The limits, and what is left of them.
 #[derive(Debug)]
 pub(super) struct Bodies {
     max: u64,
-    /// Kibibytes that large bodies may still take.
-    room: Semaphore,
-    capacity: u32,
-    /// Large answers that may still be made beside that.
-    answers: Semaphore,
+    room: Arc<Room>,
 }
-
-/// Large answers that are made from bodies at one time.
-const ANSWERS: usize = 2;
 
 /// A body, and its share of the memory until it is dropped.
 #[derive(Debug)]
-pub(super) struct Read<'a> {
+pub(super) struct Read {
     pub octets: Vec<u8>,
-    pub permit: Option<SemaphorePermit<'a>>,
+    pub share: Option<Share>,
 }
 
 impl Bodies {
     pub(super) fn new(max: u64, memory: u64) -> Self {
         // One body of the largest size must always fit.
-        let capacity = kibibytes(memory.max(max));
-        Self { max, room: Semaphore::new(capacity as usize), capacity, answers: Semaphore::new(ANSWERS) }
+        Self { max, room: Room::new(memory.max(max)) }
     }
 
-    /// Reads a JSON body.
-    pub(super) async fn json(&self, headers: &HeaderMap, body: Body) -> Result<Read<'_>, ApiError> {
+    /// Reads a JSON body that describes something else than a message.
+    pub(super) async fn json(&self, headers: &HeaderMap, body: Body) -> Result<Read, ApiError> {
+        self.read_json(None, headers, body, SETTINGS.min(self.max)).await
+    }
+
+    /// Reads the JSON of a message, or of several.
+    pub(super) async fn message(&self, owner: Owner, headers: &HeaderMap, body: Body) -> Result<Read, ApiError> {
+        self.read_json(owner, headers, body, self.max).await
+    }
+
+    async fn read_json(&self, owner: Owner, headers: &HeaderMap, body: Body, max: u64) -> Result<Read, ApiError> {
         if !is_kind(headers, "application/json") {
             return Err(ApiError::UnsupportedMediaType("application/json"));
         }
-        self.read(headers, body, self.max).await
+        self.read(owner, headers, body, max).await
     }
 
     /// Reads a mail of at most `max` octets.
-    pub(super) async fn mail(&self, headers: &HeaderMap, body: Body, max: u64) -> Result<Read<'_>, ApiError> {
+    pub(super) async fn mail(&self, owner: Owner, headers: &HeaderMap, body: Body, max: u64) -> Result<Read, ApiError> {
         if !["message/rfc822", "message/global", "application/octet-stream"].iter().any(|kind| is_kind(headers, kind)) {
             return Err(ApiError::UnsupportedMediaType("message/rfc822"));
         }
-        self.read(headers, body, max).await
+        self.read(owner, headers, body, max).await
     }
 
-    async fn read(&self, headers: &HeaderMap, body: Body, max: u64) -> Result<Read<'_>, ApiError> {
-        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    async fn read(&self, owner: Owner, headers: &HeaderMap, body: Body, max: u64) -> Result<Read, ApiError> {
+        is_plain(headers)?;
+        let length = length(headers);
         if length.is_some_and(|length| length > max) {
-            self.discard(headers, body).await;
+            discard(headers, body).await;
             return Err(ApiError::TooLarge(max));
         }
-        let mut permit = match length {
-            Some(length) if length > SMALL => Some(self.turn(decoded_too(length)).await?),
-            _ => None,
-        };
+        // Where no length was given, it may become as large as it may be.
+        let need = decoded_too(length.unwrap_or(max));
+        let mut share: Option<Share> = None;
         let mut octets = Vec::with_capacity(usize::try_from(length.unwrap_or(0)).unwrap_or(0));
-        let mut stream = body.into_data_stream();
-        let reading = async {
-            while let Some(chunk) = stream.next().await {
-                let chunk = chunk.map_err(|_| ApiError::Malformed("The request body ended early.".into()))?;
-                let size = (octets.len() + chunk.len()) as u64;
-                if size > max {
-                    return Err(ApiError::TooLarge(max));
-                }
-                if size > SMALL && permit.is_none() {
-                    // No length was given: it may become as large as it may be.
-                    permit = Some(self.turn(decoded_too(max)).await?);
-                }
-                octets.extend_from_slice(&chunk);
+        let mut pieces = Pieces::new(body, max, ARRIVAL);
+        while let Some(piece) = pieces.next_for(share.as_ref()).await? {
+            let size = (octets.len() + piece.len()) as u64;
+            if size > SMALL {
+                let share = share.get_or_insert_with(|| self.room.begin(owner, need));
+                share.grow(decoded_too(size.next_multiple_of(STEP)), TURN).await.map_err(|_| full())?;
             }
-            Ok(())
-        };
-        tokio::time::timeout(ARRIVAL, reading).await.map_err(|_| ApiError::BodyTimeout)??;
-        Ok(Read { octets, permit })
+            octets.extend_from_slice(&piece);
+        }
+        Ok(Read { octets, share })
     }
 
     /// A body that is worked on as it arrives: nothing of it is kept, so that it takes no share of the memory.
     pub(super) async fn pieces(&self, headers: &HeaderMap, body: Body) -> Result<Pieces, ApiError> {
-        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if length.is_some_and(|length| length > self.max) {
-            self.discard(headers, body).await;
+        is_plain(headers)?;
+        if length(headers).is_some_and(|length| length > self.max) {
+            discard(headers, body).await;
             return Err(ApiError::TooLarge(self.max));
         }
-        Ok(Pieces { stream: body.into_data_stream(), left: self.max, max: self.max })
+        Ok(Pieces::new(body, self.max, Duration::MAX))
     }
+}
 
-    /// Waits for room for `length` octets, of a body that is read or of an answer that is made.
-    pub(super) async fn turn(&self, length: u64) -> Result<SemaphorePermit<'_>, ApiError> {
-        let permits = kibibytes(length).min(self.capacity);
-        in_turn(self.room.acquire_many(permits)).await
-    }
+/// The answer where there was no memory in time.
+fn full() -> ApiError {
+    ApiError::Unavailable("Too many large requests at one time. Nothing was done; try again.")
+}
 
-    /// Waits until a large answer may be made by one who holds the room of its body already.
-    pub(super) async fn answer(&self) -> Result<SemaphorePermit<'_>, ApiError> {
-        in_turn(self.answers.acquire()).await
-    }
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
 
-    async fn discard(&self, headers: &HeaderMap, body: Body) {
-        // A client that asked first has not sent anything yet, and need not.
-        if headers.contains_key(header::EXPECT) {
-            return;
-        }
-        let mut left = DISCARD;
-        let mut stream = body.into_data_stream();
-        let reading = async {
-            while let Some(Ok(chunk)) = stream.next().await {
-                left = left.saturating_sub(chunk.len() as u64);
-                if left == 0 {
-                    break;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(TURN, reading).await;
+/// Reads on for a while, so that the client gets to read the answer.
+async fn discard(headers: &HeaderMap, body: Body) {
+    // A client that asked first has not sent anything yet, and need not.
+    if headers.contains_key(header::EXPECT) {
+        return;
     }
+    let mut pieces = Pieces::new(body, DISCARD, TURN);
+    while let Ok(Some(_)) = pieces.next().await {}
 }
 
 /// What a body takes up in memory while it is parsed: attachments are there twice, in base64 and decoded.
@@ -139,37 +132,93 @@ fn decoded_too(length: u64) -> u64 {
     length + length / 4 * 3
 }
 
-/// The pieces of a body.
+/// The pieces of a body, at no less than a least speed. Only the time in which a piece is awaited counts.
 #[derive(Debug)]
 pub(super) struct Pieces {
     stream: BodyDataStream,
     left: u64,
     max: u64,
+    /// How long may still be waited.
+    time: Duration,
+    long: Window,
+    short: Window,
+}
+
+/// What arrived in a span of waiting.
+#[derive(Debug)]
+struct Window {
+    length: Duration,
+    waited: Duration,
+    arrived: u64,
 }
 
 impl Pieces {
+    /// Of at most `max` bytes.
+    fn new(body: Body, max: u64, time: Duration) -> Self {
+        let window = |length| Window { length, waited: Duration::ZERO, arrived: 0 };
+        let (long, short) = (window(Duration::from_secs(10)), window(Duration::from_secs(2)));
+        Self { stream: body.into_data_stream(), left: max, max, time, long, short }
+    }
+
     /// The next one; none at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
-        let next = tokio::time::timeout(TURN, self.stream.next()).await.map_err(|_| ApiError::BodyTimeout)?;
-        let Some(piece) = next else { return Ok(None) };
-        let piece = piece.map_err(|_| ApiError::Malformed("The request body ended early.".into()))?;
-        self.left = self.left.checked_sub(piece.len() as u64).ok_or(ApiError::TooLarge(self.max))?;
+        self.next_of(FLOWS, false).await
+    }
+
+    /// The next one of a body that takes `share`; of one that takes nothing it is enough that something comes.
+    async fn next_for(&mut self, share: Option<&Share>) -> Result<Option<Bytes>, ApiError> {
+        self.next_of(share.map_or(1, |_| FLOWS), share.is_some_and(Share::is_in_the_way)).await
+    }
+
+    async fn next_of(&mut self, least: u64, is_in_the_way: bool) -> Result<Option<Bytes>, ApiError> {
+        let next = loop {
+            let begun = Instant::now();
+            let next = timeout(self.long.left().min(self.short.left()).min(self.time), self.stream.next()).await;
+            let waited = begun.elapsed();
+            self.time = self.time.saturating_sub(waited);
+            let is_slow = self.long.is_below(least, waited);
+            let is_slow = (self.short.is_below(FLOWS_WELL, waited) && is_in_the_way) || is_slow;
+            match next {
+                Ok(None) => return Ok(None),
+                _ if is_slow || self.time.is_zero() => return Err(ApiError::BodyTimeout),
+                Ok(Some(next)) => break next,
+                Err(_) => {}
+            }
+        };
+        let piece =
+            next.map_err(|_| ApiError::Malformed("The request body ended early, or its chunks are not valid.".into()))?;
+        let size = piece.len() as u64;
+        self.long.arrived += size;
+        self.short.arrived += size;
+        self.left = self.left.checked_sub(size).ok_or(ApiError::TooLarge(self.max))?;
         Ok(Some(piece))
     }
 }
 
-/// Waits, but not for ever.
-async fn in_turn<'a>(
-    permit: impl Future<Output = Result<SemaphorePermit<'a>, AcquireError>>,
-) -> Result<SemaphorePermit<'a>, ApiError> {
-    match tokio::time::timeout(TURN, permit).await {
-        Ok(Ok(permit)) => Ok(permit),
-        _ => Err(ApiError::Unavailable("Too many large requests at one time. Nothing was done; try again.")),
+impl Window {
+    fn left(&self) -> Duration {
+        self.length.saturating_sub(self.waited)
+    }
+
+    /// Whether less than this arrived in the span that ended now, if one did.
+    fn is_below(&mut self, least: u64, waited: Duration) -> bool {
+        self.waited += waited;
+        if self.waited < self.length {
+            return false;
+        }
+        let is_below = self.arrived < least;
+        (self.arrived, self.waited) = (0, Duration::ZERO);
+        is_below
     }
 }
 
-fn kibibytes(octets: u64) -> u32 {
-    u32::try_from(octets.div_ceil(1024)).unwrap_or(u32::MAX)
+/// Refuses a body in a coding: none is undone here, so it would be read as something else.
+fn is_plain(headers: &HeaderMap) -> Result<(), ApiError> {
+    let codings = headers.get_all(header::CONTENT_ENCODING);
+    if codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity") || coding.is_empty()) {
+        return Ok(());
+    }
+    Err(ApiError::UnsupportedMediaType("plain bytes, without a Content-Encoding"))
 }
 
 /// Whether it is of this type, with or without parameters; a missing one is taken for it.

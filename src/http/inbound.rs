@@ -125,11 +125,11 @@ pub async fn hand_in(
     let address = |text: &str| text.parse::<Address>().or_else(|_| text.replace(' ', "+").parse()).ok();
     let recipient = params.read("recipient", "Give an address.", address);
     params.finish()?;
-    let read = api.bodies.mail(&headers, body, api.max_inbound).await?;
+    let read = api.bodies.mail(Some(caller.key_id()), &headers, body, api.max_inbound).await?;
     let recipient = recipient.map(|address| address.to_string());
     let origin = Origin::Key { tenant: caller.tenant(), to: recipient.as_deref() };
     let taken = api.feedback.take(read.octets, origin, dry_run).await?;
-    drop(read.permit);
+    drop(read.share);
     if taken.is_early() && !dry_run {
         return Err(ApiError::Conflict {
             code: "still_sending",

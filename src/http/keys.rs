@@ -130,7 +130,7 @@ pub async fn create(
     keys::insert(&api.db, &key).await?;
     tracing::info!(
         event = "api_key_created",
-        by = %caller.key(),
+        by = %caller.key_id(),
         key = %id,
         scopes = scopes.join(" "),
         sender_domains = request.sender_domains.as_ref().map(|domains| domains.join(" ")),
@@ -197,6 +197,6 @@ pub async fn revoke(State(api): State<Api>, caller: Caller, PathId(id): PathId<K
         return Err(ApiError::NotFound("There is no key with this id."));
     }
     api.keys.forget();
-    tracing::info!(event = "api_key_revoked", by = %caller.key(), key = %id, "revoked an API key");
+    tracing::info!(event = "api_key_revoked", by = %caller.key_id(), key = %id, "revoked an API key");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -19,9 +19,14 @@ mod openapi;
 mod page;
 mod params;
 mod request_id;
+mod response;
+mod room;
 mod security;
+mod security_log;
+mod server;
 mod streams;
 mod suppressions;
+mod turns;
 mod unsubscribe;
 mod webhooks;
 
@@ -32,7 +37,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
@@ -54,6 +58,9 @@ pub use error::{ApiError, Problem};
 use events::News;
 pub use health::healthz;
 pub use openapi::document;
+use response::Responses;
+pub use server::{Limits as ServerLimits, Server, bind};
+use turns::Turns;
 pub use webhooks::TargetCheck;
 
 /// What the handlers share. A copy of it is made for each request.
@@ -80,8 +87,11 @@ pub struct Shared {
     keys: Arc<Keys>,
     bodies: Arc<Bodies>,
     limits: Limits,
-    /// Lists that are looked up at one time: a slow one must not take the connections that accept mail.
-    lists: Arc<Semaphore>,
+    responses: Responses,
+    /// At queries that may look through much.
+    turns: Arc<Turns>,
+    /// At following the events.
+    followers: Arc<Turns>,
     delivery: Arc<Delivery>,
     check_target: TargetCheck,
     domains: Arc<Domains>,
@@ -89,9 +99,6 @@ pub struct Shared {
     /// Makes and reads links to unsubscribe by, where that is configured.
     links: Option<Links>,
 }
-
-/// Lists at one time.
-const LISTS: usize = 4;
 
 /// How much the API takes in.
 #[derive(Debug, Clone)]
@@ -129,7 +136,9 @@ impl Api {
             keys: Arc::new(Keys::new(db.clone(), clock.clone())),
             bodies: Arc::new(Bodies::new(settings.max_body, settings.body_memory)),
             limits: settings.limits,
-            lists: Arc::new(Semaphore::new(LISTS)),
+            responses: Responses::new(settings.body_memory.max(settings.max_body)),
+            turns: Turns::new(turns::QUERIES),
+            followers: Turns::new(turns::FOLLOWERS),
             delivery: Arc::new(settings.delivery),
             check_target: settings.check_target,
             domains: Arc::new(settings.domains),
@@ -189,25 +198,39 @@ fn routes() -> OpenApiRouter<Api> {
 
 /// The whole application. With `inbox`, the routes of the development inbox are there too.
 pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
-    let keys = api.keys.clone();
+    let (keys, responses) = (api.keys.clone(), api.responses.clone());
     let mut router = Router::from(routes()).merge(unsubscribe::router()).with_state(api);
     if let Some(inbox) = inbox {
         router = crate::dev::complete(router.merge(openapi::router()), inbox);
     } else {
         router = router.merge(openapi::router());
     }
-    finish(router).layer(axum::Extension(keys))
+    with_responses(router, responses).layer(axum::Extension(keys))
+}
+
+/// The pages for recipients alone, and the probe of a load balancer.
+pub fn public(api: Api) -> Router {
+    let health = Router::new().route("/healthz", axum::routing::get(healthz));
+    let responses = api.responses.clone();
+    with_responses(health.merge(unsubscribe::router().with_state(api)), responses)
 }
 
 /// What every answer gets, also that of the inbox alone.
 pub fn finish(router: Router) -> Router {
+    with_responses(router, Responses::new(INBOX_MEMORY))
+}
+
+/// Memory for large responses of the inbox where it runs alone.
+const INBOX_MEMORY: u64 = 64 << 20;
+
+fn with_responses(router: Router, responses: Responses) -> Router {
     router
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         // The handlers that take a body read it themselves, with a limit and a time limit of their own.
         .layer(DefaultBodyLimit::disable())
         .layer(CatchPanicLayer::custom(error::panicked))
-        .layer(middleware::from_fn(request_id::layer))
+        .layer(middleware::from_fn_with_state(responses, request_id::layer))
 }
 
 /// How long a client is asked to wait when the database is away.

@@ -23,6 +23,10 @@ impl<S: Sync> FromRequestParts<S> for Params {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let mut params = Self { left: BTreeMap::new(), faults: Faults::default() };
+        // What is not UTF-8 would be searched for as something else, and not found.
+        if percent_encoding::percent_decode_str(parts.uri.query().unwrap_or_default()).decode_utf8().is_err() {
+            return Err(ApiError::Malformed("The query string is not UTF-8 (percent-encoded).".into()));
+        }
         for (name, value) in url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
             if value.contains('\0') {
                 params.faults.push(name.as_ref(), Code::ControlCharacter, "NUL is not allowed here.");

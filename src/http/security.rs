@@ -1,66 +1,102 @@
-//! The security log: who was refused, and why. What a caller can cause as often as it likes is logged at most once a minute
-//! for each API key and reason, with the number of refusals since; requests without a known key share one line a reason.
-//! What callers change is logged where it is changed, with the same `event` and `by` fields.
+//! What every request must have, and what every response tells browsers and caches. All routes, those of the
+//! development inbox included; a handler that sets one of these headers itself keeps its own.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use axum::extract::Request;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use axum::response::{IntoResponse as _, Response};
 
-use tokio::time::Instant;
-use uuid::Uuid;
+use super::ApiError;
 
-use crate::db::keys::KeyRow;
-use crate::domain::id::KeyId;
-use crate::telemetry::Seldom;
+/// For what is no page: nothing may run, load or frame it.
+const NOTHING: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Keys and reasons remembered; beyond that the memory starts again.
-const REMEMBERED: usize = 1_000;
+/// For the API's documentation, whose scripts and style sheets come from here. It sets styles on elements.
+const DOCUMENTATION: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+    font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Why a request was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Refusal {
-    /// No key is known by this secret, or the header cannot be read.
-    UnknownKey,
-    /// The key has been revoked.
-    RevokedKey,
-    /// The key has expired.
-    ExpiredKey,
-    /// The key lacks the scope, or is limited to other sender domains.
-    Forbidden,
+/// Refuses a request of which it is not sure whom it is for, or where it ends.
+pub(super) fn check(request: &Request) -> Result<(), ApiError> {
+    let headers = request.headers();
+    check_host(request.version(), headers)?;
+    check_single(headers)?;
+    check_coding(headers)
 }
 
-/// What was refused lately.
-#[derive(Debug, Default)]
-pub(super) struct SecurityLog(Mutex<HashMap<(Option<Uuid>, Refusal), Seldom>>);
+/// The response to such a request. Nothing more is read from its connection.
+pub(super) fn refused(error: ApiError) -> Response {
+    let mut response = error.into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
 
-impl SecurityLog {
-    /// Logs that a request was refused. A request without any key is no attack and is not logged.
-    pub(super) fn refused(&self, refusal: Refusal, key: Option<&KeyRow>, reason: &str) {
-        let Some(count) = self.note(refusal, key.map(|key| key.id), Instant::now()) else { return };
-        let (id, name) = (key.map(|key| KeyId(key.id).to_string()), key.map(|key| key.name.as_str()));
-        match refusal {
-            Refusal::UnknownKey => {
-                tracing::warn!(event = "api_key_unknown", count, reason, "refused requests without a valid API key");
-            }
-            Refusal::RevokedKey => {
-                tracing::warn!(event = "api_key_revoked_used", by = id, name, count, "refused a revoked API key");
-            }
-            Refusal::ExpiredKey => {
-                tracing::warn!(event = "api_key_expired_used", by = id, name, count, "refused an expired API key");
-            }
-            Refusal::Forbidden => {
-                tracing::warn!(event = "api_key_forbidden", by = id, name, count, reason, "refused by scope or domain");
-            }
-        }
+/// What browsers and caches are told of a response to a request for this path.
+pub(super) struct Policy {
+    content: &'static str,
+    may_be_kept: bool,
+}
+
+impl Policy {
+    pub(super) fn new(path: &str) -> Self {
+        let content = policy(path);
+        Self { content, may_be_kept: content == DOCUMENTATION || path == "/openapi.json" }
     }
 
-    /// Where it is to be logged now, returns how often it happened since the last line.
-    fn note(&self, refusal: Refusal, key: Option<Uuid>, now: Instant) -> Option<u64> {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() >= REMEMBERED {
-            lines.clear();
+    /// Adds the headers.
+    pub(super) fn add_to(&self, headers: &mut HeaderMap) {
+        let mut add = |name: HeaderName, value: &'static str| {
+            headers.entry(name).or_insert(HeaderValue::from_static(value));
+        };
+        add(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+        add(header::CONTENT_SECURITY_POLICY, self.content);
+        add(header::REFERRER_POLICY, "no-referrer");
+        // Addresses, messages, keys: no cache may keep them.
+        if !self.may_be_kept {
+            add(header::CACHE_CONTROL, "no-store");
         }
-        lines.entry((key, refusal)).or_default().note(now)
     }
+}
+
+fn policy(path: &str) -> &'static str {
+    if path == "/docs" || path.starts_with("/docs/") { DOCUMENTATION } else { NOTHING }
+}
+
+/// RFC 9112 §3.2: a request of HTTP/1.1 without `Host`, and any with several or one that is no host, is answered 400.
+fn check_host(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let refused = |why: &str| Err(ApiError::Malformed(format!("The request needs one `Host` header; {why}.")));
+    match (hosts.next(), hosts.next()) {
+        (None, _) if version >= Version::HTTP_11 => refused("it has none"),
+        (Some(_), Some(_)) => refused("it has several"),
+        (Some(host), None) if !is_host(host) => refused("its value is not a host name with an optional port"),
+        _ => Ok(()),
+    }
+}
+
+/// Headers of which a request has one. Where it has two, a proxy in front of this may have looked at the other.
+const SINGLE: [&str; 5] = ["authorization", "content-type", "idempotency-key", "last-event-id", "transfer-encoding"];
+
+fn check_single(headers: &HeaderMap) -> Result<(), ApiError> {
+    match SINGLE.into_iter().find(|name| headers.get_all(*name).iter().nth(1).is_some()) {
+        None => Ok(()),
+        Some(name) => Err(ApiError::Malformed(format!("The request may have one `{name}` header; it has several."))),
+    }
+}
+
+/// RFC 9112 §6.1: a body in a transfer coding that is not understood would be read as something else.
+fn check_coding(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(header::TRANSFER_ENCODING) {
+        Some(coding) if !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => {
+            Err(ApiError::Malformed("The only Transfer-Encoding that is understood is `chunked`.".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A host with an optional port. It may be empty, where the target of the request has no authority.
+fn is_host(value: &HeaderValue) -> bool {
+    let value = value.as_bytes();
+    value.is_empty() || (!value.contains(&b'@') && Authority::try_from(value).is_ok())
 }
 
 #[cfg(test)]
@@ -68,15 +104,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_one_key_hides_no_other() {
-        let (log, now) = (SecurityLog::default(), Instant::now());
-        let (one, other) = (Some(Uuid::from_u128(1)), Some(Uuid::from_u128(2)));
-        assert_eq!(log.note(Refusal::Forbidden, one, now), Some(1));
-        for _ in 0..1_000 {
-            assert_eq!(log.note(Refusal::Forbidden, one, now), None);
+    fn a_host_is_a_name_or_an_address_with_a_port() {
+        for good in ["example.test", "example.test:8080", "127.0.0.1", "[::1]:80", ""] {
+            assert!(is_host(&HeaderValue::from_static(good)), "{good}");
         }
-        assert_eq!(log.note(Refusal::Forbidden, other, now), Some(1));
-        assert_eq!(log.note(Refusal::RevokedKey, one, now), Some(1));
-        assert_eq!(log.note(Refusal::UnknownKey, None, now), Some(1));
+        for bad in ["a@example.test", "a b", "a/b", "http://example.test", "[::1", "a,b\tc"] {
+            assert!(!is_host(&HeaderValue::from_static(bad)), "{bad}");
+        }
     }
 }

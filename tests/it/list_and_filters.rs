@@ -161,3 +161,30 @@ async fn a_message_shows_what_was_sent() {
     assert_eq!(shown["recipients"][0]["name"], "Bo Å");
     assert_eq!(app.get("/v1/messages").await.body["data"][0], shown, "the list shows the same");
 }
+
+#[tokio::test]
+async fn rare_status_is_looked_for_in_bounded_steps() {
+    let app = TestApp::start().await;
+    app.send(json!({"subject": "old"})).await;
+    app.run_until_idle().await;
+    app.sql(
+        "INSERT INTO messages (tenant_id, id, content_id, created_at, stream, from_address, reply_to, subject, tags, metadata,
+                               on_uncertain, size)
+         SELECT tenant_id, uuid_floor(created_at + n * interval '1 ms'), content_id, created_at, stream, from_address,
+                reply_to, 'new', tags, metadata, on_uncertain, size
+         FROM messages, generate_series(1, 11000) n",
+    )
+    .await;
+    let (mut pages, mut after, mut all) = (0, String::new(), Vec::new());
+    loop {
+        let page = app.get(&format!("/v1/messages?status=relayed{after}")).await;
+        assert_eq!(page.status, 200, "{}", page.body);
+        all.extend(subjects(&page.body).into_iter().map(str::to_owned));
+        pages += 1;
+        let Some(next) = page.body["next"].as_str() else { break };
+        assert_eq!(page.body["has_more"], true);
+        after = format!("&after={next}");
+    }
+    assert_eq!((pages, all), (3, vec!["old".to_owned()]));
+    app.sql("DELETE FROM messages WHERE subject = 'new'").await;
+}

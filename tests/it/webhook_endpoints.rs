@@ -9,7 +9,7 @@ use postrider::domain::key::Scope;
 use postrider::domain::retry::Policy;
 use postrider::domain::routing::{RouteName, RouteTable};
 use postrider::feedback::Feedback;
-use postrider::http::{self, Delivery, Settings, TargetCheck};
+use postrider::http::{self, Delivery, ServerLimits, Settings, TargetCheck};
 use postrider::journal::Journal;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -464,7 +464,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         CancellationToken::new(),
     );
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let server = Server::start(listener, http::router(api, None)).unwrap();
+    let server = Server::start(listener, http::router(api, None), ServerLimits::default()).unwrap();
     let client = Api::new(format!("http://{}", server.address), app.key.clone());
     (server, client)
 }

@@ -59,7 +59,7 @@ pub async fn create(
         return Err(exists());
     }
     api.domains.senders.forget();
-    tracing::info!(event = "domain_created", by = %caller.key(), domain = name, "registered a domain");
+    tracing::info!(event = "domain_created", by = %caller.key_id(), domain = name, "registered a domain");
     let view = shown(&api, tenant, &name).await?;
     let mut response = (StatusCode::CREATED, Json(view)).into_response();
     if let Ok(location) = HeaderValue::try_from(format!("/v1/domains/{name}")) {
@@ -94,6 +94,6 @@ pub async fn remove(
     if !was_there {
         return Err(NO_DOMAIN);
     }
-    tracing::info!(event = "domain_removed", by = %caller.key(), domain = name, "removed a domain");
+    tracing::info!(event = "domain_removed", by = %caller.key_id(), domain = name, "removed a domain");
     Ok(StatusCode::NO_CONTENT)
 }

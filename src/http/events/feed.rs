@@ -67,6 +67,7 @@ enum Start {
         (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many streams and long polls at one time; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -88,30 +89,43 @@ pub async fn list(
     let tenant = caller.tenant();
     if wants_stream(&headers) {
         let after = begin(&api, tenant, last_event_id(&headers)?.unwrap_or(start)).await?;
-        return Ok(stream::of(api, tenant, filter, after).into_response());
+        let turn = api.followers.take(caller.key_id()).await?;
+        return Ok(stream::of(api, caller, turn, filter, after).into_response());
     }
     let after = begin(&api, tenant, start).await?;
+    let _turn = match wait {
+        Some(1..) => Some(api.followers.take(caller.key_id()).await?),
+        _ => None,
+    };
     let until = Instant::now() + Duration::from_secs(wait.unwrap_or(0));
-    let part = when_any(&api, tenant, &filter, after, limit.unwrap_or(LIMITS.0), until).await?;
+    let part = when_any(&api, &caller, &filter, after, limit.unwrap_or(LIMITS.0), until).await?;
     Ok(Json(Page::of(part)).into_response())
 }
 
 /// Events above `after`; where there are none, the next ones until that time.
 async fn when_any(
     api: &Api,
-    tenant: TenantId,
+    caller: &Caller,
     filter: &Filter,
     mut after: i64,
     limit: i64,
     until: Instant,
 ) -> Result<Part, ApiError> {
+    let tenant = caller.tenant();
     loop {
         let part = feed::part(&api.db, tenant, filter, after, limit).await?;
         after = part.next;
         if !part.events.is_empty() || part.has_more || Instant::now() >= until {
             return Ok(part);
         }
-        if timeout_at(until, api.news.beyond(tenant, after)).await != Ok(true) {
+        let mut is_news = None;
+        while is_news.is_none() && Instant::now() < until {
+            let soon = (Instant::now() + stream::KEY_CHECK).min(until);
+            is_news = timeout_at(soon, api.news.beyond(tenant, after)).await.ok();
+            // A key that was revoked meanwhile hears no more.
+            caller.again(api).await?.may(Scope::Read)?;
+        }
+        if is_news != Some(true) {
             return Ok(part);
         }
     }

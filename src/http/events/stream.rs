@@ -12,10 +12,15 @@ use tokio::time::{Instant, timeout_at};
 use crate::db::feed::{self, Filter};
 use crate::domain::event::Event;
 use crate::domain::id::TenantId;
+use crate::domain::key::Scope;
 use crate::http::Api;
+use crate::http::auth::Caller;
+use crate::http::turns::Turn;
 
-/// How long one connection lasts. The client comes again with `Last-Event-ID`, and its key is looked at anew.
+/// How long one connection lasts. The client comes again with `Last-Event-ID`.
 const LASTS: Duration = Duration::from_mins(15);
+/// How often the key of a stream or a long poll is looked at again.
+pub(super) const KEY_CHECK: Duration = Duration::from_secs(1);
 /// A sign of life for proxies that close what is silent.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// When a client may come again.
@@ -25,18 +30,32 @@ const PAGE: i64 = 100;
 
 struct Reader {
     api: Api,
+    caller: Caller,
+    /// When the key has to be looked at again.
+    check_at: Instant,
     tenant: TenantId,
     filter: Filter,
     after: i64,
     /// Read and not sent yet.
     read: VecDeque<Event>,
     until: Instant,
+    _turn: Turn,
 }
 
 /// The events above `after`, and all that follow.
-pub(super) fn of(api: Api, tenant: TenantId, filter: Filter, after: i64) -> impl IntoResponse {
-    let until = Instant::now() + LASTS;
-    let reader = Reader { api, tenant, filter, after, read: VecDeque::new(), until };
+pub(super) fn of(api: Api, caller: Caller, turn: Turn, filter: Filter, after: i64) -> impl IntoResponse {
+    let (tenant, now) = (caller.tenant(), Instant::now());
+    let reader = Reader {
+        api,
+        caller,
+        check_at: now + KEY_CHECK,
+        tenant,
+        filter,
+        after,
+        read: VecDeque::new(),
+        until: now + LASTS,
+        _turn: turn,
+    };
     let events = stream::unfold(reader, async |mut reader| {
         let event = reader.next().await?;
         let shown = sse::Event::default().id(event.seq.to_string()).event(&event.kind).json_data(&event);
@@ -51,6 +70,9 @@ impl Reader {
     /// The next event; none where the connection is to end.
     async fn next(&mut self) -> Option<Event> {
         loop {
+            if !self.may_go_on().await {
+                return None;
+            }
             if let Some(event) = self.read.pop_front() {
                 return Some(event);
             }
@@ -73,8 +95,28 @@ impl Reader {
         }
     }
 
-    /// Waits for more. Answers `false` where the connection is to end.
+    /// Waits for more. Returns `false` where the connection is to end.
     async fn waited(&mut self) -> bool {
-        timeout_at(self.until, self.api.news.beyond(self.tenant, self.after)).await == Ok(true)
+        loop {
+            let soon = self.check_at.min(self.until);
+            match timeout_at(soon, self.api.news.beyond(self.tenant, self.after)).await {
+                Ok(is_news) => return is_news,
+                Err(_) if Instant::now() >= self.until || !self.may_go_on().await => return false,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Whether the key still works, asked about once a second.
+    async fn may_go_on(&mut self) -> bool {
+        if Instant::now() < self.check_at {
+            return true;
+        }
+        self.check_at = Instant::now() + KEY_CHECK;
+        let caller = self.caller.again(&self.api).await;
+        if let Err(error) = &caller {
+            tracing::info!(event = "event_stream_ended", ?error, "ended an event stream whose key works no longer");
+        }
+        caller.is_ok_and(|caller| caller.may(Scope::Read).is_ok())
     }
 }

@@ -94,7 +94,7 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     let key = LaneKey { stream: &lane.stream, route: &route, domain: &lane.domain };
     let (id, is_new) = steer::put(&api.db, caller.tenant(), key, &lane.limits, context.now).await?.ok_or(NO_LANE)?;
     api.acceptor.wake();
-    tracing::info!(event = "lane_changed", by = %caller.key(), lane = %id, "changed a lane");
+    tracing::info!(event = "lane_changed", by = %caller.key_id(), lane = %id, "changed a lane");
     let view = terms(&api, caller.tenant(), id).await?;
     let mut response = (if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(view)).into_response();
     if let (true, Ok(location)) = (is_new, HeaderValue::try_from(format!("/v1/lanes/{id}"))) {
@@ -224,6 +224,6 @@ async fn done(api: &Api, caller: &Caller, id: LaneId, is_there: bool) -> Result<
         return Err(NO_LANE);
     }
     api.acceptor.wake();
-    tracing::info!(event = "lane_changed", by = %caller.key(), lane = %id, "changed a lane");
+    tracing::info!(event = "lane_changed", by = %caller.key_id(), lane = %id, "changed a lane");
     terms(api, caller.tenant(), id).await.map(Json)
 }

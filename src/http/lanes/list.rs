@@ -51,7 +51,7 @@ pub async fn list(
     let limit = params.limit();
     let filter = filter(&mut params);
     params.finish()?;
-    let _turn = api.lists.acquire().await;
+    let _turn = api.turns.take(caller.key_id()).await?;
     let lanes =
         traffic::lanes(&api.db, caller.tenant(), &filter, limit + 1, api.clock.now()).await.map_err(too_broad)?;
     let Page { data, has_more, next } = Page::of(lanes, limit, cursor, |lane| lane);

@@ -68,15 +68,15 @@ pub async fn create(
     caller.may(Scope::Send)?;
     let dry_run = params.read("dry_run", "Give `true` or `false`.", |word| word.parse::<bool>().ok());
     params.finish()?;
-    let read = api.bodies.json(&headers, body).await?;
+    let read = api.bodies.message(Some(caller.key_id()), &headers, body).await?;
     if dry_run == Some(true) {
         let message = parse(&api, caller.tenant(), read.octets).await?;
         admit(&caller, &message)?;
-        return plan::of(&api, &caller, message, read.permit).await;
+        return plan::of(&api, &caller, message, read.share).await;
     }
     let key = idempotency::key(&headers)?;
     if let Some(key) = key
-        && let Some(first) = api.acceptor.first_use(caller.tenant(), caller.key(), key).await?
+        && let Some(first) = api.acceptor.first_use(caller.tenant(), caller.key_id(), key).await?
     {
         return repeat(&api, &caller, &first, read.octets).await;
     }
@@ -92,7 +92,7 @@ pub async fn create(
     let mut answer = Accepted { warnings, ..Accepted::of_new(&message) };
     let accepted = api.acceptor.accept(caller.tenant(), message, idempotency).await?;
     // The memory of a large body is ours until its attachments are stored.
-    drop(read.permit);
+    drop(read.share);
     match accepted {
         accept::Accepted::New { suppressed } => {
             answer.suppress(&suppressed);
@@ -133,7 +133,7 @@ async fn parse_keyed(
     let (now, limits) = (api.clock.now(), api.limits.clone());
     let work = move |body: &[u8]| request::parse_keyed(body, &Context { now, limits: &limits, streams: &streams });
     let (message, Fingerprints { bytes, parsed }) = compute(body, work).await?;
-    let with = IdempotencyKey { key: key.to_owned(), owner: caller.key(), fingerprint: bytes, digest: parsed };
+    let with = IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint: bytes, digest: parsed };
     Ok((message, with))
 }
 

@@ -122,7 +122,7 @@ pub async fn get(
     caller.may(Scope::Read)?;
     let tenant = caller.tenant();
     let message = super::read::row(&api, &caller, id).await?;
-    let _turn = api.lists.acquire().await;
+    let _turn = api.turns.take(caller.key_id()).await?;
     let now = api.clock.now();
     let rows = explain::places(&api.db, tenant, id, now).await?;
     let mut places = Surroundings::of(&api, tenant, &message, &rows, now).await?;

@@ -11,6 +11,7 @@ use crate::db::DbError;
 use crate::db::messages::{self, Filter, RecipientRow};
 use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::fault::{Code, Fault};
+use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::Page;
@@ -19,7 +20,9 @@ use crate::http::{Api, ApiError, Problem};
 
 /// List messages
 ///
-/// Newest first. Filters are joined by "and". With a key that has `sender_domains`, only messages from those.
+/// Newest first. Filters are joined by "and". With a key that has `sender_domains`, only messages from those. A request looks
+/// through a bounded number of messages: a page may hold fewer than `limit`, or none, while `has_more` is true. Go on with
+/// `next` until it is null.
 #[utoipa::path(
     get, path = "/v1/messages", tag = "messages", operation_id = "list_messages",
     params(
@@ -45,21 +48,28 @@ use crate::http::{Api, ApiError, Problem};
 pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Page<Message>>, ApiError> {
     caller.may(Scope::Read)?;
     let limit = params.limit();
-    let filter = Filter { sender_domains: caller.sender_domains().map(<[String]>::to_vec), ..filter(&mut params) };
+    let mut filter = Filter { sender_domains: caller.sender_domains().map(<[String]>::to_vec), ..filter(&mut params) };
     params.finish()?;
-    let _turn = api.lists.acquire().await;
+    let _turn = api.turns.take(caller.key_id()).await?;
     let now = api.clock.now();
+    let horizon = messages::horizon(&api.db, caller.tenant(), &filter).await.map_err(too_broad)?;
+    filter.created_after = horizon.or(filter.created_after);
     let rows = messages::page(&api.db, caller.tenant(), &filter, limit + 1, now).await.map_err(too_broad)?;
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let mut recipients = HashMap::<Uuid, Vec<RecipientRow>>::new();
     for row in messages::recipients(&api.db, caller.tenant(), &ids, now).await? {
         recipients.entry(row.message_id).or_default().push(row);
     }
-    let cursor = |row: &messages::MessageRow| crate::domain::id::MessageId(row.id).to_string();
-    Ok(Json(Page::of(rows, limit, cursor, |row| {
+    let cursor = |row: &messages::MessageRow| MessageId(row.id).to_string();
+    let mut page = Page::of(rows, limit, cursor, |row| {
         let of_message = recipients.get(&row.id).cloned().unwrap_or_default();
         Message::of(row, of_message)
-    })))
+    });
+    if let (None, Some(horizon)) = (&page.next, horizon) {
+        // There are older ones, which this request did not look at.
+        (page.has_more, page.next) = (true, Some(MessageId::first_of(horizon).to_string()));
+    }
+    Ok(Json(page))
 }
 
 fn filter(params: &mut Params) -> Filter {

@@ -1,14 +1,15 @@
 //! `POST /v1/messages?dry_run=true`: what would become of a message, with nothing stored.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use tokio::sync::SemaphorePermit;
 
 use super::explain::{LaneRef, without_origin, without_replies};
 use super::sender::{self, PlannedSignature, Warning};
@@ -30,8 +31,9 @@ use crate::domain::suppression::{AddressKey, Suppression};
 use crate::domain::unsubscribe::{self, Ticket};
 use crate::http::auth::Caller;
 use crate::http::delivery::{Delivery, RelayView};
+use crate::http::room::Share;
 use crate::http::suppressions::view::SuppressionView;
-use crate::http::{Api, ApiError};
+use crate::http::{Api, ApiError, response};
 use crate::mail;
 
 /// What would become of a message. Nothing was stored, and nothing will be sent.
@@ -103,7 +105,7 @@ pub(super) async fn of(
     api: &Api,
     caller: &Caller,
     message: NewMessage,
-    body: Option<SemaphorePermit<'_>>,
+    body: Option<Share>,
 ) -> Result<Response, ApiError> {
     let now = message.created_at;
     let (standing, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
@@ -120,7 +122,7 @@ pub(super) async fn of(
     let (unsubscribe, of_links) = lanes.unsubscribe(api, caller, &message);
     warnings.extend(of_links);
     let relays = api.delivery.relays(&route).to_vec();
-    let is_large = message.size() > LARGE;
+    let size = message.size();
     let work = move || {
         serde_json::to_vec(&Plan {
             dry_run: true,
@@ -134,17 +136,17 @@ pub(super) async fn of(
             recipients,
         })
     };
-    let json = if is_large {
-        // In memory as attachments, as MIME and as JSON at one time: few at a time, beside the room for bodies. Whoever has
-        // some of that and asked for more of it could wait for another who does the same.
-        let _turn = api.bodies.answer().await?;
-        tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Internal)?
-    } else {
-        work()
-    };
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    if size <= LARGE {
+        return Ok((kind, work().map_err(|_| ApiError::Internal)?).into_response());
+    }
+    // In memory as MIME and as JSON at one time, beside the attachments in `body`.
+    let share = api.responses.reserve(Some(caller.key_id()), size.saturating_mul(3)).await?;
+    let json = tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Internal)?;
     drop(body);
     let json = json.map_err(|_| ApiError::Internal)?;
-    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
+    share.shrink(json.len() as u64);
+    Ok(response::counted((kind, Body::from(response::held(json, Arc::new(share)))).into_response()))
 }
 
 /// Messages over this many octets are built few at a time, off the async threads.
@@ -247,7 +249,7 @@ impl Lanes {
             ..Filter::default()
         };
         let now = message.created_at;
-        let _turn = api.lists.acquire().await;
+        let _turn = api.turns.take(caller.key_id()).await?;
         let lanes = traffic::lanes(&api.db, tenant, &filter, limit, now).await?;
         let there = if may_read {
             let ids: Vec<i64> = lanes.iter().map(|lane| lane.id.0).collect();

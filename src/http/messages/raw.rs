@@ -1,18 +1,22 @@
 //! A message as it goes over the wire, and its attachments.
 
+use std::sync::Arc;
+
+use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt as _, stream};
 
 use super::plan;
-use crate::db::{blobs, drafts, messages};
+use crate::db::{DbError, blobs, drafts, messages};
 use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::domain::message::Attachment;
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, Problem, response};
 
 const NO_MESSAGE: ApiError = ApiError::NotFound("There is no message with this id.");
 const SIGNATURES: HeaderName = HeaderName::from_static("postrider-signatures");
@@ -47,16 +51,20 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     let was_attempted = recipients.iter().any(|recipient| recipient.attempts > 0);
     // In memory as attachments and as MIME at one time, which is a third longer.
     let octets = u64::try_from(stored.row.size).unwrap_or(0);
-    let room = if stored.is_large() { Some(api.bodies.turn(octets.saturating_mul(5) / 2).await?) } else { None };
+    let need = octets.saturating_mul(5) / 2;
+    let share = if stored.is_large() { Some(api.responses.reserve(Some(caller.key_id()), need).await?) } else { None };
     let draft = stored.draft(&api.db, api.links.as_ref()).await?;
     let standing = api.domains.senders.of(caller.tenant(), draft.from.address.domain()).await?;
     let build = move || plan::built(&draft, standing.signer().as_deref());
-    let mime = if room.is_some() {
-        tokio::task::spawn_blocking(build).await.map_err(|_| ApiError::Internal)?
-    } else {
-        build()
+    let kind = [(header::CONTENT_TYPE, "message/rfc822")];
+    let mut response = match share {
+        Some(share) => {
+            let mime = tokio::task::spawn_blocking(build).await.map_err(|_| ApiError::Internal)?;
+            share.shrink(mime.len() as u64);
+            response::counted((kind, Body::from(response::held(mime, Arc::new(share)))).into_response())
+        }
+        None => (kind, build()).into_response(),
     };
-    let mut response = ([(header::CONTENT_TYPE, "message/rfc822")], mime).into_response();
     if was_attempted {
         // What an attempt went out with is not kept: the keys may have been others.
         response.headers_mut().insert(SIGNATURES, HeaderValue::from_static("current"));
@@ -94,9 +102,7 @@ pub async fn attachment(
     let stored = messages::attachments(&api.db, caller.tenant(), id).await?.ok_or(NO_MESSAGE)?;
     let attachments: Vec<Attachment> = serde_json::from_value(stored).map_err(|_| ApiError::Internal)?;
     let attachment = attachments.get(n).ok_or(NO_ATTACHMENT)?;
-    let _room = api.bodies.turn(attachment.size).await?;
-    let data = blobs::get(&api.db, caller.tenant(), &attachment.sha256, attachment.size).await?;
-    let data = data.ok_or(NO_ATTACHMENT)?;
+    let content = content(&api, &caller, attachment).await?;
     let name = percent(&attachment.filename);
     let disposition = HeaderValue::try_from(format!("attachment; filename*=UTF-8''{name}"));
     let headers = [
@@ -104,8 +110,36 @@ pub async fn attachment(
         (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (header::CONTENT_DISPOSITION, disposition.unwrap_or(HeaderValue::from_static("attachment"))),
+        (header::CONTENT_LENGTH, HeaderValue::from(attachment.size)),
     ];
-    Ok((headers, data).into_response())
+    Ok((headers, content).into_response())
+}
+
+/// Chunks of an attachment that are in memory at a time: one is read while another is sent.
+const CHUNKS: u64 = 2;
+
+/// An attachment's bytes, read chunk by chunk as the client takes them.
+async fn content(api: &Api, caller: &Caller, attachment: &Attachment) -> Result<Body, ApiError> {
+    let (db, tenant, size) = (api.db.clone(), caller.tenant(), attachment.size);
+    let need = size.min(CHUNKS * blobs::CHUNK as u64);
+    let share = Arc::new(api.responses.reserve(Some(caller.key_id()), need).await?);
+    // Before the response begins: what is missing, or a database that is away, is told as ever.
+    let first = blobs::chunk(&db, tenant, &attachment.sha256, 0).await?.unwrap_or_default();
+    if first.is_empty() && size > 0 {
+        return Err(NO_ATTACHMENT);
+    }
+    let sha256 = attachment.sha256.clone();
+    let chunks = i32::try_from(size.div_ceil(blobs::CHUNK as u64)).unwrap_or(i32::MAX);
+    let first = response::held(first, share.clone());
+    let rest = stream::iter(1..chunks).then(move |n| {
+        let (db, sha256, share) = (db.clone(), sha256.clone(), share.clone());
+        async move {
+            let chunk = blobs::chunk(&db, tenant, &sha256, n).await?;
+            let missing = || DbError::not_found("blobs.chunk");
+            Ok::<_, DbError>(response::held(chunk.ok_or_else(missing)?, share))
+        }
+    });
+    Ok(Body::from_stream(stream::iter([Ok(first)]).chain(rest)))
 }
 
 /// A file name for `filename*` (RFC 8187).

@@ -56,7 +56,7 @@ pub async fn create(
         });
     }
     api.acceptor.forget_streams();
-    tracing::info!(event = "stream_created", by = %caller.key(), stream = name, "created a stream");
+    tracing::info!(event = "stream_created", by = %caller.key_id(), stream = name, "created a stream");
     let view = shown(&api, caller.tenant(), &name).await?;
     let mut response = (StatusCode::CREATED, Json(view)).into_response();
     if let Ok(location) = HeaderValue::try_from(format!("/v1/streams/{name}")) {
@@ -176,6 +176,6 @@ async fn done(api: &Api, caller: &Caller, name: &str, is_there: bool) -> Result<
         return Err(NO_STREAM);
     }
     api.acceptor.wake();
-    tracing::info!(event = "stream_changed", by = %caller.key(), stream = name, "changed a stream");
+    tracing::info!(event = "stream_changed", by = %caller.key_id(), stream = name, "changed a stream");
     shown(api, caller.tenant(), name).await.map(Json)
 }

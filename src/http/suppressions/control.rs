@@ -52,7 +52,7 @@ pub async fn add(
     let existing = if caller.has(Scope::Admin) { Existing::Replaced } else { Existing::Kept };
     let added = suppressions::put(&api.db, caller.tenant(), entries, existing, now).await?;
     let view = AddedView::from(added);
-    tracing::info!(event = "suppressions_added", by = %caller.key(), entries = count, "added suppressions");
+    tracing::info!(event = "suppressions_added", by = %caller.key_id(), entries = count, "added suppressions");
     Ok(Json(view))
 }
 
@@ -88,7 +88,7 @@ pub async fn remove(
     if removed == 0 {
         return Err(NOT_SUPPRESSED);
     }
-    tracing::info!(event = "suppressions_removed", by = %caller.key(), entries = removed, "removed suppressions");
+    tracing::info!(event = "suppressions_removed", by = %caller.key_id(), entries = removed, "removed suppressions");
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -119,6 +119,6 @@ pub async fn remove_many(
     let body = api.bodies.json(&headers, body).await?;
     let removals = suppression::parse_removal(&body.octets)?;
     let removed = suppression_list::remove(&api.db, caller.tenant(), &removals, api.clock.now()).await?;
-    tracing::info!(event = "suppressions_removed", by = %caller.key(), entries = removed, "removed suppressions");
+    tracing::info!(event = "suppressions_removed", by = %caller.key_id(), entries = removed, "removed suppressions");
     Ok(Json(RemovedView { removed }))
 }

@@ -17,6 +17,7 @@ use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
 use crate::domain::suppression::Suppression;
 use crate::http::auth::Caller;
+use crate::http::turns::Turn;
 use crate::http::{Api, ApiError, Problem};
 
 /// Entries a statement.
@@ -34,6 +35,7 @@ const PAGE: i64 = 1_000;
             (SuppressionView = "application/x-ndjson"), (String = "text/csv"))),
         (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many exports, streams and long polls at one time", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -41,7 +43,9 @@ pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) 
     caller.may(Scope::Read)?;
     caller.may_reach_the_tenant("The suppression list holds for")?;
     let format = format(&headers);
+    let turn = api.followers.take(caller.key_id()).await?;
     let mut export = Export {
+        _turn: turn,
         db: api.db.clone(),
         tenant: caller.tenant(),
         now: api.clock.now(),
@@ -50,7 +54,7 @@ pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) 
     };
     // Before the answer begins: a database that is away is told of as ever.
     let first = export.page().await?;
-    tracing::info!(event = "suppressions_exported", by = %caller.key(), "exported the suppression list");
+    tracing::info!(event = "suppressions_exported", by = %caller.key_id(), "exported the suppression list");
     let head = if format == Format::Csv { format!("{}\r\n", COLUMNS.join(",")) } else { String::new() };
     let rest = stream::try_unfold(export, async |mut export| {
         let is_over = export.last.is_none();
@@ -86,6 +90,8 @@ type Key = (String, String);
 
 /// An export under way.
 struct Export {
+    /// An export lasts as long as its client likes to read.
+    _turn: Turn,
     db: Db,
     tenant: TenantId,
     now: DateTime<Utc>,

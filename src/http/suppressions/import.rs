@@ -105,7 +105,7 @@ pub async fn import(
         import.take(&record, &context)?;
     }
     import.write(&api, &caller, now).await?;
-    tracing::info!(event = "suppressions_imported", by = %caller.key(), "imported suppressions");
+    tracing::info!(event = "suppressions_imported", by = %caller.key_id(), "imported suppressions");
     Ok(Json(import.view))
 }
 

@@ -52,7 +52,7 @@ pub async fn list(
     let limit = params.limit();
     let filter = filter(&mut params);
     params.finish()?;
-    let _turn = api.lists.acquire().await;
+    let _turn = api.turns.take(caller.key_id()).await?;
     let rows = suppression_list::page(&api.db, caller.tenant(), &filter, limit + 1, api.clock.now()).await;
     Ok(Json(Page::of(rows.map_err(too_broad)?, limit, cursor, SuppressionView::from)))
 }

@@ -50,7 +50,7 @@ pub async fn create(
     let (secret, stored) = new_secret(&api, id).await?;
     let endpoint = NewEndpoint { id, tenant, url: &url, secret: &stored, settings: &settings, created_at: now };
     webhooks::insert(&api.db, &endpoint).await?;
-    tracing::info!(event = "webhook_created", by = %caller.key(), webhook = %id, host = url.host_str(), "created a webhook");
+    tracing::info!(event = "webhook_created", by = %caller.key_id(), webhook = %id, host = url.host_str(), "created a webhook");
     let made = shown(&api, tenant, id).await?.with(&secret);
     let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     let mut response = (StatusCode::CREATED, no_store, Json(made)).into_response();
@@ -95,7 +95,7 @@ pub async fn change(
     }
     let host = change.url.as_ref().and_then(|url| url.host_str().map(str::to_owned));
     if webhooks::change(&api.db, caller.tenant(), id, change, api.clock.now()).await? {
-        tracing::info!(event = "webhook_changed", by = %caller.key(), webhook = %id, host, "changed a webhook");
+        tracing::info!(event = "webhook_changed", by = %caller.key_id(), webhook = %id, host, "changed a webhook");
     }
     shown(&api, caller.tenant(), id).await.map(Json)
 }
@@ -123,6 +123,6 @@ pub async fn remove(
     if !webhooks::remove(&api.db, caller.tenant(), id).await? {
         return Err(NO_WEBHOOK);
     }
-    tracing::info!(event = "webhook_removed", by = %caller.key(), webhook = %id, "removed a webhook");
+    tracing::info!(event = "webhook_removed", by = %caller.key_id(), webhook = %id, "removed a webhook");
     Ok(StatusCode::NO_CONTENT)
 }

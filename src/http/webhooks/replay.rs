@@ -62,7 +62,7 @@ pub async fn replay(
     let body = api.bodies.json(&headers, body).await?;
     let after = place(&api, caller.tenant(), request::replay::parse(&body.octets)?).await?;
     if webhooks::replay(&api.db, caller.tenant(), id, after).await? {
-        tracing::info!(event = "webhook_replayed", by = %caller.key(), webhook = %id, after, "replaying a webhook's events");
+        tracing::info!(event = "webhook_replayed", by = %caller.key_id(), webhook = %id, after, "replaying a webhook's events");
     }
     shown(&api, caller.tenant(), id).await.map(Json)
 }

@@ -39,7 +39,7 @@ pub async fn rotate(
     if !webhooks::rotate(&api.db, caller.tenant(), id, &stored, api.clock.now()).await? {
         return Err(NO_WEBHOOK);
     }
-    tracing::info!(event = "webhook_secret_rotated", by = %caller.key(), webhook = %id, "rotated a webhook's secret");
+    tracing::info!(event = "webhook_secret_rotated", by = %caller.key_id(), webhook = %id, "rotated a webhook's secret");
     let rotated = shown(&api, caller.tenant(), id).await?.with(&secret);
     Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(rotated)).into_response())
 }

@@ -18,6 +18,7 @@ pub mod pooler;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod raw_http;
 pub mod receiver;
 pub mod reports;
 pub mod sending;

@@ -42,6 +42,16 @@ pub fn serve(database: &str, smtp: SocketAddr, arguments: &[&str]) -> Command {
     command
 }
 
+/// The same command with so many files that it may open.
+pub fn with_open_files(command: &Command, files: u32) -> Command {
+    let inner = command.as_std();
+    let mut limited = Command::new("sh");
+    limited.arg("-c").arg(format!("ulimit -n {files} && exec \"$0\" \"$@\"")).arg(inner.get_program());
+    limited.args(inner.get_args()).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    limited.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited
+}
+
 /// A new key, made by the command.
 pub async fn key(database: &str) -> String {
     let made = run(on(database, &["keys", "create", "--name", "test"])).await;
@@ -107,7 +117,16 @@ impl Service {
 
     /// Waits for a line of the log.
     pub async fn logged(&mut self, message: &str) -> Value {
-        let found = || self.log.lock().unwrap().iter().find(|line| line["fields"]["message"] == message).cloned();
+        self.logged_as("message", message).await
+    }
+
+    /// Waits for a line of the log with this `event`.
+    pub async fn logged_event(&mut self, event: &str) -> Value {
+        self.logged_as("event", event).await
+    }
+
+    async fn logged_as(&mut self, field: &str, message: &str) -> Value {
+        let found = || self.log.lock().unwrap().iter().find(|line| line["fields"][field] == message).cloned();
         let mut changed = self.changed.clone();
         let waited = tokio::time::timeout(LIMIT, async {
             loop {
@@ -128,6 +147,14 @@ impl Service {
     /// The log so far.
     pub fn lines(&self) -> Vec<Value> {
         self.log.lock().unwrap().iter().cloned().collect()
+    }
+
+    /// Its resident memory in MiB.
+    pub fn memory(&self) -> u64 {
+        let pid = self.child.id().expect("a running process");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
     }
 
     /// SIGTERM, and waits for the end.

@@ -1,0 +1,45 @@
+//! `[http]`: what clients of the API may hold.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::range::{within, within_time};
+
+/// Limits on HTTP connections.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Http {
+    /// Connections at a time: `POSTRIDER_HTTP__MAX_CONNECTIONS`, 16–100000, default 2000. Lowered at the start where the process
+    /// may not open as many files. At the limit the connection that has been idle longest makes way.
+    pub max_connections: u32,
+    /// Connections at a time from one address (IPv6: one /64): `POSTRIDER_HTTP__CONNECTIONS_PER_PEER`, 1–100000, default 1000.
+    /// Behind a proxy, all come from its address.
+    pub connections_per_peer: u32,
+    /// From a request's first byte to the end of its headers: `POSTRIDER_HTTP__HEADER_TIMEOUT`, a duration, 1s–60s, default `15s`.
+    #[serde(with = "super::duration")]
+    pub header_timeout: Duration,
+    /// How long a connection may stay open without a request: `POSTRIDER_HTTP__KEEP_ALIVE`, a duration, 1s–1h, default `75s`.
+    /// Longer than a proxy keeps its own.
+    #[serde(with = "super::duration")]
+    pub keep_alive: Duration,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            max_connections: 2_000,
+            connections_per_peer: 1_000,
+            header_timeout: Duration::from_secs(15),
+            keep_alive: Duration::from_secs(75),
+        }
+    }
+}
+
+impl Http {
+    pub(super) fn check(&self) -> Result<(), String> {
+        within(self.max_connections, 16..=100_000)?;
+        within(self.connections_per_peer, 1..=100_000)?;
+        within_time(self.header_timeout, Duration::from_secs(1)..=Duration::from_mins(1))?;
+        within_time(self.keep_alive, Duration::from_secs(1)..=Duration::from_hours(1))
+    }
+}

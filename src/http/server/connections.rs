@@ -1,0 +1,279 @@
+//! The connections of a server: how many there are, whose, and which of them make way for new ones.
+//!
+//! At a limit the connection that has been idle longest is closed, as nginx does: one without a request in progress, of the
+//! peer that has most, and of that peer's idle connections with and without an earlier request the kind that it has more of:
+//! neither a client's pool nor a client that is new goes for the sake of many of the other kind. Idle connections, however
+//! many, so never keep a client with a request out. Where every connection
+//! has a request in progress, a new one is refused.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Limits;
+
+/// [`Activity::state`] while a request is in progress, and once the connection is to be closed. Else it is the time since
+/// which it is idle, in nanoseconds after the server's start.
+const BUSY: u64 = 0;
+const EVICTED: u64 = u64::MAX;
+
+/// Every connection of a server.
+#[derive(Debug)]
+pub(super) struct Connections {
+    limits: Limits,
+    started: Instant,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    last: u64,
+    by_number: HashMap<u64, Connection>,
+    by_peer: HashMap<IpAddr, usize>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    peer: IpAddr,
+    activity: Arc<Activity>,
+}
+
+/// Whether a new connection is served.
+#[derive(Debug)]
+pub(super) enum Admission {
+    /// It is, with this place.
+    Admitted(Slot),
+    /// There is no place: the limit that is reached.
+    Full(&'static str),
+}
+
+/// The place of one connection, free again when dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    connections: Arc<Connections>,
+    number: u64,
+    activity: Arc<Activity>,
+}
+
+/// What one connection is doing.
+#[derive(Debug)]
+pub(super) struct Activity {
+    started: Instant,
+    /// The first [`Activity::state`].
+    born: u64,
+    state: AtomicU64,
+    /// The response's body is over; what was written of it may not have been sent yet.
+    is_over: AtomicBool,
+    evicted: Notify,
+}
+
+impl Connections {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, started: Instant::now(), open: Mutex::default() }
+    }
+
+    /// Finds a place for a connection from this address.
+    pub(super) fn admit(self: &Arc<Self>, ip: IpAddr) -> Admission {
+        let peer = network(ip);
+        let mut open = self.open();
+        if open.count_of(peer) >= self.limits.per_peer && !open.evict(Some(peer)) {
+            return Admission::Full("http.connections_per_peer");
+        }
+        if open.by_number.len() >= self.limits.connections && !open.evict(None) {
+            return Admission::Full("http.max_connections");
+        }
+        let activity = Arc::new(Activity::new(self.started));
+        open.last += 1;
+        let number = open.last;
+        open.by_number.insert(number, Connection { peer, activity: activity.clone() });
+        *open.by_peer.entry(peer).or_default() += 1;
+        Admission::Admitted(Slot { connections: self.clone(), number, activity })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        // No step under this lock leaves it half changed.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn count_of(&self, peer: IpAddr) -> usize {
+        self.by_peer.get(&peer).copied().unwrap_or(0)
+    }
+
+    /// Closes an idle connection, of this peer or of the one that has most. Returns false if there is none.
+    fn evict(&mut self, of: Option<IpAddr>) -> bool {
+        loop {
+            let idle = self.by_number.iter().filter(|(_, one)| of.is_none_or(|peer| one.peer == peer));
+            let idle = || idle.clone().filter_map(|(number, one)| Some((*number, one, one.activity.idle_since()?)));
+            let peer = idle().map(|(_, one, _)| one.peer).max_by_key(|peer| self.count_of(*peer));
+            let (new, used): (Vec<_>, Vec<_>) = idle()
+                .filter(|(_, one, _)| Some(one.peer) == peer)
+                .map(|(number, one, since)| (since, number, one.activity.born == since))
+                .partition(|(_, _, is_new)| *is_new);
+            let choice = if new.len() > used.len() { new } else { used }.into_iter().min();
+            let Some((since, number, _)) = choice else { return false };
+            // Unless its request began this moment.
+            if self.by_number.get(&number).is_some_and(|one| one.activity.evict(since)) {
+                self.remove(number);
+                return true;
+            }
+        }
+    }
+
+    fn remove(&mut self, number: u64) {
+        let Some(Connection { peer, .. }) = self.by_number.remove(&number) else { return };
+        if let Some(count) = self.by_peer.get_mut(&peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_peer.remove(&peer);
+            }
+        }
+    }
+}
+
+impl Slot {
+    pub(super) fn activity(&self) -> Arc<Activity> {
+        self.activity.clone()
+    }
+
+    /// Waits until the connection has to make way.
+    pub(super) async fn evicted(&self) {
+        self.activity.evicted.notified().await;
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.connections.open().remove(self.number);
+    }
+}
+
+impl Activity {
+    fn new(started: Instant) -> Self {
+        let born = since(started);
+        let (state, is_over) = (AtomicU64::new(born), AtomicBool::new(false));
+        Self { started, born, state, is_over, evicted: Notify::new() }
+    }
+
+    /// A request begins. Returns false if the connection is being closed.
+    pub(super) fn begin(&self) -> bool {
+        self.is_over.store(false, Ordering::Release);
+        let idle_or_busy = |state| (state != EVICTED).then_some(BUSY);
+        self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, idle_or_busy).is_ok()
+    }
+
+    /// The response's body is over.
+    pub(super) fn body_over(&self) {
+        self.is_over.store(true, Ordering::Release);
+    }
+
+    /// All that was written has been sent.
+    pub(super) fn flushed(&self) {
+        if self.is_over.load(Ordering::Acquire) && self.is_over.swap(false, Ordering::AcqRel) {
+            let _ = self.state.compare_exchange(BUSY, since(self.started), Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    /// Since when it has no request in progress, as a number that differs from one idle time to the next; none while it has.
+    pub(super) fn idle_since(&self) -> Option<u64> {
+        let state = self.state.load(Ordering::Acquire);
+        (state != BUSY && state != EVICTED).then_some(state)
+    }
+
+    fn evict(&self, since: u64) -> bool {
+        let evicted = self.state.compare_exchange(since, EVICTED, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if evicted {
+            self.evicted.notify_one();
+        }
+        evicted
+    }
+}
+
+/// Nanoseconds since the server's start: more than [`BUSY`], less than [`EVICTED`].
+fn since(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_nanos()).unwrap_or(EVICTED - 1).clamp(BUSY + 1, EVICTED - 1)
+}
+
+/// What one owner has: an address of IPv4, a /64 of IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connections(connections: usize, per_peer: usize) -> Arc<Connections> {
+        Arc::new(Connections::new(Limits { connections, per_peer, ..Limits::default() }))
+    }
+
+    fn admit(connections: &Arc<Connections>, ip: &str) -> Result<Slot, &'static str> {
+        match connections.admit(ip.parse().unwrap()) {
+            Admission::Admitted(slot) => Ok(slot),
+            Admission::Full(limit) => Err(limit),
+        }
+    }
+
+    fn is_evicted(slot: &Slot) -> bool {
+        slot.activity.state.load(Ordering::Acquire) == EVICTED
+    }
+
+    #[test]
+    fn the_longest_idle_connection_of_the_largest_peer_makes_way() {
+        let all = connections(3, 9);
+        let other = admit(&all, "192.0.2.9").unwrap();
+        let (first, second) = (admit(&all, "192.0.2.1").unwrap(), admit(&all, "192.0.2.1").unwrap());
+        let new = admit(&all, "192.0.2.7").unwrap();
+        assert_eq!([&other, &first, &second, &new].map(is_evicted), [false, true, false, false]);
+        assert!(!first.activity().begin(), "a request that comes too late is not begun");
+        assert!(second.activity().begin());
+    }
+
+    #[test]
+    fn many_new_connections_do_not_drive_out_a_used_one() {
+        let all = connections(4, 9);
+        let used = admit(&all, "192.0.2.1").unwrap();
+        assert!(used.activity().begin());
+        used.activity().body_over();
+        used.activity().flushed();
+        let new: Vec<Slot> = (0..9).map(|_| admit(&all, "192.0.2.1").unwrap()).collect();
+        assert!(!is_evicted(&used));
+        assert_eq!(new.iter().filter(|slot| is_evicted(slot)).count(), 6);
+    }
+
+    #[test]
+    fn connections_with_a_request_in_progress_stay() {
+        let all = connections(2, 9);
+        let busy: Vec<Slot> = (0..2).map(|_| admit(&all, "192.0.2.1").unwrap()).collect();
+        assert!(busy.iter().all(|slot| slot.activity().begin()));
+        assert_eq!(admit(&all, "192.0.2.2").err(), Some("http.max_connections"));
+        busy[0].activity().body_over();
+        assert!(admit(&all, "192.0.2.2").is_err(), "the response has not been sent");
+        busy[0].activity().flushed();
+        assert!(admit(&all, "192.0.2.2").is_ok());
+        assert_eq!([&busy[0], &busy[1]].map(is_evicted), [true, false]);
+    }
+
+    #[test]
+    fn one_peer_has_so_many_places_and_others_their_own() {
+        let all = connections(9, 2);
+        let busy: Vec<Slot> = (1..3).map(|n| admit(&all, &format!("2001:db8::{n}")).unwrap()).collect();
+        assert!(busy.iter().all(|slot| slot.activity().begin()));
+        assert_eq!(admit(&all, "2001:db8::3").err(), Some("http.connections_per_peer"));
+        assert!(admit(&all, "2001:db8:0:1::1").is_ok());
+        drop(busy);
+        assert!(admit(&all, "2001:db8::3").is_ok());
+        assert!(all.open().by_peer.is_empty(), "nothing is kept of peers that are gone");
+    }
+}

@@ -1,0 +1,182 @@
+//! The HTTP server: bounds in time, count and bytes for everything that a client can hold, with or without a key.
+//!
+//! - Connections, in all and of one peer ([`connections`]). At a limit the connection that has been idle longest makes way.
+//! - A request's head has to arrive within [`Limits::header_timeout`] and fit into [`HEAD`] bytes.
+//! - A connection without a request is closed after [`Limits::keep_alive`].
+//! - A client that does not take its response is dropped ([`stream`]).
+//!
+//! Request bodies have bounds of their own (`http/body.rs`).
+
+mod connections;
+mod limits;
+mod stream;
+mod tracked;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use crate::telemetry::Seldom;
+use connections::{Admission, Connections, Slot};
+pub use limits::Limits;
+use stream::Guarded;
+
+/// Bytes that a request's line and headers may have together; more is answered 431. Also the read buffer of a connection.
+const HEAD: usize = 64 << 10;
+/// Send buffer of a connection in the kernel, which doubles it. Bounds what an unread response occupies there, and how
+/// much has to be taken before the connection counts as moving again.
+const SEND_BUFFER: u32 = 128 << 10;
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: u32 = 1_024;
+/// How long to leave the listener alone after an error such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The reply to a connection for which there is no room.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+/// A listening HTTP server.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl Server {
+    /// Serves `router` on `listener`.
+    pub fn start(listener: TcpListener, router: Router, limits: Limits) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let stop = CancellationToken::new();
+        // Makes the routes once, and not for each request.
+        let router = router.with_state(());
+        let shared = Shared { router, limits, connections: Arc::new(Connections::new(limits)), stop: stop.clone() };
+        Ok(Self { address, stop, running: tokio::spawn(accept(listener, Arc::new(shared))) })
+    }
+
+    /// Accepts no more connections, and waits for the requests under way.
+    pub async fn stop(self, grace: Duration) {
+        self.stop.cancel();
+        let abort = self.running.abort_handle();
+        if tokio::time::timeout(grace, self.running).await.is_err() {
+            tracing::warn!(event = "http_stop_timeout", "some requests did not end in time");
+            abort.abort();
+        }
+    }
+}
+
+/// Binds a listening socket.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart must not wait for connections of the process before.
+    socket.set_reuseaddr(true)?;
+    // Accepted connections inherit it.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// What the connections of a server share.
+#[derive(Debug)]
+struct Shared {
+    router: Router,
+    limits: Limits,
+    connections: Arc<Connections>,
+    stop: CancellationToken,
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let (running, full) = (TaskTracker::new(), Seldom::default());
+    while let Some(accepted) = shared.stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, peer)) => match shared.connections.admit(peer.ip()) {
+                Admission::Admitted(slot) => drop(running.spawn(serve(stream, slot, shared.clone()))),
+                Admission::Full(limit) => {
+                    let _ = stream.try_write(FULL);
+                    if let Some(count) = full.note(Instant::now()) {
+                        tracing::warn!(
+                            event = "http_connections_full",
+                            %peer, count, limit,
+                            "refused HTTP connections at the limit; all others have a request in progress"
+                        );
+                    }
+                }
+            },
+            // Of a client that is gone already.
+            Err(error) if is_of_the_peer(&error) => {}
+            Err(error) => {
+                if let Some(count) = full.note(Instant::now()) {
+                    tracing::error!(event = "http_accept_failed", %error, count, "cannot accept HTTP connections; trying again");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    running.close();
+    running.wait().await;
+}
+
+fn is_of_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// Serves the requests of one connection.
+async fn serve(stream: TcpStream, slot: Slot, shared: Arc<Shared>) {
+    // Responses are one small write each: Nagle's algorithm would only hold them back.
+    let _ = stream.set_nodelay(true);
+    let activity = slot.activity();
+    let io = TokioIo::new(Guarded::new(stream, activity.clone(), shared.limits));
+    let service = service_fn(|request: Request<Incoming>| {
+        let (router, activity) = (shared.router.clone(), activity.clone());
+        async move {
+            if !activity.begin() {
+                // The connection was chosen to make way: it closes, and nothing has been done.
+                return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
+            }
+            let response: Result<Response<Body>, _> = router.oneshot(request.map(Body::new)).await;
+            let Ok(response) = response;
+            Ok(response.map(|body| Body::new(tracked::Tracked::new(body, activity))))
+        }
+    });
+    let mut connection = std::pin::pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            // `Guarded` has the timers: they are different before and within a head.
+            .header_read_timeout(None)
+            .max_buf_size(HEAD)
+            .serve_connection(io, service)
+    );
+    let mut is_stopping = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "an HTTP connection ended");
+                }
+                return;
+            }
+            () = slot.evicted() => return,
+            () = shared.stop.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}

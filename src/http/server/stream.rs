@@ -1,0 +1,181 @@
+//! A TCP connection with time limits: for a request's head, for the time between requests, and for a client that does not
+//! take its response. The time for a request's body and for the work is the handlers' matter.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Limits;
+use super::connections::Activity;
+
+/// Bytes that a client has to take within [`Limits::write_timeout`] while more wait for it.
+const LEAST: usize = 64 << 10;
+
+pub(super) struct Guarded {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+    limits: Limits,
+    /// The idle time that `reading` is about.
+    idle: Option<u64>,
+    /// Runs while a head is awaited.
+    reading: Timer,
+    is_in_head: bool,
+    /// The idle time before the first request.
+    first: Option<u64>,
+    /// Runs while the client takes nothing, or too little.
+    writing: Timer,
+    /// Bytes taken since `writing` was set.
+    taken: usize,
+}
+
+impl Guarded {
+    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>, limits: Limits) -> Self {
+        Self {
+            stream,
+            first: activity.idle_since(),
+            activity,
+            limits,
+            idle: None,
+            reading: Timer::default(),
+            is_in_head: false,
+            writing: Timer::default(),
+            taken: 0,
+        }
+    }
+
+    /// Sets the timer for reading as the connection's state wants it.
+    fn watch_head(&mut self) {
+        let idle = self.activity.idle_since();
+        if self.idle == idle {
+            return;
+        }
+        self.idle = idle;
+        self.is_in_head = false;
+        match idle {
+            None => self.reading.clear(),
+            Some(_) if idle == self.first => self.reading.set(Instant::now() + self.limits.header_timeout),
+            Some(_) => self.reading.set(Instant::now() + self.limits.keep_alive),
+        }
+    }
+
+    fn note_write(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(count)) => {
+                self.taken += count;
+                if self.taken >= LEAST {
+                    self.writing.clear();
+                }
+                Poll::Ready(Ok(count))
+            }
+            Poll::Ready(error) => Poll::Ready(error),
+            Poll::Pending => {
+                if !self.writing.is_set() {
+                    self.taken = 0;
+                    self.writing.set(Instant::now() + self.limits.write_timeout);
+                }
+                ready!(self.writing.poll(cx));
+                Poll::Ready(Err(timed_out("the client does not take the response")))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.watch_head();
+        let before = buf.filled().len();
+        match Pin::new(&mut this.stream).poll_read(cx, buf) {
+            Poll::Pending if this.idle.is_some() => {
+                ready!(this.reading.poll(cx));
+                Poll::Ready(Err(timed_out("no request within the time for it")))
+            }
+            read => {
+                if this.idle.is_some() && !this.is_in_head && buf.filled().len() > before {
+                    this.is_in_head = true;
+                    this.reading.set(Instant::now() + this.limits.header_timeout);
+                }
+                read
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note_write(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.note_write(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper calls it when it has nothing left to write.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if let Poll::Ready(Ok(())) = flushed {
+            self.writing.clear();
+            self.activity.flushed();
+            // hyper may have asked for the next request before this one was over, and does not ask again until it is woken.
+            self.watch_head();
+            if self.reading.poll(cx).is_ready() {
+                return Poll::Ready(Err(timed_out("no request within the time for it")));
+            }
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+fn timed_out(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, why)
+}
+
+/// A deadline that is moved often and passes seldom.
+#[derive(Default)]
+struct Timer {
+    deadline: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    fn set(&mut self, deadline: Instant) {
+        self.deadline = Some(deadline);
+    }
+
+    fn clear(&mut self) {
+        self.deadline = None;
+    }
+
+    fn is_set(&self) -> bool {
+        self.deadline.is_some()
+    }
+
+    /// Ready once the deadline has passed.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.deadline else { return Poll::Pending };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        sleep.as_mut().poll(cx)
+    }
+}

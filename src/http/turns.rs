@@ -1,0 +1,113 @@
+//! Turns at what takes long: so many at a time in all, fewer of one key, and no waiting without end. What is slow must not
+//! take the connections that accept messages, nor one key all turns.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::ApiError;
+use crate::domain::id::KeyId;
+
+/// How many turns there are, and how long one may be waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    all: usize,
+    of_key: usize,
+    wait: Duration,
+    /// What is answered where there is none.
+    refusal: &'static str,
+}
+
+/// Queries that may look through much of the database.
+pub(super) const QUERIES: Terms = Terms {
+    all: 4,
+    of_key: 2,
+    wait: Duration::from_secs(5),
+    refusal: "Too many slow queries at one time. Try again, or narrow the query.",
+};
+
+/// What lasts as long as its client likes: event streams, long polls and exports.
+pub(super) const FOLLOWERS: Terms = Terms {
+    all: 400,
+    of_key: 100,
+    wait: Duration::ZERO,
+    refusal: "Too many event streams, long polls and exports at one time. Close some, or try again later.",
+};
+
+/// The turns.
+#[derive(Debug)]
+pub(super) struct Turns {
+    terms: Terms,
+    all: Arc<Semaphore>,
+    of_keys: Mutex<HashMap<KeyId, Arc<Semaphore>>>,
+}
+
+/// One turn, over when dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    turns: Arc<Turns>,
+    key: KeyId,
+    permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
+}
+
+impl Turns {
+    pub(super) fn new(terms: Terms) -> Arc<Self> {
+        Arc::new(Self { terms, all: Arc::new(Semaphore::new(terms.all)), of_keys: Mutex::default() })
+    }
+
+    /// Waits for a turn: first for one of the key's own, so that it does not stand in the way of others.
+    pub(super) async fn take(self: &Arc<Self>, key: KeyId) -> Result<Turn, ApiError> {
+        let new = || Arc::new(Semaphore::new(self.terms.of_key));
+        let own = self.of_keys().entry(key).or_insert_with(new).clone();
+        // Made before the wait: whoever is given up cleans up as well.
+        let mut turn = Turn { turns: self.clone(), key, permits: None };
+        let wait = async {
+            let own = own.acquire_owned().await.ok()?;
+            Some((own, self.all.clone().acquire_owned().await.ok()?))
+        };
+        match tokio::time::timeout(self.terms.wait, wait).await {
+            Ok(Some(permits)) => turn.permits = Some(permits),
+            _ => return Err(ApiError::Unavailable(self.terms.refusal)),
+        }
+        Ok(turn)
+    }
+
+    fn of_keys(&self) -> MutexGuard<'_, HashMap<KeyId, Arc<Semaphore>>> {
+        self.of_keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        drop(self.permits.take());
+        let mut keys = self.turns.of_keys();
+        // Only the map knows it: nobody has a turn or waits for one.
+        if keys.get(&self.key).is_some_and(|own| Arc::strong_count(own) == 1) {
+            keys.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_key_leaves_turns_to_others() {
+        let turns = Turns::new(Terms { wait: Duration::ZERO, ..QUERIES });
+        let [one, two, three] = [1, 2, 3].map(|n| KeyId(Uuid::from_u128(n)));
+        let mut taken = vec![turns.take(one).await.unwrap(), turns.take(one).await.unwrap()];
+        assert!(matches!(turns.take(one).await, Err(ApiError::Unavailable(_))), "the key has its two");
+        taken.push(turns.take(two).await.unwrap());
+        taken.push(turns.take(two).await.unwrap());
+        assert!(turns.take(three).await.is_err(), "all are taken, and it does not wait for ever");
+        taken.truncate(3);
+        taken.push(turns.take(three).await.unwrap());
+        drop(taken);
+        assert!(turns.of_keys().is_empty());
+    }
+}

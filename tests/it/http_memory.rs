@@ -1,0 +1,130 @@
+//! Large bodies, slow queries and streams: no client keeps others out, nor holds more than its part.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::future::{join_all, select_all};
+use postrider::domain::key::Scope;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::app::TestApp;
+use crate::support::client::{Answer, Api};
+use crate::support::raw_http::{Raw, exchange, status};
+
+fn upload(api: &Api, length: usize, begin: usize) -> String {
+    let Api { key, .. } = api;
+    let head = format!(
+        "POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    head + &" ".repeat(begin)
+}
+
+#[tokio::test]
+async fn stalled_uploads_keep_nobody_out() {
+    let app = TestApp::start().await;
+    let sender = app.allowed(&[Scope::Send]).await;
+    let mut stalled = Vec::new();
+    for begin in [1, 100 << 10, 100 << 10, 100 << 10] {
+        let mut raw = Raw::connect(&app.base).await;
+        raw.send(upload(&sender, 40 << 20, begin)).await;
+        stalled.push(raw);
+    }
+    let large = json!({"attachments": [{"filename": "a", "content": STANDARD.encode(vec![0; 1 << 20])}]});
+    let sent = tokio::time::timeout(Duration::from_secs(5), join_all((0..4).map(|_| app.send(large.clone()))));
+    assert_eq!(sent.await.expect("nobody waits for the stalled ones").len(), 4);
+}
+
+#[tokio::test]
+async fn clients_that_do_not_read_keep_nobody_out() {
+    let app = TestApp::builder()
+        .config(|config| (config.accept.max_body_mib, config.accept.body_memory_mib) = (8, 8))
+        .start()
+        .await;
+    let content = STANDARD.encode(vec![7; 2 << 20]);
+    let sent = app.send(json!({"attachments": [{"filename": "a", "content": content}]})).await;
+    let reader = app.allowed(&[Scope::Read]).await;
+    let mut silent = Vec::new();
+    for path in ["raw", "attachments/0"].iter().cycle().take(12) {
+        let mut raw = Raw::connect(&app.base).await;
+        let (id, key) = (&sent.id, &reader.key);
+        raw.send(format!("GET /v1/messages/{id}/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"))
+            .await;
+        silent.push(raw);
+    }
+    let heads = silent.iter_mut().map(|raw| Box::pin(raw.head()));
+    assert_eq!(status(&select_all(heads).await.0), 200);
+    let path = format!("/v1/messages/{}/attachments/0", sent.id);
+    let mine = tokio::time::timeout(Duration::from_secs(10), app.get(&path)).await.expect("a turn");
+    assert_eq!((mine.status, mine.octets.len()), (200, 2 << 20));
+    assert_eq!(mine.headers["content-length"], (2_u32 << 20).to_string());
+}
+
+#[tokio::test]
+async fn settings_have_small_bodies() {
+    let app = TestApp::start().await;
+    let large = json!({"name": "x".repeat(2 << 20)});
+    assert_eq!(app.post("/v1/streams", &large).await.problem(), (413, "too_large"));
+}
+
+#[tokio::test]
+async fn slow_lists_of_one_key_leave_turns_to_others() {
+    let app = TestApp::start().await;
+    let (greedy, other) = (app.allowed(&[Scope::Read]).await, app.allowed(&[Scope::Read]).await);
+    let mut lock = app.database.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE messages").execute(&mut lock).await.unwrap();
+    let slow: Vec<_> = (0..10)
+        .map(|_| {
+            let greedy = greedy.clone();
+            tokio::spawn(async move { greedy.request(Method::GET, "/v1/messages").send().await.unwrap().status() })
+        })
+        .collect();
+    let list = tokio::time::timeout(Duration::from_secs(3), other.get("/v1/suppressions?limit=1"));
+    assert_eq!(list.await.expect("a turn at once").status, 200);
+    sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap();
+    for status in join_all(slow).await {
+        assert_eq!(status.unwrap(), 200);
+    }
+}
+
+#[tokio::test]
+async fn revoked_key_ends_its_streams_and_long_polls() {
+    let app = TestApp::start().await;
+    let made = app.post("/v1/keys", &json!({"name": "reader", "scopes": ["read"]})).await;
+    let (id, key) = (made.body["id"].as_str().unwrap(), made.body["secret"].as_str().unwrap());
+    let reader = app.with_key(key);
+    let request = reader.request(Method::GET, "/v1/events?after=latest").header("accept", "text/event-stream");
+    let mut stream = request.send().await.unwrap();
+    assert_eq!(stream.status(), 200);
+    assert!(stream.chunk().await.unwrap().is_some(), "it has begun");
+    let poll = tokio::spawn(async move { reader.get("/v1/events?after=latest&wait=55").await });
+    assert_eq!(app.delete(&format!("/v1/keys/{id}")).await.status, 204);
+    let ended = tokio::time::timeout(Duration::from_secs(5), async {
+        while stream.chunk().await.unwrap_or_default().is_some() {}
+        poll.await.unwrap()
+    });
+    assert_eq!(ended.await.expect("an end").problem(), (401, "unauthorized"));
+}
+
+#[tokio::test]
+async fn one_key_has_so_many_streams_at_a_time() {
+    let app = TestApp::start().await;
+    let reader = app.allowed(&[Scope::Read]).await;
+    let open = || reader.request(Method::GET, "/v1/events?after=latest").header("accept", "text/event-stream").send();
+    let streams: Vec<_> = join_all((0..100).map(|_| open())).await.into_iter().map(Result::unwrap).collect();
+    assert!(streams.iter().all(|stream| stream.status() == 200));
+    let refused = open().await.unwrap();
+    assert!(refused.status() == 503 && refused.headers().contains_key("retry-after"));
+    let mine = app.request(Method::GET, "/v1/events?after=latest").header("accept", "text/event-stream");
+    assert_eq!(mine.send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn upload_of_an_unknown_key_is_refused_before_its_body() {
+    let app = TestApp::start().await;
+    let answer = exchange(&app.base, upload(&app.with_key("pr_wrong"), 40 << 20, 1)).await;
+    assert_eq!(status(&answer), 401);
+    let _ = Answer::to(app.anonymous(Method::GET, "/healthz")).await;
+}

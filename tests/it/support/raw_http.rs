@@ -1,0 +1,57 @@
+//! HTTP as bytes on a socket, for clients that do what no library lets them.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A connection to the API.
+pub struct Raw(pub TcpStream);
+
+impl Raw {
+    /// `base` is a URL without a path.
+    pub async fn connect(base: &str) -> Self {
+        Self(TcpStream::connect(base.trim_start_matches("http://")).await.expect("a connection"))
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).await.expect("sent");
+    }
+
+    /// All that comes until the server closes.
+    pub async fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        // What came before a reset counts too.
+        let _ = tokio::time::timeout(LIMIT, self.0.read_to_end(&mut bytes)).await.expect("an end");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The head of one response. Its body stays unread.
+    pub async fn head(&mut self) -> String {
+        let mut bytes = Vec::new();
+        let read = async {
+            while !bytes.ends_with(b"\r\n\r\n") {
+                match self.0.read_u8().await {
+                    Ok(byte) => bytes.push(byte),
+                    Err(_) => break,
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, read).await.expect("a response");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Sends these bytes on a connection of their own, and returns all that is answered until the server closes.
+pub async fn exchange(base: &str, bytes: impl AsRef<[u8]>) -> String {
+    let mut raw = Raw::connect(base).await;
+    raw.send(bytes).await;
+    raw.rest().await
+}
+
+/// The status of a response; 0 where there is none.
+pub fn status(response: &str) -> u16 {
+    response.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
+}
