@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod event;
 pub mod explain;
 pub mod fault;
+pub mod header_syntax;
 pub mod id;
 pub mod key;
 pub mod keyring;

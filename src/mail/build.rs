@@ -9,9 +9,10 @@
 //!
 //! A container that would hold one part only is left out. The mail ends in a line end, also where the text does not.
 
+use super::attachment::File;
 use super::field::{Field, write_field};
+use super::header;
 use super::text::Text;
-use super::{attachment, header};
 use crate::domain::message::{Attachment, Draft};
 
 /// Beyond the mail, for the signatures that are put before it.
@@ -39,7 +40,7 @@ pub fn build(draft: &Draft) -> Vec<u8> {
 /// A node of the body's tree.
 enum Part<'a> {
     Text { subtype: &'static str, text: Text<'a> },
-    File(&'a Attachment, &'a [u8]),
+    File(File<'a>),
     Container { subtype: &'static str, parts: Vec<Part<'a>> },
 }
 
@@ -59,7 +60,7 @@ impl<'a> Part<'a> {
     fn size_limit(&self) -> usize {
         match self {
             Part::Text { text, .. } => 128 + text.size_limit,
-            Part::File(file, data) => attachment::size_limit(file, data),
+            Part::File(file) => file.size_limit,
             Part::Container { parts, .. } => 256 + parts.iter().map(|part| 64 + part.size_limit()).sum::<usize>(),
         }
     }
@@ -71,7 +72,9 @@ fn root<'a>(draft: &'a Draft, boundary: &str) -> Part<'a> {
     let content = &draft.content;
     let (inline, attached): (Vec<_>, Vec<_>) =
         draft.attachments.iter().partition(|(file, _)| content.html.is_some() && file.content_id.is_some());
-    let files = |list: Vec<&'a (Attachment, Vec<u8>)>| list.into_iter().map(|(file, data)| Part::File(file, data));
+    let files = |list: Vec<&'a (Attachment, Vec<u8>)>| {
+        list.into_iter().map(|(file, data)| Part::File(File::new(file, data, boundary)))
+    };
 
     let html = content.html.as_deref().map(|html| {
         let mut related = vec![text_part("html", html)];
@@ -99,11 +102,11 @@ impl Bodies<'_> {
     /// Writes a part with its headers and nothing behind its last line.
     fn write(&mut self, part: &Part<'_>) {
         match part {
-            Part::File(file, data) => attachment::write(self.out, file, data),
+            Part::File(file) => file.write(self.out),
             Part::Text { subtype, text } => {
                 let mut content_type = Field::new(self.out, "Content-Type");
                 content_type.word(&["text/", subtype, ";"]);
-                content_type.word(&["charset=utf-8"]);
+                content_type.word(&["charset=", text.charset]);
                 content_type.end();
                 write_field(self.out, "Content-Transfer-Encoding", text.encoding.as_str());
                 self.out.extend_from_slice(b"\r\n");

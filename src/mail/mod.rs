@@ -19,10 +19,12 @@ mod normalise;
 mod parameter;
 mod quoted_printable;
 pub mod report;
+mod structured;
 mod text;
 
 #[cfg(test)]
 mod tests;
 
+pub use attachment::may_be_declared;
 pub use build::build;
 pub use header::message_id;

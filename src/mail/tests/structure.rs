@@ -23,7 +23,7 @@ fn a_plain_mail_is_what_one_would_write_by_hand() {
          Subject: Your invoice\r\n\
          Message-ID: <0193661b3d007abc8def0123456789ab@acme.test>\r\n\
          MIME-Version: 1.0\r\n\
-         Content-Type: text/plain; charset=utf-8\r\n\
+         Content-Type: text/plain; charset=us-ascii\r\n\
          Content-Transfer-Encoding: 7bit\r\n\
          \r\n\
          Hello\r\n.\r\n"
@@ -40,9 +40,9 @@ fn an_alternative_mail_shows_its_boundaries() {
         format!(
             "Content-Type: multipart/alternative;\r\n boundary=\"{boundary}\"\r\n\
              \r\n--{boundary}\r\n\
-             Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 7bit\r\n\r\nHi\
+             Content-Type: text/plain; charset=us-ascii\r\nContent-Transfer-Encoding: 7bit\r\n\r\nHi\
              \r\n--{boundary}\r\n\
-             Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: 7bit\r\n\r\n<p>Hi</p>\r\n\
+             Content-Type: text/html; charset=us-ascii\r\nContent-Transfer-Encoding: 7bit\r\n\r\n<p>Hi</p>\r\n\
              \r\n--{boundary}--\r\n"
         )
     );
