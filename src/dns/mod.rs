@@ -2,6 +2,7 @@
 
 mod ask;
 mod check;
+mod spf;
 
 use std::net::SocketAddr;
 

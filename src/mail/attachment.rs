@@ -4,7 +4,6 @@
 //! ASCII text in base64 against a message. The line ends of a `message/*` part alone become CRLF: such a part may only
 //! travel as it is (RFC 2046 §5.2).
 
-use super::encoded_word;
 use super::field::{Field, LONGEST_WORD, is_printable, write_field};
 use super::normalise::lines;
 use super::parameter::{self, percent_encoded};
