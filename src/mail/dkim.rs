@@ -83,9 +83,37 @@ fn signatures(mime: &[u8], signer: &Signer, at: DateTime<Utc>) -> Result<Vec<u8>
             t: u64::try_from(at.timestamp()).unwrap_or(0),
             ..Signature::default()
         };
-        signature(key, &canonical, template)?.write(&mut out, true);
+        let mut header = Vec::with_capacity(1_024);
+        signature(key, &canonical, template)?.write(&mut header, true);
+        fold(&mut out, &header);
     }
     Ok(out)
+}
+
+/// The longest line that RFC 5322 §2.1.1 wants.
+const LINE: usize = 78;
+
+/// Breaks the lines of a signature that are longer at their spaces: the names of domains and keys may be long. The canonical
+/// form stays the same, in which a fold is a space (§3.4.2).
+fn fold(out: &mut Vec<u8>, header: &[u8]) {
+    for line in header.split_inclusive(|byte| *byte == b'\n') {
+        let mut rest = line;
+        while rest.len() > LINE + "\r\n".len() {
+            // Not behind the name, which a `: ` ends, and not where a line begins.
+            let spaces = memchr::memchr_iter(b' ', rest).filter(|at| *at > 0 && rest[at - 1] == b';');
+            let Some(at) = spaces
+                .take_while(|at| *at <= LINE)
+                .last()
+                .or_else(|| memchr::memchr_iter(b' ', rest).find(|at| *at > LINE && rest[at - 1] == b';'))
+            else {
+                break;
+            };
+            out.extend_from_slice(&rest[..at]);
+            out.extend_from_slice(b"\r\n\t");
+            rest = &rest[at + 1..];
+        }
+        out.extend_from_slice(rest);
+    }
 }
 
 fn signature(key: &SigningKey, fields: &[u8], mut signature: Signature) -> Result<Signature, SignError> {

@@ -115,12 +115,25 @@ async fn both_keys_sign_what_verifies_and_the_same_mail_gets_the_same_signatures
     assert_eq!(signed(MAIL, &signer, at()), mail);
     let text = String::from_utf8(mail).unwrap();
     assert!(text.ends_with(MAIL) && text.lines().all(|line| line.len() <= 998), "{text}");
-    assert!(text.contains("a=ed25519-sha256; s=ed25519; d=acme.test; c=relaxed/relaxed;"), "{text}");
+    assert!(text.contains("a=ed25519-sha256; s=ed25519; d=acme.test;\r\n\tc=relaxed/relaxed;"), "{text}");
     assert!(text.contains("t=1795435200"), "the mail's date: {text}");
     let plain: String = text.split_whitespace().collect();
     let h = "h=Content-Transfer-Encoding:Content-Type:List-Unsubscribe:MIME-Version:Message-ID:Subject:To:From:Date:\
              From:Subject:To:Reply-To:Date;";
     assert_eq!(plain.matches(h).count(), 2, "five once more than they are there, X-Other not at all: {plain}");
+}
+
+#[tokio::test]
+async fn long_names_are_folded_and_verify() {
+    let domain = format!("{}.{}.acme.test", "l".repeat(60), "d".repeat(50));
+    for domain in ["acme.example.test", &domain] {
+        let (signer, zone) = signer(domain, &[Algorithm::Ed25519]);
+        let mail = signed(MAIL, &signer, at());
+        assert_eq!(verified(&mail, &zone).await, [Ok(())]);
+        let text = String::from_utf8(mail).unwrap();
+        let longest = text.lines().map(str::len).max().unwrap();
+        assert!(longest <= 78.max(domain.len() + "\td=;".len()), "{text}");
+    }
 }
 
 #[test]
