@@ -4,6 +4,9 @@
 //! ASCII text in base64 against a message. The line ends of a `message/*` part alone become CRLF: such a part may only
 //! travel as it is (RFC 2046 §5.2).
 
+use std::borrow::Cow;
+
+use super::content_id;
 use super::field::{Field, LONGEST_WORD, is_printable, write_field};
 use super::normalise::lines;
 use super::parameter::{self, percent_encoded};
@@ -32,14 +35,16 @@ pub(super) struct File<'a> {
     file: &'a Attachment,
     data: &'a [u8],
     media_type: &'a str,
+    content_id: Option<Cow<'a, str>>,
     encoding: Encoding,
     /// At most this many bytes are written.
     pub(super) size_limit: usize,
 }
 
 impl<'a> File<'a> {
-    /// Chooses the type to declare and the encoding. A file in which `boundary` stands cannot travel as it is.
-    pub(super) fn new(file: &'a Attachment, data: &'a [u8], boundary: &str) -> Self {
+    /// Chooses the type to declare and the encoding. A file in which `boundary` stands cannot travel as it is. `domain` is the
+    /// sender's.
+    pub(super) fn new(file: &'a Attachment, data: &'a [u8], domain: &str, boundary: &str) -> Self {
         let given = media_type(&file.content_type);
         let (media_type, encoding, encoded) = match given.split_once('/').unwrap_or_default().0 {
             kind if kind.eq_ignore_ascii_case("text") => {
@@ -54,10 +59,11 @@ impl<'a> File<'a> {
             },
             _ => (given, Encoding::Base64, base64_lines::encoded_len(data.len())),
         };
+        let content_id = file.content_id.as_deref().map(|id| content_id::whole(id, domain));
         // A byte of a name becomes `%XX` in a line with a frame of 29 around it, and `=XX` in an encoded-word of 26 for 12.
-        let names = file.filename.len() * 10 + file.content_id.as_ref().map_or(0, |id| id.len() * 3 + 256);
+        let names = file.filename.len() * 10 + content_id.as_ref().map_or(0, |id| id.len() * 3);
         let size_limit = 512 + file.content_type.len() * 2 + names + encoded;
-        Self { file, data, media_type, encoding, size_limit }
+        Self { file, data, media_type, content_id, encoding, size_limit }
     }
 
     /// Writes the part: its headers, an empty line and its bytes, with nothing behind the last line.
@@ -70,7 +76,7 @@ impl<'a> File<'a> {
         };
         write_field(out, "Content-Transfer-Encoding", encoding);
         write_disposition(out, self.file);
-        if let Some(id) = &self.file.content_id {
+        if let Some(id) = &self.content_id {
             let mut content_id = Field::new(out, "Content-ID");
             content_id.word(&["<", &bare_id(id), ">"]);
             content_id.end();
@@ -113,11 +119,13 @@ fn is_global(content_type: &str) -> bool {
     content_type.get(..14).is_some_and(|kind| kind.eq_ignore_ascii_case("message/global"))
 }
 
-/// The text of a file that can travel as it is.
+/// The text of a file that begins with a header, as every `message/*` does, and can travel as it is.
 fn as_message(data: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(data).ok().filter(|text| text.is_ascii())?;
+    let name = lines(text).next()?.split_once(':')?.0.trim_end();
+    let begins_with_field = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
     let is_fit = lines(text).all(|line| line.len() <= LONGEST_LINE && !line.contains('\0'));
-    is_fit.then_some(text)
+    (begins_with_field && is_fit).then_some(text)
 }
 
 /// The encoding for a text file, and how long it is then at most.
@@ -220,7 +228,7 @@ mod tests {
 
     fn part(file: &Attachment, data: &[u8]) -> String {
         let mut out = Vec::new();
-        let part = File::new(file, data, "=_boundary");
+        let part = File::new(file, data, "acme.test", "=_boundary");
         part.write(&mut out);
         assert!(out.len() <= part.size_limit, "{} > {}", out.len(), part.size_limit);
         String::from_utf8(out).unwrap()
@@ -281,9 +289,10 @@ mod tests {
         let mail = "From: a@b.test\nSubject: x\n\nHello.\n";
         assert_eq!(body("message/rfc822", mail), ("7bit".to_owned(), mail.replace('\n', "\r\n")));
         assert_eq!(body("message/global", "\u{e9}").0, "base64");
-        for data in ["From: \u{e9}@b.test\n\n", &"x".repeat(999), "a\0b", "--=_boundary"] {
+        let long = format!("A: {}", "x".repeat(996));
+        for data in ["From: \u{e9}@b.test\n\n", &long, "A: a\0b", "hello", "", "A: b\n\n--=_boundary"] {
             assert_eq!(body("message/rfc822", data).0, "base64", "{data:?}");
-            assert_eq!(may_be_declared("Message/RFC822", data.as_bytes()), data.starts_with("--"), "{data:?}");
+            assert_eq!(may_be_declared("Message/RFC822", data.as_bytes()), data.contains("--"), "{data:?}");
         }
         assert!(may_be_declared("message/global-headers", "\u{e9}".as_bytes()) && may_be_declared("a/b", &[0]));
     }

@@ -9,7 +9,10 @@
 //!
 //! A container that would hold one part only is left out. The mail ends in a line end, also where the text does not.
 
+use std::borrow::Cow;
+
 use super::attachment::File;
+use super::content_id;
 use super::field::{Field, write_field};
 use super::header;
 use super::text::Text;
@@ -25,7 +28,10 @@ const ROOM: usize = 2 << 10;
 pub fn build(draft: &Draft) -> Vec<u8> {
     // Quoted-printable and base64 cannot contain `=_` (RFC 2045 §6.7), and text that does cannot travel as it is.
     let boundary = format!("=_{}", draft.id.0.simple());
-    let root = root(draft, &boundary);
+    let domain = draft.from.address.domain();
+    let ids = || draft.attachments.iter().filter_map(|(file, _)| file.content_id.as_deref());
+    let html = draft.content.html.as_deref().map(|html| content_id::link(html, ids(), domain));
+    let root = root(draft, html.as_ref(), &boundary);
     let size_limit = header::size_limit(draft) + root.size_limit();
     let mut out = Vec::with_capacity(size_limit + ROOM);
     header::write(&mut out, draft);
@@ -66,17 +72,17 @@ impl<'a> Part<'a> {
     }
 }
 
-/// The tree of `draft`'s parts.
-fn root<'a>(draft: &'a Draft, boundary: &str) -> Part<'a> {
+/// The tree of `draft`'s parts, with `html` as its HTML.
+fn root<'a>(draft: &'a Draft, html: Option<&'a Cow<'a, str>>, boundary: &str) -> Part<'a> {
     let text_part = |subtype, text| Part::Text { subtype, text: Text::new(text, boundary) };
-    let content = &draft.content;
+    let (content, domain) = (&draft.content, draft.from.address.domain());
     let (inline, attached): (Vec<_>, Vec<_>) =
         draft.attachments.iter().partition(|(file, _)| content.html.is_some() && file.content_id.is_some());
     let files = |list: Vec<&'a (Attachment, Vec<u8>)>| {
-        list.into_iter().map(|(file, data)| Part::File(File::new(file, data, boundary)))
+        list.into_iter().map(|(file, data)| Part::File(File::new(file, data, domain, boundary)))
     };
 
-    let html = content.html.as_deref().map(|html| {
+    let html = html.map(|html| {
         let mut related = vec![text_part("html", html)];
         related.extend(files(inline));
         Part::container("related", related)

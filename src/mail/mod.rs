@@ -10,6 +10,7 @@
 mod attachment;
 mod base64_lines;
 mod build;
+mod content_id;
 pub mod dkim;
 mod encoded_word;
 mod field;

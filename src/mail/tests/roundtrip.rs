@@ -9,6 +9,7 @@ use super::reading::{Leaf, fields, leaves, parse, people};
 use super::{draft, file, header, mailbox};
 use crate::domain::address::Mailbox;
 use crate::domain::message::{Attachment, Content, Draft, Header};
+use crate::mail::content_id::whole;
 use crate::mail::normalise::{lines, single_line};
 use crate::mail::{build, header as head};
 
@@ -94,7 +95,7 @@ fn expected_leaves(draft: &Draft) -> Vec<Leaf> {
     leaves.extend(inline.into_iter().chain(attached).map(|(file, data)| Leaf {
         content_type: file.content_type.split(';').next().unwrap().into(),
         filename: Some(single_line(&file.filename).into_owned()).filter(|name| !name.is_empty()),
-        content_id: file.content_id.clone(),
+        content_id: file.content_id.as_deref().map(|id| whole(id, draft.from.address.domain()).into_owned()),
         data: data.clone(),
     }));
     leaves

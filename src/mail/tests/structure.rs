@@ -100,6 +100,13 @@ fn a_mail_to_bcc_alone_names_nobody() {
 }
 
 #[test]
+fn an_inline_image_is_found_by_its_link() {
+    let html = "<img src=\"cid:logo\">";
+    let mail = String::from_utf8(build(&draft(None, Some(html), vec![logo()]))).unwrap();
+    assert!(mail.contains("\r\nContent-ID: <logo@acme.test>\r\n") && mail.contains("cid:logo@acme.test"), "{mail}");
+}
+
+#[test]
 fn a_boundary_in_a_text_ends_no_part() {
     let text = "--=_0193661b3d007abc8def0123456789ab_1--\n";
     assert_eq!(tree(&build(&draft(Some(text), Some("<p>"), vec![]))), "alternative(text/plain, text/html)");
