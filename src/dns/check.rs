@@ -49,7 +49,7 @@ async fn one<Z: Zone>(zone: &Z, record: Record) -> Finding {
         // What is not answered may be there: its parent does not speak for it.
         match &answer {
             Ok(found) if !found.iter().any(|value| is_meant(record.purpose, value)) => {
-                passed_over.extend(found.clone())
+                passed_over.extend(found.clone());
             }
             _ => break,
         }
@@ -143,9 +143,8 @@ async fn hosts<Z: Zone>(zone: &Z, record: &Record, found: &[String]) -> Vec<Host
     let mut led = Vec::new();
     for value in found.iter().take(MOST_EXCHANGERS) {
         led.push(match (zone.addresses(&host(value)).await, &ours) {
-            (Err(_), _) => Host::Unanswered,
             (Ok(addresses), _) if addresses.is_empty() => Host::Nowhere,
-            (Ok(_), Err(_)) => Host::Unanswered,
+            (Err(_), _) | (Ok(_), Err(_)) => Host::Unanswered,
             (Ok(addresses), Ok(ours)) if addresses.iter().all(|address| ours.contains(address)) => Host::Here,
             (Ok(_), Ok(_)) => Host::Elsewhere,
         });

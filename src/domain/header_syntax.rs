@@ -91,7 +91,7 @@ pub fn syntax(name: &str) -> Syntax {
         Some(start) => name.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start)),
         None => known.eq_ignore_ascii_case(name),
     };
-    if STRUCTURED.iter().any(|known| is_known(&known)) { Syntax::Structured } else { Syntax::Text }
+    if STRUCTURED.iter().any(is_known) { Syntax::Structured } else { Syntax::Text }
 }
 
 /// A phrase and what follows it, from its `<` on; all of it where there is no `<`.

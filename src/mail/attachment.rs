@@ -32,7 +32,7 @@ enum Encoding {
 /// A file as a part.
 #[derive(Debug)]
 pub(super) struct File<'a> {
-    file: &'a Attachment,
+    description: &'a Attachment,
     data: &'a [u8],
     media_type: &'a str,
     content_id: Option<Cow<'a, str>>,
@@ -63,7 +63,7 @@ impl<'a> File<'a> {
         // A byte of a name becomes `%XX` in a line with a frame of 29 around it, and `=XX` in an encoded-word of 26 for 12.
         let names = file.filename.len() * 10 + content_id.as_ref().map_or(0, |id| id.len() * 3);
         let size_limit = 512 + file.content_type.len() * 2 + names + encoded;
-        Self { file, data, media_type, content_id, encoding, size_limit }
+        Self { description: file, data, media_type, content_id, encoding, size_limit }
     }
 
     /// Writes the part: its headers, an empty line and its bytes, with nothing behind the last line.
@@ -75,7 +75,7 @@ impl<'a> File<'a> {
             Encoding::Base64 => "base64",
         };
         write_field(out, "Content-Transfer-Encoding", encoding);
-        write_disposition(out, self.file);
+        write_disposition(out, self.description);
         if let Some(id) = &self.content_id {
             let mut content_id = Field::new(out, "Content-ID");
             content_id.word(&["<", &bare_id(id), ">"]);
@@ -95,7 +95,7 @@ impl<'a> File<'a> {
     /// The type, with a `name` for readers that know no `filename*` (RFC 2231) where there is no other. That an encoded-word
     /// stands in quotes is against RFC 2047 §5, and what these readers expect.
     fn write_type(&self, out: &mut Vec<u8>) {
-        let name = &self.file.filename;
+        let name = &self.description.filename;
         let mut content_type = Field::new(out, "Content-Type");
         if name.is_empty() || parameter::stands_in_quotes(name) || has_name(self.media_type) {
             content_type.words(self.media_type);
@@ -145,13 +145,13 @@ fn text_encoding(data: &[u8], boundary: &str) -> (Encoding, usize) {
             return (Encoding::SevenBit, data.len());
         }
     }
-    let escapes = data.iter().filter(|&&byte| !quoted_printable::is_literal(byte)).count() - 2 * crlfs;
+    let unprintable = data.iter().filter(|&&byte| !quoted_printable::is_literal(byte)).count() - 2 * crlfs;
     let is_escaped_further = |line: &&[u8]| {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         line.starts_with(b"From ") || line.ends_with(b" ") || line.ends_with(b"\t")
     };
     let further = data.split(|byte| *byte == b'\n').filter(is_escaped_further).count();
-    let escaped = data.len() + 2 * escapes + 4 * further;
+    let escaped = data.len() + 2 * unprintable + 4 * further;
     // A soft break costs 3 bytes in 73 and a `From ` behind it 2 more, and each line end may have one.
     let quoted = escaped + escaped / 14 + 3 * (line_ends - crlfs) + 8;
     if quoted * 3 <= data.len() * 4 { (Encoding::QuotedPrintable, quoted) } else { base64 }
@@ -269,11 +269,7 @@ mod tests {
         };
         kept("a,b\r\n1,2\r\n", "7bit", "a,b\r\n1,2\r\n");
         let rows = "name,amount,date of purchase\n".repeat(3);
-        kept(
-            &rows,
-            "quoted-printable",
-            &"name,amount,date of purchase=0A=\r\n".repeat(3).trim_end_matches("=\r\n").to_owned(),
-        );
+        kept(&rows, "quoted-printable", "name,amount,date of purchase=0A=\r\n".repeat(3).trim_end_matches("=\r\n"));
         let long = "x".repeat(1_200);
         let (encoding, text) = body("Text/plain", &long);
         assert_eq!(encoding, "quoted-printable");

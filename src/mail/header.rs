@@ -31,6 +31,8 @@ pub(super) fn write(out: &mut Vec<u8>, draft: &Draft) {
     for Header { name, value } in draft.content.headers.iter().filter(|header| is_custom(&header.name)) {
         match syntax(name) {
             Syntax::Text => unstructured(out, name, value),
+            // Nothing is no id and no URL, so that a field of them would be an error.
+            _ if value.trim().is_empty() => {}
             Syntax::Phrase => structured::write_with_phrase(out, name, value),
             Syntax::Structured => structured::write(out, name, value),
         }

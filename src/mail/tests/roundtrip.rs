@@ -152,6 +152,10 @@ proptest! {
         prop_assert!(mail.split("\r\n").all(|line| line.len() <= 998));
         let (head, _) = mail.split_once("\r\n\r\n").unwrap();
         let unfolded = head.replace("\r\n ", " ");
+        if header.value.trim().is_empty() {
+            prop_assert!(!unfolded.contains(&header.name));
+            return Ok(());
+        }
         let written = unfolded.lines().find_map(|line| line.strip_prefix(&format!("{}:", header.name))).unwrap();
         let bare = |text: &str| text.split_whitespace().collect::<String>();
         prop_assert_eq!(bare(written), bare(&header.value));

@@ -82,6 +82,8 @@ fn fields_stand_in_their_order_and_custom_ones_before_the_body() {
         header("bcc", "x@y.test"),
         header("Content-Type", "a/b"),
         header("a\r\nb", ""),
+        header("References", " "),
+        header("List-Id", ""),
     ];
     let mail = String::from_utf8(build(&draft)).unwrap();
     let head = mail.split_once("\r\n\r\n").unwrap().0;
