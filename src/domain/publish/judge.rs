@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::dmarc::{self, Dmarc};
-use super::spf::{SpfResult, is_spf};
+use super::spf::{SpfResult, is_spf, parse};
 use super::{Finding, Purpose, Record, RecordStatus, dkim_record};
 
 /// What the DNS answered: the records under the first of the names that has such a record, none where there is none, or
@@ -75,8 +75,7 @@ pub fn judge(record: Record, at: &str, answer: Answer, evidence: &Evidence) -> F
         let begin = if record.purpose == Purpose::Dmarc { "v=DMARC1;" } else { "v=spf1 " };
         judged = Judged::wrong(format!(
             "Receivers take it for no such record: it has to begin with `{begin}` to the letter, without quotation marks, and the \
-             tags of a DMARC record are separated by semicolons. {}",
-            publish(&record)
+             tags of a DMARC record are separated by semicolons."
         ));
         found.push(near.clone());
     }
@@ -156,6 +155,14 @@ fn dkim(record: &Record, found: &[String]) -> Judged {
 }
 
 fn spf(record: &Record, found: &[String], evidence: &Evidence) -> Judged {
+    if let Err(why) = parse(&record.value) {
+        let mend = format!(
+            "What would be published is itself no SPF record: {why}. Set hostname to this machine's full name, or say in \
+             domains.spf what stands for this installation."
+        );
+        let status = if found.is_empty() { RecordStatus::Missing } else { RecordStatus::Wrong };
+        return Judged { status, ..Judged::wrong(mend) };
+    }
     match (found, evidence) {
         ([], _) => Judged::missing(record),
         ([_], Evidence::Spf(evidence)) => evaluated(evidence),
@@ -208,11 +215,11 @@ fn dmarc(record: &Record, at: &str, found: &[String]) -> Judged {
         [] => Judged::missing(record),
         [only] => match dmarc::read(only) {
             (Some(read), None) => Judged::ok_but(strict(record, at, read)),
-            (Some(_), Some(why)) => Judged::wrong(format!(
-                "Receivers do not take all of it as it is written: {why}. Begin with v=DMARC1; p=none."
-            )),
+            (Some(_), Some(why)) => {
+                Judged::wrong(format!("Receivers do not take all of it as it is written: {why}. Correct that."))
+            }
             (None, why) => Judged::wrong(format!(
-                "Receivers pass over it: {}. Begin with v=DMARC1; p=none.",
+                "Receivers pass over it: {}. One that they read is v=DMARC1; p=none, or quarantine or reject.",
                 why.unwrap_or_default()
             )),
         },

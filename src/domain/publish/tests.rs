@@ -122,6 +122,9 @@ fn the_evaluation_of_spf_is_told_in_words() {
     let nowhere = Evidence::Spf(SpfEvidence::NoAddress("x has none".into()));
     let nowhere = judged_by(Purpose::Spf, &["v=spf1 mx"], &nowhere);
     assert!(nowhere.status == RecordStatus::Wrong && nowhere.mend.unwrap().contains("domains.spf"));
+    let bare = records(&Terms { spf: "a:box".into(), ..terms(None) }, "acme.test", &[]).remove(0);
+    let missing = judge(bare, "acme.test", Ok(Vec::new()), &Evidence::None);
+    assert!(missing.status == RecordStatus::Missing && missing.mend.unwrap().contains("`a:box` does not hold"));
     let two = judged(Purpose::Spf, &["v=spf1 a:mail.acme.test -all", "v=spf1 -all"]);
     assert_eq!((two.status, two.found.len()), (RecordStatus::Wrong, 2));
     assert_eq!(judged(Purpose::Spf, &["v=spf10 a:mail.acme.test"]).status, RecordStatus::Missing);
