@@ -19,6 +19,7 @@ pub fn terms(config: &Config) -> Terms {
         spf: config.domains.spf.clone().unwrap_or_else(|| mechanism(&hostname)),
         return_path: config.return_path.domain.as_deref().map(|name| name.trim_end_matches('.').to_ascii_lowercase()),
         algorithms: config.dkim.algorithms(),
+        is_direct: config.relay_url.is_none() || config.routes.values().any(crate::config::Route::is_direct),
         hostname,
     }
 }

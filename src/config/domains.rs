@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::publish;
+
 /// What is done with mail of domains that were not verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -20,7 +22,7 @@ pub struct Domains {
     pub unverified: Unverified,
     /// What stands for this installation in SPF records: `POSTRIDER_DOMAINS__SPF`, mechanisms separated by spaces such
     /// as `include:spf.relay.example`, default unset, which means `a:` and the hostname. Behind a relay it is what the
-    /// relay's operator tells.
+    /// relay's operator tells. SPF records are evaluated for the addresses that these mechanisms let pass.
     pub spf: Option<String>,
 }
 
@@ -33,12 +35,13 @@ impl Default for Domains {
 impl Domains {
     pub(super) fn check(&self) -> Result<(), String> {
         let Some(spf) = &self.spf else { return Ok(()) };
-        let is_term = |term: &str| term.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b';');
         let is_whole =
             |term: &str| term.starts_with("v=spf1") || term.trim_start_matches(['+', '-', '~', '?']) == "all";
-        if spf.trim().is_empty() || !spf.split(' ').all(is_term) || spf.split(' ').any(is_whole) {
+        if spf.trim().is_empty() || spf.contains(['"', ';']) || spf.split(' ').any(is_whole) {
             return Err("holds the mechanisms alone, such as include:spf.relay.example: without v=spf1 and all".into());
         }
+        publish::spf::parse(&format!("v=spf1 {spf} ~all"))
+            .map_err(|why| format!("holds mechanisms of SPF, such as include:spf.relay.example: {why}"))?;
         Ok(())
     }
 }

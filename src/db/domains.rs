@@ -277,7 +277,9 @@ pub async fn checked(
                                  THEN least(check_at, $4) ELSE $4 END,
                  checked_at = CASE WHEN $5::boolean IS NULL THEN checked_at ELSE $6 END,
                  verified_at = CASE WHEN $5 THEN $6 ELSE verified_at END,
-                 dmarc = CASE WHEN $7 THEN $8 ELSE dmarc END
+                 dmarc = CASE WHEN $7 THEN $8 ELSE dmarc END,
+                 dmarc_strict_dkim = CASE WHEN $7 THEN $10 ELSE dmarc_strict_dkim END,
+                 dmarc_strict_spf = CASE WHEN $7 THEN $11 ELSE dmarc_strict_spf END
              WHERE tenant_id = $1 AND name = $2",
             tenant.0,
             name,
@@ -287,7 +289,9 @@ pub async fn checked(
             now,
             verdict.dmarc.is_some(),
             dmarc,
-            &known as _
+            &known as _,
+            verdict.strict.dkim,
+            verdict.strict.spf
         )
         .execute(&mut *tx)
         .await?;
@@ -369,6 +373,10 @@ pub struct SenderRow {
     pub verified_at: Option<DateTime<Utc>>,
     /// `none`, `quarantine` or `reject`.
     pub dmarc: Option<String>,
+    /// Whether that policy wants the very domain to sign.
+    pub dmarc_strict_dkim: bool,
+    /// And bounces to go there.
+    pub dmarc_strict_spf: bool,
     /// Where the key's record is.
     pub selector: Option<String>,
     /// `ed25519` or `rsa`.
@@ -381,7 +389,8 @@ pub struct SenderRow {
 pub async fn senders(db: &Db, tenant: TenantId, names: &[String]) -> Result<Vec<SenderRow>, DbError> {
     let query = sqlx::query_as!(
         SenderRow,
-        r#"SELECT d.name, d.checked_at, d.verified_at, d.dmarc, k.selector AS "selector?", k.algorithm AS "algorithm?",
+        r#"SELECT d.name, d.checked_at, d.verified_at, d.dmarc, d.dmarc_strict_dkim,
+                  d.dmarc_strict_spf, k.selector AS "selector?", k.algorithm AS "algorithm?",
                   k.sealed AS "sealed?"
            FROM domains d
            LEFT JOIN dkim_keys k ON k.tenant_id = d.tenant_id AND k.domain = d.name AND k.state = 'active'

@@ -16,7 +16,7 @@ use crate::clock::SharedClock;
 use crate::domain::dkim::{Algorithm, KeyError, Signer, SigningKey};
 use crate::domain::id::TenantId;
 use crate::domain::keyring::Keyring;
-use crate::domain::publish::{DmarcPolicy, DomainStatus, lineage};
+use crate::domain::publish::{DmarcPolicy, DomainStatus, Strict, lineage};
 
 /// How old an answer may be where nobody has to ask anew. The record of a key that signs no more stays for a week.
 const FRESH: TimeDelta = TimeDelta::seconds(15);
@@ -56,6 +56,8 @@ pub struct Sender {
     pub status: DomainStatus,
     /// The DMARC policy that was last found to apply.
     pub dmarc: Option<DmarcPolicy>,
+    /// Which alignment that policy wants exact.
+    pub strict: Strict,
     /// What signs its mail: nothing, where the configuration says so, or a key that cannot be opened.
     pub signer: Result<Option<Arc<Signer>>, KeyError>,
 }
@@ -156,6 +158,8 @@ impl Senders {
         Ok(Standing::Known(Arc::new(Sender {
             status: DomainStatus::of(first.and_then(|row| row.checked_at), first.and_then(|row| row.verified_at)),
             dmarc: first.and_then(|row| row.dmarc.as_deref()?.parse().ok()),
+            strict: first
+                .map_or_else(Strict::default, |row| Strict { dkim: row.dmarc_strict_dkim, spf: row.dmarc_strict_spf }),
             signer,
             domain: nearest,
         })))

@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod own;
 mod words;
+mod spf;
 
 use std::net::SocketAddr;
 

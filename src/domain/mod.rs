@@ -11,6 +11,7 @@ pub mod event;
 pub mod explain;
 pub mod fault;
 pub mod fingerprint;
+pub mod header_syntax;
 pub mod id;
 pub mod key;
 pub mod keyring;

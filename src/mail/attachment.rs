@@ -1,33 +1,169 @@
-//! Attachments and inline parts: their headers (RFC 2045, 2183, 2392) and their bytes, always in base64, so that every
-//! byte arrives.
+//! Attachments and inline parts: their headers (RFC 2045, 2183, 2392) and their bytes.
+//!
+//! Every byte arrives: in base64, or where the file is ASCII text as it is or in quoted-printable, since filters count
+//! ASCII text in base64 against a message. The line ends of a `message/*` part alone become CRLF: such a part may only
+//! travel as it is (RFC 2046 §5.2).
 
-use super::base64_lines;
+use std::borrow::Cow;
+
+use super::content_id;
 use super::field::{Field, LONGEST_WORD, is_printable, write_field};
+use super::normalise::lines;
 use super::parameter::{self, percent_encoded};
+use super::text::{is_plain, join_lines};
+use super::{base64_lines, quoted_printable};
+use crate::domain::header_syntax::LONGEST_LINE;
 use crate::domain::message::Attachment;
 
-/// What a file is called when its type is unknown or may not travel in base64.
+/// What a file is called when its type is unknown, or cannot be kept on the way.
 const OPAQUE: &str = "application/octet-stream";
 
-/// Writes a file as one part: its headers, an empty line and its bytes, with nothing behind the last line.
-pub(super) fn write(out: &mut Vec<u8>, file: &Attachment, data: &[u8]) {
-    write_field(out, "Content-Type", media_type(&file.content_type));
-    write_field(out, "Content-Transfer-Encoding", "base64");
-    write_disposition(out, file);
-    if let Some(id) = &file.content_id {
-        let mut content_id = Field::new(out, "Content-ID");
-        content_id.word(&["<", &bare_id(id), ">"]);
-        content_id.end();
-    }
-    out.extend_from_slice(b"\r\n");
-    base64_lines::write(out, data);
+/// How the bytes travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    /// As they are, line ends included.
+    SevenBit,
+    /// As they are, with CRLF for every line end.
+    Lines,
+    QuotedPrintable,
+    Base64,
 }
 
-/// At most this many octets are written for a file.
-pub(super) fn size_limit(file: &Attachment, data: &[u8]) -> usize {
-    // An octet of a name becomes `%XX`, and each line of them has a frame of 29 around it.
-    let headers = 256 + file.content_type.len() * 2 + file.filename.len() * 5;
-    headers + file.content_id.as_ref().map_or(0, |id| id.len() * 3) + base64_lines::encoded_len(data.len())
+/// A file as a part.
+#[derive(Debug)]
+pub(super) struct File<'a> {
+    description: &'a Attachment,
+    data: &'a [u8],
+    media_type: &'a str,
+    content_id: Option<Cow<'a, str>>,
+    encoding: Encoding,
+    /// At most this many bytes are written.
+    pub(super) size_limit: usize,
+}
+
+impl<'a> File<'a> {
+    /// Chooses the type to declare and the encoding. A file in which `boundary` stands cannot travel as it is. `domain` is the
+    /// sender's.
+    pub(super) fn new(file: &'a Attachment, data: &'a [u8], domain: &str, boundary: &str) -> Self {
+        let given = media_type(&file.content_type);
+        let (media_type, encoding, encoded) = match given.split_once('/').unwrap_or_default().0 {
+            kind if kind.eq_ignore_ascii_case("text") => {
+                let (encoding, encoded) = text_encoding(data, boundary);
+                (given, encoding, encoded)
+            }
+            kind if kind.eq_ignore_ascii_case("message") && !is_global(given) => match as_message(data) {
+                Some(text) if memchr::memmem::find(data, boundary.as_bytes()).is_none() => {
+                    (given, Encoding::Lines, data.len() + lines(text).count())
+                }
+                _ => (OPAQUE, Encoding::Base64, base64_lines::encoded_len(data.len())),
+            },
+            _ => (given, Encoding::Base64, base64_lines::encoded_len(data.len())),
+        };
+        let content_id = file.content_id.as_deref().map(|id| content_id::whole(id, domain));
+        // A byte of a name becomes `%XX` in a line with a frame of 29 around it, and `=XX` in an encoded-word of 26 for 12.
+        let names = file.filename.len() * 10 + content_id.as_ref().map_or(0, |id| id.len() * 3);
+        let size_limit = 512 + file.content_type.len() * 2 + names + encoded;
+        Self { description: file, data, media_type, content_id, encoding, size_limit }
+    }
+
+    /// Writes the part: its headers, an empty line and its bytes, with nothing behind the last line.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        self.write_type(out);
+        let encoding = match self.encoding {
+            Encoding::SevenBit | Encoding::Lines => "7bit",
+            Encoding::QuotedPrintable => "quoted-printable",
+            Encoding::Base64 => "base64",
+        };
+        write_field(out, "Content-Transfer-Encoding", encoding);
+        write_disposition(out, self.description);
+        if let Some(id) = &self.content_id {
+            let mut content_id = Field::new(out, "Content-ID");
+            content_id.word(&["<", &bare_id(id), ">"]);
+            content_id.end();
+        }
+        out.extend_from_slice(b"\r\n");
+        match self.encoding {
+            Encoding::SevenBit => out.extend_from_slice(self.data),
+            Encoding::Lines => {
+                join_lines(out, as_message(self.data).unwrap_or_default(), Vec::extend_from_slice);
+            }
+            Encoding::QuotedPrintable => quoted_printable::write_exact(out, self.data),
+            Encoding::Base64 => base64_lines::write(out, self.data),
+        }
+    }
+
+    /// The type, with a `name` for readers that know no `filename*` (RFC 2231) where there is no other. That an encoded-word
+    /// stands in quotes is against RFC 2047 §5, and what these readers expect.
+    fn write_type(&self, out: &mut Vec<u8>) {
+        let name = &self.description.filename;
+        let mut content_type = Field::new(out, "Content-Type");
+        if name.is_empty() || parameter::stands_in_quotes(name) || has_name(self.media_type) {
+            content_type.words(self.media_type);
+        } else {
+            content_type.words(self.media_type.trim_end_matches([';', ' ']));
+            content_type.push(";");
+            parameter::write_for_old_readers(&mut content_type, "name", name);
+        }
+        content_type.end();
+    }
+}
+
+/// Whether a file may be declared to be the `message/*` that its sender says it is: ASCII without NUL, in lines that can be
+/// sent as they are. `message/global` and its kin may travel encoded (RFC 6532 §3.7).
+pub fn may_be_declared(content_type: &str, data: &[u8]) -> bool {
+    let is_message = content_type.get(..8).is_some_and(|kind| kind.eq_ignore_ascii_case("message/"));
+    !is_message || is_global(content_type) || as_message(data).is_some()
+}
+
+fn is_global(content_type: &str) -> bool {
+    content_type.get(..14).is_some_and(|kind| kind.eq_ignore_ascii_case("message/global"))
+}
+
+/// The text of a file that begins with a header, as every `message/*` does, and can travel as it is.
+fn as_message(data: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(data).ok().filter(|text| text.is_ascii())?;
+    let name = lines(text).next()?.split_once(':')?.0.trim_end();
+    let begins_with_field = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
+    let is_fit = lines(text).all(|line| line.len() <= LONGEST_LINE && !line.contains('\0'));
+    (begins_with_field && is_fit).then_some(text)
+}
+
+/// The encoding for a text file, and how long it is then at most.
+fn text_encoding(data: &[u8], boundary: &str) -> (Encoding, usize) {
+    let base64 = (Encoding::Base64, base64_lines::encoded_len(data.len()));
+    let is_text = |byte: &u8| matches!(byte, b'\t' | b'\r' | b'\n' | b' '..=b'~');
+    if !data.iter().all(is_text) {
+        return base64;
+    }
+    let line_ends = memchr::memchr_iter(b'\n', data).count();
+    let crlfs = memchr::memmem::find_iter(data, b"\r\n").count();
+    let has_crlf_only = crlfs == line_ends && memchr::memchr_iter(b'\r', data).count() == crlfs;
+    let fits = |line: &[u8]| is_plain(line.strip_suffix(b"\r").unwrap_or(line));
+    if has_crlf_only && data.split(|byte| *byte == b'\n').all(fits) {
+        // The sender cannot know the boundary, which is made of the message's id.
+        if memchr::memmem::find(data, boundary.as_bytes()).is_none() {
+            return (Encoding::SevenBit, data.len());
+        }
+    }
+    let unprintable = data.iter().filter(|&&byte| !quoted_printable::is_literal(byte)).count() - 2 * crlfs;
+    let is_escaped_further = |line: &&[u8]| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        line.starts_with(b"From ") || line.ends_with(b" ") || line.ends_with(b"\t")
+    };
+    let further = data.split(|byte| *byte == b'\n').filter(is_escaped_further).count();
+    let escaped = data.len() + 2 * unprintable + 4 * further;
+    // A soft break costs 3 bytes in 73 and a `From ` behind it 2 more, and each line end may have one.
+    let quoted = escaped + escaped / 14 + 3 * (line_ends - crlfs) + 8;
+    if quoted * 3 <= data.len() * 4 { (Encoding::QuotedPrintable, quoted) } else { base64 }
+}
+
+/// Whether a media type has a parameter `name`.
+fn has_name(media_type: &str) -> bool {
+    let mut parameters = media_type.split(';').skip(1);
+    parameters.any(|parameter| {
+        let name = parameter.split_once('=').unwrap_or_default().0.trim();
+        name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("name"))
+    })
 }
 
 fn write_disposition(out: &mut Vec<u8>, file: &Attachment) {
@@ -42,15 +178,14 @@ fn write_disposition(out: &mut Vec<u8>, file: &Attachment) {
     disposition.end();
 }
 
-/// The type to declare. `message/*` and `multipart/*` may not travel in base64 (RFC 2045 §6.4, RFC 2046 §5.2.1), and as
-/// anything else their bytes would be changed on the way; readers open a file named `.eml` all the same.
+/// The type to declare. `multipart/*` may not travel in base64 (RFC 2045 §6.4), and as anything else its bytes would be
+/// changed on the way.
 fn media_type(given: &str) -> &str {
     let essence = given.split(';').next().unwrap_or_default().trim();
     let is_token = |part: &str| !part.is_empty() && part.bytes().all(is_token_byte);
-    let is_type = essence.split_once('/').is_some_and(|(kind, subtype)| {
-        let composite = kind.eq_ignore_ascii_case("message") || kind.eq_ignore_ascii_case("multipart");
-        is_token(kind) && is_token(subtype) && !composite
-    });
+    let is_type = essence
+        .split_once('/')
+        .is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype) && !kind.eq_ignore_ascii_case("multipart"));
     let is_short = given.split(' ').all(|word| word.len() <= LONGEST_WORD);
     if is_type && is_short && is_printable(given) { given } else { OPAQUE }
 }
@@ -88,19 +223,86 @@ mod tests {
             sha256: String::new(),
             size: 3,
         };
+        part(&file, b"abc")
+    }
+
+    fn part(file: &Attachment, data: &[u8]) -> String {
         let mut out = Vec::new();
-        write(&mut out, &file, b"abc");
-        assert!(out.len() <= size_limit(&file, b"abc"));
+        let part = File::new(file, data, "acme.test", "=_boundary");
+        part.write(&mut out);
+        assert!(out.len() <= part.size_limit, "{} > {}", out.len(), part.size_limit);
         String::from_utf8(out).unwrap()
+    }
+
+    /// The encoding and the body of a file.
+    fn body(content_type: &str, data: &str) -> (String, String) {
+        let file = Attachment {
+            filename: "f".into(),
+            content_type: content_type.into(),
+            content_id: None,
+            sha256: String::new(),
+            size: data.len() as u64,
+        };
+        let part = part(&file, data.as_bytes());
+        let (head, body) = part.split_once("\r\n\r\n").unwrap();
+        let encoding = head.split_once("Content-Transfer-Encoding: ").unwrap().1.lines().next().unwrap();
+        (encoding.to_owned(), body.to_owned())
     }
 
     #[test]
     fn a_file_is_an_attachment() {
         assert_eq!(
             written("data.csv", "text/csv; charset=utf-8", None),
-            "Content-Type: text/csv; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\
-             Content-Disposition: attachment; filename=\"data.csv\"\r\n\r\nYWJj"
+            "Content-Type: text/csv; charset=utf-8\r\nContent-Transfer-Encoding: 7bit\r\n\
+             Content-Disposition: attachment; filename=\"data.csv\"\r\n\r\nabc"
         );
+        assert!(written("a.bin", "a/b", None).ends_with(
+            "Content-Transfer-Encoding: base64\r\n\
+             Content-Disposition: attachment; filename=\"a.bin\"\r\n\r\nYWJj"
+        ));
+    }
+
+    #[test]
+    fn ascii_text_is_readable_and_keeps_its_bytes() {
+        let kept = |data: &str, encoding: &str, expected: &str| {
+            assert_eq!(body("text/csv", data), (encoding.to_owned(), expected.to_owned()), "{data:?}");
+        };
+        kept("a,b\r\n1,2\r\n", "7bit", "a,b\r\n1,2\r\n");
+        let rows = "name,amount,date of purchase\n".repeat(3);
+        kept(&rows, "quoted-printable", "name,amount,date of purchase=0A=\r\n".repeat(3).trim_end_matches("=\r\n"));
+        let long = "x".repeat(1_200);
+        let (encoding, text) = body("Text/plain", &long);
+        assert_eq!(encoding, "quoted-printable");
+        assert!(text.lines().all(|line| line.len() <= 76));
+        for data in ["\n\n\n\n", "\u{e9}\r\n", "nul \0", "=_boundary"] {
+            assert_eq!(body("text/plain", data).0, "base64", "{data:?}");
+        }
+        assert_eq!(body("text/plain", &format!("{}=_boundary", "a line\r\n".repeat(20))).0, "quoted-printable");
+    }
+
+    #[test]
+    fn a_message_stays_one_where_it_can() {
+        let mail = "From: a@b.test\nSubject: x\n\nHello.\n";
+        assert_eq!(body("message/rfc822", mail), ("7bit".to_owned(), mail.replace('\n', "\r\n")));
+        assert_eq!(body("message/global", "\u{e9}").0, "base64");
+        let long = format!("A: {}", "x".repeat(996));
+        for data in ["From: \u{e9}@b.test\n\n", &long, "A: a\0b", "hello", "", "A: b\n\n--=_boundary"] {
+            assert_eq!(body("message/rfc822", data).0, "base64", "{data:?}");
+            assert_eq!(may_be_declared("Message/RFC822", data.as_bytes()), data.contains("--"), "{data:?}");
+        }
+        assert!(may_be_declared("message/global-headers", "\u{e9}".as_bytes()) && may_be_declared("a/b", &[0]));
+    }
+
+    #[test]
+    fn a_name_beyond_ascii_is_there_for_old_readers_too() {
+        let part = written("Zo\u{eb}.pdf", "application/pdf", None);
+        assert!(part.starts_with("Content-Type: application/pdf; name=\"=?utf-8?q?Zo=C3=AB=2Epdf?=\"\r\n"), "{part}");
+        assert!(part.contains("; filename*=utf-8\'\'Zo%C3%AB.pdf\r\n"), "{part}");
+        let named = written("\u{eb}", "text/plain; charset=utf-8; Name=\"e\";", None);
+        assert!(named.starts_with("Content-Type: text/plain; charset=utf-8; Name=\"e\";\r\n"), "{named}");
+        let long = written(&"\u{65e5}\u{672c}".repeat(80), "application/pdf;", None);
+        assert!(long.lines().all(|line| line.len() <= 78), "{long}");
+        assert!(long.starts_with("Content-Type: application/pdf;\r\n name=\"=?utf-8?b?"), "{long}");
     }
 
     #[test]
@@ -114,17 +316,7 @@ mod tests {
     #[test]
     fn a_type_that_cannot_be_declared_is_opaque() {
         let long = format!("a/{}", "b".repeat(1_000));
-        let types = [
-            "message/rfc822",
-            "Multipart/mixed; boundary=x",
-            "",
-            "text",
-            "text/",
-            "a b/c",
-            "a/b\r\nBcc: c",
-            "ä/b",
-            &long,
-        ];
+        let types = ["Multipart/mixed; boundary=x", "", "text", "text/", "a b/c", "a/b\r\nBcc: c", "ä/b", &long];
         for content_type in types {
             assert!(
                 written("f", content_type, None).starts_with("Content-Type: application/octet-stream\r\n"),

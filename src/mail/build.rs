@@ -9,9 +9,13 @@
 //!
 //! A container that would hold one part only is left out. The mail ends in a line end, also where the text does not.
 
+use std::borrow::Cow;
+
+use super::attachment::File;
+use super::content_id;
 use super::field::{Field, write_field};
+use super::header;
 use super::text::Text;
-use super::{attachment, header};
 use crate::domain::message::{Attachment, Draft};
 
 /// Beyond the mail, for the signatures that are put before it.
@@ -24,7 +28,10 @@ const ROOM: usize = 2 << 10;
 pub fn build(draft: &Draft) -> Vec<u8> {
     // Quoted-printable and base64 cannot contain `=_` (RFC 2045 §6.7), and text that does cannot travel as it is.
     let boundary = format!("=_{}", draft.id.0.simple());
-    let root = root(draft, &boundary);
+    let domain = draft.from.address.domain();
+    let ids = || draft.attachments.iter().filter_map(|(file, _)| file.content_id.as_deref());
+    let html = draft.content.html.as_deref().map(|html| content_id::link(html, ids(), domain));
+    let root = root(draft, html.as_ref(), &boundary);
     let size_limit = header::size_limit(draft) + root.size_limit();
     let mut out = Vec::with_capacity(size_limit + ROOM);
     header::write(&mut out, draft);
@@ -39,7 +46,7 @@ pub fn build(draft: &Draft) -> Vec<u8> {
 /// A node of the body's tree.
 enum Part<'a> {
     Text { subtype: &'static str, text: Text<'a> },
-    File(&'a Attachment, &'a [u8]),
+    File(File<'a>),
     Container { subtype: &'static str, parts: Vec<Part<'a>> },
 }
 
@@ -59,21 +66,23 @@ impl<'a> Part<'a> {
     fn size_limit(&self) -> usize {
         match self {
             Part::Text { text, .. } => 128 + text.size_limit,
-            Part::File(file, data) => attachment::size_limit(file, data),
+            Part::File(file) => file.size_limit,
             Part::Container { parts, .. } => 256 + parts.iter().map(|part| 64 + part.size_limit()).sum::<usize>(),
         }
     }
 }
 
-/// The tree of `draft`'s parts.
-fn root<'a>(draft: &'a Draft, boundary: &str) -> Part<'a> {
+/// The tree of `draft`'s parts, with `html` as its HTML.
+fn root<'a>(draft: &'a Draft, html: Option<&'a Cow<'a, str>>, boundary: &str) -> Part<'a> {
     let text_part = |subtype, text| Part::Text { subtype, text: Text::new(text, boundary) };
-    let content = &draft.content;
+    let (content, domain) = (&draft.content, draft.from.address.domain());
     let (inline, attached): (Vec<_>, Vec<_>) =
         draft.attachments.iter().partition(|(file, _)| content.html.is_some() && file.content_id.is_some());
-    let files = |list: Vec<&'a (Attachment, Vec<u8>)>| list.into_iter().map(|(file, data)| Part::File(file, data));
+    let files = |list: Vec<&'a (Attachment, Vec<u8>)>| {
+        list.into_iter().map(|(file, data)| Part::File(File::new(file, data, domain, boundary)))
+    };
 
-    let html = content.html.as_deref().map(|html| {
+    let html = html.map(|html| {
         let mut related = vec![text_part("html", html)];
         related.extend(files(inline));
         Part::container("related", related)
@@ -99,11 +108,11 @@ impl Bodies<'_> {
     /// Writes a part with its headers and nothing behind its last line.
     fn write(&mut self, part: &Part<'_>) {
         match part {
-            Part::File(file, data) => attachment::write(self.out, file, data),
+            Part::File(file) => file.write(self.out),
             Part::Text { subtype, text } => {
                 let mut content_type = Field::new(self.out, "Content-Type");
                 content_type.word(&["text/", subtype, ";"]);
-                content_type.word(&["charset=utf-8"]);
+                content_type.word(&["charset=", text.charset]);
                 content_type.end();
                 write_field(self.out, "Content-Transfer-Encoding", text.encoding.as_str());
                 self.out.extend_from_slice(b"\r\n");

@@ -1,8 +1,7 @@
 //! DKIM signatures (RFC 6376, RFC 8463), relaxed/relaxed.
 //!
 //! A signature is made of the mail, the keys and the mail's own date alone (`t=`), so that every attempt and every
-//! `raw` of a mail has the same one. `From` is signed once more than it is there, so that nobody can add a second one
-//! (§8.15). The body is hashed once for all keys. Canonical forms and the signature's own field are mail-auth's; its
+//! `raw` of a mail has the same one. The body is hashed once for all keys. Canonical forms and the signature's own field are mail-auth's; its
 //! `sign` takes `t=` from the system's clock, which would make each attempt another mail.
 
 use chrono::{DateTime, Utc};
@@ -12,8 +11,9 @@ use mail_auth::dkim::{Canonicalization, Signature};
 
 use crate::domain::dkim::{Signer, SigningKey};
 
-/// What is signed where it is present, and what a receiver shows or acts on.
-const SIGNED: [&str; 12] = [
+/// What is signed where it is present: what RFC 6376 §5.4.1 recommends, what describes the body, and what a receiver shows
+/// or acts on.
+const SIGNED: [&str; 24] = [
     "From",
     "To",
     "Cc",
@@ -21,12 +21,27 @@ const SIGNED: [&str; 12] = [
     "Date",
     "Message-ID",
     "Reply-To",
+    "Sender",
+    "In-Reply-To",
+    "References",
     "MIME-Version",
     "Content-Type",
     "Content-Transfer-Encoding",
+    "List-Id",
+    "List-Help",
     "List-Unsubscribe",
     "List-Unsubscribe-Post",
+    "List-Subscribe",
+    "List-Post",
+    "List-Owner",
+    "List-Archive",
+    "Feedback-ID",
+    "Auto-Submitted",
+    "Disposition-Notification-To",
 ];
+
+/// What is signed once more than it is there, so that nobody can add another one that a reader would show (§8.15).
+const OVERSIGNED: [&str; 5] = ["From", "Subject", "To", "Reply-To", "Date"];
 
 /// Why a mail could not be signed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,7 +69,7 @@ fn signatures(mime: &[u8], signer: &Signer, at: DateTime<Utc>) -> Result<Vec<u8>
     let mut canonical = Vec::with_capacity(1_024);
     Canonicalization::Relaxed.canonicalize_headers(chosen.iter().copied(), &mut canonical);
     let name = |(name, _): &Field<'_>| String::from_utf8_lossy(name).into_owned();
-    let h: Vec<String> = chosen.iter().map(name).chain(["From".to_owned()]).collect();
+    let h: Vec<String> = chosen.iter().map(name).chain(OVERSIGNED.map(str::to_owned)).collect();
     let bh = HashAlgorithm::Sha256.hash(Canonicalization::Relaxed.canonical_body(body, u64::MAX)).as_ref().to_vec();
     let mut out = Vec::with_capacity(1_024);
     for key in &signer.keys {
@@ -68,9 +83,37 @@ fn signatures(mime: &[u8], signer: &Signer, at: DateTime<Utc>) -> Result<Vec<u8>
             t: u64::try_from(at.timestamp()).unwrap_or(0),
             ..Signature::default()
         };
-        signature(key, &canonical, template)?.write(&mut out, true);
+        let mut header = Vec::with_capacity(1_024);
+        signature(key, &canonical, template)?.write(&mut header, true);
+        fold(&mut out, &header);
     }
     Ok(out)
+}
+
+/// The longest line that RFC 5322 §2.1.1 wants.
+const LINE: usize = 78;
+
+/// Breaks the lines of a signature that are longer at their spaces: the names of domains and keys may be long. The canonical
+/// form stays the same, in which a fold is a space (§3.4.2).
+fn fold(out: &mut Vec<u8>, header: &[u8]) {
+    for line in header.split_inclusive(|byte| *byte == b'\n') {
+        let mut rest = line;
+        while rest.len() > LINE + "\r\n".len() {
+            // Not behind the name, which a `: ` ends, and not where a line begins.
+            let spaces = memchr::memchr_iter(b' ', rest).filter(|at| *at > 0 && rest[at - 1] == b';');
+            let Some(at) = spaces
+                .take_while(|at| *at <= LINE)
+                .last()
+                .or_else(|| memchr::memchr_iter(b' ', rest).find(|at| *at > LINE && rest[at - 1] == b';'))
+            else {
+                break;
+            };
+            out.extend_from_slice(&rest[..at]);
+            out.extend_from_slice(b"\r\n\t");
+            rest = &rest[at + 1..];
+        }
+        out.extend_from_slice(rest);
+    }
 }
 
 fn signature(key: &SigningKey, fields: &[u8], mut signature: Signature) -> Result<Signature, SignError> {

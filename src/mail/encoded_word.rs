@@ -67,6 +67,18 @@ impl Scheme {
     }
 }
 
+/// `text` as encoded-words of at most `room` bytes each.
+pub(super) fn words(text: &str, room: usize) -> Vec<String> {
+    let scheme = Scheme::of(text);
+    let (mut rest, mut words) = (text, Vec::new());
+    while !rest.is_empty() {
+        let mut word = Vec::new();
+        rest = scheme.write_one(&mut word, rest, room);
+        words.push(String::from_utf8_lossy(&word).into_owned());
+    }
+    words
+}
+
 /// Whether a reader may take some of `text` for an encoded-word: `=?…?q?` or `=?…?b?`. Many readers look for them
 /// anywhere, not only between spaces as RFC 2047 says.
 pub(super) fn mimicked_by(text: &str) -> bool {
@@ -99,17 +111,6 @@ fn write_q(out: &mut Vec<u8>, byte: u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(text: &str, room: usize) -> Vec<String> {
-        let scheme = Scheme::of(text);
-        let (mut rest, mut words) = (text, Vec::new());
-        while !rest.is_empty() {
-            let mut word = Vec::new();
-            rest = scheme.write_one(&mut word, rest, room);
-            words.push(String::from_utf8(word).unwrap());
-        }
-        words
-    }
 
     #[test]
     fn mostly_ascii_text_stays_readable() {

@@ -42,6 +42,12 @@ impl<'a> Field<'a> {
         self.column += width;
     }
 
+    /// Writes `piece` behind the last word.
+    pub(super) fn push(&mut self, piece: &str) {
+        self.out.extend_from_slice(piece.as_bytes());
+        self.column += piece.len();
+    }
+
     /// Writes the words of `text`, which is printable ASCII with single spaces.
     pub(super) fn words(&mut self, text: &str) {
         text.split(' ').filter(|word| !word.is_empty()).for_each(|word| self.word(&[word]));
@@ -62,6 +68,11 @@ impl<'a> Field<'a> {
     /// How many octets a word may have to stand on a line of its own without making it too long.
     pub(super) const fn room() -> usize {
         LINE - 1
+    }
+
+    /// How many bytes the next word may have in lines of at most `line`: the first word stands beside the name.
+    pub(super) fn room_at_most(&self, line: usize) -> usize {
+        if self.fresh { line - self.column - 1 } else { line - 1 }
     }
 
     /// Ends the field.
@@ -87,17 +98,20 @@ pub(super) fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
     field.end();
 }
 
-/// Writes a field with free text, such as `Subject` and custom headers.
+/// Writes a field with free text, such as `Subject` and custom headers that are not known to have a syntax.
 ///
-/// Words that are plain ASCII stay as they are, so that a `List-Unsubscribe` or `References` given by the sender keeps
-/// its syntax; from the first to the last word that is not, everything is encoded.
+/// Words that are plain ASCII stay as they are. A word that is not, or that has more than one space behind it, is encoded,
+/// and with it what stands between two such words where that is too little to stand alone.
 pub(super) fn unstructured(out: &mut Vec<u8>, name: &str, value: &str) {
     let value = single_line(value);
-    let (start, end) = encoded_span(&value);
     let mut field = Field::new(out, name);
-    field.words(&value[..start]);
-    field.encoded(&value[start..end]);
-    field.words(&value[end..]);
+    let mut written = 0;
+    for (start, end) in encoded_spans(&value) {
+        field.words(&value[written..start]);
+        field.encoded(&value[start..end]);
+        written = end;
+    }
+    field.words(&value[written..]);
     field.end();
 }
 
@@ -111,21 +125,44 @@ pub(super) fn is_printable(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// From where to where `value` has to be encoded, in octets; the start equals the end where it need not be.
-fn encoded_span(value: &str) -> (usize, usize) {
-    if has_odd_spaces(value) || encoded_word::mimicked_by(value) {
-        return (0, value.len());
+/// Spans with less than this between them are one: two encoded-words cost more than the plain words between.
+const BETWEEN_SPANS: usize = 24;
+
+/// From where to where `value` has to be encoded, in bytes and in order. A span begins and ends with a word, and a plain word
+/// stands between two of them, because readers drop the space between encoded-words (RFC 2047 §6.2).
+fn encoded_spans(value: &str) -> Vec<(usize, usize)> {
+    if encoded_word::mimicked_by(value) {
+        return vec![(0, value.len())];
     }
-    let (mut span, mut offset) = (None, 0);
+    if value.is_empty() {
+        return Vec::new();
+    }
+    let mut spans = Vec::new();
+    // Where the last word began; none as long as there are only spaces.
+    let (mut last, mut offset) = (None, 0);
     for word in value.split(' ') {
         let end = offset + word.len();
-        if !is_printable(word) || word.len() > LONGEST_WORD {
-            let (start, _) = span.unwrap_or((offset, end));
-            span = Some((start, end));
+        let begins_with_spaces = last.is_none() && offset > 0;
+        // A space beside another is kept by encoding it with the word before it, at the beginning with the first word.
+        if word.is_empty() || begins_with_spaces {
+            extend(&mut spans, last.unwrap_or(0), end);
+        } else if !is_printable(word) || word.len() > LONGEST_WORD {
+            extend(&mut spans, offset, end);
+        }
+        if !word.is_empty() {
+            last = Some(offset);
         }
         offset = end + 1;
     }
-    span.unwrap_or((0, 0))
+    spans
+}
+
+/// Adds a span, to the one before where little stands between.
+fn extend(spans: &mut Vec<(usize, usize)>, start: usize, end: usize) {
+    match spans.last_mut() {
+        Some(span) if start < span.1 + BETWEEN_SPANS => span.1 = end,
+        _ => spans.push((start, end)),
+    }
 }
 
 #[cfg(test)]
@@ -145,6 +182,18 @@ mod tests {
         let folded = subject(&long);
         assert!(folded.lines().all(|line| line.len() <= 76));
         assert_eq!(folded.replace("\r\n ", " "), format!("Subject: {long}\r\n"));
+    }
+
+    #[test]
+    fn a_doubled_space_encodes_the_word_before_it() {
+        assert_eq!(subject("Your  invoice of May"), "Subject: =?utf-8?q?Your_?= invoice of May\r\n");
+        assert_eq!(subject("a   b"), "Subject: =?utf-8?q?a__?= b\r\n");
+        assert_eq!(subject(" a b"), "Subject: =?utf-8?q?_a?= b\r\n");
+        assert_eq!(subject("a b "), "Subject: a =?utf-8?q?b_?=\r\n");
+        assert_eq!(subject("   "), "Subject: =?utf-8?q?___?=\r\n");
+        let far = "Two  words and then so much more that it stands  alone";
+        let both = "Subject: =?utf-8?q?Two_?= words and then so much more that it\r\n =?utf-8?q?stands_?= alone\r\n";
+        assert_eq!(subject(far), both);
     }
 
     #[test]
@@ -181,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_line_end_cannot_begin_a_header() {
-        assert_eq!(subject("a\r\nBcc: b"), "Subject: =?utf-8?q?a__Bcc=3A_b?=\r\n");
+        assert_eq!(subject("a\r\nBcc: b"), "Subject: =?utf-8?q?a_?= Bcc: b\r\n");
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::slice::from_ref;
 
 use super::field::{unstructured, write_field};
-use super::mailboxes;
+use super::{mailboxes, structured};
 use crate::domain::address::{Address, Mailbox};
+use crate::domain::header_syntax::{Syntax, syntax};
 use crate::domain::id::MessageId;
 use crate::domain::message::{Draft, Header};
 
@@ -25,10 +26,16 @@ pub(super) fn write(out: &mut Vec<u8>, draft: &Draft) {
     mailboxes::write(out, "Cc", &draft.cc);
     mailboxes::write(out, "Reply-To", &draft.reply_to);
     unstructured(out, "Subject", &draft.subject);
-    unstructured(out, "Message-ID", &message_id(draft.id, &draft.from.address));
+    write_field(out, "Message-ID", &message_id(draft.id, &draft.from.address));
     write_field(out, "MIME-Version", "1.0");
     for Header { name, value } in draft.content.headers.iter().filter(|header| is_custom(&header.name)) {
-        unstructured(out, name, value);
+        match syntax(name) {
+            Syntax::Text => unstructured(out, name, value),
+            // Nothing is no id and no URL, so that a field of them would be an error.
+            _ if value.trim().is_empty() => {}
+            Syntax::Phrase => structured::write_with_phrase(out, name, value),
+            Syntax::Structured => structured::write(out, name, value),
+        }
     }
 }
 

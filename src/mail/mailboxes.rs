@@ -33,7 +33,7 @@ pub(super) fn write(out: &mut Vec<u8>, header: &str, mailboxes: &[Mailbox]) {
 }
 
 /// Writes a display name: as it is, in quotes, or as encoded-words.
-fn phrase(field: &mut Field<'_>, name: &str) {
+pub(super) fn phrase(field: &mut Field<'_>, name: &str) {
     if !is_printable(name) || has_odd_spaces(name) || encoded_word::mimicked_by(name) {
         field.encoded(name);
     } else if name.split(' ').all(|word| word.len() <= LONGEST_QUOTED && word.bytes().all(is_atext)) {

@@ -10,6 +10,7 @@
 mod attachment;
 mod base64_lines;
 mod build;
+mod content_id;
 pub mod dkim;
 mod encoded_word;
 mod field;
@@ -19,10 +20,12 @@ mod normalise;
 mod parameter;
 mod quoted_printable;
 pub mod report;
+mod structured;
 mod text;
 
 #[cfg(test)]
 mod tests;
 
+pub use attachment::may_be_declared;
 pub use build::build;
 pub use header::message_id;

@@ -1,8 +1,8 @@
 //! Header parameters such as `filename=` (RFC 2231).
 //!
 //! A name that is short, plain ASCII stands in quotes. Any other is written by RFC 2231, percent-encoded and in
-//! numbered pieces where it is long: Outlook, Gmail, Apple Mail and Thunderbird read that, and no second, guessed name
-//! beside it can contradict it.
+//! numbered pieces where it is long: Outlook, Gmail, Apple Mail and Thunderbird read that. For readers that do not, the type
+//! of the part holds the same name in encoded-words.
 
 use super::encoded_word;
 use super::field::{Field, has_odd_spaces, is_printable};
@@ -25,8 +25,23 @@ pub(super) fn write(field: &mut Field<'_>, name: &str, value: &str) {
     }
 }
 
+/// Writes `name="=?utf-8?…?="` as the last parameter of `field`, for readers that know no RFC 2231.
+pub(super) fn write_for_old_readers(field: &mut Field<'_>, name: &str, value: &str) {
+    let value = single_line(value);
+    let frame = name.len() + "=\"\"".len();
+    let words = encoded_word::words(&value, Field::room() - frame);
+    for (index, word) in words.iter().enumerate() {
+        let end = if index + 1 == words.len() { "\"" } else { "" };
+        if index == 0 {
+            field.word(&[name, "=\"", word, end]);
+        } else {
+            field.word(&[word, end]);
+        }
+    }
+}
+
 /// Quotes and backslashes are left to RFC 2231: readers disagree about their escapes.
-fn stands_in_quotes(value: &str) -> bool {
+pub(super) fn stands_in_quotes(value: &str) -> bool {
     is_printable(value) && !value.contains(['"', '\\']) && !has_odd_spaces(value) && !encoded_word::mimicked_by(value)
 }
 

@@ -32,6 +32,25 @@ pub(super) fn write_line(out: &mut Vec<u8>, line: &[u8]) {
     }
 }
 
+/// Writes ASCII text so that every byte arrives, the line ends that are not CRLF too: those are escaped, and a soft break
+/// behind them keeps the text in its lines. Without a line end behind it.
+pub(super) fn write_exact(out: &mut Vec<u8>, text: &[u8]) {
+    let mut rest = text;
+    loop {
+        let end = memchr::memmem::find(rest, b"\r\n");
+        let line = &rest[..end.unwrap_or(rest.len())];
+        for (index, piece) in line.split_inclusive(|byte| *byte == b'\n').enumerate() {
+            if index > 0 {
+                soft_break(out);
+            }
+            write_line(out, piece);
+        }
+        let Some(end) = end else { return };
+        out.extend_from_slice(b"\r\n");
+        rest = &rest[end + 2..];
+    }
+}
+
 /// Writes `byte` as `=XX`.
 pub(super) fn write_escape(out: &mut Vec<u8>, byte: u8) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
@@ -90,6 +109,17 @@ mod tests {
     fn a_line_that_an_mbox_would_change_is_kept_from_it() {
         assert_eq!(encoded("From here"), "=46rom here");
         assert!(encoded(&format!("{}From here", "x".repeat(75))).ends_with("=\r\n=46rom here"));
+    }
+
+    #[test]
+    fn line_ends_that_are_not_crlf_survive() {
+        for text in ["a\nb\r\nc\rd", "\n\r\n\r", "x \n \r\n ", &format!("{}\nFrom x", "y".repeat(74)), "", "\r\r\n\n"] {
+            let mut out = Vec::new();
+            write_exact(&mut out, text.as_bytes());
+            let out = String::from_utf8(out).unwrap();
+            assert!(out.split("\r\n").all(|line| line.len() <= 76 && !line.contains(['\r', '\n'])), "{out}");
+            assert_eq!(quoted_printable::decode(&out, quoted_printable::ParseMode::Strict).unwrap(), text.as_bytes());
+        }
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub(super) struct Text<'a> {
     source: &'a str,
     /// The encoding.
     pub(super) encoding: Encoding,
+    /// `us-ascii` where that is enough: filters count a text that claims more than it has against a message.
+    pub(super) charset: &'static str,
     /// At most this many octets, once encoded.
     pub(super) size_limit: usize,
 }
@@ -64,7 +66,8 @@ impl<'a> Text<'a> {
             Encoding::QuotedPrintable => quoted + quoted / 14 + 6 * count,
             Encoding::Base64 => base64_lines::encoded_len(normalised),
         };
-        Self { source: text, encoding, size_limit }
+        let charset = if text.is_ascii() { "us-ascii" } else { "utf-8" };
+        Self { source: text, encoding, charset, size_limit }
     }
 
     /// Writes the text with CRLF between its lines, and nothing behind the last one.
@@ -83,7 +86,7 @@ impl<'a> Text<'a> {
 
 /// Whether a line survives as it is: ASCII without control characters, not too long, without white space at its end
 /// (dropped by some on the way) and without the `From ` that an mbox store would change.
-fn is_plain(line: &[u8]) -> bool {
+pub(super) fn is_plain(line: &[u8]) -> bool {
     line.len() <= LONGEST_LINE
         && !line.ends_with(b" ")
         && !line.ends_with(b"\t")
@@ -91,7 +94,7 @@ fn is_plain(line: &[u8]) -> bool {
         && line.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'))
 }
 
-fn join_lines(out: &mut Vec<u8>, text: &str, write: impl Fn(&mut Vec<u8>, &[u8])) {
+pub(super) fn join_lines(out: &mut Vec<u8>, text: &str, write: impl Fn(&mut Vec<u8>, &[u8])) {
     for (index, line) in lines(text).enumerate() {
         if index > 0 {
             out.extend_from_slice(b"\r\n");
@@ -117,6 +120,8 @@ mod tests {
     #[test]
     fn plain_text_travels_as_it_is() {
         assert_eq!(encoding("Hello,\n.\n..dots\tand a = sign\n"), Encoding::SevenBit);
+        assert_eq!(Text::new("Hello", "b").charset, "us-ascii");
+        assert_eq!(Text::new("H\u{e9}llo", "b").charset, "utf-8");
         assert_eq!(written("a\n.b\rc\r\nd"), "a\r\n.b\r\nc\r\nd");
         assert_eq!(written(""), "");
     }

@@ -4,7 +4,7 @@ use postrider::clock::Clock as _;
 use postrider::db::domains;
 use postrider::domain::dkim::KeyState;
 use postrider::domain::id::TenantId;
-use postrider::domain::publish::{PublishedKey, Verdict};
+use postrider::domain::publish::{PublishedKey, Strict, Verdict};
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
@@ -111,7 +111,13 @@ async fn a_check_that_began_before_a_rotation_does_not_put_off_the_next() {
     let before = shown(&app, "acme.test").await;
     let pending = rotated(&app).await;
     // As a replica records it that had asked for the old keys alone.
-    let verdict = Verdict { findings: Vec::new(), seen: Vec::new(), is_verified: Some(true), dmarc: None };
+    let verdict = Verdict {
+        findings: Vec::new(),
+        seen: Vec::new(),
+        is_verified: Some(true),
+        dmarc: None,
+        strict: Strict::default(),
+    };
     let old: Vec<PublishedKey> = keys(&before)
         .into_iter()
         .map(|(selector, algorithm, _)| PublishedKey {

@@ -40,13 +40,15 @@ async fn each_record_and_the_name_of_the_machine_have_a_line() {
     dns.points_to("192.0.2.1", "other.test");
     let (lines, is_well) = doctor(url, &dns, Some(SECRET)).await;
     assert!(!is_well && lines[0] == "ok    secret_key: it is set", "{lines:#?}");
-    assert_eq!(lines.iter().filter(|line| line.starts_with("BAD   domain acme.test, ")).count(), 4, "{lines:#?}");
-    assert!(lines[5].contains("192.0.2.1, which points to other.test"), "{lines:#?}");
+    assert_eq!(lines.iter().filter(|line| line.starts_with("BAD   domain acme.test, ")).count(), 5, "{lines:#?}");
+    assert!(lines[5].contains("postrider.test: v=spf1 a -all"), "{lines:#?}");
+    assert!(lines[6].contains("192.0.2.1, which points to other.test"), "{lines:#?}");
 
     publish(&dns, &made);
+    dns.txt("postrider.test", ["v=spf1 a -all"]);
     dns.points_to("192.0.2.1", "Postrider.test");
     let (lines, _) = doctor(url, &dns, Some(SECRET)).await;
-    assert!(lines.len() == 6 && lines.iter().all(|line| line.starts_with("ok    ")), "{lines:#?}");
+    assert!(lines.len() == 7 && lines.iter().all(|line| line.starts_with("ok    ")), "{lines:#?}");
 
     let (lines, is_well) = doctor(url, &dns, Some("another secret that is just as long")).await;
     assert!(!is_well && lines[1].contains("its keys cannot be opened") && lines[1].contains("previous_secret_keys"));

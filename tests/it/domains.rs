@@ -45,6 +45,7 @@ async fn a_domain_is_told_exactly_what_to_publish_and_is_verified_once_it_has() 
     publish(&dns, &made);
     dns.txt(made["records"][0]["name"].as_str().unwrap(), ["v=DKIM1; k=ed25519; p=AAAA"]);
     dns.txt("acme.test", ["something=else", "v=spf1 include:other.test -all"]);
+    dns.txt("other.test", ["v=spf1 ip4:198.51.100.1 -all"]);
     let wrong = checked(&app, "acme.test").await;
     assert_eq!(statuses(&wrong)[..3], [("dkim", "wrong"), ("dkim", "ok"), ("spf", "wrong")]);
     assert_eq!(wrong["records"][2]["found"], json!(["v=spf1 include:other.test -all"]));
@@ -100,6 +101,36 @@ async fn a_policy_above_a_subdomain_counts_for_it() {
     let dmarc = records(&found, "dmarc")[0];
     assert_eq!((&dmarc["status"], &found["dmarc"]), (&json!("ok"), &json!("quarantine")));
     assert_eq!(dmarc["found"], json!(["v=DMARC1; p=none; sp=quarantine (at _dmarc.acme.test)"]));
+}
+
+#[tokio::test]
+async fn spf_is_evaluated_and_the_advice_passes() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    let made = registered(&app, "acme.test").await;
+    publish(&dns, &made);
+    let spf = async |record: &str| {
+        dns.txt("acme.test", [record]);
+        let found = checked(&app, "acme.test").await;
+        let record = records(&found, "spf")[0].clone();
+        (record["status"].as_str().unwrap().to_owned(), record["mend"].as_str().unwrap_or_default().to_owned())
+    };
+    dns.txt("spf.other.test", ["v=spf1 ip4:192.0.2.0/24 -all"]);
+    let ok = ("ok".to_owned(), String::new());
+    assert_eq!(spf("v=spf1 include:spf.other.test -all").await, ok, "an include that covers this machine");
+    assert_eq!(spf("v=spf1 redirect=spf.other.test").await, ok);
+    for (record, why) in [
+        ("v=spf1 a:postrider.test inlude:spf.other.test -all", "permerror: `inlude:spf.other.test` is no mechanism"),
+        ("v=spf1 include:nothing.test a:postrider.test -all", "nothing.test has no SPF record"),
+        ("v=spf1 -ip4:192.0.2.1 a:postrider.test +all", "evaluated as fail: `-ip4:192.0.2.1` of acme.test matches"),
+    ] {
+        let (status, mend) = spf(record).await;
+        assert!(status == "wrong" && mend.contains(why), "{record}: {mend}");
+        if let Some((_, advice)) = mend.split_once("Make it: ") {
+            assert!(!advice.contains("+all"), "{advice}");
+            assert_eq!(spf(advice).await, ok, "{advice}");
+        }
+    }
 }
 
 #[tokio::test]

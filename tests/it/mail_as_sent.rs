@@ -98,6 +98,52 @@ async fn the_same_attachment_is_stored_once() {
 }
 
 #[tokio::test]
+async fn ids_and_urls_are_sent_as_they_were_given() {
+    let app = TestApp::start().await;
+    let url = format!("<https://acme.test/u/{}>", "u".repeat(940));
+    let thread = "<0123456789@mail.acme.test>  <=?utf-8?q?x?=@acme.test>";
+    app.send(json!({"headers": {
+        "List-Unsubscribe": url, "References": thread, "In-Reply-To": " <a@b.test>", "List-Id": "Bücher <b.acme.test>",
+        "Feedback-ID": "1:2:3:=?utf-8?q?acme?=",
+    }}))
+    .await;
+    app.run_until_idle().await;
+    let text = String::from_utf8(app.smtp.mails().remove(0).raw).unwrap();
+    let head = text.split_once("\r\n\r\n").unwrap().0.replace("\r\n ", " ");
+    for line in [
+        format!("List-Unsubscribe: {url}"),
+        "References: <0123456789@mail.acme.test> <=?utf-8?q?x?=@acme.test>".to_owned(),
+        "In-Reply-To: <a@b.test>".to_owned(),
+        "List-Id: =?utf-8?q?B=C3=BCcher?= <b.acme.test>".to_owned(),
+        "Feedback-ID: 1:2:3:=?utf-8?q?acme?=".to_owned(),
+    ] {
+        assert!(head.lines().any(|found| found == line), "{line}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn text_files_and_messages_travel_as_what_they_are() {
+    let app = TestApp::start().await;
+    let (csv, mail) = ("a,b\n".repeat(3), "From: x@y.test\r\n\r\nHi\r\n");
+    app.send(json!({"html": "", "attachments": [
+        {"filename": "a.csv", "content": STANDARD.encode("name,amount\r\n1,2\r\n"), "content_type": "text/csv"},
+        {"filename": "b.csv", "content": STANDARD.encode(&csv), "content_type": "text/csv"},
+        {"filename": "Früher.eml", "content": STANDARD.encode(mail), "content_type": "message/rfc822"},
+    ]}))
+    .await;
+    app.run_until_idle().await;
+    let raw = app.smtp.mails().remove(0).raw;
+    let text = String::from_utf8(raw.clone()).unwrap();
+    assert!(text.contains("\r\n\r\nname,amount\r\n1,2\r\n\r\n--") && !text.contains("text/html"), "{text}");
+    assert!(text.contains("charset=us-ascii"), "{text}");
+    let parsed = MessageParser::default().parse(&raw).unwrap();
+    let part = |name: &str| parsed.parts.iter().find(|part| part.attachment_name() == Some(name)).expect(name);
+    assert_eq!(part("b.csv").contents(), csv.as_bytes());
+    let attached = part("Früher.eml").message().expect("a message in the message");
+    assert_eq!(attached.body_text(0).as_deref(), Some("Hi\r\n"));
+}
+
+#[tokio::test]
 async fn a_scheduled_mail_is_dated_when_it_leaves() {
     let app = TestApp::start().await;
     app.send(json!({"scheduled_at": app.clock.text_in(hours(30))})).await;

@@ -7,7 +7,7 @@ use crate::support::app::TestApp;
 use crate::support::client::{Answer, message};
 use crate::support::clock::hours;
 use crate::support::dns::DnsServer;
-use crate::support::domains::{checked, publish, registered, with_secret};
+use crate::support::domains::{checked, publish, records, registered, with_secret};
 
 /// The codes of the warnings in a 202, which a dry run tells as well.
 async fn warnings(app: &TestApp, from: &str) -> Vec<String> {
@@ -39,6 +39,27 @@ async fn warnings_come_with_the_first_domain_and_go_with_the_last_fault() {
     dns.txt("_dmarc.acme.test", ["v=DMARC1; p=reject"]);
     checked(&app, "acme.test").await;
     assert_eq!(warnings(&app, "a@acme.test").await, ["return_path_not_aligned"]);
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn strict_alignment_is_warned_of_where_it_breaks() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).config(|config| config.return_path.domain = Some("b.acme.test".into())).start().await;
+    publish(&dns, &registered(&app, "acme.test").await);
+    dns.txt("_dmarc.acme.test", ["v=DMARC1; p=reject; adkim=s"]);
+    let found = checked(&app, "acme.test").await;
+    let record = records(&found, "dmarc")[0];
+    assert_eq!(record["status"], "ok");
+    assert!(record["warning"].as_str().unwrap().contains("adkim=s"), "{record}");
+    assert_eq!(warnings(&app, "a@acme.test").await, [""; 0]);
+    assert_eq!(warnings(&app, "a@news.acme.test").await, ["dmarc_strict_alignment"]);
+    dns.txt("_dmarc.acme.test", ["v=DMARC1; p=reject; aspf=s"]);
+    checked(&app, "acme.test").await;
+    assert_eq!(warnings(&app, "a@news.acme.test").await, ["return_path_not_aligned"]);
+    dns.txt("_dmarc.acme.test", ["v=DMARC1; p=reject"]);
+    checked(&app, "acme.test").await;
+    assert_eq!(warnings(&app, "a@news.acme.test").await, [""; 0]);
     app.run_until_idle().await;
 }
 

@@ -50,6 +50,21 @@ fn object(value: Value<'_>, at: &Pointer<'_>, faults: &mut Faults) -> Option<Mai
     }
 }
 
+/// The mailbox in `from` or `reply_to`. Some readers take an address for the sender that stands in the quotes of another one,
+/// such as `"a> <b@other.test"@acme.test`, which a key of `acme.test` must not be able to write.
+pub fn sender(node: Node<'_, '_>, faults: &mut Faults) -> Option<Mailbox> {
+    let at = node.at;
+    let mailbox = mailbox(node, faults)?;
+    let local = mailbox.address.local();
+    if local.starts_with('"')
+        && let Some(c) = local.chars().find(|c| "<>@,;:()\\".contains(*c))
+    {
+        at.fault(faults, Code::InvalidAddress, format_args!("`{c}` may not stand in the quotes before a sender's @"));
+        return None;
+    }
+    Some(mailbox)
+}
+
 /// Reads an address or a mailbox out of a text.
 fn read<T: std::str::FromStr<Err = AddressError>>(text: &str, at: &Pointer<'_>, faults: &mut Faults) -> Option<T> {
     // Control characters have a code of their own; the length is the parser's to judge.
@@ -68,7 +83,7 @@ pub fn reply_to(node: Option<Node<'_, '_>>, faults: &mut Faults) -> Vec<Mailbox>
     let mut list = Vec::new();
     if let Some(node) = node {
         let why = format_args!("at most {MAX_REPLY_TO} addresses are allowed here");
-        node.one_or_each(MAX_REPLY_TO, why, faults, |item, faults| list.extend(mailbox(item, faults)));
+        node.one_or_each(MAX_REPLY_TO, why, faults, |item, faults| list.extend(sender(item, faults)));
     }
     list
 }

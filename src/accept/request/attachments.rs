@@ -12,9 +12,13 @@ use super::walk::Node;
 use crate::domain::fault::{Code, Faults};
 use crate::domain::key::hex;
 use crate::domain::message::{Attachment, NewAttachment};
+use crate::mail;
 
 /// The fields of an attachment.
 pub const FIELDS: &[&str] = &["filename", "content", "content_type", "content_id"];
+
+/// Bytes of no known kind.
+const OPAQUE: &str = "application/octet-stream";
 
 const MAX_FILENAME: usize = 255;
 const MAX_CONTENT_TYPE: usize = 255;
@@ -47,8 +51,10 @@ fn attachment(node: Node<'_, '_>, faults: &mut Faults) -> Option<NewAttachment> 
     let given_id = fields.take("content_id").map(|node| content_id(node, faults));
     let (filename, data) = (filename?, data?);
     let content_type = match given_type {
-        Some(given) => given?,
-        None => guessed_type(&filename).to_owned(),
+        Some(given) => declarable(given?, &data, &at, faults)?,
+        None => {
+            Some(guessed_type(&filename)).filter(|kind| mail::may_be_declared(kind, &data)).unwrap_or(OPAQUE).to_owned()
+        }
     };
     let content_id = match given_id {
         Some(given) => Some(given?),
@@ -66,7 +72,20 @@ fn attachment(node: Node<'_, '_>, faults: &mut Faults) -> Option<NewAttachment> 
 
 /// What a file's ending says, or bytes of no known kind.
 fn guessed_type(filename: &str) -> &'static str {
-    mime_guess::from_path(filename).first_raw().unwrap_or("application/octet-stream")
+    mime_guess::from_path(filename).first_raw().unwrap_or(OPAQUE)
+}
+
+/// A type that the sender gave, where the bytes can travel under it.
+fn declarable(given: String, data: &[u8], at: &Pointer<'_>, faults: &mut Faults) -> Option<String> {
+    if mail::may_be_declared(&given, data) {
+        return Some(given);
+    }
+    let at = Pointer::Field(at, "content_type");
+    let message = "a message may not be encoded (RFC 2046 §5.2.1), and this one begins with no header, or holds bytes beyond \
+                   ASCII, a NUL or a line over 998 characters: encode its parts first, or give it as \
+                   `application/octet-stream`";
+    at.fault(faults, Code::InvalidContentType, message);
+    None
 }
 
 /// Standard base64 with padding (RFC 4648 §4). White space is skipped, since many encoders wrap lines.

@@ -3,12 +3,15 @@
 use super::pointer::{Pointer, cut};
 use super::walk::Node;
 use crate::domain::fault::{Code, Faults};
+use crate::domain::header_syntax::{self, Syntax};
 use crate::domain::message::Header;
 
 /// The longest header name, in characters: with its colon and a space it still fits a line of 78 (RFC 5322 §2.1.1).
 const MAX_NAME: usize = 76;
 /// The longest value, in characters.
 const MAX_VALUE: usize = 998;
+/// The same where the value is folded between its parts: `References` of a long thread.
+const MAX_STRUCTURED: usize = 8_000;
 
 /// A header that a request may not set.
 #[derive(Debug, Clone, Copy)]
@@ -68,11 +71,11 @@ pub fn headers(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults) ->
         if again {
             at.fault(faults, Code::DuplicateField, "the same header stands twice; header names have no case");
         }
-        if let Some(value) = node.line(0..=MAX_VALUE, faults)
-            && named
-            && !again
-        {
-            list.push(Header { name: name.into(), value: value.into_owned() });
+        let longest = if header_syntax::syntax(name) == Syntax::Text { MAX_VALUE } else { MAX_STRUCTURED };
+        let Some(value) = node.line(0..=longest, faults).filter(|_| named && !again) else { return };
+        match header_syntax::fault(name, &value) {
+            Some(why) => at.fault(faults, Code::InvalidHeader, why),
+            None => list.push(Header { name: name.into(), value: value.into_owned() }),
         }
     });
     list

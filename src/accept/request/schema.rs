@@ -32,16 +32,17 @@ pub struct SendRequest {
     /// One line of up to 998 characters; may be empty.
     #[schema(example = "Your invoice", max_length = 998)]
     pub subject: String,
-    /// The plain text body, with any line ends. At least one of `text`, `html` and `attachments` is needed.
+    /// The plain text body, with any line ends; an empty one beside an `html` counts as none. At least one of `text`, `html` and `attachments` is needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "Thank you for your order.")]
     pub text: Option<String>,
-    /// The HTML body, with any line ends.
+    /// The HTML body, with any line ends; an empty one counts as none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "<p>Thank you for your order.</p>")]
     pub html: Option<String>,
     /// Up to 50 custom headers. A name is up to 76 printable ASCII characters without a colon; a value is one line of up
-    /// to 998 characters. Refused, because the service sets them itself, from other fields, or leaves them to the servers
+    /// to 998 characters. Fields of ids, URLs and keywords (`References`, `List-Unsubscribe`, …) take ASCII alone, up to 8000
+    /// characters, and no part without white space that is longer than a line. Refused, because the service sets them itself, from other fields, or leaves them to the servers
     /// on the way: `apparently-to`, `arc-*`, `authentication-results`, `bcc`, `cc`, `content-*`, `date`, `delivered-to`,
     /// `dkim-signature`, `domainkey-signature`, `from`, `message-id`, `mime-version`, `received`, `received-*`, `reply-to`,
     /// `resent-*`, `return-path`, `sender`, `subject`, `to`.

@@ -45,7 +45,7 @@ pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -
     let Node { value, at } = node;
     let mut fields = Fields::open(value, &at, FIELDS, faults)?;
 
-    let from = fields.require("from", faults).and_then(|node| address::mailbox(node, faults));
+    let from = fields.require("from", faults).and_then(|node| address::sender(node, faults));
     let recipients_before = faults.len();
     let recipients = address::recipients(&mut fields, context, faults);
     if recipients.is_empty() && faults.len() == recipients_before {
@@ -56,7 +56,9 @@ pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -
     let templated = refuse_template(fields.take("template"), faults);
     let subject = subject(&mut fields, templated, faults);
     let text = fields.take("text").map(|node| node.prose(faults));
-    let html = fields.take("html").map(|node| node.prose(faults));
+    let html = fields.take("html").map(|node| node.prose(faults)).filter(|html| !is_blank(html.as_deref()));
+    // Beside an `html`, an empty text says nothing either.
+    let text = text.filter(|text| html.is_none() || !is_blank(text.as_deref()));
     let files = fields.take("attachments");
     let has_files = files.as_ref().and_then(|node| node.value.as_array()).is_some_and(|files| !files.is_empty());
     if text.is_none() && html.is_none() && !has_files && !templated {
@@ -91,6 +93,11 @@ pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -
         on_uncertain,
         ignore_suppression: ignore_suppression.unwrap_or(false),
     })
+}
+
+/// Whether a body has nothing to show, which counts as none: a reader would show it instead of the other one.
+fn is_blank(body: Option<&str>) -> bool {
+    body.is_some_and(|body| body.trim().is_empty())
 }
 
 /// Required, though it may be `""`: a forgotten subject is far more often a bug in the program than a wish.

@@ -28,9 +28,9 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
         }
         db.close().await;
     }
-    let is_direct = config.relay_url.is_none() || config.routes.values().any(crate::config::Route::is_direct);
-    if is_direct {
-        own_name(&settings::terms(config).hostname, &dns, report).await;
+    let terms = settings::terms(config);
+    if terms.is_direct {
+        own_name(&terms.hostname, &dns, report).await;
     }
 }
 
@@ -86,6 +86,9 @@ async fn one(
 /// `idle` are the places of keys that do not sign: theirs are not missed.
 fn record(domain: &str, finding: Finding, idle: &[String], report: &mut Report) {
     let what = format!("domain {domain}, {}", finding.name);
+    if let Some(warning) = finding.warning.filter(|_| finding.status == RecordStatus::Ok) {
+        return Report::ok(&what, format!("published. {warning}"));
+    }
     match (finding.status, finding.mend) {
         (RecordStatus::Ok, _) if idle.contains(&finding.name) => Report::ok(&what, "published (not in use)"),
         _ if idle.contains(&finding.name) => Report::ok(&what, "not as it should be (not in use)"),

@@ -1,183 +1,282 @@
-//! Holds what the DNS answered against what is expected. Says in words what would mend it.
+//! Holds what the DNS answered against what is expected, as receivers would. Says in words what would fix it.
 
-use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use super::{DmarcPolicy, Finding, Purpose, Record, RecordStatus};
+use super::dmarc::{self, Dmarc};
+use super::spf::{SpfResult, is_spf, parse};
+use super::{Finding, Purpose, Record, RecordStatus, dkim_record};
 
 /// What the DNS answered: the records under the first of the names that has such a record, none where there is none, or
 /// why there is no answer. An MX is `preference host`.
 pub type Answer = Result<Vec<String>, String>;
 
+/// What was asked beside the record itself.
+#[derive(Debug, Default)]
+pub enum Evidence {
+    /// Nothing had to be.
+    #[default]
+    None,
+    /// How the one SPF record was evaluated.
+    Spf(SpfEvidence),
+    /// What each of the mail exchangers leads to, in the order of the answer.
+    Hosts(Vec<Host>),
+}
+
+/// What receivers make of an SPF record.
+#[derive(Debug)]
+pub enum SpfEvidence {
+    /// It is not known from where we send, for this reason.
+    NoAddress(String),
+    /// It was evaluated.
+    Evaluated {
+        /// That of our addresses for which the result is the worst.
+        address: IpAddr,
+        /// The result for it.
+        result: SpfResult,
+        /// What led to it.
+        reason: String,
+        /// What the result is for an address that has nothing to do with the domain, and what led to it.
+        stranger: (SpfResult, String),
+        /// A record that was tried out and lets us pass.
+        repair: Option<String>,
+    },
+}
+
+/// Where a mail exchanger leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Host {
+    /// To our addresses and no other.
+    Here,
+    /// Elsewhere too.
+    Elsewhere,
+    /// Nowhere: it has no address.
+    Nowhere,
+    /// The DNS did not say.
+    Unanswered,
+}
+
 /// What was found for a record. `at` is the name that was asked last.
-pub fn judge(record: Record, at: &str, answer: Answer) -> Finding {
+pub fn judge(record: Record, at: &str, answer: Answer, evidence: &Evidence) -> Finding {
     let values = match answer {
         Ok(values) => values,
-        Err(why) => {
-            let mend =
-                format!("The DNS did not answer for {at} ({why}). What was known before stays; check again later.");
-            return record.found(RecordStatus::Unanswered, Vec::new(), Some(mend));
-        }
+        Err(why) => return unanswered(record, at, &why),
     };
-    let found: Vec<String> = values.into_iter().filter(|value| is_meant(record.purpose, value)).collect();
-    let (status, mend) = match record.purpose {
+    let (mut found, others): (Vec<String>, Vec<String>) =
+        values.into_iter().partition(|value| is_meant(record.purpose, value));
+    let mut judged = match record.purpose {
         Purpose::Dkim => dkim(&record, &found),
-        Purpose::Spf | Purpose::ReturnPathSpf => spf(&record, &found),
+        Purpose::Spf | Purpose::ReturnPathSpf | Purpose::HeloSpf => spf(&record, &found, evidence),
         Purpose::Dmarc => dmarc(&record, at, &found),
-        Purpose::ReturnPath => exchanger(&record, &found),
+        Purpose::ReturnPath => exchanger(&record, &found, evidence),
     };
-    let mut finding = record.found(status, found, mend);
+    if found.is_empty()
+        && let Some(near) = others.iter().find(|value| resembles(record.purpose, value))
+    {
+        let begin = if record.purpose == Purpose::Dmarc { "v=DMARC1;" } else { "v=spf1 " };
+        judged = Judged::wrong(format!(
+            "Receivers take it for no such record: it has to begin with `{begin}` to the letter, without quotation marks, and the \
+             tags of a DMARC record are separated by semicolons."
+        ));
+        found.push(near.clone());
+    }
+    if judged.status == RecordStatus::Unanswered {
+        return unanswered(record, at, judged.mend.as_deref().unwrap_or_default());
+    }
+    let mut finding = record.found(judged.status, found, judged.mend);
+    finding.warning = judged.warning;
     if at != finding.name && !finding.found.is_empty() {
         finding.found.iter_mut().for_each(|value| *value = format!("{value} (at {at})"));
     }
     finding
 }
 
+fn unanswered(record: Record, at: &str, why: &str) -> Finding {
+    let mend = format!("The DNS did not answer for {at} ({why}). What was known before stays; check again later.");
+    record.found(RecordStatus::Unanswered, Vec::new(), Some(mend))
+}
+
 /// Whether a record under the name is of this kind: others, such as those that prove ownership to somebody, do not
 /// matter.
 pub fn is_meant(purpose: Purpose, value: &str) -> bool {
-    let begins = |start: &str| {
-        let begin = value.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start));
-        begin && value.as_bytes().get(start.len()).is_none_or(|next| matches!(next, b' ' | b';' | b'\t'))
-    };
     match purpose {
-        Purpose::Spf | Purpose::ReturnPathSpf => begins("v=spf1"),
-        Purpose::Dmarc => begins("v=DMARC1"),
+        Purpose::Spf | Purpose::ReturnPathSpf | Purpose::HeloSpf => is_spf(value),
+        Purpose::Dmarc => dmarc::is_dmarc(value),
         Purpose::Dkim | Purpose::ReturnPath => true,
     }
 }
 
-type Judged = (RecordStatus, Option<String>);
+/// Whether it was meant to be, and is not.
+fn resembles(purpose: Purpose, value: &str) -> bool {
+    match purpose {
+        Purpose::Spf | Purpose::ReturnPathSpf | Purpose::HeloSpf => {
+            let bare = value.trim_matches(|c: char| c == '"' || c.is_whitespace());
+            let rest = bare.get(..6).filter(|begin| begin.eq_ignore_ascii_case("v=spf1")).map(|_| &bare[6..]);
+            rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
+        }
+        Purpose::Dmarc => dmarc::resembles(value),
+        Purpose::Dkim | Purpose::ReturnPath => false,
+    }
+}
 
-const OK: Judged = (RecordStatus::Ok, None);
+/// A status with what is to be said of it.
+struct Judged {
+    status: RecordStatus,
+    mend: Option<String>,
+    warning: Option<String>,
+}
 
-fn missing(record: &Record) -> Judged {
+impl Judged {
+    const OK: Self = Self { status: RecordStatus::Ok, mend: None, warning: None };
+
+    fn ok_but(warning: Option<String>) -> Self {
+        Self { warning, ..Self::OK }
+    }
+
+    fn wrong(mend: impl Into<String>) -> Self {
+        Self { status: RecordStatus::Wrong, mend: Some(mend.into()), warning: None }
+    }
+
+    fn missing(record: &Record) -> Self {
+        Self { status: RecordStatus::Missing, mend: Some(publish(record)), warning: None }
+    }
+}
+
+fn publish(record: &Record) -> String {
     let kind = if record.purpose == Purpose::ReturnPath { "MX" } else { "TXT" };
-    (RecordStatus::Missing, Some(format!("Publish a {kind} record at {}: {}", record.name, record.value)))
-}
-
-fn wrong(mend: impl Into<String>) -> Judged {
-    (RecordStatus::Wrong, Some(mend.into()))
-}
-
-/// The tags of `a=b; c=d` (RFC 6376 §3.2), names in lower case, without white space in the values.
-fn tags(text: &str) -> BTreeMap<String, String> {
-    let pair = |tag: &str| {
-        let (name, value) = tag.split_once('=')?;
-        Some((name.trim().to_ascii_lowercase(), value.split_whitespace().collect::<String>()))
-    };
-    text.split(';').filter_map(pair).collect()
+    format!("Publish a {kind} record at {}: {}", record.name, record.value)
 }
 
 fn dkim(record: &Record, found: &[String]) -> Judged {
-    let [only] = found else {
-        return match found {
-            [] => missing(record),
-            _ => wrong(format!("There are {} TXT records at {}; leave only this one.", found.len(), record.name)),
-        };
-    };
-    let (ours, theirs) = (tags(&record.value), tags(only.trim().trim_matches('"')));
-    let is = |tag: &str, default: &str| theirs.get(tag).map_or(default, String::as_str).to_owned();
-    let (expected, key) = (ours.get("p").cloned().unwrap_or_default(), is("p", ""));
-    let lists = |tag: &str, one_of: &[&str]| {
-        theirs.get(tag).is_none_or(|list| list.split(':').any(|word| one_of.contains(&word)))
-    };
-    if key.is_empty() {
-        wrong(
-            "The record has no key in p=, which means that the key is withdrawn. Publish the value as it stands here.",
-        )
-    } else if key != expected && expected.starts_with(&key) {
-        wrong(
-            "The key is cut off. A string in a TXT record holds at most 255 characters: publish the value as several strings, \
-             \"…\" \"…\", in one record.",
-        )
-    } else if key != expected || is("k", "rsa") != ours["k"] {
-        wrong("The record holds another key. Replace it by the value as it stands here.")
-    } else if is("v", "DKIM1") != "DKIM1" {
-        wrong("The record does not begin with v=DKIM1. Publish the value as it stands here.")
-    } else if !lists("h", &["sha256"]) || !lists("s", &["*", "email"]) {
-        wrong("Its h= or s= tag keeps the key from being used for mail with SHA-256: leave these tags out.")
-    } else {
-        OK
+    match found {
+        [] => Judged::missing(record),
+        [only] => dkim_record::fault(&record.value, only).map_or(Judged::OK, Judged::wrong),
+        _ => Judged::wrong(format!("There are {} TXT records at {}; leave only this one.", found.len(), record.name)),
     }
 }
 
-fn spf(record: &Record, found: &[String]) -> Judged {
-    let [only] = found else {
-        return match found {
-            [] => missing(record),
-            _ => wrong(format!(
-                "There are {} SPF records at {}, and receivers take that for none: make one of them.",
-                found.len(),
-                record.name
-            )),
-        };
-    };
-    let plain = |term: &str| term.strip_prefix('+').unwrap_or(term).to_ascii_lowercase();
-    let is_end = |term: &str| {
-        let term = plain(term);
-        matches!(term.trim_start_matches(['-', '~', '?']), "all") || term.starts_with("redirect=")
-    };
-    let present: Vec<String> = only.split_whitespace().skip(1).take_while(|term| !is_end(term)).map(plain).collect();
-    let wanted = record.value.split_whitespace().skip(1).filter(|term| !is_end(term));
-    let absent: Vec<&str> = wanted.filter(|term| !present.contains(&plain(term))).collect();
-    if absent.is_empty() {
-        return OK;
+fn spf(record: &Record, found: &[String], evidence: &Evidence) -> Judged {
+    if let Err(why) = parse(&record.value) {
+        let mend = format!(
+            "What would be published is itself no SPF record: {why}. Set hostname to this machine's full name, or say in \
+             domains.spf what stands for this installation."
+        );
+        let status = if found.is_empty() { RecordStatus::Missing } else { RecordStatus::Wrong };
+        return Judged { status, ..Judged::wrong(mend) };
     }
-    let rest = only.split_once(char::is_whitespace).map_or("~all", |(_, rest)| rest.trim());
-    wrong(format!(
-        "It does not name this server. Make it: v=spf1 {} {rest}. (Another of its mechanisms may cover the server already; then \
-         name that one in domains.spf.)",
-        absent.join(" ")
-    ))
+    match (found, evidence) {
+        ([], _) => Judged::missing(record),
+        ([_], Evidence::Spf(evidence)) => evaluated(evidence),
+        ([_], _) => Judged { status: RecordStatus::Unanswered, ..Judged::wrong("it was not evaluated") },
+        _ => Judged::wrong(format!(
+            "There are {} SPF records at {}, and receivers take that for a permanent error: make one of them.",
+            found.len(),
+            record.name
+        )),
+    }
+}
+
+fn evaluated(evidence: &SpfEvidence) -> Judged {
+    let (address, result, reason, stranger, repair) = match evidence {
+        SpfEvidence::NoAddress(why) => {
+            return Judged::wrong(format!(
+                "No address is known that messages are sent from: {why}. Publish an A record for the hostname, or say in \
+                 domains.spf what stands for this installation."
+            ));
+        }
+        SpfEvidence::Evaluated { address, result, reason, stranger, repair } => {
+            (address, result, reason, stranger, repair)
+        }
+    };
+    match result {
+        SpfResult::Pass => Judged::ok_but(match stranger {
+            (SpfResult::Pass, why) => {
+                Some(format!("It lets every address send in the domain's name ({why}): end it with ~all or -all."))
+            }
+            (SpfResult::PermError, why) => {
+                Some(format!("For all addresses that it names further on it is a permanent error: {why}."))
+            }
+            _ => None,
+        }),
+        SpfResult::TempError => Judged { status: RecordStatus::Unanswered, ..Judged::wrong(reason) },
+        _ => {
+            let advice = match repair {
+                Some(record) => format!(" Make it: {record}"),
+                None => " Take terms out until this server passes: each include, a, mx and redirect costs a look-up, ip4 and ip6 \
+                         cost none."
+                    .to_owned(),
+            };
+            Judged::wrong(format!("For messages from {address} it is evaluated as {result}: {reason}.{advice}"))
+        }
+    }
 }
 
 fn dmarc(record: &Record, at: &str, found: &[String]) -> Judged {
     match found {
-        [] => missing(record),
-        [only] if read_policy(only, at != record.name).is_some() => OK,
-        [_] => wrong("Its p= is none of none, quarantine and reject. Begin with p=none."),
-        _ => wrong(format!(
+        [] => Judged::missing(record),
+        [only] => match dmarc::read(only) {
+            (Some(read), None) => Judged::ok_but(strict(record, at, read)),
+            (Some(_), Some(why)) => {
+                Judged::wrong(format!("Receivers do not take all of it as it is written: {why}. Correct that."))
+            }
+            (None, why) => Judged::wrong(format!(
+                "Receivers pass over it: {}. One that they read is v=DMARC1; p=none, or quarantine or reject.",
+                why.unwrap_or_default()
+            )),
+        },
+        _ => Judged::wrong(format!(
             "There are {} DMARC records at {at}, and receivers take that for none: leave one.",
             found.len()
         )),
     }
 }
 
-fn exchanger(record: &Record, found: &[String]) -> Judged {
+/// What exact alignment means for messages that the domain's keys sign.
+fn strict(record: &Record, at: &str, read: Dmarc) -> Option<String> {
+    let domain = record.name.strip_prefix("_dmarc.").unwrap_or(&record.name);
+    let dkim = "a message from a domain below it that is not registered itself is signed with d=";
+    match (read.strict.dkim, read.strict.spf) {
+        (true, _) if at == record.name => {
+            Some(format!("adkim=s: {dkim}{domain}, and DMARC does not count that. Register each domain that sends."))
+        }
+        (_, true) => Some(format!("aspf=s: SPF counts for DMARC only where bounces go to {domain} itself.")),
+        _ => None,
+    }
+}
+
+fn exchanger(record: &Record, found: &[String], evidence: &Evidence) -> Judged {
     let host = |value: &str| {
         let host = value.split_whitespace().last().unwrap_or_default();
         host.trim_end_matches('.').to_ascii_lowercase()
     };
     let ours = host(&record.value);
-    if found.is_empty() {
-        missing(record)
-    } else if found.iter().all(|value| host(value) == ours) {
-        OK
-    } else {
-        wrong(format!(
-            "Bounces go elsewhere, too: let {ours} be the only mail exchanger of {}, or choose another domain in \
-             return_path.domain.",
-            record.name
-        ))
+    let Evidence::Hosts(hosts) = evidence else { return Judged::missing(record) };
+    let led: Vec<(String, Host)> = found.iter().map(|value| host(value)).zip(hosts.iter().copied()).collect();
+    if led.is_empty() {
+        return Judged::missing(record);
     }
+    if let Some((nowhere, _)) = led.iter().find(|(_, to)| *to == Host::Nowhere) {
+        return Judged::wrong(format!(
+            "{nowhere} has no address, so bounces do not arrive: publish an A record for it."
+        ));
+    }
+    if led.iter().any(|(name, to)| *to == Host::Unanswered && *name != ours) {
+        return Judged { status: RecordStatus::Unanswered, ..Judged::wrong("the address of its host") };
+    }
+    if led.iter().all(|(name, to)| *to == Host::Here || *name == ours) {
+        return Judged::OK;
+    }
+    Judged::wrong(format!(
+        "Bounces go elsewhere, too: let {ours} be the only mail exchanger of {}, or choose another domain in \
+         return_path.domain.",
+        record.name
+    ))
 }
 
-/// The policy that a found record asks for.
-pub(super) fn policy(found: &Finding) -> Option<DmarcPolicy> {
+/// The record that applies, as far as it could be read.
+pub(super) fn applying(found: &Finding) -> Option<(Dmarc, bool)> {
     let [only] = found.found.as_slice() else { return None };
     // That it stands at a parent is told behind it.
-    match only.rsplit_once(" (at ") {
-        Some((value, _)) => read_policy(value, true),
-        None => read_policy(only, false),
-    }
-}
-
-/// The policy of a record; at a parent that for subdomains.
-fn read_policy(value: &str, is_parents: bool) -> Option<DmarcPolicy> {
-    let tags = tags(value);
-    let policy = tags.get("p")?.parse().ok()?;
-    match tags.get("sp") {
-        Some(of_subdomains) if is_parents => Some(of_subdomains.parse().unwrap_or(policy)),
-        _ => Some(policy),
-    }
+    let (value, is_parents) = only.rsplit_once(" (at ").map_or((only.as_str(), false), |(value, _)| (value, true));
+    let read = dmarc::is_dmarc(value).then(|| dmarc::read(value).0)??;
+    Some((read, is_parents))
 }

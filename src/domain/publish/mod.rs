@@ -4,7 +4,10 @@
 //! return path's MX. [`judge`] holds what was found against what is expected and says what would mend it; [`Verdict`]
 //! is what follows for the domain as a whole.
 
+mod dkim_record;
+mod dmarc;
 mod judge;
+pub mod spf;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use super::dkim::{self, Algorithm, KeyState};
 
-pub use judge::{Answer, is_meant, judge};
+pub use dmarc::Strict;
+pub use judge::{Answer, Evidence, Host, SpfEvidence, is_meant, judge};
 
 /// What of the configuration goes into records.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub struct Terms {
     pub return_path: Option<String>,
     /// Which keys sign.
     pub algorithms: Vec<Algorithm>,
+    /// Whether some messages go to recipients' servers without a relay, which then see the hostname.
+    pub is_direct: bool,
 }
 
 /// Types of records.
@@ -55,6 +61,8 @@ pub enum Purpose {
     ReturnPath,
     /// Who may send in the name of the domain that bounces go to.
     ReturnPathSpf,
+    /// Who may greet with the hostname, which receivers check where the return path is empty.
+    HeloSpf,
 }
 
 /// What the DNS shows of a record.
@@ -107,6 +115,9 @@ pub struct Finding {
     pub found: Vec<String>,
     /// What is to be done, where something is.
     pub mend: Option<String>,
+    /// What is hardly meant, though receivers take the record as it is.
+    #[serde(default)]
+    pub warning: Option<String>,
 }
 
 /// A key as far as its record goes.
@@ -199,19 +210,25 @@ pub fn records(terms: &Terms, domain: &str, keys: &[PublishedKey]) -> Vec<Record
             records.push(txt(return_path.clone(), spf(), Purpose::ReturnPathSpf));
         }
     }
+    let is_named = |name: &str| domain == name || terms.return_path.as_deref() == Some(name);
+    let hostname = terms.hostname.trim_end_matches('.');
+    // A literal or a bare name has no record of its own.
+    if terms.is_direct && hostname.contains('.') && !hostname.starts_with('[') && !is_named(hostname) {
+        records.push(txt(hostname.to_owned(), "v=spf1 a -all".into(), Purpose::HeloSpf));
+    }
     records
 }
 
 impl Record {
-    /// The names to ask, the next one where the one before has no such record: a DMARC policy may stand at a parent
-    /// (RFC 7489 §6.6.3), which here is any but a top-level domain.
+    /// The names to ask, the next one where the one before has no such record: a DMARC policy may stand at the
+    /// organisational domain (RFC 7489 §6.6.3), and nowhere between.
     pub fn names(&self) -> Vec<String> {
-        let parent = |name: &String| {
-            let (_, parent) = name.strip_prefix("_dmarc.")?.split_once('.')?;
-            parent.contains('.').then(|| format!("_dmarc.{parent}"))
+        let organisation = || {
+            let domain = self.name.strip_prefix("_dmarc.")?;
+            Some(format!("_dmarc.{}", organisation(domain))).filter(|name| *name != self.name)
         };
         match self.purpose {
-            Purpose::Dmarc => std::iter::successors(Some(self.name.clone()), parent).take(5).collect(),
+            Purpose::Dmarc => std::iter::once(self.name.clone()).chain(organisation()).collect(),
             _ => vec![self.name.clone()],
         }
     }
@@ -229,7 +246,7 @@ impl Record {
                 value.truncate(end);
             }
         }
-        Finding { kind, name, value, purpose, status, found, mend }
+        Finding { kind, name, value, purpose, status, found, mend, warning: None }
     }
 }
 
@@ -268,6 +285,8 @@ pub struct Verdict {
     pub is_verified: Option<bool>,
     /// The DMARC policy that applies, if one does; the outer `None` where the DNS did not say.
     pub dmarc: Option<Option<DmarcPolicy>>,
+    /// Which alignment that policy wants exact.
+    pub strict: Strict,
 }
 
 impl Verdict {
@@ -288,11 +307,14 @@ impl Verdict {
             Some(!signing.is_empty())
         };
         let dmarc = findings.iter().find(|found| found.purpose == Purpose::Dmarc);
-        let dmarc = dmarc.and_then(|found| match found.status {
+        let applying = dmarc.and_then(|found| match found.status {
             RecordStatus::Unanswered | RecordStatus::Unchecked => None,
-            _ => Some(judge::policy(found)),
+            _ => Some(judge::applying(found)),
         });
-        Self { findings, seen, is_verified, dmarc }
+        let strict = applying.flatten().map_or_else(Strict::default, |(read, _)| read.strict);
+        let policy =
+            |(read, is_parents): (dmarc::Dmarc, bool)| if is_parents { read.subdomain_policy } else { read.policy };
+        Self { findings, seen, is_verified, dmarc: applying.map(|applying| applying.map(policy)), strict }
     }
 
     /// How long a worker waits before it asks again: not long where something is still to be published.
@@ -339,18 +361,15 @@ impl DomainStatus {
     }
 }
 
-/// Whether mail that `domain` signs for can be aligned with a return path at `return_path` by DMARC's relaxed rule: one is
-/// the other, or below it, or they have a parent in common that is no top-level domain. Without a list of public suffixes
-/// `co.uk` is such a parent as well: what is not aligned here is not, and what is may be.
-pub fn is_aligned(domain: &str, return_path: &str) -> bool {
-    is_within(return_path, domain)
-        || is_within(domain, return_path)
-        || lineage(domain).iter().any(|parent| parent.contains('.') && is_within(return_path, parent))
+/// Whether mail that `domain` signs for can be aligned with a return path at `return_path`: by DMARC's relaxed rule both are of
+/// one organisation, by the strict one they are the same.
+pub fn is_aligned(domain: &str, return_path: &str, strict: Strict) -> bool {
+    domain == return_path || (!strict.spf && organisation(domain) == organisation(return_path))
 }
 
-/// Whether a domain is another, or below it.
-pub fn is_within(domain: &str, parent: &str) -> bool {
-    domain.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+/// The organisational domain (RFC 7489 §3.2): one label below the public suffix, or the domain itself where it is one.
+pub fn organisation(domain: &str) -> &str {
+    psl::domain_str(domain).unwrap_or(domain)
 }
 
 /// A domain and those above it that could have been registered, the nearest first; a top-level domain is none.

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::spf::SpfResult;
 use super::*;
 
 fn terms(return_path: Option<&str>) -> Terms {
@@ -10,6 +11,7 @@ fn terms(return_path: Option<&str>) -> Terms {
         spf: "a:mail.acme.test".into(),
         return_path: return_path.map(str::to_owned),
         algorithms: Algorithm::ALL.to_vec(),
+        is_direct: false,
     }
 }
 
@@ -24,9 +26,13 @@ fn record(purpose: Purpose) -> Record {
 }
 
 fn judged(purpose: Purpose, found: &[&str]) -> Finding {
+    judged_by(purpose, found, &Evidence::None)
+}
+
+fn judged_by(purpose: Purpose, found: &[&str], evidence: &Evidence) -> Finding {
     let record = record(purpose);
     let at = record.name.clone();
-    judge(record, &at, Ok(found.iter().map(ToString::to_string).collect()))
+    judge(record, &at, Ok(found.iter().map(ToString::to_string).collect()), evidence)
 }
 
 #[test]
@@ -53,7 +59,9 @@ fn the_records_of_a_domain_with_a_return_path_of_its_own() {
 fn a_key_that_is_published_is_seen_however_it_is_written() {
     let value = record(Purpose::Dkim).value;
     let spaced = value.replace("; ", " ;\t").replace("p=", "p = ");
-    for found in [&value, &spaced, &format!("\"{value}\""), &format!("{value}; t=y; h=sha1:sha256; s=email; n=note")] {
+    let more = format!("{value}; t=s; h=sha1:sha256; s=email; n=note; x_y=1;");
+    let without = value.replace("v=DKIM1; ", "").replace("k=rsa; ", "");
+    for found in [&value, &spaced, &more, &without] {
         assert_eq!(judged(Purpose::Dkim, &[found]).status, RecordStatus::Ok, "{found}");
     }
 }
@@ -71,7 +79,16 @@ fn what_is_wrong_with_a_key_is_told() {
         (vec![&*format!("{value}; h=sha1")], "SHA-256"),
         (vec![&*format!("{value}; s=other")], "SHA-256"),
         (vec![&*value, &*value], "There are 2"),
-        (vec!["hello"], "no key"),
+        (vec!["hello"], "`hello` is no tag"),
+        (vec![&*format!("\"{value}\"")], "quotation marks"),
+        (vec![&*value.replace(';', "\\;")], "backslashes"),
+        (vec![&*format!("{value}; t=s:y")], "t=y"),
+        (vec![&*format!("k=rsa; {}", value.replace("k=rsa; ", ""))], "not the first"),
+        (vec![&*value.replace("DKIM1", "dkim1")], "not DKIM1"),
+        (vec![&*format!("{value}; p=AAAA")], "p= stands there twice"),
+        (vec![&*value.replace("k=rsa", "k=RSA")], "another key"),
+        (vec![&*value.replace("p=", "P=")], "no key"),
+        (vec![&*value.replace("; k=rsa", " k=rsa")], "not DKIM1"),
     ] {
         let finding = judged(Purpose::Dkim, &found);
         let mend = finding.mend.unwrap();
@@ -80,23 +97,41 @@ fn what_is_wrong_with_a_key_is_told() {
 }
 
 #[test]
-fn spf_must_name_us_before_its_end_and_once() {
-    for found in ["v=spf1 a:mail.acme.test -all", "V=SPF1 ip4:192.0.2.1 +A:Mail.acme.test ?all"] {
-        assert_eq!(judged(Purpose::Spf, &["other=1", found]).status, RecordStatus::Ok, "{found}");
-    }
-    for (found, mend) in [
-        ("v=spf1 include:x.test -all", "v=spf1 a:mail.acme.test include:x.test -all."),
-        ("v=spf1 -all a:mail.acme.test", "v=spf1 a:mail.acme.test -all a:mail.acme.test."),
-        ("v=spf1 -a:mail.acme.test ~all", "v=spf1 a:mail.acme.test -a:mail.acme.test ~all."),
-        ("v=spf1", "v=spf1 a:mail.acme.test ~all."),
-    ] {
-        let finding = judged(Purpose::Spf, &[found]);
-        assert_eq!(finding.status, RecordStatus::Wrong);
-        assert!(finding.mend.as_ref().unwrap().contains(mend), "{finding:?}");
-    }
+fn the_evaluation_of_spf_is_told_in_words() {
+    let evaluated = |result: SpfResult, stranger: SpfResult, repair: Option<&str>| {
+        let evidence = SpfEvidence::Evaluated {
+            address: "192.0.2.1".parse().unwrap(),
+            result,
+            reason: "nothing matches".into(),
+            stranger: (stranger, "`+all` matches".into()),
+            repair: repair.map(Into::into),
+        };
+        judged_by(Purpose::Spf, &["other=1", "v=spf1 mx"], &Evidence::Spf(evidence))
+    };
+    let good = evaluated(SpfResult::Pass, SpfResult::Neutral, None);
+    assert_eq!((good.status, good.mend, good.warning), (RecordStatus::Ok, None, None));
+    let open = evaluated(SpfResult::Pass, SpfResult::Pass, None);
+    assert!(open.status == RecordStatus::Ok && open.warning.as_ref().unwrap().contains("every address"), "{open:?}");
+    let wrong = evaluated(SpfResult::SoftFail, SpfResult::SoftFail, Some("v=spf1 a mx"));
+    let mend = wrong.mend.unwrap();
+    assert!(
+        wrong.status == RecordStatus::Wrong && mend.ends_with("softfail: nothing matches. Make it: v=spf1 a mx"),
+        "{mend}"
+    );
+    assert_eq!(evaluated(SpfResult::TempError, SpfResult::TempError, None).status, RecordStatus::Unanswered);
+    let nowhere = Evidence::Spf(SpfEvidence::NoAddress("x has none".into()));
+    let nowhere = judged_by(Purpose::Spf, &["v=spf1 mx"], &nowhere);
+    assert!(nowhere.status == RecordStatus::Wrong && nowhere.mend.unwrap().contains("domains.spf"));
+    let bare = records(&Terms { spf: "a:box".into(), ..terms(None) }, "acme.test", &[]).remove(0);
+    let missing = judge(bare, "acme.test", Ok(Vec::new()), &Evidence::None);
+    assert!(missing.status == RecordStatus::Missing && missing.mend.unwrap().contains("`a:box` does not hold"));
     let two = judged(Purpose::Spf, &["v=spf1 a:mail.acme.test -all", "v=spf1 -all"]);
     assert_eq!((two.status, two.found.len()), (RecordStatus::Wrong, 2));
     assert_eq!(judged(Purpose::Spf, &["v=spf10 a:mail.acme.test"]).status, RecordStatus::Missing);
+    for near in ["\"v=spf1 mx\"", " v=spf1 mx", "v=spf1; mx"] {
+        let finding = judged(Purpose::Spf, &[near]);
+        assert!(finding.status == RecordStatus::Wrong && finding.mend.unwrap().contains("to the letter"), "{near}");
+    }
 }
 
 #[test]
@@ -105,7 +140,7 @@ fn dmarc_is_inherited_and_subdomains_have_their_own_word() {
     let policy = |at: &str, found: &[&str]| {
         let record = records(&terms(None), "news.acme.test", &keys).remove(1);
         assert_eq!(record.names(), ["_dmarc.news.acme.test", "_dmarc.acme.test"]);
-        let finding = judge(record, at, Ok(found.iter().map(ToString::to_string).collect()));
+        let finding = judge(record, at, Ok(found.iter().map(ToString::to_string).collect()), &Evidence::None);
         (finding.status, Verdict::of(&terms(None), "news.acme.test", &keys, vec![finding]).dmarc)
     };
     let own = "_dmarc.news.acme.test";
@@ -119,11 +154,82 @@ fn dmarc_is_inherited_and_subdomains_have_their_own_word() {
 }
 
 #[test]
+fn dmarc_is_read_as_receivers_do() {
+    let policy = |found: &str| {
+        let finding = judged(Purpose::Dmarc, &[found]);
+        let verdict = Verdict::of(&terms(None), "acme.test", &[], vec![finding.clone()]);
+        (finding.status, verdict.dmarc.flatten(), finding.mend.unwrap_or_default())
+    };
+    for good in ["v=DMARC1; p=none", "v = DMARC1 ;p=NONE;", "v=DMARC1; rua=mailto:a@b.test; p=none; fo=1; x=y"] {
+        assert_eq!(policy(good), (RecordStatus::Ok, Some(DmarcPolicy::None), String::new()), "{good}");
+    }
+    for (bad, applies, why) in [
+        ("v=dmarc1; p=reject", None, "to the letter"),
+        ("\"v=DMARC1; p=reject\"", None, "to the letter"),
+        ("v=DMARC1 p=reject", None, "to the letter"),
+        ("v=DMARC1; p=reject rua=mailto:a@b.test", None, "semicolon is missing"),
+        ("v=DMARC1; p=no; rua=mailto:a@b.test", Some(DmarcPolicy::None), "p=no"),
+        ("v=DMARC1; rua=mailto:a@b.test", Some(DmarcPolicy::None), "no p="),
+        ("v=DMARC1", None, "no p="),
+        ("v=DMARC1; p=reject; p=none", Some(DmarcPolicy::Reject), "twice"),
+        ("v=DMARC1; p=reject; adkim=strict", Some(DmarcPolicy::Reject), "adkim=strict"),
+    ] {
+        let (status, applying, mend) = policy(bad);
+        assert!(
+            status == RecordStatus::Wrong && applying == applies && mend.contains(why),
+            "{bad}: {applying:?} {mend}"
+        );
+    }
+}
+
+#[test]
+fn strict_alignment_is_warned_of_and_kept() {
+    let finding = judged(Purpose::Dmarc, &["v=DMARC1; p=reject; adkim=s; aspf=s"]);
+    assert_eq!((finding.status, &finding.mend), (RecordStatus::Ok, &None));
+    assert!(finding.warning.as_ref().unwrap().contains("adkim=s"), "{finding:?}");
+    let verdict = Verdict::of(&terms(None), "acme.test", &[], vec![finding]);
+    assert_eq!(verdict.strict, Strict { dkim: true, spf: true });
+}
+
+#[test]
+fn only_names_that_receivers_ask_are_asked() {
+    let names = |domain: &str| records(&terms(None), domain, &[]).remove(1).names();
+    assert_eq!(names("a.b.acme.test"), ["_dmarc.a.b.acme.test", "_dmarc.acme.test"]);
+    assert_eq!(names("a.b.acme.co.uk"), ["_dmarc.a.b.acme.co.uk", "_dmarc.acme.co.uk"]);
+    assert_eq!(names("acme.co.uk"), ["_dmarc.acme.co.uk"]);
+}
+
+#[test]
+fn a_machine_that_greets_others_has_a_record_too() {
+    let direct = Terms { is_direct: true, ..terms(None) };
+    let all = records(&direct, "acme.test", &[]);
+    let helo = all.last().unwrap();
+    let shown = (helo.purpose, &*helo.name, &*helo.value);
+    assert_eq!(shown, (Purpose::HeloSpf, "mail.acme.test", "v=spf1 a -all"));
+    for hostname in ["[192.0.2.1]", "box", "acme.test"] {
+        let terms = Terms { hostname: hostname.into(), ..direct.clone() };
+        assert!(
+            records(&terms, "acme.test", &[]).iter().all(|record| record.purpose != Purpose::HeloSpf),
+            "{hostname}"
+        );
+    }
+}
+
+#[test]
 fn bounces_must_come_here_and_nowhere_else() {
-    assert_eq!(judged(Purpose::ReturnPath, &["5 Mail.acme.test."]).status, RecordStatus::Ok);
-    assert_eq!(judged(Purpose::ReturnPath, &[]).status, RecordStatus::Missing);
-    let both = judged(Purpose::ReturnPath, &["10 mail.acme.test.", "20 other.test."]);
-    assert!(both.status == RecordStatus::Wrong && both.mend.unwrap().contains("mail.acme.test be the only"));
+    let led = |found: &[&str], hosts: &[Host]| {
+        let finding = judged_by(Purpose::ReturnPath, found, &Evidence::Hosts(hosts.to_vec()));
+        (finding.status, finding.mend.unwrap_or_default())
+    };
+    let ok = (RecordStatus::Ok, String::new());
+    assert_eq!(led(&["5 Mail.acme.test."], &[Host::Here]), ok);
+    assert_eq!(led(&["5 another.test."], &[Host::Here]), ok, "another name of ours");
+    assert_eq!(led(&[], &[]).0, RecordStatus::Missing);
+    let (status, mend) = led(&["10 mail.acme.test.", "20 other.test."], &[Host::Here, Host::Elsewhere]);
+    assert!(status == RecordStatus::Wrong && mend.contains("mail.acme.test be the only"), "{mend}");
+    let (status, mend) = led(&["10 mail.acme.test."], &[Host::Nowhere]);
+    assert!(status == RecordStatus::Wrong && mend.contains("has no address"), "{mend}");
+    assert_eq!(led(&["10 other.test."], &[Host::Unanswered]).0, RecordStatus::Unanswered);
 }
 
 #[test]
@@ -169,15 +275,22 @@ fn a_pending_key_is_looked_for_soon_if_it_is_to_sign() {
 }
 
 #[test]
-fn alignment_is_relaxed() {
-    for (domain, return_path) in
-        [("acme.test", "acme.test"), ("acme.test", "b.acme.test"), ("news.acme.test", "acme.test")]
-    {
-        assert!(is_aligned(domain, return_path), "{domain} {return_path}");
+fn alignment_is_relaxed_unless_the_record_says_otherwise() {
+    let relaxed = |domain: &str, return_path: &str| is_aligned(domain, return_path, Strict::default());
+    for (domain, return_path) in [
+        ("acme.test", "acme.test"),
+        ("acme.test", "b.acme.test"),
+        ("news.acme.co.uk", "acme.co.uk"),
+        ("co.uk", "co.uk"),
+    ] {
+        assert!(relaxed(domain, return_path), "{domain} {return_path}");
     }
-    assert!(!is_aligned("acme.test", "bounces.test") && !is_aligned("acme.test", "notacme.test"));
-    assert!(is_aligned("news.acme.test", "bounces.acme.test") && is_aligned("a.b.acme.test", "c.b.acme.test"));
-    assert!(!is_aligned("news.acme.test", "acme.bounces.test") && !is_aligned("localhost", "a.localhost.test"));
+    assert!(!relaxed("acme.test", "bounces.test") && !relaxed("acme.test", "notacme.test"));
+    assert!(!relaxed("acme.co.uk", "other.co.uk") && !relaxed("acme.co.uk", "co.uk"), "registered by others");
+    assert!(relaxed("news.acme.test", "bounces.acme.test") && relaxed("a.b.acme.test", "c.b.acme.test"));
+    assert!(!relaxed("news.acme.test", "acme.bounces.test") && !relaxed("localhost", "a.localhost.test"));
+    let strict = Strict { dkim: false, spf: true };
+    assert!(is_aligned("acme.test", "acme.test", strict) && !is_aligned("acme.test", "b.acme.test", strict));
     assert_eq!(lineage("a.b.acme.test"), ["a.b.acme.test", "b.acme.test", "acme.test"]);
     assert_eq!(lineage("localhost"), ["localhost"]);
 }

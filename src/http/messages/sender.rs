@@ -8,7 +8,7 @@ use crate::domain::dkim::{Algorithm, Signer};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::TenantId;
 use crate::domain::message::NewMessage;
-use crate::domain::publish::{DmarcPolicy, is_aligned};
+use crate::domain::publish::{DmarcPolicy, Strict, is_aligned};
 use crate::domain::unsubscribe;
 use crate::http::{Api, ApiError, Domains};
 
@@ -16,7 +16,7 @@ use crate::http::{Api, ApiError, Domains};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Warning {
     /// Stable, machine-readable word: `domain_not_registered`, `domain_not_verified`, `not_signed`, `dmarc_fails`,
-    /// `return_path_not_aligned`, `unsubscribe_needs_one_recipient`; in a dry run also `not_configured`.
+    /// `dmarc_strict_alignment`, `return_path_not_aligned`, `unsubscribe_needs_one_recipient`; in a dry run also `not_configured`.
     #[schema(example = "domain_not_verified")]
     pub code: &'static str,
     /// What is wrong and what would mend it.
@@ -92,11 +92,12 @@ fn warnings(domains: &Domains, domain: &str, standing: &Standing) -> Vec<Warning
             let message = format!("{domain} is not registered, so its mail is not signed: POST /v1/domains.");
             vec![Warning { code: "domain_not_registered", message }]
         }
-        Standing::Known(sender) => of_known(domains, sender),
+        Standing::Known(sender) => of_known(domains, sender, domain),
     }
 }
 
-fn of_known(domains: &Domains, sender: &Sender) -> Vec<Warning> {
+/// `from` is the sender's domain itself, which may lie below the one that is registered.
+fn of_known(domains: &Domains, sender: &Sender, from: &str) -> Vec<Warning> {
     let domain = &sender.domain;
     let mut warnings = Vec::new();
     let mut warn = |code, message| warnings.push(Warning { code, message });
@@ -129,13 +130,22 @@ fn of_known(domains: &Domains, sender: &Sender) -> Vec<Warning> {
             format!("{domain} has the DMARC policy p={policy}, and its mail has no DKIM signature that verifies.");
         warn("dmarc_fails", message);
     }
-    if let Some(return_path) = &domains.terms.return_path
-        && !is_aligned(domain, return_path)
-    {
+    if sender.strict.dkim && from != domain && sender.dmarc.is_some() {
         let message = format!(
-            "Bounces go to {return_path}, which has no domain in common with {domain}: SPF does not count for DMARC, DKIM alone \
-             does."
+            "{from} is signed with d={domain}, and the DMARC record of {domain} says adkim=s: the signature does not count. POST \
+             /v1/domains for {from}, or publish a DMARC record at _dmarc.{from}."
         );
+        warn("dmarc_strict_alignment", message);
+    }
+    if let Some(return_path) = &domains.terms.return_path
+        && !is_aligned(from, return_path, sender.strict)
+    {
+        let why = if is_aligned(from, return_path, Strict::default()) {
+            format!("and the DMARC record of {domain} says aspf=s")
+        } else {
+            format!("which has no domain in common with {from}")
+        };
+        let message = format!("Bounces go to {return_path}, {why}: SPF does not count for DMARC, DKIM alone does.");
         warn("return_path_not_aligned", message);
     }
     warnings

@@ -115,12 +115,36 @@ async fn both_keys_sign_what_verifies_and_the_same_mail_gets_the_same_signatures
     assert_eq!(signed(MAIL, &signer, at()), mail);
     let text = String::from_utf8(mail).unwrap();
     assert!(text.ends_with(MAIL) && text.lines().all(|line| line.len() <= 998), "{text}");
-    assert!(text.contains("a=ed25519-sha256; s=ed25519; d=acme.test; c=relaxed/relaxed;"), "{text}");
+    assert!(text.contains("a=ed25519-sha256; s=ed25519; d=acme.test;\r\n\tc=relaxed/relaxed;"), "{text}");
     assert!(text.contains("t=1795435200"), "the mail's date: {text}");
     let plain: String = text.split_whitespace().collect();
-    let h =
-        "h=Content-Transfer-Encoding:Content-Type:List-Unsubscribe:MIME-Version:Message-ID:Subject:To:From:Date:From;";
-    assert_eq!(plain.matches(h).count(), 2, "From once more than it is there, X-Other not at all: {plain}");
+    let h = "h=Content-Transfer-Encoding:Content-Type:List-Unsubscribe:MIME-Version:Message-ID:Subject:To:From:Date:\
+             From:Subject:To:Reply-To:Date;";
+    assert_eq!(plain.matches(h).count(), 2, "five once more than they are there, X-Other not at all: {plain}");
+}
+
+#[tokio::test]
+async fn long_names_are_folded_and_verify() {
+    let domain = format!("{}.{}.acme.test", "l".repeat(60), "d".repeat(50));
+    for domain in ["acme.example.test", &domain] {
+        let (signer, zone) = signer(domain, &[Algorithm::Ed25519]);
+        let mail = signed(MAIL, &signer, at());
+        assert_eq!(verified(&mail, &zone).await, [Ok(())]);
+        let text = String::from_utf8(mail).unwrap();
+        let longest = text.lines().map(str::len).max().unwrap();
+        assert!(longest <= 78.max(domain.len() + "\td=;".len()), "{text}");
+    }
+}
+
+#[test]
+fn fields_that_receivers_act_on_are_signed() {
+    let (signer, _) = signer("acme.test", &[Algorithm::Ed25519]);
+    for name in ["List-ID", "References", "In-Reply-To", "Feedback-ID", "List-Post", "Reply-To", "Cc", "Auto-Submitted"]
+    {
+        let mail = String::from_utf8(signed(&format!("{name}: x\r\n{MAIL}"), &signer, at())).unwrap();
+        let plain: String = mail.split_whitespace().collect();
+        assert!(plain.contains(&format!(":{name}:From:Subject:To:Reply-To:Date;")), "{plain}");
+    }
 }
 
 #[test]
@@ -154,6 +178,10 @@ async fn what_is_changed_on_the_way_does_not_verify() {
         ("<https://acme.test/u>", "<https://evil.test/u>"),
         ("Date:", "From: Eve <eve@evil.test>\r\nDate:"),
         ("MIME-Version:", "From: Eve <eve@evil.test>\r\nMIME-Version:"),
+        ("MIME-Version:", "Subject: Another\r\nMIME-Version:"),
+        ("MIME-Version:", "To: eve@evil.test\r\nMIME-Version:"),
+        ("MIME-Version:", "Reply-To: eve@evil.test\r\nMIME-Version:"),
+        ("MIME-Version:", "Date: Mon, 23 Nov 2020 12:00:00 +0000\r\nMIME-Version:"),
         ("d=acme.test", "d=acne.test"),
     ] {
         let forged = original.replace(from, to);

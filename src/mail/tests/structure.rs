@@ -23,7 +23,7 @@ fn a_plain_mail_is_what_one_would_write_by_hand() {
          Subject: Your invoice\r\n\
          Message-ID: <0193661b3d007abc8def0123456789ab@acme.test>\r\n\
          MIME-Version: 1.0\r\n\
-         Content-Type: text/plain; charset=utf-8\r\n\
+         Content-Type: text/plain; charset=us-ascii\r\n\
          Content-Transfer-Encoding: 7bit\r\n\
          \r\n\
          Hello\r\n.\r\n"
@@ -40,9 +40,9 @@ fn an_alternative_mail_shows_its_boundaries() {
         format!(
             "Content-Type: multipart/alternative;\r\n boundary=\"{boundary}\"\r\n\
              \r\n--{boundary}\r\n\
-             Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 7bit\r\n\r\nHi\
+             Content-Type: text/plain; charset=us-ascii\r\nContent-Transfer-Encoding: 7bit\r\n\r\nHi\
              \r\n--{boundary}\r\n\
-             Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: 7bit\r\n\r\n<p>Hi</p>\r\n\
+             Content-Type: text/html; charset=us-ascii\r\nContent-Transfer-Encoding: 7bit\r\n\r\n<p>Hi</p>\r\n\
              \r\n--{boundary}--\r\n"
         )
     );
@@ -82,6 +82,8 @@ fn fields_stand_in_their_order_and_custom_ones_before_the_body() {
         header("bcc", "x@y.test"),
         header("Content-Type", "a/b"),
         header("a\r\nb", ""),
+        header("References", " "),
+        header("List-Id", ""),
     ];
     let mail = String::from_utf8(build(&draft)).unwrap();
     let head = mail.split_once("\r\n\r\n").unwrap().0;
@@ -97,6 +99,13 @@ fn a_mail_to_bcc_alone_names_nobody() {
     assert!(String::from_utf8(build(&draft)).unwrap().contains("\r\nTo: undisclosed-recipients:;\r\n"));
     draft.cc = vec![mailbox("cc@example.test")];
     assert!(!String::from_utf8(build(&draft)).unwrap().contains("\r\nTo:"));
+}
+
+#[test]
+fn an_inline_image_is_found_by_its_link() {
+    let html = "<img src=\"cid:logo\">";
+    let mail = String::from_utf8(build(&draft(None, Some(html), vec![logo()]))).unwrap();
+    assert!(mail.contains("\r\nContent-ID: <logo@acme.test>\r\n") && mail.contains("cid:logo@acme.test"), "{mail}");
 }
 
 #[test]

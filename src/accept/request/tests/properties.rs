@@ -85,7 +85,8 @@ proptest! {
         })));
         prop_assert_eq!(message.recipients[0].mailbox.name.as_deref().unwrap_or(""), name.trim());
         prop_assert_eq!(message.subject, subject);
-        prop_assert_eq!(message.content.text, Some(text));
+        let html = html.filter(|html| !html.trim().is_empty());
+        prop_assert_eq!(message.content.text, Some(text).filter(|text| html.is_none() || !text.trim().is_empty()));
         prop_assert_eq!(message.content.html, html);
         prop_assert_eq!((&message.content.headers[0].name, &message.content.headers[0].value), (&key, &value));
         prop_assert_eq!(&message.attachments[0].description.filename, &filename);

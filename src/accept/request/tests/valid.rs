@@ -66,6 +66,32 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
+fn a_blank_body_is_none_where_there_is_another() {
+    let bodies = |text: &str, html: &str| {
+        let content = accepted(&with(&json!({"text": text, "html": html}))).content;
+        (content.text, content.html)
+    };
+    assert_eq!(bodies("Hello", ""), (Some("Hello".to_owned()), None));
+    assert_eq!(bodies("Hello", " \r\n"), (Some("Hello".to_owned()), None));
+    assert_eq!(bodies("", "<p>"), (None, Some("<p>".to_owned())));
+    assert_eq!(bodies("", ""), (Some(String::new()), None));
+}
+
+#[test]
+fn headers_of_long_threads_and_attached_messages_are_taken() {
+    let thread = "<0123456789012345678901234567890123456789@a.test> ".repeat(100);
+    let mail = STANDARD.encode("From: a@b.test\n\nHi\n");
+    let message = accepted(&with(&json!({
+        "headers": {"References": thread, "List-Unsubscribe": format!("<https://a.test/{}>", "u".repeat(960))},
+        "attachments": [{"filename": "a.eml", "content": mail, "content_type": "message/rfc822"},
+                        {"filename": "b.eml", "content": mail}, {"filename": "c.eml", "content": "AA=="}],
+    })));
+    assert_eq!(message.content.headers[1].value, thread);
+    let types: Vec<&str> = message.attachments.iter().map(|file| &*file.description.content_type).collect();
+    assert_eq!(types, ["message/rfc822", "message/rfc822", "application/octet-stream"]);
+}
+
+#[test]
 fn an_address_that_is_named_twice_is_kept_where_it_stood_first() {
     let message = accepted(&with(&json!({
         "to": ["Ann <ann@example.test>", "ann@EXAMPLE.test"], "cc": "ann@example.test", "bcc": ["Ann@example.test"],

@@ -1,0 +1,297 @@
+//! `check_host()` of RFC 7208 §4: what a receiver makes of an SPF record for an address, and why.
+//!
+//! Its own and not mail-auth's, because that one does not say why, takes the first of several records, and skips terms that
+//! §4.6 makes an error. Macros are expanded by mail-auth. Names are asked for at most as often as a receiver would.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+
+use ipnet::IpNet;
+use mail_auth::common::parse::TxtRecordParser as _;
+use mail_auth::spf::{Mechanism as Parsed, Spf as ParsedSpf, Variables};
+
+use crate::domain::publish::spf::{Mechanism, Spf, SpfResult, is_spf, parse};
+
+/// Terms that ask the DNS, and look-ups that found nothing (§4.6.4).
+const MOST_LOOKUPS: u32 = 10;
+const MOST_VOID_LOOKUPS: u32 = 2;
+/// Mail exchangers of one `mx`, and names of one `ptr`.
+const MOST_HOSTS: usize = 10;
+
+/// Records, or why there is no answer. No records where there are none.
+type Answer<T> = Result<Vec<T>, String>;
+
+/// Where records are looked up.
+pub trait Zone: Sync {
+    /// The TXT records of a name.
+    fn texts(&self, name: &str) -> impl Future<Output = Answer<String>> + Send;
+    /// The addresses of a host.
+    fn addresses(&self, host: &str) -> impl Future<Output = Answer<IpAddr>> + Send;
+    /// The mail exchangers of a name, each `preference host`.
+    fn exchangers(&self, name: &str) -> impl Future<Output = Answer<String>> + Send;
+    /// The names an address points back to.
+    fn names(&self, address: IpAddr) -> impl Future<Output = Answer<String>> + Send;
+}
+
+/// What came of an evaluation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The result.
+    pub result: SpfResult,
+    /// What led to it, in words that follow "because".
+    pub reason: String,
+}
+
+/// Evaluates the record of `domain` for `address`. `record` stands for the one in the DNS, where it is given.
+pub async fn check_host<Z: Zone>(zone: &Z, address: IpAddr, domain: &str, record: Option<&str>) -> Outcome {
+    let mut evaluation = Evaluation { zone, address, sender: domain, lookups: 0, voids: 0 };
+    let outcome = match record {
+        Some(record) => evaluation.evaluate(domain, record).await,
+        None => evaluation.check(domain).await,
+    };
+    let (result, reason) = outcome.unwrap_or_else(|end| end);
+    Outcome { result, reason }
+}
+
+type Judged = (SpfResult, String);
+/// An error ends the evaluation wherever it is.
+type Step<T> = Result<T, Judged>;
+
+fn permanent<T>(reason: String) -> Step<T> {
+    Err((SpfResult::PermError, reason))
+}
+
+struct Evaluation<'z, Z> {
+    zone: &'z Z,
+    address: IpAddr,
+    sender: &'z str,
+    lookups: u32,
+    voids: u32,
+}
+
+impl<Z: Zone> Evaluation<'_, Z> {
+    async fn check(&mut self, domain: &str) -> Step<Judged> {
+        let texts = answered(self.zone.texts(domain).await, domain)?;
+        let found: Vec<String> = texts.into_iter().filter(|text| is_spf(text)).collect();
+        match found.as_slice() {
+            [] => Ok((SpfResult::None, format!("{domain} has no SPF record"))),
+            [only] => self.evaluate(domain, only).await,
+            several => permanent(format!("{domain} has {} SPF records", several.len())),
+        }
+    }
+
+    /// A record may include others, so this calls itself.
+    fn evaluate<'s>(
+        &'s mut self,
+        domain: &'s str,
+        record: &'s str,
+    ) -> Pin<Box<dyn Future<Output = Step<Judged>> + Send + 's>> {
+        Box::pin(async move {
+            let Spf { directives, redirect } = match parse(record) {
+                Ok(spf) => spf,
+                Err(why) => return permanent(format!("{why} (in the record of {domain})")),
+            };
+            for directive in &directives {
+                let text = &directive.text;
+                if let Some(through) = self.matches(domain, text, &directive.mechanism).await? {
+                    return Ok((directive.result, format!("`{text}` of {domain} matches{through}")));
+                }
+            }
+            let Some(target) = redirect else {
+                return Ok((SpfResult::Neutral, format!("nothing in the record of {domain} matches")));
+            };
+            self.count(domain, &format!("redirect={target}"))?;
+            let target = self.expand(&target, domain);
+            match self.check(&target).await? {
+                (SpfResult::None, why) => permanent(format!("{why}, and that of {domain} goes on there")),
+                judged => Ok(judged),
+            }
+        })
+    }
+
+    /// Whether a mechanism matches, and through what, where that is not plain.
+    async fn matches(&mut self, domain: &str, text: &str, mechanism: &Mechanism) -> Step<Option<String>> {
+        let is_match = match mechanism {
+            Mechanism::All => true,
+            Mechanism::Ip(network, prefix) => is_in(self.address, *network, *prefix),
+            Mechanism::Include(target) => return self.include(domain, text, target).await,
+            Mechanism::A(target, v4, v6) => {
+                self.count(domain, text)?;
+                let host = self.target(target.as_deref(), domain);
+                self.is_address_of(&host, *v4, *v6).await?
+            }
+            Mechanism::Mx(target, v4, v6) => {
+                self.count(domain, text)?;
+                let name = self.target(target.as_deref(), domain);
+                self.is_exchanger(text, &name, *v4, *v6).await?
+            }
+            Mechanism::Exists(target) => {
+                self.count(domain, text)?;
+                let host = self.target(Some(target), domain);
+                // Only an A record counts, for either kind of address (§5.7).
+                let found = answered(self.zone.addresses(&host).await, &host)?;
+                let is_there = found.iter().any(IpAddr::is_ipv4);
+                self.void(!is_there, &host)?;
+                is_there
+            }
+            Mechanism::Ptr(target) => {
+                self.count(domain, text)?;
+                let within = self.target(target.as_deref(), domain);
+                self.is_named(&within).await?
+            }
+        };
+        Ok(is_match.then(String::new))
+    }
+
+    async fn include(&mut self, domain: &str, text: &str, target: &str) -> Step<Option<String>> {
+        self.count(domain, text)?;
+        let target = self.expand(target, domain);
+        match self.check(&target).await? {
+            (SpfResult::Pass, why) => Ok(Some(format!(": {why}"))),
+            (SpfResult::None, why) => permanent(format!("{why}, and that of {domain} includes it")),
+            _ => Ok(None),
+        }
+    }
+
+    async fn is_address_of(&mut self, host: &str, v4: u8, v6: u8) -> Step<bool> {
+        let found = answered(self.zone.addresses(host).await, host)?;
+        let is_alike = |address: &&IpAddr| address.is_ipv4() == self.address.is_ipv4();
+        let alike: Vec<IpAddr> = found.iter().filter(is_alike).copied().collect();
+        self.void(alike.is_empty(), host)?;
+        Ok(alike.into_iter().any(|address| is_in(self.address, address, if address.is_ipv4() { v4 } else { v6 })))
+    }
+
+    async fn is_exchanger(&mut self, text: &str, name: &str, v4: u8, v6: u8) -> Step<bool> {
+        let hosts = answered(self.zone.exchangers(name).await, name)?;
+        self.void(hosts.is_empty(), name)?;
+        if hosts.len() > MOST_HOSTS {
+            return permanent(format!("`{text}` stands for {} mail exchangers; {MOST_HOSTS} are allowed", hosts.len()));
+        }
+        for exchanger in hosts {
+            let host = exchanger.split_whitespace().last().unwrap_or_default();
+            if self.is_address_of(host, v4, v6).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// An error of the DNS is no match here (§5.5).
+    async fn is_named(&mut self, within: &str) -> Step<bool> {
+        let names = self.zone.names(self.address).await.unwrap_or_default();
+        self.void(names.is_empty(), within)?;
+        let within = within.trim_end_matches('.').to_ascii_lowercase();
+        let is_within =
+            |name: &String| name.strip_suffix(&within).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        for name in names.iter().take(MOST_HOSTS).filter(|name| is_within(name)) {
+            if self.zone.addresses(name).await.unwrap_or_default().contains(&self.address) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn count(&mut self, domain: &str, text: &str) -> Step<()> {
+        self.lookups += 1;
+        if self.lookups > MOST_LOOKUPS {
+            return permanent(format!(
+                "more than {MOST_LOOKUPS} look-ups are needed: the next is for `{text}` of {domain}"
+            ));
+        }
+        Ok(())
+    }
+
+    fn void(&mut self, is_void: bool, name: &str) -> Step<()> {
+        self.voids += u32::from(is_void);
+        if self.voids > MOST_VOID_LOOKUPS {
+            return permanent(format!("more than {MOST_VOID_LOOKUPS} look-ups find nothing: the last was for {name}"));
+        }
+        Ok(())
+    }
+
+    fn target(&self, target: Option<&str>, domain: &str) -> String {
+        target.map_or_else(|| domain.to_owned(), |target| self.expand(target, domain))
+    }
+
+    /// A name with its macros expanded, cut from the left to what a name may have (§7.3).
+    fn expand(&self, target: &str, domain: &str) -> String {
+        if !target.contains('%') {
+            return target.to_owned();
+        }
+        let Ok(parsed) = ParsedSpf::parse(format!("v=spf1 include:{target}").as_bytes()) else {
+            return target.to_owned();
+        };
+        let [directive] = &*parsed.directives else { return target.to_owned() };
+        let Parsed::Include { macro_string } = &directive.mechanism else { return target.to_owned() };
+        let mut variables = Variables::new();
+        variables.set_ip(&self.address);
+        variables.set_sender(format!("postmaster@{}", self.sender).into_bytes());
+        variables.set_domain(domain.as_bytes());
+        variables.set_helo_domain(self.sender.as_bytes());
+        let mut name = macro_string.eval(&variables, domain, true).into_owned();
+        while name.len() > 253 {
+            let Some((_, rest)) = name.split_once('.') else { break };
+            name = rest.to_owned();
+        }
+        name
+    }
+}
+
+fn answered<T>(answer: Answer<T>, name: &str) -> Step<Vec<T>> {
+    answer.map_err(|why| (SpfResult::TempError, format!("the DNS did not answer for {name} ({why})")))
+}
+
+/// Whether an address lies in a network. An IPv4 address in IPv6 is one of IPv4.
+fn is_in(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
+    IpNet::new(network, prefix).is_ok_and(|network| network.contains(&address.to_canonical()))
+}
+
+/// Networks looked at to find out whence we send, and addresses taken.
+const MOST_SOURCES: usize = 20;
+const MOST_ADDRESSES: usize = 8;
+
+/// Addresses that the record lets pass: of a host all, of a network its first and its last. Of what another record includes,
+/// those too. They are where we send from, if the record is the one that names us alone.
+pub async fn addresses_of<Z: Zone>(zone: &Z, domain: &str, record: &str) -> Result<Vec<IpAddr>, String> {
+    let mut todo = vec![(domain.to_owned(), record.to_owned())];
+    let (mut addresses, mut asked) = (Vec::new(), 0);
+    while let Some((domain, record)) = todo.pop() {
+        let spf = parse(&record).map_err(|why| format!("{why} (in the record of {domain})"))?;
+        let passing = spf.directives.into_iter().filter(|directive| directive.result == SpfResult::Pass);
+        let terms = passing.map(|directive| directive.mechanism).chain(spf.redirect.map(Mechanism::Include));
+        for term in terms {
+            asked += 1;
+            if asked > MOST_SOURCES || addresses.len() >= MOST_ADDRESSES {
+                break;
+            }
+            let name = |target: &Option<String>| target.clone().unwrap_or_else(|| domain.clone());
+            match term {
+                Mechanism::Ip(network, prefix) => addresses.extend(ends(network, prefix)),
+                Mechanism::A(target, ..) => addresses.extend(zone.addresses(&name(&target)).await?),
+                Mechanism::Mx(target, ..) => {
+                    for exchanger in zone.exchangers(&name(&target)).await?.iter().take(MOST_HOSTS) {
+                        let host = exchanger.split_whitespace().last().unwrap_or_default();
+                        addresses.extend(zone.addresses(host).await?);
+                    }
+                }
+                Mechanism::Include(target) => {
+                    let records = zone.texts(&target).await?;
+                    todo.extend(records.into_iter().find(|text| is_spf(text)).map(|record| (target, record)));
+                }
+                Mechanism::All | Mechanism::Ptr(_) | Mechanism::Exists(_) => {}
+            }
+        }
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.truncate(MOST_ADDRESSES);
+    Ok(addresses)
+}
+
+/// The first and the last address of a network.
+fn ends(network: IpAddr, prefix: u8) -> Vec<IpAddr> {
+    IpNet::new(network, prefix).map(|network| vec![network.network(), network.broadcast()]).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

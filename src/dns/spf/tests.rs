@@ -1,0 +1,199 @@
+//! Records as they are found in the DNS against what receivers make of them (`domain/publish/variants.txt`), and what follows
+//! from it for a domain.
+
+use std::collections::HashMap;
+
+use super::*;
+use crate::dns::check::check_in;
+use crate::domain::dkim::{Algorithm, KeyState};
+use crate::domain::publish::{Finding, PublishedKey, Purpose, RecordStatus, Terms, Verdict, records};
+
+const VARIANTS: &str = include_str!("../../domain/publish/variants.txt");
+
+/// A zone in memory. What `breaks` does not answer.
+#[derive(Default)]
+struct Memory {
+    records: HashMap<(String, String), Vec<String>>,
+    breaks: Option<String>,
+}
+
+impl Memory {
+    /// A line is `NAME TYPE VALUE`.
+    fn new<'l>(lines: impl IntoIterator<Item = &'l str>) -> Self {
+        let mut zone = Self::default();
+        for line in lines {
+            let (name, rest) = line.split_once(' ').unwrap();
+            let (kind, value) = rest.split_once(' ').unwrap();
+            zone.records.entry((name.into(), kind.into())).or_default().push(value.into());
+        }
+        zone
+    }
+
+    fn get(&self, name: &str, kind: &str) -> Answer<String> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        if self.breaks.as_ref() == Some(&name) {
+            return Err("timeout".into());
+        }
+        Ok(self.records.get(&(name, kind.into())).cloned().unwrap_or_default())
+    }
+}
+
+impl Zone for Memory {
+    async fn texts(&self, name: &str) -> Answer<String> {
+        self.get(name, "TXT")
+    }
+
+    async fn addresses(&self, host: &str) -> Answer<IpAddr> {
+        Ok([self.get(host, "A")?, self.get(host, "AAAA")?].concat().iter().map(|ip| ip.parse().unwrap()).collect())
+    }
+
+    async fn exchangers(&self, name: &str) -> Answer<String> {
+        Ok(self.get(name, "MX")?.into_iter().map(|host| format!("10 {host}.")).collect())
+    }
+
+    async fn names(&self, address: IpAddr) -> Answer<String> {
+        self.get(&address.to_string(), "PTR")
+    }
+}
+
+fn key() -> PublishedKey {
+    let public = (0..=255).cycle().take(294).collect();
+    PublishedKey { selector: "s".into(), algorithm: Algorithm::Rsa, state: KeyState::Active, public }
+}
+
+fn terms(spf: &str) -> Terms {
+    Terms {
+        hostname: "mail.acme.test".into(),
+        spf: spf.into(),
+        return_path: None,
+        algorithms: vec![Algorithm::Rsa],
+        is_direct: false,
+    }
+}
+
+async fn found(zone: &Memory, terms: &Terms, domain: &str, purpose: Purpose) -> Finding {
+    let findings = check_in(zone, records(terms, domain, &[key()])).await;
+    findings.into_iter().find(|finding| finding.purpose == purpose).unwrap()
+}
+
+#[tokio::test]
+async fn variants_are_judged_as_receivers_do() {
+    let mut judged = 0;
+    for variant in VARIANTS.split("\n[").skip(1) {
+        let (kind, rest) = variant.split_once("] ").unwrap();
+        let mut lines = rest.lines().filter(|line| !line.is_empty());
+        let (title, expected) = (lines.next().unwrap(), lines.next().unwrap());
+        let zone: Vec<&str> = lines.collect();
+        match kind {
+            "spf" => of_spf(title, expected, &Memory::new(zone)).await,
+            "dkim" => of_dkim(title, expected, zone[0]).await,
+            "dmarc" => of_dmarc(title, expected, &Memory::new(zone)).await,
+            other => panic!("{other}"),
+        }
+        judged += 1;
+    }
+    assert!(judged >= 70, "{judged}");
+}
+
+async fn of_spf(title: &str, expected: &str, zone: &Memory) {
+    let (address, result) = expected.split_once(' ').unwrap();
+    let outcome = check_host(zone, address.parse().unwrap(), "acme.test", None).await;
+    assert_eq!(outcome.result.to_string(), result, "{title}: {}", outcome.reason);
+    // The verdict on the record, where that address is ours.
+    let ours = if address.contains(':') { format!("ip6:{address}") } else { format!("ip4:{address}") };
+    let finding = found(zone, &terms(&ours), "acme.test", Purpose::Spf).await;
+    let status = if result == "pass" { RecordStatus::Ok } else { finding.status };
+    assert_eq!(finding.status, status, "{title}: {finding:?}");
+    assert_eq!(finding.status == RecordStatus::Ok, result == "pass", "{title}: {finding:?}");
+    // What is suggested is good for us and an error for nobody.
+    if let Some((_, record)) = finding.mend.as_deref().and_then(|mend| mend.split_once("Make it: ")) {
+        let with = |ip: &str| check_host(zone, ip.parse().unwrap(), "acme.test", Some(record));
+        assert_eq!(with(address).await.result, SpfResult::Pass, "{title}: {record}");
+        let stranger = with("203.0.113.7").await;
+        assert!(![SpfResult::Pass, SpfResult::PermError].contains(&stranger.result), "{title}: {record}: {stranger:?}");
+    }
+}
+
+async fn of_dkim(title: &str, expected: &str, record: &str) {
+    let terms = terms("a:mail.acme.test");
+    let published = records(&terms, "acme.test", &[key()]).remove(0);
+    let p = published.value.split_once("p=").unwrap().1;
+    let record = record.replace("{p}", p).replace("{p1}", &p[..200]).replace("{p2}", &p[200..]);
+    let zone = Memory::new([format!("{} TXT {record}", published.name).as_str()]);
+    let finding = found(&zone, &terms, "acme.test", Purpose::Dkim).await;
+    assert_eq!(finding.status == RecordStatus::Ok, expected == "ok", "{title}: {finding:?}");
+    let verdict = Verdict::of(&terms, "acme.test", &[key()], vec![finding]);
+    assert_eq!(verdict.is_verified, Some(expected == "ok"), "{title}");
+}
+
+async fn of_dmarc(title: &str, expected: &str, zone: &Memory) {
+    let [domain, status, policy] = expected.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let terms = terms("a:mail.acme.test");
+    let finding = found(zone, &terms, domain, Purpose::Dmarc).await;
+    let word = format!("{:?}", finding.status).to_lowercase();
+    let verdict = Verdict::of(&terms, domain, &[], vec![finding.clone()]);
+    let applies = verdict.dmarc.flatten().map_or("-", |policy| policy.as_str());
+    assert_eq!((word.as_str(), applies), (status, policy), "{title}: {finding:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_is_no_verdict() {
+    let lines = ["acme.test TXT v=spf1 include:relay.test ip4:192.0.2.1 -all"];
+    let zone = Memory { breaks: Some("relay.test".into()), ..Memory::new(lines) };
+    let finding = found(&zone, &terms("ip4:192.0.2.1"), "acme.test", Purpose::Spf).await;
+    assert_eq!(finding.status, RecordStatus::Unanswered);
+    assert!(finding.mend.unwrap().contains("relay.test"));
+}
+
+#[tokio::test]
+async fn a_relay_is_known_by_its_own_record() {
+    let zone = |record: &str| {
+        let record = format!("acme.test TXT {record}");
+        Memory::new([
+            record.as_str(),
+            "spf.relay.test TXT v=spf1 ip4:192.0.2.0/28 a:x.relay.test -all",
+            "x.relay.test A 198.51.100.9",
+        ])
+    };
+    let terms = terms("include:spf.relay.test");
+    for (record, status) in [
+        ("v=spf1 include:spf.relay.test ~all", RecordStatus::Ok),
+        ("v=spf1 ip4:192.0.2.0/24 ip4:198.51.100.9 ~all", RecordStatus::Ok),
+        ("v=spf1 ip4:192.0.2.0/29 ip4:198.51.100.9 ~all", RecordStatus::Wrong),
+    ] {
+        let finding = found(&zone(record), &terms, "acme.test", Purpose::Spf).await;
+        assert_eq!(finding.status, status, "{record}: {finding:?}");
+    }
+    let finding = found(&Memory::new(["acme.test TXT v=spf1 -all"]), &terms, "acme.test", Purpose::Spf).await;
+    assert!(finding.mend.as_ref().unwrap().contains("No address is known"), "{finding:?}");
+}
+
+#[tokio::test]
+async fn what_is_good_for_us_alone_has_a_warning() {
+    let warning = async |record: &str| {
+        let record = format!("acme.test TXT {record}");
+        let finding = found(&Memory::new([record.as_str()]), &terms("ip4:192.0.2.1"), "acme.test", Purpose::Spf).await;
+        assert_eq!(finding.status, RecordStatus::Ok, "{finding:?}");
+        finding.warning.unwrap_or_default()
+    };
+    assert_eq!(warning("v=spf1 ip4:192.0.2.1 -all").await, "");
+    assert!(warning("v=spf1 ip4:192.0.2.1 +all").await.contains("every address"));
+    assert!(warning("v=spf1 ip4:192.0.2.1 include:nothing.test -all").await.contains("nothing.test has no SPF record"));
+}
+
+#[tokio::test]
+async fn a_return_path_may_lead_to_another_name_of_ours() {
+    let terms = Terms { return_path: Some("bounce.acme.test".into()), ..terms("a:mail.acme.test") };
+    for (host, status) in [
+        ("in.acme.test", RecordStatus::Ok),
+        ("mail.acme.test", RecordStatus::Ok),
+        ("mx.other.test", RecordStatus::Wrong),
+        ("nowhere.test", RecordStatus::Wrong),
+    ] {
+        let mx = format!("bounce.acme.test MX {host}");
+        let hosts = ["mail.acme.test A 192.0.2.1", "in.acme.test A 192.0.2.1", "mx.other.test A 192.0.2.2"];
+        let zone = Memory::new([mx.as_str()].into_iter().chain(hosts));
+        let finding = found(&zone, &terms, "acme.test", Purpose::ReturnPath).await;
+        assert_eq!(finding.status, status, "{host}: {finding:?}");
+    }
+}

@@ -1,0 +1,91 @@
+//! DMARC records as RFC 7489 §6.3 and §6.6.3 have receivers read them.
+
+use super::DmarcPolicy;
+
+/// A record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dmarc {
+    /// The policy for the domain.
+    pub policy: DmarcPolicy,
+    /// And for those below it.
+    pub subdomain_policy: DmarcPolicy,
+    /// Which alignment has to be exact.
+    pub strict: Strict,
+}
+
+/// Which domains have to be the sender's own, and not merely one of the same organisation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Strict {
+    /// That which signs: `adkim=s`.
+    pub dkim: bool,
+    /// That of the return path: `aspf=s`.
+    pub spf: bool,
+}
+
+/// Whether a TXT record is a DMARC record: it begins with `v=DMARC1`, to the letter, and then a semicolon or nothing.
+pub fn is_dmarc(record: &str) -> bool {
+    let rest = record.strip_prefix('v').and_then(|rest| rest.trim_start().strip_prefix('='));
+    let rest = rest.and_then(|rest| rest.trim_start().strip_prefix("DMARC1")).map(str::trim_start);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(';'))
+}
+
+/// Whether a TXT record was meant to be one.
+pub fn resembles(record: &str) -> bool {
+    let start: String = record.chars().filter(|c| !c.is_whitespace() && *c != '"').take(8).collect();
+    start.eq_ignore_ascii_case("v=DMARC1") && !is_dmarc(record)
+}
+
+/// Reads a record that [`is_dmarc`]. The record applies as it is returned even where there is a fault beside it; without one
+/// receivers take the record for none.
+pub fn read(record: &str) -> (Option<Dmarc>, Option<String>) {
+    let mut fault = None;
+    let mut note = |why: String| fault = fault.take().or(Some(why));
+    let mut tags: Vec<(String, &str)> = Vec::new();
+    for tag in record.split(';').map(str::trim).filter(|tag| !tag.is_empty()) {
+        match tag.split_once('=') {
+            None => note(format!("`{tag}` is no tag: one is written name=value")),
+            Some((name, value)) => {
+                let name = name.trim().to_ascii_lowercase();
+                if tags.iter().any(|(known, _)| *known == name) {
+                    note(format!("{name}= stands there twice"));
+                } else {
+                    tags.push((name, value.trim()));
+                }
+            }
+        }
+    }
+    let tag = |wanted: &str| tags.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value);
+    let is_reported = tag("rua").is_some_and(|uris| uris.split(',').any(is_report_address));
+    let mut policy = |name: &str| match tag(name).map(|word| (word, word.parse().ok())) {
+        Some((word, None)) => {
+            note(format!("its {name}={word} is none of none, quarantine and reject, or a semicolon is missing"));
+            Err(())
+        }
+        Some((_, policy)) => Ok(policy),
+        None => Ok(None),
+    };
+    let (own, below): (Result<Option<DmarcPolicy>, ()>, _) = (policy("p"), policy("sp"));
+    if own == Ok(None) {
+        note("it has no p=, which says what receivers are to do".into());
+    }
+    let mut is_strict = |name: &str| match tag(name) {
+        Some(mode) if mode.eq_ignore_ascii_case("s") => true,
+        Some(mode) if !mode.eq_ignore_ascii_case("r") => {
+            note(format!("its {name}={mode} is neither r nor s, or a semicolon is missing"));
+            false
+        }
+        _ => false,
+    };
+    let strict = Strict { dkim: is_strict("adkim"), spf: is_strict("aspf") };
+    let record = match (own, below) {
+        (Ok(Some(policy)), Ok(below)) => Some(Dmarc { policy, subdomain_policy: below.unwrap_or(policy), strict }),
+        // Somebody reads the reports, so receivers do as if there were p=none (§6.6.3).
+        _ if is_reported => Some(Dmarc { policy: DmarcPolicy::None, subdomain_policy: DmarcPolicy::None, strict }),
+        _ => None,
+    };
+    (record, fault)
+}
+
+fn is_report_address(uri: &str) -> bool {
+    uri.trim().get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("mailto:")) && uri.contains('@')
+}

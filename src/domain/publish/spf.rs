@@ -1,0 +1,396 @@
+//! SPF records as RFC 7208 §12 writes them, to the letter: what is not one makes the whole record a permanent error (§4.6).
+//!
+//! mail-auth reads records more leniently (an unknown mechanism is skipped there, an octet over 255 is 255), which is right
+//! for a receiver and wrong for who is told that a record is good. The evaluation is `dns/spf.rs`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// A record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spf {
+    /// Its mechanisms, in their order.
+    pub directives: Vec<Directive>,
+    /// Where to go on where none matches.
+    pub redirect: Option<String>,
+}
+
+/// A mechanism with its qualifier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directive {
+    /// As it stands in the record.
+    pub text: String,
+    /// What it means where it matches.
+    pub result: SpfResult,
+    /// What it matches.
+    pub mechanism: Mechanism,
+}
+
+/// What a mechanism matches. Names may hold macros; none stands for the domain itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mechanism {
+    /// Everything.
+    All,
+    /// What another record lets pass.
+    Include(String),
+    /// A host's addresses, with the lengths of prefixes.
+    A(Option<String>, u8, u8),
+    /// The addresses of a domain's mail exchangers, likewise.
+    Mx(Option<String>, u8, u8),
+    /// An address whose name lies in a domain.
+    Ptr(Option<String>),
+    /// A network.
+    Ip(IpAddr, u8),
+    /// Every address, where the name has one.
+    Exists(String),
+}
+
+/// The outcome of an evaluation (RFC 7208 §2.6), from bad to good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SpfResult {
+    /// The record cannot be evaluated, and never will.
+    PermError,
+    /// The DNS did not answer.
+    TempError,
+    /// The address may not send.
+    Fail,
+    /// It probably may not.
+    SoftFail,
+    /// The record does not say.
+    Neutral,
+    /// There is no record.
+    None,
+    /// It may.
+    Pass,
+}
+
+impl fmt::Display for SpfResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PermError => "permerror",
+            Self::TempError => "temperror",
+            Self::Fail => "fail",
+            Self::SoftFail => "softfail",
+            Self::Neutral => "neutral",
+            Self::None => "none",
+            Self::Pass => "pass",
+        })
+    }
+}
+
+/// Whether a TXT record is an SPF record: `v=spf1`, and then a space or nothing (§4.5).
+pub fn is_spf(record: &str) -> bool {
+    let begins = record.get(..6).is_some_and(|begin| begin.eq_ignore_ascii_case("v=spf1"));
+    begins && record.as_bytes().get(6).is_none_or(|next| *next == b' ')
+}
+
+/// Reads a record that [`is_spf`]; where it cannot be read, says which term cannot, and why.
+pub fn parse(record: &str) -> Result<Spf, String> {
+    let mut spf = Spf { directives: Vec::new(), redirect: None };
+    let mut has_explanation = false;
+    for text in record.split(' ').skip(1).filter(|term| !term.is_empty()) {
+        match term(text).map_err(|why| format!("`{text}` {why}"))? {
+            Term::Directive(directive) => spf.directives.push(directive),
+            Term::Redirect(_) if spf.redirect.is_some() => return Err("redirect= stands there twice".into()),
+            Term::Redirect(to) => spf.redirect = Some(to),
+            Term::Explanation if has_explanation => return Err("exp= stands there twice".into()),
+            Term::Explanation => has_explanation = true,
+            Term::Unknown => {}
+        }
+    }
+    Ok(spf)
+}
+
+/// A term of a record.
+enum Term {
+    Directive(Directive),
+    Redirect(String),
+    Explanation,
+    /// A modifier that means nothing here.
+    Unknown,
+}
+
+fn term(text: &str) -> Result<Term, String> {
+    let name_end = text.bytes().position(|byte| !(byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)));
+    // A modifier is a name that begins with a letter, and `=`.
+    if let Some(end) = name_end.filter(|end| text.as_bytes()[*end] == b'=' && text.as_bytes()[0].is_ascii_alphabetic())
+    {
+        let (name, value) = (&text[..end], &text[end + 1..]);
+        return match name.to_ascii_lowercase().as_str() {
+            "redirect" => domain_spec(value).map(Term::Redirect),
+            "exp" => domain_spec(value).map(|_| Term::Explanation),
+            _ => check_macros(value).map(|()| Term::Unknown),
+        };
+    }
+    let result = match text.as_bytes().first() {
+        Some(b'-') => SpfResult::Fail,
+        Some(b'~') => SpfResult::SoftFail,
+        Some(b'?') => SpfResult::Neutral,
+        _ => SpfResult::Pass,
+    };
+    let bare = text.strip_prefix(['+', '-', '~', '?']).unwrap_or(text);
+    let mechanism = mechanism(bare)?;
+    Ok(Term::Directive(Directive { text: text.to_owned(), result, mechanism }))
+}
+
+fn mechanism(text: &str) -> Result<Mechanism, String> {
+    let end = text.find([':', '/']).unwrap_or(text.len());
+    let (name, rest) = text.split_at(end);
+    let required = || rest.strip_prefix(':').ok_or_else(|| "needs a value behind a colon".to_owned());
+    match name.to_ascii_lowercase().as_str() {
+        "all" if rest.is_empty() => Ok(Mechanism::All),
+        "all" => Err("takes no value".into()),
+        "include" => domain_spec(required()?).map(Mechanism::Include),
+        "exists" => domain_spec(required()?).map(Mechanism::Exists),
+        "a" => host(rest).map(|(name, v4, v6)| Mechanism::A(name, v4, v6)),
+        "mx" => host(rest).map(|(name, v4, v6)| Mechanism::Mx(name, v4, v6)),
+        "ptr" if rest.is_empty() => Ok(Mechanism::Ptr(None)),
+        "ptr" => domain_spec(required()?).map(|name| Mechanism::Ptr(Some(name))),
+        "ip4" => network::<Ipv4Addr>(required()?, 32),
+        "ip6" => network::<Ipv6Addr>(required()?, 128),
+        _ => Err("is no mechanism of SPF".into()),
+    }
+}
+
+fn network<A: std::str::FromStr + Into<IpAddr>>(text: &str, longest: u8) -> Result<Mechanism, String> {
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => (address, length(prefix, longest)?),
+        None => (text, longest),
+    };
+    let address =
+        address.parse::<A>().map_err(|_| format!("holds no IPv{} address", if longest == 32 { 4 } else { 6 }))?;
+    Ok(Mechanism::Ip(address.into(), prefix))
+}
+
+/// `[":" domain-spec] [dual-cidr-length]`.
+fn host(rest: &str) -> Result<(Option<String>, u8, u8), String> {
+    // A slash within a macro is a delimiter.
+    let outside =
+        |(index, _): &(usize, &str)| rest[..*index].matches("%{").count() == rest[..*index].matches('}').count();
+    let name_end = rest.match_indices('/').find(outside).map_or(rest.len(), |(index, _)| index);
+    let (name, lengths) = rest.split_at(name_end);
+    let name = match name.strip_prefix(':') {
+        Some(name) => Some(domain_spec(name)?),
+        None => None,
+    };
+    let (v4, v6) = match lengths.split_once("//") {
+        Some((v4, v6)) => (v4, length(v6, 128)?),
+        None => (lengths, 128),
+    };
+    let v4 = if v4.is_empty() { 32 } else { length(v4.strip_prefix('/').unwrap_or(v4), 32)? };
+    Ok((name, v4, v6))
+}
+
+/// The length of a prefix, without leading zeros.
+fn length(text: &str, longest: u8) -> Result<u8, String> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    let length = text.parse::<u8>().ok().filter(|length| is_number && *length <= longest);
+    length.ok_or_else(|| format!("has a prefix that is no number from 0 to {longest}"))
+}
+
+/// A name that may hold macros and ends in a top-level domain or a macro (§7.1).
+fn domain_spec(text: &str) -> Result<String, String> {
+    check_macros(text)?;
+    let last = text.strip_suffix('.').unwrap_or(text).rsplit_once('.').map(|(_, last)| last);
+    let is_top_level = |label: &str| {
+        label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label.bytes().any(|byte| byte.is_ascii_alphabetic() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && !label.is_empty()
+    };
+    if text.ends_with('}') || last.is_some_and(is_top_level) {
+        return Ok(text.to_owned());
+    }
+    Err(if text.is_empty() { "needs a domain" } else { "does not hold a domain name with a dot in it" }.into())
+}
+
+/// Macros have their own letters (§7.1), and what stands between them is visible ASCII.
+fn check_macros(text: &str) -> Result<(), String> {
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let width = match c {
+            '%' => macro_width(rest).ok_or("holds a % that begins no macro")?,
+            '!'..='~' => 1,
+            _ => return Err("holds a character that may not stand there".into()),
+        };
+        rest = &rest[width..];
+    }
+    Ok(())
+}
+
+/// The length of the macro that begins the text.
+fn macro_width(text: &str) -> Option<usize> {
+    match text.as_bytes().get(1)? {
+        b'%' | b'_' | b'-' => return Some(2),
+        b'{' => {}
+        _ => return None,
+    }
+    let end = text.find('}')?;
+    let inner = &text[2..end];
+    let letter = *inner.as_bytes().first()?;
+    let transformers = inner.get(1..)?.trim_start_matches(|c: char| c.is_ascii_digit());
+    let transformers = transformers.strip_prefix(['r', 'R']).unwrap_or(transformers);
+    let is_known = b"slodiphv".contains(&letter.to_ascii_lowercase());
+    let digits = &inner[1..inner.len() - inner[1..].trim_start_matches(|c: char| c.is_ascii_digit()).len()];
+    let counts = digits.is_empty() || digits.bytes().any(|digit| digit != b'0');
+    (is_known && counts && transformers.bytes().all(|byte| b".-+,/_=".contains(&byte))).then_some(end + 1)
+}
+
+/// Records that might be published instead of one that does not let us pass, the mildest change first. `addresses` are those
+/// that are to pass, `dead` domains without a record of their own. Whether they do is for the caller to try out.
+pub fn repairs(record: &str, wanted: &str, addresses: &[IpAddr], dead: &[String]) -> Vec<String> {
+    let mut kept: Vec<String> = Vec::new();
+    let (mut has_end, mut has_redirect) = (false, false);
+    for (text, term) in record.split_whitespace().skip(1).filter_map(legible) {
+        if has_end {
+            break;
+        }
+        match term {
+            // Who lets everybody pass has said nothing.
+            Term::Directive(Directive { mechanism: Mechanism::All, result, .. }) => {
+                kept.push(if result == SpfResult::Pass { "~all".to_owned() } else { text });
+                has_end = true;
+            }
+            Term::Directive(Directive { mechanism: Mechanism::Include(target), .. }) if dead.contains(&target) => {}
+            Term::Redirect(target) if has_redirect || dead.contains(&target) => {}
+            Term::Redirect(_) => {
+                has_redirect = true;
+                kept.push(text);
+            }
+            _ => kept.push(text),
+        }
+    }
+    if !has_end && !has_redirect {
+        kept.push("~all".into());
+    }
+    let wanted: Vec<String> =
+        wanted.split_whitespace().skip(1).filter(|term| !term.ends_with("all")).map(str::to_owned).collect();
+    let first = |terms: &[String]| {
+        let rest = kept.iter().filter(|term| !terms.contains(term)).cloned();
+        ["v=spf1".to_owned()].into_iter().chain(terms.iter().cloned()).chain(rest).collect::<Vec<_>>().join(" ")
+    };
+    let literal: Vec<String> = addresses
+        .iter()
+        .map(|address| match address {
+            IpAddr::V4(address) => format!("ip4:{address}"),
+            IpAddr::V6(address) => format!("ip6:{address}"),
+        })
+        .collect();
+    let mut records = vec![first(&wanted), first(&literal)];
+    records.dedup();
+    records.retain(|candidate| candidate != record);
+    records
+}
+
+/// The domains that a record includes or goes on to, as far as it can be read.
+pub fn targets(record: &str) -> Vec<String> {
+    let target = |(_, term): (String, Term)| match term {
+        Term::Directive(Directive { mechanism: Mechanism::Include(target), .. }) | Term::Redirect(target) => {
+            Some(target)
+        }
+        _ => None,
+    };
+    record.split_whitespace().skip(1).filter_map(legible).filter_map(target).collect()
+}
+
+/// A term, or what was meant by it: an `inlude:` is an `include:`.
+fn legible(text: &str) -> Option<(String, Term)> {
+    if let Ok(read) = term(text) {
+        return Some((text.to_owned(), read));
+    }
+    let end = text.find([':', '/', '=']).unwrap_or(text.len());
+    let (name, rest) = text.split_at(end);
+    let qualifier = name.len() - name.trim_start_matches(['+', '-', '~', '?']).len();
+    let (qualifier, name) = name.split_at(qualifier);
+    let known = ["include", "exists", "redirect", "ip4", "ip6"].into_iter().find(|known| is_misspelt(name, known))?;
+    let value = rest.strip_prefix([':', '=']).unwrap_or(rest);
+    let fixed = if known == "redirect" { format!("redirect={value}") } else { format!("{qualifier}{known}:{value}") };
+    term(&fixed).ok().map(|read| (fixed.clone(), read))
+}
+
+/// Whether one letter was left out, added, changed or moved.
+fn is_misspelt(name: &str, known: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    // The names of the networks are too short to guess at.
+    name == known
+        || (known.len() > 3 && strsim::osa_distance(&name, known) == 1)
+        || matches!((name.as_str(), known), ("ipv4" | "ip", "ip4") | ("ipv6", "ip6") | ("inc", "include"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_rfc_7208_are_read() {
+        for good in [
+            "v=spf1",
+            "V=SPF1 +mx a:colo.example.com/28 -all",
+            "v=spf1 ip4:192.0.2.0/24 ip6:2001:db8::/32 ?all",
+            "v=spf1 a//64 mx/24//48 a:example.com./0 ~ALL",
+            "v=spf1 exists:%{ir}.%{l1r+-}._spf.%{d} include:_spf.%{d2} redirect=_spf.example.com",
+            "v=spf1 ptr ptr:example.com exp=explain.%{d} moo.cow-far_out=man:dog/cat",
+            "v=spf1 a:%{d} include:%%x%_.%-.example.com  -all ",
+        ] {
+            assert!(is_spf(good) && parse(good).is_ok(), "{good}: {:?}", parse(good));
+        }
+    }
+
+    #[test]
+    fn what_is_no_term_is_named() {
+        for (bad, why) in [
+            ("inlude:x.test", "no mechanism"),
+            ("ip4:192.0.2.256", "no IPv4 address"),
+            ("ip4:192.0.2.1/33", "0 to 32"),
+            ("ip4:192.0.2.1/024", "0 to 32"),
+            ("ip4:", "no IPv4 address"),
+            ("ip6:192.0.2.1", "no IPv6 address"),
+            ("a:192.0.2.1", "with a dot"),
+            ("a:localhost", "with a dot"),
+            ("a:", "needs a domain"),
+            ("a/", "0 to 32"),
+            ("include", "behind a colon"),
+            ("include:", "needs a domain"),
+            ("all:x.test", "takes no value"),
+            ("mx=x.test", ""),
+            ("-all;", "no mechanism"),
+            ("\"-all", "no mechanism"),
+            ("exists:%{z}.x.test", "begins no macro"),
+            ("exists:%{d0}.x.test", "begins no macro"),
+            ("exists:%x.test", "begins no macro"),
+            ("redirect=", "needs a domain"),
+            ("a:b\u{fc}cher.test", "may not stand"),
+            ("include=x.test", ""),
+        ] {
+            let read = parse(&format!("v=spf1 {bad} -all"));
+            match read {
+                // A name and `=` are a modifier that nobody knows, and ignored (§6).
+                Ok(_) => assert_eq!(why, "", "{bad}"),
+                Err(error) => assert!(!why.is_empty() && error.contains(why), "{bad}: {error}"),
+            }
+        }
+        assert!(parse("v=spf1 redirect=a.test redirect=b.test").is_err());
+        assert!(!is_spf("v=spf10 a") && !is_spf("v=spf1; a") && !is_spf(" v=spf1") && !is_spf("\"v=spf1\""));
+    }
+
+    #[test]
+    fn a_repair_adds_what_is_missing_and_lets_nobody_else_pass() {
+        let (ours, dead) = (["192.0.2.1".parse().unwrap()], ["dead.test".to_owned()]);
+        let repair = |record: &str| repairs(record, "v=spf1 a:mail.acme.test ~all", &ours, &dead).remove(0);
+        assert_eq!(repair("v=spf1 include:x.test -all"), "v=spf1 a:mail.acme.test include:x.test -all");
+        assert_eq!(repair("v=spf1 mx +all"), "v=spf1 a:mail.acme.test mx ~all");
+        assert_eq!(repair("v=spf1 inlude:x.test -all"), "v=spf1 a:mail.acme.test include:x.test -all");
+        assert_eq!(repair("v=spf1 ipv4:192.0.2.9 ip4:192.0.2.999"), "v=spf1 a:mail.acme.test ip4:192.0.2.9 ~all");
+        assert_eq!(repair("v=spf1 redirect=x.test"), "v=spf1 a:mail.acme.test redirect=x.test");
+        assert_eq!(repair("v=spf1 include:dead.test mx -all"), "v=spf1 a:mail.acme.test mx -all");
+        assert_eq!(repair("v=spf1"), "v=spf1 a:mail.acme.test ~all");
+        assert_eq!(repair("v=spf1 -all a:mail.acme.test"), "v=spf1 a:mail.acme.test -all");
+        for (word, known) in
+            [("inlude", "include"), ("incldue", "include"), ("redirct", "redirect"), ("exist", "exists")]
+        {
+            assert!(is_misspelt(word, known), "{word}");
+        }
+        assert!(!is_misspelt("mx", "include") && !is_misspelt("a", "ip4"));
+    }
+}

@@ -1,0 +1,138 @@
+//! Header fields with a syntax of their own: ids, URLs, addresses and keywords (RFC 2047 §5, RFC 2369, RFC 5322 §3.6).
+//!
+//! They are folded where white space stands or may stand, and never encoded; runs of white space become one space. A
+//! request with a part that is not ASCII or longer than a line is refused (`domain/header_syntax.rs`); of what was stored
+//! before that rule, characters beyond ASCII are percent-encoded, and a part too long is broken where the line ends.
+
+use std::borrow::Cow;
+
+use super::field::{Field, is_printable};
+use super::mailboxes;
+use super::normalise::single_line;
+use super::parameter::percent_encoded;
+use crate::domain::header_syntax::{LONGEST_LINE, phrase_and_rest, unbreakable_parts};
+
+/// Writes a field of ids, URLs or keywords.
+pub(super) fn write(out: &mut Vec<u8>, name: &str, value: &str) {
+    let mut field = Field::new(out, name);
+    parts(&mut field, &single_line(value));
+    field.end();
+}
+
+/// Writes a field whose value is a phrase and something in angle brackets; only the phrase may be encoded.
+pub(super) fn write_with_phrase(out: &mut Vec<u8>, name: &str, value: &str) {
+    let value = single_line(value);
+    let (phrase, rest) = phrase_and_rest(&value);
+    let mut field = Field::new(out, name);
+    if is_printable(phrase) {
+        parts(&mut field, phrase);
+    } else {
+        // Quotes are not read in an encoded phrase.
+        let bare = phrase.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(phrase);
+        mailboxes::phrase(&mut field, bare);
+    }
+    parts(&mut field, rest);
+    field.end();
+}
+
+fn parts(field: &mut Field<'_>, value: &str) {
+    for word in value.split(char::is_whitespace).filter(|word| !word.is_empty()) {
+        let word = ascii(word);
+        if word.len() <= Field::room() {
+            field.word(&[&word]);
+        } else {
+            unbreakable_parts(&word).for_each(|part| one(field, part));
+        }
+    }
+}
+
+/// Writes a part that fits a line; one that does not goes on in the next.
+fn one(field: &mut Field<'_>, part: &str) {
+    let mut rest = part;
+    // It is ASCII, so that it can be split anywhere.
+    while let Some((line, behind)) =
+        rest.split_at_checked(field.room_at_most(LONGEST_LINE)).filter(|(_, behind)| !behind.is_empty())
+    {
+        field.word(&[line]);
+        rest = behind;
+    }
+    field.word(&[rest]);
+}
+
+/// A word without what may not stand in such a field.
+fn ascii(word: &str) -> Cow<'_, str> {
+    if is_printable(word) {
+        return Cow::Borrowed(word);
+    }
+    let mut ascii = String::with_capacity(word.len() * 3);
+    for c in word.chars() {
+        let mut buffer = [0; 4];
+        let text: &str = c.encode_utf8(&mut buffer);
+        if is_printable(text) { ascii.push(c) } else { ascii.push_str(&percent_encoded(text)) }
+    }
+    Cow::Owned(ascii)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(name: &str, value: &str) -> String {
+        let mut out = Vec::new();
+        write(&mut out, name, value);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn with_phrase(value: &str) -> String {
+        let mut out = Vec::new();
+        write_with_phrase(&mut out, "List-Id", value);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_url_of_any_length_is_never_encoded() {
+        for length in [50, 75, 76, 77, 500, 900, 901, 962] {
+            let url = format!("<https://a.test/{}>", "u".repeat(length));
+            assert_eq!(written("List-Unsubscribe", &url), format!("List-Unsubscribe: {url}\r\n"));
+        }
+        let two = format!("<https://a.test/{}>,<mailto:u@a.test>", "u".repeat(901));
+        let folded = written("List-Unsubscribe", &two);
+        assert_eq!(folded, format!("List-Unsubscribe: {}\r\n", two.replace(",<", ",\r\n <")));
+    }
+
+    #[test]
+    fn odd_white_space_becomes_one_space() {
+        assert_eq!(written("References", "  <a@b>   <c@d>\t<e@f> "), "References: <a@b> <c@d> <e@f>\r\n");
+        assert_eq!(written("Auto-Submitted", "auto-generated "), "Auto-Submitted: auto-generated\r\n");
+        assert_eq!(written("In-Reply-To", ""), "In-Reply-To:\r\n");
+    }
+
+    #[test]
+    fn what_looks_like_an_encoded_word_stays() {
+        assert_eq!(written("In-Reply-To", "<=?utf-8?q?x?=@b>"), "In-Reply-To: <=?utf-8?q?x?=@b>\r\n");
+        assert_eq!(with_phrase("=?utf-8?q?x?= <l.a.test>"), "List-Id: =?utf-8?q?x?= <l.a.test>\r\n");
+    }
+
+    #[test]
+    fn only_the_phrase_of_a_list_id_is_encoded() {
+        assert_eq!(
+            with_phrase("Neue B\u{fc}cher <books.a.test>"),
+            "List-Id: =?utf-8?q?Neue_B=C3=BCcher?= <books.a.test>\r\n"
+        );
+        assert_eq!(
+            with_phrase("\"B\u{fc}cher, neu\" <b.a.test>"),
+            "List-Id: =?utf-8?q?B=C3=BCcher=2C_neu?= <b.a.test>\r\n"
+        );
+        assert_eq!(with_phrase("books.a.test"), "List-Id: books.a.test\r\n");
+    }
+
+    #[test]
+    fn what_an_older_version_stored_still_fits_lines() {
+        assert_eq!(written("References", "<\u{e9}@b>"), "References: <%C3%A9@b>\r\n");
+        for name in ["References", "List-Unsubscribe"] {
+            let folded = written(name, &"x".repeat(2_500));
+            assert!(folded.lines().all(|line| line.len() <= LONGEST_LINE), "{folded}");
+            assert_eq!(folded.matches('x').count(), 2_500);
+        }
+    }
+}
