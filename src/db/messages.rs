@@ -135,6 +135,12 @@ pub struct Filter {
     pub created_before: Option<DateTime<Utc>>,
     /// Only messages older than this one.
     pub after: Option<MessageId>,
+    /// Only messages of which a recipient waits in this lane.
+    pub lane: Option<i64>,
+    /// Only messages of which a recipient is held for an operator.
+    pub held: bool,
+    /// Only messages with a recipient at this domain.
+    pub to_domain: Option<String>,
 }
 
 /// Statuses that few messages are in: `recipients_notable` knows them.
@@ -190,6 +196,16 @@ pub async fn page(
            AND ($14::boolean IS FALSE OR m.id = ANY (ARRAY(
                 SELECT q.message_id FROM queue q WHERE q.tenant_id = $1
                    AND ($10 <> 'sending' OR q.lease IS NOT NULL))))
+           AND ($15::bigint IS NULL OR m.id = ANY (ARRAY(
+                SELECT q.message_id FROM queue q
+                WHERE q.lane_id = $15 AND q.tenant_id = $1 AND q.lease IS NULL AND ($2::uuid IS NULL OR q.message_id < $2)
+                  AND ($16::boolean IS FALSE OR q.due_at = 'infinity'))))
+           AND ($16::boolean IS FALSE OR $15::bigint IS NOT NULL OR m.id = ANY (ARRAY(
+                SELECT q.message_id FROM lanes l JOIN queue q ON q.lane_id = l.id
+                WHERE l.tenant_id = $1 AND q.lease IS NULL AND q.due_at = 'infinity')))
+           AND ($17::text IS NULL OR EXISTS (
+                SELECT FROM recipients r WHERE r.tenant_id = $1 AND r.message_id = m.id
+                   AND lower(substring(r.address FROM '@([^@]+)$')) = lower($17)))
            AND ($10::text IS NULL OR message_status($1, m.id, $11) = $10)
          ORDER BY m.id DESC LIMIT $12",
         tenant.0,
@@ -205,7 +221,10 @@ pub async fn page(
         now,
         limit,
         is_notable,
-        is_in_queue
+        is_in_queue,
+        filter.lane,
+        filter.held,
+        filter.to_domain
     );
     db.timed("messages.page", query.fetch_all(&db.pool)).await
 }

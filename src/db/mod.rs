@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod blobs;
+pub mod bounces;
 pub mod cluster;
 mod columns;
 pub mod conditions;
@@ -30,6 +31,7 @@ pub mod notify;
 mod outage;
 pub mod overdue;
 pub mod partitions;
+pub mod pauses;
 mod pool;
 pub mod queue;
 pub mod retry_policies;

@@ -55,7 +55,7 @@ async fn from_schedule_through_retry_to_the_end() {
     assert_eq!((&ann["lane"], &ann["ahead"], &ann["unblock"]), (&json!(null), &json!(null), &json!([])));
     let summary = ann["summary"].as_str().unwrap();
     assert!(
-        summary.starts_with("A relay took responsibility at 2026-11-23T13:02:00Z, after 2 attempts, without TLS"),
+        summary.starts_with("The relay accepted the message at 2026-11-23T13:02:00Z, after 2 attempts, without TLS"),
         "{summary}"
     );
 }
@@ -117,7 +117,7 @@ async fn behind_a_block_and_a_learned_limit() {
     assert_eq!((kind(&ann), &ann["estimate"]["at"]), ("learned_limit", &json!("2026-11-23T12:02:00Z")));
     assert_eq!(
         ann["blocker"]["rule"],
-        format!("learned rate of {}: 30 mails a minute", ann["lane"]["id"].as_str().unwrap())
+        format!("learned rate of {}: 30 messages a minute", ann["lane"]["id"].as_str().unwrap())
     );
     let reset = ann["unblock"][0]["call"].as_str().unwrap().strip_prefix("POST ").unwrap().to_owned();
     app.post(&reset, &json!({})).await;
@@ -244,7 +244,7 @@ async fn a_mail_to_several_is_one_before_others_and_none_before_itself() {
     assert_eq!((ahead(&first.id).await, ahead(&second.id).await), (vec![0; 5], vec![1; 5]));
     let planned = app.post("/v1/messages?dry_run=true", &message(json!({}))).await.body;
     let words = planned["recipients"][0]["summary"].as_str().unwrap();
-    assert!(words.contains("2 mails of its lane are before it"), "{words}");
+    assert!(words.contains("2 messages of its lane are before it"), "{words}");
     app.run_until_idle().await;
 }
 

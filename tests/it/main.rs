@@ -42,6 +42,7 @@ mod migrations;
 mod new_domains;
 mod old_snapshot;
 mod openapi;
+mod operator_at_night;
 mod outcome_refused;
 mod panics;
 mod postgres_outages;

@@ -320,6 +320,7 @@ impl Lanes {
             crashes: 0,
             held: None,
             is_put_off: false,
+            unprepared: None,
             ahead,
             pace: None,
             has_workers: self.has_workers,
@@ -367,7 +368,7 @@ impl Lanes {
 fn without_words(mut lane: Lane) -> Lane {
     lane.paused = lane.paused.map(Paused::without_reason);
     lane.of_stream.paused = lane.of_stream.paused.map(Paused::without_reason);
-    lane.blocked = lane.blocked.map(|blocked| Blocked { reply: None, ..blocked });
+    lane.blocked = lane.blocked.map(|blocked| Blocked { reply: None, host: None, ..blocked });
     lane.learned = lane.learned.map(|learned| Learned { reply: None, ..learned });
     lane
 }
@@ -390,5 +391,6 @@ fn as_accepted(message: &NewMessage, suppression: Option<&Suppression>) -> Recip
         on_uncertain: message.on_uncertain,
         expires_at: message.expires_at,
         suppression: suppression.cloned(),
+        bounce: None,
     }
 }

@@ -1,12 +1,17 @@
 //! `GET /v1/messages/{id}` and its events.
 
+use std::collections::HashMap;
+
 use axum::Json;
 use axum::extract::State;
 use chrono::TimeDelta;
+use uuid::Uuid;
 
 use super::view::Message;
-use crate::db::{self, messages};
-use crate::domain::event::Event;
+use crate::db::messages::RecipientRow;
+use crate::db::{self, bounces, messages};
+use crate::domain::delivery::Status;
+use crate::domain::event::{BounceSaid, Event};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
@@ -36,14 +41,30 @@ pub async fn get(
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<Message>, ApiError> {
     caller.may(Scope::Read)?;
-    shown(&api, caller.tenant(), id).await.map(Json)
+    let mut message = shown(&api, caller.tenant(), id).await?;
+    let attachments = messages::attachments(&api.db, caller.tenant(), id).await?.unwrap_or_default();
+    // The column is ours: what this version cannot read is left out.
+    message.attachments = Some(serde_json::from_value(attachments).unwrap_or_default());
+    Ok(Json(message))
 }
 
 /// A message as the API shows it.
 pub(super) async fn shown(api: &Api, tenant: TenantId, id: MessageId) -> Result<Message, ApiError> {
     let row = messages::get(&api.db, tenant, id).await?.ok_or(NO_MESSAGE)?;
     let recipients = messages::recipients(&api.db, tenant, &[id.0], api.clock.now()).await?;
-    Ok(Message::of(row, recipients))
+    let bounces = bounces_of(api, tenant, &recipients).await?;
+    Ok(Message::of(row, recipients, &bounces))
+}
+
+/// What the refusals of those of these recipients that bounced mean.
+pub(super) async fn bounces_of(
+    api: &Api,
+    tenant: TenantId,
+    recipients: &[RecipientRow],
+) -> Result<HashMap<Uuid, BounceSaid>, ApiError> {
+    let bounced = recipients.iter().filter(|row| row.status == Status::Bounced.as_str());
+    let messages: Vec<Uuid> = bounced.map(|row| row.message_id).collect();
+    Ok(bounces::of_messages(&api.db, tenant, &messages).await?)
 }
 
 /// Read what happened to a message

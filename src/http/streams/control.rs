@@ -10,6 +10,7 @@ use super::read::shown;
 use super::view::{NewStreamBody, StreamChangeBody, StreamView};
 use super::{NO_STREAM, StreamName};
 use crate::accept::request;
+use crate::db::pauses;
 use crate::db::streams;
 use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;
@@ -151,7 +152,7 @@ pub async fn resume(
     StreamName(name): StreamName,
 ) -> Result<Json<StreamView>, ApiError> {
     caller.may(Scope::Admin)?;
-    let is_there = streams::resume(&api.db, caller.tenant(), &name).await?;
+    let is_there = pauses::resume_stream(&api.db, caller.tenant(), &name, api.clock.now()).await?;
     done(&api, &caller, &name, is_there).await
 }
 
