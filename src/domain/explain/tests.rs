@@ -392,7 +392,7 @@ fn a_pause_is_told_with_its_reason_and_who_can_end_it() {
     assert_eq!(
         told.summary,
         "Its lane to example.test is paused since 1970-01-01T00:02:00Z (they asked us to). It has not been tried yet. \
-         Its retry window does not run meanwhile; 72 h of it are left."
+         Its retry window does not run meanwhile; 3 days of it are left."
     );
     assert_eq!((told.blocker.since, told.blocker.next_attempt_at), (Some(at(2)), None));
     assert_eq!(told.estimate.map(|estimate| (estimate.at, estimate.basis)), Some((None, Basis::None)));
