@@ -179,7 +179,7 @@ async fn in_the_hand_of_a_worker_that_is_gone() {
     let ann = explained(&app, &mail.id).await;
     assert_eq!((kind(&ann), &ann["status"]), ("no_worker", &json!("sending")));
     assert_eq!((&ann["estimate"]["at"], &ann["blocker"]["next_attempt_at"]), (&json!(null), &json!(null)));
-    assert!(ann["summary"].as_str().unwrap().contains("no other worker has been either"), "{}", ann["summary"]);
+    assert!(ann["summary"].as_str().unwrap().contains("no other worker is running"), "{}", ann["summary"]);
 
     let _other = app.another_worker().await;
     let ann = explained(&app, &mail.id).await;
@@ -264,7 +264,7 @@ async fn its_turn_is_reckoned_by_what_its_own_lane_did() {
         let second = app.send(json!({"to": to})).await;
         let estimate = explained(&app, &second.id).await["estimate"].clone();
         let words = estimate["explanation"].as_str().unwrap();
-        assert!(words.contains(&format!(", {handed_over} were mails of this lane handed over")), "{words}");
+        assert!(words.contains(&format!(", {handed_over} were messages of this lane that were sent")), "{words}");
         assert_eq!(estimate["basis"], "lane_rate");
     }
     app.run_until_idle().await;
@@ -286,7 +286,8 @@ async fn each_recipient_for_itself_and_without_a_row_as_lost() {
     let bo = app.get(&path).await.body["recipients"][1].clone();
     assert_eq!(
         bo["summary"],
-        "It was refused for good at 2026-11-23T12:00:00Z, after 1 attempt: 127.0.0.1 said “550 5.1.1 no such user”."
+        "It was refused for good at 2026-11-23T12:00:00Z (hard/unknown_user), after 1 attempt: 127.0.0.1 said “550 5.1.1 no such \
+         user”. The address is suppressed for all streams since 2026-11-23T12:00:00Z (hard_bounce): new messages to it are not sent."
     );
     app.sql("CREATE TABLE taken AS TABLE queue; DELETE FROM queue").await;
     assert_eq!(kinds().await, ["ended", "ended", "lost"]);

@@ -101,7 +101,7 @@ async fn a_refused_login_is_named_in_lane_and_explain() {
     let summary = told["summary"].as_str().unwrap();
     assert!(summary.contains("does not let us log in") && summary.contains("wrong password"), "{summary}");
     let lane = app.get(&format!("/v1/lanes/{lane}")).await.body;
-    assert_eq!((&lane["blocked"]["cause"], &lane["blocked"]["host"]), (&json!("auth"), &json!("127.0.0.1")));
+    assert_eq!(lane["blocked"]["cause"], "auth", "{lane}");
     assert!(lane["reason"].as_str().unwrap().contains("535 5.7.8 wrong password"), "{lane}");
     app.clock.advance(minutes(1));
     app.run_until_idle().await;
