@@ -103,7 +103,7 @@ async fn a_refused_login_is_named_in_lane_and_explain() {
     let lane = app.get(&format!("/v1/lanes/{lane}")).await.body;
     assert_eq!(lane["blocked"]["cause"], "auth", "{lane}");
     assert!(lane["reason"].as_str().unwrap().contains("535 5.7.8 wrong password"), "{lane}");
-    app.clock.advance(minutes(1));
+    app.clock.advance(minutes(2));
     app.run_until_idle().await;
     assert_eq!(app.status(&mail.id).await, "relayed");
 }
