@@ -102,7 +102,8 @@ pub async fn change(
 
 /// Pause a stream
 ///
-/// Mail is accepted and kept, and what is in flight is finished. What waits still expires in its time.
+/// Messages are accepted and kept, and what is in flight is finished. The retry window does not run while the stream is paused;
+/// a message's own `expires_at` holds all the same.
 #[utoipa::path(
     post, path = "/v1/streams/{name}/pause", tag = "streams", operation_id = "pause_stream",
     params(("name" = String, Path, description = "The stream's name")),
