@@ -184,7 +184,11 @@ async fn in_the_hand_of_a_worker_that_is_gone() {
     let _other = app.another_worker().await;
     let ann = explained(&app, &mail.id).await;
     assert_eq!(kind(&ann), "worker_gone");
-    assert!(ann["summary"].as_str().unwrap().ends_with("another worker releases its lease within 60 min."), "{}", ann["summary"]);
+    assert!(
+        ann["summary"].as_str().unwrap().ends_with("another worker releases its lease within 60 min."),
+        "{}",
+        ann["summary"]
+    );
 
     app.sql("UPDATE workers SET heartbeat_at = clock_timestamp()").await;
     assert_eq!(kind(&explained(&app, &mail.id).await), "in_flight");
