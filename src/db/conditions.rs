@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Db, DbError};
 use crate::domain::condition::{Block, Condition, Learned, Lesson};
+use crate::domain::unreachable::Cause;
 
 /// What a lane's attempts taught, and the reply that did.
 #[derive(Debug, Clone)]
@@ -16,6 +17,17 @@ pub struct Taught {
     pub lesson: Lesson,
     /// The reply of a lesson that is a complaint or a failure.
     pub reply: Option<String>,
+    /// Of a failure, what it was.
+    pub failure: Option<Failure>,
+}
+
+/// Why a destination could not be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// In one word.
+    pub cause: Cause,
+    /// The host that was tried, where one was found.
+    pub host: Option<String>,
 }
 
 /// How a lane fares after its lesson, be it as before or not.
@@ -75,6 +87,12 @@ async fn write(
     let ids: Vec<i64> = changes.iter().map(|change| change.lane).collect();
     let replies: Vec<Option<&str>> =
         ids.iter().map(|id| taught.get(id).and_then(|taught| taught.reply.as_deref())).collect();
+    let failures_of = ids.iter().map(|id| taught.get(id).and_then(|taught| taught.failure.as_ref()));
+    let (causes, hosts): (Vec<Option<&str>>, Vec<Option<&str>>) = failures_of
+        .map(|failure| {
+            (failure.map(|failure| failure.cause.as_str()), failure.and_then(|failure| failure.host.as_deref()))
+        })
+        .unzip();
     let learned = |change: &Change| change.after.learned;
     let rates: Vec<Option<f64>> = changes.iter().map(|c| learned(c).map(|l| l.rate)).collect();
     let ceilings: Vec<Option<f64>> = changes.iter().map(|c| learned(c).map(|l| l.ceiling)).collect();
@@ -93,13 +111,17 @@ async fn write(
              blocked_since = u.since, block_failures = u.failures, unblocked_at = u.unblocked_at,
              block_reply = CASE WHEN u.since IS NULL THEN NULL
                                 WHEN u.failures <> block_failures THEN u.reply ELSE block_reply END,
+             block_cause = CASE WHEN u.since IS NULL THEN NULL
+                                WHEN u.failures <> block_failures THEN u.cause ELSE block_cause END,
+             block_host = CASE WHEN u.since IS NULL THEN NULL
+                               WHEN u.failures <> block_failures THEN u.host ELSE block_host END,
              open_at = CASE WHEN u.opens_at IS NOT NULL THEN greatest(open_at, u.opens_at)
                             WHEN blocked_since IS NOT NULL OR u.raised_at IS NOT NULL OR u.rate IS NULL
                             THEN timestamptz '-infinity' ELSE open_at END
          FROM unnest($1::bigint[], $2::float8[], $3::float8[], $4::timestamptz[], $5::timestamptz[],
                      $6::timestamptz[], $7::smallint[], $8::timestamptz[], $9::text[],
-                     $10::timestamptz[])
-              AS u (id, rate, ceiling, lowered_at, raised_at, since, failures, opens_at, reply, unblocked_at)
+                     $10::timestamptz[], $11::text[], $12::text[])
+              AS u (id, rate, ceiling, lowered_at, raised_at, since, failures, opens_at, reply, unblocked_at, cause, host)
          WHERE lanes.id = u.id",
         &ids,
         &rates as _,
@@ -110,7 +132,9 @@ async fn write(
         &failures,
         &opens as _,
         &replies as _,
-        &unblocked as _
+        &unblocked as _,
+        &causes as _,
+        &hosts as _
     )
     .execute(connection)
     .await?;

@@ -77,13 +77,14 @@ pub async fn reschedule(
     .await
 }
 
-/// Makes deferred and held recipients due now; a blocked destination is probed. Answers those it concerned.
+/// Makes deferred and held recipients due now, and those that could not be prepared; a blocked destination is probed. Answers those it concerned.
 pub async fn retry(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>) -> Result<Vec<Uuid>, DbError> {
     db.timed("control.retry", async {
         let mut tx = db.pool.begin().await?;
         let due = sqlx::query!(
             "UPDATE queue SET due_at = $3, held = NULL, crashes = 0
-             WHERE message_id = $1 AND tenant_id = $2 AND lease IS NULL AND (attempts > 0 OR held IS NOT NULL)
+             WHERE message_id = $1 AND tenant_id = $2 AND lease IS NULL
+               AND (attempts > 0 OR held IS NOT NULL OR preparation_error IS NOT NULL)
              RETURNING recipient_id, lane_id",
             id.0,
             tenant.0,
@@ -152,7 +153,7 @@ pub async fn requeue_uncertain(
 
 /// Says that these lanes have something due now. Whoever asks for a try by hand wants to know whether the destination is
 /// back: where a lane is blocked, its next probe is now. A limit of its rate holds all the same.
-async fn wanted_now(
+pub(super) async fn wanted_now(
     connection: &mut PgConnection,
     lanes: impl Iterator<Item = i64>,
     now: DateTime<Utc>,

@@ -26,11 +26,11 @@ pub enum DraftError {
     #[error("the attachment {0} is not in the database")]
     NoBlob(String),
     /// The keys of its domain cannot sign it.
-    #[error("the mail cannot be signed for {0}: {1}")]
+    #[error("messages from domain {0} cannot be signed: {1}")]
     Unsigned(String, String),
     /// It is to carry a link to unsubscribe by, and none can be made.
     #[error(
-        "its stream asks for a link to unsubscribe by, which needs public_url (POSTRIDER_PUBLIC_URL) and secret_key \
+        "the stream's messages carry an unsubscribe link, which needs public_url (POSTRIDER_PUBLIC_URL) and secret_key \
          (POSTRIDER_SECRET_KEY) in this process"
     )]
     NoLinks,

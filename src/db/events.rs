@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{Db, DbError};
 use crate::domain::bounce::Bounce;
-use crate::domain::event::{BounceSaid, Event, EventData, EventType};
+use crate::domain::event::{BounceSaid, Event, EventData, EventSender, EventType};
 use crate::domain::explain::Said;
 use crate::domain::id::{EndpointId, MessageId, RecipientId, TenantId};
 use crate::domain::outcome::Outcome;
@@ -174,6 +174,16 @@ pub struct EventRow {
     pub bounce_source: Option<String>,
     /// Of a report that came back: whether nobody but this recipient knows its return path.
     pub vouched: Option<bool>,
+    /// The message's subject.
+    pub subject: Option<String>,
+    /// The sender's address.
+    pub from_address: Option<String>,
+    /// The sender's name.
+    pub from_name: Option<String>,
+    /// The message's stream.
+    pub stream: Option<String>,
+    /// Of an accepted message, everyone it goes to: `[{"id", "address", "kind"}]`.
+    pub recipients: Option<serde_json::Value>,
 }
 
 impl From<EventRow> for Event {
@@ -187,6 +197,10 @@ impl From<EventRow> for Event {
                 message_id: row.message_id.map(MessageId),
                 recipient_id: row.recipient_id.map(RecipientId),
                 recipient: row.address,
+                recipients: row.recipients,
+                from: row.from_address.map(|email| EventSender { email, name: row.from_name }),
+                subject: row.subject,
+                stream: row.stream,
                 tags: row.tags.unwrap_or_else(|| json!([])),
                 metadata: row.metadata.unwrap_or_else(|| json!({})),
                 attempt: row.attempt,
@@ -219,7 +233,12 @@ pub async fn of_message(
         r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
                   m.tags AS "tags?", m.metadata AS "metadata?", e.attempt, e.response_code, e.response_enhanced,
                   e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id,
-                  e.bounce_type, e.bounce_category, e.bounce_source, e.vouched
+                  e.bounce_type, e.bounce_category, e.bounce_source, e.vouched,
+                  m.subject AS "subject?", m.from_address AS "from_address?", m.from_name AS "from_name?", m.stream AS "stream?",
+                  CASE WHEN e.recipient_id IS NULL AND e.type IN ('message.accepted', 'message.scheduled') THEN (
+                      SELECT jsonb_agg(jsonb_build_object('id', 'rcp_' || replace(t.id::text, '-', ''),
+                                                          'address', t.address, 'kind', t.kind) ORDER BY t.position)
+                      FROM recipients t WHERE t.message_id = e.message_id AND t.tenant_id = $1) END AS "recipients?"
            FROM events e
            LEFT JOIN recipients r ON r.tenant_id = $1 AND r.message_id = $2 AND r.id = e.recipient_id
            LEFT JOIN messages m ON m.id = $2 AND m.tenant_id = $1

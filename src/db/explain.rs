@@ -58,6 +58,10 @@ pub struct PlaceRow {
     pub crashes: Option<i16>,
     /// Why it waits for an operator.
     pub held: Option<String>,
+    /// Why it could not be prepared.
+    pub preparation_error: Option<String>,
+    /// Since when it cannot be.
+    pub preparation_failed_at: Option<DateTime<Utc>>,
 }
 
 /// A message's recipients in the order of the request.
@@ -74,7 +78,8 @@ pub async fn places(
                   r.response_text, r.mx, r.tls,
                   q.lane_id AS "lane_id?", nullif(q.due_at, 'infinity') AS due_at, q.first_due_at AS "first_due_at?",
                   q.lease IS NOT NULL AS "is_leased!", w.host AS "worker?",
-                  extract(epoch FROM clock_timestamp() - w.heartbeat_at)::float8 AS silence, q.crashes AS "crashes?", q.held
+                  extract(epoch FROM clock_timestamp() - w.heartbeat_at)::float8 AS silence, q.crashes AS "crashes?", q.held,
+                  q.preparation_error, q.preparation_failed_at
            FROM recipients r
            LEFT JOIN queue q ON q.message_id = r.message_id AND q.recipient_id = r.id AND q.tenant_id = r.tenant_id
            LEFT JOIN workers w ON w.id = q.lease

@@ -105,7 +105,12 @@ async fn events(
         r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
                   m.tags AS "tags?", m.metadata AS "metadata?", e.attempt, e.response_code, e.response_enhanced,
                   e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id,
-                  e.bounce_type, e.bounce_category, e.bounce_source, e.vouched
+                  e.bounce_type, e.bounce_category, e.bounce_source, e.vouched,
+                  m.subject AS "subject?", m.from_address AS "from_address?", m.from_name AS "from_name?", m.stream AS "stream?",
+                  CASE WHEN e.recipient_id IS NULL AND e.type IN ('message.accepted', 'message.scheduled') THEN (
+                      SELECT jsonb_agg(jsonb_build_object('id', 'rcp_' || replace(t.id::text, '-', ''),
+                                                          'address', t.address, 'kind', t.kind) ORDER BY t.position)
+                      FROM recipients t WHERE t.message_id = e.message_id AND t.tenant_id = $1) END AS "recipients?"
            FROM (SELECT * FROM events
                  WHERE tenant_id = $1 AND seq > $2 AND seq <= $3
                    AND ($4::text[] IS NULL OR type = ANY ($4))

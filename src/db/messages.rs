@@ -137,6 +137,12 @@ pub struct Filter {
     pub after: Option<MessageId>,
     /// Only messages from senders in these domains.
     pub sender_domains: Option<Vec<String>>,
+    /// Only messages of which a recipient waits in this lane.
+    pub lane: Option<i64>,
+    /// Only messages of which a recipient is held for an operator.
+    pub held: bool,
+    /// Only messages with a recipient at this domain.
+    pub to_domain: Option<String>,
 }
 
 /// Statuses that few messages are in: `recipients_notable` knows them.
@@ -217,6 +223,16 @@ pub async fn page(
                 SELECT q.message_id FROM queue q WHERE q.tenant_id = $1
                    AND ($10 <> 'sending' OR q.lease IS NOT NULL))))
            AND ($15::text[] IS NULL OR split_part(m.from_address, '@', -1) = ANY ($15))
+           AND ($16::bigint IS NULL OR m.id = ANY (ARRAY(
+                SELECT q.message_id FROM queue q
+                WHERE q.lane_id = $16 AND q.tenant_id = $1 AND q.lease IS NULL AND ($2::uuid IS NULL OR q.message_id < $2)
+                  AND ($17::boolean IS FALSE OR q.due_at = 'infinity'))))
+           AND ($17::boolean IS FALSE OR $16::bigint IS NOT NULL OR m.id = ANY (ARRAY(
+                SELECT q.message_id FROM lanes l JOIN queue q ON q.lane_id = l.id
+                WHERE l.tenant_id = $1 AND q.lease IS NULL AND q.due_at = 'infinity')))
+           AND ($18::text IS NULL OR EXISTS (
+                SELECT FROM recipients r WHERE r.tenant_id = $1 AND r.message_id = m.id
+                   AND lower(substring(r.address FROM '@([^@]+)$')) = lower($18)))
            AND ($10::text IS NULL OR message_status($1, m.id, $11) = $10)
          ORDER BY m.id DESC LIMIT $12",
         tenant.0,
@@ -233,7 +249,10 @@ pub async fn page(
         limit,
         is_notable,
         is_in_queue,
-        filter.sender_domains.as_deref()
+        filter.sender_domains.as_deref(),
+        filter.lane,
+        filter.held,
+        filter.to_domain
     );
     db.timed("messages.page", query.fetch_all(&db.pool)).await
 }

@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod blobs;
+pub mod bounces;
 pub mod cluster;
 mod columns;
 pub mod conditions;
@@ -31,6 +32,7 @@ mod outage;
 pub mod overdue;
 pub mod overview;
 pub mod partitions;
+pub mod pauses;
 mod pool;
 pub mod queue;
 pub mod retry_policies;

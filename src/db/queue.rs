@@ -187,7 +187,7 @@ async fn leave(
                RETURNING over.*),
            freed AS (
                UPDATE queue SET lease = NULL, due_at = over.due_at, attempts = least(queue.attempts + 1, 32767), crashes = 0,
-                   begun = false, data_started = false
+                   begun = false, data_started = false, preparation_error = NULL, preparation_failed_at = NULL
                FROM over
                WHERE queue.message_id = ANY (ARRAY[over.message_id]) AND queue.recipient_id = over.recipient_id
                  AND queue.lease = over.lease AND queue.claims = over.claims AND over.due_at IS NOT NULL
@@ -298,14 +298,25 @@ fn event(finished: &Finished) -> NewEvent<'_> {
     }
 }
 
-/// Gives back what was claimed and not begun, due as before or at `until`; it counts as no attempt.
-pub async fn free(db: &Db, claimed: &[Claimed], until: Option<DateTime<Utc>>) -> Result<(), DbError> {
+/// When a claim that made no attempt is due again, and why.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rescheduled<'a> {
+    /// When it is due; as before where it is `None`.
+    pub until: Option<DateTime<Utc>>,
+    /// Why the message could not be prepared, and since when at the latest; `None` leaves what is recorded.
+    pub problem: Option<(&'a str, DateTime<Utc>)>,
+}
+
+/// Releases claims without an attempt, due at another time.
+pub async fn reschedule(db: &Db, claimed: &[Claimed], to: Rescheduled<'_>) -> Result<(), DbError> {
     let rows = Fence::of(claimed.iter());
     db.timed("queue.free", async {
         let mut tx = db.pool.begin().await?;
         let freed = sqlx::query_as!(
             Lowered,
-            "UPDATE queue SET lease = NULL, begun = false, data_started = false, due_at = coalesce($5, queue.due_at)
+            "UPDATE queue SET lease = NULL, begun = false, data_started = false, due_at = coalesce($5, queue.due_at),
+                 preparation_error = coalesce($6, preparation_error),
+                 preparation_failed_at = coalesce(preparation_failed_at, $7)
              FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[]) AS u (message_id, recipient_id, lease, claims)
              WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
                AND queue.lease = u.lease AND queue.claims = u.claims
@@ -314,7 +325,9 @@ pub async fn free(db: &Db, claimed: &[Claimed], until: Option<DateTime<Utc>>) ->
             &rows.recipients,
             &rows.leases,
             &rows.claims,
-            until
+            to.until,
+            to.problem.map(|(error, _)| error),
+            to.problem.map(|(_, at)| at)
         )
         .fetch_all(&mut *tx)
         .await?;

@@ -152,7 +152,12 @@ impl Senders {
         let rows: Vec<SenderRow> = rows.into_iter().filter(|row| row.name == nearest).collect();
         let signer = self.signer(tenant, &nearest, &rows);
         if let Err(error) = &signer {
-            tracing::warn!(%error, domain = nearest, "a DKIM key cannot be opened; the domain's mail waits");
+            tracing::warn!(
+                event = "dkim_key_unusable",
+                %error,
+                domain = nearest,
+                "cannot open a DKIM key; deferring the domain's messages"
+            );
         }
         let first = rows.first();
         Ok(Standing::Known(Arc::new(Sender {
@@ -173,7 +178,10 @@ impl Senders {
             };
             match algorithm.parse::<Algorithm>() {
                 Ok(algorithm) if self.algorithms.contains(&algorithm) => {
-                    let key = SigningKey::open(self.ring.as_ref(), tenant, domain, selector, algorithm, sealed)?;
+                    let key =
+                        SigningKey::open(self.ring.as_ref(), tenant, domain, selector, algorithm, sealed).map_err(
+                            |source| KeyError::Unopened { selector: selector.clone(), source: Box::new(source) },
+                        )?;
                     keys.push(Arc::new(key));
                 }
                 _ => {}

@@ -167,13 +167,3 @@ pub async fn pause(
     );
     db.timed("streams.pause", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
-
-/// Lets a stream go on. Answers whether there is such a stream.
-pub async fn resume(db: &Db, tenant: TenantId, name: &str) -> Result<bool, DbError> {
-    let query = sqlx::query!(
-        "UPDATE streams SET paused_at = NULL, pause_reason = NULL WHERE tenant_id = $1 AND name = $2",
-        tenant.0,
-        name
-    );
-    db.timed("streams.resume", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
-}

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use super::{Db, DbError, messages};
 use crate::domain::explain::Count;
 use crate::domain::id::{LaneId, TenantId};
-use crate::domain::lane::{Blocked, Lane, Learned, Paused, State, StreamTerms};
+use crate::domain::lane::{Blocked, Lane, Learned, Paused, State, StreamTerms, Unprepared};
 use crate::domain::limits::LaneLimits;
 
 /// Which lanes.
@@ -60,6 +60,8 @@ struct LaneRow {
     blocked_since: Option<DateTime<Utc>>,
     block_failures: i16,
     block_reply: Option<String>,
+    block_cause: Option<String>,
+    block_host: Option<String>,
     in_use: i64,
     stream_paused_at: Option<DateTime<Utc>>,
     stream_pause_reason: Option<String>,
@@ -85,7 +87,7 @@ pub async fn lanes(
                   CASE WHEN l.open_at > $1 THEN nullif(l.open_at, 'infinity') END AS open_at,
                   l.paused_at, l.pause_reason, l.connections, l.rate, l.mails_per_connection, l.learned_rate,
                   l.learned_ceiling, l.learned_at, l.raised_at, l.learned_reply, l.blocked_since, l.block_failures,
-                  l.block_reply,
+                  l.block_reply, l.block_cause, l.block_host,
                   coalesce(p.count, 0) AS "in_use!", s.paused_at AS stream_paused_at,
                   s.pause_reason AS stream_pause_reason, s.concurrency AS stream_concurrency, s.rate AS stream_rate,
                   CASE WHEN s.open_at > $1 THEN nullif(s.open_at, 'infinity') END AS stream_open_at,
@@ -196,6 +198,8 @@ impl LaneRow {
                 since,
                 failures: self.block_failures,
                 reply: self.block_reply,
+                cause: self.block_cause.and_then(|word| word.parse().ok()),
+                host: self.block_host,
             }),
             in_use: self.in_use,
             of_stream: StreamTerms {
@@ -213,7 +217,7 @@ impl LaneRow {
 pub const COUNTED: i64 = 10_000;
 
 /// How many recipients of a lane are where.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Load {
     /// Waiting: due now or later.
     pub waiting: Count,
@@ -225,6 +229,8 @@ pub struct Load {
     pub held: Count,
     /// When the first of those that wait is or was due.
     pub oldest_due_at: Option<DateTime<Utc>>,
+    /// Those of them that cannot be prepared.
+    pub unprepared: Option<Unprepared>,
 }
 
 /// The load of these lanes, in their order.
@@ -248,14 +254,41 @@ pub async fn loads(db: &Db, lanes: &[i64], now: DateTime<Utc>) -> Result<Vec<Loa
     );
     let rows = db.timed("traffic.loads", query.fetch_all(&db.pool)).await?;
     let in_flight = in_flight(db, lanes).await?;
+    let mut unprepared = unprepared(db, lanes).await?;
     let loads = rows.into_iter().enumerate().map(|(n, row)| Load {
         waiting: Count::bounded(row.waiting, COUNTED),
         due: Count::bounded(row.due, COUNTED),
         in_flight: in_flight.as_ref().map(|counts| counts.get(n).copied().unwrap_or(0)),
         held: Count::bounded(row.held, COUNTED),
         oldest_due_at: row.oldest,
+        unprepared: unprepared.get_mut(n).and_then(Option::take),
     });
     Ok(loads.collect())
+}
+
+/// What waits in each of these lanes, in their order, and cannot be prepared.
+pub async fn unprepared(db: &Db, lanes: &[i64]) -> Result<Vec<Option<Unprepared>>, DbError> {
+    let query = sqlx::query!(
+        r#"SELECT c.count AS "count!", f.preparation_failed_at AS "since?", f.preparation_error AS "error?"
+           FROM unnest($1::bigint[]) WITH ORDINALITY AS u (id, n)
+           CROSS JOIN LATERAL (
+               SELECT count(*) AS count
+               FROM (SELECT FROM queue
+                     WHERE lane_id = u.id AND lease IS NULL AND preparation_error IS NOT NULL LIMIT $2) q) c
+           LEFT JOIN LATERAL (
+               SELECT preparation_failed_at, preparation_error FROM queue
+               WHERE lane_id = u.id AND lease IS NULL AND preparation_error IS NOT NULL
+               ORDER BY preparation_failed_at LIMIT 1) f ON true
+           ORDER BY u.n"#,
+        lanes,
+        COUNTED + 1
+    );
+    let rows = db.timed("traffic.unprepared", query.fetch_all(&db.pool)).await?;
+    let unprepared = rows.into_iter().map(|row| {
+        let recipients = Count::bounded(row.count, COUNTED);
+        row.since.zip(row.error).map(|(since, error)| Unprepared { recipients, since, error })
+    });
+    Ok(unprepared.collect())
 }
 
 /// Recipients of these lanes in workers' hands. No index knows them, since it would cost every claim: with a backlog

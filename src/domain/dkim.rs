@@ -87,8 +87,16 @@ impl FromStr for KeyState {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// No secret is configured.
-    #[error("secret_key is not set")]
+    #[error("secret_key (POSTRIDER_SECRET_KEY) is not set")]
     NoSecret,
+    /// The key with this selector cannot be opened.
+    #[error("DKIM key {selector} cannot be opened: {source}")]
+    Unopened {
+        /// Where its public half is published.
+        selector: String,
+        /// Why.
+        source: Box<KeyError>,
+    },
     /// It was sealed with another secret.
     #[error(transparent)]
     Sealed(#[from] KeyringError),

@@ -6,7 +6,7 @@ mod shown;
 use std::fmt;
 use std::str::FromStr;
 
-pub use shown::{BounceSaid, Event, EventData};
+pub use shown::{BounceSaid, Event, EventData, EventRecipient, EventSender};
 
 use super::delivery::Status;
 

@@ -43,7 +43,7 @@ const KEY: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyringError {
     /// Altered, cut, or sealed with a secret that is no longer configured.
-    #[error("was sealed with another secret_key: configure the earlier one in previous_secret_keys")]
+    #[error("it was sealed with another secret_key; configure the earlier one in previous_secret_keys")]
     NotOurs,
     /// The cipher failed.
     #[error("cannot be encrypted")]

@@ -5,9 +5,11 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 
-use super::explain::words::{rate, reply, time};
+use super::explain::Count;
+use super::explain::words::{capital, one_line, rate, reply, time};
 use super::id::LaneId;
 use super::limits::LaneLimits;
+use super::unreachable::Cause;
 
 /// Whether a lane moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
@@ -94,6 +96,21 @@ pub struct Blocked {
     pub failures: i16,
     /// What the last one heard.
     pub reply: Option<String>,
+    /// What that means; `None` where it was not recorded.
+    pub cause: Option<Cause>,
+    /// The host that was tried last, where one was found.
+    pub host: Option<String>,
+}
+
+/// Recipients that could not be prepared for sending, for a reason that is ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unprepared {
+    /// How many.
+    pub recipients: Count,
+    /// Since when the first of them.
+    pub since: DateTime<Utc>,
+    /// Why that one: the error with the domain and the configuration key.
+    pub error: String,
 }
 
 /// What holds for all lanes of a stream together.
@@ -203,45 +220,72 @@ impl Lane {
         self.open_at.max(self.of_stream.open_at)
     }
 
-    /// Why it moves or not, in a sentence or two.
-    pub fn reason(&self, has_workers: bool) -> String {
-        let held = self.stopped().or_else(|| self.full()).or_else(|| self.slowed());
-        match (held, has_workers) {
-            (Some(held), true) => held,
-            (Some(held), false) => format!("{held} {NO_WORKER}"),
-            (None, false) => NO_WORKER.into(),
-            // How many hands the workers have free is not on record.
-            (None, true) if self.is_due => {
-                "Nothing of its own holds it back; what is due goes as workers have hands free.".into()
-            }
-            (None, true) => "Nothing holds it back.".into(),
+    /// Why it moves or not, in a few sentences. `unprepared` is what waits in it for a configuration to be fixed.
+    pub fn reason(&self, has_workers: bool, unprepared: Option<&Unprepared>) -> String {
+        let limit = self.stopped().or_else(|| self.full()).or_else(|| self.slowed());
+        let unprepared = unprepared.map(|unprepared| {
+            let Count { number, is_more } = unprepared.recipients;
+            let more = if is_more { "More than " } else { "" };
+            let recipients = if number == 1 { "recipient" } else { "recipients" };
+            format!(
+                "{more}{number} {recipients} cannot be prepared since {}: {}.",
+                time(unprepared.since),
+                one_line(&unprepared.error)
+            )
+        });
+        let worker = (!has_workers).then(|| NO_WORKER.to_owned());
+        let sentences: Vec<String> = [limit, unprepared, worker].into_iter().flatten().collect();
+        match sentences.is_empty() {
+            false => sentences.join(" "),
+            // How many workers are free is not on record.
+            true if self.is_due => "Not limited. Due messages are sent as soon as workers are free.".into(),
+            true => "Not limited.".into(),
         }
     }
 
     /// The pause or the block that keeps everything in it.
     fn stopped(&self) -> Option<String> {
         if let Some(paused) = &self.of_stream.paused {
-            return Some(format!("Stream {} is paused since {}{}.", self.stream, time(paused.at), given(paused)));
+            return Some(format!("Stream `{}` is paused since {}{}.", self.stream, time(paused.at), given(paused)));
         }
         if let Some(paused) = &self.paused {
             return Some(format!("Paused since {}{}.", time(paused.at), given(paused)));
         }
+        self.block()
+    }
+
+    /// What keeps its destination from being reached, since when, and when the next probe is.
+    pub(super) fn block(&self) -> Option<String> {
         let blocked = self.blocked.as_ref()?;
-        let next = self.open_at.map_or_else(|| "now".into(), time);
+        let next = self.open_at.map_or_else(|| "now".into(), |at| format!("at {}", time(at)));
         let tries = if blocked.failures == 1 { "1 try".into() } else { format!("{} tries", blocked.failures) };
-        let heard = reply(blocked.reply.as_deref());
+        let verb = blocked.cause.map_or("cannot be reached", Cause::verb);
         Some(format!(
-            "The destination cannot be reached since {} ({tries}){heard}; next probe {next}.",
-            time(blocked.since)
+            "{} {verb}, since {} ({tries}){}. The next probe is due {next}.",
+            capital(&self.server(blocked)),
+            time(blocked.since),
+            reply(blocked.reply.as_deref()),
         ))
+    }
+
+    /// Who was tried: the host, and what it is to the messages of this lane.
+    fn server(&self, blocked: &Blocked) -> String {
+        match (&blocked.host, self.route.as_str()) {
+            (Some(host), "mx") => format!("the mail server {host} of {}", self.domain),
+            (None, "mx") => format!("the domain {}", self.domain),
+            (Some(host), route) => format!("the relay {host} (route `{route}`)"),
+            (None, _) => self.destination(),
+        }
     }
 
     /// That all places which it or its stream may use are taken.
     fn full(&self) -> Option<String> {
         match (self.limits.connections, self.of_stream.concurrency) {
-            (Some(limit), _) if self.is_full() => Some(format!("All {limit} connections that it may have are in use.")),
+            (Some(limit), _) if self.is_full() => {
+                Some(format!("The lane is at its connection limit ({limit} in use)."))
+            }
             (_, Some(limit)) if self.of_stream.is_full() => {
-                Some(format!("All {limit} mails that stream {} may have in flight are.", self.stream))
+                Some(format!("Stream `{}` is at its concurrency limit ({limit} in flight).", self.stream))
             }
             _ => None,
         }
@@ -254,21 +298,21 @@ impl Lane {
         Some(match of {
             RateOf::Learned => {
                 let learned = self.learned.as_ref()?;
-                let raised = if learned.raised_at.is_some() { "raised since to" } else { "held to" };
+                let raised = if learned.raised_at.is_some() { "the rate was raised since to" } else { "the rate is" };
                 format!(
-                    "The destination asked for less at {}{}; {raised} {rate}.",
+                    "The destination throttled us at {}{}; {raised} {rate}.",
                     time(learned.at),
                     reply(learned.reply.as_deref())
                 )
             }
-            RateOf::Lane => format!("Held to its limit of {rate}."),
-            RateOf::Stream => format!("Held to {rate} by the limit of stream {}.", self.stream),
+            RateOf::Lane => format!("Limited to {rate} by the lane's rate."),
+            RateOf::Stream => format!("Limited to {rate} by the rate of stream `{}`.", self.stream),
         })
     }
 }
 
 /// What is said where nobody delivers.
-pub(super) const NO_WORKER: &str = "No worker has been heard of lately, and without one nothing is sent.";
+pub(super) const NO_WORKER: &str = "No worker is running (no heartbeat lately), so nothing is sent.";
 
 /// The lower of two rates, the first of two that are the same.
 fn lower(a: Option<(f64, RateOf)>, b: Option<(f64, RateOf)>) -> Option<(f64, RateOf)> {
@@ -314,33 +358,79 @@ mod tests {
         let reason = |change: &dyn Fn(&mut Lane), has_workers| {
             let mut lane = lane();
             change(&mut lane);
-            lane.reason(has_workers)
+            lane.reason(has_workers, None)
         };
-        assert_eq!(reason(&|lane| lane.is_due = false, true), "Nothing holds it back.");
-        assert_eq!(
-            reason(&|_| (), true),
-            "Nothing of its own holds it back; what is due goes as workers have hands free."
-        );
-        assert_eq!(reason(&|_| (), false), "No worker has been heard of lately, and without one nothing is sent.");
+        assert_eq!(reason(&|lane| lane.is_due = false, true), "Not limited.");
+        assert_eq!(reason(&|_| (), true), "Not limited. Due messages are sent as soon as workers are free.");
+        assert_eq!(reason(&|_| (), false), "No worker is running (no heartbeat lately), so nothing is sent.");
         let full = |lane: &mut Lane| {
             lane.of_stream.concurrency = Some(3);
             lane.of_stream.in_use = 3;
         };
-        assert_eq!(reason(&full, true), "All 3 mails that stream bulk may have in flight are.");
+        assert_eq!(reason(&full, true), "Stream `bulk` is at its concurrency limit (3 in flight).");
         let busy = |lane: &mut Lane| {
             lane.limits.connections = Some(2);
             lane.in_use = 2;
         };
-        assert_eq!(reason(&busy, true), "All 2 connections that it may have are in use.");
+        assert_eq!(reason(&busy, true), "The lane is at its connection limit (2 in use).");
         let slow = |lane: &mut Lane| lane.of_stream.rate = Some(2.0);
-        assert_eq!(reason(&slow, true), "Held to 2 mails a second by the limit of stream bulk.");
+        assert_eq!(reason(&slow, true), "Limited to 2 messages a second by the rate of stream `bulk`.");
         let raised = |lane: &mut Lane| {
             let reply = Some("4.7.0 slow down".into());
             lane.learned = Some(Learned { rate: 2.0, ceiling: 40.0, at: at(8), raised_at: Some(at(9)), reply });
         };
         assert_eq!(
             reason(&raised, true),
-            "The destination asked for less at 1970-01-01T00:08:00Z: “4.7.0 slow down”; raised since to 2 mails a second."
+            "The destination throttled us at 1970-01-01T00:08:00Z: “4.7.0 slow down”; the rate was raised since to 2 messages a \
+             second."
+        );
+    }
+
+    #[test]
+    fn a_block_names_cause_host_route_reply_and_time() {
+        let blocked = |cause, host: Option<&str>, route: &str| {
+            let mut lane = lane();
+            lane.route = route.into();
+            let reply = Some("535 5.7.8 wrong password".into());
+            lane.blocked = Some(Blocked { since: at(8), failures: 3, reply, cause, host: host.map(Into::into) });
+            lane.open_at = Some(at(9));
+            lane.reason(true, None)
+        };
+        let rest = "since 1970-01-01T00:08:00Z (3 tries): “535 5.7.8 wrong password”. The next probe is due at \
+                    1970-01-01T00:09:00Z.";
+        for (cause, host, route, words) in [
+            (
+                Some(Cause::Auth),
+                Some("smtp.test"),
+                "relay:eu",
+                "The relay smtp.test (route `relay:eu`) does not let us log in",
+            ),
+            (
+                Some(Cause::Timeout),
+                Some("mx.test"),
+                "mx",
+                "The mail server mx.test of example.test does not respond in time",
+            ),
+            (Some(Cause::Dns), None, "mx", "The domain example.test cannot be found in the DNS"),
+            (None, None, "mx", "The domain example.test cannot be reached"),
+        ] {
+            assert_eq!(blocked(cause, host, route), format!("{words}, {rest}"));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_prepared_is_named_beside_what_else_holds() {
+        let mut lane = lane();
+        lane.limits.rate = Some(1.0);
+        let unprepared = Unprepared {
+            recipients: Count { number: 2, is_more: false },
+            since: at(1),
+            error: "messages from domain acme.test cannot be signed: secret_key is not set".into(),
+        };
+        assert_eq!(
+            lane.reason(true, Some(&unprepared)),
+            "Limited to 1 message a second by the lane's rate. 2 recipients cannot be prepared since 1970-01-01T00:01:00Z: messages \
+             from domain acme.test cannot be signed: secret_key is not set."
         );
     }
 }

@@ -168,6 +168,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(lanes::control::pause))
         .routes(routes!(lanes::control::resume))
         .routes(routes!(lanes::control::reset))
+        .routes(routes!(lanes::control::retry))
         .routes(routes!(streams::read::list, streams::control::create))
         .routes(routes!(streams::read::get, streams::control::change))
         .routes(routes!(streams::control::pause))

@@ -26,14 +26,20 @@ impl Alarms {
             DraftError::Unsigned(domain, _) => format!("domain {domain}"),
             _ => format!("stream {stream}"),
         };
-        if self.is_new(&what, now) {
-            tracing::error!(%error, what, "mail cannot be made ready, and is put off until this is mended");
+        if self.is_new(&what, now, EVERY) {
+            tracing::error!(
+                event = "preparation_failed",
+                %error,
+                what,
+                "cannot prepare messages; deferring them until this is fixed"
+            );
         }
     }
 
-    fn is_new(&self, what: &str, now: DateTime<Utc>) -> bool {
+    /// Whether `what` was not logged within `period`.
+    pub(super) fn is_new(&self, what: &str, now: DateTime<Utc>, period: TimeDelta) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.get(what).is_some_and(|at| (now - *at).abs() < EVERY) {
+        if told.get(what).is_some_and(|at| (now - *at).abs() < period) {
             return false;
         }
         if told.len() >= REMEMBERED {
@@ -53,7 +59,7 @@ mod tests {
         let (alarms, at) = (Alarms::default(), |seconds| DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds));
         let told = [("a", 0), ("b", 1), ("a", 59), ("a", 60), ("b", 60), ("a", 61)];
         assert_eq!(
-            told.map(|(what, seconds)| alarms.is_new(what, at(seconds))),
+            told.map(|(what, seconds)| alarms.is_new(what, at(seconds), EVERY)),
             [true, true, false, true, false, false]
         );
     }

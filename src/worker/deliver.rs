@@ -15,7 +15,7 @@ use super::mail::Mail;
 use super::rooms::URGENT;
 use super::{Parts, give_back};
 use crate::db::drafts::DraftError;
-use crate::db::queue::{Claimed, Finished};
+use crate::db::queue::{Claimed, Finished, Rescheduled};
 use crate::domain::delivery::{Status, Transition};
 use crate::domain::id::MessageId;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
@@ -169,7 +169,9 @@ async fn put_off(parts: &Parts, mail: Mail, error: &DraftError) {
     parts.alarms.raise(&mail.message.row.stream, error, now);
     let end = mail.claimed.iter().map(|claimed| deadline(parts, &mail, claimed)).min();
     let until = end.map_or(now + PUT_OFF, |end| end.min(now + PUT_OFF));
-    give_back::put_off(&parts.db, &parts.hands, mail.claimed, until).await;
+    let why = error.to_string();
+    let to = Rescheduled { until: Some(until), problem: Some((&why, now)) };
+    give_back::reschedule(&parts.db, &parts.hands, mail.claimed, to).await;
 }
 
 /// While it is built a large mail is in memory as attachments and as MIME, which is a third longer; it is signed where it
@@ -235,7 +237,11 @@ pub(super) fn judge(
 
 /// After this no attempt begins.
 pub(super) fn deadline(parts: &Parts, mail: &Mail, claimed: &Claimed) -> DateTime<Utc> {
-    policy(parts, mail).deadline(claimed.first_due_at, mail.message.row.expires_at)
+    let row = &mail.message.row;
+    let pauses = parts.policies.pauses();
+    let stream = (row.tenant_id, row.stream.as_str());
+    let paused = pauses.paused_time(stream, claimed.lane_id, claimed.first_due_at, parts.clock.now());
+    policy(parts, mail).deadline(claimed.first_due_at + paused, row.expires_at)
 }
 
 fn policy(parts: &Parts, mail: &Mail) -> Arc<Policy> {

@@ -5,9 +5,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
+
 use super::{Parts, deliver};
 use crate::db::DbError;
-use crate::db::overdue::{self, Place, Waiting};
+use crate::db::overdue::{self, Closed, Place, Waiting};
+use crate::domain::id::LaneId;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(30);
@@ -20,6 +23,10 @@ const LEAST: usize = 16;
 /// How long what was taken may be in hand before more is taken all the same: one outcome that cannot be recorded must not
 /// keep the others from expiring.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Messages whose `expires_at` passes within this time, because of a pause, are logged, at most once in `WARN_EVERY` for a lane.
+const WARN_BEFORE: TimeDelta = TimeDelta::hours(1);
+const WARN_EVERY: TimeDelta = TimeDelta::minutes(15);
 
 /// How far the last look came.
 #[derive(Debug, Default)]
@@ -46,10 +53,12 @@ pub(super) async fn run(parts: Arc<Parts>) {
 
 pub(super) async fn once(parts: &Arc<Parts>) -> Result<(), DbError> {
     let now = parts.clock.now();
-    let lanes = overdue::closed(&parts.db, now).await?;
-    if lanes.is_empty() {
+    let closed = overdue::closed(&parts.db, now).await?;
+    if closed.is_empty() {
         return Ok(());
     }
+    warn_of_pauses(parts, &closed, now).await?;
+    let lanes: Vec<i64> = closed.iter().map(|lane| lane.id).collect();
     loop {
         let places = overdue::expired(&parts.db, &lanes, BATCH, now).await?;
         // Those that another worker has taken meanwhile are seen again: enough is when none could be had.
@@ -57,8 +66,35 @@ pub(super) async fn once(parts: &Arc<Parts>) -> Result<(), DbError> {
             break;
         }
     }
-    let over = page(parts, &lanes).await?;
+    // Where a lane is paused its retry windows stand still.
+    let running: Vec<i64> = closed.iter().filter(|lane| !lane.is_paused).map(|lane| lane.id).collect();
+    let over = page(parts, &running).await?;
     end(parts, &over).await?;
+    Ok(())
+}
+
+/// Logs which paused lanes are about to lose messages to their `expires_at`.
+async fn warn_of_pauses(parts: &Parts, closed: &[Closed], now: DateTime<Utc>) -> Result<(), DbError> {
+    let paused: Vec<i64> = closed.iter().filter(|lane| lane.is_paused).map(|lane| lane.id).collect();
+    if paused.is_empty() {
+        return Ok(());
+    }
+    for expiring in overdue::expiring(&parts.db, &paused, now + WARN_BEFORE).await? {
+        let lane = LaneId(expiring.lane);
+        if parts.alarms.is_new(&format!("expiring {lane}"), now, WARN_EVERY) {
+            tracing::warn!(
+                event = "pause_expires_messages",
+                %lane,
+                stream = expiring.stream,
+                route = expiring.route,
+                domain = expiring.domain,
+                paused_at = %expiring.paused_at,
+                recipients = expiring.count,
+                first_expires_at = %expiring.first,
+                "messages expire soon because their lane or stream is paused; resume it to send them"
+            );
+        }
+    }
     Ok(())
 }
 
@@ -67,8 +103,10 @@ async fn page(parts: &Parts, lanes: &[i64]) -> Result<Vec<Place>, DbError> {
     let from = parts.places.looked(|looked| looked.next(lanes, PAGE / LEAST));
     let limit = (PAGE / from.len().max(1)).max(LEAST);
     let window = parts.settings.policy.window;
-    let rows =
-        overdue::page(&parts.db, &from, i64::try_from(limit).unwrap_or(i64::MAX), window, parts.clock.now()).await?;
+    let now = parts.clock.now();
+    parts.policies.refresh(&parts.db, now).await;
+    let pauses = parts.policies.pauses();
+    let rows = overdue::page(&parts.db, &from, i64::try_from(limit).unwrap_or(i64::MAX), window, &pauses, now).await?;
     parts.places.looked(|looked| looked.note(&from, &rows, limit));
     Ok(rows.into_iter().filter(|row| row.is_over).map(|row| row.place).collect())
 }

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-
 use super::hands::Hands;
 use crate::db::Db;
-use crate::db::queue::{self, Claimed};
+use crate::db::queue::{self, Claimed, Rescheduled};
 use crate::db::splits;
 
 /// Between two tries, and before the first where the database was the reason: what is free again at once would be
@@ -15,20 +13,16 @@ pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// Frees them without an attempt.
 pub(super) async fn release(db: &Db, hands: &Hands, claimed: Vec<Claimed>) {
-    free(db, hands, claimed, None).await;
+    reschedule(db, hands, claimed, Rescheduled::default()).await;
 }
 
-/// The same, and nobody is to take them before `until`.
-pub(super) async fn put_off(db: &Db, hands: &Hands, claimed: Vec<Claimed>, until: DateTime<Utc>) {
-    free(db, hands, claimed, Some(until)).await;
-}
-
-async fn free(db: &Db, hands: &Hands, mut claimed: Vec<Claimed>, until: Option<DateTime<Utc>>) {
+/// The same, due at another time.
+pub(super) async fn reschedule(db: &Db, hands: &Hands, mut claimed: Vec<Claimed>, to: Rescheduled<'_>) {
     while !claimed.is_empty() {
         for row in &mut claimed {
             hands.refresh(row);
         }
-        match queue::free(db, &claimed, until).await {
+        match queue::reschedule(db, &claimed, to).await {
             Ok(()) => {
                 claimed = hands.let_go(claimed.iter());
                 hands.note_given_back();

@@ -12,14 +12,16 @@ use super::complaints::Complaints;
 use super::hands::Hands;
 use super::pace::{Pace, Seen};
 use crate::clock::SharedClock;
-use crate::db::conditions::{self, Change, Taught};
+use crate::db::conditions::{self, Change, Failure, Taught};
 use crate::db::lanes::ReadyLane;
 use crate::db::queue::{Claimed, Finished};
 use crate::db::splits::{self, Sharer, Splits};
 use crate::db::{Db, DbError};
 use crate::domain::condition::Lesson;
+use crate::domain::id::LaneId;
 use crate::domain::outcome::{Outcome, Peer, Sign, Stage, Verdict};
 use crate::domain::routing::RouteName;
+use crate::domain::unreachable::Cause;
 use crate::smtp;
 
 /// A lane's lessons come at most this often.
@@ -178,7 +180,11 @@ impl Learner {
             reached_at: batch.reached_at,
             own_session_at: recent.last_session,
         };
-        Some(Taught { lane, lesson, reply })
+        let failure = batch
+            .unreachable
+            .filter(|_| batch.slow_down.is_none())
+            .map(|outcome| Failure { cause: Cause::new(outcome), host: outcome.peer.mx.clone() });
+        Some(Taught { lane, lesson, reply, failure })
     }
 
     /// Whether success would change anything for a lane.
@@ -225,7 +231,7 @@ impl Learner {
         let taught = lanes.into_iter().map(|(lane, domain)| {
             let meant = |sharer: &&Sharer| sharer.domain == domain;
             let reply = apart.iter().find(meant).and_then(|one| reply_of(&|row| row.recipient_id == one.recipient));
-            Taught { lane, lesson, reply: reply.map(told) }
+            Taught { lane, lesson, reply: reply.map(told), failure: None }
         });
         Ok(taught.collect())
     }
@@ -233,6 +239,7 @@ impl Learner {
     /// Only now is it known to the next claim: who saw the same meanwhile has taught it as well.
     fn take_note(&self, taught: &[Taught], changes: &[Change]) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let taught_of = |lane: i64| taught.iter().find(|taught| taught.lane == lane);
         for Taught { lane, lesson, .. } in taught {
             known.taught.retain(|_, (at, _)| lesson.at - *at < EVERY);
             known.taught.insert(*lane, (lesson.at, Kind::of(lesson)));
@@ -247,21 +254,65 @@ impl Learner {
             } else {
                 known.ill.insert(*lane);
             }
+            let place = self.hands.lane(*lane);
+            let stream = place.as_ref().map(|lane| lane.stream.as_str());
+            let route = place.as_ref().map(|lane| lane.route.as_str());
+            let domain = place.as_ref().map(|lane| lane.domain.as_str());
+            let reply = taught_of(*lane).and_then(|taught| taught.reply.as_deref());
+            let lane = LaneId(*lane);
             match (before.block, after.block) {
-                (None, Some(_)) => {
-                    tracing::warn!(lane, "a destination cannot be reached; probing it from time to time");
+                (None, Some(block)) => {
+                    let failure = taught_of(lane.0).and_then(|taught| taught.failure.as_ref());
+                    tracing::warn!(
+                        event = "destination_blocked",
+                        %lane,
+                        stream,
+                        route,
+                        domain,
+                        cause = failure.map(|failure| failure.cause.as_str()),
+                        host = failure.and_then(|failure| failure.host.as_deref()),
+                        reply,
+                        next_probe_at = %block.open_at,
+                        "destination is unreachable; probing it until it can be reached again"
+                    );
                 }
-                (Some(_), None) => {
-                    tracing::info!(lane, "a destination can be reached again");
+                (Some(block), None) => {
+                    tracing::info!(
+                        event = "destination_unblocked",
+                        %lane,
+                        stream,
+                        route,
+                        domain,
+                        blocked_since = %block.since,
+                        "destination can be reached again; sending what waited"
+                    );
                     self.wake.notify_one();
                 }
                 _ => {}
             }
             match (before.learned, after.learned) {
                 (None, Some(learned)) => {
-                    tracing::warn!(lane, rate = learned.rate, "a destination asks for less; slowing down");
+                    tracing::warn!(
+                        event = "destination_throttled",
+                        %lane,
+                        stream,
+                        route,
+                        domain,
+                        rate = learned.rate,
+                        reply,
+                        "destination throttled us; lowering rate"
+                    );
                 }
-                (Some(_), None) => tracing::info!(lane, "a destination takes as much as before"),
+                (Some(_), None) => {
+                    tracing::info!(
+                        event = "destination_unthrottled",
+                        %lane,
+                        stream,
+                        route,
+                        domain,
+                        "destination accepts our rate again; no longer limiting it"
+                    );
+                }
                 _ => {}
             }
         }

@@ -1,4 +1,5 @@
-//! When to try again and when to give up, stream by stream, asked for at most every few seconds.
+//! When to try again and when to give up, stream by stream, and for how long lanes and streams were paused meanwhile; read at
+//! most every few seconds.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -6,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
+use crate::db::pauses::{self, Pauses};
 use crate::db::retry_policies::{self, RetryRow};
 use crate::db::{Db, DbError};
 use crate::domain::retry::Policy;
@@ -22,6 +24,7 @@ pub(super) struct Policies {
     /// As configured.
     usual: Arc<Policy>,
     known: RwLock<(DateTime<Utc>, Streams)>,
+    pauses: RwLock<Arc<Pauses>>,
 }
 
 impl Policies {
@@ -29,7 +32,8 @@ impl Policies {
     /// would expire too early.
     pub(super) async fn load(db: &Db, usual: Policy, now: DateTime<Utc>) -> Result<Self, DbError> {
         let streams = read(&usual, retry_policies::all(db).await?);
-        Ok(Self { usual: Arc::new(usual), known: RwLock::new((now, streams)) })
+        let pauses = RwLock::new(Arc::new(pauses::all(db, now).await?));
+        Ok(Self { usual: Arc::new(usual), known: RwLock::new((now, streams)), pauses })
     }
 
     /// Asks again, where the answer is old. While the database is away the last one holds.
@@ -47,13 +51,19 @@ impl Policies {
             // Before the answer is here, so that one task asks.
             known.0 = now;
         }
-        match retry_policies::all(db).await {
-            Ok(rows) => {
+        match tokio::try_join!(retry_policies::all(db), pauses::all(db, now)) {
+            Ok((rows, pauses)) => {
                 let streams = read(&self.usual, rows);
                 self.known.write().unwrap_or_else(PoisonError::into_inner).1 = streams;
+                *self.pauses.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pauses);
             }
             Err(error) => tracing::debug!(%error, "could not ask for the streams' retry policies; the last ones hold"),
         }
+    }
+
+    /// The pauses of lanes and streams.
+    pub(super) fn pauses(&self) -> Arc<Pauses> {
+        self.pauses.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The policy of a stream.

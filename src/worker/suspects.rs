@@ -13,6 +13,7 @@ use super::mail::{self, Loaded};
 use super::{Parts, deliver, give_back};
 use crate::db::marks::{self, Mark};
 use crate::db::queue::Claimed;
+use crate::db::queue::Rescheduled;
 use crate::db::workers::CRASHES_TO_HOLD;
 use crate::domain::id::MessageId;
 
@@ -110,7 +111,8 @@ async fn put_off(parts: Arc<Parts>, rows: Vec<Claimed>, places: usize) {
     let mut until = parts.clock.now();
     for some in rows.chunks(places.min(parts.suspects.capacity)) {
         until += PUT_OFF;
-        give_back::put_off(&parts.db, &parts.hands, some.to_vec(), until).await;
+        let to = Rescheduled { until: Some(until), problem: None };
+        give_back::reschedule(&parts.db, &parts.hands, some.to_vec(), to).await;
     }
 }
 

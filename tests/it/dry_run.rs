@@ -110,7 +110,7 @@ async fn a_key_that_may_only_send_learns_its_plan_and_no_more() {
         plan.body["recipients"][0].clone()
     };
     let known = planned(&app).await;
-    assert!(known["summary"].as_str().unwrap().contains("3 mails of its lane are before it"), "{known}");
+    assert!(known["summary"].as_str().unwrap().contains("3 messages of its lane are before it"), "{known}");
     let told = planned(&sender).await;
     assert_eq!((&told["blocker"]["kind"], &told["first_attempt"]["at"]), (&json!("queued"), &json!(null)));
     assert!(told["summary"].as_str().unwrap().contains("was not counted"), "{told}");

@@ -55,7 +55,7 @@ async fn from_schedule_through_retry_to_the_end() {
     assert_eq!((&ann["lane"], &ann["ahead"], &ann["unblock"]), (&json!(null), &json!(null), &json!([])));
     let summary = ann["summary"].as_str().unwrap();
     assert!(
-        summary.starts_with("A relay took responsibility at 2026-11-23T13:02:00Z, after 2 attempts, without TLS"),
+        summary.starts_with("The relay accepted the message at 2026-11-23T13:02:00Z, after 2 attempts, without TLS"),
         "{summary}"
     );
 }
@@ -117,7 +117,7 @@ async fn behind_a_block_and_a_learned_limit() {
     assert_eq!((kind(&ann), &ann["estimate"]["at"]), ("learned_limit", &json!("2026-11-23T12:02:00Z")));
     assert_eq!(
         ann["blocker"]["rule"],
-        format!("learned rate of {}: 30 mails a minute", ann["lane"]["id"].as_str().unwrap())
+        format!("learned rate of {}: 30 messages a minute", ann["lane"]["id"].as_str().unwrap())
     );
     let reset = ann["unblock"][0]["call"].as_str().unwrap().strip_prefix("POST ").unwrap().to_owned();
     app.post(&reset, &json!({})).await;
@@ -179,12 +179,16 @@ async fn in_the_hand_of_a_worker_that_is_gone() {
     let ann = explained(&app, &mail.id).await;
     assert_eq!((kind(&ann), &ann["status"]), ("no_worker", &json!("sending")));
     assert_eq!((&ann["estimate"]["at"], &ann["blocker"]["next_attempt_at"]), (&json!(null), &json!(null)));
-    assert!(ann["summary"].as_str().unwrap().contains("no other worker has been either"), "{}", ann["summary"]);
+    assert!(ann["summary"].as_str().unwrap().contains("no other worker is running"), "{}", ann["summary"]);
 
     let _other = app.another_worker().await;
     let ann = explained(&app, &mail.id).await;
     assert_eq!(kind(&ann), "worker_gone");
-    assert!(ann["summary"].as_str().unwrap().ends_with("another frees it within 60 min."), "{}", ann["summary"]);
+    assert!(
+        ann["summary"].as_str().unwrap().ends_with("another worker releases its lease within 60 min."),
+        "{}",
+        ann["summary"]
+    );
 
     app.sql("UPDATE workers SET heartbeat_at = clock_timestamp()").await;
     assert_eq!(kind(&explained(&app, &mail.id).await), "in_flight");
@@ -244,7 +248,7 @@ async fn a_mail_to_several_is_one_before_others_and_none_before_itself() {
     assert_eq!((ahead(&first.id).await, ahead(&second.id).await), (vec![0; 5], vec![1; 5]));
     let planned = app.post("/v1/messages?dry_run=true", &message(json!({}))).await.body;
     let words = planned["recipients"][0]["summary"].as_str().unwrap();
-    assert!(words.contains("2 mails of its lane are before it"), "{words}");
+    assert!(words.contains("2 messages of its lane are before it"), "{words}");
     app.run_until_idle().await;
 }
 
@@ -264,7 +268,7 @@ async fn its_turn_is_reckoned_by_what_its_own_lane_did() {
         let second = app.send(json!({"to": to})).await;
         let estimate = explained(&app, &second.id).await["estimate"].clone();
         let words = estimate["explanation"].as_str().unwrap();
-        assert!(words.contains(&format!(", {handed_over} were mails of this lane handed over")), "{words}");
+        assert!(words.contains(&format!(", {handed_over} were messages of this lane that were sent")), "{words}");
         assert_eq!(estimate["basis"], "lane_rate");
     }
     app.run_until_idle().await;
@@ -286,7 +290,8 @@ async fn each_recipient_for_itself_and_without_a_row_as_lost() {
     let bo = app.get(&path).await.body["recipients"][1].clone();
     assert_eq!(
         bo["summary"],
-        "It was refused for good at 2026-11-23T12:00:00Z, after 1 attempt: 127.0.0.1 said “550 5.1.1 no such user”."
+        "It was refused for good at 2026-11-23T12:00:00Z (hard/unknown_user), after 1 attempt: 127.0.0.1 said “550 5.1.1 no such \
+         user”. The address is suppressed for all streams since 2026-11-23T12:00:00Z (hard_bounce): new messages to it are not sent."
     );
     app.sql("CREATE TABLE taken AS TABLE queue; DELETE FROM queue").await;
     assert_eq!(kinds().await, ["ended", "ended", "lost"]);

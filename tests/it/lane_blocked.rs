@@ -211,7 +211,7 @@ async fn a_lesson_that_changes_nothing_tells_how_the_lane_fares() {
         reached_at: Some(now),
         own_session_at: Some(now),
     };
-    let changes = conditions::learn(&app.db, &[Taught { lane, lesson, reply: None }]).await.unwrap();
+    let changes = conditions::learn(&app.db, &[Taught { lane, lesson, reply: None, failure: None }]).await.unwrap();
     assert_eq!(changes.iter().map(|change| change.after).collect::<Vec<_>>(), [Condition::default()]);
     app.run_until_idle().await;
 }

@@ -38,7 +38,7 @@ async fn what_waits_in_a_closed_lane_expires_in_time() {
     let app = TestApp::start().await;
     let (long, short) = (app.send(json!({})).await, app.send(json!({"expires_at": app.clock.text_in(hours(1))})).await);
     app.sql(
-        "UPDATE lanes SET paused_at = now();
+        "UPDATE lanes SET blocked_since = now(), block_failures = 1, open_at = '2100-01-01';
          UPDATE queue q SET expires_at = m.expires_at FROM messages m WHERE m.id = q.message_id",
     )
     .await;
@@ -94,7 +94,7 @@ async fn however_much_expires_urgent_mail_finds_a_hand_free() {
 async fn a_streams_own_window_counts() {
     let app = TestApp::start().await;
     let mail = app.send(json!({})).await;
-    app.sql("UPDATE streams SET retry_window = 3600, paused_at = now()").await;
+    app.sql("UPDATE streams SET retry_window = 3600, open_at = '2100-01-01'").await;
     app.clock.advance(minutes(59));
     app.run_until_idle().await;
     assert_eq!(app.status(&mail.id).await, "queued");

@@ -50,7 +50,7 @@ async fn a_lane_tells_what_waits_in_it() {
         (&lane["stream"], &lane["route"], &lane["domain"]),
         (&json!("transactional"), &json!("relay"), &json!("*"))
     );
-    let reason = "Nothing of its own holds it back; what is due goes as workers have hands free.";
+    let reason = "Not limited. Due messages are sent as soon as workers are free.";
     assert_eq!((&lane["state"], &lane["reason"]), (&json!("open"), &json!(reason)));
     assert_eq!(lane["waiting"], json!({"number": 4, "is_more": false}));
     assert_eq!(lane["due"], json!({"number": 2, "is_more": false}));
@@ -202,7 +202,7 @@ async fn lanes_in_trouble_come_first_and_pages_miss_none() {
     assert_eq!(seen[2]["paused"]["what"], "stream");
     assert_eq!(
         seen[0]["reason"],
-        "The destination cannot be reached since 2026-11-23T11:00:00Z (3 tries): “connection refused”; next probe \
+        "The domain c.test cannot be reached, since 2026-11-23T11:00:00Z (3 tries): “connection refused”. The next probe is due at \
          2026-11-23T12:02:00Z."
     );
     assert_eq!(seen[1]["limits"]["rate"], json!({"own": null, "effective": 2.0, "from": "learned"}));

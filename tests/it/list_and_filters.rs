@@ -159,7 +159,9 @@ async fn a_message_shows_what_was_sent() {
     let kinds: Vec<&Value> = shown["recipients"].as_array().unwrap().iter().map(|r| &r["kind"]).collect();
     assert_eq!(kinds, [&json!("to"), &json!("cc"), &json!("bcc")]);
     assert_eq!(shown["recipients"][0]["name"], "Bo Å");
-    assert_eq!(app.get("/v1/messages").await.body["data"][0], shown, "the list shows the same");
+    let mut listed = app.get("/v1/messages").await.body["data"][0].clone();
+    listed["attachments"] = json!([]);
+    assert_eq!(listed, shown, "the list shows the same, without attachments");
 }
 
 #[tokio::test]

@@ -54,6 +54,7 @@ mod old_snapshot;
 mod one_mail_per_message;
 mod openapi;
 mod openapi_examples;
+mod operator_at_night;
 mod outcome_refused;
 mod panics;
 mod postgres_outages;

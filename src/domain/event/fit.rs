@@ -22,6 +22,9 @@ impl Event {
             if let Some(said) = &mut event.data.response {
                 cut(&mut said.text, length);
             }
+            if let Some(subject) = &mut event.data.subject {
+                cut(subject, length.max(100));
+            }
             if let Value::Object(metadata) = &mut event.data.metadata {
                 metadata.values_mut().for_each(|value| {
                     if let Value::String(text) = value {
@@ -36,6 +39,11 @@ impl Event {
         }
         // The names of the entries alone are too long.
         event.data.metadata = json!({});
+        let text = json(&event);
+        if text.len() <= limit {
+            return text;
+        }
+        event.data.recipients = None;
         json(&event)
     }
 }
@@ -71,6 +79,10 @@ mod tests {
                 message_id: None,
                 recipient_id: None,
                 recipient: None,
+                recipients: None,
+                from: None,
+                subject: None,
+                stream: None,
                 tags: json!([]),
                 metadata: metadata.into(),
                 attempt: Some(1),

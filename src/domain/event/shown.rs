@@ -33,6 +33,18 @@ pub struct EventData {
     pub recipient_id: Option<RecipientId>,
     /// The recipient's address.
     pub recipient: Option<String>,
+    /// Of `message.accepted` and of a message's first `message.scheduled`: everyone it goes to, in the order of the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<EventRecipient>>)]
+    pub recipients: Option<Value>,
+    /// The sender; null where it is about no message.
+    pub from: Option<EventSender>,
+    /// The message's subject.
+    #[schema(example = "Your invoice")]
+    pub subject: Option<String>,
+    /// The message's stream.
+    #[schema(example = "transactional")]
+    pub stream: Option<String>,
     /// The message's tags.
     #[schema(value_type = Vec<crate::domain::message::Tag>)]
     pub tags: Value,
@@ -69,6 +81,31 @@ pub struct EventData {
     #[serde(rename = "final", skip_serializing_if = "Option::is_none")]
     #[schema(example = false)]
     pub is_final: Option<bool>,
+}
+
+/// A message's sender.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct EventSender {
+    /// The address.
+    #[schema(example = "billing@acme.test")]
+    pub email: String,
+    /// The name.
+    #[schema(example = "Acme Billing")]
+    pub name: Option<String>,
+}
+
+/// A recipient of an accepted message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct EventRecipient {
+    /// The recipient.
+    #[schema(example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub id: String,
+    /// Its address.
+    #[schema(example = "ann@example.test")]
+    pub address: String,
+    /// `to`, `cc` or `bcc`.
+    #[schema(example = "to")]
+    pub kind: String,
 }
 
 /// What a refusal for good means.

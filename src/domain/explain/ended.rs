@@ -12,7 +12,8 @@ pub(super) fn explain(recipient: &Recipient) -> Explanation {
             let call = format!("POST /v1/messages/{}/retry", recipient.message);
             vec![Remedy::call("If it did not arrive, send it again; a second copy is possible.", call)]
         }
-        (Status::Bounced, _) => vec![Remedy::words("Mend what the reply names, then send a new message.")],
+        (Status::Bounced, _) if recipient.suppression.is_some() => free(recipient),
+        (Status::Bounced, _) => vec![Remedy::words("Fix what the reply names, then send a new message.")],
         (Status::Expired | Status::Canceled | Status::Uncertain, _) => {
             vec![Remedy::words("Send a new message if it is still wanted.")]
         }
@@ -39,11 +40,11 @@ fn free(recipient: &Recipient) -> Vec<Remedy> {
     let again = Remedy::words("Send a new message if it is still wanted.");
     let Some(entry) = &recipient.suppression else { return vec![again] };
     let action = match entry.reason {
-        Reason::HardBounce => "If the mailbox exists by now, take the address off the list, and send a new message.",
+        Reason::HardBounce => "If the mailbox exists by now, delete the suppression, and send a new message.",
         Reason::Complaint | Reason::Unsubscribe => {
-            "If its owner has asked for mail again, take the address off the list, and send a new message."
+            "If its owner has asked for messages again, delete the suppression, and send a new message."
         }
-        Reason::Manual => "Take the address off the list, and send a new message.",
+        Reason::Manual => "Delete the suppression, and send a new message.",
     };
     vec![Remedy::call(action, entry.removal())]
 }
@@ -72,10 +73,12 @@ fn summary(recipient: &Recipient) -> String {
     let last = said(recipient.reply.as_ref(), recipient.mx.as_deref());
     let tls = recipient.tls.as_deref().map_or_else(|| "without TLS".into(), |tls| format!("over {tls}"));
     let told = recipient.reply.as_ref().map_or_else(|| "no more is said".into(), words::told);
+    let meaning =
+        recipient.bounce.as_ref().map_or_else(String::new, |bounce| format!(" ({}/{})", bounce.kind, bounce.category));
     let summary = match recipient.status {
         Status::Bounced if recipient.reported_at.is_some() => {
             format!(
-                "A notification that came back{at} says that it was refused for good behind {}, after {tries}: {told}.",
+                "A notification that came back{at} says that it was refused for good{meaning} behind {}, after {tries}: {told}.",
                 recipient.mx.as_deref().unwrap_or("the server that took it")
             )
         }
@@ -84,13 +87,13 @@ fn summary(recipient: &Recipient) -> String {
         }
         Status::Relayed => {
             format!(
-                "A relay took responsibility{at}, after {tries}, {tls}: {last}. What it did with the mail is its word to give."
+                "The relay accepted the message{at}, after {tries}, {tls}: {last}. Further delivery is up to the relay."
             )
         }
         Status::Delivered => {
-            format!("The recipient's own mail server took it{at}, after {tries}, {tls}: {last}.")
+            format!("The recipient's mail server accepted the message{at}, after {tries}, {tls}: {last}.")
         }
-        Status::Bounced => format!("It was refused for good{at}, after {tries}: {last}."),
+        Status::Bounced => format!("It was refused for good{at}{meaning}, after {tries}: {last}."),
         Status::Expired if recipient.attempts == 0 => {
             format!("It was given up{at}: its time ran out before an attempt could be made. That is no bounce.")
         }
@@ -98,16 +101,22 @@ fn summary(recipient: &Recipient) -> String {
             format!("It was given up{at}, after {tries}: its time ran out. That is no bounce. The last time: {last}.")
         }
         Status::Suppressed => suppressed(recipient, &at),
-        Status::Canceled => format!("It was called back{at}, after {tries}."),
+        Status::Canceled => format!("It was canceled{at}, after {tries}."),
         Status::Uncertain => format!(
-            "The link died{at} after the end of the mail and before the server's answer: it may have arrived. By its \
-             on_uncertain ({}) it is not tried again by itself.",
+            "The connection dropped{at} after the message body and before the server's reply: it may have arrived. By its \
+             on_uncertain ({}) it is not retried automatically.",
             recipient.on_uncertain.as_str()
         ),
         Status::Sending | Status::Queued | Status::Deferred | Status::Scheduled => String::new(),
     };
-    match recipient.complained_at {
-        Some(at) => format!("{summary} Its owner called it spam; a complaint came at {}.", time(at)),
-        None => summary,
-    }
+    let complaint = recipient.complained_at.map(|at| format!("Its owner reported it as spam at {}.", time(at)));
+    let entry = recipient.suppression.as_ref().filter(|_| recipient.status == Status::Bounced).map(|entry| {
+        let stream = entry.stream.as_ref().map_or_else(|| "all streams".into(), |name| format!("stream `{name}`"));
+        format!(
+            "The address is suppressed for {stream} since {} ({}): new messages to it are not sent.",
+            time(entry.created_at),
+            entry.reason.as_str()
+        )
+    });
+    [Some(summary), complaint, entry].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }

@@ -14,7 +14,7 @@ pub enum Basis {
     Schedule,
     /// A rate that is set or learned.
     Limit,
-    /// What the lane handed over of late.
+    /// What the lane sent of late.
     LaneRate,
     /// Nothing: it cannot be known.
     None,
@@ -34,7 +34,7 @@ pub struct Estimate {
 /// What a lane did of late, out of the newest events.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
-    /// Mails of the lane that were handed over among them, each once however many it was for.
+    /// Messages of the lane that were sent among them, each once however many it was for.
     pub mails: i64,
     /// How many events were looked at.
     pub events: i64,
@@ -54,9 +54,10 @@ pub(super) fn of(kind: Kind, place: &Place, now: DateTime<Utc>) -> Estimate {
             time(at),
             time(place.gives_up_at)
         )),
-        Some(at) if !place.has_workers => {
-            unknown(format!("It may start at {} where a worker runs by then; none has been heard of lately.", time(at)))
-        }
+        Some(at) if !place.has_workers => unknown(format!(
+            "It may start at {} where a worker runs by then; none is running (no heartbeat lately).",
+            time(at)
+        )),
         _ => estimate,
     }
 }
@@ -64,12 +65,15 @@ pub(super) fn of(kind: Kind, place: &Place, now: DateTime<Utc>) -> Estimate {
 fn by_kind(kind: Kind, place: &Place, now: DateTime<Utc>) -> Estimate {
     let due = place.due_at.unwrap_or(now).max(now);
     match kind {
+        Kind::RetryWait if place.lane.blocked.is_some() => {
+            unknown(format!("The attempt is due at {}; until a probe reopens its lane, nothing is sent.", time(due)))
+        }
         Kind::Scheduled | Kind::RetryWait => {
             schedule(due, "The attempt is due then; others of its lane may be before it.")
         }
-        Kind::PutOff => unknown("It is looked at again every few minutes, and goes once what is missing is there."),
+        Kind::PutOff => unknown("It is prepared again every 5 minutes, and sent once the configuration is fixed."),
         Kind::Suspected => {
-            schedule(due, "It is due then; such mails are tried a few at a time, and others may go first.")
+            schedule(due, "It is due then; such messages are tried a few at a time, and others may go first.")
         }
         Kind::Expiring => {
             unknown(format!("No attempt is left before its time runs out at {}.", time(place.gives_up_at)))
@@ -127,7 +131,7 @@ fn by_pace(place: &Place, now: DateTime<Utc>) -> Estimate {
         return unknown("It is the next of its lane once a connection is free.");
     }
     if ahead.number == 0 && place.lane.of_stream.is_full() {
-        return unknown("It is the next of its lane once one of the stream's mails in flight has gone.");
+        return unknown("It is the next of its lane once one of the stream's messages in flight has been sent.");
     }
     if ahead.number == 0 {
         return schedule(now, "It is due and the next of its lane; workers look at least once a second.");
@@ -139,14 +143,14 @@ fn by_pace(place: &Place, now: DateTime<Utc>) -> Estimate {
     if lately.mails == 0 || lately.seconds <= 0.0 {
         let heard = match lately.events {
             0 => "nothing happened of late to measure by".into(),
-            events => format!("of the newest {events} events none was a mail of this lane handed over"),
+            events => format!("of the newest {events} events none was a message of this lane that was sent"),
         };
         return unknown(format!("{waits}; {heard}."));
     }
     #[allow(clippy::cast_precision_loss, reason = "counts of at most some thousands")]
     let per_second = lately.mails as f64 / lately.seconds;
     let words = format!(
-        "{}, at {}: of the newest {} events, {} were mails of this lane handed over, within {}",
+        "{}, at {}: of the newest {} events, {} were messages of this lane that were sent, within {}",
         before(place.ahead),
         rate(per_second),
         lately.events,

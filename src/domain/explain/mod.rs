@@ -16,9 +16,10 @@ mod tests;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::delivery::Status;
+use super::event::BounceSaid;
 use super::id::MessageId;
 use super::lane::{Lane, RateOf};
-use super::outcome::OnUncertain;
+use super::outcome::{OnUncertain, Reply};
 use super::suppression::Suppression;
 
 pub use estimate::{Basis, Estimate, Pace};
@@ -88,8 +89,23 @@ pub struct Recipient {
     pub on_uncertain: OnUncertain,
     /// The sender's limit: not after.
     pub expires_at: Option<DateTime<Utc>>,
-    /// The entry by which its address is suppressed now, where it ended so.
+    /// The entry by which its address is suppressed now, where it ended so or bounced.
     pub suppression: Option<Suppression>,
+    /// What the refusal means, where it bounced.
+    pub bounce: Option<BounceSaid>,
+}
+
+impl Recipient {
+    /// Whether the last refusal asks for nothing but a later attempt.
+    fn is_greylisted(&self) -> bool {
+        let Some(said) = &self.reply else { return false };
+        let reply = Reply {
+            code: said.code.and_then(|code| u16::try_from(code).ok()),
+            enhanced: said.enhanced.as_deref().and_then(|code| code.parse().ok()),
+            text: said.text.clone(),
+        };
+        reply.speaks_of_greylisting()
+    }
 }
 
 /// A worker's hold of a recipient.
@@ -132,12 +148,23 @@ pub struct Place {
     pub held: Option<String>,
     /// Whether its time was moved without an attempt.
     pub is_put_off: bool,
+    /// Why it could not be prepared for sending the last time, where it could not.
+    pub unprepared: Option<NotPrepared>,
     /// How many other mails of its lane go first; `None` where that was not counted or is not to be told.
     pub ahead: Option<Count>,
     /// What its lane did of late, where that was asked for.
     pub pace: Option<Pace>,
     /// Whether any worker has been heard of lately.
     pub has_workers: bool,
+}
+
+/// That a recipient could not be prepared for sending, for a reason that is ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotPrepared {
+    /// The error, with the domain and the configuration key.
+    pub error: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
 }
 
 /// What holds a recipient.
@@ -148,13 +175,13 @@ pub enum Kind {
     Scheduled,
     /// An attempt failed for now; the next one is due later.
     RetryWait,
-    /// Postrider itself cannot make it ready, for want of a key or a setting; no attempt is counted.
+    /// It cannot be prepared for sending, for want of a key or a setting; no attempt is counted.
     PutOff,
     /// An operator has stopped its lane.
     LanePaused,
     /// An operator has stopped its stream.
     StreamPaused,
-    /// Its destination cannot be reached.
+    /// No session with its destination can be had.
     LaneBlocked,
     /// The lane's or the stream's rate.
     RateLimited,
@@ -248,11 +275,15 @@ fn kind(recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Kind {
         Kind::LanePaused
     } else if !is_later && !place.has_workers {
         Kind::NoWorker
-    } else if lane.blocked.is_some() && (!is_later || lane.open_at.is_some_and(|open| open > due)) {
+    } else if lane.blocked.is_some() && !is_later {
+        Kind::LaneBlocked
+    } else if lane.blocked.is_some() && recipient.attempts == 0 && lane.open_at.is_some_and(|open| open > due) {
+        // Of one that failed by itself both are told, its own wait first.
         Kind::LaneBlocked
     } else if is_later {
         match (place.crashes, recipient.attempts) {
             (1.., _) => Kind::Suspected,
+            _ if place.unprepared.is_some() => Kind::PutOff,
             (_, 0) if place.is_put_off => Kind::PutOff,
             (_, 0) => Kind::Scheduled,
             _ => Kind::RetryWait,
@@ -298,6 +329,6 @@ fn lost(recipient: &Recipient) -> Explanation {
             next_attempt_at: None,
         },
         estimate: None,
-        unblock: vec![Remedy::words("Report it with the message's events; send the message anew if it is needed.")],
+        unblock: vec![Remedy::words("Report it with the message's events; send the message again if it is needed.")],
     }
 }

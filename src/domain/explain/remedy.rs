@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use super::{Kind, Place, Recipient};
-use crate::domain::lane::RateOf;
+use crate::domain::lane::{Lane, RateOf};
+use crate::domain::unreachable::Cause;
 
 /// Something that would help.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
@@ -42,32 +43,45 @@ fn against(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>)
     match kind {
         Kind::Scheduled => {
             let call = format!("PATCH /v1/messages/{message} {{\"scheduled_at\": …}}");
-            vec![Remedy::call("Move it; a time in the past means now.", call)]
+            vec![Remedy::call("Reschedule it; a time in the past means now.", call)]
         }
-        Kind::RetryWait => vec![retry("Try it now, without waiting for its time.")],
-        Kind::PutOff => {
-            vec![Remedy::words(
-                "Ask whoever runs postrider: its log says what is missing, and so does `postrider doctor`.",
-            )]
+        // A try before the destination is back would fail like the last one.
+        Kind::RetryWait if lane.blocked.is_some() => {
+            vec![fix(lane), retry("Once that is fixed: retry now.")]
         }
-        Kind::Held => vec![retry("Try it again, once what the reason names is mended.")],
+        Kind::RetryWait if recipient.is_greylisted() => {
+            vec![Remedy::words("Wait for the next attempt; an earlier one is refused again.")]
+        }
+        Kind::RetryWait => vec![retry("If what the reply names is over: retry now.")],
+        Kind::PutOff => vec![
+            Remedy::words("Correct the configuration that the error names, and restart the workers."),
+            reset(
+                "Once that is fixed: prepare again now what waits in its lane; it happens by itself within 5 minutes.",
+            ),
+        ],
+        Kind::Held => vec![retry("Once what the reason names is fixed: retry now.")],
         Kind::StreamPaused => {
-            vec![Remedy::call("Resume the stream.", format!("POST /v1/streams/{}/resume", lane.stream))]
+            let mut remedies =
+                vec![Remedy::call("Resume the stream.", format!("POST /v1/streams/{}/resume", lane.stream))];
+            if lane.paused.is_some() {
+                remedies.extend(against(Kind::LanePaused, recipient, place, now));
+            }
+            remedies
         }
         Kind::LanePaused => vec![Remedy::call("Resume the lane.", format!("POST /v1/lanes/{}/resume", lane.id))],
-        Kind::LaneBlocked => vec![
-            Remedy::words("Mend the destination or the way to it; the next probe then opens the lane."),
-            reset("Try it now, without waiting for the next probe."),
-        ],
-        Kind::LearnedLimit => vec![reset("Forget what was learned, if the destination takes more by now.")],
+        Kind::LaneBlocked => vec![fix(lane), reset("Once that is fixed: probe now.")],
+        Kind::LearnedLimit => vec![reset("Forget the learned rate, if the destination accepts more by now.")],
         Kind::Expiring if place.gives_up_at > now && lane.of_stream.paused.is_some() => {
             against(Kind::StreamPaused, recipient, place, now)
         }
         Kind::Expiring if place.gives_up_at > now && lane.paused.is_some() => {
             against(Kind::LanePaused, recipient, place, now)
         }
+        Kind::Expiring if place.gives_up_at > now && lane.blocked.is_some() => {
+            vec![fix(lane), retry("Once that is fixed: retry now; no other attempt is left.")]
+        }
         Kind::Expiring if place.gives_up_at > now && recipient.attempts > 0 => {
-            vec![retry("Try it now: no other attempt is left.")]
+            vec![retry("Retry now: no other attempt is left.")]
         }
         Kind::Expiring => vec![Remedy::words("Send a new message if it is still wanted.")],
         Kind::RateLimited => vec![match lane.holding_rate() {
@@ -82,7 +96,7 @@ fn against(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>)
         }
         Kind::ConnectionsFull => {
             let call = format!("PATCH /v1/streams/{} {{\"concurrency\": …}}", lane.stream);
-            vec![Remedy::call("Allow the stream more mails in flight.", call)]
+            vec![Remedy::call("Raise the stream's concurrency.", call)]
         }
         Kind::NoWorker
         | Kind::InFlight
@@ -92,4 +106,12 @@ fn against(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>)
         | Kind::Lost
         | Kind::Ended => Vec::new(),
     }
+}
+
+/// What has to be done before a blocked destination can be reached.
+fn fix(lane: &Lane) -> Remedy {
+    let cause = lane.blocked.as_ref().and_then(|blocked| blocked.cause);
+    Remedy::words(
+        cause.map_or("Fix the destination or the network path; the next probe then reopens the lane.", Cause::fix),
+    )
 }

@@ -1,11 +1,14 @@
 //! What is told in each situation, situation by situation.
 
+mod stuck;
+
 use chrono::TimeDelta;
 
 use super::*;
 use crate::domain::id::LaneId;
 use crate::domain::lane::{Blocked, Learned, Paused, State, StreamTerms};
 use crate::domain::limits::LaneLimits;
+use crate::domain::unreachable::Cause;
 
 fn at(minute: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
@@ -44,6 +47,7 @@ fn place() -> Place {
         crashes: 0,
         held: None,
         is_put_off: false,
+        unprepared: None,
         ahead: Some(Count::default()),
         pace: None,
         has_workers: true,
@@ -66,6 +70,7 @@ fn recipient(status: Status) -> Recipient {
         on_uncertain: OnUncertain::Retry,
         expires_at: None,
         suppression: None,
+        bounce: None,
     }
 }
 
@@ -103,7 +108,13 @@ fn paused(minute: i64) -> Paused {
 }
 
 fn blocked() -> Blocked {
-    Blocked { since: at(3), failures: 2, reply: Some("connection refused".into()) }
+    Blocked {
+        since: at(3),
+        failures: 2,
+        reply: Some("connection refused".into()),
+        cause: Some(Cause::ConnectionRefused),
+        host: Some("mx.example.test".into()),
+    }
 }
 
 fn learned(rate: f64) -> Learned {
@@ -214,10 +225,10 @@ fn the_rate_whose_turn_is_to_come_is_named() {
     place.lane.limits.rate = Some(1.0);
     place.lane.of_stream.rate = Some(8.0);
     place.lane.of_stream.open_at = Some(at(11));
-    assert_eq!(told(&place).blocker.rule.as_deref(), Some("rate of stream bulk: 8 mails a second"));
+    assert_eq!(told(&place).blocker.rule.as_deref(), Some("rate of stream bulk: 8 messages a second"));
     place.lane.of_stream.open_at = None;
     place.ahead = Some(mails(1));
-    assert_eq!(told(&place).blocker.rule.as_deref(), Some("rate of lane_7: 1 mail a second"));
+    assert_eq!(told(&place).blocker.rule.as_deref(), Some("rate of lane_7: 1 message a second"));
 }
 
 #[test]
@@ -234,24 +245,28 @@ fn a_streams_rate_gives_no_estimate_since_other_lanes_use_it_too() {
 fn a_worker_that_is_gone_has_nothing_in_hand() {
     let mut place = place();
     place.lease = Some(lease(1.0));
-    assert_eq!(told(&place).summary, "A worker on mail1 has it in hand: attempt 1 is being made.");
+    assert_eq!(told(&place).summary, "Attempt 1 is in progress on worker `mail1`.");
     place.lease = Some(lease(20.0));
     let silent = told(&place);
     assert_eq!(silent.blocker.kind, Kind::InFlight);
-    assert!(silent.summary.ends_with("Nothing has been heard of that worker for 20 s; after 30 s others take over."));
+    assert!(silent.summary.ends_with("That worker has sent no heartbeat for 20 s; after 30 s others take over."));
 
     place.lease = Some(lease(31.0));
     let gone = told(&place);
     assert_eq!((gone.blocker.kind, gone.blocker.next_attempt_at), (Kind::WorkerGone, None));
     assert_eq!(
         gone.summary,
-        "The worker on mail1 that had it in hand for attempt 1 has not been heard of for 31 s and counts as gone: another \
-         frees it within 30 s."
+        "Worker `mail1`, which had attempt 1 in progress, has sent no heartbeat for 31 s: another worker releases its lease within \
+         30 s."
     );
     place.has_workers = false;
     let alone = told(&place);
     assert_eq!((alone.blocker.kind, alone.unblock.len()), (Kind::NoWorker, 1));
-    assert!(alone.summary.contains("no other worker has been either: it is freed when one runs"), "{}", alone.summary);
+    assert!(
+        alone.summary.contains("no other worker is running: its lease is released when one starts"),
+        "{}",
+        alone.summary
+    );
 }
 
 #[test]
@@ -265,7 +280,7 @@ fn without_workers_nothing_is_promised() {
     place.due_at = Some(at(60));
     let later = told(&place);
     assert_eq!((later.blocker.kind, later.blocker.until), (Kind::Scheduled, Some(at(60))));
-    assert!(later.summary.ends_with("No worker has been heard of lately, and without one nothing is sent."));
+    assert!(later.summary.ends_with("No worker is running (no heartbeat lately), so nothing is sent."));
     assert_eq!(later.estimate.and_then(|estimate| estimate.at), None);
     assert!(later.unblock.iter().any(|remedy| remedy.action.starts_with("Start a worker")));
 }
@@ -323,8 +338,8 @@ fn one_that_was_put_off_after_a_crash_is_not_called_scheduled() {
     assert_eq!((told.blocker.kind, told.blocker.until), (Kind::Suspected, Some(at(11))));
     assert_eq!(
         told.summary,
-        "It was in hand when a worker ended unexpectedly, so that it is tried beside few others or alone: its turn is at \
-         1970-01-01T00:11:00Z. That counts as no attempt."
+        "It was in flight when a worker ended unexpectedly, so it is quarantined: tried in a small group or alone; its turn is at \
+         1970-01-01T00:11:00Z. No attempt is counted; after the third crash it is held."
     );
     assert_eq!(kind_of(|p| p.crashes = 2), Kind::Suspected);
 }
@@ -335,8 +350,8 @@ fn one_that_cannot_be_made_ready_is_not_called_scheduled() {
     (place.due_at, place.is_put_off) = (Some(at(11)), true);
     let told = told(&place);
     assert_eq!((told.blocker.kind, told.blocker.next_attempt_at), (Kind::PutOff, Some(at(11))));
-    assert!(told.summary.contains("That counts as no attempt. It is looked at again at 1970-01-01T00:11:00Z"));
-    assert_eq!((told.unblock.len(), told.estimate.and_then(|estimate| estimate.at)), (1, None));
+    assert!(told.summary.contains("No attempt is counted. The next try is due at 1970-01-01T00:11:00Z"));
+    assert_eq!((told.unblock.len(), told.estimate.and_then(|estimate| estimate.at)), (2, None));
 }
 
 #[test]
@@ -378,8 +393,8 @@ fn a_pause_is_told_with_its_reason_and_who_can_end_it() {
     let told = told(&place);
     assert_eq!(
         told.summary,
-        "Its lane to example.test is paused since 1970-01-01T00:02:00Z (they asked us to). It has not been tried yet; \
-         at 1970-01-04T00:00:00Z it is given up."
+        "Its lane to example.test is paused since 1970-01-01T00:02:00Z (they asked us to). It has not been tried yet. \
+         Its retry window does not run meanwhile; 3 days of it are left."
     );
     assert_eq!((told.blocker.since, told.blocker.next_attempt_at), (Some(at(2)), None));
     assert_eq!(told.estimate.map(|estimate| (estimate.at, estimate.basis)), Some((None, Basis::None)));
@@ -423,30 +438,33 @@ fn without_a_rate_one_reckons_by_what_the_lane_did() {
     place.ahead = Some(mails(120));
     let estimate = told(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (None, Basis::None), "nothing is known of the lane");
-    assert_eq!(estimate.explanation, "120 mails of its lane are before it; how fast the lane moves was not measured.");
+    assert_eq!(
+        estimate.explanation,
+        "120 messages of its lane are before it; how fast the lane moves was not measured."
+    );
     place.pace = Some(Pace { mails: 0, events: 500, seconds: 50.0 });
     let estimate = told(&place).estimate.expect("an estimate");
-    assert!(estimate.explanation.ends_with("of the newest 500 events none was a mail of this lane handed over."));
+    assert!(estimate.explanation.ends_with("of the newest 500 events none was a message of this lane that was sent."));
 
     place.pace = Some(Pace { mails: 100, events: 500, seconds: 50.0 });
     let estimate = told(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (Some(at(11)), Basis::LaneRate));
     assert_eq!(
         estimate.explanation,
-        "If nothing else holds it: 120 mails of its lane are before it, at 2 mails a second: of the newest 500 events, 100 were mails of \
-         this lane handed over, within 50 s."
+        "If nothing else holds it: 120 messages of its lane are before it, at 2 messages a second: of the newest 500 events, 100 were \
+         messages of this lane that were sent, within 50 s."
     );
 }
 
 #[test]
 fn an_end_is_told_with_its_reason() {
     for (recipient, words) in [
-        (tried(Status::Relayed, 250, "ok"), "A relay took responsibility at 1970-01-01T00:09:00Z, after 2 attempts"),
+        (tried(Status::Relayed, 250, "ok"), "The relay accepted the message at 1970-01-01T00:09:00Z, after 2 attempts"),
         (tried(Status::Delivered, 250, "ok"), "mx.example.test said “250 ok”"),
         (tried(Status::Bounced, 550, "no such user"), "refused for good at 1970-01-01T00:09:00Z, after 2 attempts"),
         (tried(Status::Expired, 451, "later"), "That is no bounce. The last time: mx.example.test said “451 later”"),
         (recipient(Status::Expired), "before an attempt could be made"),
-        (recipient(Status::Canceled), "called back"),
+        (recipient(Status::Canceled), "canceled"),
         (recipient(Status::Suppressed), "suppression list"),
         (recipient(Status::Uncertain), "it may have arrived"),
     ] {

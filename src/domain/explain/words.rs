@@ -16,7 +16,7 @@ pub(in crate::domain) fn rate(per_second: f64) -> String {
         .into_iter()
         .find(|(number, unit)| *number >= 1.0 || *unit == "day")
         .unwrap_or((per_second, "second"));
-    let plural = if (number - 1.0).abs() < 0.005 { "mail" } else { "mails" };
+    let plural = if (number - 1.0).abs() < 0.005 { "message" } else { "messages" };
     format!("{} {plural} a {unit}", (number * 100.0).round() / 100.0)
 }
 
@@ -26,7 +26,7 @@ pub(in crate::domain) fn reply(text: Option<&str>) -> String {
 }
 
 /// Several lines of a reply in one.
-fn one_line(text: &str) -> String {
+pub(in crate::domain) fn one_line(text: &str) -> String {
     text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ")
 }
 
@@ -49,7 +49,7 @@ pub(super) fn told(reply: &Said) -> String {
 }
 
 /// The start of a sentence.
-pub(super) fn capital(words: &str) -> String {
+pub(in crate::domain) fn capital(words: &str) -> String {
     let mut letters = words.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
@@ -59,14 +59,14 @@ pub(super) fn attempts(count: i16) -> String {
     if count == 1 { "1 attempt".into() } else { format!("{count} attempts") }
 }
 
-/// How many mails stand before one, as the subject of a sentence.
+/// How many messages stand before one, as the subject of a sentence.
 pub(super) fn before(ahead: Option<Count>) -> String {
     match ahead {
-        None => "how many of its lane are before it was not counted".into(),
-        Some(Count { number, is_more: true }) => format!("more than {number} mails of its lane are before it"),
+        None => "how many messages of its lane are before it was not counted".into(),
+        Some(Count { number, is_more: true }) => format!("more than {number} messages of its lane are before it"),
         Some(Count { number: 0, .. }) => "it is the next of its lane".into(),
-        Some(Count { number: 1, .. }) => "1 mail of its lane is before it".into(),
-        Some(Count { number, .. }) => format!("{number} mails of its lane are before it"),
+        Some(Count { number: 1, .. }) => "1 message of its lane is before it".into(),
+        Some(Count { number, .. }) => format!("{number} messages of its lane are before it"),
     }
 }
 
@@ -87,11 +87,11 @@ mod tests {
     #[test]
     fn rates_are_told_in_the_unit_that_fits() {
         for (per_second, words) in [
-            (12.5, "12.5 mails a second"),
-            (1.0, "1 mail a second"),
-            (0.5, "30 mails a minute"),
-            (1.0 / 60.0, "1 mail a minute"),
-            (1e-5, "0.86 mails a day"),
+            (12.5, "12.5 messages a second"),
+            (1.0, "1 message a second"),
+            (0.5, "30 messages a minute"),
+            (1.0 / 60.0, "1 message a minute"),
+            (1e-5, "0.86 messages a day"),
         ] {
             assert_eq!(rate(per_second), words);
         }

@@ -9,11 +9,12 @@ use axum::response::{IntoResponse, Response};
 use super::view::TermsView;
 use super::{NO_LANE, terms};
 use crate::accept::request::{self, Context};
-use crate::db::steer::{self, LaneKey};
+use crate::db::pauses;
+use crate::db::steer::{self, LaneKey, Wanted};
 use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::params::PathId;
+use crate::http::params::{Params, PathId};
 use crate::http::{Api, ApiError, Problem};
 
 /// A lane and its limits.
@@ -138,7 +139,8 @@ pub async fn change(
 
 /// Pause a lane
 ///
-/// Mail is accepted and kept, and what is in flight is finished. What waits still expires in its time.
+/// Messages are accepted and kept, and what is in flight is finished. The retry window does not run while the lane is paused;
+/// a message's own `expires_at` holds all the same.
 #[utoipa::path(
     post, path = "/v1/lanes/{id}/pause", tag = "lanes", operation_id = "pause_lane",
     params(("id" = String, Path, description = "The lane's id")),
@@ -189,14 +191,15 @@ pub async fn resume(
     PathId(id): PathId<LaneId>,
 ) -> Result<Json<TermsView>, ApiError> {
     caller.may(Scope::Admin)?;
-    let is_there = steer::resume(&api.db, caller.tenant(), id).await?;
+    let is_there = pauses::resume_lane(&api.db, caller.tenant(), id, api.clock.now()).await?;
     done(&api, &caller, id, is_there).await
 }
 
-/// Have a lane try at once
+/// Reopen a lane
 ///
-/// Forgets that the destination could not be reached, and the rate it asked for: for when it has been mended. A pause stays,
-/// and recipients that wait for their next attempt go on waiting.
+/// Ends a block and forgets the learned rate: for when the destination or a configuration has been fixed. Recipients that could
+/// not be prepared are prepared again now. A pause stays, and recipients that wait for their next attempt go on waiting; see
+/// `POST /v1/lanes/{id}/retry`.
 #[utoipa::path(
     post, path = "/v1/lanes/{id}/reset", tag = "lanes", operation_id = "reset_lane",
     params(("id" = String, Path, description = "The lane's id")),
@@ -214,8 +217,59 @@ pub async fn reset(
     PathId(id): PathId<LaneId>,
 ) -> Result<Json<TermsView>, ApiError> {
     caller.may(Scope::Admin)?;
-    let is_there = steer::reset(&api.db, caller.tenant(), id, api.clock.now()).await?;
+    let now = api.clock.now();
+    let is_there = steer::reset(&api.db, caller.tenant(), id, now).await?;
+    if is_there {
+        let wanted = Wanted { unprepared: true, ..Wanted::default() };
+        steer::due_now(&api.db, caller.tenant(), id, wanted, now).await?;
+    }
     done(&api, &caller, id, is_there).await
+}
+
+/// What a retry of a lane did.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct LaneRetried {
+    /// Recipients that are due now and were to be tried later.
+    #[schema(example = 1_204)]
+    pub retried: u64,
+    /// Whether there may be more; call again to go on. One call makes at most 100,000 recipients due.
+    pub has_more: bool,
+}
+
+/// Retry everything in a lane now
+///
+/// Recipients that are deferred or could not be prepared are due at once, and a blocked destination is probed. Rates, connection
+/// limits and pauses hold all the same. Recipients that wait for their `scheduled_at`, are held, or are quarantined after a
+/// crash stay as they are.
+#[utoipa::path(
+    post, path = "/v1/lanes/{id}/retry", tag = "lanes", operation_id = "retry_lane",
+    params(
+        ("id" = String, Path, description = "The lane's id"),
+        ("domain" = Option<String>, Query, description = "Only recipients at this domain, for lanes of a whole relay"),
+    ),
+    responses(
+        (status = 200, description = "How many recipients are due now", body = LaneRetried),
+        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such lane", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+    ),
+    security(("key" = [])),
+)]
+pub async fn retry(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<LaneId>,
+    mut params: Params,
+) -> Result<Json<LaneRetried>, ApiError> {
+    caller.may(Scope::Admin)?;
+    let domain = params.text("domain");
+    params.finish()?;
+    terms(&api, caller.tenant(), id).await?;
+    let wanted = Wanted { domain: domain.as_deref(), unprepared: false };
+    let done = steer::due_now(&api.db, caller.tenant(), id, wanted, api.clock.now()).await?;
+    api.acceptor.wake();
+    Ok(Json(LaneRetried { retried: done.count, has_more: done.has_more }))
 }
 
 /// Tells the workers, and shows what became of the lane.

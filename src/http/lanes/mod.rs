@@ -20,8 +20,10 @@ async fn shown(api: &Api, lanes: Vec<Lane>) -> Result<Vec<LaneView>, ApiError> {
     let ids: Vec<i64> = lanes.iter().map(|lane| lane.id.0).collect();
     let loads = traffic::loads(&api.db, &ids, api.clock.now()).await?;
     let has_workers = explain::has_workers(&api.db, api.delivery.lease).await?;
-    let terms = lanes.into_iter().map(|lane| TermsView::of(lane, has_workers, &api.delivery));
-    Ok(terms.zip(&loads).map(|(terms, load)| LaneView::of(terms, load)).collect())
+    let shown = lanes.into_iter().zip(&loads).map(|(lane, load)| {
+        LaneView::of(TermsView::of(lane, has_workers, load.unprepared.as_ref(), &api.delivery), load)
+    });
+    Ok(shown.collect())
 }
 
 /// One lane as it stands now.
@@ -34,5 +36,6 @@ async fn shown_one(api: &Api, tenant: TenantId, id: LaneId) -> Result<LaneView, 
 async fn terms(api: &Api, tenant: TenantId, id: LaneId) -> Result<TermsView, ApiError> {
     let lane = traffic::lane(&api.db, tenant, id, api.clock.now()).await?.ok_or(NO_LANE)?;
     let has_workers = explain::has_workers(&api.db, api.delivery.lease).await?;
-    Ok(TermsView::of(lane, has_workers, &api.delivery))
+    let unprepared = traffic::unprepared(&api.db, &[id.0]).await?.pop().flatten();
+    Ok(TermsView::of(lane, has_workers, unprepared.as_ref(), &api.delivery))
 }

@@ -6,7 +6,8 @@ use serde::Serialize;
 use crate::db::traffic::Load;
 use crate::domain::explain::Count;
 use crate::domain::id::LaneId;
-use crate::domain::lane::{Lane, Paused, RateOf, State};
+use crate::domain::lane::{Lane, Paused, RateOf, State, Unprepared};
+use crate::domain::unreachable::Cause;
 use crate::http::delivery::Delivery;
 
 /// A lane: what waits together, because it goes the same way to the same destination.
@@ -22,8 +23,10 @@ pub struct LaneView {
     pub due: Count,
     /// Recipients in workers' hands; null while more than 10,000 recipients wait in all lanes together.
     pub in_flight: Option<i64>,
-    /// Recipients that wait for an operator.
+    /// Recipients that wait for an operator; list their messages with `GET /v1/messages?lane=…&held=true`.
     pub held: Count,
+    /// Recipients that cannot be prepared for sending until a configuration is fixed: since when, and why.
+    pub unprepared: Option<UnpreparedView>,
     /// When the first of those that wait is or was due.
     pub oldest_due_at: Option<DateTime<Utc>>,
 }
@@ -113,6 +116,22 @@ pub struct LearnedView {
     pub reply: Option<String>,
 }
 
+/// Recipients that cannot be prepared for sending, for a reason that is ours. They count among `waiting`; no attempt is counted,
+/// and they are prepared again every 5 minutes, or at once after `POST /v1/lanes/{id}/reset`.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = LaneUnprepared)]
+pub struct UnpreparedView {
+    /// How many.
+    pub recipients: Count,
+    /// Since when the first of them.
+    pub since: DateTime<Utc>,
+    /// Why that one, with the domain and the configuration key.
+    #[schema(
+        example = "messages from domain acme.test cannot be signed: secret_key (POSTRIDER_SECRET_KEY) is not set"
+    )]
+    pub error: String,
+}
+
 /// That a destination cannot be reached.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = LaneBlock)]
@@ -125,6 +144,10 @@ pub struct BlockedView {
     pub next_probe_at: Option<DateTime<Utc>>,
     /// What the last try heard.
     pub reply: Option<String>,
+    /// Why no session can be had; null where that was not recorded.
+    pub cause: Option<Cause>,
+    /// The host that was tried last; null where none was found.
+    pub host: Option<String>,
 }
 
 /// That an operator has stopped something.
@@ -153,14 +176,19 @@ impl LaneView {
             due: load.due,
             in_flight: load.in_flight,
             held: load.held,
+            unprepared: load.unprepared.clone().map(|unprepared| UnpreparedView {
+                recipients: unprepared.recipients,
+                since: unprepared.since,
+                error: unprepared.error,
+            }),
             oldest_due_at: load.oldest_due_at,
         }
     }
 }
 
 impl TermsView {
-    pub(super) fn of(lane: Lane, has_workers: bool, delivery: &Delivery) -> Self {
-        let reason = lane.reason(has_workers);
+    pub(super) fn of(lane: Lane, has_workers: bool, unprepared: Option<&Unprepared>, delivery: &Delivery) -> Self {
+        let reason = lane.reason(has_workers, unprepared);
         let limits = LimitsView::of(&lane, delivery);
         let open_at = lane.opens();
         let next_probe_at = lane.open_at;
@@ -187,6 +215,8 @@ impl TermsView {
                 failures: blocked.failures,
                 next_probe_at,
                 reply: blocked.reply,
+                cause: blocked.cause,
+                host: blocked.host,
             }),
             paused: of_stream.or_else(|| lane.paused.map(|paused| PausedView::of(paused, "lane"))),
         }

@@ -120,7 +120,7 @@ pub async fn reschedule(
 
 /// Try a message now
 ///
-/// Deferred and held recipients are due at once, also those that are `uncertain` with `on_uncertain: hold`. Others stay
+/// Deferred and held recipients are due at once, also those that could not be prepared, and those that are `uncertain` with `on_uncertain: hold`. Others stay
 /// as they are: one that a worker has in hand is being tried already (409 `in_flight` where there is no other). Where a
 /// destination counts as unreachable, it is probed at once; what an operator has paused stays paused.
 #[utoipa::path(
@@ -158,7 +158,10 @@ fn nothing_to_retry(message: &MessageState) -> ApiError {
     let (code, detail) = if in_flight {
         ("in_flight", "A worker has this message in hand: it is being tried now.")
     } else {
-        ("nothing_to_retry", "No recipient of this message is deferred or held.")
+        (
+            "nothing_to_retry",
+            "No recipient of this message is deferred or held; see `GET /v1/messages/{id}/explain` for what it waits for.",
+        )
     };
     ApiError::Conflict { code, detail: detail.into(), retry_after: None }
 }

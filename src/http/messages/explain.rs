@@ -8,14 +8,17 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::db::bounces;
 use crate::db::explain::{self, PlaceRow};
 use crate::db::messages::MessageRow;
+use crate::db::pauses::{self, Pauses};
 use crate::db::streams;
 use crate::db::suppressions::{Addressed, check};
 use crate::db::traffic::{self, Filter};
 use crate::domain::address::Address;
 use crate::domain::delivery::{MessageStatus, Status};
-use crate::domain::explain::{Count, Explanation, Lease, Pace, Place, Recipient, Said, explain};
+use crate::domain::event::BounceSaid;
+use crate::domain::explain::{Count, Explanation, Lease, NotPrepared, Pace, Place, Recipient, Said, explain};
 use crate::domain::id::{LaneId, MessageId, RecipientId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::lane::{Blocked, Lane, Learned, State as LaneState};
@@ -61,14 +64,17 @@ pub struct ExplainedRecipient {
     pub explanation: Explanation,
     /// Where it waits; null once it has ended.
     pub lane: Option<LaneRef>,
-    /// How many other mails of its lane go before it; null where it is in a worker's hand, held, or has ended.
+    /// How many other mails of its lane go before it; null where it is in flight, held, or has ended.
     pub ahead: Option<Count>,
-    /// No attempt starts after that: the end of the retry window, or the message's `expires_at`; null once it has ended.
+    /// No attempt starts after that: the end of the retry window, or the message's `expires_at`; null once it has ended. The
+    /// retry window does not run while its lane or stream is paused: this is then as if it were resumed now.
     pub gives_up_at: Option<DateTime<Utc>>,
     /// Host last spoken to.
     pub mx: Option<String>,
     /// TLS version and cipher last used; null for plain text.
     pub tls: Option<String>,
+    /// What the refusal means, where it bounced.
+    pub bounce: Option<BounceSaid>,
 }
 
 /// A lane in short.
@@ -132,8 +138,15 @@ pub async fn get(
         places.lanes = places.lanes.drain().map(|(id, lane)| (id, without_replies(lane))).collect();
         entries.values_mut().for_each(without_origin);
     }
-    let recipients: Vec<ExplainedRecipient> =
-        rows.into_iter().map(|row| places.explain(&message, entries.remove(&row.id), row, now)).collect();
+    let bounced = rows.iter().any(|row| row.status == Status::Bounced.as_str());
+    let mut bounces = if bounced { bounces::of_messages(&api.db, tenant, &[id.0]).await? } else { HashMap::new() };
+    let recipients: Vec<ExplainedRecipient> = rows
+        .into_iter()
+        .map(|row| {
+            let ended = (entries.remove(&row.id), bounces.remove(&row.id));
+            places.explain(tenant, &message, ended, row, now)
+        })
+        .collect();
     Ok(Json(ExplainedMessage {
         id,
         status: MessageStatus::of(recipients.iter().map(|recipient| recipient.status)),
@@ -145,7 +158,7 @@ pub async fn get(
 
 /// A lane without what its destination replied, which may be about another sender's message.
 pub(super) fn without_replies(mut lane: Lane) -> Lane {
-    lane.blocked = lane.blocked.map(|blocked| Blocked { reply: None, ..blocked });
+    lane.blocked = lane.blocked.map(|blocked| Blocked { reply: None, host: None, ..blocked });
     lane.learned = lane.learned.map(|learned| Learned { reply: None, ..learned });
     lane
 }
@@ -155,7 +168,7 @@ pub(super) fn without_origin(entry: &mut Suppression) {
     (entry.note, entry.message_id, entry.recipient_id) = (None, None, None);
 }
 
-/// The entries that suppress, as of now, those of the recipients who were suppressed.
+/// The entries that suppress, as of now, those of the recipients who were suppressed or bounced.
 async fn suppressions(
     api: &Api,
     tenant: TenantId,
@@ -163,7 +176,9 @@ async fn suppressions(
     rows: &[PlaceRow],
     now: DateTime<Utc>,
 ) -> Result<HashMap<Uuid, Suppression>, ApiError> {
-    let suppressed = rows.iter().filter(|row| row.status == Status::Suppressed.as_str());
+    let suppressed = rows
+        .iter()
+        .filter(|row| [Status::Suppressed.as_str(), Status::Bounced.as_str()].contains(&row.status.as_str()));
     let (ids, addressed): (Vec<Uuid>, Vec<Addressed<'_>>) = suppressed
         .filter_map(|row| {
             let address = AddressKey::from(&row.address.parse::<Address>().ok()?);
@@ -182,6 +197,7 @@ struct Surroundings {
     lanes: HashMap<i64, Lane>,
     ahead: HashMap<Uuid, Count>,
     paces: HashMap<i64, Pace>,
+    pauses: Pauses,
     policy: Policy,
     has_workers: bool,
     /// Seconds without a word after which a worker counts as gone.
@@ -204,6 +220,7 @@ impl Surroundings {
             lanes: HashMap::new(),
             ahead: HashMap::new(),
             paces: HashMap::new(),
+            pauses: Pauses::default(),
             policy: stream.map_or_else(|| api.delivery.policy.clone(), |row| api.delivery.policy.with(&row.retry)),
             has_workers: true,
             term: api.delivery.lease.as_secs_f64(),
@@ -211,6 +228,7 @@ impl Surroundings {
         if ids.is_empty() {
             return Ok(places);
         }
+        places.pauses = pauses::all(&api.db, now).await?;
         places.has_workers = explain::has_workers(&api.db, api.delivery.lease).await?;
         places.ahead = explain::ahead(&api.db, tenant, MessageId(message.id), rows.len()).await?.into_iter().collect();
         let limit = i64::try_from(ids.len()).unwrap_or(i64::MAX);
@@ -231,12 +249,13 @@ impl Surroundings {
 
     fn explain(
         &self,
+        tenant: TenantId,
         message: &MessageRow,
-        suppression: Option<Suppression>,
+        (suppression, bounce): (Option<Suppression>, Option<BounceSaid>),
         row: PlaceRow,
         now: DateTime<Utc>,
     ) -> ExplainedRecipient {
-        let place = self.place(message, &row);
+        let place = self.place(tenant, message, &row, now);
         // The column is checked; a word that this version does not know is one that waits.
         let status = row.status.parse().unwrap_or(Status::Queued);
         let recipient = Recipient {
@@ -254,6 +273,7 @@ impl Surroundings {
             on_uncertain: message.on_uncertain.parse().unwrap_or(OnUncertain::Retry),
             expires_at: message.expires_at,
             suppression,
+            bounce,
         };
         ExplainedRecipient {
             id: RecipientId(row.id),
@@ -267,15 +287,18 @@ impl Surroundings {
             gives_up_at: place.map(|place| place.gives_up_at),
             mx: recipient.mx,
             tls: recipient.tls,
+            bounce: recipient.bounce,
         }
     }
 
-    fn place(&self, message: &MessageRow, row: &PlaceRow) -> Option<Place> {
+    fn place(&self, tenant: TenantId, message: &MessageRow, row: &PlaceRow, now: DateTime<Utc>) -> Option<Place> {
         let lane = self.lanes.get(&row.lane_id?)?;
+        let first_due_at = row.first_due_at?;
+        let paused = self.pauses.paused_time((tenant.0, &message.stream), lane.id.0, first_due_at, now);
         Some(Place {
             lane: lane.clone(),
             due_at: row.due_at,
-            gives_up_at: self.policy.deadline(row.first_due_at?, message.expires_at),
+            gives_up_at: self.policy.deadline(first_due_at + paused, message.expires_at),
             lease: row.is_leased.then(|| Lease {
                 host: row.worker.clone(),
                 silence: row.silence.unwrap_or_default(),
@@ -284,6 +307,11 @@ impl Surroundings {
             crashes: row.crashes.unwrap_or(0),
             held: row.held.clone(),
             is_put_off: row.due_at > row.first_due_at,
+            unprepared: row
+                .preparation_error
+                .clone()
+                .zip(row.preparation_failed_at)
+                .map(|(error, since)| NotPrepared { error, since }),
             ahead: self.ahead.get(&row.id).copied(),
             pace: self.paces.get(&lane.id.0).copied(),
             has_workers: self.has_workers,

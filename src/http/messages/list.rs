@@ -6,12 +6,13 @@ use axum::Json;
 use axum::extract::State;
 use uuid::Uuid;
 
+use super::read::bounces_of;
 use super::view::Message;
 use crate::db::DbError;
 use crate::db::messages::{self, Filter, RecipientRow};
 use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::fault::{Code, Fault};
-use crate::domain::id::MessageId;
+use crate::domain::id::{LaneId, MessageId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::Page;
@@ -28,6 +29,9 @@ use crate::http::{Api, ApiError, Problem};
     params(
         ("status" = Option<MessageStatus>, Query, description = "A message's status"),
         ("to" = Option<String>, Query, description = "A recipient's address"),
+        ("to_domain" = Option<String>, Query, description = "A recipient's domain; looks through the newest messages, so narrow it with `created_after` or `lane`"),
+        ("lane" = Option<String>, Query, description = "A lane's id: only messages of which a recipient waits in it and is not being sent right now"),
+        ("held" = Option<bool>, Query, description = "With `true` only messages of which a recipient is held for an operator"),
         ("from" = Option<String>, Query, description = "The sender's address"),
         ("subject" = Option<String>, Query, description = "Part of the subject, whatever the case"),
         ("tag" = Option<String>, Query, pattern = "^.+:.*$", description = "A tag as `name:value`"),
@@ -57,13 +61,15 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
     let rows = messages::page(&api.db, caller.tenant(), &filter, limit + 1, now).await.map_err(too_broad)?;
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let mut recipients = HashMap::<Uuid, Vec<RecipientRow>>::new();
-    for row in messages::recipients(&api.db, caller.tenant(), &ids, now).await? {
+    let of_all = messages::recipients(&api.db, caller.tenant(), &ids, now).await?;
+    let bounces = bounces_of(&api, caller.tenant(), &of_all).await?;
+    for row in of_all {
         recipients.entry(row.message_id).or_default().push(row);
     }
     let cursor = |row: &messages::MessageRow| MessageId(row.id).to_string();
     let mut page = Page::of(rows, limit, cursor, |row| {
         let of_message = recipients.get(&row.id).cloned().unwrap_or_default();
-        Message::of(row, of_message)
+        Message::of(row, of_message, &bounces)
     });
     if let (None, Some(horizon)) = (&page.next, horizon) {
         // There are older ones, which this request did not look at.
@@ -86,6 +92,13 @@ fn filter(params: &mut Params) -> Filter {
         stream: params.text("stream"),
         created_after: params.timestamp("created_after"),
         created_before: params.timestamp("created_before"),
+        lane: params
+            .read("lane", "Give a lane's id such as `lane_42`.", |text| text.parse::<LaneId>().ok())
+            .map(|lane| lane.0),
+        held: params
+            .read("held", "Give `true`, or leave it out.", |text| (text == "true").then_some(true))
+            .unwrap_or_default(),
+        to_domain: params.text("to_domain"),
         after: params.read("after", "Give the `next` of the page before.", |text| text.parse().ok()),
         sender_domains: None,
     }

@@ -327,6 +327,7 @@ impl Lanes {
             crashes: 0,
             held: None,
             is_put_off: false,
+            unprepared: None,
             ahead,
             pace: None,
             has_workers: self.has_workers,
@@ -395,5 +396,6 @@ fn as_accepted(message: &NewMessage, suppression: Option<&Suppression>) -> Recip
         on_uncertain: message.on_uncertain,
         expires_at: message.expires_at,
         suppression: suppression.cloned(),
+        bounce: None,
     }
 }

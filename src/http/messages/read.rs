@@ -1,14 +1,18 @@
 //! `GET /v1/messages/{id}` and its events.
 
+use std::collections::HashMap;
+
 use axum::Json;
 use axum::extract::State;
 use chrono::TimeDelta;
+use uuid::Uuid;
 
 use super::view::Message;
-use crate::db;
-use crate::db::messages::{self, MessageRow};
-use crate::domain::event::Event;
-use crate::domain::id::MessageId;
+use crate::db::messages::{MessageRow, RecipientRow};
+use crate::db::{self, bounces, messages};
+use crate::domain::delivery::Status;
+use crate::domain::event::{BounceSaid, Event};
+use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::Page;
@@ -37,7 +41,11 @@ pub async fn get(
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<Message>, ApiError> {
     caller.may(Scope::Read)?;
-    shown(&api, &caller, id).await.map(Json)
+    let mut message = shown(&api, &caller, id).await?;
+    let attachments = messages::attachments(&api.db, caller.tenant(), id).await?.unwrap_or_default();
+    // The column is ours: what this version cannot read is left out.
+    message.attachments = Some(serde_json::from_value(attachments).unwrap_or_default());
+    Ok(Json(message))
 }
 
 /// A message that exists for the caller.
@@ -50,7 +58,19 @@ pub(super) async fn row(api: &Api, caller: &Caller, id: MessageId) -> Result<Mes
 pub(super) async fn shown(api: &Api, caller: &Caller, id: MessageId) -> Result<Message, ApiError> {
     let row = row(api, caller, id).await?;
     let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
-    Ok(Message::of(row, recipients))
+    let bounces = bounces_of(api, caller.tenant(), &recipients).await?;
+    Ok(Message::of(row, recipients, &bounces))
+}
+
+/// What the refusals of those of these recipients that bounced mean.
+pub(super) async fn bounces_of(
+    api: &Api,
+    tenant: TenantId,
+    recipients: &[RecipientRow],
+) -> Result<HashMap<Uuid, BounceSaid>, ApiError> {
+    let bounced = recipients.iter().filter(|row| row.status == Status::Bounced.as_str());
+    let messages: Vec<Uuid> = bounced.map(|row| row.message_id).collect();
+    Ok(bounces::of_messages(&api.db, tenant, &messages).await?)
 }
 
 /// Read what happened to a message

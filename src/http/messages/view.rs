@@ -1,14 +1,17 @@
 //! Messages and recipients as the API shows them.
 
+use std::collections::HashMap;
 use std::str::FromStr as _;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::sender::Warning;
 use crate::db::messages::{MessageRow, RecipientRow};
 use crate::domain::delivery::{MessageStatus, Status};
+use crate::domain::event::BounceSaid;
 use crate::domain::explain::Said;
 use crate::domain::id::{MessageId, RecipientId};
 use crate::domain::message::NewMessage;
@@ -139,6 +142,9 @@ pub struct Message {
     pub size: i64,
     /// Everyone it goes to, in the order of the request.
     pub recipients: Vec<Recipient>,
+    /// Its attachments, in the order of the request; left out in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attachments: Option<Vec<MessageAttachment>>,
 }
 
 /// How far a message is, without what it says: for a caller that may send and not read.
@@ -229,12 +235,40 @@ pub struct Recipient {
     pub mx: Option<String>,
     /// TLS version and cipher last used; null for plain text.
     pub tls: Option<String>,
+    /// What the refusal means, where it bounced.
+    pub bounce: Option<BounceSaid>,
+}
+
+/// An attachment of a message; its content is at `GET /v1/messages/{id}/attachments/{n}`.
+#[derive(Debug, Clone, Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct MessageAttachment {
+    /// As given.
+    #[schema(example = "invoice.pdf")]
+    pub filename: String,
+    /// As given, or by the file name.
+    #[schema(example = "application/pdf")]
+    pub content_type: String,
+    /// Its size in bytes.
+    #[schema(example = 48_213)]
+    pub size: i64,
+    /// Set for an inline attachment, which the HTML refers to as `cid:…`.
+    #[schema(example = "logo")]
+    pub content_id: Option<String>,
+    /// SHA-256 of the content, in hexadecimal digits.
+    #[schema(example = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")]
+    pub sha256: String,
 }
 
 impl Message {
     /// Shows a message with its recipients.
-    pub fn of(row: MessageRow, recipients: Vec<RecipientRow>) -> Self {
-        let recipients: Vec<Recipient> = recipients.into_iter().map(Recipient::of).collect();
+    pub fn of(row: MessageRow, recipients: Vec<RecipientRow>, bounces: &HashMap<Uuid, BounceSaid>) -> Self {
+        let recipients: Vec<Recipient> = recipients
+            .into_iter()
+            .map(|row| {
+                let bounce = bounces.get(&row.id).cloned();
+                Recipient { bounce, ..Recipient::of(row) }
+            })
+            .collect();
         Self {
             id: MessageId(row.id),
             status: MessageStatus::of(recipients.iter().map(|recipient| recipient.status)),
@@ -251,6 +285,7 @@ impl Message {
             ignore_suppression: row.ignore_suppression,
             size: row.size,
             recipients,
+            attachments: None,
         }
     }
 }
@@ -272,6 +307,7 @@ impl Recipient {
             response: Said::of(row.response_code, row.response_enhanced, row.response_text),
             mx: row.mx,
             tls: row.tls,
+            bounce: None,
         }
     }
 }

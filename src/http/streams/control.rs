@@ -10,6 +10,7 @@ use super::read::shown;
 use super::view::{NewStreamBody, StreamChangeBody, StreamView};
 use super::{NO_STREAM, StreamName};
 use crate::accept::request;
+use crate::db::pauses;
 use crate::db::streams;
 use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;
@@ -102,7 +103,8 @@ pub async fn change(
 
 /// Pause a stream
 ///
-/// Mail is accepted and kept, and what is in flight is finished. What waits still expires in its time.
+/// Messages are accepted and kept, and what is in flight is finished. The retry window does not run while the stream is paused;
+/// a message's own `expires_at` holds all the same.
 #[utoipa::path(
     post, path = "/v1/streams/{name}/pause", tag = "streams", operation_id = "pause_stream",
     params(("name" = String, Path, description = "The stream's name")),
@@ -152,7 +154,7 @@ pub async fn resume(
     StreamName(name): StreamName,
 ) -> Result<Json<StreamView>, ApiError> {
     caller.may(Scope::Admin)?;
-    let is_there = streams::resume(&api.db, caller.tenant(), &name).await?;
+    let is_there = pauses::resume_stream(&api.db, caller.tenant(), &name, api.clock.now()).await?;
     done(&api, &caller, &name, is_there).await
 }
 

@@ -1,0 +1,51 @@
+//! Several things that hold at once, and failures that are ours.
+
+use super::*;
+
+#[test]
+fn a_deferred_recipient_of_a_blocked_lane_names_both() {
+    let mut place = place();
+    place.due_at = Some(at(20));
+    place.lane.blocked = Some(Blocked { cause: Some(Cause::Auth), reply: Some("535 5.7.8 bad".into()), ..blocked() });
+    place.lane.open_at = Some(at(30));
+    let told = explain(&tried(Status::Deferred, 535, "bad"), Some(&place), now());
+    assert_eq!((told.blocker.kind, told.blocker.next_attempt_at), (Kind::RetryWait, Some(at(30))));
+    for words in [
+        "2 attempts failed",
+        "does not let us log in, since 1970-01-01T00:03:00Z",
+        "probe is due at 1970-01-01T00:30:00Z",
+    ] {
+        assert!(told.summary.contains(words), "{}", told.summary);
+    }
+    assert!(told.unblock[0].action.starts_with("Correct the user name"), "{:?}", told.unblock);
+    assert!(told.unblock[1].action.starts_with("Once that is fixed"), "{:?}", told.unblock);
+}
+
+#[test]
+fn greylisting_advises_to_wait() {
+    let mut place = place();
+    place.due_at = Some(at(20));
+    let told = explain(&tried(Status::Deferred, 451, "Greylisted, come back"), Some(&place), now());
+    assert_eq!((told.unblock.len(), &told.unblock[0].call), (1, &None));
+    assert!(told.summary.contains("That is greylisting"), "{}", told.summary);
+}
+
+#[test]
+fn what_cannot_be_prepared_names_the_error_and_its_beginning() {
+    let mut place = place();
+    place.due_at = Some(at(11));
+    let error = "messages from domain acme.test cannot be signed: secret_key is not set".to_owned();
+    place.unprepared = Some(NotPrepared { error: error.clone(), since: at(4) });
+    let told = told(&place);
+    assert_eq!((told.blocker.kind, told.blocker.since, told.blocker.rule), (Kind::PutOff, Some(at(4)), Some(error)));
+    assert!(told.summary.contains("domain acme.test") && told.summary.contains("00:04:00Z"), "{}", told.summary);
+    assert_eq!(told.unblock[1].call.as_deref(), Some("POST /v1/lanes/lane_7/reset"));
+}
+
+#[test]
+fn a_bounce_names_its_meaning_and_the_suppression() {
+    let bounce = BounceSaid { kind: "hard".into(), category: "unknown_user".into(), source: "smtp".into() };
+    let bounced = Recipient { bounce: Some(bounce), ..tried(Status::Bounced, 550, "no such user") };
+    let told = explain(&bounced, None, now());
+    assert!(told.summary.contains("(hard/unknown_user)"), "{}", told.summary);
+}

@@ -1,0 +1,50 @@
+//! Pauses, for which the retry window does not run. `expires_at` is the application's and holds all the same: what is late is
+//! of no use to it.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// A pause of a lane or of its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// When it began.
+    pub from: DateTime<Utc>,
+    /// When it ended; `None` while it lasts.
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// How long these pauses together lasted between `since` and `now`, each moment counted once. The pauses are in the order of
+/// their beginnings.
+pub fn paused_time(pauses: impl Iterator<Item = Pause>, since: DateTime<Utc>, now: DateTime<Utc>) -> TimeDelta {
+    let (mut sum, mut counted_to) = (TimeDelta::zero(), since);
+    for pause in pauses {
+        let (from, until) = (pause.from.max(counted_to), pause.until.unwrap_or(now).min(now));
+        if until > from {
+            sum += until - from;
+            counted_to = until;
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(hour: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::hours(hour)
+    }
+
+    #[test]
+    fn overlapping_pauses_count_each_moment_once() {
+        let pause = |from, until: Option<i64>| Pause { from: at(from), until: until.map(at) };
+        let hours = |pauses: &[Pause], since, now| paused_time(pauses.iter().copied(), at(since), at(now)).num_hours();
+        assert_eq!(hours(&[], 0, 9), 0);
+        assert_eq!(hours(&[pause(1, Some(3))], 0, 9), 2);
+        assert_eq!(hours(&[pause(1, Some(3))], 2, 9), 1, "what was before does not count");
+        assert_eq!(hours(&[pause(1, Some(3))], 4, 9), 0);
+        assert_eq!(hours(&[pause(1, Some(3)), pause(2, Some(5)), pause(4, None)], 0, 9), 8);
+        assert_eq!(hours(&[pause(1, Some(8)), pause(2, Some(5))], 0, 9), 7);
+        assert_eq!(hours(&[pause(7, None)], 8, 9), 1);
+        assert_eq!(hours(&[pause(7, None)], 9, 8), 0, "a first attempt that is still to come");
+    }
+}

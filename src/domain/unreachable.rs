@@ -1,0 +1,185 @@
+//! Why no session with a destination can be had: what an operator has to look at first, in words and as a stable name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::outcome::{Outcome, Reply};
+
+/// Why a destination cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = BlockCause)]
+pub enum Cause {
+    /// The login was refused, or none that both sides know is possible.
+    Auth,
+    /// The server's certificate is not valid: expired, of another name, or of an unknown issuer.
+    Certificate,
+    /// TLS is required and not offered, or its handshake failed.
+    Tls,
+    /// The DNS does not say where to connect.
+    Dns,
+    /// Nobody listens at the address.
+    ConnectionRefused,
+    /// Nobody answers in time.
+    Timeout,
+    /// The network does not lead there.
+    Network,
+    /// The server closes the connection before a message could be sent.
+    Disconnected,
+    /// The server refuses the session by its reply.
+    Refused,
+}
+
+impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 9] = [
+        Self::Auth,
+        Self::Certificate,
+        Self::Tls,
+        Self::Dns,
+        Self::ConnectionRefused,
+        Self::Timeout,
+        Self::Network,
+        Self::Disconnected,
+        Self::Refused,
+    ];
+
+    /// The word in SQL, JSON, logs and documentation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auth => "auth",
+            Self::Certificate => "certificate",
+            Self::Tls => "tls",
+            Self::Dns => "dns",
+            Self::ConnectionRefused => "connection_refused",
+            Self::Timeout => "timeout",
+            Self::Network => "network",
+            Self::Disconnected => "disconnected",
+            Self::Refused => "refused",
+        }
+    }
+
+    /// The cause of an outcome before MAIL.
+    pub fn new(outcome: &Outcome) -> Self {
+        Self::from_reply(&outcome.reply)
+    }
+
+    /// Judges a server's reply by its code, and our own words by their enhanced code and what they say.
+    fn from_reply(reply: &Reply) -> Self {
+        let text = reply.text.to_ascii_lowercase();
+        let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        let enhanced = reply.enhanced.map(|code| (code.subject, code.detail));
+        match (reply.code, enhanced) {
+            (Some(530), _) if has(&["starttls"]) => Self::Tls,
+            (Some(530 | 534 | 535 | 538), _) | (Some(_), Some((7, 8 | 9))) => Self::Auth,
+            (Some(454), _) if has(&["auth"]) => Self::Auth,
+            (Some(454), _) => Self::Tls,
+            (Some(_), _) => Self::Refused,
+            (None, Some((4, 3 | 4 | 6))) => Self::Dns,
+            (None, _) if has(&["certificate"]) => Self::Certificate,
+            (None, _) if has(&["auth", "user and password"]) => Self::Auth,
+            (None, Some((7, _))) => Self::Tls,
+            (None, _) if has(&["refused"]) => Self::ConnectionRefused,
+            (None, _) if has(&["took too long", "timed out", "time-out", "timeout"]) => Self::Timeout,
+            (None, Some((4, 1))) => Self::Network,
+            (None, _) => Self::Disconnected,
+        }
+    }
+
+    /// What the destination does, to stand behind its name: "refuses the login".
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Auth => "does not let us log in",
+            Self::Certificate => "shows a certificate that is not valid",
+            Self::Tls => "cannot be reached over TLS",
+            Self::Dns => "cannot be found in the DNS",
+            Self::ConnectionRefused => "refuses connections",
+            Self::Timeout => "does not respond in time",
+            Self::Network => "cannot be reached over the network",
+            Self::Disconnected => "closes the connection before a message can be sent",
+            Self::Refused => "refuses the session",
+        }
+    }
+
+    /// What to do about it.
+    pub fn fix(self) -> &'static str {
+        match self {
+            Self::Auth => {
+                "Correct the user name, the password or the AUTH mechanism of the route, and restart the workers; the next \
+                 probe then reopens the lane."
+            }
+            Self::Certificate => {
+                "Have the server's certificate renewed or corrected (or trust its issuer in the route's TLS settings); the next \
+                 probe then reopens the lane."
+            }
+            Self::Tls => {
+                "Have the server offer TLS again, or change the TLS setting of the route; the next probe then reopens the lane."
+            }
+            Self::Dns => {
+                "Fix the domain's or the relay's DNS records, or the resolver this machine uses; the next probe then reopens the lane."
+            }
+            Self::ConnectionRefused => {
+                "Start the mail server at that address, or correct the host and port of the route; the next probe then reopens \
+                 the lane."
+            }
+            Self::Timeout | Self::Network => {
+                "Fix the destination or the network path (a firewall that blocks port 25 is a frequent reason); the next probe \
+                 then reopens the lane."
+            }
+            Self::Disconnected => "Fix the destination or what stands before it; the next probe then reopens the lane.",
+            Self::Refused => {
+                "Do what the reply asks for, or ask the destination's postmaster; the next probe then reopens the lane."
+            }
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Cause {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|cause| cause.as_str() == word).ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_is_read_from_code_and_words() {
+        use Cause::{Auth, Certificate, ConnectionRefused, Disconnected, Dns, Network, Refused, Timeout, Tls};
+        let server = |code, text: &str| Reply::from_lines(code, [text].into_iter());
+        for (reply, cause) in [
+            (server(535, "5.7.8 Authentication credentials invalid"), Auth),
+            (server(530, "5.7.0 Authentication required"), Auth),
+            (server(530, "5.7.0 Must issue a STARTTLS command first"), Tls),
+            (server(454, "4.7.0 Temporary authentication failure"), Auth),
+            (server(454, "4.7.0 TLS not available due to local problem"), Tls),
+            (server(554, "5.7.1 your IP is on a blocklist"), Refused),
+            (Reply::ours_with(4, 7, 5, "TLS handshake failed: invalid peer certificate: UnknownIssuer"), Certificate),
+            (Reply::ours_with(4, 7, 5, "TLS handshake failed: received corrupt message"), Tls),
+            (Reply::ours_with(4, 7, 5, "TLS handshake failed: it took too long"), Tls),
+            (Reply::ours_with(4, 7, 10, "TLS is required and the server does not offer it"), Tls),
+            (Reply::ours_with(4, 7, 0, "the server does not offer AUTH PLAIN"), Auth),
+            (Reply::ours_with(4, 4, 3, "the DNS did not say who takes mail for a.test: SERVFAIL"), Dns),
+            (Reply::ours_with(4, 4, 4, "MTA-STS enforce: the policy of a.test names none"), Dns),
+            (
+                Reply::ours_with(4, 4, 1, "could not connect to 192.0.2.1:25: Connection refused (os error 111)"),
+                ConnectionRefused,
+            ),
+            (Reply::ours_with(4, 4, 1, "could not connect to 192.0.2.1:25: it took too long"), Timeout),
+            (Reply::ours_with(4, 4, 1, "could not connect to 192.0.2.1:25: No route to host (os error 113)"), Network),
+            (Reply::ours_with(4, 4, 2, "at the greeting: the connection was closed"), Disconnected),
+        ] {
+            assert_eq!(Cause::from_reply(&reply), cause, "{reply:?}");
+        }
+        assert!(Cause::ALL.iter().all(|cause| cause.as_str().parse() == Ok(*cause)));
+    }
+}

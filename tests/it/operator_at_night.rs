@@ -1,0 +1,146 @@
+//! What an operator sees and does when something is stuck: pauses, blocks, lists and retries.
+
+use serde_json::json;
+
+use crate::support::app::TestApp;
+use crate::support::clock::{hours, minutes};
+
+/// The lane of a message's only recipient, and its explanation.
+async fn explained(app: &TestApp, id: &str) -> (String, serde_json::Value) {
+    let recipient = app.get(&format!("/v1/messages/{id}/explain")).await.body["recipients"][0].clone();
+    (recipient["lane"]["id"].as_str().unwrap_or_default().to_owned(), recipient)
+}
+
+#[tokio::test]
+async fn a_paused_stream_keeps_its_messages_for_weeks() {
+    let app = TestApp::start().await;
+    let mail = app.send(json!({})).await;
+    app.clock.advance(hours(1));
+    app.post("/v1/streams/transactional/pause", &json!({})).await;
+    let hard = app.send(json!({"expires_at": app.clock.text_in(hours(2))})).await;
+    app.clock.advance(hours(24 * 14));
+    app.run_until_idle().await;
+    assert_eq!(app.status(&hard.id).await, "expired", "the application's own limit holds");
+    assert_eq!(app.status(&mail.id).await, "queued");
+    let (_, told) = explained(&app, &mail.id).await;
+    assert!(told["summary"].as_str().unwrap().contains("retry window does not run meanwhile; 3 days"), "{told}");
+
+    app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 disk full\r\n"]);
+    app.post("/v1/streams/transactional/resume", &json!({})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.status(&mail.id).await, "deferred", "its window goes on where it stood");
+    app.clock.advance(hours(72));
+    app.run_until_idle().await;
+    assert_eq!(app.status(&mail.id).await, "expired");
+}
+
+#[tokio::test]
+async fn a_paused_lane_keeps_its_messages_too() {
+    let app = TestApp::start().await;
+    let mail = app.send(json!({})).await;
+    let (lane, _) = explained(&app, &mail.id).await;
+    app.post(&format!("/v1/lanes/{lane}/pause"), &json!({})).await;
+    app.clock.advance(hours(24 * 5));
+    app.run_until_idle().await;
+    app.post(&format!("/v1/lanes/{lane}/resume"), &json!({})).await;
+    app.run_until_idle().await;
+    assert_eq!(app.status(&mail.id).await, "relayed");
+}
+
+#[tokio::test]
+async fn a_lane_is_retried_at_once_and_counts() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 disk full\r\n", "451 4.3.2 disk full\r\n"]);
+    let first = app.send(json!({})).await;
+    let second = app.send(json!({})).await;
+    let scheduled = app.send(json!({"scheduled_at": app.clock.text_in(hours(1))})).await;
+    app.run_until_idle().await;
+    let (lane, _) = explained(&app, &first.id).await;
+    let listed = app.get(&format!("/v1/messages?lane={lane}")).await.body["data"].as_array().unwrap().len();
+    assert_eq!(listed, 3);
+    let nobody = app.post(&format!("/v1/lanes/{lane}/retry?domain=other.test"), &json!({})).await;
+    assert_eq!(nobody.body, json!({"retried": 0, "has_more": false}));
+    let done = app.post(&format!("/v1/lanes/{lane}/retry?domain=example.test"), &json!({})).await;
+    assert_eq!(done.body, json!({"retried": 2, "has_more": false}));
+    app.run_until_idle().await;
+    for (id, status) in [(&first.id, "relayed"), (&second.id, "relayed"), (&scheduled.id, "scheduled")] {
+        assert_eq!(app.status(id).await, status);
+    }
+    assert_eq!(app.post("/v1/lanes/lane_999/retry", &json!({})).await.status, 404);
+}
+
+#[tokio::test]
+async fn held_recipients_and_domains_can_be_listed() {
+    let app = TestApp::start().await;
+    let mail = app.send(json!({})).await;
+    app.send(json!({"to": "bo@other.test"})).await;
+    let found = async |query: &str| {
+        let page = app.get(&format!("/v1/messages?{query}")).await.body;
+        page["data"].as_array().unwrap_or(&Vec::new()).len()
+    };
+    assert_eq!((found("held=true").await, found("to_domain=OTHER.test").await), (0, 1));
+    app.sql(
+        "UPDATE queue SET held = 'held: a test', due_at = 'infinity' WHERE recipient_id IN
+             (SELECT id FROM recipients WHERE address = 'ann@example.test')",
+    )
+    .await;
+    let (lane, _) = explained(&app, &mail.id).await;
+    assert_eq!((found("held=true").await, found(&format!("held=true&lane={lane}")).await), (1, 1));
+    assert_eq!(app.get("/v1/messages?held=maybe").await.faults(), [("held", "invalid_value")]);
+    assert_eq!(app.post(&format!("/v1/messages/{}/retry", mail.id), &json!({})).await.status, 200);
+    app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn a_refused_login_is_named_in_lane_and_explain() {
+    let app = TestApp::start().await;
+    app.smtp.greeting().replies(["535 5.7.8 wrong password\r\n"]);
+    let mail = app.send(json!({})).await;
+    app.run_until_idle().await;
+    let (lane, told) = explained(&app, &mail.id).await;
+    let summary = told["summary"].as_str().unwrap();
+    assert!(summary.contains("does not let us log in") && summary.contains("wrong password"), "{summary}");
+    let lane = app.get(&format!("/v1/lanes/{lane}")).await.body;
+    assert_eq!(lane["blocked"]["cause"], "auth", "{lane}");
+    assert!(lane["reason"].as_str().unwrap().contains("535 5.7.8 wrong password"), "{lane}");
+    app.clock.advance(minutes(2));
+    app.run_until_idle().await;
+    assert_eq!(app.status(&mail.id).await, "relayed");
+}
+
+#[tokio::test]
+async fn a_bounce_is_shown_with_its_suppression() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@example.test").replies(["550 5.1.1 user unknown\r\n"]);
+    let mail = app.send(json!({})).await;
+    app.run_until_idle().await;
+    let bounce = json!({"type": "hard", "category": "unknown_user", "source": "smtp"});
+    assert_eq!(app.recipient(&mail.id).await["bounce"], bounce);
+    let (_, told) = explained(&app, &mail.id).await;
+    assert_eq!(told["bounce"], bounce);
+    let summary = told["summary"].as_str().unwrap();
+    assert!(
+        summary.contains("(hard/unknown_user)") && summary.contains("suppressed for all streams since"),
+        "{summary}"
+    );
+    assert!(told["unblock"][0]["call"].as_str().unwrap().starts_with("DELETE /v1/suppressions"), "{told}");
+}
+
+#[tokio::test]
+async fn attachments_and_event_details_are_shown() {
+    let app = TestApp::start().await;
+    let file = json!({"filename": "a.txt", "content": "aGVsbG8=", "content_type": "text/plain"});
+    let mail = app.send(json!({"attachments": [file], "subject": "Your invoice"})).await;
+    app.run_until_idle().await;
+    let shown = app.get(&format!("/v1/messages/{}", mail.id)).await.body["attachments"][0].clone();
+    assert_eq!((&shown["filename"], &shown["size"]), (&json!("a.txt"), &json!(5)));
+    assert_eq!(shown["sha256"].as_str().unwrap().len(), 64);
+    for path in [format!("/v1/messages/{}/events", mail.id), format!("/v1/events?message_id={}", mail.id)] {
+        let events = app.get(&path).await.body["data"].clone();
+        let (accepted, relayed) = (&events[0]["data"], &events[1]["data"]);
+        assert_eq!((&accepted["subject"], &accepted["stream"]), (&json!("Your invoice"), &json!("transactional")));
+        assert_eq!(accepted["recipients"][0]["address"], "ann@example.test");
+        assert_eq!(accepted["recipients"][0]["id"], relayed["recipient_id"]);
+        assert!(relayed["from"]["email"].is_string() && relayed["recipients"].is_null(), "{relayed}");
+    }
+}
