@@ -125,7 +125,7 @@ impl Delivery {
     pub fn private_mx(&self) -> Allowed {
         // What is no rule was refused when the configuration was read.
         let rules = self.allow_private_mx.rules().into_iter().filter_map(|rule| rule.parse().ok()).collect();
-        Allowed { private: matches!(self.allow_private_mx, PrivateMx::All(true)), rules }
+        Allowed { private: matches!(self.allow_private_mx, PrivateMx::All(true)), rules, ..Allowed::default() }
     }
 
     /// [`Delivery::tls`] with domains as addresses have them: A-labels, lower case.

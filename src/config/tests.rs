@@ -282,11 +282,11 @@ fn private_mail_exchangers_are_allowed_by_word_or_by_list() {
     let allowed = |toml: &str, env: &[(&str, &str)]| sound(toml, env).delivery.private_mx();
     let variable = "POSTRIDER_DELIVERY__ALLOW_PRIVATE_MX";
     assert_eq!(allowed("", &[]), Allowed::default());
-    let all = Allowed { private: true, rules: Vec::new() };
+    let all = Allowed { private: true, rules: Vec::new(), this_machine_only: false };
     assert_eq!(allowed("delivery.allow_private_mx = true", &[]), all);
     assert_eq!(allowed("", &[(variable, "true")]), all);
     let rules = ["10.0.0.0/8", "mx.internal"].map(|rule| rule.parse().unwrap()).to_vec();
-    let listed = Allowed { private: false, rules };
+    let listed = Allowed { private: false, rules, this_machine_only: false };
     assert_eq!(allowed(r#"delivery.allow_private_mx = ["10.0.0.0/8", "mx.internal"]"#, &[]), listed);
     assert_eq!(allowed("", &[(variable, "10.0.0.0/8, mx.internal")]), listed);
     let problems = problems("", &[(variable, "10.0.0.0/33")]);

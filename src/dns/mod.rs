@@ -3,8 +3,8 @@
 mod ask;
 mod check;
 mod own;
-mod words;
 mod spf;
+mod words;
 
 use std::net::SocketAddr;
 

@@ -73,10 +73,14 @@ mod tests {
     fn only_what_is_public_or_allowed_takes_mail() {
         let guard = MxGuard::default();
         assert_eq!(admitted(&guard, &ADDRESSES), [true, false, false, false, false, false, false, false]);
-        let private = MxGuard { allowed: Allowed { private: true, rules: Vec::new() }, ..MxGuard::default() };
+        let private = MxGuard {
+            allowed: Allowed { private: true, rules: Vec::new(), this_machine_only: false },
+            ..MxGuard::default()
+        };
         assert_eq!(admitted(&private, &ADDRESSES), [true, false, true, true, false, false, false, true]);
         let rules = vec!["10.0.0.0/8".parse().unwrap(), "169.254.169.254".parse().unwrap()];
-        let listed = MxGuard { allowed: Allowed { private: false, rules }, ..MxGuard::default() };
+        let listed =
+            MxGuard { allowed: Allowed { private: false, rules, this_machine_only: false }, ..MxGuard::default() };
         assert_eq!(admitted(&listed, &ADDRESSES), [true, false, true, true, true, false, false, false]);
         let loopback = MxGuard { loopback: true, ..MxGuard::default() };
         assert_eq!(admitted(&loopback, &ADDRESSES[..3]), [true, true, false]);
@@ -87,7 +91,8 @@ mod tests {
         let admits = |guard: &MxGuard, ip: &str| guard.admits_literal("[x]", ip.parse().unwrap());
         assert!(!admits(&MxGuard::default(), "1.1.1.1") && !admits(&MxGuard::default(), "10.0.0.1"));
         let rules = vec!["1.1.1.0/24".parse().unwrap()];
-        let listed = MxGuard { allowed: Allowed { private: true, rules }, ..MxGuard::default() };
+        let listed =
+            MxGuard { allowed: Allowed { private: true, rules, this_machine_only: false }, ..MxGuard::default() };
         assert!(admits(&listed, "1.1.1.1") && admits(&listed, "10.0.0.1") && !admits(&listed, "9.9.9.9"));
     }
 

@@ -39,7 +39,11 @@ async fn inbox_with_a_mail(dir: &tempfile::TempDir) -> Arc<Inbox> {
 }
 
 async fn call(inbox: &Arc<Inbox>, method: Method, path: &str) -> Response {
-    ask(inbox, Request::builder().method(method).uri(path).header(header::HOST, "localhost").body(Body::empty()).unwrap()).await
+    ask(
+        inbox,
+        Request::builder().method(method).uri(path).header(header::HOST, "localhost").body(Body::empty()).unwrap(),
+    )
+    .await
 }
 
 async fn ask(inbox: &Arc<Inbox>, request: Request<Body>) -> Response {

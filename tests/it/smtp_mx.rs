@@ -257,13 +257,13 @@ async fn a_private_host_that_is_allowed_takes_mail() {
     dns.mx("example.test", 10, "mx.test");
     dns.has_address("mx.test", "127.0.0.1");
     for rule in ["127.0.0.0/8", "127.0.0.1"] {
-        let allow_private_mx = Allowed { private: false, rules: vec![rule.parse().unwrap()] };
+        let allow_private_mx = Allowed { private: false, rules: vec![rule.parse().unwrap()], this_machine_only: false };
         let sender = sender(Settings { allow_loopback_mx: false, allow_private_mx, ..direct(&dns, &smtp) });
         for domain in ["example.test", "[127.0.0.1]"] {
             assert_eq!(send(&sender, domain).await.verdict, Accepted, "{rule} {domain}");
         }
     }
-    let allow_private_mx = Allowed { private: true, rules: vec!["mx.test".parse().unwrap()] };
+    let allow_private_mx = Allowed { private: true, rules: vec!["mx.test".parse().unwrap()], this_machine_only: false };
     let sender = sender(Settings { allow_loopback_mx: false, allow_private_mx, ..direct(&dns, &smtp) });
     assert_eq!(send(&sender, "example.test").await.verdict, Accepted, "by name");
     assert_eq!(send(&sender, "[127.0.0.1]").await.verdict, Permanent, "private networks are not this machine");

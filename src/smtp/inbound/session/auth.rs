@@ -33,6 +33,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'_, S, H> {
                     self.wire.say(421, "4.3.2 The server is stopping");
                     return Ok(Next::Quit);
                 }
+                Heard::Leave => {
+                    self.wire.say(421, "4.3.2 All places are taken, and you send nothing; come back later");
+                    return Ok(Next::Quit);
+                }
                 Heard::Line(Ok(line)) if line == b"*" => return Ok(self.refuse(501, "5.7.0 Canceled")),
                 Heard::Line(Ok(_)) => {}
                 Heard::Line(Err(LineFault::TooLong)) => return Ok(self.refuse(500, "5.5.6 The response is too long")),
