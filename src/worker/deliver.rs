@@ -240,8 +240,8 @@ pub(super) fn deadline(parts: &Parts, mail: &Mail, claimed: &Claimed) -> DateTim
     let row = &mail.message.row;
     let pauses = parts.policies.pauses();
     let stream = (row.tenant_id, row.stream.as_str());
-    let paused = pauses.paused_time(stream, claimed.lane_id, claimed.first_due_at, parts.clock.now());
-    policy(parts, mail).deadline(claimed.first_due_at + paused, row.expires_at)
+    let stood_still = pauses.paused_time(stream, claimed.lane_id, claimed.first_due_at, parts.clock.now());
+    policy(parts, mail).deadline(claimed.first_due_at + stood_still, row.expires_at)
 }
 
 fn policy(parts: &Parts, mail: &Mail) -> Arc<Policy> {

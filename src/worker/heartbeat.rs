@@ -11,10 +11,10 @@ pub(super) async fn run(parts: Arc<Parts>) {
     let failed = Seldom::default();
     loop {
         ticks.tick().await;
-        if let Err(error) = parts.identity.beat(&parts.db).await {
-            if let Some(times) = failed.note(tokio::time::Instant::now()) {
-                tracing::warn!(event = "heartbeat_failed", %error, times, "failed to send a heartbeat; trying again");
-            }
+        if let Err(error) = parts.identity.beat(&parts.db).await
+            && let Some(times) = failed.note(tokio::time::Instant::now())
+        {
+            tracing::warn!(event = "heartbeat_failed", %error, times, "failed to send a heartbeat; trying again");
         }
     }
 }

@@ -138,8 +138,8 @@ pub async fn get(
         places.lanes = places.lanes.drain().map(|(id, lane)| (id, without_replies(lane))).collect();
         entries.values_mut().for_each(without_origin);
     }
-    let bounced = rows.iter().any(|row| row.status == Status::Bounced.as_str());
-    let mut bounces = if bounced { bounces::of_messages(&api.db, tenant, &[id.0]).await? } else { HashMap::new() };
+    let has_bounced = rows.iter().any(|row| row.status == Status::Bounced.as_str());
+    let mut bounces = if has_bounced { bounces::of_messages(&api.db, tenant, &[id.0]).await? } else { HashMap::new() };
     let recipients: Vec<ExplainedRecipient> = rows
         .into_iter()
         .map(|row| {
