@@ -19,6 +19,7 @@ use crate::app;
 use crate::config::Config;
 use crate::db::DbError;
 use crate::db::schema::SchemaError;
+use crate::db::session::SessionError;
 use crate::telemetry;
 
 #[derive(Debug, Parser)]
@@ -82,12 +83,15 @@ fn one_line(error: &anyhow::Error) -> String {
 /// sqlx ends the errors of Postgres with the line of the server's C source.
 fn without_source_line(text: &str) -> String {
     let kept = text.rsplit_once(" at line ").filter(|(_, number)| number.bytes().all(|b| b.is_ascii_digit()));
-    kept.map_or(text, |(kept, _)| kept).replace("error returned from database: ", "")
+    kept.map_or(text, |(kept, _)| kept)
+        .replace("error returned from database: ", "")
+        .replace("error communicating with database: ", "")
 }
 
 /// Names the database where it is what failed.
 fn with_target(error: anyhow::Error, target: &str) -> anyhow::Error {
-    let is_about_it = error.chain().any(|cause| cause.is::<DbError>() || cause.is::<SchemaError>());
+    let is_about_it =
+        error.chain().any(|cause| cause.is::<DbError>() || cause.is::<SchemaError>() || cause.is::<SessionError>());
     if is_about_it { error.context(format!("database {target}")) } else { error }
 }
 

@@ -184,7 +184,7 @@ async fn a_complaint_is_an_event_and_the_mail_stays_where_it_is() {
     assert_eq!(app.status(&id).await, "relayed");
     assert_eq!(app.events(&id).await, ["accepted", "relayed", "complained"]);
     let explained = app.get(&format!("/v1/messages/{id}/explain")).await.body;
-    assert!(explained["recipients"][0]["summary"].as_str().unwrap().contains("called it spam"));
+    assert!(explained["recipients"][0]["summary"].as_str().unwrap().contains("reported it as spam"));
     // A bounce may come after it.
     app.bring_back(&path, &dsn(None, None, &[failed("ann@example.test")])).await;
     assert_eq!(app.events(&id).await, ["accepted", "relayed", "complained", "bounced"]);

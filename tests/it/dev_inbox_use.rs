@@ -31,6 +31,9 @@ fn with_subject(subject: &str) -> String {
 async fn call(inbox: &Arc<Inbox>, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
     let router = postrider::http::finish(postrider::dev::complete(Router::new(), inbox.clone()));
     let mut request = Request::builder().method(method).uri(path);
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        request = request.header("host", "localhost");
+    }
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
