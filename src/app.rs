@@ -106,7 +106,8 @@ impl App {
         let worker = match working {
             None => None,
             Some(working) => {
-                let worker = worker(config, working, clock.clone(), wake.clone(), journal.clone()).await?;
+                // Large, and awaited once.
+                let worker = Box::pin(worker(config, working, clock.clone(), wake.clone(), journal.clone())).await?;
                 let stop = stop.clone();
                 Some(tokio::spawn(async move { worker.run(stop).await }))
             }

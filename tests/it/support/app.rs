@@ -91,8 +91,9 @@ impl TestAppBuilder {
         }
         let db = Db::new(&database.url, 8, config.database.timeout).unwrap();
         let roles = if self.is_whole { Roles::All } else { Roles::Api };
-        let app = App::start(&config, roles, clock.clone(), None).await.unwrap();
-        let worker = build_worker(&config, db.clone(), clock.clone(), app.wake()).await.unwrap();
+        // Large futures: every test would hold them.
+        let app = Box::pin(App::start(&config, roles, clock.clone(), None)).await.unwrap();
+        let worker = Box::pin(build_worker(&config, db.clone(), clock.clone(), app.wake())).await.unwrap();
         let key = make_key(&db, &*clock, &Scope::ALL, None).await;
         let api = Api::new(format!("http://{}", app.api_address().unwrap()), key);
         TestApp { smtp, clock, worker, config, database, db, api, app }
