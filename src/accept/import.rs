@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use csv_core::ReadRecordResult;
 use serde_json_borrow::Value;
 
+use super::csv_cell;
 use super::records::{LONGEST, Record};
 use super::request::suppression::{COLUMNS, line};
 use super::request::{Context, Rejection, json};
@@ -151,7 +152,7 @@ fn fields(record: &str) -> Option<Vec<String>> {
         let field = text.get(start..*end).unwrap_or_default();
         start = *end;
         // Cut at separators, what was UTF-8 is UTF-8.
-        String::from_utf8_lossy(field).into_owned()
+        csv_cell::restored(String::from_utf8_lossy(field).into_owned())
     };
     Some(ends.get(..count)?.iter().map(field).collect())
 }

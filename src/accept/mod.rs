@@ -6,6 +6,7 @@
 
 mod announce;
 mod blobs;
+pub mod csv_cell;
 pub mod import;
 mod in_flight;
 mod lanes;

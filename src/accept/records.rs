@@ -18,11 +18,14 @@ pub struct Record {
 
 /// Takes a body apart.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "what the last bytes said, of which any may hold with any other")]
 pub struct Records {
     /// Whether line ends within quotes belong to the record.
     has_quotes: bool,
     current: Vec<u8>,
     in_quotes: bool,
+    /// Whether the last byte was a CR that ended a line: an LF behind it belongs to the same line end.
+    after_cr: bool,
     /// Whether the current record is too long, and is skipped.
     is_skipping: bool,
     /// Lines that have ended.
@@ -34,15 +37,30 @@ pub struct Records {
 impl Records {
     /// For a body with, or without, quotes that hold line ends.
     pub fn new(has_quotes: bool) -> Self {
-        Self { has_quotes, current: Vec::new(), in_quotes: false, is_skipping: false, ended: 0, began: 1 }
+        Self {
+            has_quotes,
+            current: Vec::new(),
+            in_quotes: false,
+            after_cr: false,
+            is_skipping: false,
+            ended: 0,
+            began: 1,
+        }
     }
 
     /// Takes the next piece; `take` gets each record that it completes. Blank lines are none.
     pub fn push(&mut self, piece: &[u8], mut take: impl FnMut(Record)) {
         for &byte in piece {
-            if byte == b'\n' {
+            if std::mem::take(&mut self.after_cr) && byte == b'\n' {
+                continue;
+            }
+            let is_open = self.in_quotes && !self.is_skipping;
+            // Old spreadsheets end the lines of a CSV with CR alone.
+            let is_cr = byte == b'\r' && self.has_quotes && !is_open;
+            if byte == b'\n' || is_cr {
                 self.ended += 1;
-                if !self.in_quotes || self.is_skipping {
+                if !is_open {
+                    self.after_cr = is_cr;
                     self.complete(&mut take);
                     continue;
                 }
@@ -125,6 +143,15 @@ mod tests {
             (4, Some("c@d.test,")),
         ]);
         for piece in [1, 7, 100] {
+            assert_eq!(split(body, true, piece), expected);
+        }
+    }
+
+    #[test]
+    fn a_cr_alone_ends_a_line_of_csv() {
+        let body = b"c20@x.test\rc21@x.test\r\n\rc22@x.test,\"a\rb\"\r";
+        let expected = of(&[(1, Some("c20@x.test")), (2, Some("c21@x.test")), (4, Some("c22@x.test,\"a\rb\""))]);
+        for piece in [1, 3, 100] {
             assert_eq!(split(body, true, piece), expected);
         }
     }

@@ -146,6 +146,18 @@ async fn what_cannot_be_imported_is_answered() {
 }
 
 #[tokio::test]
+async fn csv_lines_may_end_with_cr_and_formulas_survive() {
+    let app = TestApp::start().await;
+    let answer = import(&app, CSV, "c20@x.test\rc21@x.test\r").await;
+    assert_eq!(summary(&answer.body), [2, 2, 0, 0, 0], "{}", answer.body);
+    app.post(PATH, &json!([{"address": "+tag@x.test", "note": "=HYPERLINK(1)"}])).await;
+    let exported = export(&app, CSV).await;
+    assert!(exported.contains("'+tag@x.test,") && exported.contains("'=HYPERLINK(1)"), "{exported}");
+    let again = import(&app, CSV, exported).await;
+    assert_eq!(summary(&again.body), [3, 0, 0, 3, 0], "{}", again.body);
+}
+
+#[tokio::test]
 async fn what_has_expired_is_not_exported() {
     let app = TestApp::start().await;
     app.post(

@@ -9,6 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::stream;
 
 use super::view::SuppressionView;
+use crate::accept::csv_cell;
 use crate::accept::import::Format;
 use crate::accept::request::suppression::COLUMNS;
 use crate::db::suppression_list;
@@ -132,7 +133,7 @@ fn line(entry: Suppression, format: Format) -> String {
         view.message_id.map_or_else(String::new, |id| id.to_string()),
         view.recipient_id.map_or_else(String::new, |id| id.to_string()),
     ];
-    fields.map(quoted).join(",") + "\r\n"
+    fields.map(csv_cell::neutralised).map(quoted).join(",") + "\r\n"
 }
 
 /// A field of CSV (RFC 4180): in quotes where it needs them.
