@@ -1,7 +1,7 @@
 //! `idempotency_keys`: which request a key stands for.
 //!
 //! A key belongs to the API key that used it. The first API key of a tenant that uses a text has it as it is, so that
-//! earlier versions, which know no owners, find it; every other one has it under [`scoped`] text.
+//! earlier versions, which know no owners, find it; every other one has it under `scoped` text.
 
 use uuid::Uuid;
 

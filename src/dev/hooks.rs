@@ -1,6 +1,6 @@
 //! A receiver for webhooks in `postrider dev`: `POST /dev/hooks` is answered 204 and kept, for a person or a test to read.
 //!
-//! Kept in memory, the newest [`CAPACITY`] posts. Signatures are shown and not checked: only the endpoint's creator
+//! Kept in memory, the newest `CAPACITY` posts. Signatures are shown and not checked: only the endpoint's creator
 //! knows its secret.
 
 use std::collections::VecDeque;
