@@ -55,7 +55,7 @@ impl Reader {
     /// Reads the next record.
     pub fn read(&mut self, record: &Record, context: &Context<'_>) -> Read {
         let Some(octets) = &record.octets else {
-            return Read::Refused(fault("", Code::TooLong, format!("longer than {LONGEST} bytes")));
+            return self.unread(fault("", Code::TooLong, format!("longer than {LONGEST} bytes")));
         };
         match self.format {
             Format::Ndjson => entry(json::read(octets, FIELDS + 1), context),
@@ -63,12 +63,22 @@ impl Reader {
         }
     }
 
+    /// A record whose fields are not known. Where it is the first of a CSV, neither are the columns of all that follow.
+    fn unread(&self, fault: Fault) -> Read {
+        if self.format == Format::Csv && self.columns.is_none() {
+            Read::Unreadable(fault)
+        } else {
+            Read::Refused(fault)
+        }
+    }
+
     fn csv(&mut self, octets: &[u8], context: &Context<'_>) -> Read {
         let Ok(text) = std::str::from_utf8(octets) else {
-            return Read::Refused(fault("", Code::InvalidValue, "not UTF-8".into()));
+            return self.unread(fault("", Code::InvalidValue, "not UTF-8".into()));
         };
-        let Some(fields) = fields(text) else {
-            return Read::Refused(fault("", Code::TooMany, format!("more than {} fields", COLUMNS.len())));
+        let fields = match fields(text) {
+            Ok(fields) => fields,
+            Err(fault) => return self.unread(fault),
         };
         let columns = match &self.columns {
             Some(columns) => columns,
@@ -130,16 +140,30 @@ fn columns(fields: &[String]) -> Result<Option<Vec<&'static str>>, Fault> {
     Err(fault("", Code::Required, "there is no column `address`".into()))
 }
 
-/// The fields of one record; `None` where there are too many.
-fn fields(record: &str) -> Option<Vec<String>> {
+/// The fields of one record. A quote inside of a field, which should have been in quotes itself, may make one record of
+/// several lines: then nothing of it is read, so that no line is lost without a word.
+fn fields(record: &str) -> Result<Vec<String>, Fault> {
+    let too_many = || fault("", Code::TooMany, format!("more than {} fields", COLUMNS.len()));
+    let (fields, is_whole) = split(record).ok_or_else(too_many)?;
+    if is_whole {
+        return Ok(fields);
+    }
+    let message = "a quote in a field that is not in quotes: put the field in quotes and double the quote; the lines up to the next \
+                   quote were not read either";
+    Err(fault("", Code::InvalidValue, message.into()))
+}
+
+/// The fields of one record, and whether they are all of it; `None` where there are too many.
+fn split(record: &str) -> Option<(Vec<String>, bool)> {
     let (mut text, mut ends) = (vec![0; record.len() + 1], [0; FIELDS]);
     let mut reader = csv_core::Reader::new();
-    let (result, read, written, count) = reader.read_record(record.as_bytes(), &mut text, &mut ends);
+    let (result, mut read, written, count) = reader.read_record(record.as_bytes(), &mut text, &mut ends);
     let (result, count) = match result {
         // The end of the record is the end of what there is.
         ReadRecordResult::InputEmpty => {
-            let (result, _, _, more) =
+            let (result, more_read, _, more) =
                 reader.read_record(&record.as_bytes()[read..], text.get_mut(written..)?, ends.get_mut(count..)?);
+            read += more_read;
             (result, count + more)
         }
         result => (result, count),
@@ -154,7 +178,7 @@ fn fields(record: &str) -> Option<Vec<String>> {
         // Cut at separators, what was UTF-8 is UTF-8.
         csv_cell::restored(String::from_utf8_lossy(field).into_owned())
     };
-    Some(ends.get(..count)?.iter().map(field).collect())
+    Some((ends.get(..count)?.iter().map(field).collect(), read == record.len()))
 }
 
 #[cfg(test)]
@@ -195,7 +219,7 @@ mod tests {
         ] {
             assert_eq!(fields(record).unwrap(), expected, "{record}");
         }
-        assert_eq!(fields(&",".repeat(FIELDS)), None);
+        assert_eq!(fields(&",".repeat(FIELDS)).unwrap_err().code, Code::TooMany.as_str());
         assert_eq!(fields(&",".repeat(FIELDS - 1)).unwrap().len(), FIELDS);
     }
 

@@ -21,7 +21,7 @@ const IDLE: usize = 1_100;
 const SILENT: usize = 24;
 
 #[tokio::test]
-#[ignore = "opens more than a thousand connections, and measures"]
+#[ignore = "opens more than a thousand connections: cargo test --test it http_flood -- --ignored --nocapture"]
 async fn idle_and_silent_clients_do_not_stop_the_service() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
     let key = key(&database.url).await;

@@ -158,6 +158,19 @@ async fn csv_lines_may_end_with_cr_and_formulas_survive() {
 }
 
 #[tokio::test]
+async fn csv_lines_that_are_not_read_are_reported() {
+    let app = TestApp::start().await;
+    let quote = import(&app, CSV, "a1@x.test,,,5\" pipe\na2@x.test\na3@x.test,,,6\" pipe\na4@x.test\n").await;
+    assert_eq!((quote.status, quote.faults()), (422, vec![("", "invalid_value")]));
+    let later = import(&app, CSV, "address,note\na1@x.test,5\" pipe\na2@x.test,\n").await;
+    assert_eq!(summary(&later.body), [1, 0, 0, 0, 1], "{}", later.body);
+    assert_eq!(later.body["errors"][0]["line"], 2);
+    let header = import(&app, CSV, b"address,stream\xff\nann@example.test,news\n".to_vec()).await;
+    assert_eq!(header.problem(), (422, "invalid_request"));
+    assert_eq!(export(&app, NDJSON).await, "");
+}
+
+#[tokio::test]
 async fn what_has_expired_is_not_exported() {
     let app = TestApp::start().await;
     app.post(
