@@ -185,7 +185,7 @@ fn refused(said: &str) -> Option<String> {
 fn action(word: Option<&str>, status: Option<EnhancedCode>) -> Option<Action> {
     let word = word.map(|word| cut(word, 100).to_ascii_lowercase()).unwrap_or_default();
     match word.split(|c: char| !c.is_ascii_alphabetic()).find(|word| !word.is_empty()).unwrap_or_default() {
-        "failed" | "failure" | "fail" => Some(Action::Failed),
+        "failed" | "failure" | "fail" | "expired" => Some(Action::Failed),
         "delayed" => Some(Action::Delayed),
         "delivered" => Some(Action::Delivered),
         "relayed" => Some(Action::Relayed),
