@@ -284,7 +284,15 @@ pub(super) const WORDS: &[Rule] = &[
             "@ not found",
             "no valid recipients for this",
         ])
-        .without(&["ip address", "password", "domain is", "domain not", "domain*not found", "domain unknown", "domain of"]),
+        .without(&[
+            "ip address",
+            "password",
+            "domain is",
+            "domain not",
+            "domain*not found",
+            "domain unknown",
+            "domain of",
+        ]),
     Rule::of("words-bad-address", Hard, BadAddress).words(&[
         "malformed address",
         "address syntax",

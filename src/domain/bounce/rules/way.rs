@@ -119,6 +119,8 @@ pub(super) const WORDS: &[Rule] = &[
         "too many forwards",
         "message loop",
         "possible loop",
+        "loop alert",
+        "duplicated message-id",
     ]),
     Rule::of("words-tls", Soft, Tls)
         .words(&[
