@@ -115,8 +115,8 @@ fn recipient(
         // OpenSMTPD calls its last word so.
         action = Action::Failed;
     }
-    let reply = reply(group, action, status, told);
-    let judgement = (action == Action::Failed).then(|| bounce::judge(&reply));
+    let reply = reply(group, action, status, told.clone());
+    let judgement = (action == Action::Failed).then(|| bounce::judge_beside(&reply, told.as_deref()));
     let behind = (action == Action::Failed).then(|| behind(group, mail, notice, &recipient, &reply.text)).flatten();
     Some(ReportedRecipient { recipient, original, behind, action, reply, judgement })
 }
