@@ -11,6 +11,7 @@ mod tests;
 mod text;
 
 use super::outcome::Reply;
+use rules::Rule;
 use text::Text;
 
 /// How final a refusal is.
@@ -215,8 +216,17 @@ pub struct Bounce {
 /// Judges a refusal by its text, enhanced code and reply code: the first of [`rules::RULES`] that fits decides. What was
 /// refused for the time being is soft, whatever it says: it was given up because time ran out.
 pub fn judge(reply: &Reply) -> Judgement {
+    judge_beside(reply, None)
+}
+
+/// The same of a refusal beside which a notice says more, such as the command that it answers.
+pub fn judge_beside(reply: &Reply, notice: Option<&str>) -> Judgement {
     let text = Text::of(&reply.text);
-    let Some(rule) = rules::RULES.iter().copied().flatten().find(|rule| rule.fits(reply, &text)) else {
+    // What answers MAIL is not about the recipient, whatever it says does not exist.
+    let is_of_sender = answers_mail(&text) || notice.is_some_and(|notice| answers_mail(&Text::of(notice)));
+    let is_meant = |rule: &&Rule| !(is_of_sender && rule.kind == BounceType::Hard);
+    let mut rules = rules::RULES.iter().copied().flatten().filter(is_meant);
+    let Some(rule) = rules.find(|rule| rule.fits(reply, &text)) else {
         return Judgement { kind: BounceType::Undetermined, category: Category::Other, rule: "none" };
     };
     let is_for_now = match (reply.code, reply.enhanced) {
@@ -227,4 +237,9 @@ pub fn judge(reply: &Reply) -> Judgement {
     let is_final = matches!(rule.kind, BounceType::Hard | BounceType::Block);
     let kind = if is_for_now && is_final { BounceType::Soft } else { rule.kind };
     Judgement { kind, category: rule.category, rule: rule.name }
+}
+
+/// Whether servers say that a reply was one to MAIL: Exim's words, and Postfix's.
+fn answers_mail(text: &Text) -> bool {
+    ["after mail from", "in reply to mail from"].iter().any(|words| text.has(words))
 }

@@ -77,6 +77,9 @@ pub fn read(record: &str) -> (Option<Dmarc>, Option<String>) {
         _ => false,
     };
     let strict = Strict { dkim: is_strict("adkim"), spf: is_strict("aspf") };
+    if let Some(share) = tag("pct").filter(|share| !share.parse().is_ok_and(|share: u8| share <= 100)) {
+        note(format!("its pct={share} is no number from 0 to 100, so that all messages count"));
+    }
     let record = match (own, below) {
         (Ok(Some(policy)), Ok(below)) => Some(Dmarc { policy, subdomain_policy: below.unwrap_or(policy), strict }),
         // Somebody reads the reports, so receivers do as if there were p=none (§6.6.3).

@@ -115,8 +115,8 @@ fn recipient(
         // OpenSMTPD calls its last word so.
         action = Action::Failed;
     }
-    let reply = reply(group, action, status, told);
-    let judgement = (action == Action::Failed).then(|| bounce::judge(&reply));
+    let reply = reply(group, action, status, told.clone());
+    let judgement = (action == Action::Failed).then(|| bounce::judge_beside(&reply, told.as_deref()));
     let behind = (action == Action::Failed).then(|| behind(group, mail, notice, &recipient, &reply.text)).flatten();
     Some(ReportedRecipient { recipient, original, behind, action, reply, judgement })
 }
@@ -185,7 +185,7 @@ fn refused(said: &str) -> Option<String> {
 fn action(word: Option<&str>, status: Option<EnhancedCode>) -> Option<Action> {
     let word = word.map(|word| cut(word, 100).to_ascii_lowercase()).unwrap_or_default();
     match word.split(|c: char| !c.is_ascii_alphabetic()).find(|word| !word.is_empty()).unwrap_or_default() {
-        "failed" | "failure" | "fail" => Some(Action::Failed),
+        "failed" | "failure" | "fail" | "expired" => Some(Action::Failed),
         "delayed" => Some(Action::Delayed),
         "delivered" => Some(Action::Delivered),
         "relayed" => Some(Action::Relayed),

@@ -135,7 +135,7 @@ pub(super) const FORMATS: [(&str, &[&str]); 21] = [
 ];
 
 /// How subjects of bounces read, in lower case.
-pub(super) const SUBJECTS: [&str; 61] = [
+pub(super) const SUBJECTS: [&str; 63] = [
     "undeliver",
     "delivery status notification",
     "delivery failure",
@@ -180,6 +180,7 @@ pub(super) const SUBJECTS: [&str; 61] = [
     "error sending your mail",
     "message you sent blocked",
     "article from",
+    "loop alert",
     "メールエラー",
     "エラーメール",
     "エラー通知",
@@ -190,6 +191,7 @@ pub(super) const SUBJECTS: [&str; 61] = [
     "送信エラー",
     "送信失敗",
     "送信できません",
+    "配信できません",
     "届きません",
     "nicht zugestellt",
     "échec de la remise",

@@ -22,12 +22,15 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use crate::domain::report::{Report, ReportKind};
 use parts::Mail;
 
 /// Reads a mail. Whatever the bytes, there is an answer.
 pub fn read(mime: &[u8]) -> Report {
-    let mail = Mail::read(mime);
+    let mime = with_line_feeds(mime);
+    let mail = Mail::read(&mime);
     dsn::read(&mail)
         .or_else(|| arf::read(&mail))
         .or_else(|| provider::read(&mail))
@@ -38,6 +41,14 @@ pub fn read(mime: &[u8]) -> Report {
         .or_else(|| auto_reply::read(&mail))
         .or_else(|| notice::read(&mail, notice::Evidence::Sender))
         .unwrap_or_else(Report::unknown)
+}
+
+/// Files of old systems end their lines with CR alone.
+fn with_line_feeds(mime: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr(b'\n', mime).is_some() {
+        return Cow::Borrowed(mime);
+    }
+    mime.iter().map(|octet| if *octet == b'\r' { b'\n' } else { *octet }).collect()
 }
 
 /// A mail in short, for a log.

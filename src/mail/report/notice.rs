@@ -8,7 +8,8 @@ use super::fields::{Fields, cut, named};
 use super::formats::{DELAYS, FAILURES, FORMATS, RECEIPTS, SENDERS, SEPARATORS, SUBJECTS, SUCCESSES};
 use super::parts::Mail;
 use super::returned::Returned;
-use crate::domain::bounce;
+use crate::domain::bounce::{self, BounceType};
+use crate::domain::outcome::Reply;
 use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
 pub(super) use said::{about, member_of};
@@ -17,6 +18,8 @@ pub(super) use said::{about, member_of};
 const LIMIT: usize = 32 * 1_024;
 /// Recipients of one notice.
 const MOST: usize = 100;
+/// Octets of a notice that says no more than that an address is refused.
+const REFUSAL: usize = 500;
 /// Lines of what is said of one recipient.
 const LINES: usize = 14;
 
@@ -65,7 +68,8 @@ fn rule(mail: &Mail<'_>, evidence: Evidence, lower: &str, notice: &str) -> Optio
     let format = FORMATS.iter().find(|(_, words)| has(words)).map(|(name, _)| *name);
     let by_daemon = || {
         let is_about_failure = has_subject(mail) || has(&FAILURES) || format.is_some();
-        (is_daemon(mail) && is_about_failure && (whom::has_leading(notice) || has_subject(mail))).then_some("text")
+        let is_bounce = is_daemon(mail) && is_about_failure && (whom::has_leading(notice) || has_subject(mail));
+        (is_bounce || is_by_nobody(mail) && is_refusal(notice)).then_some("text")
     };
     match (evidence, format) {
         (Evidence::Format, Some(name)) if is_from_server(mail) || failed.is_some() || has_subject(mail) => Some(name),
@@ -115,6 +119,17 @@ pub(super) fn is_receipt(mail: &Mail<'_>, lower: &str) -> bool {
 fn is_daemon(mail: &Mail<'_>) -> bool {
     let names = ["from", "return-path"].into_iter().filter_map(|name| mail.fields.get(name)).map(str::to_lowercase);
     names.into_iter().any(|from| SENDERS.iter().any(|name| from.contains(name)))
+}
+
+/// Whether nobody's name stands under it, and none is to be answered.
+fn is_by_nobody(mail: &Mail<'_>) -> bool {
+    let is_null = |name: &str| mail.fields.get(name).is_some_and(|value| value.trim() == "<>");
+    is_null("from") && is_null("return-path")
+}
+
+/// Whether the words give an address up.
+fn is_refusal(notice: &str) -> bool {
+    bounce::judge(&Reply::ours(cut(notice.trim(), REFUSAL))).kind == BounceType::Hard
 }
 
 fn is_from_server(mail: &Mail<'_>) -> bool {

@@ -80,6 +80,8 @@ impl<'a> Mail<'a> {
             self.report_type = Some(report);
         }
         let boundary = kind.and_then(|kind| kind.attribute("boundary")).filter(|boundary| !boundary.is_empty());
+        // Some break its line without the space that belongs there, and the header has it no more.
+        let boundary = boundary.or_else(|| first_delimiter(body).filter(|_| name.starts_with("multipart/")));
         if let Some(boundary) = boundary.filter(|_| name.starts_with("multipart/") && depth < DEPTHS) {
             let pieces = pieces(body, boundary.as_bytes());
             if !pieces.is_empty() {
@@ -148,6 +150,13 @@ fn split(entity: &[u8]) -> (&[u8], &[u8]) {
         }
         start = end;
     }
+}
+
+/// What stands behind `--` on the first line of a body that begins so.
+fn first_delimiter(body: &[u8]) -> Option<&str> {
+    let mut lines = body[..body.len().min(HEADER)].split(|octet| *octet == b'\n');
+    let delimiter = lines.find_map(|line| line.strip_prefix(b"--"))?;
+    std::str::from_utf8(delimiter).ok().map(str::trim_ascii_end).filter(|rest| (1..=70).contains(&rest.len()))
 }
 
 /// The pieces of a multipart's body, those that nobody looks at left out (RFC 2046 §5.1.1).

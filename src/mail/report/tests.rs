@@ -54,6 +54,7 @@ fn mails_that_came_back_are_read_as_a_reader_would() {
         // Files have bare LF, the wire has CRLF.
         let on_the_wire = String::from_utf8(mail).unwrap().replace('\n', "\r\n");
         assert_eq!(told(&read(on_the_wire.as_bytes())), got, "{name} with CRLF");
+        assert_eq!(told(&read(on_the_wire.replace('\n', "").as_bytes())), got, "{name} with CR");
     }
     assert!(wrong.is_empty(), "\n{wrong}");
     let mut files: Vec<String> =

@@ -85,6 +85,10 @@ pub(super) const ENHANCED: &[Rule] = &[
 
 /// What is left.
 pub(super) const REST: &[Rule] = &[
+    // RFC 5321 §4.2.2 has these words for 550, "mailbox not found" first. As policy may be meant too, no address is given up.
+    Rule::of("rfc5321-550", Hard, Other)
+        .words(&["action not taken: mailbox unavailable", "action not taken: mailbox is unavailable"])
+        .codes(&[(550, 550)]),
     Rule::of("words-system", Soft, System).words(&[
         "system storage",
         "system error",
@@ -98,6 +102,8 @@ pub(super) const REST: &[Rule] = &[
         "try again later",
         "out of memory",
         "disk full",
+        "disk space",
+        "space left on device",
         "not accepting messages",
         "system not accepting",
         "queue file write",

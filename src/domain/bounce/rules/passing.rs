@@ -39,6 +39,8 @@ pub(super) const WORDS: &[Rule] = &[
         "inbox*full",
         "folder is full",
         "folder full",
+        "full mailbox",
+        "space has been used up",
         "quota",
         "out of storage",
         "storage limit",

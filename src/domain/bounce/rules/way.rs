@@ -28,13 +28,23 @@ pub(super) const WORDS: &[Rule] = &[
             "transient dns",
             "dns temporary",
         ])
-        .without(&["domain does not exist", "nxdomain", "domain*nonexistent"]),
+        .without(&[
+            "domain does not exist",
+            "nxdomain",
+            "domain*nonexistent",
+            "dns error: domain name not found",
+            "answer with no data",
+        ]),
     Rule::of("words-domain", Hard, BadDomain).words(&[
         "no such domain",
         "domain not found",
         "domain*does not exist",
         "domain*doesnt exist",
         "nonexistent domain",
+        "domain must exist",
+        "domain mentioned in email address is unknown",
+        "answer with no data",
+        "lookups failed permanently",
         "non-existent domain",
         "domain name not found",
         "host or domain name not found",
@@ -109,6 +119,8 @@ pub(super) const WORDS: &[Rule] = &[
         "too many forwards",
         "message loop",
         "possible loop",
+        "loop alert",
+        "duplicated message-id",
     ]),
     Rule::of("words-tls", Soft, Tls)
         .words(&[

@@ -89,13 +89,7 @@ pub(in crate::mail::report) fn about(text: &str, recipient: &str, is_only: bool)
 /// The reply in which the address stands, and the lines of a transcript (`<<<`) above it: `550 5.1.1 <ann@…>... User unknown`.
 fn quoted(text: &str, at: usize, recipient: &str) -> Option<String> {
     let (before, after) = line_of(text, at, recipient);
-    let starts_with_code = |line: &str| {
-        let line = line.trim_start_matches(['<', '>', ' ', '\t']);
-        line.get(..3).is_some_and(|digits| status::refusal(digits, None).code.is_some())
-    };
-    if !starts_with_code(before) {
-        return None;
-    }
+    leading_code(before)?;
     let start = at - before.len();
     let above: Vec<&str> =
         text[..start].lines().rev().take_while(|line| line.trim_start().starts_with("<<<")).take(LINES).collect();
@@ -105,11 +99,23 @@ fn quoted(text: &str, at: usize, recipient: &str) -> Option<String> {
     Some(above.chain([own.as_str()]).collect::<Vec<_>>().join("\n"))
 }
 
+/// The code that a line of a transcript begins with.
+fn leading_code(line: &str) -> Option<u16> {
+    let line = line.trim_start_matches(['<', '>', ' ', '\t']);
+    line.get(..3).and_then(|digits| status::refusal(digits, None).code)
+}
+
 fn below(text: &str, at: usize, recipient: &str) -> String {
     let after = text[at + recipient.len()..].trim_start_matches(['>', '"', '\'', ')', ']', ':', ',', ' ', '.', '\t']);
     let (first, below) = after.split_once('\n').unwrap_or((after, ""));
-    // The answer to another command is another's.
-    let is_own = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with(">>>");
+    // The answer to another command is another's, and so is one of another code.
+    let mut code = None;
+    let is_own = |line: &&str| {
+        let its = leading_code(line);
+        code = code.or(its);
+        let is_other = its.is_some() && its != code;
+        !line.trim().is_empty() && !line.trim_start().starts_with(">>>") && !is_other
+    };
     paragraph(std::iter::once(first).chain(below.lines().take_while(is_own)), recipient)
 }
 

@@ -39,6 +39,13 @@ pub(super) fn recipients(mail: &Mail<'_>, returned: &Returned, notice: &str, rul
     if !leading.is_empty() {
         return distinct(leading.iter().map(|(_, found)| *found));
     }
+    if rule == "sendmail" {
+        let refused = all.iter().filter(|(at, found)| is_refused(notice, *at, found));
+        let refused = distinct(refused.map(|(_, found)| *found));
+        if !refused.is_empty() {
+            return refused;
+        }
+    }
     if rule == "aol" {
         let names = bare_names(mail, notice);
         if !names.is_empty() {
@@ -101,6 +108,14 @@ pub(super) fn is_leading(notice: &str, at: usize) -> bool {
     let line = line.trim_matches(enclosing).to_lowercase();
     // A transcript names whom the session was about, failed or not.
     line.is_empty() || !is_said && LABELS.contains(&line.as_str())
+}
+
+/// Whether the line of the address there is Sendmail's last word about it in a transcript: `550 <ann@example.test>... User unknown`.
+fn is_refused(notice: &str, at: usize, found: &str) -> bool {
+    let (before, after) = line_of(notice, at, found);
+    let code = before.trim_end_matches(['<', ' ']).split(' ').next().unwrap_or_default();
+    let is_code = code.len() == 3 && code.starts_with(['4', '5']) && code.bytes().all(|octet| octet.is_ascii_digit());
+    is_code && after.trim_start_matches('>').starts_with("...")
 }
 
 /// Whether the address there ends its line, behind words and a colon: `Unknown user: ann@example.test`.
