@@ -308,7 +308,10 @@ mod tests {
     #[test]
     fn a_long_ascii_name_is_there_for_old_readers_too() {
         let quoted = written(&"a".repeat(60), "application/pdf", None);
-        assert!(quoted.starts_with("Content-Type: application/pdf\r\n") && quoted.contains(" filename=\"aaa"), "{quoted}");
+        assert!(
+            quoted.starts_with("Content-Type: application/pdf\r\n") && quoted.contains(" filename=\"aaa"),
+            "{quoted}"
+        );
         let long = written(&"a".repeat(72), "application/pdf", None);
         assert!(long.starts_with("Content-Type: application/pdf;\r\n name=\"=?utf-8?q?aaa"), "{long}");
         assert!(long.contains("\r\n filename*0*=utf-8''aaa"), "{long}");

@@ -44,7 +44,10 @@ pub(super) fn write_for_old_readers(field: &mut Field<'_>, name: &str, value: &s
 /// are left to RFC 2231: readers disagree about their escapes.
 pub(super) fn is_quoted(name: &str, value: &str) -> bool {
     let fits = name.len() + value.len() + "=\"\"".len() <= Field::room();
-    fits && is_printable(value) && !value.contains(['"', '\\']) && !has_odd_spaces(value) && !encoded_word::mimicked_by(value)
+    fits && is_printable(value)
+        && !value.contains(['"', '\\'])
+        && !has_odd_spaces(value)
+        && !encoded_word::mimicked_by(value)
 }
 
 /// `value` percent-encoded, in pieces of at most `room` octets, none of which splits a character.
