@@ -218,7 +218,7 @@ fn is_plain(headers: &HeaderMap) -> Result<(), ApiError> {
     if codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity") || coding.is_empty()) {
         return Ok(());
     }
-    Err(ApiError::UnsupportedMediaType("plain bytes, without a Content-Encoding"))
+    Err(ApiError::UnsupportedCoding)
 }
 
 /// Whether it is of this type, with or without parameters; a missing one is taken for it.

@@ -45,6 +45,8 @@ pub enum ApiError {
     TooLarge(u64),
     /// 415, with what is understood.
     UnsupportedMediaType(&'static str),
+    /// 415: the body has a `Content-Encoding`.
+    UnsupportedCoding,
     /// 422: understood, and wrong in these places.
     Invalid(Vec<Fault>),
     /// 422: the idempotency key stands for another request.
@@ -66,7 +68,7 @@ impl ApiError {
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict { .. } => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UnsupportedMediaType(_) | Self::UnsupportedCoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Invalid(_) | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -83,7 +85,7 @@ impl ApiError {
             Self::BodyTimeout => "body_timeout",
             Self::Conflict { code, .. } => code,
             Self::TooLarge(_) => "too_large",
-            Self::UnsupportedMediaType(_) => "unsupported_media_type",
+            Self::UnsupportedMediaType(_) | Self::UnsupportedCoding => "unsupported_media_type",
             Self::Invalid(_) => "invalid_request",
             Self::KeyReused => "idempotency_key_reused",
             Self::Unavailable(_) => "unavailable",
@@ -104,6 +106,7 @@ impl ApiError {
                 format!("The request body may be at most {limit} bytes ({} MiB).", limit >> 20).into()
             }
             Self::UnsupportedMediaType(expected) => format!("Send the body as {expected}.").into(),
+            Self::UnsupportedCoding => "Send the body as plain bytes, without a Content-Encoding.".into(),
             Self::Invalid(faults) => match faults.as_slice() {
                 [one] => one.message.clone().into(),
                 many => format!("The request has {} faults; `errors` lists them.", many.len()).into(),
@@ -136,6 +139,9 @@ impl IntoResponse for ApiError {
         }
         if matches!(self, Self::Unauthorized(_)) {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if matches!(self, Self::UnsupportedCoding) {
+            response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         response.extensions_mut().insert(Problem {
             kind: "about:blank",

@@ -97,7 +97,7 @@ impl<'a> File<'a> {
     fn write_type(&self, out: &mut Vec<u8>) {
         let name = &self.description.filename;
         let mut content_type = Field::new(out, "Content-Type");
-        if name.is_empty() || parameter::stands_in_quotes(name) || has_name(self.media_type) {
+        if name.is_empty() || parameter::is_quoted("filename", name) || has_name(self.media_type) {
             content_type.words(self.media_type);
         } else {
             content_type.words(self.media_type.trim_end_matches([';', ' ']));
@@ -303,6 +303,18 @@ mod tests {
         let long = written(&"\u{65e5}\u{672c}".repeat(80), "application/pdf;", None);
         assert!(long.lines().all(|line| line.len() <= 78), "{long}");
         assert!(long.starts_with("Content-Type: application/pdf;\r\n name=\"=?utf-8?b?"), "{long}");
+    }
+
+    #[test]
+    fn a_long_ascii_name_is_there_for_old_readers_too() {
+        let quoted = written(&"a".repeat(60), "application/pdf", None);
+        assert!(
+            quoted.starts_with("Content-Type: application/pdf\r\n") && quoted.contains(" filename=\"aaa"),
+            "{quoted}"
+        );
+        let long = written(&"a".repeat(72), "application/pdf", None);
+        assert!(long.starts_with("Content-Type: application/pdf;\r\n name=\"=?utf-8?q?aaa"), "{long}");
+        assert!(long.contains("\r\n filename*0*=utf-8''aaa"), "{long}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::normalise::single_line;
 /// Writes `name=value` as the last parameter of `field`.
 pub(super) fn write(field: &mut Field<'_>, name: &str, value: &str) {
     let value = single_line(value);
-    if name.len() + value.len() + "=\"\"".len() <= Field::room() && stands_in_quotes(&value) {
+    if is_quoted(name, &value) {
         return field.word(&[name, "=\"", &value, "\""]);
     }
     let encoded = pieces(&value, Field::room() - name.len() - "*999*=utf-8'';".len());
@@ -40,9 +40,14 @@ pub(super) fn write_for_old_readers(field: &mut Field<'_>, name: &str, value: &s
     }
 }
 
-/// Quotes and backslashes are left to RFC 2231: readers disagree about their escapes.
-pub(super) fn stands_in_quotes(value: &str) -> bool {
-    is_printable(value) && !value.contains(['"', '\\']) && !has_odd_spaces(value) && !encoded_word::mimicked_by(value)
+/// Whether `name=value` stands in quotes, which every reader knows: plain ASCII that fits into a line. Quotes and backslashes
+/// are left to RFC 2231: readers disagree about their escapes.
+pub(super) fn is_quoted(name: &str, value: &str) -> bool {
+    let fits = name.len() + value.len() + "=\"\"".len() <= Field::room();
+    fits && is_printable(value)
+        && !value.contains(['"', '\\'])
+        && !has_odd_spaces(value)
+        && !encoded_word::mimicked_by(value)
 }
 
 /// `value` percent-encoded, in pieces of at most `room` octets, none of which splits a character.

@@ -64,7 +64,7 @@ impl Refusal {
 
 /// Why an opening stopped.
 enum Failure {
-    /// The TLS handshake: opportunistic TLS goes on without.
+    /// STARTTLS or the TLS handshake: opportunistic TLS goes on without.
     Tls(Reply),
     /// There is nobody.
     Connect(Reply),
@@ -248,7 +248,9 @@ impl Opening<'_> {
             return if required { Err(why()) } else { Ok(false) };
         }
         let reply = wire.ask(Starttls, self.policy.timeouts.ehlo).await;
-        let reply = reply.map_err(|error| Failure::wire("STARTTLS", &error))?;
+        // Some servers, and firewalls before them, offer TLS and drop the connection where it is asked for.
+        let failed = |error: WireError| Failure::Tls(Reply::ours_with(4, 4, 2, format!("at STARTTLS: {error}")));
+        let reply = reply.map_err(failed)?;
         if !reply.is_positive() {
             return if required || reply.closes() { Err(Failure::Other(reply.to_reply())) } else { Ok(false) };
         }

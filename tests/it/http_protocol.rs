@@ -79,4 +79,5 @@ async fn body_in_a_coding_is_refused_as_such() {
     let request = app.request(reqwest::Method::POST, "/v1/messages").header("content-encoding", "gzip");
     let answer = crate::support::client::Answer::to(request.json(&json!({}))).await;
     assert_eq!(answer.problem(), (415, "unsupported_media_type"));
+    assert_eq!(answer.headers["accept-encoding"], "identity", "RFC 9110 12.5.3");
 }

@@ -74,6 +74,21 @@ async fn idle_client_leaves_for_another_when_all_is_full() {
 }
 
 #[tokio::test]
+async fn idle_client_leaves_for_another_of_its_address() {
+    let settings = Settings { max_per_peer: 1, idle_grace: Duration::ZERO, ..Settings::default() };
+    let (kept, server) = serve(settings).await;
+    let mut idle = Client::connect(server.address).await;
+    let mut busy = Client::connect(server.address).await;
+    assert_eq!(idle.codes(1).await, [421]);
+    busy.send("EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<c@d.test>\r\n").await;
+    assert_eq!(busy.codes(3).await, [250; 3]);
+    assert_eq!(Client::connect_only(server.address).await.codes(1).await, [421], "a transaction is not broken off");
+    busy.send("DATA\r\nx\r\n.\r\n").await;
+    assert_eq!(busy.codes(2).await, [354, 250]);
+    assert_eq!(kept.mails().len(), 1);
+}
+
+#[tokio::test]
 async fn a_silent_client_is_sent_away() {
     let timeout = Duration::from_millis(50);
     let (kept, server) =

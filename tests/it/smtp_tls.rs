@@ -74,6 +74,22 @@ async fn a_handshake_that_failed_is_told_behind_the_refusal_it_led_to() {
 }
 
 #[tokio::test]
+async fn server_that_hangs_up_at_starttls_gets_mail_in_plain_text() {
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["STARTTLS"]);
+    smtp.starttls().does([Action::Drop]);
+    let outcome = send_one(&sender(opportunistic(&smtp))).await;
+    assert_eq!((outcome.verdict, smtp.connections(), smtp.mails().len()), (Accepted, 2, 1));
+
+    let smtp = SmtpServer::start().await;
+    smtp.offers(["STARTTLS"]);
+    smtp.starttls().does([Action::Drop]);
+    let outcome = send_one(&strict(&smtp, &Certificate::valid_for("127.0.0.1"))).await;
+    assert_eq!((outcome.verdict, smtp.connections(), smtp.mails().len()), (Temporary, 1, 0));
+    assert_eq!(outcome.reply.text, "at STARTTLS: the server closed the connection");
+}
+
+#[tokio::test]
 async fn a_certificate_is_found_fault_with_in_plain_words() {
     let (expired, misnamed) = (Certificate::expired_for("127.0.0.1"), Certificate::valid_for("other.test"));
     for (shown, words) in

@@ -12,6 +12,8 @@ use crate::telemetry::Seldom;
 
 /// Over so long a time the mails of one address are counted.
 const MINUTE: Duration = Duration::from_mins(1);
+/// One part in so many of the places, and one place, is for sessions that are leaving.
+pub(super) const LEAVING: usize = 8;
 /// Beyond so many addresses those of which nothing has to be remembered are forgotten.
 const REMEMBERED: usize = 4_096;
 
@@ -47,15 +49,22 @@ impl Peers {
         Arc::new(Self { max_connections: settings.max_per_peer, cost, seen: Mutex::default(), turned_away, refused })
     }
 
-    /// A place for one more connection from there, where there is one.
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr, now: Instant) -> Option<Guest> {
+    /// A place for one more connection from there, where there is one: at the limit where `make_room` finds one for the
+    /// address's network, whose session takes a moment to leave.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        address: IpAddr,
+        make_room: impl FnOnce(IpAddr) -> bool,
+        now: Instant,
+    ) -> Option<Guest> {
         let address = neighbourhood(address);
         let mut all = self.seen();
         if all.len() >= REMEMBERED {
             all.retain(|_, seen| seen.connections > 0 || seen.taken_until > now);
         }
         let seen = all.entry(address).or_insert(Seen { connections: 0, taken_until: now });
-        if seen.connections >= self.max_connections {
+        let most = self.max_connections;
+        if seen.connections >= most && (seen.connections > most + most / LEAVING || !make_room(address)) {
             return None;
         }
         seen.connections += 1;
@@ -76,6 +85,11 @@ impl Peers {
 }
 
 impl Guest {
+    /// The network that it counts for.
+    pub(super) fn network(&self) -> IpAddr {
+        self.address
+    }
+
     /// Logs that a mail may not begin.
     pub(super) fn note_refusal(&self, peer: SocketAddr, why: &str) {
         if let Some(count) = self.peers.refused.note(Instant::now()) {
@@ -132,22 +146,38 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn enter(peers: &Arc<Peers>, text: &str, now: Instant) -> Option<Guest> {
+        peers.enter(ip(text), |_| false, now)
+    }
+
     #[test]
     fn one_address_has_so_many_places_and_another_its_own() {
         let (peers, now) = (peers(1, None), Instant::now());
-        let first = peers.enter(ip("2001:db8::1"), now).expect("a place");
-        assert!(peers.enter(ip("2001:db8::2"), now).is_none(), "the same network");
-        assert!(peers.enter(ip("2001:db8:0:1::1"), now).is_some());
-        assert!(peers.enter(ip("::ffff:192.0.2.1"), now).is_some());
+        let first = enter(&peers, "2001:db8::1", now).expect("a place");
+        assert!(enter(&peers, "2001:db8::2", now).is_none(), "the same network");
+        assert!(enter(&peers, "2001:db8:0:1::1", now).is_some());
+        assert!(enter(&peers, "::ffff:192.0.2.1", now).is_some());
         drop(first);
-        assert!(peers.enter(ip("2001:db8::2"), now).is_some());
+        assert!(enter(&peers, "2001:db8::2", now).is_some());
         assert!(peers.seen().is_empty(), "nobody is there, and nothing to be remembered");
+    }
+
+    #[test]
+    fn a_session_of_the_same_network_makes_room() {
+        let (peers, now) = (peers(1, None), Instant::now());
+        let makes_room = |network| network == ip("2001:db8::");
+        let first = peers.enter(ip("2001:db8::1"), |_| panic!("there is room"), now).expect("a place");
+        let second = peers.enter(ip("2001:db8::2"), makes_room, now).expect("the place of the first");
+        assert_eq!(second.network(), ip("2001:db8::"));
+        assert!(peers.enter(ip("2001:db8::3"), makes_room, now).is_none(), "the first has not left");
+        drop(first);
+        assert!(peers.enter(ip("2001:db8::3"), makes_room, now).is_some());
     }
 
     #[test]
     fn one_address_may_send_so_many_mails_a_minute_over_all_its_connections() {
         let (peers, now) = (peers(9, Some(3)), Instant::now());
-        let enter = |text| peers.enter(ip(text), now).unwrap();
+        let enter = |text| enter(&peers, text, now).unwrap();
         let (one, two) = (enter("192.0.2.1"), enter("192.0.2.1"));
         assert!(one.may_send(now) && two.may_send(now) && one.may_send(now));
         assert!(!one.may_send(now) && !two.may_send(now));
@@ -162,7 +192,7 @@ mod tests {
     fn no_number_of_addresses_fills_the_memory() {
         let (peers, mut now) = (peers(9, Some(60)), Instant::now());
         for n in 0..20_000_u32 {
-            assert!(peers.enter(IpAddr::from(n.to_be_bytes()), now).unwrap().may_send(now));
+            assert!(peers.enter(IpAddr::from(n.to_be_bytes()), |_| false, now).unwrap().may_send(now));
             now += Duration::from_millis(1);
         }
         assert!(peers.seen().len() <= REMEMBERED);

@@ -1,9 +1,11 @@
-//! Who may be asked to leave when the server is full: sessions that have had no transaction for longest.
+//! Who may be asked to leave when the server is full, or one network's share of it: sessions that have had no transaction
+//! for longest.
 //!
 //! A session counts as busy while it has an accepted recipient. All others hold a connection for nothing, and idle ones would
 //! keep everybody else out until their time is up.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ pub(super) struct Seats {
 
 #[derive(Debug)]
 struct Taken {
+    /// The network it comes from (`Guest::network`).
+    network: IpAddr,
     /// Since when it has no transaction; none while it has one.
     idle_since: Option<Instant>,
     leave: CancellationToken,
@@ -34,17 +38,18 @@ pub(super) struct Seat {
 
 impl Seats {
     /// Notes a session that begins.
-    pub fn take(self: &Arc<Self>, number: u64, now: Instant) -> Seat {
+    pub fn take(self: &Arc<Self>, number: u64, network: IpAddr, now: Instant) -> Seat {
         let leave = CancellationToken::new();
-        self.all().insert(number, Taken { idle_since: Some(now), leave: leave.clone() });
+        self.all().insert(number, Taken { network, idle_since: Some(now), leave: leave.clone() });
         Seat { seats: self.clone(), number, leave }
     }
 
-    /// Asks the session that has had no transaction for longest to leave. False where all are busy, or have been idle for less than
-    /// `grace` and may be about to begin one.
-    pub fn make_room(&self, grace: Duration, now: Instant) -> bool {
+    /// Asks the session that has had no transaction for longest to leave, of all or of one network. Returns false if all are
+    /// busy, or have been idle for less than `grace` and may be about to begin one.
+    pub fn make_room(&self, of: Option<IpAddr>, grace: Duration, now: Instant) -> bool {
         let mut all = self.all();
-        let idle = all.iter().filter_map(|(number, taken)| Some((taken.idle_since?, *number)));
+        let idle = all.iter().filter(|(_, taken)| of.is_none_or(|network| taken.network == network));
+        let idle = idle.filter_map(|(number, taken)| Some((taken.idle_since?, *number)));
         let longest = idle.min().filter(|(since, _)| now.duration_since(*since) >= grace);
         let Some(taken) = longest.and_then(|(_, number)| all.remove(&number)) else { return false };
         taken.leave.cancel();
@@ -78,24 +83,38 @@ mod tests {
 
     const GRACE: Duration = Duration::from_secs(5);
 
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn the_longest_idle_session_leaves_and_no_busy_one() {
         let (seats, start) = (Arc::new(Seats::default()), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        let (busy, first, second) = (seats.take(1, start), seats.take(2, at(1)), seats.take(3, at(2)));
+        let take = |number, now| seats.take(number, ip("192.0.2.1"), now);
+        let (busy, first, second) = (take(1, start), take(2, at(1)), take(3, at(2)));
+        let make_room = |now| seats.make_room(None, GRACE, now);
         busy.note(true, at(3));
-        assert!(!seats.make_room(GRACE, at(5)), "none has been idle for long");
-        assert!(seats.make_room(GRACE, at(6)));
+        assert!(!make_room(at(5)), "none has been idle for long");
+        assert!(make_room(at(6)));
         assert!(first.leave.is_cancelled() && !second.leave.is_cancelled() && !busy.leave.is_cancelled());
-        assert!(seats.make_room(GRACE, at(60)) && second.leave.is_cancelled());
-        assert!(!seats.make_room(GRACE, at(60)), "the busy one stays");
+        assert!(make_room(at(60)) && second.leave.is_cancelled());
+        assert!(!make_room(at(60)), "the busy one stays");
         busy.note(false, at(60));
         busy.note(false, at(64));
-        assert!(
-            !seats.make_room(GRACE, at(64)) && seats.make_room(GRACE, at(65)),
-            "from the end of its transaction on"
-        );
+        assert!(!make_room(at(64)) && make_room(at(65)), "from the end of its transaction on");
         drop((busy, first, second));
         assert!(seats.all().is_empty());
+    }
+
+    #[test]
+    fn a_session_makes_room_for_its_own_network_only() {
+        let (seats, start) = (Arc::new(Seats::default()), Instant::now());
+        let other = seats.take(1, ip("192.0.2.1"), start);
+        let same = seats.take(2, ip("192.0.2.2"), start + Duration::from_secs(1));
+        let make_room = |text| seats.make_room(Some(ip(text)), GRACE, start + Duration::from_mins(1));
+        assert!(!make_room("192.0.2.3"));
+        assert!(make_room("192.0.2.2") && !make_room("192.0.2.2"));
+        assert_eq!((other.leave.is_cancelled(), same.leave.is_cancelled()), (false, true));
     }
 }

@@ -10,16 +10,13 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::peers::{Guest, Peers};
+use super::peers::{Guest, LEAVING, Peers};
 use super::seats::{Seat, Seats};
 use super::session::Session;
 use super::{Handler, Settings};
 
 /// How long to leave the listener alone after an error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// One part in so many of the places is for sessions that are leaving.
-const LEAVING: usize = 8;
 
 /// So long a session that leaves for another has for its farewell.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
@@ -53,7 +50,7 @@ impl<H: Handler> Server<H> {
     pub async fn run(self, stop: CancellationToken) {
         let (mut sessions, peers) = (JoinSet::new(), Peers::new(&self.settings));
         let (seats, mut number) = (Arc::new(Seats::default()), 0_u64);
-        let most = self.settings.max_connections;
+        let (most, grace) = (self.settings.max_connections, self.settings.idle_grace);
         loop {
             tokio::select! {
                 biased;
@@ -63,14 +60,15 @@ impl<H: Handler> Server<H> {
                     // Whoever leaves for another takes a moment for that: so many more may be there.
                     Ok((stream, peer))
                         if sessions.len() >= most
-                            && (sessions.len() > most + most / LEAVING || !seats.make_room(self.settings.idle_grace, Instant::now())) =>
+                            && (sessions.len() > most + most / LEAVING || !seats.make_room(None, grace, Instant::now())) =>
                     {
                         turn_away(stream, peer, &peers, "Too many connections, try again later");
                     }
-                    Ok((stream, peer)) => match peers.enter(peer.ip(), Instant::now()) {
+                    Ok((stream, peer)) => match enter(&peers, &seats, peer, grace) {
                         Some(guest) => {
                             number += 1;
-                            let place = (guest, seats.take(number, Instant::now()));
+                            let seat = seats.take(number, guest.network(), Instant::now());
+                            let place = (guest, seat);
                             let (settings, handler) = (self.settings.clone(), self.handler.clone());
                             sessions.spawn(serve(stream, peer, place, settings, handler, stop.clone()));
                         }
@@ -89,6 +87,12 @@ impl<H: Handler> Server<H> {
             sessions.shutdown().await;
         }
     }
+}
+
+/// A place among those of the peer's network; one of its own idle sessions makes way where they are taken.
+fn enter(peers: &Arc<Peers>, seats: &Seats, peer: SocketAddr, grace: Duration) -> Option<Guest> {
+    let now = Instant::now();
+    peers.enter(peer.ip(), |network| seats.make_room(Some(network), grace, now), now)
 }
 
 async fn serve<H: Handler>(

@@ -17,7 +17,7 @@ pub struct Settings {
     pub max_recipients: usize,
     /// Sessions at once; further clients are answered 421, unless one leaves for them.
     pub max_connections: usize,
-    /// Sessions at once from one address, of IPv6 from one /64; further ones are answered 421.
+    /// Sessions at once from one address, of IPv6 from one /64; further ones are answered 421, unless one of them leaves.
     pub max_per_peer: usize,
     /// Mails a minute from one address, of IPv6 from one /64; further ones are answered 450.
     pub mails_per_minute: Option<u32>,
@@ -32,7 +32,7 @@ pub struct Settings {
     pub max_commands: u32,
     /// How long a session may go on without a mail; then it is closed with 421.
     pub idle_timeout: Duration,
-    /// When all places are taken, a session that has been without a transaction for longer leaves with 421, so that another may
+    /// When all places are taken, or all of its network, a session that has been without a transaction for longer leaves with 421, so that another may
     /// come.
     pub idle_grace: Duration,
     /// From one command to the end of the next, and for one write.
