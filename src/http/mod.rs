@@ -131,10 +131,11 @@ impl Api {
         settings: Settings,
         stop: CancellationToken,
     ) -> Self {
+        let keys = Arc::new(Keys::new(db.clone(), clock.clone()));
         Self(Arc::new(Shared {
             news: Arc::new(News::new(db.clone(), stop)),
-            keys: Arc::new(Keys::new(db.clone(), clock.clone())),
-            bodies: Arc::new(Bodies::new(settings.max_body, settings.body_memory)),
+            bodies: Arc::new(Bodies::new(keys.clone(), settings.max_body, settings.body_memory)),
+            keys,
             limits: settings.limits,
             responses: Responses::new(settings.body_memory.max(settings.max_body)),
             turns: Turns::new(turns::QUERIES),
