@@ -78,6 +78,8 @@ pub enum SetupError {
 /// Posts.
 pub struct Poster {
     client: Client,
+    /// For `http://`.
+    plain: Client,
     guard: Guard,
     limit: Duration,
 }
@@ -97,17 +99,19 @@ impl Poster {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .dns_resolver(guard.clone())
-            .pool_max_idle_per_host(IDLE)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .tcp_nodelay(true)
-            .user_agent(concat!("Postrider/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { client, guard, limit })
+        let client = |guard: Guard| {
+            Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .redirect(redirect::Policy::none())
+                .no_proxy()
+                .dns_resolver(guard)
+                .pool_max_idle_per_host(IDLE)
+                .pool_idle_timeout(Duration::from_secs(30))
+                .tcp_nodelay(true)
+                .user_agent(concat!("Postrider/", env!("CARGO_PKG_VERSION")))
+                .build()
+        };
+        Ok(Self { client: client(guard.clone())?, plain: client(guard.plain())?, guard, limit })
     }
 
     /// Posts, and tells what came of it.
@@ -130,8 +134,8 @@ impl Poster {
         self.guard.name(&url).map_err(|denied| denied.to_string())?;
         let timestamp = post.now.timestamp();
         let signed = signature(post.secrets.into_iter(), &post.id, timestamp, post.body.as_bytes());
-        let request = self
-            .client
+        let client = if url.scheme() == "http" { &self.plain } else { &self.client };
+        let request = client
             .post(url)
             .header(CONTENT_TYPE, "application/json")
             .header("webhook-id", post.id)
