@@ -198,9 +198,11 @@ async fn judge(mut response: Response, until: Instant, now: DateTime<Utc>) -> Ou
     }
 }
 
-/// The first so many characters; Postgres holds no NUL.
+/// The first so many characters. Control characters, which a terminal would obey and of which Postgres holds no NUL, are
+/// replaced; line breaks and tabs stay.
 fn start(text: &str, characters: usize) -> String {
-    text.chars().take(characters).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    let is_shown = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');
+    text.chars().take(characters).map(|c| if is_shown(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
 /// reqwest's own words leave the cause out.
@@ -213,4 +215,15 @@ fn causes(error: &reqwest::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_of_an_answer_are_replaced() {
+        assert_eq!(start("a\x1b[31m\0b\u{9b}\r\n\tc", 99), "a\u{fffd}[31m\u{fffd}b\u{fffd}\r\n\tc");
+        assert_eq!(start("äöü", 2), "äö");
+    }
 }
