@@ -212,7 +212,9 @@ pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
 
 /// The pages for recipients alone, and the probe of a load balancer.
 pub fn public(api: Api) -> Router {
-    let health = Router::new().route("/healthz", axum::routing::get(healthz));
+    // Which version runs is not everybody's business.
+    let health = || async { axum::Json(serde_json::json!({"status": "ok"})) };
+    let health = Router::new().route("/healthz", axum::routing::get(health));
     let responses = api.responses.clone();
     with_responses(health.merge(unsubscribe::router().with_state(api)), responses)
 }
