@@ -67,6 +67,9 @@ pub struct HookPost {
     /// The body: JSON where it is JSON, else a string.
     #[schema(value_type = Object)]
     pub body: Value,
+    /// The body as it arrived, which is what the signature covers.
+    #[schema(example = "{\"type\":\"webhook.test\"}")]
+    pub raw_body: String,
 }
 
 /// What was posted to `/dev/hooks`.
@@ -84,7 +87,8 @@ impl Hooks {
 
     fn keep(&self, headers: &HeaderMap, body: &[u8]) {
         let text = |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        let body = serde_json::from_slice(body).unwrap_or_else(|_| String::from_utf8_lossy(body).into());
+        let raw_body = String::from_utf8_lossy(body).into_owned();
+        let body = serde_json::from_slice(body).unwrap_or_else(|_| raw_body.clone().into());
         let mut kept = self.kept();
         let n = *self.last.borrow() + 1;
         kept.push_front(HookPost {
@@ -94,6 +98,7 @@ impl Hooks {
             webhook_timestamp: text("webhook-timestamp"),
             webhook_signature: text("webhook-signature"),
             body,
+            raw_body,
         });
         kept.truncate(CAPACITY);
         self.last.send_replace(n);
@@ -204,6 +209,7 @@ mod tests {
         let all = hooks.list(&HooksQuery::default());
         assert_eq!((all.len(), all[0].webhook_id.as_deref()), (CAPACITY, Some("a")));
         assert_eq!(all[0].body, "\u{fffd} not JSON");
+        assert_eq!(all[1].raw_body, "{\"type\":\"t200\"}");
         let some = |query| hooks.list(&query).iter().map(|post| post.n).collect::<Vec<_>>();
         assert_eq!(some(HooksQuery { r#type: Some("t5".into()), ..HooksQuery::default() }), [6]);
         assert_eq!(some(HooksQuery { after: Some(200), ..HooksQuery::default() }), [202, 201]);

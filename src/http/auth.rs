@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use chrono::TimeDelta;
 
 use super::response::Asker;
@@ -81,6 +82,13 @@ impl Keys {
             return Err(ApiError::Unauthorized("This API key has expired."));
         }
         Ok(key)
+    }
+
+    /// Fails where the key of a request works no longer: for requests whose body took its time to arrive.
+    pub(super) async fn still_works(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let Some(header) = headers.get(AUTHORIZATION) else { return Ok(()) };
+        let secret = secret(header).map_err(ApiError::Unauthorized)?;
+        self.live(Secret::hash(secret)).await.map(drop)
     }
 
     /// Notes the use of a key without making the caller wait.
@@ -199,18 +207,20 @@ impl FromRequestParts<Api> for Caller {
             log.refused(Refusal::UnknownKey, None, reason);
             ApiError::Unauthorized(reason)
         };
-        let secret = header
-            .to_str()
-            .ok()
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, secret)| secret.trim())
-            .ok_or_else(|| unknown("The Authorization header must read `Bearer KEY`."))?;
-        let hash = Secret::hash(secret);
+        let hash = Secret::hash(secret(header).map_err(unknown)?);
         let key = api.keys.live(hash).await?;
         if let Some(asker) = parts.extensions.get::<Asker>() {
             asker.set(KeyId(key.id));
         }
         Ok(Self { key, hash, log: log.clone() })
     }
+}
+
+/// The key in an `Authorization` header, or what is wrong with the header.
+fn secret(header: &HeaderValue) -> Result<&str, &'static str> {
+    let words = header.to_str().ok().and_then(|value| value.split_once(' '));
+    let (_, secret) = words
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .ok_or("The Authorization header must read `Bearer KEY`.")?;
+    Ok(secret.trim())
 }

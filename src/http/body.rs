@@ -10,6 +10,7 @@ use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout};
 
 use super::ApiError;
+use super::auth::Keys;
 use super::room::{Owner, Room, Share};
 
 /// Bodies up to this many octets do not count: nothing small ever waits behind something large.
@@ -32,6 +33,7 @@ const STEP: u64 = 256 << 10;
 /// The limits, and what is left of them.
 #[derive(Debug)]
 pub(super) struct Bodies {
+    keys: Arc<Keys>,
     max: u64,
     room: Arc<Room>,
 }
@@ -44,9 +46,9 @@ pub(super) struct Read {
 }
 
 impl Bodies {
-    pub(super) fn new(max: u64, memory: u64) -> Self {
+    pub(super) fn new(keys: Arc<Keys>, max: u64, memory: u64) -> Self {
         // One body of the largest size must always fit.
-        Self { max, room: Room::new(memory.max(max)) }
+        Self { keys, max, room: Room::new(memory.max(max)) }
     }
 
     /// Reads a JSON body that describes something else than a message.
@@ -84,16 +86,21 @@ impl Bodies {
         // Where no length was given, it may become as large as it may be.
         let need = decoded_too(length.unwrap_or(max));
         let mut share: Option<Share> = None;
-        let mut octets = Vec::with_capacity(usize::try_from(length.unwrap_or(0)).unwrap_or(0));
+        // A large body gets memory once it has a share, and not for its header alone.
+        let mut octets = Vec::with_capacity(usize::try_from(length.unwrap_or(0).min(SMALL)).unwrap_or(0));
         let mut pieces = Pieces::new(body, max, ARRIVAL);
         while let Some(piece) = pieces.next_for(share.as_ref()).await? {
             let size = (octets.len() + piece.len()) as u64;
             if size > SMALL {
                 let share = share.get_or_insert_with(|| self.room.begin(owner, need));
                 share.grow(decoded_too(size.next_multiple_of(STEP)), TURN).await.map_err(|_| full())?;
+                let rest = length.unwrap_or(0).saturating_sub(octets.len() as u64);
+                octets.reserve_exact(usize::try_from(rest).unwrap_or(0));
             }
             octets.extend_from_slice(&piece);
         }
+        // A body may take minutes: a key that was revoked meanwhile does nothing any more.
+        self.keys.still_works(headers).await?;
         Ok(Read { octets, share })
     }
 

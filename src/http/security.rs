@@ -44,6 +44,11 @@ impl Policy {
 
     /// Adds the headers.
     pub(super) fn add_to(&self, headers: &mut HeaderMap) {
+        // The pages of the documentation come without a charset.
+        let is_page = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/html");
+        if is_page && self.content == DOCUMENTATION {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        }
         let mut add = |name: HeaderName, value: &'static str| {
             headers.entry(name).or_insert(HeaderValue::from_static(value));
         };

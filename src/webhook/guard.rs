@@ -1,6 +1,6 @@
-//! Which targets may be posted to: those on the Internet, and what the configuration allows. A name is resolved, every
-//! address is checked, and the connection goes to a checked address: what the name means a moment later does not matter
-//! (DNS rebinding).
+//! Which targets may be posted to: those on the Internet by HTTPS, and what the configuration allows. A name is resolved,
+//! every address is checked, and the connection goes to a checked address: what the name means a moment later does not
+//! matter (DNS rebinding).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -54,6 +54,14 @@ pub enum Denied {
         /// Where it is.
         ip: IpAddr,
     },
+    /// Without TLS, over the Internet.
+    #[error("{host} is at {ip}, a public address: it needs https://, or only `webhooks.allow` can permit http://")]
+    Unencrypted {
+        /// As in the URL.
+        host: String,
+        /// Where it is.
+        ip: IpAddr,
+    },
     /// An address of another machine, in `postrider dev`.
     #[error(
         "{host} is at {ip}, another machine: `postrider dev` posts to this machine only, such as http://127.0.0.1:3000/ \
@@ -75,19 +83,31 @@ pub enum Denied {
 pub struct Guard {
     dns: TokioResolver,
     allowed: Arc<Allowed>,
+    /// Whether it decides for `http://`.
+    is_plain: bool,
 }
 
 impl Guard {
     /// Resolves with `dns`; admits the Internet and what is `allowed`.
     pub fn new(dns: TokioResolver, allowed: Allowed) -> Self {
-        Self { dns, allowed: Arc::new(allowed) }
+        Self { dns, allowed: Arc::new(allowed), is_plain: false }
+    }
+
+    /// The same for `http://`, which is for private networks and for what is allowed by name: events hold addresses, subjects
+    /// and metadata, and a signature keeps nobody from reading them.
+    pub(super) fn plain(&self) -> Self {
+        Self { is_plain: true, ..self.clone() }
+    }
+
+    fn of_scheme(&self, url: &Url) -> Self {
+        if url.scheme() == "http" { self.plain() } else { self.clone() }
     }
 
     /// Whether this URL may be posted to as things are now. That the DNS does not answer is no reason against it: at each
     /// post it is asked again.
     pub async fn admits(&self, url: &Url) -> Result<(), Denied> {
         let Some(host) = self.name(url)? else { return Ok(()) };
-        match timeout(PATIENCE, self.addresses(&host)).await {
+        match timeout(PATIENCE, self.of_scheme(url).addresses(&host)).await {
             Ok(Err(Refusal::Denied(denied))) => Err(denied),
             Ok(Ok(_) | Err(Refusal::Dns(_))) | Err(_) => Ok(()),
         }
@@ -110,7 +130,7 @@ impl Guard {
             Some(Host::Ipv4(ip)) => IpAddr::V4(ip),
             Some(Host::Ipv6(ip)) => IpAddr::V6(ip),
         };
-        self.check(&ip.to_string(), ip).map(|()| None)
+        self.of_scheme(url).check(&ip.to_string(), ip).map(|()| None)
     }
 
     /// The addresses that may be connected to, at least one.
@@ -140,8 +160,12 @@ impl Guard {
         if !self.allowed.admits(&host(), ip) {
             return Err(Denied::Address { host: host(), ip, place: Place::of(ip) });
         }
-        let is_own = Place::of(ip) == Place::Public && !self.allowed.names(&host(), ip) && is_own(ip);
-        if is_own { Err(Denied::Own { host: host(), ip }) } else { Ok(()) }
+        match Place::of(ip) {
+            Place::Public if self.allowed.names(&host(), ip) => Ok(()),
+            Place::Public if is_own(ip) => Err(Denied::Own { host: host(), ip }),
+            Place::Public if self.is_plain => Err(Denied::Unencrypted { host: host(), ip }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -254,7 +278,20 @@ mod tests {
         ] {
             assert_eq!(guard.admits(&Url::parse(url).unwrap()).await, Err(denied), "{url}");
         }
-        for url in ["https://1.1.1.1/", "http://[2606:4700::1111]:8080/", "http://127.0.0.1/"] {
+        for url in ["https://1.1.1.1/", "https://[2606:4700::1111]:8080/", "http://127.0.0.1/"] {
+            assert_eq!(guard.admits(&Url::parse(url).unwrap()).await, Ok(()), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn plain_http_to_a_public_address_must_be_named() {
+        let allowed = Allowed { private: true, rules: vec!["1.1.1.0/24".parse().unwrap()], ..Allowed::default() };
+        let guard = guard(allowed);
+        for url in ["http://8.8.8.8/", "http://[2606:4700::1111]:8080/"] {
+            let denied = guard.admits(&Url::parse(url).unwrap()).await;
+            assert!(matches!(denied, Err(Denied::Unencrypted { .. })), "{url}: {denied:?}");
+        }
+        for url in ["https://8.8.8.8/", "http://1.1.1.1/", "http://10.0.0.1/"] {
             assert_eq!(guard.admits(&Url::parse(url).unwrap()).await, Ok(()), "{url}");
         }
     }

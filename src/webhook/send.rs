@@ -78,6 +78,8 @@ pub enum SetupError {
 /// Posts.
 pub struct Poster {
     client: Client,
+    /// For `http://`.
+    plain: Client,
     guard: Guard,
     limit: Duration,
 }
@@ -97,17 +99,19 @@ impl Poster {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .dns_resolver(guard.clone())
-            .pool_max_idle_per_host(IDLE)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .tcp_nodelay(true)
-            .user_agent(concat!("Postrider/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { client, guard, limit })
+        let client = |guard: Guard| {
+            Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .redirect(redirect::Policy::none())
+                .no_proxy()
+                .dns_resolver(guard)
+                .pool_max_idle_per_host(IDLE)
+                .pool_idle_timeout(Duration::from_secs(30))
+                .tcp_nodelay(true)
+                .user_agent(concat!("Postrider/", env!("CARGO_PKG_VERSION")))
+                .build()
+        };
+        Ok(Self { client: client(guard.clone())?, plain: client(guard.plain())?, guard, limit })
     }
 
     /// Posts, and tells what came of it.
@@ -130,8 +134,8 @@ impl Poster {
         self.guard.name(&url).map_err(|denied| denied.to_string())?;
         let timestamp = post.now.timestamp();
         let signed = signature(post.secrets.into_iter(), &post.id, timestamp, post.body.as_bytes());
-        let request = self
-            .client
+        let client = if url.scheme() == "http" { &self.plain } else { &self.client };
+        let request = client
             .post(url)
             .header(CONTENT_TYPE, "application/json")
             .header("webhook-id", post.id)
@@ -194,9 +198,11 @@ async fn judge(mut response: Response, until: Instant, now: DateTime<Utc>) -> Ou
     }
 }
 
-/// The first so many characters; Postgres holds no NUL.
+/// The first so many characters. Control characters, which a terminal would obey and of which Postgres holds no NUL, are
+/// replaced; line breaks and tabs stay.
 fn start(text: &str, characters: usize) -> String {
-    text.chars().take(characters).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    let is_shown = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');
+    text.chars().take(characters).map(|c| if is_shown(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
 /// reqwest's own words leave the cause out.
@@ -209,4 +215,15 @@ fn causes(error: &reqwest::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_of_an_answer_are_replaced() {
+        assert_eq!(start("a\x1b[31m\0b\u{9b}\r\n\tc", 99), "a\u{fffd}[31m\u{fffd}b\u{fffd}\r\n\tc");
+        assert_eq!(start("äöü", 2), "äö");
+    }
 }

@@ -18,7 +18,7 @@ async fn doctor(url: &str, words: &[&str]) -> Vec<String> {
 #[tokio::test]
 async fn doctor_names_what_stands_still() {
     let app = TestApp::start().await;
-    let words = ["server", "clock", "disk", "workers", "stream", "lane_", "held", "backlog", "webhook"];
+    let words = ["server", "clock", "disk", "workers", "stream", "lane_", "held", "backlog", "webhook", "secret_key"];
     let lines = doctor(&app.database.url, &words).await;
     assert!(lines.iter().all(|line| !line.starts_with("BAD")), "{lines:#?}");
     assert!(lines.iter().any(|line| line.starts_with("ok    server: PostgreSQL ")), "{lines:#?}");
@@ -37,6 +37,7 @@ async fn doctor_names_what_stands_still() {
     .await;
     let lines = doctor(&app.database.url, &words).await;
     for expected in [
+        "WARN  secret_key: it is not set, so the secrets of webhooks are not encrypted",
         "WARN  stream bulk: paused since ",
         "BAD   lane_1 (transactional, relay, *): destination unreachable since ",
         "BAD   held messages: 1 recipients wait",

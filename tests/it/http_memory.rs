@@ -109,6 +109,41 @@ async fn revoked_key_ends_its_streams_and_long_polls() {
 }
 
 #[tokio::test]
+async fn key_revoked_during_its_upload_does_nothing_more() {
+    let app = TestApp::start().await;
+    let made = app.post("/v1/keys", &json!({"name": "leaked", "scopes": ["admin"]})).await;
+    let (id, key) = (made.body["id"].as_str().unwrap(), made.body["secret"].as_str().unwrap());
+    let message = json!({"from": "a@acme.test", "to": "b@example.test", "subject": "s", "text": "t"}).to_string();
+    let mut uploads = Vec::new();
+    for (path, kind, body) in [
+        ("/v1/keys", "application/json", r#"{"name": "another", "scopes": ["admin"]}"#),
+        ("/v1/messages", "application/json", &message),
+        ("/v1/suppressions/import", "text/csv", "victim@example.test\n"),
+        ("/v1/inbound", "message/rfc822", "Subject: x\r\n\r\nx"),
+    ] {
+        let mut raw = Raw::connect(&app.base).await;
+        let (length, begin) = (body.len(), body.split_at(5));
+        raw.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: {kind}\r\n\
+             Expect: 100-continue\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        ))
+        .await;
+        assert_eq!(status(&raw.head().await), 100, "{path} is read: its key works");
+        raw.send(begin.0).await;
+        uploads.push((path, raw, begin.1.to_owned()));
+    }
+    assert_eq!(app.delete(&format!("/v1/keys/{id}")).await.status, 204);
+    for (path, mut raw, rest) in uploads {
+        raw.send(rest).await;
+        assert_eq!(status(&raw.rest().await), 401, "{path}");
+    }
+    assert_eq!(app.get("/v1/messages").await.body["data"], json!([]));
+    assert_eq!(app.get("/v1/suppressions").await.body["data"], json!([]));
+    let keys = app.get("/v1/keys").await.body["data"].to_string();
+    assert!(!keys.contains("another"), "{keys}");
+}
+
+#[tokio::test]
 async fn one_key_has_so_many_streams_at_a_time() {
     let app = TestApp::start().await;
     let reader = app.allowed(&[Scope::Read]).await;

@@ -82,6 +82,12 @@ async fn replies_to_others_and_their_suppressions_stay_theirs() {
     assert!(!explained.body.to_string().contains("private words"), "{}", explained.body);
     let whole = app.get(&format!("/v1/messages/{id}/explain")).await;
     assert!(whole.body.to_string().contains("private words"), "{}", whole.body);
+    let paused = app.post("/v1/streams/bulk/pause", &json!({"reason": "private words"})).await;
+    assert_eq!(paused.status, 200, "{paused:?}");
+    for path in ["/v1/streams", "/v1/streams/bulk"] {
+        let (limited, whole) = (shop.get(path).await.body.to_string(), app.get(path).await.body.to_string());
+        assert!(!limited.contains("private words") && whole.contains("private words"), "{path}: {limited}");
+    }
     let refused = shop.get("/v1/lanes").await;
     assert_eq!(refused.problem(), (403, "forbidden"));
     assert!(refused.body["detail"].as_str().unwrap().contains("acme.test"), "{}", refused.body);

@@ -89,6 +89,19 @@ async fn idle_client_leaves_for_another_of_its_address() {
 }
 
 #[tokio::test]
+async fn pipelined_transaction_is_not_broken_off() {
+    let settings = Settings { max_connections: 1, idle_grace: Duration::ZERO, ..Settings::default() };
+    let (kept, server) = serve(settings).await;
+    let mut busy = Client::connect(server.address).await;
+    busy.send("EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n").await;
+    assert_eq!(busy.codes(4).await, [250, 250, 250, 354]);
+    assert_eq!(Client::connect_only(server.address).await.codes(1).await, [421]);
+    busy.send("x\r\n.\r\nQUIT\r\n").await;
+    assert_eq!(busy.codes(2).await, [250, 221]);
+    assert_eq!(kept.mails().len(), 1);
+}
+
+#[tokio::test]
 async fn a_silent_client_is_sent_away() {
     let timeout = Duration::from_millis(50);
     let (kept, server) =

@@ -40,8 +40,10 @@ async fn a_name_that_comes_to_mean_us_is_refused_at_the_post() {
     let (dns, receiver) = (DnsServer::start().await, Receiver::start().await);
     let app = TestApp::builder().config(|config| config.dns = Some(dns.address())).start().await;
     app.send(json!({})).await;
-    let url = format!("http://hook.test:{}/hook", receiver.port());
+    let url = format!("https://hook.test:{}/hook", receiver.port());
     dns.has_address("hook.test", "1.1.1.1");
+    let plain = app.post("/v1/webhooks", &json!({"url": url.replace("https", "http")})).await;
+    assert_eq!(plain.faults(), [("/url", "denied_address")], "events must not cross the Internet in the clear");
     let made = app.post("/v1/webhooks", &json!({"url": url})).await;
     assert_eq!(made.status, 201, "{made:?}");
     dns.moves("hook.test", "127.0.0.1");

@@ -8,7 +8,7 @@ use crate::app::{self, domains as settings};
 use crate::config::Config;
 use crate::db::domains::{self, DomainRow, KeyRow};
 use crate::db::senders::{Senders, Standing};
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, webhook_secrets};
 use crate::dns::{self, Asker};
 use crate::domain::id::TenantId;
 use crate::domain::publish::{Finding, PublishedKey, RecordStatus, records};
@@ -37,7 +37,19 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
 async fn of_domains(config: &Config, db: &Db, dns: &Asker, rows: Vec<DomainRow>, report: &mut Report) {
     match (&config.secret_key, rows.is_empty()) {
         (Some(_), _) => Report::ok("secret_key", "it is set"),
-        (None, true) => Report::ok("secret_key", "it is not set, and nothing needs it yet: there are no DKIM keys"),
+        (None, true) => match webhook_secrets::clear(db, 1).await {
+            Ok(clear) if clear.is_empty() => {
+                Report::ok(
+                    "secret_key",
+                    "it is not set, and nothing needs it yet: there are no DKIM keys and no webhooks",
+                );
+            }
+            Ok(_) => Report::warn(
+                "secret_key",
+                "it is not set, so the secrets of webhooks are not encrypted in the database: take the output of `openssl rand -base64 33`",
+            ),
+            Err(error) => report.bad("secret_key", error),
+        },
         (None, false) => report.bad(
             "secret_key",
             "it is not set, and mail of registered domains waits: set it to what their keys were made with",

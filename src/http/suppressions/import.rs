@@ -141,6 +141,8 @@ impl Import {
     }
 
     async fn write(&mut self, api: &Api, caller: &Caller, now: DateTime<Utc>) -> Result<(), ApiError> {
+        // An import lasts as long as its body takes: a key that was revoked meanwhile changes nothing more.
+        caller.again(api).await?.may(Scope::Admin)?;
         let entries = std::mem::take(&mut self.entries);
         let done = suppressions::put(&api.db, caller.tenant(), entries, Existing::Replaced, now).await?;
         self.view.added += done.added;

@@ -271,6 +271,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             Ok(()) => {
                 recipients.push(to);
                 self.commands = 0;
+                // Noted here and not only before a wait: DATA may have arrived with this command.
+                self.seat.note(true, Instant::now());
                 self.ok("2.1.5 Recipient OK")
             }
             Err(refusal) => self.refuse_with(&refusal),
