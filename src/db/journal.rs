@@ -67,7 +67,7 @@ pub async fn commit(
     };
     let is_committing = AtomicBool::new(false);
     db.timed(name, async {
-        let mut tx = db.pool.hot().begin_with(begin).await?;
+        let mut tx = db.pool.begin_hot(begin).await?;
         let stored = intake::store(&mut tx, accepted, now).await?;
         let ended = queue::end(&mut tx, over, now).await?;
         lanes::lower(&mut tx, stored.waiting.iter().copied().chain(ended.retries())).await?;

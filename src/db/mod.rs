@@ -147,28 +147,30 @@ impl Db {
     }
 
     /// Runs one statement or transaction under its name and the time limit.
-    async fn timed<T>(
+    fn timed<T>(
         &self,
         name: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, DbError> {
-        self.timed_for(self.timeout, name, work).await
+    ) -> impl Future<Output = Result<T, DbError>> {
+        self.timed_for(self.timeout, name, work)
     }
 
     /// As [`Db::timed`] with a limit of its own.
-    async fn timed_for<T>(
+    fn timed_for<T>(
         &self,
         limit: Duration,
         name: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, DbError> {
-        let span = tracing::debug_span!("db", query = name);
-        // Boxed once: it would be moved, and held, several times over.
-        match self.watch.over(limit, Box::pin(work.instrument(span))).await {
-            Ok(result) => result.map_err(|source| self.failed(name, source)),
-            Err(GivenUp::TimedOut) => Err(DbError::Timeout { query: name, limit }),
-            Err(GivenUp::NotBegun(outage)) => Err(DbError::Away { query: name, outage, begun: false }),
-            Err(GivenUp::Away(outage)) => Err(DbError::Away { query: name, outage, begun: true }),
+    ) -> impl Future<Output = Result<T, DbError>> {
+        // Boxed here and not in an async function: that would hold it, and be held by whoever may call it, at its full size.
+        let work = Box::pin(work.instrument(tracing::debug_span!("db", query = name)));
+        async move {
+            match self.watch.over(limit, work).await {
+                Ok(result) => result.map_err(|source| self.failed(name, source)),
+                Err(GivenUp::TimedOut) => Err(DbError::Timeout { query: name, limit }),
+                Err(GivenUp::NotBegun(outage)) => Err(DbError::Away { query: name, outage, begun: false }),
+                Err(GivenUp::Away(outage)) => Err(DbError::Away { query: name, outage, begun: true }),
+            }
         }
     }
 

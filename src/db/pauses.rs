@@ -17,6 +17,11 @@ pub struct Pauses {
 }
 
 impl Pauses {
+    /// Whether nothing was paused.
+    pub fn is_empty(&self) -> bool {
+        self.streams.is_empty() && self.lanes.is_empty()
+    }
+
     /// How long a lane or its stream was paused between `since` and `now`.
     pub fn paused_time(
         &self,

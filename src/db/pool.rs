@@ -131,13 +131,26 @@ impl Pool {
     }
 
     /// Begins a transaction.
-    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, Error> {
-        self.current().begin_with(BEGIN).await
+    pub(super) fn begin(&self) -> BoxFuture<'static, Result<Transaction<'static, Postgres>, Error>> {
+        begin(self.current(), BEGIN)
+    }
+
+    /// Begins a transaction on a hot connection with this statement.
+    pub(super) fn begin_hot(
+        &self,
+        statement: &'static str,
+    ) -> BoxFuture<'static, Result<Transaction<'static, Postgres>, Error>> {
+        begin(self.hot(), statement)
     }
 
     /// A connection, to be given back by dropping it.
-    pub(super) async fn acquire(&self) -> Result<PoolConnection<Postgres>, Error> {
-        self.current().acquire().await
+    pub(super) fn acquire(&self) -> BoxFuture<'static, Result<PoolConnection<Postgres>, Error>> {
+        Box::pin(self.current().acquire())
+    }
+
+    /// A hot connection, to be given back by dropping it.
+    pub(super) fn acquire_hot(&self) -> BoxFuture<'static, Result<PoolConnection<Postgres>, Error>> {
+        Box::pin(self.hot().acquire())
     }
 
     /// A connection outside of the pool. Has no time limit of its own.
@@ -195,6 +208,14 @@ impl Pool {
         let (pool, hot) = (self.current(), self.hot());
         tokio::join!(pool.close(), hot.close());
     }
+}
+
+/// Boxed, as is a connection: sqlx's future of one, which may have to be opened, has 30 KB, and so would each that awaits it.
+fn begin(
+    pool: PgPool,
+    statement: &'static str,
+) -> BoxFuture<'static, Result<Transaction<'static, Postgres>, Error>> {
+    Box::pin(async move { pool.begin_with(statement).await })
 }
 
 impl<'p> Executor<'p> for &'_ Pool {

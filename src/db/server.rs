@@ -30,7 +30,7 @@ pub struct Connections {
 /// Looks at the server by a connection of the hot path, which leads to the server itself.
 pub async fn look(db: &Db) -> Result<Look, DbError> {
     db.timed("server.look", async {
-        let mut connection = db.pool.hot().acquire().await?;
+        let mut connection = db.pool.acquire_hot().await?;
         let asked = Uptime::now();
         // Some limits are of newer versions only, and -1 is none.
         let row = sqlx::query!(

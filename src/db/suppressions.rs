@@ -59,7 +59,7 @@ pub struct Addressed<'a> {
 /// Which of these are suppressed: their places in the list, and the entry of each, that of all streams first.
 pub async fn check(db: &Db, asked: &[Addressed<'_>]) -> Result<Vec<(usize, Suppression)>, DbError> {
     db.timed("suppressions.check", async {
-        let mut connection = db.pool.hot().acquire().await?;
+        let mut connection = db.pool.acquire_hot().await?;
         find(&mut connection, asked).await
     })
     .await

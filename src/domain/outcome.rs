@@ -147,7 +147,7 @@ impl Reply {
 
     fn limited(mut self) -> Self {
         // Other people's bytes must neither fail a commit (NUL) nor steer a terminal (ESC) or turn a line around.
-        if self.text.contains(is_unprintable) {
+        if !self.text.bytes().all(is_plain) && self.text.contains(is_unprintable) {
             self.text = printable(&self.text);
         }
         if self.text.len() > Self::TEXT_LIMIT {
@@ -159,6 +159,11 @@ impl Reply {
         }
         self
     }
+}
+
+/// Whether a byte is an ASCII character that needs no look at the text's characters.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~' | b'\n' | b'\t')
 }
 
 /// Whether a character does something other than to be seen. Line ends part the lines of a reply.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::{HeaderMap, header};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{Instant, timeout};
 
 use super::ApiError;
@@ -178,6 +178,10 @@ impl Pieces {
     }
 
     async fn next_of(&mut self, least: u64, is_in_the_way: bool) -> Result<Option<Bytes>, ApiError> {
+        // Most pieces are here already, and no time passes.
+        if let Some(next) = self.stream.next().now_or_never() {
+            return next.map(|piece| self.take(piece)).transpose();
+        }
         let next = loop {
             let begun = Instant::now();
             let next = timeout(self.long.left().min(self.short.left()).min(self.time), self.stream.next()).await;
@@ -192,13 +196,17 @@ impl Pieces {
                 Err(_) => {}
             }
         };
-        let piece =
-            next.map_err(|_| ApiError::Malformed("The request body ended early, or its chunks are not valid.".into()))?;
+        self.take(next).map(Some)
+    }
+
+    fn take(&mut self, piece: Result<Bytes, axum::Error>) -> Result<Bytes, ApiError> {
+        let piece = piece
+            .map_err(|_| ApiError::Malformed("The request body ended early, or its chunks are not valid.".into()))?;
         let size = piece.len() as u64;
         self.long.arrived += size;
         self.short.arrived += size;
         self.left = self.left.checked_sub(size).ok_or(ApiError::TooLarge(self.max))?;
-        Ok(Some(piece))
+        Ok(piece)
     }
 }
 

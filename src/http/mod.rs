@@ -35,10 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::middleware;
 use tokio_util::sync::CancellationToken;
-use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -58,6 +55,7 @@ pub use error::{ApiError, Problem};
 use events::News;
 pub use health::healthz;
 pub use openapi::document;
+use request_id::Surround;
 use response::Responses;
 pub use server::{Limits as ServerLimits, Server, bind};
 use turns::Turns;
@@ -200,14 +198,14 @@ fn routes() -> OpenApiRouter<Api> {
 
 /// The whole application. With `inbox`, the routes of the development inbox are there too.
 pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
-    let (keys, responses) = (api.keys.clone(), api.responses.clone());
+    let responses = api.responses.clone();
     let mut router = Router::from(routes()).merge(unsubscribe::router()).with_state(api);
     if let Some(inbox) = inbox {
         router = crate::dev::complete(router.merge(openapi::router()), inbox);
     } else {
         router = router.merge(openapi::router());
     }
-    with_responses(router, responses).layer(axum::Extension(keys))
+    with_responses(router, responses)
 }
 
 /// The pages for recipients alone, and the probe of a load balancer.
@@ -231,10 +229,7 @@ fn with_responses(router: Router, responses: Responses) -> Router {
     router
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
-        // The handlers that take a body read it themselves, with a limit and a time limit of their own.
-        .layer(DefaultBodyLimit::disable())
-        .layer(CatchPanicLayer::custom(error::panicked))
-        .layer(middleware::from_fn_with_state(responses, request_id::layer))
+        .layer(Surround(responses))
 }
 
 /// How long a client is asked to wait when the database is away.

@@ -1,46 +1,105 @@
 //! What surrounds every request, in one layer. `X-Request-Id`: the caller's own where it is sensible, else a new one; on every
 //! answer, in every problem and in the log. The checks and headers of [`security`], and the share of a large response.
 
-use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
-use axum::middleware::Next;
-use axum::response::Response;
-use tracing::Instrument as _;
-use uuid::Uuid;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::task::{Context, Poll};
 
-use super::Problem;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::Response;
+use axum::routing::Route;
+use chrono::Utc;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
 use super::response::{Asker, Responses};
 use super::security::{self, Policy};
+use super::{Problem, error};
+use crate::domain::id::uuid_at;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Headers that are added to a response, and those that hyper and the router add.
+const ADDED: usize = 8;
 
-/// Gives the request its id, and writes the body of a problem.
-pub(super) async fn layer(State(responses): State<Responses>, mut request: Request, next: Next) -> Response {
-    let id = request.headers().get(X_REQUEST_ID).filter(|id| is_sensible(id)).cloned();
-    let id = id.unwrap_or_else(|| {
-        HeaderValue::from_str(&format!("req_{}", Uuid::now_v7().simple())).unwrap_or(HeaderValue::from_static("req_0"))
-    });
-    let text = id.to_str().unwrap_or_default().to_owned();
-    // The route and never the path, which may hold what is secret (`/u/{token}`) or somebody's address.
-    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);
-    let span = tracing::info_span!("request", id = text, method = %request.method(), route);
-    let (policy, asker) = (Policy::new(request.uri().path()), Asker::default());
-    request.extensions_mut().insert(asker.clone());
-    let mut response = match security::check(&request) {
-        Ok(()) => responses.admit(&asker, next.run(request).instrument(span).await).await,
-        Err(error) => security::refused(error),
-    };
-    policy.add_to(response.headers_mut());
-    if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
-        problem.request_id = text;
-        *response.body_mut() = Body::from(serde_json::to_vec(&problem).unwrap_or_default());
-        let headers = response.headers_mut();
-        headers.remove(header::CONTENT_LENGTH);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+/// Surrounds every route. A service of its own and not a stack of middleware: each of those would cost a request several
+/// allocations.
+#[derive(Debug, Clone)]
+pub(super) struct Surround(pub Responses);
+
+/// A route and what surrounds it.
+#[derive(Debug, Clone)]
+pub(super) struct Surrounded {
+    route: Route,
+    responses: Responses,
+}
+
+impl Layer<Route> for Surround {
+    type Service = Surrounded;
+
+    fn layer(&self, route: Route) -> Surrounded {
+        Surrounded { route, responses: self.0.clone() }
     }
-    response.headers_mut().insert(X_REQUEST_ID, id);
-    response
+}
+
+impl Service<Request> for Surrounded {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    /// Routes are always ready.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives the request its id, and writes the body of a problem.
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let id = request.headers().get(X_REQUEST_ID).filter(|id| is_sensible(id)).cloned();
+        let id = id.unwrap_or_else(new_id);
+        // The route and never the path, which may hold what is secret (`/u/{token}`) or somebody's address.
+        let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);
+        let method = request.method();
+        let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
+        let policy = Policy::new(request.uri().path());
+        let checked = security::check(&request);
+        let asker = Asker::default();
+        request.extensions_mut().insert(asker.clone());
+        let responses = self.responses.clone();
+        // Nothing of the handler runs before this is polled.
+        let work = AssertUnwindSafe(self.route.call(request)).catch_unwind();
+        Box::pin(async move {
+            let mut response = match checked {
+                Ok(()) => {
+                    let answer = work.map(|done| match done {
+                        Ok(Ok(response)) => response,
+                        Err(panic) => error::panicked(panic),
+                    });
+                    responses.admit(&asker, answer.instrument(span).await).await
+                }
+                Err(error) => security::refused(error),
+            };
+            response.headers_mut().reserve(ADDED);
+            policy.add_to(response.headers_mut());
+            if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
+                id.to_str().unwrap_or_default().clone_into(&mut problem.request_id);
+                *response.body_mut() = Body::from(serde_json::to_vec(&problem).unwrap_or_default());
+                let headers = response.headers_mut();
+                headers.remove(header::CONTENT_LENGTH);
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+            }
+            response.headers_mut().insert(X_REQUEST_ID, id);
+            Ok(response)
+        })
+    }
+}
+
+fn new_id() -> HeaderValue {
+    let mut id = *b"req_00000000000000000000000000000000";
+    uuid_at(Utc::now()).simple().encode_lower(&mut id[4..]);
+    HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("req_0"))
 }
 
 /// Short and printable, so that it can stand in a log.

@@ -69,23 +69,8 @@ impl managed::Manager for Connector {
     type Error = NoSession;
 
     async fn create(&self) -> Result<Slot, NoSession> {
-        let place = match &self.lane {
-            Some(lane) => Some(self.place(lane).await?),
-            None => None,
-        };
-        let host = &self.destination.host;
-        let (started, most) = (Instant::now(), self.policy.timeouts.session);
-        let mut last = None;
-        for (tried, address) in self.addresses().await.map_err(NoSession::Refused)?.into_iter().enumerate() {
-            if tried >= AT_LEAST && started.elapsed() >= most {
-                break;
-            }
-            match handshake::open(host, address, &self.policy, Instant::now() + most).await {
-                Ok(session) => return Ok(Slot(Some(session.at(place)))),
-                Err(refusal) => last = Some(refusal),
-            }
-        }
-        Err(NoSession::Refused(last.unwrap_or_else(|| self.refusal(format!("{host} has no address")))))
+        // Boxed: most mails find a session, and each would carry the size of opening one.
+        Box::pin(self.open()).await
     }
 
     async fn recycle(&self, slot: &mut Slot, _: &Metrics) -> RecycleResult<NoSession> {
@@ -106,6 +91,27 @@ impl managed::Manager for Connector {
 }
 
 impl Connector {
+    /// Opens a session to the first of the destination's addresses that has one.
+    async fn open(&self) -> Result<Slot, NoSession> {
+        let place = match &self.lane {
+            Some(lane) => Some(self.place(lane).await?),
+            None => None,
+        };
+        let host = &self.destination.host;
+        let (started, most) = (Instant::now(), self.policy.timeouts.session);
+        let mut last = None;
+        for (tried, address) in self.addresses().await.map_err(NoSession::Refused)?.into_iter().enumerate() {
+            if tried >= AT_LEAST && started.elapsed() >= most {
+                break;
+            }
+            match handshake::open(host, address, &self.policy, Instant::now() + most).await {
+                Ok(session) => return Ok(Slot(Some(session.at(place)))),
+                Err(refusal) => last = Some(refusal),
+            }
+        }
+        Err(NoSession::Refused(last.unwrap_or_else(|| self.refusal(format!("{host} has no address")))))
+    }
+
     /// A place in the lane, for which an idle session to another of its servers may have to end.
     async fn place(&self, lane: &Arc<Lane>) -> Result<Place, NoSession> {
         let place = async {
@@ -179,14 +185,16 @@ impl Pools {
         lane: Option<&Arc<Lane>>,
     ) -> Result<(Pool, Arc<Gate>), managed::BuildError> {
         self.sweeping.get_or_init(|| drop(tokio::spawn(sweep(Arc::downgrade(self)))));
+        let key = lane.map(|lane| lane.id);
         let mut sites = self.lock();
+        if let Some(site) = sites.get(destination)
+            && let Some(pool) = site.pools.get(&key)
+        {
+            return Ok((pool.clone(), site.gate.clone()));
+        }
         let site = sites
             .entry(destination.clone())
             .or_insert_with(|| Site { gate: Arc::new(Gate::new(policy.connections)), pools: HashMap::new() });
-        let key = lane.map(|lane| lane.id);
-        if let Some(pool) = site.pools.get(&key) {
-            return Ok((pool.clone(), site.gate.clone()));
-        }
         let connector = Connector {
             destination: destination.clone(),
             policy: policy.clone(),

@@ -5,10 +5,9 @@
 //! the rest. Recipients beyond what the server takes in one transaction are left for the next one (RFC 5321 §4.5.3.1.10).
 //! The link may fail anywhere; what it means is decided in [`Transaction::transfer`] alone.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
-use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
 use lettre::transport::smtp::extension::{MailBodyParameter, MailParameter};
 use tokio::time::Instant;
 
@@ -28,6 +27,10 @@ use crate::domain::refusal;
 
 /// More recipients than this are not pipelined, lest both sides wait for the other to read (RFC 2920 §3.1).
 const PIPELINE_LIMIT: usize = 200;
+
+const DATA: &str = "DATA\r\n";
+/// About as long as a command is, in bytes.
+const COMMAND: usize = 96;
 
 /// What each recipient adds to the time that all commands of a mail may take together.
 const RECIPIENT_TIME: Duration = Duration::from_secs(10);
@@ -206,7 +209,7 @@ impl<'a> Transaction<'a> {
             return Ok(());
         }
         self.stage = Stage::Data;
-        let reply = self.exchange("DATA", || Data, self.timeouts.data).await?;
+        let reply = self.exchange("DATA", DATA, self.timeouts.data).await?;
         match (reply.is_intermediate(), accepted) {
             (true, true) => self.transfer().await,
             (true, false) => self.transfer_nothing().await,
@@ -224,35 +227,37 @@ impl<'a> Transaction<'a> {
 
     /// All commands up to DATA.
     fn group(&self) -> String {
-        let mut group = self.mail_command().to_string();
-        for index in &self.sent {
-            group.push_str(&self.rcpt_command(*index).to_string());
-        }
-        group.push_str(&Data.to_string());
+        let mut group = String::with_capacity(COMMAND * (self.sent.len() + 2));
+        self.write_mail(&mut group);
+        self.sent.iter().for_each(|place| self.write_rcpt(&mut group, *place));
+        group.push_str(DATA);
         group
     }
 
-    fn mail_command(&self) -> Mail {
-        let mut parameters = Vec::new();
+    fn write_mail(&self, out: &mut String) {
+        write_path(out, "MAIL FROM:<", self.parcel.envelope.from.as_ref());
         if self.session.offer.size {
-            parameters.push(MailParameter::Size(size(self.parcel.mime)));
+            write_parameter(out, MailParameter::Size(size(self.parcel.mime)));
         }
         if self.parcel.eight_bit != EightBit::Nowhere && self.session.offer.eight_bit_mime() {
-            parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
+            write_parameter(out, MailParameter::Body(MailBodyParameter::EightBitMime));
         }
         if self.smtputf8 {
-            parameters.push(MailParameter::SmtpUtfEight);
+            write_parameter(out, MailParameter::SmtpUtfEight);
         }
         if let Some(dsn) = self.dsn() {
-            parameters.extend(dsn::of_mail(dsn));
+            dsn::of_mail(dsn).into_iter().for_each(|parameter| write_parameter(out, parameter));
         }
-        Mail::new(self.parcel.envelope.from.as_ref().map(spoken), parameters)
+        out.push_str("\r\n");
     }
 
-    fn rcpt_command(&self, index: usize) -> Rcpt {
+    fn write_rcpt(&self, out: &mut String, index: usize) {
         let to = &self.parcel.envelope.to[index];
-        let parameters = self.dsn().map_or_else(Vec::new, |dsn| dsn::of_recipient(dsn, to));
-        Rcpt::new(spoken(to), parameters)
+        write_path(out, "RCPT TO:<", Some(to));
+        if let Some(dsn) = self.dsn() {
+            dsn::of_recipient(dsn, to).into_iter().for_each(|parameter| write_parameter(out, parameter));
+        }
+        out.push_str("\r\n");
     }
 
     /// What is asked to be told, where the server can be asked.
@@ -265,7 +270,8 @@ impl<'a> Transaction<'a> {
         let wait = self.deadline.min(Instant::now() + self.timeouts.mail);
         let mut sent = Ok(());
         if !self.pipelined {
-            let command = self.mail_command().to_string();
+            let mut command = String::with_capacity(COMMAND);
+            self.write_mail(&mut command);
             sent = self.session.wire.write(command.as_bytes(), wait).await.map_err(|failure| failure.error);
         }
         let reply = match sent {
@@ -299,8 +305,11 @@ impl<'a> Transaction<'a> {
         }
         for position in 0..self.sent.len() {
             let place = self.sent[position];
-            let command = self.rcpt_command(place);
-            let reply = self.exchange("RCPT", || command, self.timeouts.rcpt).await?;
+            let mut command = String::new();
+            if !self.pipelined {
+                self.write_rcpt(&mut command, place);
+            }
+            let reply = self.exchange("RCPT", &command, self.timeouts.rcpt).await?;
             if reply.is_intermediate() {
                 return Err(Stop::OutOfStep);
             }
@@ -358,7 +367,7 @@ impl<'a> Transaction<'a> {
     /// The server wants a mail for no one: it gets an empty one, and its answer concerns nobody (RFC 2920 §3.1).
     async fn transfer_nothing(&mut self) -> Result<(), Stop> {
         self.pipelined = false;
-        self.exchange("the final dot", || ".\r\n", self.timeouts.data).await?;
+        self.exchange("the final dot", ".\r\n", self.timeouts.data).await?;
         Ok(())
     }
 
@@ -375,17 +384,12 @@ impl<'a> Transaction<'a> {
     }
 
     /// Sends a command, unless it went with the group, and reads its reply.
-    async fn exchange<C: Display>(
-        &mut self,
-        stage: &str,
-        command: impl FnOnce() -> C,
-        wait: Duration,
-    ) -> Result<RawReply, Stop> {
+    async fn exchange(&mut self, stage: &str, command: &str, wait: Duration) -> Result<RawReply, Stop> {
         let deadline = self.deadline.min(Instant::now() + wait);
         let lost = |error: &WireError| Stop::Rest(Verdict::Temporary, ours(stage, error));
         if !self.pipelined {
             self.expect_silence()?;
-            let written = self.session.wire.write(command().to_string().as_bytes(), deadline).await;
+            let written = self.session.wire.write(command.as_bytes(), deadline).await;
             written.map_err(|failure| lost(&failure.error))?;
         }
         let reply = self.session.wire.reply(deadline).await.map_err(|error| lost(&error))?;
@@ -401,8 +405,20 @@ impl<'a> Transaction<'a> {
     }
 }
 
-fn spoken(address: &Address) -> lettre::Address {
-    lettre::Address::new_dangerous(address.local(), address.domain())
+/// A command's verb and its path, which is empty without an address.
+fn write_path(out: &mut String, verb: &str, address: Option<&Address>) {
+    out.push_str(verb);
+    if let Some(address) = address {
+        out.push_str(address.local());
+        out.push('@');
+        out.push_str(address.domain());
+    }
+    out.push('>');
+}
+
+fn write_parameter(out: &mut String, parameter: impl Display) {
+    // Writing to a string cannot fail.
+    let _ = write!(out, " {parameter}");
 }
 
 fn ours(stage: &str, error: &WireError) -> Reply {

@@ -19,7 +19,7 @@ use crate::db::splits::{self, Sharer, Splits};
 use crate::db::{Db, DbError};
 use crate::domain::condition::Lesson;
 use crate::domain::id::LaneId;
-use crate::domain::outcome::{Outcome, Peer, Sign, Stage, Verdict};
+use crate::domain::outcome::{Outcome, Sign, Stage, Verdict};
 use crate::domain::routing::RouteName;
 use crate::domain::unreachable::Cause;
 use crate::smtp;
@@ -110,13 +110,19 @@ impl Learner {
     fn sort<'a>(&self, batch: &'a [Finished]) -> (HashMap<i64, Batch<'a>>, Vec<&'a Finished>) {
         let mut by_lane = HashMap::<i64, Batch>::new();
         let mut refused = Vec::new();
+        let mut places = HashMap::<i64, Option<(Arc<ReadyLane>, Option<RouteName>)>>::new();
         for finished in batch {
             let Some(outcome) = finished.outcome.as_ref().filter(|outcome| !outcome.is_ours()) else { continue };
             let claimed = &finished.claimed;
-            let known = self.hands.lane(claimed.lane_id);
+            let known = places.entry(claimed.lane_id).or_insert_with(|| {
+                let lane = self.hands.lane(claimed.lane_id)?;
+                let route = RouteName::parse(&lane.route);
+                Some((lane, route))
+            });
             // The configuration may have changed since the mail was put there: who was spoken to is not the lane's destination
             // then, and what it complains of is not that one's. That mail goes at all is to be seen all the same.
-            let is_foreign = known.as_ref().is_some_and(|lane| !self.is_of(lane, &outcome.peer));
+            let leads_there = |route: &RouteName| self.sender.leads_to(route, &outcome.peer);
+            let is_foreign = known.as_ref().is_some_and(|(_, route)| !route.as_ref().is_some_and(leads_there));
             let lane = by_lane.entry(claimed.lane_id).or_default();
             let mail = lane.mails.entry(claimed.message_id).or_default();
             mail.attempted = 1;
@@ -132,7 +138,7 @@ impl Learner {
                 Some(Sign::SlowDown)
                     if outcome.stage == Stage::Rcpt
                         && outcome.reply.code != Some(421)
-                        && known.is_some_and(|lane| lane.is_shared()) =>
+                        && known.as_ref().is_some_and(|(lane, _)| lane.is_shared()) =>
                 {
                     refused.push(finished);
                 }
@@ -142,11 +148,6 @@ impl Learner {
             }
         }
         (by_lane, refused)
-    }
-
-    /// Whether a lane's mail goes to this server.
-    fn is_of(&self, lane: &ReadyLane, peer: &Peer) -> bool {
-        RouteName::parse(&lane.route).is_some_and(|route| self.sender.leads_to(&route, peer))
     }
 
     /// What there is to be learned of a lane, unless it was said a moment ago.

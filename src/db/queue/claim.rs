@@ -18,7 +18,7 @@ pub async fn claim(
     now: DateTime<Utc>,
 ) -> Result<Vec<Claimed>, DbError> {
     db.timed("queue.claim", async {
-        let mut connection = db.pool.hot().acquire().await?;
+        let mut connection = db.pool.acquire_hot().await?;
         let taken = take(&mut connection, worker, rooms, now).await?;
         let cut = cut(&taken, rooms);
         let mut claimed: Vec<Claimed> = taken.into_iter().map(|row| row.claimed).collect();

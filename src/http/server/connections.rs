@@ -10,8 +10,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
 
-use tokio::sync::Notify;
+use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use super::Limits;
@@ -26,6 +28,7 @@ const EVICTED: u64 = u64::MAX;
 pub(super) struct Connections {
     limits: Limits,
     started: Instant,
+    is_stopping: AtomicBool,
     open: Mutex<Open>,
 }
 
@@ -68,12 +71,30 @@ pub(super) struct Activity {
     state: AtomicU64,
     /// The response's body is over; what was written of it may not have been sent yet.
     is_over: AtomicBool,
-    evicted: Notify,
+    /// The task that serves the connection. It is woken to look at [`Slot::signal`].
+    task: AtomicWaker,
+}
+
+/// What a connection is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// To go on.
+    GoOn,
+    /// To end after the request in progress.
+    Stop,
+    /// To end now: it makes way for another one.
+    MakeWay,
 }
 
 impl Connections {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, started: Instant::now(), open: Mutex::default() }
+        Self { limits, started: Instant::now(), is_stopping: AtomicBool::new(false), open: Mutex::default() }
+    }
+
+    /// Tells every connection to end after the request in progress. Call it once no more are admitted.
+    pub(super) fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+        self.open().by_number.values().for_each(|one| one.activity.task.wake());
     }
 
     /// Finds a place for a connection from this address.
@@ -141,9 +162,17 @@ impl Slot {
         self.activity.clone()
     }
 
-    /// Waits until the connection has to make way.
-    pub(super) async fn evicted(&self) {
-        self.activity.evicted.notified().await;
+    /// What the connection is told now. `task` is woken when that changes.
+    pub(super) fn signal(&self, task: &Waker) -> Signal {
+        // First: what changes after the look wakes the task.
+        self.activity.task.register(task);
+        if self.activity.state.load(Ordering::Acquire) == EVICTED {
+            Signal::MakeWay
+        } else if self.connections.is_stopping.load(Ordering::Acquire) {
+            Signal::Stop
+        } else {
+            Signal::GoOn
+        }
     }
 }
 
@@ -157,7 +186,7 @@ impl Activity {
     fn new(started: Instant) -> Self {
         let born = since(started);
         let (state, is_over) = (AtomicU64::new(born), AtomicBool::new(false));
-        Self { started, born, state, is_over, evicted: Notify::new() }
+        Self { started, born, state, is_over, task: AtomicWaker::new() }
     }
 
     /// A request begins. Returns false if the connection is being closed.
@@ -185,10 +214,15 @@ impl Activity {
         (state != BUSY && state != EVICTED).then_some(state)
     }
 
+    /// The moment that [`Self::idle_since`] stands for.
+    pub(super) fn moment(&self, idle_since: u64) -> Instant {
+        self.started + Duration::from_nanos(idle_since)
+    }
+
     fn evict(&self, since: u64) -> bool {
         let evicted = self.state.compare_exchange(since, EVICTED, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if evicted {
-            self.evicted.notify_one();
+            self.task.wake();
         }
         evicted
     }

@@ -12,9 +12,11 @@ mod limits;
 mod stream;
 mod tracked;
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -32,9 +34,10 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::telemetry::Seldom;
-use connections::{Admission, Connections, Slot};
+use connections::{Admission, Connections, Signal, Slot};
 pub use limits::Limits;
 use stream::Guarded;
+use tracked::Tracked;
 
 /// Bytes that a request's line and headers may have together; more is answered 431. Also the read buffer of a connection.
 const HEAD: usize = 64 << 10;
@@ -128,6 +131,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         }
     }
     drop(listener);
+    shared.connections.stop();
     running.close();
     running.wait().await;
 }
@@ -152,7 +156,7 @@ async fn serve(stream: TcpStream, slot: Slot, shared: Arc<Shared>) {
             }
             let response: Result<Response<Body>, _> = router.oneshot(request.map(Body::new)).await;
             let Ok(response) = response;
-            Ok(response.map(|body| Body::new(tracked::Tracked::new(body, activity))))
+            Ok(response.map(|body| Tracked::new(body, activity)))
         }
     });
     let mut connection = std::pin::pin!(
@@ -164,19 +168,17 @@ async fn serve(stream: TcpStream, slot: Slot, shared: Arc<Shared>) {
             .serve_connection(io, service)
     );
     let mut is_stopping = false;
-    loop {
-        tokio::select! {
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "an HTTP connection ended");
-                }
-                return;
-            }
-            () = slot.evicted() => return,
-            () = shared.stop.cancelled(), if !is_stopping => {
-                is_stopping = true;
+    // By hand: to select between futures would lock and register each of them whenever the connection is polled.
+    let ended = poll_fn(|cx| match slot.signal(cx.waker()) {
+        Signal::MakeWay => Poll::Ready(Ok(())),
+        signal => {
+            if signal == Signal::Stop && !std::mem::replace(&mut is_stopping, true) {
                 connection.as_mut().graceful_shutdown();
             }
+            connection.as_mut().poll(cx)
         }
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(%error, "an HTTP connection ended");
     }
 }

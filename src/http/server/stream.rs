@@ -58,8 +58,11 @@ impl Guarded {
         self.is_in_head = false;
         match idle {
             None => self.reading.clear(),
-            Some(_) if idle == self.first => self.reading.set(Instant::now() + self.limits.header_timeout),
-            Some(_) => self.reading.set(Instant::now() + self.limits.keep_alive),
+            Some(since) => {
+                let limits = &self.limits;
+                let limit = if idle == self.first { limits.header_timeout } else { limits.keep_alive };
+                self.reading.set(self.activity.moment(since) + limit);
+            }
         }
     }
 
@@ -173,9 +176,15 @@ impl Timer {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.deadline else { return Poll::Pending };
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if sleep.deadline() != deadline {
+        if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
         }
-        sleep.as_mut().poll(cx)
+        ready!(sleep.as_mut().poll(cx));
+        // To set it for every request would cost more than to let it run out once in a while.
+        if sleep.deadline() < deadline {
+            sleep.as_mut().reset(deadline);
+            ready!(sleep.as_mut().poll(cx));
+        }
+        Poll::Ready(())
     }
 }
