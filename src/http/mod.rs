@@ -27,6 +27,7 @@ mod server;
 mod streams;
 mod suppressions;
 mod turns;
+mod unread;
 mod unsubscribe;
 mod webhooks;
 
@@ -231,6 +232,7 @@ fn with_responses(router: Router, responses: Responses) -> Router {
         // The handlers that take a body read it themselves, with a limit and a time limit of their own.
         .layer(DefaultBodyLimit::disable())
         .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(middleware::from_fn(unread::layer))
         .layer(middleware::from_fn_with_state(responses, request_id::layer))
 }
 
