@@ -14,6 +14,7 @@
 //! - [`mail`] turns a message into MIME, without touching a socket;
 //! - [`smtp`] speaks to other mail servers and knows no database;
 //! - [`webhook`] posts events to those who asked for them, and knows no database either;
+//! - [`http_client`] sends requests to servers that are not trusted, for webhooks and MTA-STS policies;
 //! - [`domain`] holds the types and rules that all of them share, free of I/O.
 //!
 //! [`app`] builds the parts and stops them; [`cli`] holds one file a command; [`dev`] is the embedded
@@ -31,6 +32,7 @@ pub mod dns;
 pub mod domain;
 pub mod feedback;
 pub mod http;
+pub mod http_client;
 pub mod journal;
 pub mod mail;
 pub mod smtp;

@@ -26,8 +26,17 @@ pub enum Format {
 #[derive(Debug)]
 pub struct Reader {
     format: Format,
-    /// The columns of a CSV, once its first record was seen: places in [`COLUMNS`].
-    columns: Option<Vec<&'static str>>,
+    /// The columns of a CSV, once its first record was seen.
+    columns: Option<Columns>,
+}
+
+/// The columns of a CSV.
+#[derive(Debug)]
+struct Columns {
+    /// Those of [`COLUMNS`], in the order of the file.
+    names: Vec<&'static str>,
+    /// The fewest fields that a record may have: of one that has fewer, nobody knows what the missing ones were to say.
+    least: usize,
 }
 
 /// What one record is.
@@ -54,12 +63,20 @@ impl Reader {
 
     /// Reads the next record.
     pub fn read(&mut self, record: &Record, context: &Context<'_>) -> Read {
-        let Some(octets) = &record.octets else {
-            return self.unread(fault("", Code::TooLong, format!("longer than {LONGEST} bytes")));
+        let read = match &record.octets {
+            None => self.unread(fault("", Code::TooLong, format!("longer than {LONGEST} bytes"))),
+            Some(_) if record.is_unclosed => {
+                self.unread(fault("", Code::InvalidValue, "a quote is never closed".into()))
+            }
+            Some(octets) => match self.format {
+                Format::Ndjson => entry(json::read(octets, FIELDS + 1), context),
+                Format::Csv => self.csv(octets, context),
+            },
         };
-        match self.format {
-            Format::Ndjson => entry(json::read(octets, FIELDS + 1), context),
-            Format::Csv => self.csv(octets, context),
+        match read {
+            Read::Refused(fault) => Read::Refused(spanning(record, fault)),
+            Read::Unreadable(fault) => Read::Unreadable(spanning(record, fault)),
+            read => read,
         }
     }
 
@@ -83,23 +100,47 @@ impl Reader {
         let columns = match &self.columns {
             Some(columns) => columns,
             None => match columns(&fields) {
-                Ok(Some(columns)) => {
-                    self.columns = Some(columns);
+                Ok(Some(names)) => {
+                    self.columns = Some(Columns { least: names.len(), names });
                     return Read::Columns;
                 }
                 // Without names the columns are those of an export, from the first on.
-                Ok(None) => self.columns.insert(COLUMNS.to_vec()),
+                Ok(None) => self.columns.insert(Columns { names: COLUMNS.to_vec(), least: fields.len() }),
                 Err(fault) => return Read::Unreadable(fault),
             },
         };
-        if fields.len() > columns.len() {
-            let message = format!("{} fields where there are {} columns", fields.len(), columns.len());
+        let Columns { names, least } = columns;
+        if fields.len() > names.len() {
+            let message = format!("{} where there are {} columns", counted(fields.len()), names.len());
             return Read::Refused(fault("", Code::TooMany, message));
         }
-        let object = columns.iter().zip(fields).filter(|(_, field)| !field.is_empty());
+        if fields.len() < *least {
+            let missing = names.get(fields.len()).copied().unwrap_or_default();
+            let message = format!(
+                "{} where the first line has {least}: the column `{missing}` is missing; an empty field says that there is no value",
+                counted(fields.len())
+            );
+            return Read::Refused(fault(&format!("/{missing}"), Code::Required, message));
+        }
+        let object = names.iter().zip(fields).filter(|(_, field)| !field.is_empty());
         let object = object.map(|(name, field)| (*name, Value::Str(Cow::Owned(field)))).collect();
         entry(Ok(Value::Object(object)), context)
     }
+}
+
+fn counted(fields: usize) -> String {
+    if fields == 1 { "1 field".into() } else { format!("{fields} fields") }
+}
+
+/// The fault, with all lines of a record that has several: none of them was read.
+fn spanning(record: &Record, fault: Fault) -> Fault {
+    let Record { line, last_line, .. } = record;
+    if line == last_line {
+        return fault;
+    }
+    let message =
+        format!("{}; lines {line} to {last_line} were not read: a quote makes one record of them", fault.message);
+    Fault { message, ..fault }
 }
 
 fn entry(value: Result<Value<'_>, Rejection>, context: &Context<'_>) -> Read {
@@ -119,7 +160,8 @@ fn fault(pointer: &str, code: Code, message: String) -> Fault {
 
 /// The columns that a first record names; `None` where it is an entry already.
 fn columns(fields: &[String]) -> Result<Option<Vec<&'static str>>, Fault> {
-    if fields.iter().any(|field| field.contains('@')) {
+    let has_name = fields.iter().any(|field| field.trim().eq_ignore_ascii_case("address"));
+    if !has_name && fields.iter().any(|field| field.contains('@')) {
         return Ok(None);
     }
     let known = |field: &String| {
@@ -148,8 +190,7 @@ fn fields(record: &str) -> Result<Vec<String>, Fault> {
     if is_whole {
         return Ok(fields);
     }
-    let message = "a quote in a field that is not in quotes: put the field in quotes and double the quote; the lines up to the next \
-                   quote were not read either";
+    let message = "a quote in a field that is not in quotes: put the field in quotes and double the quote";
     Err(fault("", Code::InvalidValue, message.into()))
 }
 
@@ -189,7 +230,8 @@ mod tests {
     fn read(reader: &mut Reader, text: &str) -> Read {
         let (limits, streams) = (Limits::default(), ["news".to_owned()]);
         let context = Context { now: "2026-11-23T12:00:00Z".parse().unwrap(), limits: &limits, streams: &streams };
-        reader.read(&Record { line: 1, octets: Some(text.into()) }, &context)
+        let record = Record { line: 1, last_line: 1, octets: Some(text.into()), is_unclosed: false };
+        reader.read(&record, &context)
     }
 
     fn told(read: Read) -> String {
@@ -228,15 +270,22 @@ mod tests {
         let mut named = Reader::new(Format::Csv);
         assert_eq!(told(read(&mut named, "Reason, address,note")), "columns");
         assert_eq!(told(read(&mut named, "complaint,Ann@b.test,\"a, b\"")), "ann@b.test  complaint a, b");
-        assert_eq!(told(read(&mut named, ",ann@b.test")), "ann@b.test  manual ");
+        assert_eq!(told(read(&mut named, ",ann@b.test,")), "ann@b.test  manual ");
+        assert_eq!(told(read(&mut named, ",ann@b.test")), "refused /note required");
         assert_eq!(told(read(&mut named, "complaint,ann@b.test,x,y")), "refused  too_many");
-        assert_eq!(told(read(&mut named, "rude,ann@b.test")), "refused /reason invalid_value");
+        assert_eq!(told(read(&mut named, "rude,ann@b.test,")), "refused /reason invalid_value");
         let mut bare = Reader::new(Format::Csv);
         assert_eq!(told(read(&mut bare, "ann@b.test,news,unsubscribe")), "ann@b.test news unsubscribe ");
-        assert_eq!(told(read(&mut bare, "address")), "refused /address invalid_address");
-        for (names, code) in
-            [("address,colour", "unknown_field"), ("reason", "required"), ("address,address", "duplicate_field")]
-        {
+        assert_eq!(told(read(&mut bare, "address,,")), "refused /address invalid_address");
+        assert_eq!(told(read(&mut bare, "bo@b.test,,,a note")), "bo@b.test  manual a note");
+        assert_eq!(told(read(&mut bare, "bo@b.test")), "refused /stream required");
+        for (names, code) in [
+            ("address,colour", "unknown_field"),
+            ("reason", "required"),
+            ("address,address", "duplicate_field"),
+            ("address,x@y", "unknown_field"),
+            ("x@y,Address", "unknown_field"),
+        ] {
             assert_eq!(told(read(&mut Reader::new(Format::Csv), names)), format!("unreadable {code}"), "{names}");
         }
     }

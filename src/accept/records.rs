@@ -1,19 +1,23 @@
-//! A body that arrives piece by piece → its records, each with the number of its line: a line of NDJSON, or a record of CSV
+//! A body that arrives piece by piece → its records, each with the numbers of its lines: a line of NDJSON, or a record of CSV
 //! (RFC 4180), which may have line ends within quotes.
 //!
-//! Holds one record at a time. One that is too long is skipped up to its line's end and told of as such: a quote that is
+//! LF, CRLF and CR alone end a line. JSON has no bare CR within strings, so that none is cut. Holds one record at a time. One that is too long is skipped up to its line's end and told of as such: a quote that is
 //! never closed costs the lines it swallows and no memory.
 
 /// Octets of the longest record: an entry has a twentieth of that.
 pub const LONGEST: usize = 16 << 10;
 
-/// A record and where it began.
+/// A record and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its line, from 1.
+    /// Its first line, from 1.
     pub line: u64,
+    /// Its last line: another one where a quote holds line ends.
+    pub last_line: u64,
     /// Its octets without the line end; none where there were too many.
     pub octets: Option<Vec<u8>>,
+    /// Whether a quote of it is never closed.
+    pub is_unclosed: bool,
 }
 
 /// Takes a body apart.
@@ -24,7 +28,7 @@ pub struct Records {
     has_quotes: bool,
     current: Vec<u8>,
     in_quotes: bool,
-    /// Whether the last byte was a CR that ended a line: an LF behind it belongs to the same line end.
+    /// Whether the last byte was a CR: an LF behind it belongs to the same line end.
     after_cr: bool,
     /// Whether the current record is too long, and is skipped.
     is_skipping: bool,
@@ -51,19 +55,20 @@ impl Records {
     /// Takes the next piece; `take` gets each record that it completes. Blank lines are none.
     pub fn push(&mut self, piece: &[u8], mut take: impl FnMut(Record)) {
         for &byte in piece {
-            if std::mem::take(&mut self.after_cr) && byte == b'\n' {
+            let is_open = self.in_quotes && !self.is_skipping;
+            let is_rest_of_end = std::mem::take(&mut self.after_cr) && byte == b'\n';
+            if is_rest_of_end && !is_open {
                 continue;
             }
-            let is_open = self.in_quotes && !self.is_skipping;
-            // Old spreadsheets end the lines of a CSV with CR alone.
-            let is_cr = byte == b'\r' && self.has_quotes && !is_open;
-            if byte == b'\n' || is_cr {
-                self.ended += 1;
+            if matches!(byte, b'\n' | b'\r') && !is_rest_of_end {
+                self.after_cr = byte == b'\r';
                 if !is_open {
-                    self.after_cr = is_cr;
                     self.complete(&mut take);
+                    self.ended += 1;
+                    self.began = self.ended + 1;
                     continue;
                 }
+                self.ended += 1;
             }
             if self.is_skipping {
                 continue;
@@ -91,17 +96,13 @@ impl Records {
         if self.began == 1 && octets.starts_with(b"\xef\xbb\xbf") {
             octets.drain(..3);
         }
-        if octets.ends_with(b"\r") {
-            octets.pop();
+        let (is_skipping, is_unclosed) = (std::mem::take(&mut self.is_skipping), std::mem::take(&mut self.in_quotes));
+        if is_skipping || !octets.trim_ascii().is_empty() {
+            // A body may end with a line end that an open quote has kept.
+            let has_kept_end = matches!(octets.last(), Some(b'\n' | b'\r'));
+            let last_line = if has_kept_end { self.ended } else { self.ended + 1 };
+            take(Record { line: self.began, last_line, octets: (!is_skipping).then_some(octets), is_unclosed });
         }
-        if self.is_skipping {
-            take(Record { line: self.began, octets: None });
-        } else if !octets.trim_ascii().is_empty() {
-            take(Record { line: self.began, octets: Some(octets) });
-        }
-        self.is_skipping = false;
-        self.in_quotes = false;
-        self.began = self.ended + 1;
     }
 }
 
@@ -118,6 +119,16 @@ mod tests {
             records.push(piece, |record| list.push((record.line, record.octets.map(text))));
         }
         records.finish(|record| list.push((record.line, record.octets.map(text))));
+        list
+    }
+
+    /// The lines of each record, and whether it is unclosed.
+    fn spans(body: &[u8], piece: usize) -> Vec<(u64, u64, bool)> {
+        let (mut records, mut list) = (Records::new(true), Vec::new());
+        for piece in body.chunks(piece) {
+            records.push(piece, |record| list.push((record.line, record.last_line, record.is_unclosed)));
+        }
+        records.finish(|record| list.push((record.line, record.last_line, record.is_unclosed)));
         list
     }
 
@@ -154,6 +165,26 @@ mod tests {
         for piece in [1, 3, 100] {
             assert_eq!(split(body, true, piece), expected);
         }
+    }
+
+    #[test]
+    fn a_cr_alone_ends_a_line_of_ndjson() {
+        let expected = of(&[(1, Some("{\"a\": \"\\r\"}")), (2, Some("{}")), (4, Some("{}"))]);
+        for piece in [1, 3, 100] {
+            assert_eq!(split(b"{\"a\": \"\\r\"}\r{}\r\n\r{}", false, piece), expected);
+        }
+    }
+
+    #[test]
+    fn records_know_their_last_line() {
+        let body = b"a,\"b\r\nc\rd\ne\"\r\nf\r\"g\n\r\nh";
+        for piece in [1, 2, 100] {
+            assert_eq!(spans(body, piece), [(1, 4, false), (5, 5, false), (6, 8, true)]);
+        }
+        let unclosed = format!("a\n\"{}\nb\n", "line\n".repeat(LONGEST / 5 + 3));
+        let spans = spans(unclosed.as_bytes(), 1_000);
+        assert_eq!((spans.len(), spans[1].0, spans[1].2), (spans.len(), 2, true));
+        assert!(spans[1].1 > 3_000 && spans[2].0 == spans[1].1 + 1, "{:?}", &spans[..3]);
     }
 
     #[test]

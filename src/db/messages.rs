@@ -139,8 +139,8 @@ pub struct Filter {
     pub sender_domains: Option<Vec<String>>,
     /// Only messages of which a recipient waits in this lane.
     pub lane: Option<i64>,
-    /// Only messages of which a recipient is held for an operator.
-    pub held: bool,
+    /// Only messages of which a recipient is held for an operator, or only the others.
+    pub held: Option<bool>,
     /// Only messages with a recipient at this domain.
     pub to_domain: Option<String>,
 }
@@ -226,8 +226,11 @@ pub async fn page(
            AND ($16::bigint IS NULL OR m.id = ANY (ARRAY(
                 SELECT q.message_id FROM queue q
                 WHERE q.lane_id = $16 AND q.tenant_id = $1 AND q.lease IS NULL AND ($2::uuid IS NULL OR q.message_id < $2)
-                  AND ($17::boolean IS FALSE OR q.due_at = 'infinity'))))
-           AND ($17::boolean IS FALSE OR $16::bigint IS NOT NULL OR m.id = ANY (ARRAY(
+                  AND ($17::boolean IS NOT TRUE OR q.due_at = 'infinity'))))
+           AND ($17::boolean IS NOT TRUE OR $16::bigint IS NOT NULL OR m.id = ANY (ARRAY(
+                SELECT q.message_id FROM lanes l JOIN queue q ON q.lane_id = l.id
+                WHERE l.tenant_id = $1 AND q.lease IS NULL AND q.due_at = 'infinity')))
+           AND ($17::boolean IS NOT FALSE OR m.id <> ALL (ARRAY(
                 SELECT q.message_id FROM lanes l JOIN queue q ON q.lane_id = l.id
                 WHERE l.tenant_id = $1 AND q.lease IS NULL AND q.due_at = 'infinity')))
            AND ($18::text IS NULL OR EXISTS (

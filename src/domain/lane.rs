@@ -374,7 +374,7 @@ mod tests {
         };
         assert_eq!(reason(&busy, true), "The lane is at its connection limit (2 in use).");
         let slow = |lane: &mut Lane| lane.of_stream.rate = Some(2.0);
-        assert_eq!(reason(&slow, true), "Limited to 2 messages a second by the rate of stream `bulk`.");
+        assert_eq!(reason(&slow, true), "Limited to 2 messages per second by the rate of stream `bulk`.");
         let raised = |lane: &mut Lane| {
             let reply = Some("4.7.0 slow down".into());
             lane.learned = Some(Learned { rate: 2.0, ceiling: 40.0, at: at(8), raised_at: Some(at(9)), reply });
@@ -429,7 +429,7 @@ mod tests {
         };
         assert_eq!(
             lane.reason(true, Some(&unprepared)),
-            "Limited to 1 message a second by the lane's rate. 2 recipients cannot be prepared since 1970-01-01T00:01:00Z: messages \
+            "Limited to 1 message per second by the lane's rate. 2 recipients cannot be prepared since 1970-01-01T00:01:00Z: messages \
              from domain acme.test cannot be signed: secret_key is not set."
         );
     }

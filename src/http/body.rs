@@ -21,8 +21,6 @@ const SETTINGS: u64 = 1 << 20;
 const ARRIVAL: Duration = Duration::from_mins(2);
 /// How long a large body may wait for its turn.
 const TURN: Duration = Duration::from_secs(30);
-/// What is read and thrown away of a body that is too large, so that the client gets to read our answer.
-const DISCARD: u64 = 64 << 20;
 /// What has to arrive of a large body in 10 s: 16 KiB a second.
 const FLOWS: u64 = 160 << 10;
 /// The same in 2 s while somebody else waits for the memory.
@@ -80,7 +78,6 @@ impl Bodies {
         is_plain(headers)?;
         let length = length(headers);
         if length.is_some_and(|length| length > max) {
-            discard(headers, body).await;
             return Err(ApiError::TooLarge(max));
         }
         // Where no length was given, it may become as large as it may be.
@@ -105,10 +102,9 @@ impl Bodies {
     }
 
     /// A body that is worked on as it arrives: nothing of it is kept, so that it takes no share of the memory.
-    pub(super) async fn pieces(&self, headers: &HeaderMap, body: Body) -> Result<Pieces, ApiError> {
+    pub(super) fn pieces(&self, headers: &HeaderMap, body: Body) -> Result<Pieces, ApiError> {
         is_plain(headers)?;
         if length(headers).is_some_and(|length| length > self.max) {
-            discard(headers, body).await;
             return Err(ApiError::TooLarge(self.max));
         }
         Ok(Pieces::new(body, self.max, Duration::MAX))
@@ -122,16 +118,6 @@ fn full() -> ApiError {
 
 fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
-}
-
-/// Reads on for a while, so that the client gets to read the answer.
-async fn discard(headers: &HeaderMap, body: Body) {
-    // A client that asked first has not sent anything yet, and need not.
-    if headers.contains_key(header::EXPECT) {
-        return;
-    }
-    let mut pieces = Pieces::new(body, DISCARD, TURN);
-    while let Ok(Some(_)) = pieces.next().await {}
 }
 
 /// What a body takes up in memory while it is parsed: attachments are there twice, in base64 and decoded.

@@ -27,6 +27,7 @@ mod server;
 mod streams;
 mod suppressions;
 mod turns;
+mod unread;
 mod unsubscribe;
 mod webhooks;
 

@@ -18,7 +18,7 @@ use tracing::Instrument as _;
 
 use super::response::{Asker, Responses};
 use super::security::{self, Policy};
-use super::{Problem, error};
+use super::{Problem, error, unread};
 use crate::domain::id::uuid_at;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -69,6 +69,7 @@ impl Service<Request> for Surrounded {
         request.extensions_mut().insert(asker.clone());
         let responses = self.responses.clone();
         // Nothing of the handler runs before this is polled.
+        let (request, unread) = unread::watch(request);
         let work = AssertUnwindSafe(self.route.call(request)).catch_unwind();
         Box::pin(async move {
             let mut response = match checked {
@@ -77,7 +78,11 @@ impl Service<Request> for Surrounded {
                         Ok(Ok(response)) => response,
                         Err(panic) => error::panicked(panic),
                     });
-                    responses.admit(&asker, answer.instrument(span).await).await
+                    let mut response = answer.instrument(span).await;
+                    if let Some(unread) = unread {
+                        unread.settle(&mut response);
+                    }
+                    responses.admit(&asker, response).await
                 }
                 Err(error) => security::refused(error),
             };

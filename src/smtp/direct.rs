@@ -36,7 +36,7 @@ pub(super) struct Way {
 impl Direct {
     pub fn new(settings: &Settings, resolver: Resolver, manners: MxPolicies) -> Result<Self, SetupError> {
         let policies = if settings.mta_sts.enabled {
-            Some(Arc::new(Policies::new(settings, resolver.dns(), manners.verified.tls.config())?))
+            Some(Arc::new(Policies::new(settings, resolver.dns(), manners.verified.tls.config())))
         } else {
             None
         };

@@ -14,7 +14,7 @@ const LINES_LIMIT: usize = 100;
 /// The bytes that are kept of a reply, all lines together.
 const TEXT_LIMIT: usize = 64 * 1_024;
 /// A reply of more bytes than this is given up.
-const REPLY_LIMIT: usize = 256 * 1_024;
+pub(super) const REPLY_LIMIT: usize = 256 * 1_024;
 
 /// A reply as it came, not yet judged.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -178,9 +178,6 @@ pub enum SetupError {
     /// TLS could not be set up.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// The client for MTA-STS policies.
-    #[error("cannot set up HTTPS: {0}")]
-    Https(#[from] reqwest::Error),
     /// The system's resolver configuration could not be read.
     #[error("cannot set up the DNS resolver: {0}")]
     Dns(String),

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 
-use super::reply::{LINE_LIMIT, RawReply, ReplyError, ReplyReader};
+use super::reply::{LINE_LIMIT, REPLY_LIMIT, RawReply, ReplyError, ReplyReader};
 use super::words;
 
 /// Room for one line that is too long by half: [`ReplyReader`] takes its beginning before the buffer is full.
@@ -137,11 +137,17 @@ impl Wire {
         Err(missed.unwrap_or(WireError::TimedOut))
     }
 
+    /// Passes over the rest of a line, as long as it is no longer than a reply may be.
     async fn skip_line(&mut self, deadline: Instant) -> Result<(), WireError> {
+        let mut skipped = 0;
         loop {
             if let Some(end) = memchr::memchr(b'\n', &self.buffer[self.start..self.end]) {
                 self.start += end + 1;
                 return Ok(());
+            }
+            skipped += self.end - self.start;
+            if skipped > REPLY_LIMIT {
+                return Err(ReplyError::TooLong.into());
             }
             self.start = self.end;
             self.fill(deadline).await?;

@@ -2,19 +2,18 @@
 //! every address is checked, and the connection goes to a checked address: what the name means a moment later does not
 //! matter (DNS rebinding).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::NetError;
-use reqwest::Url;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::time::timeout;
-use url::Host;
+use url::{Host, Url};
 
 use crate::dns::{is_own, words};
 use crate::domain::network::{Allowed, Place};
+use crate::http_client::Lookup;
 
 /// How long whoever creates an endpoint waits for the DNS.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -133,6 +132,15 @@ impl Guard {
         self.of_scheme(url).check(&ip.to_string(), ip).map(|()| None)
     }
 
+    /// Resolves names for a client, to addresses that may be connected to.
+    pub(super) fn lookup(&self) -> Lookup {
+        let guard = self.clone();
+        Arc::new(move |host| {
+            let guard = guard.clone();
+            Box::pin(async move { guard.addresses(&host).await.map_err(Into::into) })
+        })
+    }
+
     /// The addresses that may be connected to, at least one.
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, Refusal> {
         let found = match self.dns.lookup_ip(format!("{host}.")).await {
@@ -176,17 +184,6 @@ enum Refusal {
     Denied(#[from] Denied),
     #[error("the DNS does not answer: {}", words(.0))]
     Dns(#[from] NetError),
-}
-
-impl Resolve for Guard {
-    fn resolve(&self, name: Name) -> Resolving {
-        let guard = self.clone();
-        Box::pin(async move {
-            let host = name.as_str().trim_end_matches('.').to_ascii_lowercase();
-            let addresses = guard.addresses(&host).await?;
-            Ok(Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0))) as Addrs)
-        })
-    }
 }
 
 #[cfg(test)]

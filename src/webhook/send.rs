@@ -4,15 +4,19 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, RETRY_AFTER};
+use hyper::{Request, Response, StatusCode};
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::{Instant, timeout_at};
+use url::Url;
 
 use super::guard::Guard;
 use super::sign::signature;
 use crate::domain::webhook::retry_after;
+use crate::http_client::{self, HttpClient, HttpError};
 
 /// So much of an answer is read, in octets; the connection is closed on what is longer.
 const READ: usize = 64 * 1_024;
@@ -70,16 +74,13 @@ pub enum SetupError {
     /// TLS could not be set up.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// HTTP could not be set up.
-    #[error("cannot set up HTTPS: {0}")]
-    Https(#[from] reqwest::Error),
 }
 
 /// Posts.
 pub struct Poster {
-    client: Client,
+    client: HttpClient,
     /// For `http://`.
-    plain: Client,
+    plain: HttpClient,
     guard: Guard,
     limit: Duration,
 }
@@ -99,19 +100,11 @@ impl Poster {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let client = |guard: Guard| {
-            Client::builder()
-                .tls_backend_preconfigured(tls.clone())
-                .redirect(redirect::Policy::none())
-                .no_proxy()
-                .dns_resolver(guard)
-                .pool_max_idle_per_host(IDLE)
-                .pool_idle_timeout(Duration::from_secs(30))
-                .tcp_nodelay(true)
-                .user_agent(concat!("Postrider/", env!("CARGO_PKG_VERSION")))
-                .build()
-        };
-        Ok(Self { client: client(guard.clone())?, plain: client(guard.plain())?, guard, limit })
+        let settings =
+            http_client::Settings { https_only: false, idle_per_host: IDLE, idle_timeout: Duration::from_secs(30) };
+        let plain = HttpClient::new(tls.clone(), guard.plain().lookup(), settings);
+        let client = HttpClient::new(tls, guard.lookup(), settings);
+        Ok(Self { client, plain, guard, limit })
     }
 
     /// Posts, and tells what came of it.
@@ -128,21 +121,21 @@ impl Poster {
         outcome
     }
 
-    async fn answer(&self, post: Post<'_>) -> Result<Response, String> {
+    async fn answer(&self, post: Post<'_>) -> Result<Response<Incoming>, String> {
         let url = Url::parse(post.url).map_err(|error| format!("the URL is not valid: {error}"))?;
         // Addresses in the URL itself are never resolved, so that the client does not ask the guard.
         self.guard.name(&url).map_err(|denied| denied.to_string())?;
         let timestamp = post.now.timestamp();
         let signed = signature(post.secrets.into_iter(), &post.id, timestamp, post.body.as_bytes());
         let client = if url.scheme() == "http" { &self.plain } else { &self.client };
-        let request = client
-            .post(url)
+        let request = Request::post(url.as_str())
             .header(CONTENT_TYPE, "application/json")
             .header("webhook-id", post.id)
             .header("webhook-timestamp", timestamp)
             .header("webhook-signature", signed)
-            .body(post.body);
-        request.send().await.map_err(|error| causes(&error.without_url()))
+            .body(Full::from(post.body))
+            .map_err(|error| HttpError::from(error).to_string())?;
+        self.client.send(request).await.map_err(|error| error.to_string())
     }
 }
 
@@ -171,14 +164,14 @@ impl Outcome {
     }
 }
 
-async fn judge(mut response: Response, until: Instant, now: DateTime<Utc>) -> Outcome {
+async fn judge(mut response: Response<Incoming>, until: Instant, now: DateTime<Utc>) -> Outcome {
     let status = response.status();
     let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let asked = asked.and_then(|text| retry_after(text, now));
     // The status has come and decides; a body that does not is no reason to post again.
     let mut body = Vec::new();
     while body.len() < READ
-        && let Ok(Ok(Some(piece))) = timeout_at(until, response.chunk()).await
+        && let Ok(Ok(Some(piece))) = timeout_at(until, http_client::chunk(&mut response)).await
     {
         body.extend_from_slice(&piece);
     }
@@ -203,18 +196,6 @@ async fn judge(mut response: Response, until: Instant, now: DateTime<Utc>) -> Ou
 fn start(text: &str, characters: usize) -> String {
     let is_shown = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');
     text.chars().take(characters).map(|c| if is_shown(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
-}
-
-/// reqwest's own words leave the cause out.
-fn causes(error: &reqwest::Error) -> String {
-    let error: &dyn std::error::Error = error;
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ pub fn signature<'a>(secrets: impl Iterator<Item = &'a [u8]>, id: &str, timestam
 
 #[cfg(test)]
 mod tests {
+    use hyper::HeaderMap;
     use proptest::prelude::*;
-    use reqwest::header::HeaderMap;
     use standardwebhooks::Webhook;
 
     use super::*;

@@ -117,7 +117,7 @@ async fn behind_a_block_and_a_learned_limit() {
     assert_eq!((kind(&ann), &ann["estimate"]["at"]), ("learned_limit", &json!("2026-11-23T12:02:00Z")));
     assert_eq!(
         ann["blocker"]["rule"],
-        format!("learned rate of {}: 30 messages a minute", ann["lane"]["id"].as_str().unwrap())
+        format!("learned rate of {}: 30 messages per minute", ann["lane"]["id"].as_str().unwrap())
     );
     let reset = ann["unblock"][0]["call"].as_str().unwrap().strip_prefix("POST ").unwrap().to_owned();
     app.post(&reset, &json!({})).await;

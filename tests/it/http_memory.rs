@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Api};
+use crate::support::clock::hours;
 use crate::support::raw_http::{Raw, exchange, status};
 
 fn upload(api: &Api, length: usize, begin: usize) -> String {
@@ -141,6 +142,43 @@ async fn key_revoked_during_its_upload_does_nothing_more() {
     assert_eq!(app.get("/v1/suppressions").await.body["data"], json!([]));
     let keys = app.get("/v1/keys").await.body["data"].to_string();
     assert!(!keys.contains("another"), "{keys}");
+}
+
+#[tokio::test]
+async fn key_that_expires_ends_its_stream() {
+    let app = TestApp::start().await;
+    let made = app
+        .post("/v1/keys", &json!({"name": "guest", "scopes": ["read"], "expires_at": app.clock.text_in(hours(1))}))
+        .await;
+    let reader = app.with_key(made.body["secret"].as_str().unwrap());
+    let request = reader.request(Method::GET, "/v1/events?after=latest").header("accept", "text/event-stream");
+    let mut stream = request.send().await.unwrap();
+    assert!(stream.status() == 200 && stream.chunk().await.unwrap().is_some(), "it has begun");
+    app.clock.advance(hours(1));
+    let ended = async { while stream.chunk().await.unwrap_or_default().is_some() {} };
+    tokio::time::timeout(Duration::from_secs(10), ended).await.expect("an end");
+}
+
+/// The head of an upload and as many bytes as it says.
+fn whole_upload(api: &Api, length: usize) -> String {
+    upload(api, length, length)
+}
+
+#[tokio::test]
+async fn connection_goes_on_after_a_refused_upload() {
+    let app = TestApp::builder().config(|config| config.accept.max_body_mib = 1).start().await;
+    let mut raw = Raw::connect(&app.base).await;
+    for (api, expected) in [(app.with_key("pr_wrong"), 401), (app.api().clone(), 413), (app.with_key("pr_wrong"), 401)]
+    {
+        raw.send(whole_upload(&api, 20 << 20)).await;
+        let answer = raw.response().await;
+        assert_eq!(status(&answer), expected, "{answer}");
+    }
+    raw.send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(status(&raw.response().await), 200);
+    let asking = upload(&app.with_key("pr_wrong"), 20 << 20, 0).replace("Host: x", "Host: x\r\nExpect: 100-continue");
+    let answer = exchange(&app.base, asking).await;
+    assert!(status(&answer) == 401 && answer.contains("connection: close"), "{answer}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &[]),
     ("dns", &["domain"]),
+    ("http_client", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
     ("mail", &["domain"]),
@@ -25,7 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("app", &["http", "journal", "accept", "feedback", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
     ("cli", &["app", "bench", "http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
 ];
-const LEAVES: &[&str] = &["clock", "config", "dns", "telemetry"];
+const LEAVES: &[&str] = &["clock", "config", "dns", "http_client", "telemetry"];
 
 fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -1,9 +1,14 @@
 //! What an operator sees and does when something is stuck: pauses, blocks, lists and retries.
 
+use postrider::clock::{Clock as _, SystemClock};
 use serde_json::json;
 
 use crate::support::app::TestApp;
+use crate::support::client::Api;
 use crate::support::clock::{hours, minutes};
+use crate::support::postgres::Database;
+use crate::support::process::{Service, key, serve};
+use crate::support::smtp::SmtpServer;
 
 /// The lane of a message's only recipient, and its explanation.
 async fn explained(app: &TestApp, id: &str) -> (String, serde_json::Value) {
@@ -86,6 +91,7 @@ async fn held_recipients_and_domains_can_be_listed() {
     .await;
     let (lane, _) = explained(&app, &mail.id).await;
     assert_eq!((found("held=true").await, found(&format!("held=true&lane={lane}")).await), (1, 1));
+    assert_eq!((found("held=false").await, found(&format!("held=false&lane={lane}")).await), (1, 1));
     assert_eq!(app.get("/v1/messages?held=maybe").await.faults(), [("held", "invalid_value")]);
     assert_eq!(app.post(&format!("/v1/messages/{}/retry", mail.id), &json!({})).await.status, 200);
     app.run_until_idle().await;
@@ -143,4 +149,72 @@ async fn attachments_and_event_details_are_shown() {
         assert_eq!(accepted["recipients"][0]["id"], relayed["recipient_id"]);
         assert!(relayed["from"]["email"].is_string() && relayed["recipients"].is_null(), "{relayed}");
     }
+}
+
+/// Has this process find out that there is no `public_url`, which a stream's links need.
+async fn sent_without_public_url(app: &TestApp) {
+    let mut config = app.config.clone();
+    config.public_url = None;
+    app.worker_with(&config).await.drain().await.unwrap();
+    assert!(app.smtp.mails().is_empty());
+}
+
+#[tokio::test]
+async fn messages_without_links_go_once_public_url_is_set() {
+    let app = TestApp::builder()
+        .config(|config| {
+            config.public_url = Some("https://mail.acme.test/".parse().unwrap());
+            config.secret_key = Some("0123456789abcdef0123456789abcdef".to_owned().into());
+        })
+        .start()
+        .await;
+    app.post("/v1/streams", &json!({"name": "news", "unsubscribe": true})).await;
+    let first = app.send(json!({"stream": "news"})).await;
+    let second = app.send(json!({"stream": "news"})).await;
+    sent_without_public_url(&app).await;
+    let (lane, told) = explained(&app, &first.id).await;
+    assert!(told["summary"].as_str().unwrap().contains("public_url"), "{told}");
+    let retried = app.post(&format!("/v1/messages/{}/retry", first.id), &json!({})).await;
+    assert_eq!(retried.status, 200, "{}", retried.body);
+    app.run_until_idle().await;
+    assert_eq!(app.status(&first.id).await, "relayed");
+    assert_ne!(app.status(&second.id).await, "relayed");
+    let reset = app.post(&format!("/v1/lanes/{lane}/reset"), &json!({})).await;
+    assert_eq!(reset.status, 200, "{}", reset.body);
+    app.run_until_idle().await;
+    assert_eq!(app.status(&second.id).await, "relayed");
+}
+
+#[tokio::test]
+async fn a_lane_with_more_than_a_batch_is_retried_as_a_whole() {
+    let app = TestApp::start().await;
+    for message in 0..45 {
+        let to: Vec<String> = (0..50).map(|n| format!("r{message}-{n}@example.test")).collect();
+        app.send(json!({"to": to})).await;
+    }
+    // Many are due at the same time.
+    app.sql("UPDATE queue SET due_at = due_at + interval '1 hour' * (1 + abs(hashtext(recipient_id::text) % 3))").await;
+    let lanes = app.get("/v1/lanes").await.body;
+    let lane = lanes["data"][0]["id"].as_str().unwrap();
+    let done = app.post(&format!("/v1/lanes/{lane}/retry"), &json!({})).await;
+    assert_eq!(done.body, json!({"retried": 2_250, "has_more": false}));
+    app.run_until_idle().await;
+    assert_eq!(app.get("/v1/messages?status=relayed&limit=100").await.body["data"].as_array().unwrap().len(), 45);
+}
+
+#[tokio::test]
+async fn messages_that_a_pause_would_expire_are_warned_of() {
+    let (database, smtp) = (Database::new(), SmtpServer::start().await);
+    let key = key(&database.url).await;
+    let first = Service::start(serve(&database.url, smtp.address(), &[])).await;
+    let api = Api::new(first.address.as_deref().unwrap(), key);
+    api.post("/v1/streams/transactional/pause", &json!({})).await;
+    let soon = (SystemClock.now() + minutes(30)).to_rfc3339();
+    api.send(json!({"to": ["ann@example.test", "bo@example.test"], "expires_at": soon})).await;
+    // A worker looks as it starts.
+    let mut second = Service::start(serve(&database.url, smtp.address(), &[])).await;
+    let warned = second.logged_event("pause_expires_messages").await;
+    let fields = &warned["fields"];
+    assert_eq!((&fields["stream"], &fields["recipients"]), (&json!("transactional"), &json!(2)), "{warned}");
+    assert!(warned["level"] == "WARN" && fields["lane"].as_str().unwrap().starts_with("lane_"), "{warned}");
 }

@@ -8,7 +8,9 @@ use reqwest::Method;
 use serde_json::json;
 use sqlx::PgConnection;
 
+use crate::support::client::message;
 use crate::support::load::{Load, have_all_arrived};
+use crate::support::raw_http::{Raw, status};
 use crate::support::site::{NAME, Site, TIMEOUT};
 
 /// A site that has been sending for a while, and what it was told of.
@@ -39,6 +41,29 @@ async fn killed_under_load_and_started_again() {
 
     site.postgres.start_again().await;
     goes_on(site, &acknowledged).await;
+}
+
+#[tokio::test]
+async fn large_uploads_are_answered_on_one_connection() {
+    let mut site = Site::start().await;
+    site.works().await;
+    site.postgres.kill().await;
+    site.notices().await;
+    let (key, length) = (&site.api.key, 8 << 20);
+    let upload = format!(
+        "POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{}",
+        message(json!({"text": "x".repeat(length / 2)})).to_string() + &" ".repeat(length)
+    );
+    let head = upload.find("\r\n\r\n").unwrap() + 4;
+    let mut raw = Raw::connect(&site.api.base).await;
+    for _ in 0..3 {
+        raw.send(&upload[..head + length]).await;
+        let answer = raw.response().await;
+        assert_eq!(status(&answer), 503, "{answer}");
+    }
+    site.postgres.start_again().await;
+    goes_on(site, &BTreeSet::new()).await;
 }
 
 #[tokio::test]

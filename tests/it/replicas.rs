@@ -15,6 +15,8 @@ use serde_json::json;
 use crate::support::app::{TestApp, make_key};
 use crate::support::client::Api;
 use crate::support::own_postgres::OwnPostgres;
+use crate::support::postgres::Database;
+use crate::support::process::{Service, serve};
 use crate::support::smtp::SmtpServer;
 
 #[tokio::test]
@@ -31,6 +33,20 @@ async fn a_replica_with_other_settings_is_named() {
     let differing = fingerprints::differing(&config, &app.db).await.unwrap();
     let named: Vec<&str> = differing.iter().flat_map(|worker| &worker.settings).map(String::as_str).collect();
     assert_eq!(named, ["public_url", "secret_key"]);
+}
+
+#[tokio::test]
+async fn replicas_with_different_settings_are_logged() {
+    let (database, smtp) = (Database::new(), SmtpServer::start().await);
+    let with_secret = |secret: &str| {
+        let mut command = serve(&database.url, smtp.address(), &[]);
+        command.env("POSTRIDER_SECRET_KEY", secret);
+        command
+    };
+    let _first = Service::start(with_secret("the secret of the first replica, and its own")).await;
+    let mut second = Service::start(with_secret("the secret of the second replica, another one")).await;
+    let warned = second.logged_event("settings_differ").await;
+    assert_eq!((&warned["level"], &warned["fields"]["settings"]), (&json!("WARN"), &json!("secret_key")), "{warned}");
 }
 
 #[tokio::test]

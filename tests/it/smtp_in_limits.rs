@@ -40,6 +40,18 @@ async fn a_line_may_not_be_too_long() {
 }
 
 #[tokio::test]
+async fn a_client_that_never_ends_is_left() {
+    let (kept, server) = serve(Settings { max_message: 1_000, ..Settings::default() }).await;
+    for beginning in ["", "EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n"] {
+        let mut client = Client::connect(server.address).await;
+        client.send(beginning).await;
+        let left = tokio::time::timeout(Duration::from_secs(20), client.floods());
+        left.await.expect("left before any time limit");
+    }
+    assert_eq!(kept.mails().len(), 0);
+}
+
+#[tokio::test]
 async fn after_too_many_errors_the_session_ends() {
     let (_kept, server) = serve(Settings { max_errors: 2, ..Settings::default() }).await;
     let mut client = Client::connect(server.address).await;

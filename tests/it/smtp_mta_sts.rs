@@ -95,6 +95,16 @@ async fn a_server_that_the_policy_does_not_name_gets_nothing() {
 }
 
 #[tokio::test]
+async fn a_policy_server_without_a_final_response_is_left() {
+    let mut world = world().await;
+    world.https.stays_informational();
+    world.settings.timeouts = Timeouts { policy: Duration::from_mins(5), ..Timeouts::default() };
+    let outcome =
+        tokio::time::timeout(Duration::from_secs(20), send(&world.sender())).await.expect("long before the limit");
+    assert_eq!(outcome.verdict, Accepted, "as for a domain without a policy");
+}
+
+#[tokio::test]
 async fn a_backup_that_the_policy_names_is_taken_instead() {
     let world = world().await;
     for index in 1..=6 {

@@ -164,10 +164,62 @@ async fn csv_lines_that_are_not_read_are_reported() {
     assert_eq!((quote.status, quote.faults()), (422, vec![("", "invalid_value")]));
     let later = import(&app, CSV, "address,note\na1@x.test,5\" pipe\na2@x.test,\n").await;
     assert_eq!(summary(&later.body), [1, 0, 0, 0, 1], "{}", later.body);
-    assert_eq!(later.body["errors"][0]["line"], 2);
+    let error = &later.body["errors"][0];
+    assert_eq!(error["line"], 2);
+    assert!(error["message"].as_str().unwrap().contains("lines 2 to 3 were not read"), "{error}");
     let header = import(&app, CSV, b"address,stream\xff\nann@example.test,news\n".to_vec()).await;
     assert_eq!(header.problem(), (422, "invalid_request"));
     assert_eq!(export(&app, NDJSON).await, "");
+}
+
+#[tokio::test]
+async fn an_unclosed_quote_names_all_lines_it_swallows() {
+    let app = TestApp::start().await;
+    let text = "address,note\na1@x.test,ok\na2@x.test,\"open\na3@x.test,\na4@x.test,\n";
+    let answer = import(&app, CSV, text).await;
+    assert_eq!(summary(&answer.body), [2, 1, 0, 0, 1], "{}", answer.body);
+    let error = &answer.body["errors"][0];
+    assert_eq!(error["line"], 3);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("never closed") && message.contains("lines 3 to 5 were not read"), "{message}");
+    let long = format!("address,note\na1@x.test,\"open\n{}", "a@x.test,\n".repeat(3_000));
+    let answer = import(&app, CSV, long).await;
+    let message = answer.body["errors"][0]["message"].as_str().unwrap();
+    assert!(message.contains("lines 2 to 1"), "{message}");
+    assert_eq!(answer.body["added"], 1, "the lines behind are read: {}", answer.body);
+}
+
+#[tokio::test]
+async fn a_short_csv_row_is_refused_with_its_missing_column() {
+    let app = TestApp::start().await;
+    let answer = import(&app, CSV, "address,stream\na1@x.test,bulk\na2@x.test\na3@x.test,\n").await;
+    assert_eq!(summary(&answer.body), [3, 2, 0, 0, 1], "{}", answer.body);
+    let error = &answer.body["errors"][0];
+    assert_eq!((&error["line"], &error["pointer"], &error["code"]), (&json!(3), &json!("/stream"), &json!("required")));
+    assert_eq!(app.get(&format!("{PATH}/a2@x.test")).await.status, 404);
+    let header = import(&app, CSV, "address,x@y\na@x.test,b\n").await;
+    assert_eq!((header.status, header.faults()), (422, vec![("", "unknown_field")]));
+    assert!(header.body["detail"].as_str().unwrap().contains("`x@y`"), "{}", header.body);
+}
+
+#[tokio::test]
+async fn ndjson_lines_may_end_with_cr() {
+    let app = TestApp::start().await;
+    let body = "{\"address\": \"a1@x.test\"}\r{\"address\": \"a2@x.test\", \"note\": \"a\\rb\"}\r\n{\"address\": \"a3@x.test\"}\r";
+    let answer = import(&app, NDJSON, body).await;
+    assert_eq!(summary(&answer.body), [3, 2, 0, 0, 1], "{}", answer.body);
+    assert_eq!(answer.body["errors"][0]["line"], 2, "a note has no line ends");
+}
+
+#[tokio::test]
+async fn addresses_with_apostrophes_survive_an_export() {
+    let app = TestApp::start().await;
+    let addresses = ["'+tag@x.test", "+tag@x.test", "''=a@x.test", "'a@x.test"];
+    app.post(PATH, &json!(addresses)).await;
+    for kind in [CSV, NDJSON] {
+        let again = import(&app, kind, export(&app, kind).await).await;
+        assert_eq!(summary(&again.body), [4, 0, 0, 4, 0], "{kind}: {}", again.body);
+    }
 }
 
 #[tokio::test]

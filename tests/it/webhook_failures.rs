@@ -9,6 +9,7 @@ use postrider::app::build_worker;
 use postrider::clock::Clock as _;
 use postrider::config::Config;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::app::TestApp;
@@ -257,6 +258,58 @@ async fn redirects_silence_and_answers_without_end() {
     let kept = "SELECT length(answer) FROM webhook_attempts WHERE status = 200";
     let kept: i32 = sqlx::query_scalar(kept).fetch_one(&mut app.database.connect().await).await.unwrap();
     assert_eq!(kept, 1_000);
+}
+
+/// Answers every request with these bytes, once or for ever, on connections of its own.
+async fn speaks(bytes: &'static [u8], is_endless: bool) -> (String, tokio::task::JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let serve = async move |mut stream: tokio::net::TcpStream| -> std::io::Result<()> {
+        // The post, which ends with the JSON object that it is.
+        let mut post = Vec::new();
+        while !post.ends_with(b"}") {
+            stream.read_buf(&mut post).await?;
+        }
+        stream.write_all(bytes).await?;
+        while is_endless {
+            stream.write_all(bytes).await?;
+        }
+        Ok(())
+    };
+    let task = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // The client hangs up on what is endless.
+            let _ = serve(stream).await;
+        }
+    });
+    (url, task)
+}
+
+#[tokio::test]
+async fn informational_responses_without_end_fail_at_once() {
+    let app = hooks::start().await;
+    let (url, server) = speaks(b"HTTP/1.1 102 Processing\r\n\r\n", true).await;
+    let hook = Hook::add(&app, &url, "").await;
+    app.send(json!({})).await;
+    let begun = Instant::now();
+    app.notify().await;
+    assert_eq!(hook.log(&app).await, [(None, Some("Too many informational responses.".into()), 1)]);
+    // The time limit of a post is 15 s.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_few_informational_responses_are_passed_over() {
+    let app = hooks::start().await;
+    let few = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n\
+                HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let (url, server) = speaks(few, false).await;
+    let hook = Hook::add(&app, &url, "").await;
+    app.send(json!({})).await;
+    app.notify().await;
+    assert_eq!(hook.log(&app).await, [(Some(200), None, 1)]);
+    server.abort();
 }
 
 #[tokio::test]

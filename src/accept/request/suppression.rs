@@ -128,7 +128,8 @@ fn entry(fields: &mut Fields<'_, '_>, context: &Context<'_>, faults: &mut Faults
     Some(Suppression {
         stream: stream.map(Cow::into_owned),
         reason: reason.unwrap_or(Reason::Manual),
-        note: note.map(Cow::into_owned),
+        // A CSV cannot tell an empty note from none.
+        note: note.map(Cow::into_owned).filter(|note| !note.is_empty()),
         expires_at,
         ..manual(address?, context.now)
     })

@@ -225,10 +225,10 @@ fn the_rate_whose_turn_is_to_come_is_named() {
     place.lane.limits.rate = Some(1.0);
     place.lane.of_stream.rate = Some(8.0);
     place.lane.of_stream.open_at = Some(at(11));
-    assert_eq!(told(&place).blocker.rule.as_deref(), Some("rate of stream bulk: 8 messages a second"));
+    assert_eq!(told(&place).blocker.rule.as_deref(), Some("rate of stream bulk: 8 messages per second"));
     place.lane.of_stream.open_at = None;
     place.ahead = Some(mails(1));
-    assert_eq!(told(&place).blocker.rule.as_deref(), Some("rate of lane_7: 1 message a second"));
+    assert_eq!(told(&place).blocker.rule.as_deref(), Some("rate of lane_7: 1 message per second"));
 }
 
 #[test]
@@ -451,7 +451,7 @@ fn without_a_rate_one_reckons_by_what_the_lane_did() {
     assert_eq!((estimate.at, estimate.basis), (Some(at(11)), Basis::LaneRate));
     assert_eq!(
         estimate.explanation,
-        "If nothing else holds it: 120 messages of its lane are before it, at 2 messages a second: of the newest 500 events, 100 were \
+        "If nothing else holds it: 120 messages of its lane are before it, at 2 messages per second: of the newest 500 events, 100 were \
          messages of this lane that were sent, within 50 s."
     );
 }

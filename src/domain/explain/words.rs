@@ -17,7 +17,7 @@ pub(in crate::domain) fn rate(per_second: f64) -> String {
         .find(|(number, unit)| *number >= 1.0 || *unit == "day")
         .unwrap_or((per_second, "second"));
     let plural = if (number - 1.0).abs() < 0.005 { "message" } else { "messages" };
-    format!("{} {plural} a {unit}", (number * 100.0).round() / 100.0)
+    format!("{} {plural} per {unit}", (number * 100.0).round() / 100.0)
 }
 
 /// What a destination said, to stand behind a statement.
@@ -87,11 +87,12 @@ mod tests {
     #[test]
     fn rates_are_told_in_the_unit_that_fits() {
         for (per_second, words) in [
-            (12.5, "12.5 messages a second"),
-            (1.0, "1 message a second"),
-            (0.5, "30 messages a minute"),
-            (1.0 / 60.0, "1 message a minute"),
-            (1e-5, "0.86 messages a day"),
+            (12.5, "12.5 messages per second"),
+            (1.0, "1 message per second"),
+            (0.5, "30 messages per minute"),
+            (1.0 / 60.0, "1 message per minute"),
+            (59.0 / 3_600.0, "59 messages per hour"),
+            (1e-5, "0.86 messages per day"),
         ] {
             assert_eq!(rate(per_second), words);
         }

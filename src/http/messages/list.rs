@@ -31,7 +31,7 @@ use crate::http::{Api, ApiError, Problem};
         ("to" = Option<String>, Query, description = "A recipient's address"),
         ("to_domain" = Option<String>, Query, description = "A recipient's domain; looks through the newest messages, so narrow it with `created_after` or `lane`"),
         ("lane" = Option<String>, Query, description = "A lane's id: only messages of which a recipient waits in it and is not being sent right now"),
-        ("held" = Option<bool>, Query, description = "With `true` only messages of which a recipient is held for an operator"),
+        ("held" = Option<bool>, Query, description = "With `true` only messages of which a recipient is held for an operator, with `false` only the others"),
         ("from" = Option<String>, Query, description = "The sender's address"),
         ("subject" = Option<String>, Query, description = "Part of the subject, whatever the case"),
         ("tag" = Option<String>, Query, pattern = "^.+:.*$", description = "A tag as `name:value`"),
@@ -95,9 +95,7 @@ fn filter(params: &mut Params) -> Filter {
         lane: params
             .read("lane", "Give a lane's id such as `lane_42`.", |text| text.parse::<LaneId>().ok())
             .map(|lane| lane.0),
-        held: params
-            .read("held", "Give `true`, or leave it out.", |text| (text == "true").then_some(true))
-            .unwrap_or_default(),
+        held: params.read("held", "Give `true` or `false`.", |text| text.parse().ok()),
         to_domain: params.text("to_domain"),
         after: params.read("after", "Give the `next` of the page before.", |text| text.parse().ok()),
         sender_domains: None,

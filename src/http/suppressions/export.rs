@@ -140,3 +140,62 @@ fn line(entry: Suppression, format: Format) -> String {
 fn quoted(field: String) -> String {
     if field.contains(['"', ',', '\r', '\n']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::accept::import::{Read, Reader};
+    use crate::accept::records::{Record, Records};
+    use crate::accept::request::{Context, Limits};
+    use crate::domain::address::Address;
+    use crate::domain::suppression::{AddressKey, Reason};
+
+    const NOW: &str = "2026-11-23T12:00:00Z";
+
+    fn imported(text: &str, format: Format) -> Vec<String> {
+        let (limits, streams) = (Limits::default(), ["news".to_owned()]);
+        let context = Context { now: NOW.parse().unwrap(), limits: &limits, streams: &streams };
+        let (mut reader, mut records, mut list) =
+            (Reader::new(format), Records::new(format == Format::Csv), Vec::new());
+        let mut take = |record: &Record| match reader.read(record, &context) {
+            Read::Columns => {}
+            Read::Entry(entry) => list.push(format!("{entry:?}")),
+            refused => panic!("{refused:?} of {text:?}"),
+        };
+        records.push(text.as_bytes(), |record| take(&record));
+        records.finish(|record| take(&record));
+        list
+    }
+
+    proptest! {
+        #[test]
+        fn every_export_is_imported_to_the_same_entries(
+            parts in prop::collection::vec(("'{0,2}[=+-]?[a-z'+=-]{1,6}", "['=+@\"\\-a-z, ä\t]{0,12}", any::<bool>()), 1..4),
+        ) {
+            let entry = |(local, note, is_news): (String, String, bool)| {
+                let address = format!("{local}@example.test").parse::<Address>().ok()?;
+                // Control characters are refused where a note comes in.
+                let note = Some(note.replace('\t', " ")).filter(|note| !note.is_empty());
+                Some(Suppression {
+                    address: AddressKey::from(&address),
+                    stream: is_news.then(|| "news".to_owned()),
+                    reason: Reason::Complaint,
+                    message_id: None,
+                    recipient_id: None,
+                    note,
+                    created_at: NOW.parse().unwrap(),
+                    expires_at: None,
+                })
+            };
+            let entries: Vec<Suppression> = parts.into_iter().filter_map(entry).collect();
+            let expected: Vec<String> = entries.iter().map(|entry| format!("{entry:?}")).collect();
+            for format in [Format::Csv, Format::Ndjson] {
+                let mut text = if format == Format::Csv { COLUMNS.join(",") + "\r\n" } else { String::new() };
+                text.extend(entries.iter().map(|entry| line(entry.clone(), format)));
+                prop_assert_eq!(&imported(&text, format), &expected, "{}", text);
+            }
+        }
+    }
+}

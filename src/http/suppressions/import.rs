@@ -57,8 +57,10 @@ pub struct RefusedLine {
 /// Import suppressions
 ///
 /// NDJSON (`application/x-ndjson`), an object a line with the fields of an export, of which only `address` must be there; or
-/// CSV (`text/csv`) with those columns, named in its first line or in the order of an export. Entries are written while the
-/// body arrives and take the place of what is there. Lines that are no entry are told of and passed over. Should the import
+/// CSV (`text/csv`) with those columns, named in its first line or in the order of an export. A CSV row has as many fields as
+/// the first line; an apostrophe before `=`, `+`, `-`, `@` or a tab is removed, as an export adds it. Lines end with LF, CRLF
+/// or CR. Entries are written while the body arrives and take the place of what is there. Lines that are no entry are told of
+/// and passed over. Should the import
 /// break off, what came before stays, and it can be sent again as a whole.
 #[utoipa::path(
     post, path = "/v1/suppressions/import", tag = "suppressions", operation_id = "import_suppressions",
@@ -86,7 +88,7 @@ pub async fn import(
     let streams = api.acceptor.streams(caller.tenant()).await?;
     let now = api.clock.now();
     let context = Context { now, limits: &api.limits, streams: &streams };
-    let mut pieces = api.bodies.pieces(&headers, body).await?;
+    let mut pieces = api.bodies.pieces(&headers, body)?;
     let mut records = Records::new(format == Format::Csv);
     let mut import = Import { reader: Reader::new(format), entries: Vec::new(), view: ImportView::default() };
     while let Some(piece) = pieces.next().await? {

@@ -3,11 +3,16 @@
 /// The longest command line, its CRLF included: 512 of RFC 5321 §4.5.3.1.4 and what extensions add, generously.
 pub(super) const LINE_LIMIT: usize = 2_048;
 
+/// The most bytes that are skipped of a line that is too long, before the client is left.
+const SKIP_LIMIT: usize = 1 << 20;
+
 /// Why a line is not a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LineFault {
     /// More than [`LINE_LIMIT`] octets.
     TooLong,
+    /// More than [`SKIP_LIMIT`] bytes after it was refused as too long.
+    Endless,
     /// Ended by LF alone.
     BareLineFeed,
 }
@@ -15,8 +20,8 @@ pub(super) enum LineFault {
 /// Takes lines off the front of a buffer.
 #[derive(Debug, Default)]
 pub(super) struct LineReader {
-    /// The line at the front was refused as too long, and its end has not come yet.
-    skipping: bool,
+    /// The line at the front was refused as too long, and its end has not come yet: so many bytes were skipped.
+    skipped: Option<usize>,
 }
 
 impl LineReader {
@@ -28,7 +33,7 @@ impl LineReader {
                 return self.wait(input);
             };
             let mut line: Vec<u8> = input.drain(..=end).collect();
-            if std::mem::take(&mut self.skipping) {
+            if self.skipped.take().is_some() {
                 continue;
             }
             if line.len() > LINE_LIMIT {
@@ -44,10 +49,13 @@ impl LineReader {
 
     /// No end of line in sight: refuses what is already too long, once, and forgets it.
     fn wait(&mut self, input: &mut Vec<u8>) -> Option<Result<Vec<u8>, LineFault>> {
-        if self.skipping {
+        if let Some(skipped) = &mut self.skipped {
+            *skipped += input.len();
             input.clear();
-        } else if input.len() >= LINE_LIMIT {
-            self.skipping = true;
+            return (*skipped > SKIP_LIMIT).then_some(Err(LineFault::Endless));
+        }
+        if input.len() >= LINE_LIMIT {
+            self.skipped = Some(0);
             input.clear();
             return Some(Err(LineFault::TooLong));
         }

@@ -17,6 +17,8 @@ use super::seats::Seat;
 use super::wire::Wire;
 use super::{Handler, ReceivedMail, Settings, SmtpRefusal};
 
+/// Bytes that are read of a mail beyond twice the largest size, so that the client gets to read the refusal.
+const OVERRUN: usize = 1 << 20;
 /// How long the last reply of a session may take to leave.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -127,6 +129,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
                 Heard::Line(Ok(line)) => self.obey(&line).await?,
                 Heard::Line(Err(LineFault::TooLong)) => self.refuse(500, "5.5.2 The line is too long"),
                 Heard::Line(Err(LineFault::BareLineFeed)) => self.refuse(500, "5.5.2 Lines must end with CRLF"),
+                Heard::Line(Err(LineFault::Endless)) => return Ok(self.leave_endless_line()),
             };
             if next == Next::StartTls {
                 self.wire.flush(Instant::now() + self.settings.command_timeout).await?;
@@ -315,6 +318,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
     async fn read_mail(&mut self) -> io::Result<Result<Vec<u8>, DataFault>> {
         let deadline = Instant::now() + self.settings.data_timeout;
         let mut reader = DataReader::new(self.settings.max_message, self.settings.most_kept);
+        let mut left = self.settings.max_message.saturating_mul(2).saturating_add(OVERRUN);
         self.wire.flush(deadline).await?;
         loop {
             let (used, done) = reader.push(&self.wire.input);
@@ -322,8 +326,18 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             if done {
                 return Ok(reader.finish());
             }
+            left = left.saturating_sub(used);
+            if left == 0 {
+                self.wire.say(552, "5.3.4 The mail is too big");
+                return Err(io::ErrorKind::InvalidData.into());
+            }
             self.wire.fill(deadline).await?;
         }
+    }
+
+    fn leave_endless_line(&mut self) -> Next {
+        self.wire.say(421, "4.7.0 The line has no end");
+        Next::Quit
     }
 
     fn ok(&mut self, text: &str) -> Next {

@@ -1,17 +1,21 @@
 //! Fetches a policy over HTTPS (RFC 8461 §3.3): a valid certificate, no redirects, no proxy, no address inside our own
 //! network, a bounded text in bounded time. What is at the other end is up to whoever we are sent mail for.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::CONTENT_TYPE;
-use reqwest::{Client, StatusCode, Url, redirect};
+use http_body_util::Full;
+use hyper::header::CONTENT_TYPE;
+use hyper::{Request, StatusCode};
 use rustls::ClientConfig;
+use tokio::time::timeout;
+use url::Url;
 
 use super::policy::{Policy, PolicyError};
 use crate::domain::network::Place;
+use crate::http_client::{self, BoxError, HttpClient, HttpError, Lookup};
 
 /// The longest text of a policy in octets (RFC 8461 §3.3).
 const LIMIT: usize = 64 * 1_024;
@@ -22,9 +26,12 @@ pub(super) enum FetchError {
     /// The domain makes no host name.
     #[error("the domain makes no URL")]
     Url,
-    /// No connection, no valid certificate, no answer, or not in time.
-    #[error("{}", chain(.0))]
-    Http(#[from] reqwest::Error),
+    /// No connection, no valid certificate, or no answer.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// Not in time.
+    #[error("no answer within {} s", .0.as_secs_f64())]
+    TimedOut(Duration),
     /// Redirects are among them.
     #[error("it answered {0}")]
     Status(StatusCode),
@@ -41,38 +48,34 @@ pub(super) enum FetchError {
 
 /// Fetches policies.
 pub(super) struct Fetcher {
-    client: Client,
+    client: HttpClient,
     port: u16,
+    wait: Duration,
 }
 
 impl Fetcher {
     /// `tls` verifies certificates; `wait` is for all of a fetch.
-    pub fn new(
-        dns: TokioResolver,
-        tls: ClientConfig,
-        port: u16,
-        allow_loopback: bool,
-        wait: Duration,
-    ) -> reqwest::Result<Self> {
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .https_only(true)
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .timeout(wait)
-            // Nobody is asked twice within minutes.
-            .pool_max_idle_per_host(0)
-            .dns_resolver(Guard { dns, allow_loopback })
-            .build()?;
-        Ok(Self { client, port })
+    pub fn new(dns: TokioResolver, tls: ClientConfig, port: u16, allow_loopback: bool, wait: Duration) -> Self {
+        // Nobody is asked twice within minutes.
+        let settings = http_client::Settings { https_only: true, idle_per_host: 0, idle_timeout: Duration::ZERO };
+        let lookup: Lookup = Arc::new(move |host| {
+            let dns = dns.clone();
+            Box::pin(async move { lookup(&dns, &host, allow_loopback).await })
+        });
+        Self { client: HttpClient::new(tls, lookup, settings), port, wait }
     }
 
     /// The policy that the domain publishes now.
     pub async fn fetch(&self, domain: &str) -> Result<Policy, FetchError> {
+        timeout(self.wait, self.request(domain)).await.map_err(|_| FetchError::TimedOut(self.wait))?
+    }
+
+    async fn request(&self, domain: &str) -> Result<Policy, FetchError> {
         let host = format!("mta-sts.{domain}");
         let url = Url::parse(&format!("https://{host}:{}/.well-known/mta-sts.txt", self.port));
         let url = url.ok().filter(|url| url.host_str() == Some(&host)).ok_or(FetchError::Url)?;
-        let mut response = self.client.get(url).send().await?;
+        let request = Request::get(url.as_str()).body(Full::default()).map_err(HttpError::from)?;
+        let mut response = self.client.send(request).await?;
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status(response.status()));
         }
@@ -81,7 +84,7 @@ impl Fetcher {
             return Err(FetchError::ContentType);
         }
         let mut text = Vec::new();
-        while let Some(piece) = response.chunk().await? {
+        while let Some(piece) = http_client::chunk(&mut response).await? {
             if text.len() + piece.len() > LIMIT {
                 return Err(FetchError::TooLong);
             }
@@ -92,33 +95,9 @@ impl Fetcher {
 }
 
 /// Resolves with our resolver, and to addresses of other people's machines only.
-struct Guard {
-    dns: TokioResolver,
-    allow_loopback: bool,
-}
-
-impl Resolve for Guard {
-    fn resolve(&self, name: Name) -> Resolving {
-        let (dns, allow_loopback) = (self.dns.clone(), self.allow_loopback);
-        Box::pin(async move {
-            let found = dns.lookup_ip(format!("{}.", name.as_str().trim_end_matches('.'))).await?;
-            let allowed = |ip: &IpAddr| Place::of(*ip) == Place::Public || (allow_loopback && ip.is_loopback());
-            let addresses: Vec<_> = found.iter().filter(allowed).map(|ip| SocketAddr::new(ip, 0)).collect();
-            if addresses.is_empty() {
-                return Err(format!("{} has no public address", name.as_str()).into());
-            }
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
-    }
-}
-
-/// reqwest's own words leave the cause out.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
+async fn lookup(dns: &TokioResolver, host: &str, allow_loopback: bool) -> Result<Vec<IpAddr>, BoxError> {
+    let found = dns.lookup_ip(format!("{host}.")).await?;
+    let allowed = |ip: &IpAddr| Place::of(*ip) == Place::Public || (allow_loopback && ip.is_loopback());
+    let addresses: Vec<_> = found.iter().filter(allowed).collect();
+    if addresses.is_empty() { Err(format!("{host} has no public address").into()) } else { Ok(addresses) }
 }

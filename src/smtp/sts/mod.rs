@@ -75,11 +75,11 @@ pub(super) struct Policies {
 
 impl Policies {
     /// `tls` verifies certificates of HTTPS servers.
-    pub fn new(settings: &Settings, dns: TokioResolver, tls: ClientConfig) -> reqwest::Result<Self> {
+    pub fn new(settings: &Settings, dns: TokioResolver, tls: ClientConfig) -> Self {
         let (port, loopback) = (settings.mta_sts.port, settings.allow_loopback_mx);
-        let fetcher = Fetcher::new(dns.clone(), tls, port, loopback, settings.timeouts.policy)?;
+        let fetcher = Fetcher::new(dns.clone(), tls, port, loopback, settings.timeouts.policy);
         let (dns_wait, period) = (settings.timeouts.dns, settings.mta_sts.period);
-        Ok(Self { dns, dns_wait, period, fetcher, cache: Cache::default() })
+        Self { dns, dns_wait, period, fetcher, cache: Cache::default() }
     }
 
     /// The policy that mail to this domain is to follow. Takes up to the time-outs for the DNS and for a fetch where

@@ -86,6 +86,11 @@ impl Client {
         self.stream.write_all(text.as_bytes()).await.expect("sent");
     }
 
+    /// Sends without a line end until the server closes the connection.
+    pub async fn floods(&mut self) {
+        while self.stream.write_all(&[b'x'; 64 << 10]).await.is_ok() {}
+    }
+
     /// What one read of the socket gives; empty at its end.
     pub async fn read_once(&mut self) -> String {
         assert!(self.read.is_empty(), "an earlier reply was not read");

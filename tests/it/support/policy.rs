@@ -15,6 +15,8 @@ use super::certificate::Certificate;
 struct State {
     /// What every request is answered; `None` is silence.
     answer: Option<Vec<u8>>,
+    /// Whether the answer is written again and again.
+    is_endless: bool,
     /// The `Host` of each request.
     asked: Vec<String>,
     news: watch::Sender<()>,
@@ -49,6 +51,12 @@ impl PolicyServer {
         let answer =
             format!("HTTP/1.1 {status}\r\n{header}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
         self.state.lock().unwrap().answer = Some(answer.into_bytes());
+    }
+
+    /// Answers with informational responses and nothing else.
+    pub fn stays_informational(&self) {
+        let mut state = self.state.lock().unwrap();
+        (state.answer, state.is_endless) = (Some(b"HTTP/1.1 102 Processing\r\n\r\n".to_vec()), true);
     }
 
     /// Reads requests and answers none.
@@ -92,15 +100,18 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<Mutex<State>
     }
     assert_eq!(request[0], "get /.well-known/mta-sts.txt http/1.1");
     let host = request.iter().find_map(|line| line.strip_prefix("host: ")).unwrap();
-    let answer = {
+    let (answer, is_endless) = {
         let mut state = state.lock().unwrap();
         state.asked.push(host.split(':').next().unwrap().to_owned());
         state.news.send_replace(());
-        state.answer.clone()
+        (state.answer.clone(), state.is_endless)
     };
     match answer {
         Some(answer) => {
             stream.write_all(&answer).await?;
+            while is_endless {
+                stream.write_all(&answer).await?;
+            }
             stream.shutdown().await
         }
         None => std::future::pending().await,

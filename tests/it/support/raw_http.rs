@@ -28,6 +28,16 @@ impl Raw {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// One response with its body, whose length it tells.
+    pub async fn response(&mut self) -> String {
+        let mut response = self.head().await;
+        let length = response.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        tokio::time::timeout(LIMIT, self.0.read_exact(&mut body)).await.expect("a body").expect("all of it");
+        response.push_str(&String::from_utf8_lossy(&body));
+        response
+    }
+
     /// The head of one response. Its body stays unread.
     pub async fn head(&mut self) -> String {
         let mut bytes = Vec::new();

@@ -40,6 +40,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'_, S, H> {
                 Heard::Line(Ok(line)) if line == b"*" => return Ok(self.refuse(501, "5.7.0 Canceled")),
                 Heard::Line(Ok(_)) => {}
                 Heard::Line(Err(LineFault::TooLong)) => return Ok(self.refuse(500, "5.5.6 The response is too long")),
+                Heard::Line(Err(LineFault::Endless)) => return Ok(self.leave_endless_line()),
                 Heard::Line(Err(LineFault::BareLineFeed)) => {
                     return Ok(self.refuse(500, "5.5.2 Lines must end with CRLF"));
                 }

@@ -1,0 +1,109 @@
+//! Reads on where a request was refused before its body was read: else the connection would break while the client still
+//! sends, and the client would see a broken pipe instead of the response, or for its next request. The response does not wait
+//! for that. What is too long or too slow is left unread, and the connection closes.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use futures_util::StreamExt as _;
+use hyper::body::{Frame, SizeHint};
+use tokio::time::timeout;
+
+/// The most bytes that are read of a body that nobody wants.
+const MOST: u64 = 64 << 20;
+/// How long that may take.
+const LONGEST: Duration = Duration::from_secs(30);
+/// How long each piece may take to arrive.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Where a body goes that is dropped before its end.
+type Left = Arc<Mutex<Option<Body>>>;
+
+/// A body that is put aside where nobody reads it to its end.
+struct Borrowed {
+    body: Option<Body>,
+    left: Left,
+}
+
+/// What becomes of a request's body that the handler leaves unread.
+pub(super) struct Unread {
+    left: Left,
+    /// A client that asked first has not sent anything yet, and need not.
+    is_asking: bool,
+}
+
+/// Puts the body aside where its handler does not read it to its end. None where the request has no body.
+pub(super) fn watch(request: Request) -> (Request, Option<Unread>) {
+    if request.body().is_end_stream() {
+        return (request, None);
+    }
+    let is_asking = request.headers().contains_key(header::EXPECT);
+    let left = Left::default();
+    let request = request.map(|body| Body::new(Borrowed { body: Some(body), left: left.clone() }));
+    (request, Some(Unread { left, is_asking }))
+}
+
+impl Unread {
+    /// Reads the rest of the body after a refusal, or has the connection closed behind the response.
+    pub(super) fn settle(self, response: &mut Response) {
+        let status = response.status();
+        if !status.is_client_error() && !status.is_server_error() {
+            return;
+        }
+        let rest = self.left.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(rest) = rest else { return };
+        // After a time-out it comes too slowly as it is.
+        if self.is_asking || status == StatusCode::REQUEST_TIMEOUT || rest.size_hint().lower() > MOST {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        } else {
+            tokio::spawn(timeout(LONGEST, discard(rest)));
+        }
+    }
+}
+
+/// Reads to the end, or gives up.
+async fn discard(body: Body) {
+    let (mut pieces, mut read) = (body.into_data_stream(), 0);
+    while let Ok(Some(Ok(piece))) = timeout(PAUSE, pieces.next()).await {
+        read += piece.len() as u64;
+        if read > MOST {
+            return;
+        }
+    }
+}
+
+impl HttpBody for Borrowed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            self.body = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
+            *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        }
+    }
+}
