@@ -11,6 +11,7 @@ use crate::accept::import::{Format, Read, Reader};
 use crate::accept::records::{Record, Records};
 use crate::accept::request::Context;
 use crate::db::suppressions::{self, Existing};
+use crate::domain::fault::Code;
 use crate::domain::key::Scope;
 use crate::domain::suppression::Suppression;
 use crate::http::auth::Caller;
@@ -48,7 +49,7 @@ pub struct RefusedLine {
     #[schema(example = "/address")]
     pub pointer: String,
     /// As in `errors` of a problem.
-    #[schema(example = "invalid_address")]
+    #[schema(value_type = Code, example = "invalid_address")]
     pub code: &'static str,
     /// What is wrong and what would mend it, for a person.
     pub message: String,

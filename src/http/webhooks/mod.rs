@@ -3,6 +3,7 @@
 pub mod control;
 pub mod deliveries;
 pub mod read;
+pub mod posts;
 pub mod replay;
 pub mod secret;
 mod target;
