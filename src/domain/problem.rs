@@ -55,10 +55,10 @@ words! {
         InvalidRequest = "invalid_request",
         /// The `Idempotency-Key` was used with another request.
         IdempotencyKeyReused = "idempotency_key_reused",
-        /// The database is away, or too much is asked for at one time.
-        Unavailable = "unavailable",
         /// An error of the service itself.
         InternalError = "internal_error",
+        /// The database is away, or too much is asked for at one time.
+        Unavailable = "unavailable",
     }
 }
 

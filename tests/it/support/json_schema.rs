@@ -38,7 +38,9 @@ pub fn faults(schema: &Value, value: &Value) -> Vec<String> {
 }
 
 fn fits(schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
-    let mut no = |why: String| faults.push(format!("{at}: {why}"));
+    macro_rules! no {
+        ($($why:tt)*) => { faults.push(format!("{at}: {}", format!($($why)*))) };
+    }
     for (keyword, wanted) in schema.as_object().unwrap_or_else(|| panic!("{at}: {schema} is no schema")) {
         let number = |pick: fn(f64, f64) -> bool| value.as_f64().is_none_or(|value| pick(value, wanted.as_f64().unwrap()));
         let length = value.as_str().map(|text| text.chars().count()).or(value.as_array().map(Vec::len));
@@ -49,25 +51,25 @@ fn fits(schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
             "oneOf" => {
                 let count = wanted.as_array().unwrap().iter().filter(|one| self::faults(one, value).is_empty()).count();
                 if count != 1 {
-                    no(format!("{value} fits {count} of {wanted}"));
+                    no!("{value} fits {count} of {wanted}");
                 }
             }
-            "type" if !has_type(wanted, value) => no(format!("{value} is not {wanted}")),
-            "enum" if !wanted.as_array().unwrap().contains(value) => no(format!("{value} is none of {wanted}")),
+            "type" if !has_type(wanted, value) => no!("{value} is not {wanted}"),
+            "enum" if !wanted.as_array().unwrap().contains(value) => no!("{value} is none of {wanted}"),
             "format" if wanted == "date-time" => {
                 if value.as_str().is_some_and(|text| DateTime::parse_from_rfc3339(text).is_err()) {
-                    no(format!("{value} is no time"));
+                    no!("{value} is no time");
                 }
             }
             "format" => assert!(["int32", "int64", "double"].contains(&wanted.as_str().unwrap()), "{at}: format {wanted}"),
-            "minimum" if !number(|value, least| value >= least) => no(format!("{value} is below {wanted}")),
-            "maximum" if !number(|value, most| value <= most) => no(format!("{value} is above {wanted}")),
-            "minLength" | "minItems" if length.is_some_and(|length| length < limit()) => no(format!("too short for {wanted}")),
-            "maxLength" | "maxItems" if length.is_some_and(|length| length > limit()) => no(format!("too long for {wanted}")),
+            "minimum" if !number(|value, least| value >= least) => no!("{value} is below {wanted}"),
+            "maximum" if !number(|value, most| value <= most) => no!("{value} is above {wanted}"),
+            "minLength" | "minItems" if length.is_some_and(|length| length < limit()) => no!("too short for {wanted}"),
+            "maxLength" | "maxItems" if length.is_some_and(|length| length > limit()) => no!("too long for {wanted}"),
             "required" => {
                 for name in wanted.as_array().unwrap().iter().filter_map(Value::as_str) {
                     if value.as_object().is_some_and(|object| !object.contains_key(name)) {
-                        no(format!("{name} is missing"));
+                        no!("{name} is missing");
                     }
                 }
             }
