@@ -89,7 +89,10 @@ mod tests {
             let unique: HashSet<&str> = list.iter().map(|(word, _)| *word).collect();
             assert_eq!(unique.len(), list.len());
             for (word, meaning) in list {
-                assert!(word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.".contains(&b)), "{word}");
+                assert!(
+                    word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.".contains(&b)),
+                    "{word}"
+                );
                 assert!(meaning.ends_with('.') && meaning.starts_with(|c: char| c.is_uppercase()), "{word}: {meaning}");
             }
         }

@@ -67,7 +67,7 @@ fn every_type_of_event_is_a_documented_webhook() {
 
 #[tokio::test]
 async fn real_events_fit_their_schemas() {
-    let app = TestApp::start().await;
+    let app = TestApp::builder().config(|config| config.webhooks.allow_private = true).start().await;
     app.smtp.rcpt("bo@example.test").replies(["550 5.1.1 no such user"]);
     app.smtp.rcpt("cy@example.test").replies(["451 4.7.1 greylisted"]);
     app.smtp.rcpt("di@example.test").replies(["451 4.7.1 greylisted"]);
@@ -85,7 +85,7 @@ async fn real_events_fit_their_schemas() {
     app.run_until_idle().await;
     app.clock.advance(hours(2));
     app.run_until_idle().await;
-    let hook = app.post("/v1/webhooks", &json!({"url": "https://203.0.113.9/"})).await.body["id"].clone();
+    let hook = app.post("/v1/webhooks", &json!({"url": "http://127.0.0.1:9/"})).await.body["id"].clone();
     assert_eq!(app.post(&format!("/v1/webhooks/{}/test", hook.as_str().unwrap()), &json!({})).await.status, 202);
 
     let page = app.get("/v1/events?limit=1000").await.body;

@@ -8,10 +8,52 @@ fn document() -> Value {
 
 /// Names that say nothing outside of their module.
 const TOO_GENERAL: &[&str] = &[
-    "Action", "Algorithm", "Args", "Attachment", "Basis", "Body", "Cause", "Code", "Config", "Count", "Data", "Duration", "Entry",
-    "Envelope", "Error", "Filter", "Info", "Input", "Item", "Key", "Kind", "Limit", "List", "Mime", "Name", "Object", "Options",
-    "Page", "Plan", "Purpose", "Reason", "Record", "Relay", "Request", "Response", "Result", "Scope", "Settings", "Source",
-    "State", "Status", "Type", "Value", "View", "Waiting", "Warning",
+    "Action",
+    "Algorithm",
+    "Args",
+    "Attachment",
+    "Basis",
+    "Body",
+    "Cause",
+    "Code",
+    "Config",
+    "Count",
+    "Data",
+    "Duration",
+    "Entry",
+    "Envelope",
+    "Error",
+    "Filter",
+    "Info",
+    "Input",
+    "Item",
+    "Key",
+    "Kind",
+    "Limit",
+    "List",
+    "Mime",
+    "Name",
+    "Object",
+    "Options",
+    "Page",
+    "Plan",
+    "Purpose",
+    "Reason",
+    "Record",
+    "Relay",
+    "Request",
+    "Response",
+    "Result",
+    "Scope",
+    "Settings",
+    "Source",
+    "State",
+    "Status",
+    "Type",
+    "Value",
+    "View",
+    "Waiting",
+    "Warning",
 ];
 
 /// Visits every object in the document, with its place.
@@ -31,14 +73,19 @@ fn walk(value: &Value, at: &str, visit: &mut impl FnMut(&Map<String, Value>, &st
 #[test]
 fn bytes_are_not_arrays_of_integers() {
     walk(&document(), "", &mut |object, at| {
-        let is_bytes = object.get("items").is_some_and(|items| items["type"] == "integer" && items["format"] == "int32");
+        let is_bytes =
+            object.get("items").is_some_and(|items| items["type"] == "integer" && items["format"] == "int32");
         assert!(!is_bytes, "{at}");
     });
     let mut bytes = 0;
     walk(&document(), "", &mut |object, at| {
         for kind in ["message/rfc822", "message/global", "application/octet-stream"] {
             let Some(content) = object.get(kind) else { continue };
-            assert_eq!((&content["schema"]["type"], &content["schema"]["format"]), (&"string".into(), &"binary".into()), "{at}");
+            assert_eq!(
+                (&content["schema"]["type"], &content["schema"]["format"]),
+                (&"string".into(), &"binary".into()),
+                "{at}"
+            );
             bytes += 1;
         }
     });

@@ -14,10 +14,7 @@ const SYNONYMS: &[(&str, &[&str])] = &[
     ("email", &["address", "mail", "emailaddress"]),
     ("address", &["email", "emailaddress", "recipient", "mail"]),
     ("from", &["sender", "fromemail", "fromaddress", "fromemailaddress", "source", "mailfrom"]),
-    (
-        "to",
-        &["recipients", "recipient", "toaddresses", "toaddress", "toemail", "destination", "destinations", "email"],
-    ),
+    ("to", &["recipients", "recipient", "toaddresses", "toaddress", "toemail", "destination", "destinations", "email"]),
     ("cc", &["ccaddresses", "ccrecipients", "carboncopy"]),
     ("bcc", &["bccaddresses", "bccaddress", "bccrecipients", "blindcarboncopy"]),
     ("reply_to", &["replytoaddress", "replytoaddresses", "replytolist", "replytoemail", "replyemail"]),
@@ -25,17 +22,42 @@ const SYNONYMS: &[(&str, &[&str])] = &[
     ("html", &["htmlbody", "bodyhtml", "htmlcontent", "htmlpart", "htmltext", "contenthtml"]),
     (
         "text",
-        &["textbody", "plain", "body", "bodytext", "plaintext", "content", "textcontent", "textpart", "bodyplain", "message"],
+        &[
+            "textbody",
+            "plain",
+            "body",
+            "bodytext",
+            "plaintext",
+            "content",
+            "textcontent",
+            "textpart",
+            "bodyplain",
+            "message",
+        ],
     ),
     ("headers", &["customheaders", "extraheaders", "mailheaders"]),
     ("attachments", &["files", "file", "attachment", "inline", "inlineimages", "images", "inlinedattachments"]),
-    ("metadata", &["customid", "uniqueargs", "customargs", "customvariables", "variables", "customdata", "userdata", "meta"]),
+    (
+        "metadata",
+        &["customid", "uniqueargs", "customargs", "customvariables", "variables", "customdata", "userdata", "meta"],
+    ),
     ("tags", &["tag", "categories", "category", "emailtags", "otag", "labels"]),
     ("template", &["templateid", "templatealias", "templatename", "templatemodel", "templatedata"]),
     ("stream", &["messagestream", "ippool", "ippoolname", "pool", "configurationsetname", "configurationset"]),
     (
         "scheduled_at",
-        &["sendat", "deliverat", "sendtime", "sendon", "deliverytime", "deliverytimestamp", "odeliverytime", "starttime", "schedule", "delay"],
+        &[
+            "sendat",
+            "deliverat",
+            "sendtime",
+            "sendon",
+            "deliverytime",
+            "deliverytimestamp",
+            "odeliverytime",
+            "starttime",
+            "schedule",
+            "delay",
+        ],
     ),
     ("expires_at", &["ttl", "validuntil", "expiry", "expiration", "deadline", "timetolive"]),
     ("url", &["endpoint", "endpointurl", "target", "targeturl", "callbackurl", "callback", "uri", "webhookurl"]),
@@ -92,11 +114,14 @@ mod tests {
     #[test]
     fn a_misspelt_field_names_the_one_that_was_meant() {
         let known = &["reply_to", "to", "scheduled_at", "content_type"];
-        table(known, &[
-            ("reply_to", &["replyTo", "ReplyTo", "reply-to", "Reply To"]),
-            ("scheduled_at", &["schedule_at"]),
-            ("content_type", &["contentType"]),
-        ]);
+        table(
+            known,
+            &[
+                ("reply_to", &["replyTo", "ReplyTo", "reply-to", "Reply To"]),
+                ("scheduled_at", &["schedule_at"]),
+                ("content_type", &["contentType"]),
+            ],
+        );
         for name in ["body", "x", "", "_", &"x".repeat(1_000)] {
             assert_eq!(suggestion(name, known), None, "{name}");
         }
@@ -104,29 +129,38 @@ mod tests {
 
     #[test]
     fn words_of_other_services_name_our_fields() {
-        table(send::FIELDS, &[
-            ("scheduled_at", &["send_at", "sendAt", "SendAt", "deliver_at", "deliverAt", "o:deliverytime", "start_time"]),
-            ("html", &["htmlBody", "html_body", "HtmlBody", "body_html", "htmlContent", "HTMLPart"]),
-            ("text", &["textBody", "plain", "body", "body_text", "plain_text", "content", "TextPart", "TextBody"]),
-            ("reply_to", &["replyTo", "reply_to_address", "ReplyToAddresses", "reply-to"]),
-            ("to", &["recipients", "recipient", "toAddresses", "destination", "To"]),
-            ("cc", &["Cc", "CcAddresses"]),
-            ("bcc", &["Bcc", "bcc_address"]),
-            ("from", &["sender", "fromEmail", "from_email", "From", "FromEmailAddress"]),
-            ("subject", &["title", "Subject"]),
-            ("metadata", &["customId", "unique_args", "custom_args", "custom_variables", "variables", "Metadata"]),
-            ("tags", &["tag", "Tag", "categories", "category"]),
-            ("stream", &["messageStream", "message_stream", "MessageStream", "ip_pool", "ConfigurationSetName"]),
-            ("attachments", &["files", "Attachments"]),
-            ("template", &["template_id", "TemplateAlias"]),
-            ("expires_at", &["ttl", "expiresAt"]),
-        ]);
-        table(attachments::FIELDS, &[
-            ("filename", &["name", "Name", "file_name", "fileName"]),
-            ("content_type", &["contentType", "ContentType", "type", "mime_type"]),
-            ("content", &["data", "Content", "content_base64"]),
-            ("content_id", &["cid", "contentId", "ContentID", "inline_id"]),
-        ]);
+        table(
+            send::FIELDS,
+            &[
+                (
+                    "scheduled_at",
+                    &["send_at", "sendAt", "SendAt", "deliver_at", "deliverAt", "o:deliverytime", "start_time"],
+                ),
+                ("html", &["htmlBody", "html_body", "HtmlBody", "body_html", "htmlContent", "HTMLPart"]),
+                ("text", &["textBody", "plain", "body", "body_text", "plain_text", "content", "TextPart", "TextBody"]),
+                ("reply_to", &["replyTo", "reply_to_address", "ReplyToAddresses", "reply-to"]),
+                ("to", &["recipients", "recipient", "toAddresses", "destination", "To"]),
+                ("cc", &["Cc", "CcAddresses"]),
+                ("bcc", &["Bcc", "bcc_address"]),
+                ("from", &["sender", "fromEmail", "from_email", "From", "FromEmailAddress"]),
+                ("subject", &["title", "Subject"]),
+                ("metadata", &["customId", "unique_args", "custom_args", "custom_variables", "variables", "Metadata"]),
+                ("tags", &["tag", "Tag", "categories", "category"]),
+                ("stream", &["messageStream", "message_stream", "MessageStream", "ip_pool", "ConfigurationSetName"]),
+                ("attachments", &["files", "Attachments"]),
+                ("template", &["template_id", "TemplateAlias"]),
+                ("expires_at", &["ttl", "expiresAt"]),
+            ],
+        );
+        table(
+            attachments::FIELDS,
+            &[
+                ("filename", &["name", "Name", "file_name", "fileName"]),
+                ("content_type", &["contentType", "ContentType", "type", "mime_type"]),
+                ("content", &["data", "Content", "content_base64"]),
+                ("content_id", &["cid", "contentId", "ContentID", "inline_id"]),
+            ],
+        );
         table(address::FIELDS, &[("email", &["address", "Email", "mail"]), ("name", &["displayName"])]);
         table(tags::FIELDS, &[("name", &["key", "Name"])]);
         table(suppression::FIELDS, &[("address", &["email", "recipient"]), ("expires_at", &["expiresAt"])]);

@@ -43,9 +43,12 @@ impl EventType {
             }
             Self::Complained => EventData { vouched: Some(true), ..base },
             Self::WebhookTest => EventData { endpoint_id: Some(ENDPOINT), ..nothing() },
-            Self::WebhookDisabled => {
-                said(EventData { endpoint_id: Some(ENDPOINT), ..nothing() }, None, None, "The endpoint answered 410 Gone.")
-            }
+            Self::WebhookDisabled => said(
+                EventData { endpoint_id: Some(ENDPOINT), ..nothing() },
+                None,
+                None,
+                "The endpoint answered 410 Gone.",
+            ),
         }
     }
 }

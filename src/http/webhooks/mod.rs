@@ -2,8 +2,8 @@
 
 pub mod control;
 pub mod deliveries;
-pub mod read;
 pub mod posts;
+pub mod read;
 pub mod replay;
 pub mod secret;
 mod target;

@@ -2,7 +2,9 @@
 //! with a schema that says which fields it sets, and an example.
 
 use serde::Serialize;
-use utoipa::openapi::path::{HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, Paths, PathsBuilder};
+use utoipa::openapi::path::{
+    HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, Paths, PathsBuilder,
+};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::{ContentBuilder, PathItem, Ref, RefOr, Required, ResponseBuilder};
@@ -44,7 +46,10 @@ fn post(kind: &str, meaning: &str, body: RequestBody) -> PathItem {
         .operation_id(Some(format!("on_{}", kind.replace('.', "_"))))
         .parameters(Some(headers()))
         .request_body(Some(body))
-        .response("2XX", ResponseBuilder::new().description("Received. Any other status is a failure, and the post is repeated"))
+        .response(
+            "2XX",
+            ResponseBuilder::new().description("Received. Any other status is a failure, and the post is repeated"),
+        )
         .response("410", ResponseBuilder::new().description("Not wanted any more: the endpoint is disabled"));
     PathItem::new(HttpMethod::Post, operation)
 }
@@ -61,9 +66,17 @@ fn headers() -> [Parameter; 3] {
             .build()
     };
     [
-        header("webhook-id", "The same on every try: what came before can be recognised by it", "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7c_123"),
+        header(
+            "webhook-id",
+            "The same on every try: what came before can be recognised by it",
+            "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7c_123",
+        ),
         header("webhook-timestamp", "When it was posted, in seconds since 1970", "1795510800"),
-        header("webhook-signature", "`v1,` and the HMAC-SHA256 of id, timestamp and body (Standard Webhooks 1.0); several are separated by spaces", "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4="),
+        header(
+            "webhook-signature",
+            "`v1,` and the HMAC-SHA256 of id, timestamp and body (Standard Webhooks 1.0); several are separated by spaces",
+            "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=",
+        ),
     ]
 }
 
@@ -75,9 +88,10 @@ fn body(schema: RefOr<Schema>, example: Option<serde_json::Value>) -> RequestBod
 /// An event of one type: which fields are not null in it.
 fn event(kind: EventType) -> RefOr<Schema> {
     let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([kind.as_str()]));
-    let data = kind.sets().into_iter().fold(ObjectBuilder::new(), |data, field| {
-        data.property(field, not_null(field)).required(field)
-    });
+    let data = kind
+        .sets()
+        .into_iter()
+        .fold(ObjectBuilder::new(), |data, field| data.property(field, not_null(field)).required(field));
     let own = ObjectBuilder::new().property("type", word).property("data", data).required("type").required("data");
     AllOfBuilder::new().item(Ref::from_schema_name(Event::name())).item(own).into()
 }

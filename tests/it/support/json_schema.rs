@@ -42,7 +42,8 @@ fn fits(schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
         ($($why:tt)*) => { faults.push(format!("{at}: {}", format!($($why)*))) };
     }
     for (keyword, wanted) in schema.as_object().unwrap_or_else(|| panic!("{at}: {schema} is no schema")) {
-        let number = |pick: fn(f64, f64) -> bool| value.as_f64().is_none_or(|value| pick(value, wanted.as_f64().unwrap()));
+        let number =
+            |pick: fn(f64, f64) -> bool| value.as_f64().is_none_or(|value| pick(value, wanted.as_f64().unwrap()));
         let length = value.as_str().map(|text| text.chars().count()).or(value.as_array().map(Vec::len));
         let limit = || usize::try_from(wanted.as_u64().unwrap()).unwrap();
         match keyword.as_str() {
@@ -61,7 +62,9 @@ fn fits(schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
                     no!("{value} is no time");
                 }
             }
-            "format" => assert!(["int32", "int64", "double"].contains(&wanted.as_str().unwrap()), "{at}: format {wanted}"),
+            "format" => {
+                assert!(["int32", "int64", "double"].contains(&wanted.as_str().unwrap()), "{at}: format {wanted}")
+            }
             "minimum" if !number(|value, least| value >= least) => no!("{value} is below {wanted}"),
             "maximum" if !number(|value, most| value <= most) => no!("{value} is above {wanted}"),
             "minLength" | "minItems" if length.is_some_and(|length| length < limit()) => no!("too short for {wanted}"),
