@@ -1,6 +1,7 @@
-//! How bytes are described in the OpenAPI document.
+//! How bodies that are bytes, and not JSON, are described in the OpenAPI document: a bare `Vec<u8>` would be an array of
+//! integers there.
 
-/// A body that is bytes and not JSON: without it they would be documented as an array of integers.
+/// The bytes as they are.
 #[derive(Debug, utoipa::ToSchema)]
 #[schema(value_type = String, format = Binary)]
 pub struct Binary(pub Vec<u8>);
