@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use url::{Host, Url};
 
 use crate::domain::network::Place;
-use crate::domain::problem::Problem;
+use crate::domain::problem::{Problem, ProblemCode};
 
 /// Names that no public DNS server can give an address: the special-use names of RFC 6761 and ICANN's `internal`.
 const LOCAL_ENDINGS: [&str; 3] = [".localhost", ".internal", ".test"];
@@ -22,8 +22,7 @@ pub async fn check(request: Request, next: Next) -> Response {
     let Some(host) = asked_for(request.uri(), headers) else { return next.run(request).await };
     if !is_local_name(&host) {
         return refusal(
-            StatusCode::MISDIRECTED_REQUEST,
-            "misdirected_request",
+            ProblemCode::MisdirectedRequest,
             format!(
                 "`{}` is not a name of this machine: use 127.0.0.1, localhost, another address of it, or a name without dots.",
                 host.escape_debug()
@@ -31,7 +30,7 @@ pub async fn check(request: Request, next: Next) -> Response {
         );
     }
     if !is_safe(request.method()) && is_from_another_site(headers, &host) {
-        return refusal(StatusCode::FORBIDDEN, "forbidden", "Another site's page may not do this.".to_owned());
+        return refusal(ProblemCode::Forbidden, "Another site's page may not do this.".to_owned());
     }
     next.run(request).await
 }
@@ -88,7 +87,8 @@ fn is_from_another_site(headers: &HeaderMap, host: &str) -> bool {
 }
 
 /// The body is written by the layer that knows the request's id.
-fn refusal(status: StatusCode, code: &'static str, detail: String) -> Response {
+fn refusal(code: ProblemCode, detail: String) -> Response {
+    let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::FORBIDDEN);
     let mut response = status.into_response();
     response.extensions_mut().insert(Problem {
         kind: "about:blank",

@@ -17,6 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::inbox::{Filter, Inbox, InboxError, InboxMail, Page};
+use crate::domain::binary::Binary;
 use crate::domain::fault::{Code, Fault};
 use crate::domain::problem::Problem;
 
@@ -121,7 +122,7 @@ async fn list(
     let ListQuery { limit, before, to, from, subject, after, wait } = read(query)?;
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(invalid("limit", format!("`limit` must be 1 to {MAX_LIMIT}")));
+        return Err(invalid("limit", format!("Give a number from 1 to {MAX_LIMIT}.")));
     }
     let filter = Filter { to, from, subject, after, any: None };
     let wait = wait_time(wait)?;
@@ -168,7 +169,7 @@ pub(super) fn invalid(pointer: &str, message: String) -> InboxError {
 pub(super) fn wait_time(seconds: Option<u64>) -> Result<Duration, InboxError> {
     match seconds.unwrap_or(0) {
         seconds @ 0..=MAX_WAIT => Ok(Duration::from_secs(seconds)),
-        _ => Err(invalid("wait", format!("`wait` must be 0 to {MAX_WAIT} seconds."))),
+        _ => Err(invalid("wait", format!("Give seconds, from 0 to {MAX_WAIT}."))),
     }
 }
 
@@ -216,7 +217,7 @@ async fn delete(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Resul
     get, path = "/v1/dev/inbox/{n}/raw", tag = "dev", operation_id = "get_inbox_raw",
     params(("n" = u64, Path, description = "The mail's number")),
     responses(
-        (status = 200, description = "The mail, octet for octet", body = Vec<u8>, content_type = "message/rfc822"),
+        (status = 200, description = "The mail, octet for octet", body = inline(Binary), content_type = "message/rfc822"),
         (status = 404, description = "There is no such mail", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -233,7 +234,7 @@ async fn raw(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<R
         ("i" = u64, Path, description = "The attachment's place, counted from 0"),
     ),
     responses(
-        (status = 200, description = "The decoded content", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 200, description = "The decoded content", body = inline(Binary), content_type = "application/octet-stream"),
         (status = 404, description = "There is no such mail or attachment", body = Problem, content_type = "application/problem+json"),
     ),
 )]

@@ -11,159 +11,81 @@ mod tests;
 mod text;
 
 use super::outcome::Reply;
+use super::words::words;
 use rules::Rule;
 use text::Text;
 
-/// How final a refusal is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum BounceType {
-    /// The address does not work and will not.
-    Hard,
-    /// The address may work another day.
-    Soft,
-    /// The address may be fine: this sender or this mail is not wanted.
-    Block,
-    /// Nobody can say.
-    Undetermined,
-}
-
-impl BounceType {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Hard, Self::Soft, Self::Block, Self::Undetermined];
-
-    /// The word in SQL, JSON and documentation.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hard => "hard",
-            Self::Soft => "soft",
-            Self::Block => "block",
-            Self::Undetermined => "undetermined",
-        }
+words! {
+    /// How final a refusal is.
+    pub enum BounceType as "BounceType" {
+        /// The address does not work and will not: do not send to it again.
+        Hard = "hard",
+        /// The address may work another day.
+        Soft = "soft",
+        /// The address may be fine: this sender or this message is not wanted.
+        Block = "block",
+        /// The reply does not say.
+        Undetermined = "undetermined",
     }
 }
 
-/// What kind of refusal it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Category {
-    /// There is no such mailbox.
-    UnknownUser,
-    /// No address can look like this.
-    BadAddress,
-    /// The domain does not exist, or takes no mail.
-    BadDomain,
-    /// The mailbox is there, and closed: disabled, suspended, abandoned.
-    MailboxDisabled,
-    /// The recipient has moved, and mail is not forwarded.
-    Moved,
-    /// The mailbox has no room.
-    MailboxFull,
-    /// The mail is too large.
-    Size,
-    /// The server does not take mail for this domain from us.
-    RelayDenied,
-    /// The recipient takes mail from some senders only: a closed list, a challenge to the sender.
-    Restricted,
-    /// The sender's address is refused.
-    SenderRejected,
-    /// A rule of the receiver, not known more closely.
-    Policy,
-    /// The sender's reputation is too low.
-    Reputation,
-    /// The sender's address or domain is on a blocklist.
-    Blocklist,
-    /// The content is taken for spam.
-    SpamContent,
-    /// The content is refused: a virus, a forbidden attachment, a harmful link.
-    HarmfulContent,
-    /// The mail's form is refused: headers, encodings, line lengths.
-    Format,
-    /// SPF, DKIM, DMARC, ARC or the sender's reverse DNS.
-    Authentication,
-    /// Too much in too short a time.
-    RateLimit,
-    /// Come back later, to show that you do.
-    Greylisting,
-    /// A name could not be looked up.
-    Dns,
-    /// The server could not be reached, or did not answer.
-    Unreachable,
-    /// There is no way to the mailbox: loops, wrong tables.
-    Routing,
-    /// TLS is missing or failed.
-    Tls,
-    /// The server itself is in trouble: no disk, maintenance, an error of its own.
-    System,
-    /// It was tried for as long as the server cares to.
-    Expired,
-    /// The two servers did not understand each other.
-    Protocol,
-    /// Nobody can say.
-    Other,
-}
-
-impl Category {
-    /// All of them.
-    pub const ALL: [Self; 27] = [
-        Self::UnknownUser,
-        Self::BadAddress,
-        Self::BadDomain,
-        Self::MailboxDisabled,
-        Self::Moved,
-        Self::MailboxFull,
-        Self::Size,
-        Self::RelayDenied,
-        Self::Restricted,
-        Self::SenderRejected,
-        Self::Policy,
-        Self::Reputation,
-        Self::Blocklist,
-        Self::SpamContent,
-        Self::HarmfulContent,
-        Self::Format,
-        Self::Authentication,
-        Self::RateLimit,
-        Self::Greylisting,
-        Self::Dns,
-        Self::Unreachable,
-        Self::Routing,
-        Self::Tls,
-        Self::System,
-        Self::Expired,
-        Self::Protocol,
-        Self::Other,
-    ];
-
-    /// The word in SQL, JSON and documentation.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::UnknownUser => "unknown_user",
-            Self::BadAddress => "bad_address",
-            Self::BadDomain => "bad_domain",
-            Self::MailboxDisabled => "mailbox_disabled",
-            Self::Moved => "moved",
-            Self::MailboxFull => "mailbox_full",
-            Self::Size => "size",
-            Self::RelayDenied => "relay_denied",
-            Self::Restricted => "restricted",
-            Self::SenderRejected => "sender_rejected",
-            Self::Policy => "policy",
-            Self::Reputation => "reputation",
-            Self::Blocklist => "blocklist",
-            Self::SpamContent => "spam_content",
-            Self::HarmfulContent => "harmful_content",
-            Self::Format => "format",
-            Self::Authentication => "authentication",
-            Self::RateLimit => "rate_limit",
-            Self::Greylisting => "greylisting",
-            Self::Dns => "dns",
-            Self::Unreachable => "unreachable",
-            Self::Routing => "routing",
-            Self::Tls => "tls",
-            Self::System => "system",
-            Self::Expired => "expired",
-            Self::Protocol => "protocol",
-            Self::Other => "other",
-        }
+words! {
+    /// Why a message was refused. New ones may be added.
+    pub enum Category as "BounceCategory" {
+        /// There is no such mailbox.
+        UnknownUser = "unknown_user",
+        /// The address is malformed.
+        BadAddress = "bad_address",
+        /// The domain does not exist, or takes no email.
+        BadDomain = "bad_domain",
+        /// The mailbox exists and is closed: disabled, suspended or abandoned.
+        MailboxDisabled = "mailbox_disabled",
+        /// The recipient has moved, and messages are not forwarded.
+        Moved = "moved",
+        /// The mailbox is full.
+        MailboxFull = "mailbox_full",
+        /// The message is too large.
+        Size = "size",
+        /// The server does not accept messages for this domain from us.
+        RelayDenied = "relay_denied",
+        /// The recipient accepts messages from some senders only: a closed list, or a challenge to the sender.
+        Restricted = "restricted",
+        /// The sender's address is refused.
+        SenderRejected = "sender_rejected",
+        /// A rule of the receiver refuses it, and the reply does not say which.
+        Policy = "policy",
+        /// The sender's reputation is too low.
+        Reputation = "reputation",
+        /// The sender's IP address or domain is on a blocklist.
+        Blocklist = "blocklist",
+        /// The content looks like spam.
+        SpamContent = "spam_content",
+        /// The content is refused: a virus, a forbidden attachment or a harmful link.
+        HarmfulContent = "harmful_content",
+        /// The message's form is refused: headers, encodings or line lengths.
+        Format = "format",
+        /// SPF, DKIM, DMARC, ARC or the sender's reverse DNS failed.
+        Authentication = "authentication",
+        /// Too many messages in too short a time.
+        RateLimit = "rate_limit",
+        /// The server asks to try again later.
+        Greylisting = "greylisting",
+        /// A name could not be resolved.
+        Dns = "dns",
+        /// The server could not be reached, or did not answer.
+        Unreachable = "unreachable",
+        /// There is no way to the mailbox: a loop, or a wrong routing table.
+        Routing = "routing",
+        /// TLS is missing or failed.
+        Tls = "tls",
+        /// The server itself has a problem: a full disk, maintenance or an internal error.
+        System = "system",
+        /// The server gave up after trying for as long as it does.
+        Expired = "expired",
+        /// The two servers did not understand each other.
+        Protocol = "protocol",
+        /// The reply does not say.
+        Other = "other",
     }
 }
 
@@ -185,22 +107,13 @@ impl Judgement {
     }
 }
 
-/// Who told of a refusal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// The server itself, while the mail was handed over.
-    Smtp,
-    /// A notification that came later.
-    Dsn,
-}
-
-impl Source {
-    /// The word in SQL, JSON and documentation.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Smtp => "smtp",
-            Self::Dsn => "dsn",
-        }
+words! {
+    /// Who told of a refusal.
+    pub enum Source as "BounceSource" {
+        /// The server itself, during the SMTP conversation.
+        Smtp = "smtp",
+        /// A bounce message (DSN) that came later.
+        Dsn = "dsn",
     }
 }
 

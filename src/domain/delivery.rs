@@ -16,6 +16,7 @@ use super::report::Action;
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
+#[schema(as = RecipientStatus)]
 pub enum Status {
     /// In a worker's hand.
     Sending,

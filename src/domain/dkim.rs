@@ -23,6 +23,7 @@ use super::keyring::{Keyring, KeyringError, Purpose};
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
+#[schema(as = DkimAlgorithm)]
 pub enum Algorithm {
     /// Ed25519 (RFC 8463): small and fast, and not known to every receiver.
     Ed25519,
@@ -61,6 +62,7 @@ impl FromStr for Algorithm {
 /// What a key does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = DkimKeyState)]
 pub enum KeyState {
     /// It signs once its record is seen in the DNS.
     Pending,

@@ -1,5 +1,6 @@
 //! Events and their kinds, as applications see them.
 
+mod example;
 mod fit;
 mod shown;
 
@@ -9,79 +10,43 @@ use std::str::FromStr;
 pub use shown::{BounceSaid, Event, EventData, EventRecipient, EventSender};
 
 use super::delivery::Status;
+use super::words::words;
 
-/// What happened; the `type` of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EventType {
-    /// A message was committed.
-    Accepted,
-    /// A message was committed for later.
-    Scheduled,
-    /// A recipient was called back.
-    Canceled,
-    /// An attempt failed for now.
-    Deferred,
-    /// A relay took the mail.
-    Relayed,
-    /// The recipient's own server took the mail.
-    Delivered,
-    /// The mail was refused for good.
-    Bounced,
-    /// Time ran out.
-    Expired,
-    /// The address is on the suppression list.
-    Suppressed,
-    /// The link died after the final dot.
-    Uncertain,
-    /// The recipient called the mail spam.
-    Complained,
-    /// The recipient wants no more of it.
-    Unsubscribed,
-    /// Somebody tries a webhook endpoint out.
-    WebhookTest,
-    /// A webhook endpoint failed for too long, or wants no more.
-    WebhookDisabled,
+words! {
+    /// What happened: the `type` of an event. New types may be added; ignore those that you do not know.
+    pub enum EventType as "EventType" {
+        /// The message was accepted and stored. `recipients` lists everyone it goes to.
+        Accepted = "message.accepted",
+        /// The message was accepted with a `scheduled_at` that lies ahead, or a recipient of it was rescheduled.
+        Scheduled = "message.scheduled",
+        /// The recipient was canceled before an attempt.
+        Canceled = "message.canceled",
+        /// An attempt failed temporarily, or could not be made; `next_attempt_at` says when the next one is due.
+        Deferred = "message.deferred",
+        /// A relay took responsibility for the message. A bounce may still follow.
+        Relayed = "message.relayed",
+        /// The recipient's own mail server accepted the message, or a success report (DSN) says so.
+        Delivered = "message.delivered",
+        /// The message was refused permanently, by SMTP or by a bounce message that came later.
+        Bounced = "message.bounced",
+        /// The retry window or `expires_at` ran out. It is not a bounce, and never suppresses.
+        Expired = "message.expired",
+        /// The address is on the suppression list; nothing was sent.
+        Suppressed = "message.suppressed",
+        /// The connection dropped after the message was sent and before the reply. An end only where `final` is true.
+        Uncertain = "message.uncertain",
+        /// The recipient reported the message as spam (a feedback report, ARF).
+        Complained = "message.complained",
+        /// The recipient used the unsubscribe link.
+        Unsubscribed = "message.unsubscribed",
+        /// Somebody tests a webhook endpoint (`POST /v1/webhooks/{id}/test`); only that endpoint gets it.
+        WebhookTest = "webhook.test",
+        /// A webhook endpoint was disabled, because its posts failed for five days or it answered 410.
+        WebhookDisabled = "webhook.disabled",
+    }
 }
 
 impl EventType {
-    /// All of them.
-    pub const ALL: [Self; 14] = [
-        Self::Accepted,
-        Self::Scheduled,
-        Self::Canceled,
-        Self::Deferred,
-        Self::Relayed,
-        Self::Delivered,
-        Self::Bounced,
-        Self::Expired,
-        Self::Suppressed,
-        Self::Uncertain,
-        Self::Complained,
-        Self::Unsubscribed,
-        Self::WebhookTest,
-        Self::WebhookDisabled,
-    ];
-
-    /// The word in SQL, JSON and documentation.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "message.accepted",
-            Self::Scheduled => "message.scheduled",
-            Self::Canceled => "message.canceled",
-            Self::Deferred => "message.deferred",
-            Self::Relayed => "message.relayed",
-            Self::Delivered => "message.delivered",
-            Self::Bounced => "message.bounced",
-            Self::Expired => "message.expired",
-            Self::Suppressed => "message.suppressed",
-            Self::Uncertain => "message.uncertain",
-            Self::Complained => "message.complained",
-            Self::Unsubscribed => "message.unsubscribed",
-            Self::WebhookTest => "webhook.test",
-            Self::WebhookDisabled => "webhook.disabled",
-        }
-    }
-
     /// The event of reaching `status`; a status that is no end tells of an attempt that failed for now.
     pub fn of_end(status: Status) -> Self {
         match status {
@@ -94,6 +59,30 @@ impl EventType {
             Status::Uncertain => Self::Uncertain,
             Status::Sending | Status::Queued | Status::Deferred | Status::Scheduled => Self::Deferred,
         }
+    }
+}
+
+impl EventType {
+    /// Whether it is about one recipient, and not about a message as a whole or a webhook endpoint.
+    pub fn is_of_recipient(self) -> bool {
+        !matches!(self, Self::Accepted | Self::Scheduled | Self::WebhookTest | Self::WebhookDisabled)
+    }
+
+    /// The fields of `data` that are null in no event of this type.
+    pub fn sets(self) -> Vec<&'static str> {
+        let always: &[&str] = match self {
+            Self::WebhookTest => return vec!["endpoint_id"],
+            Self::WebhookDisabled => return vec!["endpoint_id", "response"],
+            Self::Accepted => &["recipients"],
+            Self::Scheduled | Self::Deferred => &["next_attempt_at"],
+            Self::Relayed | Self::Delivered | Self::Suppressed => &["response"],
+            Self::Bounced => &["response", "bounce"],
+            Self::Uncertain => &["response", "final"],
+            Self::Complained => &["vouched"],
+            Self::Canceled | Self::Expired | Self::Unsubscribed => &[],
+        };
+        let recipient: &[&str] = if self.is_of_recipient() { &["recipient_id", "recipient"] } else { &[] };
+        [&["message_id", "from", "subject", "stream"], recipient, always].concat()
     }
 }
 

@@ -5,84 +5,62 @@
 
 use serde::Serialize;
 
-/// Makes the enum, its words and their meanings from one table, so that the documentation cannot drift from the code.
-macro_rules! codes {
-    ($(#[doc = $meaning:literal] $name:ident = $word:literal,)*) => {
-        /// The kinds of fault a request can have, each with a word that stays what it is.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, utoipa::ToSchema)]
-        #[serde(rename_all = "snake_case")]
-        pub enum Code {
-            $(#[doc = $meaning] $name,)*
-        }
+use super::words::words;
 
-        impl Code {
-            /// Every code, in the order of the documentation.
-            pub const ALL: &[Self] = &[$(Self::$name),*];
-
-            /// The word in JSON and documentation.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$name => $word,)* }
-            }
-
-            /// What it means, in a sentence for the documentation.
-            pub fn meaning(self) -> &'static str {
-                match self { $(Self::$name => $meaning.trim_ascii(),)* }
-            }
-        }
-    };
-}
-
-codes! {
-    /// The value is missing, `null` or empty where one is needed.
-    Required = "required",
-    /// The value has another JSON type than the one expected.
-    InvalidType = "invalid_type",
-    /// The object has no field of this name.
-    UnknownField = "unknown_field",
-    /// The name stands twice in the same object.
-    DuplicateField = "duplicate_field",
-    /// The value stands twice where each may stand once.
-    DuplicateValue = "duplicate_value",
-    /// The text has more characters than allowed.
-    TooLong = "too_long",
-    /// There are more values than allowed.
-    TooMany = "too_many",
-    /// The values together take more bytes than allowed.
-    TooLarge = "too_large",
-    /// A CR, LF, NUL or other control character stands where none may.
-    ControlCharacter = "control_character",
-    /// The text is not a mail address.
-    InvalidAddress = "invalid_address",
-    /// The text cannot be the name of a header.
-    InvalidHeader = "invalid_header",
-    /// The header is set by the service itself or from another field.
-    ForbiddenHeader = "forbidden_header",
-    /// The text is not base64 in the standard alphabet with padding.
-    InvalidBase64 = "invalid_base64",
-    /// The text is not a media type that an attachment can have.
-    InvalidContentType = "invalid_content_type",
-    /// The text is not an RFC 3339 time, or the time is out of range.
-    InvalidTimestamp = "invalid_timestamp",
-    /// There is no stream of this name.
-    UnknownStream = "unknown_stream",
-    /// The value is none of those allowed; the message says which are.
-    InvalidValue = "invalid_value",
-    /// The search took too long; the message says how to narrow it.
-    TooBroad = "too_broad",
-    /// The text is not an http or https URL that can be posted to.
-    InvalidUrl = "invalid_url",
-    /// The URL leads to no address that may be posted to; the message says why.
-    DeniedAddress = "denied_address",
-    /// Mail from this domain is refused until it is registered and its records were seen.
-    UnverifiedDomain = "unverified_domain",
-    /// The feature exists in the contract but not in this version.
-    NotAvailable = "not_available",
-    /// The key does not allow it; the message says which scope it needs.
-    Forbidden = "forbidden",
-    /// It needs a setting that is not configured; the message names it.
-    NotConfigured = "not_configured",
-    /// There are more faults than the answer lists.
-    TooManyFaults = "too_many_faults",
+words! {
+    /// The kinds of fault a request can have. New ones may be added.
+    pub enum Code as "FaultCode" {
+        /// The value is missing, `null` or empty where one is needed.
+        Required = "required",
+        /// The value has another JSON type than the one expected.
+        InvalidType = "invalid_type",
+        /// The object has no field of this name.
+        UnknownField = "unknown_field",
+        /// The name stands twice in the same object.
+        DuplicateField = "duplicate_field",
+        /// The value stands twice where each may stand once.
+        DuplicateValue = "duplicate_value",
+        /// The text has more characters than allowed.
+        TooLong = "too_long",
+        /// There are more values than allowed.
+        TooMany = "too_many",
+        /// The values together take more bytes than allowed.
+        TooLarge = "too_large",
+        /// A CR, LF, NUL or other control character stands where none may.
+        ControlCharacter = "control_character",
+        /// The text is not an email address.
+        InvalidAddress = "invalid_address",
+        /// The text cannot be the name of a header.
+        InvalidHeader = "invalid_header",
+        /// The header is set by the service itself or from another field.
+        ForbiddenHeader = "forbidden_header",
+        /// The text is not base64 in the standard alphabet with padding.
+        InvalidBase64 = "invalid_base64",
+        /// The text is not a media type that an attachment can have.
+        InvalidContentType = "invalid_content_type",
+        /// The text is not an RFC 3339 time, or the time is out of range.
+        InvalidTimestamp = "invalid_timestamp",
+        /// There is no stream of this name.
+        UnknownStream = "unknown_stream",
+        /// The value is none of those allowed; the message says which are.
+        InvalidValue = "invalid_value",
+        /// The search took too long; the message says how to narrow it.
+        TooBroad = "too_broad",
+        /// The text is not an http or https URL that can be posted to.
+        InvalidUrl = "invalid_url",
+        /// The URL leads to no address that may be posted to; the message says why.
+        DeniedAddress = "denied_address",
+        /// Messages from this domain are refused until it is registered and its records were seen.
+        UnverifiedDomain = "unverified_domain",
+        /// The feature is not available in this version.
+        NotAvailable = "not_available",
+        /// The key does not allow it; the message says which scope it needs.
+        Forbidden = "forbidden",
+        /// It needs a setting that is not configured; the message names it.
+        NotConfigured = "not_configured",
+        /// There are more faults than the response lists.
+        TooManyFaults = "too_many_faults",
+    }
 }
 
 impl From<Code> for &'static str {
@@ -102,6 +80,18 @@ pub struct Fault {
     pub code: &'static str,
     /// What is wrong and what would mend it, for a person.
     pub message: String,
+}
+
+impl Fault {
+    /// The fault with its place, for a reader of nothing else: "`/to/0`: not a valid address."
+    pub fn sentence(&self) -> String {
+        let message = self.message.trim_end();
+        let stop = if message.ends_with(['.', '?', '!', '…']) { "" } else { "." };
+        if self.pointer.is_empty() {
+            return format!("{message}{stop}");
+        }
+        format!("`{}`: {message}{stop}", self.pointer)
+    }
 }
 
 /// Collects every fault of one request, so that the sender sees all of them at once.
@@ -156,15 +146,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_is_one_word_with_a_meaning() {
-        for code in Code::ALL {
-            assert!(
-                code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
-                "{code:?}"
-            );
-            assert!(code.meaning().ends_with('.'), "{code:?}");
-            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
-        }
+    fn a_sentence_has_the_place_and_one_full_stop() {
+        let sentence = |pointer: &str, message: &str| {
+            Fault { pointer: pointer.into(), code: "required", message: message.into() }.sentence()
+        };
+        assert_eq!(sentence("/to/0", "not an address"), "`/to/0`: not an address.");
+        assert_eq!(sentence("limit", "Give a number."), "`limit`: Give a number.");
+        assert_eq!(sentence("/send_at", "did you mean `x`?"), "`/send_at`: did you mean `x`?");
+        assert_eq!(sentence("", "expected an object"), "expected an object.");
     }
 
     #[test]

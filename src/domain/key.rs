@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 /// What a key allows. `Admin` allows everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = KeyScope)]
 pub enum Scope {
     /// Send, cancel, reschedule and retry messages.
     Send,

@@ -1,6 +1,7 @@
 //! The types and rules that every other module shares. No I/O, no async, no SQL.
 
 pub mod address;
+pub mod binary;
 pub mod bounce;
 pub mod condition;
 pub mod connection_share;
@@ -36,3 +37,4 @@ pub mod throttle;
 pub mod unreachable;
 pub mod unsubscribe;
 pub mod webhook;
+pub mod words;

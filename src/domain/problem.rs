@@ -6,6 +6,121 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::fault::Fault;
+use super::words::words;
+
+words! {
+    /// What kind of error it is. Branch on it, and not on `title` or `detail`. New codes may be added.
+    pub enum ProblemCode as "ProblemCode" {
+        /// The body, a header or the query string cannot be read at all.
+        MalformedRequest = "malformed_request",
+        /// The API key is missing, wrong, revoked or expired.
+        Unauthorized = "unauthorized",
+        /// The key may not do this: it lacks a scope, or the sender's domain is not one of its own.
+        Forbidden = "forbidden",
+        /// No such endpoint, or no such object for this key.
+        NotFound = "not_found",
+        /// The endpoint does not take this method.
+        MethodNotAllowed = "method_not_allowed",
+        /// The request body did not arrive in time.
+        BodyTimeout = "body_timeout",
+        /// A request with this `Idempotency-Key` is still in progress.
+        IdempotencyKeyInFlight = "idempotency_key_in_flight",
+        /// The domain is registered already.
+        DomainExists = "domain_exists",
+        /// DKIM keys cannot be stored, because no `secret_key` is configured.
+        NoSecretKey = "no_secret_key",
+        /// New DKIM keys were made before, and wait for their records.
+        RotationPending = "rotation_pending",
+        /// The message has an unsubscribe link, and this process lacks the settings that make it.
+        NotConfigured = "not_configured",
+        /// The message that the report is about is still being sent.
+        StillSending = "still_sending",
+        /// No recipient of the message waits for its `scheduled_at`.
+        NotScheduled = "not_scheduled",
+        /// An attempt for this message is in progress.
+        InFlight = "in_flight",
+        /// No recipient of the message is deferred or held.
+        NothingToRetry = "nothing_to_retry",
+        /// There is a stream of this name.
+        StreamExists = "stream_exists",
+        /// The webhook endpoint is disabled.
+        WebhookDisabled = "webhook_disabled",
+        /// The request body is larger than allowed.
+        TooLarge = "too_large",
+        /// The body has a type or a coding that this endpoint does not read.
+        UnsupportedMediaType = "unsupported_media_type",
+        /// Of `postrider dev`: the `Host` header names another machine.
+        MisdirectedRequest = "misdirected_request",
+        /// The request is well formed and not valid; `errors` lists every fault.
+        InvalidRequest = "invalid_request",
+        /// The `Idempotency-Key` was used with another request.
+        IdempotencyKeyReused = "idempotency_key_reused",
+        /// An error of the service itself.
+        InternalError = "internal_error",
+        /// The database is away, or too much is asked for at one time.
+        Unavailable = "unavailable",
+    }
+}
+
+impl ProblemCode {
+    /// The HTTP status that it comes with.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::MalformedRequest => 400,
+            Self::Unauthorized => 401,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::BodyTimeout => 408,
+            Self::IdempotencyKeyInFlight
+            | Self::DomainExists
+            | Self::NoSecretKey
+            | Self::RotationPending
+            | Self::NotConfigured
+            | Self::StillSending
+            | Self::NotScheduled
+            | Self::InFlight
+            | Self::NothingToRetry
+            | Self::StreamExists
+            | Self::WebhookDisabled => 409,
+            Self::TooLarge => 413,
+            Self::UnsupportedMediaType => 415,
+            Self::MisdirectedRequest => 421,
+            Self::InvalidRequest | Self::IdempotencyKeyReused => 422,
+            Self::InternalError => 500,
+            Self::Unavailable => 503,
+        }
+    }
+
+    /// What a caller can do about it, for the documentation.
+    pub const fn fix(self) -> &'static str {
+        match self {
+            Self::MalformedRequest => "Fix the place that `detail` names.",
+            Self::Unauthorized => "Send `Authorization: Bearer KEY` with a key that is neither revoked nor expired.",
+            Self::Forbidden => "Use a key with the scope, or the sender domain, that `detail` names.",
+            Self::NotFound => "Check the path and the id.",
+            Self::MethodNotAllowed => "Use a method of the `Allow` header.",
+            Self::BodyTimeout => "Send the body faster, or check the network.",
+            Self::IdempotencyKeyInFlight | Self::StillSending => "Repeat the request after `Retry-After`.",
+            Self::DomainExists => "Read it with `GET /v1/domains/{name}`.",
+            Self::NoSecretKey => "Set `secret_key`, and start again.",
+            Self::RotationPending => "Publish the records that `GET /v1/domains/{name}` shows, then verify.",
+            Self::NotConfigured => "Set `public_url` and `secret_key`.",
+            Self::NotScheduled => "Nothing: it was sent, canceled or has expired.",
+            Self::InFlight => "Wait for the attempt to end.",
+            Self::NothingToRetry => "`GET /v1/messages/{id}/explain` says what it waits for.",
+            Self::StreamExists => "Change it with `PATCH /v1/streams/{name}`.",
+            Self::WebhookDisabled => "Enable it with `PATCH /v1/webhooks/{id}` and `{\"disabled\": false}`.",
+            Self::TooLarge => "Send less: `detail` has the limit.",
+            Self::UnsupportedMediaType => "Send the type that `detail` names, without a `Content-Encoding`.",
+            Self::MisdirectedRequest => "Use 127.0.0.1, localhost or a name without dots.",
+            Self::InvalidRequest => "Fix every place in `errors`.",
+            Self::IdempotencyKeyReused => "Use a new key for a new request.",
+            Self::Unavailable => "Repeat the request after `Retry-After`, best with an `Idempotency-Key`.",
+            Self::InternalError => "Look for the `request_id` in the log.",
+        }
+    }
+}
 
 /// An error answer, `application/problem+json` (RFC 9457).
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -20,11 +135,12 @@ pub struct Problem {
     /// The HTTP status.
     #[schema(example = 422)]
     pub status: u16,
-    /// What is wrong and what would mend it.
+    /// What is wrong, where, and what would fix it.
+    #[schema(example = "`/to/0`: not an email address.")]
     pub detail: Cow<'static, str>,
     /// Stable, machine-readable word.
     #[schema(example = "invalid_request")]
-    pub code: &'static str,
+    pub code: ProblemCode,
     /// As in the `X-Request-Id` header.
     pub request_id: String,
     /// Every single fault, where the request itself is at fault.

@@ -39,7 +39,7 @@ pub struct Way {
 
 /// A relay, without its credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-#[schema(as = Relay)]
+#[schema(as = PlannedRelay)]
 pub struct RelayView {
     /// Host name or address.
     pub host: String,

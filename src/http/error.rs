@@ -13,7 +13,7 @@ use crate::accept::request::Rejection;
 use crate::db::drafts::DraftError;
 use crate::db::{DbError, Trouble};
 use crate::domain::fault::Fault;
-pub use crate::domain::problem::Problem;
+pub use crate::domain::problem::{Problem, ProblemCode};
 
 /// Why a request was not done.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub enum ApiError {
     /// 409: the state does not allow it; with a time after which it may.
     Conflict {
         /// Machine-readable word.
-        code: &'static str,
+        code: ProblemCode,
         /// What is in the way.
         detail: String,
         /// When to try again, if ever.
@@ -58,45 +58,28 @@ pub enum ApiError {
 }
 
 impl ApiError {
-    fn status(&self) -> StatusCode {
+    fn code(&self) -> ProblemCode {
         match self {
-            Self::Malformed(_) => StatusCode::BAD_REQUEST,
-            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
-            Self::Forbidden(_) | Self::ForbiddenField(_) => StatusCode::FORBIDDEN,
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::Conflict { .. } => StatusCode::CONFLICT,
-            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType(_) | Self::UnsupportedCoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Invalid(_) | Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Malformed(_) => "malformed_request",
-            Self::Unauthorized(_) => "unauthorized",
-            Self::Forbidden(_) | Self::ForbiddenField(_) => "forbidden",
-            Self::NotFound(_) => "not_found",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::BodyTimeout => "body_timeout",
-            Self::Conflict { code, .. } => code,
-            Self::TooLarge(_) => "too_large",
-            Self::UnsupportedMediaType(_) | Self::UnsupportedCoding => "unsupported_media_type",
-            Self::Invalid(_) => "invalid_request",
-            Self::KeyReused => "idempotency_key_reused",
-            Self::Unavailable(_) => "unavailable",
-            Self::Internal => "internal_error",
+            Self::Malformed(_) => ProblemCode::MalformedRequest,
+            Self::Unauthorized(_) => ProblemCode::Unauthorized,
+            Self::Forbidden(_) | Self::ForbiddenField(_) => ProblemCode::Forbidden,
+            Self::NotFound(_) => ProblemCode::NotFound,
+            Self::MethodNotAllowed => ProblemCode::MethodNotAllowed,
+            Self::BodyTimeout => ProblemCode::BodyTimeout,
+            Self::Conflict { code, .. } => *code,
+            Self::TooLarge(_) => ProblemCode::TooLarge,
+            Self::UnsupportedMediaType(_) | Self::UnsupportedCoding => ProblemCode::UnsupportedMediaType,
+            Self::Invalid(_) => ProblemCode::InvalidRequest,
+            Self::KeyReused => ProblemCode::IdempotencyKeyReused,
+            Self::Unavailable(_) => ProblemCode::Unavailable,
+            Self::Internal => ProblemCode::InternalError,
         }
     }
 
     fn detail(&self) -> Cow<'static, str> {
         match self {
             Self::Malformed(detail) | Self::Forbidden(detail) | Self::Conflict { detail, .. } => detail.clone().into(),
-            Self::ForbiddenField(fault) => fault.message.clone().into(),
+            Self::ForbiddenField(fault) => fault.sentence().into(),
             Self::Unauthorized(detail) | Self::NotFound(detail) | Self::Unavailable(detail) => (*detail).into(),
             Self::MethodNotAllowed => {
                 "This address does not take this method; the Allow header lists those it does.".into()
@@ -108,7 +91,7 @@ impl ApiError {
             Self::UnsupportedMediaType(expected) => format!("Send the body as {expected}.").into(),
             Self::UnsupportedCoding => "Send the body as plain bytes, without a Content-Encoding.".into(),
             Self::Invalid(faults) => match faults.as_slice() {
-                [one] => one.message.clone().into(),
+                [one] => one.sentence().into(),
                 many => format!("The request has {} faults; `errors` lists them.", many.len()).into(),
             },
             Self::KeyReused => {
@@ -132,7 +115,8 @@ impl ApiError {
 impl IntoResponse for ApiError {
     /// The body is written by `request_id::layer`, which knows the request's id.
     fn into_response(self) -> Response {
-        let status = self.status();
+        let code = self.code();
+        let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = status.into_response();
         if let Some(wait) = self.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
@@ -148,7 +132,7 @@ impl IntoResponse for ApiError {
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             detail: self.detail(),
-            code: self.code(),
+            code,
             request_id: String::new(),
             errors: match self {
                 Self::Invalid(faults) => faults,
@@ -201,7 +185,7 @@ impl From<AcceptError> for ApiError {
         match error {
             AcceptError::KeyReused => Self::KeyReused,
             AcceptError::KeyInFlight => Self::Conflict {
-                code: "idempotency_key_in_flight",
+                code: ProblemCode::IdempotencyKeyInFlight,
                 detail: "A request with this Idempotency-Key is still being worked on.".into(),
                 retry_after: Some(Duration::from_secs(1)),
             },
@@ -224,7 +208,7 @@ impl From<DraftError> for ApiError {
         match error {
             DraftError::Db(error) => error.into(),
             DraftError::NoLinks => Self::Conflict {
-                code: "not_configured",
+                code: ProblemCode::NotConfigured,
                 detail: format!("The mail cannot be shown: {error}."),
                 retry_after: None,
             },

@@ -10,9 +10,10 @@ use serde::Serialize;
 
 use super::auth::Caller;
 use super::params::Params;
-use super::{Api, ApiError, Problem};
+use super::{Api, ApiError, Problem, ProblemCode};
 use crate::domain::address::Address;
-use crate::domain::bounce::Judgement;
+use crate::domain::binary::Binary;
+use crate::domain::bounce::{BounceType, Category, Judgement};
 use crate::domain::delivery::Word;
 use crate::domain::explain::Said;
 use crate::domain::id::{MessageId, RecipientId};
@@ -73,12 +74,12 @@ pub struct UnderstoodRecipient {
 /// What a failure means, and by which rule.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct UnderstoodBounce {
-    /// `hard`, `soft`, `block` or `undetermined`.
+    /// How final it is.
     #[serde(rename = "type")]
-    #[schema(example = "hard")]
+    #[schema(value_type = BounceType, example = "hard")]
     pub kind: String,
-    /// What kind of refusal.
-    #[schema(example = "unknown_user")]
+    /// Why it was refused.
+    #[schema(value_type = Category, example = "unknown_user")]
     pub category: String,
     /// The rule that decided.
     pub rule: String,
@@ -96,7 +97,8 @@ pub struct UnderstoodBounce {
         ("dry_run" = Option<bool>, Query, description = "Only explain"),
         ("recipient" = Option<String>, Query, description = "The envelope recipient that the mail came to, where it is known"),
     ),
-    request_body(content = Vec<u8>, content_type = "message/rfc822", description = "The mail as it was received"),
+    request_body(description = "The message as it was received", content(
+        (inline(Binary) = "message/rfc822"), (inline(Binary) = "message/global"), (inline(Binary) = "application/octet-stream"))),
     responses(
         (status = 200, description = "What was understood, and what came of it", body = Understood),
         (status = 400, description = "The body ended early", body = Problem, content_type = "application/problem+json"),
@@ -132,7 +134,7 @@ pub async fn hand_in(
     drop(read.share);
     if taken.is_early() && !dry_run {
         return Err(ApiError::Conflict {
-            code: "still_sending",
+            code: ProblemCode::StillSending,
             detail:
                 "The mail that this is about is still being sent. Hand it in again; what was done is not done twice."
                     .into(),

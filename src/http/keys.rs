@@ -36,6 +36,7 @@ pub struct NewKeyBody {
 
 /// A key, without its secret.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = ApiKey)]
 pub struct Key {
     /// The key's id.
     #[schema(value_type = String, example = "key_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
@@ -58,6 +59,7 @@ pub struct Key {
 
 /// A key that was just made.
 #[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = ApiKeyWithSecret)]
 pub struct MadeKey {
     /// The key.
     #[serde(flatten)]

@@ -56,6 +56,7 @@ pub struct Ledger {
 
 /// Recipients that are still to go.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = LedgerWaiting)]
 pub struct Waiting {
     /// For their first attempt.
     pub queued: i64,

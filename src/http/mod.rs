@@ -52,7 +52,7 @@ use auth::Keys;
 use body::Bodies;
 pub use delivery::{Delivery, RelayView, Way};
 pub use domains::Domains;
-pub use error::{ApiError, Problem};
+pub use error::{ApiError, Problem, ProblemCode};
 use events::News;
 pub use health::healthz;
 pub use openapi::document;

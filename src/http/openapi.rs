@@ -1,10 +1,12 @@
 //! The OpenAPI document, made from the handlers, and the pages that show it. All assets are inside the binary.
 
 use axum::Router;
-use utoipa::OpenApi;
 use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{OpenApi, PartialSchema as _, ToSchema as _};
 use utoipa_swagger_ui::SwaggerUi;
+
+use super::webhooks::posts::{self, EventBatch};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -35,15 +37,14 @@ pub fn document() -> Document {
     document.merge(super::routes().into_openapi());
     document.merge(crate::dev::document());
     super::examples::add(&mut document);
+    document.webhooks = Some(posts::posts());
     let key = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .description(Some("An API key, made with `postrider keys create` or `POST /v1/keys`."))
         .build();
-    document
-        .components
-        .get_or_insert_default()
-        .security_schemes
-        .insert("key".to_owned(), SecurityScheme::Http(key).into());
+    let components = document.components.get_or_insert_default();
+    components.schemas.insert(EventBatch::name().into_owned(), EventBatch::schema());
+    components.security_schemes.insert("key".to_owned(), SecurityScheme::Http(key).into());
     document
 }
 

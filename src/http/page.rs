@@ -1,6 +1,9 @@
 //! Cursor pages: `{"data": […], "has_more": …, "next": …}`.
 
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{ArrayBuilder, Schema};
+use utoipa::openapi::{Ref, RefOr};
 
 /// How many entries a page has unless the caller says otherwise.
 pub(super) const DEFAULT_LIMIT: i64 = 20;
@@ -8,14 +11,20 @@ pub(super) const DEFAULT_LIMIT: i64 = 20;
 pub(super) const MAX_LIMIT: i64 = 100;
 
 /// One page of a list.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Page<T> {
     /// The entries.
+    #[schema(schema_with = entries::<T>)]
     pub data: Vec<T>,
     /// Whether there are more behind them.
     pub has_more: bool,
     /// What to pass as `after` for the next page; null at the end.
     pub next: Option<String>,
+}
+
+/// The entries by reference: a generator makes one type of them, whoever lists them.
+fn entries<T: ToSchema>() -> RefOr<Schema> {
+    ArrayBuilder::new().items(Ref::from_schema_name(T::name())).description(Some("The entries.")).into()
 }
 
 impl<T> Page<T> {

@@ -9,12 +9,16 @@ use chrono::{DateTime, Utc};
 
 use super::ApiError;
 use super::page::{DEFAULT_LIMIT, MAX_LIMIT};
+use crate::accept::request::pointer::cut;
+use crate::accept::request::suggestion::suggestion;
 use crate::domain::fault::{Code, Faults};
 
 /// The query string of one request, taken apart name by name.
 #[derive(Debug)]
 pub(super) struct Params {
     left: BTreeMap<String, String>,
+    /// What was asked for while something was left: all that is known, where something unknown is.
+    known: Vec<&'static str>,
     faults: Faults,
 }
 
@@ -22,7 +26,7 @@ impl<S: Sync> FromRequestParts<S> for Params {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let mut params = Self { left: BTreeMap::new(), faults: Faults::default() };
+        let mut params = Self { left: BTreeMap::new(), known: Vec::new(), faults: Faults::default() };
         // What is not UTF-8 would be searched for as something else, and not found.
         if percent_encoding::percent_decode_str(parts.uri.query().unwrap_or_default()).decode_utf8().is_err() {
             return Err(ApiError::Malformed("The query string is not UTF-8 (percent-encoded).".into()));
@@ -40,12 +44,16 @@ impl<S: Sync> FromRequestParts<S> for Params {
 
 impl Params {
     /// A parameter's text; an empty one counts as absent.
-    pub(super) fn text(&mut self, name: &str) -> Option<String> {
+    pub(super) fn text(&mut self, name: &'static str) -> Option<String> {
+        if self.left.is_empty() {
+            return None;
+        }
+        self.known.push(name);
         self.left.remove(name).filter(|value| !value.is_empty())
     }
 
     /// A parameter that `read` understands, or a fault with `hint`.
-    pub(super) fn read<T>(&mut self, name: &str, hint: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
+    pub(super) fn read<T>(&mut self, name: &'static str, hint: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
         let text = self.text(name)?;
         let value = read(&text);
         if value.is_none() {
@@ -55,7 +63,7 @@ impl Params {
     }
 
     /// An RFC 3339 timestamp.
-    pub(super) fn timestamp(&mut self, name: &str) -> Option<DateTime<Utc>> {
+    pub(super) fn timestamp(&mut self, name: &'static str) -> Option<DateTime<Utc>> {
         // A `+` of the offset arrives as a space from those who forget to encode it.
         self.read(name, "Give a timestamp such as 2026-12-01T09:00:00Z (RFC 3339).", |text| {
             let time = DateTime::parse_from_rfc3339(&text.replace(' ', "+")).ok()?.to_utc();
@@ -75,9 +83,22 @@ impl Params {
     /// Refuses what is left, and everything that was wrong.
     pub(super) fn finish(mut self) -> Result<(), ApiError> {
         for name in self.left.into_keys() {
-            self.faults.push(name, Code::UnknownField, "There is no such parameter.");
+            let message = unknown(&name, &self.known);
+            self.faults.push(cut(&name), Code::UnknownField, message);
         }
         if self.faults.is_empty() { Ok(()) } else { Err(ApiError::Invalid(self.faults.into_vec())) }
+    }
+}
+
+/// What is said of a parameter that an endpoint with the `known` ones does not have.
+fn unknown(name: &str, known: &[&'static str]) -> String {
+    if known.is_empty() {
+        return "There is no such parameter; this endpoint takes none.".into();
+    }
+    let known_names = known.join("`, `");
+    match suggestion(name, known) {
+        Some(meant) => format!("There is no such parameter; did you mean `{meant}`? Known are `{known_names}`."),
+        None => format!("There is no such parameter; known are `{known_names}`."),
     }
 }
 

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use serde_json_borrow::Value;
 
-use super::pointer::{Pointer, SHOWN, cut};
+use super::pointer::{Pointer, cut};
+use super::suggestion::suggestion;
 use super::walk::Node;
 use crate::domain::fault::{Code, Faults};
 use crate::domain::limits::Change;
@@ -89,43 +90,8 @@ impl<'p, 'v> Fields<'p, 'v> {
 }
 
 fn unknown(at: &Pointer<'_>, name: &str, known: &[&'static str], faults: &mut Faults) {
-    match nearest(name, known) {
-        Some(near) => at.fault(faults, Code::UnknownField, format_args!("unknown field; did you mean `{near}`?")),
+    match suggestion(name, known) {
+        Some(meant) => at.fault(faults, Code::UnknownField, format_args!("unknown field; did you mean `{meant}`?")),
         None => at.fault(faults, Code::UnknownField, format_args!("unknown field; known are {}", known.join(", "))),
-    }
-}
-
-/// The known name that was probably meant: the same but for case and separators, or a few letters off.
-fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
-    if name.len() > SHOWN {
-        return None;
-    }
-    let plain = |text: &str| text.replace(['_', '-', ' '], "").to_lowercase();
-    let name = plain(name);
-    let (near, distance) = known
-        .iter()
-        .map(|known| (*known, strsim::damerau_levenshtein(&name, &plain(known))))
-        .min_by_key(|(_, d)| *d)?;
-    (distance <= name.chars().count() / 3).then_some(near)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_misspelt_field_names_the_one_that_was_meant() {
-        let known = &["reply_to", "to", "scheduled_at", "content_type"];
-        for (name, near) in [
-            ("replyTo", Some("reply_to")),
-            ("ReplyTo", Some("reply_to")),
-            ("reply-to", Some("reply_to")),
-            ("schedule_at", Some("scheduled_at")),
-            ("contentType", Some("content_type")),
-            ("body", None),
-            ("x", None),
-        ] {
-            assert_eq!(nearest(name, known), near, "{name}");
-        }
     }
 }

@@ -33,6 +33,7 @@ pub mod schedule;
 pub mod schema;
 pub mod send;
 pub mod stream;
+pub mod suggestion;
 pub mod suppression;
 pub mod tags;
 pub mod walk;

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 use crate::domain::fault::Fault;
-use crate::domain::problem::Problem;
+use crate::domain::problem::{Problem, ProblemCode};
 
 /// What can go wrong with the inbox.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum InboxError {
     #[error("there is nothing at this address: mails and attachments have numbers")]
     NoNumber,
     /// A query parameter is not valid.
-    #[error("{}", .0.message)]
+    #[error("{}", .0.sentence())]
     Query(Fault),
     /// The files could not be read or written.
     #[error("the inbox's files: {0}")]
@@ -38,14 +38,12 @@ pub enum InboxError {
 }
 
 impl InboxError {
-    /// The status and the stable word of the answer.
-    pub fn kind(&self) -> (StatusCode, &'static str) {
+    /// The stable word of the response, which has a status.
+    pub fn code(&self) -> ProblemCode {
         match self {
-            Self::NoMail { .. } | Self::NoMatch | Self::NoAttachment { .. } | Self::NoNumber => {
-                (StatusCode::NOT_FOUND, "not_found")
-            }
-            Self::Query(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request"),
-            Self::Io(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
+            Self::NoMail { .. } | Self::NoMatch | Self::NoAttachment { .. } | Self::NoNumber => ProblemCode::NotFound,
+            Self::Query(_) => ProblemCode::InvalidRequest,
+            Self::Io(_) => ProblemCode::InternalError,
         }
     }
 }
@@ -53,7 +51,8 @@ impl InboxError {
 impl IntoResponse for InboxError {
     /// The body is written by the layer that knows the request's id.
     fn into_response(self) -> Response {
-        let (status, code) = self.kind();
+        let code = self.code();
+        let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let detail = if let Self::Io(error) = &self {
             tracing::error!(%error, "the inbox's files");
             "The inbox's files could not be read or written; the log says why.".to_owned()

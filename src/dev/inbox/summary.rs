@@ -10,6 +10,7 @@ use crate::smtp::inbound::ReceivedMail;
 
 /// Who a mail is from and to by its SMTP envelope, whatever its headers say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = InboxEnvelope)]
 pub struct Envelope {
     /// The address in MAIL FROM; empty for the null sender.
     pub from: String,

@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::EventType;
+use crate::domain::bounce::{BounceType, Category, Source};
 use crate::domain::explain::Said;
 use crate::domain::id::{EndpointId, MessageId, RecipientId};
 
@@ -14,7 +16,7 @@ pub struct Event {
     pub seq: i64,
     /// What happened.
     #[serde(rename = "type")]
-    #[schema(example = "message.deferred")]
+    #[schema(value_type = EventType, example = "message.deferred")]
     pub kind: String,
     /// When.
     pub timestamp: DateTime<Utc>,
@@ -104,7 +106,7 @@ pub struct EventRecipient {
     #[schema(example = "ann@example.test")]
     pub address: String,
     /// `to`, `cc` or `bcc`.
-    #[schema(example = "to")]
+    #[schema(value_type = crate::domain::message::RecipientKind, example = "to")]
     pub kind: String,
 }
 
@@ -112,16 +114,15 @@ pub struct EventRecipient {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[schema(as = Bounce)]
 pub struct BounceSaid {
-    /// `hard` (the address will not work), `soft` (it may another day), `block` (this sender or this mail is not wanted) or
-    /// `undetermined`.
+    /// How final it is.
     #[serde(rename = "type")]
-    #[schema(example = "hard")]
+    #[schema(value_type = BounceType, example = "hard")]
     pub kind: String,
-    /// What kind of refusal, such as `unknown_user`, `mailbox_full`, `blocklist` or `spam_content`.
-    #[schema(example = "unknown_user")]
+    /// Why it was refused.
+    #[schema(value_type = Category, example = "unknown_user")]
     pub category: String,
-    /// `smtp`: said while the mail was handed over; `dsn`: told later by a notification.
-    #[schema(example = "smtp")]
+    /// Who told of it.
+    #[schema(value_type = Source, example = "smtp")]
     pub source: String,
 }
 

@@ -9,6 +9,7 @@ use crate::domain::lane::RateOf;
 /// How an estimate was come by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = EstimateBasis)]
 pub enum Basis {
     /// Its own time: `scheduled_at`, the next retry, or now.
     Schedule,

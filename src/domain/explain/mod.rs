@@ -27,6 +27,7 @@ pub use remedy::Remedy;
 
 /// A number that was counted so far and no further.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = BoundedCount)]
 pub struct Count {
     /// How many; at least so many where `is_more`.
     pub number: i64,
@@ -43,7 +44,7 @@ impl Count {
 
 /// What the other side said last.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
-#[schema(as = Response)]
+#[schema(as = SmtpReply)]
 pub struct Said {
     /// Three digits; null where there was no reply and the text is ours.
     pub code: Option<i16>,
@@ -170,6 +171,7 @@ pub struct NotPrepared {
 /// What holds a recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = BlockerKind)]
 pub enum Kind {
     /// Its `scheduled_at` has not come.
     Scheduled,

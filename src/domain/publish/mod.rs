@@ -40,6 +40,7 @@ pub struct Terms {
 /// Types of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
+#[schema(as = DnsRecordType)]
 pub enum RecordType {
     /// Text.
     Txt,
@@ -50,6 +51,7 @@ pub enum RecordType {
 /// What a record is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = DnsRecordPurpose)]
 pub enum Purpose {
     /// The public half of a key that signs, or will.
     Dkim,
@@ -68,6 +70,7 @@ pub enum Purpose {
 /// What the DNS shows of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = DnsRecordStatus)]
 pub enum RecordStatus {
     /// It was not asked yet.
     Unchecked,

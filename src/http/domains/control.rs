@@ -12,7 +12,7 @@ use crate::accept::request;
 use crate::db::domains;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, Problem, ProblemCode};
 
 /// Register a domain
 ///
@@ -46,7 +46,7 @@ pub async fn create(
     let name = request::domain::parse(&body.octets)?;
     let tenant = caller.tenant();
     let exists = || ApiError::Conflict {
-        code: "domain_exists",
+        code: ProblemCode::DomainExists,
         detail: format!("{name} is registered; GET /v1/domains/{name} shows its records."),
         retry_after: None,
     };

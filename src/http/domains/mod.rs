@@ -11,7 +11,7 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 
-use super::{Api, ApiError};
+use super::{Api, ApiError, ProblemCode};
 use crate::db::domains::{self, NewKey};
 use crate::db::senders::Senders;
 use crate::dns::Asker;
@@ -80,7 +80,7 @@ async fn new_keys(api: &Api, tenant: TenantId, domain: &str) -> Result<Vec<NewKe
 
 fn no_secret() -> ApiError {
     ApiError::Conflict {
-        code: "no_secret_key",
+        code: ProblemCode::NoSecretKey,
         detail: "DKIM keys are stored encrypted, and there is nothing to encrypt them with: set secret_key \
                  (POSTRIDER_SECRET_KEY or POSTRIDER_SECRET_KEY_FILE) to the output of `openssl rand -base64 33`, the same in \
                  every replica, and start again."

@@ -8,7 +8,7 @@ use super::{DomainName, NO_DOMAIN, new_keys, shown};
 use crate::db::domains::{self, Rotated};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, Problem, ProblemCode};
 
 /// Give a domain new keys
 ///
@@ -42,7 +42,7 @@ pub async fn rotate(
         }
         Rotated::Missing => Err(NO_DOMAIN),
         Rotated::Already => Err(ApiError::Conflict {
-            code: "rotation_pending",
+            code: ProblemCode::RotationPending,
             detail: format!(
                 "{name} has new keys that wait for their records; publish those that GET /v1/domains/{name} shows, then \
                  POST /v1/domains/{name}/verify."

@@ -19,7 +19,7 @@ use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, Problem, ProblemCode};
 
 async fn state(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageState, ApiError> {
     shown(api, caller, id).await.map(MessageState::from)
@@ -27,7 +27,7 @@ async fn state(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageState
 
 /// What a call changed.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-#[schema(as = Canceled)]
+#[schema(as = CanceledMessage)]
 pub struct CancelAnswer {
     /// Addresses that were called back now.
     pub canceled: Vec<String>,
@@ -71,6 +71,7 @@ pub async fn cancel(
 /// When to send instead.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = RescheduleBody)]
 pub struct Reschedule {
     /// The new time (RFC 3339). A time in the past means now.
     pub scheduled_at: DateTime<Utc>,
@@ -109,7 +110,7 @@ pub async fn reschedule(
     let at = request::reschedule::parse(&body.octets, message.expires_at, &context)?;
     if !control::reschedule(&api.db, caller.tenant(), id, at, now).await? {
         return Err(ApiError::Conflict {
-            code: "not_scheduled",
+            code: ProblemCode::NotScheduled,
             detail: "No recipient of this message is waiting for its scheduled_at any more.".into(),
             retry_after: None,
         });
@@ -156,10 +157,10 @@ pub async fn retry(
 fn nothing_to_retry(message: &MessageState) -> ApiError {
     let in_flight = message.recipients.iter().any(|recipient| recipient.status == Status::Sending);
     let (code, detail) = if in_flight {
-        ("in_flight", "A worker has this message in hand: it is being tried now.")
+        (ProblemCode::InFlight, "A worker has this message in hand: it is being tried now.")
     } else {
         (
-            "nothing_to_retry",
+            ProblemCode::NothingToRetry,
             "No recipient of this message is deferred or held; see `GET /v1/messages/{id}/explain` for what it waits for.",
         )
     };

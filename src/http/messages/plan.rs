@@ -38,6 +38,7 @@ use crate::mail;
 
 /// What would become of a message. Nothing was stored, and nothing will be sent.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = MessagePlan)]
 pub struct Plan {
     /// Always true.
     pub dry_run: bool,
@@ -63,6 +64,7 @@ pub struct Plan {
 
 /// A mail, byte for byte.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = PlannedMime)]
 pub struct Mime {
     /// `utf-8`, or `base64` where the mail is not UTF-8.
     pub encoding: &'static str,

@@ -11,6 +11,7 @@ use futures_util::{StreamExt as _, stream};
 
 use super::plan;
 use crate::db::{DbError, blobs, drafts, messages};
+use crate::domain::binary::Binary;
 use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::domain::message::Attachment;
@@ -32,7 +33,7 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
     get, path = "/v1/messages/{id}/raw", tag = "messages", operation_id = "get_message_raw",
     params(("id" = String, Path, description = "The message's id")),
     responses(
-        (status = 200, description = "The MIME", body = String, content_type = "message/rfc822",
+        (status = 200, description = "The MIME", body = inline(Binary), content_type = "message/rfc822",
          headers(("Postrider-Signatures" = String, description = "`current`, where the message was attempted already: the signatures are those of the keys that sign now, which may be others than those of the attempts"))),
         (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
@@ -82,7 +83,7 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
         ("n" = u32, Path, description = "The attachment's place in the request, counted from 0"),
     ),
     responses(
-        (status = 200, description = "Its bytes", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 200, description = "Its bytes", body = inline(Binary), content_type = "application/octet-stream"),
         (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such attachment", body = Problem, content_type = "application/problem+json"),

@@ -14,6 +14,7 @@ use crate::http::{Api, ApiError, Domains};
 
 /// Something that does not keep a message from being taken, and is hardly what was meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[schema(as = MessageWarning)]
 pub struct Warning {
     /// Stable, machine-readable word: `domain_not_registered`, `domain_not_verified`, `not_signed`, `dmarc_fails`,
     /// `dmarc_strict_alignment`, `return_path_not_aligned`, `unsubscribe_needs_one_recipient`; in a dry run also `not_configured`.

@@ -17,7 +17,7 @@ use crate::domain::key::Scope;
 use crate::domain::limits::StreamChange;
 use crate::http::auth::Caller;
 use crate::http::lanes::control::PauseBody;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, Problem, ProblemCode};
 
 /// Make a stream
 ///
@@ -51,7 +51,7 @@ pub async fn create(
     check_links(&api, &settings)?;
     if !streams::create(&api.db, caller.tenant(), &name, settings, api.clock.now()).await? {
         return Err(ApiError::Conflict {
-            code: "stream_exists",
+            code: ProblemCode::StreamExists,
             detail: format!("There is a stream named `{name}`; change it with PATCH /v1/streams/{name}."),
             retry_after: None,
         });

@@ -120,7 +120,7 @@ pub struct StreamChangeBody {
 /// A time span: in words or in seconds.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[allow(dead_code, reason = "it documents what accept::request::stream reads")]
-#[schema(as = Duration)]
+#[schema(as = DurationInput)]
 #[serde(untagged)]
 pub enum DurationInput {
     /// Such as `90s`, `5m`, `1h30m` or `3d`.

@@ -33,7 +33,7 @@ const PAGE: i64 = 1_000;
     params(("Accept" = Option<String>, Header, description = "`application/x-ndjson` (the default) or `text/csv`")),
     responses(
         (status = 200, description = "An entry a line", content(
-            (SuppressionView = "application/x-ndjson"), (String = "text/csv"))),
+            (String = "application/x-ndjson"), (String = "text/csv"))),
         (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many exports, streams and long polls at one time", body = Problem, content_type = "application/problem+json"),

@@ -11,6 +11,8 @@ use crate::accept::import::{Format, Read, Reader};
 use crate::accept::records::{Record, Records};
 use crate::accept::request::Context;
 use crate::db::suppressions::{self, Existing};
+use crate::domain::binary::Binary;
+use crate::domain::fault::Code;
 use crate::domain::key::Scope;
 use crate::domain::suppression::Suppression;
 use crate::http::auth::Caller;
@@ -48,7 +50,7 @@ pub struct RefusedLine {
     #[schema(example = "/address")]
     pub pointer: String,
     /// As in `errors` of a problem.
-    #[schema(example = "invalid_address")]
+    #[schema(value_type = Code, example = "invalid_address")]
     pub code: &'static str,
     /// What is wrong and what would mend it, for a person.
     pub message: String,
@@ -64,7 +66,8 @@ pub struct RefusedLine {
 /// break off, what came before stays, and it can be sent again as a whole.
 #[utoipa::path(
     post, path = "/v1/suppressions/import", tag = "suppressions", operation_id = "import_suppressions",
-    request_body(description = "An entry a line", content((String = "application/x-ndjson"), (String = "text/csv"))),
+    request_body(description = "An entry a line", content(
+        (inline(Binary) = "application/x-ndjson"), (inline(Binary) = "text/csv"))),
     responses(
         (status = 200, description = "What became of the lines", body = ImportView),
         (status = 400, description = "The body ended early", body = Problem, content_type = "application/problem+json"),

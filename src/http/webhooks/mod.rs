@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod deliveries;
+pub mod posts;
 pub mod read;
 pub mod replay;
 pub mod secret;

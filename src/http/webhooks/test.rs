@@ -11,7 +11,7 @@ use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, Problem, ProblemCode};
 
 /// A test event that is on its way.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -46,7 +46,7 @@ pub async fn test(
         Tested::Written(seq) => Ok((StatusCode::ACCEPTED, Json(TestEvent { seq }))),
         Tested::Missing => Err(NO_WEBHOOK),
         Tested::Disabled => Err(ApiError::Conflict {
-            code: "webhook_disabled",
+            code: ProblemCode::WebhookDisabled,
             detail: format!("The webhook is disabled. Enable it with PATCH /v1/webhooks/{id} {{\"disabled\": false}}."),
             retry_after: None,
         }),

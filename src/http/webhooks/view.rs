@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::db::webhooks::EndpointRow;
 use crate::domain::endpoint::{Secret, State};
+use crate::domain::event::EventType;
 use crate::domain::id::EndpointId;
 
 /// Where events are posted, and how that goes.
@@ -20,7 +21,7 @@ pub struct WebhookView {
     /// What you wrote of it.
     pub description: String,
     /// The types of events that it gets; null means all.
-    #[schema(example = json!(["message.bounced", "message.complained"]))]
+    #[schema(value_type = Option<Vec<EventType>>, example = json!(["message.bounced", "message.complained"]))]
     pub events: Option<Vec<String>>,
     /// Posts to it at one time.
     #[schema(minimum = 1, maximum = 256)]
@@ -79,7 +80,7 @@ pub struct NewWebhookBody {
     #[schema(example = "https://hooks.acme.test/mail", max_length = 2048)]
     pub url: String,
     /// The types of events that it gets; all unless given.
-    #[schema(min_items = 1, example = json!(["message.bounced", "message.complained"]))]
+    #[schema(min_items = 1, value_type = Option<Vec<EventType>>, example = json!(["message.bounced", "message.complained"]))]
     pub events: Option<Vec<String>>,
     /// One line for people.
     #[schema(max_length = 1000)]
@@ -104,7 +105,7 @@ pub struct WebhookChangeBody {
     #[schema(example = "https://hooks.acme.test/mail", max_length = 2048)]
     pub url: Option<String>,
     /// The types of events that it gets from now on.
-    #[schema(min_items = 1, example = json!(["message.bounced", "message.complained"]))]
+    #[schema(min_items = 1, value_type = Option<Vec<EventType>>, example = json!(["message.bounced", "message.complained"]))]
     pub events: Option<Vec<String>>,
     /// One line for people.
     #[schema(max_length = 1000)]

@@ -5,6 +5,8 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 
+use super::json_schema::check_event;
+
 /// A client with a key.
 #[derive(Debug, Clone)]
 pub struct Api {
@@ -104,7 +106,9 @@ impl Api {
     pub async fn event_list(&self, id: &str) -> Vec<Value> {
         let page = self.get(&format!("/v1/messages/{id}/events?limit=100")).await;
         assert_eq!((page.status, &page.body["has_more"]), (200, &json!(false)));
-        page.body["data"].as_array().unwrap().clone()
+        let events = page.body["data"].as_array().unwrap().clone();
+        events.iter().for_each(check_event);
+        events
     }
 
     /// What happened to a message, oldest first, without the `message.` in front.

@@ -11,6 +11,7 @@ pub mod domains;
 pub mod fleet;
 pub mod hooks;
 pub mod invariants;
+pub mod json_schema;
 pub mod load;
 pub mod own_postgres;
 pub mod policy;

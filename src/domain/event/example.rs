@@ -1,0 +1,133 @@
+//! An example of each type of event, for the documentation: made of the same type as real ones.
+
+use chrono::{DateTime, TimeDelta};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{BounceSaid, Event, EventData, EventSender, EventType};
+use crate::domain::explain::Said;
+use crate::domain::id::{EndpointId, MessageId, RecipientId};
+
+/// When the examples happen: 2026-11-24T09:00:00Z.
+const AT: i64 = 1_795_510_800;
+const MESSAGE: MessageId = MessageId(Uuid::from_u128(0x019a_8f3c_2b7d_7c4e_8a1b_2c3d_4e5f_6a7a));
+const RECIPIENT: RecipientId = RecipientId(Uuid::from_u128(0x019a_8f3c_2b7d_7c4e_8a1b_2c3d_4e5f_6a7b));
+const ENDPOINT: EndpointId = EndpointId(Uuid::from_u128(0x019a_8f3c_2b7d_7c4e_8a1b_2c3d_4e5f_6a7c));
+
+impl EventType {
+    /// An event of this type.
+    pub fn example(self) -> Event {
+        let timestamp = DateTime::from_timestamp(AT, 0).unwrap_or_default();
+        Event { seq: 123, kind: self.to_string(), timestamp, data: self.data() }
+    }
+
+    fn data(self) -> EventData {
+        let next = DateTime::from_timestamp(AT, 0).map(|at| at + TimeDelta::minutes(5));
+        let base = if self.is_of_recipient() { recipient() } else { message() };
+        match self {
+            Self::Accepted => EventData { recipients: Some(recipients()), ..base },
+            Self::Scheduled => EventData { recipients: Some(recipients()), next_attempt_at: next, ..base },
+            Self::Canceled | Self::Expired | Self::Unsubscribed => base,
+            Self::Deferred => attempt(EventData { next_attempt_at: next, ..base }, 451, "4.7.1", "Greylisted"),
+            Self::Relayed => attempt(base, 250, "2.0.0", "queued as 8A1B2C3D"),
+            Self::Delivered => attempt(base, 250, "2.1.5", "Accepted"),
+            Self::Bounced => {
+                let bounce = BounceSaid::of(Some("hard".into()), Some("unknown_user".into()), Some("smtp".into()));
+                attempt(EventData { bounce, ..base }, 550, "5.1.1", "No such user")
+            }
+            Self::Suppressed => said(base, None, None, "The address is on the suppression list (hard_bounce)."),
+            Self::Uncertain => {
+                let lost = EventData { is_final: Some(false), next_attempt_at: next, ..base };
+                let lost = attempt(lost, 250, "2.0.0", "");
+                said(lost, None, None, "The connection dropped after the final dot.")
+            }
+            Self::Complained => EventData { vouched: Some(true), ..base },
+            Self::WebhookTest => EventData { endpoint_id: Some(ENDPOINT), ..nothing() },
+            Self::WebhookDisabled => said(
+                EventData { endpoint_id: Some(ENDPOINT), ..nothing() },
+                None,
+                None,
+                "The endpoint answered 410 Gone.",
+            ),
+        }
+    }
+}
+
+/// About no message.
+fn nothing() -> EventData {
+    EventData {
+        message_id: None,
+        recipient_id: None,
+        recipient: None,
+        recipients: None,
+        from: None,
+        subject: None,
+        stream: None,
+        tags: json!([]),
+        metadata: json!({}),
+        attempt: None,
+        response: None,
+        mx: None,
+        ip: None,
+        tls: None,
+        duration_ms: None,
+        next_attempt_at: None,
+        bounce: None,
+        endpoint_id: None,
+        vouched: None,
+        is_final: None,
+    }
+}
+
+fn message() -> EventData {
+    EventData {
+        message_id: Some(MESSAGE),
+        from: Some(EventSender { email: "billing@acme.test".into(), name: Some("Acme Billing".into()) }),
+        subject: Some("Your invoice".into()),
+        stream: Some("transactional".into()),
+        tags: json!([{"name": "kind", "value": "invoice"}]),
+        metadata: json!({"order": "42"}),
+        ..nothing()
+    }
+}
+
+fn recipient() -> EventData {
+    EventData { recipient_id: Some(RECIPIENT), recipient: Some("ann@example.test".into()), ..message() }
+}
+
+fn recipients() -> Value {
+    json!([{"id": RECIPIENT, "address": "ann@example.test", "kind": "to"}])
+}
+
+fn said(data: EventData, code: Option<i16>, enhanced: Option<&str>, text: &str) -> EventData {
+    EventData { response: Said::of(code, enhanced.map(str::to_owned), Some(text.to_owned())), ..data }
+}
+
+fn attempt(data: EventData, code: i16, enhanced: &str, text: &str) -> EventData {
+    let data = EventData {
+        attempt: Some(1),
+        mx: Some("mx.example.test".into()),
+        ip: Some("203.0.113.9".into()),
+        tls: Some("TLSv1_3 TLS13_AES_256_GCM_SHA384".into()),
+        duration_ms: Some(312),
+        ..data
+    };
+    said(data, Some(code), Some(enhanced), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_example_sets_the_fields_of_its_type() {
+        for kind in EventType::ALL {
+            let event = serde_json::to_value(kind.example()).unwrap();
+            assert_eq!(event["type"], kind.as_str());
+            assert_eq!(event["timestamp"], "2026-11-24T09:00:00Z");
+            for field in kind.sets() {
+                assert!(!event["data"][field].is_null(), "{kind} {field}");
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Enums whose words are published: the same table makes the words in SQL and JSON, their meanings in the documentation,
+//! and the schema in the OpenAPI document.
+
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+
+/// Makes an enum of its words and their meanings. A word may be added, and is never renamed: programs branch on it.
+macro_rules! words {
+    (
+        $(#[doc = $about:literal])+
+        pub enum $type:ident as $schema:literal {
+            $($(#[doc = $meaning:literal])+ $name:ident = $word:literal,)+
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $type {
+            $($(#[doc = $meaning])+ $name,)+
+        }
+
+        impl $type {
+            /// All of them, in the order of the documentation.
+            pub const ALL: [Self; [$($word),+].len()] = [$(Self::$name),+];
+
+            /// The word in SQL, JSON and documentation.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)+ }
+            }
+
+            /// What it means, for the documentation.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($meaning),+).trim_ascii(),)+ }
+            }
+        }
+
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        impl utoipa::PartialSchema for $type {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                let about = concat!($($about),+).trim_ascii();
+                $crate::domain::words::schema(about, &Self::ALL.map(|word| (word.as_str(), word.meaning())))
+            }
+        }
+
+        impl utoipa::ToSchema for $type {
+            fn name() -> std::borrow::Cow<'static, str> {
+                $schema.into()
+            }
+        }
+    };
+}
+
+pub(crate) use words;
+
+/// A string that is one of these words, each with its meaning.
+pub(crate) fn schema(about: &str, words: &[(&str, &str)]) -> RefOr<Schema> {
+    let list = words.iter().map(|(word, meaning)| format!("\n- `{word}`: {meaning}")).collect::<String>();
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(words.iter().map(|(word, _)| *word)))
+        .description(Some(format!("{about}\n{list}")))
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use crate::domain::bounce::{BounceType, Category, Source};
+    use crate::domain::event::EventType;
+    use crate::domain::fault::Code;
+    use crate::domain::problem::ProblemCode;
+
+    #[test]
+    fn every_word_is_one_word_with_a_sentence() {
+        let lists = [
+            BounceType::ALL.map(|word| (word.as_str(), word.meaning())).to_vec(),
+            Category::ALL.map(|word| (word.as_str(), word.meaning())).to_vec(),
+            Source::ALL.map(|word| (word.as_str(), word.meaning())).to_vec(),
+            EventType::ALL.map(|word| (word.as_str(), word.meaning())).to_vec(),
+            Code::ALL.map(|word| (word.as_str(), word.meaning())).to_vec(),
+            ProblemCode::ALL.map(|word| (word.as_str(), word.meaning())).to_vec(),
+        ];
+        for list in lists {
+            let unique: HashSet<&str> = list.iter().map(|(word, _)| *word).collect();
+            assert_eq!(unique.len(), list.len());
+            for (word, meaning) in list {
+                assert!(
+                    word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.".contains(&b)),
+                    "{word}"
+                );
+                assert!(meaning.ends_with('.') && meaning.starts_with(|c: char| c.is_uppercase()), "{word}: {meaning}");
+            }
+        }
+        assert_eq!(serde_json::to_value(EventType::Accepted).unwrap(), "message.accepted");
+    }
+}

@@ -1,0 +1,119 @@
+//! What is posted to webhook endpoints, for the `webhooks` section of the OpenAPI document: an entry for each type of event,
+//! with a schema that says which fields it sets, and an example.
+
+use serde::Serialize;
+use utoipa::openapi::path::{
+    HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, Paths, PathsBuilder,
+};
+use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
+use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::{ContentBuilder, PathItem, Ref, RefOr, Required, ResponseBuilder};
+use utoipa::{PartialSchema as _, ToSchema};
+
+use crate::domain::event::{Event, EventData, EventType};
+
+/// The `type` of a post with several events.
+const BATCH: &str = "webhook.batch";
+
+/// What an endpoint gets whose `batch` is above 1: always a batch, be it of one event.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EventBatch {
+    /// Always `webhook.batch`.
+    #[serde(rename = "type")]
+    #[schema(example = "webhook.batch")]
+    pub kind: &'static str,
+    /// The events, in the order of their `seq`.
+    pub events: Vec<Event>,
+}
+
+/// Every post, by the `type` of its body.
+pub(crate) fn posts() -> Paths {
+    let events = EventType::ALL.into_iter().fold(PathsBuilder::new(), |paths, kind| {
+        let body = body(event(kind), serde_json::to_value(kind.example()).ok());
+        paths.path(kind.as_str(), post(kind.as_str(), kind.meaning(), body))
+    });
+    let example = EventBatch { kind: BATCH, events: vec![EventType::Accepted.example(), EventType::Relayed.example()] };
+    let body = body(Ref::from_schema_name(EventBatch::name()).into(), serde_json::to_value(&example).ok());
+    let meaning = "Several events in one post, for an endpoint whose `batch` is above 1.";
+    events.path(BATCH, post(BATCH, meaning, body)).build()
+}
+
+fn post(kind: &str, meaning: &str, body: RequestBody) -> PathItem {
+    let operation = OperationBuilder::new()
+        .tag("webhooks")
+        .summary(Some(format!("Receive {kind}")))
+        .description(Some(meaning))
+        .operation_id(Some(format!("on_{}", kind.replace('.', "_"))))
+        .parameters(Some(headers()))
+        .request_body(Some(body))
+        .response(
+            "2XX",
+            ResponseBuilder::new().description("Received. Any other status is a failure, and the post is repeated"),
+        )
+        .response("410", ResponseBuilder::new().description("Not wanted any more: the endpoint is disabled"));
+    PathItem::new(HttpMethod::Post, operation)
+}
+
+fn headers() -> [Parameter; 3] {
+    let header = |name: &str, description: &str, example: &str| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Header)
+            .required(Required::True)
+            .description(Some(description))
+            .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+            .example(Some(example.into()))
+            .build()
+    };
+    [
+        header(
+            "webhook-id",
+            "The same on every try: what came before can be recognised by it",
+            "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7c_123",
+        ),
+        header("webhook-timestamp", "When it was posted, in seconds since 1970", "1795510800"),
+        header(
+            "webhook-signature",
+            "`v1,` and the HMAC-SHA256 of id, timestamp and body (Standard Webhooks 1.0); several are separated by spaces",
+            "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=",
+        ),
+    ]
+}
+
+fn body(schema: RefOr<Schema>, example: Option<serde_json::Value>) -> RequestBody {
+    let content = ContentBuilder::new().schema(Some(schema)).example(example).build();
+    RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True)).build()
+}
+
+/// An event of one type: which fields are not null in it.
+fn event(kind: EventType) -> RefOr<Schema> {
+    let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([kind.as_str()]));
+    let data = kind
+        .sets()
+        .into_iter()
+        .fold(ObjectBuilder::new(), |data, field| data.property(field, not_null(field)).required(field));
+    let own = ObjectBuilder::new().property("type", word).property("data", data).required("type").required("data");
+    AllOfBuilder::new().item(Ref::from_schema_name(Event::name())).item(own).into()
+}
+
+/// The schema of a field of `data` without its null.
+fn not_null(field: &str) -> RefOr<Schema> {
+    let RefOr::T(Schema::Object(data)) = EventData::schema() else { return RefOr::T(Schema::default()) };
+    match data.properties.get(field).cloned().unwrap_or_default() {
+        RefOr::T(Schema::Object(mut object)) => {
+            if let SchemaType::Array(types) = &object.schema_type {
+                let mut types = types.iter().filter(|one| **one != Type::Null).cloned();
+                object.schema_type = types.next().map_or(SchemaType::AnyValue, SchemaType::Type);
+            }
+            Schema::Object(object).into()
+        }
+        RefOr::T(Schema::Array(mut array)) => {
+            array.schema_type = Type::Array.into();
+            Schema::Array(array).into()
+        }
+        RefOr::T(Schema::OneOf(one_of)) => {
+            one_of.items.into_iter().find(|item| matches!(item, RefOr::Ref(_))).unwrap_or_default()
+        }
+        other => other,
+    }
+}

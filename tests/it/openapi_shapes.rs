@@ -1,0 +1,142 @@
+//! The OpenAPI document as a code generator reads it: each type has one precise name, and bytes are bytes.
+
+use serde_json::{Map, Value};
+
+fn document() -> Value {
+    serde_json::to_value(postrider::http::document()).unwrap()
+}
+
+/// Names that say nothing outside of their module.
+const TOO_GENERAL: &[&str] = &[
+    "Action",
+    "Algorithm",
+    "Args",
+    "Attachment",
+    "Basis",
+    "Body",
+    "Cause",
+    "Code",
+    "Config",
+    "Count",
+    "Data",
+    "Duration",
+    "Entry",
+    "Envelope",
+    "Error",
+    "Filter",
+    "Info",
+    "Input",
+    "Item",
+    "Key",
+    "Kind",
+    "Limit",
+    "List",
+    "Mime",
+    "Name",
+    "Object",
+    "Options",
+    "Page",
+    "Plan",
+    "Purpose",
+    "Reason",
+    "Record",
+    "Relay",
+    "Request",
+    "Response",
+    "Result",
+    "Scope",
+    "Settings",
+    "Source",
+    "State",
+    "Status",
+    "Type",
+    "Value",
+    "View",
+    "Waiting",
+    "Warning",
+];
+
+/// Visits every object in the document, with its place.
+fn walk(value: &Value, at: &str, visit: &mut impl FnMut(&Map<String, Value>, &str)) {
+    match value {
+        Value::Object(object) => {
+            visit(object, at);
+            object.iter().for_each(|(name, value)| walk(value, &format!("{at}/{name}"), visit));
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, value)| walk(value, &format!("{at}/{index}"), visit));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn bytes_are_not_arrays_of_integers() {
+    walk(&document(), "", &mut |object, at| {
+        let is_bytes =
+            object.get("items").is_some_and(|items| items["type"] == "integer" && items["format"] == "int32");
+        assert!(!is_bytes, "{at}");
+    });
+    let mut bytes = 0;
+    walk(&document(), "", &mut |object, at| {
+        for kind in ["message/rfc822", "message/global", "application/octet-stream"] {
+            let Some(content) = object.get(kind) else { continue };
+            assert_eq!(
+                (&content["schema"]["type"], &content["schema"]["format"]),
+                (&"string".into(), &"binary".into()),
+                "{at}"
+            );
+            bytes += 1;
+        }
+    });
+    assert_eq!(bytes, 7);
+}
+
+#[test]
+fn every_reference_leads_to_a_schema() {
+    let document = document();
+    walk(&document, "", &mut |object, at| {
+        if let Some(Value::String(target)) = object.get("$ref") {
+            assert!(document.pointer(target.strip_prefix('#').unwrap()).is_some(), "{at}: {target}");
+        }
+    });
+}
+
+#[test]
+fn pages_refer_to_their_entries() {
+    let document = document();
+    let mut pages = 0;
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        let Some(entry) = name.strip_prefix("Page_") else { continue };
+        let expected = format!("#/components/schemas/{entry}");
+        assert_eq!(schema["properties"]["data"]["items"]["$ref"], expected, "{name}");
+        pages += 1;
+    }
+    assert!(pages >= 9, "{pages}");
+}
+
+#[test]
+fn no_schema_has_a_general_name() {
+    let document = document();
+    let names = document["components"]["schemas"].as_object().unwrap().keys();
+    let general: Vec<&String> = names.filter(|name| TOO_GENERAL.contains(&name.as_str())).collect();
+    assert!(general.is_empty(), "{general:?}");
+}
+
+#[test]
+fn every_request_body_has_a_schema_and_an_example() {
+    let document = document();
+    let mut bodies = 0;
+    for section in ["paths", "webhooks"] {
+        for (path, methods) in document[section].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                for (kind, content) in operation["requestBody"]["content"].as_object().into_iter().flatten() {
+                    assert!(content["schema"].is_object(), "{method} {path} {kind} has no schema");
+                    assert!(!content["example"].is_null(), "{method} {path} {kind} has no example");
+                    bodies += 1;
+                }
+            }
+        }
+    }
+    assert!(bodies >= 35, "{bodies}");
+}
