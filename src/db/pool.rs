@@ -211,10 +211,7 @@ impl Pool {
 }
 
 /// Boxed, as is a connection: sqlx's future of one, which may have to be opened, has 30 KB, and so would each that awaits it.
-fn begin(
-    pool: PgPool,
-    statement: &'static str,
-) -> BoxFuture<'static, Result<Transaction<'static, Postgres>, Error>> {
+fn begin(pool: PgPool, statement: &'static str) -> BoxFuture<'static, Result<Transaction<'static, Postgres>, Error>> {
     Box::pin(async move { pool.begin_with(statement).await })
 }
 

@@ -227,10 +227,7 @@ pub fn finish(router: Router) -> Router {
 const INBOX_MEMORY: u64 = 64 << 20;
 
 fn with_responses(router: Router, responses: Responses) -> Router {
-    router
-        .fallback(error::not_found)
-        .method_not_allowed_fallback(error::method_not_allowed)
-        .layer(Surround(responses))
+    router.fallback(error::not_found).method_not_allowed_fallback(error::method_not_allowed).layer(Surround(responses))
 }
 
 /// How long a client is asked to wait when the database is away.

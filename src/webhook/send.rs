@@ -135,7 +135,7 @@ impl Poster {
             .header("webhook-signature", signed)
             .body(Full::from(post.body))
             .map_err(|error| HttpError::from(error).to_string())?;
-        self.client.send(request).await.map_err(|error| error.to_string())
+        client.send(request).await.map_err(|error| error.to_string())
     }
 }
 
