@@ -381,7 +381,7 @@ mod tests {
         };
         assert_eq!(
             reason(&raised, true),
-            "The destination throttled us at 1970-01-01T00:08:00Z: “4.7.0 slow down”; the rate was raised since to 2 messages a \
+            "The destination throttled us at 1970-01-01T00:08:00Z: “4.7.0 slow down”; the rate was raised since to 2 messages per \
              second."
         );
     }
