@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::queue::{self, Claimed, Room};
 use super::{Db, DbError};
-use crate::domain::share::{self, Cup};
-use crate::domain::throttle::Turns;
+use crate::domain::fair_share::{self, Cup};
+use crate::domain::gcra::Turns;
 
 /// Whose stream, and its name.
 pub type StreamKey = (Uuid, String);
@@ -181,7 +181,7 @@ impl Bounds {
             let in_hand = wishes.first().map_or(0, |(wish, _)| wish.stream_in_hand);
             let total = self.streams.get(stream).map_or(usize::MAX, |bound| bound.rows(in_hand, 1, now));
             let (wishes, cups): (Vec<&Wish>, Vec<Cup>) = wishes.into_iter().unzip();
-            let shares = share::fill(total, &cups);
+            let shares = fair_share::fill(total, &cups);
             rooms.extend(
                 wishes
                     .into_iter()

@@ -15,37 +15,13 @@
 //! them. `learn` makes of outcomes what is known of destinations. `notify` posts events to webhook endpoints.
 
 mod alarms;
-mod bounds;
-mod budget;
-mod calm;
 mod claim;
-mod complaints;
-mod complete;
 mod deliver;
-mod domains;
-mod expire;
-mod forget;
-mod give_back;
-mod hand_over;
-mod hands;
-mod heartbeat;
-mod identity;
-mod last_word;
-mod learn;
-mod legs;
-mod mail;
-mod notify;
-mod pace;
-mod permits;
-mod policies;
-mod reap;
-mod recover;
-mod rooms;
-mod secrets;
-mod sign;
-mod suppress;
-mod suspects;
-mod wake;
+mod handoff;
+mod lease;
+mod maintenance;
+mod outcome;
+mod webhooks;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -56,6 +32,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::clock::SharedClock;
 use crate::db::senders::Senders;
+use crate::db::splits::Splits;
 use crate::db::{Db, DbError};
 use crate::dns::Asker;
 use crate::domain::fingerprint::Fingerprints;
@@ -69,23 +46,25 @@ use crate::smtp;
 use crate::telemetry::Seldom;
 use crate::webhook::Poster;
 
-use crate::db::splits::Splits;
 use alarms::Alarms;
-use budget::Budget;
-use calm::Calm;
-use claim::{Memory, Took};
-use complete::Completer;
-use expire::Places;
-use hand_over::HandOver;
-use hands::Hands;
-use identity::Identity;
-use learn::Learner;
-pub use legs::Returns;
-use pace::Pace;
-use permits::Permits;
-use policies::Policies;
-use sign::Signing;
-use suspects::Suspects;
+use claim::claimer::{self, Memory, Took};
+use claim::lane_stats::Pace;
+use claim::wake_listener;
+pub use deliver::envelopes::Returns;
+use deliver::memory_budget::Budget;
+use deliver::signing::Signing;
+use handoff::direct::HandOver;
+use handoff::gate::Calm;
+use lease::crash_quarantine::Suspects;
+use lease::identity::Identity;
+use lease::in_flight::Hands;
+use lease::permits::Permits;
+use lease::{heartbeat, lost_claims, rescue};
+use maintenance::expire_closed_lanes::Places;
+use maintenance::{domain_checks, expire_closed_lanes, expired_suppressions, webhook_secrets};
+use outcome::adaptive_limits::Learner;
+use outcome::recorder::Completer;
+use outcome::retry_policy_cache::Policies;
 
 /// How a worker behaves.
 #[derive(Debug, Clone)]
@@ -250,13 +229,13 @@ impl Worker {
         // And no longer, should this end in a panic: what nobody works on must not stay leased.
         let _beat = AbortOnDropHandle::new(tokio::spawn(heartbeat::run(self.parts.clone())));
         let chores = TaskTracker::new();
-        chores.spawn(stop.clone().run_until_cancelled_owned(recover::run(self.parts.clone())));
-        chores.spawn(stop.clone().run_until_cancelled_owned(reap::run(self.parts.clone())));
-        chores.spawn(stop.clone().run_until_cancelled_owned(wake::run(self.parts.clone())));
-        chores.spawn(stop.clone().run_until_cancelled_owned(expire::run(self.parts.clone())));
-        chores.spawn(stop.clone().run_until_cancelled_owned(domains::run(self.parts.clone())));
-        chores.spawn(stop.clone().run_until_cancelled_owned(forget::run(self.parts.clone())));
-        chores.spawn(stop.clone().run_until_cancelled_owned(secrets::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(lost_claims::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(rescue::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(wake_listener::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(expire_closed_lanes::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(domain_checks::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(expired_suppressions::run(self.parts.clone())));
+        chores.spawn(stop.clone().run_until_cancelled_owned(webhook_secrets::run(self.parts.clone())));
         chores.spawn({
             let (parts, stop) = (self.parts.clone(), stop.clone());
             async move {
@@ -265,7 +244,7 @@ impl Worker {
             }
         });
         chores.close();
-        let notifying = AbortOnDropHandle::new(tokio::spawn(notify::run(self.parts.clone(), stop.clone())));
+        let notifying = AbortOnDropHandle::new(tokio::spawn(webhooks::run(self.parts.clone(), stop.clone())));
         // For as long as it runs, new mail is offered to it.
         let taker: Arc<dyn Taker> = Arc::new(HandOver(self.parts.clone()));
         self.parts.journal.enlist(Arc::downgrade(&taker));
@@ -273,7 +252,7 @@ impl Worker {
         let failed = Seldom::default();
         while !stop.is_cancelled() {
             let begun = tokio::time::Instant::now();
-            let took = claim::some(&self.parts, &mut memory).await;
+            let took = claimer::some(&self.parts, &mut memory).await;
             let pause = match &took {
                 Ok(Took::Rows) => {
                     tokio::time::sleep_until(begun + APART).await;
@@ -312,11 +291,11 @@ impl Worker {
     /// Works until nothing is due and nothing in hand. What is due later stays where it is.
     pub async fn drain(&self) -> Result<(), DbError> {
         let mut memory = Memory::default();
-        Box::pin(expire::once(&self.parts)).await?;
+        Box::pin(expire_closed_lanes::once(&self.parts)).await?;
         loop {
             // Before the claim: what is given back while it looks may be due again.
             let were_empty = self.parts.hands.are_empty();
-            match Box::pin(claim::some(&self.parts, &mut memory)).await? {
+            match Box::pin(claimer::some(&self.parts, &mut memory)).await? {
                 Took::Rows => {}
                 Took::Nothing | Took::All if were_empty => return Ok(()),
                 Took::Nothing | Took::All if self.parts.hands.are_empty() => {}
@@ -327,12 +306,12 @@ impl Worker {
 
     /// Posts all events that are due to webhook endpoints, as it does regularly while it runs.
     pub async fn notify(&self) -> Result<(), DbError> {
-        notify::drain(&self.parts).await
+        webhooks::drain(&self.parts).await
     }
 
     /// Checks the records of all senders' domains whose turn it is, as it does regularly while it runs.
     pub async fn check_domains(&self) -> Result<(), DbError> {
-        domains::once(&self.parts).await
+        domain_checks::once(&self.parts).await
     }
 
     /// Waits for what is being sent, at most for the grace period, and gives back the rest.
@@ -364,21 +343,21 @@ impl Worker {
 
     /// Removes suppressions that have expired, once, as a chore does regularly. Answers how many.
     pub async fn forget_expired(&self) -> Result<u64, DbError> {
-        forget::once(&self.parts).await
+        expired_suppressions::once(&self.parts).await
     }
 
     /// Encrypts webhook secrets and removes old ones, once, as a chore does regularly.
     pub async fn keep_secrets(&self) -> Result<(), DbError> {
-        secrets::once(&self.parts).await.map(|_| ())
+        webhook_secrets::once(&self.parts).await.map(|_| ())
     }
 
     /// Frees what dead workers left behind, once, as the reaper does regularly.
     pub async fn reap(&self) -> Result<crate::db::workers::Reaped, DbError> {
-        reap::once(&self.parts).await
+        rescue::once(&self.parts).await
     }
 
     /// Releases what no worker would come back to, once, as a chore does regularly. Returns how much there was.
     pub async fn recover(&self) -> Result<usize, DbError> {
-        recover::look(&self.parts).await
+        lost_claims::look(&self.parts).await
     }
 }

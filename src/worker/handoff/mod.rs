@@ -1,0 +1,4 @@
+//! Sends messages that this process accepted without a claim.
+
+pub(crate) mod direct;
+pub(crate) mod gate;
