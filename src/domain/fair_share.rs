@@ -2,7 +2,7 @@
 
 /// One that wants a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cup {
+pub struct Claimant {
     /// What it has already.
     pub held: usize,
     /// The most that it can take beside.
@@ -13,14 +13,14 @@ pub struct Cup {
 
 /// Divides `total` so that what each then has stands in proportion to its weight, as far as what it has already and its
 /// room allow. Nothing is left over while any has room. Among equals the first get the odd ones.
-pub fn fill(total: usize, cups: &[Cup]) -> Vec<usize> {
-    let wanted: usize = cups.iter().map(|cup| cup.room).sum();
+pub fn divide(total: usize, claimants: &[Claimant]) -> Vec<usize> {
+    let wanted: usize = claimants.iter().map(|claimant| claimant.room).sum();
     if wanted <= total {
-        return cups.iter().map(|cup| cup.room).collect();
+        return claimants.iter().map(|claimant| claimant.room).collect();
     }
-    let given = |level: u64| cups.iter().map(move |cup| cup.filled_to(level));
-    // The highest level that `total` reaches everywhere; it is below the first at which every cup is full.
-    let (mut low, mut high) = (0, cups.iter().map(Cup::brim).max().unwrap_or(0));
+    let given = |level: u64| claimants.iter().map(move |claimant| claimant.filled_to(level));
+    // The highest level that `total` reaches everywhere; it is below the first at which every claimant is full.
+    let (mut low, mut high) = (0, claimants.iter().map(Claimant::brim).max().unwrap_or(0));
     while low < high {
         let level = low + (high - low).div_ceil(2);
         if given(level).sum::<usize>() <= total { low = level } else { high = level - 1 }
@@ -28,18 +28,18 @@ pub fn fill(total: usize, cups: &[Cup]) -> Vec<usize> {
     let mut shares: Vec<usize> = given(low).collect();
     let mut left = total - shares.iter().sum::<usize>();
     // What one more level would have given.
-    for (share, (cup, next)) in shares.iter_mut().zip(cups.iter().zip(given(low + 1))) {
-        let more = (next - *share).min(left).min(cup.room - *share);
+    for (share, (claimant, next)) in shares.iter_mut().zip(claimants.iter().zip(given(low + 1))) {
+        let more = (next - *share).min(left).min(claimant.room - *share);
         *share += more;
         left -= more;
     }
     shares
 }
 
-/// Levels are thousandths of what a cup of weight 1 holds, so that weights up to 1,000 tell.
+/// Levels are thousandths of what a claimant of weight 1 holds, so that weights up to 1,000 tell.
 const SCALE: u64 = 1_000;
 
-impl Cup {
+impl Claimant {
     fn filled_to(&self, level: u64) -> usize {
         let all = level.saturating_mul(self.weight.max(1).into()) / SCALE;
         usize::try_from(all).unwrap_or(usize::MAX).saturating_sub(self.held).min(self.room)
@@ -58,22 +58,22 @@ mod tests {
 
     use super::*;
 
-    fn cup(held: usize, room: usize, weight: u32) -> Cup {
-        Cup { held, room, weight }
+    fn claimant(held: usize, room: usize, weight: u32) -> Claimant {
+        Claimant { held, room, weight }
     }
 
     #[test]
     fn shares_follow_weight_and_what_is_held() {
-        for (total, cups, shares) in [
-            (12, vec![cup(0, 100, 1), cup(0, 100, 1), cup(0, 100, 1)], vec![4, 4, 4]),
-            (12, vec![cup(0, 100, 30), cup(0, 100, 10)], vec![9, 3]),
-            (12, vec![cup(10, 100, 10), cup(0, 100, 10)], vec![1, 11]),
-            (12, vec![cup(0, 2, 10), cup(0, 100, 10)], vec![2, 10]),
-            (2, vec![cup(0, 5, 10), cup(0, 5, 10), cup(0, 5, 10)], vec![1, 1, 0]),
-            (9, vec![cup(0, 3, 1), cup(0, 3, 1)], vec![3, 3]),
+        for (total, claimants, shares) in [
+            (12, vec![claimant(0, 100, 1), claimant(0, 100, 1), claimant(0, 100, 1)], vec![4, 4, 4]),
+            (12, vec![claimant(0, 100, 30), claimant(0, 100, 10)], vec![9, 3]),
+            (12, vec![claimant(10, 100, 10), claimant(0, 100, 10)], vec![1, 11]),
+            (12, vec![claimant(0, 2, 10), claimant(0, 100, 10)], vec![2, 10]),
+            (2, vec![claimant(0, 5, 10), claimant(0, 5, 10), claimant(0, 5, 10)], vec![1, 1, 0]),
+            (9, vec![claimant(0, 3, 1), claimant(0, 3, 1)], vec![3, 3]),
             (5, vec![], vec![]),
         ] {
-            assert_eq!(fill(total, &cups), shares, "{total} among {cups:?}");
+            assert_eq!(divide(total, &claimants), shares, "{total} among {claimants:?}");
         }
     }
 
@@ -81,18 +81,18 @@ mod tests {
         #[test]
         fn nothing_is_left_over_and_nobody_gets_more_than_there_is_room_for(
             total in 0_usize..5_000,
-            cups in prop::collection::vec((0_usize..500, 0_usize..500, 1_u32..=1_000), 0..40),
+            claimants in prop::collection::vec((0_usize..500, 0_usize..500, 1_u32..=1_000), 0..40),
         ) {
-            let cups: Vec<Cup> = cups.into_iter().map(|(held, room, weight)| cup(held, room, weight)).collect();
-            let shares = fill(total, &cups);
-            let wanted: usize = cups.iter().map(|cup| cup.room).sum();
-            prop_assert!(shares.iter().zip(&cups).all(|(share, cup)| *share <= cup.room));
+            let claimants: Vec<Claimant> = claimants.into_iter().map(|(held, room, weight)| claimant(held, room, weight)).collect();
+            let shares = divide(total, &claimants);
+            let wanted: usize = claimants.iter().map(|claimant| claimant.room).sum();
+            prop_assert!(shares.iter().zip(&claimants).all(|(share, claimant)| *share <= claimant.room));
             prop_assert_eq!(shares.iter().sum::<usize>(), total.min(wanted));
         }
 
         #[test]
-        fn equals_differ_by_one_at_most(total in 0_usize..500, cups in 1_usize..20) {
-            let shares = fill(total, &vec![cup(0, 1_000, 10); cups]);
+        fn equals_differ_by_one_at_most(total in 0_usize..500, claimants in 1_usize..20) {
+            let shares = divide(total, &vec![claimant(0, 1_000, 10); claimants]);
             prop_assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
         }
     }

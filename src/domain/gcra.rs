@@ -10,16 +10,16 @@ const GATHER: f64 = 0.05;
 
 /// A rate and how much of it was used.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Turns {
+pub struct Gcra {
     /// Mails a second.
     pub rate: f64,
     /// All turns up to this moment were taken or have lapsed.
     pub used_until: DateTime<Utc>,
 }
 
-impl Turns {
+impl Gcra {
     /// Turns of which all had been taken when it was said that there would be some again at `opens_at`
-    /// ([`Turns::opens_at`]).
+    /// ([`Gcra::opens_at`]).
     pub fn since(rate: f64, opens_at: Option<DateTime<Utc>>) -> Self {
         let used_until = opens_at.map_or(DateTime::UNIX_EPOCH, |at| at - delta(GATHER.max(1.0 / rate)));
         Self { rate, used_until }
@@ -75,8 +75,8 @@ mod tests {
 
     use super::*;
 
-    fn unused(rate: f64) -> Turns {
-        Turns { rate, used_until: DateTime::UNIX_EPOCH }
+    fn unused(rate: f64) -> Gcra {
+        Gcra { rate, used_until: DateTime::UNIX_EPOCH }
     }
 
     fn at(millis: i64) -> DateTime<Utc> {
@@ -101,11 +101,11 @@ mod tests {
     #[test]
     fn turns_that_were_put_aside_go_on_where_they_were() {
         for rate in [0.5, 3.0, 1_000.0] {
-            let turns = Turns::since(rate, None);
+            let turns = Gcra::since(rate, None);
             assert!(turns.available(at(0)) >= 1);
             let taken = turns.take(turns.available(at(0)), at(0));
             let opens_at = taken.opens_at(at(0));
-            let again = Turns::since(rate, Some(opens_at));
+            let again = Gcra::since(rate, Some(opens_at));
             assert_eq!((again.available(at(0)), again.available(opens_at)), (0, taken.available(opens_at)), "{rate}");
         }
     }

@@ -48,23 +48,23 @@ use crate::webhook::Poster;
 
 use alarms::Alarms;
 use claim::claimer::{self, Memory, Took};
-use claim::lane_stats::Pace;
+use claim::lane_stats::LaneStats;
 use claim::wake_listener;
 pub use deliver::envelopes::Returns;
-use deliver::memory_budget::Budget;
+use deliver::memory_budget::MemoryBudget;
 use deliver::signing::Signing;
-use handoff::direct::HandOver;
-use handoff::gate::Calm;
-use lease::crash_quarantine::Suspects;
+use handoff::direct::DirectHandoff;
+use handoff::gate::HandoffGate;
+use lease::crash_quarantine::CrashQuarantine;
 use lease::identity::Identity;
-use lease::in_flight::Hands;
+use lease::in_flight::InFlight;
 use lease::permits::Permits;
 use lease::{heartbeat, lost_claims, rescue};
 use maintenance::expire_closed_lanes::Places;
 use maintenance::{domain_checks, expire_closed_lanes, expired_suppressions, webhook_secrets};
-use outcome::adaptive_limits::Learner;
-use outcome::recorder::Completer;
-use outcome::retry_policy_cache::Policies;
+use outcome::adaptive_limits::AdaptiveLimits;
+use outcome::recorder::OutcomeRecorder;
+use outcome::retry_policy_cache::RetryPolicyCache;
 
 /// How a worker behaves.
 #[derive(Debug, Clone)]
@@ -123,17 +123,17 @@ struct Parts {
     webhook_calls: Semaphore,
     settings: Settings,
     identity: Identity,
-    policies: Policies,
-    hands: Hands,
-    suspects: Suspects,
-    completer: Completer,
+    policies: RetryPolicyCache,
+    in_flight: InFlight,
+    quarantine: CrashQuarantine,
+    completer: OutcomeRecorder,
     journal: Arc<Journal>,
-    pace: Arc<Pace>,
-    calm: Calm,
+    lane_stats: Arc<LaneStats>,
+    gate: HandoffGate,
     permits: Permits,
     splits: Arc<Splits>,
     places: Places,
-    budget: Budget,
+    budget: MemoryBudget,
     alarms: Alarms,
     /// Webhook secrets that cannot be decrypted.
     secret_faults: Seldom,
@@ -163,11 +163,11 @@ pub struct Worker {
 const WEBHOOK_CALLS: usize = 4;
 /// Claims begin at least so far apart while there is something to claim: under load each takes what has come meanwhile, and
 /// costs 2 ms of Postgres' time however little that is. The first one after a rest begins at once.
-const APART: Duration = Duration::from_millis(10);
+const MIN_CLAIM_INTERVAL: Duration = Duration::from_millis(10);
 /// How long a worker that hears nothing waits before it looks by itself.
-const POLL: Duration = Duration::from_secs(1);
+const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The same for one whose hands are full, and who hears of it when one is free.
-const FULL_POLL: Duration = Duration::from_secs(10);
+const FULL_POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Worker {
     /// Makes a worker known to the database. `wake` tells it of messages committed in this process.
@@ -180,30 +180,30 @@ impl Worker {
     ) -> Result<Self, DbError> {
         let Tools { sender, poster, senders, dns, journal } = tools;
         let tasks = TaskTracker::new();
-        let hands = Hands::new(settings.concurrency);
-        let (pace, splits) = (Arc::new(Pace::default()), Arc::new(Splits::new(db.clone())));
-        let learner = Learner {
+        let in_flight = InFlight::new(settings.concurrency);
+        let (lane_stats, splits) = (Arc::new(LaneStats::default()), Arc::new(Splits::new(db.clone())));
+        let learner = AdaptiveLimits {
             db: db.clone(),
             clock: clock.clone(),
-            hands: hands.clone(),
+            in_flight: in_flight.clone(),
             sender: sender.clone(),
-            pace: pace.clone(),
+            lane_stats: lane_stats.clone(),
             splits: splits.clone(),
             wake: wake.clone(),
             known: Mutex::default(),
         };
         let parts = Parts {
-            completer: Completer::start(learner, journal.clone(), &tasks),
+            completer: OutcomeRecorder::start(learner, journal.clone(), &tasks),
             journal,
-            policies: Policies::load(&db, settings.policy.clone(), clock.now()).await?,
-            suspects: Suspects::new(settings.concurrency),
-            pace,
-            calm: Calm::default(),
+            policies: RetryPolicyCache::load(&db, settings.policy.clone(), clock.now()).await?,
+            quarantine: CrashQuarantine::new(settings.concurrency),
+            lane_stats,
+            gate: HandoffGate::default(),
             permits: Permits::default(),
             splits,
             places: Places::default(),
             identity: Identity::register(&db, settings.lease, settings.fingerprints.clone()).await?,
-            budget: Budget::new(settings.memory),
+            budget: MemoryBudget::new(settings.memory),
             alarms: Alarms::default(),
             secret_faults: Seldom::default(),
             db,
@@ -214,7 +214,7 @@ impl Worker {
             dns,
             webhook_calls: Semaphore::new(WEBHOOK_CALLS),
             settings,
-            hands,
+            in_flight,
             wake,
             suspect: Notify::new(),
             closing: CancellationToken::new(),
@@ -246,7 +246,7 @@ impl Worker {
         chores.close();
         let notifying = AbortOnDropHandle::new(tokio::spawn(webhooks::run(self.parts.clone(), stop.clone())));
         // For as long as it runs, new mail is offered to it.
-        let taker: Arc<dyn Taker> = Arc::new(HandOver(self.parts.clone()));
+        let taker: Arc<dyn Taker> = Arc::new(DirectHandoff(self.parts.clone()));
         self.parts.journal.enlist(Arc::downgrade(&taker));
         let mut memory = Memory::default();
         let failed = Seldom::default();
@@ -255,28 +255,28 @@ impl Worker {
             let took = claimer::some(&self.parts, &mut memory).await;
             let pause = match &took {
                 Ok(Took::Rows) => {
-                    tokio::time::sleep_until(begun + APART).await;
+                    tokio::time::sleep_until(begun + MIN_CLAIM_INTERVAL).await;
                     continue;
                 }
-                Ok(Took::Nothing | Took::All) => {
-                    memory.until_open(self.parts.clock.now()).map_or(POLL, |wait| wait.min(POLL))
-                }
-                Ok(Took::NoRoom) => FULL_POLL,
+                Ok(Took::Nothing | Took::All) => memory
+                    .until_open(self.parts.clock.now())
+                    .map_or(IDLE_POLL_INTERVAL, |wait| wait.min(IDLE_POLL_INTERVAL)),
+                Ok(Took::NoRoom) => FULL_POLL_INTERVAL,
                 Err(error) => {
                     // Every second while the database is away.
                     if let Some(times) = failed.note(tokio::time::Instant::now()) {
                         tracing::warn!(event = "claim_failed", %error, times, "failed to claim; trying again");
                     }
-                    POLL
+                    IDLE_POLL_INTERVAL
                 }
             };
             // Nobody waits for a hand.
             let is_idle = matches!(took, Ok(Took::All));
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.parts.wake.notified(), if pause != FULL_POLL => {}
-                () = self.parts.hands.freed(), if !is_idle => {}
-                () = self.parts.hands.given_back() => {}
+                () = self.parts.wake.notified(), if pause != FULL_POLL_INTERVAL => {}
+                () = self.parts.in_flight.freed(), if !is_idle => {}
+                () = self.parts.in_flight.given_back() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -294,12 +294,12 @@ impl Worker {
         Box::pin(expire_closed_lanes::once(&self.parts)).await?;
         loop {
             // Before the claim: what is given back while it looks may be due again.
-            let were_empty = self.parts.hands.are_empty();
+            let were_empty = self.parts.in_flight.is_empty();
             match Box::pin(claimer::some(&self.parts, &mut memory)).await? {
                 Took::Rows => {}
                 Took::Nothing | Took::All if were_empty => return Ok(()),
-                Took::Nothing | Took::All if self.parts.hands.are_empty() => {}
-                Took::Nothing | Took::All | Took::NoRoom => self.parts.hands.freed().await,
+                Took::Nothing | Took::All if self.parts.in_flight.is_empty() => {}
+                Took::Nothing | Took::All | Took::NoRoom => self.parts.in_flight.freed().await,
             }
         }
     }
@@ -323,12 +323,12 @@ impl Worker {
 
     async fn finish(&self) {
         let finish = async {
-            while !self.parts.hands.are_empty() {
-                self.parts.hands.freed().await;
+            while !self.parts.in_flight.is_empty() {
+                self.parts.in_flight.freed().await;
             }
         };
         if tokio::time::timeout(self.parts.settings.grace, finish).await.is_err() {
-            let left = self.parts.hands.len();
+            let left = self.parts.in_flight.len();
             tracing::warn!(left, "the grace period is over; recipients still being sent go to other workers");
         }
     }

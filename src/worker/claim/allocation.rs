@@ -10,34 +10,34 @@ use std::sync::Arc;
 use super::lane_stats::Recent;
 use crate::db::lanes::ReadyLane;
 use crate::db::limits::DEPTH;
-use crate::domain::fair_share::{self, Cup};
-use crate::worker::lease::in_flight::InLane;
+use crate::domain::fair_share::{self, Claimant};
+use crate::worker::lease::in_flight::LaneInFlight;
 
 /// A lane that is this urgent may use every hand; one with a higher number leaves a quarter of them for it.
 pub(crate) const URGENT: i16 = 10;
 /// Recipients of a lane in hand before anybody has seen a session of its destination, or while that is blocked.
-const PROBE: usize = 4;
+const PROBE_CONCURRENCY: usize = 4;
 /// What a route sends in so many seconds may be in hand beside what its connections need: while it is sent the next
 /// claim is under way.
-const AHEAD: f64 = 0.1;
+const PREFETCH: f64 = 0.1;
 
 /// What the division goes by.
 #[derive(Debug)]
-pub(crate) struct Situation<'a> {
-    /// Hands in all.
+pub(crate) struct Capacity<'a> {
+    /// InFlight in all.
     pub capacity: usize,
     /// Those that are free.
     pub free: usize,
     /// Connections of this process to one destination.
     pub connections: usize,
     /// What is in hand.
-    pub in_hand: &'a HashMap<i64, InLane>,
+    pub in_hand: &'a HashMap<i64, LaneInFlight>,
     /// How the lanes have been going.
     pub recent: &'a HashMap<i64, Recent>,
 }
 
 /// Lanes that get room, and how many recipients of each may be claimed.
-pub(crate) fn divide(ready: &[Arc<ReadyLane>], situation: &Situation) -> Vec<(Arc<ReadyLane>, usize)> {
+pub(crate) fn allocate(ready: &[Arc<ReadyLane>], situation: &Capacity) -> Vec<(Arc<ReadyLane>, usize)> {
     let mut by_priority = BTreeMap::<i16, Vec<&Arc<ReadyLane>>>::new();
     for lane in ready {
         by_priority.entry(lane.priority).or_default().push(lane);
@@ -82,11 +82,11 @@ struct Route<'a> {
 struct Stream<'a> {
     held: usize,
     weight: u32,
-    lanes: Vec<(&'a ReadyLane, Cup)>,
+    lanes: Vec<(&'a ReadyLane, Claimant)>,
 }
 
 impl<'a> Routes<'a> {
-    fn of(priority: i16, ready: &[&'a Arc<ReadyLane>], situation: &Situation) -> Self {
+    fn of(priority: i16, ready: &[&'a Arc<ReadyLane>], situation: &Capacity) -> Self {
         let mut by_route = BTreeMap::<(&str, Option<i64>), BTreeMap<_, Vec<&'a ReadyLane>>>::new();
         for lane in ready {
             let one = lane.is_mx().then_some(lane.id);
@@ -104,13 +104,13 @@ impl<'a> Routes<'a> {
     /// What each lane gets of `total`.
     fn fill(&self, total: usize, wants: impl Fn(&Route) -> bool) -> BTreeMap<i64, usize> {
         let routes: Vec<&Route> = self.0.iter().filter(|route| wants(route)).collect();
-        let cups: Vec<Cup> = routes.iter().map(|route| route.cup()).collect();
+        let claimants: Vec<Claimant> = routes.iter().map(|route| route.claimant()).collect();
         let mut given = BTreeMap::new();
-        for (route, total) in routes.into_iter().zip(fair_share::fill(total, &cups)) {
-            let cups: Vec<Cup> = route.streams.iter().map(Stream::cup).collect();
-            for (stream, total) in route.streams.iter().zip(fair_share::fill(total, &cups)) {
-                let cups: Vec<Cup> = stream.lanes.iter().map(|(_, cup)| *cup).collect();
-                let shares = stream.lanes.iter().map(|(lane, _)| lane.id).zip(fair_share::fill(total, &cups));
+        for (route, total) in routes.into_iter().zip(fair_share::divide(total, &claimants)) {
+            let claimants: Vec<Claimant> = route.streams.iter().map(Stream::claimant).collect();
+            for (stream, total) in route.streams.iter().zip(fair_share::divide(total, &claimants)) {
+                let claimants: Vec<Claimant> = stream.lanes.iter().map(|(_, claimant)| *claimant).collect();
+                let shares = stream.lanes.iter().map(|(lane, _)| lane.id).zip(fair_share::divide(total, &claimants));
                 given.extend(shares.filter(|(_, rows)| *rows > 0));
             }
         }
@@ -120,7 +120,7 @@ impl<'a> Routes<'a> {
 
 impl<'a> Route<'a> {
     /// Straight to a domain: it is one lane.
-    fn direct(id: i64, streams: impl Iterator<Item = Vec<&'a ReadyLane>>, situation: &Situation) -> Self {
+    fn direct(id: i64, streams: impl Iterator<Item = Vec<&'a ReadyLane>>, situation: &Capacity) -> Self {
         let held = situation.rows(id);
         let streams: Vec<Stream> = streams.map(|lanes| Stream::of(&lanes, held, situation)).collect();
         Self { held, room: streams.iter().map(Stream::room).sum(), streams }
@@ -129,10 +129,10 @@ impl<'a> Route<'a> {
     /// Through a relay, of which `in_hand` may be lanes of any.
     fn through(
         priority: i16,
-        in_hand: &[(&ReadyLane, &InLane)],
+        in_hand: &[(&ReadyLane, &LaneInFlight)],
         route: &str,
         streams: impl Iterator<Item = Vec<&'a ReadyLane>>,
-        situation: &Situation,
+        situation: &Capacity,
     ) -> Self {
         let in_hand: Vec<_> = in_hand.iter().copied().filter(|(lane, _)| lane.route == route).collect();
         let rows = |is_meant: &dyn Fn(&ReadyLane) -> bool| {
@@ -152,8 +152,8 @@ impl<'a> Route<'a> {
         Self { held, room: wanted.min(most.saturating_sub(held)), streams }
     }
 
-    fn cup(&self) -> Cup {
-        Cup { held: self.held, room: self.room, weight: self.streams.iter().map(|stream| stream.weight).sum() }
+    fn claimant(&self) -> Claimant {
+        Claimant { held: self.held, room: self.room, weight: self.streams.iter().map(|stream| stream.weight).sum() }
     }
 
     fn first(&self) -> i64 {
@@ -162,38 +162,38 @@ impl<'a> Route<'a> {
 }
 
 impl<'a> Stream<'a> {
-    fn of(lanes: &[&'a ReadyLane], held: usize, situation: &Situation) -> Self {
-        let cup = |lane: &&'a ReadyLane| {
+    fn of(lanes: &[&'a ReadyLane], held: usize, situation: &Capacity) -> Self {
+        let claimant = |lane: &&'a ReadyLane| {
             let (held, room) = (situation.rows(lane.id), situation.lane_room(lane));
-            (*lane, Cup { held, room, weight: 1 })
+            (*lane, Claimant { held, room, weight: 1 })
         };
         let weight = lanes.first().map_or(1, |lane| u32::try_from(lane.weight).unwrap_or(1));
-        Self { held, weight, lanes: lanes.iter().map(cup).collect() }
+        Self { held, weight, lanes: lanes.iter().map(claimant).collect() }
     }
 
     fn room(&self) -> usize {
-        self.lanes.iter().map(|(_, cup)| cup.room).sum()
+        self.lanes.iter().map(|(_, claimant)| claimant.room).sum()
     }
 
-    fn cup(&self) -> Cup {
-        Cup { held: self.held, room: self.room(), weight: self.weight }
+    fn claimant(&self) -> Claimant {
+        Claimant { held: self.held, room: self.room(), weight: self.weight }
     }
 }
 
-impl Situation<'_> {
+impl Capacity<'_> {
     /// Recipients of a lane in hand.
     fn rows(&self, lane: i64) -> usize {
         self.in_hand.get(&lane).map_or(0, |in_lane| in_lane.rows)
     }
 
     /// What is in hand of relays' lanes.
-    fn through_relays(&self, priority: i16) -> Vec<(&ReadyLane, &InLane)> {
+    fn through_relays(&self, priority: i16) -> Vec<(&ReadyLane, &LaneInFlight)> {
         let known = self.in_hand.values().filter_map(|in_lane| Some((in_lane.lane.as_deref()?, in_lane)));
         known.filter(|(lane, _)| lane.priority == priority && !lane.is_mx()).collect()
     }
 
     /// Recipients of a relay's lanes that are of use in hand.
-    fn relay_limit(&self, priority: i16, in_hand: &[(&ReadyLane, &InLane)]) -> usize {
+    fn relay_limit(&self, priority: i16, in_hand: &[(&ReadyLane, &LaneInFlight)]) -> usize {
         if priority <= URGENT {
             return self.capacity;
         }
@@ -212,13 +212,13 @@ impl Situation<'_> {
         let trust = self.recent.get(&lane.id).map_or(0, |recent| recent.trust);
         if lane.blocked_since.is_some() || (lane.is_mx() && trust == 0) {
             // A probe, whoever it is for: all that is in hand waits for a dead server's time-out.
-            return most.min(PROBE).saturating_sub(rows).min(self.capacity.saturating_sub(rows));
+            return most.min(PROBE_CONCURRENCY).saturating_sub(rows).min(self.capacity.saturating_sub(rows));
         }
         // Slow at first: the first mails of a server that dies wait for its time-out.
         let most = if lane.is_mx() {
             let pace = self.recent.get(&lane.id).map_or(0.0, |recent| recent.attempted);
             let of_use = self.connections * DEPTH + ahead(pace).min(self.capacity / 8);
-            most.min(of_use).min(trust.saturating_mul(2).saturating_add(PROBE))
+            most.min(of_use).min(trust.saturating_mul(2).saturating_add(PROBE_CONCURRENCY))
         } else {
             most
         };
@@ -234,7 +234,7 @@ impl Situation<'_> {
 /// Mails that may be in hand beside what connections need, where so many are sent a second.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "far below 2^52, and not negative")]
 fn ahead(pace: f64) -> usize {
-    (pace * AHEAD) as usize
+    (pace * PREFETCH) as usize
 }
 
 /// As far as is known.
@@ -249,12 +249,12 @@ mod tests {
 
     use super::*;
     use crate::db::queue::Claimed;
-    use crate::worker::lease::in_flight::Hands;
+    use crate::worker::lease::in_flight::InFlight;
 
     /// A process of 256 hands, with 16 connections to each destination.
     struct World {
         lanes: Vec<Arc<ReadyLane>>,
-        hands: Hands,
+        in_flight: InFlight,
         recent: HashMap<i64, Recent>,
         claimed: u128,
     }
@@ -282,7 +282,7 @@ mod tests {
     impl World {
         fn new(lanes: impl IntoIterator<Item = ReadyLane>) -> Self {
             let lanes = lanes.into_iter().map(Arc::new).collect();
-            Self { lanes, hands: Hands::new(256), recent: HashMap::new(), claimed: 0 }
+            Self { lanes, in_flight: InFlight::new(256), recent: HashMap::new(), claimed: 0 }
         }
 
         /// Has so many mails of a lane in hand, each to so many.
@@ -300,7 +300,7 @@ mod tests {
                     lease: Uuid::nil(),
                     claims: 1,
                 };
-                self.hands.take((0..recipients).map(row).collect(), &self.lanes);
+                self.in_flight.insert((0..recipients).map(row).collect(), &self.lanes);
             }
             self
         }
@@ -313,14 +313,14 @@ mod tests {
 
         /// Room by lane.
         fn divide(&self) -> BTreeMap<i64, usize> {
-            let situation = Situation {
+            let situation = Capacity {
                 capacity: 256,
-                free: self.hands.free(),
+                free: self.in_flight.free(),
                 connections: 16,
-                in_hand: &self.hands.by_lane(),
+                in_hand: &self.in_flight.by_lane(),
                 recent: &self.recent,
             };
-            divide(&self.lanes, &situation).into_iter().map(|(lane, rows)| (lane.id, rows)).collect()
+            allocate(&self.lanes, &situation).into_iter().map(|(lane, rows)| (lane.id, rows)).collect()
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::allocation::{self, Situation};
+use super::allocation::{self, Capacity};
 use crate::db::DbError;
 use crate::db::lanes::{self, Raise, ReadyLane};
 use crate::db::limits::{self, StreamKey, Wish};
@@ -16,10 +16,10 @@ use crate::worker::Parts;
 use crate::worker::deliver::attempt;
 use crate::worker::deliver::loaded_message::{self, Loaded};
 use crate::worker::lease::crash_quarantine;
-use crate::worker::lease::in_flight::InLane;
+use crate::worker::lease::in_flight::LaneInFlight;
 use crate::worker::lease::permits::{self, in_stream};
 use crate::worker::lease::release;
-use crate::worker::maintenance::ready_watermark::{self, Bounds, Claim};
+use crate::worker::maintenance::ready_watermark::{self, Claim, ReadyWatermarks};
 
 /// What a claim brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ const LEAVE: Duration = Duration::from_secs(1);
 /// What the claimer remembers from one claim to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    bounds: Bounds,
+    bounds: ReadyWatermarks,
     /// Lanes of which others have all that is allowed, and since when.
     full: HashMap<i64, Instant>,
     /// When lanes that ran out of turns are open again.
@@ -80,19 +80,19 @@ pub(crate) async fn some(parts: &Arc<Parts>, memory: &mut Memory) -> Result<Took
         return Ok(Took::Nothing);
     };
     permits::give_back(parts).await?;
-    if parts.hands.free() == 0 {
-        parts.calm.set(false);
+    if parts.in_flight.free() == 0 {
+        parts.gate.set(false);
         return Ok(Took::NoRoom);
     }
     let now = parts.clock.now();
     memory.look(now);
-    let mut skip = [memory.skipped(), parts.pace.left(now)].concat();
+    let mut skip = [memory.skipped(), parts.lane_stats.left(now)].concat();
     let mut took = Took::Nothing;
     for n in 0..ROUNDS {
         let round = round(parts, memory, worker, &skip, now).await?;
         // Once only: what was skipped later had been asked before.
         if n == 0 {
-            parts.calm.set(round.took_all);
+            parts.gate.set(round.took_all);
         }
         if round.rows > 0 {
             took = Took::Rows;
@@ -134,18 +134,18 @@ async fn round(
     now: DateTime<Utc>,
 ) -> Result<Round, DbError> {
     // Before the lanes: what failed and was let go of has closed its lane by then, and is not claimed for once more.
-    let (in_hand, free) = (parts.hands.by_lane(), parts.hands.free());
+    let (in_hand, free) = (parts.in_flight.by_lane(), parts.in_flight.free());
     let ready = lanes::ready(&parts.db, now, LANES, skip).await?;
     let ready: Vec<Arc<ReadyLane>> = ready.into_iter().map(Arc::new).collect();
     let lanes = ready.iter().map(|lane| lane.id).chain(in_hand.keys().copied());
-    let situation = Situation {
+    let situation = Capacity {
         capacity: parts.settings.concurrency,
         free,
         connections: parts.settings.connections,
-        recent: &parts.pace.of(lanes, now),
+        recent: &parts.lane_stats.of(lanes, now),
         in_hand: &in_hand,
     };
-    let rooms = allocation::divide(&ready, &situation);
+    let rooms = allocation::allocate(&ready, &situation);
     if rooms.is_empty() {
         return Ok(Round { is_loaded: true, took_all: ready.is_empty(), ..Round::default() });
     }
@@ -160,12 +160,12 @@ async fn round(
     let had_less: Vec<i64> =
         rooms.iter().filter(|(lane, rows)| of_lane(lane) < *rows).map(|(lane, _)| lane.id).collect();
     let took_all = had_less.len() == ready.len() && !ready.iter().any(|lane| lane.is_limited());
-    parts.calm.remember(&ready);
+    parts.gate.remember(&ready);
     let rows = taken.by_lane.values().sum();
     let others: Vec<Arc<ReadyLane>> =
         ready.into_iter().filter(|lane| !rooms.iter().any(|(with_room, _)| with_room.id == lane.id)).collect();
-    let situation = Situation { free: parts.hands.free(), ..situation };
-    let is_anybody_left_out = !allocation::divide(&others, &situation).is_empty();
+    let situation = Capacity { free: parts.in_flight.free(), ..situation };
+    let is_anybody_left_out = !allocation::allocate(&others, &situation).is_empty();
     let due = bounds_due(memory, &rooms, &taken.by_lane, now);
     let new = crash_quarantine::set_aside(parts, taken.new);
     // At the same time: nobody waits for a bound to be raised.
@@ -189,7 +189,7 @@ impl Taken {
         for row in &claimed {
             *self.by_lane.entry(row.lane_id).or_default() += 1;
         }
-        self.new.extend(parts.hands.take(claimed, lanes));
+        self.new.extend(parts.in_flight.insert(claimed, lanes));
     }
 }
 
@@ -208,16 +208,19 @@ async fn claim(
     if !free.is_empty() {
         // With VERP each recipient goes alone.
         let is_one_by_one = parts.settings.returns.as_ref().is_some_and(|returns| returns.verp);
-        let most =
-            if is_one_by_one { 0 } else { allocation::usable(parts.settings.concurrency, parts.hands.free(), rooms) };
+        let most = if is_one_by_one {
+            0
+        } else {
+            allocation::usable(parts.settings.concurrency, parts.in_flight.free(), rooms)
+        };
         taken.add(parts, queue::claim(&parts.db, worker, &free, most, now).await?, &lanes);
     }
     if limited.is_empty() {
         return Ok(taken);
     }
-    let in_hand = parts.hands.by_lane();
+    let in_hand = parts.in_flight.by_lane();
     let wishes: Vec<Wish> = limited.into_iter().map(|room| wish(parts, &in_hand, room)).collect();
-    let most = allocation::usable(parts.settings.concurrency, parts.hands.free(), rooms);
+    let most = allocation::usable(parts.settings.concurrency, parts.in_flight.free(), rooms);
     match Box::pin(limits::claim(&parts.db, worker, &wishes, most, now)).await {
         Ok(granted) => {
             memory.opens_at.extend(granted.opens_at);
@@ -242,13 +245,13 @@ fn room((lane, rows): &(Arc<ReadyLane>, usize)) -> Room {
     Room { lane: lane.id, rows: i32::try_from(*rows).unwrap_or(i32::MAX), from: lane.ready_at }
 }
 
-fn wish(parts: &Parts, in_hand: &HashMap<i64, InLane>, wanted: &(Arc<ReadyLane>, usize)) -> Wish {
+fn wish(parts: &Parts, in_hand: &HashMap<i64, LaneInFlight>, wanted: &(Arc<ReadyLane>, usize)) -> Wish {
     let lane = &wanted.0;
     let stream: StreamKey = (lane.tenant_id, lane.stream.clone());
     Wish {
         room: room(wanted),
         is_stream_limited: lane.is_stream_limited(),
-        in_hand: in_hand.get(&lane.id).map_or(0, InLane::mails),
+        in_hand: in_hand.get(&lane.id).map_or(0, LaneInFlight::mails),
         open: parts.sender.open_connections(lane.id),
         stream_in_hand: in_stream(in_hand, &stream),
         stream,
@@ -287,7 +290,7 @@ async fn load(parts: &Arc<Parts>, claimed: Vec<Claimed>) -> bool {
             let parts = parts.clone();
             parts.tasks.clone().spawn(async move {
                 tokio::time::sleep(release::PAUSE).await;
-                release::release(&parts.db, &parts.hands, claimed).await;
+                release::release(&parts.db, &parts.in_flight, claimed).await;
             });
             false
         }
@@ -320,14 +323,14 @@ pub(crate) async fn start(parts: &Arc<Parts>, loaded: Loaded) {
     if !orphans.is_empty() {
         let parts = parts.clone();
         parts.tasks.clone().spawn(async move {
-            release::hold(&parts.db, &parts.hands, orphans, release::NOT_STORED).await;
+            release::hold(&parts.db, &parts.in_flight, orphans, release::NOT_STORED).await;
         });
     }
 }
 
 /// Puts recipients whose domain has got a lane of its own into that, where they wait for their turn.
 async fn apart(parts: &Parts, mut loaded: Loaded) -> Loaded {
-    let is_shared = |row: &Claimed| parts.hands.lane(row.lane_id).is_some_and(|lane| lane.is_shared());
+    let is_shared = |row: &Claimed| parts.in_flight.lane(row.lane_id).is_some_and(|lane| lane.is_shared());
     if !loaded.mails.iter().flat_map(|mail| &mail.claimed).any(is_shared) {
         return loaded;
     }
@@ -342,7 +345,7 @@ async fn apart(parts: &Parts, mut loaded: Loaded) -> Loaded {
     let mut moves = Vec::new();
     for mail in &mut loaded.mails {
         let own_lane = |row: &Claimed| {
-            let lane = parts.hands.lane(row.lane_id).filter(|lane| lane.is_shared())?;
+            let lane = parts.in_flight.lane(row.lane_id).filter(|lane| lane.is_shared())?;
             let domain = mail.message.address(row.recipient_id).ok()?.domain().to_owned();
             splits.get(&(lane.tenant_id, lane.stream.clone(), lane.route.clone(), domain)).copied()
         };
@@ -355,7 +358,7 @@ async fn apart(parts: &Parts, mut loaded: Loaded) -> Loaded {
     }
     loaded.mails.retain(|mail| !mail.claimed.is_empty());
     if !moves.is_empty() {
-        release::into_lanes(&parts.db, &parts.hands, moves).await;
+        release::into_lanes(&parts.db, &parts.in_flight, moves).await;
     }
     loaded
 }

@@ -18,7 +18,7 @@ const NEAR: i64 = 5;
 
 /// What the lanes did.
 #[derive(Debug, Default)]
-pub(crate) struct Pace(Mutex<Lanes>);
+pub(crate) struct LaneStats(Mutex<Lanes>);
 
 #[derive(Debug, Default)]
 struct Lanes {
@@ -68,7 +68,7 @@ pub(crate) struct Recent {
     pub last_session: Option<DateTime<Utc>>,
 }
 
-impl Pace {
+impl LaneStats {
     /// Adds what was seen, and answers the lane's recent past.
     pub(crate) fn note(&self, lane: i64, seen: Seen, now: DateTime<Utc>) -> Recent {
         let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn ten_seconds_are_looked_back_and_no_further_than_there_was_something() {
-        let (pace, ten) = (Pace::default(), Seen { attempted: 10, accepted: 5, sessions: 10, unreachable: false });
+        let (pace, ten) = (LaneStats::default(), Seen { attempted: 10, accepted: 5, sessions: 10, unreachable: false });
         let recent = pace.note(1, ten, at(100));
         assert_eq!((recent.attempted.to_string(), recent.accepted.to_string()), ("10".into(), "5".into()));
         let recent = pace.note(1, ten, at(104));
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn the_old_ones_go_when_there_are_twice_as_many_as_were_left() {
-        let (pace, one) = (Pace::default(), Seen { attempted: 1, ..Seen::default() });
+        let (pace, one) = (LaneStats::default(), Seen { attempted: 1, ..Seen::default() });
         let len = || pace.0.lock().unwrap().by_id.len();
         let mut noted = 0_i64;
         let mut note = |count: usize, seconds| {
@@ -184,14 +184,14 @@ mod tests {
 
     #[test]
     fn a_lane_is_left_to_others_for_a_minute() {
-        let pace = Pace::default();
+        let pace = LaneStats::default();
         pace.leave(1, at(0));
         assert_eq!([0, 59, 60].map(|seconds| pace.left(at(seconds))), [vec![1], vec![1], vec![]]);
     }
 
     #[test]
     fn trust_grows_with_sessions_and_goes_with_a_failure() {
-        let pace = Pace::default();
+        let pace = LaneStats::default();
         let session = Seen { attempted: 3, sessions: 3, ..Seen::default() };
         assert_eq!(pace.note(1, session, at(0)).trust, 3);
         assert_eq!(pace.note(1, session, at(1)).trust, 6);

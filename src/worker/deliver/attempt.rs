@@ -8,9 +8,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 
-use super::envelopes::{Leg, legs};
-use super::lease_check::LastWord;
-use super::loaded_message::Mail;
+use super::envelopes::{Envelope, envelopes};
+use super::lease_check::LeaseCheck;
+use super::loaded_message::LoadedMessage;
 use super::memory_budget::Held;
 use crate::db::drafts::DraftError;
 use crate::db::queue::{Claimed, Finished, Rescheduled};
@@ -26,7 +26,7 @@ use crate::worker::lease::release;
 /// A mail that is ready to go.
 struct Prepared<'a> {
     mime: Vec<u8>,
-    legs: Vec<Leg>,
+    envelopes: Vec<Envelope>,
     /// Held until the mail has gone.
     _memory: Option<Held<'a>>,
 }
@@ -54,9 +54,9 @@ impl End {
 
 /// Delivers a mail and completes each of its claimed recipients, whatever happens: what panics on the way is an attempt that
 /// failed, of those that were not completed before.
-pub(crate) async fn run(parts: Arc<Parts>, mut mail: Mail) {
+pub(crate) async fn run(parts: Arc<Parts>, mut mail: LoadedMessage) {
     if parts.closing.is_cancelled() {
-        return release::release(&parts.db, &parts.hands, mail.claimed).await;
+        return release::release(&parts.db, &parts.in_flight, mail.claimed).await;
     }
     let start = Start { at: parts.clock.now(), clock: Instant::now() };
     let Ok(late) = AssertUnwindSafe(take_late(&parts, &mut mail, start)).catch_unwind().await else {
@@ -69,9 +69,9 @@ pub(crate) async fn run(parts: Arc<Parts>, mut mail: Mail) {
         return;
     }
     let preparing = parts.closing.run_until_cancelled(prepare(&parts, &mut mail));
-    let Prepared { mime, legs, _memory } = match AssertUnwindSafe(preparing).catch_unwind().await {
+    let Prepared { mime, envelopes, _memory } = match AssertUnwindSafe(preparing).catch_unwind().await {
         Ok(Some(Ok(prepared))) => prepared,
-        Ok(None) => return release::release(&parts.db, &parts.hands, mail.claimed).await,
+        Ok(None) => return release::release(&parts.db, &parts.in_flight, mail.claimed).await,
         // The database's trouble is not the recipient's attempt.
         Ok(Some(Err(DraftError::Db(error)))) if error.is_passing() => {
             tracing::warn!(%error, "could not load a mail; giving it back");
@@ -90,7 +90,7 @@ pub(crate) async fn run(parts: Arc<Parts>, mut mail: Mail) {
         Err(_) => return fail(&parts, &mail, PANICKED, start).await,
     };
     // Each route completes its own recipients: a slow server must not keep another's answer from being recorded.
-    join_all(legs.into_iter().map(|leg| along(&parts, &mail, leg, &mime, start))).await;
+    join_all(envelopes.into_iter().map(|one| along(&parts, &mail, one, &mime, start))).await;
 }
 
 const UNREADABLE: &str = "postrider could not read this mail from its database; see its log";
@@ -100,7 +100,7 @@ const NOT_JUDGED: &str =
     "held: postrider failed while it worked on this mail, and cannot tell when to try again; see its log";
 
 /// Takes out those whose time has run out.
-async fn take_late(parts: &Parts, mail: &mut Mail, start: Start) -> Vec<Finished> {
+async fn take_late(parts: &Parts, mail: &mut LoadedMessage, start: Start) -> Vec<Finished> {
     parts.policies.refresh(&parts.db, start.at).await;
     let is_late = |claimed: &Claimed| start.at >= deadline(parts, mail, claimed);
     let (late, in_time) = mail.claimed.iter().cloned().partition(is_late);
@@ -110,19 +110,19 @@ async fn take_late(parts: &Parts, mail: &mut Mail, start: Start) -> Vec<Finished
 }
 
 /// Builds the mail once for all its routes.
-async fn prepare<'a>(parts: &'a Parts, mail: &mut Mail) -> Result<Prepared<'a>, DraftError> {
+async fn prepare<'a>(parts: &'a Parts, mail: &mut LoadedMessage) -> Result<Prepared<'a>, DraftError> {
     let recipients = mail.recipients()?;
     let memory = if mail.message.is_large() { Some(memory(parts, mail).await) } else { None };
     let draft = mail.message.draft(&parts.db, parts.settings.links.as_ref()).await?;
-    let legs = legs(parts, mail, &draft.from.address, recipients, parts.clock.now());
+    let envelopes = envelopes(parts, mail, &draft.from.address, recipients, parts.clock.now());
     let mime = parts.signing.build(&mail.message, &draft).await?;
-    Ok(Prepared { mime, legs, _memory: memory })
+    Ok(Prepared { mime, envelopes, _memory: memory })
 }
 
 /// Sends a mail along one route and completes those recipients.
-async fn along(parts: &Parts, mail: &Mail, leg: Leg, mime: &[u8], start: Start) {
-    let Leg { route, envelope, claimed } = leg;
-    let watch = LastWord::new(parts, mail, &claimed, start);
+async fn along(parts: &Parts, mail: &LoadedMessage, one: Envelope, mime: &[u8], start: Start) {
+    let Envelope { route, envelope, claimed } = one;
+    let watch = LeaseCheck::new(parts, mail, &claimed, start);
     let is_alone = envelope.to.len() == 1;
     let sending = async {
         let outcomes = parts.sender.send_if(&route, &envelope, mime, &parts.terms(&claimed, &watch)).await?;
@@ -158,46 +158,46 @@ async fn along(parts: &Parts, mail: &Mail, leg: Leg, mime: &[u8], start: Start) 
 /// fail again.
 async fn give_back_later(parts: &Parts, claimed: Vec<Claimed>) {
     parts.closing.run_until_cancelled(tokio::time::sleep(release::PAUSE)).await;
-    release::release(&parts.db, &parts.hands, claimed).await;
+    release::release(&parts.db, &parts.in_flight, claimed).await;
 }
 
 /// How long a mail waits that our configuration keeps from being made.
 const PUT_OFF: TimeDelta = TimeDelta::minutes(5);
 
 /// Gives back what our configuration keeps from being made, without an attempt. Its time runs on.
-async fn put_off(parts: &Parts, mail: Mail, error: &DraftError) {
+async fn put_off(parts: &Parts, mail: LoadedMessage, error: &DraftError) {
     let now = parts.clock.now();
     parts.alarms.raise(&mail.message.row.stream, error, now);
     let end = mail.claimed.iter().map(|claimed| deadline(parts, &mail, claimed)).min();
     let until = end.map_or(now + PUT_OFF, |end| end.min(now + PUT_OFF));
     let why = error.to_string();
     let to = Rescheduled { until: Some(until), problem: Some((&why, now)) };
-    release::reschedule(&parts.db, &parts.hands, mail.claimed, to).await;
+    release::reschedule(&parts.db, &parts.in_flight, mail.claimed, to).await;
 }
 
 /// While it is built a large mail is in memory as attachments and as MIME, which is a third longer; it is signed where it
 /// stands.
-async fn memory<'a>(parts: &'a Parts, mail: &Mail) -> Held<'a> {
+async fn memory<'a>(parts: &'a Parts, mail: &LoadedMessage) -> Held<'a> {
     let octets = u64::try_from(mail.message.row.size).unwrap_or(0).saturating_mul(5) / 2;
-    let lane = mail.claimed.first().and_then(|row| parts.hands.lane(row.lane_id));
+    let lane = mail.claimed.first().and_then(|row| parts.in_flight.lane(row.lane_id));
     parts.budget.hold(octets, lane.is_some_and(|lane| lane.priority <= URGENT)).await
 }
 
 /// Nothing was handed over, and the reason is ours: the attempt counts, so that it is not repeated at once.
-async fn fail(parts: &Parts, mail: &Mail, reason: &str, start: Start) {
+async fn fail(parts: &Parts, mail: &LoadedMessage, reason: &str, start: Start) {
     let message = MessageId(mail.message.row.id);
     tracing::error!(message_id = %message, reason, "a mail could not be prepared");
     complete_all(parts, mail, mail.claimed.clone(), &ours(reason, start), start).await;
 }
 
 /// Completes them all with the same outcome. Where it is the judging that panics they are held, so that no hand is lost.
-async fn complete_all(parts: &Parts, mail: &Mail, claimed: Vec<Claimed>, outcome: &Outcome, start: Start) {
+async fn complete_all(parts: &Parts, mail: &LoadedMessage, claimed: Vec<Claimed>, outcome: &Outcome, start: Start) {
     let end = End::now(parts);
     let judged = |claimed: &Claimed| judge(parts, mail, claimed.clone(), outcome.clone(), start, end);
     let finished = AssertUnwindSafe(|| claimed.iter().map(judged).collect());
     match std::panic::catch_unwind(finished) {
         Ok(finished) => parts.completer.complete(finished),
-        Err(_) => release::hold(&parts.db, &parts.hands, claimed, NOT_JUDGED).await,
+        Err(_) => release::hold(&parts.db, &parts.in_flight, claimed, NOT_JUDGED).await,
     }
 }
 
@@ -214,7 +214,7 @@ fn ours(reason: &str, start: Start) -> Outcome {
 
 pub(crate) fn judge(
     parts: &Parts,
-    mail: &Mail,
+    mail: &LoadedMessage,
     claimed: Claimed,
     outcome: Outcome,
     start: Start,
@@ -237,7 +237,7 @@ pub(crate) fn judge(
 }
 
 /// After this no attempt begins.
-pub(crate) fn deadline(parts: &Parts, mail: &Mail, claimed: &Claimed) -> DateTime<Utc> {
+pub(crate) fn deadline(parts: &Parts, mail: &LoadedMessage, claimed: &Claimed) -> DateTime<Utc> {
     let row = &mail.message.row;
     let pauses = parts.policies.pauses();
     let stream = (row.tenant_id, row.stream.as_str());
@@ -245,7 +245,7 @@ pub(crate) fn deadline(parts: &Parts, mail: &Mail, claimed: &Claimed) -> DateTim
     policy(parts, mail).deadline(claimed.first_due_at + stood_still, row.expires_at)
 }
 
-fn policy(parts: &Parts, mail: &Mail) -> Arc<Policy> {
+fn policy(parts: &Parts, mail: &LoadedMessage) -> Arc<Policy> {
     parts.policies.of(mail.message.row.tenant_id, &mail.message.row.stream)
 }
 

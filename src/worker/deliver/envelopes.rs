@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 
-use super::loaded_message::Mail;
+use super::loaded_message::LoadedMessage;
 use crate::db::queue::Claimed;
 use crate::domain::address::Address;
 use crate::domain::id::MessageId;
 use crate::domain::return_path::{ReturnPaths, Token};
-use crate::smtp::{Dsn, Envelope, Route};
+use crate::smtp::{self, Dsn, Route};
 use crate::worker::Parts;
 
 /// How bounces find their message.
@@ -28,21 +28,21 @@ pub struct Returns {
 }
 
 /// What goes in one envelope along one route: its recipients as they were claimed, in the same order.
-pub(crate) struct Leg {
+pub(crate) struct Envelope {
     pub route: Route,
-    pub envelope: Envelope,
+    pub envelope: smtp::Envelope,
     pub claimed: Vec<Claimed>,
 }
 
 /// By today's table, whatever route the rows were put in a lane for: through the relays of a route lane by lane, since each
 /// has limits of its own, or domain by domain.
-pub(crate) fn legs(
+pub(crate) fn envelopes(
     parts: &Parts,
-    mail: &Mail,
+    mail: &LoadedMessage,
     from: &Address,
     recipients: Vec<(Claimed, Address)>,
     now: DateTime<Utc>,
-) -> Vec<Leg> {
+) -> Vec<Envelope> {
     let route = parts.settings.routes.of(&mail.message.row.stream, from.domain());
     let mut groups = BTreeMap::<(i64, String), Vec<(Claimed, Address)>>::new();
     for (claimed, address) in recipients {
@@ -54,7 +54,7 @@ pub(crate) fn legs(
     // Lanes through a relay change between attempts, so that there only the whole message counts.
     let is_for_one = is_one_by_one || mail.message.addressees.len() == 1;
     let crowds = if is_for_one || !route.is_mx() || returns.is_none() { HashMap::new() } else { crowds(mail) };
-    let mut legs = Vec::with_capacity(groups.len());
+    let mut envelopes = Vec::with_capacity(groups.len());
     for ((_, domain), recipients) in groups {
         let is_only = is_for_one || crowds.get(&domain) == Some(&1);
         let way = if route.is_mx() { Route::Mx { domain } } else { Route::Relay(route.clone()) };
@@ -64,14 +64,18 @@ pub(crate) fn legs(
             let (claimed, to): (Vec<Claimed>, Vec<Address>) = recipients.into_iter().unzip();
             let position = if is_only { place(mail, &claimed) } else { None };
             let (from, dsn) = origin(returns, mail, from, position, now);
-            legs.push(Leg { route: way.clone(), envelope: Envelope { from: Some(from), to, dsn }, claimed });
+            envelopes.push(Envelope {
+                route: way.clone(),
+                envelope: smtp::Envelope { from: Some(from), to, dsn },
+                claimed,
+            });
         }
     }
-    legs
+    envelopes
 }
 
 /// How many of a message's recipients there are at each domain, where envelopes go by domains.
-fn crowds(mail: &Mail) -> HashMap<String, usize> {
+fn crowds(mail: &LoadedMessage) -> HashMap<String, usize> {
     let mut crowds = HashMap::new();
     for address in mail.message.addressees.iter().filter_map(|row| row.address.parse::<Address>().ok()) {
         *crowds.entry(address.domain().to_owned()).or_default() += 1;
@@ -80,7 +84,7 @@ fn crowds(mail: &Mail) -> HashMap<String, usize> {
 }
 
 /// A recipient's place in the request.
-fn place(mail: &Mail, claimed: &[Claimed]) -> Option<u16> {
+fn place(mail: &LoadedMessage, claimed: &[Claimed]) -> Option<u16> {
     let [one] = claimed else { return None };
     u16::try_from(mail.message.addressees.iter().position(|row| row.id == one.recipient_id)?).ok()
 }
@@ -89,7 +93,7 @@ fn place(mail: &Mail, claimed: &[Claimed]) -> Option<u16> {
 /// who did not ask for more of them.
 fn origin(
     returns: Option<&Returns>,
-    mail: &Mail,
+    mail: &LoadedMessage,
     from: &Address,
     position: Option<u16>,
     now: DateTime<Utc>,

@@ -10,17 +10,17 @@ use futures_util::future::{BoxFuture, ready};
 
 use super::attempt;
 use super::attempt::{End, Start};
-use super::loaded_message::Mail;
+use super::loaded_message::LoadedMessage;
 use crate::db::marks::{self, Mark};
 use crate::db::queue::Claimed;
 use crate::domain::outcome::{OnUncertain, Outcome};
-use crate::smtp::Watch;
+use crate::smtp::SendGuard;
 use crate::worker::Parts;
 
 /// About one mail on one route.
-pub(crate) struct LastWord<'a> {
+pub(crate) struct LeaseCheck<'a> {
     parts: &'a Parts,
-    mail: &'a Mail,
+    mail: &'a LoadedMessage,
     claimed: &'a [Claimed],
     start: Start,
     text_left: AtomicBool,
@@ -28,8 +28,8 @@ pub(crate) struct LastWord<'a> {
     settled: Mutex<HashSet<usize>>,
 }
 
-impl<'a> LastWord<'a> {
-    pub(crate) fn new(parts: &'a Parts, mail: &'a Mail, claimed: &'a [Claimed], start: Start) -> Self {
+impl<'a> LeaseCheck<'a> {
+    pub(crate) fn new(parts: &'a Parts, mail: &'a LoadedMessage, claimed: &'a [Claimed], start: Start) -> Self {
         Self { parts, mail, claimed, start, text_left: AtomicBool::new(false), settled: Mutex::default() }
     }
 
@@ -53,7 +53,7 @@ impl<'a> LastWord<'a> {
     fn claims(&self, places: impl Iterator<Item = usize>) -> Vec<Claimed> {
         let mut claims: Vec<Claimed> = places.filter_map(|place| self.claimed.get(place).cloned()).collect();
         for row in &mut claims {
-            self.parts.hands.refresh(row);
+            self.parts.in_flight.adopt_claim(row);
         }
         claims
     }
@@ -81,7 +81,7 @@ impl<'a> LastWord<'a> {
     }
 }
 
-impl Watch for LastWord<'_> {
+impl SendGuard for LeaseCheck<'_> {
     /// Asked maybe long after the claim: others may have taken over, time may have run out, the worker may be stopping.
     fn go(&self) -> bool {
         let (claims, now) = (self.all(), self.parts.clock.now());

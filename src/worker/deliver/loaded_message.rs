@@ -24,7 +24,7 @@ pub(crate) struct Mail {
 /// What a claim turned out to be.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    pub mails: Vec<Mail>,
+    pub mails: Vec<LoadedMessage>,
     /// Recipients whose message is not stored (any more).
     pub orphans: Vec<Claimed>,
 }
@@ -54,10 +54,10 @@ pub(crate) async fn load(parts: &Parts, claimed: &[Claimed]) -> Result<Loaded, D
 pub(crate) async fn load_one(parts: &Parts, claimed: Vec<Claimed>) -> Option<Loaded> {
     match load(parts, &claimed).await {
         Ok(loaded) => return Some(loaded),
-        Err(error) if error.is_passing() => release::release(&parts.db, &parts.hands, claimed).await,
+        Err(error) if error.is_passing() => release::release(&parts.db, &parts.in_flight, claimed).await,
         Err(error) => {
             let reason = format!("held: what is stored of the message cannot be read: {error}");
-            release::hold(&parts.db, &parts.hands, claimed, &reason).await;
+            release::hold(&parts.db, &parts.in_flight, claimed, &reason).await;
         }
     }
     None

@@ -5,7 +5,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Counted in kibibytes: semaphores count in `u32`, and octets are too many.
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub(crate) struct MemoryBudget {
     all: Share,
     /// Of it, what mail that is not urgent may take.
     common: Share,
@@ -24,7 +24,7 @@ pub(crate) struct Held<'a> {
     _all: SemaphorePermit<'a>,
 }
 
-impl Budget {
+impl MemoryBudget {
     /// Of so many octets.
     pub(crate) fn new(octets: u64) -> Self {
         let size = kibibytes(octets);
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_quarter_is_for_what_is_urgent() {
-        let budget = Budget::new(8 * MIB);
+        let budget = MemoryBudget::new(8 * MIB);
         let hold = |mib, urgent| budget.hold(mib * MIB, urgent).now_or_never();
         let newsletters = hold(6, false).unwrap();
         assert!(hold(1, false).is_none());
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn what_is_larger_than_all_goes_alone() {
-        let budget = Budget::new(8 * MIB);
+        let budget = MemoryBudget::new(8 * MIB);
         let hold = |mib, urgent| budget.hold(mib * MIB, urgent).now_or_never();
         for urgent in [true, false] {
             let large = hold(100, urgent).unwrap();

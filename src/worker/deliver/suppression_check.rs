@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use uuid::Uuid;
 
-use super::loaded_message::Mail;
+use super::loaded_message::LoadedMessage;
 use crate::db::DbError;
 use crate::db::queue::Finished;
 use crate::db::suppressions::{self, Addressed};
@@ -17,7 +17,7 @@ use crate::domain::suppression::AddressKey;
 use crate::worker::Parts;
 
 /// Takes out and completes whoever is suppressed, and leaves out mails that are for nobody any more.
-pub(crate) async fn take_out(parts: &Parts, mails: &mut Vec<Mail>) -> Result<(), DbError> {
+pub(crate) async fn take_out(parts: &Parts, mails: &mut Vec<LoadedMessage>) -> Result<(), DbError> {
     let now = parts.clock.now();
     let rows: Vec<_> = mails
         .iter()

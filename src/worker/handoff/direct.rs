@@ -18,9 +18,9 @@ use crate::domain::id::RecipientId;
 use crate::domain::message::NewRecipient;
 use crate::journal::{Settled, Taker};
 use crate::worker::Parts;
-use crate::worker::claim::allocation::{self, Situation};
+use crate::worker::claim::allocation::{self, Capacity};
 use crate::worker::claim::claimer;
-use crate::worker::deliver::loaded_message::{Loaded, Mail};
+use crate::worker::deliver::loaded_message::{Loaded, LoadedMessage};
 use crate::worker::deliver::suppression_check;
 use crate::worker::lease::lost_claims;
 use crate::worker::lease::release;
@@ -30,17 +30,17 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes new mail for a worker that runs.
 #[derive(Debug)]
-pub(crate) struct HandOver(pub Arc<Parts>);
+pub(crate) struct DirectHandoff(pub Arc<Parts>);
 
-impl Taker for HandOver {
+impl Taker for DirectHandoff {
     fn offer(&self, group: &mut [Intake], now: DateTime<Utc>) {
         let parts = &self.0;
-        if parts.closing.is_cancelled() || !parts.calm.is_calm() {
+        if parts.closing.is_cancelled() || !parts.gate.allows() {
             return;
         }
         let Some(worker) = parts.identity.current() else { return };
-        let mut lanes = parts.calm.open(group.iter().flat_map(|intake| &intake.lanes));
-        for left in parts.pace.left(now) {
+        let mut lanes = parts.gate.open(group.iter().flat_map(|intake| &intake.lanes));
+        for left in parts.lane_stats.left(now) {
             lanes.remove(&left);
         }
         if lanes.is_empty() {
@@ -56,7 +56,7 @@ impl Taker for HandOver {
             }
         }
         // Before the commit: what is leased and not in hand counts as lost (`recover`).
-        parts.hands.take_new(&taken, &lanes);
+        parts.in_flight.insert_new(&taken, &lanes);
     }
 
     fn settle(&self, offered: Vec<Settled>) {
@@ -67,7 +67,7 @@ impl Taker for HandOver {
                 // What comes after them in their lanes is not to go first.
                 let kept =
                     |(recipient, lane): (&NewRecipient, &NamedLane)| waiting.contains(&recipient.id).then_some(lane.id);
-                parts.calm.close(intake.message.recipients.iter().zip(&intake.lanes).filter_map(kept));
+                parts.gate.close(intake.message.recipients.iter().zip(&intake.lanes).filter_map(kept));
             }
             let (ours, others): (Vec<Claimed>, Vec<Claimed>) =
                 rows(&intake).into_iter().partition(|row| taken.contains(&RecipientId(row.recipient_id)));
@@ -78,10 +78,10 @@ impl Taker for HandOver {
         }
         if !lost.is_empty() {
             // What has been claimed meanwhile was in hand already, so that nobody works on it.
-            let claimed = parts.hands.let_go(lost.iter());
+            let claimed = parts.in_flight.release(lost.iter());
             if !claimed.is_empty() {
                 let parts = parts.clone();
-                parts.tasks.clone().spawn(async move { release::release(&parts.db, &parts.hands, claimed).await });
+                parts.tasks.clone().spawn(async move { release::release(&parts.db, &parts.in_flight, claimed).await });
             }
         }
         if !mails.is_empty() {
@@ -96,11 +96,11 @@ impl Taker for HandOver {
 }
 
 /// Sends what was handed over. Whoever was put on the suppression list while it was committed gets nothing.
-async fn start(parts: Arc<Parts>, mut mails: Vec<Mail>) {
+async fn start(parts: Arc<Parts>, mut mails: Vec<LoadedMessage>) {
     let claimed: Vec<Claimed> = mails.iter().flat_map(|mail| mail.claimed.iter().cloned()).collect();
     if let Err(error) = suppression_check::take_out(&parts, &mut mails).await {
         tracing::warn!(%error, rows = claimed.len(), "could not ask who of new mail is suppressed; giving it back");
-        return release::release(&parts.db, &parts.hands, claimed).await;
+        return release::release(&parts.db, &parts.in_flight, claimed).await;
     }
     claimer::start(&parts, Loaded { mails, orphans: Vec::new() }).await;
 }
@@ -114,10 +114,10 @@ async fn find_out(parts: Arc<Parts>, mut rows: Vec<Claimed>) {
         match queue::are_held(&parts.db, &rows).await {
             Ok(held) => {
                 let (ours, unknown) = rows.into_iter().partition(|row| held.contains(&row.recipient_id));
-                release::release(&parts.db, &parts.hands, ours).await;
+                release::release(&parts.db, &parts.in_flight, ours).await;
                 rows = unknown;
                 if lost_claims::is_last(at, true, parts.db.limit()) {
-                    release::release(&parts.db, &parts.hands, parts.hands.let_go(rows.iter())).await;
+                    release::release(&parts.db, &parts.in_flight, parts.in_flight.release(rows.iter())).await;
                     return;
                 }
             }
@@ -129,16 +129,16 @@ async fn find_out(parts: Arc<Parts>, mut rows: Vec<Claimed>) {
 
 /// How many recipients of each of these lanes may be taken now, as a claim would.
 fn room(parts: &Parts, lanes: &[Arc<ReadyLane>], now: DateTime<Utc>) -> HashMap<i64, usize> {
-    let in_hand = parts.hands.by_lane();
+    let in_hand = parts.in_flight.by_lane();
     let known = lanes.iter().map(|lane| lane.id).chain(in_hand.keys().copied());
-    let situation = Situation {
+    let situation = Capacity {
         capacity: parts.settings.concurrency,
-        free: parts.hands.free(),
+        free: parts.in_flight.free(),
         connections: parts.settings.connections,
-        recent: &parts.pace.of(known, now),
+        recent: &parts.lane_stats.of(known, now),
         in_hand: &in_hand,
     };
-    allocation::divide(lanes, &situation).into_iter().map(|(lane, rows)| (lane.id, rows)).collect()
+    allocation::allocate(lanes, &situation).into_iter().map(|(lane, rows)| (lane.id, rows)).collect()
 }
 
 /// Takes a place for each recipient of a message, or none.

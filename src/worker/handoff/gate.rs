@@ -16,11 +16,11 @@ use crate::db::lanes::{NamedLane, ReadyLane};
 const REMEMBERED: usize = 8_192;
 /// For how long. Somebody may have changed how urgent a stream is: after that its next mail is claimed. And a lane may have lost its
 /// limits: after that its next mail is offered again.
-const FRESH: Duration = Duration::from_secs(10);
+const CACHE_TTL: Duration = Duration::from_secs(10);
 
 /// What claims have told.
 #[derive(Debug, Default)]
-pub(crate) struct Calm {
+pub(crate) struct HandoffGate {
     /// Whether the last claim took all that could go.
     is_calm: AtomicBool,
     seen: Mutex<Seen>,
@@ -41,7 +41,7 @@ struct Urgency {
     weight: i16,
 }
 
-impl Calm {
+impl HandoffGate {
     /// Lanes that have been claimed from.
     pub(crate) fn remember(&self, ready: &[Arc<ReadyLane>]) {
         let (mut seen, now) = (self.seen(), Instant::now());
@@ -62,7 +62,7 @@ impl Calm {
     }
 
     /// Whether the last claim took all that could go.
-    pub(crate) fn is_calm(&self) -> bool {
+    pub(crate) fn allows(&self) -> bool {
         self.is_calm.load(Ordering::Relaxed)
     }
 
@@ -125,7 +125,7 @@ impl Seen {
 }
 
 fn is_fresh(since: &Instant) -> bool {
-    since.elapsed() < FRESH
+    since.elapsed() < CACHE_TTL
 }
 
 /// Remembers, and forgets all others where they are too many.
@@ -176,32 +176,32 @@ mod tests {
         Arc::new(ready)
     }
 
-    fn open<const N: usize>(calm: &Calm, lanes: [&NamedLane; N]) -> Vec<i64> {
-        let mut open: Vec<i64> = calm.open(lanes.into_iter()).into_keys().collect();
+    fn open<const N: usize>(gate: &HandoffGate, lanes: [&NamedLane; N]) -> Vec<i64> {
+        let mut open: Vec<i64> = gate.open(lanes.into_iter()).into_keys().collect();
         open.sort_unstable();
         open
     }
 
     #[test]
     fn how_urgent_its_stream_is_is_all_that_is_to_be_known_of_a_lane() {
-        let calm = Calm::default();
+        let gate = HandoffGate::default();
         let (first, second, other) = (lane(1, "news"), lane(2, "news"), lane(3, "digest"));
         let all = [&first, &second, &other];
-        assert!(open(&calm, all).is_empty());
-        calm.remember(&[ready(&first, |_| {})]);
-        assert_eq!(open(&calm, all), [1, 2]);
-        let offered = &calm.open([&second].into_iter())[&2];
+        assert!(open(&gate, all).is_empty());
+        gate.remember(&[ready(&first, |_| {})]);
+        assert_eq!(open(&gate, all), [1, 2]);
+        let offered = &gate.open([&second].into_iter())[&2];
         assert_eq!((offered.priority, offered.weight, &*offered.domain), (10, 3, "d2.test"));
     }
 
     #[test]
     fn lanes_that_kept_what_they_were_offered_are_left_alone_until_a_claim_finds_them_free() {
-        let (calm, lanes) = (Calm::default(), [&lane(1, "news"), &lane(2, "news")]);
-        calm.remember(&[ready(lanes[0], |_| {})]);
-        calm.close([2]);
-        assert_eq!(open(&calm, lanes), [1]);
-        calm.remember(&[ready(lanes[1], |_| {})]);
-        assert_eq!(open(&calm, lanes), [1, 2]);
+        let (gate, lanes) = (HandoffGate::default(), [&lane(1, "news"), &lane(2, "news")]);
+        gate.remember(&[ready(lanes[0], |_| {})]);
+        gate.close([2]);
+        assert_eq!(open(&gate, lanes), [1]);
+        gate.remember(&[ready(lanes[1], |_| {})]);
+        assert_eq!(open(&gate, lanes), [1, 2]);
     }
 
     #[test]
@@ -214,11 +214,11 @@ mod tests {
             |lane| (lane.rate, lane.learned_rate) = (Some(1.0), Some(1.0)),
         ];
         for change in changes {
-            let (calm, lanes) = (Calm::default(), [&lane(1, "news"), &lane(2, "news")]);
-            calm.remember(&[ready(lanes[0], change)]);
-            assert_eq!(open(&calm, lanes), [2]);
-            calm.remember(&[ready(lanes[0], |_| {})]);
-            assert_eq!(open(&calm, lanes), [1, 2]);
+            let (gate, lanes) = (HandoffGate::default(), [&lane(1, "news"), &lane(2, "news")]);
+            gate.remember(&[ready(lanes[0], change)]);
+            assert_eq!(open(&gate, lanes), [2]);
+            gate.remember(&[ready(lanes[0], |_| {})]);
+            assert_eq!(open(&gate, lanes), [1, 2]);
         }
     }
 
@@ -227,10 +227,10 @@ mod tests {
         let changes: [fn(&mut ReadyLane); 2] =
             [|lane| lane.stream_rate = Some(1.0), |lane| lane.stream_concurrency = Some(1)];
         for change in changes {
-            let (calm, lanes) = (Calm::default(), [&lane(1, "news"), &lane(2, "news")]);
-            calm.remember(&[ready(lanes[0], |_| {})]);
-            calm.remember(&[ready(lanes[0], change)]);
-            assert!(open(&calm, lanes).is_empty());
+            let (gate, lanes) = (HandoffGate::default(), [&lane(1, "news"), &lane(2, "news")]);
+            gate.remember(&[ready(lanes[0], |_| {})]);
+            gate.remember(&[ready(lanes[0], change)]);
+            assert!(open(&gate, lanes).is_empty());
         }
     }
 }

@@ -30,7 +30,7 @@ const PUT_OFF: TimeDelta = TimeDelta::seconds(1);
 
 /// Who waits and whose turn it is.
 #[derive(Debug)]
-pub(crate) struct Suspects {
+pub(crate) struct CrashQuarantine {
     /// Places for those in hand, waiting included: they must not take up the hands that other mail needs.
     places: Arc<Semaphore>,
     capacity: usize,
@@ -53,10 +53,10 @@ struct Place {
     domain: Option<(Arc<Domain>, OwnedSemaphorePermit)>,
 }
 
-impl Suspects {
+impl CrashQuarantine {
     /// For a worker with so many hands.
-    pub(crate) fn new(hands: usize) -> Self {
-        let capacity = (hands / 4).clamp(1, 64);
+    pub(crate) fn new(in_flight: usize) -> Self {
+        let capacity = (in_flight / 4).clamp(1, 64);
         Self {
             places: Arc::new(Semaphore::new(capacity)),
             capacity,
@@ -95,15 +95,15 @@ pub(crate) fn set_aside(parts: &Arc<Parts>, claimed: Vec<Claimed>) -> Vec<Claime
     }
     let mut too_many = BTreeMap::<Option<i64>, Vec<Claimed>>::new();
     for rows in by_message.into_values() {
-        let lane = rows.first().and_then(|row| parts.hands.lane(row.lane_id));
+        let lane = rows.first().and_then(|row| parts.in_flight.lane(row.lane_id));
         let domain = lane.filter(|lane| lane.is_mx()).map(|lane| lane.id);
-        match parts.suspects.place(domain) {
+        match parts.quarantine.place(domain) {
             Some(place) => drop(parts.tasks.spawn(run(parts.clone(), rows, place))),
             None => too_many.entry(domain).or_default().extend(rows),
         }
     }
     for (domain, rows) in too_many {
-        let places = if domain.is_some() { OF_DOMAIN * DEPTH } else { parts.suspects.capacity };
+        let places = if domain.is_some() { OF_DOMAIN * DEPTH } else { parts.quarantine.capacity };
         parts.tasks.spawn(put_off(parts.clone(), rows, places));
     }
     rest
@@ -111,10 +111,10 @@ pub(crate) fn set_aside(parts: &Arc<Parts>, claimed: Vec<Claimed>) -> Vec<Claime
 
 async fn put_off(parts: Arc<Parts>, rows: Vec<Claimed>, places: usize) {
     let mut until = parts.clock.now();
-    for some in rows.chunks(places.min(parts.suspects.capacity)) {
+    for some in rows.chunks(places.min(parts.quarantine.capacity)) {
         until += PUT_OFF;
         let to = Rescheduled { until: Some(until), problem: None };
-        release::reschedule(&parts.db, &parts.hands, some.to_vec(), to).await;
+        release::reschedule(&parts.db, &parts.in_flight, some.to_vec(), to).await;
     }
 }
 
@@ -129,20 +129,20 @@ async fn run(parts: Arc<Parts>, mut claimed: Vec<Claimed>, place: Place) {
             Some((domain, _)) => Some(domain.turns.acquire().await?),
             None => None,
         };
-        Ok::<_, AcquireError>((of_domain, parts.suspects.turns.acquire_many(turns).await?))
+        Ok::<_, AcquireError>((of_domain, parts.quarantine.turns.acquire_many(turns).await?))
     };
     let turn = parts.closing.run_until_cancelled(turn).await;
-    let Some(Ok(_turn)) = turn else { return release::release(&parts.db, &parts.hands, claimed).await };
+    let Some(Ok(_turn)) = turn else { return release::release(&parts.db, &parts.in_flight, claimed).await };
     for row in &mut claimed {
-        parts.hands.refresh(row);
+        parts.in_flight.adopt_claim(row);
     }
     match marks::set(&parts.db, &claimed, Mark::Begun).await {
         Ok(true) => {}
-        Ok(false) => return release::release(&parts.db, &parts.hands, claimed).await,
+        Ok(false) => return release::release(&parts.db, &parts.in_flight, claimed).await,
         Err(error) => {
             tracing::warn!(%error, "could not put on record that a suspected mail begins; giving it back");
             tokio::time::sleep(release::PAUSE).await;
-            return release::release(&parts.db, &parts.hands, claimed).await;
+            return release::release(&parts.db, &parts.in_flight, claimed).await;
         }
     }
     let keys = claimed.clone();
@@ -153,10 +153,10 @@ async fn run(parts: Arc<Parts>, mut claimed: Vec<Claimed>, place: Place) {
         for mail in mails {
             attempt::run(parts.clone(), mail).await;
         }
-        release::hold(&parts.db, &parts.hands, orphans, release::NOT_STORED).await;
+        release::hold(&parts.db, &parts.in_flight, orphans, release::NOT_STORED).await;
     }
     // Until then it is still on record as begun, and would be blamed for what the next one does.
-    parts.hands.gone(&keys).await;
+    parts.in_flight.gone(&keys).await;
 }
 
 #[cfg(test)]
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn one_domain_takes_few_places_and_gives_them_back() {
-        let suspects = Suspects::new(256);
+        let suspects = CrashQuarantine::new(256);
         let mut dead: Vec<Place> = std::iter::from_fn(|| suspects.place(Some(1))).collect();
         assert_eq!(dead.len(), OF_DOMAIN * DEPTH);
         assert!(suspects.place(Some(2)).is_some() && suspects.place(None).is_some());

@@ -2,7 +2,7 @@
 //!
 //! A recipient is in one task's hand at a time. Where the worker claims one again that a task still has (its first lease
 //! was lost meanwhile), no second task begins: the newer claim takes the place of the older, and whatever the task does
-//! next it does under the newer one ([`Hands::refresh`]).
+//! next it does under the newer one ([`InFlight::adopt_claim`]).
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -16,7 +16,7 @@ use crate::db::queue::Claimed;
 
 /// What is held, and a signal when some of it is let go.
 #[derive(Debug, Clone)]
-pub(crate) struct Hands(Arc<Inner>);
+pub(crate) struct InFlight(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -34,12 +34,12 @@ struct Inner {
 struct Held {
     /// The newest claim of each.
     claims: HashMap<(Uuid, Uuid), Claimed>,
-    by_lane: HashMap<i64, InLane>,
+    by_lane: HashMap<i64, LaneInFlight>,
 }
 
 /// What is in hand of a lane.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct InLane {
+pub(crate) struct LaneInFlight {
     /// Recipients.
     pub rows: usize,
     /// Mails, and how many recipients each has in hand.
@@ -48,7 +48,7 @@ pub(crate) struct InLane {
     pub lane: Option<Arc<ReadyLane>>,
 }
 
-impl InLane {
+impl LaneInFlight {
     /// Mails, each of which takes one connection at a time.
     pub(crate) fn mails(&self) -> usize {
         self.mails.len()
@@ -60,7 +60,7 @@ impl InLane {
     }
 }
 
-impl Hands {
+impl InFlight {
     pub(crate) fn new(capacity: usize) -> Self {
         Self(Arc::new(Inner {
             capacity,
@@ -81,12 +81,12 @@ impl Hands {
         self.held(|held| held.claims.len())
     }
 
-    pub(crate) fn are_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// What is in hand, lane by lane.
-    pub(crate) fn by_lane(&self) -> HashMap<i64, InLane> {
+    pub(crate) fn by_lane(&self) -> HashMap<i64, LaneInFlight> {
         self.held(|held| held.by_lane.clone())
     }
 
@@ -96,12 +96,12 @@ impl Hands {
     }
 
     /// Whether this recipient is in hand, under whichever claim.
-    pub(crate) fn has(&self, row: &Claimed) -> bool {
+    pub(crate) fn contains(&self, row: &Claimed) -> bool {
         self.held(|held| held.claims.contains_key(&row.key()))
     }
 
     /// Takes what was claimed from these lanes. Answers what no task has yet.
-    pub(crate) fn take(&self, claimed: Vec<Claimed>, lanes: &[Arc<ReadyLane>]) -> Vec<Claimed> {
+    pub(crate) fn insert(&self, claimed: Vec<Claimed>, lanes: &[Arc<ReadyLane>]) -> Vec<Claimed> {
         self.held(|held| {
             let new: Vec<Claimed> = claimed.into_iter().filter(|row| held.add(row)).collect();
             held.know(lanes, |known, lane| *known = Some(lane.clone()));
@@ -110,7 +110,7 @@ impl Hands {
     }
 
     /// Takes new mail of these lanes, of which nothing has been claimed for it: what a claim has told of a lane stays as it is.
-    pub(crate) fn take_new(&self, rows: &[Claimed], lanes: &[Arc<ReadyLane>]) {
+    pub(crate) fn insert_new(&self, rows: &[Claimed], lanes: &[Arc<ReadyLane>]) {
         self.held(|held| {
             for row in rows {
                 held.add(row);
@@ -122,7 +122,7 @@ impl Hands {
     }
 
     /// Puts the newest claim of this recipient in place of an older one.
-    pub(crate) fn refresh(&self, row: &mut Claimed) {
+    pub(crate) fn adopt_claim(&self, row: &mut Claimed) {
         self.held(|held| {
             if let Some(newest) = held.claims.get(&row.key()) {
                 (row.lease, row.claims) = (newest.lease, newest.claims);
@@ -132,7 +132,7 @@ impl Hands {
 
     /// Lets go of claims. Answers newer claims of the same recipients, which came in between and stay in hand: nobody
     /// works on them, so they have to be given back.
-    pub(crate) fn let_go<'a>(&self, claimed: impl Iterator<Item = &'a Claimed>) -> Vec<Claimed> {
+    pub(crate) fn release<'a>(&self, claimed: impl Iterator<Item = &'a Claimed>) -> Vec<Claimed> {
         let newer = self.held(|held| {
             let mut newer = Vec::new();
             for row in claimed {
@@ -151,12 +151,12 @@ impl Hands {
 
     /// Waits until none of these is in hand any more.
     pub(crate) async fn gone(&self, rows: &[Claimed]) {
-        self.when(|hands| rows.iter().all(|row| !hands.has(row)).then_some(())).await;
+        self.when(|in_flight| rows.iter().all(|row| !in_flight.contains(row)).then_some(())).await;
     }
 
     /// Waits until more hands are free than are to stay so, and answers how many more.
     pub(crate) async fn room_beside(&self, kept: usize) -> usize {
-        self.when(|hands| hands.free().checked_sub(kept).filter(|room| *room > 0)).await
+        self.when(|in_flight| in_flight.free().checked_sub(kept).filter(|room| *room > 0)).await
     }
 
     async fn when<T>(&self, reached: impl Fn(&Self) -> Option<T>) -> T {
@@ -257,20 +257,20 @@ mod tests {
         }
     }
 
-    fn of_lane(hands: &Hands, lane: i64) -> usize {
-        hands.by_lane().get(&lane).map_or(0, |in_lane| in_lane.rows)
+    fn of_lane(in_flight: &InFlight, lane: i64) -> usize {
+        in_flight.by_lane().get(&lane).map_or(0, |in_lane| in_lane.rows)
     }
 
     #[test]
     fn what_is_taken_is_counted_until_let_go_and_only_once() {
-        let hands = Hands::new(3);
+        let in_flight = InFlight::new(3);
         let rows = [claimed(1, 1, 1), claimed(2, 1, 1), claimed(3, 2, 1)];
-        assert_eq!(hands.take(rows.to_vec(), &[]).len(), 3);
-        assert_eq!((hands.free(), of_lane(&hands, 1), of_lane(&hands, 2)), (0, 2, 1));
-        assert!(hands.let_go(rows[1..].iter()).is_empty());
-        assert!(hands.let_go(rows[1..].iter()).is_empty());
-        assert_eq!((hands.free(), of_lane(&hands, 1), of_lane(&hands, 2)), (2, 1, 0));
-        assert!(hands.has(&rows[0]) && !hands.has(&rows[1]));
+        assert_eq!(in_flight.insert(rows.to_vec(), &[]).len(), 3);
+        assert_eq!((in_flight.free(), of_lane(&in_flight, 1), of_lane(&in_flight, 2)), (0, 2, 1));
+        assert!(in_flight.release(rows[1..].iter()).is_empty());
+        assert!(in_flight.release(rows[1..].iter()).is_empty());
+        assert_eq!((in_flight.free(), of_lane(&in_flight, 1), of_lane(&in_flight, 2)), (2, 1, 0));
+        assert!(in_flight.contains(&rows[0]) && !in_flight.contains(&rows[1]));
     }
 
     #[test]
@@ -294,26 +294,26 @@ mod tests {
                 stream_concurrency: None,
             })
         };
-        let rate = |hands: &Hands| hands.lane(1).and_then(|lane| lane.rate);
-        let hands = Hands::new(3);
-        hands.take_new(&[claimed(1, 1, 0)], &[lane(None)]);
-        assert!(hands.lane(1).is_some() && rate(&hands).is_none());
-        hands.take(vec![claimed(2, 1, 1)], &[lane(Some(3.0))]);
-        hands.take_new(&[claimed(3, 1, 0)], &[lane(None)]);
-        assert_eq!((rate(&hands), hands.len()), (Some(3.0), 3));
+        let rate = |in_flight: &InFlight| in_flight.lane(1).and_then(|lane| lane.rate);
+        let in_flight = InFlight::new(3);
+        in_flight.insert_new(&[claimed(1, 1, 0)], &[lane(None)]);
+        assert!(in_flight.lane(1).is_some() && rate(&in_flight).is_none());
+        in_flight.insert(vec![claimed(2, 1, 1)], &[lane(Some(3.0))]);
+        in_flight.insert_new(&[claimed(3, 1, 0)], &[lane(None)]);
+        assert_eq!((rate(&in_flight), in_flight.len()), (Some(3.0), 3));
     }
 
     #[test]
     fn a_second_claim_starts_no_second_task_and_is_not_forgotten_with_the_first() {
-        let hands = Hands::new(3);
+        let in_flight = InFlight::new(3);
         let (mut first, second) = (claimed(1, 1, 1), claimed(1, 1, 2));
-        hands.take(vec![first.clone()], &[]);
-        assert!(hands.take(vec![second.clone()], &[]).is_empty());
-        assert_eq!(hands.let_go([&first].into_iter()).len(), 1, "the newer claim has to be given back");
-        assert_eq!(hands.len(), 1);
-        hands.refresh(&mut first);
+        in_flight.insert(vec![first.clone()], &[]);
+        assert!(in_flight.insert(vec![second.clone()], &[]).is_empty());
+        assert_eq!(in_flight.release([&first].into_iter()).len(), 1, "the newer claim has to be given back");
+        assert_eq!(in_flight.len(), 1);
+        in_flight.adopt_claim(&mut first);
         assert_eq!(first.claims, second.claims);
-        assert!(hands.let_go([&first].into_iter()).is_empty());
-        assert!(hands.are_empty());
+        assert!(in_flight.release([&first].into_iter()).is_empty());
+        assert!(in_flight.is_empty());
     }
 }

@@ -103,13 +103,13 @@ async fn once(parts: &Parts) -> Result<bool, DbError> {
 async fn find(parts: &Parts) -> Result<Option<usize>, DbError> {
     let Some(worker) = parts.identity.current() else { return Ok(None) };
     let mut lost = queue::leased(&parts.db, worker).await?;
-    lost.retain(|row| !parts.hands.has(row));
+    lost.retain(|row| !parts.in_flight.contains(row));
     tokio::time::sleep(settles(parts.db.limit())).await;
-    lost.retain(|row| !parts.hands.has(row));
+    lost.retain(|row| !parts.in_flight.contains(row));
     let count = lost.len();
     if count > 0 {
         tracing::warn!(event = "claims_lost", lost = count, "giving back recipients whose claim was not answered");
-        release::release(&parts.db, &parts.hands, lost).await;
+        release::release(&parts.db, &parts.in_flight, lost).await;
     }
     Ok(Some(count))
 }

@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::in_flight::InLane;
+use super::in_flight::LaneInFlight;
 use crate::db::DbError;
 use crate::db::limits::{self, StreamKey};
 use crate::db::queue::Claimed;
-use crate::smtp::{Limits, Terms, Watch};
+use crate::smtp::{Limits, SendGuard, Terms};
 use crate::worker::Parts;
 use crate::worker::claim::allocation::URGENT;
 
@@ -66,10 +66,10 @@ impl Permits {
     }
 
     /// What of this is still in use, where that is less than was granted. A connection that is idle is still open.
-    fn unused(&self, in_hand: &HashMap<i64, InLane>, open: impl Fn(i64) -> usize) -> Unused {
+    fn unused(&self, in_hand: &HashMap<i64, LaneInFlight>, open: impl Fn(i64) -> usize) -> Unused {
         let lanes = |granted: &Granted| {
             let kept = granted.lanes.iter().map(|(lane, count)| {
-                let used = in_hand.get(lane).map_or(0, InLane::mails).max(open(*lane));
+                let used = in_hand.get(lane).map_or(0, LaneInFlight::mails).max(open(*lane));
                 (*lane, used, *count)
             });
             kept.filter(|(_, used, count)| used < count).map(|(lane, used, _)| (lane, used)).collect()
@@ -116,19 +116,19 @@ struct Unused {
 }
 
 /// Mails of a stream in hand.
-pub(crate) fn in_stream(in_hand: &HashMap<i64, InLane>, key: &StreamKey) -> usize {
+pub(crate) fn in_stream(in_hand: &HashMap<i64, LaneInFlight>, key: &StreamKey) -> usize {
     let of_stream = in_hand
         .values()
         .filter(|in_lane| in_lane.lane.as_ref().is_some_and(|lane| lane.tenant_id == key.0 && lane.stream == key.1));
     // A mail with recipients in several lanes is one.
-    let mails: HashSet<_> = of_stream.flat_map(InLane::messages).collect();
+    let mails: HashSet<_> = of_stream.flat_map(LaneInFlight::messages).collect();
     mails.len()
 }
 
 impl Parts {
     /// On which terms recipients of one lane are sent to.
-    pub(crate) fn terms<'a>(&self, claimed: &[Claimed], watch: &'a dyn Watch) -> Terms<'a> {
-        let Some(lane) = claimed.first().and_then(|row| self.hands.lane(row.lane_id)) else {
+    pub(crate) fn terms<'a>(&self, claimed: &[Claimed], watch: &'a dyn SendGuard) -> Terms<'a> {
+        let Some(lane) = claimed.first().and_then(|row| self.in_flight.lane(row.lane_id)) else {
             return Terms { urgent: false, limits: Limits::default(), watch };
         };
         let connections = lane.connections.and_then(|_| self.permits.connections(lane.id));
@@ -156,7 +156,7 @@ pub(crate) async fn give_back(parts: &Arc<Parts>) -> Result<(), DbError> {
         return Ok(());
     }
     let Some(worker) = parts.identity.current() else { return Ok(()) };
-    let in_hand = parts.hands.by_lane();
+    let in_hand = parts.in_flight.by_lane();
     let unused = parts.permits.unused(&in_hand, |lane| parts.sender.open_connections(lane));
     if unused.lanes.is_empty() && unused.streams.is_empty() {
         return Ok(());

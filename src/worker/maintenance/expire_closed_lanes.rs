@@ -117,18 +117,18 @@ async fn page(parts: &Parts, lanes: &[i64]) -> Result<Vec<Place>, DbError> {
 async fn end(parts: &Arc<Parts>, mut places: &[Place]) -> Result<usize, DbError> {
     let (capacity, mut count) = (parts.settings.concurrency, 0);
     while !places.is_empty() {
-        let room = parts.hands.room_beside(capacity / 4).await.min((capacity / 8).max(1));
+        let room = parts.in_flight.room_beside(capacity / 4).await.min((capacity / 8).max(1));
         let Some(worker) = parts.identity.current() else { break };
         let (some, rest) = places.split_at(room.min(places.len()));
         places = rest;
         let leased = overdue::lease(&parts.db, worker, some).await.inspect_err(|error| parts.suspect(error))?;
-        let taken = parts.hands.take(leased, &[]);
+        let taken = parts.in_flight.insert(leased, &[]);
         if taken.is_empty() {
             continue;
         }
         count += taken.len();
         attempt::expire(parts, taken.clone());
-        if tokio::time::timeout(PATIENCE, parts.hands.gone(&taken)).await.is_err() {
+        if tokio::time::timeout(PATIENCE, parts.in_flight.gone(&taken)).await.is_err() {
             tracing::debug!("recipients whose time has run out could not be completed yet");
         }
     }

@@ -28,7 +28,7 @@ const MOST: usize = 32;
 
 /// Which lanes have been giving something of late.
 #[derive(Debug, Default)]
-pub(crate) struct Bounds(HashMap<i64, Use>);
+pub(crate) struct ReadyWatermarks(HashMap<i64, Use>);
 
 #[derive(Debug)]
 struct Use {
@@ -51,7 +51,7 @@ pub(crate) struct Claim {
     pub is_passed: bool,
 }
 
-impl Bounds {
+impl ReadyWatermarks {
     /// Takes note of what was claimed, and answers whose bounds are to be raised.
     pub(crate) fn due(
         &mut self,
@@ -122,7 +122,7 @@ mod tests {
 
     const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
-    fn due(bounds: &mut Bounds, start: Instant, millis: u64, gave: bool, had_less: bool) -> Due {
+    fn due(bounds: &mut ReadyWatermarks, start: Instant, millis: u64, gave: bool, had_less: bool) -> Due {
         let at = start + Duration::from_millis(millis);
         let Some(raise) = bounds.due([Claim { lane: 1, gave, had_less, is_passed: false }], NOW, at).pop() else {
             return Nothing;
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_lane_rests_once_it_has_nothing() {
-        let (mut bounds, start) = (Bounds::default(), Instant::now());
+        let (mut bounds, start) = (ReadyWatermarks::default(), Instant::now());
         assert_eq!(due(&mut bounds, start, 0, false, true), Rest);
         assert_eq!(due(&mut bounds, start, 10, true, false), Nothing, "it may have more");
         assert_eq!(due(&mut bounds, start, 20, false, true), Rest);
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_bound_of_a_lane_in_use_follows_the_clock_a_few_times_a_second_until_it_is_left() {
-        let (mut bounds, start) = (Bounds::default(), Instant::now());
+        let (mut bounds, start) = (ReadyWatermarks::default(), Instant::now());
         let raised: Vec<u64> =
             (0..=200).map(|n| n * 10).filter(|at| due(&mut bounds, start, *at, true, false) != Nothing).collect();
         assert_eq!(raised, [250, 500, 750, 1_000, 1_250, 1_500, 1_750, 2_000]);
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_lane_that_new_mail_passes_by_rests_once_it_has_nothing_however_busy_it_was() {
-        let (mut bounds, start) = (Bounds::default(), Instant::now());
+        let (mut bounds, start) = (ReadyWatermarks::default(), Instant::now());
         let mut raised = |millis, had_less| {
             let claim = Claim { lane: 1, gave: true, had_less, is_passed: true };
             let at = start + Duration::from_millis(millis);
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_could_not_be_raised_is_tried_at_the_next_claim() {
-        let (mut bounds, start) = (Bounds::default(), Instant::now());
+        let (mut bounds, start) = (ReadyWatermarks::default(), Instant::now());
         let claim = Claim { lane: 1, gave: true, had_less: false, is_passed: false };
         let mut due = |millis| bounds.due([claim], NOW, start + Duration::from_millis(millis)).len();
         assert_eq!([0, 250, 260, 270].map(&mut due), [0, 1, 1, 1]);
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn of_many_lanes_a_few_are_in_steady_use_and_the_others_rest() {
-        let (mut bounds, start) = (Bounds::default(), Instant::now());
+        let (mut bounds, start) = (ReadyWatermarks::default(), Instant::now());
         let mut resting = 0;
         for millis in (0..=1_000).step_by(100) {
             let claims = (1..=100).map(|lane| Claim { lane, gave: true, had_less: true, is_passed: false });

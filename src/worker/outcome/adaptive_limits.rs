@@ -8,33 +8,33 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::throttle_attribution::Complaints;
+use super::throttle_attribution::ThrottleAttribution;
 use crate::clock::SharedClock;
-use crate::db::conditions::{self, Change, Failure, Taught};
+use crate::db::conditions::{self, Change, Failure, Update};
 use crate::db::lanes::ReadyLane;
 use crate::db::queue::{Claimed, Finished};
 use crate::db::splits::{self, Sharer, Splits};
 use crate::db::{Db, DbError};
-use crate::domain::condition::Lesson;
+use crate::domain::condition::Observation;
 use crate::domain::id::LaneId;
 use crate::domain::outcome::{Outcome, Peer, Sign, Stage, Verdict};
 use crate::domain::routing::RouteName;
 use crate::domain::unreachable::Cause;
 use crate::smtp;
-use crate::worker::claim::lane_stats::{Pace, Seen};
-use crate::worker::lease::in_flight::Hands;
+use crate::worker::claim::lane_stats::{LaneStats, Seen};
+use crate::worker::lease::in_flight::InFlight;
 
 /// A lane's lessons come at most this often.
 const EVERY: TimeDelta = TimeDelta::seconds(1);
 
 /// What outcomes teach.
 #[derive(Debug)]
-pub(crate) struct Learner {
+pub(crate) struct AdaptiveLimits {
     pub db: Db,
     pub clock: SharedClock,
-    pub hands: Hands,
+    pub in_flight: InFlight,
     pub sender: Arc<smtp::Sender>,
-    pub pace: Arc<Pace>,
+    pub lane_stats: Arc<LaneStats>,
     pub splits: Arc<Splits>,
     /// Told when a lane has been opened.
     pub wake: Arc<Notify>,
@@ -47,7 +47,7 @@ pub(crate) struct Known {
     taught: HashMap<i64, (DateTime<Utc>, Kind)>,
     /// Lanes that this worker has blocked or slowed down, and not seen well since.
     ill: HashSet<i64>,
-    complaints: Complaints,
+    complaints: ThrottleAttribution,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(lesson: &Lesson) -> Self {
+    fn of(lesson: &Observation) -> Self {
         match (lesson.slow_down, lesson.unreachable) {
             (true, _) => Self::Slow,
             (false, true) => Self::Unreachable,
@@ -76,7 +76,7 @@ struct Batch<'a> {
     reached_at: Option<DateTime<Utc>>,
 }
 
-impl Learner {
+impl AdaptiveLimits {
     /// Learns from outcomes that have been recorded. What the database does not take is learned another time.
     pub(crate) async fn learn(&self, batch: &[Finished]) {
         let now = self.clock.now();
@@ -89,7 +89,7 @@ impl Learner {
             }
         };
         let has_split = !split.is_empty();
-        let mut taught: Vec<Taught> =
+        let mut taught: Vec<Update> =
             by_lane.into_iter().filter_map(|(lane, batch)| self.lesson(lane, &batch, now)).collect();
         taught.extend(split);
         if taught.is_empty() {
@@ -113,7 +113,7 @@ impl Learner {
         for finished in batch {
             let Some(outcome) = finished.outcome.as_ref().filter(|outcome| !outcome.is_ours()) else { continue };
             let claimed = &finished.claimed;
-            let known = self.hands.lane(claimed.lane_id);
+            let known = self.in_flight.lane(claimed.lane_id);
             // The configuration may have changed since the mail was put there: who was spoken to is not the lane's destination
             // then, and what it complains of is not that one's. That mail goes at all is to be seen all the same.
             let is_foreign = known.as_ref().is_some_and(|lane| !self.is_of(lane, &outcome.peer));
@@ -150,7 +150,7 @@ impl Learner {
     }
 
     /// What there is to be learned of a lane, unless it was said a moment ago.
-    fn lesson(&self, lane: i64, batch: &Batch, now: DateTime<Utc>) -> Option<Taught> {
+    fn lesson(&self, lane: i64, batch: &Batch, now: DateTime<Utc>) -> Option<Update> {
         let sum = |of: fn(&Seen) -> u32| batch.mails.values().map(of).sum();
         let seen = Seen {
             attempted: sum(|mail| mail.attempted),
@@ -158,7 +158,7 @@ impl Learner {
             sessions: sum(|mail| mail.sessions),
             unreachable: batch.unreachable.is_some(),
         };
-        let recent = self.pace.note(lane, seen, now);
+        let recent = self.lane_stats.note(lane, seen, now);
         let kind = match (batch.slow_down, batch.unreachable) {
             (Some(_), _) => Kind::Slow,
             (None, Some(_)) if recent.session_at.is_none() => Kind::Unreachable,
@@ -170,7 +170,7 @@ impl Learner {
             return None;
         }
         let reply = batch.slow_down.or(batch.unreachable).map(told);
-        let lesson = Lesson {
+        let lesson = Observation {
             at: now,
             attempted: recent.attempted,
             accepted: recent.accepted,
@@ -184,13 +184,13 @@ impl Learner {
             .unreachable
             .filter(|_| batch.slow_down.is_none())
             .map(|outcome| Failure { cause: Cause::new(outcome), host: outcome.peer.mx.clone() });
-        Some(Taught { lane, lesson, reply, failure })
+        Some(Update { lane, lesson, reply, failure })
     }
 
     /// Whether success would change anything for a lane.
     fn is_ill(&self, lane: i64) -> bool {
         let was_ill =
-            self.hands.lane(lane).is_some_and(|lane| lane.blocked_since.is_some() || lane.learned_rate.is_some());
+            self.in_flight.lane(lane).is_some_and(|lane| lane.blocked_since.is_some() || lane.learned_rate.is_some());
         was_ill || self.known.lock().unwrap_or_else(PoisonError::into_inner).ill.contains(&lane)
     }
 
@@ -201,7 +201,7 @@ impl Learner {
         refused: &[&'a Finished],
         by_lane: &mut HashMap<i64, Batch<'a>>,
         now: DateTime<Utc>,
-    ) -> Result<Vec<Taught>, DbError> {
+    ) -> Result<Vec<Update>, DbError> {
         if refused.is_empty() {
             return Ok(Vec::new());
         }
@@ -217,7 +217,7 @@ impl Learner {
         if apart.is_empty() {
             return Ok(Vec::new());
         }
-        let lesson = Lesson {
+        let lesson = Observation {
             at: now,
             attempted: 0.0,
             accepted: 0.0,
@@ -231,30 +231,30 @@ impl Learner {
         let taught = lanes.into_iter().map(|(lane, domain)| {
             let meant = |sharer: &&Sharer| sharer.domain == domain;
             let reply = apart.iter().find(meant).and_then(|one| reply_of(&|row| row.recipient_id == one.recipient));
-            Taught { lane, lesson, reply: reply.map(told), failure: None }
+            Update { lane, lesson, reply: reply.map(told), failure: None }
         });
         Ok(taught.collect())
     }
 
     /// Only now is it known to the next claim: who saw the same meanwhile has taught it as well.
-    fn take_note(&self, taught: &[Taught], changes: &[Change]) {
+    fn take_note(&self, taught: &[Update], changes: &[Change]) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let taught_of = |lane: i64| taught.iter().find(|taught| taught.lane == lane);
-        for Taught { lane, lesson, .. } in taught {
+        for Update { lane, lesson, .. } in taught {
             known.taught.retain(|_, (at, _)| lesson.at - *at < EVERY);
             known.taught.insert(*lane, (lesson.at, Kind::of(lesson)));
         }
         for Change { lane, before, after, lesson } in changes {
             // Others get through: it is left to them for a while.
             if lesson.unreachable && after.block.is_none() {
-                self.pace.leave(*lane, lesson.at);
+                self.lane_stats.leave(*lane, lesson.at);
             }
             if after.block.is_none() && after.learned.is_none() {
                 known.ill.remove(lane);
             } else {
                 known.ill.insert(*lane);
             }
-            let place = self.hands.lane(*lane);
+            let place = self.in_flight.lane(*lane);
             let stream = place.as_ref().map(|lane| lane.stream.as_str());
             let route = place.as_ref().map(|lane| lane.route.as_str());
             let domain = place.as_ref().map(|lane| lane.domain.as_str());

@@ -1,4 +1,4 @@
-//! Hands outcomes to the journal, and keeps at it while the database is away: an outcome that was lost would mean a
+//! InFlight outcomes to the journal, and keeps at it while the database is away: an outcome that was lost would mean a
 //! second copy of a mail.
 
 use std::sync::{Arc, Weak};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::adaptive_limits::Learner;
+use super::adaptive_limits::AdaptiveLimits;
 use crate::clock::SharedClock;
 use crate::db::journal::{self, Patience};
 use crate::db::queue::{Claimed, Finished};
@@ -16,33 +16,33 @@ use crate::domain::id::MessageId;
 use crate::domain::outcome::Peer;
 use crate::journal::{Journal, Recorded};
 use crate::telemetry::Seldom;
-use crate::worker::lease::in_flight::Hands;
+use crate::worker::lease::in_flight::InFlight;
 use crate::worker::lease::release;
 
 /// One goes on while the other learns.
-const KEEPERS: usize = 2;
+const OUTCOME_RECORDERS: usize = 2;
 /// Between two tries of an outcome that the database refuses in every form.
 const PARKED: Duration = Duration::from_mins(1);
 /// Between two tries while the database is away.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Hands outcomes to the journal.
+/// InFlight outcomes to the journal.
 #[derive(Debug)]
-pub(crate) struct Completer {
+pub(crate) struct OutcomeRecorder {
     journal: Arc<Journal>,
 }
 
-impl Completer {
+impl OutcomeRecorder {
     /// Starts the tasks that see to what was recorded; they end with the journal.
-    pub(crate) fn start(learner: Learner, journal: Arc<Journal>, tasks: &TaskTracker) -> Self {
+    pub(crate) fn start(learner: AdaptiveLimits, journal: Arc<Journal>, tasks: &TaskTracker) -> Self {
         let learner = Arc::new(learner);
         let turn = Arc::new(Semaphore::new(1));
         let failed = Arc::new(Seldom::default());
-        for _ in 0..KEEPERS {
-            let keeper = Keeper {
+        for _ in 0..OUTCOME_RECORDERS {
+            let keeper = RecordTask {
                 db: learner.db.clone(),
                 clock: learner.clock.clone(),
-                hands: learner.hands.clone(),
+                in_flight: learner.in_flight.clone(),
                 learner: learner.clone(),
                 journal: Arc::downgrade(&journal),
                 tasks: tasks.clone(),
@@ -51,8 +51,8 @@ impl Completer {
             };
             tasks.spawn(keeper.run(journal.recorded()));
         }
-        let hands = learner.hands.clone();
-        journal.refresh_by(Arc::new(move |row: &mut Claimed| hands.refresh(row)));
+        let in_flight = learner.in_flight.clone();
+        journal.refresh_by(Arc::new(move |row: &mut Claimed| in_flight.adopt_claim(row)));
         Self { journal }
     }
 
@@ -63,11 +63,11 @@ impl Completer {
 }
 
 #[derive(Clone)]
-struct Keeper {
+struct RecordTask {
     db: Db,
     clock: SharedClock,
-    hands: Hands,
-    learner: Arc<Learner>,
+    in_flight: InFlight,
+    learner: Arc<AdaptiveLimits>,
     journal: Weak<Journal>,
     tasks: TaskTracker,
     /// For outcomes that were not taken at once: they try one at a time, so that they never need more than one connection.
@@ -76,7 +76,7 @@ struct Keeper {
     failed: Arc<Seldom>,
 }
 
-impl Keeper {
+impl RecordTask {
     fn note_failure(&self, error: &DbError, outcomes: usize) {
         if let Some(times) = self.failed.note(tokio::time::Instant::now()) {
             tracing::warn!(event = "record_failed", %error, outcomes, times, "failed to record outcomes; trying again");
@@ -117,8 +117,8 @@ impl Keeper {
     }
 
     async fn let_go(&self, batch: &[Finished]) {
-        let newer = self.hands.let_go(batch.iter().map(|finished| &finished.claimed));
-        release::release(&self.db, &self.hands, newer).await;
+        let newer = self.in_flight.release(batch.iter().map(|finished| &finished.claimed));
+        release::release(&self.db, &self.in_flight, newer).await;
     }
 
     /// Records one outcome. One that is not taken goes on in a task of its own, so that no other waits for it.
@@ -164,7 +164,7 @@ impl Keeper {
     async fn persist(&self, batch: &mut [Finished]) -> Result<usize, DbError> {
         loop {
             for finished in batch.iter_mut() {
-                self.hands.refresh(&mut finished.claimed);
+                self.in_flight.adopt_claim(&mut finished.claimed);
             }
             match journal::commit(&self.db, &[], batch, self.clock.now(), Patience::Short).await.map_err(DbError::from)
             {

@@ -13,21 +13,21 @@ use crate::db::{Db, DbError};
 use crate::domain::retry::Policy;
 
 /// How old an answer may be.
-const FRESH: TimeDelta = TimeDelta::seconds(2);
+const CACHE_TTL: TimeDelta = TimeDelta::seconds(2);
 
 /// Of each tenant, the streams that have a policy of their own.
 type Streams = HashMap<Uuid, HashMap<String, Arc<Policy>>>;
 
 /// What is known.
 #[derive(Debug)]
-pub(crate) struct Policies {
+pub(crate) struct RetryPolicyCache {
     /// As configured.
     usual: Arc<Policy>,
     known: RwLock<(DateTime<Utc>, Streams)>,
     pauses: RwLock<Arc<Pauses>>,
 }
 
-impl Policies {
+impl RetryPolicyCache {
     /// Asks for the first time. Without an answer no worker starts: mail of a stream that is tried for longer than usual
     /// would expire too early.
     pub(crate) async fn load(db: &Db, usual: Policy, now: DateTime<Utc>) -> Result<Self, DbError> {
@@ -38,7 +38,7 @@ impl Policies {
 
     /// Asks again, where the answer is old. While the database is away the last one holds.
     pub(crate) async fn refresh(&self, db: &Db, now: DateTime<Utc>) {
-        let is_fresh = |known: &(DateTime<Utc>, Streams)| (now - known.0).abs() < FRESH;
+        let is_fresh = |known: &(DateTime<Utc>, Streams)| (now - known.0).abs() < CACHE_TTL;
         // Every mail asks, and nearly always there is nothing to do.
         if is_fresh(&self.known.read().unwrap_or_else(PoisonError::into_inner)) {
             return;

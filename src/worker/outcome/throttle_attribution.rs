@@ -16,9 +16,9 @@ const SPAN: TimeDelta = TimeDelta::seconds(60);
 
 /// The domains complained of lately, by the lane that they shared.
 #[derive(Debug, Default)]
-pub(crate) struct Complaints(HashMap<i64, HashMap<String, DateTime<Utc>>>);
+pub(crate) struct ThrottleAttribution(HashMap<i64, HashMap<String, DateTime<Utc>>>);
 
-impl Complaints {
+impl ThrottleAttribution {
     /// Adds these recipients, who were refused. Answers those whose domains are meant, and the lanes whose relay is.
     pub(crate) fn sort(&mut self, refused: Vec<Sharer>, now: DateTime<Utc>) -> (Vec<Sharer>, BTreeSet<i64>) {
         for Sharer { lane, domain, .. } in &refused {
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn a_few_domains_are_meant_themselves_and_many_mean_the_relay() {
-        let mut complaints = Complaints::default();
+        let mut complaints = ThrottleAttribution::default();
         let three = refused(1, &["a.test", "b.test", "c.test", "a.test"]);
         assert_eq!(complaints.sort(three.clone(), at(0)), (three, BTreeSet::new()));
         let other = refused(2, &["d.test"]);
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn domains_complained_of_one_after_the_other_are_not_many() {
-        let mut complaints = Complaints::default();
+        let mut complaints = ThrottleAttribution::default();
         for minute in 0..10 {
             let one = refused(1, &[&format!("{minute}.test")]);
             assert_eq!(complaints.sort(one.clone(), at(60 * minute)), (one, BTreeSet::new()));

@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const MOST: usize = 256;
 
 pub(super) async fn run(parts: Arc<Parts>, stop: CancellationToken) {
-    let mut rounds = Rounds::default();
+    let mut rounds = Sessions::default();
     while !stop.is_cancelled() {
         let pause = match rounds.begin(&parts, &stop).await {
             Ok(_) => LOOK,
@@ -48,7 +48,7 @@ pub(super) async fn run(parts: Arc<Parts>, stop: CancellationToken) {
 
 /// Posts until nothing is due and nothing under way.
 pub(super) async fn drain(parts: &Arc<Parts>) -> Result<(), DbError> {
-    let (mut rounds, never) = (Rounds::default(), CancellationToken::new());
+    let (mut rounds, never) = (Sessions::default(), CancellationToken::new());
     while rounds.begin(parts, &never).await? > 0 || !rounds.tasks.is_empty() {
         rounds.ended().await;
     }
@@ -57,13 +57,13 @@ pub(super) async fn drain(parts: &Arc<Parts>) -> Result<(), DbError> {
 
 /// The endpoints in hand.
 #[derive(Default)]
-struct Rounds {
+struct Sessions {
     /// Each answers until when its endpoint is closed, if it is.
     tasks: JoinSet<Option<DateTime<Utc>>>,
     endpoints: HashMap<Id, Uuid>,
 }
 
-impl Rounds {
+impl Sessions {
     /// Takes endpoints in hand that have something to get. Answers how many.
     async fn begin(&mut self, parts: &Arc<Parts>, stop: &CancellationToken) -> Result<usize, DbError> {
         let room = MOST.saturating_sub(self.tasks.len());

@@ -12,7 +12,7 @@ use super::post::{Post, Subject};
 
 /// The line.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct OrderedQueue {
     /// All events up to this number have been read.
     read: i64,
     waiting: VecDeque<Post>,
@@ -30,7 +30,7 @@ pub(super) struct Flight {
     subjects: Vec<Subject>,
 }
 
-impl Line {
+impl OrderedQueue {
     /// A line of events above `cursor`.
     pub fn after(cursor: i64) -> Self {
         Self { read: cursor, ..Self::default() }
@@ -180,14 +180,14 @@ mod tests {
     const A2: Subject = Subject::Recipient(Uuid::from_u128(1), Uuid::from_u128(2));
     const B1: Subject = Subject::Recipient(Uuid::from_u128(2), Uuid::from_u128(1));
 
-    fn line(subjects: &[Subject]) -> Line {
-        let mut line = Line::after(0);
+    fn line(subjects: &[Subject]) -> OrderedQueue {
+        let mut line = OrderedQueue::after(0);
         let posts = (1..).zip(subjects).map(|(seq, subject)| Post::about(seq, *subject, 10));
         line.extend(posts, i64::try_from(subjects.len()).unwrap());
         line
     }
 
-    fn take(line: &mut Line, most: usize, batch: usize) -> Vec<(u64, Vec<i64>)> {
+    fn take(line: &mut OrderedQueue, most: usize, batch: usize) -> Vec<(u64, Vec<i64>)> {
         line.take(most, batch).into_iter().map(|(flight, post)| (flight, post.seqs())).collect()
     }
 
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn retries_go_first_and_do_not_move_the_cursor() {
-        let mut line = Line::after(10);
+        let mut line = OrderedQueue::after(10);
         line.extend(std::iter::once(Post::about(11, B1, 1)), 12);
         line.insert(Post { tries: 2, ..Post::about(4, A1, 1) });
         line.insert(Post { tries: 1, ..Post::about(3, A2, 1) });

@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::LOOK;
-use super::ordered_queue::Line;
+use super::ordered_queue::OrderedQueue;
 use super::post::Post;
 use crate::db::DbError;
 use crate::db::notify::{Endpoint, Hold, Progress};
 use crate::domain::endpoint::SecretError;
-use crate::domain::gcra::Turns;
+use crate::domain::gcra::Gcra;
 use crate::webhook::{self, Outcome};
 use crate::worker::Parts;
 
@@ -32,9 +32,9 @@ pub(super) async fn run(
     endpoint: Endpoint,
     stop: CancellationToken,
 ) -> Option<DateTime<Utc>> {
-    let mut round = Round {
-        line: Line::after(endpoint.cursor),
-        turns: endpoint.rate.map(|rate| Turns::since(rate, endpoint.health.open_at)),
+    let mut session = Session {
+        line: OrderedQueue::after(endpoint.cursor),
+        turns: endpoint.rate.map(|rate| Gcra::since(rate, endpoint.health.open_at)),
         progress: Progress::default(),
         record_at: None,
         posts: JoinSet::new(),
@@ -49,21 +49,21 @@ pub(super) async fn run(
         endpoint,
         stop,
     };
-    while round.step().await {}
-    if round.is_lost || !round.record(Hold::Release).await {
+    while session.step().await {}
+    if session.is_lost || !session.record(Hold::Release).await {
         return None;
     }
-    round.endpoint.health.open_at
+    session.endpoint.health.open_at
 }
 
 #[allow(clippy::struct_excessive_bools, reason = "each is known apart from the others")]
-struct Round {
+struct Session {
     parts: Arc<Parts>,
     worker: Uuid,
     endpoint: Endpoint,
     stop: CancellationToken,
-    line: Line,
-    turns: Option<Turns>,
+    line: OrderedQueue,
+    turns: Option<Gcra>,
     progress: Progress,
     /// When it is to be recorded.
     record_at: Option<Instant>,
@@ -90,7 +90,7 @@ struct Done {
     outcome: Outcome,
 }
 
-impl Round {
+impl Session {
     /// Starts what may start, and waits for the next thing to happen. Answers `false` where there is nothing more to do.
     async fn step(&mut self) -> bool {
         if self.is_open() {

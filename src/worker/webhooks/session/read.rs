@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::super::LOOK;
 use super::super::post::{Item, Post};
-use super::Round;
+use super::Session;
 use crate::db::feed::{self, Filter};
 use crate::db::notify::{self, MOST_RETRIES, Retry};
 use crate::db::{DbError, events::EventRow};
@@ -18,7 +18,7 @@ const RETRIES: usize = 100;
 /// A post that was tried so often lets something new be the probe.
 const PROBES: i16 = 2;
 
-impl Round {
+impl Session {
     /// Reads what failed before and is due, then what is new.
     pub(super) async fn fill(&mut self) -> Result<(), DbError> {
         if self.posts.len() >= self.endpoint.concurrency {
@@ -38,7 +38,7 @@ impl Round {
             self.has_due = due.len() == RETRIES;
             self.take_up(due).await?;
         }
-        let is_next = |round: &Self| !round.has_due || round.endpoint.retries == 0;
+        let is_next = |session: &Self| !session.has_due || session.endpoint.retries == 0;
         while is_next(self) && self.has_more && self.line.len() < window / 2 && self.has_room() && self.is_open() {
             self.read(window).await?;
         }

@@ -7,9 +7,9 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use super::super::PAUSE;
-use super::{Done, Round};
+use super::{Done, Session};
 use crate::db::notify::{self, Attempt, Endpoint, Hold, Progress, Retry};
-use crate::domain::gcra::Turns;
+use crate::domain::gcra::Gcra;
 use crate::domain::id::uuid_at;
 use crate::domain::webhook::Failure;
 use crate::webhook::Verdict;
@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_millis(100);
 /// Before an endpoint is taken in hand again whose progress the database refuses: what is not recorded is posted again.
 const PARKED: Duration = Duration::from_mins(1);
 
-impl Round {
+impl Session {
     pub(super) fn note(&mut self, done: Result<Done, JoinError>) {
         let done = match done {
             Ok(done) => done,
@@ -134,8 +134,8 @@ impl Round {
             self.has_due = true;
         }
         self.turns = match (self.turns, endpoint.rate) {
-            (Some(turns), Some(rate)) => Some(Turns { rate, ..turns }),
-            (_, rate) => rate.map(|rate| Turns::since(rate, endpoint.health.open_at)),
+            (Some(turns), Some(rate)) => Some(Gcra { rate, ..turns }),
+            (_, rate) => rate.map(|rate| Gcra::since(rate, endpoint.health.open_at)),
         };
         self.endpoint = endpoint;
         self.progress = Progress::default();
