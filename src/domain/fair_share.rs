@@ -1,26 +1,26 @@
-//! Fair shares: how what is free is divided among those that want some. Pure.
+//! Weighted max-min fair shares of a free capacity. Pure.
 
-/// One that wants a part.
+/// One of those that share the capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claimant {
-    /// What it has already.
+    /// What it uses already.
     pub held: usize,
-    /// The most that it can take beside.
+    /// The most that it can use in addition.
     pub room: usize,
-    /// Its share beside the others', 1 or more.
+    /// Its weight, 1 or more.
     pub weight: u32,
 }
 
-/// Divides `total` so that what each then has stands in proportion to its weight, as far as what it has already and its
-/// room allow. Nothing is left over while any has room. Among equals the first get the odd ones.
+/// Divides `total` so that what each claimant then uses is proportional to its weight, as far as what it uses already and its
+/// room allow. Nothing is left over while any claimant has room. Among equals the first get the remainder.
 pub fn divide(total: usize, claimants: &[Claimant]) -> Vec<usize> {
     let wanted: usize = claimants.iter().map(|claimant| claimant.room).sum();
     if wanted <= total {
         return claimants.iter().map(|claimant| claimant.room).collect();
     }
-    let given = |level: u64| claimants.iter().map(move |claimant| claimant.filled_to(level));
+    let given = |level: u64| claimants.iter().map(move |claimant| claimant.share_at(level));
     // The highest level that `total` reaches everywhere; it is below the first at which every claimant is full.
-    let (mut low, mut high) = (0, claimants.iter().map(Claimant::brim).max().unwrap_or(0));
+    let (mut low, mut high) = (0, claimants.iter().map(Claimant::full_level).max().unwrap_or(0));
     while low < high {
         let level = low + (high - low).div_ceil(2);
         if given(level).sum::<usize>() <= total { low = level } else { high = level - 1 }
@@ -36,17 +36,18 @@ pub fn divide(total: usize, claimants: &[Claimant]) -> Vec<usize> {
     shares
 }
 
-/// Levels are thousandths of what a claimant of weight 1 holds, so that weights up to 1,000 tell.
+/// Levels are thousandths of what a claimant of weight 1 uses, so that weights up to 1,000 make a difference.
 const SCALE: u64 = 1_000;
 
 impl Claimant {
-    fn filled_to(&self, level: u64) -> usize {
+    /// Returns its share at a level.
+    fn share_at(&self, level: u64) -> usize {
         let all = level.saturating_mul(self.weight.max(1).into()) / SCALE;
         usize::try_from(all).unwrap_or(usize::MAX).saturating_sub(self.held).min(self.room)
     }
 
-    /// The level at which it is full.
-    fn brim(&self) -> u64 {
+    /// Returns the level from which its share no longer grows.
+    fn full_level(&self) -> u64 {
         let all = u64::try_from(self.held.saturating_add(self.room)).unwrap_or(u64::MAX);
         all.saturating_mul(SCALE).div_ceil(self.weight.max(1).into())
     }
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_follow_weight_and_what_is_held() {
+    fn shares_follow_weights_and_what_is_used() {
         for (total, claimants, shares) in [
             (12, vec![claimant(0, 100, 1), claimant(0, 100, 1), claimant(0, 100, 1)], vec![4, 4, 4]),
             (12, vec![claimant(0, 100, 30), claimant(0, 100, 10)], vec![9, 3]),
@@ -79,7 +80,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_left_over_and_nobody_gets_more_than_there_is_room_for(
+        fn nothing_is_left_over_and_no_claimant_exceeds_its_room(
             total in 0_usize..5_000,
             claimants in prop::collection::vec((0_usize..500, 0_usize..500, 1_u32..=1_000), 0..40),
         ) {

@@ -1,159 +1,173 @@
-//! How many recipients a claim may take of each lane. Pure.
+//! How many recipients a claim may take from each lane. Pure.
 //!
-//! The most urgent priority first. Within one, what is free is divided three times over: among the routes, among each
-//! route's streams by weight, among each stream's lanes; each time so that those that have little in hand come first.
-//! Nobody gets more than it can use: what only waits for a connection would keep others from a hand.
+//! The most urgent priority comes first. Within one priority the free capacity is divided in three levels: among the
+//! routes, among each route's streams by weight, among each stream's lanes; on each level by weighted max-min fairness, so
+//! that those with little in flight come first. None gets more than it can use: recipients that only wait for a connection
+//! would use up capacity that others need.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::lane_stats::Recent;
+use super::lane_stats::RecentStats;
 use crate::db::lanes::ReadyLane;
 use crate::db::limits::DEPTH;
 use crate::domain::fair_share::{self, Claimant};
 use crate::worker::lease::in_flight::LaneInFlight;
 
-/// A lane that is this urgent may use every hand; one with a higher number leaves a quarter of them for it.
+/// Lanes of at most this priority may use the whole capacity; the others leave a quarter of it for them.
 pub(crate) const URGENT: i16 = 10;
-/// Recipients of a lane in hand before anybody has seen a session of its destination, or while that is blocked.
+/// Recipients in flight of a lane whose destination has not answered yet, or is unreachable.
 const PROBE_CONCURRENCY: usize = 4;
-/// What a route sends in so many seconds may be in hand beside what its connections need: while it is sent the next
-/// claim is under way.
+/// What a route sends in this many seconds may be in flight beyond what its connections need: while it is being sent, the
+/// next claim is under way.
 const PREFETCH: f64 = 0.1;
 
-/// What the division goes by.
+/// What there is to allocate.
 #[derive(Debug)]
 pub(crate) struct Capacity<'a> {
-    /// InFlight in all.
-    pub capacity: usize,
-    /// Those that are free.
+    /// Recipients that may be in flight.
+    pub total: usize,
+    /// Of those, how many may be claimed now.
     pub free: usize,
     /// Connections of this process to one destination.
     pub connections: usize,
-    /// What is in hand.
-    pub in_hand: &'a HashMap<i64, LaneInFlight>,
-    /// How the lanes have been going.
-    pub recent: &'a HashMap<i64, Recent>,
+    /// What is in flight, by lane.
+    pub in_flight: &'a HashMap<i64, LaneInFlight>,
+    /// The recent past of the lanes.
+    pub recent: &'a HashMap<i64, RecentStats>,
 }
 
-/// Lanes that get room, and how many recipients of each may be claimed.
-pub(crate) fn allocate(ready: &[Arc<ReadyLane>], situation: &Capacity) -> Vec<(Arc<ReadyLane>, usize)> {
+/// How many recipients of a lane may be claimed.
+#[derive(Debug, Clone)]
+pub(crate) struct LaneQuota {
+    pub lane: Arc<ReadyLane>,
+    pub recipients: usize,
+}
+
+/// Returns the quotas of those of these lanes that get one.
+pub(crate) fn allocate(ready: &[Arc<ReadyLane>], capacity: &Capacity) -> Vec<LaneQuota> {
     let mut by_priority = BTreeMap::<i16, Vec<&Arc<ReadyLane>>>::new();
     for lane in ready {
         by_priority.entry(lane.priority).or_default().push(lane);
     }
-    let mut free = situation.free;
-    let mut rooms = Vec::new();
+    let mut free = capacity.free;
+    let mut quotas = Vec::new();
     for (priority, lanes) in by_priority {
-        // The last quarter is for what is urgent; the last eighth for destinations that have nothing in hand yet.
-        let mut usable = usable_by(priority, situation.capacity, free);
-        let newcomers = usable.min(situation.capacity / 8);
-        usable -= newcomers;
-        let routes = Routes::of(priority, &lanes, situation);
-        let mut given = routes.fill(usable, |_| true);
-        let left = usable - given.values().sum::<usize>() + newcomers;
-        for (lane, rows) in routes.fill(left, |route| route.held == 0 && !given.contains_key(&route.first())) {
-            given.insert(lane, rows);
-        }
-        free -= given.values().sum::<usize>();
-        rooms.extend(lanes.into_iter().filter_map(|lane| Some((lane.clone(), *given.get(&lane.id)?))));
+        // The last quarter is for urgent lanes; the last eighth for destinations that have nothing in flight yet.
+        let mut usable = usable_by(priority, capacity.total, free);
+        let for_idle = usable.min(capacity.total / 8);
+        usable -= for_idle;
+        let routes = Routes::new(priority, &lanes, capacity);
+        let mut allocated = routes.divide(usable, |_| true);
+        let left = usable - allocated.values().sum::<usize>() + for_idle;
+        let is_idle = |route: &Route| route.in_flight == 0 && !allocated.contains_key(&route.first());
+        let more = routes.divide(left, is_idle);
+        allocated.extend(more);
+        free -= allocated.values().sum::<usize>();
+        quotas.extend(
+            lanes
+                .into_iter()
+                .filter_map(|lane| Some(LaneQuota { lane: lane.clone(), recipients: *allocated.get(&lane.id)? })),
+        );
     }
-    rooms
+    quotas
 }
 
-/// Of `free` hands, those that all of these lanes may use.
-pub(crate) fn usable(capacity: usize, free: usize, rooms: &[(Arc<ReadyLane>, usize)]) -> usize {
-    rooms.iter().map(|(lane, _)| usable_by(lane.priority, capacity, free)).min().unwrap_or(free)
+/// Returns how much of the `free` capacity all of these lanes may use.
+pub(crate) fn usable_by_all(total: usize, free: usize, quotas: &[LaneQuota]) -> usize {
+    quotas.iter().map(|quota| usable_by(quota.lane.priority, total, free)).min().unwrap_or(free)
 }
 
-fn usable_by(priority: i16, capacity: usize, free: usize) -> usize {
-    free.saturating_sub(if priority > URGENT { capacity / 4 } else { 0 })
+fn usable_by(priority: i16, total: usize, free: usize) -> usize {
+    free.saturating_sub(if priority > URGENT { total / 4 } else { 0 })
 }
 
-/// The destinations of one priority: a relay is one with all its lanes, on the way to MX each lane is.
+/// The destinations of one priority: a relay with all of its lanes is one, and so is each lane that goes directly to MX.
 struct Routes<'a>(Vec<Route<'a>>);
 
 struct Route<'a> {
-    held: usize,
+    in_flight: usize,
     room: usize,
     streams: Vec<Stream<'a>>,
 }
 
 struct Stream<'a> {
-    held: usize,
+    in_flight: usize,
     weight: u32,
     lanes: Vec<(&'a ReadyLane, Claimant)>,
 }
 
 impl<'a> Routes<'a> {
-    fn of(priority: i16, ready: &[&'a Arc<ReadyLane>], situation: &Capacity) -> Self {
+    fn new(priority: i16, ready: &[&'a Arc<ReadyLane>], capacity: &Capacity) -> Self {
         let mut by_route = BTreeMap::<(&str, Option<i64>), BTreeMap<_, Vec<&'a ReadyLane>>>::new();
         for lane in ready {
-            let one = lane.is_mx().then_some(lane.id);
-            let streams = by_route.entry((&lane.route, one)).or_default();
+            let mx_lane = lane.is_mx().then_some(lane.id);
+            let streams = by_route.entry((&lane.route, mx_lane)).or_default();
             streams.entry((lane.tenant_id, &lane.stream)).or_default().push(lane);
         }
-        let through_relays = situation.through_relays(priority);
-        let of = |((route, one), streams): (_, BTreeMap<_, Vec<&'a ReadyLane>>)| match one {
-            Some(id) => Route::direct(id, streams.into_values(), situation),
-            None => Route::through(priority, &through_relays, route, streams.into_values(), situation),
+        let through_relays = capacity.through_relays(priority);
+        let route = |((route, mx_lane), streams): (_, BTreeMap<_, Vec<&'a ReadyLane>>)| match mx_lane {
+            Some(id) => Route::direct(id, streams.into_values(), capacity),
+            None => Route::through_relay(priority, &through_relays, route, streams.into_values(), capacity),
         };
-        Self(by_route.into_iter().map(of).collect())
+        Self(by_route.into_iter().map(route).collect())
     }
 
-    /// What each lane gets of `total`.
-    fn fill(&self, total: usize, wants: impl Fn(&Route) -> bool) -> BTreeMap<i64, usize> {
-        let routes: Vec<&Route> = self.0.iter().filter(|route| wants(route)).collect();
+    /// Returns what each lane gets of `total`.
+    fn divide(&self, total: usize, includes: impl Fn(&Route) -> bool) -> BTreeMap<i64, usize> {
+        let routes: Vec<&Route> = self.0.iter().filter(|route| includes(route)).collect();
         let claimants: Vec<Claimant> = routes.iter().map(|route| route.claimant()).collect();
-        let mut given = BTreeMap::new();
+        let mut allocated = BTreeMap::new();
         for (route, total) in routes.into_iter().zip(fair_share::divide(total, &claimants)) {
             let claimants: Vec<Claimant> = route.streams.iter().map(Stream::claimant).collect();
             for (stream, total) in route.streams.iter().zip(fair_share::divide(total, &claimants)) {
                 let claimants: Vec<Claimant> = stream.lanes.iter().map(|(_, claimant)| *claimant).collect();
-                let shares = stream.lanes.iter().map(|(lane, _)| lane.id).zip(fair_share::divide(total, &claimants));
-                given.extend(shares.filter(|(_, rows)| *rows > 0));
+                let ids = stream.lanes.iter().map(|(lane, _)| lane.id);
+                let shares = ids.zip(fair_share::divide(total, &claimants));
+                allocated.extend(shares.filter(|(_, recipients)| *recipients > 0));
             }
         }
-        given
+        allocated
     }
 }
 
 impl<'a> Route<'a> {
-    /// Straight to a domain: it is one lane.
-    fn direct(id: i64, streams: impl Iterator<Item = Vec<&'a ReadyLane>>, situation: &Capacity) -> Self {
-        let held = situation.rows(id);
-        let streams: Vec<Stream> = streams.map(|lanes| Stream::of(&lanes, held, situation)).collect();
-        Self { held, room: streams.iter().map(Stream::room).sum(), streams }
+    /// The route to the mail exchangers of one domain: it is one lane.
+    fn direct(id: i64, streams: impl Iterator<Item = Vec<&'a ReadyLane>>, capacity: &Capacity) -> Self {
+        let in_flight = capacity.recipients(id);
+        let streams: Vec<Stream> = streams.map(|lanes| Stream::new(&lanes, in_flight, capacity)).collect();
+        Self { in_flight, room: streams.iter().map(Stream::room).sum(), streams }
     }
 
-    /// Through a relay, of which `in_hand` may be lanes of any.
-    fn through(
+    /// The route through a relay. `in_flight` may contain lanes of other routes.
+    fn through_relay(
         priority: i16,
-        in_hand: &[(&ReadyLane, &LaneInFlight)],
+        in_flight: &[(&ReadyLane, &LaneInFlight)],
         route: &str,
         streams: impl Iterator<Item = Vec<&'a ReadyLane>>,
-        situation: &Capacity,
+        capacity: &Capacity,
     ) -> Self {
-        let in_hand: Vec<_> = in_hand.iter().copied().filter(|(lane, _)| lane.route == route).collect();
-        let rows = |is_meant: &dyn Fn(&ReadyLane) -> bool| {
-            in_hand.iter().filter(|(lane, _)| is_meant(lane)).map(|(_, in_lane)| in_lane.rows).sum()
+        let own: Vec<_> = in_flight.iter().copied().filter(|(lane, _)| lane.route == route).collect();
+        let recipients = |includes: &dyn Fn(&ReadyLane) -> bool| {
+            own.iter().filter(|(lane, _)| includes(lane)).map(|(_, in_lane)| in_lane.recipients).sum()
         };
-        let of = |lanes: Vec<&'a ReadyLane>| {
+        let stream = |lanes: Vec<&'a ReadyLane>| {
             let first = lanes.first().copied();
             let is_of_stream = |lane: &ReadyLane| {
                 first.is_some_and(|first| (lane.tenant_id, &lane.stream) == (first.tenant_id, &first.stream))
             };
-            Stream::of(&lanes, rows(&is_of_stream), situation)
+            Stream::new(&lanes, recipients(&is_of_stream), capacity)
         };
-        let streams: Vec<Stream> = streams.map(of).collect();
-        let held = rows(&|_| true);
+        let streams: Vec<Stream> = streams.map(stream).collect();
+        let in_flight = recipients(&|_| true);
         let wanted: usize = streams.iter().map(Stream::room).sum();
-        let most = situation.relay_limit(priority, &in_hand);
-        Self { held, room: wanted.min(most.saturating_sub(held)), streams }
+        let limit = capacity.relay_limit(priority, &own);
+        Self { in_flight, room: wanted.min(limit.saturating_sub(in_flight)), streams }
     }
 
     fn claimant(&self) -> Claimant {
-        Claimant { held: self.held, room: self.room, weight: self.streams.iter().map(|stream| stream.weight).sum() }
+        let weight = self.streams.iter().map(|stream| stream.weight).sum();
+        Claimant { held: self.in_flight, room: self.room, weight }
     }
 
     fn first(&self) -> i64 {
@@ -162,13 +176,13 @@ impl<'a> Route<'a> {
 }
 
 impl<'a> Stream<'a> {
-    fn of(lanes: &[&'a ReadyLane], held: usize, situation: &Capacity) -> Self {
+    fn new(lanes: &[&'a ReadyLane], in_flight: usize, capacity: &Capacity) -> Self {
         let claimant = |lane: &&'a ReadyLane| {
-            let (held, room) = (situation.rows(lane.id), situation.lane_room(lane));
+            let (held, room) = (capacity.recipients(lane.id), capacity.lane_room(lane));
             (*lane, Claimant { held, room, weight: 1 })
         };
         let weight = lanes.first().map_or(1, |lane| u32::try_from(lane.weight).unwrap_or(1));
-        Self { held, weight, lanes: lanes.iter().map(claimant).collect() }
+        Self { in_flight, weight, lanes: lanes.iter().map(claimant).collect() }
     }
 
     fn room(&self) -> usize {
@@ -176,70 +190,73 @@ impl<'a> Stream<'a> {
     }
 
     fn claimant(&self) -> Claimant {
-        Claimant { held: self.held, room: self.room(), weight: self.weight }
+        Claimant { held: self.in_flight, room: self.room(), weight: self.weight }
     }
 }
 
 impl Capacity<'_> {
-    /// Recipients of a lane in hand.
-    fn rows(&self, lane: i64) -> usize {
-        self.in_hand.get(&lane).map_or(0, |in_lane| in_lane.rows)
+    /// Returns how many recipients of a lane are in flight.
+    fn recipients(&self, lane: i64) -> usize {
+        self.in_flight.get(&lane).map_or(0, |in_lane| in_lane.recipients)
     }
 
-    /// What is in hand of relays' lanes.
+    /// Returns what is in flight of relays' lanes.
     fn through_relays(&self, priority: i16) -> Vec<(&ReadyLane, &LaneInFlight)> {
-        let known = self.in_hand.values().filter_map(|in_lane| Some((in_lane.lane.as_deref()?, in_lane)));
+        let known = self.in_flight.values().filter_map(|in_lane| Some((in_lane.lane.as_deref()?, in_lane)));
         known.filter(|(lane, _)| lane.priority == priority && !lane.is_mx()).collect()
     }
 
-    /// Recipients of a relay's lanes that are of use in hand.
-    fn relay_limit(&self, priority: i16, in_hand: &[(&ReadyLane, &LaneInFlight)]) -> usize {
+    /// Returns how many recipients in flight a relay's lanes can use.
+    fn relay_limit(&self, priority: i16, in_flight: &[(&ReadyLane, &LaneInFlight)]) -> usize {
         if priority <= URGENT {
-            return self.capacity;
+            return self.total;
         }
-        let pace: f64 = in_hand.iter().filter_map(|(lane, _)| self.recent.get(&lane.id)).map(|it| it.attempted).sum();
-        let (rows, mails) = in_hand.iter().fold((0, 0), |(r, m), (_, in_lane)| (r + in_lane.rows, m + in_lane.mails()));
-        // A mail with many recipients takes one connection like any other.
-        (self.connections * DEPTH + ahead(pace)) * recipients_a_mail(rows, mails)
+        let attempts_per_second: f64 =
+            in_flight.iter().filter_map(|(lane, _)| self.recent.get(&lane.id)).map(|recent| recent.attempted).sum();
+        let (recipients, messages) =
+            in_flight.iter().fold((0, 0), |(r, m), (_, in_lane)| (r + in_lane.recipients, m + in_lane.message_count()));
+        // A message with many recipients uses one connection like any other.
+        (self.connections * DEPTH + prefetched(attempts_per_second)) * recipients_per_message(recipients, messages)
     }
 
-    /// How many more recipients of a lane are of use in hand. Of a limited lane so many mails: what else is due of each
-    /// comes along.
+    /// Returns how many more recipients in flight a lane can use. For a lane with limits the number counts messages: the
+    /// other due recipients of each come with it.
     fn lane_room(&self, lane: &ReadyLane) -> usize {
-        let (rows, mails) = self.in_hand.get(&lane.id).map_or((0, 0), |in_lane| (in_lane.rows, in_lane.mails()));
+        let (recipients, messages) =
+            self.in_flight.get(&lane.id).map_or((0, 0), |in_lane| (in_lane.recipients, in_lane.message_count()));
         let limit = |limit: Option<i32>| limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
         let most = limit(lane.connections).saturating_mul(DEPTH).min(limit(lane.stream_concurrency));
-        let trust = self.recent.get(&lane.id).map_or(0, |recent| recent.trust);
-        if lane.blocked_since.is_some() || (lane.is_mx() && trust == 0) {
-            // A probe, whoever it is for: all that is in hand waits for a dead server's time-out.
-            return most.min(PROBE_CONCURRENCY).saturating_sub(rows).min(self.capacity.saturating_sub(rows));
+        let successes = self.recent.get(&lane.id).map_or(0, |recent| recent.sessions_since_failure);
+        if lane.blocked_since.is_some() || (lane.is_mx() && successes == 0) {
+            // A probe, for any recipient: everything in flight waits for the timeout of an unreachable server.
+            return most.min(PROBE_CONCURRENCY).saturating_sub(recipients).min(self.total.saturating_sub(recipients));
         }
-        // Slow at first: the first mails of a server that dies wait for its time-out.
+        // Slow start: the first messages to a server that fails wait for its timeout.
         let most = if lane.is_mx() {
-            let pace = self.recent.get(&lane.id).map_or(0.0, |recent| recent.attempted);
-            let of_use = self.connections * DEPTH + ahead(pace).min(self.capacity / 8);
-            most.min(of_use).min(trust.saturating_mul(2).saturating_add(PROBE_CONCURRENCY))
+            let attempts_per_second = self.recent.get(&lane.id).map_or(0.0, |recent| recent.attempted);
+            let usable = self.connections * DEPTH + prefetched(attempts_per_second).min(self.total / 8);
+            most.min(usable).min(successes.saturating_mul(2).saturating_add(PROBE_CONCURRENCY))
         } else {
             most
         };
         let more = if lane.is_limited() {
-            most.saturating_sub(mails)
+            most.saturating_sub(messages)
         } else {
-            most.saturating_mul(recipients_a_mail(rows, mails)).saturating_sub(rows)
+            most.saturating_mul(recipients_per_message(recipients, messages)).saturating_sub(recipients)
         };
-        more.min(self.capacity.saturating_sub(rows))
+        more.min(self.total.saturating_sub(recipients))
     }
 }
 
-/// Mails that may be in hand beside what connections need, where so many are sent a second.
+/// Returns how many messages may be in flight beyond what connections need, at this rate.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "far below 2^52, and not negative")]
-fn ahead(pace: f64) -> usize {
-    (pace * PREFETCH) as usize
+fn prefetched(attempts_per_second: f64) -> usize {
+    (attempts_per_second * PREFETCH) as usize
 }
 
-/// As far as is known.
-fn recipients_a_mail(rows: usize, mails: usize) -> usize {
-    rows.max(1).div_ceil(mails.max(1))
+/// Returns the average of what is in flight.
+fn recipients_per_message(recipients: usize, messages: usize) -> usize {
+    recipients.max(1).div_ceil(messages.max(1))
 }
 
 #[cfg(test)]
@@ -251,11 +268,11 @@ mod tests {
     use crate::db::queue::Claimed;
     use crate::worker::lease::in_flight::InFlight;
 
-    /// A process of 256 hands, with 16 connections to each destination.
+    /// A process with 256 recipients in flight at most, and 16 connections to each destination.
     struct World {
         lanes: Vec<Arc<ReadyLane>>,
         in_flight: InFlight,
-        recent: HashMap<i64, Recent>,
+        recent: HashMap<i64, RecentStats>,
         claimed: u128,
     }
 
@@ -285,9 +302,9 @@ mod tests {
             Self { lanes, in_flight: InFlight::new(256), recent: HashMap::new(), claimed: 0 }
         }
 
-        /// Has so many mails of a lane in hand, each to so many.
-        fn has(mut self, lane: i64, mails: usize, recipients: usize) -> Self {
-            for _ in 0..mails {
+        /// Puts messages of a lane in flight, each with this many recipients.
+        fn with_messages(mut self, lane: i64, messages: usize, recipients: usize) -> Self {
+            for _ in 0..messages {
                 self.claimed += 1;
                 let row = |n| Claimed {
                     message_id: Uuid::from_u128(self.claimed),
@@ -305,102 +322,106 @@ mod tests {
             self
         }
 
-        fn trusts(mut self, lanes: impl IntoIterator<Item = i64>) -> Self {
-            let recent = Recent { trust: 1_000, ..Recent::default() };
+        fn with_sessions(mut self, lanes: impl IntoIterator<Item = i64>) -> Self {
+            let recent = RecentStats { sessions_since_failure: 1_000, ..RecentStats::default() };
             self.recent.extend(lanes.into_iter().map(|lane| (lane, recent)));
             self
         }
 
-        /// Room by lane.
-        fn divide(&self) -> BTreeMap<i64, usize> {
-            let situation = Capacity {
-                capacity: 256,
+        /// Quotas by lane.
+        fn allocate(&self) -> BTreeMap<i64, usize> {
+            let capacity = Capacity {
+                total: 256,
                 free: self.in_flight.free(),
                 connections: 16,
-                in_hand: &self.in_flight.by_lane(),
+                in_flight: &self.in_flight.by_lane(),
                 recent: &self.recent,
             };
-            allocate(&self.lanes, &situation).into_iter().map(|(lane, rows)| (lane.id, rows)).collect()
+            allocate(&self.lanes, &capacity).into_iter().map(|quota| (quota.lane.id, quota.recipients)).collect()
         }
     }
 
-    fn rooms<const N: usize>(rooms: [(i64, usize); N]) -> BTreeMap<i64, usize> {
-        rooms.into()
+    fn quotas<const N: usize>(quotas: [(i64, usize); N]) -> BTreeMap<i64, usize> {
+        quotas.into()
     }
 
     #[test]
-    fn bulk_through_a_relay_takes_what_its_connections_need_and_urgent_mail_the_rest() {
+    fn bulk_gets_what_its_connections_need_and_urgent_the_rest() {
         let world = World::new([lane(1, "bulk", 50, "relay"), lane(2, "transactional", 10, "relay")]);
-        assert_eq!(world.divide(), rooms([(1, 32), (2, 224)]).into_iter().filter(|(id, _)| *id == 2).collect());
+        assert_eq!(world.allocate(), quotas([(1, 32), (2, 224)]).into_iter().filter(|(id, _)| *id == 2).collect());
         let world = World::new([lane(1, "bulk", 50, "relay")]);
-        assert_eq!(world.divide(), rooms([(1, 32)]));
-        assert_eq!(world.has(1, 32, 1).divide(), rooms([]));
+        assert_eq!(world.allocate(), quotas([(1, 32)]));
+        assert_eq!(world.with_messages(1, 32, 1).allocate(), quotas([]));
     }
 
     #[test]
-    fn a_relay_that_is_fast_has_more_in_hand() {
-        let mut world = World::new([lane(1, "bulk", 50, "relay")]).has(1, 32, 1);
-        world.recent.insert(1, Recent { attempted: 400.0, ..Recent::default() });
-        assert_eq!(world.divide(), rooms([(1, 40)]));
+    fn fast_relay_has_more_in_flight() {
+        let mut world = World::new([lane(1, "bulk", 50, "relay")]).with_messages(1, 32, 1);
+        world.recent.insert(1, RecentStats { attempted: 400.0, ..RecentStats::default() });
+        assert_eq!(world.allocate(), quotas([(1, 40)]));
     }
 
     #[test]
-    fn a_domain_that_is_fast_has_more_in_hand_but_not_all() {
-        let mut world = World::new([lane(1, "bulk", 50, "mx")]).trusts([1]);
-        for (attempted, room) in [(0.0, 32), (200.0, 52), (4_000.0, 64)] {
-            world.recent.insert(1, Recent { attempted, trust: 1_000, ..Recent::default() });
-            assert_eq!(world.divide(), rooms([(1, room)]), "{attempted} a second");
+    fn fast_domain_has_more_in_flight_but_not_everything() {
+        let mut world = World::new([lane(1, "bulk", 50, "mx")]).with_sessions([1]);
+        for (attempted, quota) in [(0.0, 32), (200.0, 52), (4_000.0, 64)] {
+            world.recent.insert(1, RecentStats { attempted, sessions_since_failure: 1_000, ..RecentStats::default() });
+            assert_eq!(world.allocate(), quotas([(1, quota)]), "{attempted} per second");
         }
     }
 
     #[test]
-    fn mails_to_many_take_one_connection_each() {
-        let world = World::new([lane(1, "bulk", 50, "relay")]).has(1, 4, 5);
-        assert_eq!(world.divide(), rooms([(1, 140)]));
+    fn message_with_many_recipients_uses_one_connection() {
+        let world = World::new([lane(1, "bulk", 50, "relay")]).with_messages(1, 4, 5);
+        assert_eq!(world.allocate(), quotas([(1, 140)]));
     }
 
     #[test]
-    fn a_limit_of_connections_counts_mails_and_not_their_recipients() {
+    fn connection_limit_counts_messages_and_not_recipients() {
         let limited = ReadyLane { connections: Some(3), ..lane(1, "bulk", 50, "relay") };
-        assert_eq!(World::new([limited.clone()]).has(1, 1, 50).divide(), rooms([(1, 5)]));
-        assert_eq!(World::new([limited]).has(1, 6, 2).divide(), rooms([]));
-        let domain = || World::new([lane(1, "bulk", 50, "mx")]).trusts([1]);
-        assert_eq!(domain().has(1, 2, 10).divide(), rooms([(1, 140)]), "16 connections for twice as many mails of ten");
+        assert_eq!(World::new([limited.clone()]).with_messages(1, 1, 50).allocate(), quotas([(1, 5)]));
+        assert_eq!(World::new([limited]).with_messages(1, 6, 2).allocate(), quotas([]));
+        let domain = || World::new([lane(1, "bulk", 50, "mx")]).with_sessions([1]);
+        assert_eq!(
+            domain().with_messages(1, 2, 10).allocate(),
+            quotas([(1, 140)]),
+            "16 connections for twice as many messages of ten"
+        );
     }
 
     #[test]
     fn streams_of_one_priority_share_by_weight() {
         let light = ReadyLane { weight: 10, ..lane(1, "news", 50, "relay") };
         let heavy = ReadyLane { weight: 30, ..lane(2, "digest", 50, "relay") };
-        assert_eq!(World::new([light.clone(), heavy.clone()]).divide(), rooms([(1, 8), (2, 24)]));
-        assert_eq!(World::new([light, heavy]).has(1, 20, 1).divide(), rooms([(2, 12)]));
+        assert_eq!(World::new([light.clone(), heavy.clone()]).allocate(), quotas([(1, 8), (2, 24)]));
+        assert_eq!(World::new([light, heavy]).with_messages(1, 20, 1).allocate(), quotas([(2, 12)]));
     }
 
     #[test]
-    fn a_domain_that_has_shown_nothing_begins_with_a_few() {
+    fn unknown_domain_starts_with_few_recipients() {
         let world = World::new([lane(1, "bulk", 50, "mx"), lane(2, "bulk", 50, "mx")]);
-        assert_eq!(world.divide(), rooms([(1, 4), (2, 4)]));
-        assert_eq!(world.trusts([2]).divide(), rooms([(1, 4), (2, 32)]));
+        assert_eq!(world.allocate(), quotas([(1, 4), (2, 4)]));
+        assert_eq!(world.with_sessions([2]).allocate(), quotas([(1, 4), (2, 32)]));
     }
 
     #[test]
-    fn domains_that_are_slow_leave_an_eighth_to_those_that_have_nothing_in_hand() {
+    fn slow_domains_leave_an_eighth_to_idle_destinations() {
         let slow = (1..=10).map(|id| lane(id, "bulk", 50, "mx"));
-        let world = World::new(slow.chain([lane(11, "bulk", 50, "mx")])).trusts(1..=11);
-        let world = (1..=10).fold(world, |world, id| world.has(id, 16, 1));
-        assert_eq!(world.divide(), rooms([(11, 32)]));
+        let world = World::new(slow.chain([lane(11, "bulk", 50, "mx")])).with_sessions(1..=11);
+        let world = (1..=10).fold(world, |world, id| world.with_messages(id, 16, 1));
+        assert_eq!(world.allocate(), quotas([(11, 32)]));
     }
 
     #[test]
-    fn what_is_blocked_is_probed_by_few_and_limits_count() {
+    fn unreachable_lanes_are_probed_by_few_and_limits_count() {
         let blocked = ReadyLane { blocked_since: Some(DateTime::UNIX_EPOCH), ..lane(1, "bulk", 50, "relay") };
-        assert_eq!(World::new([blocked]).divide(), rooms([(1, 4)]));
+        assert_eq!(World::new([blocked]).allocate(), quotas([(1, 4)]));
         let limited = ReadyLane { connections: Some(3), ..lane(1, "bulk", 50, "relay") };
-        assert_eq!(World::new([limited]).has(1, 2, 1).divide(), rooms([(1, 4)]));
-        // However many a mail is for.
+        assert_eq!(World::new([limited]).with_messages(1, 2, 1).allocate(), quotas([(1, 4)]));
+        // However many recipients a message has.
         let blocked = ReadyLane { blocked_since: Some(DateTime::UNIX_EPOCH), ..lane(1, "bulk", 50, "relay") };
-        assert_eq!(World::new([blocked.clone()]).has(1, 1, 3).divide(), rooms([(1, 1)]));
-        assert_eq!(World::new([blocked]).has(1, 1, 4).divide(), rooms([]));
-        assert_eq!(World::new([lane(1, "bulk", 50, "mx")]).has(1, 1, 4).divide(), rooms([]));
+        assert_eq!(World::new([blocked.clone()]).with_messages(1, 1, 3).allocate(), quotas([(1, 1)]));
+        assert_eq!(World::new([blocked]).with_messages(1, 1, 4).allocate(), quotas([]));
+        assert_eq!(World::new([lane(1, "bulk", 50, "mx")]).with_messages(1, 1, 4).allocate(), quotas([]));
     }
 }

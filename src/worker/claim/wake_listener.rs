@@ -1,33 +1,35 @@
-//! Listens for other processes that announce new messages.
+//! Listens for the notifications by which other processes announce new messages.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::db::{DbError, wake};
-use crate::worker::Parts;
+use tokio::sync::Notify;
 
-/// Between two tries to listen. Meanwhile the poll finds what is due.
-const PAUSE: Duration = Duration::from_secs(2);
+use crate::db::{Db, DbError, wake};
 
-/// After so much silence we ask whether there is still somebody to hear.
-const SILENCE: Duration = Duration::from_secs(10);
+/// Pause between two tries to listen. Meanwhile polling finds what is due.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
-pub(crate) async fn run(parts: Arc<Parts>) {
+/// Silence after which the connection is checked.
+const CHECK_AFTER: Duration = Duration::from_secs(10);
+
+/// Notifies `claimer` of new messages, for as long as it is polled.
+pub(crate) async fn run(db: Db, claimer: Arc<Notify>) {
     loop {
-        let Err(error) = listen(&parts).await;
-        tracing::debug!(%error, "cannot listen for new messages; the poll finds them");
-        tokio::time::sleep(PAUSE).await;
+        let Err(error) = listen(&db, &claimer).await;
+        tracing::debug!(event = "listen_failed", %error, "failed to listen for new messages; polling finds them");
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
-async fn listen(parts: &Parts) -> Result<Infallible, DbError> {
-    let mut listener = wake::listen(&parts.db).await?;
+async fn listen(db: &Db, claimer: &Notify) -> Result<Infallible, DbError> {
+    let mut listener = wake::listen(db).await?;
     loop {
-        if listener.heard(SILENCE).await? {
-            parts.wake.notify_one();
+        if listener.heard(CHECK_AFTER).await? {
+            claimer.notify_one();
         } else {
-            listener.check(&parts.db).await?;
+            listener.check(db).await?;
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What the worker has to say while a mail is under way: whether it is still ours to send, and, where the sender wants no
-//! second copy, that its text is about to leave.
+//! Checks during a transaction whether the recipients are still leased to this worker, and records, where the application
+//! wants no second copy, that the message text is about to leave.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,52 +8,56 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 
-use super::attempt;
-use super::attempt::{End, Start};
+use super::DeliverContext;
+use super::judge::{End, Start};
 use super::loaded_message::LoadedMessage;
 use crate::db::marks::{self, Mark};
 use crate::db::queue::Claimed;
 use crate::domain::outcome::{OnUncertain, Outcome};
 use crate::smtp::SendGuard;
-use crate::worker::Parts;
 
-/// About one mail on one route.
+/// The check for one envelope of a message.
 pub(crate) struct LeaseCheck<'a> {
-    parts: &'a Parts,
-    mail: &'a LoadedMessage,
+    cx: &'a DeliverContext,
+    message: &'a LoadedMessage,
     claimed: &'a [Claimed],
     start: Start,
-    text_left: AtomicBool,
-    /// The places of those whose outcomes are on their way to the database.
-    settled: Mutex<HashSet<usize>>,
+    has_sent_text: AtomicBool,
+    /// The positions of recipients whose outcomes are being recorded.
+    recorded: Mutex<HashSet<usize>>,
 }
 
 impl<'a> LeaseCheck<'a> {
-    pub(crate) fn new(parts: &'a Parts, mail: &'a LoadedMessage, claimed: &'a [Claimed], start: Start) -> Self {
-        Self { parts, mail, claimed, start, text_left: AtomicBool::new(false), settled: Mutex::default() }
+    pub(crate) fn new(
+        cx: &'a DeliverContext,
+        message: &'a LoadedMessage,
+        claimed: &'a [Claimed],
+        start: Start,
+    ) -> Self {
+        Self { cx, message, claimed, start, has_sent_text: AtomicBool::new(false), recorded: Mutex::default() }
     }
 
-    /// Whether the outcome of the recipient at this place has been handed over.
-    pub(crate) fn has_settled(&self, place: usize) -> bool {
-        self.settled.lock().unwrap_or_else(PoisonError::into_inner).contains(&place)
+    /// Whether the outcome of the recipient at this position is being recorded.
+    pub(crate) fn has_recorded(&self, position: usize) -> bool {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).contains(&position)
     }
 
-    /// Those whose outcomes have not been.
-    pub(crate) fn unsettled(&self) -> Vec<Claimed> {
-        let claimed = self.claimed.iter().enumerate().filter(|(place, _)| !self.has_settled(*place));
+    /// Returns the recipients without an outcome.
+    pub(crate) fn unrecorded(&self) -> Vec<Claimed> {
+        let claimed = self.claimed.iter().enumerate().filter(|(position, _)| !self.has_recorded(*position));
         claimed.map(|(_, claimed)| claimed.clone()).collect()
     }
 
-    /// Whether the text, or some of it, may have left.
-    pub(crate) fn has_passed_text(&self) -> bool {
-        self.text_left.load(Ordering::Relaxed)
+    /// Whether the message text, or a part of it, may have left.
+    pub(crate) fn has_sent_text(&self) -> bool {
+        self.has_sent_text.load(Ordering::Relaxed)
     }
 
-    /// Those at these places, as they are claimed now.
-    fn claims(&self, places: impl Iterator<Item = usize>) -> Vec<Claimed> {
-        let mut claims: Vec<Claimed> = places.filter_map(|place| self.claimed.get(place).cloned()).collect();
+    /// Returns the newest claims of the recipients at these positions.
+    fn claims(&self, positions: impl Iterator<Item = usize>) -> Vec<Claimed> {
+        let mut claims: Vec<Claimed> = positions.filter_map(|position| self.claimed.get(position).cloned()).collect();
         for row in &mut claims {
-            self.parts.in_flight.adopt_claim(row);
+            self.cx.leases.in_flight.adopt_claim(row);
         }
         claims
     }
@@ -62,19 +66,17 @@ impl<'a> LeaseCheck<'a> {
         self.claims(0..self.claimed.len())
     }
 
-    /// Whether nobody else may have taken over. A process that was stopped for a while does not know of it, so it has to be
-    /// asked at the last moment.
-    fn are_ours(&self, claims: &[Claimed]) -> bool {
-        claims.iter().all(|row| self.parts.identity.holds(row.lease))
-    }
-
-    /// Puts on record that the text leaves. Without the record it must not: after a crash it would be sent again.
-    async fn record(&self, claims: Vec<Claimed>) -> bool {
-        match marks::set(&self.parts.db, &claims, Mark::DataStarted).await {
-            // The database may have taken its time: the lease must still stand.
-            Ok(recorded) => recorded && self.are_ours(&claims),
+    /// Records that the message text leaves. Without the record it must not: after a crash it would be sent again.
+    async fn record_text(&self, claims: Vec<Claimed>) -> bool {
+        match marks::set(&self.cx.db, &claims, Mark::DataStarted).await {
+            // The database may have been slow: the leases must still stand.
+            Ok(recorded) => recorded && self.cx.leases.hold_all(&claims),
             Err(error) => {
-                tracing::warn!(%error, "could not put on record that a mail's text is sent; not sending it");
+                tracing::warn!(
+                    event = "data_mark_failed",
+                    %error,
+                    "failed to record that a message is about to be sent; releasing it"
+                );
                 false
             }
         }
@@ -82,39 +84,41 @@ impl<'a> LeaseCheck<'a> {
 }
 
 impl SendGuard for LeaseCheck<'_> {
-    /// Asked maybe long after the claim: others may have taken over, time may have run out, the worker may be stopping.
+    /// Called long after the claim, maybe: another worker may have taken over, the deadline may have passed, or this worker
+    /// may be stopping. A process that was suspended does not know, so it has to check at the last moment.
     fn go(&self) -> bool {
-        let (claims, now) = (self.all(), self.parts.clock.now());
-        let is_in_time = |row: &Claimed| now < attempt::deadline(self.parts, self.mail, row);
-        !self.parts.closing.is_cancelled() && self.are_ours(&claims) && claims.iter().all(is_in_time)
+        let (claims, now) = (self.all(), self.cx.clock.now());
+        let is_in_time = |row: &Claimed| now < self.cx.deadline(self.message, row);
+        !self.cx.closing.is_cancelled() && self.cx.leases.hold_all(&claims) && claims.iter().all(is_in_time)
     }
 
-    /// Only those that were accepted get the text, and only of them it is on record.
+    /// Only recipients that the server accepted get the message text, and only for them it is recorded.
     fn before_text<'a>(&'a self, accepted: &'a [usize]) -> BoxFuture<'a, bool> {
         let claims = self.claims(accepted.iter().copied());
-        let may_go = match self.mail.on_uncertain() {
-            OnUncertain::Retry => ready(self.are_ours(&claims)).boxed(),
-            OnUncertain::Hold | OnUncertain::Fail => self.record(claims).boxed(),
+        let may_go = match self.message.on_uncertain() {
+            OnUncertain::Retry => ready(self.cx.leases.hold_all(&claims)).boxed(),
+            OnUncertain::Hold | OnUncertain::Fail => self.record_text(claims).boxed(),
         };
         let note = |may_go: &bool| {
-            self.text_left.fetch_or(*may_go, Ordering::Relaxed);
+            self.has_sent_text.fetch_or(*may_go, Ordering::Relaxed);
         };
         may_go.inspect(note).boxed()
     }
 
     fn before_end(&self) -> bool {
-        self.are_ours(&self.all())
+        self.cx.leases.hold_all(&self.all())
     }
 
-    /// At once: a further transaction may take long, and nobody waits for it whose mail has arrived.
+    /// Records outcomes at once: a further transaction may take long, and these recipients do not depend on it.
     fn settled(&self, outcomes: Vec<(usize, Outcome)>) {
-        let end = End::now(self.parts);
-        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
-        let finished = outcomes.into_iter().filter_map(|(place, outcome)| {
-            let claimed = self.claimed.get(place)?.clone();
-            settled.insert(place).then(|| attempt::judge(self.parts, self.mail, claimed, outcome, self.start, end))
+        let end = End::now(self.cx);
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let finished = outcomes.into_iter().filter_map(|(position, outcome)| {
+            let claimed = self.claimed.get(position)?.clone();
+            let judge = || self.cx.judge(self.message, claimed, outcome, self.start, end);
+            recorded.insert(position).then(judge)
         });
         let finished = finished.collect();
-        self.parts.completer.complete(finished);
+        self.cx.recorder.record(finished);
     }
 }

@@ -1,8 +1,8 @@
-//! Signs a mail with the keys of its sender's domain (RFC 6376). RSA and large mails are signed off the async threads,
-//! few at a time.
+//! Signs a message with the DKIM keys of its sender's domain (RFC 6376). RSA signatures and large messages are computed on
+//! blocking threads, one per processor at a time.
 //!
-//! Mail of a domain whose keys cannot be opened waits: without a signature it might be refused for good, and a secret
-//! that is configured again brings it back.
+//! Messages of a domain whose keys cannot be decrypted wait: without a signature they might be refused for good, and a
+//! configured secret key lets them go.
 
 use std::sync::Arc;
 
@@ -14,24 +14,24 @@ use crate::domain::id::TenantId;
 use crate::domain::message::Draft;
 use crate::mail;
 
-/// Mails over this many octets take long enough to hash to be signed elsewhere.
+/// Size in bytes above which a message is signed on a blocking thread.
 const LARGE: usize = 256 << 10;
 
-/// What signs.
+/// Builds and signs messages.
 #[derive(Debug)]
 pub(crate) struct Signing {
     senders: Arc<Senders>,
-    /// As many at a time as there are processors.
-    turns: Semaphore,
+    /// One permit per processor.
+    blocking: Semaphore,
 }
 
 impl Signing {
     pub(crate) fn new(senders: Arc<Senders>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { senders, turns: Semaphore::new(processors) }
+        Self { senders, blocking: Semaphore::new(processors) }
     }
 
-    /// Builds the mail and signs it, where its sender's domain has keys.
+    /// Builds a message, and signs it if its sender's domain has keys.
     pub(crate) async fn build(&self, message: &Stored, draft: &Draft) -> Result<Vec<u8>, DraftError> {
         let standing = self.senders.of(TenantId(message.row.tenant_id), draft.from.address.domain()).await?;
         let mut mime = mail::build(draft);
@@ -43,19 +43,19 @@ impl Signing {
             Err(error) => return Err(unsigned(error)),
         };
         let at = draft.date;
-        let done = if signer.is_slow() || mime.len() > LARGE {
-            self.elsewhere(move || mail::dkim::sign(&mut mime, &signer, at).map(|()| mime)).await
+        let signed = if signer.is_slow() || mime.len() > LARGE {
+            self.run_blocking(move || mail::dkim::sign(&mut mime, &signer, at).map(|()| mime)).await
         } else {
             mail::dkim::sign(&mut mime, &signer, at).map(|()| mime)
         };
-        done.map_err(|error| unsigned(&error))
+        signed.map_err(|error| unsigned(&error))
     }
 
-    async fn elsewhere<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let _turn = self.turns.acquire().await;
+    async fn run_blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let _permit = self.blocking.acquire().await;
         match tokio::task::spawn_blocking(work).await {
             Ok(done) => done,
-            // It concerns this mail alone, and is caught where this one would be.
+            // A panic concerns this message alone, and is caught where one of this task would be.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }

@@ -1,12 +1,13 @@
-//! The second look at the suppression list: whoever was put on it since a mail was accepted gets nothing.
+//! The second check of the suppression list: an address that was added since its message was accepted gets nothing.
 //!
-//! One look-up for all that a claim has brought, and none later: what is put on the list while a mail is under way finds it
-//! under way.
+//! There is one lookup for everything that a claim has brought, and none later: an address that is added while a message is
+//! being sent does not stop it.
 
 use std::collections::HashSet;
 
 use uuid::Uuid;
 
+use super::DeliverContext;
 use super::loaded_message::LoadedMessage;
 use crate::db::DbError;
 use crate::db::queue::Finished;
@@ -14,32 +15,31 @@ use crate::db::suppressions::{self, Addressed};
 use crate::domain::delivery::{Status, Transition};
 use crate::domain::id::TenantId;
 use crate::domain::suppression::AddressKey;
-use crate::worker::Parts;
 
-/// Takes out and completes whoever is suppressed, and leaves out mails that are for nobody any more.
-pub(crate) async fn take_out(parts: &Parts, mails: &mut Vec<LoadedMessage>) -> Result<(), DbError> {
-    let now = parts.clock.now();
-    let rows: Vec<_> = mails
+/// Removes and completes suppressed recipients, and removes messages without any other.
+pub(crate) async fn end_suppressed(cx: &DeliverContext, messages: &mut Vec<LoadedMessage>) -> Result<(), DbError> {
+    let now = cx.clock.now();
+    let rows: Vec<_> = messages
         .iter()
-        .filter(|mail| !mail.message.row.ignore_suppression)
-        .flat_map(|mail| mail.claimed.iter().map(move |claimed| (mail, claimed)))
-        // An address that cannot be read is told of when the mail is prepared.
-        .filter_map(|(mail, claimed)| Some((mail, claimed, mail.message.address(claimed.recipient_id).ok()?)))
+        .filter(|message| !message.stored.row.ignore_suppression)
+        .flat_map(|message| message.claimed.iter().map(move |claimed| (message, claimed)))
+        // An address that cannot be parsed is reported when the message is prepared.
+        .filter_map(|(message, claimed)| Some((message, claimed, message.stored.address(claimed.recipient_id).ok()?)))
         .collect();
     let addressed: Vec<Addressed<'_>> = rows
         .iter()
-        .map(|(mail, claimed, address)| Addressed {
+        .map(|(message, claimed, address)| Addressed {
             tenant: TenantId(claimed.tenant_id),
             address: AddressKey::from(address),
-            stream: &mail.message.row.stream,
+            stream: &message.stored.row.stream,
             at: now,
         })
         .collect();
-    let found = suppressions::check(&parts.db, &addressed).await?;
+    let found = suppressions::check(&cx.db, &addressed).await?;
     let ended: Vec<Finished> = found
         .into_iter()
-        .filter_map(|(place, entry)| {
-            let (_, claimed, _) = rows.get(place)?;
+        .filter_map(|(position, entry)| {
+            let (_, claimed, _) = rows.get(position)?;
             Some(Finished {
                 claimed: (*claimed).clone(),
                 outcome: Some(entry.outcome()),
@@ -53,10 +53,10 @@ pub(crate) async fn take_out(parts: &Parts, mails: &mut Vec<LoadedMessage>) -> R
         return Ok(());
     }
     let keys: HashSet<(Uuid, Uuid)> = ended.iter().map(|finished| finished.claimed.key()).collect();
-    for mail in mails.iter_mut() {
-        mail.claimed.retain(|row| !keys.contains(&row.key()));
+    for message in messages.iter_mut() {
+        message.claimed.retain(|row| !keys.contains(&row.key()));
     }
-    mails.retain(|mail| !mail.claimed.is_empty());
-    parts.completer.complete(ended);
+    messages.retain(|message| !message.claimed.is_empty());
+    cx.recorder.record(ended);
     Ok(())
 }

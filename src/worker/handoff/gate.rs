@@ -1,5 +1,5 @@
-//! When new mail may be handed over ([`super::direct`]), as claims tell it: while they take all that could go, of streams that they
-//! have seen, in lanes that are not known to have a reason against it.
+//! Decides which new messages may be handed off directly, by what claims found: while they take everything that is due, in
+//! streams that they have seen, in lanes with no known reason against it.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,86 +12,86 @@ use uuid::Uuid;
 
 use crate::db::lanes::{NamedLane, ReadyLane};
 
-/// Tenants and lanes remembered; with more in use the memory starts anew.
+/// Tenants and lanes remembered; when there are more, all of them are forgotten.
 const REMEMBERED: usize = 8_192;
-/// For how long. Somebody may have changed how urgent a stream is: after that its next mail is claimed. And a lane may have lost its
-/// limits: after that its next mail is offered again.
+/// Cache TTL. A stream's priority may have changed: after that time its next message is claimed. And a lane may have lost
+/// its limits: after that time its next message is offered again.
 const CACHE_TTL: Duration = Duration::from_secs(10);
 
-/// What claims have told.
+/// What claims found.
 #[derive(Debug, Default)]
 pub(crate) struct HandoffGate {
-    /// Whether the last claim took all that could go.
-    is_calm: AtomicBool,
-    seen: Mutex<Seen>,
+    /// Whether the last claim took everything that is due.
+    is_open: AtomicBool,
+    lanes: Mutex<Lanes>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
-    /// How urgent streams were when last claimed from, by tenant and name. None of them has limits.
-    streams: HashMap<Uuid, HashMap<String, (Instant, Urgency)>>,
-    /// Lanes whose mail is not to be offered, and since when.
+struct Lanes {
+    /// The priorities of streams without limits as of their latest claim, by tenant and name.
+    streams: HashMap<Uuid, HashMap<String, (Instant, Priority)>>,
+    /// Lanes whose messages are not offered, and since when.
     closed: HashMap<i64, Instant>,
 }
 
-/// What mail is divided by among the streams.
+/// What capacity is allocated by among streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Urgency {
+struct Priority {
     priority: i16,
     weight: i16,
 }
 
 impl HandoffGate {
-    /// Lanes that have been claimed from.
-    pub(crate) fn remember(&self, ready: &[Arc<ReadyLane>]) {
-        let (mut seen, now) = (self.seen(), Instant::now());
+    /// Notes lanes that a claim has read.
+    pub(crate) fn note_claim(&self, ready: &[Arc<ReadyLane>]) {
+        let (mut lanes, now) = (self.lanes(), Instant::now());
         for lane in ready {
-            seen.remember(lane, now);
+            lanes.note(lane, now);
         }
     }
 
-    /// Lanes that kept what was offered of them: they are paused, blocked, limited or have something older.
-    pub(crate) fn close(&self, lanes: impl IntoIterator<Item = i64>) {
-        let (mut seen, now) = (self.seen(), Instant::now());
-        lanes.into_iter().for_each(|lane| put(&mut seen.closed, lane, now));
+    /// Stops offering messages of a lane in which an offered one stayed in the queue: it is paused, unreachable, limited, or
+    /// something older waits there.
+    pub(crate) fn close_lane(&self, lane: i64) {
+        put(&mut self.lanes().closed, lane, Instant::now());
     }
 
-    /// Whether a claim that begins now would find nothing that is older than what comes now.
-    pub(crate) fn set(&self, is_calm: bool) {
-        self.is_calm.store(is_calm, Ordering::Relaxed);
+    /// Opens or closes the gate: whether a claim that begins now would find nothing older than what is accepted now.
+    pub(crate) fn set_open(&self, is_open: bool) {
+        self.is_open.store(is_open, Ordering::Relaxed);
     }
 
-    /// Whether the last claim took all that could go.
+    /// Whether any message may be handed off.
     pub(crate) fn allows(&self) -> bool {
-        self.is_calm.load(Ordering::Relaxed)
+        self.is_open.load(Ordering::Relaxed)
     }
 
-    /// Those of these lanes whose mail may be offered, each once, as far as is known here. That they are open, have no limits and nothing
-    /// that waits is for the transaction to see.
-    pub(crate) fn open<'a>(&self, lanes: impl Iterator<Item = &'a NamedLane>) -> HashMap<i64, Arc<ReadyLane>> {
+    /// Returns those of these lanes whose messages may be offered, as far as is known here. Whether they are open, without
+    /// limits and empty is for the transaction to check.
+    pub(crate) fn open_lanes<'a>(&self, lanes: impl Iterator<Item = &'a NamedLane>) -> HashMap<i64, Arc<ReadyLane>> {
         let mut open = HashMap::new();
         {
-            let seen = self.seen();
+            let known = self.lanes();
             for lane in lanes {
                 if !open.contains_key(&lane.id)
-                    && let Some(urgency) = seen.urgency(lane)
+                    && let Some(priority) = known.priority(lane)
                 {
-                    open.insert(lane.id, (lane, urgency));
+                    open.insert(lane.id, (lane, priority));
                 }
             }
         }
-        open.into_iter().map(|(id, (lane, urgency))| (id, Arc::new(unlimited(lane, urgency)))).collect()
+        open.into_iter().map(|(id, (lane, priority))| (id, Arc::new(unlimited(lane, priority)))).collect()
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Seen {
-    fn remember(&mut self, lane: &ReadyLane, now: Instant) {
+impl Lanes {
+    fn note(&mut self, lane: &ReadyLane, now: Instant) {
         if lane.is_stream_limited() {
-            // Each of its lanes would keep what it was offered.
+            // None of the stream's lanes accepts offers.
             if let Some(streams) = self.streams.get_mut(&lane.tenant_id) {
                 streams.remove(&lane.stream);
             }
@@ -100,11 +100,11 @@ impl Seen {
         if !self.streams.contains_key(&lane.tenant_id) {
             put(&mut self.streams, lane.tenant_id, HashMap::new());
         }
-        let urgency = Urgency { priority: lane.priority, weight: lane.weight };
+        let priority = Priority { priority: lane.priority, weight: lane.weight };
         if let Some(streams) = self.streams.get_mut(&lane.tenant_id) {
             match streams.get_mut(&lane.stream) {
-                Some(known) => *known = (now, urgency),
-                None => put(streams, lane.stream.clone(), (now, urgency)),
+                Some(known) => *known = (now, priority),
+                None => put(streams, lane.stream.clone(), (now, priority)),
             }
         }
         if lane.is_passed_by() {
@@ -114,13 +114,13 @@ impl Seen {
         }
     }
 
-    /// How urgent this lane's stream is, where its mail may be offered.
-    fn urgency(&self, lane: &NamedLane) -> Option<Urgency> {
+    /// Returns the priority of this lane's stream, if its messages may be offered.
+    fn priority(&self, lane: &NamedLane) -> Option<Priority> {
         if self.closed.get(&lane.id).is_some_and(is_fresh) {
             return None;
         }
-        let (since, urgency) = self.streams.get(&lane.name.tenant.0)?.get(&lane.name.stream)?;
-        is_fresh(since).then_some(*urgency)
+        let (since, priority) = self.streams.get(&lane.name.tenant.0)?.get(&lane.name.stream)?;
+        is_fresh(since).then_some(*priority)
     }
 }
 
@@ -128,7 +128,7 @@ fn is_fresh(since: &Instant) -> bool {
     since.elapsed() < CACHE_TTL
 }
 
-/// Remembers, and forgets all others where they are too many.
+/// Inserts an entry into a map of limited size, which is emptied when it is full.
 fn put<K: Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: V) {
     if map.len() >= REMEMBERED && !map.contains_key(&key) {
         map.clear();
@@ -136,8 +136,8 @@ fn put<K: Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: V) {
     map.insert(key, value);
 }
 
-/// A lane as a claim would find it that has no limits and nothing that waits.
-fn unlimited(lane: &NamedLane, Urgency { priority, weight }: Urgency) -> ReadyLane {
+/// Returns a lane as a claim would read it, without limits and without anything that waits.
+fn unlimited(lane: &NamedLane, Priority { priority, weight }: Priority) -> ReadyLane {
     let name = &*lane.name;
     ReadyLane {
         id: lane.id,
@@ -169,43 +169,43 @@ mod tests {
         NamedLane { id, name: Arc::new(LaneName { tenant: TenantId::DEFAULT, stream: stream.into(), route, domain }) }
     }
 
-    /// As a claim finds it.
+    /// Returns the lane as a claim reads it.
     fn ready(lane: &NamedLane, change: impl FnOnce(&mut ReadyLane)) -> Arc<ReadyLane> {
-        let mut ready = unlimited(lane, Urgency { priority: 10, weight: 3 });
+        let mut ready = unlimited(lane, Priority { priority: 10, weight: 3 });
         change(&mut ready);
         Arc::new(ready)
     }
 
     fn open<const N: usize>(gate: &HandoffGate, lanes: [&NamedLane; N]) -> Vec<i64> {
-        let mut open: Vec<i64> = gate.open(lanes.into_iter()).into_keys().collect();
+        let mut open: Vec<i64> = gate.open_lanes(lanes.into_iter()).into_keys().collect();
         open.sort_unstable();
         open
     }
 
     #[test]
-    fn how_urgent_its_stream_is_is_all_that_is_to_be_known_of_a_lane() {
+    fn lane_is_offered_once_its_streams_priority_is_known() {
         let gate = HandoffGate::default();
         let (first, second, other) = (lane(1, "news"), lane(2, "news"), lane(3, "digest"));
         let all = [&first, &second, &other];
         assert!(open(&gate, all).is_empty());
-        gate.remember(&[ready(&first, |_| {})]);
+        gate.note_claim(&[ready(&first, |_| {})]);
         assert_eq!(open(&gate, all), [1, 2]);
-        let offered = &gate.open([&second].into_iter())[&2];
+        let offered = &gate.open_lanes([&second].into_iter())[&2];
         assert_eq!((offered.priority, offered.weight, &*offered.domain), (10, 3, "d2.test"));
     }
 
     #[test]
-    fn lanes_that_kept_what_they_were_offered_are_left_alone_until_a_claim_finds_them_free() {
+    fn closed_lane_is_offered_again_when_a_claim_finds_it_free() {
         let (gate, lanes) = (HandoffGate::default(), [&lane(1, "news"), &lane(2, "news")]);
-        gate.remember(&[ready(lanes[0], |_| {})]);
-        gate.close([2]);
+        gate.note_claim(&[ready(lanes[0], |_| {})]);
+        gate.close_lane(2);
         assert_eq!(open(&gate, lanes), [1]);
-        gate.remember(&[ready(lanes[1], |_| {})]);
+        gate.note_claim(&[ready(lanes[1], |_| {})]);
         assert_eq!(open(&gate, lanes), [1, 2]);
     }
 
     #[test]
-    fn lanes_that_a_claim_finds_limited_or_blocked_are_left_alone() {
+    fn limited_and_unreachable_lanes_are_not_offered() {
         let changes: [fn(&mut ReadyLane); 5] = [
             |lane| lane.rate = Some(1.0),
             |lane| lane.connections = Some(1),
@@ -215,21 +215,21 @@ mod tests {
         ];
         for change in changes {
             let (gate, lanes) = (HandoffGate::default(), [&lane(1, "news"), &lane(2, "news")]);
-            gate.remember(&[ready(lanes[0], change)]);
+            gate.note_claim(&[ready(lanes[0], change)]);
             assert_eq!(open(&gate, lanes), [2]);
-            gate.remember(&[ready(lanes[0], |_| {})]);
+            gate.note_claim(&[ready(lanes[0], |_| {})]);
             assert_eq!(open(&gate, lanes), [1, 2]);
         }
     }
 
     #[test]
-    fn nothing_of_a_limited_stream_is_offered() {
+    fn lanes_of_a_limited_stream_are_not_offered() {
         let changes: [fn(&mut ReadyLane); 2] =
             [|lane| lane.stream_rate = Some(1.0), |lane| lane.stream_concurrency = Some(1)];
         for change in changes {
             let (gate, lanes) = (HandoffGate::default(), [&lane(1, "news"), &lane(2, "news")]);
-            gate.remember(&[ready(lanes[0], |_| {})]);
-            gate.remember(&[ready(lanes[0], change)]);
+            gate.note_claim(&[ready(lanes[0], |_| {})]);
+            gate.note_claim(&[ready(lanes[0], change)]);
             assert!(open(&gate, lanes).is_empty());
         }
     }

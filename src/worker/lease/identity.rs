@@ -1,5 +1,5 @@
-//! Under which id this process claims. A worker that was silent for too long has been declared dead by others; it
-//! goes on under a new id, so that what it did under the old one no longer counts.
+//! The id under which this process claims. A worker that was silent for too long has been declared dead by others; it
+//! continues under a new id, so that nothing it did under the old one counts any more.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,72 +12,76 @@ use crate::clock::Uptime;
 use crate::db::{self, Db, DbError};
 use crate::domain::fingerprint::Fingerprints;
 
-/// The id, and when it was last confirmed.
+/// The id of a worker, and when the database last confirmed it.
 #[derive(Debug)]
 pub(crate) struct Identity {
     lease: Duration,
     settings: Fingerprints,
     state: Mutex<State>,
-    /// Set when the worker gives up what it still has: nothing of it may begin any more.
+    /// Set when the worker gives up its leases: none of them may be used any more.
     has_left: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct State {
     id: Uuid,
-    /// Taken before the heartbeat was sent, so that we think ourselves dead before others do.
+    /// Measured before the heartbeat was sent, so that this worker considers itself dead before others do.
     confirmed: Uptime,
 }
 
 impl Identity {
     /// Registers a new worker.
     pub(crate) async fn register(db: &Db, lease: Duration, settings: Fingerprints) -> Result<Self, DbError> {
-        let state = new_worker(db, lease, &settings).await?;
+        let state = register(db, lease, &settings).await?;
         Ok(Self { lease, settings, state: Mutex::new(state), has_left: AtomicBool::new(false) })
     }
 
-    /// The id to claim under; none while the lease may have run out.
+    /// Returns the id to claim under, or `None` while the lease may have expired.
     pub(crate) fn current(&self) -> Option<Uuid> {
         let state = self.state();
         let is_sure = state.confirmed.elapsed() < self.lease / 2 && !self.has_left.load(Ordering::Relaxed);
         is_sure.then_some(state.id)
     }
 
-    /// Whether what was claimed under this id is still ours.
+    /// Whether a lease under this id still stands.
     pub(crate) fn holds(&self, lease: Uuid) -> bool {
         let state = self.state();
         state.id == lease && state.confirmed.elapsed() < self.lease && !self.has_left.load(Ordering::Relaxed)
     }
 
-    /// From now on nothing is ours.
+    /// Gives up all leases from now on.
     pub(crate) fn leave(&self) {
         self.has_left.store(true, Ordering::Relaxed);
     }
 
-    /// For how long the database has been answering heartbeats in time: a worker that could not speak for a while
-    /// must not conclude that the others are dead.
+    /// Whether the database confirmed a heartbeat recently. A worker without such a confirmation may have been cut off
+    /// from the database, and must not conclude that the others are dead.
     pub(crate) fn is_fresh(&self) -> bool {
         self.state().confirmed.elapsed() < self.lease / 2
     }
 
-    /// Says that we are alive; takes a new id where we were declared dead.
-    pub(crate) async fn beat(&self, db: &Db) -> Result<(), DbError> {
+    /// Sends a heartbeat, and registers under a new id where others declared this worker dead.
+    pub(crate) async fn send_heartbeat(&self, db: &Db) -> Result<(), DbError> {
         let State { id, .. } = self.state();
         let asked = Uptime::now();
         let state = if db::workers::heartbeat(db, id).await? {
             State { id, confirmed: asked }
         } else if self.has_left.load(Ordering::Relaxed) {
-            // It has signed off: nobody would ever take the new id off the list.
+            // The worker has deregistered: no one would ever remove a new id.
             return Ok(());
         } else {
-            tracing::warn!(worker = %id, "others declared this worker dead while it was silent; going on under a new id");
-            new_worker(db, self.lease, &self.settings).await?
+            tracing::warn!(
+                event = "worker_declared_dead",
+                worker = %id,
+                "other workers declared this worker dead while it was silent; continuing under a new id"
+            );
+            register(db, self.lease, &self.settings).await?
         };
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
         Ok(())
     }
 
-    /// Gives everything back and leaves.
+    /// Releases all leases and removes the worker.
     pub(crate) async fn deregister(&self, db: &Db, now: DateTime<Utc>) -> Result<(), DbError> {
         db::workers::deregister(db, self.state().id, now).await
     }
@@ -87,7 +91,7 @@ impl Identity {
     }
 }
 
-async fn new_worker(db: &Db, lease: Duration, settings: &Fingerprints) -> Result<State, DbError> {
+async fn register(db: &Db, lease: Duration, settings: &Fingerprints) -> Result<State, DbError> {
     let id = Uuid::now_v7();
     let confirmed = Uptime::now();
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "unknown".into());

@@ -1,8 +1,8 @@
-//! What this worker has in hand, in all and of each lane.
+//! The recipients that this worker has in flight, in total and by lane.
 //!
-//! A recipient is in one task's hand at a time. Where the worker claims one again that a task still has (its first lease
-//! was lost meanwhile), no second task begins: the newer claim takes the place of the older, and whatever the task does
-//! next it does under the newer one ([`InFlight::adopt_claim`]).
+//! Each recipient belongs to one task at a time. When the worker claims a recipient again that a task still has (because
+//! its first lease was lost meanwhile), no second task starts: the newer claim replaces the older one, and the task
+//! continues under it ([`InFlight::adopt_claim`]).
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -14,155 +14,161 @@ use uuid::Uuid;
 use crate::db::lanes::ReadyLane;
 use crate::db::queue::Claimed;
 
-/// What is held, and a signal when some of it is let go.
+/// The recipients in flight, and signals for their changes. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct InFlight(Arc<Inner>);
+pub(crate) struct InFlight(Arc<Shared>);
 
 #[derive(Debug)]
-struct Inner {
+struct Shared {
     capacity: usize,
-    held: Mutex<Held>,
-    /// For the one that claims.
-    freed: Notify,
-    /// The same, of what is free for a claim again.
-    given_back: Notify,
-    /// For tasks that wait for certain rows, or for room.
+    state: Mutex<State>,
+    /// Wakes the claimer when capacity is free.
+    released: Notify,
+    /// Wakes the claimer when recipients were released to the queue.
+    requeued: Notify,
+    /// Wakes tasks that wait for certain recipients, or for capacity.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Held {
-    /// The newest claim of each.
+struct State {
+    /// The newest claim of each recipient.
     claims: HashMap<(Uuid, Uuid), Claimed>,
     by_lane: HashMap<i64, LaneInFlight>,
 }
 
-/// What is in hand of a lane.
+/// What is in flight of one lane.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LaneInFlight {
-    /// Recipients.
-    pub rows: usize,
-    /// Mails, and how many recipients each has in hand.
-    mails: HashMap<Uuid, usize>,
-    /// The lane as it was when last claimed from; none where it was closed.
+    /// How many recipients.
+    pub recipients: usize,
+    /// How many recipients of each message.
+    messages: HashMap<Uuid, usize>,
+    /// The lane as of its latest claim, or `None` where it was closed.
     pub lane: Option<Arc<ReadyLane>>,
 }
 
 impl LaneInFlight {
-    /// Mails, each of which takes one connection at a time.
-    pub(crate) fn mails(&self) -> usize {
-        self.mails.len()
+    /// Returns how many messages there are; each uses one connection at a time.
+    pub(crate) fn message_count(&self) -> usize {
+        self.messages.len()
     }
 
-    /// Those mails.
+    /// Iterates over the ids of these messages.
     pub(crate) fn messages(&self) -> impl Iterator<Item = Uuid> {
-        self.mails.keys().copied()
+        self.messages.keys().copied()
     }
 }
 
 impl InFlight {
+    /// Creates an empty set for at most `capacity` recipients.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(Shared {
             capacity,
-            held: Mutex::default(),
-            freed: Notify::new(),
-            given_back: Notify::new(),
+            state: Mutex::default(),
+            released: Notify::new(),
+            requeued: Notify::new(),
             changed: Notify::new(),
         }))
     }
 
-    /// How many more may be taken.
+    /// Returns how many recipients may be in flight.
+    pub(crate) fn capacity(&self) -> usize {
+        self.0.capacity
+    }
+
+    /// Returns how many more recipients may be claimed.
     pub(crate) fn free(&self) -> usize {
         self.0.capacity.saturating_sub(self.len())
     }
 
-    /// How many are in hand.
+    /// Returns how many recipients are in flight.
     pub(crate) fn len(&self) -> usize {
-        self.held(|held| held.claims.len())
+        self.with(|state| state.claims.len())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What is in hand, lane by lane.
+    /// Returns what is in flight, by lane.
     pub(crate) fn by_lane(&self) -> HashMap<i64, LaneInFlight> {
-        self.held(|held| held.by_lane.clone())
+        self.with(|state| state.by_lane.clone())
     }
 
-    /// A lane of which something is in hand, as it was when last claimed from.
+    /// Returns a lane with recipients in flight, as of its latest claim.
     pub(crate) fn lane(&self, id: i64) -> Option<Arc<ReadyLane>> {
-        self.held(|held| held.by_lane.get(&id)?.lane.clone())
+        self.with(|state| state.by_lane.get(&id)?.lane.clone())
     }
 
-    /// Whether this recipient is in hand, under whichever claim.
+    /// Whether this recipient is in flight, under any claim.
     pub(crate) fn contains(&self, row: &Claimed) -> bool {
-        self.held(|held| held.claims.contains_key(&row.key()))
+        self.with(|state| state.claims.contains_key(&row.key()))
     }
 
-    /// Takes what was claimed from these lanes. Answers what no task has yet.
+    /// Adds recipients claimed from these lanes. Returns those that no task has yet.
     pub(crate) fn insert(&self, claimed: Vec<Claimed>, lanes: &[Arc<ReadyLane>]) -> Vec<Claimed> {
-        self.held(|held| {
-            let new: Vec<Claimed> = claimed.into_iter().filter(|row| held.add(row)).collect();
-            held.know(lanes, |known, lane| *known = Some(lane.clone()));
+        self.with(|state| {
+            let new: Vec<Claimed> = claimed.into_iter().filter(|row| state.insert(row)).collect();
+            state.update_lanes(lanes, |known, lane| *known = Some(lane.clone()));
             new
         })
     }
 
-    /// Takes new mail of these lanes, of which nothing has been claimed for it: what a claim has told of a lane stays as it is.
+    /// Adds recipients of new messages, which were not claimed: what a claim has read of their lanes stays.
     pub(crate) fn insert_new(&self, rows: &[Claimed], lanes: &[Arc<ReadyLane>]) {
-        self.held(|held| {
+        self.with(|state| {
             for row in rows {
-                held.add(row);
+                state.insert(row);
             }
-            held.know(lanes, |known, lane| {
+            state.update_lanes(lanes, |known, lane| {
                 known.get_or_insert_with(|| lane.clone());
             });
         });
     }
 
-    /// Puts the newest claim of this recipient in place of an older one.
+    /// Replaces an older claim of this recipient by the newest one.
     pub(crate) fn adopt_claim(&self, row: &mut Claimed) {
-        self.held(|held| {
-            if let Some(newest) = held.claims.get(&row.key()) {
+        self.with(|state| {
+            if let Some(newest) = state.claims.get(&row.key()) {
                 (row.lease, row.claims) = (newest.lease, newest.claims);
             }
         });
     }
 
-    /// Lets go of claims. Answers newer claims of the same recipients, which came in between and stay in hand: nobody
-    /// works on them, so they have to be given back.
+    /// Removes these claims. Returns newer claims of the same recipients, which stay in flight without a task: the caller
+    /// has to release them to the queue.
     pub(crate) fn release<'a>(&self, claimed: impl Iterator<Item = &'a Claimed>) -> Vec<Claimed> {
-        let newer = self.held(|held| {
+        let newer = self.with(|state| {
             let mut newer = Vec::new();
             for row in claimed {
-                match held.claims.get(&row.key()) {
+                match state.claims.get(&row.key()) {
                     None => {}
                     Some(newest) if newest.claims != row.claims => newer.push(newest.clone()),
-                    Some(_) => held.remove(row),
+                    Some(_) => state.remove(row),
                 }
             }
             newer
         });
-        self.0.freed.notify_one();
+        self.0.released.notify_one();
         self.0.changed.notify_waiters();
         newer
     }
 
-    /// Waits until none of these is in hand any more.
-    pub(crate) async fn gone(&self, rows: &[Claimed]) {
-        self.when(|in_flight| rows.iter().all(|row| !in_flight.contains(row)).then_some(())).await;
+    /// Waits until none of these recipients is in flight.
+    pub(crate) async fn wait_until_released(&self, rows: &[Claimed]) {
+        self.wait_for(|in_flight| rows.iter().all(|row| !in_flight.contains(row)).then_some(())).await;
     }
 
-    /// Waits until more hands are free than are to stay so, and answers how many more.
-    pub(crate) async fn room_beside(&self, kept: usize) -> usize {
-        self.when(|in_flight| in_flight.free().checked_sub(kept).filter(|room| *room > 0)).await
+    /// Waits until more than `reserve` recipients may be claimed, and returns how many more.
+    pub(crate) async fn wait_for_capacity(&self, reserve: usize) -> usize {
+        self.wait_for(|in_flight| in_flight.free().checked_sub(reserve).filter(|free| *free > 0)).await
     }
 
-    async fn when<T>(&self, reached: impl Fn(&Self) -> Option<T>) -> T {
+    async fn wait_for<T>(&self, reached: impl Fn(&Self) -> Option<T>) -> T {
         loop {
             let mut changed = pin!(self.0.changed.notified());
-            // Before the look, so that nothing is missed in between.
+            // Before the check, so that no change in between is missed.
             changed.as_mut().enable();
             if let Some(reached) = reached(self) {
                 return reached;
@@ -171,39 +177,38 @@ impl InFlight {
         }
     }
 
-    /// Tells the one that claims that there is something to claim again.
-    pub(crate) fn note_given_back(&self) {
-        self.0.given_back.notify_one();
+    /// Tells the claimer that recipients were released to the queue.
+    pub(crate) fn notify_requeued(&self) {
+        self.0.requeued.notify_one();
     }
 
-    /// Waits until some were given back since this was last awaited.
-    pub(crate) async fn given_back(&self) {
-        self.0.given_back.notified().await;
+    /// Waits until recipients were released to the queue, since the last call.
+    pub(crate) async fn requeued(&self) {
+        self.0.requeued.notified().await;
     }
 
-    /// Waits until some were let go since this was last awaited.
-    pub(crate) async fn freed(&self) {
-        self.0.freed.notified().await;
+    /// Waits until claims were removed, since the last call.
+    pub(crate) async fn released(&self) {
+        self.0.released.notified().await;
     }
 
-    fn held<T>(&self, look: impl FnOnce(&mut Held) -> T) -> T {
-        look(&mut self.0.held.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, access: impl FnOnce(&mut State) -> T) -> T {
+        access(&mut self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Held {
-    /// Answers whether it was not in hand before.
-    fn add(&mut self, row: &Claimed) -> bool {
-        let newer = row.clone();
-        match self.claims.insert(row.key(), newer) {
+impl State {
+    /// Adds a claim. Returns whether its recipient was not in flight before.
+    fn insert(&mut self, row: &Claimed) -> bool {
+        match self.claims.insert(row.key(), row.clone()) {
             None => {
                 let in_lane = self.by_lane.entry(row.lane_id).or_default();
-                in_lane.rows += 1;
-                *in_lane.mails.entry(row.message_id).or_default() += 1;
+                in_lane.recipients += 1;
+                *in_lane.messages.entry(row.message_id).or_default() += 1;
                 true
             }
             Some(older) => {
-                // It may have been moved to another lane meanwhile: it stays counted where it was, until it is let go.
+                // It may have moved to another lane meanwhile: it counts towards the old one until it is released.
                 if let Some(claim) = self.claims.get_mut(&row.key()) {
                     claim.lane_id = older.lane_id;
                 }
@@ -212,11 +217,15 @@ impl Held {
         }
     }
 
-    /// Tells of these lanes, where something of them is in hand.
-    fn know(&mut self, lanes: &[Arc<ReadyLane>], tell: impl Fn(&mut Option<Arc<ReadyLane>>, &Arc<ReadyLane>)) {
+    /// Updates those of these lanes that have recipients in flight.
+    fn update_lanes(
+        &mut self,
+        lanes: &[Arc<ReadyLane>],
+        update: impl Fn(&mut Option<Arc<ReadyLane>>, &Arc<ReadyLane>),
+    ) {
         for lane in lanes {
             if let Some(in_lane) = self.by_lane.get_mut(&lane.id) {
-                tell(&mut in_lane.lane, lane);
+                update(&mut in_lane.lane, lane);
             }
         }
     }
@@ -224,14 +233,14 @@ impl Held {
     fn remove(&mut self, row: &Claimed) {
         let Some(claim) = self.claims.remove(&row.key()) else { return };
         let Some(in_lane) = self.by_lane.get_mut(&claim.lane_id) else { return };
-        in_lane.rows -= 1;
-        if let Some(left) = in_lane.mails.get_mut(&claim.message_id) {
+        in_lane.recipients -= 1;
+        if let Some(left) = in_lane.messages.get_mut(&claim.message_id) {
             *left -= 1;
             if *left == 0 {
-                in_lane.mails.remove(&claim.message_id);
+                in_lane.messages.remove(&claim.message_id);
             }
         }
-        if in_lane.rows == 0 {
+        if in_lane.recipients == 0 {
             self.by_lane.remove(&claim.lane_id);
         }
     }
@@ -257,24 +266,24 @@ mod tests {
         }
     }
 
-    fn of_lane(in_flight: &InFlight, lane: i64) -> usize {
-        in_flight.by_lane().get(&lane).map_or(0, |in_lane| in_lane.rows)
+    fn lane_count(in_flight: &InFlight, lane: i64) -> usize {
+        in_flight.by_lane().get(&lane).map_or(0, |in_lane| in_lane.recipients)
     }
 
     #[test]
-    fn what_is_taken_is_counted_until_let_go_and_only_once() {
+    fn recipients_count_once_until_they_are_released() {
         let in_flight = InFlight::new(3);
         let rows = [claimed(1, 1, 1), claimed(2, 1, 1), claimed(3, 2, 1)];
         assert_eq!(in_flight.insert(rows.to_vec(), &[]).len(), 3);
-        assert_eq!((in_flight.free(), of_lane(&in_flight, 1), of_lane(&in_flight, 2)), (0, 2, 1));
+        assert_eq!((in_flight.free(), lane_count(&in_flight, 1), lane_count(&in_flight, 2)), (0, 2, 1));
         assert!(in_flight.release(rows[1..].iter()).is_empty());
         assert!(in_flight.release(rows[1..].iter()).is_empty());
-        assert_eq!((in_flight.free(), of_lane(&in_flight, 1), of_lane(&in_flight, 2)), (2, 1, 0));
+        assert_eq!((in_flight.free(), lane_count(&in_flight, 1), lane_count(&in_flight, 2)), (2, 1, 0));
         assert!(in_flight.contains(&rows[0]) && !in_flight.contains(&rows[1]));
     }
 
     #[test]
-    fn new_mail_changes_nothing_of_what_a_claim_has_told_of_its_lane() {
+    fn new_messages_do_not_replace_what_a_claim_read_of_a_lane() {
         let lane = |rate| {
             Arc::new(ReadyLane {
                 id: 1,
@@ -304,12 +313,12 @@ mod tests {
     }
 
     #[test]
-    fn a_second_claim_starts_no_second_task_and_is_not_forgotten_with_the_first() {
+    fn second_claim_starts_no_second_task_and_outlives_the_first() {
         let in_flight = InFlight::new(3);
         let (mut first, second) = (claimed(1, 1, 1), claimed(1, 1, 2));
         in_flight.insert(vec![first.clone()], &[]);
         assert!(in_flight.insert(vec![second.clone()], &[]).is_empty());
-        assert_eq!(in_flight.release([&first].into_iter()).len(), 1, "the newer claim has to be given back");
+        assert_eq!(in_flight.release([&first].into_iter()).len(), 1, "the newer claim has to be released");
         assert_eq!(in_flight.len(), 1);
         in_flight.adopt_claim(&mut first);
         assert_eq!(first.claims, second.claims);

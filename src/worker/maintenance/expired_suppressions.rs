@@ -1,25 +1,28 @@
-//! Removes suppressions whose time is over. They no longer count from that moment on, whether this has run or not.
+//! Removes expired suppressions. They have no effect from their expiry on, whether this has run or not.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::db::{DbError, suppressions};
-use crate::worker::Parts;
+use crate::clock::SharedClock;
+use crate::db::{Db, DbError, suppressions};
 
-/// Between two looks.
-const EVERY: Duration = Duration::from_mins(10);
+const INTERVAL: Duration = Duration::from_mins(10);
 
-pub(crate) async fn run(parts: Arc<Parts>) {
-    let mut ticks = tokio::time::interval(EVERY);
+pub(crate) async fn run(db: Db, clock: SharedClock) {
+    let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if let Err(error) = once(&parts).await {
-            tracing::debug!(%error, "could not remove suppressions that have expired");
+        if let Err(error) = once(&db, &clock).await {
+            tracing::debug!(
+                event = "suppression_cleanup_failed",
+                %error,
+                "failed to remove expired suppressions; trying again"
+            );
         }
     }
 }
 
-pub(crate) async fn once(parts: &Parts) -> Result<u64, DbError> {
-    suppressions::forget_expired(&parts.db, parts.clock.now()).await
+/// Returns how many suppressions it removed.
+pub(crate) async fn once(db: &Db, clock: &SharedClock) -> Result<u64, DbError> {
+    suppressions::forget_expired(db, clock.now()).await
 }

@@ -1,4 +1,4 @@
-//! Periodic chores.
+//! Periodic work beside the deliveries.
 
 pub(crate) mod domain_checks;
 pub(crate) mod expire_closed_lanes;

@@ -1,32 +1,33 @@
-//! Raises the lower bounds of lanes (`lanes.ready_at`) past the rows that have left them: a claim begins there, and each
-//! claim that begins too low wades through what is gone, all of it while somebody holds an old snapshot.
+//! Raises the watermarks of lanes (`lanes.ready_at`) past the rows that have left them. A claim starts reading there, and
+//! with a watermark that is too low it reads dead rows, all of them while an old snapshot is held.
 //!
-//! A lane that has nothing is to rest, so that no claim looks at it. Not so a lane in steady use: its next mail would lower
-//! the bound again, and each change is one more version of a row that every commit and every claim looks up. Its bound follows
-//! a moment behind the clock instead, a few times a second; where new mail would pass it by once it rests, it rests as soon as
-//! it has nothing.
+//! A lane without due recipients becomes idle, so that no claim reads it. A lane in steady use does not: its next message
+//! would lower the watermark again, and each change is one more version of a row that every commit and every claim reads.
+//! Its watermark follows the clock instead, a few times a second. Where new messages bypass an idle lane, it becomes idle as
+//! soon as it is empty.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use crate::db::Db;
 use crate::db::lanes::{self, Raise};
-use crate::worker::Parts;
+use crate::worker::claim::claimer::LaneClaim;
 
-/// How often the bound of a lane in steady use is raised.
-const EVERY: Duration = Duration::from_millis(250);
-/// How far it stays behind the clock: mail is due when it was accepted, and seen when that was committed.
-const BEHIND: TimeDelta = TimeDelta::milliseconds(200);
-/// A lane is in steady use once it has been giving something for so long…
-const STEADY: Duration = Duration::from_millis(500);
-/// …and until it has given nothing for so long.
-const REST: Duration = Duration::from_secs(1);
-/// Lanes in steady use at one time; the others rest whenever they have nothing. Those that wait empty would else take the
-/// places of those that have something.
-const MOST: usize = 32;
+/// How often the watermark of a lane in steady use is raised.
+const RAISE_INTERVAL: Duration = Duration::from_millis(250);
+/// How far it stays behind the clock: messages are due when they were accepted, and visible when they are committed.
+const CLOCK_LAG: TimeDelta = TimeDelta::milliseconds(200);
+/// A lane is in steady use once it has been giving recipients for this long…
+const STEADY_AFTER: Duration = Duration::from_millis(500);
+/// …and until it has given none for this long.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
+/// Lanes in steady use at one time; others become idle whenever they are empty. Otherwise empty lanes would fill the list
+/// of lanes that a claim reads.
+const STEADY_LANES: usize = 32;
 
-/// Which lanes have been giving something of late.
+/// The lanes that gave recipients recently.
 #[derive(Debug, Default)]
 pub(crate) struct ReadyWatermarks(HashMap<i64, Use>);
 
@@ -34,57 +35,44 @@ pub(crate) struct ReadyWatermarks(HashMap<i64, Use>);
 struct Use {
     since: Instant,
     last: Instant,
-    /// When its bound was last raised.
+    /// When its watermark was last raised.
     raised: Instant,
 }
 
-/// What came of a claim from one lane.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Claim {
-    /// `lanes.id`.
-    pub lane: i64,
-    /// Whether it gave something.
-    pub gave: bool,
-    /// Whether that was less than there was room for.
-    pub had_less: bool,
-    /// Whether new mail passes it by while it rests ([`crate::worker::handoff::direct`]).
-    pub is_passed: bool,
-}
-
 impl ReadyWatermarks {
-    /// Takes note of what was claimed, and answers whose bounds are to be raised.
+    /// Notes what a claim found, and returns the watermarks to raise.
     pub(crate) fn due(
         &mut self,
-        claims: impl IntoIterator<Item = Claim>,
+        claims: impl IntoIterator<Item = LaneClaim>,
         now: DateTime<Utc>,
         at: Instant,
     ) -> Vec<Raise> {
-        self.0.retain(|_, lane| at.duration_since(lane.last) < REST);
+        self.0.retain(|_, lane| at.duration_since(lane.last) < IDLE_AFTER);
         claims.into_iter().filter_map(|claim| self.raise(claim, now, at)).collect()
     }
 
-    fn raise(&mut self, claim: Claim, now: DateTime<Utc>, at: Instant) -> Option<Raise> {
-        let rest = Raise { lane: claim.lane, most: None };
-        let is_full = self.0.len() >= MOST;
+    fn raise(&mut self, claim: LaneClaim, now: DateTime<Utc>, at: Instant) -> Option<Raise> {
+        let idle = Raise { lane: claim.lane, most: None };
+        let is_full = self.0.len() >= STEADY_LANES;
         let Some(lane) = self.0.get_mut(&claim.lane) else {
             if claim.gave && !is_full {
                 self.0.insert(claim.lane, Use { since: at, last: at, raised: at });
             }
-            return claim.had_less.then_some(rest);
+            return claim.is_below_quota.then_some(idle);
         };
         if claim.gave {
             lane.last = at;
         }
-        let is_due = at.duration_since(lane.raised) >= EVERY;
-        if lane.last.duration_since(lane.since) < STEADY {
-            (claim.had_less || is_due).then_some(rest)
+        let is_due = at.duration_since(lane.raised) >= RAISE_INTERVAL;
+        if lane.last.duration_since(lane.since) < STEADY_AFTER {
+            (claim.is_below_quota || is_due).then_some(idle)
         } else {
-            let follow = Raise { most: Some(now - BEHIND), ..rest };
-            is_due.then_some(if claim.is_passed && claim.had_less { rest } else { follow })
+            let follow = Raise { most: Some(now - CLOCK_LAG), ..idle };
+            is_due.then_some(if claim.is_bypassed && claim.is_below_quota { idle } else { follow })
         }
     }
 
-    /// These were looked at; the others are tried again with the next claim.
+    /// Notes the lanes whose watermarks were raised; the others are tried again with the next claim.
     pub(crate) fn note(&mut self, lanes: &[i64], at: Instant) {
         for lane in lanes {
             if let Some(lane) = self.0.get_mut(lane) {
@@ -94,13 +82,17 @@ impl ReadyWatermarks {
     }
 }
 
-/// Raises these bounds. Answers the lanes that nobody was adding to.
-pub(crate) async fn raise(parts: &Parts, lanes: &[Raise]) -> Vec<i64> {
+/// Raises these watermarks. Returns the lanes to which no transaction was adding recipients.
+pub(crate) async fn raise(db: &Db, lanes: &[Raise]) -> Vec<i64> {
     if lanes.is_empty() {
         return Vec::new();
     }
-    lanes::raise(&parts.db, lanes).await.unwrap_or_else(|error| {
-        tracing::debug!(%error, "could not raise the bounds of lanes; they are asked again");
+    lanes::raise(db, lanes).await.unwrap_or_else(|error| {
+        tracing::debug!(
+            event = "watermarks_not_raised",
+            %error,
+            "failed to raise the watermarks of lanes; trying again with the next claim"
+        );
         Vec::new()
     })
 }
@@ -109,84 +101,86 @@ pub(crate) async fn raise(parts: &Parts, lanes: &[Raise]) -> Vec<i64> {
 mod tests {
     use super::*;
 
-    /// What a claim leads to.
+    /// What happens to the watermark of a lane.
     #[derive(Debug, PartialEq)]
     enum Due {
         Nothing,
-        Rest,
-        /// Milliseconds behind the clock.
+        Idle,
+        /// Follows the clock, with this lag in milliseconds.
         Behind(i64),
     }
 
-    use Due::{Behind, Nothing, Rest};
+    use Due::{Behind, Idle, Nothing};
 
     const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
-    fn due(bounds: &mut ReadyWatermarks, start: Instant, millis: u64, gave: bool, had_less: bool) -> Due {
+    fn due(watermarks: &mut ReadyWatermarks, start: Instant, millis: u64, gave: bool, is_below_quota: bool) -> Due {
         let at = start + Duration::from_millis(millis);
-        let Some(raise) = bounds.due([Claim { lane: 1, gave, had_less, is_passed: false }], NOW, at).pop() else {
+        let Some(raise) =
+            watermarks.due([LaneClaim { lane: 1, gave, is_below_quota, is_bypassed: false }], NOW, at).pop()
+        else {
             return Nothing;
         };
-        bounds.note(&[1], at);
-        raise.most.map_or(Rest, |most| Behind((NOW - most).num_milliseconds()))
+        watermarks.note(&[1], at);
+        raise.most.map_or(Idle, |most| Behind((NOW - most).num_milliseconds()))
     }
 
     #[test]
-    fn a_lane_rests_once_it_has_nothing() {
-        let (mut bounds, start) = (ReadyWatermarks::default(), Instant::now());
-        assert_eq!(due(&mut bounds, start, 0, false, true), Rest);
-        assert_eq!(due(&mut bounds, start, 10, true, false), Nothing, "it may have more");
-        assert_eq!(due(&mut bounds, start, 20, false, true), Rest);
-        // Now and then is no steady use.
-        assert_eq!(due(&mut bounds, start, 5_000, true, true), Rest);
-        assert_eq!(due(&mut bounds, start, 10_000, true, true), Rest);
+    fn empty_lane_becomes_idle() {
+        let (mut watermarks, start) = (ReadyWatermarks::default(), Instant::now());
+        assert_eq!(due(&mut watermarks, start, 0, false, true), Idle);
+        assert_eq!(due(&mut watermarks, start, 10, true, false), Nothing, "it may have more");
+        assert_eq!(due(&mut watermarks, start, 20, false, true), Idle);
+        // Occasional use is not steady.
+        assert_eq!(due(&mut watermarks, start, 5_000, true, true), Idle);
+        assert_eq!(due(&mut watermarks, start, 10_000, true, true), Idle);
     }
 
     #[test]
-    fn the_bound_of_a_lane_in_use_follows_the_clock_a_few_times_a_second_until_it_is_left() {
-        let (mut bounds, start) = (ReadyWatermarks::default(), Instant::now());
+    fn watermark_of_a_lane_in_use_follows_the_clock() {
+        let (mut watermarks, start) = (ReadyWatermarks::default(), Instant::now());
         let raised: Vec<u64> =
-            (0..=200).map(|n| n * 10).filter(|at| due(&mut bounds, start, *at, true, false) != Nothing).collect();
+            (0..=200).map(|n| n * 10).filter(|at| due(&mut watermarks, start, *at, true, false) != Nothing).collect();
         assert_eq!(raised, [250, 500, 750, 1_000, 1_250, 1_500, 1_750, 2_000]);
         // Empty for a moment.
-        assert_eq!(due(&mut bounds, start, 2_100, false, true), Nothing);
-        assert_eq!(due(&mut bounds, start, 2_300, false, true), Behind(200));
-        assert_eq!(due(&mut bounds, start, 3_000, false, true), Rest);
+        assert_eq!(due(&mut watermarks, start, 2_100, false, true), Nothing);
+        assert_eq!(due(&mut watermarks, start, 2_300, false, true), Behind(200));
+        assert_eq!(due(&mut watermarks, start, 3_000, false, true), Idle);
     }
 
     #[test]
-    fn a_lane_that_new_mail_passes_by_rests_once_it_has_nothing_however_busy_it_was() {
-        let (mut bounds, start) = (ReadyWatermarks::default(), Instant::now());
-        let mut raised = |millis, had_less| {
-            let claim = Claim { lane: 1, gave: true, had_less, is_passed: true };
+    fn bypassed_lane_becomes_idle_when_empty_however_busy() {
+        let (mut watermarks, start) = (ReadyWatermarks::default(), Instant::now());
+        let mut raised = |millis, is_below_quota| {
+            let claim = LaneClaim { lane: 1, gave: true, is_below_quota, is_bypassed: true };
             let at = start + Duration::from_millis(millis);
-            let due = bounds.due([claim], NOW, at).pop();
-            bounds.note(&[1], at);
+            let due = watermarks.due([claim], NOW, at).pop();
+            watermarks.note(&[1], at);
             due.map(|raise| raise.most)
         };
         raised(0, false);
         assert_eq!(raised(300, false), Some(None));
-        assert_eq!(raised(600, false), Some(Some(NOW - BEHIND)), "it may have more");
+        assert_eq!(raised(600, false), Some(Some(NOW - CLOCK_LAG)), "it may have more");
         assert_eq!(raised(900, true), Some(None));
     }
 
     #[test]
-    fn what_could_not_be_raised_is_tried_at_the_next_claim() {
-        let (mut bounds, start) = (ReadyWatermarks::default(), Instant::now());
-        let claim = Claim { lane: 1, gave: true, had_less: false, is_passed: false };
-        let mut due = |millis| bounds.due([claim], NOW, start + Duration::from_millis(millis)).len();
+    fn failed_raise_is_repeated_with_the_next_claim() {
+        let (mut watermarks, start) = (ReadyWatermarks::default(), Instant::now());
+        let claim = LaneClaim { lane: 1, gave: true, is_below_quota: false, is_bypassed: false };
+        let mut due = |millis| watermarks.due([claim], NOW, start + Duration::from_millis(millis)).len();
         assert_eq!([0, 250, 260, 270].map(&mut due), [0, 1, 1, 1]);
     }
 
     #[test]
-    fn of_many_lanes_a_few_are_in_steady_use_and_the_others_rest() {
-        let (mut bounds, start) = (ReadyWatermarks::default(), Instant::now());
-        let mut resting = 0;
+    fn few_of_many_lanes_are_in_steady_use() {
+        let (mut watermarks, start) = (ReadyWatermarks::default(), Instant::now());
+        let mut idle = 0;
         for millis in (0..=1_000).step_by(100) {
-            let claims = (1..=100).map(|lane| Claim { lane, gave: true, had_less: true, is_passed: false });
-            let due = bounds.due(claims, NOW, start + Duration::from_millis(millis));
-            resting = due.iter().filter(|raise| raise.most.is_none()).count();
+            let claims = (1..=100).map(|lane| LaneClaim { lane, gave: true, is_below_quota: true, is_bypassed: false });
+            let due = watermarks.due(claims, NOW, start + Duration::from_millis(millis));
+            idle = due.iter().filter(|raise| raise.most.is_none()).count();
         }
-        assert_eq!(resting, 100 - MOST);
+        assert_eq!(idle, 100 - STEADY_LANES);
     }
 }

@@ -1,7 +1,7 @@
-//! Whether a relay that refuses recipients of some domains for now means the domains or itself. Pure.
+//! Decides whether a relay that temporarily refuses recipients speaks for their domains or for itself. Pure.
 //!
-//! A reply to RCPT with 4.7.x may pass on what the recipient's own server asked for, or be the relay's limit for us. Of a
-//! few domains it is taken for theirs; of many within a minute for the relay's.
+//! A reply of 4.7.x to RCPT may pass on a limit of the recipient's own server, or state the relay's limit for us. If few
+//! domains are refused it is attributed to them; if many are refused within a minute, to the relay.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,28 +9,28 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::db::splits::Sharer;
 
-/// So many domains are many.
-const MANY: usize = 4;
-/// Within this time.
-const SPAN: TimeDelta = TimeDelta::seconds(60);
+/// Number of domains from which a throttle is the relay's.
+const RELAY_THRESHOLD: usize = 4;
+/// Time within which they are counted.
+const WINDOW: TimeDelta = TimeDelta::seconds(60);
 
-/// The domains complained of lately, by the lane that they shared.
+/// The domains that were throttled recently, by the lane they shared.
 #[derive(Debug, Default)]
 pub(crate) struct ThrottleAttribution(HashMap<i64, HashMap<String, DateTime<Utc>>>);
 
 impl ThrottleAttribution {
-    /// Adds these recipients, who were refused. Answers those whose domains are meant, and the lanes whose relay is.
-    pub(crate) fn sort(&mut self, refused: Vec<Sharer>, now: DateTime<Utc>) -> (Vec<Sharer>, BTreeSet<i64>) {
+    /// Adds these refused recipients. Returns those whose domains are throttled, and the lanes whose relay is.
+    pub(crate) fn attribute(&mut self, refused: Vec<Sharer>, now: DateTime<Utc>) -> (Vec<Sharer>, BTreeSet<i64>) {
         for Sharer { lane, domain, .. } in &refused {
             self.0.entry(*lane).or_default().insert(domain.clone(), now);
         }
         self.0.retain(|_, domains| {
-            domains.retain(|_, at| now - *at < SPAN);
+            domains.retain(|_, at| now - *at < WINDOW);
             !domains.is_empty()
         });
-        let is_relay = |lane: i64| self.0.get(&lane).is_some_and(|domains| domains.len() >= MANY);
-        let (relays, apart): (Vec<_>, Vec<_>) = refused.into_iter().partition(|one| is_relay(one.lane));
-        (apart, relays.into_iter().map(|one| one.lane).collect())
+        let is_relay = |lane: i64| self.0.get(&lane).is_some_and(|domains| domains.len() >= RELAY_THRESHOLD);
+        let (relays, domains): (Vec<_>, Vec<_>) = refused.into_iter().partition(|sharer| is_relay(sharer.lane));
+        (domains, relays.into_iter().map(|sharer| sharer.lane).collect())
     }
 }
 
@@ -49,21 +49,21 @@ mod tests {
     }
 
     #[test]
-    fn a_few_domains_are_meant_themselves_and_many_mean_the_relay() {
-        let mut complaints = ThrottleAttribution::default();
+    fn few_throttled_domains_are_meant_and_many_mean_the_relay() {
+        let mut attribution = ThrottleAttribution::default();
         let three = refused(1, &["a.test", "b.test", "c.test", "a.test"]);
-        assert_eq!(complaints.sort(three.clone(), at(0)), (three, BTreeSet::new()));
+        assert_eq!(attribution.attribute(three.clone(), at(0)), (three, BTreeSet::new()));
         let other = refused(2, &["d.test"]);
-        assert_eq!(complaints.sort(other.clone(), at(59)), (other, BTreeSet::new()), "of another relay");
-        assert_eq!(complaints.sort(refused(1, &["d.test"]), at(59)), (Vec::new(), BTreeSet::from([1])));
+        assert_eq!(attribution.attribute(other.clone(), at(59)), (other, BTreeSet::new()), "of another relay");
+        assert_eq!(attribution.attribute(refused(1, &["d.test"]), at(59)), (Vec::new(), BTreeSet::from([1])));
     }
 
     #[test]
-    fn domains_complained_of_one_after_the_other_are_not_many() {
-        let mut complaints = ThrottleAttribution::default();
+    fn domains_throttled_a_minute_apart_are_not_many() {
+        let mut attribution = ThrottleAttribution::default();
         for minute in 0..10 {
             let one = refused(1, &[&format!("{minute}.test")]);
-            assert_eq!(complaints.sort(one.clone(), at(60 * minute)), (one, BTreeSet::new()));
+            assert_eq!(attribution.attribute(one.clone(), at(60 * minute)), (one, BTreeSet::new()));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is posted: one event, or several in a batch.
+//! The body of a delivery: one event, or a batch of several.
 
 use uuid::Uuid;
 
@@ -6,23 +6,23 @@ use crate::db::events::EventRow;
 use crate::domain::event::Event;
 use crate::domain::id::EndpointId;
 
-/// The longest body, in octets (Standard Webhooks 1.0, "Payload size").
+/// The longest body, in bytes (Standard Webhooks 1.0, "Payload size").
 const LIMIT: usize = 20_000;
-/// Around the events of a batch, whose `type` tells it from an event.
+/// Surrounds the events of a batch, whose `type` distinguishes it from an event.
 const BATCH: (&str, &str) = (r#"{"type":"webhook.batch","events":["#, "]}");
 
-/// What an event is about: those about the same are posted one after the other.
+/// What an event is about. Events about the same subject are posted one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subject {
-    /// No mail.
+    /// No message.
     Nothing,
-    /// A message as a whole, all its recipients included.
+    /// A message as a whole, with all of its recipients.
     Message(Uuid),
     /// A recipient of a message.
     Recipient(Uuid, Uuid),
 }
 
-/// An event that waits.
+/// An event to post.
 #[derive(Debug, Clone)]
 pub(super) struct Item {
     pub seq: i64,
@@ -42,50 +42,50 @@ impl From<EventRow> for Item {
     }
 }
 
-/// One post: at least one event.
+/// One delivery, with at least one event.
 #[derive(Debug)]
 pub(super) struct Post {
     /// In the order of their numbers.
     pub items: Vec<Item>,
-    /// Tries so far.
-    pub tries: i16,
+    /// Attempts so far.
+    pub attempts: i16,
 }
 
 impl Post {
-    /// An event for the first time.
-    pub fn fresh(item: Item) -> Self {
-        Self { items: vec![item], tries: 0 }
+    /// Creates a delivery of an event that was not attempted yet.
+    pub fn new(item: Item) -> Self {
+        Self { items: vec![item], attempts: 0 }
     }
 
-    /// The number of its first event.
+    /// Returns the number of its first event.
     pub fn seq(&self) -> i64 {
         self.items.first().map_or(0, |item| item.seq)
     }
 
-    /// All its events.
+    /// Returns the numbers of all its events.
     pub fn seqs(&self) -> Vec<i64> {
         self.items.iter().map(|item| item.seq).collect()
     }
 
-    /// Takes the events of another, if all fit into one post of at most `most`.
+    /// Appends the events of another delivery, if all fit into one of at most `most` events.
     pub fn join(&mut self, other: Self, most: usize) -> Result<(), Self> {
         let size = |post: &Self| post.items.iter().map(|item| item.json.len() + 1).sum::<usize>();
-        let is_first_try = self.tries == 0 && other.tries == 0;
+        let is_first_attempt = self.attempts == 0 && other.attempts == 0;
         let fits = self.items.len() + other.items.len() <= most
             && size(self) + size(&other) + BATCH.0.len() + BATCH.1.len() <= LIMIT;
-        if !is_first_try || !fits {
+        if !is_first_attempt || !fits {
             return Err(other);
         }
         self.items.extend(other.items);
         Ok(())
     }
 
-    /// `webhook-id`: the same on every try.
+    /// Returns the `webhook-id`, which is the same for every attempt.
     pub fn webhook_id(&self, endpoint: EndpointId) -> String {
         endpoint.webhook_id(self.seq(), self.items.len())
     }
 
-    /// The event itself, or a batch for an endpoint that takes batches, be it of one.
+    /// Returns the event itself, or a batch (even of one event) for an endpoint that receives batches.
     pub fn body(&self, is_batch: bool) -> String {
         let events: Vec<&str> = self.items.iter().map(|item| item.json.as_str()).collect();
         if is_batch || events.len() != 1 {
@@ -98,9 +98,9 @@ impl Post {
 
 #[cfg(test)]
 impl Post {
-    /// An event about this, with a text of this length.
+    /// Creates a delivery about a subject, with a body of this length.
     pub fn about(seq: i64, subject: Subject, length: usize) -> Self {
-        Self::fresh(Item { seq, subject, json: "1".repeat(length) })
+        Self::new(Item { seq, subject, json: "1".repeat(length) })
     }
 }
 
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_json_and_has_an_id_of_its_own() {
+    fn batch_is_json_and_has_its_own_id() {
         let mut post = Post::about(7, Subject::Nothing, 1);
         let endpoint = EndpointId(Uuid::nil());
         let single = post.webhook_id(endpoint);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_has_no_more_events_and_no_more_octets_than_allowed() {
+    fn batch_has_no_more_events_and_bytes_than_allowed() {
         let mut post = Post::about(1, Subject::Nothing, 10);
         post.join(Post::about(2, Subject::Nothing, 10), 2).unwrap();
         assert!(post.join(Post::about(3, Subject::Nothing, 10), 2).is_err());
@@ -130,7 +130,7 @@ mod tests {
         assert!(post.join(Post::about(2, Subject::Nothing, 10_000), 100).is_err());
         post.join(Post::about(2, Subject::Nothing, 9_900), 100).unwrap();
         assert!(post.body(true).len() <= LIMIT);
-        let mut retry = Post { tries: 1, ..Post::about(1, Subject::Nothing, 1) };
-        assert!(retry.join(Post::about(2, Subject::Nothing, 1), 100).is_err(), "a retry is the same post");
+        let mut retry = Post { attempts: 1, ..Post::about(1, Subject::Nothing, 1) };
+        assert!(retry.join(Post::about(2, Subject::Nothing, 1), 100).is_err(), "a retry repeats the same events");
     }
 }

@@ -1,4 +1,4 @@
-//! What came of the posts: what it says of the endpoint, what is tried again and when, and all of it into the database.
+//! Records outcomes: what they say about the endpoint, and which deliveries are retried when.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use tokio::task::JoinError;
 use tokio::time::Instant;
 
-use super::super::PAUSE;
+use super::super::RETRY_PAUSE;
 use super::{Done, Session};
 use crate::db::notify::{self, Attempt, Endpoint, Hold, Progress, Retry};
 use crate::domain::gcra::Gcra;
@@ -14,40 +14,45 @@ use crate::domain::id::uuid_at;
 use crate::domain::webhook::Failure;
 use crate::webhook::Verdict;
 
-/// Outcomes are recorded when the first is so old.
-const EVERY: Duration = Duration::from_millis(100);
-/// Before an endpoint is taken in hand again whose progress the database refuses: what is not recorded is posted again.
-const PARKED: Duration = Duration::from_mins(1);
+/// How long outcomes wait to be recorded together.
+const RECORD_INTERVAL: Duration = Duration::from_millis(100);
+/// Pause of an endpoint whose progress the database refuses: what is not recorded is posted again.
+const REFUSED_PAUSE: Duration = Duration::from_mins(1);
 
 impl Session {
+    /// Notes the outcome of a post.
     pub(super) fn note(&mut self, done: Result<Done, JoinError>) {
         let done = match done {
             Ok(done) => done,
             Err(error) if error.is_cancelled() => return,
-            // The event stays above the cursor, and is posted again when the endpoint is read anew.
+            // The event stays above the cursor, and is posted again by the endpoint's next session.
             Err(error) => {
-                tracing::error!(%error, "a post to a webhook ended in a panic");
+                tracing::error!(
+                    event = "webhook_post_panicked",
+                    %error,
+                    "a webhook delivery panicked; repeating it in a new session"
+                );
                 self.is_lost = true;
                 return self.posts.abort_all();
             }
         };
-        let Some(flight) = self.line.land(done.flight) else { return };
-        let now = self.parts.clock.now();
+        let Some(finished) = self.queue.finish(done.number) else { return };
+        let now = self.cx.clock.now();
         let health = &mut self.endpoint.health;
         let was_down = health.is_down();
-        let tries = flight.tries.saturating_add(1);
-        let again = if done.outcome.verdict == Verdict::Success {
+        let attempts = finished.attempts.saturating_add(1);
+        let next_attempt_at = if done.outcome.verdict == Verdict::Success {
             health.succeeded(now);
             self.progress.is_back |= was_down;
             None
         } else {
             let failure = Failure {
-                tries: tries.unsigned_abs().into(),
-                is_probe: self.probe == Some(done.flight),
+                tries: attempts.unsigned_abs().into(),
+                is_probe: self.probe == Some(done.number),
                 asked: done.outcome.retry_after,
                 error: done.outcome.words(),
             };
-            let again = health.failed(failure, now, rand::random());
+            let next_attempt_at = health.failed(failure, now, rand::random());
             let is_over = health.is_over(now);
             if done.outcome.verdict == Verdict::Gone {
                 self.disable("the endpoint answered 410 Gone: it wants no more events".into());
@@ -55,31 +60,31 @@ impl Session {
                 let words = done.outcome.words();
                 self.disable(format!("no post has succeeded for 5 days; the last one: {words}"));
             }
-            again
+            next_attempt_at
         };
-        self.log(done, &flight.seqs, tries, again);
-        match again {
+        self.add_attempt(done, &finished.seqs, attempts, next_attempt_at);
+        match next_attempt_at {
             Some(due_at) => {
-                let retry = Retry { seqs: flight.seqs, attempts: tries, due_at };
+                let retry = Retry { seqs: finished.seqs, attempts, due_at };
                 self.progress.retries.insert(retry.seqs.first().copied().unwrap_or(0), retry);
             }
-            None if flight.tries > 0 => self.progress.settled.push(flight.seq()),
+            None if finished.attempts > 0 => self.progress.settled.push(finished.seq()),
             None => {}
         }
     }
 
-    /// Posts no more. Said once, however many were in flight.
+    /// Stops posting. The first reason counts, however many posts were in flight.
     fn disable(&mut self, reason: String) {
         if !std::mem::replace(&mut self.is_disabled, true) {
             self.progress.disabled = Some(reason);
         }
     }
 
-    fn log(&mut self, done: Done, seqs: &[i64], number: i16, again: Option<DateTime<Utc>>) {
+    fn add_attempt(&mut self, done: Done, seqs: &[i64], number: i16, next_attempt_at: Option<DateTime<Utc>>) {
         let outcome = done.outcome;
-        self.record_at.get_or_insert_with(|| Instant::now() + EVERY);
+        self.record_at.get_or_insert_with(|| Instant::now() + RECORD_INTERVAL);
         self.progress.attempts.push(Attempt {
-            id: uuid_at(done.begun),
+            id: uuid_at(done.started),
             seq: seqs.first().copied().unwrap_or(0),
             events: i16::try_from(seqs.len()).unwrap_or(i16::MAX),
             number,
@@ -88,36 +93,46 @@ impl Session {
             answer: outcome.answer,
             error: outcome.error,
             duration_ms: i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX),
-            next_attempt_at: again.filter(|_| !self.is_disabled),
+            next_attempt_at: next_attempt_at.filter(|_| !self.is_disabled),
         });
     }
 
-    /// Records what was done, for as long as it takes. Answers `false` where that is no longer ours to do.
+    /// Records the progress, retrying until the database confirms it. Returns `false` where the endpoint is no longer
+    /// leased to this worker.
     pub(super) async fn record(&mut self, hold: Hold) -> bool {
-        let now = self.parts.clock.now();
-        self.endpoint.cursor = self.line.cursor();
-        if let Some(turns) = self.turns.filter(|turns| hold == Hold::Release && turns.available(now) == 0) {
+        let now = self.cx.clock.now();
+        self.endpoint.cursor = self.queue.cursor();
+        if let Some(rate) = self.rate.filter(|rate| hold == Hold::Release && rate.available(now) == 0) {
             let open_at = &mut self.endpoint.health.open_at;
-            *open_at = (*open_at).max(Some(turns.opens_at(now)));
+            *open_at = (*open_at).max(Some(rate.opens_at(now)));
         }
         loop {
-            let call = notify::record(&self.parts.db, self.worker, &self.endpoint, &self.progress, hold, now);
-            match self.call(Box::pin(call)).await {
+            let record = notify::record(&self.cx.db, self.worker, &self.endpoint, &self.progress, hold, now);
+            match self.query(Box::pin(record)).await {
                 Ok(Some(endpoint)) => {
-                    self.take_over(endpoint);
+                    self.update(endpoint);
                     return true;
                 }
                 Ok(None) => break,
                 Err(error) if error.is_passing() => {
-                    tracing::debug!(%error, "could not record what was posted; trying again");
-                    if !self.parts.identity.holds(self.worker) {
+                    tracing::debug!(
+                        event = "webhook_record_failed",
+                        %error,
+                        "failed to record webhook deliveries; trying again"
+                    );
+                    if !self.cx.leases.identity.holds(self.worker) {
                         break;
                     }
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 Err(error) => {
-                    tracing::error!(%error, endpoint = %self.endpoint.id, "what was posted to a webhook cannot be recorded; in a minute it is posted again");
-                    tokio::time::sleep(PARKED).await;
+                    tracing::error!(
+                        event = "webhook_record_refused",
+                        %error,
+                        endpoint = %self.endpoint.id,
+                        "the database refuses webhook deliveries; repeating them in a minute"
+                    );
+                    tokio::time::sleep(REFUSED_PAUSE).await;
                     break;
                 }
             }
@@ -127,14 +142,14 @@ impl Session {
         false
     }
 
-    /// Goes on with the endpoint as it now is: its settings may have been changed.
-    fn take_over(&mut self, endpoint: Endpoint) {
+    /// Continues with the endpoint as it is now: its settings may have been changed.
+    fn update(&mut self, endpoint: Endpoint) {
         if self.progress.is_back {
-            // What waits for another try is due now, and comes first.
+            // Failed deliveries are due now, and come first.
             self.has_due = true;
         }
-        self.turns = match (self.turns, endpoint.rate) {
-            (Some(turns), Some(rate)) => Some(Gcra { rate, ..turns }),
+        self.rate = match (self.rate, endpoint.rate) {
+            (Some(current), Some(rate)) => Some(Gcra { rate, ..current }),
             (_, rate) => rate.map(|rate| Gcra::since(rate, endpoint.health.open_at)),
         };
         self.endpoint = endpoint;
