@@ -15,8 +15,8 @@ use super::maintenance::ready_watermark::{self, ReadyWatermarks};
 use crate::db::DbError;
 use crate::telemetry::Seldom;
 
-/// Shortest interval between two claims while there is something to claim: under load each claim takes what has come
-/// meanwhile, and costs 2 ms of Postgres' time however little that is. The first claim after an idle time starts at once.
+/// Shortest interval between two claims while there is something to claim. A claim costs about 2 ms of Postgres' time even
+/// for one recipient, so that larger claims win. The first claim after an idle time starts at once.
 const MIN_CLAIM_INTERVAL: Duration = Duration::from_millis(10);
 /// How long an idle worker waits for a notification before it claims on its own.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(1);

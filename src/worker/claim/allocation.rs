@@ -44,7 +44,7 @@ pub(crate) struct LaneQuota {
     pub recipients: usize,
 }
 
-/// Returns the quotas of those of these lanes that get one.
+/// Allocates the free capacity among these lanes. Lanes that get nothing are left out.
 pub(crate) fn allocate(ready: &[Arc<ReadyLane>], capacity: &Capacity) -> Vec<LaneQuota> {
     let mut by_priority = BTreeMap::<i16, Vec<&Arc<ReadyLane>>>::new();
     for lane in ready {

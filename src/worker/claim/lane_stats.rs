@@ -102,7 +102,7 @@ impl LaneStats {
         lanes.avoided.keys().copied().collect()
     }
 
-    /// Returns the recent past of those of these lanes that are known.
+    /// Returns the recent past of these lanes. Lanes without any are left out.
     pub(crate) fn recent(&self, lanes: impl Iterator<Item = i64>, now: DateTime<Utc>) -> HashMap<i64, RecentStats> {
         let known = self.lanes();
         lanes.filter_map(|lane| Some((lane, known.by_id.get(&lane)?.recent(now.timestamp())))).collect()

@@ -84,8 +84,8 @@ impl<'a> LeaseCheck<'a> {
 }
 
 impl SendGuard for LeaseCheck<'_> {
-    /// Called long after the claim, maybe: another worker may have taken over, the deadline may have passed, or this worker
-    /// may be stopping. A process that was suspended does not know, so it has to check at the last moment.
+    /// Checks everything again, since the claim may be long ago: another worker may have taken over while this process was
+    /// suspended, the deadline may have passed, or this worker may be stopping.
     fn go(&self) -> bool {
         let (claims, now) = (self.all(), self.cx.clock.now());
         let is_in_time = |row: &Claimed| now < self.cx.deadline(self.message, row);

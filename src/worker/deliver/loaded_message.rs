@@ -1,4 +1,4 @@
-//! A message that is loaded into memory, with those of its recipients that are leased.
+//! A message in memory, with its leased recipients.
 
 use std::collections::{HashMap, HashSet};
 

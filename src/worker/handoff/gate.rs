@@ -66,8 +66,8 @@ impl HandoffGate {
         self.is_open.load(Ordering::Relaxed)
     }
 
-    /// Returns those of these lanes whose messages may be offered, as far as is known here. Whether they are open, without
-    /// limits and empty is for the transaction to check.
+    /// Returns the lanes whose messages may be offered, as far as is known here. The transaction checks whether they are
+    /// open, without limits and empty.
     pub(crate) fn open_lanes<'a>(&self, lanes: impl Iterator<Item = &'a NamedLane>) -> HashMap<i64, Arc<ReadyLane>> {
         let mut open = HashMap::new();
         {

@@ -62,7 +62,7 @@ impl Permits {
         });
     }
 
-    /// Returns how many permits are in use, where that is fewer than were granted. An idle connection is still open.
+    /// Returns the permits of which fewer are in use than were granted. An idle connection is still open.
     fn unused(&self, in_flight: &HashMap<i64, LaneInFlight>, open: impl Fn(i64) -> usize) -> Unused {
         let lanes = |granted: &Granted| {
             let kept = granted.lanes.iter().map(|(lane, count)| {

@@ -105,8 +105,8 @@ impl AdaptiveLimits {
         }
     }
 
-    /// Groups outcomes by lane. Also returns the recipients for whom a relay may have passed on the limit of their own domain: that
-    /// limit does not concern the relay's lane.
+    /// Groups outcomes by lane. Also returns the recipients for whom a relay may have passed on the limit of their own domain,
+    /// which does not concern the relay's lane.
     fn group<'a>(&self, batch: &'a [Finished]) -> (HashMap<i64, LaneBatch<'a>>, Vec<&'a Finished>) {
         let mut by_lane = HashMap::<i64, LaneBatch>::new();
         let mut refused = Vec::new();
