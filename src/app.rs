@@ -296,14 +296,14 @@ async fn worker(
         fingerprints: fingerprints::of(config),
         keyring: config.keyring(),
     };
-    let tools = worker::Tools {
+    let dependencies = worker::Dependencies {
         sender: Arc::new(smtp::Sender::new(sender_settings(config)?)?),
         poster: Arc::new(Poster::new(webhooks::guard(config)?, config.webhooks.timeout)?),
         senders: domains::senders(config, db.clone(), clock.clone()),
         dns: domains::asker(config)?,
         journal,
     };
-    Ok(Worker::start(db, clock, tools, settings, wake).await?)
+    Ok(Worker::start(db, clock, dependencies, settings, wake).await?)
 }
 
 /// How mail is sent.

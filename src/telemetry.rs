@@ -6,8 +6,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Format, Log};
 
+mod keyed_log_limit;
 mod seldom;
 
+pub use keyed_log_limit::KeyedLogLimit;
 pub use seldom::Seldom;
 
 /// Starts logging. A second call changes nothing.

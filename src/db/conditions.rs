@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use super::{Db, DbError};
-use crate::domain::condition::{Block, Condition, Learned, Lesson};
+use crate::domain::condition::{Block, Condition, Learned, Observation};
 use crate::domain::unreachable::Cause;
 
 /// What a lane's attempts taught, and the reply that did.
 #[derive(Debug, Clone)]
-pub struct Taught {
+pub struct Update {
     /// `lanes.id`.
     pub lane: i64,
     /// What was seen; its rates are this worker's own and are multiplied by the number of live workers.
-    pub lesson: Lesson,
+    pub lesson: Observation,
     /// The reply of a lesson that is a complaint or a failure.
     pub reply: Option<String>,
     /// Of a failure, what it was.
@@ -40,13 +40,13 @@ pub struct Change {
     /// From now on.
     pub after: Condition,
     /// What it was taught.
-    pub lesson: Lesson,
+    pub lesson: Observation,
 }
 
 /// Takes the lessons to heart. Under the lanes' locks, so that replicas that learn at the same time lower a rate or move
 /// a probe once.
-pub async fn learn(db: &Db, taught: &[Taught]) -> Result<Vec<Change>, DbError> {
-    let by_lane: BTreeMap<i64, &Taught> = taught.iter().map(|one| (one.lane, one)).collect();
+pub async fn learn(db: &Db, taught: &[Update]) -> Result<Vec<Change>, DbError> {
+    let by_lane: BTreeMap<i64, &Update> = taught.iter().map(|one| (one.lane, one)).collect();
     let ids: Vec<i64> = by_lane.keys().copied().collect();
     db.timed("conditions.learn", async {
         let mut tx = db.pool.begin().await?;
@@ -82,7 +82,7 @@ pub async fn learn(db: &Db, taught: &[Taught]) -> Result<Vec<Change>, DbError> {
 async fn write(
     connection: &mut sqlx::PgConnection,
     changes: &[&Change],
-    taught: &BTreeMap<i64, &Taught>,
+    taught: &BTreeMap<i64, &Update>,
 ) -> Result<(), sqlx::Error> {
     let ids: Vec<i64> = changes.iter().map(|change| change.lane).collect();
     let replies: Vec<Option<&str>> =

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::queue::{self, Claimed, Room};
 use super::{Db, DbError};
-use crate::domain::share::{self, Cup};
-use crate::domain::throttle::Turns;
+use crate::domain::fair_share::{self, Claimant};
+use crate::domain::gcra::Gcra;
 
 /// Whose stream, and its name.
 pub type StreamKey = (Uuid, String);
@@ -97,7 +97,7 @@ pub async fn claim(
 /// What is left of a lane's or a stream's limits, under its lock.
 #[derive(Debug)]
 struct Bound {
-    turns: Option<Turns>,
+    turns: Option<Gcra>,
     /// Connections or mails in flight, as limited.
     limit: Option<usize>,
     /// What other workers have of that.
@@ -111,7 +111,7 @@ struct Bound {
 impl Bound {
     fn new(rate: Option<f64>, used_until: DateTime<Utc>, limit: Option<i32>, is_open: bool) -> Self {
         Self {
-            turns: rate.map(|rate| Turns { rate, used_until }),
+            turns: rate.map(|rate| Gcra { rate, used_until }),
             limit: limit.and_then(|limit| usize::try_from(limit).ok()),
             others: 0,
             mine: 0,
@@ -170,18 +170,18 @@ impl Bounds {
 
     /// What may be taken of each lane; of a limited stream, fairly among its lanes.
     fn rooms(&self, wishes: &[Wish], now: DateTime<Utc>) -> Vec<Room> {
-        let mut cups = BTreeMap::<&StreamKey, Vec<(&Wish, Cup)>>::new();
+        let mut claimants = BTreeMap::<&StreamKey, Vec<(&Wish, Claimant)>>::new();
         for wish in wishes {
             let bound = self.lanes.get(&wish.room.lane).map_or(0, |bound| bound.rows(wish.in_hand, DEPTH, now));
             let room = bound.min(usize::try_from(wish.room.rows).unwrap_or(0));
-            cups.entry(&wish.stream).or_default().push((wish, Cup { held: wish.in_hand, room, weight: 1 }));
+            claimants.entry(&wish.stream).or_default().push((wish, Claimant { held: wish.in_hand, room, weight: 1 }));
         }
         let mut rooms = Vec::with_capacity(wishes.len());
-        for (stream, wishes) in cups {
+        for (stream, wishes) in claimants {
             let in_hand = wishes.first().map_or(0, |(wish, _)| wish.stream_in_hand);
             let total = self.streams.get(stream).map_or(usize::MAX, |bound| bound.rows(in_hand, 1, now));
-            let (wishes, cups): (Vec<&Wish>, Vec<Cup>) = wishes.into_iter().unzip();
-            let shares = share::fill(total, &cups);
+            let (wishes, claimants): (Vec<&Wish>, Vec<Claimant>) = wishes.into_iter().unzip();
+            let shares = fair_share::divide(total, &claimants);
             rooms.extend(
                 wishes
                     .into_iter()

@@ -66,7 +66,7 @@ pub struct Block {
 
 /// What some attempts showed.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Lesson {
+pub struct Observation {
     /// Now.
     pub at: DateTime<Utc>,
     /// Mails tried of late, a second.
@@ -85,7 +85,7 @@ pub struct Lesson {
     pub own_session_at: Option<DateTime<Utc>>,
 }
 
-impl Lesson {
+impl Observation {
     /// The same where so many workers see what one has seen. A worker that is alone is believed: nobody gets through in its
     /// place.
     #[must_use]
@@ -99,7 +99,7 @@ impl Lesson {
 impl Condition {
     /// What is known after this lesson.
     #[must_use]
-    pub fn after(self, lesson: &Lesson) -> Self {
+    pub fn after(self, lesson: &Observation) -> Self {
         let block = self.block_after(lesson);
         let is_unblocked = self.block.is_some() && block.is_none();
         let unblocked_at = if is_unblocked { Some(lesson.at) } else { self.unblocked_at };
@@ -107,13 +107,13 @@ impl Condition {
     }
 
     /// Whether it may well be the worker that has no way out: others got through lately, and it has not since.
-    fn doubts(self, lesson: &Lesson) -> bool {
+    fn doubts(self, lesson: &Observation) -> bool {
         self.unblocked_at.is_some_and(|unblocked| {
             lesson.at < unblocked + DOUBT && lesson.own_session_at.is_none_or(|own| own < unblocked)
         })
     }
 
-    fn learned_after(self, lesson: &Lesson) -> Option<Learned> {
+    fn learned_after(self, lesson: &Observation) -> Option<Learned> {
         let Some(learned) = self.learned else { return lesson.slow_down.then(|| Learned::first(lesson)) };
         if lesson.slow_down {
             return Some(learned.lowered(lesson.at));
@@ -121,7 +121,7 @@ impl Condition {
         if lesson.success { learned.raised(lesson.at) } else { Some(learned) }
     }
 
-    fn block_after(self, lesson: &Lesson) -> Option<Block> {
+    fn block_after(self, lesson: &Observation) -> Option<Block> {
         let Some(block) = self.block else {
             let is_dead = lesson.unreachable && lesson.reached_at.is_none() && !self.doubts(lesson);
             return is_dead.then(|| Block::nth(lesson.at, 1, lesson.at));
@@ -139,7 +139,7 @@ impl Condition {
 
 impl Learned {
     /// Half of what was tried, or what was taken if that is less.
-    fn first(lesson: &Lesson) -> Self {
+    fn first(lesson: &Observation) -> Self {
         let rate = (lesson.attempted / 2.0).min(lesson.accepted).max(FIRST);
         Self { rate, ceiling: lesson.attempted.max(2.0 * rate), lowered_at: lesson.at, raised_at: None }
     }
@@ -181,8 +181,8 @@ mod tests {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
     }
 
-    fn lesson(seconds: i64) -> Lesson {
-        Lesson {
+    fn lesson(seconds: i64) -> Observation {
+        Observation {
             at: at(seconds),
             attempted: 0.0,
             accepted: 0.0,
@@ -194,20 +194,20 @@ mod tests {
         }
     }
 
-    fn complaint(seconds: i64) -> Lesson {
-        Lesson { slow_down: true, reached_at: Some(at(seconds)), ..lesson(seconds) }
+    fn complaint(seconds: i64) -> Observation {
+        Observation { slow_down: true, reached_at: Some(at(seconds)), ..lesson(seconds) }
     }
 
-    fn success(seconds: i64) -> Lesson {
+    fn success(seconds: i64) -> Observation {
         let now = Some(at(seconds));
-        Lesson { success: true, reached_at: now, own_session_at: now, ..lesson(seconds) }
+        Observation { success: true, reached_at: now, own_session_at: now, ..lesson(seconds) }
     }
 
-    fn failure(seconds: i64) -> Lesson {
-        Lesson { unreachable: true, ..lesson(seconds) }
+    fn failure(seconds: i64) -> Observation {
+        Observation { unreachable: true, ..lesson(seconds) }
     }
 
-    fn rate_after(lessons: &[Lesson]) -> Option<f64> {
+    fn rate_after(lessons: &[Observation]) -> Option<f64> {
         lessons.iter().fold(Condition::default(), Condition::after).learned.map(|l| l.rate)
     }
 
@@ -216,7 +216,7 @@ mod tests {
         for (attempted, accepted, rate) in
             [(40.0, 38.0, 20.0), (1_000.0, 100.0, 100.0), (1_000.0, 0.0, 1.0), (0.1, 0.1, 1.0)]
         {
-            assert_eq!(rate_after(&[Lesson { attempted, accepted, ..complaint(0) }]), Some(rate));
+            assert_eq!(rate_after(&[Observation { attempted, accepted, ..complaint(0) }]), Some(rate));
         }
     }
 
@@ -224,13 +224,13 @@ mod tests {
     fn further_complaints_halve_at_most_every_ten_seconds_down_to_one_a_minute() {
         assert_eq!(rate_after(&[complaint(0), complaint(9)]), Some(1.0));
         assert_eq!(rate_after(&[complaint(0), complaint(10), complaint(11)]), Some(0.5));
-        let many: Vec<Lesson> = (0..100).map(|n| complaint(n * 10)).collect();
+        let many: Vec<Observation> = (0..100).map(|n| complaint(n * 10)).collect();
         assert_eq!(rate_after(&many), Some(FLOOR));
     }
 
     #[test]
     fn success_raises_the_rate_until_the_limit_is_forgotten() {
-        let first = Lesson { attempted: 40.0, accepted: 40.0, ..complaint(0) };
+        let first = Observation { attempted: 40.0, accepted: 40.0, ..complaint(0) };
         assert_eq!(rate_after(&[first, success(4)]), Some(20.0));
         assert_eq!(rate_after(&[first, success(5), success(9)]), Some(25.0));
         assert_eq!(rate_after(&[first, success(5), complaint(10)]), Some(12.5));
@@ -241,8 +241,8 @@ mod tests {
 
     /// Seconds until the limit is forgotten, where all goes well after these complaints at 1,000 mails a second.
     fn recovery(complaints: i64) -> i64 {
-        let first = Lesson { attempted: 1_000.0, accepted: 900.0, ..complaint(0) };
-        let bad = (0..complaints).map(|n| Lesson { at: at(10 * n), ..first });
+        let first = Observation { attempted: 1_000.0, accepted: 900.0, ..complaint(0) };
+        let bad = (0..complaints).map(|n| Observation { at: at(10 * n), ..first });
         let known = bad.fold(Condition::default(), |known, lesson| known.after(&lesson));
         let (last, mut known) = (10 * (complaints - 1), known);
         (1..100_000)
@@ -260,7 +260,8 @@ mod tests {
 
     #[test]
     fn a_limit_that_lasts_is_run_into_once_in_fifteen_seconds() {
-        let mut known = Condition::default().after(&Lesson { attempted: 1_000.0, accepted: 100.0, ..complaint(0) });
+        let mut known =
+            Condition::default().after(&Observation { attempted: 1_000.0, accepted: 100.0, ..complaint(0) });
         let (mut complaints, mut last) = (0, 0);
         for second in 1..600 {
             let rate = known.learned.map_or(1_000.0, |learned| learned.rate);
@@ -282,8 +283,8 @@ mod tests {
         for _ in 0..7 {
             let block = known.block.unwrap();
             waits.push((block.open_at - at(0)).num_seconds());
-            assert_eq!(known.after(&Lesson { at: block.open_at - TimeDelta::seconds(1), ..failure(0) }), known);
-            known = known.after(&Lesson { at: block.open_at, ..failure(0) });
+            assert_eq!(known.after(&Observation { at: block.open_at - TimeDelta::seconds(1), ..failure(0) }), known);
+            known = known.after(&Observation { at: block.open_at, ..failure(0) });
         }
         assert_eq!(waits, [30, 90, 210, 450, 750, 1_050, 1_350]);
         assert_eq!(known.after(&success(2_000)).block, None);
@@ -293,9 +294,9 @@ mod tests {
     fn a_worker_that_does_not_get_through_where_others_do_is_not_believed_for_a_while() {
         let known = Condition::default().after(&failure(0)).after(&success(10));
         assert_eq!(known.after(&failure(11)).block, None);
-        assert_eq!(known.after(&Lesson { own_session_at: Some(at(9)), ..failure(309) }).block, None);
+        assert_eq!(known.after(&Observation { own_session_at: Some(at(9)), ..failure(309) }).block, None);
         assert!(
-            known.after(&Lesson { own_session_at: Some(at(10)), ..failure(11) }).block.is_some(),
+            known.after(&Observation { own_session_at: Some(at(10)), ..failure(11) }).block.is_some(),
             "the one that did"
         );
         assert!(known.after(&failure(310)).block.is_some(), "later");
@@ -305,10 +306,10 @@ mod tests {
 
     #[test]
     fn a_session_elsewhere_keeps_a_failure_from_blocking_and_one_of_before_ends_no_block() {
-        assert_eq!(Condition::default().after(&Lesson { reached_at: Some(at(0)), ..failure(1) }).block, None);
+        assert_eq!(Condition::default().after(&Observation { reached_at: Some(at(0)), ..failure(1) }).block, None);
         let blocked = Condition::default().after(&failure(10));
-        assert_eq!(blocked.after(&Lesson { reached_at: Some(at(9)), ..lesson(11) }), blocked);
-        assert_eq!(blocked.after(&Lesson { reached_at: Some(at(11)), ..lesson(11) }).block, None);
+        assert_eq!(blocked.after(&Observation { reached_at: Some(at(9)), ..lesson(11) }), blocked);
+        assert_eq!(blocked.after(&Observation { reached_at: Some(at(11)), ..lesson(11) }).block, None);
     }
 
     proptest! {
@@ -320,7 +321,7 @@ mod tests {
             for (wait, complains, attempted, part) in lessons {
                 now += wait;
                 let seen = if complains { complaint(now) } else { success(now) };
-                known = known.after(&Lesson { attempted, accepted: attempted * part, ..seen });
+                known = known.after(&Observation { attempted, accepted: attempted * part, ..seen });
                 if let Some(learned) = known.learned {
                     prop_assert!((FLOOR..=learned.ceiling).contains(&learned.rate), "{learned:?}");
                 }

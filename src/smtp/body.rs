@@ -7,7 +7,7 @@ use memchr::memmem;
 use tokio::time::Instant;
 
 use super::settings::Timeouts;
-use super::terms::Watch;
+use super::terms::SendGuard;
 use super::wire::{Wire, WireError};
 
 /// The size of a chunk in octets.
@@ -36,7 +36,7 @@ pub(super) async fn send(
     wire: &mut Wire,
     mime: &[u8],
     timeouts: &Timeouts,
-    watch: &dyn Watch,
+    watch: &dyn SendGuard,
 ) -> Result<(), BodyError> {
     let whole = Instant::now() + timeouts.block + std::time::Duration::from_secs((mime.len() / SLOWEST) as u64);
     let mut chunks = Chunks::new(mime, CHUNK);

@@ -56,4 +56,4 @@ pub use hand_over::NotBegun;
 pub use route::{Dsn, Envelope, Route};
 pub use sender::Sender;
 pub use settings::{MtaSts, Settings, SetupError, Timeouts};
-pub use terms::{Limits, Terms, Watch};
+pub use terms::{Limits, SendGuard, Terms};

@@ -13,7 +13,7 @@ pub struct Terms<'a> {
     /// What its lane allows.
     pub limits: Limits,
     /// Asked before the mail is begun, before its text, and before the end of a long one.
-    pub watch: &'a dyn Watch,
+    pub watch: &'a dyn SendGuard,
 }
 
 /// What a lane allows. The default is what the settings say, over connections that all lanes share.
@@ -28,8 +28,8 @@ pub struct Limits {
     pub mails_per_connection: Option<u32>,
 }
 
-/// Asked on the way whether the mail is still to go. A closure stands for [`Watch::go`].
-pub trait Watch: Sync {
+/// Asked on the way whether the mail is still to go. A closure stands for [`SendGuard::go`].
+pub trait SendGuard: Sync {
     /// Asked once a session is at hand and nothing has been said of this mail.
     fn go(&self) -> bool;
 
@@ -53,7 +53,7 @@ pub trait Watch: Sync {
     }
 }
 
-impl<F: Fn() -> bool + Sync> Watch for F {
+impl<F: Fn() -> bool + Sync> SendGuard for F {
     fn go(&self) -> bool {
         self()
     }

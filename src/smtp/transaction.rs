@@ -19,7 +19,7 @@ use super::route::Dsn;
 use super::screen::{screen, size};
 use super::session::Session;
 use super::settings::Timeouts;
-use super::terms::Watch;
+use super::terms::SendGuard;
 use super::wire::{FinalReply, WireError};
 use crate::domain::address::Address;
 use crate::domain::outcome::{Reply, Stage, Verdict};
@@ -41,7 +41,7 @@ pub(super) async fn run(
     parcel: Parcel<'_>,
     batch: Batch<'_>,
     timeouts: &Timeouts,
-    watch: &dyn Watch,
+    watch: &dyn SendGuard,
 ) -> Ending {
     session.mails += 1;
     let mut transaction = Transaction::new(session, parcel, batch, timeouts, watch);
@@ -81,7 +81,7 @@ struct Transaction<'a> {
     session: &'a mut Session,
     parcel: Parcel<'a>,
     timeouts: &'a Timeouts,
-    watch: &'a dyn Watch,
+    watch: &'a dyn SendGuard,
     is_further: bool,
     /// How far it has come.
     stage: Stage,
@@ -110,7 +110,7 @@ impl<'a> Transaction<'a> {
         parcel: Parcel<'a>,
         batch: Batch<'_>,
         timeouts: &'a Timeouts,
-        watch: &'a dyn Watch,
+        watch: &'a dyn SendGuard,
     ) -> Self {
         let to = &parcel.envelope.to;
         let (mut judged, mut sent) = (Vec::new(), Vec::with_capacity(batch.places.len()));

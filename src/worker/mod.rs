@@ -1,384 +1,302 @@
-//! Claims what is due, has it sent, and commits what came of it. The only place that joins the database with SMTP and with
+//! Claims what is due, delivers it, and records the outcomes. The only module that joins the database with SMTP and with
 //! webhooks.
 //!
 //! ```text
-//! claim ─▶ deliver (one task a mail) ─▶ complete
+//! claim ─▶ deliver (one task per message) ─▶ outcome
 //! ```
 //!
-//! No transaction is open while a mail is being sent: a claim leases recipients to this worker and commits; an outcome is
-//! committed afterwards and counts only while the lease still stands. `heartbeat` keeps the leases, `reap` frees those of
-//! workers that died, `suspects` finds out what they died of, `recover` finds what a lost answer hid, `wake` tells when
-//! there is something to do, `bounds` spares claims what is gone, `expire` ends what waits in closed lanes beyond its time.
-//! `hand_over` takes new mail of this process without a claim. `rooms` divides the hands among the lanes, `permits` holds what was granted of shared limits, `budget` what large mails
-//! take up in memory, `suppress` leaves out who wants or can have no mail, `forget` removes suppressions that have expired,
-//! `legs` makes the envelopes of a mail, `sign` signs it with its domain's keys, `alarms` tells of what is ours to mend, and `domains` checks what is published of
-//! them. `learn` makes of outcomes what is known of destinations. `notify` posts events to webhook endpoints.
+//! No transaction is open while a message is being sent: a claim leases recipients to this worker and commits; an outcome
+//! is committed afterwards, and counts only while the lease still stands.
+//!
+//! | shelf | what it does | may import |
+//! |---|---|---|
+//! | [`lease`] | holds, renews, releases and recovers leases | |
+//! | [`claim`] | claims recipients, each lane up to its quota | `lease` |
+//! | [`outcome`] | records outcomes and adapts limits to them | `claim`, `lease` |
+//! | [`deliver`] | loads, prepares and sends messages | `outcome`, `claim`, `lease` |
+//! | [`handoff`] | sends new messages of this process without a claim | `deliver`, `outcome`, `claim`, `lease` |
+//! | [`maintenance`] | periodic work beside the deliveries | `deliver`, `outcome`, `claim`, `lease` |
+//! | [`webhooks`] | posts events to webhook endpoints | `lease` |
+//!
+//! The files of this folder join the shelves and may import all of them, and no shelf imports them: [`context`] is what a
+//! worker is given, [`claim_loop`] claims and starts deliveries. `tests/it/layers.rs` checks both rules.
 
-mod alarms;
-mod bounds;
-mod budget;
-mod calm;
 mod claim;
-mod complaints;
-mod complete;
+mod claim_loop;
+mod context;
 mod deliver;
-mod domains;
-mod expire;
-mod forget;
-mod give_back;
-mod hand_over;
-mod hands;
-mod heartbeat;
-mod identity;
-mod last_word;
-mod learn;
-mod legs;
-mod mail;
-mod notify;
-mod pace;
-mod permits;
-mod policies;
-mod reap;
-mod recover;
-mod rooms;
-mod secrets;
-mod sign;
-mod suppress;
-mod suspects;
-mod wake;
+mod handoff;
+mod lease;
+mod maintenance;
+mod outcome;
+mod webhooks;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::clock::SharedClock;
-use crate::db::senders::Senders;
+use crate::db::splits::Splits;
+use crate::db::workers::Reaped;
 use crate::db::{Db, DbError};
-use crate::dns::Asker;
-use crate::domain::fingerprint::Fingerprints;
-use crate::domain::keyring::Keyring;
-use crate::domain::publish::Terms;
-use crate::domain::retry::Policy;
-use crate::domain::routing::RouteTable;
-use crate::domain::unsubscribe::Links;
 use crate::journal::{Journal, Taker};
 use crate::smtp;
-use crate::telemetry::Seldom;
-use crate::webhook::Poster;
+use crate::telemetry::KeyedLogLimit;
+use claim::lane_stats::LaneStats;
+use claim::{ClaimContext, wake_listener};
+use claim_loop::ClaimLoop;
+pub use context::{Dependencies, Settings};
+use deliver::DeliverContext;
+pub use deliver::envelopes::Returns;
+use deliver::memory_budget::MemoryBudget;
+use deliver::signing::Signing;
+use handoff::direct::DirectHandoff;
+use handoff::gate::HandoffGate;
+use lease::crash_quarantine::CrashQuarantine;
+use lease::identity::Identity;
+use lease::in_flight::InFlight;
+use lease::permits::Permits;
+use lease::{Leases, heartbeat, lost_claims, rescue};
+use maintenance::domain_checks::{self, DomainChecks};
+use maintenance::expire_closed_lanes::{self, ClosedLaneExpiry};
+use maintenance::expired_suppressions;
+use maintenance::webhook_secrets::{self, WebhookSecrets};
+use outcome::RecordContext;
+use outcome::recorder::OutcomeRecorder;
+use outcome::retry_policy_cache::RetryPolicyCache;
+use webhooks::WebhookContext;
 
-use crate::db::splits::Splits;
-use alarms::Alarms;
-use budget::Budget;
-use calm::Calm;
-use claim::{Memory, Took};
-use complete::Completer;
-use expire::Places;
-use hand_over::HandOver;
-use hands::Hands;
-use identity::Identity;
-use learn::Learner;
-pub use legs::Returns;
-use pace::Pace;
-use permits::Permits;
-use policies::Policies;
-use sign::Signing;
-use suspects::Suspects;
-
-/// How a worker behaves.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Recipients in hand at one time.
-    pub concurrency: usize,
-    /// Connections of this process to one destination.
-    pub connections: usize,
-    /// Octets that large mails may take up in memory at one time.
-    pub memory: u64,
-    /// How long a worker may be silent before others take over what it had.
-    pub lease: Duration,
-    /// When to try again, and when to give up, where a stream does not say otherwise.
-    pub policy: Policy,
-    /// Which way mail goes.
-    pub routes: RouteTable,
-    /// Where bounces go; without it, to the sender's address.
-    pub returns: Option<Returns>,
-    /// Makes links to unsubscribe by, where that is configured.
-    pub links: Option<Links>,
-    /// On shutdown, how long mails that are being sent may take.
-    pub grace: Duration,
-    /// What is to be published of senders' domains.
-    pub publish: Terms,
-    /// Of the settings that have to be the same in all replicas.
-    pub fingerprints: Fingerprints,
-    /// Decrypts webhook secrets, where that is configured.
-    pub keyring: Option<Keyring>,
-}
-
-/// What a worker works with.
-#[derive(Debug)]
-pub struct Tools {
-    /// Sends mail.
-    pub sender: Arc<smtp::Sender>,
-    /// Posts to webhook endpoints.
-    pub poster: Arc<Poster>,
-    /// Knows what signs.
-    pub senders: Arc<Senders>,
-    /// Asks for what is published of senders' domains.
-    pub dns: Asker,
-    /// Commits outcomes, and offers mail that this process has accepted.
-    pub journal: Arc<Journal>,
-}
-
-/// What the tasks of one worker share.
-#[derive(Debug)]
-struct Parts {
-    db: Db,
-    clock: SharedClock,
-    sender: Arc<smtp::Sender>,
-    poster: Arc<Poster>,
-    signing: Signing,
-    dns: Asker,
-    /// Calls to the database for webhooks at one time: mail shares its connections.
-    webhook_calls: Semaphore,
-    settings: Settings,
-    identity: Identity,
-    policies: Policies,
-    hands: Hands,
-    suspects: Suspects,
-    completer: Completer,
-    journal: Arc<Journal>,
-    pace: Arc<Pace>,
-    calm: Calm,
-    permits: Permits,
-    splits: Arc<Splits>,
-    places: Places,
-    budget: Budget,
-    alarms: Alarms,
-    /// Webhook secrets that cannot be decrypted.
-    secret_faults: Seldom,
-    wake: Arc<Notify>,
-    /// Told when a claim was not answered.
-    suspect: Notify,
-    /// Cancelled when no mail is to be begun any more.
-    closing: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl Parts {
-    /// From now on no mail is begun: what waits for a connection, for memory or for its turn is given back at once.
-    fn close(&self) {
-        self.closing.cancel();
-        self.sender.turn_away();
-    }
-}
-
-/// One worker. One a process, however many mails it sends at a time.
+/// A worker. There is one per process, however many messages it sends at a time.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    parts: Arc<Parts>,
+    shelves: Arc<Shelves>,
 }
 
-/// Connections to the database that webhooks may use at one time.
-const WEBHOOK_CALLS: usize = 4;
-/// Claims begin at least so far apart while there is something to claim: under load each takes what has come meanwhile, and
-/// costs 2 ms of Postgres' time however little that is. The first one after a rest begins at once.
-const APART: Duration = Duration::from_millis(10);
-/// How long a worker that hears nothing waits before it looks by itself.
-const POLL: Duration = Duration::from_secs(1);
-/// The same for one whose hands are full, and who hears of it when one is free.
-const FULL_POLL: Duration = Duration::from_secs(10);
+/// The contexts of the shelves, and the chores.
+#[derive(Debug)]
+struct Shelves {
+    leases: Arc<Leases>,
+    claim: Arc<ClaimContext>,
+    deliver: Arc<DeliverContext>,
+    webhooks: Arc<WebhookContext>,
+    gate: Arc<HandoffGate>,
+    expiry: Arc<ClosedLaneExpiry>,
+    domain_checks: Arc<DomainChecks>,
+    webhook_secrets: Arc<WebhookSecrets>,
+    journal: Arc<Journal>,
+    sender: Arc<smtp::Sender>,
+    grace: Duration,
+}
 
 impl Worker {
-    /// Makes a worker known to the database. `wake` tells it of messages committed in this process.
+    /// Registers a worker in the database. `wake` notifies it of messages committed in this process.
     pub async fn start(
         db: Db,
         clock: SharedClock,
-        tools: Tools,
+        dependencies: Dependencies,
         settings: Settings,
         wake: Arc<Notify>,
     ) -> Result<Self, DbError> {
-        let Tools { sender, poster, senders, dns, journal } = tools;
-        let tasks = TaskTracker::new();
-        let hands = Hands::new(settings.concurrency);
-        let (pace, splits) = (Arc::new(Pace::default()), Arc::new(Splits::new(db.clone())));
-        let learner = Learner {
+        let Dependencies { sender, poster, senders, dns, journal } = dependencies;
+        let retry_policies = RetryPolicyCache::load(&db, settings.policy, clock.now()).await?;
+        let leases = Arc::new(Leases {
+            identity: Identity::register(&db, settings.lease, settings.fingerprints).await?,
+            in_flight: InFlight::new(settings.concurrency),
+            permits: Permits::default(),
+            duration: settings.lease,
+            claim_lost: Notify::new(),
             db: db.clone(),
             clock: clock.clone(),
-            hands: hands.clone(),
-            sender: sender.clone(),
-            pace: pace.clone(),
-            splits: splits.clone(),
-            wake: wake.clone(),
-            known: Mutex::default(),
-        };
-        let parts = Parts {
-            completer: Completer::start(learner, journal.clone(), &tasks),
-            journal,
-            policies: Policies::load(&db, settings.policy.clone(), clock.now()).await?,
-            suspects: Suspects::new(settings.concurrency),
-            pace,
-            calm: Calm::default(),
-            permits: Permits::default(),
-            splits,
-            places: Places::default(),
-            identity: Identity::register(&db, settings.lease, settings.fingerprints.clone()).await?,
-            budget: Budget::new(settings.memory),
-            alarms: Alarms::default(),
-            secret_faults: Seldom::default(),
-            db,
-            clock,
-            sender,
-            poster,
-            signing: Signing::new(senders),
-            dns,
-            webhook_calls: Semaphore::new(WEBHOOK_CALLS),
-            settings,
-            hands,
             wake,
-            suspect: Notify::new(),
+        });
+        let (lane_stats, splits) = (Arc::new(LaneStats::default()), Arc::new(Splits::new(db.clone())));
+        let record = Arc::new(RecordContext {
+            db: db.clone(),
+            clock: clock.clone(),
+            leases: leases.clone(),
+            lane_stats: lane_stats.clone(),
+            sender: sender.clone(),
+            splits: splits.clone(),
+        });
+        let claim = Arc::new(ClaimContext {
+            db: db.clone(),
+            clock: clock.clone(),
+            leases: leases.clone(),
+            lane_stats,
+            sender: sender.clone(),
+            connections: settings.connections,
+            one_recipient_per_envelope: settings.returns.as_ref().is_some_and(|returns| returns.verp),
+        });
+        let tasks = TaskTracker::new();
+        let deliver = Arc::new(DeliverContext {
+            db: db.clone(),
+            clock: clock.clone(),
+            leases: leases.clone(),
+            recorder: OutcomeRecorder::start(record, journal.clone(), &tasks),
+            sender: sender.clone(),
+            signing: Signing::new(senders),
+            retry_policies,
+            quarantine: CrashQuarantine::new(settings.concurrency),
+            memory: MemoryBudget::new(settings.memory),
+            splits,
+            routes: settings.routes,
+            returns: settings.returns,
+            links: settings.links,
+            log_limit: KeyedLogLimit::default(),
             closing: CancellationToken::new(),
             tasks,
+        });
+        let webhooks = WebhookContext::new(leases.clone(), poster, settings.keyring.clone(), settings.grace);
+        let secrets = WebhookSecrets { db: db.clone(), clock: clock.clone(), keyring: settings.keyring };
+        let shelves = Shelves {
+            leases,
+            claim,
+            webhooks: Arc::new(webhooks),
+            gate: Arc::new(HandoffGate::default()),
+            expiry: Arc::new(ClosedLaneExpiry::new(deliver.clone())),
+            domain_checks: Arc::new(DomainChecks { db, clock, dns, terms: settings.publish }),
+            webhook_secrets: Arc::new(secrets),
+            deliver,
+            journal,
+            sender,
+            grace: settings.grace,
         };
-        Ok(Self { parts: Arc::new(parts) })
+        Ok(Self { shelves: Arc::new(shelves) })
     }
 
-    /// Works until `stop`, then finishes what is being sent and gives back what is not.
+    /// Works until `stop`, then finishes what is being sent and releases the rest.
     pub async fn run(&self, stop: CancellationToken) {
-        // To the very end, and not only until `stop`: others would take over, and send again, what is still sent here.
-        // And no longer, should this end in a panic: what nobody works on must not stay leased.
-        let _beat = AbortOnDropHandle::new(tokio::spawn(heartbeat::run(self.parts.clone())));
-        let chores = TaskTracker::new();
-        chores.spawn(stop.clone().run_until_cancelled_owned(recover::run(self.parts.clone())));
-        chores.spawn(stop.clone().run_until_cancelled_owned(reap::run(self.parts.clone())));
-        chores.spawn(stop.clone().run_until_cancelled_owned(wake::run(self.parts.clone())));
-        chores.spawn(stop.clone().run_until_cancelled_owned(expire::run(self.parts.clone())));
-        chores.spawn(stop.clone().run_until_cancelled_owned(domains::run(self.parts.clone())));
-        chores.spawn(stop.clone().run_until_cancelled_owned(forget::run(self.parts.clone())));
-        chores.spawn(stop.clone().run_until_cancelled_owned(secrets::run(self.parts.clone())));
-        chores.spawn({
-            let (parts, stop) = (self.parts.clone(), stop.clone());
-            async move {
-                stop.cancelled().await;
-                parts.close();
-            }
-        });
-        chores.close();
-        let notifying = AbortOnDropHandle::new(tokio::spawn(notify::run(self.parts.clone(), stop.clone())));
-        // For as long as it runs, new mail is offered to it.
-        let taker: Arc<dyn Taker> = Arc::new(HandOver(self.parts.clone()));
-        self.parts.journal.enlist(Arc::downgrade(&taker));
-        let mut memory = Memory::default();
-        let failed = Seldom::default();
-        while !stop.is_cancelled() {
-            let begun = tokio::time::Instant::now();
-            let took = claim::some(&self.parts, &mut memory).await;
-            let pause = match &took {
-                Ok(Took::Rows) => {
-                    tokio::time::sleep_until(begun + APART).await;
-                    continue;
-                }
-                Ok(Took::Nothing | Took::All) => {
-                    memory.until_open(self.parts.clock.now()).map_or(POLL, |wait| wait.min(POLL))
-                }
-                Ok(Took::NoRoom) => FULL_POLL,
-                Err(error) => {
-                    // Every second while the database is away.
-                    if let Some(times) = failed.note(tokio::time::Instant::now()) {
-                        tracing::warn!(event = "claim_failed", %error, times, "failed to claim; trying again");
-                    }
-                    POLL
-                }
-            };
-            // Nobody waits for a hand.
-            let is_idle = matches!(took, Ok(Took::All));
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = self.parts.wake.notified(), if pause != FULL_POLL => {}
-                () = self.parts.hands.freed(), if !is_idle => {}
-                () = self.parts.hands.given_back() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
+        let shelves = &self.shelves;
+        // To the very end, and not only until `stop`: other workers would otherwise take over, and send again, what is still
+        // being sent here. It ends with a panic too, so that nothing stays leased without being worked on.
+        let _heartbeat = AbortOnDropHandle::new(tokio::spawn(heartbeat::run(shelves.leases.clone())));
+        let chores = self.start_chores(&stop);
+        let webhooks = AbortOnDropHandle::new(tokio::spawn(webhooks::run(shelves.webhooks.clone(), stop.clone())));
+        // New messages are offered to it for as long as it lives.
+        let handoff: Arc<dyn Taker> = Arc::new(self.direct_handoff());
+        shelves.journal.enlist(Arc::downgrade(&handoff));
+        self.claim_loop().run(&stop, &shelves.leases.wake).await;
         chores.wait().await;
-        let ((), notified) = tokio::join!(self.finish(), notifying);
-        if notified.is_err() {
-            tracing::error!("the posting of webhooks had ended in a panic; other workers take it over now");
+        let ((), ended) = tokio::join!(self.finish(), webhooks);
+        if ended.is_err() {
+            tracing::error!(
+                event = "webhooks_panicked",
+                "webhook deliveries ended in a panic; other workers continue with them now"
+            );
         }
         self.leave().await;
     }
 
-    /// Works until nothing is due and nothing in hand. What is due later stays where it is.
-    pub async fn drain(&self) -> Result<(), DbError> {
-        let mut memory = Memory::default();
-        Box::pin(expire::once(&self.parts)).await?;
-        loop {
-            // Before the claim: what is given back while it looks may be due again.
-            let were_empty = self.parts.hands.are_empty();
-            match Box::pin(claim::some(&self.parts, &mut memory)).await? {
-                Took::Rows => {}
-                Took::Nothing | Took::All if were_empty => return Ok(()),
-                Took::Nothing | Took::All if self.parts.hands.are_empty() => {}
-                Took::Nothing | Took::All | Took::NoRoom => self.parts.hands.freed().await,
+    /// Starts the periodic work, which ends with `stop`.
+    fn start_chores(&self, stop: &CancellationToken) -> TaskTracker {
+        let Shelves { leases, deliver, .. } = &*self.shelves;
+        let chores = TaskTracker::new();
+        let until_stop = || stop.clone();
+        chores.spawn(until_stop().run_until_cancelled_owned(lost_claims::run(leases.clone())));
+        chores.spawn(until_stop().run_until_cancelled_owned(rescue::run(leases.clone())));
+        chores
+            .spawn(until_stop().run_until_cancelled_owned(wake_listener::run(leases.db.clone(), leases.wake.clone())));
+        chores.spawn(until_stop().run_until_cancelled_owned(expire_closed_lanes::run(self.shelves.expiry.clone())));
+        chores.spawn(until_stop().run_until_cancelled_owned(domain_checks::run(self.shelves.domain_checks.clone())));
+        chores.spawn(
+            until_stop().run_until_cancelled_owned(expired_suppressions::run(leases.db.clone(), leases.clock.clone())),
+        );
+        chores
+            .spawn(until_stop().run_until_cancelled_owned(webhook_secrets::run(self.shelves.webhook_secrets.clone())));
+        chores.spawn({
+            let (deliver, stop) = (deliver.clone(), stop.clone());
+            async move {
+                stop.cancelled().await;
+                deliver.close();
             }
-        }
+        });
+        chores.close();
+        chores
     }
 
-    /// Posts all events that are due to webhook endpoints, as it does regularly while it runs.
+    fn claim_loop(&self) -> ClaimLoop {
+        let Shelves { claim, deliver, gate, .. } = &*self.shelves;
+        ClaimLoop::new(claim.clone(), deliver.clone(), gate.clone())
+    }
+
+    fn direct_handoff(&self) -> DirectHandoff {
+        let Shelves { claim, deliver, gate, .. } = &*self.shelves;
+        DirectHandoff { claim: claim.clone(), deliver: deliver.clone(), gate: gate.clone() }
+    }
+
+    /// Works until nothing is due and nothing in flight. What is due later stays in the queue.
+    pub async fn drain(&self) -> Result<(), DbError> {
+        Box::pin(self.shelves.expiry.once()).await?;
+        self.claim_loop().drain().await
+    }
+
+    /// Posts all due events to webhook endpoints, as a running worker does periodically.
     pub async fn notify(&self) -> Result<(), DbError> {
-        notify::drain(&self.parts).await
+        webhooks::drain(&self.shelves.webhooks).await
     }
 
-    /// Checks the records of all senders' domains whose turn it is, as it does regularly while it runs.
+    /// Runs all due checks of senders' domains, as a running worker does periodically.
     pub async fn check_domains(&self) -> Result<(), DbError> {
-        domains::once(&self.parts).await
+        self.shelves.domain_checks.once().await
     }
 
-    /// Waits for what is being sent, at most for the grace period, and gives back the rest.
+    /// Waits for what is being sent, at most for the grace period, and releases the rest.
     pub async fn stop(&self) {
-        self.parts.close();
+        self.shelves.deliver.close();
         self.finish().await;
         self.leave().await;
     }
 
     async fn finish(&self) {
+        let in_flight = &self.shelves.leases.in_flight;
         let finish = async {
-            while !self.parts.hands.are_empty() {
-                self.parts.hands.freed().await;
+            while !in_flight.is_empty() {
+                in_flight.released().await;
             }
         };
-        if tokio::time::timeout(self.parts.settings.grace, finish).await.is_err() {
-            let left = self.parts.hands.len();
-            tracing::warn!(left, "the grace period is over; recipients still being sent go to other workers");
+        if tokio::time::timeout(self.shelves.grace, finish).await.is_err() {
+            tracing::warn!(
+                event = "shutdown_grace_exceeded",
+                recipients = in_flight.len(),
+                "the grace period is over; other workers take over recipients that are still being sent"
+            );
         }
     }
 
     async fn leave(&self) {
-        self.parts.identity.leave();
-        self.parts.sender.close().await;
-        if let Err(error) = self.parts.identity.deregister(&self.parts.db, self.parts.clock.now()).await {
-            tracing::warn!(%error, "could not sign off; others take over when the lease ends");
+        let Shelves { leases, sender, .. } = &*self.shelves;
+        leases.identity.leave();
+        sender.close().await;
+        if let Err(error) = leases.identity.deregister(&leases.db, leases.clock.now()).await {
+            tracing::warn!(
+                event = "deregistration_failed",
+                %error,
+                "failed to deregister worker; its leases expire on their own"
+            );
         }
     }
 
-    /// Removes suppressions that have expired, once, as a chore does regularly. Answers how many.
+    /// Removes expired suppressions once, as a running worker does periodically. Returns how many.
     pub async fn forget_expired(&self) -> Result<u64, DbError> {
-        forget::once(&self.parts).await
+        let Leases { db, clock, .. } = &*self.shelves.leases;
+        expired_suppressions::once(db, clock).await
     }
 
-    /// Encrypts webhook secrets and removes old ones, once, as a chore does regularly.
+    /// Encrypts webhook secrets and removes old ones once, as a running worker does periodically.
     pub async fn keep_secrets(&self) -> Result<(), DbError> {
-        secrets::once(&self.parts).await.map(|_| ())
+        self.shelves.webhook_secrets.once().await.map(|_| ())
     }
 
-    /// Frees what dead workers left behind, once, as the reaper does regularly.
-    pub async fn reap(&self) -> Result<crate::db::workers::Reaped, DbError> {
-        reap::once(&self.parts).await
+    /// Releases the leases of dead workers once, as a running worker does periodically.
+    pub async fn reap(&self) -> Result<Reaped, DbError> {
+        rescue::once(&self.shelves.leases).await
     }
 
-    /// Releases what no worker would come back to, once, as a chore does regularly. Returns how much there was.
+    /// Releases leases that no worker knows of once, as a running worker does periodically. Returns how many.
     pub async fn recover(&self) -> Result<usize, DbError> {
-        recover::look(&self.parts).await
+        lost_claims::recover_all(&self.shelves.leases).await
     }
 }

@@ -71,15 +71,13 @@ impl Remains {
     async fn taken_over(self, mail: &Sent) -> Ending {
         let mut second = Service::start(quick(&self.database, &self.smtp)).await;
         let api = Api::new(second.address.clone().unwrap(), self.key);
-        second.logged(TOOK_OVER).await;
+        second.logged_event("leases_rescued").await;
         let status = ended(&api, mail).await;
         assert!(second.terminate().await.success());
         invariants::check(&mut self.database.connect().await).await;
         Ending { status, copies: self.smtp.mails().len() }
     }
 }
-
-const TOOK_OVER: &str = "took over from workers that have not been heard of";
 
 /// With leases as short as may be.
 fn quick(database: &Database, smtp: &SmtpServer) -> Command {
@@ -176,7 +174,7 @@ async fn frozen_at(scene: Scene, gate: &Gate) -> Ending {
     let mail = scene.sends_up_to(gate, json!({})).await;
     scene.first.freeze().await;
     let (mut second, api) = scene.another().await;
-    second.logged(TOOK_OVER).await;
+    second.logged_event("leases_rescued").await;
     let status = ended(&api, &mail).await;
     gate.open();
     scene.first.thaw().await;

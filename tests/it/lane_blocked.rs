@@ -2,8 +2,8 @@
 
 use postrider::clock::Clock as _;
 use postrider::config::Route;
-use postrider::db::conditions::{self, Taught};
-use postrider::domain::condition::{Condition, Lesson};
+use postrider::db::conditions::{self, Update};
+use postrider::domain::condition::{Condition, Observation};
 use serde_json::{Value, json};
 use sqlx::Row as _;
 
@@ -201,7 +201,7 @@ async fn a_lesson_that_changes_nothing_tells_how_the_lane_fares() {
     let mut connection = app.database.connect().await;
     let lane = sqlx::query("SELECT id FROM lanes").fetch_one(&mut connection).await.unwrap().get(0);
     let now = app.clock.now();
-    let lesson = Lesson {
+    let lesson = Observation {
         at: now,
         attempted: 1.0,
         accepted: 1.0,
@@ -211,7 +211,7 @@ async fn a_lesson_that_changes_nothing_tells_how_the_lane_fares() {
         reached_at: Some(now),
         own_session_at: Some(now),
     };
-    let changes = conditions::learn(&app.db, &[Taught { lane, lesson, reply: None, failure: None }]).await.unwrap();
+    let changes = conditions::learn(&app.db, &[Update { lane, lesson, reply: None, failure: None }]).await.unwrap();
     assert_eq!(changes.iter().map(|change| change.after).collect::<Vec<_>>(), [Condition::default()]);
     app.run_until_idle().await;
 }

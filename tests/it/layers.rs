@@ -1,7 +1,7 @@
 //! The house's drawing, held against every `use`: imports run downward (style.md), files stay small, SQL stays in one
 //! room.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Who may use whom. `clock`, `config`, `dns` and `telemetry` are leaves that anyone may use.
@@ -82,6 +82,193 @@ fn imports_run_downward() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The shelves of `worker`, and those that each may import. Files directly in `worker` join the shelves: they may import all
+/// of them, and no shelf imports them.
+const WORKER_SHELVES: &[(&str, &[&str])] = &[
+    ("lease", &[]),
+    ("claim", &["lease"]),
+    ("outcome", &["claim", "lease"]),
+    ("deliver", &["outcome", "claim", "lease"]),
+    ("handoff", &["deliver", "outcome", "claim", "lease"]),
+    ("maintenance", &["deliver", "outcome", "claim", "lease"]),
+    ("webhooks", &["lease"]),
+];
+
+/// The module path of a file, without `crate`: `worker/lease/mod.rs` and `worker/lease.rs` are `worker::lease`.
+fn module_path(path: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        path.with_extension("").components().map(|part| part.as_os_str().to_str().unwrap().to_owned()).collect();
+    names.pop_if(|last| last == "mod");
+    names
+}
+
+/// Every path in a file's code that starts with `crate`, `super`, `self` or one of the file's own `modules`, from the root of
+/// the crate: in imports, re-exports and expressions alike, with groups spelled out.
+fn absolute_paths(own: &[String], modules: &[&str], text: &str) -> BTreeSet<Vec<String>> {
+    let code = text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
+    // Tests are the last module of a file, and one level deeper.
+    let (code, tests) = code.split_once("mod tests {").unwrap_or((&code, ""));
+    let paths = |code: &str, extra: usize| -> Vec<Vec<String>> {
+        let starts = path_starts(code).into_iter();
+        starts
+            .flat_map(|at| spelled_out(&code[at..at + end_of_path(&code[at..])]))
+            .filter_map(|path| resolved(own, modules, &path, extra))
+            .collect()
+    };
+    paths(code, 0).into_iter().chain(paths(tests, 1)).collect()
+}
+
+/// Where names start that neither continue a path nor are fields.
+fn path_starts(code: &str) -> Vec<usize> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut before = ' ';
+    let mut starts = Vec::new();
+    for (at, c) in code.char_indices() {
+        if is_name(c) && !is_name(before) && !matches!(before, ':' | '.') {
+            starts.push(at);
+        }
+        before = c;
+    }
+    starts
+}
+
+/// Where the path at the start of `code` ends, groups included.
+fn end_of_path(code: &str) -> usize {
+    let mut depth = 0_usize;
+    let mut last = ' ';
+    for (at, c) in code.char_indices() {
+        let continues = c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '*');
+        match c {
+            '{' if last == ':' || depth > 0 => depth += 1,
+            '}' if depth > 0 => {
+                depth -= 1;
+                if depth == 0 {
+                    return at + 1;
+                }
+            }
+            ',' if depth > 0 => {}
+            _ if c.is_whitespace() && depth > 0 => {}
+            _ if continues => {}
+            _ => return at,
+        }
+        last = c;
+    }
+    code.len()
+}
+
+/// The single paths of one with groups: `a::{b, c::d}` is `a::b` and `a::c::d`.
+fn spelled_out(path: &str) -> Vec<Vec<String>> {
+    let Some((prefix, group)) = path.split_once('{') else {
+        let names = path.split("::").map(str::trim).filter(|name| !name.is_empty());
+        return vec![names.map(|name| name.split(' ').next().unwrap().to_owned()).collect()];
+    };
+    let group = group.strip_suffix('}').unwrap_or(group);
+    let (mut parts, mut depth, mut start) = (Vec::new(), 0_usize, 0);
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&group[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&group[start..]);
+    let parts = parts.into_iter().filter(|part| !part.trim().is_empty());
+    parts.flat_map(|part| spelled_out(&format!("{prefix}{}", part.trim()))).collect()
+}
+
+/// A path from the root of the crate, if it leads anywhere in it. `extra` is how much deeper than the file it stands.
+fn resolved(own: &[String], modules: &[&str], path: &[String], extra: usize) -> Option<Vec<String>> {
+    let (first, rest) = path.split_first().filter(|(_, rest)| !rest.is_empty())?;
+    match first.as_str() {
+        "crate" => Some(rest.to_vec()),
+        "self" => Some(own.iter().chain(rest).cloned().collect()),
+        "super" => {
+            let ups = path.iter().take_while(|name| *name == "super").count();
+            let kept = own.len().checked_sub(ups.saturating_sub(extra))?;
+            Some(own[..kept].iter().chain(&path[ups..]).cloned().collect())
+        }
+        name if modules.contains(&name) => Some(own.iter().chain(path).cloned().collect()),
+        _ => None,
+    }
+}
+
+/// The modules that a file declares.
+fn declared_modules(text: &str) -> Vec<&str> {
+    let lines = text.lines().filter_map(|line| line.strip_suffix(';'));
+    lines.filter_map(|line| line.split_once("mod ").map(|(_, name)| name)).collect()
+}
+
+/// For each file of `worker`, its place (a shelf, or "" for the files that join them) and those that it imports.
+fn worker_imports() -> BTreeMap<PathBuf, (String, BTreeSet<String>)> {
+    let shelf = |path: &[String]| -> Option<String> {
+        let (first, rest) = path.split_first()?;
+        let shelf = rest.first().filter(|name| WORKER_SHELVES.iter().any(|(shelf, _)| shelf == name));
+        (first == "worker").then(|| shelf.cloned().unwrap_or_default())
+    };
+    let files = sources().into_iter().filter(|(path, _)| path.starts_with("worker"));
+    let imports = files.map(|(path, text)| {
+        let own = module_path(&path);
+        let used = absolute_paths(&own, &declared_modules(&text), &text);
+        let place = shelf(&own).unwrap();
+        (path, (place, used.iter().filter_map(|path| shelf(path)).collect()))
+    });
+    imports.collect()
+}
+
+#[test]
+fn shelves_of_the_worker_import_downward() {
+    let mut wrong = Vec::new();
+    for (path, (own, used)) in worker_imports() {
+        let Some((_, below)) = WORKER_SHELVES.iter().find(|(shelf, _)| *shelf == own) else { continue };
+        let upward = used.iter().filter(|shelf| **shelf != own && !below.contains(&shelf.as_str()));
+        wrong.extend(upward.map(|shelf| match shelf.as_str() {
+            "" => format!("{} uses a file directly in worker", path.display()),
+            shelf => format!("{} uses {shelf}", path.display()),
+        }));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    // A row may only name rows above it, so that there is no circle.
+    for (at, (shelf, below)) in WORKER_SHELVES.iter().enumerate() {
+        let above: Vec<&str> = WORKER_SHELVES[..at].iter().map(|(shelf, _)| *shelf).collect();
+        assert!(below.iter().all(|shelf| above.contains(shelf)), "{shelf}");
+    }
+}
+
+#[test]
+fn every_folder_of_the_worker_is_a_shelf() {
+    let places: BTreeSet<String> = sources()
+        .into_iter()
+        .filter(|(path, _)| path.starts_with("worker") && path.components().count() > 2)
+        .map(|(path, _)| module_path(&path)[1].clone())
+        .collect();
+    assert_eq!(places, WORKER_SHELVES.iter().map(|(shelf, _)| (*shelf).to_owned()).collect());
+}
+
+#[test]
+fn relative_and_grouped_paths_are_resolved() {
+    let own = ["worker".to_owned(), "lease".to_owned(), "release".to_owned()];
+    let text = "pub use super::super::{claim::{self, allocation::URGENT}, deliver}; // super::super::webhooks::X\n\
+                fn f() { crate::worker::handoff::g(child::h); child::h(); }\n\
+                mod tests {\n use super::*;\n use super::super::identity::Identity;\n}\n";
+    let paths: Vec<String> = absolute_paths(&own, &["child"], text).into_iter().map(|path| path.join("::")).collect();
+    assert_eq!(
+        paths,
+        [
+            "worker::claim::allocation::URGENT",
+            "worker::claim::self",
+            "worker::deliver",
+            "worker::handoff::g",
+            "worker::lease::identity::Identity",
+            "worker::lease::release::*",
+            "worker::lease::release::child::h",
+        ]
+    );
 }
 
 #[test]

@@ -93,7 +93,7 @@ async fn killed_under_load_it_loses_nothing_that_was_answered_202() {
     let acknowledged = load.end().await;
 
     let mut again = Service::start(serve(&database.url, smtp.address(), &[])).await;
-    again.logged("took over from workers that have not been heard of").await;
+    again.logged_event("leases_rescued").await;
     have_all_arrived(&smtp, &acknowledged).await;
     assert!(again.terminate().await.success());
     invariants::check(&mut database.connect().await).await;

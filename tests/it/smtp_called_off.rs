@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use postrider::domain::outcome::Verdict::{Accepted, Permanent};
-use postrider::smtp::{Limits, Sender, Terms, Watch};
+use postrider::smtp::{Limits, SendGuard, Sender, Terms};
 
 use crate::support::sending::{MAIL, envelope, mail_of, relay, sender, through_relay, verdicts};
 use crate::support::smtp::SmtpServer;
@@ -29,7 +29,7 @@ impl AtTheText {
     }
 }
 
-impl Watch for AtTheText {
+impl SendGuard for AtTheText {
     fn go(&self) -> bool {
         true
     }

@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use postrider::domain::outcome::Outcome;
 use postrider::domain::outcome::Verdict::{self, Accepted, Permanent, Temporary, Uncertain};
-use postrider::smtp::{Limits, Settings, Terms, Watch};
+use postrider::smtp::{Limits, SendGuard, Settings, Terms};
 
 use crate::support::sending::{MAIL, envelope, relay, send, send_one, sender, through_relay, verdicts};
 use crate::support::smtp::{Action, SmtpServer};
@@ -177,7 +177,7 @@ struct Once {
     settled: Mutex<Vec<usize>>,
 }
 
-impl Watch for Once {
+impl SendGuard for Once {
     fn go(&self) -> bool {
         true
     }

@@ -1,0 +1,252 @@
+//! Claims once from the lanes with due recipients, each up to its quota.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::ClaimContext;
+use super::allocation::{self, LaneQuota};
+use crate::db::DbError;
+use crate::db::lanes::{self, ReadyLane};
+use crate::db::limits::{self, StreamKey, Wish};
+use crate::db::queue::{self, Claimed, Room};
+use crate::worker::lease::in_flight::LaneInFlight;
+use crate::worker::lease::permits::stream_message_count;
+
+/// Lanes of a stream considered in one claim.
+const LANES: i64 = 512;
+/// How long a lane is left to the workers that use all of its connections.
+const FULL_LANE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Claims, and remembers from one claim to the next which limited lanes have nothing to give.
+#[derive(Debug)]
+pub(crate) struct Claimer {
+    cx: Arc<ClaimContext>,
+    limited: LimitedLanes,
+}
+
+#[derive(Debug, Default)]
+struct LimitedLanes {
+    /// Lanes of which other workers use everything that is allowed, and since when.
+    full: HashMap<i64, Instant>,
+    /// When throttled lanes may send again.
+    opens_at: BTreeSet<DateTime<Utc>>,
+    /// Limited lanes that had fewer recipients than their limits allowed.
+    emptied: Vec<i64>,
+    /// Whether other lanes may have what those did not use.
+    is_unused: bool,
+}
+
+/// What one claim led to.
+#[derive(Debug, Default)]
+pub(crate) struct Claim {
+    /// Recipients that no task has yet.
+    pub new: Vec<Claimed>,
+    /// How many recipients were claimed.
+    pub recipients: usize,
+    /// The lanes with due recipients, where any of them got a quota.
+    pub ready: Vec<Arc<ReadyLane>>,
+    /// What each lane with a quota gave.
+    pub lanes: Vec<LaneClaim>,
+    /// Lanes that did not use their quota.
+    pub below_quota: Vec<i64>,
+    /// Whether lanes with due recipients got no quota, and could use one.
+    pub has_unserved_lanes: bool,
+    /// Whether no lane has more due recipients than were claimed, and none has limits.
+    pub took_all: bool,
+}
+
+/// What a claim found in one lane.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LaneClaim {
+    /// `lanes.id`.
+    pub lane: i64,
+    /// Whether recipients were claimed.
+    pub gave: bool,
+    /// Whether they were fewer than the quota.
+    pub is_below_quota: bool,
+    /// Whether new messages bypass the lane while it is empty ([`crate::worker::handoff`]).
+    pub is_bypassed: bool,
+}
+
+/// What was claimed, and how much of each lane.
+#[derive(Default)]
+struct Leased {
+    new: Vec<Claimed>,
+    by_lane: HashMap<i64, usize>,
+}
+
+impl Claimer {
+    pub(crate) fn new(cx: Arc<ClaimContext>) -> Self {
+        Self { cx, limited: LimitedLanes::default() }
+    }
+
+    /// Returns how long it takes until a throttled lane may send again.
+    pub(crate) fn until_open(&self, now: DateTime<Utc>) -> Option<Duration> {
+        self.limited.until_open(now)
+    }
+
+    /// Returns the lanes to skip: those that other workers fully use, and those that only other workers reach.
+    pub(crate) fn skipped(&mut self, now: DateTime<Utc>) -> Vec<i64> {
+        self.limited.forget_open(now);
+        [self.limited.skipped(), self.cx.lane_stats.avoided(now)].concat()
+    }
+
+    /// Returns whether limited lanes left something unused since the last call, so that another claim is worthwhile.
+    pub(crate) fn take_unused(&mut self) -> bool {
+        std::mem::take(&mut self.limited.is_unused)
+    }
+
+    /// Allocates the free capacity among the lanes with due recipients, except those to `skip`, and claims.
+    pub(crate) async fn claim(&mut self, worker: Uuid, skip: &[i64], now: DateTime<Utc>) -> Result<Claim, DbError> {
+        let cx = self.cx.clone();
+        let leases = &cx.leases;
+        // Before the lanes are read: a recipient that failed and was released has closed its lane by then, and is not
+        // claimed for once more.
+        let (in_flight, free) = (leases.in_flight.by_lane(), leases.in_flight.free());
+        let ready = lanes::ready(&cx.db, now, LANES, skip).await?;
+        let ready: Vec<Arc<ReadyLane>> = ready.into_iter().map(Arc::new).collect();
+        let recent = cx.recent(&ready, &in_flight, now);
+        let quotas = allocation::allocate(&ready, &cx.capacity(free, &in_flight, &recent));
+        if quotas.is_empty() {
+            return Ok(Claim { took_all: ready.is_empty(), ..Claim::default() });
+        }
+        let leased = self.lease(worker, &quotas, now).await.inspect_err(|error| leases.note_failed_claim(error))?;
+        let count = |lane: i64| leased.by_lane.get(&lane).copied().unwrap_or(0);
+        let below_quota: Vec<i64> =
+            quotas.iter().filter(|quota| count(quota.lane.id) < quota.recipients).map(|quota| quota.lane.id).collect();
+        let took_all = below_quota.len() == ready.len() && !ready.iter().any(|lane| lane.is_limited());
+        let has_quota = |lane: &ReadyLane| quotas.iter().any(|quota| quota.lane.id == lane.id);
+        let others: Vec<Arc<ReadyLane>> = ready.iter().filter(|lane| !has_quota(lane)).cloned().collect();
+        let left = cx.capacity(leases.in_flight.free(), &in_flight, &recent);
+        Ok(Claim {
+            recipients: leased.by_lane.values().sum(),
+            lanes: self.lane_claims(&quotas, count),
+            new: leased.new,
+            below_quota,
+            has_unserved_lanes: !allocation::allocate(&others, &left).is_empty(),
+            took_all,
+            ready,
+        })
+    }
+
+    /// Claims from the lanes without limits, and then from those with limits.
+    async fn lease(&mut self, worker: Uuid, quotas: &[LaneQuota], now: DateTime<Utc>) -> Result<Leased, DbError> {
+        let cx = self.cx.clone();
+        let leases = &cx.leases;
+        let usable = || allocation::usable_by_all(leases.in_flight.capacity(), leases.in_flight.free(), quotas);
+        let lanes: Vec<Arc<ReadyLane>> = quotas.iter().map(|quota| quota.lane.clone()).collect();
+        let (limited, unlimited): (Vec<_>, Vec<_>) = quotas.iter().partition(|quota| quota.lane.is_limited());
+        let unlimited: Vec<Room> = unlimited.into_iter().map(room).collect();
+        let mut leased = Leased::default();
+        if !unlimited.is_empty() {
+            let companions = if cx.one_recipient_per_envelope { 0 } else { usable() };
+            let claimed = queue::claim(&cx.db, worker, &unlimited, companions, now).await?;
+            leased.add(&cx, claimed, &lanes);
+        }
+        if limited.is_empty() {
+            return Ok(leased);
+        }
+        let in_flight = leases.in_flight.by_lane();
+        let wishes: Vec<Wish> = limited.into_iter().map(|quota| cx.wish(&in_flight, quota)).collect();
+        match Box::pin(limits::claim(&cx.db, worker, &wishes, usable(), now)).await {
+            Ok(granted) => {
+                self.limited.opens_at.extend(granted.opens_at);
+                self.limited.emptied = granted.emptied;
+                self.limited.is_unused |= granted.is_unused;
+                self.limited.full.extend(granted.full.iter().map(|lane| (*lane, Instant::now())));
+                leases.permits.add(&granted.connections, granted.in_flight);
+                leased.add(&cx, granted.claimed, &lanes);
+                Ok(leased)
+            }
+            // What the other lanes gave must not be lost with it.
+            Err(error) if !leased.by_lane.is_empty() => {
+                tracing::warn!(
+                    event = "limited_claim_failed",
+                    %error,
+                    "failed to claim from lanes with limits; trying again"
+                );
+                leases.note_failed_claim(&error);
+                Ok(leased)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn lane_claims(&mut self, quotas: &[LaneQuota], count: impl Fn(i64) -> usize) -> Vec<LaneClaim> {
+        let emptied = std::mem::take(&mut self.limited.emptied);
+        let claim = |LaneQuota { lane, recipients }: &LaneQuota| {
+            let count = count(lane.id);
+            let is_below_quota = if lane.is_limited() { emptied.contains(&lane.id) } else { count < *recipients };
+            LaneClaim { lane: lane.id, gave: count > 0, is_below_quota, is_bypassed: lane.is_passed_by() }
+        };
+        quotas.iter().map(claim).collect()
+    }
+}
+
+impl LimitedLanes {
+    fn until_open(&self, now: DateTime<Utc>) -> Option<Duration> {
+        self.opens_at.first().map(|at| (*at - now).to_std().unwrap_or_default())
+    }
+
+    fn forget_open(&mut self, now: DateTime<Utc>) {
+        self.opens_at.retain(|at| *at > now);
+    }
+
+    fn skipped(&mut self) -> Vec<i64> {
+        self.full.retain(|_, since| since.elapsed() < FULL_LANE_PAUSE);
+        self.full.keys().copied().collect()
+    }
+}
+
+impl Leased {
+    /// Puts claimed recipients in flight, at once: what is leased and not in flight counts as lost
+    /// ([`crate::worker::lease::lost_claims`]).
+    fn add(&mut self, cx: &ClaimContext, claimed: Vec<Claimed>, lanes: &[Arc<ReadyLane>]) {
+        for row in &claimed {
+            *self.by_lane.entry(row.lane_id).or_default() += 1;
+        }
+        self.new.extend(cx.leases.in_flight.insert(claimed, lanes));
+    }
+}
+
+fn room(quota: &LaneQuota) -> Room {
+    let rows = i32::try_from(quota.recipients).unwrap_or(i32::MAX);
+    Room { lane: quota.lane.id, rows, from: quota.lane.ready_at }
+}
+
+impl ClaimContext {
+    fn wish(&self, in_flight: &HashMap<i64, LaneInFlight>, quota: &LaneQuota) -> Wish {
+        let lane = &quota.lane;
+        let stream: StreamKey = (lane.tenant_id, lane.stream.clone());
+        Wish {
+            room: room(quota),
+            is_stream_limited: lane.is_stream_limited(),
+            in_hand: in_flight.get(&lane.id).map_or(0, LaneInFlight::message_count),
+            open: self.sender.open_connections(lane.id),
+            stream_in_hand: stream_message_count(in_flight, &stream),
+            stream,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    #[test]
+    fn every_throttled_lane_is_waited_for() {
+        let at = |millis| DateTime::UNIX_EPOCH + TimeDelta::milliseconds(millis);
+        let mut limited = LimitedLanes::default();
+        limited.opens_at.extend([at(500), at(200)]);
+        for (now, wait) in [(0, Some(200)), (100, Some(100)), (200, Some(300)), (500, None)] {
+            limited.forget_open(at(now));
+            assert_eq!(limited.until_open(at(now)), wait.map(Duration::from_millis));
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Claims due recipients: how many of each lane ([`allocation`]), by the limits of the lanes and the worker's own
+//! experience with them ([`lane_stats`]).
+
+pub(crate) mod allocation;
+pub(crate) mod claimer;
+pub(crate) mod lane_stats;
+pub(crate) mod wake_listener;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::lease::Leases;
+use super::lease::in_flight::LaneInFlight;
+use crate::clock::SharedClock;
+use crate::db::Db;
+use crate::db::lanes::ReadyLane;
+use crate::smtp;
+use allocation::Capacity;
+use lane_stats::{LaneStats, RecentStats};
+
+/// What claims need.
+#[derive(Debug)]
+pub(crate) struct ClaimContext {
+    pub db: Db,
+    pub clock: SharedClock,
+    pub leases: Arc<Leases>,
+    pub lane_stats: Arc<LaneStats>,
+    pub sender: Arc<smtp::Sender>,
+    /// Connections of this process to one destination.
+    pub connections: usize,
+    /// Whether each recipient gets a message of its own (VERP).
+    pub one_recipient_per_envelope: bool,
+}
+
+impl ClaimContext {
+    /// Returns the recent past of these lanes and of those with recipients in flight.
+    pub(crate) fn recent(
+        &self,
+        lanes: &[Arc<ReadyLane>],
+        in_flight: &HashMap<i64, LaneInFlight>,
+        now: DateTime<Utc>,
+    ) -> HashMap<i64, RecentStats> {
+        let ids = lanes.iter().map(|lane| lane.id).chain(in_flight.keys().copied());
+        self.lane_stats.recent(ids, now)
+    }
+
+    /// Returns what there is to allocate.
+    pub(crate) fn capacity<'a>(
+        &self,
+        free: usize,
+        in_flight: &'a HashMap<i64, LaneInFlight>,
+        recent: &'a HashMap<i64, RecentStats>,
+    ) -> Capacity<'a> {
+        Capacity { total: self.leases.in_flight.capacity(), free, connections: self.connections, in_flight, recent }
+    }
+}

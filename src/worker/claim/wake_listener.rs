@@ -1,0 +1,35 @@
+//! Listens for the notifications by which other processes announce new messages.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::db::{Db, DbError, wake};
+
+/// Pause between two tries to listen. Meanwhile polling finds what is due.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+
+/// Silence after which the connection is checked.
+const CHECK_AFTER: Duration = Duration::from_secs(10);
+
+/// Notifies `claimer` of new messages, for as long as it is polled.
+pub(crate) async fn run(db: Db, claimer: Arc<Notify>) {
+    loop {
+        let Err(error) = listen(&db, &claimer).await;
+        tracing::debug!(event = "listen_failed", %error, "failed to listen for new messages; polling finds them");
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn listen(db: &Db, claimer: &Notify) -> Result<Infallible, DbError> {
+    let mut listener = wake::listen(db).await?;
+    loop {
+        if listener.heard(CHECK_AFTER).await? {
+            claimer.notify_one();
+        } else {
+            listener.check(db).await?;
+        }
+    }
+}

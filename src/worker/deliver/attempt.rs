@@ -1,0 +1,239 @@
+//! One attempt at one message: prepares it, sends it, and records the outcome of each recipient. A failure here concerns
+//! this message alone.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
+
+use super::DeliverContext;
+use super::envelopes::{Envelope, envelopes};
+use super::judge::{self, End, Start};
+use super::lease_check::LeaseCheck;
+use super::loaded_message::LoadedMessage;
+use super::memory_budget::Reservation;
+use crate::db::drafts::DraftError;
+use crate::db::queue::{Claimed, Finished, Rescheduled};
+use crate::domain::id::MessageId;
+use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
+use crate::smtp::NotBegun;
+use crate::worker::claim::allocation::URGENT;
+use crate::worker::lease::release::RETRY_PAUSE;
+
+/// A message that is ready to be sent.
+struct Prepared<'a> {
+    mime: Vec<u8>,
+    envelopes: Vec<Envelope>,
+    /// Reserved until the message is sent.
+    _memory: Option<Reservation<'a>>,
+}
+
+const UNREADABLE: &str = "postrider failed to read this message from its database; see its log";
+const PANICKED: &str = "postrider failed while it worked on this message; see its log";
+/// Reason for holding recipients where the failure of their attempt cannot be judged.
+const NOT_JUDGED: &str =
+    "held: postrider failed while it worked on this message, and cannot tell when to try again; see its log";
+
+/// How long a message is deferred that our configuration keeps from being prepared.
+const CONFIGURATION_DELAY: TimeDelta = TimeDelta::minutes(5);
+
+/// Delivers a message and completes each of its claimed recipients. A panic counts as a failed attempt of those that were
+/// not completed before.
+pub(crate) async fn run(cx: Arc<DeliverContext>, mut message: LoadedMessage) {
+    if cx.closing.is_cancelled() {
+        return cx.leases.release(message.claimed).await;
+    }
+    let start = Start::now(&cx);
+    let Ok(expired) = AssertUnwindSafe(take_expired(&cx, &mut message, start)).catch_unwind().await else {
+        return fail(&cx, &message, PANICKED, start).await;
+    };
+    if !expired.is_empty() {
+        cx.recorder.record(expired);
+    }
+    if message.claimed.is_empty() {
+        return;
+    }
+    let preparing = cx.closing.run_until_cancelled(prepare(&cx, &mut message));
+    let Prepared { mime, envelopes, _memory } = match AssertUnwindSafe(preparing).catch_unwind().await {
+        Ok(Some(Ok(prepared))) => prepared,
+        Ok(None) => return cx.leases.release(message.claimed).await,
+        // A database outage is not the recipient's attempt.
+        Ok(Some(Err(DraftError::Db(error)))) if error.is_passing() => {
+            tracing::warn!(event = "load_failed", %error, "failed to load a message; releasing it");
+            return release_later(&cx, message.claimed).await;
+        }
+        // The database's words go to our log; the recipient's history gets ours.
+        Ok(Some(Err(DraftError::Db(error)))) => {
+            tracing::error!(event = "message_unreadable", %error, "cannot load a message; failing its attempt");
+            return fail(&cx, &message, UNREADABLE, start).await;
+        }
+        // A missing signature or link is no attempt either: once the configuration is fixed the message goes as usual.
+        Ok(Some(Err(error @ (DraftError::Unsigned(..) | DraftError::NoLinks)))) => {
+            return defer(&cx, message, &error).await;
+        }
+        Ok(Some(Err(error))) => return fail(&cx, &message, &error.to_string(), start).await,
+        Err(_) => return fail(&cx, &message, PANICKED, start).await,
+    };
+    // Each envelope completes its own recipients: a slow server must not delay the outcomes of another.
+    match <[Envelope; 1]>::try_from(envelopes) {
+        Ok([envelope]) => send(&cx, &message, envelope, &mime, start).await,
+        Err(envelopes) => {
+            join_all(envelopes.into_iter().map(|envelope| send(&cx, &message, envelope, &mime, start))).await;
+        }
+    }
+}
+
+/// Takes out recipients whose deadline has passed.
+async fn take_expired(cx: &DeliverContext, message: &mut LoadedMessage, start: Start) -> Vec<Finished> {
+    cx.retry_policies.refresh(&cx.db, start.at).await;
+    let is_expired = |claimed: &Claimed| start.at >= cx.deadline(message, claimed);
+    let (expired, in_time): (Vec<_>, Vec<_>) = message.claimed.iter().cloned().partition(is_expired);
+    message.claimed = in_time;
+    expired.into_iter().map(|claimed| judge::expired(claimed, start.at)).collect()
+}
+
+/// Builds the message once for all of its routes.
+async fn prepare<'a>(cx: &'a DeliverContext, message: &mut LoadedMessage) -> Result<Prepared<'a>, DraftError> {
+    let recipients = message.recipients()?;
+    let memory = if message.stored.is_large() { Some(reserve_memory(cx, message).await) } else { None };
+    let draft = message.stored.draft(&cx.db, cx.links.as_ref()).await?;
+    let envelopes = envelopes(cx, message, &draft.from.address, recipients, cx.clock.now());
+    let mime = cx.signing.build(&message.stored, &draft).await?;
+    Ok(Prepared { mime, envelopes, _memory: memory })
+}
+
+/// Sends a message to one envelope and completes its recipients.
+async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, mime: &[u8], start: Start) {
+    let Envelope { route, envelope, claimed } = envelope;
+    let guard = LeaseCheck::new(cx, message, &claimed, start);
+    let is_alone = envelope.to.len() == 1;
+    let sending = async {
+        let outcomes = cx.sender.send_if(&route, &envelope, mime, &cx.send_options(&claimed, &guard)).await?;
+        let end = End::now(cx);
+        cx.retry_policies.refresh(&cx.db, end.at).await;
+        let judged = |(claimed, outcome): (&Claimed, Outcome)| Finished {
+            is_alone,
+            ..cx.judge(message, claimed.clone(), outcome, start, end)
+        };
+        let left = claimed.iter().zip(outcomes).enumerate().filter(|(position, _)| !guard.has_recorded(*position));
+        Ok(left.map(|(_, one)| judged(one)).collect())
+    };
+    match AssertUnwindSafe(sending).catch_unwind().await {
+        Ok(Ok(finished)) => cx.recorder.record(finished),
+        Ok(Err(NotBegun(why))) => {
+            tracing::debug!(event = "message_not_begun", why = why.text, "a message was not begun; releasing it");
+            release_later(cx, guard.unrecorded()).await;
+        }
+        Err(_) => {
+            // Once the message text may have left, it is unknown whether it arrived.
+            let (verdict, stage) = if guard.has_sent_text() {
+                (Verdict::Uncertain, Stage::Dot)
+            } else {
+                (Verdict::Temporary, Stage::Data)
+            };
+            let outcome = Outcome { verdict, stage, ..local_failure(PANICKED, start) };
+            complete_all(cx, message, guard.unrecorded(), &outcome, start).await;
+        }
+    }
+}
+
+/// Releases recipients after a pause, unless the worker is stopping: released at once, they would be claimed again at once,
+/// and fail again.
+async fn release_later(cx: &DeliverContext, claimed: Vec<Claimed>) {
+    cx.closing.run_until_cancelled(tokio::time::sleep(RETRY_PAUSE)).await;
+    cx.leases.release(claimed).await;
+}
+
+/// Defers a message that our configuration keeps from being prepared, without an attempt. Its deadline stays.
+async fn defer(cx: &DeliverContext, message: LoadedMessage, error: &DraftError) {
+    let now = cx.clock.now();
+    log_preparation_failure(cx, &message, error);
+    let end = message.claimed.iter().map(|claimed| cx.deadline(&message, claimed)).min();
+    let until = end.map_or(now + CONFIGURATION_DELAY, |end| end.min(now + CONFIGURATION_DELAY));
+    let why = error.to_string();
+    let to = Rescheduled { until: Some(until), problem: Some((&why, now)) };
+    cx.leases.reschedule(message.claimed, to).await;
+}
+
+/// Logs it once per interval for each domain or stream, and not for each message.
+fn log_preparation_failure(cx: &DeliverContext, message: &LoadedMessage, error: &DraftError) {
+    const INTERVAL: TimeDelta = TimeDelta::minutes(1);
+    let what = match error {
+        DraftError::Unsigned(domain, _) => format!("domain {domain}"),
+        _ => format!("stream {}", message.stored.row.stream),
+    };
+    if cx.log_limit.allows(&what, cx.clock.now(), INTERVAL) {
+        tracing::error!(
+            event = "preparation_failed",
+            %error,
+            what,
+            "cannot prepare messages; deferring them until this is fixed"
+        );
+    }
+}
+
+/// Reserves the memory that a large message needs while it is built: once as attachments, and once as MIME, which is a
+/// third larger. It is signed in place.
+async fn reserve_memory<'a>(cx: &'a DeliverContext, message: &LoadedMessage) -> Reservation<'a> {
+    let bytes = u64::try_from(message.stored.row.size).unwrap_or(0).saturating_mul(5) / 2;
+    let lane = message.claimed.first().and_then(|row| cx.leases.in_flight.lane(row.lane_id));
+    cx.memory.reserve(bytes, lane.is_some_and(|lane| lane.priority <= URGENT)).await
+}
+
+/// Completes a message of which nothing was sent, for a reason of ours: the attempt counts, so that it is not repeated at
+/// once.
+async fn fail(cx: &DeliverContext, message: &LoadedMessage, reason: &str, start: Start) {
+    let id = MessageId(message.stored.row.id);
+    tracing::error!(
+        event = "message_not_prepared",
+        message_id = %id,
+        reason,
+        "cannot prepare a message; trying it again as after a temporary failure"
+    );
+    complete_all(cx, message, message.claimed.clone(), &local_failure(reason, start), start).await;
+}
+
+/// Completes recipients with the same outcome. If judging them panics they are held, so that they do not stay in flight.
+async fn complete_all(
+    cx: &DeliverContext,
+    message: &LoadedMessage,
+    claimed: Vec<Claimed>,
+    outcome: &Outcome,
+    start: Start,
+) {
+    let end = End::now(cx);
+    let judged = |claimed: &Claimed| cx.judge(message, claimed.clone(), outcome.clone(), start, end);
+    let finished = AssertUnwindSafe(|| claimed.iter().map(judged).collect());
+    match std::panic::catch_unwind(finished) {
+        Ok(finished) => cx.recorder.record(finished),
+        Err(_) => cx.leases.hold(claimed, NOT_JUDGED).await,
+    }
+}
+
+/// Returns the outcome of a failure that no server is responsible for.
+fn local_failure(reason: &str, start: Start) -> Outcome {
+    Outcome {
+        verdict: Verdict::Temporary,
+        reply: Reply::ours(reason),
+        peer: Peer::default(),
+        duration: start.clock.elapsed(),
+        // A stage that says nothing about the destination.
+        stage: Stage::Data,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delivery_future_is_small() {
+        fn size<F>(_: fn(Arc<DeliverContext>, LoadedMessage) -> F) -> usize {
+            size_of::<F>()
+        }
+        // It is moved for every message; a database call that is held unboxed costs 30 KB.
+        assert!(size(run) <= 12 << 10, "{} bytes", size(run));
+    }
+}

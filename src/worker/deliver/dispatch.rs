@@ -1,0 +1,104 @@
+//! Loads the messages of claimed recipients and starts a task for each.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::loaded_message::{self, Loaded};
+use super::{DeliverContext, attempt};
+use crate::db::queue::Claimed;
+use crate::worker::lease::release::{NOT_STORED, RETRY_PAUSE};
+
+/// Loads what was claimed and starts a task for each message. What cannot be loaded now is released, and what can never be
+/// loaded is held. Returns `false` where the database is unreachable.
+pub(crate) async fn load_and_start(cx: &Arc<DeliverContext>, claimed: Vec<Claimed>) -> bool {
+    if claimed.is_empty() {
+        return true;
+    }
+    match loaded_message::load(cx, &claimed).await {
+        Ok(loaded) => {
+            start(cx, loaded).await;
+            true
+        }
+        Err(error) if error.is_passing() => {
+            tracing::warn!(
+                event = "load_failed",
+                %error,
+                recipients = claimed.len(),
+                "failed to load claimed messages; releasing them"
+            );
+            let leases = cx.leases.clone();
+            cx.tasks.spawn(async move {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                leases.release(claimed).await;
+            });
+            false
+        }
+        Err(_) => {
+            load_one_by_one(cx, claimed).await;
+            true
+        }
+    }
+}
+
+/// Loads each message alone: one that cannot be read must not delay the others.
+async fn load_one_by_one(cx: &Arc<DeliverContext>, claimed: Vec<Claimed>) {
+    let mut by_message = BTreeMap::<Uuid, Vec<Claimed>>::new();
+    for row in claimed {
+        by_message.entry(row.message_id).or_default().push(row);
+    }
+    for claimed in by_message.into_values() {
+        if let Some(loaded) = loaded_message::load_one(cx, claimed).await {
+            start(cx, loaded).await;
+        }
+    }
+}
+
+/// Starts a task for each message.
+pub(crate) async fn start(cx: &Arc<DeliverContext>, loaded: Loaded) {
+    let Loaded { messages, orphans } = move_to_own_lanes(cx, loaded).await;
+    for message in messages {
+        cx.tasks.spawn(attempt::run(cx.clone(), message));
+    }
+    if !orphans.is_empty() {
+        let leases = cx.leases.clone();
+        cx.tasks.spawn(async move { leases.hold(orphans, NOT_STORED).await });
+    }
+}
+
+/// Moves recipients whose domain has got its own lane to that lane, where they wait for their turn.
+async fn move_to_own_lanes(cx: &DeliverContext, mut loaded: Loaded) -> Loaded {
+    let in_flight = &cx.leases.in_flight;
+    let is_shared = |row: &Claimed| in_flight.lane(row.lane_id).is_some_and(|lane| lane.is_shared());
+    if !loaded.messages.iter().flat_map(|message| &message.claimed).any(is_shared) {
+        return loaded;
+    }
+    let splits = match cx.splits.current().await {
+        Ok(splits) if !splits.is_empty() => splits,
+        Ok(_) => return loaded,
+        Err(error) => {
+            tracing::debug!(event = "lane_splits_unknown", %error, "failed to read which domains have their own lanes");
+            return loaded;
+        }
+    };
+    let mut moves = Vec::new();
+    for message in &mut loaded.messages {
+        let own_lane = |row: &Claimed| {
+            let lane = in_flight.lane(row.lane_id).filter(|lane| lane.is_shared())?;
+            let domain = message.stored.address(row.recipient_id).ok()?.domain().to_owned();
+            splits.get(&(lane.tenant_id, lane.stream.clone(), lane.route.clone(), domain)).copied()
+        };
+        let (moved, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut message.claimed)
+            .into_iter()
+            .map(|row| (own_lane(&row), row))
+            .partition(|(own, _)| own.is_some());
+        message.claimed = kept.into_iter().map(|(_, row)| row).collect();
+        moves.extend(moved.into_iter().filter_map(|(own, row)| Some((row, own?))));
+    }
+    loaded.messages.retain(|message| !message.claimed.is_empty());
+    if !moves.is_empty() {
+        cx.leases.move_to_lanes(moves).await;
+    }
+    loaded
+}

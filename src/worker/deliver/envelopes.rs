@@ -1,0 +1,104 @@
+//! Divides a message's recipients among routes and envelopes, and gives each envelope its return path.
+//!
+//! A return path identifies a recipient where no other recipient of the message goes the same way. With VERP each envelope
+//! has one recipient: a message to fifty is sent fifty times. This depends on the message and not on the recipients left at
+//! an attempt: servers that greylist (RFC 6647) want to see the same return path again.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, Utc};
+
+use super::DeliverContext;
+use super::loaded_message::LoadedMessage;
+use crate::db::queue::Claimed;
+use crate::domain::address::Address;
+use crate::domain::id::MessageId;
+use crate::domain::return_path::{ReturnPaths, Token};
+use crate::smtp::{self, Dsn, Route};
+
+/// How bounces find their message.
+#[derive(Debug, Clone)]
+pub struct Returns {
+    /// Creates the return paths.
+    pub paths: ReturnPaths,
+    /// Whether each recipient gets an envelope of its own.
+    pub verp: bool,
+    /// Whether servers are asked to report success too.
+    pub success: bool,
+}
+
+/// The recipients of one transaction along one route, in the order in which they were claimed.
+pub(crate) struct Envelope {
+    pub route: Route,
+    pub envelope: smtp::Envelope,
+    pub claimed: Vec<Claimed>,
+}
+
+/// Returns the envelopes of a message by the current route table, whichever route the recipients' lanes were made for:
+/// through the relays of a route one per lane, since each lane has its own limits, or one per domain.
+pub(crate) fn envelopes(
+    cx: &DeliverContext,
+    message: &LoadedMessage,
+    from: &Address,
+    recipients: Vec<(Claimed, Address)>,
+    now: DateTime<Utc>,
+) -> Vec<Envelope> {
+    let route = cx.routes.of(&message.stored.row.stream, from.domain());
+    let mut groups = BTreeMap::<(i64, String), Vec<(Claimed, Address)>>::new();
+    for (claimed, address) in recipients {
+        let group = if route.is_mx() { (0, address.domain().to_owned()) } else { (claimed.lane_id, String::new()) };
+        groups.entry(group).or_default().push((claimed, address));
+    }
+    let returns = cx.returns.as_ref();
+    let is_verp = returns.is_some_and(|returns| returns.verp);
+    // Recipients change between a relay's lanes from one attempt to the next, so that only the whole message counts there.
+    let is_single = is_verp || message.stored.addressees.len() == 1;
+    let counts = if is_single || !route.is_mx() || returns.is_none() { HashMap::new() } else { domain_counts(message) };
+    let mut envelopes = Vec::with_capacity(groups.len());
+    for ((_, domain), recipients) in groups {
+        let is_only = is_single || counts.get(&domain) == Some(&1);
+        let route = if route.is_mx() { Route::Mx { domain } } else { Route::Relay(route.clone()) };
+        let parts: Vec<Vec<(Claimed, Address)>> =
+            if is_verp { recipients.into_iter().map(|one| vec![one]).collect() } else { vec![recipients] };
+        for recipients in parts {
+            let (claimed, to): (Vec<Claimed>, Vec<Address>) = recipients.into_iter().unzip();
+            let position = if is_only { position(message, &claimed) } else { None };
+            let (from, dsn) = sender(returns, message, from, position, now);
+            let envelope = smtp::Envelope { from: Some(from), to, dsn };
+            envelopes.push(Envelope { route: route.clone(), envelope, claimed });
+        }
+    }
+    envelopes
+}
+
+/// Returns how many of a message's recipients each domain has.
+fn domain_counts(message: &LoadedMessage) -> HashMap<String, usize> {
+    let mut counts = HashMap::new();
+    for address in message.stored.addressees.iter().filter_map(|row| row.address.parse::<Address>().ok()) {
+        *counts.entry(address.domain().to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+/// Returns the position of a single recipient in the request.
+fn position(message: &LoadedMessage, claimed: &[Claimed]) -> Option<u16> {
+    let [one] = claimed else { return None };
+    u16::try_from(message.stored.addressees.iter().position(|row| row.id == one.recipient_id)?).ok()
+}
+
+/// Returns the envelope sender and which notifications are requested. Without a return path bounces go to the message's
+/// sender, who did not ask for more of them.
+fn sender(
+    returns: Option<&Returns>,
+    message: &LoadedMessage,
+    from: &Address,
+    position: Option<u16>,
+    now: DateTime<Utc>,
+) -> (Address, Option<Dsn>) {
+    let plain = || (from.clone(), None);
+    let Some(returns) = returns else { return plain() };
+    let token = returns.paths.token(Token { message: MessageId(message.stored.row.id), position }, now);
+    // The configuration was checked for an invalid domain at the start.
+    let Some(address) = returns.paths.address(&token) else { return plain() };
+    (address, Some(Dsn { envelope_id: token, success: returns.success }))
+}

@@ -1,0 +1,124 @@
+//! Checks during a transaction whether the recipients are still leased to this worker, and records, where the application
+//! wants no second copy, that the message text is about to leave.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
+
+use super::DeliverContext;
+use super::judge::{End, Start};
+use super::loaded_message::LoadedMessage;
+use crate::db::marks::{self, Mark};
+use crate::db::queue::Claimed;
+use crate::domain::outcome::{OnUncertain, Outcome};
+use crate::smtp::SendGuard;
+
+/// The check for one envelope of a message.
+pub(crate) struct LeaseCheck<'a> {
+    cx: &'a DeliverContext,
+    message: &'a LoadedMessage,
+    claimed: &'a [Claimed],
+    start: Start,
+    has_sent_text: AtomicBool,
+    /// The positions of recipients whose outcomes are being recorded.
+    recorded: Mutex<HashSet<usize>>,
+}
+
+impl<'a> LeaseCheck<'a> {
+    pub(crate) fn new(
+        cx: &'a DeliverContext,
+        message: &'a LoadedMessage,
+        claimed: &'a [Claimed],
+        start: Start,
+    ) -> Self {
+        Self { cx, message, claimed, start, has_sent_text: AtomicBool::new(false), recorded: Mutex::default() }
+    }
+
+    /// Whether the outcome of the recipient at this position is being recorded.
+    pub(crate) fn has_recorded(&self, position: usize) -> bool {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).contains(&position)
+    }
+
+    /// Returns the recipients without an outcome.
+    pub(crate) fn unrecorded(&self) -> Vec<Claimed> {
+        let claimed = self.claimed.iter().enumerate().filter(|(position, _)| !self.has_recorded(*position));
+        claimed.map(|(_, claimed)| claimed.clone()).collect()
+    }
+
+    /// Whether the message text, or a part of it, may have left.
+    pub(crate) fn has_sent_text(&self) -> bool {
+        self.has_sent_text.load(Ordering::Relaxed)
+    }
+
+    /// Returns the newest claims of the recipients at these positions.
+    fn claims(&self, positions: impl Iterator<Item = usize>) -> Vec<Claimed> {
+        let mut claims: Vec<Claimed> = positions.filter_map(|position| self.claimed.get(position).cloned()).collect();
+        for row in &mut claims {
+            self.cx.leases.in_flight.adopt_claim(row);
+        }
+        claims
+    }
+
+    fn all(&self) -> Vec<Claimed> {
+        self.claims(0..self.claimed.len())
+    }
+
+    /// Records that the message text leaves. Without the record it must not: after a crash it would be sent again.
+    async fn record_text(&self, claims: Vec<Claimed>) -> bool {
+        match marks::set(&self.cx.db, &claims, Mark::DataStarted).await {
+            // The database may have been slow: the leases must still stand.
+            Ok(recorded) => recorded && self.cx.leases.hold_all(&claims),
+            Err(error) => {
+                tracing::warn!(
+                    event = "data_mark_failed",
+                    %error,
+                    "failed to record that a message is about to be sent; releasing it"
+                );
+                false
+            }
+        }
+    }
+}
+
+impl SendGuard for LeaseCheck<'_> {
+    /// Checks everything again, since the claim may be long ago: another worker may have taken over while this process was
+    /// suspended, the deadline may have passed, or this worker may be stopping.
+    fn go(&self) -> bool {
+        let (claims, now) = (self.all(), self.cx.clock.now());
+        let is_in_time = |row: &Claimed| now < self.cx.deadline(self.message, row);
+        !self.cx.closing.is_cancelled() && self.cx.leases.hold_all(&claims) && claims.iter().all(is_in_time)
+    }
+
+    /// Only recipients that the server accepted get the message text, and only for them it is recorded.
+    fn before_text<'a>(&'a self, accepted: &'a [usize]) -> BoxFuture<'a, bool> {
+        let claims = self.claims(accepted.iter().copied());
+        let may_go = match self.message.on_uncertain() {
+            OnUncertain::Retry => ready(self.cx.leases.hold_all(&claims)).boxed(),
+            OnUncertain::Hold | OnUncertain::Fail => self.record_text(claims).boxed(),
+        };
+        let note = |may_go: &bool| {
+            self.has_sent_text.fetch_or(*may_go, Ordering::Relaxed);
+        };
+        may_go.inspect(note).boxed()
+    }
+
+    fn before_end(&self) -> bool {
+        self.cx.leases.hold_all(&self.all())
+    }
+
+    /// Records outcomes at once: a further transaction may take long, and these recipients do not depend on it.
+    fn settled(&self, outcomes: Vec<(usize, Outcome)>) {
+        let end = End::now(self.cx);
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let finished = outcomes.into_iter().filter_map(|(position, outcome)| {
+            let claimed = self.claimed.get(position)?.clone();
+            let judge = || self.cx.judge(self.message, claimed, outcome, self.start, end);
+            recorded.insert(position).then(judge)
+        });
+        let finished = finished.collect();
+        self.cx.recorder.record(finished);
+    }
+}

@@ -1,0 +1,77 @@
+//! A message in memory, with its leased recipients.
+
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
+
+use super::{DeliverContext, suppression_check};
+use crate::db::DbError;
+use crate::db::drafts::{self, DraftError, Stored};
+use crate::db::queue::Claimed;
+use crate::domain::address::Address;
+use crate::domain::id::TenantId;
+use crate::domain::outcome::OnUncertain;
+
+/// One message and those of its recipients that were claimed.
+#[derive(Debug)]
+pub(crate) struct LoadedMessage {
+    pub stored: Stored,
+    pub claimed: Vec<Claimed>,
+}
+
+/// The messages of a claim.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub messages: Vec<LoadedMessage>,
+    /// Recipients whose message is not stored (any more).
+    pub orphans: Vec<Claimed>,
+}
+
+/// Loads the messages that these recipients belong to. Suppressed recipients are completed and left out.
+pub(crate) async fn load(cx: &DeliverContext, claimed: &[Claimed]) -> Result<Loaded, DbError> {
+    let mut by_message = HashMap::<Uuid, Vec<Claimed>>::new();
+    let mut by_tenant = HashMap::<Uuid, HashSet<Uuid>>::new();
+    for row in claimed {
+        by_tenant.entry(row.tenant_id).or_default().insert(row.message_id);
+        by_message.entry(row.message_id).or_default().push(row.clone());
+    }
+    let mut messages = Vec::with_capacity(by_message.len());
+    for (tenant, ids) in by_tenant {
+        let ids: Vec<Uuid> = ids.into_iter().collect();
+        let stored = drafts::load(&cx.db, TenantId(tenant), &ids).await?;
+        messages.extend(stored.into_iter().filter_map(|stored| {
+            let claimed = by_message.remove(&stored.row.id)?;
+            Some(LoadedMessage { stored, claimed })
+        }));
+    }
+    suppression_check::end_suppressed(cx, &mut messages).await?;
+    Ok(Loaded { messages, orphans: by_message.into_values().flatten().collect() })
+}
+
+/// Loads one message. If it cannot be loaded now its recipients are released, if it never can be they are held.
+pub(crate) async fn load_one(cx: &DeliverContext, claimed: Vec<Claimed>) -> Option<Loaded> {
+    match load(cx, &claimed).await {
+        Ok(loaded) => return Some(loaded),
+        Err(error) if error.is_passing() => cx.leases.release(claimed).await,
+        Err(error) => {
+            let reason = format!("held: what is stored of the message cannot be read: {error}");
+            cx.leases.hold(claimed, &reason).await;
+        }
+    }
+    None
+}
+
+impl LoadedMessage {
+    /// Returns what the application wants where it is unknown whether the message arrived.
+    pub(crate) fn on_uncertain(&self) -> OnUncertain {
+        self.stored.row.on_uncertain.parse().unwrap_or_default()
+    }
+
+    /// Returns the claimed recipients with their addresses, in the order of the request.
+    pub(crate) fn recipients(&self) -> Result<Vec<(Claimed, Address)>, DraftError> {
+        let mut claimed: Vec<&Claimed> = self.claimed.iter().collect();
+        let position = |id| self.stored.addressees.iter().position(|row| row.id == id);
+        claimed.sort_by_cached_key(|row| position(row.recipient_id));
+        claimed.into_iter().map(|row| Ok((row.clone(), self.stored.address(row.recipient_id)?))).collect()
+    }
+}

@@ -1,0 +1,66 @@
+//! Delivers claimed recipients: loads their messages ([`dispatch`]), prepares and sends each ([`attempt`]), and judges what
+//! came of it ([`judge`]).
+
+pub(crate) mod attempt;
+pub(crate) mod dispatch;
+pub(crate) mod envelopes;
+pub(crate) mod judge;
+pub(crate) mod lease_check;
+pub(crate) mod loaded_message;
+pub(crate) mod memory_budget;
+pub(crate) mod quarantined;
+pub(crate) mod send_options;
+pub(crate) mod signing;
+pub(crate) mod suppression_check;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::lease::Leases;
+use super::lease::crash_quarantine::CrashQuarantine;
+use super::outcome::recorder::OutcomeRecorder;
+use super::outcome::retry_policy_cache::RetryPolicyCache;
+use crate::clock::SharedClock;
+use crate::db::Db;
+use crate::db::splits::Splits;
+use crate::domain::routing::RouteTable;
+use crate::domain::unsubscribe::Links;
+use crate::smtp;
+use crate::telemetry::KeyedLogLimit;
+use envelopes::Returns;
+use memory_budget::MemoryBudget;
+use signing::Signing;
+
+/// What deliveries need.
+#[derive(Debug)]
+pub(crate) struct DeliverContext {
+    pub db: Db,
+    pub clock: SharedClock,
+    pub leases: Arc<Leases>,
+    pub recorder: OutcomeRecorder,
+    pub sender: Arc<smtp::Sender>,
+    pub signing: Signing,
+    pub retry_policies: RetryPolicyCache,
+    pub quarantine: CrashQuarantine,
+    pub memory: MemoryBudget,
+    /// Which domains have lanes of their own.
+    pub splits: Arc<Splits>,
+    pub routes: RouteTable,
+    pub returns: Option<Returns>,
+    pub links: Option<Links>,
+    /// Limits the log lines about one domain, stream or lane.
+    pub log_limit: KeyedLogLimit,
+    /// Cancelled when no more attempts may begin.
+    pub closing: CancellationToken,
+    pub tasks: TaskTracker,
+}
+
+impl DeliverContext {
+    /// Begins no more attempts: a message that waits for a connection, for memory or for its turn is released at once.
+    pub(crate) fn close(&self) {
+        self.closing.cancel();
+        self.sender.turn_away();
+    }
+}

@@ -1,0 +1,91 @@
+//! Delivers messages that were in flight when a worker crashed, as the quarantine admits them
+//! ([`crate::worker::lease::crash_quarantine`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use uuid::Uuid;
+
+use super::loaded_message::{self, Loaded};
+use super::{DeliverContext, attempt};
+use crate::db::marks::{self, Mark};
+use crate::db::queue::{Claimed, Rescheduled};
+use crate::domain::id::MessageId;
+use crate::worker::lease::crash_quarantine::Slot;
+use crate::worker::lease::release::{NOT_STORED, RETRY_PAUSE};
+
+/// Delay of messages for which the quarantine has no slot: as many are due at a time as there are slots.
+const FULL_DELAY: TimeDelta = TimeDelta::seconds(1);
+
+/// Starts a task for each message that was in flight at a crash, and returns the other recipients.
+pub(crate) fn start(cx: &Arc<DeliverContext>, claimed: Vec<Claimed>) -> Vec<Claimed> {
+    let (suspects, rest): (Vec<Claimed>, Vec<Claimed>) = claimed.into_iter().partition(|row| row.crashes > 0);
+    let mut by_message = BTreeMap::<Uuid, Vec<Claimed>>::new();
+    for row in suspects {
+        by_message.entry(row.message_id).or_default().push(row);
+    }
+    let mut refused = BTreeMap::<Option<i64>, Vec<Claimed>>::new();
+    for rows in by_message.into_values() {
+        let lane = rows.first().and_then(|row| cx.leases.in_flight.lane(row.lane_id));
+        let domain = lane.filter(|lane| lane.is_mx()).map(|lane| lane.id);
+        match cx.quarantine.admit(domain) {
+            Some(slot) => drop(cx.tasks.spawn(deliver(cx.clone(), rows, slot))),
+            None => refused.entry(domain).or_default().extend(rows),
+        }
+    }
+    for (domain, rows) in refused {
+        let slots = cx.quarantine.capacity(domain.is_some());
+        cx.tasks.spawn(delay(cx.clone(), rows, slots));
+    }
+    rest
+}
+
+async fn delay(cx: Arc<DeliverContext>, rows: Vec<Claimed>, slots: usize) {
+    let mut until = cx.clock.now();
+    for chunk in rows.chunks(slots) {
+        until += FULL_DELAY;
+        let to = Rescheduled { until: Some(until), problem: None };
+        cx.leases.reschedule(chunk.to_vec(), to).await;
+    }
+}
+
+/// Delivers one message when its turn has come, from loading it until its outcome is recorded.
+async fn deliver(cx: Arc<DeliverContext>, mut claimed: Vec<Claimed>, slot: Slot) {
+    let crashes = claimed.iter().map(|row| row.crashes).max().unwrap_or(0);
+    let turn = cx.closing.run_until_cancelled(cx.quarantine.turn(&slot, crashes)).await;
+    let Some(Ok(_turn)) = turn else { return cx.leases.release(claimed).await };
+    for row in &mut claimed {
+        cx.leases.in_flight.adopt_claim(row);
+    }
+    match marks::set(&cx.db, &claimed, Mark::Begun).await {
+        Ok(true) => {}
+        Ok(false) => return cx.leases.release(claimed).await,
+        Err(error) => {
+            tracing::warn!(
+                event = "quarantine_mark_failed",
+                %error,
+                "failed to record that a quarantined message is tried; releasing it"
+            );
+            tokio::time::sleep(RETRY_PAUSE).await;
+            return cx.leases.release(claimed).await;
+        }
+    }
+    let all = claimed.clone();
+    if let Some(first) = all.first() {
+        tracing::info!(
+            event = "quarantined_message_tried",
+            message_id = %MessageId(first.message_id),
+            crashes,
+            "trying a message that was in flight at a crash"
+        );
+    }
+    if let Some(Loaded { messages, orphans }) = loaded_message::load_one(&cx, claimed).await {
+        for message in messages {
+            attempt::run(cx.clone(), message).await;
+        }
+        cx.leases.hold(orphans, NOT_STORED).await;
+    }
+    // Until then it is still recorded as being tried, and would be blamed for a crash that the next one causes.
+    cx.leases.in_flight.wait_until_released(&all).await;
+}

@@ -1,0 +1,62 @@
+//! Signs a message with the DKIM keys of its sender's domain (RFC 6376). RSA signatures and large messages are computed on
+//! blocking threads, one per processor at a time.
+//!
+//! Messages of a domain whose keys cannot be decrypted wait: without a signature they might be refused for good, and a
+//! configured secret key lets them go.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::db::drafts::{DraftError, Stored};
+use crate::db::senders::{Senders, Standing};
+use crate::domain::id::TenantId;
+use crate::domain::message::Draft;
+use crate::mail;
+
+/// Size in bytes above which a message is signed on a blocking thread.
+const LARGE: usize = 256 << 10;
+
+/// Builds and signs messages.
+#[derive(Debug)]
+pub(crate) struct Signing {
+    senders: Arc<Senders>,
+    /// One permit per processor.
+    blocking: Semaphore,
+}
+
+impl Signing {
+    pub(crate) fn new(senders: Arc<Senders>) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self { senders, blocking: Semaphore::new(processors) }
+    }
+
+    /// Builds a message, and signs it if its sender's domain has keys.
+    pub(crate) async fn build(&self, message: &Stored, draft: &Draft) -> Result<Vec<u8>, DraftError> {
+        let standing = self.senders.of(TenantId(message.row.tenant_id), draft.from.address.domain()).await?;
+        let mut mime = mail::build(draft);
+        let Standing::Known(sender) = standing else { return Ok(mime) };
+        let unsigned = |why: &dyn std::fmt::Display| DraftError::Unsigned(sender.domain.clone(), why.to_string());
+        let signer = match &sender.signer {
+            Ok(Some(signer)) => signer.clone(),
+            Ok(None) => return Ok(mime),
+            Err(error) => return Err(unsigned(error)),
+        };
+        let at = draft.date;
+        let signed = if signer.is_slow() || mime.len() > LARGE {
+            self.run_blocking(move || mail::dkim::sign(&mut mime, &signer, at).map(|()| mime)).await
+        } else {
+            mail::dkim::sign(&mut mime, &signer, at).map(|()| mime)
+        };
+        signed.map_err(|error| unsigned(&error))
+    }
+
+    async fn run_blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let _permit = self.blocking.acquire().await;
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            // A panic concerns this message alone, and is caught where one of this task would be.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}

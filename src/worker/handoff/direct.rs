@@ -1,0 +1,197 @@
+//! Sends messages that this process accepted without a claim: the transaction that commits them also leases them to this
+//! worker, and they are in memory already.
+//!
+//! It does so only while nothing waits that could be sent: older recipients go first, and capacity is allocated among
+//! everything that waits ([`crate::worker::claim::allocation`]). So the first messages after an idle time are claimed, and
+//! so is everything while capacity is short.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+
+use super::gate::HandoffGate;
+use crate::db::drafts::Stored;
+use crate::db::intake::Intake;
+use crate::db::lanes::{NamedLane, ReadyLane};
+use crate::db::queue::{self, Claimed};
+use crate::domain::id::RecipientId;
+use crate::domain::message::NewRecipient;
+use crate::journal::{Settled, Taker};
+use crate::worker::claim::{ClaimContext, allocation};
+use crate::worker::deliver::loaded_message::{Loaded, LoadedMessage};
+use crate::worker::deliver::{DeliverContext, dispatch, suppression_check};
+use crate::worker::lease::lost_claims;
+
+/// Pause between two queries for the result of a commit without a response.
+const QUERY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Receives new messages for a running worker.
+#[derive(Debug)]
+pub(crate) struct DirectHandoff {
+    pub claim: Arc<ClaimContext>,
+    pub deliver: Arc<DeliverContext>,
+    pub gate: Arc<HandoffGate>,
+}
+
+impl Taker for DirectHandoff {
+    fn offer(&self, group: &mut [Intake], now: DateTime<Utc>) {
+        let leases = &self.claim.leases;
+        if self.deliver.closing.is_cancelled() || !self.gate.allows() {
+            return;
+        }
+        let Some(worker) = leases.worker() else { return };
+        let mut lanes = self.gate.open_lanes(group.iter().flat_map(|intake| &intake.lanes));
+        for avoided in self.claim.lane_stats.avoided(now) {
+            lanes.remove(&avoided);
+        }
+        if lanes.is_empty() {
+            return;
+        }
+        let lanes: Vec<Arc<ReadyLane>> = lanes.into_values().collect();
+        let mut quotas = quotas(&self.claim, &lanes, now);
+        let mut reserved = Vec::new();
+        for intake in group {
+            if intake.due_at() <= now && reserve(&mut quotas, intake.lanes.iter().map(|lane| lane.id)) {
+                intake.taker = Some(worker);
+                reserved.extend(claims(intake));
+            }
+        }
+        // Before the commit: what is leased and not in flight counts as lost.
+        leases.in_flight.insert_new(&reserved, &lanes);
+    }
+
+    fn settle(&self, offered: Vec<Settled>) {
+        let leases = &self.claim.leases;
+        let (mut messages, mut refused) = (Vec::new(), Vec::new());
+        for Settled { intake, taken, waiting, unsubscribe } in offered {
+            // Messages that come later must not overtake those that wait in the same lanes.
+            for (recipient, lane) in intake.message.recipients.iter().zip(&intake.lanes) {
+                if waiting.contains(&recipient.id) {
+                    self.gate.close_lane(lane.id);
+                }
+            }
+            let (leased, others): (Vec<Claimed>, Vec<Claimed>) =
+                claims(&intake).into_iter().partition(|row| taken.contains(&RecipientId(row.recipient_id)));
+            refused.extend(others);
+            if !leased.is_empty() {
+                let stored = Stored::of_new(intake.tenant, intake.message, unsubscribe);
+                messages.push(LoadedMessage { stored, claimed: leased });
+            }
+        }
+        if !refused.is_empty() {
+            // A recipient that was claimed meanwhile was in flight already, so that it has no task.
+            let claimed = leases.in_flight.release(refused.iter());
+            if !claimed.is_empty() {
+                let leases = leases.clone();
+                self.deliver.tasks.spawn(async move { leases.release(claimed).await });
+            }
+        }
+        if !messages.is_empty() {
+            self.deliver.tasks.spawn(start(self.deliver.clone(), messages));
+        }
+    }
+
+    fn doubt(&self, offered: Vec<Intake>) {
+        let rows = offered.iter().flat_map(claims).collect();
+        self.deliver.tasks.spawn(resolve(self.deliver.clone(), rows));
+    }
+}
+
+/// Sends messages that were handed off. Addresses that were suppressed while they were committed get nothing.
+async fn start(cx: Arc<DeliverContext>, mut messages: Vec<LoadedMessage>) {
+    let claimed: Vec<Claimed> = messages.iter().flat_map(|message| message.claimed.iter().cloned()).collect();
+    if let Err(error) = suppression_check::end_suppressed(&cx, &mut messages).await {
+        tracing::warn!(
+            event = "suppression_check_failed",
+            %error,
+            recipients = claimed.len(),
+            "failed to check the suppression list for new messages; releasing them"
+        );
+        return cx.leases.release(claimed).await;
+    }
+    dispatch::start(&cx, Loaded { messages, orphans: Vec::new() }).await;
+}
+
+/// Queries the result of a commit without a response, until nothing of it can be committed any more, and releases what is
+/// leased to this worker: no other may send it. Meanwhile it stays in flight, so that it does not count as lost.
+async fn resolve(cx: Arc<DeliverContext>, mut rows: Vec<Claimed>) {
+    let started = Instant::now();
+    while !rows.is_empty() {
+        let at = started.elapsed();
+        match queue::are_held(&cx.db, &rows).await {
+            Ok(leased) => {
+                let (own, unknown) = rows.into_iter().partition(|row| leased.contains(&row.recipient_id));
+                cx.leases.release(own).await;
+                rows = unknown;
+                if lost_claims::is_last_search(at, true, cx.db.limit()) {
+                    cx.leases.release(cx.leases.in_flight.release(rows.iter())).await;
+                    return;
+                }
+            }
+            Err(error) => tracing::debug!(
+                event = "handoff_unresolved",
+                %error,
+                "failed to query whether new messages were committed; trying again"
+            ),
+        }
+        tokio::time::sleep(QUERY_PAUSE).await;
+    }
+}
+
+/// Returns how many recipients of each of these lanes a claim could take now.
+fn quotas(cx: &ClaimContext, lanes: &[Arc<ReadyLane>], now: DateTime<Utc>) -> HashMap<i64, usize> {
+    let in_flight = cx.leases.in_flight.by_lane();
+    let recent = cx.recent(lanes, &in_flight, now);
+    let capacity = cx.capacity(cx.leases.in_flight.free(), &in_flight, &recent);
+    allocation::allocate(lanes, &capacity).into_iter().map(|quota| (quota.lane.id, quota.recipients)).collect()
+}
+
+/// Reserves capacity for all recipients of a message, or for none.
+fn reserve(quotas: &mut HashMap<i64, usize>, lanes: impl Iterator<Item = i64> + Clone) -> bool {
+    let wanted = |id: i64| lanes.clone().filter(|lane| *lane == id).count();
+    if lanes.clone().any(|lane| quotas.get(&lane).is_none_or(|left| *left < wanted(lane))) {
+        return false;
+    }
+    for lane in lanes {
+        if let Some(left) = quotas.get_mut(&lane) {
+            *left -= 1;
+        }
+    }
+    true
+}
+
+/// Returns the rows of a message as a claim would, except that no claim has the number zero. Empty for a message that was
+/// not offered.
+fn claims(intake: &Intake) -> Vec<Claimed> {
+    let Some(worker) = intake.taker else { return Vec::new() };
+    let row = |(recipient, lane): (&NewRecipient, &NamedLane)| Claimed {
+        message_id: intake.message.id.0,
+        recipient_id: recipient.id.0,
+        tenant_id: intake.tenant.0,
+        lane_id: lane.id,
+        attempts: 0,
+        crashes: 0,
+        first_due_at: intake.due_at(),
+        lease: worker,
+        claims: 0,
+    };
+    intake.message.recipients.iter().zip(&intake.lanes).map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capacity_is_reserved_for_all_recipients_or_none() {
+        let mut quotas = HashMap::from([(1, 3), (2, 1)]);
+        let mut reserve_for = |lanes: &[i64]| reserve(&mut quotas, lanes.iter().copied());
+        assert!(!reserve_for(&[2, 2]) && !reserve_for(&[1, 3]));
+        assert!(reserve_for(&[1, 1, 2]));
+        assert_eq!(quotas, HashMap::from([(1, 1), (2, 0)]));
+        let mut reserve_for = |lanes: &[i64]| reserve(&mut quotas, lanes.iter().copied());
+        assert!(!reserve_for(&[1, 2]) && reserve_for(&[1]) && !reserve_for(&[1]));
+    }
+}

@@ -1,0 +1,236 @@
+//! Decides which new messages may be handed off directly, by what claims found: while they take everything that is due, in
+//! streams that they have seen, in lanes with no known reason against it.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::db::lanes::{NamedLane, ReadyLane};
+
+/// Tenants and lanes remembered; when there are more, all of them are forgotten.
+const REMEMBERED: usize = 8_192;
+/// Cache TTL. A stream's priority may have changed: after that time its next message is claimed. And a lane may have lost
+/// its limits: after that time its next message is offered again.
+const CACHE_TTL: Duration = Duration::from_secs(10);
+
+/// What claims found.
+#[derive(Debug, Default)]
+pub(crate) struct HandoffGate {
+    /// Whether the last claim took everything that is due.
+    is_open: AtomicBool,
+    lanes: Mutex<Lanes>,
+}
+
+#[derive(Debug, Default)]
+struct Lanes {
+    /// The priorities of streams without limits as of their latest claim, by tenant and name.
+    streams: HashMap<Uuid, HashMap<String, (Instant, Priority)>>,
+    /// Lanes whose messages are not offered, and since when.
+    closed: HashMap<i64, Instant>,
+}
+
+/// What capacity is allocated by among streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Priority {
+    priority: i16,
+    weight: i16,
+}
+
+impl HandoffGate {
+    /// Notes lanes that a claim has read.
+    pub(crate) fn note_claim(&self, ready: &[Arc<ReadyLane>]) {
+        let (mut lanes, now) = (self.lanes(), Instant::now());
+        for lane in ready {
+            lanes.note(lane, now);
+        }
+    }
+
+    /// Stops offering messages of a lane in which an offered one stayed in the queue: it is paused, unreachable, limited, or
+    /// something older waits there.
+    pub(crate) fn close_lane(&self, lane: i64) {
+        put(&mut self.lanes().closed, lane, Instant::now());
+    }
+
+    /// Opens or closes the gate: whether a claim that begins now would find nothing older than what is accepted now.
+    pub(crate) fn set_open(&self, is_open: bool) {
+        self.is_open.store(is_open, Ordering::Relaxed);
+    }
+
+    /// Whether any message may be handed off.
+    pub(crate) fn allows(&self) -> bool {
+        self.is_open.load(Ordering::Relaxed)
+    }
+
+    /// Returns the lanes whose messages may be offered, as far as is known here. The transaction checks whether they are
+    /// open, without limits and empty.
+    pub(crate) fn open_lanes<'a>(&self, lanes: impl Iterator<Item = &'a NamedLane>) -> HashMap<i64, Arc<ReadyLane>> {
+        let mut open = HashMap::new();
+        {
+            let known = self.lanes();
+            for lane in lanes {
+                if !open.contains_key(&lane.id)
+                    && let Some(priority) = known.priority(lane)
+                {
+                    open.insert(lane.id, (lane, priority));
+                }
+            }
+        }
+        open.into_iter().map(|(id, (lane, priority))| (id, Arc::new(unlimited(lane, priority)))).collect()
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lanes {
+    fn note(&mut self, lane: &ReadyLane, now: Instant) {
+        if lane.is_stream_limited() {
+            // None of the stream's lanes accepts offers.
+            if let Some(streams) = self.streams.get_mut(&lane.tenant_id) {
+                streams.remove(&lane.stream);
+            }
+            return;
+        }
+        if !self.streams.contains_key(&lane.tenant_id) {
+            put(&mut self.streams, lane.tenant_id, HashMap::new());
+        }
+        let priority = Priority { priority: lane.priority, weight: lane.weight };
+        if let Some(streams) = self.streams.get_mut(&lane.tenant_id) {
+            match streams.get_mut(&lane.stream) {
+                Some(known) => *known = (now, priority),
+                None => put(streams, lane.stream.clone(), (now, priority)),
+            }
+        }
+        if lane.is_passed_by() {
+            self.closed.remove(&lane.id);
+        } else {
+            put(&mut self.closed, lane.id, now);
+        }
+    }
+
+    /// Returns the priority of this lane's stream, if its messages may be offered.
+    fn priority(&self, lane: &NamedLane) -> Option<Priority> {
+        if self.closed.get(&lane.id).is_some_and(is_fresh) {
+            return None;
+        }
+        let (since, priority) = self.streams.get(&lane.name.tenant.0)?.get(&lane.name.stream)?;
+        is_fresh(since).then_some(*priority)
+    }
+}
+
+fn is_fresh(since: &Instant) -> bool {
+    since.elapsed() < CACHE_TTL
+}
+
+/// Inserts an entry into a map of limited size, which is emptied when it is full.
+fn put<K: Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: V) {
+    if map.len() >= REMEMBERED && !map.contains_key(&key) {
+        map.clear();
+    }
+    map.insert(key, value);
+}
+
+/// Returns a lane as a claim would read it, without limits and without anything that waits.
+fn unlimited(lane: &NamedLane, Priority { priority, weight }: Priority) -> ReadyLane {
+    let name = &*lane.name;
+    ReadyLane {
+        id: lane.id,
+        tenant_id: name.tenant.0,
+        stream: name.stream.clone(),
+        route: name.route.clone(),
+        domain: name.domain.clone(),
+        priority,
+        weight,
+        ready_at: DateTime::<Utc>::MAX_UTC,
+        connections: None,
+        mails_per_connection: None,
+        rate: None,
+        learned_rate: None,
+        blocked_since: None,
+        stream_rate: None,
+        stream_concurrency: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::lanes::LaneName;
+    use crate::domain::id::TenantId;
+
+    fn lane(id: i64, stream: &str) -> NamedLane {
+        let (route, domain) = ("mx".into(), format!("d{id}.test"));
+        NamedLane { id, name: Arc::new(LaneName { tenant: TenantId::DEFAULT, stream: stream.into(), route, domain }) }
+    }
+
+    /// Returns the lane as a claim reads it.
+    fn ready(lane: &NamedLane, change: impl FnOnce(&mut ReadyLane)) -> Arc<ReadyLane> {
+        let mut ready = unlimited(lane, Priority { priority: 10, weight: 3 });
+        change(&mut ready);
+        Arc::new(ready)
+    }
+
+    fn open<const N: usize>(gate: &HandoffGate, lanes: [&NamedLane; N]) -> Vec<i64> {
+        let mut open: Vec<i64> = gate.open_lanes(lanes.into_iter()).into_keys().collect();
+        open.sort_unstable();
+        open
+    }
+
+    #[test]
+    fn lane_is_offered_once_its_streams_priority_is_known() {
+        let gate = HandoffGate::default();
+        let (first, second, other) = (lane(1, "news"), lane(2, "news"), lane(3, "digest"));
+        let all = [&first, &second, &other];
+        assert!(open(&gate, all).is_empty());
+        gate.note_claim(&[ready(&first, |_| {})]);
+        assert_eq!(open(&gate, all), [1, 2]);
+        let offered = &gate.open_lanes([&second].into_iter())[&2];
+        assert_eq!((offered.priority, offered.weight, &*offered.domain), (10, 3, "d2.test"));
+    }
+
+    #[test]
+    fn closed_lane_is_offered_again_when_a_claim_finds_it_free() {
+        let (gate, lanes) = (HandoffGate::default(), [&lane(1, "news"), &lane(2, "news")]);
+        gate.note_claim(&[ready(lanes[0], |_| {})]);
+        gate.close_lane(2);
+        assert_eq!(open(&gate, lanes), [1]);
+        gate.note_claim(&[ready(lanes[1], |_| {})]);
+        assert_eq!(open(&gate, lanes), [1, 2]);
+    }
+
+    #[test]
+    fn limited_and_unreachable_lanes_are_not_offered() {
+        let changes: [fn(&mut ReadyLane); 5] = [
+            |lane| lane.rate = Some(1.0),
+            |lane| lane.connections = Some(1),
+            |lane| lane.mails_per_connection = Some(1),
+            |lane| lane.blocked_since = Some(DateTime::UNIX_EPOCH),
+            |lane| (lane.rate, lane.learned_rate) = (Some(1.0), Some(1.0)),
+        ];
+        for change in changes {
+            let (gate, lanes) = (HandoffGate::default(), [&lane(1, "news"), &lane(2, "news")]);
+            gate.note_claim(&[ready(lanes[0], change)]);
+            assert_eq!(open(&gate, lanes), [2]);
+            gate.note_claim(&[ready(lanes[0], |_| {})]);
+            assert_eq!(open(&gate, lanes), [1, 2]);
+        }
+    }
+
+    #[test]
+    fn lanes_of_a_limited_stream_are_not_offered() {
+        let changes: [fn(&mut ReadyLane); 2] =
+            [|lane| lane.stream_rate = Some(1.0), |lane| lane.stream_concurrency = Some(1)];
+        for change in changes {
+            let (gate, lanes) = (HandoffGate::default(), [&lane(1, "news"), &lane(2, "news")]);
+            gate.note_claim(&[ready(lanes[0], |_| {})]);
+            gate.note_claim(&[ready(lanes[0], change)]);
+            assert!(open(&gate, lanes).is_empty());
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Finds recipients that are leased to this worker without its knowledge: the claim was committed and its response lost.
+//! No other worker may claim them while this one lives.
+//!
+//! The search runs after a failed claim, and periodically: a response may be lost without an error, as where a pooler mixes
+//! up the responses of two connections. Other statements may have been lost with it, so that the periodic search also
+//! releases leases of unknown workers and lowers lane watermarks that are above what waits.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Leases;
+use crate::db::{DbError, lanes, queue, workers};
+
+/// A claim in the buffers of a broken connection reaches Postgres when the network is back, at the latest when Postgres
+/// gives up the connection (see `db`).
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(25);
+/// Added to the longest time that a statement may take.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// Shortest pause between two periodic searches.
+const SEARCH_INTERVAL: Duration = Duration::from_mins(5);
+/// Shortest pause between two periodic searches, in durations of a search: they take at most a 200th of Postgres' time.
+const PAUSE_PER_SEARCH: u32 = 200;
+
+pub(crate) async fn run(leases: Arc<Leases>) {
+    let mut pause = SEARCH_INTERVAL;
+    loop {
+        tokio::select! {
+            () = leases.claim_lost.notified() => {}
+            () = tokio::time::sleep(pause) => {
+                let started = Instant::now();
+                if let Err(error) = recover_all(&leases).await {
+                    tracing::warn!(
+                        event = "lease_check_failed",
+                        %error,
+                        "failed to look for leases without a worker; trying again in some minutes"
+                    );
+                }
+                let duration = started.elapsed().saturating_sub(commit_time(leases.db.limit()));
+                pause = SEARCH_INTERVAL.max(duration * PAUSE_PER_SEARCH);
+                continue;
+            }
+        }
+        let started = Instant::now();
+        loop {
+            let at = started.elapsed();
+            let is_complete = release_lost(&leases).await.map(|found| found.is_some()).unwrap_or_else(|error| {
+                tracing::warn!(
+                    event = "lost_claim_check_failed",
+                    %error,
+                    "failed to look for recipients of a failed claim; trying again"
+                );
+                false
+            });
+            if is_last_search(at, is_complete, leases.db.limit()) {
+                break;
+            }
+            if !is_complete {
+                tokio::time::sleep(MARGIN).await;
+            }
+        }
+    }
+}
+
+/// Returns how long Postgres may take to commit a claim: its last statement and its commit, each up to the limit.
+fn commit_time(limit: Duration) -> Duration {
+    2 * limit + MARGIN
+}
+
+/// Whether a search that started `at` after a failed claim was the last one needed: no earlier claim can be committed any
+/// more. A search that failed does not count, since Postgres may be unreachable for long.
+pub(crate) fn is_last_search(at: Duration, is_complete: bool, limit: Duration) -> bool {
+    is_complete && at >= CONNECTION_TIMEOUT + commit_time(limit)
+}
+
+/// Releases every lease that no worker knows of. Returns how many there were, lanes with a wrong watermark included.
+pub(crate) async fn recover_all(leases: &Leases) -> Result<usize, DbError> {
+    let orphans = workers::free_orphans(&leases.db, leases.clock.now()).await?;
+    let lanes = lanes::lower_wrong(&leases.db).await?;
+    let lost = release_lost(leases).await?.unwrap_or(0);
+    leases.permits.mark_uncertain();
+    let of_unknown_workers = orphans.freed + orphans.held + orphans.uncertain;
+    let found = of_unknown_workers + lanes + lost;
+    if found > 0 {
+        tracing::warn!(
+            event = "leases_recovered",
+            leases_of_unknown_workers = of_unknown_workers,
+            leases_of_this_worker = lost,
+            lanes,
+            "found leases that no worker knows of; releasing them"
+        );
+        leases.wake.notify_one();
+    }
+    Ok(found)
+}
+
+/// Releases recipients that are leased to this worker and not in flight, neither before nor after the response to any
+/// claim of this moment. Returns how many there were, or `None` while this worker may have been declared dead.
+async fn release_lost(leases: &Leases) -> Result<Option<usize>, DbError> {
+    let Some(worker) = leases.worker() else { return Ok(None) };
+    let mut lost = queue::leased(&leases.db, worker).await?;
+    lost.retain(|row| !leases.in_flight.contains(row));
+    tokio::time::sleep(commit_time(leases.db.limit())).await;
+    lost.retain(|row| !leases.in_flight.contains(row));
+    let count = lost.len();
+    if count > 0 {
+        tracing::warn!(event = "claims_lost", recipients = count, "a claim got no response; releasing its recipients");
+        leases.release(lost).await;
+    }
+    Ok(Some(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn search_goes_on_until_no_claim_can_be_committed() {
+        let (seconds, limit) = (Duration::from_secs, Duration::from_secs(10));
+        assert!(!is_last_search(seconds(0), true, limit) && !is_last_search(seconds(45), true, limit));
+        assert!(is_last_search(seconds(46), true, limit));
+        assert!(!is_last_search(Duration::from_hours(1), false, limit), "Postgres may have been away for an hour");
+    }
+}

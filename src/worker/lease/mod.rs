@@ -1,0 +1,63 @@
+//! The leases of this worker: what it has in flight, under which id it holds it, and how it gives it back.
+//!
+//! No other worker may send to a recipient while the worker that leased it lives, so that every lease has to end: with an outcome
+//! ([`crate::worker::outcome`]), with a [`release`], with a search for [`lost_claims`], or, when the worker has died, with
+//! the [`rescue`] by another worker.
+
+pub(crate) mod crash_quarantine;
+pub(crate) mod heartbeat;
+pub(crate) mod identity;
+pub(crate) mod in_flight;
+pub(crate) mod lost_claims;
+pub(crate) mod permits;
+pub(crate) mod release;
+pub(crate) mod rescue;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::clock::SharedClock;
+use crate::db::queue::Claimed;
+use crate::db::{Db, DbError};
+use identity::Identity;
+use in_flight::InFlight;
+use permits::Permits;
+
+/// The leases of one worker, shared by all of its tasks.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    pub db: Db,
+    pub clock: SharedClock,
+    pub identity: Identity,
+    pub in_flight: InFlight,
+    pub permits: Permits,
+    /// How long a worker may be silent before others release its leases.
+    pub duration: Duration,
+    /// Starts a claim early.
+    pub wake: Arc<Notify>,
+    /// Starts the search for lost claims.
+    pub claim_lost: Notify,
+}
+
+impl Leases {
+    /// Returns the id to claim under, or `None` while the lease may have expired.
+    pub(crate) fn worker(&self) -> Option<Uuid> {
+        self.identity.current()
+    }
+
+    /// Whether all of these leases still stand.
+    pub(crate) fn hold_all(&self, claimed: &[Claimed]) -> bool {
+        claimed.iter().all(|row| self.identity.holds(row.lease))
+    }
+
+    /// Notes a failed claim that may have been committed all the same, so that it is searched for.
+    pub(crate) fn note_failed_claim(&self, error: &DbError) {
+        if error.may_be_done() {
+            self.claim_lost.notify_one();
+            self.permits.mark_uncertain();
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Releases the leases of dead workers. A recipient whose attempts were cut short by several crashes is held for an
+//! operator, so that one bad message cannot stop the queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Leases;
+use crate::clock::Uptime;
+use crate::db::DbError;
+use crate::db::workers::{self, Reaped};
+use crate::telemetry::Seldom;
+
+pub(crate) async fn run(leases: Arc<Leases>) {
+    let lease = leases.duration;
+    let mut ticks = tokio::time::interval((lease / 6).max(Duration::from_millis(100)));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut grace = Grace::new(lease, leases.db.limit(), Uptime::now().since_boot());
+    let failed = Seldom::default();
+    loop {
+        ticks.tick().await;
+        if !grace.is_over(leases.identity.is_fresh(), Uptime::now().since_boot()) {
+            continue;
+        }
+        match once(&leases).await {
+            Ok(rescued) if rescued.workers > 0 => {
+                tracing::warn!(
+                    event = "leases_rescued",
+                    workers = rescued.workers,
+                    released = rescued.freed,
+                    held = rescued.held,
+                    uncertain = rescued.uncertain,
+                    "rescued leases of dead workers"
+                );
+                leases.wake.notify_one();
+            }
+            Ok(_) => {}
+            Err(error) => {
+                if let Some(times) = failed.note(tokio::time::Instant::now()) {
+                    tracing::warn!(
+                        event = "lease_rescue_failed",
+                        %error,
+                        times,
+                        "failed to look for dead workers; trying again"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// When this worker may declare others dead: once the database has responded to it in time for a full lease. During an outage no
+/// worker could send a heartbeat, so all get the time for one first.
+#[derive(Debug)]
+struct Grace {
+    lease: Duration,
+    /// The longest that a call to the database takes.
+    call_limit: Duration,
+    fresh_since: Duration,
+    last_run: Duration,
+    wait: Duration,
+}
+
+impl Grace {
+    fn new(lease: Duration, call_limit: Duration, now: Duration) -> Self {
+        Self { lease, call_limit, fresh_since: now, last_run: now, wait: lease }
+    }
+
+    fn is_over(&mut self, is_fresh: bool, now: Duration) -> bool {
+        // A check that took long may have waited through an outage, and a suspended machine received nothing.
+        if !is_fresh || now.saturating_sub(self.last_run) > self.lease / 2 {
+            self.fresh_since = now;
+            // Other workers may wait for a response over a dead connection until their call times out.
+            self.wait = self.lease + self.call_limit;
+        }
+        self.last_run = now;
+        now.saturating_sub(self.fresh_since) >= self.wait
+    }
+}
+
+pub(crate) async fn once(leases: &Leases) -> Result<Reaped, DbError> {
+    workers::reap(&leases.db, leases.duration, leases.clock.now()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_of_others_may_time_out_after_an_outage() {
+        let seconds = Duration::from_secs;
+        let mut grace = Grace::new(seconds(6), seconds(10), seconds(100));
+        let mut is_over =
+            |is_fresh, from: u64, to: u64| (from..=to).fold(false, |_, now| grace.is_over(is_fresh, seconds(now)));
+        assert!(!is_over(true, 100, 105));
+        assert!(is_over(true, 106, 106), "a lease after the start");
+        assert!(!is_over(false, 107, 120));
+        assert!(!is_over(true, 121, 135), "a lease, and as long as a call may take");
+        assert!(is_over(true, 136, 136));
+        assert!(!is_over(true, 140, 140), "the machine slept");
+    }
+}

@@ -1,0 +1,72 @@
+//! Checks the DNS records of senders' domains: those of new keys every few minutes until they are found and the keys sign,
+//! all others a few times a day. Deletes keys that have been replaced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use crate::clock::SharedClock;
+use crate::db::domains;
+use crate::db::{Db, DbError};
+use crate::dns::{self, Asker};
+use crate::domain::id::TenantId;
+use crate::domain::publish::{PublishedKey, Terms, UNSETTLED, Verdict, records};
+
+/// How often due checks are looked for.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// Domains checked at a time.
+const CONCURRENCY: i64 = 8;
+
+/// What the checks need.
+#[derive(Debug)]
+pub(crate) struct DomainChecks {
+    pub db: Db,
+    pub clock: SharedClock,
+    pub dns: Asker,
+    /// What domains have to publish.
+    pub terms: Terms,
+}
+
+pub(crate) async fn run(checks: Arc<DomainChecks>) {
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        if let Err(error) = checks.once().await {
+            tracing::warn!(event = "domain_check_failed", %error, "failed to check senders' domains; trying again");
+        }
+    }
+}
+
+impl DomainChecks {
+    /// Runs all due checks.
+    pub(crate) async fn once(&self) -> Result<(), DbError> {
+        domains::retire(&self.db, self.clock.now()).await?;
+        loop {
+            let now = self.clock.now();
+            let due = domains::take_due(&self.db, now, now + UNSETTLED, CONCURRENCY).await?;
+            if due.is_empty() {
+                return Ok(());
+            }
+            let checks = join_all(due.iter().map(|(tenant, name)| self.check(*tenant, name))).await;
+            checks.into_iter().collect::<Result<(), DbError>>()?;
+        }
+    }
+
+    async fn check(&self, tenant: TenantId, name: &str) -> Result<(), DbError> {
+        let rows = domains::keys(&self.db, tenant, &[name.to_owned()]).await?;
+        let keys: Vec<PublishedKey> = rows.iter().filter_map(domains::KeyRow::published).collect();
+        let findings = dns::check(&self.dns, records(&self.terms, name, &keys)).await;
+        let verdict = Verdict::of(&self.terms, name, &keys, findings);
+        for selector in &verdict.seen {
+            tracing::info!(
+                event = "dkim_key_activated",
+                domain = name,
+                selector,
+                "found the DNS record of a new DKIM key; signing with it from now on"
+            );
+        }
+        let now = self.clock.now();
+        let next_check = now + verdict.next_check(&self.terms, &keys);
+        domains::checked(&self.db, tenant, name, &verdict, &keys, now, next_check).await
+    }
+}

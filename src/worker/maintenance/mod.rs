@@ -1,0 +1,7 @@
+//! Periodic work beside the deliveries.
+
+pub(crate) mod domain_checks;
+pub(crate) mod expire_closed_lanes;
+pub(crate) mod expired_suppressions;
+pub(crate) mod ready_watermark;
+pub(crate) mod webhook_secrets;

@@ -1,0 +1,79 @@
+//! Encrypts webhook secrets that are stored unencrypted, and removes those that no longer sign.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::SharedClock;
+use crate::db::{Db, DbError, webhook_secrets};
+use crate::domain::endpoint::StoredSecret;
+use crate::domain::id::EndpointId;
+use crate::domain::keyring::Keyring;
+
+/// Poll interval.
+const INTERVAL: Duration = Duration::from_mins(1);
+/// Endpoints encrypted together.
+const BATCH: i64 = 100;
+
+/// What the chore needs.
+#[derive(Debug)]
+pub(crate) struct WebhookSecrets {
+    pub db: Db,
+    pub clock: SharedClock,
+    /// Encrypts secrets, if a `secret_key` is configured.
+    pub keyring: Option<Keyring>,
+}
+
+pub(crate) async fn run(secrets: Arc<WebhookSecrets>) {
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut has_warned = false;
+    loop {
+        ticks.tick().await;
+        match secrets.once().await {
+            Ok(0) => {}
+            Ok(_) if has_warned => {}
+            Ok(left) => {
+                has_warned = true;
+                tracing::warn!(
+                    event = "webhook_secrets_unencrypted",
+                    left,
+                    "webhook secrets are stored unencrypted; set secret_key to the output of `openssl rand -base64 33`"
+                );
+            }
+            Err(error) => tracing::debug!(
+                event = "webhook_secrets_failed",
+                %error,
+                "failed to encrypt or remove webhook secrets; trying again"
+            ),
+        }
+    }
+}
+
+impl WebhookSecrets {
+    /// Returns how many endpoints keep an unencrypted secret, counted up to [`BATCH`], because there is no `secret_key`.
+    pub(crate) async fn once(&self) -> Result<usize, DbError> {
+        webhook_secrets::remove_expired(&self.db, self.clock.now()).await?;
+        let mut clear = webhook_secrets::clear(&self.db, BATCH).await?;
+        let Some(keyring) = &self.keyring else { return Ok(clear.len()) };
+        while !clear.is_empty() && webhook_secrets::may_seal(&self.db).await? {
+            for one in &clear {
+                let seal = |secret: &Option<Vec<u8>>| {
+                    let id = EndpointId(one.id);
+                    secret.as_ref().map(|secret| StoredSecret::seal(secret, Some(keyring), id)).transpose()
+                };
+                match (seal(&one.secret), seal(&one.old_secret)) {
+                    (Ok(secret), Ok(old)) => {
+                        webhook_secrets::seal(&self.db, one, secret.as_ref(), old.as_ref()).await?;
+                    }
+                    (Err(error), _) | (_, Err(error)) => {
+                        tracing::error!(event = "webhook_secret_not_sealed", %error, "cannot encrypt webhook secrets");
+                        return Ok(0);
+                    }
+                }
+            }
+            tracing::info!(event = "webhook_secrets_sealed", count = clear.len(), "encrypted webhook secrets at rest");
+            clear = webhook_secrets::clear(&self.db, BATCH).await?;
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,195 @@
+//! Records outcomes through group commit, retrying while the database is unreachable: a lost outcome would mean a second
+//! copy of a message.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use super::RecordContext;
+use super::adaptive_limits::AdaptiveLimits;
+use crate::db::DbError;
+use crate::db::journal::{self, Patience};
+use crate::db::queue::{Claimed, Finished};
+use crate::domain::id::MessageId;
+use crate::domain::outcome::Peer;
+use crate::journal::{Journal, Recorded};
+use crate::telemetry::Seldom;
+
+/// Tasks that process recorded outcomes: one continues while the other adapts limits.
+const OUTCOME_RECORDERS: usize = 2;
+/// Pause between two tries of an outcome that the database refuses in every form.
+const REFUSED_PAUSE: Duration = Duration::from_mins(1);
+/// Pause between two tries while the database is unreachable.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Passes outcomes to group commit.
+#[derive(Debug)]
+pub(crate) struct OutcomeRecorder {
+    journal: Arc<Journal>,
+}
+
+impl OutcomeRecorder {
+    /// Starts the tasks that process what was recorded; they end with group commit.
+    pub(crate) fn start(cx: Arc<RecordContext>, journal: Arc<Journal>, tasks: &TaskTracker) -> Self {
+        let leases = cx.leases.clone();
+        let task = RecordTask {
+            limits: Arc::new(AdaptiveLimits::new(cx.clone())),
+            cx,
+            journal: Arc::downgrade(&journal),
+            tasks: tasks.clone(),
+            turn: Arc::new(Semaphore::new(1)),
+            failed: Arc::new(Seldom::default()),
+        };
+        for _ in 0..OUTCOME_RECORDERS {
+            tasks.spawn(task.clone().run(journal.recorded()));
+        }
+        journal.refresh_by(Arc::new(move |row: &mut Claimed| leases.in_flight.adopt_claim(row)));
+        Self { journal }
+    }
+
+    /// Records the outcomes of one message.
+    pub(crate) fn record(&self, finished: Vec<Finished>) {
+        self.journal.finish(finished);
+    }
+}
+
+#[derive(Clone)]
+struct RecordTask {
+    cx: Arc<RecordContext>,
+    limits: Arc<AdaptiveLimits>,
+    journal: Weak<Journal>,
+    tasks: TaskTracker,
+    /// Outcomes that were refused are retried one at a time, so that they never need more than one connection.
+    turn: Arc<Semaphore>,
+    /// While the database is unreachable every batch fails twice a second.
+    failed: Arc<Seldom>,
+}
+
+impl RecordTask {
+    async fn run(self, recorded: async_channel::Receiver<Recorded>) {
+        while let Ok(Recorded { batch, counted }) = recorded.recv().await {
+            match counted {
+                Ok(counted) => self.process(&batch, counted).await,
+                Err(error) if is_outage(&error) => {
+                    self.note_failure(&error, batch.len());
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    // Group commit lives as long as anything is in flight.
+                    if let Some(journal) = self.journal.upgrade() {
+                        journal.finish(batch);
+                    }
+                }
+                // One outcome that Postgres refuses, or whose row is locked, must not take the others with it.
+                Err(_) => {
+                    for one in batch {
+                        self.record_one([one]).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adapts limits to outcomes that were recorded, and releases their recipients.
+    async fn process(&self, batch: &[Finished], counted: usize) {
+        if counted < batch.len() {
+            let stale = batch.len() - counted;
+            tracing::warn!(
+                event = "stale_outcomes",
+                stale,
+                "outcomes came after their leases had gone to another worker; ignoring them"
+            );
+        }
+        // Before the release, so that the next claim knows the limits.
+        self.limits.adapt(batch).await;
+        self.release(batch).await;
+    }
+
+    async fn release(&self, batch: &[Finished]) {
+        let leases = &self.cx.leases;
+        let newer = leases.in_flight.release(batch.iter().map(|finished| &finished.claimed));
+        leases.release(newer).await;
+    }
+
+    /// Records one outcome. If it is refused, a task of its own retries it, so that no other outcome waits.
+    async fn record_one(&self, mut one: [Finished; 1]) {
+        match self.commit(&mut one).await {
+            Ok(counted) => self.process(&one, counted).await,
+            Err(error) => drop(self.tasks.spawn(self.clone().retry(one, error))),
+        }
+    }
+
+    /// Retries one outcome until it is recorded; where Postgres refuses it, without the server's words. Its recipient must
+    /// not be released before: it would be sent again.
+    async fn retry(self, mut one: [Finished; 1], mut error: DbError) {
+        let message = MessageId(one[0].claimed.message_id);
+        let mut is_reduced = false;
+        loop {
+            if error.is_passing() {
+                tracing::warn!(
+                    event = "record_failed",
+                    %error,
+                    message_id = %message,
+                    "failed to record an outcome; trying again"
+                );
+                tokio::time::sleep(RETRY_PAUSE).await;
+            } else if is_reduced {
+                tracing::error!(
+                    event = "outcome_refused",
+                    %error,
+                    message_id = %message,
+                    "the database refuses an outcome; trying again in a minute"
+                );
+                tokio::time::sleep(REFUSED_PAUSE).await;
+            } else {
+                tracing::error!(
+                    event = "outcome_reduced",
+                    %error,
+                    message_id = %message,
+                    "the database refuses an outcome; recording it without the server's reply"
+                );
+                is_reduced = true;
+                if let Some(outcome) = &mut one[0].outcome {
+                    outcome.reply.text = "the reply could not be recorded".into();
+                    outcome.peer = Peer { is_final: outcome.peer.is_final, ..Peer::default() };
+                }
+            }
+            // The semaphore is never closed.
+            let _turn = self.turn.acquire().await;
+            match self.commit(&mut one).await {
+                Ok(_) => break,
+                Err(again) => error = again,
+            }
+        }
+        self.release(&one).await;
+    }
+
+    /// Tries until the database accepts or refuses the batch. A batch that is too slow counts as refused, since its parts
+    /// may be faster, and so does one with a locked row, which must not delay the others.
+    async fn commit(&self, batch: &mut [Finished]) -> Result<usize, DbError> {
+        loop {
+            for finished in batch.iter_mut() {
+                self.cx.leases.in_flight.adopt_claim(&mut finished.claimed);
+            }
+            let now = self.cx.clock.now();
+            match journal::commit(&self.cx.db, &[], batch, now, Patience::Short).await.map_err(DbError::from) {
+                Err(error) if is_outage(&error) => {
+                    self.note_failure(&error, batch.len());
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                result => return result.map(|committed| committed.counted),
+            }
+        }
+    }
+
+    fn note_failure(&self, error: &DbError, outcomes: usize) {
+        if let Some(times) = self.failed.note(tokio::time::Instant::now()) {
+            tracing::warn!(event = "record_failed", %error, outcomes, times, "failed to record outcomes; trying again");
+        }
+    }
+}
+
+/// Whether the database is unreachable, rather than refusing a certain outcome.
+fn is_outage(error: &DbError) -> bool {
+    error.is_passing() && !error.is_too_slow() && !error.is_locked_out()
+}

@@ -1,0 +1,69 @@
+//! Decides whether a relay that temporarily refuses recipients speaks for their domains or for itself. Pure.
+//!
+//! A reply of 4.7.x to RCPT may pass on a limit of the recipient's own server, or state the relay's limit for us. If few
+//! domains are refused it is attributed to them; if many are refused within a minute, to the relay.
+
+use std::collections::{BTreeSet, HashMap};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::db::splits::Sharer;
+
+/// Number of domains from which a throttle is the relay's.
+const RELAY_THRESHOLD: usize = 4;
+/// Time within which they are counted.
+const WINDOW: TimeDelta = TimeDelta::seconds(60);
+
+/// The domains that were throttled recently, by the lane they shared.
+#[derive(Debug, Default)]
+pub(crate) struct ThrottleAttribution(HashMap<i64, HashMap<String, DateTime<Utc>>>);
+
+impl ThrottleAttribution {
+    /// Adds these refused recipients. Returns those whose domains are throttled, and the lanes whose relay is.
+    pub(crate) fn attribute(&mut self, refused: Vec<Sharer>, now: DateTime<Utc>) -> (Vec<Sharer>, BTreeSet<i64>) {
+        for Sharer { lane, domain, .. } in &refused {
+            self.0.entry(*lane).or_default().insert(domain.clone(), now);
+        }
+        self.0.retain(|_, domains| {
+            domains.retain(|_, at| now - *at < WINDOW);
+            !domains.is_empty()
+        });
+        let is_relay = |lane: i64| self.0.get(&lane).is_some_and(|domains| domains.len() >= RELAY_THRESHOLD);
+        let (relays, domains): (Vec<_>, Vec<_>) = refused.into_iter().partition(|sharer| is_relay(sharer.lane));
+        (domains, relays.into_iter().map(|sharer| sharer.lane).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
+    }
+
+    fn refused(lane: i64, domains: &[&str]) -> Vec<Sharer> {
+        domains.iter().map(|domain| Sharer { lane, recipient: Uuid::nil(), domain: (*domain).into() }).collect()
+    }
+
+    #[test]
+    fn few_throttled_domains_are_meant_and_many_mean_the_relay() {
+        let mut attribution = ThrottleAttribution::default();
+        let three = refused(1, &["a.test", "b.test", "c.test", "a.test"]);
+        assert_eq!(attribution.attribute(three.clone(), at(0)), (three, BTreeSet::new()));
+        let other = refused(2, &["d.test"]);
+        assert_eq!(attribution.attribute(other.clone(), at(59)), (other, BTreeSet::new()), "of another relay");
+        assert_eq!(attribution.attribute(refused(1, &["d.test"]), at(59)), (Vec::new(), BTreeSet::from([1])));
+    }
+
+    #[test]
+    fn domains_throttled_a_minute_apart_are_not_many() {
+        let mut attribution = ThrottleAttribution::default();
+        for minute in 0..10 {
+            let one = refused(1, &[&format!("{minute}.test")]);
+            assert_eq!(attribution.attribute(one.clone(), at(60 * minute)), (one, BTreeSet::new()));
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The session of one endpoint, as long as there is something to deliver: it reads events, posts them and records the
+//! outcomes, again and again. No transaction is open during an HTTP request.
+
+mod read;
+mod record;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::ordered_queue::OrderedQueue;
+use super::post::Post;
+use super::{POLL_INTERVAL, WebhookContext};
+use crate::db::DbError;
+use crate::db::notify::{Endpoint, Hold, Progress};
+use crate::domain::endpoint::SecretError;
+use crate::domain::gcra::Gcra;
+use crate::webhook::{self, Outcome};
+
+/// Outcomes recorded together.
+const RECORD_BATCH: usize = 256;
+
+/// Delivers until there is nothing more to deliver now. Returns until when the endpoint is closed, if it is.
+pub(super) async fn run(
+    cx: Arc<WebhookContext>,
+    worker: Uuid,
+    endpoint: Endpoint,
+    stop: CancellationToken,
+) -> Option<DateTime<Utc>> {
+    let mut session = Session {
+        queue: OrderedQueue::after(endpoint.cursor),
+        rate: endpoint.rate.map(|rate| Gcra::since(rate, endpoint.health.open_at)),
+        progress: Progress::default(),
+        record_at: None,
+        posts: JoinSet::new(),
+        probe: None,
+        has_more: true,
+        has_due: true,
+        is_lost: false,
+        is_disabled: false,
+        polled_at: Instant::now(),
+        cx,
+        worker,
+        endpoint,
+        stop,
+    };
+    while session.step().await {}
+    if session.is_lost || !session.record(Hold::Release).await {
+        return None;
+    }
+    session.endpoint.health.open_at
+}
+
+#[allow(clippy::struct_excessive_bools, reason = "each changes independently of the others")]
+struct Session {
+    cx: Arc<WebhookContext>,
+    worker: Uuid,
+    endpoint: Endpoint,
+    stop: CancellationToken,
+    queue: OrderedQueue,
+    rate: Option<Gcra>,
+    progress: Progress,
+    /// When the progress is to be recorded.
+    record_at: Option<Instant>,
+    posts: JoinSet<Done>,
+    /// The number of the post that finds out whether the endpoint is back.
+    probe: Option<u64>,
+    /// Whether there may be events that were not read yet.
+    has_more: bool,
+    /// Whether there may be failed deliveries that are due again.
+    has_due: bool,
+    /// Whether progress can no longer be recorded: the next session of the endpoint repeats it.
+    is_lost: bool,
+    /// Whether the endpoint wants no more events, or has failed for too long.
+    is_disabled: bool,
+    /// When events and failed deliveries were last looked for.
+    polled_at: Instant,
+}
+
+/// A finished post.
+struct Done {
+    number: u64,
+    started: DateTime<Utc>,
+    size: usize,
+    outcome: Outcome,
+}
+
+impl Session {
+    /// Starts the posts that may start, and waits for the next change. Returns `false` where there is nothing more to do.
+    async fn step(&mut self) -> bool {
+        if self.is_open() {
+            let filled = if self.endpoint.health.is_down() { self.fill_with_probe().await } else { self.fill().await };
+            if let Err(error) = filled {
+                tracing::debug!(event = "webhook_read_failed", %error, "failed to read events for a webhook endpoint");
+                return !self.posts.is_empty() && self.wait().await;
+            }
+            self.start();
+        }
+        !self.posts.is_empty() && self.wait().await
+    }
+
+    /// Whether any post may start.
+    fn is_open(&self) -> bool {
+        !self.stop.is_cancelled()
+            && !self.is_lost
+            && !self.is_disabled
+            && !self.endpoint.health.is_closed(self.cx.clock.now())
+            && self.cx.leases.identity.holds(self.worker)
+    }
+
+    /// Queries the database, as one of a limited number of sessions.
+    async fn query<T>(&self, query: impl Future<Output = Result<T, DbError>>) -> Result<T, DbError> {
+        let _permit = self.cx.database_calls.acquire().await;
+        query.await
+    }
+
+    fn start(&mut self) {
+        let now = self.cx.clock.now();
+        let is_probe = self.endpoint.health.is_down();
+        let most = if is_probe { 1 } else { self.endpoint.concurrency };
+        let mut free = most.saturating_sub(self.posts.len());
+        if let Some(rate) = &self.rate {
+            free = free.min(rate.available(now));
+        }
+        let posts = self.queue.take(free, self.endpoint.batch);
+        if let Some(rate) = &mut self.rate {
+            *rate = rate.take(posts.len(), now);
+        }
+        for (number, post) in posts {
+            self.probe = is_probe.then_some(number);
+            self.post(number, &post, now);
+        }
+    }
+
+    fn post(&mut self, number: u64, post: &Post, now: DateTime<Utc>) {
+        let (id, body) = (post.webhook_id(self.endpoint.id), post.body(self.endpoint.batch > 1));
+        let url = self.endpoint.url.clone();
+        let secrets = self.secrets(now);
+        let poster = self.cx.poster.clone();
+        self.posts.spawn(async move {
+            let size = body.len();
+            let outcome = match &secrets {
+                Ok(secrets) => {
+                    let secrets = secrets.iter().map(Vec::as_slice).collect();
+                    poster.post(webhook::Post { url: &url, id, body, secrets, now }).await
+                }
+                // Nothing is posted unsigned.
+                Err(error) => Outcome::failed(error.to_string()),
+            };
+            Done { number, started: now, size, outcome }
+        });
+    }
+
+    /// Returns the secrets that sign now.
+    fn secrets(&self, now: DateTime<Utc>) -> Result<Vec<Vec<u8>>, SecretError> {
+        let (endpoint, keyring) = (&self.endpoint, self.cx.keyring.as_ref());
+        let old = endpoint.old_secret.iter().filter(|(_, until)| *until > now).map(|(old, _)| old);
+        let opened = std::iter::once(&endpoint.secret).chain(old).map(|secret| secret.open(keyring, endpoint.id));
+        let opened: Result<Vec<Vec<u8>>, SecretError> = opened.collect();
+        if let Err(error) = &opened
+            && let Some(count) = self.cx.secret_errors.note(Instant::now())
+        {
+            let endpoint = endpoint.id.to_string();
+            tracing::error!(event = "webhook_secret_unreadable", endpoint, count, %error, "cannot sign webhook posts");
+        }
+        opened
+    }
+
+    /// Waits for the end of a post, and records outcomes if it is time to. Returns `false` where the endpoint is leased to
+    /// another worker.
+    async fn wait(&mut self) -> bool {
+        let now = self.cx.clock.now();
+        let throttled = self.rate.filter(|rate| rate.available(now) == 0);
+        let throttled = throttled.and_then(|rate| (rate.opens_at(now) - now).to_std().ok());
+        let poll_at = Instant::now() + throttled.map_or(POLL_INTERVAL, |wait| wait.min(POLL_INTERVAL));
+        tokio::select! {
+            ended = self.posts.join_next() => {
+                let mut next = ended;
+                while let Some(done) = next {
+                    self.note(done);
+                    next = self.posts.try_join_next();
+                }
+            }
+            // There may be new events, and the endpoint may have free connections.
+            () = sleep_until(self.record_at.map_or(poll_at, |at| at.min(poll_at))) => {}
+        }
+        let is_time = self.record_at.is_some_and(|at| at <= Instant::now());
+        if is_time || self.progress.attempts.len() >= RECORD_BATCH || self.progress.is_back {
+            return self.record(Hold::Keep).await;
+        }
+        true
+    }
+}

@@ -1,0 +1,117 @@
+//! Reads what is to be delivered next: failed deliveries that are due, then new events. For an endpoint that is down, one
+//! delivery.
+
+use tokio::time::Instant;
+
+use super::super::POLL_INTERVAL;
+use super::super::post::{Item, Post};
+use super::Session;
+use crate::db::feed::{self, Filter};
+use crate::db::notify::{self, MOST_RETRIES, Retry};
+use crate::db::{DbError, events::EventRow};
+use crate::domain::event::EventType;
+
+/// Smallest and largest number of events in memory.
+const WINDOW: (usize, usize) = (256, 1_024);
+/// Failed deliveries read together.
+const RETRIES: usize = 100;
+/// Attempts after which a failed delivery is no longer the only probe of an endpoint that is down.
+const PROBE_ATTEMPTS: i16 = 2;
+
+impl Session {
+    /// Reads failed deliveries that are due, then new events.
+    pub(super) async fn fill(&mut self) -> Result<(), DbError> {
+        if self.posts.len() >= self.endpoint.concurrency {
+            return Ok(());
+        }
+        if self.polled_at.elapsed() >= POLL_INTERVAL {
+            (self.has_more, self.has_due, self.polled_at) = (true, true, Instant::now());
+        }
+        let window = (2 * self.endpoint.concurrency * self.endpoint.batch).clamp(WINDOW.0, WINDOW.1);
+        if self.has_due && self.endpoint.retries > 0 && self.queue.len() < window / 2 {
+            let (limit, now) = (i64::try_from(RETRIES).unwrap_or(i64::MAX), self.cx.clock.now());
+            // The row of a finished delivery that is not recorded yet is still due.
+            let mut busy = self.queue.retries();
+            busy.extend(&self.progress.settled);
+            busy.extend(self.progress.retries.keys());
+            let due = self.query(notify::due(&self.cx.db, self.endpoint.id, &busy, limit, now)).await?;
+            self.has_due = due.len() == RETRIES;
+            self.insert_retries(due).await?;
+        }
+        let are_events_next = |session: &Self| !session.has_due || session.endpoint.retries == 0;
+        while are_events_next(self)
+            && self.has_more
+            && self.queue.len() < window / 2
+            && self.has_room()
+            && self.is_open()
+        {
+            self.read_events(window).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the endpoint may have more failed deliveries.
+    fn has_room(&self) -> bool {
+        let failed = i64::try_from(self.progress.retries.len()).unwrap_or(i64::MAX);
+        self.endpoint.retries.saturating_add(failed) < MOST_RETRIES
+    }
+
+    /// Reads one delivery to find out whether the endpoint is back: one that failed before, or a new event once those were
+    /// tried often enough, so that a single delivery that the endpoint rejects cannot keep it down.
+    pub(super) async fn fill_with_probe(&mut self) -> Result<(), DbError> {
+        if self.queue.len() > 0 || !self.posts.is_empty() {
+            return Ok(());
+        }
+        let probe = self.query(notify::probe(&self.cx.db, self.endpoint.id)).await?;
+        let wants_new = probe.as_ref().is_none_or(|probe| probe.attempts >= PROBE_ATTEMPTS);
+        while wants_new && self.has_room() && self.has_more && self.queue.len() == 0 && self.is_open() {
+            self.read_events(1).await?;
+        }
+        if self.queue.len() == 0
+            && let Some(probe) = probe
+        {
+            self.insert_retries(vec![probe]).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads events behind the last one that was read.
+    async fn read_events(&mut self, limit: usize) -> Result<(), DbError> {
+        let test = EventType::WebhookTest.as_str();
+        let types = self.endpoint.types.clone().map(|mut types| {
+            types.push(test.to_owned());
+            types
+        });
+        let (filter, limit) = (Filter { types, ..Filter::default() }, i64::try_from(limit).unwrap_or(i64::MAX));
+        let (db, tenant) = (&self.cx.db, self.endpoint.tenant);
+        let part = self.query(feed::part(db, tenant, &filter, self.queue.read(), limit)).await?;
+        self.has_more = part.has_more;
+        let own = Some(self.endpoint.id.0);
+        let is_wanted = |event: &EventRow| event.kind != test || event.endpoint_id == own;
+        let posts = part.events.into_iter().filter(is_wanted).map(|event| Post::new(Item::from(event)));
+        self.queue.extend(posts, part.next);
+        Ok(())
+    }
+
+    /// Inserts failed deliveries into the queue. Events that are no longer stored are dropped. Two deliveries may contain
+    /// the same event, since batches are composed again when a new session reads an endpoint's events.
+    async fn insert_retries(&mut self, retries: Vec<Retry>) -> Result<(), DbError> {
+        let seqs: Vec<i64> = retries.iter().flat_map(|retry| retry.seqs.iter().copied()).collect();
+        if seqs.is_empty() {
+            return Ok(());
+        }
+        let events = self.query(notify::events(&self.cx.db, self.endpoint.tenant, &seqs)).await?;
+        let stored: Vec<Item> = events.into_iter().map(Item::from).collect();
+        for retry in retries {
+            let items: Vec<Item> = stored.iter().filter(|item| retry.seqs.contains(&item.seq)).cloned().collect();
+            // The row of a failed delivery is identified by the first of its events.
+            if items.first().map(|item| item.seq) != retry.seqs.first().copied() {
+                self.progress.settled.extend(retry.seqs.first());
+            }
+            if !items.is_empty() {
+                self.queue.insert(Post { items, attempts: retry.attempts });
+            }
+        }
+        Ok(())
+    }
+}
