@@ -1,11 +1,34 @@
--- What kind of mail: password resets must not wait behind newsletters.
+-- Streams: kinds of traffic with their own priority and limits. Password resets must not wait behind newsletters.
+
 CREATE TABLE streams (
     tenant_id uuid NOT NULL REFERENCES tenants,
     -- Letters, digits, '-' and '_'.
     name text NOT NULL CHECK (name ~ '^[A-Za-z0-9_-]{1,64}$'),
-    -- Lower goes first.
+    -- The stream with the lowest number is sent first.
     priority smallint NOT NULL CHECK (priority BETWEEN 0 AND 100),
     created_at timestamptz NOT NULL,
+    -- Share of the workers' capacity among streams of the same priority.
+    weight smallint NOT NULL DEFAULT 10 CHECK (weight BETWEEN 1 AND 1000),
+    -- Limit of messages in flight, over all lanes and replicas; null: no limit.
+    concurrency integer CHECK (concurrency BETWEEN 1 AND 100000),
+    -- Limit of messages per second, over all lanes and replicas; null: no limit.
+    rate double precision CHECK (rate > 0 AND rate <= 1e6),
+    -- The rate limit admits nothing before then.
+    open_at timestamptz NOT NULL DEFAULT '-infinity',
+    -- State of the rate limiter (GCRA): the theoretical arrival time of the next message.
+    next_turn_at timestamptz NOT NULL DEFAULT '-infinity',
+    -- Delays in seconds after the first, second, … attempt; null: as configured.
+    retry_schedule integer[] CHECK (cardinality(retry_schedule) BETWEEN 1 AND 50),
+    -- Seconds from the first due time to expiry; null: as configured.
+    retry_window integer CHECK (retry_window > 0),
+    -- Delay in seconds after the first greylisting reply; null: as configured.
+    greylist integer CHECK (greylist > 0),
+    -- When an operator paused the stream, and the reason given; null: not paused.
+    paused_at timestamptz,
+    pause_reason text,
+    -- Whether new messages of the stream carry a one-click unsubscribe link (RFC 8058).
+    unsubscribe boolean NOT NULL DEFAULT false,
+    -- Serves every look-up of a stream by name.
     PRIMARY KEY (tenant_id, name)
 );
 

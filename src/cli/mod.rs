@@ -63,6 +63,9 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("postrider: {}", one_line(&error));
+            if let Some(hint) = error.downcast_ref::<SchemaError>().and_then(SchemaError::hint) {
+                eprintln!("hint: {hint}");
+            }
             ExitCode::FAILURE
         }
     }

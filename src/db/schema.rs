@@ -23,6 +23,9 @@ pub enum SchemaError {
         /// The first migration we do not know.
         version: i64,
     },
+    /// The first migration is not the one of any release.
+    #[error("the database was created by a pre-release build of postrider, whose schema cannot be upgraded; nothing was changed")]
+    PreRelease,
     /// A migration that ran is not the one in this binary.
     #[error(
         "migration {version} ran with other contents than this postrider has: was the database made by another build?"
@@ -61,12 +64,26 @@ pub enum SchemaError {
     Migrate(#[from] sqlx::migrate::MigrateError),
 }
 
-/// Runs the migrations that are missing, one process at a time. Answers how many ran.
+impl SchemaError {
+    /// Returns what the operator can do about it, where the message does not say so.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::PreRelease => Some(
+                "create an empty database for this version; to keep messages that are still queued, let the old build deliver them first",
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Runs the missing migrations, one process at a time, and returns how many ran. Changes nothing in a database whose
+/// migrations are not those of this binary.
 pub async fn migrate(db: &Db) -> Result<usize, SchemaError> {
-    let before = applied(db).await?.len();
-    if before == 0 {
+    let applied = applied(db).await?;
+    if applied.is_empty() {
         is_free(db).await?;
     }
+    let missing = missing(&applied)?;
     // With a session of its own: the lock that keeps others out belongs to one.
     // A migration may take longer than any statement of the service is allowed to.
     let mut connection = db.timed("schema.migrate", db.pool.connect_directly()).await?;
@@ -78,7 +95,7 @@ pub async fn migrate(db: &Db) -> Result<usize, SchemaError> {
             .map_err(|source| DbError::Unavailable { query: "schema.migrate", source })?;
     }
     MIGRATOR.run(&mut connection).await?;
-    Ok(MIGRATOR.iter().count().saturating_sub(before))
+    Ok(missing)
 }
 
 /// Before the first migration: whether the tables can be made, and are alone there. Tables of extensions do not count.
@@ -104,20 +121,24 @@ async fn is_free(db: &Db) -> Result<(), SchemaError> {
 
 /// Whether the schema is exactly the one this binary knows.
 pub async fn check(db: &Db) -> Result<(), SchemaError> {
-    let applied = applied(db).await?;
-    for (version, checksum) in &applied {
-        match MIGRATOR.iter().find(|migration| migration.version == *version) {
-            None => return Err(SchemaError::Ahead { version: *version }),
-            Some(known) if known.checksum.as_ref() != checksum.as_slice() => {
-                return Err(SchemaError::Different { version: *version });
-            }
-            Some(_) => {}
-        }
-    }
-    match MIGRATOR.iter().count().saturating_sub(applied.len()) {
+    match missing(&applied(db).await?)? {
         0 => Ok(()),
         missing => Err(SchemaError::Behind { missing }),
     }
+}
+
+/// Returns how many migrations of this binary have not run, given those that have, in their order.
+fn missing(applied: &[(i64, Vec<u8>)]) -> Result<usize, SchemaError> {
+    for (version, checksum) in applied {
+        match MIGRATOR.iter().find(|migration| migration.version == *version) {
+            None => return Err(SchemaError::Ahead { version: *version }),
+            Some(known) if known.checksum.as_ref() == checksum.as_slice() => {}
+            // It never changes once released.
+            Some(_) if *version == 1 => return Err(SchemaError::PreRelease),
+            Some(_) => return Err(SchemaError::Different { version: *version }),
+        }
+    }
+    Ok(MIGRATOR.iter().count().saturating_sub(applied.len()))
 }
 
 async fn applied(db: &Db) -> Result<Vec<(i64, Vec<u8>)>, DbError> {

@@ -91,7 +91,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What encrypted secrets begin with, as migration 0061 says. Secrets in the clear are random.
+/// What encrypted secrets begin with, as `webhook_endpoints.secret` documents. Secrets in the clear are random.
 pub const SEALED: &[u8] = b"PRSEAL1\0";
 
 /// A secret as it is stored: encrypted with the keyring, tied to its endpoint; in the clear where there is no keyring.

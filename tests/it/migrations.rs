@@ -1,40 +1,37 @@
-//! A database of the version that landed before, with mail in it, goes on with this one.
-
-use std::time::Duration;
-
-use postrider::db::{Db, schema};
-use sqlx::migrate::Migrator;
+//! A database whose schema cannot be upgraded is refused and left unchanged.
 
 use crate::support::postgres::Database;
+use crate::support::process::{complaint, on, run};
 
-static MIGRATOR: Migrator = sqlx::migrate!();
+/// What the first pre-release migration left behind, in short: its table, and its line in the list of migrations.
+const PRE_RELEASE: &str = "
+    CREATE TABLE tenants (id uuid PRIMARY KEY);
+    CREATE TABLE _sqlx_migrations (
+        version bigint PRIMARY KEY, description text NOT NULL, installed_on timestamptz NOT NULL DEFAULT now(),
+        success boolean NOT NULL, checksum bytea NOT NULL, execution_time bigint NOT NULL);
+    INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES
+        (1, 'tenants', true, '\\x01', 0), (72, 'partitions race', true, '\\x02', 0)";
 
-/// The last migration before routes and limits came.
-const BEFORE: i64 = 11;
-
-const MAIL_THAT_WAITS: &str = "
-    INSERT INTO messages (id, tenant_id, created_at, content_id, stream, from_address, reply_to, subject, tags, metadata,
-                          expires_at, on_uncertain, size)
-    SELECT ('00000000-0000-0000-0000-00000000000' || n)::uuid, '00000000-0000-0000-0000-000000000000', now(),
-           '00000000-0000-0000-0000-000000000000', 'transactional', 'a@sender.test', '[]', '', '[]', '{}',
-           CASE n WHEN 1 THEN timestamptz '2030-01-01' END, 'retry', 1
-    FROM generate_series(1, 2) n;
-    INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at)
-    SELECT id, id, tenant_id, 1, now(), now() FROM messages";
+const OBJECTS: &str = "
+    SELECT (SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+         + (SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace)
+         + (SELECT count(*) FROM _sqlx_migrations)";
 
 #[tokio::test]
-async fn mail_that_waited_keeps_its_expiry() {
+async fn pre_release_database_is_refused_and_left_unchanged() {
     let database = Database::empty();
     let mut connection = database.connect().await;
-    MIGRATOR.run_to(BEFORE, &mut connection).await.unwrap();
-    sqlx::raw_sql(MAIL_THAT_WAITS).execute(&mut connection).await.unwrap();
+    sqlx::raw_sql(PRE_RELEASE).execute(&mut connection).await.unwrap();
+    let before: i64 = sqlx::query_scalar(OBJECTS).fetch_one(&mut connection).await.unwrap();
 
-    let db = Db::new(&database.url, 1, Duration::from_mins(1)).unwrap();
-    let ran = schema::migrate(&db).await.unwrap();
-    assert_eq!(ran, MIGRATOR.iter().filter(|migration| migration.version > BEFORE).count());
-    schema::check(&db).await.unwrap();
-
-    let years = "SELECT extract(year FROM expires_at AT TIME ZONE 'UTC')::int4 FROM queue ORDER BY message_id";
-    let years: Vec<Option<i32>> = sqlx::query_scalar(years).fetch_all(&mut connection).await.unwrap();
-    assert_eq!(years, [Some(2030), None]);
+    for command in [&["migrate"][..], &["serve", "--migrate"], &["serve"], &["keys", "list"]] {
+        let refused = run(on(&database.url, command)).await;
+        let said = complaint(&refused);
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(!refused.status.success() && lines.len() == 2, "{command:?}: {said}");
+        assert!(lines[0].contains("pre-release") && lines[0].contains("nothing was changed"), "{said}");
+        assert!(lines[1].starts_with("hint: create an empty database"), "{said}");
+    }
+    let after: i64 = sqlx::query_scalar(OBJECTS).fetch_one(&mut connection).await.unwrap();
+    assert_eq!(after, before);
 }
