@@ -84,7 +84,7 @@ impl App {
         let db = open(config, true)?;
         server_watch::ready(&db).await?;
         db::schema::check(&db).await?;
-        for problem in db::durability::check(&db).await? {
+        for problem in db::pool::durability::check(&db).await? {
             tracing::warn!("{problem}");
         }
         // Connections of its own: requests that wait for theirs must never keep a heartbeat from being sent.
@@ -92,7 +92,7 @@ impl App {
         // Before anything is done that depends on the time.
         let watch = ServerWatch::start(config, clock.clone(), db.clone(), working.clone()).await?;
         warn_of_copies(config);
-        if let Err(error) = db::partitions::ensure(&db, clock.now()).await {
+        if let Err(error) = db::schema::partitions::ensure(&db, clock.now()).await {
             tracing::warn!(%error, "could not make partitions ahead; trying again in an hour");
         }
         let wake = Arc::new(Notify::new());
@@ -216,7 +216,7 @@ const PARTITIONS_EVERY: Duration = Duration::from_hours(1);
 async fn keep_partitions(db: Db, clock: SharedClock) {
     loop {
         tokio::time::sleep(PARTITIONS_EVERY).await;
-        if let Err(error) = db::partitions::ensure(&db, clock.now()).await {
+        if let Err(error) = db::schema::partitions::ensure(&db, clock.now()).await {
             tracing::warn!(%error, "could not make partitions ahead; trying again in an hour");
         }
     }

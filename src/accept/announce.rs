@@ -25,7 +25,7 @@ async fn run(db: Db, signal: Weak<Notify>) {
         if tokio::time::timeout(CHECK, signal.notified()).await.is_err() {
             continue;
         }
-        if let Err(error) = db::wake::notify(&db).await {
+        if let Err(error) = db::pool::pg_notify::notify(&db).await {
             tracing::debug!(%error, "could not announce new messages; the workers' poll finds them");
         }
         tokio::time::sleep(PAUSE).await;

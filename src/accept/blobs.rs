@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::SharedClock;
-use crate::db::blobs::{self, CHUNK};
+use crate::db::messages::blobs::{self, CHUNK};
 use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
 use crate::domain::message::NewAttachment;

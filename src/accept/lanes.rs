@@ -10,8 +10,8 @@ use futures_util::future::try_join_all;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
+use crate::db::lanes::dedicated::DedicatedLanes;
 use crate::db::lanes::{self, LaneName, NamedLane};
-use crate::db::splits::Splits;
 use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
 use crate::domain::message::NewMessage;
@@ -38,7 +38,7 @@ struct Pending {
 #[derive(Debug)]
 pub(super) struct Lanes {
     routes: RouteTable,
-    splits: Splits,
+    splits: DedicatedLanes,
     known: RwLock<HashMap<Arc<LaneName>, i64>>,
     unknown: async_channel::Sender<Pending>,
 }
@@ -50,7 +50,7 @@ impl Lanes {
         for _ in 0..FINDERS {
             tasks.spawn(find(db.clone(), receiver.clone()));
         }
-        Self { splits: Splits::new(db.clone()), routes, known: RwLock::default(), unknown }
+        Self { splits: DedicatedLanes::new(db.clone()), routes, known: RwLock::default(), unknown }
     }
 
     /// The lanes of a message's recipients, in their order.

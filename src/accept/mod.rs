@@ -20,8 +20,8 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::SharedClock;
-use crate::db::idempotency::KeyUse;
-use crate::db::intake::{Committed, IdempotencyKey, Intake};
+use crate::db::messages::idempotency::KeyUse;
+use crate::db::messages::insert::{Committed, IdempotencyKey, MessageInsert};
 use crate::db::{self, Db, DbError};
 use crate::domain::id::{KeyId, MessageId, RecipientId, TenantId};
 use crate::domain::message::NewMessage;
@@ -135,7 +135,7 @@ impl Acceptor {
 
     /// What a key of an API key stands for, if it was used before.
     pub async fn first_use(&self, tenant: TenantId, owner: KeyId, key: &str) -> Result<Option<KeyUse>, DbError> {
-        db::idempotency::find(&self.db, tenant, owner, key).await
+        db::messages::idempotency::find(&self.db, tenant, owner, key).await
     }
 
     /// Commits a message. When this answers, the message is ours.
@@ -156,11 +156,11 @@ impl Acceptor {
             }
             None => None,
         };
-        let keeps = db::drafts::is_kept(message.size()) && self.journal.has_taker();
+        let keeps = db::messages::stored::is_kept(message.size()) && self.journal.has_taker();
         self.blobs.store(tenant, &mut message.attachments, keeps).await.map_err(AcceptError::Db)?;
         let lanes = self.lanes.all(tenant, &message).await.map_err(AcceptError::Db)?;
         let with = idempotency.clone();
-        let intake = Intake { tenant, message, lanes, idempotency, taker: None };
+        let intake = MessageInsert { tenant, message, lanes, idempotency, taker: None };
         match (self.journal.accept(intake).await.map_err(AcceptError::Db)?, with) {
             (Committed::New { suppressed, .. }, _) => Ok(Accepted::New { suppressed }),
             (Committed::KeyUsed(first), Some(with)) => replayed(&first, &with),

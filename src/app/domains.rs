@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use crate::clock::SharedClock;
 use crate::config::{Config, Unverified};
 use crate::db::Db;
-use crate::db::senders::Senders;
+use crate::db::domains::cache::SenderCache;
 use crate::dns::Asker;
 use crate::domain::publish::Terms;
 use crate::http::Domains;
@@ -36,8 +36,8 @@ fn mechanism(hostname: &str) -> String {
 }
 
 /// What signs mail.
-pub(super) fn senders(config: &Config, db: Db, clock: SharedClock) -> Arc<Senders> {
-    Arc::new(Senders::new(db, clock, config.keyring(), config.dkim.algorithms()))
+pub(super) fn senders(config: &Config, db: Db, clock: SharedClock) -> Arc<SenderCache> {
+    Arc::new(SenderCache::new(db, clock, config.keyring(), config.dkim.algorithms()))
 }
 
 /// What the API knows of senders' domains.

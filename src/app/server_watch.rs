@@ -8,8 +8,8 @@ use chrono::TimeDelta;
 use super::fingerprints;
 use crate::clock::SharedClock;
 use crate::config::Config;
-use crate::db::server::{self, Look};
-use crate::db::session::{self, SessionError};
+use crate::db::pool::server::{self, Look};
+use crate::db::pool::session::{self, SessionError};
 use crate::db::{Db, DbError, Trouble};
 use crate::domain::connection_share::Share;
 

@@ -14,10 +14,11 @@ use super::options::{Backlog, Options};
 use super::{BenchError, mail, progress};
 use crate::clock::{Clock as _, SystemClock};
 use crate::db::bench::{Holding, checkpoint};
-use crate::db::intake::Intake;
-use crate::db::journal::Patience;
+use crate::db::group_commit::Patience;
 use crate::db::lanes::{self, LaneName, NamedLane};
-use crate::db::{Db, DbError, journal, partitions, streams};
+use crate::db::messages::insert::MessageInsert;
+use crate::db::schema::partitions;
+use crate::db::{Db, DbError, group_commit, streams};
 use crate::domain::address::Mailbox;
 use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::limits::StreamChange;
@@ -125,18 +126,18 @@ async fn write(
             return Ok(());
         }
         let now = SystemClock.now();
-        let group: Result<Vec<Intake>, BenchError> =
+        let group: Result<Vec<MessageInsert>, BenchError> =
             (first..end.min(first + GROUP)).map(|number| kind.intake(number, now)).collect();
         let group = group?;
         let written: Result<_, DbError> =
-            journal::commit(&db, &group, &[], now, Patience::Long).await.map_err(DbError::from);
+            group_commit::commit(&db, &group, &[], now, Patience::Long).await.map_err(DbError::from);
         written.doing("put the backlog into the queue")?;
         done.fetch_add(group.len() as u64, Ordering::Relaxed);
     }
 }
 
 impl Kind {
-    fn intake(&self, number: u64, now: DateTime<Utc>) -> Result<Intake, BenchError> {
+    fn intake(&self, number: u64, now: DateTime<Utc>) -> Result<MessageInsert, BenchError> {
         let address = format!("{}@{}", mail::waiting(number), domain(number % self.domains));
         let recipient = NewRecipient {
             id: RecipientId::new(now),
@@ -163,6 +164,6 @@ impl Kind {
         let place = usize::try_from(number % self.lanes.len() as u64).ok();
         let lane = place.and_then(|place| self.lanes.get(place));
         let lanes = lane.cloned().into_iter().collect();
-        Ok(Intake { tenant: TenantId::DEFAULT, message, lanes, idempotency: None, taker: None })
+        Ok(MessageInsert { tenant: TenantId::DEFAULT, message, lanes, idempotency: None, taker: None })
     }
 }

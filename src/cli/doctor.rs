@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::app;
 use crate::config::Config;
-use crate::db::{Db, durability, schema, streams};
+use crate::db::pool::durability;
+use crate::db::{Db, schema, streams};
 use crate::domain::outcome::{Peer, Reply, Stage};
 use crate::smtp::{Checked, Sender, Settings, Timeouts};
 

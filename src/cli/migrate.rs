@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use crate::app;
 use crate::config::Config;
-use crate::db::{partitions, schema, server};
+use crate::db::pool::server;
+use crate::db::schema::{self, partitions};
 
 pub(super) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let db = app::database(config)?;

@@ -18,8 +18,8 @@ use clap::{Parser, Subcommand};
 use crate::app;
 use crate::config::Config;
 use crate::db::DbError;
+use crate::db::pool::session::SessionError;
 use crate::db::schema::SchemaError;
-use crate::db::session::SessionError;
 use crate::telemetry;
 
 #[derive(Debug, Parser)]

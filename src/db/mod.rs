@@ -4,52 +4,20 @@
 //! socket) and traced under its name. No transaction ever waits for SMTP or HTTP.
 
 pub mod bench;
-pub mod blobs;
-pub mod bounces;
-pub mod cluster;
-mod columns;
-pub mod conditions;
-pub mod control;
+pub mod delivery_reports;
 pub mod domains;
-pub mod drafts;
-pub mod durability;
-mod error;
 pub mod events;
-pub mod explain;
-pub mod feed;
-pub mod feedback;
-pub mod idempotency;
-pub mod intake;
-pub mod journal;
+pub mod group_commit;
 pub mod keys;
 pub mod lanes;
 pub mod ledger;
-pub mod limits;
-pub mod marks;
 pub mod messages;
-pub mod notify;
-mod outage;
-pub mod overdue;
 pub mod overview;
-pub mod partitions;
-pub mod pauses;
-mod pool;
+pub mod pool;
 pub mod queue;
-pub mod retry_policies;
 pub mod schema;
-pub mod senders;
-pub mod server;
-pub mod session;
-pub mod splits;
-pub mod steer;
 pub mod streams;
-pub mod suppression_list;
 pub mod suppressions;
-pub mod traffic;
-pub mod unsubscribe;
-pub mod wake;
-pub mod webhook_log;
-pub mod webhook_secrets;
 pub mod webhooks;
 pub mod workers;
 
@@ -61,18 +29,18 @@ use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tracing::Instrument as _;
 
-pub use error::DbError;
-pub use outage::{Outage, Trouble};
+pub use pool::circuit_breaker::{Outage, Trouble};
+pub use pool::error::DbError;
 
-use outage::{GivenUp, Watch};
 use pool::Pool;
+use pool::circuit_breaker::{CircuitBreaker, GivenUp};
 
 /// Connections with the settings that the hot statements need, and an eye on whether anybody answers them.
 #[derive(Debug, Clone)]
 pub struct Db {
     pool: Pool,
     timeout: Duration,
-    watch: Arc<Watch>,
+    breaker: Arc<CircuitBreaker>,
 }
 
 /// How a database is opened.
@@ -107,11 +75,11 @@ impl Db {
             direct_url.map(|_| options(url, PROGRAM)).transpose()?.map(|options| options.extra_float_digits(None));
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
-            .acquire_timeout(timeout.mul_f64(Watch::PATIENCE))
+            .acquire_timeout(timeout.mul_f64(CircuitBreaker::ACQUIRE_TIMEOUT))
             .idle_timeout(Duration::from_mins(5))
             .max_lifetime(Duration::from_hours(1));
         let pool = Pool::new(direct, pooled, pool);
-        Ok(Self { watch: Watch::new(pool.clone(), timeout), pool, timeout })
+        Ok(Self { breaker: CircuitBreaker::new(pool.clone(), timeout), pool, timeout })
     }
 
     /// From now on at most so many connections. What runs on the ones there are is not disturbed.
@@ -134,7 +102,7 @@ impl Db {
             let outage = Outage::new(Trouble::ReadOnly, "it is read-only");
             return Err(DbError::Away { query, outage, begun: false });
         }
-        if self.watch.is_disk_full() {
+        if self.breaker.is_disk_full() {
             let outage = Outage::new(Trouble::DiskFull, "a statement failed for want of room within the last 30 s");
             return Err(DbError::Away { query, outage, begun: false });
         }
@@ -165,7 +133,7 @@ impl Db {
         // Boxed here and not in an async function: that would hold it, and be held by whoever may call it, at its full size.
         let work = Box::pin(work.instrument(tracing::debug_span!("db", query = name)));
         async move {
-            match self.watch.over(limit, work).await {
+            match self.breaker.over(limit, work).await {
                 Ok(result) => result.map_err(|source| self.failed(name, source)),
                 Err(GivenUp::TimedOut) => Err(DbError::Timeout { query: name, limit }),
                 Err(GivenUp::NotBegun(outage)) => Err(DbError::Away { query: name, outage, begun: false }),
@@ -175,14 +143,14 @@ impl Db {
     }
 
     fn failed(&self, query: &'static str, source: sqlx::Error) -> DbError {
-        if error::is_read_only(&source) {
+        if pool::error::is_read_only(&source) {
             // After a failover the old primary still answers: new connections may lead to the new one.
             self.pool.renew_unless_fresh();
         }
-        if error::is_disk_full(&source) {
-            self.watch.note_disk_full();
+        if pool::error::is_disk_full(&source) {
+            self.breaker.note_disk_full();
         }
-        match self.watch.refusal() {
+        match self.breaker.refusal() {
             Some(outage) if matches!(source, sqlx::Error::PoolTimedOut) => {
                 DbError::Away { query, outage, begun: false }
             }
@@ -201,7 +169,7 @@ fn options(url: &str, name: &str) -> Result<PgConnectOptions, DbError> {
 
 /// With the settings of every connection that has a session of its own.
 fn own_session(options: PgConnectOptions, timeout: Duration) -> PgConnectOptions {
-    options.options(session::settings(timeout)).options(session::OF_LINK)
+    options.options(pool::session::settings(timeout)).options(pool::session::OF_LINK)
 }
 
 /// What names connections in `pg_stat_activity` that are not those of a running service.

@@ -200,7 +200,7 @@ pub async fn deregister(db: &Db, id: Uuid, now: DateTime<Utc>) -> Result<(), DbE
 }
 
 /// The attempts of these workers that ended between a mail's text and its reply, on record only where the sender wants no
-/// second copy ([`super::marks`]).
+/// second copy ([`super::queue::attempt_markers`]).
 async fn cut_short(
     connection: &mut PgConnection,
     workers: &[Uuid],

@@ -86,7 +86,7 @@ impl Postgres {
 
     /// Makes a database unless it is there, and answers its URL. For names that need no escaping in a URL.
     pub async fn ensure_database(&self, name: &str) -> Result<String, PostgresError> {
-        db::cluster::ensure_database(&self.url("postgres"), name).await?;
+        db::pool::cluster::ensure_database(&self.url("postgres"), name).await?;
         Ok(self.url(name))
     }
 

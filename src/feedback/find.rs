@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::db::feedback::{self, Addressee};
+use crate::db::delivery_reports::{self, ReportedMessageRecipient};
 use crate::db::{Db, DbError};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::report::Report;
@@ -89,7 +89,7 @@ pub(super) struct Found {
     /// The recipient that the return path names.
     pub position: Option<u16>,
     /// All recipients, in the order of the request; at least one.
-    pub rows: Vec<Addressee>,
+    pub rows: Vec<ReportedMessageRecipient>,
 }
 
 pub(super) async fn message(
@@ -107,7 +107,7 @@ pub(super) async fn message(
         },
     };
     let tenant = if let Origin::Key { tenant, .. } = origin { Some(*tenant) } else { None };
-    let rows = feedback::addressees(db, message, tenant).await?;
+    let rows = delivery_reports::addressees(db, message, tenant).await?;
     let Some(tenant) = rows.first().map(|row| row.tenant_id) else { return Ok(Err(NotFound::Message)) };
     Ok(Ok(Found { message, tenant, basis, position, rows }))
 }

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
 
 use crate::clock::SharedClock;
-use crate::db::feedback::{self, Addressee, Told};
+use crate::db::delivery_reports::{self, RecipientReport, ReportedMessageRecipient};
 use crate::db::{Db, DbError};
 use crate::domain::address::Address;
 use crate::domain::bounce;
@@ -114,7 +114,7 @@ impl Feedback {
             pair::keep_first(&mut pairs);
         }
         let reached = pair::reached(&report.recipients, &found);
-        let told: Vec<Option<(&Addressee, Told)>> = report
+        let told: Vec<Option<(&ReportedMessageRecipient, RecipientReport)>> = report
             .recipients
             .iter()
             .zip(pairs)
@@ -139,20 +139,20 @@ impl Feedback {
     async fn words(
         &self,
         found: &Found,
-        told: &[Option<(&Addressee, Told)>],
+        told: &[Option<(&ReportedMessageRecipient, RecipientReport)>],
         dry_run: bool,
     ) -> Result<Vec<Word>, DbError> {
-        let told: Vec<&(&Addressee, Told)> = told.iter().flatten().collect();
+        let told: Vec<&(&ReportedMessageRecipient, RecipientReport)> = told.iter().flatten().collect();
         if dry_run || told.is_empty() {
-            let word = |(row, told): &&(&Addressee, Told)| {
+            let word = |(row, told): &&(&ReportedMessageRecipient, RecipientReport)| {
                 let status = row.status.parse().unwrap_or(Status::Canceled);
                 let word = Word::of(told.action, status, row.attempts, row.has_complained);
                 if told.is_vouched { word } else { word.unvouched(&row.unvouched) }
             };
             return Ok(told.iter().map(word).collect());
         }
-        let told: Vec<Told> = told.into_iter().map(|(_, told)| told.clone()).collect();
-        feedback::apply(&self.db, TenantId(found.tenant), found.message, &told, self.clock.now()).await
+        let told: Vec<RecipientReport> = told.into_iter().map(|(_, told)| told.clone()).collect();
+        delivery_reports::apply(&self.db, TenantId(found.tenant), found.message, &told, self.clock.now()).await
     }
 
     /// One line a mail in the log.
@@ -177,9 +177,9 @@ impl Feedback {
 }
 
 /// What is told of a recipient.
-fn told(reported: &ReportedRecipient, row: &Addressee, found: &Found) -> Told {
+fn told(reported: &ReportedRecipient, row: &ReportedMessageRecipient, found: &Found) -> RecipientReport {
     let judged = || (reported.action == Action::Failed).then(|| bounce::judge(&reported.reply));
-    Told {
+    RecipientReport {
         recipient: row.id,
         action: reported.action,
         // Cut to what the database takes, whoever made it.
@@ -191,7 +191,7 @@ fn told(reported: &ReportedRecipient, row: &Addressee, found: &Found) -> Told {
 }
 
 /// A complaint may name nobody, for its owner's sake; a return path does all the same.
-fn complaint_of(kind: ReportKind, row: &Addressee) -> Option<ReportedRecipient> {
+fn complaint_of(kind: ReportKind, row: &ReportedMessageRecipient) -> Option<ReportedRecipient> {
     (kind == ReportKind::Complaint).then(|| ReportedRecipient {
         recipient: row.address.clone(),
         original: None,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::find::{Basis, Found};
-use crate::db::feedback::Addressee;
+use crate::db::delivery_reports::ReportedMessageRecipient;
 use crate::domain::address::Address;
 use crate::domain::delivery::Status;
 use crate::domain::report::{Action, ReportedRecipient};
@@ -49,7 +49,7 @@ pub(super) fn reached(reported: &[ReportedRecipient], found: &Found) -> HashSet<
 }
 
 /// The one whom a report can only be about.
-pub(super) fn only_candidate(found: &Found) -> Option<&Addressee> {
+pub(super) fn only_candidate(found: &Found) -> Option<&ReportedMessageRecipient> {
     match found.position {
         Some(position) => found.rows.get(usize::from(position)),
         None if found.rows.len() == 1 => found.rows.first(),
@@ -65,7 +65,7 @@ pub(super) fn is_vouched(found: &Found) -> bool {
 
 /// Whether a failure may give the address up: it is said of that mailbox. A server that expands an alias tells of the mailbox
 /// behind it, whose failure says nothing of the alias; neither does one where a note of success came before.
-pub(super) fn is_own_mailbox(reported: &ReportedRecipient, row: &Addressee) -> bool {
+pub(super) fn is_own_mailbox(reported: &ReportedRecipient, row: &ReportedMessageRecipient) -> bool {
     let reached_somebody = row.is_reported && row.status == Status::Delivered.as_str();
     if reached_somebody || reported.behind.is_some() {
         return false;
@@ -144,7 +144,7 @@ mod tests {
     use crate::domain::outcome::Reply;
 
     fn found(rows: &[&str], position: Option<u16>, basis: Basis) -> Found {
-        let rows = rows.iter().map(|address| Addressee {
+        let rows = rows.iter().map(|address| ReportedMessageRecipient {
             id: Uuid::nil(),
             tenant_id: Uuid::nil(),
             address: (*address).to_owned(),

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use super::RETRY_AFTER;
 use crate::accept::AcceptError;
 use crate::accept::request::Rejection;
-use crate::db::drafts::DraftError;
+use crate::db::messages::stored::StoredMessageError;
 use crate::db::{DbError, Trouble};
 use crate::domain::fault::Fault;
 pub use crate::domain::problem::{Problem, ProblemCode};
@@ -203,11 +203,11 @@ impl From<Rejection> for ApiError {
     }
 }
 
-impl From<DraftError> for ApiError {
-    fn from(error: DraftError) -> Self {
+impl From<StoredMessageError> for ApiError {
+    fn from(error: StoredMessageError) -> Self {
         match error {
-            DraftError::Db(error) => error.into(),
-            DraftError::NoLinks => Self::Conflict {
+            StoredMessageError::Db(error) => error.into(),
+            StoredMessageError::NoLinks => Self::Conflict {
                 code: ProblemCode::NotConfigured,
                 detail: format!("The mail cannot be shown: {error}."),
                 retry_after: None,

@@ -52,7 +52,7 @@ async fn act(State(api): State<Api>, token: Token, headers: HeaderMap, body: Bod
     let form = tokio::time::timeout(ARRIVAL, axum::body::to_bytes(body, FORM)).await;
     form.map_err(|_| ApiError::BodyTimeout)?.map_err(|_| ApiError::TooLarge(FORM as u64))?;
     let Some(ticket) = ticket(&api, token) else { return Ok(unknown()) };
-    db::unsubscribe::unsubscribe(&api.db, &ticket, api.clock.now()).await?;
+    db::suppressions::unsubscribe::unsubscribe(&api.db, &ticket, api.clock.now()).await?;
     tracing::info!(message_id = %ticket.message, stream = ticket.stream, "a recipient unsubscribed");
     if !wants_a_page(&headers) {
         return Ok((StatusCode::OK, "Unsubscribed.\n").into_response());

@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{Notify, oneshot};
 
 use crate::clock::SharedClock;
-use crate::db::intake::{Committed, Intake};
+use crate::db::messages::insert::{Committed, MessageInsert};
 use crate::db::queue::{Claimed, Finished};
 use crate::db::{Db, DbError};
 use crate::domain::id::RecipientId;
@@ -26,20 +26,20 @@ const WAITING: usize = 1_024;
 /// Who has new mail at once.
 pub trait Taker: fmt::Debug + Send + Sync {
     /// Takes into its hands what it can send now, and names itself as `taker` of that. What comes of it is told of each, once.
-    fn offer(&self, group: &mut [Intake], now: DateTime<Utc>);
+    fn offer(&self, group: &mut [MessageInsert], now: DateTime<Utc>);
 
     /// What it took into its hands has been committed, or has not. Nothing is to be kept of what is not `taken`.
     fn settle(&self, offered: Vec<Settled>);
 
     /// What it took into its hands may have been committed, and nobody knows.
-    fn doubt(&self, offered: Vec<Intake>);
+    fn doubt(&self, offered: Vec<MessageInsert>);
 }
 
 /// What became of a message that was offered.
 #[derive(Debug)]
 pub struct Settled {
     /// The message.
-    pub intake: Intake,
+    pub intake: MessageInsert,
     /// Those of its recipients who are leased to the taker.
     pub taken: Vec<RecipientId>,
     /// Those who wait in the queue.
@@ -68,7 +68,7 @@ pub struct Journal {
 
 #[derive(Debug)]
 struct Pending {
-    intake: Intake,
+    intake: MessageInsert,
     reply: oneshot::Sender<Result<Committed, Arc<DbError>>>,
 }
 
@@ -151,7 +151,7 @@ impl Journal {
     }
 
     /// Waits until the message is committed, or the transaction has failed.
-    pub async fn accept(&self, intake: Intake) -> Result<Committed, Arc<DbError>> {
+    pub async fn accept(&self, intake: MessageInsert) -> Result<Committed, Arc<DbError>> {
         let (reply, answer) = oneshot::channel();
         let gone = || Arc::new(DbError::closed("intake.commit"));
         self.accepted.send(Pending { intake, reply }).await.map_err(|_| gone())?;

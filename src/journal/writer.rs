@@ -10,8 +10,8 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::{Pending, Recorded, Settled, Signals};
 use crate::clock::SharedClock;
-use crate::db::intake::{Committed, Intake};
-use crate::db::journal::{self, CommitError, Done, Patience};
+use crate::db::group_commit::{self, CommitError, Done, Patience};
+use crate::db::messages::insert::{Committed, MessageInsert};
 use crate::db::queue::Finished;
 use crate::db::{Db, DbError};
 use crate::domain::id::RecipientId;
@@ -91,7 +91,7 @@ type Reply = oneshot::Sender<Result<Committed, Arc<DbError>>>;
 /// What goes into one transaction.
 #[derive(Default)]
 struct Group {
-    intakes: Vec<Intake>,
+    intakes: Vec<MessageInsert>,
     replies: Vec<Reply>,
     octets: u64,
     over: Vec<Finished>,
@@ -173,7 +173,7 @@ impl Writer {
         let now = clock.now();
         offer(signals, &mut intakes, now);
         signals.refresh(&mut over);
-        match journal::commit(db, &intakes, &over, now, Patience::Short).await {
+        match group_commit::commit(db, &intakes, &over, now, Patience::Short).await {
             Ok(Done { accepted, counted, waited }) => {
                 tell(signals, intakes, accepted, replies);
                 self.record(over, Ok(counted));
@@ -182,7 +182,7 @@ impl Writer {
             // Neither must fail for the other's sake, nor wait for it.
             Err(failed) if is_undone(&failed) && !intakes.is_empty() && !over.is_empty() => {
                 tokio::spawn(self.alone().accept(intakes, replies));
-                let done = journal::commit(db, &[], &over, clock.now(), Patience::Short).await;
+                let done = group_commit::commit(db, &[], &over, clock.now(), Patience::Short).await;
                 self.record(over, done.map(|done| done.counted).map_err(|failed| Arc::new(failed.error)));
             }
             Err(failed) if is_undone(&failed) && !intakes.is_empty() => {
@@ -220,9 +220,9 @@ struct Alone {
 }
 
 impl Alone {
-    async fn accept(self, intakes: Vec<Intake>, replies: Vec<Reply>) {
+    async fn accept(self, intakes: Vec<MessageInsert>, replies: Vec<Reply>) {
         let _turn = self.turn.lock().await;
-        match journal::commit(&self.db, &intakes, &[], self.clock.now(), Patience::Long).await {
+        match group_commit::commit(&self.db, &intakes, &[], self.clock.now(), Patience::Long).await {
             Ok(done) => tell(&self.signals, intakes, done.accepted, replies),
             // One message that Postgres refuses must not take its neighbours with it.
             Err(failed) if intakes.len() > 1 && is_refused(&failed) => {
@@ -234,8 +234,8 @@ impl Alone {
         }
     }
 
-    async fn accept_one(&self, one: [Intake; 1], reply: Reply) {
-        match journal::commit(&self.db, &one, &[], self.clock.now(), Patience::Long).await {
+    async fn accept_one(&self, one: [MessageInsert; 1], reply: Reply) {
+        match group_commit::commit(&self.db, &one, &[], self.clock.now(), Patience::Long).await {
             Ok(done) => tell(&self.signals, one.into(), done.accepted, vec![reply]),
             Err(failed) => drop(refuse(&self.signals, one.into(), vec![reply], failed)),
         }
@@ -243,7 +243,7 @@ impl Alone {
 }
 
 /// Offers what is about to be committed to the worker.
-fn offer(signals: &Signals, intakes: &mut [Intake], now: DateTime<Utc>) {
+fn offer(signals: &Signals, intakes: &mut [MessageInsert], now: DateTime<Utc>) {
     let Some(taker) = signals.taker().filter(|_| !intakes.is_empty()) else { return };
     if guarded(|| taker.offer(intakes, now)).is_none() {
         for intake in intakes {
@@ -275,10 +275,10 @@ fn is_refused(failed: &CommitError) -> bool {
 }
 
 /// Tells everybody that these were not committed, or that nobody knows. Returns why.
-fn refuse(signals: &Signals, intakes: Vec<Intake>, replies: Vec<Reply>, failed: CommitError) -> Arc<DbError> {
+fn refuse(signals: &Signals, intakes: Vec<MessageInsert>, replies: Vec<Reply>, failed: CommitError) -> Arc<DbError> {
     let CommitError { error, may_be_done } = failed;
     let error = Arc::new(error);
-    let offered: Vec<Intake> = intakes.into_iter().filter(|intake| intake.taker.is_some()).collect();
+    let offered: Vec<MessageInsert> = intakes.into_iter().filter(|intake| intake.taker.is_some()).collect();
     if let Some(taker) = signals.taker().filter(|_| !offered.is_empty()) {
         let lost = |intake| Settled { intake, taken: Vec::new(), waiting: Vec::new(), unsubscribe: false };
         guarded(|| {
@@ -296,7 +296,7 @@ fn refuse(signals: &Signals, intakes: Vec<Intake>, replies: Vec<Reply>, failed: 
 }
 
 /// Recipients of a message that are in neither list.
-fn others(intake: &Intake, suppressed: &[RecipientId], taken: &[RecipientId]) -> Vec<RecipientId> {
+fn others(intake: &MessageInsert, suppressed: &[RecipientId], taken: &[RecipientId]) -> Vec<RecipientId> {
     let recipients = &intake.message.recipients;
     if suppressed.len() + taken.len() == recipients.len() {
         return Vec::new();
@@ -306,7 +306,7 @@ fn others(intake: &Intake, suppressed: &[RecipientId], taken: &[RecipientId]) ->
 }
 
 /// Tells everybody what was committed.
-fn tell(signals: &Signals, intakes: Vec<Intake>, results: Vec<Committed>, replies: Vec<Reply>) {
+fn tell(signals: &Signals, intakes: Vec<MessageInsert>, results: Vec<Committed>, replies: Vec<Reply>) {
     let mut is_any_waiting = false;
     let mut offered = Vec::new();
     for ((intake, result), reply) in intakes.into_iter().zip(results).zip(replies) {

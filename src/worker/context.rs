@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::deliver::envelopes::Returns;
-use crate::db::senders::Senders;
+use crate::db::domains::cache::SenderCache;
 use crate::dns::Asker;
 use crate::domain::fingerprint::Fingerprints;
 use crate::domain::keyring::Keyring;
@@ -55,7 +55,7 @@ pub struct Dependencies {
     /// Posts to webhook endpoints.
     pub poster: Arc<Poster>,
     /// Caches the domains of senders and their DKIM keys.
-    pub senders: Arc<Senders>,
+    pub senders: Arc<SenderCache>,
     /// Queries the DNS for the records of senders' domains.
     pub dns: Asker,
     /// Commits outcomes, and offers messages that this process accepted.

@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::clock::SharedClock;
-use crate::db::splits::Splits;
+use crate::db::lanes::dedicated::DedicatedLanes;
 use crate::db::workers::Reaped;
 use crate::db::{Db, DbError};
 use crate::journal::{Journal, Taker};
@@ -112,7 +112,7 @@ impl Worker {
             clock: clock.clone(),
             wake,
         });
-        let (lane_stats, splits) = (Arc::new(LaneStats::default()), Arc::new(Splits::new(db.clone())));
+        let (lane_stats, splits) = (Arc::new(LaneStats::default()), Arc::new(DedicatedLanes::new(db.clone())));
         let record = Arc::new(RecordContext {
             db: db.clone(),
             clock: clock.clone(),

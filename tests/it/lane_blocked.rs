@@ -2,7 +2,8 @@
 
 use postrider::clock::Clock as _;
 use postrider::config::Route;
-use postrider::db::conditions::{self, Update};
+use postrider::db::lanes;
+use postrider::db::lanes::health::Update;
 use postrider::domain::condition::{Condition, Observation};
 use serde_json::{Value, json};
 use sqlx::Row as _;
@@ -211,7 +212,7 @@ async fn a_lesson_that_changes_nothing_tells_how_the_lane_fares() {
         reached_at: Some(now),
         own_session_at: Some(now),
     };
-    let changes = conditions::learn(&app.db, &[Update { lane, lesson, reply: None, failure: None }]).await.unwrap();
+    let changes = lanes::health::learn(&app.db, &[Update { lane, lesson, reply: None, failure: None }]).await.unwrap();
     assert_eq!(changes.iter().map(|change| change.after).collect::<Vec<_>>(), [Condition::default()]);
     app.run_until_idle().await;
 }

@@ -8,7 +8,9 @@ use futures_util::future::try_join_all;
 use postrider::app::{App, Roles, fingerprints};
 use postrider::clock::{Clock as _, DatabaseClock, SystemClock};
 use postrider::config::Config;
-use postrider::db::{Db, partitions, server};
+use postrider::db::Db;
+use postrider::db::pool::server;
+use postrider::db::schema::partitions;
 use postrider::domain::key::Scope;
 use serde_json::json;
 

@@ -10,7 +10,7 @@ use super::fields::Fields;
 use super::pointer::Pointer;
 use super::walk::{Node, one_line};
 use super::{Context, Rejection, json, schedule, send};
-use crate::db::suppression_list::Removal;
+use crate::db::suppressions::list::Removal;
 use crate::domain::address::Address;
 use crate::domain::fault::{Code, Fault, Faults};
 use crate::domain::suppression::{AddressKey, Reason, Suppression};

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use super::Report;
 use crate::app::{self, domains as settings};
 use crate::config::Config;
+use crate::db::domains::cache::{SenderCache, SenderStatus};
 use crate::db::domains::{self, DomainRow, KeyRow};
-use crate::db::senders::{Senders, Standing};
-use crate::db::{Db, DbError, webhook_secrets};
+use crate::db::{Db, DbError, webhooks};
 use crate::dns::{self, Asker};
 use crate::domain::id::TenantId;
 use crate::domain::publish::{Finding, PublishedKey, RecordStatus, records};
@@ -37,7 +37,7 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
 async fn of_domains(config: &Config, db: &Db, dns: &Asker, rows: Vec<DomainRow>, report: &mut Report) {
     match (&config.secret_key, rows.is_empty()) {
         (Some(_), _) => Report::ok("secret_key", "it is set"),
-        (None, true) => match webhook_secrets::clear(db, 1).await {
+        (None, true) => match webhooks::secrets::clear(db, 1).await {
             Ok(clear) if clear.is_empty() => {
                 Report::ok(
                     "secret_key",
@@ -59,7 +59,7 @@ async fn of_domains(config: &Config, db: &Db, dns: &Asker, rows: Vec<DomainRow>,
         Report::ok("domains", "none are registered, so mail is not signed: POST /v1/domains");
     }
     let clock = std::sync::Arc::new(crate::clock::SystemClock);
-    let senders = Senders::new(db.clone(), clock, config.keyring(), config.dkim.algorithms());
+    let senders = SenderCache::new(db.clone(), clock, config.keyring(), config.dkim.algorithms());
     for row in rows {
         if let Err(error) = one(config, db, dns, &senders, &row, report).await {
             report.bad(&format!("domain {}", row.name), error);
@@ -72,12 +72,12 @@ async fn one(
     config: &Config,
     db: &Db,
     dns: &Asker,
-    senders: &Senders,
+    senders: &SenderCache,
     row: &DomainRow,
     report: &mut Report,
 ) -> Result<(), DbError> {
     let tenant = TenantId(row.tenant_id);
-    if let Standing::Known(sender) = senders.of(tenant, &row.name).await?
+    if let SenderStatus::Known(sender) = senders.of(tenant, &row.name).await?
         && let Err(error) = &sender.signer
     {
         report.bad(&format!("domain {}", row.name), format!("its keys cannot be opened, so its mail waits: {error}"));

@@ -10,7 +10,8 @@ use crate::app::fingerprints;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::db::overview::{self, Overview, Stopped};
-use crate::db::{Db, DbError, server, workers};
+use crate::db::pool::server;
+use crate::db::{Db, DbError, workers};
 
 /// Due messages wait no longer than this while workers keep up.
 const BACKLOG: TimeDelta = TimeDelta::minutes(5);

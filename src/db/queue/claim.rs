@@ -9,7 +9,7 @@ use crate::db::{Db, DbError};
 
 /// Leases what is due in these lanes to `worker`, the oldest of each lane first; of messages whose recipients the room cuts
 /// apart also the others, as long as all are at most `most` rows. A worker that was declared dead gets nothing, however late
-/// its statement arrives. Of lanes that are limited, take with [`crate::db::limits::claim`].
+/// its statement arrives. Of lanes that are limited, take with [`crate::db::lanes::limits::claim`].
 pub async fn claim(
     db: &Db,
     worker: Uuid,

@@ -10,7 +10,7 @@ use super::cluster::USER;
 use super::error::complaint;
 use super::home::Home;
 use super::process::Watched;
-use crate::db::cluster::{Readiness, readiness};
+use crate::db::pool::cluster::{Readiness, readiness};
 
 /// Between two tries.
 const LOOK: Duration = Duration::from_millis(20);

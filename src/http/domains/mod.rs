@@ -12,8 +12,8 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 
 use super::{Api, ApiError, ProblemCode};
+use crate::db::domains::cache::SenderCache;
 use crate::db::domains::{self, NewKey};
-use crate::db::senders::Senders;
 use crate::dns::Asker;
 use crate::domain::dkim::{self, Algorithm};
 use crate::domain::id::TenantId;
@@ -27,7 +27,7 @@ const NO_DOMAIN: ApiError = ApiError::NotFound("There is no domain with this nam
 #[derive(Debug, Clone)]
 pub struct Domains {
     /// How they stand, and what signs.
-    pub senders: Arc<Senders>,
+    pub senders: Arc<SenderCache>,
     /// Asks for what is published.
     pub dns: Asker,
     /// What goes into records.

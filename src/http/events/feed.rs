@@ -11,7 +11,8 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::stream;
-use crate::db::feed::{self, Filter, Part};
+use crate::db::events;
+use crate::db::events::feed::{Filter, Part};
 use crate::domain::event::{Event, EventType};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::TenantId;
@@ -113,7 +114,7 @@ async fn when_any(
 ) -> Result<Part, ApiError> {
     let tenant = caller.tenant();
     loop {
-        let part = feed::part(&api.db, tenant, filter, after, limit).await?;
+        let part = events::feed::part(&api.db, tenant, filter, after, limit).await?;
         after = part.next;
         if !part.events.is_empty() || part.has_more || Instant::now() >= until {
             return Ok(part);
@@ -148,7 +149,7 @@ async fn begin(api: &Api, tenant: TenantId, start: Start) -> Result<i64, ApiErro
 }
 
 async fn last(api: &Api, tenant: TenantId) -> Result<i64, ApiError> {
-    Ok(feed::last(&api.db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq))
+    Ok(events::feed::last(&api.db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq))
 }
 
 fn start(params: &mut Params) -> Start {

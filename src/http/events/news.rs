@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::db::{Db, feed};
+use crate::db::{Db, events};
 use crate::domain::id::TenantId;
 
 /// Between two looks.
@@ -65,7 +65,7 @@ impl News {
     async fn look(self: Arc<Self>) {
         loop {
             let Some(tenants) = self.listeners() else { return };
-            let pause = match feed::last(&self.db, &tenants).await {
+            let pause = match events::feed::last(&self.db, &tenants).await {
                 Ok(last) => {
                     let waiting = self.waiting();
                     for (tenant, seq) in last {

@@ -9,7 +9,8 @@ use axum::response::sse::{self, KeepAlive, Sse};
 use futures_util::stream;
 use tokio::time::{Instant, timeout_at};
 
-use crate::db::feed::{self, Filter};
+use crate::db::events;
+use crate::db::events::feed::Filter;
 use crate::domain::event::Event;
 use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
@@ -79,7 +80,7 @@ impl Reader {
             if Instant::now() >= self.until || self.api.news.is_over() {
                 return None;
             }
-            match feed::part(&self.api.db, self.tenant, &self.filter, self.after, PAGE).await {
+            match events::feed::part(&self.api.db, self.tenant, &self.filter, self.after, PAGE).await {
                 Ok(part) => {
                     self.after = part.next;
                     self.read.extend(part.events.into_iter().map(Event::from));

@@ -9,8 +9,9 @@ use axum::response::{IntoResponse, Response};
 use super::view::TermsView;
 use super::{NO_LANE, terms};
 use crate::accept::request::{self, Context};
-use crate::db::pauses;
-use crate::db::steer::{self, LaneKey, Wanted};
+use crate::db::lanes;
+use crate::db::lanes::admin::{LaneKey, Wanted};
+use crate::db::lanes::pauses;
 use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
@@ -93,7 +94,8 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     let lane = request::lane::parse(&body.octets, &api.delivery.routes(), &context)?;
     let route = lane.route.to_string();
     let key = LaneKey { stream: &lane.stream, route: &route, domain: &lane.domain };
-    let (id, is_new) = steer::put(&api.db, caller.tenant(), key, &lane.limits, context.now).await?.ok_or(NO_LANE)?;
+    let (id, is_new) =
+        lanes::admin::put(&api.db, caller.tenant(), key, &lane.limits, context.now).await?.ok_or(NO_LANE)?;
     api.acceptor.wake();
     tracing::info!(event = "lane_changed", by = %caller.key_id(), lane = %id, "changed a lane");
     let view = terms(&api, caller.tenant(), id).await?;
@@ -133,7 +135,7 @@ pub async fn change(
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::lane::parse_change(&body.octets)?;
-    let is_there = steer::change(&api.db, caller.tenant(), id, &change, api.clock.now()).await?;
+    let is_there = lanes::admin::change(&api.db, caller.tenant(), id, &change, api.clock.now()).await?;
     done(&api, &caller, id, is_there).await
 }
 
@@ -167,7 +169,7 @@ pub async fn pause(
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let reason = request::pause::parse(&body.octets)?;
-    let is_there = steer::pause(&api.db, caller.tenant(), id, reason.as_deref(), api.clock.now()).await?;
+    let is_there = lanes::admin::pause(&api.db, caller.tenant(), id, reason.as_deref(), api.clock.now()).await?;
     done(&api, &caller, id, is_there).await
 }
 
@@ -218,10 +220,10 @@ pub async fn reset(
 ) -> Result<Json<TermsView>, ApiError> {
     caller.may(Scope::Admin)?;
     let now = api.clock.now();
-    let is_there = steer::reset(&api.db, caller.tenant(), id, now).await?;
+    let is_there = lanes::admin::reset(&api.db, caller.tenant(), id, now).await?;
     if is_there {
         let wanted = Wanted { unprepared: true, ..Wanted::default() };
-        steer::due_now(&api.db, caller.tenant(), id, wanted, now).await?;
+        lanes::admin::due_now(&api.db, caller.tenant(), id, wanted, now).await?;
     }
     done(&api, &caller, id, is_there).await
 }
@@ -267,7 +269,7 @@ pub async fn retry(
     params.finish()?;
     terms(&api, caller.tenant(), id).await?;
     let wanted = Wanted { domain: domain.as_deref(), unprepared: false };
-    let done = steer::due_now(&api.db, caller.tenant(), id, wanted, api.clock.now()).await?;
+    let done = lanes::admin::due_now(&api.db, caller.tenant(), id, wanted, api.clock.now()).await?;
     api.acceptor.wake();
     Ok(Json(LaneRetried { retried: done.count, has_more: done.has_more }))
 }

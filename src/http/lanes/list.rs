@@ -6,7 +6,8 @@ use axum::extract::State;
 use super::view::LaneView;
 use super::{shown, shown_one};
 use crate::db::DbError;
-use crate::db::traffic::{self, Cursor, Filter};
+use crate::db::lanes;
+use crate::db::lanes::overview::{Cursor, Filter};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
@@ -52,8 +53,9 @@ pub async fn list(
     let filter = filter(&mut params);
     params.finish()?;
     let _turn = api.turns.take(caller.key_id()).await?;
-    let lanes =
-        traffic::lanes(&api.db, caller.tenant(), &filter, limit + 1, api.clock.now()).await.map_err(too_broad)?;
+    let lanes = lanes::overview::lanes(&api.db, caller.tenant(), &filter, limit + 1, api.clock.now())
+        .await
+        .map_err(too_broad)?;
     let Page { data, has_more, next } = Page::of(lanes, limit, cursor, |lane| lane);
     Ok(Json(Page { data: shown(&api, data).await?, has_more, next }))
 }

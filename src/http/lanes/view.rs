@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::db::traffic::Load;
+use crate::db::lanes::overview::Load;
 use crate::domain::explain::Count;
 use crate::domain::id::LaneId;
 use crate::domain::lane::{Lane, Paused, RateOf, State, Unprepared};

@@ -13,7 +13,8 @@ use uuid::Uuid;
 use super::read::shown;
 use super::view::{Message, MessageState, RecipientState};
 use crate::accept::request::{self, Context};
-use crate::db::control::{self, Requeued};
+use crate::db::messages;
+use crate::db::messages::actions::Requeued;
 use crate::domain::delivery::Status;
 use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
@@ -59,7 +60,7 @@ pub async fn cancel(
     caller.may(Scope::Send)?;
     shown(&api, &caller, id).await?;
     let done: HashSet<Uuid> =
-        control::cancel(&api.db, caller.tenant(), id, api.clock.now()).await?.into_iter().collect();
+        messages::actions::cancel(&api.db, caller.tenant(), id, api.clock.now()).await?.into_iter().collect();
     let message = state(&api, &caller, id).await?;
     let (canceled, rest): (Vec<_>, Vec<_>) = message.recipients.iter().partition(|r| done.contains(&r.id.0));
     let addresses = |recipients: Vec<&RecipientState>| recipients.into_iter().map(|r| r.address.clone()).collect();
@@ -108,7 +109,7 @@ pub async fn reschedule(
     let body = api.bodies.json(&headers, body).await?;
     let context = Context { now, limits: &api.limits, streams: &[] };
     let at = request::reschedule::parse(&body.octets, message.expires_at, &context)?;
-    if !control::reschedule(&api.db, caller.tenant(), id, at, now).await? {
+    if !messages::actions::reschedule(&api.db, caller.tenant(), id, at, now).await? {
         return Err(ApiError::Conflict {
             code: ProblemCode::NotScheduled,
             detail: "No recipient of this message is waiting for its scheduled_at any more.".into(),
@@ -144,7 +145,7 @@ pub async fn retry(
     caller.may(Scope::Send)?;
     let now = api.clock.now();
     let message = shown(&api, &caller, id).await?;
-    let mut due = control::retry(&api.db, caller.tenant(), id, now).await?.len();
+    let mut due = messages::actions::retry(&api.db, caller.tenant(), id, now).await?.len();
     due += requeue_uncertain(&api, &caller, id, &message).await?;
     let message = state(&api, &caller, id).await?;
     if due == 0 {
@@ -182,5 +183,5 @@ async fn requeue_uncertain(api: &Api, caller: &Caller, id: MessageId, message: &
     if back.is_empty() {
         return Ok(0);
     }
-    Ok(control::requeue_uncertain(&api.db, caller.tenant(), id, &back, api.clock.now()).await?.len())
+    Ok(messages::actions::requeue_uncertain(&api.db, caller.tenant(), id, &back, api.clock.now()).await?.len())
 }

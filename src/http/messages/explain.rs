@@ -8,13 +8,14 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::db::bounces;
-use crate::db::explain::{self, PlaceRow};
+use crate::db::events::bounces;
+use crate::db::lanes;
+use crate::db::lanes::overview::Filter;
+use crate::db::lanes::pauses::{self, Pauses};
 use crate::db::messages::MessageRow;
-use crate::db::pauses::{self, Pauses};
+use crate::db::messages::explain::{self, PlaceRow};
 use crate::db::streams;
 use crate::db::suppressions::{Addressed, check};
-use crate::db::traffic::{self, Filter};
 use crate::domain::address::Address;
 use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::event::BounceSaid;
@@ -233,7 +234,7 @@ impl Surroundings {
         places.ahead = explain::ahead(&api.db, tenant, MessageId(message.id), rows.len()).await?.into_iter().collect();
         let limit = i64::try_from(ids.len()).unwrap_or(i64::MAX);
         let filter = Filter { ids: Some(ids), ..Filter::default() };
-        for lane in traffic::lanes(&api.db, tenant, &filter, limit, now).await? {
+        for lane in lanes::overview::lanes(&api.db, tenant, &filter, limit, now).await? {
             let stands = |row: &&PlaceRow| {
                 row.lane_id == Some(lane.id.0) && places.ahead.get(&row.id).is_some_and(|ahead| ahead.number > 0)
             };

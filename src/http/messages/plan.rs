@@ -13,10 +13,12 @@ use serde::Serialize;
 
 use super::explain::{LaneRef, without_origin, without_replies};
 use super::sender::{self, PlannedSignature, Warning};
-use crate::db::drafts::DraftError;
+use crate::db::lanes;
+use crate::db::lanes::overview::Filter;
+use crate::db::messages::explain as places;
+use crate::db::messages::stored::StoredMessageError;
+use crate::db::streams;
 use crate::db::suppressions::{Addressed, check};
-use crate::db::traffic::{self, Filter};
-use crate::db::{explain as places, streams};
 use crate::domain::delivery::Status;
 use crate::domain::dkim::Signer;
 use crate::domain::explain::{Blocker, Count, Estimate, Explanation, Place, Recipient, Said, explain};
@@ -252,14 +254,14 @@ impl Lanes {
         };
         let now = message.created_at;
         let _turn = api.turns.take(caller.key_id()).await?;
-        let lanes = traffic::lanes(&api.db, tenant, &filter, limit, now).await?;
+        let lanes = lanes::overview::lanes(&api.db, tenant, &filter, limit, now).await?;
         let there = if may_read {
             let ids: Vec<i64> = lanes.iter().map(|lane| lane.id.0).collect();
             lanes.into_iter().zip(places::due(&api.db, &ids, now).await?.into_iter().map(Some)).collect()
         } else {
             lanes.into_iter().map(|lane| (without_words(lane), None)).collect()
         };
-        let (mut of_stream, priority) = traffic::stream_terms(&api.db, tenant, &message.stream, now).await?;
+        let (mut of_stream, priority) = lanes::overview::stream_terms(&api.db, tenant, &message.stream, now).await?;
         if !may_read {
             of_stream.paused = of_stream.paused.map(Paused::without_reason);
         }
@@ -285,7 +287,7 @@ impl Lanes {
             return (Vec::new(), vec![Warning::needs_one_recipient(message)]);
         };
         let Some(links) = &api.links else {
-            let message = format!("{}. It would wait until then.", DraftError::NoLinks);
+            let message = format!("{}. It would wait until then.", StoredMessageError::NoLinks);
             return (Vec::new(), vec![Warning { code: "not_configured", message }]);
         };
         let ticket = Ticket {

@@ -10,7 +10,8 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt as _, stream};
 
 use super::plan;
-use crate::db::{DbError, blobs, drafts, messages};
+use crate::db::DbError;
+use crate::db::messages::{self, blobs};
 use crate::domain::binary::Binary;
 use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
@@ -44,7 +45,7 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
 )]
 pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<MessageId>) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;
-    let mut stored = drafts::load(&api.db, caller.tenant(), &[id.0]).await?.pop().ok_or(NO_MESSAGE)?;
+    let mut stored = messages::stored::load(&api.db, caller.tenant(), &[id.0]).await?.pop().ok_or(NO_MESSAGE)?;
     if !caller.sees(&stored.row.from_address) {
         return Err(NO_MESSAGE);
     }

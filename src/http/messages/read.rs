@@ -8,8 +8,9 @@ use chrono::TimeDelta;
 use uuid::Uuid;
 
 use super::view::Message;
+use crate::db::events::bounces;
 use crate::db::messages::{MessageRow, RecipientRow};
-use crate::db::{self, bounces, messages};
+use crate::db::{self, messages};
 use crate::domain::delivery::Status;
 use crate::domain::event::{BounceSaid, Event};
 use crate::domain::id::{MessageId, TenantId};

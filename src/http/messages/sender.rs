@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::db::senders::{Sender, Standing};
+use crate::db::domains::cache::{Sender, SenderStatus};
 use crate::domain::dkim::{Algorithm, Signer};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::TenantId;
@@ -68,12 +68,12 @@ impl PlannedSignature {
 }
 
 /// How the sender's domain stands, and what that means for its mail. Refuses where the configuration does.
-pub(super) async fn admit(api: &Api, tenant: TenantId, domain: &str) -> Result<(Standing, Vec<Warning>), ApiError> {
+pub(super) async fn admit(api: &Api, tenant: TenantId, domain: &str) -> Result<(SenderStatus, Vec<Warning>), ApiError> {
     let standing = api.domains.senders.of(tenant, domain).await?;
-    let is_good = matches!(&standing, Standing::Known(sender) if sender.status.is_good());
+    let is_good = matches!(&standing, SenderStatus::Known(sender) if sender.status.is_good());
     if api.domains.refuses_unverified && !is_good {
         let message = match &standing {
-            Standing::Known(sender) => {
+            SenderStatus::Known(sender) => {
                 format!("{0} is not verified: POST /v1/domains/{0}/verify says why", sender.domain)
             }
             _ => format!("{domain} is not registered: POST /v1/domains first"),
@@ -86,14 +86,14 @@ pub(super) async fn admit(api: &Api, tenant: TenantId, domain: &str) -> Result<(
 }
 
 /// Nothing where no domain is registered at all: then nothing is known, and nobody has asked to be told.
-fn warnings(domains: &Domains, domain: &str, standing: &Standing) -> Vec<Warning> {
+fn warnings(domains: &Domains, domain: &str, standing: &SenderStatus) -> Vec<Warning> {
     match standing {
-        Standing::Unasked => Vec::new(),
-        Standing::Stranger => {
+        SenderStatus::Unasked => Vec::new(),
+        SenderStatus::Stranger => {
             let message = format!("{domain} is not registered, so its mail is not signed: POST /v1/domains.");
             vec![Warning { code: "domain_not_registered", message }]
         }
-        Standing::Known(sender) => of_known(domains, sender, domain),
+        SenderStatus::Known(sender) => of_known(domains, sender, domain),
     }
 }
 

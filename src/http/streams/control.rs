@@ -10,7 +10,7 @@ use super::read::shown;
 use super::view::{NewStreamBody, StreamChangeBody, StreamView};
 use super::{NO_STREAM, StreamName};
 use crate::accept::request;
-use crate::db::pauses;
+use crate::db::lanes::pauses;
 use crate::db::streams;
 use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;

@@ -9,7 +9,7 @@ use super::view::{AddedView, RemovalsInput, RemovedView, SuppressionsInput};
 use super::{NOT_SUPPRESSED, PathAddress};
 use crate::accept::request::Context;
 use crate::accept::request::suppression::{self, chosen_stream};
-use crate::db::suppression_list::{self, Removal};
+use crate::db::suppressions::list::Removal;
 use crate::db::suppressions::{self, Existing};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
@@ -84,7 +84,7 @@ pub async fn remove(
     let stream = params.text("stream").map(|word| chosen_stream(&word));
     params.finish()?;
     let removal = Removal { address, stream };
-    let removed = suppression_list::remove(&api.db, caller.tenant(), &[removal], api.clock.now()).await?;
+    let removed = suppressions::list::remove(&api.db, caller.tenant(), &[removal], api.clock.now()).await?;
     if removed == 0 {
         return Err(NOT_SUPPRESSED);
     }
@@ -118,7 +118,7 @@ pub async fn remove_many(
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let removals = suppression::parse_removal(&body.octets)?;
-    let removed = suppression_list::remove(&api.db, caller.tenant(), &removals, api.clock.now()).await?;
+    let removed = suppressions::list::remove(&api.db, caller.tenant(), &removals, api.clock.now()).await?;
     tracing::info!(event = "suppressions_removed", by = %caller.key_id(), entries = removed, "removed suppressions");
     Ok(Json(RemovedView { removed }))
 }

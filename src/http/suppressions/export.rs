@@ -12,7 +12,7 @@ use super::view::SuppressionView;
 use crate::accept::csv_cell;
 use crate::accept::import::Format;
 use crate::accept::request::suppression::COLUMNS;
-use crate::db::suppression_list;
+use crate::db::suppressions;
 use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
@@ -105,7 +105,7 @@ impl Export {
     /// The next entries as text.
     async fn page(&mut self) -> Result<String, DbError> {
         let Some((address, stream)) = self.last.take() else { return Ok(String::new()) };
-        let entries = suppression_list::following(&self.db, self.tenant, (&address, &stream), PAGE, self.now).await?;
+        let entries = suppressions::list::following(&self.db, self.tenant, (&address, &stream), PAGE, self.now).await?;
         let is_full = i64::try_from(entries.len()).is_ok_and(|count| count == PAGE);
         self.last = entries.last().filter(|_| is_full).map(key);
         Ok(entries.into_iter().map(|entry| line(entry, self.format)).collect())

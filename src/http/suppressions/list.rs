@@ -10,7 +10,8 @@ use super::view::{SuppressedAddress, SuppressionView};
 use super::{NOT_SUPPRESSED, PathAddress};
 use crate::accept::request::suppression::chosen_stream;
 use crate::db::DbError;
-use crate::db::suppression_list::{self, Filter};
+use crate::db::suppressions;
+use crate::db::suppressions::list::Filter;
 use crate::domain::address::Address;
 use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;
@@ -53,7 +54,7 @@ pub async fn list(
     let filter = filter(&mut params);
     params.finish()?;
     let _turn = api.turns.take(caller.key_id()).await?;
-    let rows = suppression_list::page(&api.db, caller.tenant(), &filter, limit + 1, api.clock.now()).await;
+    let rows = suppressions::list::page(&api.db, caller.tenant(), &filter, limit + 1, api.clock.now()).await;
     Ok(Json(Page::of(rows.map_err(too_broad)?, limit, cursor, SuppressionView::from)))
 }
 
@@ -120,7 +121,7 @@ pub async fn get(
 ) -> Result<Json<SuppressedAddress>, ApiError> {
     caller.may(Scope::Read)?;
     caller.may_reach_the_tenant("The suppression list holds for")?;
-    let entries = suppression_list::of_address(&api.db, caller.tenant(), &address, api.clock.now()).await?;
+    let entries = suppressions::list::of_address(&api.db, caller.tenant(), &address, api.clock.now()).await?;
     if entries.is_empty() {
         return Err(NOT_SUPPRESSED);
     }

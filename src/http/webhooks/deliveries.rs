@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::NO_WEBHOOK;
-use crate::db::webhook_log::{self, PostRow};
 use crate::db::webhooks;
+use crate::db::webhooks::log::PostRow;
 use crate::domain::id::{EndpointId, PostId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
@@ -99,6 +99,6 @@ pub async fn list(
     let after = params.read("after", "Give the `next` of the page before.", |text| text.parse().ok());
     params.finish()?;
     let _endpoint = webhooks::get(&api.db, caller.tenant(), id).await?.ok_or(NO_WEBHOOK)?;
-    let rows = webhook_log::page(&api.db, caller.tenant(), id, after, limit + 1).await?;
+    let rows = webhooks::log::page(&api.db, caller.tenant(), id, after, limit + 1).await?;
     Ok(Json(Page::of(rows, limit, |row| PostId(row.id).to_string(), |row| WebhookDelivery::of(id, row))))
 }

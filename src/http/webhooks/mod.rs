@@ -13,7 +13,7 @@ mod view;
 pub use target::TargetCheck;
 
 use super::{Api, ApiError};
-use crate::db::{webhook_secrets, webhooks};
+use crate::db::webhooks;
 use crate::domain::endpoint::{Secret, StoredSecret};
 use crate::domain::id::{EndpointId, TenantId};
 use view::WebhookView;
@@ -30,7 +30,7 @@ async fn shown(api: &Api, tenant: TenantId, id: EndpointId) -> Result<WebhookVie
 async fn new_secret(api: &Api, id: EndpointId) -> Result<(Secret, StoredSecret), ApiError> {
     let secret = Secret::from_bytes(rand::random());
     let keyring = api.domains.keyring.as_ref();
-    let keyring = if keyring.is_some() && webhook_secrets::may_seal(&api.db).await? { keyring } else { None };
+    let keyring = if keyring.is_some() && webhooks::secrets::may_seal(&api.db).await? { keyring } else { None };
     let stored = StoredSecret::seal(secret.octets(), keyring, id).map_err(|error| {
         tracing::error!(event = "webhook_secret_not_sealed", %error, "cannot encrypt webhook secrets");
         ApiError::Internal

@@ -11,7 +11,7 @@ use super::shown;
 use super::view::WebhookView;
 use crate::accept::request;
 use crate::accept::request::replay::Start;
-use crate::db::{feed, webhooks};
+use crate::db::{events, webhooks};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::key::Scope;
@@ -70,10 +70,10 @@ pub async fn replay(
 /// The number behind which to begin. One that nobody was given is from another database.
 async fn place(api: &Api, tenant: TenantId, start: Start) -> Result<i64, ApiError> {
     let after = match start {
-        Start::Since(time) => return Ok(feed::last_before(&api.db, tenant, time).await?),
+        Start::Since(time) => return Ok(events::feed::last_before(&api.db, tenant, time).await?),
         Start::After(after) => after,
     };
-    let last = feed::last(&api.db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq);
+    let last = events::feed::last(&api.db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq);
     if after > last {
         let message = format!("There is no event {after}: the last one is {last}. Was the database restored?");
         let fault = Fault { pointer: "/after_seq".into(), code: Code::InvalidValue.as_str(), message };

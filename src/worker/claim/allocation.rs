@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::lane_stats::RecentStats;
 use crate::db::lanes::ReadyLane;
-use crate::db::limits::DEPTH;
+use crate::db::lanes::limits::PIPELINE_DEPTH;
 use crate::domain::fair_share::{self, Claimant};
 use crate::worker::lease::in_flight::LaneInFlight;
 
@@ -216,7 +216,8 @@ impl Capacity<'_> {
         let (recipients, messages) =
             in_flight.iter().fold((0, 0), |(r, m), (_, in_lane)| (r + in_lane.recipients, m + in_lane.message_count()));
         // A message with many recipients uses one connection like any other.
-        (self.connections * DEPTH + prefetched(attempts_per_second)) * recipients_per_message(recipients, messages)
+        (self.connections * PIPELINE_DEPTH + prefetched(attempts_per_second))
+            * recipients_per_message(recipients, messages)
     }
 
     /// Returns how many more recipients in flight a lane can use. For a lane with limits the number counts messages: the
@@ -225,7 +226,7 @@ impl Capacity<'_> {
         let (recipients, messages) =
             self.in_flight.get(&lane.id).map_or((0, 0), |in_lane| (in_lane.recipients, in_lane.message_count()));
         let limit = |limit: Option<i32>| limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-        let most = limit(lane.connections).saturating_mul(DEPTH).min(limit(lane.stream_concurrency));
+        let most = limit(lane.connections).saturating_mul(PIPELINE_DEPTH).min(limit(lane.stream_concurrency));
         let successes = self.recent.get(&lane.id).map_or(0, |recent| recent.sessions_since_failure);
         if lane.blocked_since.is_some() || (lane.is_mx() && successes == 0) {
             // A probe, for any recipient: everything in flight waits for the timeout of an unreachable server.
@@ -234,7 +235,7 @@ impl Capacity<'_> {
         // Slow start: the first messages to a server that fails wait for its timeout.
         let most = if lane.is_mx() {
             let attempts_per_second = self.recent.get(&lane.id).map_or(0.0, |recent| recent.attempted);
-            let usable = self.connections * DEPTH + prefetched(attempts_per_second).min(self.total / 8);
+            let usable = self.connections * PIPELINE_DEPTH + prefetched(attempts_per_second).min(self.total / 8);
             most.min(usable).min(successes.saturating_mul(2).saturating_add(PROBE_CONCURRENCY))
         } else {
             most

@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::ClaimContext;
 use super::allocation::{self, LaneQuota};
 use crate::db::DbError;
+use crate::db::lanes::limits::{Request, StreamKey};
 use crate::db::lanes::{self, ReadyLane};
-use crate::db::limits::{self, StreamKey, Wish};
 use crate::db::queue::{self, Claimed, Room};
 use crate::worker::lease::in_flight::LaneInFlight;
 use crate::worker::lease::permits::stream_message_count;
@@ -151,8 +151,8 @@ impl Claimer {
             return Ok(leased);
         }
         let in_flight = leases.in_flight.by_lane();
-        let wishes: Vec<Wish> = limited.into_iter().map(|quota| cx.wish(&in_flight, quota)).collect();
-        match Box::pin(limits::claim(&cx.db, worker, &wishes, usable(), now)).await {
+        let wishes: Vec<Request> = limited.into_iter().map(|quota| cx.wish(&in_flight, quota)).collect();
+        match Box::pin(lanes::limits::claim(&cx.db, worker, &wishes, usable(), now)).await {
             Ok(granted) => {
                 self.limited.opens_at.extend(granted.opens_at);
                 self.limited.emptied = granted.emptied;
@@ -219,10 +219,10 @@ fn room(quota: &LaneQuota) -> Room {
 }
 
 impl ClaimContext {
-    fn wish(&self, in_flight: &HashMap<i64, LaneInFlight>, quota: &LaneQuota) -> Wish {
+    fn wish(&self, in_flight: &HashMap<i64, LaneInFlight>, quota: &LaneQuota) -> Request {
         let lane = &quota.lane;
         let stream: StreamKey = (lane.tenant_id, lane.stream.clone());
-        Wish {
+        Request {
             room: room(quota),
             is_stream_limited: lane.is_stream_limited(),
             in_hand: in_flight.get(&lane.id).map_or(0, LaneInFlight::message_count),

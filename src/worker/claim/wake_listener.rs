@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::db::{Db, DbError, wake};
+use crate::db::pool::pg_notify;
+use crate::db::{Db, DbError};
 
 /// Pause between two tries to listen. Meanwhile polling finds what is due.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
@@ -24,7 +25,7 @@ pub(crate) async fn run(db: Db, claimer: Arc<Notify>) {
 }
 
 async fn listen(db: &Db, claimer: &Notify) -> Result<Infallible, DbError> {
-    let mut listener = wake::listen(db).await?;
+    let mut listener = pg_notify::listen(db).await?;
     loop {
         if listener.heard(CHECK_AFTER).await? {
             claimer.notify_one();

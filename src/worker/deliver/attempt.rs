@@ -14,7 +14,7 @@ use super::judge::{self, End, Start};
 use super::lease_check::LeaseCheck;
 use super::loaded_message::LoadedMessage;
 use super::memory_budget::Reservation;
-use crate::db::drafts::DraftError;
+use crate::db::messages::stored::StoredMessageError;
 use crate::db::queue::{Claimed, Finished, Rescheduled};
 use crate::domain::id::MessageId;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
@@ -60,17 +60,17 @@ pub(crate) async fn run(cx: Arc<DeliverContext>, mut message: LoadedMessage) {
         Ok(Some(Ok(prepared))) => prepared,
         Ok(None) => return cx.leases.release(message.claimed).await,
         // A database outage is not the recipient's attempt.
-        Ok(Some(Err(DraftError::Db(error)))) if error.is_passing() => {
+        Ok(Some(Err(StoredMessageError::Db(error)))) if error.is_passing() => {
             tracing::warn!(event = "load_failed", %error, "failed to load a message; releasing it");
             return release_later(&cx, message.claimed).await;
         }
         // The database's words go to our log; the recipient's history gets ours.
-        Ok(Some(Err(DraftError::Db(error)))) => {
+        Ok(Some(Err(StoredMessageError::Db(error)))) => {
             tracing::error!(event = "message_unreadable", %error, "cannot load a message; failing its attempt");
             return fail(&cx, &message, UNREADABLE, start).await;
         }
         // A missing signature or link is no attempt either: once the configuration is fixed the message goes as usual.
-        Ok(Some(Err(error @ (DraftError::Unsigned(..) | DraftError::NoLinks)))) => {
+        Ok(Some(Err(error @ (StoredMessageError::Unsigned(..) | StoredMessageError::NoLinks)))) => {
             return defer(&cx, message, &error).await;
         }
         Ok(Some(Err(error))) => return fail(&cx, &message, &error.to_string(), start).await,
@@ -95,7 +95,7 @@ async fn take_expired(cx: &DeliverContext, message: &mut LoadedMessage, start: S
 }
 
 /// Builds the message once for all of its routes.
-async fn prepare<'a>(cx: &'a DeliverContext, message: &mut LoadedMessage) -> Result<Prepared<'a>, DraftError> {
+async fn prepare<'a>(cx: &'a DeliverContext, message: &mut LoadedMessage) -> Result<Prepared<'a>, StoredMessageError> {
     let recipients = message.recipients()?;
     let memory = if message.stored.is_large() { Some(reserve_memory(cx, message).await) } else { None };
     let draft = message.stored.draft(&cx.db, cx.links.as_ref()).await?;
@@ -147,7 +147,7 @@ async fn release_later(cx: &DeliverContext, claimed: Vec<Claimed>) {
 }
 
 /// Defers a message that our configuration keeps from being prepared, without an attempt. Its deadline stays.
-async fn defer(cx: &DeliverContext, message: LoadedMessage, error: &DraftError) {
+async fn defer(cx: &DeliverContext, message: LoadedMessage, error: &StoredMessageError) {
     let now = cx.clock.now();
     log_preparation_failure(cx, &message, error);
     let end = message.claimed.iter().map(|claimed| cx.deadline(&message, claimed)).min();
@@ -158,10 +158,10 @@ async fn defer(cx: &DeliverContext, message: LoadedMessage, error: &DraftError) 
 }
 
 /// Logs it once per interval for each domain or stream, and not for each message.
-fn log_preparation_failure(cx: &DeliverContext, message: &LoadedMessage, error: &DraftError) {
+fn log_preparation_failure(cx: &DeliverContext, message: &LoadedMessage, error: &StoredMessageError) {
     const INTERVAL: TimeDelta = TimeDelta::minutes(1);
     let what = match error {
-        DraftError::Unsigned(domain, _) => format!("domain {domain}"),
+        StoredMessageError::Unsigned(domain, _) => format!("domain {domain}"),
         _ => format!("stream {}", message.stored.row.stream),
     };
     if cx.log_limit.allows(&what, cx.clock.now(), INTERVAL) {

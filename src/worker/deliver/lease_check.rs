@@ -11,8 +11,8 @@ use futures_util::future::{BoxFuture, ready};
 use super::DeliverContext;
 use super::judge::{End, Start};
 use super::loaded_message::LoadedMessage;
-use crate::db::marks::{self, Mark};
 use crate::db::queue::Claimed;
+use crate::db::queue::attempt_markers::{self, AttemptMarker};
 use crate::domain::outcome::{OnUncertain, Outcome};
 use crate::smtp::SendGuard;
 
@@ -68,7 +68,7 @@ impl<'a> LeaseCheck<'a> {
 
     /// Records that the message text leaves. Without the record it must not: after a crash it would be sent again.
     async fn record_text(&self, claims: Vec<Claimed>) -> bool {
-        match marks::set(&self.cx.db, &claims, Mark::DataStarted).await {
+        match attempt_markers::set(&self.cx.db, &claims, AttemptMarker::DataStarted).await {
             // The database may have been slow: the leases must still stand.
             Ok(recorded) => recorded && self.cx.leases.hold_all(&claims),
             Err(error) => {

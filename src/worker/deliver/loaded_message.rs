@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use super::{DeliverContext, suppression_check};
 use crate::db::DbError;
-use crate::db::drafts::{self, DraftError, Stored};
+use crate::db::messages;
+use crate::db::messages::stored::{StoredMessage, StoredMessageError};
 use crate::db::queue::Claimed;
 use crate::domain::address::Address;
 use crate::domain::id::TenantId;
@@ -15,7 +16,7 @@ use crate::domain::outcome::OnUncertain;
 /// One message and those of its recipients that were claimed.
 #[derive(Debug)]
 pub(crate) struct LoadedMessage {
-    pub stored: Stored,
+    pub stored: StoredMessage,
     pub claimed: Vec<Claimed>,
 }
 
@@ -38,7 +39,7 @@ pub(crate) async fn load(cx: &DeliverContext, claimed: &[Claimed]) -> Result<Loa
     let mut messages = Vec::with_capacity(by_message.len());
     for (tenant, ids) in by_tenant {
         let ids: Vec<Uuid> = ids.into_iter().collect();
-        let stored = drafts::load(&cx.db, TenantId(tenant), &ids).await?;
+        let stored = messages::stored::load(&cx.db, TenantId(tenant), &ids).await?;
         messages.extend(stored.into_iter().filter_map(|stored| {
             let claimed = by_message.remove(&stored.row.id)?;
             Some(LoadedMessage { stored, claimed })
@@ -68,7 +69,7 @@ impl LoadedMessage {
     }
 
     /// Returns the claimed recipients with their addresses, in the order of the request.
-    pub(crate) fn recipients(&self) -> Result<Vec<(Claimed, Address)>, DraftError> {
+    pub(crate) fn recipients(&self) -> Result<Vec<(Claimed, Address)>, StoredMessageError> {
         let mut claimed: Vec<&Claimed> = self.claimed.iter().collect();
         let position = |id| self.stored.addressees.iter().position(|row| row.id == id);
         claimed.sort_by_cached_key(|row| position(row.recipient_id));

@@ -24,7 +24,7 @@ use super::outcome::recorder::OutcomeRecorder;
 use super::outcome::retry_policy_cache::RetryPolicyCache;
 use crate::clock::SharedClock;
 use crate::db::Db;
-use crate::db::splits::Splits;
+use crate::db::lanes::dedicated::DedicatedLanes;
 use crate::domain::routing::RouteTable;
 use crate::domain::unsubscribe::Links;
 use crate::smtp;
@@ -46,7 +46,7 @@ pub(crate) struct DeliverContext {
     pub quarantine: CrashQuarantine,
     pub memory: MemoryBudget,
     /// Which domains have lanes of their own.
-    pub splits: Arc<Splits>,
+    pub splits: Arc<DedicatedLanes>,
     pub routes: RouteTable,
     pub returns: Option<Returns>,
     pub links: Option<Links>,

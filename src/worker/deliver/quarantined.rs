@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::loaded_message::{self, Loaded};
 use super::{DeliverContext, attempt};
-use crate::db::marks::{self, Mark};
+use crate::db::queue::attempt_markers::{self, AttemptMarker};
 use crate::db::queue::{Claimed, Rescheduled};
 use crate::domain::id::MessageId;
 use crate::worker::lease::crash_quarantine::Slot;
@@ -58,7 +58,7 @@ async fn deliver(cx: Arc<DeliverContext>, mut claimed: Vec<Claimed>, slot: Slot)
     for row in &mut claimed {
         cx.leases.in_flight.adopt_claim(row);
     }
-    match marks::set(&cx.db, &claimed, Mark::Begun).await {
+    match attempt_markers::set(&cx.db, &claimed, AttemptMarker::Begun).await {
         Ok(true) => {}
         Ok(false) => return cx.leases.release(claimed).await,
         Err(error) => {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::db::drafts::{DraftError, Stored};
-use crate::db::senders::{Senders, Standing};
+use crate::db::domains::cache::{SenderCache, SenderStatus};
+use crate::db::messages::stored::{StoredMessage, StoredMessageError};
 use crate::domain::id::TenantId;
 use crate::domain::message::Draft;
 use crate::mail;
@@ -20,23 +20,24 @@ const LARGE: usize = 256 << 10;
 /// Builds and signs messages.
 #[derive(Debug)]
 pub(crate) struct Signing {
-    senders: Arc<Senders>,
+    senders: Arc<SenderCache>,
     /// One permit per processor.
     blocking: Semaphore,
 }
 
 impl Signing {
-    pub(crate) fn new(senders: Arc<Senders>) -> Self {
+    pub(crate) fn new(senders: Arc<SenderCache>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self { senders, blocking: Semaphore::new(processors) }
     }
 
     /// Builds a message, and signs it if its sender's domain has keys.
-    pub(crate) async fn build(&self, message: &Stored, draft: &Draft) -> Result<Vec<u8>, DraftError> {
+    pub(crate) async fn build(&self, message: &StoredMessage, draft: &Draft) -> Result<Vec<u8>, StoredMessageError> {
         let standing = self.senders.of(TenantId(message.row.tenant_id), draft.from.address.domain()).await?;
         let mut mime = mail::build(draft);
-        let Standing::Known(sender) = standing else { return Ok(mime) };
-        let unsigned = |why: &dyn std::fmt::Display| DraftError::Unsigned(sender.domain.clone(), why.to_string());
+        let SenderStatus::Known(sender) = standing else { return Ok(mime) };
+        let unsigned =
+            |why: &dyn std::fmt::Display| StoredMessageError::Unsigned(sender.domain.clone(), why.to_string());
         let signer = match &sender.signer {
             Ok(Some(signer)) => signer.clone(),
             Ok(None) => return Ok(mime),

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 
 use super::gate::HandoffGate;
-use crate::db::drafts::Stored;
-use crate::db::intake::Intake;
 use crate::db::lanes::{NamedLane, ReadyLane};
+use crate::db::messages::insert::MessageInsert;
+use crate::db::messages::stored::StoredMessage;
 use crate::db::queue::{self, Claimed};
 use crate::domain::id::RecipientId;
 use crate::domain::message::NewRecipient;
@@ -36,7 +36,7 @@ pub(crate) struct DirectHandoff {
 }
 
 impl Taker for DirectHandoff {
-    fn offer(&self, group: &mut [Intake], now: DateTime<Utc>) {
+    fn offer(&self, group: &mut [MessageInsert], now: DateTime<Utc>) {
         let leases = &self.claim.leases;
         if self.deliver.closing.is_cancelled() || !self.gate.allows() {
             return;
@@ -76,7 +76,7 @@ impl Taker for DirectHandoff {
                 claims(&intake).into_iter().partition(|row| taken.contains(&RecipientId(row.recipient_id)));
             refused.extend(others);
             if !leased.is_empty() {
-                let stored = Stored::of_new(intake.tenant, intake.message, unsubscribe);
+                let stored = StoredMessage::of_new(intake.tenant, intake.message, unsubscribe);
                 messages.push(LoadedMessage { stored, claimed: leased });
             }
         }
@@ -93,7 +93,7 @@ impl Taker for DirectHandoff {
         }
     }
 
-    fn doubt(&self, offered: Vec<Intake>) {
+    fn doubt(&self, offered: Vec<MessageInsert>) {
         let rows = offered.iter().flat_map(claims).collect();
         self.deliver.tasks.spawn(resolve(self.deliver.clone(), rows));
     }
@@ -164,7 +164,7 @@ fn reserve(quotas: &mut HashMap<i64, usize>, lanes: impl Iterator<Item = i64> + 
 
 /// Returns the rows of a message as a claim would, except that no claim has the number zero. Empty for a message that was
 /// not offered.
-fn claims(intake: &Intake) -> Vec<Claimed> {
+fn claims(intake: &MessageInsert) -> Vec<Claimed> {
     let Some(worker) = intake.taker else { return Vec::new() };
     let row = |(recipient, lane): (&NewRecipient, &NamedLane)| Claimed {
         message_id: intake.message.id.0,

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::Leases;
 use super::in_flight::LaneInFlight;
 use crate::db::DbError;
-use crate::db::limits::{self, StreamKey};
+use crate::db::lanes;
+use crate::db::lanes::limits::StreamKey;
 
 /// How often unused permits are returned.
 const RETURN_INTERVAL: Duration = Duration::from_secs(1);
@@ -51,7 +52,7 @@ impl Permits {
     }
 
     /// Records permits that were granted without this worker's knowledge, so that they are returned when unused.
-    fn add_unknown(&self, (lanes, streams): limits::Held) {
+    fn add_unknown(&self, (lanes, streams): lanes::limits::Held) {
         self.granted(|granted| {
             for (lane, count) in lanes {
                 granted.lanes.entry(lane).or_insert(count);
@@ -129,7 +130,7 @@ impl Leases {
         if self.permits.take_uncertain()
             && let Some(worker) = self.worker()
         {
-            match limits::held(&self.db, worker).await {
+            match lanes::limits::held(&self.db, worker).await {
                 Ok(held) => self.permits.add_unknown(held),
                 Err(error) => {
                     self.permits.mark_uncertain();
@@ -145,7 +146,7 @@ impl Leases {
         if unused.lanes.is_empty() && unused.streams.is_empty() {
             return Ok(());
         }
-        limits::give_back(&self.db, worker, &unused.lanes, &unused.streams).await?;
+        lanes::limits::give_back(&self.db, worker, &unused.lanes, &unused.streams).await?;
         self.permits.remove(&unused);
         Ok(())
     }

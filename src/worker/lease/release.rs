@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::Leases;
+use crate::db::lanes;
 use crate::db::queue::{self, Claimed, Rescheduled};
-use crate::db::splits;
 
 /// Pause between two tries, and before the first one where the database was the reason for the release: recipients that
 /// are released at once would be claimed again at once.
@@ -42,7 +42,7 @@ impl Leases {
         for (row, _) in &mut moves {
             self.in_flight.adopt_claim(row);
         }
-        let moved = splits::move_to_lane(&self.db, &moves).await;
+        let moved = lanes::dedicated::move_to_lane(&self.db, &moves).await;
         let rows: Vec<Claimed> = moves.into_iter().map(|(row, _)| row).collect();
         match moved {
             Ok(()) => {

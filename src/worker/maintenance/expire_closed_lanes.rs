@@ -8,7 +8,8 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::db::DbError;
-use crate::db::overdue::{self, Closed, Place, Waiting};
+use crate::db::lanes;
+use crate::db::lanes::expire_closed::{ClosedLane, QueuePosition, WaitingRecipient};
 use crate::domain::id::LaneId;
 use crate::worker::deliver::DeliverContext;
 
@@ -41,7 +42,7 @@ struct Progress {
     /// The last lane that was checked. Where there are more lanes than fit in one run, the next one starts after it.
     last_lane: i64,
     /// The last recipient that was checked in each lane with more.
-    positions: HashMap<i64, Place>,
+    positions: HashMap<i64, QueuePosition>,
 }
 
 pub(crate) async fn run(expiry: Arc<ClosedLaneExpiry>) {
@@ -66,14 +67,14 @@ impl ClosedLaneExpiry {
 
     pub(crate) async fn once(&self) -> Result<(), DbError> {
         let now = self.cx.clock.now();
-        let closed = overdue::closed(&self.cx.db, now).await?;
+        let closed = lanes::expire_closed::closed(&self.cx.db, now).await?;
         if closed.is_empty() {
             return Ok(());
         }
         self.warn_of_pauses(&closed, now).await?;
         let lanes: Vec<i64> = closed.iter().map(|lane| lane.id).collect();
         loop {
-            let places = overdue::expired(&self.cx.db, &lanes, BATCH, now).await?;
+            let places = lanes::expire_closed::expired(&self.cx.db, &lanes, BATCH, now).await?;
             // Recipients that another worker has leased meanwhile are returned again: stop when none could be leased.
             if self.expire(&places).await? == 0 {
                 break;
@@ -87,12 +88,12 @@ impl ClosedLaneExpiry {
     }
 
     /// Logs which paused lanes are about to lose messages to their `expires_at`.
-    async fn warn_of_pauses(&self, closed: &[Closed], now: DateTime<Utc>) -> Result<(), DbError> {
+    async fn warn_of_pauses(&self, closed: &[ClosedLane], now: DateTime<Utc>) -> Result<(), DbError> {
         let paused: Vec<i64> = closed.iter().filter(|lane| lane.is_paused).map(|lane| lane.id).collect();
         if paused.is_empty() {
             return Ok(());
         }
-        for expiring in overdue::expiring(&self.cx.db, &paused, now + WARN_BEFORE).await? {
+        for expiring in lanes::expire_closed::expiring(&self.cx.db, &paused, now + WARN_BEFORE).await? {
             let lane = LaneId(expiring.lane);
             if self.cx.log_limit.allows(&format!("expiring {lane}"), now, WARN_INTERVAL) {
                 tracing::warn!(
@@ -112,7 +113,7 @@ impl ClosedLaneExpiry {
     }
 
     /// Returns recipients in these lanes whose retry window has closed, continuing where the last run ended.
-    async fn check_windows(&self, lanes: &[i64]) -> Result<Vec<Place>, DbError> {
+    async fn check_windows(&self, lanes: &[i64]) -> Result<Vec<QueuePosition>, DbError> {
         let from = self.progress(|progress| progress.next(lanes, CHECKED_PER_RUN / CHECKED_PER_LANE));
         let limit = (CHECKED_PER_RUN / from.len().max(1)).max(CHECKED_PER_LANE);
         let policies = &self.cx.retry_policies;
@@ -121,14 +122,14 @@ impl ClosedLaneExpiry {
         policies.refresh(&self.cx.db, now).await;
         let pauses = policies.pauses();
         let rows = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = overdue::page(&self.cx.db, &from, rows, window, &pauses, now).await?;
+        let rows = lanes::expire_closed::page(&self.cx.db, &from, rows, window, &pauses, now).await?;
         self.progress(|progress| progress.note(&from, &rows, limit));
         Ok(rows.into_iter().filter(|row| row.is_over).map(|row| row.place).collect())
     }
 
     /// Leases these recipients, as a claim does, and completes them: a few at a time, so that there is always capacity for
     /// messages that can be sent, and the quarter for urgent ones is never used. Returns how many they were.
-    async fn expire(&self, mut places: &[Place]) -> Result<usize, DbError> {
+    async fn expire(&self, mut places: &[QueuePosition]) -> Result<usize, DbError> {
         let leases = &self.cx.leases;
         let (capacity, mut count) = (leases.in_flight.capacity(), 0);
         while !places.is_empty() {
@@ -136,7 +137,7 @@ impl ClosedLaneExpiry {
             let Some(worker) = leases.worker() else { break };
             let (batch, rest) = places.split_at(free.min(places.len()));
             places = rest;
-            let leased = overdue::lease(&self.cx.db, worker, batch)
+            let leased = lanes::expire_closed::lease(&self.cx.db, worker, batch)
                 .await
                 .inspect_err(|error| leases.note_failed_claim(error))?;
             let new = leases.in_flight.insert(leased, &[]);
@@ -164,7 +165,7 @@ impl ClosedLaneExpiry {
 impl Progress {
     /// Returns the next lanes to check, at most `most` of those that are closed (in the order of their ids), and where to
     /// continue in each.
-    fn next(&mut self, closed: &[i64], most: usize) -> Vec<(i64, Option<Place>)> {
+    fn next(&mut self, closed: &[i64], most: usize) -> Vec<(i64, Option<QueuePosition>)> {
         self.positions.retain(|lane, _| closed.binary_search(lane).is_ok());
         let (before, behind) = closed.split_at(closed.partition_point(|lane| *lane <= self.last_lane));
         let next: Vec<_> =
@@ -174,8 +175,8 @@ impl Progress {
     }
 
     /// Notes which recipients of these lanes were checked, at most `limit` of each.
-    fn note(&mut self, lanes: &[(i64, Option<Place>)], rows: &[Waiting], limit: usize) {
-        let mut checked = HashMap::<i64, (usize, Place)>::new();
+    fn note(&mut self, lanes: &[(i64, Option<QueuePosition>)], rows: &[WaitingRecipient], limit: usize) {
+        let mut checked = HashMap::<i64, (usize, QueuePosition)>::new();
         for row in rows {
             let (count, last) = checked.entry(row.lane).or_insert((0, row.place));
             *count += 1;
@@ -198,13 +199,16 @@ mod tests {
 
     use super::*;
 
-    fn row(lane: i64, n: u128) -> Waiting {
-        let place =
-            Place { due_at: DateTime::UNIX_EPOCH, message_id: Uuid::from_u128(n), recipient_id: Uuid::from_u128(n) };
-        Waiting { lane, place, is_over: false }
+    fn row(lane: i64, n: u128) -> WaitingRecipient {
+        let place = QueuePosition {
+            due_at: DateTime::UNIX_EPOCH,
+            message_id: Uuid::from_u128(n),
+            recipient_id: Uuid::from_u128(n),
+        };
+        WaitingRecipient { lane, place, is_over: false }
     }
 
-    fn ids(lanes: &[(i64, Option<Place>)]) -> Vec<i64> {
+    fn ids(lanes: &[(i64, Option<QueuePosition>)]) -> Vec<i64> {
         lanes.iter().map(|(lane, _)| *lane).collect()
     }
 

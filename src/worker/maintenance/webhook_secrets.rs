@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::SharedClock;
-use crate::db::{Db, DbError, webhook_secrets};
+use crate::db::{Db, DbError, webhooks};
 use crate::domain::endpoint::StoredSecret;
 use crate::domain::id::EndpointId;
 use crate::domain::keyring::Keyring;
@@ -52,10 +52,10 @@ pub(crate) async fn run(secrets: Arc<WebhookSecrets>) {
 impl WebhookSecrets {
     /// Returns how many endpoints keep an unencrypted secret, counted up to [`BATCH`], because there is no `secret_key`.
     pub(crate) async fn once(&self) -> Result<usize, DbError> {
-        webhook_secrets::remove_expired(&self.db, self.clock.now()).await?;
-        let mut clear = webhook_secrets::clear(&self.db, BATCH).await?;
+        webhooks::secrets::remove_expired(&self.db, self.clock.now()).await?;
+        let mut clear = webhooks::secrets::clear(&self.db, BATCH).await?;
         let Some(keyring) = &self.keyring else { return Ok(clear.len()) };
-        while !clear.is_empty() && webhook_secrets::may_seal(&self.db).await? {
+        while !clear.is_empty() && webhooks::secrets::may_seal(&self.db).await? {
             for one in &clear {
                 let seal = |secret: &Option<Vec<u8>>| {
                     let id = EndpointId(one.id);
@@ -63,7 +63,7 @@ impl WebhookSecrets {
                 };
                 match (seal(&one.secret), seal(&one.old_secret)) {
                     (Ok(secret), Ok(old)) => {
-                        webhook_secrets::seal(&self.db, one, secret.as_ref(), old.as_ref()).await?;
+                        webhooks::secrets::seal(&self.db, one, secret.as_ref(), old.as_ref()).await?;
                     }
                     (Err(error), _) | (_, Err(error)) => {
                         tracing::error!(event = "webhook_secret_not_sealed", %error, "cannot encrypt webhook secrets");
@@ -72,7 +72,7 @@ impl WebhookSecrets {
                 }
             }
             tracing::info!(event = "webhook_secrets_sealed", count = clear.len(), "encrypted webhook secrets at rest");
-            clear = webhook_secrets::clear(&self.db, BATCH).await?;
+            clear = webhooks::secrets::clear(&self.db, BATCH).await?;
         }
         Ok(0)
     }

@@ -10,10 +10,11 @@ use uuid::Uuid;
 use super::RecordContext;
 use super::throttle_attribution::ThrottleAttribution;
 use crate::db::DbError;
-use crate::db::conditions::{self, Change, Failure, Update};
+use crate::db::lanes;
 use crate::db::lanes::ReadyLane;
+use crate::db::lanes::dedicated::Sharer;
+use crate::db::lanes::health::{Change, Failure, Update};
 use crate::db::queue::{Claimed, Finished};
-use crate::db::splits::{self, Sharer};
 use crate::domain::condition::Observation;
 use crate::domain::id::LaneId;
 use crate::domain::outcome::{Outcome, Sign, Stage, Verdict};
@@ -91,7 +92,7 @@ impl AdaptiveLimits {
         if updates.is_empty() {
             return;
         }
-        match conditions::learn(&self.cx.db, &updates).await {
+        match lanes::health::learn(&self.cx.db, &updates).await {
             Ok(changes) => self.note(&updates, &changes),
             Err(error) => tracing::debug!(
                 event = "lane_update_failed",
@@ -211,7 +212,7 @@ impl AdaptiveLimits {
         if refused.is_empty() {
             return Ok(Vec::new());
         }
-        let sharers = splits::domains(&self.cx.db, refused.iter().map(|finished| &finished.claimed)).await?;
+        let sharers = lanes::dedicated::domains(&self.cx.db, refused.iter().map(|finished| &finished.claimed)).await?;
         let (domains, relays) = self.state().attribution.attribute(sharers, now);
         let reply = |is_meant: &dyn Fn(&Claimed) -> bool| {
             refused.iter().find(|finished| is_meant(&finished.claimed)).and_then(|finished| finished.outcome.as_ref())
@@ -233,7 +234,7 @@ impl AdaptiveLimits {
             reached_at: Some(now),
             own_session_at: Some(now),
         };
-        let lanes = splits::split(&self.cx.db, &domains).await?;
+        let lanes = lanes::dedicated::split(&self.cx.db, &domains).await?;
         let updates = lanes.into_iter().map(|(lane, domain)| {
             let is_meant = |sharer: &&Sharer| sharer.domain == domain;
             let reply =

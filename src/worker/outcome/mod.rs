@@ -12,7 +12,7 @@ use super::claim::lane_stats::LaneStats;
 use super::lease::Leases;
 use crate::clock::SharedClock;
 use crate::db::Db;
-use crate::db::splits::Splits;
+use crate::db::lanes::dedicated::DedicatedLanes;
 use crate::smtp;
 
 /// What recording outcomes needs.
@@ -24,5 +24,5 @@ pub(crate) struct RecordContext {
     pub lane_stats: Arc<LaneStats>,
     pub sender: Arc<smtp::Sender>,
     /// Which domains have lanes of their own.
-    pub splits: Arc<Splits>,
+    pub splits: Arc<DedicatedLanes>,
 }

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::RecordContext;
 use super::adaptive_limits::AdaptiveLimits;
 use crate::db::DbError;
-use crate::db::journal::{self, Patience};
+use crate::db::group_commit::{self, Patience};
 use crate::db::queue::{Claimed, Finished};
 use crate::domain::id::MessageId;
 use crate::domain::outcome::Peer;
@@ -172,7 +172,7 @@ impl RecordTask {
                 self.cx.leases.in_flight.adopt_claim(&mut finished.claimed);
             }
             let now = self.cx.clock.now();
-            match journal::commit(&self.cx.db, &[], batch, now, Patience::Short).await.map_err(DbError::from) {
+            match group_commit::commit(&self.cx.db, &[], batch, now, Patience::Short).await.map_err(DbError::from) {
                 Err(error) if is_outage(&error) => {
                     self.note_failure(&error, batch.len());
                     tokio::time::sleep(RETRY_PAUSE).await;

@@ -7,8 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::db::pauses::{self, Pauses};
-use crate::db::retry_policies::{self, RetryRow};
+use crate::db::lanes::pauses::{self, Pauses};
+use crate::db::streams::retry_policies::{self, RetryRow};
 use crate::db::{Db, DbError};
 use crate::domain::retry::Policy;
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::db::splits::Sharer;
+use crate::db::lanes::dedicated::Sharer;
 
 /// Number of domains from which a throttle is the relay's.
 const RELAY_THRESHOLD: usize = 4;

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::lease::Leases;
 use crate::clock::SharedClock;
-use crate::db::{Db, DbError, notify};
+use crate::db::{Db, DbError, webhooks};
 use crate::domain::keyring::Keyring;
 use crate::telemetry::Seldom;
 use crate::webhook::Poster;
@@ -111,7 +111,7 @@ impl Sessions {
         let Some(worker) = cx.leases.worker().filter(|_| free > 0) else { return Ok(0) };
         let busy: Vec<Uuid> = self.endpoints.values().copied().collect();
         let free = i64::try_from(free).unwrap_or(i64::MAX);
-        let leased = notify::lease(&cx.db, worker, &busy, free, cx.clock.now()).await?;
+        let leased = webhooks::delivery::lease(&cx.db, worker, &busy, free, cx.clock.now()).await?;
         let count = leased.len();
         for endpoint in leased {
             let id = endpoint.id.0;

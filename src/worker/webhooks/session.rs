@@ -16,7 +16,7 @@ use super::ordered_queue::OrderedQueue;
 use super::post::Post;
 use super::{POLL_INTERVAL, WebhookContext};
 use crate::db::DbError;
-use crate::db::notify::{Endpoint, Hold, Progress};
+use crate::db::webhooks::delivery::{Endpoint, Hold, Progress};
 use crate::domain::endpoint::SecretError;
 use crate::domain::gcra::Gcra;
 use crate::webhook::{self, Outcome};

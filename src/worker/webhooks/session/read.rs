@@ -6,8 +6,10 @@ use tokio::time::Instant;
 use super::super::POLL_INTERVAL;
 use super::super::post::{Item, Post};
 use super::Session;
-use crate::db::feed::{self, Filter};
-use crate::db::notify::{self, MOST_RETRIES, Retry};
+use crate::db::events;
+use crate::db::events::feed::Filter;
+use crate::db::webhooks;
+use crate::db::webhooks::delivery::{MOST_RETRIES, Retry};
 use crate::db::{DbError, events::EventRow};
 use crate::domain::event::EventType;
 
@@ -34,7 +36,7 @@ impl Session {
             let mut busy = self.queue.retries();
             busy.extend(&self.progress.settled);
             busy.extend(self.progress.retries.keys());
-            let due = self.query(notify::due(&self.cx.db, self.endpoint.id, &busy, limit, now)).await?;
+            let due = self.query(webhooks::delivery::due(&self.cx.db, self.endpoint.id, &busy, limit, now)).await?;
             self.has_due = due.len() == RETRIES;
             self.insert_retries(due).await?;
         }
@@ -62,7 +64,7 @@ impl Session {
         if self.queue.len() > 0 || !self.posts.is_empty() {
             return Ok(());
         }
-        let probe = self.query(notify::probe(&self.cx.db, self.endpoint.id)).await?;
+        let probe = self.query(webhooks::delivery::probe(&self.cx.db, self.endpoint.id)).await?;
         let wants_new = probe.as_ref().is_none_or(|probe| probe.attempts >= PROBE_ATTEMPTS);
         while wants_new && self.has_room() && self.has_more && self.queue.len() == 0 && self.is_open() {
             self.read_events(1).await?;
@@ -84,7 +86,7 @@ impl Session {
         });
         let (filter, limit) = (Filter { types, ..Filter::default() }, i64::try_from(limit).unwrap_or(i64::MAX));
         let (db, tenant) = (&self.cx.db, self.endpoint.tenant);
-        let part = self.query(feed::part(db, tenant, &filter, self.queue.read(), limit)).await?;
+        let part = self.query(events::feed::part(db, tenant, &filter, self.queue.read(), limit)).await?;
         self.has_more = part.has_more;
         let own = Some(self.endpoint.id.0);
         let is_wanted = |event: &EventRow| event.kind != test || event.endpoint_id == own;
@@ -100,7 +102,7 @@ impl Session {
         if seqs.is_empty() {
             return Ok(());
         }
-        let events = self.query(notify::events(&self.cx.db, self.endpoint.tenant, &seqs)).await?;
+        let events = self.query(webhooks::delivery::events(&self.cx.db, self.endpoint.tenant, &seqs)).await?;
         let stored: Vec<Item> = events.into_iter().map(Item::from).collect();
         for retry in retries {
             let items: Vec<Item> = stored.iter().filter(|item| retry.seqs.contains(&item.seq)).cloned().collect();

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::super::RETRY_PAUSE;
 use super::{Done, Session};
-use crate::db::notify::{self, Attempt, Endpoint, Hold, Progress, Retry};
+use crate::db::webhooks;
+use crate::db::webhooks::delivery::{Attempt, Endpoint, Hold, Progress, Retry};
 use crate::domain::gcra::Gcra;
 use crate::domain::id::uuid_at;
 use crate::domain::webhook::Failure;
@@ -107,7 +108,8 @@ impl Session {
             *open_at = (*open_at).max(Some(rate.opens_at(now)));
         }
         loop {
-            let record = notify::record(&self.cx.db, self.worker, &self.endpoint, &self.progress, hold, now);
+            let record =
+                webhooks::delivery::record(&self.cx.db, self.worker, &self.endpoint, &self.progress, hold, now);
             match self.query(Box::pin(record)).await {
                 Ok(Some(endpoint)) => {
                     self.update(endpoint);

@@ -1,0 +1,410 @@
+//! `domains` and `dkim_keys`: what mail is sent from, what signs it, and what the DNS showed of that.
+
+pub mod cache;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Db, DbError};
+use crate::domain::dkim::Algorithm;
+use crate::domain::id::TenantId;
+use crate::domain::publish::{DmarcPolicy, PublishedKey, RETIRING, Verdict};
+
+/// A domain.
+#[derive(Debug, Clone)]
+pub struct DomainRow {
+    /// Whose it is.
+    pub tenant_id: Uuid,
+    /// Its name, in A-labels.
+    pub name: String,
+    /// When it was registered.
+    pub created_at: DateTime<Utc>,
+    /// When the DNS last said whether its keys are published.
+    pub checked_at: Option<DateTime<Utc>>,
+    /// When it last showed them all.
+    pub verified_at: Option<DateTime<Utc>>,
+    /// `none`, `quarantine` or `reject`.
+    pub dmarc: Option<String>,
+    /// What was last found of each record.
+    pub findings: Value,
+}
+
+/// A key, without its private half.
+#[derive(Debug, Clone)]
+pub struct KeyRow {
+    /// Whose it is.
+    pub tenant_id: Uuid,
+    /// Whose mail it signs.
+    pub domain: String,
+    /// Where its record is.
+    pub selector: String,
+    /// `ed25519` or `rsa`.
+    pub algorithm: String,
+    /// `pending`, `active` or `retiring`.
+    pub state: String,
+    /// What its record says.
+    pub public_key: Vec<u8>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// Until when its record is to stay, where it signs no more.
+    pub retire_at: Option<DateTime<Utc>>,
+}
+
+impl KeyRow {
+    /// As far as its record goes; `None` for words that this version does not know.
+    pub fn published(&self) -> Option<PublishedKey> {
+        Some(PublishedKey {
+            selector: self.selector.clone(),
+            algorithm: self.algorithm.parse().ok()?,
+            state: self.state.parse().ok()?,
+            public: self.public_key.clone(),
+        })
+    }
+}
+
+/// A key to be stored.
+#[derive(Debug)]
+pub struct NewKey {
+    /// Where its record is.
+    pub selector: String,
+    /// What it signs with.
+    pub algorithm: Algorithm,
+    /// What its record says.
+    pub public: Vec<u8>,
+    /// Its private half, encrypted.
+    pub sealed: Vec<u8>,
+}
+
+/// Registers a domain with keys that sign at once. Answers `false` where there is one of this name, which stays as it
+/// is.
+pub async fn insert(
+    db: &Db,
+    tenant: TenantId,
+    name: &str,
+    keys: &[NewKey],
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
+    db.timed("domains.insert", async {
+        let mut tx = db.pool.begin().await?;
+        let made = sqlx::query!(
+            "INSERT INTO domains (tenant_id, name, created_at, check_at) VALUES ($1, $2, $3, $3) ON CONFLICT DO NOTHING",
+            tenant.0,
+            name,
+            now
+        )
+        .execute(&mut *tx)
+        .await?;
+        if made.rows_affected() == 0 {
+            return Ok(false);
+        }
+        insert_keys(&mut tx, tenant, name, keys, "active", now).await?;
+        tx.commit().await?;
+        Ok(true)
+    })
+    .await
+}
+
+async fn insert_keys(
+    tx: &mut sqlx::PgConnection,
+    tenant: TenantId,
+    domain: &str,
+    keys: &[NewKey],
+    state: &str,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    for key in keys {
+        sqlx::query!(
+            "INSERT INTO dkim_keys (tenant_id, domain, selector, algorithm, state, public_key, sealed, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            tenant.0,
+            domain,
+            key.selector,
+            key.algorithm.as_str(),
+            state,
+            key.public,
+            key.sealed,
+            now
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    Ok(())
+}
+
+/// What became of a wish for new keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotated {
+    /// They are there, and sign once their records are seen.
+    Pending,
+    /// Others are to follow already.
+    Already,
+    /// There is no such domain.
+    Missing,
+}
+
+/// Adds keys that are to follow those that sign. Pending ones of other algorithms than `signing`, which nobody may ever
+/// have published, make room.
+pub async fn rotate(
+    db: &Db,
+    tenant: TenantId,
+    name: &str,
+    keys: &[NewKey],
+    signing: &[Algorithm],
+    now: DateTime<Utc>,
+) -> Result<Rotated, DbError> {
+    let signing: Vec<String> = signing.iter().map(ToString::to_string).collect();
+    db.timed("domains.rotate", async {
+        let mut tx = db.pool.begin().await?;
+        // Locks the domain: of two wishes at a time, the second finds the keys of the first. Workers look at once.
+        let there =
+            sqlx::query!("UPDATE domains SET check_at = $3 WHERE tenant_id = $1 AND name = $2", tenant.0, name, now)
+                .execute(&mut *tx)
+                .await?;
+        if there.rows_affected() == 0 {
+            return Ok(Rotated::Missing);
+        }
+        let pending = sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM dkim_keys WHERE tenant_id = $1 AND domain = $2 AND state = 'pending'
+                              AND algorithm = ANY ($3)) AS "is!""#,
+            tenant.0,
+            name,
+            &signing
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        if pending {
+            return Ok(Rotated::Already);
+        }
+        sqlx::query!(
+            "DELETE FROM dkim_keys WHERE tenant_id = $1 AND domain = $2 AND state = 'pending'",
+            tenant.0,
+            name
+        )
+        .execute(&mut *tx)
+        .await?;
+        insert_keys(&mut tx, tenant, name, keys, "pending", now).await?;
+        tx.commit().await?;
+        Ok(Rotated::Pending)
+    })
+    .await
+}
+
+/// A page of a tenant's domains by name, starting behind `after`. With `only`, those of these names.
+pub async fn page(
+    db: &Db,
+    tenant: TenantId,
+    only: Option<&[String]>,
+    after: Option<&str>,
+    limit: i64,
+) -> Result<Vec<DomainRow>, DbError> {
+    let query = sqlx::query_as!(
+        DomainRow,
+        "SELECT tenant_id, name, created_at, checked_at, verified_at, dmarc, findings FROM domains
+         WHERE tenant_id = $1 AND ($2::text IS NULL OR name > $2) AND ($4::text[] IS NULL OR name = ANY ($4))
+         ORDER BY name LIMIT $3",
+        tenant.0,
+        after,
+        limit,
+        only
+    );
+    db.timed("domains.page", query.fetch_all(&db.pool)).await
+}
+
+/// One domain.
+pub async fn get(db: &Db, tenant: TenantId, name: &str) -> Result<Option<DomainRow>, DbError> {
+    let query = sqlx::query_as!(
+        DomainRow,
+        "SELECT tenant_id, name, created_at, checked_at, verified_at, dmarc, findings FROM domains
+         WHERE tenant_id = $1 AND name = $2",
+        tenant.0,
+        name
+    );
+    db.timed("domains.get", query.fetch_optional(&db.pool)).await
+}
+
+/// The domains of all tenants, up to a limit, for the doctor.
+pub async fn all(db: &Db, limit: i64) -> Result<Vec<DomainRow>, DbError> {
+    let query = sqlx::query_as!(
+        DomainRow,
+        "SELECT tenant_id, name, created_at, checked_at, verified_at, dmarc, findings FROM domains
+         ORDER BY name, tenant_id LIMIT $1",
+        limit
+    );
+    db.timed("domains.all", query.fetch_all(&db.pool)).await
+}
+
+/// The keys of these domains, those that sign first.
+pub async fn keys(db: &Db, tenant: TenantId, domains: &[String]) -> Result<Vec<KeyRow>, DbError> {
+    let query = sqlx::query_as!(
+        KeyRow,
+        "SELECT tenant_id, domain, selector, algorithm, state, public_key, created_at, retire_at FROM dkim_keys
+         WHERE tenant_id = $1 AND domain = ANY ($2) ORDER BY domain, state, algorithm, selector",
+        tenant.0,
+        domains
+    );
+    db.timed("domains.keys", query.fetch_all(&db.pool)).await
+}
+
+/// Forgets a domain and its keys. Answers whether there was one.
+pub async fn remove(db: &Db, tenant: TenantId, name: &str) -> Result<bool, DbError> {
+    let query = sqlx::query!("DELETE FROM domains WHERE tenant_id = $1 AND name = $2", tenant.0, name);
+    db.timed("domains.remove", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+}
+
+/// Records a check of these keys: pending ones whose records were seen sign from now on, and those before them no more. Where
+/// there is a pending key that the check did not know, made while it asked, the next check stays as soon as it was to be.
+pub async fn checked(
+    db: &Db,
+    tenant: TenantId,
+    name: &str,
+    verdict: &Verdict,
+    keys: &[PublishedKey],
+    now: DateTime<Utc>,
+    next: DateTime<Utc>,
+) -> Result<(), DbError> {
+    let findings = serde_json::to_value(&verdict.findings).unwrap_or_default();
+    let dmarc = verdict.dmarc.flatten().map(DmarcPolicy::as_str);
+    let known: Vec<&str> = keys.iter().map(|key| key.selector.as_str()).collect();
+    db.timed("domains.checked", async {
+        let mut tx = db.pool.begin().await?;
+        // Before the statement that looks for keys: it sees those of a rotation that this waited for.
+        sqlx::query!("SELECT FROM domains WHERE tenant_id = $1 AND name = $2 FOR UPDATE", tenant.0, name)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query!(
+            "UPDATE domains SET findings = $3,
+                 check_at = CASE WHEN EXISTS (SELECT FROM dkim_keys WHERE tenant_id = $1 AND domain = $2
+                                              AND state = 'pending' AND selector <> ALL ($9))
+                                 THEN least(check_at, $4) ELSE $4 END,
+                 checked_at = CASE WHEN $5::boolean IS NULL THEN checked_at ELSE $6 END,
+                 verified_at = CASE WHEN $5 THEN $6 ELSE verified_at END,
+                 dmarc = CASE WHEN $7 THEN $8 ELSE dmarc END,
+                 dmarc_strict_dkim = CASE WHEN $7 THEN $10 ELSE dmarc_strict_dkim END,
+                 dmarc_strict_spf = CASE WHEN $7 THEN $11 ELSE dmarc_strict_spf END
+             WHERE tenant_id = $1 AND name = $2",
+            tenant.0,
+            name,
+            findings,
+            next,
+            verdict.is_verified,
+            now,
+            verdict.dmarc.is_some(),
+            dmarc,
+            &known as _,
+            verdict.strict.dkim,
+            verdict.strict.spf
+        )
+        .execute(&mut *tx)
+        .await?;
+        if !verdict.seen.is_empty() {
+            promote(&mut tx, tenant, name, &verdict.seen, now).await?;
+        }
+        tx.commit().await
+    })
+    .await
+}
+
+/// Key by key, so that one whose record is late does not keep the other waiting.
+async fn promote(
+    tx: &mut sqlx::PgConnection,
+    tenant: TenantId,
+    name: &str,
+    seen: &[String],
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE dkim_keys AS key SET state = 'retiring', retire_at = $4
+         WHERE tenant_id = $1 AND domain = $2 AND state = 'active'
+           AND EXISTS (SELECT FROM dkim_keys next WHERE next.tenant_id = $1 AND next.domain = $2 AND next.state = 'pending'
+                       AND next.algorithm = key.algorithm AND next.selector = ANY ($3))",
+        tenant.0,
+        name,
+        seen,
+        now + RETIRING
+    )
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "UPDATE dkim_keys SET state = 'active'
+         WHERE tenant_id = $1 AND domain = $2 AND state = 'pending' AND selector = ANY ($3)",
+        tenant.0,
+        name,
+        seen
+    )
+    .execute(&mut *tx)
+    .await?;
+    Ok(())
+}
+
+/// Takes domains whose check is due. Other workers leave them alone until `until`, when a check that was not recorded
+/// is due again.
+pub async fn take_due(
+    db: &Db,
+    now: DateTime<Utc>,
+    until: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<(TenantId, String)>, DbError> {
+    let query = sqlx::query!(
+        "UPDATE domains SET check_at = $2
+         WHERE (tenant_id, name) IN (SELECT tenant_id, name FROM domains WHERE check_at <= $1
+                                     ORDER BY check_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+         RETURNING tenant_id, name",
+        now,
+        until,
+        limit
+    );
+    let rows = db.timed("domains.take_due", query.fetch_all(&db.pool)).await?;
+    Ok(rows.into_iter().map(|row| (TenantId(row.tenant_id), row.name)).collect())
+}
+
+/// Deletes the keys that have served their time. Answers how many.
+pub async fn retire(db: &Db, now: DateTime<Utc>) -> Result<u64, DbError> {
+    let query = sqlx::query!("DELETE FROM dkim_keys WHERE state = 'retiring' AND retire_at <= $1", now);
+    db.timed("domains.retire", query.execute(&db.pool)).await.map(|done| done.rows_affected())
+}
+
+/// A domain as far as its mail goes, with one of the keys that sign, if there is one.
+#[derive(Debug, Clone)]
+pub struct SenderRow {
+    /// The domain.
+    pub name: String,
+    /// When the DNS last said whether its keys are published.
+    pub checked_at: Option<DateTime<Utc>>,
+    /// When it last showed them all.
+    pub verified_at: Option<DateTime<Utc>>,
+    /// `none`, `quarantine` or `reject`.
+    pub dmarc: Option<String>,
+    /// Whether that policy wants the very domain to sign.
+    pub dmarc_strict_dkim: bool,
+    /// And bounces to go there.
+    pub dmarc_strict_spf: bool,
+    /// Where the key's record is.
+    pub selector: Option<String>,
+    /// `ed25519` or `rsa`.
+    pub algorithm: Option<String>,
+    /// Its private half, encrypted.
+    pub sealed: Option<Vec<u8>>,
+}
+
+/// Those of these domains that are registered, a row a key.
+pub async fn senders(db: &Db, tenant: TenantId, names: &[String]) -> Result<Vec<SenderRow>, DbError> {
+    let query = sqlx::query_as!(
+        SenderRow,
+        r#"SELECT d.name, d.checked_at, d.verified_at, d.dmarc, d.dmarc_strict_dkim,
+                  d.dmarc_strict_spf, k.selector AS "selector?", k.algorithm AS "algorithm?",
+                  k.sealed AS "sealed?"
+           FROM domains d
+           LEFT JOIN dkim_keys k ON k.tenant_id = d.tenant_id AND k.domain = d.name AND k.state = 'active'
+           WHERE d.tenant_id = $1 AND d.name = ANY ($2) ORDER BY d.name, k.algorithm"#,
+        tenant.0,
+        names
+    );
+    db.timed("domains.senders", query.fetch_all(&db.pool)).await
+}
+
+/// Whether a tenant has registered any domain.
+pub async fn any(db: &Db, tenant: TenantId) -> Result<bool, DbError> {
+    let query = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM domains WHERE tenant_id = $1) AS "any!""#, tenant.0);
+    db.timed("domains.any", query.fetch_one(&db.pool)).await
+}

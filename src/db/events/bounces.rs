@@ -1,0 +1,29 @@
+//! What refusals meant: read from the events that told of them.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use crate::db::{Db, DbError};
+use crate::domain::event::BounceSaid;
+use crate::domain::id::TenantId;
+
+/// The last bounce of each recipient of these messages that had one, by the recipient's id.
+pub async fn of_messages(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result<HashMap<Uuid, BounceSaid>, DbError> {
+    if messages.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let query = sqlx::query!(
+        r#"SELECT DISTINCT ON (recipient_id) recipient_id AS "recipient!", bounce_type, bounce_category, bounce_source
+           FROM events
+           WHERE message_id = ANY ($2) AND tenant_id = $1 AND recipient_id IS NOT NULL AND bounce_type IS NOT NULL
+           ORDER BY recipient_id, seq DESC"#,
+        tenant.0,
+        messages
+    );
+    let rows = db.timed("bounces.of_messages", query.fetch_all(&db.pool)).await?;
+    let bounces = rows.into_iter().filter_map(|row| {
+        Some((row.recipient, BounceSaid::of(row.bounce_type, row.bounce_category, row.bounce_source)?))
+    });
+    Ok(bounces.collect())
+}

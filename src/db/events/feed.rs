@@ -1,0 +1,167 @@
+//! `events` as a feed: what happened to a tenant from a number on. Numbers become visible in order (`event_counters`), so
+//! that whoever has seen one has seen all below it.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::EventRow;
+use crate::db::{Db, DbError};
+use crate::domain::id::{MessageId, TenantId};
+
+/// Which events are wanted; empty: all.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only of these types.
+    pub types: Option<Vec<String>>,
+    /// Only of this message.
+    pub message: Option<MessageId>,
+    /// Only of messages from senders in these domains: events about no message are left out.
+    pub sender_domains: Option<Vec<String>>,
+}
+
+impl Filter {
+    fn is_empty(&self) -> bool {
+        self.types.is_none() && self.message.is_none() && self.sender_domains.is_none()
+    }
+}
+
+/// A part of the feed.
+#[derive(Debug)]
+pub struct Part {
+    /// Events, in the order of their numbers.
+    pub events: Vec<EventRow>,
+    /// From where to go on: every event up to this number has been looked at.
+    pub next: i64,
+    /// Whether there may be more now.
+    pub has_more: bool,
+}
+
+/// Events looked through for those of the wanted types in one call, so that a rare one costs no more.
+const WINDOW: i64 = 10_000;
+/// The same where each event's message is looked up.
+const SENDERS_WINDOW: i64 = 2_000;
+
+/// At most `limit` events with numbers above `after`.
+pub async fn part(db: &Db, tenant: TenantId, filter: &Filter, after: i64, limit: i64) -> Result<Part, DbError> {
+    let window = match filter {
+        filter if filter.is_empty() => None,
+        // Of one message there are few, and they have an index.
+        Filter { message: Some(_), .. } => rest(db, tenant, after).await?,
+        // The sender of each is looked up.
+        Filter { sender_domains: Some(_), .. } => window(db, tenant, after, SENDERS_WINDOW).await?,
+        Filter { .. } => window(db, tenant, after, WINDOW).await?,
+    };
+    if window.is_none() && !filter.is_empty() {
+        return Ok(Part { events: Vec::new(), next: after, has_more: false });
+    }
+    let up_to = window.as_ref().map_or(i64::MAX, |window| window.up_to);
+    let mut events = events(db, tenant, filter, after, up_to, limit + 1).await?;
+    let is_full = i64::try_from(events.len()).is_ok_and(|count| count > limit);
+    if is_full {
+        events.pop();
+    }
+    let seen = events.last().map_or(after, |event| event.seq);
+    Ok(match window {
+        Some(window) if !is_full => Part { events, next: window.up_to, has_more: window.is_full },
+        _ => Part { events, next: seen, has_more: is_full },
+    })
+}
+
+struct Window {
+    up_to: i64,
+    is_full: bool,
+}
+
+/// The next events, whatever they are; none where there are no more.
+async fn window(db: &Db, tenant: TenantId, after: i64, limit: i64) -> Result<Option<Window>, DbError> {
+    let query = sqlx::query!(
+        r#"SELECT max(seq) AS up_to, count(*) AS "count!"
+           FROM (SELECT seq FROM events WHERE tenant_id = $1 AND seq > $2 ORDER BY seq LIMIT $3) AS next"#,
+        tenant.0,
+        after,
+        limit
+    );
+    let row = db.timed("feed.window", query.fetch_one(&db.pool)).await?;
+    Ok(row.up_to.map(|up_to| Window { up_to, is_full: row.count == limit }))
+}
+
+/// All that is there now.
+async fn rest(db: &Db, tenant: TenantId, after: i64) -> Result<Option<Window>, DbError> {
+    let last = last(db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq);
+    Ok((last > after).then_some(Window { up_to: last, is_full: false }))
+}
+
+async fn events(
+    db: &Db,
+    tenant: TenantId,
+    filter: &Filter,
+    after: i64,
+    up_to: i64,
+    limit: i64,
+) -> Result<Vec<EventRow>, DbError> {
+    // With custom plans the conditions on absent filters vanish while planning.
+    let query = sqlx::query_as!(
+        EventRow,
+        r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
+                  m.tags AS "tags?", m.metadata AS "metadata?", e.attempt, e.response_code, e.response_enhanced,
+                  e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id,
+                  e.bounce_type, e.bounce_category, e.bounce_source, e.vouched,
+                  m.subject AS "subject?", m.from_address AS "from_address?", m.from_name AS "from_name?", m.stream AS "stream?",
+                  CASE WHEN e.recipient_id IS NULL AND e.type IN ('message.accepted', 'message.scheduled') THEN (
+                      SELECT jsonb_agg(jsonb_build_object('id', 'rcp_' || replace(t.id::text, '-', ''),
+                                                          'address', t.address, 'kind', t.kind) ORDER BY t.position)
+                      FROM recipients t WHERE t.message_id = e.message_id AND t.tenant_id = $1) END AS "recipients?"
+           FROM (SELECT * FROM events
+                 WHERE tenant_id = $1 AND seq > $2 AND seq <= $3
+                   AND ($4::text[] IS NULL OR type = ANY ($4))
+                   AND ($5::uuid IS NULL OR message_id = $5)
+                   AND ($7::text[] IS NULL OR EXISTS (
+                        SELECT FROM messages s WHERE s.tenant_id = $1 AND s.id = events.message_id
+                           AND split_part(s.from_address, '@', -1) = ANY ($7)))
+                 ORDER BY seq LIMIT $6) e
+           LEFT JOIN recipients r ON r.message_id = e.message_id AND r.id = e.recipient_id AND r.tenant_id = $1
+           LEFT JOIN messages m ON m.id = e.message_id AND m.tenant_id = $1
+           ORDER BY e.seq"#,
+        tenant.0,
+        after,
+        up_to,
+        filter.types.as_deref(),
+        filter.message.map(|id| id.0),
+        limit,
+        filter.sender_domains.as_deref()
+    );
+    db.timed("feed.events", query.fetch_all(&db.pool)).await
+}
+
+/// The number of each tenant's last event; tenants without any are left out.
+pub async fn last(db: &Db, tenants: &[Uuid]) -> Result<Vec<(Uuid, i64)>, DbError> {
+    // Of the events and not of their counter, which has a version for every transaction that a snapshot may still see.
+    let query = sqlx::query!(
+        r#"SELECT t.id AS "id!", last.seq FROM unnest($1::uuid[]) AS t (id)
+           CROSS JOIN LATERAL (SELECT seq FROM events WHERE tenant_id = t.id ORDER BY seq DESC LIMIT 1) AS last"#,
+        tenants
+    );
+    let rows = db.timed("feed.last", query.fetch_all(&db.pool)).await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.seq)).collect())
+}
+
+/// The number of the last event that was written before `time`; 0 where there is none. Replicas' clocks differ, and so may
+/// the boundary.
+pub async fn last_before(db: &Db, tenant: TenantId, time: DateTime<Utc>) -> Result<i64, DbError> {
+    // Times are in no index, but they rise with the numbers: some thirty looks find the place among any number of events.
+    let mut low = 0;
+    let mut high = last(db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq);
+    while low < high {
+        let middle = high - (high - low) / 2;
+        let query =
+            sqlx::query_scalar!("SELECT recorded_at FROM events WHERE tenant_id = $1 AND seq = $2", tenant.0, middle);
+        let written = db.timed("feed.written", query.fetch_optional(&db.pool)).await?;
+        // What is not kept any longer is the oldest.
+        if written.is_none_or(|at| at < time) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    Ok(low)
+}

@@ -1,0 +1,208 @@
+//! What an operator may do to a lane: limit it, stop it, let it go, have it try at once.
+
+use chrono::{DateTime, Utc};
+
+use crate::db::messages::actions::wanted_now;
+use crate::db::{Db, DbError};
+use crate::domain::id::{LaneId, TenantId};
+use crate::domain::limits::{LaneChange, LaneLimits};
+
+/// Which lane is meant, before it may exist.
+#[derive(Debug, Clone, Copy)]
+pub struct LaneKey<'a> {
+    /// In which stream.
+    pub stream: &'a str,
+    /// `mx`, `relay` or `relay:NAME`.
+    pub route: &'a str,
+    /// Destination domain; `*` for all that goes through a relay.
+    pub domain: &'a str,
+}
+
+/// Gives a lane exactly these limits, and makes it where it is missing. Answers its id and whether it was made; `None`
+/// where there is no such stream.
+pub async fn put(
+    db: &Db,
+    tenant: TenantId,
+    key: LaneKey<'_>,
+    limits: &LaneLimits,
+    now: DateTime<Utc>,
+) -> Result<Option<(LaneId, bool)>, DbError> {
+    // As in [`change`].
+    let query = sqlx::query!(
+        r#"INSERT INTO lanes (tenant_id, stream, route, domain, priority, connections, rate, mails_per_connection)
+           SELECT $1, $2, $3, $4, priority, $5, $6, $7 FROM streams WHERE tenant_id = $1 AND name = $2
+           ON CONFLICT (tenant_id, stream, route, domain) DO UPDATE SET
+               connections = EXCLUDED.connections, rate = EXCLUDED.rate,
+               mails_per_connection = EXCLUDED.mails_per_connection,
+               open_at = CASE WHEN lanes.rate IS DISTINCT FROM EXCLUDED.rate AND lanes.blocked_since IS NULL
+                         THEN '-infinity' ELSE lanes.open_at END,
+               next_turn_at = CASE WHEN lanes.rate IS DISTINCT FROM EXCLUDED.rate
+                              THEN least(lanes.next_turn_at, $8) ELSE lanes.next_turn_at END
+           RETURNING id, xmax = 0 AS "is_new!""#,
+        tenant.0,
+        key.stream,
+        key.route,
+        key.domain,
+        limits.connections,
+        limits.rate,
+        limits.mails_per_connection,
+        now
+    );
+    let row = db.timed("steer.put", query.fetch_optional(&db.pool)).await?;
+    Ok(row.map(|row| (LaneId(row.id), row.is_new)))
+}
+
+/// Changes a lane's limits. Answers whether there is such a lane.
+pub async fn change(
+    db: &Db,
+    tenant: TenantId,
+    id: LaneId,
+    change: &LaneChange,
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
+    // With another rate the next turn is reckoned anew, for it may be a day away; but never twice. The same rate once more
+    // changes nothing.
+    let query = sqlx::query!(
+        "UPDATE lanes SET
+             connections = CASE WHEN $3 THEN $4 ELSE connections END,
+             rate = CASE WHEN $5 THEN $6 ELSE rate END,
+             mails_per_connection = CASE WHEN $7 THEN $8 ELSE mails_per_connection END,
+             open_at = CASE WHEN $5 AND rate IS DISTINCT FROM $6 AND blocked_since IS NULL
+                       THEN '-infinity' ELSE open_at END,
+             next_turn_at = CASE WHEN $5 AND rate IS DISTINCT FROM $6 THEN least(next_turn_at, $9) ELSE next_turn_at END
+         WHERE tenant_id = $1 AND id = $2",
+        tenant.0,
+        id.0,
+        change.connections.is_change(),
+        change.connections.value(),
+        change.rate.is_change(),
+        change.rate.value(),
+        change.mails_per_connection.is_change(),
+        change.mails_per_connection.value(),
+        now
+    );
+    db.timed("steer.change", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+}
+
+/// Stops a lane; mail is accepted and kept. A second time only the reason changes. Answers whether there is such a lane.
+pub async fn pause(
+    db: &Db,
+    tenant: TenantId,
+    id: LaneId,
+    reason: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
+    let query = sqlx::query!(
+        "UPDATE lanes SET paused_at = coalesce(paused_at, $4), pause_reason = $3 WHERE tenant_id = $1 AND id = $2",
+        tenant.0,
+        id.0,
+        reason,
+        now
+    );
+    db.timed("steer.pause", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+}
+
+/// Forgets that the destination could not be reached, and what it asked for: it is tried at once. Answers whether there
+/// is such a lane. Its own limit holds all the same, and where there is nothing to forget nothing changes.
+pub async fn reset(db: &Db, tenant: TenantId, id: LaneId, now: DateTime<Utc>) -> Result<bool, DbError> {
+    let query = sqlx::query!(
+        "UPDATE lanes SET blocked_since = NULL, block_failures = 0, block_reply = NULL, block_cause = NULL,
+             block_host = NULL, learned_rate = NULL,
+             learned_ceiling = NULL, learned_at = NULL, raised_at = NULL, learned_reply = NULL,
+             open_at = CASE WHEN blocked_since IS NULL AND learned_rate IS NULL THEN open_at ELSE '-infinity' END,
+             next_turn_at = CASE WHEN learned_rate IS NULL THEN next_turn_at ELSE least(next_turn_at, $3) END
+         WHERE tenant_id = $1 AND id = $2",
+        tenant.0,
+        id.0,
+        now
+    );
+    db.timed("steer.reset", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+}
+
+/// Recipients that one transaction of [`due_now`] makes due.
+const BATCH: i64 = 2_000;
+/// Batches of one call; what is left is another call's.
+const BATCHES: usize = 50;
+
+/// Which recipients of a lane [`due_now`] makes due.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    /// Only those at this recipient domain.
+    pub domain: Option<&'a str>,
+    /// Only those that could not be prepared for sending.
+    pub unprepared: bool,
+}
+
+/// What [`due_now`] has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MadeDue {
+    /// Recipients that are due now and were to be later.
+    pub count: u64,
+    /// Whether there may be more: one call does a bounded amount of work.
+    pub has_more: bool,
+}
+
+/// Makes what waits in a lane for a later attempt due now: what is deferred and what could not be prepared. What waits for its
+/// `scheduled_at`, is held, or is quarantined after a crash stays. A blocked destination is probed. The batches are
+/// transactions of their own.
+pub async fn due_now(
+    db: &Db,
+    tenant: TenantId,
+    id: LaneId,
+    wanted: Wanted<'_>,
+    now: DateTime<Utc>,
+) -> Result<MadeDue, DbError> {
+    let (mut done, mut from) = (MadeDue::default(), now);
+    for _ in 0..BATCHES {
+        let (count, last) = due_batch(db, tenant, id, wanted, from, now).await?;
+        done.count += count;
+        match last {
+            Some(last) if count >= BATCH.unsigned_abs() => from = last,
+            _ => return Ok(done),
+        }
+    }
+    Ok(MadeDue { has_more: true, ..done })
+}
+
+async fn due_batch(
+    db: &Db,
+    tenant: TenantId,
+    id: LaneId,
+    wanted: Wanted<'_>,
+    from: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<(u64, Option<DateTime<Utc>>), DbError> {
+    db.timed("steer.due_batch", async {
+        let mut tx = db.pool.begin().await?;
+        let done = sqlx::query!(
+            r#"WITH later AS MATERIALIZED (
+                   SELECT q.ctid AS place, q.due_at FROM queue q
+                   WHERE q.lane_id = $2 AND q.tenant_id = $1 AND q.lease IS NULL AND q.due_at >= $3 AND q.due_at > $4
+                     AND q.due_at < 'infinity' AND q.first_due_at <= $4 AND q.crashes = 0
+                     AND (NOT $6::boolean OR q.preparation_error IS NOT NULL)
+                     AND ($5::text IS NULL OR EXISTS (
+                         SELECT FROM recipients r
+                         WHERE r.message_id = q.message_id AND r.id = q.recipient_id AND r.tenant_id = q.tenant_id
+                           AND lower(substring(r.address FROM '@([^@]+)$')) = lower($5)))
+                   ORDER BY q.due_at LIMIT $7 FOR UPDATE SKIP LOCKED),
+               moved AS (
+                   UPDATE queue SET due_at = $4 WHERE ctid = ANY (ARRAY(SELECT place FROM later)) RETURNING 1)
+               SELECT (SELECT count(*) FROM moved) AS "count!", (SELECT max(due_at) FROM later) AS last"#,
+            tenant.0,
+            id.0,
+            from,
+            now,
+            wanted.domain,
+            wanted.unprepared,
+            BATCH
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        if done.count > 0 {
+            wanted_now(&mut tx, std::iter::once(id.0), now).await?;
+        }
+        tx.commit().await?;
+        Ok((done.count.unsigned_abs(), done.last))
+    })
+    .await
+}

@@ -1,0 +1,160 @@
+//! Domains that have a lane of their own on a route that else has one lane for all: those a relay complained of, and
+//! those an operator has limited or stopped. One of which nothing is to be said any more goes with the others again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::Lowered;
+use crate::db::lanes;
+use crate::db::queue::{Claimed, Fence};
+use crate::db::{Db, DbError};
+
+/// Whose, stream, route and domain.
+pub type DedicatedLaneKey = (Uuid, String, String, String);
+
+/// Every such lane, asked for at most every 2 s.
+#[derive(Debug)]
+pub struct DedicatedLanes {
+    db: Db,
+    /// With the time it was asked for. Locked while somebody asks, so that the others wait for his answer.
+    known: Mutex<Option<(Instant, Arc<DedicatedLaneIds>)>>,
+}
+
+/// `lanes.id` by what the lane is for.
+pub type DedicatedLaneIds = HashMap<DedicatedLaneKey, i64>;
+
+/// How old an answer may be.
+const CACHE_TTL: Duration = Duration::from_secs(2);
+
+impl DedicatedLanes {
+    /// Asks nothing yet.
+    pub fn new(db: Db) -> Self {
+        Self { db, known: Mutex::default() }
+    }
+
+    /// Lanes by what they are for.
+    pub async fn current(&self) -> Result<Arc<DedicatedLaneIds>, DbError> {
+        // However many wait for their turn to ask a database that is slow, each waits no longer than for an answer.
+        let limit = self.db.limit();
+        let known = tokio::time::timeout(limit, self.known.lock()).await;
+        let mut known = known.map_err(|_| DbError::Timeout { query: "splits.all", limit })?;
+        if let Some((asked, splits)) = &*known
+            && asked.elapsed() < CACHE_TTL
+        {
+            return Ok(splits.clone());
+        }
+        let asked = Instant::now();
+        let splits = Arc::new(all(&self.db).await?);
+        *known = Some((asked, splits.clone()));
+        Ok(splits)
+    }
+
+    /// Asks anew the next time: one has just been made.
+    pub async fn forget(&self) {
+        *self.known.lock().await = None;
+    }
+}
+
+async fn all(db: &Db) -> Result<DedicatedLaneIds, DbError> {
+    let query = sqlx::query!(
+        "SELECT id, tenant_id, stream, route, domain FROM lanes
+         WHERE route <> 'mx' AND domain <> '*'
+           AND num_nonnulls(connections, rate, mails_per_connection, learned_rate, paused_at, blocked_since) > 0"
+    );
+    let rows = db.timed("splits.all", query.fetch_all(&db.pool)).await?;
+    Ok(rows.into_iter().map(|row| ((row.tenant_id, row.stream, row.route, row.domain), row.id)).collect())
+}
+
+/// A recipient in a lane that its domain shares with others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sharer {
+    /// `lanes.id` of the lane.
+    pub lane: i64,
+    /// `recipients.id`.
+    pub recipient: Uuid,
+    /// The domain.
+    pub domain: String,
+}
+
+/// The domains of these recipients, with the lanes that they were claimed from.
+pub async fn domains(db: &Db, claimed: impl Iterator<Item = &Claimed>) -> Result<Vec<Sharer>, DbError> {
+    let rows = claimed.map(|row| (row.lane_id, (row.message_id, row.recipient_id)));
+    let (lanes, (messages, recipients)): (Vec<i64>, (Vec<Uuid>, Vec<Uuid>)) = rows.unzip();
+    let query = sqlx::query_as!(
+        Sharer,
+        r#"SELECT l.id AS lane, r.id AS recipient, substring(r.address FROM '@([^@]+)$') AS "domain!"
+           FROM unnest($1::bigint[], $2::uuid[], $3::uuid[]) AS u (lane_id, message_id, recipient_id)
+           JOIN lanes l ON l.id = u.lane_id
+           JOIN recipients r ON r.message_id = u.message_id AND r.id = u.recipient_id AND r.tenant_id = l.tenant_id
+                AND r.message_id = ANY ($2)"#,
+        &lanes,
+        &messages,
+        &recipients
+    );
+    db.timed("splits.domains", query.fetch_all(&db.pool)).await
+}
+
+/// Makes lanes of their own for the domains of these, beside the lanes that they share with others. Answers each lane's
+/// id and its domain.
+pub async fn split(db: &Db, sharers: &[Sharer]) -> Result<Vec<(i64, String)>, DbError> {
+    let (lanes, domains): (Vec<i64>, Vec<String>) = sharers.iter().map(|one| (one.lane, one.domain.clone())).unzip();
+    db.timed("splits.split", async {
+        // In one order, so that two workers that make the same lanes never wait for each other; and with no lock on those
+        // that are there.
+        sqlx::query!(
+            "INSERT INTO lanes (tenant_id, stream, route, domain, priority)
+             SELECT l.tenant_id, l.stream, l.route, u.domain, l.priority
+             FROM unnest($1::bigint[], $2::text[]) AS u (lane_id, domain) JOIN lanes l ON l.id = u.lane_id
+             ORDER BY l.tenant_id, l.stream, l.route, u.domain
+             ON CONFLICT (tenant_id, stream, route, domain) DO NOTHING",
+            &lanes,
+            &domains
+        )
+        .execute(&db.pool)
+        .await?;
+        let rows = sqlx::query!(
+            "SELECT DISTINCT own.id, own.domain FROM unnest($1::bigint[], $2::text[]) AS u (lane_id, domain)
+             JOIN lanes l ON l.id = u.lane_id
+             JOIN lanes own ON own.tenant_id = l.tenant_id AND own.stream = l.stream AND own.route = l.route
+                  AND own.domain = u.domain",
+            &lanes,
+            &domains
+        )
+        .fetch_all(&db.pool)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.id, row.domain)).collect())
+    })
+    .await
+}
+
+/// Gives claimed rows back into other lanes. It counts as no attempt.
+pub async fn move_to_lane(db: &Db, moves: &[(Claimed, i64)]) -> Result<(), DbError> {
+    let rows = Fence::of(moves.iter().map(|(claimed, _)| claimed));
+    let lanes: Vec<i64> = moves.iter().map(|(_, lane)| *lane).collect();
+    db.timed("splits.move_to_lane", async {
+        let mut tx = db.pool.begin().await?;
+        let freed = sqlx::query_as!(
+            Lowered,
+            "UPDATE queue SET lease = NULL, begun = false, data_started = false, lane_id = u.lane_id
+             FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::bigint[])
+                  AS u (message_id, recipient_id, lease, claims, lane_id)
+             WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
+               AND queue.lease = u.lease AND queue.claims = u.claims
+             RETURNING queue.lane_id AS lane, queue.due_at",
+            &rows.messages,
+            &rows.recipients,
+            &rows.leases,
+            &rows.claims,
+            &lanes
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        lanes::lower(&mut tx, freed).await?;
+        tx.commit().await
+    })
+    .await
+}

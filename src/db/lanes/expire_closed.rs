@@ -1,0 +1,184 @@
+//! Recipients that wait in a lane or a stream which is closed, and whose time has run out meanwhile: nobody claims them
+//! to be sent, and still they expire.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::pauses::Pauses;
+use crate::db::queue::Claimed;
+use crate::db::{Db, DbError};
+use crate::domain::retry;
+
+/// A place in a lane's queue, in the order of the claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueuePosition {
+    /// `queue.due_at`.
+    pub due_at: DateTime<Utc>,
+    /// `queue.message_id`.
+    pub message_id: Uuid,
+    /// `queue.recipient_id`.
+    pub recipient_id: Uuid,
+}
+
+/// A free row of a closed lane.
+#[derive(Debug, Clone, Copy)]
+pub struct WaitingRecipient {
+    /// `lanes.id`.
+    pub lane: i64,
+    /// Where in it.
+    pub place: QueuePosition,
+    /// Whether its time has run out.
+    pub is_over: bool,
+}
+
+/// A lane of which nothing may start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClosedLane {
+    /// `lanes.id`.
+    pub id: i64,
+    /// Whether it or its stream is paused, so that retry windows do not run.
+    pub is_paused: bool,
+}
+
+/// Lanes with something due of which nothing may start: they, or their streams, are paused, blocked or out of turns.
+pub async fn closed(db: &Db, now: DateTime<Utc>) -> Result<Vec<ClosedLane>, DbError> {
+    let query = sqlx::query_as!(
+        ClosedLane,
+        r#"SELECT l.id, l.paused_at IS NOT NULL OR s.paused_at IS NOT NULL AS "is_paused!" FROM lanes l JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+         WHERE l.ready_at <= $1
+           AND (l.paused_at IS NOT NULL OR l.open_at > $1 OR s.paused_at IS NOT NULL OR s.open_at > $1)
+         ORDER BY l.id"#,
+        now
+    );
+    db.timed("overdue.closed", query.fetch_all(&db.pool)).await
+}
+
+/// A paused lane in which messages reach their `expires_at` soon.
+#[derive(Debug, Clone)]
+pub struct Expiring {
+    /// `lanes.id`.
+    pub lane: i64,
+    /// In which stream.
+    pub stream: String,
+    /// `mx`, `relay` or `relay:NAME`.
+    pub route: String,
+    /// Destination domain; `*` for all that goes through a relay.
+    pub domain: String,
+    /// Since when it, or its stream, is paused.
+    pub paused_at: DateTime<Utc>,
+    /// How many recipients, counted up to 1,000.
+    pub count: i64,
+    /// When the first of them expires.
+    pub first: DateTime<Utc>,
+}
+
+/// Which of these paused lanes hold messages whose `expires_at` passes before `until`.
+pub async fn expiring(db: &Db, lanes: &[i64], until: DateTime<Utc>) -> Result<Vec<Expiring>, DbError> {
+    let query = sqlx::query_as!(
+        Expiring,
+        r#"SELECT l.id AS lane, l.stream, l.route, l.domain, coalesce(l.paused_at, s.paused_at) AS "paused_at!",
+                  q.count AS "count!", q.first AS "first!"
+           FROM lanes l
+           JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+           CROSS JOIN LATERAL (
+               SELECT count(*) AS count, min(expires_at) AS first
+               FROM (SELECT expires_at FROM queue
+                     WHERE lane_id = l.id AND lease IS NULL AND expires_at IS NOT NULL AND expires_at <= $2 AND held IS NULL
+                     ORDER BY expires_at LIMIT 1000) AS soon) q
+           WHERE l.id = ANY ($1) AND q.count > 0 AND coalesce(l.paused_at, s.paused_at) IS NOT NULL"#,
+        lanes,
+        until
+    );
+    db.timed("overdue.expiring", query.fetch_all(&db.pool)).await
+}
+
+/// Some of the rows of these lanes whose sender's `expires_at` has passed.
+pub async fn expired(db: &Db, lanes: &[i64], limit: i64, now: DateTime<Utc>) -> Result<Vec<QueuePosition>, DbError> {
+    let query = sqlx::query_as!(
+        QueuePosition,
+        "SELECT q.due_at, q.message_id, q.recipient_id
+         FROM unnest($1::bigint[]) AS closed (lane_id)
+         CROSS JOIN LATERAL (
+             SELECT due_at, message_id, recipient_id FROM queue
+             WHERE lane_id = closed.lane_id AND lease IS NULL AND expires_at IS NOT NULL AND expires_at <= $3
+               AND held IS NULL
+             ORDER BY expires_at LIMIT $2) q
+         LIMIT $2",
+        lanes,
+        limit,
+        now
+    );
+    db.timed("overdue.expired", query.fetch_all(&db.pool)).await
+}
+
+/// The next rows of these lanes, at most `limit` of each, after the place given for it. `window` is how long a recipient
+/// may wait where its stream says nothing else, apart from the time for which it was paused.
+pub async fn page(
+    db: &Db,
+    lanes: &[(i64, Option<QueuePosition>)],
+    limit: i64,
+    window: Duration,
+    pauses: &Pauses,
+    now: DateTime<Utc>,
+) -> Result<Vec<WaitingRecipient>, DbError> {
+    let ids: Vec<i64> = lanes.iter().map(|(lane, _)| *lane).collect();
+    let due: Vec<DateTime<Utc>> =
+        lanes.iter().map(|(_, place)| place.map_or(DateTime::UNIX_EPOCH, |place| place.due_at)).collect();
+    let messages: Vec<Uuid> = lanes.iter().map(|(_, place)| place.map_or(Uuid::nil(), |p| p.message_id)).collect();
+    let recipients: Vec<Uuid> = lanes.iter().map(|(_, place)| place.map_or(Uuid::nil(), |p| p.recipient_id)).collect();
+    let query = sqlx::query!(
+        r#"SELECT l.id AS lane, q.due_at, q.message_id, q.recipient_id, q.first_due_at, s.retry_window,
+                  s.tenant_id, s.name AS stream
+           FROM unnest($1::bigint[], $2::timestamptz[], $3::uuid[], $4::uuid[])
+                AS after (lane_id, due_at, message_id, recipient_id)
+           JOIN lanes l ON l.id = after.lane_id
+           JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+           CROSS JOIN LATERAL (
+               SELECT due_at, message_id, recipient_id, first_due_at FROM queue
+               WHERE lane_id = after.lane_id AND lease IS NULL AND due_at <= $6
+                 AND (due_at, message_id, recipient_id) > (after.due_at, after.message_id, after.recipient_id)
+               ORDER BY due_at, message_id, recipient_id LIMIT $5) q"#,
+        &ids,
+        &due,
+        &messages,
+        &recipients,
+        limit,
+        now
+    );
+    let rows = db.timed("overdue.page", query.fetch_all(&db.pool)).await?;
+    let place = |due_at, message_id, recipient_id| QueuePosition { due_at, message_id, recipient_id };
+    let waiting = rows.into_iter().map(|row| WaitingRecipient {
+        lane: row.lane,
+        place: place(row.due_at, row.message_id, row.recipient_id),
+        is_over: (now
+            - row.first_due_at
+            - pauses.paused_time((row.tenant_id, &row.stream), row.lane, row.first_due_at, now))
+        .to_std()
+        .is_ok_and(|waited| waited >= retry::window(row.retry_window, window)),
+    });
+    Ok(waiting.collect())
+}
+
+/// Leases those of these rows that are still free, as a claim does.
+pub async fn lease(db: &Db, worker: Uuid, places: &[QueuePosition]) -> Result<Vec<Claimed>, DbError> {
+    let messages: Vec<Uuid> = places.iter().map(|place| place.message_id).collect();
+    let recipients: Vec<Uuid> = places.iter().map(|place| place.recipient_id).collect();
+    let query = sqlx::query_as!(
+        Claimed,
+        r#"WITH claimer AS MATERIALIZED (SELECT id FROM workers WHERE id = $1 FOR KEY SHARE),
+               free AS MATERIALIZED (
+                   SELECT q.message_id, q.recipient_id FROM claimer, queue q
+                   JOIN unnest($2::uuid[], $3::uuid[]) AS u (message_id, recipient_id) USING (message_id, recipient_id)
+                   WHERE q.lease IS NULL AND q.held IS NULL FOR UPDATE OF q SKIP LOCKED)
+           UPDATE queue SET lease = $1, claims = claims + 1 FROM free
+           WHERE queue.message_id = free.message_id AND queue.recipient_id = free.recipient_id
+           RETURNING queue.message_id, queue.recipient_id, tenant_id, lane_id, attempts, crashes, first_due_at,
+                     $1::uuid AS "lease!", claims"#,
+        worker,
+        &messages,
+        &recipients
+    );
+    db.timed("overdue.lease", query.fetch_all(&db.pool)).await
+}

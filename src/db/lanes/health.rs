@@ -1,0 +1,142 @@
+//! What was learned of lanes' destinations, as it stands in their rows.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use crate::db::{Db, DbError};
+use crate::domain::condition::{Block, Condition, Learned, Observation};
+use crate::domain::unreachable::Cause;
+
+/// What a lane's attempts taught, and the reply that did.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// `lanes.id`.
+    pub lane: i64,
+    /// What was seen; its rates are this worker's own and are multiplied by the number of live workers.
+    pub lesson: Observation,
+    /// The reply of a lesson that is a complaint or a failure.
+    pub reply: Option<String>,
+    /// Of a failure, what it was.
+    pub failure: Option<Failure>,
+}
+
+/// Why a destination could not be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// In one word.
+    pub cause: Cause,
+    /// The host that was tried, where one was found.
+    pub host: Option<String>,
+}
+
+/// How a lane fares after its lesson, be it as before or not.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// `lanes.id`.
+    pub lane: i64,
+    /// Before.
+    pub before: Condition,
+    /// From now on.
+    pub after: Condition,
+    /// What it was taught.
+    pub lesson: Observation,
+}
+
+/// Takes the lessons to heart. Under the lanes' locks, so that replicas that learn at the same time lower a rate or move
+/// a probe once.
+pub async fn learn(db: &Db, taught: &[Update]) -> Result<Vec<Change>, DbError> {
+    let by_lane: BTreeMap<i64, &Update> = taught.iter().map(|one| (one.lane, one)).collect();
+    let ids: Vec<i64> = by_lane.keys().copied().collect();
+    db.timed("conditions.learn", async {
+        let mut tx = db.pool.begin().await?;
+        let rows = sqlx::query!(
+            r#"SELECT id, learned_rate, learned_ceiling, learned_at, raised_at, blocked_since, block_failures,
+                   unblocked_at, greatest(open_at, 'epoch') AS "open_at!", (SELECT count(*) FROM workers) AS "workers!"
+               FROM lanes WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE"#,
+            &ids
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let mut changes = Vec::new();
+        for row in rows {
+            let Some(taught) = by_lane.get(&row.id) else { continue };
+            let learned = (row.learned_rate.zip(row.learned_ceiling).zip(row.learned_at))
+                .map(|((rate, ceiling), lowered_at)| Learned { rate, ceiling, lowered_at, raised_at: row.raised_at });
+            let block =
+                row.blocked_since.map(|since| Block { since, failures: row.block_failures, open_at: row.open_at });
+            let before = Condition { learned, block, unblocked_at: row.unblocked_at };
+            let after = before.after(&taught.lesson.of_all(row.workers));
+            changes.push(Change { lane: row.id, before, after, lesson: taught.lesson });
+        }
+        let different: Vec<&Change> = changes.iter().filter(|change| change.after != change.before).collect();
+        if !different.is_empty() {
+            write(&mut tx, &different, &by_lane).await?;
+        }
+        tx.commit().await?;
+        Ok(changes)
+    })
+    .await
+}
+
+async fn write(
+    connection: &mut sqlx::PgConnection,
+    changes: &[&Change],
+    taught: &BTreeMap<i64, &Update>,
+) -> Result<(), sqlx::Error> {
+    let ids: Vec<i64> = changes.iter().map(|change| change.lane).collect();
+    let replies: Vec<Option<&str>> =
+        ids.iter().map(|id| taught.get(id).and_then(|taught| taught.reply.as_deref())).collect();
+    let failures_of = ids.iter().map(|id| taught.get(id).and_then(|taught| taught.failure.as_ref()));
+    let (causes, hosts): (Vec<Option<&str>>, Vec<Option<&str>>) = failures_of
+        .map(|failure| {
+            (failure.map(|failure| failure.cause.as_str()), failure.and_then(|failure| failure.host.as_deref()))
+        })
+        .unzip();
+    let learned = |change: &Change| change.after.learned;
+    let rates: Vec<Option<f64>> = changes.iter().map(|c| learned(c).map(|l| l.rate)).collect();
+    let ceilings: Vec<Option<f64>> = changes.iter().map(|c| learned(c).map(|l| l.ceiling)).collect();
+    let lowered: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| learned(c).map(|l| l.lowered_at)).collect();
+    let raised: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| learned(c).and_then(|l| l.raised_at)).collect();
+    let since: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| c.after.block.map(|b| b.since)).collect();
+    let failures: Vec<i16> = changes.iter().map(|c| c.after.block.map_or(0, |b| b.failures)).collect();
+    let opens: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| c.after.block.map(|b| b.open_at)).collect();
+    let unblocked: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| c.after.unblocked_at).collect();
+    // A rate that was raised or a block that has ended opens the lane at once; the rate's clock says then how much may go.
+    sqlx::query!(
+        "UPDATE lanes SET learned_rate = u.rate, learned_ceiling = u.ceiling, raised_at = u.raised_at,
+             learned_reply = CASE WHEN u.rate IS NULL THEN NULL
+                                  WHEN u.lowered_at IS DISTINCT FROM learned_at THEN u.reply ELSE learned_reply END,
+             learned_at = u.lowered_at,
+             blocked_since = u.since, block_failures = u.failures, unblocked_at = u.unblocked_at,
+             block_reply = CASE WHEN u.since IS NULL THEN NULL
+                                WHEN u.failures <> block_failures THEN u.reply ELSE block_reply END,
+             block_cause = CASE WHEN u.since IS NULL THEN NULL
+                                WHEN u.failures <> block_failures THEN u.cause ELSE block_cause END,
+             block_host = CASE WHEN u.since IS NULL THEN NULL
+                               WHEN u.failures <> block_failures THEN u.host ELSE block_host END,
+             open_at = CASE WHEN u.opens_at IS NOT NULL THEN greatest(open_at, u.opens_at)
+                            WHEN blocked_since IS NOT NULL OR u.raised_at IS NOT NULL OR u.rate IS NULL
+                            THEN timestamptz '-infinity' ELSE open_at END
+         FROM unnest($1::bigint[], $2::float8[], $3::float8[], $4::timestamptz[], $5::timestamptz[],
+                     $6::timestamptz[], $7::smallint[], $8::timestamptz[], $9::text[],
+                     $10::timestamptz[], $11::text[], $12::text[])
+              AS u (id, rate, ceiling, lowered_at, raised_at, since, failures, opens_at, reply, unblocked_at, cause, host)
+         WHERE lanes.id = u.id",
+        &ids,
+        &rates as _,
+        &ceilings as _,
+        &lowered as _,
+        &raised as _,
+        &since as _,
+        &failures,
+        &opens as _,
+        &replies as _,
+        &unblocked as _,
+        &causes as _,
+        &hosts as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

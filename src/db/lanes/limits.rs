@@ -1,0 +1,482 @@
+//! Claims from lanes and streams that are limited: by a rate, by connections, by mails in flight.
+//!
+//! The limits hold over all replicas together: a rate's clock is in the lane's and the stream's row, and what each worker
+//! may have open is in `permits` and `stream_permits`. Both are read and written under the locks of those rows, in the
+//! transaction of the claim, so that exactly what was claimed is counted. Lanes without limits never come here.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::db::queue::{self, Claimed, Room};
+use crate::db::{Db, DbError};
+use crate::domain::fair_share::{self, Claimant};
+use crate::domain::gcra::Gcra;
+
+/// Whose stream, and its name.
+pub type StreamKey = (Uuid, String);
+
+/// What a worker would like to take from a limited lane, and what it has of it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Lane and rows.
+    pub room: Room,
+    /// The lane's stream.
+    pub stream: StreamKey,
+    /// Whether the stream as a whole is limited.
+    pub is_stream_limited: bool,
+    /// Mails of the lane that this worker has in hand.
+    pub in_hand: usize,
+    /// Its connections that are open for the lane.
+    pub open: usize,
+    /// Mails of the stream that this worker has in hand.
+    pub stream_in_hand: usize,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Grant {
+    /// What was claimed.
+    pub claimed: Vec<Claimed>,
+    /// Connections that this worker may have open, by lane; for each wish of a lane that limits them.
+    pub connections: HashMap<i64, usize>,
+    /// Mails of each stream that limits them which this worker now has in flight.
+    pub in_flight: HashMap<StreamKey, usize>,
+    /// Lanes that had less than they were asked for.
+    pub emptied: Vec<i64>,
+    /// Whether others of their streams could have had what these did not use.
+    pub is_unused: bool,
+    /// Lanes of which nothing may be taken before other workers give something back.
+    pub full: Vec<i64>,
+    /// When the lanes and streams that ran out of turns are open again.
+    pub opens_at: Vec<DateTime<Utc>>,
+}
+
+/// Mails in hand for each connection: while one is sent, the next is at hand.
+pub const PIPELINE_DEPTH: usize = 2;
+
+/// Takes what these lanes' and their streams' limits allow: so many mails, and of each what else is due, together at most
+/// `most` rows where the wishes themselves are not more.
+pub async fn claim(
+    db: &Db,
+    worker: Uuid,
+    wishes: &[Request],
+    most: usize,
+    now: DateTime<Utc>,
+) -> Result<Grant, DbError> {
+    db.timed("limits.claim", async {
+        let mut tx = db.pool.begin().await?;
+        // Before the lanes, as the reaper does it.
+        let me = sqlx::query_scalar!("SELECT id FROM workers WHERE id = $1 FOR KEY SHARE", worker);
+        if me.fetch_optional(&mut *tx).await?.is_none() {
+            return Ok(Grant::default());
+        }
+        let mut bounds = Limits::lock(&mut tx, worker, wishes, now).await?;
+        let rooms = bounds.rooms(wishes, now);
+        let taken = queue::take(&mut tx, worker, &rooms, now).await?;
+        let mut claimed: Vec<Claimed> = taken.into_iter().map(|row| row.claimed).collect();
+        let mut granted = bounds.count(wishes, &claimed, now);
+        bounds.write(&mut tx, worker).await?;
+        let along = queue::take_along(&mut tx, worker, &claimed, most.saturating_sub(claimed.len()), now).await?;
+        tx.commit().await?;
+        let had_less = |room: &&Room| {
+            let rows = claimed.iter().filter(|row| row.lane_id == room.lane).count();
+            i32::try_from(rows).is_ok_and(|rows| rows < room.rows)
+        };
+        granted.emptied = rooms.iter().filter(had_less).map(|room| room.lane).collect();
+        granted.is_unused = rooms.len() < wishes.len() && !granted.emptied.is_empty() && granted.opens_at.is_empty();
+        claimed.extend(along);
+        granted.claimed = claimed;
+        Ok(granted)
+    })
+    .await
+}
+
+/// What is left of a lane's or a stream's limits, under its lock.
+#[derive(Debug)]
+struct Limit {
+    turns: Option<Gcra>,
+    /// Connections or mails in flight, as limited.
+    maximum: Option<usize>,
+    /// What other workers have of that.
+    others: usize,
+    /// What this worker has of it after the claim.
+    mine: usize,
+    is_open: bool,
+    opens_at: Option<DateTime<Utc>>,
+}
+
+impl Limit {
+    fn new(rate: Option<f64>, used_until: DateTime<Utc>, limit: Option<i32>, is_open: bool) -> Self {
+        Self {
+            turns: rate.map(|rate| Gcra { rate, used_until }),
+            maximum: limit.and_then(|limit| usize::try_from(limit).ok()),
+            others: 0,
+            mine: 0,
+            is_open,
+            opens_at: None,
+        }
+    }
+
+    /// What this worker may have of the limit.
+    fn ours(&self) -> Option<usize> {
+        Some(self.maximum?.saturating_sub(self.others))
+    }
+
+    /// Rows that may start now; each may be a mail of its own.
+    fn rows(&self, in_hand: usize, depth: usize, now: DateTime<Utc>) -> usize {
+        if !self.is_open {
+            return 0;
+        }
+        let places = self.ours().map_or(usize::MAX, |ours| (ours * depth).saturating_sub(in_hand));
+        places.min(self.turns.map_or(usize::MAX, |turns| turns.available(now)))
+    }
+
+    /// Counts the mails that were taken.
+    fn take(&mut self, mails: usize, now: DateTime<Utc>) {
+        let Some(turns) = &mut self.turns else { return };
+        *turns = turns.take(mails, now);
+        if turns.available(now) == 0 && self.is_open {
+            self.opens_at = Some(turns.opens_at(now));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Limits {
+    lanes: BTreeMap<i64, Limit>,
+    streams: BTreeMap<StreamKey, Limit>,
+}
+
+impl Limits {
+    async fn lock(
+        connection: &mut PgConnection,
+        worker: Uuid,
+        wishes: &[Request],
+        now: DateTime<Utc>,
+    ) -> Result<Self, sqlx::Error> {
+        let limited: BTreeSet<&StreamKey> =
+            wishes.iter().filter(|wish| wish.is_stream_limited).map(|wish| &wish.stream).collect();
+        let streams = if limited.is_empty() {
+            BTreeMap::new()
+        } else {
+            lock_streams(connection, worker, limited.into_iter().cloned().unzip(), now).await?
+        };
+        let ids: Vec<i64> = wishes.iter().map(|wish| wish.room.lane).collect();
+        Ok(Self { streams, lanes: lock_lanes(connection, worker, &ids, now).await? })
+    }
+
+    /// What may be taken of each lane; of a limited stream, fairly among its lanes.
+    fn rooms(&self, wishes: &[Request], now: DateTime<Utc>) -> Vec<Room> {
+        let mut claimants = BTreeMap::<&StreamKey, Vec<(&Request, Claimant)>>::new();
+        for wish in wishes {
+            let bound =
+                self.lanes.get(&wish.room.lane).map_or(0, |bound| bound.rows(wish.in_hand, PIPELINE_DEPTH, now));
+            let room = bound.min(usize::try_from(wish.room.rows).unwrap_or(0));
+            claimants.entry(&wish.stream).or_default().push((wish, Claimant { held: wish.in_hand, room, weight: 1 }));
+        }
+        let mut rooms = Vec::with_capacity(wishes.len());
+        for (stream, wishes) in claimants {
+            let in_hand = wishes.first().map_or(0, |(wish, _)| wish.stream_in_hand);
+            let total = self.streams.get(stream).map_or(usize::MAX, |bound| bound.rows(in_hand, 1, now));
+            let (wishes, claimants): (Vec<&Request>, Vec<Claimant>) = wishes.into_iter().unzip();
+            let shares = fair_share::divide(total, &claimants);
+            rooms.extend(
+                wishes
+                    .into_iter()
+                    .zip(shares)
+                    .filter(|(_, share)| *share > 0)
+                    .map(|(wish, share)| Room { rows: i32::try_from(share).unwrap_or(i32::MAX), ..wish.room }),
+            );
+        }
+        rooms
+    }
+
+    /// Counts what was claimed.
+    fn count(&mut self, wishes: &[Request], claimed: &[Claimed], now: DateTime<Utc>) -> Grant {
+        let mut granted = Grant::default();
+        let mut by_lane = HashMap::<i64, HashSet<Uuid>>::new();
+        for row in claimed {
+            by_lane.entry(row.lane_id).or_default().insert(row.message_id);
+        }
+        let mut by_stream = BTreeMap::<&StreamKey, (usize, usize)>::new();
+        for wish in wishes {
+            let Some(bound) = self.lanes.get_mut(&wish.room.lane) else { continue };
+            let mails = by_lane.get(&wish.room.lane).map_or(0, HashSet::len);
+            let of_stream = by_stream.entry(&wish.stream).or_insert((wish.stream_in_hand, 0));
+            of_stream.1 += mails;
+            bound.take(mails, now);
+            if let Some(ours) = bound.ours() {
+                let in_hand = wish.in_hand + mails;
+                // Never fewer than are open: they were granted before, and the limit may have been lowered since.
+                bound.mine = in_hand.min(ours).max(wish.open);
+                granted.connections.insert(wish.room.lane, bound.mine);
+                if ours == 0 {
+                    granted.full.push(wish.room.lane);
+                }
+            }
+        }
+        for (stream, (in_hand, mails)) in by_stream {
+            let Some(bound) = self.streams.get_mut(stream) else { continue };
+            bound.take(mails, now);
+            if bound.maximum.is_some() {
+                bound.mine = in_hand + mails;
+                granted.in_flight.insert(stream.clone(), bound.mine);
+            }
+            if bound.ours() == Some(0) {
+                granted.full.extend(wishes.iter().filter(|wish| wish.stream == *stream).map(|wish| wish.room.lane));
+            }
+        }
+        granted.opens_at =
+            self.lanes.values().chain(self.streams.values()).filter_map(|bound| bound.opens_at).collect();
+        granted
+    }
+
+    async fn write(&self, connection: &mut PgConnection, worker: Uuid) -> Result<(), sqlx::Error> {
+        if !self.streams.is_empty() {
+            write_streams(connection, worker, &self.streams).await?;
+        }
+        write_lanes(connection, worker, &self.lanes).await
+    }
+}
+
+async fn lock_streams(
+    connection: &mut PgConnection,
+    worker: Uuid,
+    (tenants, names): (Vec<Uuid>, Vec<String>),
+    now: DateTime<Utc>,
+) -> Result<BTreeMap<StreamKey, Limit>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT s.tenant_id, s.name, s.rate, s.concurrency, (s.paused_at IS NULL AND s.open_at <= $3) AS "is_open!",
+               greatest(s.next_turn_at, 'epoch') AS "used_until!"
+           FROM streams s JOIN unnest($1::uuid[], $2::text[]) AS u (tenant_id, name) USING (tenant_id, name)
+           ORDER BY s.tenant_id, s.name FOR NO KEY UPDATE OF s"#,
+        &tenants,
+        &names,
+        now
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut bounds: BTreeMap<StreamKey, Limit> = rows
+        .into_iter()
+        .map(|row| ((row.tenant_id, row.name), Limit::new(row.rate, row.used_until, row.concurrency, row.is_open)))
+        .collect();
+    // A statement of its own: it sees what was committed before the locks were had.
+    let others = sqlx::query!(
+        r#"SELECT p.tenant_id, p.stream, sum(p.count) AS "count!" FROM stream_permits p
+           JOIN unnest($1::uuid[], $2::text[]) AS u (tenant_id, stream) USING (tenant_id, stream)
+           WHERE p.worker_id <> $3 GROUP BY p.tenant_id, p.stream"#,
+        &tenants,
+        &names,
+        worker
+    )
+    .fetch_all(connection)
+    .await?;
+    for row in others {
+        if let Some(bound) = bounds.get_mut(&(row.tenant_id, row.stream)) {
+            bound.others = usize::try_from(row.count).unwrap_or(0);
+        }
+    }
+    Ok(bounds)
+}
+
+async fn lock_lanes(
+    connection: &mut PgConnection,
+    worker: Uuid,
+    ids: &[i64],
+    now: DateTime<Utc>,
+) -> Result<BTreeMap<i64, Limit>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT id, least(rate, learned_rate) AS rate, connections, (paused_at IS NULL AND open_at <= $2) AS "is_open!",
+               greatest(next_turn_at, 'epoch') AS "used_until!"
+           FROM lanes WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE"#,
+        ids,
+        now
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let is_limited = rows.iter().any(|row| row.connections.is_some());
+    let mut bounds: BTreeMap<i64, Limit> = rows
+        .into_iter()
+        .map(|row| (row.id, Limit::new(row.rate, row.used_until, row.connections, row.is_open)))
+        .collect();
+    if is_limited {
+        let others = sqlx::query!(
+            r#"SELECT lane_id, sum(count) AS "count!" FROM permits
+               WHERE lane_id = ANY ($1) AND worker_id <> $2 GROUP BY lane_id"#,
+            ids,
+            worker
+        )
+        .fetch_all(connection)
+        .await?;
+        for row in others {
+            if let Some(bound) = bounds.get_mut(&row.lane_id) {
+                bound.others = usize::try_from(row.count).unwrap_or(0);
+            }
+        }
+    }
+    Ok(bounds)
+}
+
+async fn write_lanes(
+    connection: &mut PgConnection,
+    worker: Uuid,
+    bounds: &BTreeMap<i64, Limit>,
+) -> Result<(), sqlx::Error> {
+    let (mut ids, mut used, mut opens) = (Vec::new(), Vec::new(), Vec::new());
+    for (id, bound) in bounds {
+        if let Some(turns) = bound.turns.filter(|_| bound.is_open) {
+            ids.push(*id);
+            used.push(turns.used_until);
+            opens.push(bound.opens_at);
+        }
+    }
+    if !ids.is_empty() {
+        // While the destination is blocked open_at is the next probe's.
+        sqlx::query!(
+            "UPDATE lanes SET next_turn_at = u.used_until,
+                 open_at = CASE WHEN blocked_since IS NULL THEN coalesce(u.opens_at, open_at) ELSE open_at END
+             FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS u (id, used_until, opens_at)
+             WHERE lanes.id = u.id",
+            &ids,
+            &used,
+            &opens as _
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    let limited = bounds.iter().filter(|(_, bound)| bound.maximum.is_some());
+    let (ids, counts) = limited.map(|(id, bound)| (*id, count(bound.mine))).unzip();
+    set_permits(connection, worker, ids, counts).await
+}
+
+/// What a worker has of these lanes' connections; 0 gives all back.
+async fn set_permits(
+    connection: &mut PgConnection,
+    worker: Uuid,
+    ids: Vec<i64>,
+    counts: Vec<i32>,
+) -> Result<(), sqlx::Error> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "WITH wanted AS (SELECT * FROM unnest($1::bigint[], $2::integer[]) AS u (lane_id, count)),
+              gone AS (DELETE FROM permits p USING wanted
+                       WHERE p.lane_id = wanted.lane_id AND p.worker_id = $3 AND wanted.count = 0)
+         INSERT INTO permits (tenant_id, lane_id, worker_id, count)
+         SELECT l.tenant_id, l.id, $3, wanted.count FROM wanted JOIN lanes l ON l.id = wanted.lane_id WHERE wanted.count > 0
+         ON CONFLICT (lane_id, worker_id) DO UPDATE SET count = excluded.count WHERE permits.count <> excluded.count",
+        &ids,
+        &counts,
+        worker
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn write_streams(
+    connection: &mut PgConnection,
+    worker: Uuid,
+    bounds: &BTreeMap<StreamKey, Limit>,
+) -> Result<(), sqlx::Error> {
+    let (mut tenants, mut names) = (Vec::new(), Vec::new());
+    let (mut used, mut opens) = (Vec::<Option<DateTime<Utc>>>::new(), Vec::new());
+    for ((tenant, name), bound) in bounds {
+        tenants.push(*tenant);
+        names.push(name.clone());
+        used.push(bound.turns.filter(|_| bound.is_open).map(|turns| turns.used_until));
+        opens.push(bound.opens_at);
+    }
+    if used.iter().any(Option::is_some) {
+        sqlx::query!(
+            "UPDATE streams SET next_turn_at = u.used_until, open_at = coalesce(u.opens_at, open_at)
+             FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[])
+                  AS u (tenant_id, name, used_until, opens_at)
+             WHERE streams.tenant_id = u.tenant_id AND streams.name = u.name AND u.used_until IS NOT NULL",
+            &tenants,
+            &names,
+            &used as _,
+            &opens as _
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    let limited = bounds.iter().filter(|(_, bound)| bound.maximum.is_some());
+    let (keys, counts): (Vec<&StreamKey>, Vec<i32>) = limited.map(|(key, bound)| (key, count(bound.mine))).unzip();
+    set_stream_permits(connection, worker, &keys, &counts).await
+}
+
+async fn set_stream_permits(
+    connection: &mut PgConnection,
+    worker: Uuid,
+    keys: &[&StreamKey],
+    counts: &[i32],
+) -> Result<(), sqlx::Error> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let (tenants, names): (Vec<Uuid>, Vec<String>) = keys.iter().map(|key| (*key).clone()).unzip();
+    sqlx::query!(
+        "WITH wanted AS (SELECT * FROM unnest($1::uuid[], $2::text[], $3::integer[]) AS u (tenant_id, stream, count)),
+              gone AS (DELETE FROM stream_permits p USING wanted
+                       WHERE p.tenant_id = wanted.tenant_id AND p.stream = wanted.stream AND p.worker_id = $4
+                         AND wanted.count = 0)
+         INSERT INTO stream_permits (tenant_id, stream, worker_id, count)
+         SELECT tenant_id, stream, $4, count FROM wanted WHERE count > 0
+         ON CONFLICT (tenant_id, stream, worker_id) DO UPDATE SET count = excluded.count
+         WHERE stream_permits.count <> excluded.count",
+        &tenants,
+        &names,
+        counts,
+        worker
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What a worker holds of shared limits: connections by lane, and messages in flight by stream.
+pub type Held = (HashMap<i64, usize>, HashMap<StreamKey, usize>);
+
+/// What is granted to a worker at present.
+pub async fn held(db: &Db, worker: Uuid) -> Result<Held, DbError> {
+    let lanes = sqlx::query!("SELECT lane_id, count FROM permits WHERE worker_id = $1", worker);
+    let streams = sqlx::query!("SELECT tenant_id, stream, count FROM stream_permits WHERE worker_id = $1", worker);
+    let size = |count: i32| usize::try_from(count).unwrap_or(0);
+    db.timed("limits.held", async {
+        let lanes = lanes.fetch_all(&db.pool).await?.into_iter().map(|row| (row.lane_id, size(row.count)));
+        let streams = streams.fetch_all(&db.pool).await?;
+        let streams = streams.into_iter().map(|row| ((row.tenant_id, row.stream), size(row.count)));
+        Ok((lanes.collect(), streams.collect()))
+    })
+    .await
+}
+
+/// Gives back what a worker no longer uses of lanes' connections and streams' concurrency; what it keeps is named.
+pub async fn give_back(
+    db: &Db,
+    worker: Uuid,
+    lanes: &[(i64, usize)],
+    streams: &[(StreamKey, usize)],
+) -> Result<(), DbError> {
+    let (ids, counts): (Vec<i64>, Vec<i32>) = lanes.iter().map(|(id, kept)| (*id, count(*kept))).unzip();
+    let (keys, kept): (Vec<&StreamKey>, Vec<i32>) = streams.iter().map(|(key, kept)| (key, count(*kept))).unzip();
+    db.timed("limits.give_back", async {
+        let mut tx = db.pool.begin().await?;
+        let me = sqlx::query_scalar!("SELECT id FROM workers WHERE id = $1 FOR KEY SHARE", worker);
+        if me.fetch_optional(&mut *tx).await?.is_some() {
+            set_permits(&mut tx, worker, ids, counts).await?;
+            set_stream_permits(&mut tx, worker, &keys, &kept).await?;
+        }
+        tx.commit().await
+    })
+    .await
+}
+
+fn count(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,308 @@
+//! What waits where, and why it moves or not: lanes as an operator sees them. Only reads; counts stop at a bound, so that
+//! a queue of millions costs no more than a long one.
+
+use chrono::{DateTime, Utc};
+
+use crate::db::{Db, DbError, messages};
+use crate::domain::explain::Count;
+use crate::domain::id::{LaneId, TenantId};
+use crate::domain::lane::{Blocked, Lane, Learned, Paused, State, StreamTerms, Unprepared};
+use crate::domain::limits::LaneLimits;
+
+/// Which lanes.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only these.
+    pub ids: Option<Vec<i64>>,
+    /// Only this stream's.
+    pub stream: Option<String>,
+    /// Only of this route.
+    pub route: Option<String>,
+    /// Only to these domains.
+    pub domains: Option<Vec<String>>,
+    /// Only in this state.
+    pub state: Option<State>,
+    /// Only those in which something waits, due now or later; or those in which nothing does.
+    pub waiting: Option<bool>,
+    /// Only those behind this place of the order.
+    pub after: Option<Cursor>,
+}
+
+/// A place in the order of lanes: those in trouble first, then by age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// Whether the lane there was open.
+    pub is_open: bool,
+    /// The lane there.
+    pub id: LaneId,
+}
+
+/// A row of [`lanes`].
+struct LaneRow {
+    id: i64,
+    stream: String,
+    route: String,
+    domain: String,
+    priority: i16,
+    state: String,
+    is_due: bool,
+    open_at: Option<DateTime<Utc>>,
+    paused_at: Option<DateTime<Utc>>,
+    pause_reason: Option<String>,
+    connections: Option<i32>,
+    rate: Option<f64>,
+    mails_per_connection: Option<i32>,
+    learned_rate: Option<f64>,
+    learned_ceiling: Option<f64>,
+    learned_at: Option<DateTime<Utc>>,
+    raised_at: Option<DateTime<Utc>>,
+    learned_reply: Option<String>,
+    blocked_since: Option<DateTime<Utc>>,
+    block_failures: i16,
+    block_reply: Option<String>,
+    block_cause: Option<String>,
+    block_host: Option<String>,
+    in_use: i64,
+    stream_paused_at: Option<DateTime<Utc>>,
+    stream_pause_reason: Option<String>,
+    stream_concurrency: Option<i32>,
+    stream_rate: Option<f64>,
+    stream_open_at: Option<DateTime<Utc>>,
+    stream_in_use: i64,
+}
+
+/// Lanes with their state at `now`: those in trouble first, then by age.
+pub async fn lanes(
+    db: &Db,
+    tenant: TenantId,
+    filter: &Filter,
+    limit: i64,
+    now: DateTime<Utc>,
+) -> Result<Vec<Lane>, DbError> {
+    // With custom plans the conditions on absent filters vanish while planning. By the rates' clocks a lane would seem
+    // throttled and open by turns, many times a second.
+    let query = sqlx::query_as!(
+        LaneRow,
+        r#"SELECT l.id, l.stream, l.route, l.domain, s.priority, c.state AS "state!", d.is_due AS "is_due!",
+                  CASE WHEN l.open_at > $1 THEN nullif(l.open_at, 'infinity') END AS open_at,
+                  l.paused_at, l.pause_reason, l.connections, l.rate, l.mails_per_connection, l.learned_rate,
+                  l.learned_ceiling, l.learned_at, l.raised_at, l.learned_reply, l.blocked_since, l.block_failures,
+                  l.block_reply, l.block_cause, l.block_host,
+                  coalesce(p.count, 0) AS "in_use!", s.paused_at AS stream_paused_at,
+                  s.pause_reason AS stream_pause_reason, s.concurrency AS stream_concurrency, s.rate AS stream_rate,
+                  CASE WHEN s.open_at > $1 THEN nullif(s.open_at, 'infinity') END AS stream_open_at,
+                  (SELECT coalesce(sum(sp.count), 0) FROM stream_permits sp
+                   WHERE sp.tenant_id = $2 AND sp.stream = l.stream) AS "stream_in_use!"
+           FROM lanes l
+           JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+           LEFT JOIN (SELECT lane_id, sum(count) AS count FROM permits GROUP BY lane_id) p ON p.lane_id = l.id
+           CROSS JOIN LATERAL (SELECT l.ready_at <= $1 AND EXISTS (
+               SELECT FROM queue
+               WHERE lane_id = l.id AND lease IS NULL AND due_at >= l.ready_at AND due_at <= $1) AS is_due) d
+           CROSS JOIN LATERAL (SELECT CASE
+               WHEN l.paused_at IS NOT NULL OR s.paused_at IS NOT NULL THEN 'paused'
+               WHEN l.blocked_since IS NOT NULL THEN 'blocked'
+               WHEN l.learned_rate IS NOT NULL THEN 'throttled'
+               WHEN (l.rate IS NOT NULL OR s.rate IS NOT NULL) AND d.is_due THEN 'throttled'
+               ELSE 'open' END AS state) c
+           WHERE l.tenant_id = $2
+             AND ($3::bigint[] IS NULL OR l.id = ANY ($3))
+             AND ($4::text IS NULL OR l.stream = $4)
+             AND ($5::text IS NULL OR l.route = $5)
+             AND ($6::text[] IS NULL OR l.domain = ANY ($6))
+             AND ($7::text IS NULL OR c.state = $7)
+             AND ($8::boolean IS NULL OR (c.state = 'open', l.id) > ($8, $9::bigint))
+             AND ($11::boolean IS NULL OR $11 = EXISTS (
+                 SELECT FROM queue WHERE lane_id = l.id AND lease IS NULL AND due_at >= l.ready_at AND due_at < 'infinity'))
+           ORDER BY c.state = 'open', l.id LIMIT $10"#,
+        now,
+        tenant.0,
+        filter.ids.as_deref(),
+        filter.stream,
+        filter.route,
+        filter.domains.as_deref(),
+        filter.state.map(State::as_str),
+        filter.after.map(|after| after.is_open),
+        filter.after.map(|after| after.id.0),
+        limit,
+        filter.waiting
+    );
+    let rows = db.timed("traffic.lanes", query.fetch_all(&db.pool)).await?;
+    Ok(rows.into_iter().map(LaneRow::into_lane).collect())
+}
+
+/// One lane.
+pub async fn lane(db: &Db, tenant: TenantId, id: LaneId, now: DateTime<Utc>) -> Result<Option<Lane>, DbError> {
+    let filter = Filter { ids: Some(vec![id.0]), ..Filter::default() };
+    Ok(lanes(db, tenant, &filter, 1, now).await?.pop())
+}
+
+/// What a stream imposes on all its lanes, and its priority; for a lane that does not exist yet.
+pub async fn stream_terms(
+    db: &Db,
+    tenant: TenantId,
+    stream: &str,
+    now: DateTime<Utc>,
+) -> Result<(StreamTerms, i16), DbError> {
+    let query = sqlx::query!(
+        r#"SELECT s.paused_at, s.pause_reason, s.concurrency, s.rate, s.priority,
+                  CASE WHEN s.open_at > $3 THEN nullif(s.open_at, 'infinity') END AS open_at,
+                  (SELECT coalesce(sum(p.count), 0) FROM stream_permits p
+                   WHERE p.tenant_id = $1 AND p.stream = s.name) AS "in_use!"
+           FROM streams s WHERE s.tenant_id = $1 AND s.name = $2"#,
+        tenant.0,
+        stream,
+        now
+    );
+    let Some(row) = db.timed("traffic.stream_terms", query.fetch_optional(&db.pool)).await? else {
+        return Ok((StreamTerms::default(), 0));
+    };
+    let terms = StreamTerms {
+        paused: row.paused_at.map(|at| Paused { at, reason: row.pause_reason }),
+        concurrency: row.concurrency,
+        rate: row.rate,
+        open_at: row.open_at,
+        in_use: row.in_use,
+    };
+    Ok((terms, row.priority))
+}
+
+impl LaneRow {
+    fn into_lane(self) -> Lane {
+        let paused = |at: Option<DateTime<Utc>>, reason| at.map(|at| Paused { at, reason });
+        let learned = self.learned_rate.zip(self.learned_ceiling).zip(self.learned_at);
+        Lane {
+            id: LaneId(self.id),
+            stream: self.stream,
+            route: self.route,
+            domain: self.domain,
+            priority: self.priority,
+            // The words are those of the query.
+            state: self.state.parse().unwrap_or(State::Open),
+            is_due: self.is_due,
+            open_at: self.open_at,
+            paused: paused(self.paused_at, self.pause_reason),
+            limits: LaneLimits {
+                connections: self.connections,
+                rate: self.rate,
+                mails_per_connection: self.mails_per_connection,
+            },
+            learned: learned.map(|((rate, ceiling), at)| Learned {
+                rate,
+                ceiling,
+                at,
+                raised_at: self.raised_at,
+                reply: self.learned_reply,
+            }),
+            blocked: self.blocked_since.map(|since| Blocked {
+                since,
+                failures: self.block_failures,
+                reply: self.block_reply,
+                cause: self.block_cause.and_then(|word| word.parse().ok()),
+                host: self.block_host,
+            }),
+            in_use: self.in_use,
+            of_stream: StreamTerms {
+                paused: paused(self.stream_paused_at, self.stream_pause_reason),
+                concurrency: self.stream_concurrency,
+                rate: self.stream_rate,
+                open_at: self.stream_open_at,
+                in_use: self.stream_in_use,
+            },
+        }
+    }
+}
+
+/// Rows of a lane are counted so far.
+pub const COUNTED: i64 = 10_000;
+
+/// How many recipients of a lane are where.
+#[derive(Debug, Clone, Default)]
+pub struct Load {
+    /// Waiting: due now or later.
+    pub waiting: Count,
+    /// Of those, due now.
+    pub due: Count,
+    /// In workers' hands; `None` where so much waits that counting them would take a look through all of it.
+    pub in_flight: Option<i64>,
+    /// Held for an operator.
+    pub held: Count,
+    /// When the first of those that wait is or was due.
+    pub oldest_due_at: Option<DateTime<Utc>>,
+    /// Those of them that cannot be prepared.
+    pub unprepared: Option<Unprepared>,
+}
+
+/// The load of these lanes, in their order.
+pub async fn loads(db: &Db, lanes: &[i64], now: DateTime<Utc>) -> Result<Vec<Load>, DbError> {
+    // From ready_at on, like a claim: before it lie only the index's entries of rows that have left.
+    let query = sqlx::query!(
+        r#"SELECT w.waiting AS "waiting!", w.due AS "due!", w.oldest, h.held AS "held!"
+           FROM unnest($1::bigint[]) WITH ORDINALITY AS u (id, n)
+           JOIN lanes l ON l.id = u.id
+           CROSS JOIN LATERAL (
+               SELECT count(*) AS waiting, count(*) FILTER (WHERE q.due_at <= $2) AS due, min(q.due_at) AS oldest
+               FROM (SELECT due_at FROM queue WHERE lane_id = l.id AND lease IS NULL AND due_at >= l.ready_at
+                        AND due_at < 'infinity' ORDER BY due_at LIMIT $3) q) w
+           CROSS JOIN LATERAL (
+               SELECT count(*) AS held
+               FROM (SELECT FROM queue WHERE lane_id = l.id AND lease IS NULL AND due_at = 'infinity' LIMIT $3) q) h
+           ORDER BY u.n"#,
+        lanes,
+        now,
+        COUNTED + 1
+    );
+    let rows = db.timed("traffic.loads", query.fetch_all(&db.pool)).await?;
+    let in_flight = in_flight(db, lanes).await?;
+    let mut unprepared = unprepared(db, lanes).await?;
+    let loads = rows.into_iter().enumerate().map(|(n, row)| Load {
+        waiting: Count::bounded(row.waiting, COUNTED),
+        due: Count::bounded(row.due, COUNTED),
+        in_flight: in_flight.as_ref().map(|counts| counts.get(n).copied().unwrap_or(0)),
+        held: Count::bounded(row.held, COUNTED),
+        oldest_due_at: row.oldest,
+        unprepared: unprepared.get_mut(n).and_then(Option::take),
+    });
+    Ok(loads.collect())
+}
+
+/// What waits in each of these lanes, in their order, and cannot be prepared.
+pub async fn unprepared(db: &Db, lanes: &[i64]) -> Result<Vec<Option<Unprepared>>, DbError> {
+    let query = sqlx::query!(
+        r#"SELECT c.count AS "count!", f.preparation_failed_at AS "since?", f.preparation_error AS "error?"
+           FROM unnest($1::bigint[]) WITH ORDINALITY AS u (id, n)
+           CROSS JOIN LATERAL (
+               SELECT count(*) AS count
+               FROM (SELECT FROM queue
+                     WHERE lane_id = u.id AND lease IS NULL AND preparation_error IS NOT NULL LIMIT $2) q) c
+           LEFT JOIN LATERAL (
+               SELECT preparation_failed_at, preparation_error FROM queue
+               WHERE lane_id = u.id AND lease IS NULL AND preparation_error IS NOT NULL
+               ORDER BY preparation_failed_at LIMIT 1) f ON true
+           ORDER BY u.n"#,
+        lanes,
+        COUNTED + 1
+    );
+    let rows = db.timed("traffic.unprepared", query.fetch_all(&db.pool)).await?;
+    let unprepared = rows.into_iter().map(|row| {
+        let recipients = Count::bounded(row.count, COUNTED);
+        row.since.zip(row.error).map(|(since, error)| Unprepared { recipients, since, error })
+    });
+    Ok(unprepared.collect())
+}
+
+/// Recipients of these lanes in workers' hands. No index knows them, since it would cost every claim: with a backlog
+/// they are not counted.
+async fn in_flight(db: &Db, lanes: &[i64]) -> Result<Option<Vec<i64>>, DbError> {
+    if messages::has_backlog(db).await? {
+        return Ok(None);
+    }
+    let query = sqlx::query_scalar!(
+        r#"SELECT count(q.lane_id) AS "count!"
+           FROM unnest($1::bigint[]) WITH ORDINALITY AS u (id, n)
+           LEFT JOIN queue q ON q.lane_id = u.id AND q.lease IS NOT NULL
+           GROUP BY u.n ORDER BY u.n"#,
+        lanes
+    );
+    db.timed("traffic.in_flight", query.fetch_all(&db.pool)).await.map(Some)
+}

@@ -1,0 +1,203 @@
+//! What a person may do to a message that is on its way: call it back, move it, try it now. Each is safe against a
+//! worker that has the message in hand: a leased row is left alone.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::db::events::{self, NewEvent};
+use crate::db::lanes::{self, Lowered};
+use crate::db::{Db, DbError};
+use crate::domain::event::EventType;
+use crate::domain::id::{MessageId, TenantId};
+
+/// Calls back every recipient that is not in a worker's hand. Answers those that were called back now.
+pub async fn cancel(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>) -> Result<Vec<Uuid>, DbError> {
+    db.timed("control.cancel", async {
+        let mut tx = db.pool.begin().await?;
+        let canceled = sqlx::query_scalar!(
+            "DELETE FROM queue WHERE message_id = $1 AND tenant_id = $2 AND lease IS NULL RETURNING recipient_id",
+            id.0,
+            tenant.0
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        if !canceled.is_empty() {
+            sqlx::query!(
+                "UPDATE recipients SET status = 'canceled', finished_at = $4
+                 WHERE tenant_id = $1 AND message_id = $2 AND id = ANY ($3)",
+                tenant.0,
+                id.0,
+                &canceled,
+                now
+            )
+            .execute(&mut *tx)
+            .await?;
+            tell(&mut tx, tenant, id, EventType::Canceled, &canceled, None, now).await?;
+        }
+        tx.commit().await?;
+        Ok(canceled)
+    })
+    .await
+}
+
+/// Moves a message that waits for its `scheduled_at`. Answers whether any recipient was still waiting for it.
+pub async fn reschedule(
+    db: &Db,
+    tenant: TenantId,
+    id: MessageId,
+    at: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
+    db.timed("control.reschedule", async {
+        let mut tx = db.pool.begin().await?;
+        let moved = sqlx::query!(
+            "UPDATE queue SET due_at = $3, first_due_at = $3
+             WHERE message_id = $1 AND tenant_id = $2 AND lease IS NULL AND attempts = 0 AND held IS NULL
+               AND first_due_at > $4
+             RETURNING recipient_id, lane_id",
+            id.0,
+            tenant.0,
+            at,
+            now
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        if !moved.is_empty() {
+            sqlx::query!("UPDATE messages SET scheduled_at = $3 WHERE tenant_id = $1 AND id = $2", tenant.0, id.0, at)
+                .execute(&mut *tx)
+                .await?;
+            lanes::lower(&mut tx, moved.iter().map(|row| Lowered { lane: row.lane_id, due_at: at })).await?;
+            let recipients: Vec<Uuid> = moved.iter().map(|row| row.recipient_id).collect();
+            tell(&mut tx, tenant, id, EventType::Scheduled, &recipients, Some(at), now).await?;
+        }
+        tx.commit().await?;
+        Ok(!moved.is_empty())
+    })
+    .await
+}
+
+/// Makes deferred and held recipients due now, and those that could not be prepared; a blocked destination is probed. Answers those it concerned.
+pub async fn retry(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>) -> Result<Vec<Uuid>, DbError> {
+    db.timed("control.retry", async {
+        let mut tx = db.pool.begin().await?;
+        let due = sqlx::query!(
+            "UPDATE queue SET due_at = $3, held = NULL, crashes = 0
+             WHERE message_id = $1 AND tenant_id = $2 AND lease IS NULL
+               AND (attempts > 0 OR held IS NOT NULL OR preparation_error IS NOT NULL)
+             RETURNING recipient_id, lane_id",
+            id.0,
+            tenant.0,
+            now
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        wanted_now(&mut tx, due.iter().map(|row| row.lane_id), now).await?;
+        tx.commit().await?;
+        Ok(due.into_iter().map(|row| row.recipient_id).collect())
+    })
+    .await
+}
+
+/// A recipient that an operator sends again although it may have arrived.
+#[derive(Debug, Clone, Copy)]
+pub struct Requeued {
+    /// The recipient.
+    pub recipient_id: Uuid,
+    /// Where it will wait.
+    pub lane_id: i64,
+}
+
+/// Puts uncertain recipients of a message with `on_uncertain: hold` back into the queue. Answers those it concerned.
+pub async fn requeue_uncertain(
+    db: &Db,
+    tenant: TenantId,
+    id: MessageId,
+    recipients: &[Requeued],
+    now: DateTime<Utc>,
+) -> Result<Vec<Uuid>, DbError> {
+    // The claim number starts anywhere: that of the row which has left must not come again, or a word that is still on its
+    // way about that one would end this one.
+    let (ids, lane_ids): (Vec<Uuid>, Vec<i64>) = recipients.iter().map(|r| (r.recipient_id, r.lane_id)).unzip();
+    db.timed("control.requeue_uncertain", async {
+        let mut tx = db.pool.begin().await?;
+        let requeued = sqlx::query!(
+            "WITH back AS (
+                 UPDATE recipients r SET status = 'deferred', finished_at = NULL
+                 FROM unnest($3::uuid[], $4::bigint[]) AS u (id, lane_id)
+                 WHERE r.tenant_id = $1 AND r.message_id = $2 AND r.id = u.id AND r.status = 'uncertain'
+                 RETURNING r.id, u.lane_id, r.attempts)
+             INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, expires_at, attempts,
+                                claims)
+             SELECT $2, id, $1, lane_id, $5, $5, (SELECT expires_at FROM messages WHERE tenant_id = $1 AND id = $2),
+                    attempts, floor(random() * 1e9)::integer FROM back
+             RETURNING recipient_id, lane_id",
+            tenant.0,
+            id.0,
+            &ids,
+            &lane_ids,
+            now
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        if !requeued.is_empty() {
+            wanted_now(&mut tx, requeued.iter().map(|row| row.lane_id), now).await?;
+            let recipients: Vec<Uuid> = requeued.iter().map(|row| row.recipient_id).collect();
+            tell(&mut tx, tenant, id, EventType::Deferred, &recipients, Some(now), now).await?;
+        }
+        tx.commit().await?;
+        Ok(requeued.into_iter().map(|row| row.recipient_id).collect())
+    })
+    .await
+}
+
+/// Says that these lanes have something due now. Whoever asks for a try by hand wants to know whether the destination is
+/// back: where a lane is blocked, its next probe is now. A limit of its rate holds all the same.
+pub(in crate::db) async fn wanted_now(
+    connection: &mut PgConnection,
+    lanes: impl Iterator<Item = i64>,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let lanes: Vec<i64> = lanes.collect();
+    // Both updates below lock some of them: all at once and in the order of their ids, as workers do, so that nobody ever
+    // waits in a circle.
+    sqlx::query!("SELECT id FROM lanes WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE", &lanes)
+        .fetch_all(&mut *connection)
+        .await?;
+    lanes::lower(connection, lanes.iter().map(|lane| Lowered { lane: *lane, due_at: now })).await?;
+    sqlx::query!(
+        "UPDATE lanes SET open_at = $2 WHERE id = ANY ($1) AND blocked_since IS NOT NULL AND open_at > $2",
+        &lanes,
+        now
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn tell(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    id: MessageId,
+    kind: EventType,
+    recipients: &[Uuid],
+    next_attempt_at: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let events = recipients
+        .iter()
+        .map(|recipient| NewEvent {
+            vouched: None,
+            tenant: tenant.0,
+            kind,
+            message_id: Some(id.0),
+            recipient_id: Some(*recipient),
+            endpoint_id: None,
+            attempt: None,
+            outcome: None,
+            next_attempt_at,
+            bounce: None,
+        })
+        .collect();
+    events::append(connection, now, events).await
+}

@@ -1,0 +1,136 @@
+//! `blobs` and `blob_chunks`: attachments' bytes, once a tenant. Digests are SHA-256 in hexadecimal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use crate::db::{Db, DbError};
+use crate::domain::id::TenantId;
+
+/// How often a blob's last use is written down: often enough for the clean-up, which spares a day.
+const TOUCH_EVERY: TimeDelta = TimeDelta::hours(6);
+
+/// Which of these digests are stored already; marks them as used, so that no clean-up takes them away. May leave out one that
+/// somebody else is marking.
+pub async fn known(db: &Db, tenant: TenantId, digests: &[String], now: DateTime<Utc>) -> Result<Vec<String>, DbError> {
+    let query = sqlx::query_scalar!(
+        r#"WITH marked AS (
+               UPDATE blobs SET used_at = $3
+               WHERE tenant_id = $1 AND sha256 = ANY (SELECT decode(unnest($2::text[]), 'hex')) AND used_at < $4
+               RETURNING sha256
+           )
+           SELECT encode(sha256, 'hex') AS "digest!" FROM blobs
+           WHERE tenant_id = $1 AND sha256 = ANY (SELECT decode(unnest($2::text[]), 'hex')) AND used_at >= $4
+           UNION ALL SELECT encode(sha256, 'hex') FROM marked"#,
+        tenant.0,
+        digests,
+        now,
+        now - TOUCH_EVERY
+    );
+    db.timed("blobs.known", query.fetch_all(&db.pool)).await
+}
+
+/// Octets a chunk.
+pub const CHUNK: usize = 1 << 20;
+
+/// Stores one blob, unless it is there: chunk by chunk, and then the row that says it is whole. A crash in between
+/// leaves chunks that the next one to store the same bytes finds.
+pub async fn insert(db: &Db, tenant: TenantId, sha256: &str, data: &[u8], now: DateTime<Utc>) -> Result<(), DbError> {
+    for (n, chunk) in (0i32..).zip(data.chunks(CHUNK)) {
+        let query = sqlx::query!(
+            "INSERT INTO blob_chunks (tenant_id, sha256, n, data) VALUES ($1, decode($2, 'hex'), $3, $4)
+             ON CONFLICT DO NOTHING",
+            tenant.0,
+            sha256,
+            n,
+            chunk
+        );
+        db.timed("blobs.insert_chunk", query.execute(&db.pool)).await?;
+    }
+    let query = sqlx::query!(
+        "INSERT INTO blobs (tenant_id, sha256, size, used_at) VALUES ($1, decode($2, 'hex'), $3, $4)
+         ON CONFLICT (tenant_id, sha256) DO UPDATE SET used_at = EXCLUDED.used_at",
+        tenant.0,
+        sha256,
+        i64::try_from(data.len()).unwrap_or(i64::MAX),
+        now
+    );
+    db.timed("blobs.insert", query.execute(&db.pool)).await.map(|_| ())
+}
+
+/// Small blobs that are to be stored together, by tenant and digest: in this order, so that two processes which store the same
+/// ones wait for each other in turn.
+pub type Group = BTreeMap<(TenantId, String), Arc<Vec<u8>>>;
+
+/// Stores blobs of at most a chunk each in one statement, over a connection that keeps its plan (a plan of its own would hold all
+/// the bytes several times), and marks those as used that are there already.
+pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<(), DbError> {
+    let keys: Vec<(TenantId, String)> = group.keys().cloned().collect();
+    let data: Vec<&[u8]> = group.values().map(|blob| blob.as_slice()).collect();
+    let (tenants, digests): (Vec<Uuid>, Vec<String>) =
+        keys.iter().map(|(tenant, digest)| (tenant.0, digest.clone())).unzip();
+    let sizes: Vec<i64> = data.iter().map(|data| i64::try_from(data.len()).unwrap_or(i64::MAX)).collect();
+    // In the list of what is selected, where rows go on one by one: in FROM all the bytes would be set aside first.
+    let query = sqlx::query!(
+        r#"WITH chunks AS (
+               INSERT INTO blob_chunks (tenant_id, sha256, n, data)
+               SELECT unnest($1::uuid[]), decode(unnest($2::text[]), 'hex'), 0, unnest($3::bytea[])
+               ON CONFLICT DO NOTHING
+           )
+           INSERT INTO blobs (tenant_id, sha256, size, used_at)
+           SELECT unnest($1::uuid[]), decode(unnest($2::text[]), 'hex'), unnest($4::bigint[]), $5
+           ON CONFLICT DO NOTHING
+           RETURNING tenant_id, encode(sha256, 'hex') AS "digest!""#,
+        &tenants,
+        &digests,
+        &data as _,
+        &sizes,
+        now
+    );
+    let new = db.timed("blobs.insert_group", query.fetch_all(&db.pool.hot())).await?;
+    let new: BTreeSet<_> = new.into_iter().map(|row| (TenantId(row.tenant_id), row.digest)).collect();
+    let mut there = BTreeMap::<TenantId, Vec<String>>::new();
+    for (tenant, digest) in keys.iter().filter(|key| !new.contains(key)) {
+        there.entry(*tenant).or_default().push(digest.clone());
+    }
+    for (tenant, digests) in there {
+        let known = known(db, tenant, &digests, now).await?;
+        for (key, data) in keys.iter().zip(&data) {
+            // Marked or taken away meanwhile.
+            if key.0 == tenant && digests.contains(&key.1) && !known.contains(&key.1) {
+                insert(db, tenant, &key.1, data, now).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One chunk of a blob, counted from 0.
+pub async fn chunk(db: &Db, tenant: TenantId, sha256: &str, n: i32) -> Result<Option<Vec<u8>>, DbError> {
+    let query = sqlx::query_scalar!(
+        "SELECT data FROM blob_chunks WHERE tenant_id = $1 AND sha256 = decode($2, 'hex') AND n = $3",
+        tenant.0,
+        sha256,
+        n
+    );
+    db.timed("blobs.chunk", query.fetch_optional(&db.pool)).await
+}
+
+/// One blob's bytes, of which there are so many; none where some are missing.
+pub async fn get(db: &Db, tenant: TenantId, sha256: &str, size: u64) -> Result<Option<Vec<u8>>, DbError> {
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let mut data = Vec::new();
+    for n in (0i32..).take(size.div_ceil(CHUNK)) {
+        let Some(chunk) = chunk(db, tenant, sha256, n).await? else { return Ok(None) };
+        if n == 0 {
+            // Most have one chunk, and are not copied.
+            data = chunk;
+            data.reserve_exact(size.saturating_sub(data.len()));
+        } else {
+            data.extend_from_slice(&chunk);
+        }
+    }
+    Ok((data.len() == size).then_some(data))
+}

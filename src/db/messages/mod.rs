@@ -1,0 +1,404 @@
+//! `messages`, `contents` and `recipients`, read: one message, a page of them, and what a delivery needs.
+
+pub mod actions;
+pub mod blobs;
+pub(super) mod columns;
+pub mod explain;
+pub mod idempotency;
+pub mod insert;
+pub mod stored;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Db, DbError};
+use crate::domain::id::{MessageId, TenantId};
+
+/// A message as accepted.
+#[derive(Debug, Clone)]
+pub struct MessageRow {
+    /// Its id.
+    pub id: Uuid,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// In which stream.
+    pub stream: String,
+    /// The sender's address.
+    pub from_address: String,
+    /// The sender's name.
+    pub from_name: Option<String>,
+    /// `[{"email", "name"}]`.
+    pub reply_to: Value,
+    /// Its subject.
+    pub subject: String,
+    /// `[{"name", "value"}]`.
+    pub tags: Value,
+    /// An object of strings.
+    pub metadata: Value,
+    /// Not before.
+    pub scheduled_at: Option<DateTime<Utc>>,
+    /// Not after.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// `retry`, `hold` or `fail`.
+    pub on_uncertain: String,
+    /// Whether it goes out to suppressed addresses too.
+    pub ignore_suppression: bool,
+    /// Octets of text, html and attachments.
+    pub size: i64,
+}
+
+/// A recipient and where it is.
+#[derive(Debug, Clone)]
+pub struct RecipientRow {
+    /// Its message.
+    pub message_id: Uuid,
+    /// Its id.
+    pub id: Uuid,
+    /// `to`, `cc` or `bcc`.
+    pub kind: String,
+    /// Its address.
+    pub address: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// As shown: `scheduled` and `sending` included.
+    pub status: String,
+    /// Attempts made.
+    pub attempts: i16,
+    /// When the last one began.
+    pub last_attempt_at: Option<DateTime<Utc>>,
+    /// When the next one is due, while it waits for one.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// Why it waits for an operator.
+    pub held: Option<String>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// The last reply's three digits.
+    pub response_code: Option<i16>,
+    /// The last reply's enhanced code.
+    pub response_enhanced: Option<String>,
+    /// The last reply's text.
+    pub response_text: Option<String>,
+    /// Host last spoken to.
+    pub mx: Option<String>,
+    /// TLS version and cipher last used.
+    pub tls: Option<String>,
+}
+
+/// One message.
+pub async fn get(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<MessageRow>, DbError> {
+    let query = sqlx::query_as!(
+        MessageRow,
+        "SELECT id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
+                expires_at, on_uncertain, ignore_suppression, size
+         FROM messages WHERE tenant_id = $1 AND id = $2",
+        tenant.0,
+        id.0
+    );
+    db.timed("messages.get", query.fetch_optional(&db.pool)).await
+}
+
+/// The recipients of these messages, in the order of the messages' ids and of the requests.
+pub async fn recipients(
+    db: &Db,
+    tenant: TenantId,
+    messages: &[Uuid],
+    now: DateTime<Utc>,
+) -> Result<Vec<RecipientRow>, DbError> {
+    let query = sqlx::query_as!(
+        RecipientRow,
+        r#"SELECT r.message_id, r.id, r.kind, r.address, r.name,
+                  recipient_status(r.status, q.lease, q.first_due_at, $3) AS "status!", r.attempts, r.last_attempt_at,
+                  CASE WHEN q.lease IS NULL THEN nullif(q.due_at, 'infinity') END AS next_attempt_at,
+                  q.held AS "held?", r.finished_at, r.response_code, r.response_enhanced, r.response_text, r.mx, r.tls
+           FROM recipients r
+           LEFT JOIN queue q ON q.message_id = r.message_id AND q.recipient_id = r.id AND q.tenant_id = r.tenant_id
+           WHERE r.tenant_id = $1 AND r.message_id = ANY ($2)
+           ORDER BY r.message_id, r.position"#,
+        tenant.0,
+        messages,
+        now
+    );
+    db.timed("messages.recipients", query.fetch_all(&db.pool)).await
+}
+
+/// What to list.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only messages with this status (a word of `MessageStatus`).
+    pub status: Option<String>,
+    /// Only messages with this recipient.
+    pub to: Option<String>,
+    /// Only messages from this address.
+    pub from: Option<String>,
+    /// Only messages whose subject contains this, whatever the case.
+    pub subject: Option<String>,
+    /// Only messages with this tag: name and value.
+    pub tag: Option<(String, String)>,
+    /// Only messages of this stream.
+    pub stream: Option<String>,
+    /// Only messages accepted at or after.
+    pub created_after: Option<DateTime<Utc>>,
+    /// Only messages accepted before.
+    pub created_before: Option<DateTime<Utc>>,
+    /// Only messages older than this one.
+    pub after: Option<MessageId>,
+    /// Only messages from senders in these domains.
+    pub sender_domains: Option<Vec<String>>,
+    /// Only messages of which a recipient waits in this lane.
+    pub lane: Option<i64>,
+    /// Only messages of which a recipient is held for an operator, or only the others.
+    pub held: Option<bool>,
+    /// Only messages with a recipient at this domain.
+    pub to_domain: Option<String>,
+}
+
+/// Statuses that few messages are in: `recipients_notable` knows them.
+const NOTABLE: [&str; 6] = ["deferred", "bounced", "expired", "suppressed", "canceled", "uncertain"];
+
+/// Whether so much waits that most of the newest messages do.
+pub(super) async fn has_backlog(db: &Db) -> Result<bool, DbError> {
+    let query =
+        sqlx::query_scalar!(r#"SELECT count(*) > 10000 AS "has!" FROM (SELECT 1 FROM queue LIMIT 10001) AS waiting"#);
+    db.timed("messages.has_backlog", query.fetch_one(&db.pool)).await
+}
+
+/// How far back a page looks for a status that no index knows: judging a message costs 30 µs.
+pub const LOOKED_THROUGH: i64 = 5_000;
+
+/// Statuses that no index knows.
+const JUDGED: [&str; 3] = ["delivered", "relayed", "partial"];
+
+/// The time before which a page with this filter need not look, where there is more than one request may look through.
+pub async fn horizon(db: &Db, tenant: TenantId, filter: &Filter) -> Result<Option<DateTime<Utc>>, DbError> {
+    if !filter.status.as_deref().is_some_and(|word| JUDGED.contains(&word)) {
+        return Ok(None);
+    }
+    let query = sqlx::query_scalar!(
+        r#"SELECT id AS "id!" FROM messages
+           WHERE tenant_id = $1 AND ($2::uuid IS NULL OR id < $2) AND ($3::timestamptz IS NULL OR id < uuid_floor($3))
+           ORDER BY id DESC OFFSET $4 LIMIT 1"#,
+        tenant.0,
+        filter.after.map(|id| id.0),
+        filter.created_before,
+        LOOKED_THROUGH
+    );
+    let id = db.timed("messages.horizon", query.fetch_optional(&db.pool)).await?;
+    Ok(id.and_then(|id| MessageId(id).accepted_at()).filter(|at| filter.created_after.is_none_or(|after| after < *at)))
+}
+
+/// A page of messages, newest first.
+pub async fn page(
+    db: &Db,
+    tenant: TenantId,
+    filter: &Filter,
+    limit: i64,
+    now: DateTime<Utc>,
+) -> Result<Vec<MessageRow>, DbError> {
+    let tag = filter.tag.as_ref().map(|(name, value)| serde_json::json!([{"name": name, "value": value}]));
+    // Where few messages can match they are looked up by the index that knows them; else the newest are looked through.
+    let status = filter.status.as_deref();
+    let is_notable = status.is_some_and(|word| NOTABLE.contains(&word));
+    let is_in_queue = match status {
+        Some("sending") => true,
+        Some("queued" | "scheduled") => !has_backlog(db).await?,
+        _ => false,
+    };
+    // With custom plans the conditions on absent filters vanish while planning.
+    let query = sqlx::query_as!(
+        MessageRow,
+        "SELECT m.id, m.created_at, m.stream, m.from_address, m.from_name, m.reply_to, m.subject, m.tags, m.metadata,
+                m.scheduled_at, m.expires_at, m.on_uncertain, m.ignore_suppression, m.size
+         FROM messages m
+         WHERE m.tenant_id = $1
+           AND ($2::uuid IS NULL OR m.id < $2)
+           AND ($3::timestamptz IS NULL OR m.id >= uuid_floor($3))
+           AND ($4::timestamptz IS NULL OR m.id < uuid_floor($4))
+           AND ($5::text IS NULL OR m.stream = $5)
+           AND ($6::text IS NULL OR lower(m.from_address) = lower($6))
+           AND ($7::text IS NULL OR position(lower($7) IN lower(m.subject)) > 0)
+           AND ($8::jsonb IS NULL OR m.tags @> $8)
+           AND ($9::text IS NULL OR m.id = ANY (ARRAY(
+                SELECT r.message_id FROM recipients r WHERE r.tenant_id = $1 AND lower(r.address) = lower($9)
+                   AND ($2::uuid IS NULL OR r.message_id < $2)
+                   AND ($3::timestamptz IS NULL OR r.message_id >= uuid_floor($3)))))
+           AND ($13::boolean IS FALSE OR m.id = ANY (ARRAY(
+                SELECT r.message_id FROM recipients r WHERE r.tenant_id = $1 AND r.status = $10
+                   AND r.status NOT IN ('queued', 'relayed', 'delivered')
+                   AND ($2::uuid IS NULL OR r.message_id < $2)
+                   AND ($3::timestamptz IS NULL OR r.message_id >= uuid_floor($3)))))
+           AND ($14::boolean IS FALSE OR m.id = ANY (ARRAY(
+                SELECT q.message_id FROM queue q WHERE q.tenant_id = $1
+                   AND ($10 <> 'sending' OR q.lease IS NOT NULL))))
+           AND ($15::text[] IS NULL OR split_part(m.from_address, '@', -1) = ANY ($15))
+           AND ($16::bigint IS NULL OR m.id = ANY (ARRAY(
+                SELECT q.message_id FROM queue q
+                WHERE q.lane_id = $16 AND q.tenant_id = $1 AND q.lease IS NULL AND ($2::uuid IS NULL OR q.message_id < $2)
+                  AND ($17::boolean IS NOT TRUE OR q.due_at = 'infinity'))))
+           AND ($17::boolean IS NOT TRUE OR $16::bigint IS NOT NULL OR m.id = ANY (ARRAY(
+                SELECT q.message_id FROM lanes l JOIN queue q ON q.lane_id = l.id
+                WHERE l.tenant_id = $1 AND q.lease IS NULL AND q.due_at = 'infinity')))
+           AND ($17::boolean IS NOT FALSE OR m.id <> ALL (ARRAY(
+                SELECT q.message_id FROM lanes l JOIN queue q ON q.lane_id = l.id
+                WHERE l.tenant_id = $1 AND q.lease IS NULL AND q.due_at = 'infinity')))
+           AND ($18::text IS NULL OR EXISTS (
+                SELECT FROM recipients r WHERE r.tenant_id = $1 AND r.message_id = m.id
+                   AND lower(substring(r.address FROM '@([^@]+)$')) = lower($18)))
+           AND ($10::text IS NULL OR message_status($1, m.id, $11) = $10)
+         ORDER BY m.id DESC LIMIT $12",
+        tenant.0,
+        filter.after.map(|id| id.0),
+        filter.created_after,
+        filter.created_before,
+        filter.stream,
+        filter.from,
+        filter.subject,
+        tag,
+        filter.to,
+        filter.status,
+        now,
+        limit,
+        is_notable,
+        is_in_queue,
+        filter.sender_domains.as_deref(),
+        filter.lane,
+        filter.held,
+        filter.to_domain
+    );
+    db.timed("messages.page", query.fetch_all(&db.pool)).await
+}
+
+// What a delivery needs is looked up id by id (LATERAL, and OFFSET 0 keeps the planner from turning it round): each week's
+// partitions begin without statistics, and there Postgres would read the whole week for a list of a hundred ids. The span of
+// the ids leaves the other weeks out.
+
+/// What a message says.
+#[derive(Debug, Clone)]
+pub struct ContentRow {
+    /// Its id.
+    pub id: Uuid,
+    /// Plain text.
+    pub text: Option<String>,
+    /// HTML.
+    pub html: Option<String>,
+    /// `[{"name", "value"}]`.
+    pub headers: Value,
+    /// `[{"filename", "content_type", "content_id", "sha256", "size"}]`.
+    pub attachments: Value,
+}
+
+/// These contents.
+pub async fn contents(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<ContentRow>, DbError> {
+    let query = sqlx::query_as!(
+        ContentRow,
+        r#"SELECT c.id AS "id!", c.text, c.html, c.headers AS "headers!", c.attachments AS "attachments!"
+           FROM unnest($2::uuid[]) AS wanted (id)
+           CROSS JOIN LATERAL (
+               SELECT id, text, html, headers, attachments FROM contents
+               WHERE tenant_id = $1 AND id = wanted.id AND id BETWEEN $3 AND $4 OFFSET 0) c"#,
+        tenant.0,
+        ids,
+        ids.iter().min(),
+        ids.iter().max()
+    );
+    db.timed("messages.contents", query.fetch_all(&db.pool.hot())).await
+}
+
+/// The descriptions of a message's attachments, as in [`ContentRow::attachments`].
+pub async fn attachments(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<Value>, DbError> {
+    let query = sqlx::query_scalar!(
+        "SELECT attachments FROM contents
+         WHERE tenant_id = $1 AND id = (SELECT content_id FROM messages WHERE tenant_id = $1 AND id = $2)",
+        tenant.0,
+        id.0
+    );
+    db.timed("messages.attachments", query.fetch_optional(&db.pool)).await
+}
+
+/// A message as a delivery needs it.
+#[derive(Debug, Clone)]
+pub struct DeliveryRow {
+    /// Whose it is.
+    pub tenant_id: Uuid,
+    /// Its id.
+    pub id: Uuid,
+    /// What it says.
+    pub content_id: Uuid,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// In which stream.
+    pub stream: String,
+    /// The sender's address.
+    pub from_address: String,
+    /// The sender's name.
+    pub from_name: Option<String>,
+    /// `[{"email", "name"}]`.
+    pub reply_to: Value,
+    /// Its subject.
+    pub subject: String,
+    /// Not before.
+    pub scheduled_at: Option<DateTime<Utc>>,
+    /// Not after.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// `retry`, `hold` or `fail`.
+    pub on_uncertain: String,
+    /// Whether it goes out to suppressed addresses too.
+    pub ignore_suppression: bool,
+    /// Whether it carries a link to unsubscribe by.
+    pub unsubscribe: bool,
+    /// Octets of text, html and attachments.
+    pub size: i64,
+}
+
+/// Messages that are about to be delivered.
+pub async fn for_delivery(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<DeliveryRow>, DbError> {
+    let query = sqlx::query_as!(
+        DeliveryRow,
+        r#"SELECT m.tenant_id AS "tenant_id!", m.id AS "id!", m.content_id AS "content_id!", m.created_at AS "created_at!",
+                  m.stream AS "stream!", m.from_address AS "from_address!", m.from_name, m.reply_to AS "reply_to!",
+                  m.subject AS "subject!", m.scheduled_at, m.expires_at, m.on_uncertain AS "on_uncertain!",
+                  m.ignore_suppression AS "ignore_suppression!", m.unsubscribe AS "unsubscribe!", m.size AS "size!"
+           FROM unnest($2::uuid[]) AS wanted (id)
+           CROSS JOIN LATERAL (
+               SELECT * FROM messages
+               WHERE tenant_id = $1 AND id = wanted.id AND id BETWEEN $3 AND $4 OFFSET 0) m"#,
+        tenant.0,
+        ids,
+        ids.iter().min(),
+        ids.iter().max()
+    );
+    db.timed("messages.for_delivery", query.fetch_all(&db.pool.hot())).await
+}
+
+/// An addressee of a message that is about to be delivered.
+#[derive(Debug, Clone)]
+pub struct AddresseeRow {
+    /// Its message.
+    pub message_id: Uuid,
+    /// Its id.
+    pub id: Uuid,
+    /// `to`, `cc` or `bcc`.
+    pub kind: String,
+    /// Its address.
+    pub address: String,
+    /// Its name.
+    pub name: Option<String>,
+}
+
+/// Everyone these messages are addressed to, in the order of the requests.
+pub async fn addressees(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result<Vec<AddresseeRow>, DbError> {
+    let query = sqlx::query_as!(
+        AddresseeRow,
+        r#"SELECT r.message_id AS "message_id!", r.id AS "id!", r.kind AS "kind!", r.address AS "address!", r.name
+           FROM unnest($2::uuid[]) AS wanted (id)
+           CROSS JOIN LATERAL (
+               SELECT message_id, id, kind, address, name, position FROM recipients
+               WHERE tenant_id = $1 AND message_id = wanted.id AND message_id BETWEEN $3 AND $4 OFFSET 0) r
+           ORDER BY r.message_id, r.position"#,
+        tenant.0,
+        messages,
+        messages.iter().min(),
+        messages.iter().max()
+    );
+    db.timed("messages.addressees", query.fetch_all(&db.pool.hot())).await
+}

@@ -1,0 +1,219 @@
+//! Stored messages, made whole again: all that a message's MIME depends on, for a delivery and for `raw` alike.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde::Deserialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{AddresseeRow, ContentRow, DeliveryRow};
+use super::{blobs, columns};
+use crate::db::messages;
+use crate::db::{Db, DbError};
+use crate::domain::address::{Address, Mailbox};
+use crate::domain::id::{MessageId, RecipientId, TenantId};
+use crate::domain::message::{Attachment, Content, Draft, Header, NewMessage, NewRecipient};
+use crate::domain::unsubscribe::{Links, Ticket};
+
+/// Messages over this many octets are loaded without their content, which is fetched when there is memory for it.
+const INLINE_LIMIT: i64 = 256 << 10;
+
+/// What is stored cannot be made into a mail.
+#[derive(Debug, thiserror::Error)]
+pub enum StoredMessageError {
+    /// A column holds what this version cannot read.
+    #[error("what is stored of the message cannot be read: {0}")]
+    Unreadable(String),
+    /// An attachment's bytes are gone.
+    #[error("the attachment {0} is not in the database")]
+    NoBlob(String),
+    /// The keys of its domain cannot sign it.
+    #[error("messages from domain {0} cannot be signed: {1}")]
+    Unsigned(String, String),
+    /// It is to carry a link to unsubscribe by, and none can be made.
+    #[error(
+        "the stream's messages carry an unsubscribe link, which needs public_url (POSTRIDER_PUBLIC_URL) and secret_key \
+         (POSTRIDER_SECRET_KEY) in this process"
+    )]
+    NoLinks,
+    /// The database failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+/// A message and everyone it is addressed to.
+#[derive(Debug, Clone)]
+pub struct StoredMessage {
+    /// The message.
+    pub row: DeliveryRow,
+    /// In the order of the request.
+    pub addressees: Vec<AddresseeRow>,
+    /// What it says, unless the message is large.
+    content: Option<ContentRow>,
+    /// The attachments' bytes that are at hand, by SHA-256.
+    files: HashMap<String, Vec<u8>>,
+}
+
+/// Whether a message of so many octets is kept in memory while it waits for its turn to be sent.
+pub fn is_kept(size: u64) -> bool {
+    size <= INLINE_LIMIT.unsigned_abs()
+}
+
+/// Loads messages of one tenant. Those that do not exist are left out.
+pub async fn load(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<StoredMessage>, DbError> {
+    let (rows, addressees) =
+        tokio::try_join!(messages::for_delivery(db, tenant, ids), messages::addressees(db, tenant, ids))?;
+    let small: BTreeSet<Uuid> = rows.iter().filter(|row| row.size <= INLINE_LIMIT).map(|row| row.content_id).collect();
+    let contents = messages::contents(db, tenant, &small.into_iter().collect::<Vec<_>>()).await?;
+    let contents: HashMap<Uuid, ContentRow> = contents.into_iter().map(|content| (content.id, content)).collect();
+    let mut addressed = HashMap::<Uuid, Vec<AddresseeRow>>::new();
+    for addressee in addressees {
+        addressed.entry(addressee.message_id).or_default().push(addressee);
+    }
+    let stored = rows.into_iter().map(|row| StoredMessage {
+        addressees: addressed.remove(&row.id).unwrap_or_default(),
+        // Copied, since the messages of a bulk send share it.
+        content: contents.get(&row.content_id).cloned(),
+        files: HashMap::new(),
+        row,
+    });
+    Ok(stored.collect())
+}
+
+impl StoredMessage {
+    /// A message that has just been stored, as it would be loaded. `unsubscribe`: whether it carries a link to unsubscribe by.
+    pub fn of_new(tenant: TenantId, mut message: NewMessage, unsubscribe: bool) -> Self {
+        let at_hand = message.attachments.iter_mut().filter(|attachment| !attachment.data.is_empty());
+        let files = at_hand.map(|a| (a.description.sha256.clone(), std::mem::take(&mut a.data))).collect();
+        let (id, size) = (message.id.0, i64::try_from(message.size()).unwrap_or(i64::MAX));
+        let (headers, attachments) = (columns::headers(&message), columns::attachments(&message));
+        let Content { text, html, .. } = message.content;
+        let content = ContentRow { id, text, html, headers, attachments };
+        let addressee = |recipient: NewRecipient| AddresseeRow {
+            message_id: id,
+            id: recipient.id.0,
+            kind: recipient.kind.as_str().to_owned(),
+            address: recipient.mailbox.address.to_string(),
+            name: recipient.mailbox.name,
+        };
+        Self {
+            row: DeliveryRow {
+                tenant_id: tenant.0,
+                id,
+                content_id: id,
+                created_at: message.created_at,
+                stream: message.stream,
+                from_address: message.from.address.to_string(),
+                from_name: message.from.name,
+                reply_to: columns::reply_to(&message.reply_to),
+                subject: message.subject,
+                scheduled_at: message.scheduled_at,
+                expires_at: message.expires_at,
+                on_uncertain: message.on_uncertain.as_str().to_owned(),
+                ignore_suppression: message.ignore_suppression,
+                unsubscribe,
+                size,
+            },
+            addressees: message.recipients.into_iter().map(addressee).collect(),
+            content: (size <= INLINE_LIMIT).then_some(content),
+            files,
+        }
+    }
+
+    /// Whether the content has to be fetched, and may take much memory.
+    pub fn is_large(&self) -> bool {
+        self.row.size > INLINE_LIMIT
+    }
+
+    /// A recipient's address.
+    pub fn address(&self, recipient: Uuid) -> Result<Address, StoredMessageError> {
+        let row = self.addressees.iter().find(|row| row.id == recipient);
+        parse(&row.ok_or_else(|| StoredMessageError::Unreadable("a recipient is missing".into()))?.address)
+    }
+
+    /// Everything the MIME depends on, attachments included. Takes the content along, so that a mail is not in memory twice
+    /// while it is sent; asked again, it fetches it again. `links` make the one to unsubscribe by, where it is to carry one.
+    pub async fn draft(&mut self, db: &Db, links: Option<&Links>) -> Result<Draft, StoredMessageError> {
+        let (content, files) = (self.content.take(), std::mem::take(&mut self.files));
+        let Self { row, addressees, .. } = &*self;
+        let tenant = TenantId(row.tenant_id);
+        let content = match content {
+            Some(content) => content,
+            None => messages::contents(db, tenant, &[row.content_id])
+                .await?
+                .pop()
+                .ok_or_else(|| StoredMessageError::Unreadable("its content is missing".into()))?,
+        };
+        let mut headers = read::<Vec<Header>>(&content.headers)?;
+        if row.unsubscribe {
+            headers.extend(links.ok_or(StoredMessageError::NoLinks)?.headers(&self.ticket()?));
+        }
+        let named = |kind: &str| -> Result<Vec<Mailbox>, StoredMessageError> {
+            let named = addressees.iter().filter(|row| row.kind == kind);
+            named.map(|row| mailbox(&row.address, row.name.clone())).collect()
+        };
+        Ok(Draft {
+            id: MessageId(row.id),
+            date: row.scheduled_at.map_or(row.created_at, |at| at.max(row.created_at)),
+            from: mailbox(&row.from_address, row.from_name.clone())?,
+            to: named("to")?,
+            cc: named("cc")?,
+            reply_to: reply_to(&row.reply_to)?,
+            subject: row.subject.clone(),
+            attachments: attachments(db, tenant, read(&content.attachments)?, files).await?,
+            content: Content { text: content.text, html: content.html, headers },
+        })
+    }
+
+    /// What its only recipient unsubscribes with.
+    fn ticket(&self) -> Result<Ticket, StoredMessageError> {
+        let Self { row, addressees, .. } = self;
+        let to = addressees.first().ok_or_else(|| StoredMessageError::Unreadable("its recipient is missing".into()))?;
+        Ok(Ticket {
+            tenant: TenantId(row.tenant_id),
+            message: MessageId(row.id),
+            recipient: RecipientId(to.id),
+            stream: row.stream.clone(),
+            address: parse(&to.address)?,
+        })
+    }
+}
+
+async fn attachments(
+    db: &Db,
+    tenant: TenantId,
+    descriptions: Vec<Attachment>,
+    mut at_hand: HashMap<String, Vec<u8>>,
+) -> Result<Vec<(Attachment, Vec<u8>)>, StoredMessageError> {
+    let mut attachments = Vec::with_capacity(descriptions.len());
+    for description in descriptions {
+        let data = match at_hand.remove(&description.sha256) {
+            Some(data) => Some(data),
+            None => blobs::get(db, tenant, &description.sha256, description.size).await?,
+        };
+        let data = data.ok_or_else(|| StoredMessageError::NoBlob(description.sha256.clone()))?;
+        attachments.push((description, data));
+    }
+    Ok(attachments)
+}
+
+fn read<'a, T: Deserialize<'a>>(value: &'a Value) -> Result<T, StoredMessageError> {
+    T::deserialize(value).map_err(|error| StoredMessageError::Unreadable(error.to_string()))
+}
+
+fn parse(address: &str) -> Result<Address, StoredMessageError> {
+    address.parse().map_err(|error| StoredMessageError::Unreadable(format!("the address {address}: {error}")))
+}
+
+fn mailbox(address: &str, name: Option<String>) -> Result<Mailbox, StoredMessageError> {
+    Ok(Mailbox { address: parse(address)?, name })
+}
+
+fn reply_to(stored: &Value) -> Result<Vec<Mailbox>, StoredMessageError> {
+    #[derive(Deserialize)]
+    struct StoredMessage {
+        email: String,
+        name: Option<String>,
+    }
+    read::<Vec<StoredMessage>>(stored)?.into_iter().map(|one| mailbox(&one.email, one.name)).collect()
+}

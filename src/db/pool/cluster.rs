@@ -1,0 +1,50 @@
+//! A whole Postgres rather than one database of it: whether it is up, and a new database in it. For the private Postgres
+//! of `dev` and of the tests; each call brings its own connection.
+
+use sqlx::{Connection as _, PgConnection};
+
+use crate::db::DbError;
+
+/// SQLSTATE `cannot_connect_now`.
+const STARTING_UP: &str = "57P03";
+
+/// What a server says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// It answers statements.
+    Ready,
+    /// It answers that it is starting up, maybe reading its log after a crash.
+    StartingUp,
+    /// It does not answer.
+    Silent,
+}
+
+/// Asks the server behind `url`. Has no time limit of its own.
+pub async fn readiness(url: &str) -> Readiness {
+    match select_one(url).await {
+        Ok(()) => Readiness::Ready,
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(STARTING_UP) => Readiness::StartingUp,
+        Err(_) => Readiness::Silent,
+    }
+}
+
+async fn select_one(url: &str) -> sqlx::Result<()> {
+    let mut connection = PgConnection::connect(url).await?;
+    sqlx::query("SELECT 1").execute(&mut connection).await?;
+    connection.close().await
+}
+
+/// Makes a database unless it is there. `url` leads to another one of the same server.
+pub async fn ensure_database(url: &str, name: &str) -> Result<(), DbError> {
+    let ensure = async {
+        let mut connection = PgConnection::connect(url).await?;
+        let found = sqlx::query("SELECT 1 FROM pg_database WHERE datname = $1").bind(name);
+        if found.fetch_optional(&mut connection).await?.is_none() {
+            let quoted = name.replace('"', "\"\"");
+            let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE \"{quoted}\""));
+            sqlx::query(create).execute(&mut connection).await?;
+        }
+        connection.close().await
+    };
+    ensure.await.map_err(|source| DbError::from_sqlx("cluster.ensure_database", source))
+}

@@ -1,0 +1,203 @@
+//! What can go wrong between us and Postgres, sorted by what the caller can do about it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use super::circuit_breaker::{Outage, Trouble};
+
+/// A failed statement or transaction. Nothing of it was committed, except possibly after [`DbError::Unavailable`],
+/// [`DbError::Away`] or [`DbError::Timeout`] while committing.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// The connection URL cannot be read.
+    #[error("the database URL is not valid: {0}")]
+    Address(#[source] sqlx::Error),
+    /// Postgres cannot be reached, is shutting down, out of connections or read-only: try again later.
+    #[error("{} ({query}): {}", words(source), reason(source))]
+    Unavailable {
+        /// Which query.
+        query: &'static str,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// Nobody answers there, whatever is asked: try again later.
+    #[error("{} ({query}): {outage}", outage.trouble.words())]
+    Away {
+        /// Which query.
+        query: &'static str,
+        /// What is known of it.
+        outage: Outage,
+        /// Whether something may have been sent before that was known.
+        begun: bool,
+    },
+    /// No answer in time: try again later.
+    #[error("the database did not answer {query} within {} s", limit.as_secs())]
+    Timeout {
+        /// Which query.
+        query: &'static str,
+        /// How long we waited.
+        limit: Duration,
+    },
+    /// Postgres refused the statement itself: trying again will not help.
+    #[error("the database refused {query}: {}", reason(source))]
+    Refused {
+        /// Which query.
+        query: &'static str,
+        /// Why.
+        source: sqlx::Error,
+    },
+}
+
+/// Query canceled by `statement_timeout`.
+pub(in crate::db) const QUERY_CANCELED: &str = "57014";
+/// A lock was not had within `lock_timeout`.
+pub(in crate::db) const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// The class of deadlocks and failed serializations.
+const ROLLBACK: &str = "40";
+/// No room on the disk.
+pub(in crate::db) const DISK_FULL: &str = "53100";
+/// Too many connections.
+pub(in crate::db) const FULL: &str = "53300";
+
+impl DbError {
+    /// The service is stopping: this was not begun.
+    pub fn closed(query: &'static str) -> Self {
+        Self::Unavailable { query, source: sqlx::Error::PoolClosed }
+    }
+
+    /// What was asked for is not there, and ought to be.
+    pub fn not_found(query: &'static str) -> Self {
+        Self::Refused { query, source: sqlx::Error::RowNotFound }
+    }
+
+    pub(in crate::db) fn from_sqlx(query: &'static str, source: sqlx::Error) -> Self {
+        let refused = match &source {
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| !is_passing(&code)),
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::Encode(_)
+            | sqlx::Error::RowNotFound
+            | sqlx::Error::TypeNotFound { .. } => true,
+            _ => false,
+        };
+        if refused { Self::Refused { query, source } } else { Self::Unavailable { query, source } }
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Away { .. } | Self::Timeout { .. })
+    }
+
+    /// Whether Postgres may have done, or may yet do, what was asked, and only its answer is missing.
+    pub fn may_be_done(&self) -> bool {
+        match self {
+            Self::Address(_) => false,
+            Self::Timeout { .. } => true,
+            Self::Away { begun, .. } => *begun,
+            Self::Unavailable { source, .. } | Self::Refused { source, .. } => match source {
+                sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => false,
+                // It has answered that it did not, unless it was ended in the middle of a commit.
+                sqlx::Error::Database(_) => code(source).is_some_and(|code| code.starts_with("57P")),
+                _ => true,
+            },
+        }
+    }
+
+    /// Whether somebody else had locked for too long what it is about.
+    pub fn is_locked_out(&self) -> bool {
+        matches!(self, Self::Unavailable { source, .. } if code(source).as_deref() == Some(LOCK_NOT_AVAILABLE))
+    }
+
+    /// Whether Postgres has taken a whole transaction back, and would maybe take its parts.
+    pub fn is_undone(&self) -> bool {
+        match self {
+            Self::Refused { .. } => true,
+            Self::Unavailable { source, .. } => code(source).is_some_and(|code| {
+                [QUERY_CANCELED, LOCK_NOT_AVAILABLE].contains(&&*code) || code.starts_with(ROLLBACK)
+            }),
+            Self::Address(_) | Self::Away { .. } | Self::Timeout { .. } => false,
+        }
+    }
+
+    /// What is wrong with the database, where the same call may succeed later.
+    pub fn trouble(&self) -> Option<Trouble> {
+        match self {
+            Self::Away { outage, .. } => Some(outage.trouble),
+            Self::Timeout { .. } | Self::Unavailable { source: sqlx::Error::PoolTimedOut, .. } => Some(Trouble::Slow),
+            Self::Unavailable { source, .. } => Some(trouble_of(source)),
+            Self::Address(_) | Self::Refused { .. } => None,
+        }
+    }
+
+    /// Whether the statement ran out of time rather than out of a database.
+    pub fn is_too_slow(&self) -> bool {
+        match self {
+            Self::Timeout { .. } => true,
+            Self::Unavailable { source: sqlx::Error::Database(error), .. } => {
+                error.code().as_deref() == Some(QUERY_CANCELED)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What the server or the system said. sqlx adds the line of Postgres' own C source, which helps nobody.
+pub(in crate::db) fn reason(source: &sqlx::Error) -> String {
+    match source {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
+fn trouble_of(source: &sqlx::Error) -> Trouble {
+    code(source).and_then(|code| Trouble::of_code(&code)).unwrap_or(Trouble::Gone)
+}
+
+fn words(source: &sqlx::Error) -> &'static str {
+    match source {
+        sqlx::Error::PoolTimedOut => Trouble::Slow.words(),
+        source => trouble_of(source).words(),
+    }
+}
+
+/// SQLSTATE classes that pass: connection, authorization (a password is being changed), resources, operator intervention, serialization, read-only after failover,
+/// lock not available, system errors such as a full disk.
+fn is_passing(code: &str) -> bool {
+    ["08", "28", "53", "57", "58", "40"].iter().any(|class| code.starts_with(class))
+        || [READ_ONLY, IDLE_IN_TRANSACTION, LOCK_NOT_AVAILABLE, "3D000", "42501"].contains(&code)
+}
+
+/// The server takes no writes: we still talk to the primary of before a failover.
+pub(in crate::db) const READ_ONLY: &str = "25006";
+/// Our own `idle_in_transaction_session_timeout`.
+const IDLE_IN_TRANSACTION: &str = "25P03";
+
+pub(in crate::db) fn is_read_only(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some(READ_ONLY)
+}
+
+pub(in crate::db) fn is_disk_full(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some(DISK_FULL)
+}
+
+/// The SQLSTATE that the database answered, if it did.
+pub(in crate::db) fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_left_this_process_is_not_done() {
+        let away = |begun| DbError::Away { query: "q", outage: Outage::new(Trouble::Gone, "gone"), begun };
+        let unavailable = |source| DbError::Unavailable { query: "q", source };
+        assert!(!away(false).may_be_done() && !unavailable(sqlx::Error::PoolTimedOut).may_be_done());
+        assert!(away(true).may_be_done() && unavailable(sqlx::Error::WorkerCrashed).may_be_done());
+        assert!(DbError::Timeout { query: "q", limit: Duration::ZERO }.may_be_done());
+        // It was done; only its answer cannot be read.
+        assert!(DbError::from_sqlx("q", sqlx::Error::RowNotFound).may_be_done());
+    }
+}

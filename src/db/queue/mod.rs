@@ -1,0 +1,402 @@
+//! `queue`: claim what is due, and end each attempt. `end` alone ends one: its state and, in the same transaction, its
+//! event, fenced by the lease.
+
+pub mod attempt_markers;
+mod claim;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::events::{self, NewEvent};
+use super::lanes::{self, Lowered};
+use super::suppressions;
+use super::{Db, DbError};
+use crate::domain::bounce::{self, Bounce, Source};
+use crate::domain::delivery::{Status, Transition};
+use crate::domain::id::{MessageId, RecipientId, TenantId};
+use crate::domain::outcome::{Outcome, Stage};
+use crate::domain::suppression::Reason;
+
+pub use claim::claim;
+pub(super) use claim::{take, take_along};
+
+/// How many rows of a lane a claim may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// `lanes.id`.
+    pub lane: i64,
+    /// Rows.
+    pub rows: i32,
+    /// No free row of the lane is due earlier: spares the claim the entries of rows that have left.
+    pub from: DateTime<Utc>,
+}
+
+/// A recipient in this worker's hand.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// Its message.
+    pub message_id: Uuid,
+    /// The recipient.
+    pub recipient_id: Uuid,
+    /// Whose it is.
+    pub tenant_id: Uuid,
+    /// Where it waited.
+    pub lane_id: i64,
+    /// Attempts made before this one.
+    pub attempts: i16,
+    /// How many workers may have died of it.
+    pub crashes: i16,
+    /// When the first attempt could start.
+    pub first_due_at: DateTime<Utc>,
+    /// The worker that claimed it.
+    pub lease: Uuid,
+    /// Which claim of the row this is. What the worker does later counts only while the row still says both.
+    pub claims: i32,
+}
+
+impl Claimed {
+    /// What names the row.
+    pub fn key(&self) -> (Uuid, Uuid) {
+        (self.message_id, self.recipient_id)
+    }
+}
+
+/// An attempt that is over.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// What was claimed.
+    pub claimed: Claimed,
+    /// What came of it; `None` where no attempt was made because time had run out. Of one that is suppressed, which entry
+    /// says so: no attempt either.
+    pub outcome: Option<Outcome>,
+    /// What follows.
+    pub transition: Transition,
+    /// When the attempt began.
+    pub started_at: DateTime<Utc>,
+    /// Whether its envelope was for nobody else, so that a word about the mail is a word about it.
+    pub is_alone: bool,
+}
+
+impl Finished {
+    /// What the attempt came to, where one was made.
+    fn attempt(&self) -> Option<&Outcome> {
+        self.outcome.as_ref().filter(|_| self.transition != Transition::End(Status::Suppressed))
+    }
+
+    fn attempts(&self) -> i16 {
+        if self.attempt().is_some() { self.claimed.attempts.saturating_add(1) } else { self.claimed.attempts }
+    }
+
+    /// Who it was, where the reply says that there is no such mailbox. A reply to RCPT names one recipient. One to the mail's
+    /// text may mean any of those who were taken, and one to MAIL means none of them.
+    fn unknown(&self) -> Option<suppressions::Source> {
+        let Claimed { tenant_id, message_id, recipient_id, .. } = self.claimed;
+        let is_meant = match self.outcome.as_ref()?.stage {
+            Stage::Rcpt => true,
+            Stage::Data | Stage::Dot => self.is_alone,
+            Stage::Connect | Stage::Session | Stage::Mail => false,
+        };
+        (is_meant && self.bounce()?.judgement.suppresses()).then_some(suppressions::Source {
+            tenant: TenantId(tenant_id),
+            message: MessageId(message_id),
+            recipient: RecipientId(recipient_id),
+        })
+    }
+
+    /// What the refusal means that ended it, where one did.
+    fn bounce(&self) -> Option<Bounce> {
+        let is_bounce = self.transition.status() == Status::Bounced;
+        let reply = &self.outcome.as_ref().filter(|_| is_bounce)?.reply;
+        Some(Bounce { judgement: bounce::judge(reply), source: Source::Smtp })
+    }
+}
+
+/// Attempts that have been ended by a transaction, and what it still owes for them.
+#[derive(Debug)]
+pub(super) struct Ended<'a> {
+    /// Those that counted: where another has taken the lease, nothing is changed.
+    pub counted: Vec<&'a Finished>,
+}
+
+impl Ended<'_> {
+    /// The rows that wait again.
+    pub fn retries(&self) -> impl Iterator<Item = Lowered> {
+        self.counted
+            .iter()
+            .filter_map(|f| f.transition.next_attempt_at().map(|due_at| Lowered { lane: f.claimed.lane_id, due_at }))
+    }
+
+    /// What has happened.
+    pub fn events(&self) -> impl Iterator<Item = NewEvent<'_>> {
+        self.counted.iter().map(|finished| event(finished))
+    }
+}
+
+/// Ends these attempts as all of a transaction that takes event numbers. Answers how many counted.
+pub(super) async fn conclude(
+    connection: &mut PgConnection,
+    batch: &[Finished],
+    now: DateTime<Utc>,
+) -> Result<usize, sqlx::Error> {
+    let ended = end(connection, batch, now).await?;
+    lanes::lower(connection, ended.retries()).await?;
+    events::append(connection, now, ended.events().collect()).await?;
+    Ok(ended.counted.len())
+}
+
+/// Ends these attempts. The transaction owes the lanes their bounds, and then the events.
+pub(super) async fn end<'a>(
+    connection: &mut PgConnection,
+    batch: &'a [Finished],
+    now: DateTime<Utc>,
+) -> Result<Ended<'a>, sqlx::Error> {
+    if batch.is_empty() {
+        return Ok(Ended { counted: Vec::new() });
+    }
+    let held = leave(connection, batch, now).await?;
+    let is_held = |f: &&Finished| held.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims));
+    let counted: Vec<&Finished> = batch.iter().filter(is_held).collect();
+    let unknown: Vec<suppressions::Source> = counted.iter().filter_map(|finished| finished.unknown()).collect();
+    suppressions::add_recipients(connection, Reason::HardBounce, &unknown, now).await?;
+    Ok(Ended { counted })
+}
+
+/// Takes ended rows out of the queue, frees those that are to be tried again, and writes down what came of their attempts.
+/// Answers those that were still ours.
+async fn leave(
+    connection: &mut PgConnection,
+    batch: &[Finished],
+    now: DateTime<Utc>,
+) -> Result<HashSet<(Uuid, Uuid, i32)>, sqlx::Error> {
+    let (rows, words) = (Fence::of(batch.iter().map(|f| &f.claimed)), Words::of(batch));
+    // Where no attempt was made (started_at is null) the last attempt's reply stays, unless there are words of ours.
+    let left = sqlx::query!(
+        r#"WITH over AS (
+               SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::uuid[], $6::text[], $7::smallint[],
+                                    $8::timestamptz[], $9::timestamptz[], $10::smallint[], $11::text[], $12::text[],
+                                    $13::text[], $14::text[])
+                   AS u (message_id, recipient_id, lease, claims, tenant_id, status, attempts, started_at, due_at, code,
+                         enhanced, text, mx, tls)),
+           gone AS (
+               DELETE FROM queue USING over
+               WHERE queue.message_id = ANY (ARRAY[over.message_id]) AND queue.recipient_id = over.recipient_id
+                 AND queue.lease = over.lease AND queue.claims = over.claims AND over.due_at IS NULL
+               RETURNING over.*),
+           freed AS (
+               UPDATE queue SET lease = NULL, due_at = over.due_at, attempts = least(queue.attempts + 1, 32767), crashes = 0,
+                   begun = false, data_started = false, preparation_error = NULL, preparation_failed_at = NULL
+               FROM over
+               WHERE queue.message_id = ANY (ARRAY[over.message_id]) AND queue.recipient_id = over.recipient_id
+                 AND queue.lease = over.lease AND queue.claims = over.claims AND over.due_at IS NOT NULL
+               RETURNING over.*),
+           held AS (SELECT * FROM gone UNION ALL SELECT * FROM freed),
+           told AS (
+               UPDATE recipients r SET status = held.status, attempts = held.attempts,
+                   finished_at = CASE WHEN held.due_at IS NULL THEN $15::timestamptz END,
+                   last_attempt_at = coalesce(held.started_at, r.last_attempt_at),
+                   response_code = CASE WHEN held.text IS NULL THEN r.response_code ELSE held.code END,
+                   response_enhanced = CASE WHEN held.text IS NULL THEN r.response_enhanced ELSE held.enhanced END,
+                   response_text = coalesce(held.text, r.response_text),
+                   mx = coalesce(held.mx, r.mx), tls = CASE WHEN held.started_at IS NULL THEN r.tls ELSE held.tls END
+               FROM held
+               WHERE r.tenant_id = held.tenant_id AND r.message_id = ANY (ARRAY[held.message_id])
+                 AND r.id = held.recipient_id)
+           SELECT message_id AS "message_id!", recipient_id AS "recipient_id!", claims AS "claims!" FROM held"#,
+        &rows.messages,
+        &rows.recipients,
+        &rows.leases,
+        &rows.claims,
+        &words.tenants,
+        &words.statuses as _,
+        &words.attempts,
+        &words.started as _,
+        &words.due as _,
+        &words.codes as _,
+        &words.enhanced as _,
+        &words.texts as _,
+        &words.mx as _,
+        &words.tls as _,
+        now
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(left.into_iter().map(|row| (row.message_id, row.recipient_id, row.claims)).collect())
+}
+
+/// What recipients' rows say of attempts, as arrays.
+struct Words<'a> {
+    tenants: Vec<Uuid>,
+    statuses: Vec<&'a str>,
+    attempts: Vec<i16>,
+    started: Vec<Option<DateTime<Utc>>>,
+    /// Of those that are to be tried again.
+    due: Vec<Option<DateTime<Utc>>>,
+    codes: Vec<Option<i16>>,
+    enhanced: Vec<Option<String>>,
+    texts: Vec<Option<&'a str>>,
+    mx: Vec<Option<&'a str>>,
+    tls: Vec<Option<&'a str>>,
+}
+
+impl<'a> Words<'a> {
+    fn of(batch: &'a [Finished]) -> Self {
+        let outcomes = || batch.iter().map(|f| f.outcome.as_ref());
+        let code = |o: &Outcome| o.reply.code.and_then(|code| i16::try_from(code).ok());
+        let enhanced = |o: &Outcome| o.reply.enhanced.map(|code| code.to_string());
+        Self {
+            tenants: batch.iter().map(|f| f.claimed.tenant_id).collect(),
+            statuses: batch.iter().map(|f| f.transition.status().as_str()).collect(),
+            attempts: batch.iter().map(Finished::attempts).collect(),
+            started: batch.iter().map(|f| f.attempt().map(|_| f.started_at)).collect(),
+            due: batch.iter().map(|f| f.transition.next_attempt_at()).collect(),
+            codes: outcomes().map(|o| o.and_then(code)).collect(),
+            enhanced: outcomes().map(|o| o.and_then(enhanced)).collect(),
+            texts: outcomes().map(|o| o.map(|o| o.reply.text.as_str())).collect(),
+            mx: outcomes().map(|o| o.and_then(|o| o.peer.mx.as_deref())).collect(),
+            tls: outcomes().map(|o| o.and_then(|o| o.peer.tls.as_deref())).collect(),
+        }
+    }
+}
+
+/// The columns that name claims, as arrays.
+#[derive(Default)]
+pub(super) struct Fence {
+    pub messages: Vec<Uuid>,
+    pub recipients: Vec<Uuid>,
+    pub leases: Vec<Uuid>,
+    pub claims: Vec<i32>,
+}
+
+impl Fence {
+    pub fn of<'a>(rows: impl Iterator<Item = &'a Claimed>) -> Self {
+        let mut fence = Self::default();
+        for row in rows {
+            fence.messages.push(row.message_id);
+            fence.recipients.push(row.recipient_id);
+            fence.leases.push(row.lease);
+            fence.claims.push(row.claims);
+        }
+        fence
+    }
+}
+
+fn event(finished: &Finished) -> NewEvent<'_> {
+    NewEvent {
+        vouched: None,
+        tenant: finished.claimed.tenant_id,
+        kind: finished.transition.event(),
+        message_id: Some(finished.claimed.message_id),
+        recipient_id: Some(finished.claimed.recipient_id),
+        endpoint_id: None,
+        attempt: finished.attempt().map(|_| finished.attempts()),
+        outcome: finished.outcome.as_ref(),
+        next_attempt_at: finished.transition.next_attempt_at(),
+        bounce: finished.bounce(),
+    }
+}
+
+/// When a claim that made no attempt is due again, and why.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rescheduled<'a> {
+    /// When it is due; as before where it is `None`.
+    pub until: Option<DateTime<Utc>>,
+    /// Why the message could not be prepared, and since when at the latest; `None` leaves what is recorded.
+    pub problem: Option<(&'a str, DateTime<Utc>)>,
+}
+
+/// Releases claims without an attempt, due at another time.
+pub async fn reschedule(db: &Db, claimed: &[Claimed], to: Rescheduled<'_>) -> Result<(), DbError> {
+    let rows = Fence::of(claimed.iter());
+    db.timed("queue.free", async {
+        let mut tx = db.pool.begin().await?;
+        let freed = sqlx::query_as!(
+            Lowered,
+            "UPDATE queue SET lease = NULL, begun = false, data_started = false, due_at = coalesce($5, queue.due_at),
+                 preparation_error = coalesce($6, preparation_error),
+                 preparation_failed_at = coalesce(preparation_failed_at, $7)
+             FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[]) AS u (message_id, recipient_id, lease, claims)
+             WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
+               AND queue.lease = u.lease AND queue.claims = u.claims
+             RETURNING queue.lane_id AS lane, queue.due_at",
+            &rows.messages,
+            &rows.recipients,
+            &rows.leases,
+            &rows.claims,
+            to.until,
+            to.problem.map(|(error, _)| error),
+            to.problem.map(|(_, at)| at)
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        lanes::lower(&mut tx, freed).await?;
+        tx.commit().await
+    })
+    .await
+}
+
+/// Everything leased to a worker. Looks through the whole queue: for rare occasions.
+pub async fn leased(db: &Db, worker: Uuid) -> Result<Vec<Claimed>, DbError> {
+    db.timed_for(SCAN_LIMIT, "queue.leased", async {
+        let mut tx = db.pool.begin().await?;
+        allow_scan(&mut tx).await?;
+        let rows = sqlx::query_as!(
+            Claimed,
+            r#"SELECT message_id, recipient_id, tenant_id, lane_id, attempts, crashes, first_due_at, lease AS "lease!", claims
+               FROM queue WHERE lease = $1"#,
+            worker
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(rows)
+    })
+    .await
+}
+
+/// Which of these claims stand: the ids of their recipients.
+pub async fn are_held(db: &Db, claimed: &[Claimed]) -> Result<HashSet<Uuid>, DbError> {
+    let rows = Fence::of(claimed.iter());
+    let query = sqlx::query_scalar!(
+        r#"SELECT queue.recipient_id
+           FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[]) AS u (message_id, recipient_id, lease, claims)
+           JOIN queue ON queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
+                AND queue.lease = u.lease AND queue.claims = u.claims"#,
+        &rows.messages,
+        &rows.recipients,
+        &rows.leases,
+        &rows.claims
+    );
+    db.timed("queue.are_held", query.fetch_all(&db.pool)).await.map(|ids| ids.into_iter().collect())
+}
+
+/// How long a look through the whole queue may take.
+pub(super) const SCAN_LIMIT: Duration = Duration::from_mins(2);
+
+/// Lets this transaction take longer than any other statement of the service.
+pub(super) async fn allow_scan(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!("SELECT set_config('statement_timeout', $1, true)", format!("{}s", SCAN_LIMIT.as_secs()))
+        .fetch_one(connection)
+        .await
+        .map(|_| ())
+}
+
+/// Holds claimed rows for an operator, with the reason.
+pub async fn hold(db: &Db, claimed: &[Claimed], reason: &str) -> Result<(), DbError> {
+    let rows = Fence::of(claimed.iter());
+    let query = sqlx::query!(
+        "UPDATE queue SET lease = NULL, due_at = 'infinity', held = $5, begun = false, data_started = false
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[]) AS u (message_id, recipient_id, lease, claims)
+         WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
+           AND queue.lease = u.lease AND queue.claims = u.claims",
+        &rows.messages,
+        &rows.recipients,
+        &rows.leases,
+        &rows.claims,
+        reason
+    );
+    db.timed("queue.hold", query.execute(&db.pool)).await.map(|_| ())
+}

@@ -1,0 +1,160 @@
+//! The schema: brought up to date by `postrider migrate`, checked by `postrider serve`.
+
+pub mod partitions;
+
+use sqlx::migrate::Migrator;
+
+use super::{Db, DbError};
+
+static MIGRATOR: Migrator = sqlx::migrate!();
+
+/// Why the schema is not the one this binary works with.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// Some migrations have not run yet.
+    #[error(
+        "the database schema is {missing} migration(s) behind this postrider: run `postrider migrate`, or start with --migrate"
+    )]
+    Behind {
+        /// How many.
+        missing: usize,
+    },
+    /// A newer binary has migrated it.
+    #[error("the database schema is newer than this postrider knows (migration {version}): start the newer version")]
+    Ahead {
+        /// The first migration we do not know.
+        version: i64,
+    },
+    /// The first migration is not the one of any release.
+    #[error(
+        "the database was created by a pre-release build of postrider, whose schema cannot be upgraded; nothing was changed"
+    )]
+    PreRelease,
+    /// A migration that ran is not the one in this binary.
+    #[error(
+        "migration {version} ran with other contents than this postrider has: was the database made by another build?"
+    )]
+    Different {
+        /// Which one.
+        version: i64,
+    },
+    /// Another application lives there.
+    #[error(
+        "the schema `{schema}` already holds tables of another application ({tables}), and nothing was changed: give Postrider a \
+         database of its own, or a schema (CREATE SCHEMA postrider, and ?options=-csearch_path%3Dpostrider in the URL)"
+    )]
+    Occupied {
+        /// Where tables would be made.
+        schema: String,
+        /// Some of those that are there.
+        tables: String,
+    },
+    /// The role cannot make tables there.
+    #[error(
+        "the role `{role}` may not create tables in the schema `{schema}`: GRANT CREATE ON SCHEMA {schema} TO {role}, or make it the \
+         owner of the database"
+    )]
+    NotAllowed {
+        /// Who connects.
+        role: String,
+        /// Where tables would be made.
+        schema: String,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// A migration failed.
+    #[error("the migration failed: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+}
+
+impl SchemaError {
+    /// Returns what the operator can do about it, where the message does not say so.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::PreRelease => Some(
+                "create an empty database for this version; to keep messages that are still queued, let the old build deliver them first",
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Runs the missing migrations, one process at a time, and returns how many ran. Changes nothing in a database whose
+/// migrations are not those of this binary.
+pub async fn migrate(db: &Db) -> Result<usize, SchemaError> {
+    let applied = applied(db).await?;
+    if applied.is_empty() {
+        is_free(db).await?;
+    }
+    let missing = missing(&applied)?;
+    // With a session of its own: the lock that keeps others out belongs to one.
+    // A migration may take longer than any statement of the service is allowed to.
+    let mut connection = db.timed("schema.migrate", db.pool.connect_directly()).await?;
+    for setting in ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"] {
+        sqlx::query("SELECT set_config($1, '0', false)")
+            .bind(setting)
+            .execute(&mut connection)
+            .await
+            .map_err(|source| DbError::Unavailable { query: "schema.migrate", source })?;
+    }
+    MIGRATOR.run(&mut connection).await?;
+    Ok(missing)
+}
+
+/// Before the first migration: whether the tables can be made, and are alone there. Tables of extensions do not count.
+async fn is_free(db: &Db) -> Result<(), SchemaError> {
+    let query = sqlx::query!(
+        r#"SELECT current_user::text AS "role!", coalesce(current_schema()::text, 'public') AS "schema!",
+                  coalesce(has_schema_privilege(current_schema()::text, 'CREATE'), false) AS "may_create!",
+                  (SELECT string_agg(relname, ', ') FROM (
+                       SELECT c.relname::text FROM pg_class c
+                       JOIN pg_namespace n ON n.oid = c.relnamespace
+                       WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p', 'v', 'm') AND c.relname <> '_sqlx_migrations'
+                         AND NOT EXISTS (SELECT FROM pg_depend d
+                                         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+                       ORDER BY c.relname LIMIT 5) tables) AS tables"#
+    );
+    let found = db.timed("schema.is_free", query.fetch_one(&db.pool)).await?;
+    match found.tables {
+        Some(tables) => Err(SchemaError::Occupied { schema: found.schema, tables }),
+        None if !found.may_create => Err(SchemaError::NotAllowed { role: found.role, schema: found.schema }),
+        None => Ok(()),
+    }
+}
+
+/// Whether the schema is exactly the one this binary knows.
+pub async fn check(db: &Db) -> Result<(), SchemaError> {
+    match missing(&applied(db).await?)? {
+        0 => Ok(()),
+        missing => Err(SchemaError::Behind { missing }),
+    }
+}
+
+/// Returns how many migrations of this binary have not run, given those that have, in their order.
+fn missing(applied: &[(i64, Vec<u8>)]) -> Result<usize, SchemaError> {
+    for (version, checksum) in applied {
+        match MIGRATOR.iter().find(|migration| migration.version == *version) {
+            None => return Err(SchemaError::Ahead { version: *version }),
+            Some(known) if known.checksum.as_ref() == checksum.as_slice() => {}
+            // It never changes once released.
+            Some(_) if *version == 1 => return Err(SchemaError::PreRelease),
+            Some(_) => return Err(SchemaError::Different { version: *version }),
+        }
+    }
+    Ok(MIGRATOR.iter().count().saturating_sub(applied.len()))
+}
+
+async fn applied(db: &Db) -> Result<Vec<(i64, Vec<u8>)>, DbError> {
+    db.timed("schema.applied", async {
+        let exists: bool =
+            sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(&db.pool).await?;
+        if !exists {
+            return Ok(Vec::new());
+        }
+        sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version")
+            .fetch_all(&db.pool)
+            .await
+    })
+    .await
+}

@@ -1,0 +1,45 @@
+//! Weekly partitions of the tables that grow.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::db::{Db, DbError};
+
+/// The tables.
+const TABLES: [&str; 5] = ["contents", "messages", "recipients", "events", "webhook_attempts"];
+/// How far ahead partitions are made.
+const WEEKS_AHEAD: i32 = 2;
+/// Tries of each partition while somebody else has locked its table, or makes it at the same moment.
+const TRIES: usize = 5;
+/// Between them.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Makes the partitions of this week and the coming ones where they are missing, each in a transaction of its own that
+/// would rather fail than make others wait for long. After a few tries in vain the next call goes on.
+pub async fn ensure(db: &Db, now: DateTime<Utc>) -> Result<(), DbError> {
+    for week in 0..=WEEKS_AHEAD {
+        for table in TABLES {
+            let moment = now + TimeDelta::weeks(week.into());
+            let mut tries = 1;
+            while let Err(error) = ensure_one(db, table, moment).await {
+                if !error.is_locked_out() || tries == TRIES {
+                    return Err(error);
+                }
+                tries += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn ensure_one(db: &Db, table: &str, moment: DateTime<Utc>) -> Result<(), DbError> {
+    db.timed("partitions.ensure", async {
+        let mut tx = db.pool.begin().await?;
+        sqlx::query!("SELECT set_config('lock_timeout', '300ms', true)").fetch_one(&mut *tx).await?;
+        sqlx::query!("SELECT ensure_partition($1, $2)", table, moment).fetch_one(&mut *tx).await?;
+        tx.commit().await
+    })
+    .await
+}

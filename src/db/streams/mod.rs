@@ -1,0 +1,171 @@
+//! `streams`: what kinds of mail there are, and how each is treated.
+
+pub mod retry_policies;
+
+use chrono::{DateTime, Utc};
+
+use super::{Db, DbError};
+use crate::domain::id::TenantId;
+use crate::domain::limits::StreamChange;
+use crate::domain::retry::OwnPolicy;
+
+/// One stream.
+#[derive(Debug, Clone)]
+pub struct StreamRow {
+    /// Its name, unique within the tenant.
+    pub name: String,
+    /// 0–100; lower goes first.
+    pub priority: i16,
+    /// 1–1000: its share among streams of the same priority.
+    pub weight: i16,
+    /// Mails of it in flight at one time, over all lanes and replicas.
+    pub concurrency: Option<i32>,
+    /// Mails a second, over all lanes and replicas.
+    pub rate: Option<f64>,
+    /// When it is tried again, as far as it has settings of its own.
+    pub retry: OwnPolicy,
+    /// Whether its mail carries a link to unsubscribe by.
+    pub unsubscribe: bool,
+    /// Since when an operator has stopped it.
+    pub paused_at: Option<DateTime<Utc>>,
+    /// The reason given.
+    pub pause_reason: Option<String>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// All streams of a tenant, the most urgent first.
+pub async fn all(db: &Db, tenant: TenantId) -> Result<Vec<StreamRow>, DbError> {
+    read(db, tenant, None).await
+}
+
+/// One stream.
+pub async fn get(db: &Db, tenant: TenantId, name: &str) -> Result<Option<StreamRow>, DbError> {
+    read(db, tenant, Some(name)).await.map(|mut rows| rows.pop())
+}
+
+/// The names of streams, of whichever tenant, whose mail is to carry a link to unsubscribe by; for the doctor.
+pub async fn linking(db: &Db, limit: i64) -> Result<Vec<String>, DbError> {
+    let query =
+        sqlx::query_scalar!("SELECT DISTINCT name FROM streams WHERE unsubscribe ORDER BY name LIMIT $1", limit);
+    db.timed("streams.linking", query.fetch_all(&db.pool)).await
+}
+
+async fn read(db: &Db, tenant: TenantId, name: Option<&str>) -> Result<Vec<StreamRow>, DbError> {
+    let query = sqlx::query!(
+        "SELECT name, priority, weight, concurrency, rate, retry_schedule, retry_window, greylist, unsubscribe,
+                paused_at, pause_reason, created_at
+         FROM streams WHERE tenant_id = $1 AND ($2::text IS NULL OR name = $2) ORDER BY priority, name",
+        tenant.0,
+        name
+    );
+    let rows = db.timed("streams.read", query.fetch_all(&db.pool)).await?;
+    let rows = rows.into_iter().map(|row| StreamRow {
+        name: row.name,
+        priority: row.priority,
+        weight: row.weight,
+        concurrency: row.concurrency,
+        rate: row.rate,
+        retry: OwnPolicy { schedule: row.retry_schedule, window: row.retry_window, greylist: row.greylist },
+        unsubscribe: row.unsubscribe,
+        paused_at: row.paused_at,
+        pause_reason: row.pause_reason,
+        created_at: row.created_at,
+    });
+    Ok(rows.collect())
+}
+
+/// Makes a stream. Answers `false` where there is one of this name, which stays as it is.
+pub async fn create(
+    db: &Db,
+    tenant: TenantId,
+    name: &str,
+    settings: StreamChange,
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
+    let schedule = settings.retry_schedule.value();
+    let query = sqlx::query!(
+        "INSERT INTO streams (tenant_id, name, priority, weight, concurrency, rate, retry_schedule, retry_window, greylist,
+                              created_at, unsubscribe)
+         VALUES ($1, $2, coalesce($3::smallint, 50), coalesce($4::smallint, 10), $5, $6, $7, $8, $9, $10,
+                 coalesce($11::boolean, false))
+         ON CONFLICT DO NOTHING",
+        tenant.0,
+        name,
+        settings.priority,
+        settings.weight,
+        settings.concurrency.value(),
+        settings.rate.value(),
+        schedule.as_deref(),
+        settings.retry_window.value(),
+        settings.greylist.value(),
+        now,
+        settings.unsubscribe
+    );
+    db.timed("streams.create", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+}
+
+/// Changes a stream. Answers whether there is such a stream.
+///
+/// Its priority is read from here wherever it counts: no lane is written, however many there are.
+pub async fn change(
+    db: &Db,
+    tenant: TenantId,
+    name: &str,
+    change: StreamChange,
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
+    let sets_schedule = change.retry_schedule.is_change();
+    let schedule = change.retry_schedule.value();
+    // With another rate the next turn is reckoned anew, for it may be a day away; but never twice. The same rate once more
+    // changes nothing.
+    let query = sqlx::query!(
+        "UPDATE streams SET
+             priority = coalesce($3, priority), weight = coalesce($4, weight),
+             concurrency = CASE WHEN $5 THEN $6 ELSE concurrency END,
+             rate = CASE WHEN $7 THEN $8 ELSE rate END,
+             retry_schedule = CASE WHEN $9 THEN $10 ELSE retry_schedule END,
+             retry_window = CASE WHEN $11 THEN $12 ELSE retry_window END,
+             greylist = CASE WHEN $13 THEN $14 ELSE greylist END,
+             unsubscribe = coalesce($16, unsubscribe),
+             open_at = CASE WHEN $7 AND rate IS DISTINCT FROM $8 THEN '-infinity' ELSE open_at END,
+             next_turn_at = CASE WHEN $7 AND rate IS DISTINCT FROM $8 THEN least(next_turn_at, $15) ELSE next_turn_at END
+         WHERE tenant_id = $1 AND name = $2",
+        tenant.0,
+        name,
+        change.priority,
+        change.weight,
+        change.concurrency.is_change(),
+        change.concurrency.value(),
+        change.rate.is_change(),
+        change.rate.value(),
+        sets_schedule,
+        schedule.as_deref(),
+        change.retry_window.is_change(),
+        change.retry_window.value(),
+        change.greylist.is_change(),
+        change.greylist.value(),
+        now,
+        change.unsubscribe
+    );
+    db.timed("streams.change", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+}
+
+/// Stops a stream; mail is accepted and kept. A second time only the reason changes. Answers whether there is such a
+/// stream.
+pub async fn pause(
+    db: &Db,
+    tenant: TenantId,
+    name: &str,
+    reason: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
+    let query = sqlx::query!(
+        "UPDATE streams SET paused_at = coalesce(paused_at, $4), pause_reason = $3 WHERE tenant_id = $1 AND name = $2",
+        tenant.0,
+        name,
+        reason,
+        now
+    );
+    db.timed("streams.pause", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+}

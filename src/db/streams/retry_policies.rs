@@ -1,0 +1,32 @@
+//! `streams`: how often and how long the mail of a stream is tried, where that is not as configured.
+
+use uuid::Uuid;
+
+use crate::db::{Db, DbError};
+use crate::domain::retry::OwnPolicy;
+
+/// A stream and its own settings.
+#[derive(Debug, Clone)]
+pub struct RetryRow {
+    /// Whose stream.
+    pub tenant_id: Uuid,
+    /// The stream.
+    pub stream: String,
+    /// What it says of itself.
+    pub own: OwnPolicy,
+}
+
+/// The streams of all tenants that have settings of their own.
+pub async fn all(db: &Db) -> Result<Vec<RetryRow>, DbError> {
+    let query = sqlx::query!(
+        r#"SELECT tenant_id, name AS stream, retry_schedule AS schedule, retry_window AS "window", greylist FROM streams
+           WHERE num_nonnulls(retry_schedule, retry_window, greylist) > 0"#
+    );
+    let rows = db.timed("retry_policies.all", query.fetch_all(&db.pool)).await?;
+    let rows = rows.into_iter().map(|row| RetryRow {
+        tenant_id: row.tenant_id,
+        stream: row.stream,
+        own: OwnPolicy { schedule: row.schedule, window: row.window, greylist: row.greylist },
+    });
+    Ok(rows.collect())
+}

@@ -1,0 +1,145 @@
+//! `suppressions` as the API reads and thins it out: pages, one address, all of them, and what is taken off.
+
+use chrono::{DateTime, Utc};
+
+use super::Row;
+use crate::db::{Db, DbError};
+use crate::domain::id::TenantId;
+use crate::domain::suppression::{AddressKey, Reason, Suppression};
+
+/// What to list.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only entries of this address.
+    pub address: Option<AddressKey>,
+    /// Only entries of this stream; `''` for those of all streams.
+    pub stream: Option<String>,
+    /// Only entries with this reason.
+    pub reason: Option<Reason>,
+    /// Only entries made at or after.
+    pub created_after: Option<DateTime<Utc>>,
+    /// Only entries made before.
+    pub created_before: Option<DateTime<Utc>>,
+    /// Only entries behind this one: when it was made, its address and its stream.
+    pub after: Option<(DateTime<Utc>, String, String)>,
+}
+
+/// A page of entries that count, newest first.
+pub async fn page(
+    db: &Db,
+    tenant: TenantId,
+    filter: &Filter,
+    limit: i64,
+    now: DateTime<Utc>,
+) -> Result<Vec<Suppression>, DbError> {
+    let after = filter.after.as_ref();
+    let query = sqlx::query_as!(
+        Row,
+        "SELECT address, stream, reason, message_id, recipient_id, note, created_at, expires_at FROM suppressions
+         WHERE tenant_id = $1 AND (expires_at IS NULL OR expires_at > $2)
+           AND ($3::text IS NULL OR address = $3) AND ($4::text IS NULL OR stream = $4)
+           AND ($5::text IS NULL OR reason = $5)
+           AND ($6::timestamptz IS NULL OR created_at >= $6) AND ($7::timestamptz IS NULL OR created_at < $7)
+           AND ($8::timestamptz IS NULL OR (created_at, address, stream) < ($8, $9, $10))
+         ORDER BY created_at DESC, address DESC, stream DESC LIMIT $11",
+        tenant.0,
+        now,
+        filter.address.as_ref().map(AddressKey::as_str),
+        filter.stream,
+        filter.reason.map(Reason::as_str),
+        filter.created_after,
+        filter.created_before,
+        after.map(|(at, ..)| *at),
+        after.map(|(_, address, _)| address.as_str()),
+        after.map(|(.., stream)| stream.as_str()),
+        limit
+    );
+    let rows = db.timed("suppressions.page", query.fetch_all(&db.pool)).await?;
+    Ok(rows.into_iter().map(Suppression::from).collect())
+}
+
+/// The entries of one address that count, that of all streams first.
+pub async fn of_address(
+    db: &Db,
+    tenant: TenantId,
+    address: &AddressKey,
+    now: DateTime<Utc>,
+) -> Result<Vec<Suppression>, DbError> {
+    let query = sqlx::query_as!(
+        Row,
+        "SELECT address, stream, reason, message_id, recipient_id, note, created_at, expires_at FROM suppressions
+         WHERE tenant_id = $1 AND address = $2 AND (expires_at IS NULL OR expires_at > $3) ORDER BY stream",
+        tenant.0,
+        address.as_str(),
+        now
+    );
+    let rows = db.timed("suppressions.of_address", query.fetch_all(&db.pool)).await?;
+    Ok(rows.into_iter().map(Suppression::from).collect())
+}
+
+/// The next entries that count, in the order of addresses and streams, behind this one.
+pub async fn following(
+    db: &Db,
+    tenant: TenantId,
+    (address, stream): (&str, &str),
+    limit: i64,
+    now: DateTime<Utc>,
+) -> Result<Vec<Suppression>, DbError> {
+    let query = sqlx::query_as!(
+        Row,
+        "SELECT address, stream, reason, message_id, recipient_id, note, created_at, expires_at FROM suppressions
+         WHERE tenant_id = $1 AND (address, stream) > ($2, $3) AND (expires_at IS NULL OR expires_at > $4)
+         ORDER BY address, stream LIMIT $5",
+        tenant.0,
+        address,
+        stream,
+        now,
+        limit
+    );
+    let rows = db.timed("suppressions.following", query.fetch_all(&db.pool)).await?;
+    Ok(rows.into_iter().map(Suppression::from).collect())
+}
+
+/// Entries to remove: those of an address, or the one of a stream (`''`: of all streams).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// Whose.
+    pub address: AddressKey,
+    /// Which; none: every one.
+    pub stream: Option<String>,
+}
+
+/// Removes entries. Answers how many of them counted.
+pub async fn remove(db: &Db, tenant: TenantId, removals: &[Removal], now: DateTime<Utc>) -> Result<u64, DbError> {
+    let addresses: Vec<&str> = removals.iter().map(|removal| removal.address.as_str()).collect();
+    let streams: Vec<Option<&str>> = removals.iter().map(|removal| removal.stream.as_deref()).collect();
+    db.timed("suppressions.remove", async {
+        let mut tx = db.pool.begin().await?;
+        // Locked first, in the order of their keys: what another changes meanwhile is waited for, and the next statement
+        // sees it as it is then.
+        sqlx::query!(
+            "SELECT FROM suppressions s JOIN unnest($2::text[], $3::text[]) AS u (address, stream)
+                 ON s.tenant_id = $1 AND s.address = u.address AND (u.stream IS NULL OR s.stream = u.stream)
+             ORDER BY s.address, s.stream FOR UPDATE OF s",
+            tenant.0,
+            &addresses as _,
+            &streams as _
+        )
+        .execute(&mut *tx)
+        .await?;
+        let removed = sqlx::query_scalar!(
+            r#"DELETE FROM suppressions s USING unnest($2::text[], $3::text[]) AS u (address, stream)
+               WHERE s.tenant_id = $1 AND s.address = u.address AND (u.stream IS NULL OR s.stream = u.stream)
+               RETURNING (s.expires_at IS NULL OR s.expires_at > $4) AS "counted!""#,
+            tenant.0,
+            &addresses as _,
+            &streams as _,
+            now
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(removed.into_iter().filter(|counted| *counted).count() as u64)
+    })
+    .await
+}

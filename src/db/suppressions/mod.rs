@@ -1,0 +1,285 @@
+//! `suppressions`: who gets no mail. Looked up for whole batches at accept and at claim, one index look-up an address; kept
+//! by what happens to mail and by whoever may.
+//!
+//! Whoever writes several entries does so in the order of their keys, so that two of them never wait for each other.
+
+pub mod list;
+pub mod unsubscribe;
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Db, DbError};
+use crate::domain::address::Address;
+use crate::domain::id::{MessageId, RecipientId, TenantId};
+use crate::domain::suppression::{AddressKey, Reason, Suppression};
+
+/// An entry as it is stored.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub address: String,
+    pub stream: String,
+    pub reason: String,
+    pub message_id: Option<Uuid>,
+    pub recipient_id: Option<Uuid>,
+    pub note: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+impl From<Row> for Suppression {
+    fn from(row: Row) -> Self {
+        Self {
+            address: AddressKey::stored(row.address),
+            stream: Some(row.stream).filter(|stream| !stream.is_empty()),
+            // The column is checked; a word that a later version has added suppresses all the same.
+            reason: row.reason.parse().unwrap_or(Reason::Manual),
+            message_id: row.message_id.map(MessageId),
+            recipient_id: row.recipient_id.map(RecipientId),
+            note: row.note,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+        }
+    }
+}
+
+/// Somebody who is about to get a mail.
+#[derive(Debug, Clone)]
+pub struct Addressed<'a> {
+    /// Whose mail it is.
+    pub tenant: TenantId,
+    /// Where it goes.
+    pub address: AddressKey,
+    /// In which stream.
+    pub stream: &'a str,
+    /// When: an entry that will have expired by then does not count.
+    pub at: DateTime<Utc>,
+}
+
+/// Which of these are suppressed: their places in the list, and the entry of each, that of all streams first.
+pub async fn check(db: &Db, asked: &[Addressed<'_>]) -> Result<Vec<(usize, Suppression)>, DbError> {
+    db.timed("suppressions.check", async {
+        let mut connection = db.pool.acquire_hot().await?;
+        find(&mut connection, asked).await
+    })
+    .await
+}
+
+/// As [`check`], within a transaction.
+pub(super) async fn find(
+    connection: &mut PgConnection,
+    asked: &[Addressed<'_>],
+) -> Result<Vec<(usize, Suppression)>, sqlx::Error> {
+    if asked.is_empty() {
+        return Ok(Vec::new());
+    }
+    let tenants: Vec<Uuid> = asked.iter().map(|one| one.tenant.0).collect();
+    let addresses: Vec<&str> = asked.iter().map(|one| one.address.as_str()).collect();
+    let streams: Vec<&str> = asked.iter().map(|one| one.stream).collect();
+    let times: Vec<DateTime<Utc>> = asked.iter().map(|one| one.at).collect();
+    // One look-up an address, whatever Postgres knows of the table: with a limit it cannot be made another join.
+    let rows = sqlx::query!(
+        r#"SELECT u.n AS "n!", s.address AS "address!", s.stream AS "stream!", s.reason AS "reason!", s.message_id,
+                  s.recipient_id, s.note, s.created_at AS "created_at!", s.expires_at
+           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[])
+                WITH ORDINALITY AS u (tenant_id, address, stream, at, n)
+           CROSS JOIN LATERAL (
+               SELECT * FROM suppressions s
+               WHERE s.tenant_id = u.tenant_id AND s.address = u.address AND s.stream IN ('', u.stream)
+                 AND (s.expires_at IS NULL OR s.expires_at > u.at)
+               ORDER BY s.stream LIMIT 1) s"#,
+        &tenants,
+        &addresses as _,
+        &streams as _,
+        &times
+    )
+    .fetch_all(connection)
+    .await?;
+    let found = rows.into_iter().filter_map(|row| {
+        let entry = Row {
+            address: row.address,
+            stream: row.stream,
+            reason: row.reason,
+            message_id: row.message_id,
+            recipient_id: row.recipient_id,
+            note: row.note,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+        };
+        Some((usize::try_from(row.n - 1).ok()?, entry.into()))
+    });
+    Ok(found.collect())
+}
+
+/// What becomes of an entry that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays unless the new one lasts longer: nobody is sooner free by being added.
+    Kept,
+    /// The new one takes its place.
+    Replaced,
+}
+
+/// What adding entries came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Added {
+    /// Entries that were not there.
+    pub added: u64,
+    /// Entries that were there and are other now, or had expired.
+    pub updated: u64,
+    /// Entries that were as they are, or that were given twice.
+    pub unchanged: u64,
+}
+
+/// Adds entries, all or none.
+pub async fn put(
+    db: &Db,
+    tenant: TenantId,
+    entries: Vec<Suppression>,
+    existing: Existing,
+    now: DateTime<Utc>,
+) -> Result<Added, DbError> {
+    let entries: Vec<(TenantId, Suppression)> = entries.into_iter().map(|entry| (tenant, entry)).collect();
+    db.timed("suppressions.put", async {
+        let mut connection = db.pool.acquire().await?;
+        add(&mut connection, &entries, existing, now).await
+    })
+    .await
+}
+
+/// Adds entries within a transaction, before it takes event numbers. Of the same entry given twice the later counts. However
+/// many replicas add the same at one time, there is one in the end.
+pub(super) async fn add(
+    connection: &mut PgConnection,
+    entries: &[(TenantId, Suppression)],
+    existing: Existing,
+    now: DateTime<Utc>,
+) -> Result<Added, sqlx::Error> {
+    let stream = |entry: &Suppression| entry.stream.clone().unwrap_or_default();
+    let distinct: BTreeMap<_, &Suppression> =
+        entries.iter().map(|(tenant, entry)| ((tenant.0, entry.address.as_str(), stream(entry)), entry)).collect();
+    if distinct.is_empty() {
+        return Ok(Added::default());
+    }
+    let tenants: Vec<Uuid> = distinct.keys().map(|(tenant, ..)| *tenant).collect();
+    let addresses: Vec<&str> = distinct.keys().map(|(_, address, _)| *address).collect();
+    let streams: Vec<&str> = distinct.keys().map(|(.., stream)| stream.as_str()).collect();
+    let reasons: Vec<&str> = distinct.values().map(|entry| entry.reason.as_str()).collect();
+    let messages: Vec<Option<Uuid>> = distinct.values().map(|entry| entry.message_id.map(|id| id.0)).collect();
+    let recipients: Vec<Option<Uuid>> = distinct.values().map(|entry| entry.recipient_id.map(|id| id.0)).collect();
+    let notes: Vec<Option<&str>> = distinct.values().map(|entry| entry.note.as_deref()).collect();
+    let created: Vec<DateTime<Utc>> = distinct.values().map(|entry| entry.created_at).collect();
+    let expires: Vec<Option<DateTime<Utc>>> = distinct.values().map(|entry| entry.expires_at).collect();
+    // A row that stays is locked all the same: who adds the same at the same time waits, and sees what we did.
+    let written = sqlx::query_scalar!(
+        r#"INSERT INTO suppressions AS s (tenant_id, address, stream, reason, message_id, recipient_id, note, created_at,
+                                          expires_at)
+           SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::uuid[], $7::text[],
+                                $8::timestamptz[], $9::timestamptz[])
+                    AS u (tenant_id, address, stream, reason, message_id, recipient_id, note, created_at, expires_at)
+           ORDER BY tenant_id, address COLLATE "C", stream COLLATE "C"
+           ON CONFLICT (tenant_id, address, stream) DO UPDATE SET
+               reason = excluded.reason, message_id = excluded.message_id, recipient_id = excluded.recipient_id,
+               note = excluded.note, expires_at = excluded.expires_at,
+               created_at = CASE WHEN s.expires_at <= $10 OR s.reason <> excluded.reason THEN excluded.created_at
+                            ELSE s.created_at END
+           WHERE s.expires_at <= $10
+              OR CASE WHEN $11 THEN (s.reason, s.note, s.expires_at)
+                                    IS DISTINCT FROM (excluded.reason, excluded.note, excluded.expires_at)
+                 ELSE coalesce(excluded.expires_at, 'infinity') > coalesce(s.expires_at, 'infinity') END
+           RETURNING xmax = 0 AS "is_new!""#,
+        &tenants,
+        &addresses as _,
+        &streams as _,
+        &reasons as _,
+        &messages as _,
+        &recipients as _,
+        &notes as _,
+        &created,
+        &expires as _,
+        now,
+        existing == Existing::Replaced
+    )
+    .fetch_all(connection)
+    .await?;
+    let added = written.iter().filter(|is_new| **is_new).count() as u64;
+    let written = written.len() as u64;
+    Ok(Added { added, updated: written - added, unchanged: entries.len() as u64 - written })
+}
+
+/// A recipient of a stored message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source {
+    pub tenant: TenantId,
+    pub message: MessageId,
+    pub recipient: RecipientId,
+}
+
+/// Suppresses these recipients for all mail of their tenants, within the transaction that records why and before it takes
+/// event numbers. An entry that is there stays.
+pub(super) async fn add_recipients(
+    connection: &mut PgConnection,
+    reason: Reason,
+    sources: &[Source],
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    if sources.is_empty() {
+        return Ok(());
+    }
+    let tenants: Vec<Uuid> = sources.iter().map(|source| source.tenant.0).collect();
+    let messages: Vec<Uuid> = sources.iter().map(|source| source.message.0).collect();
+    let recipients: Vec<Uuid> = sources.iter().map(|source| source.recipient.0).collect();
+    let rows = sqlx::query!(
+        "SELECT r.tenant_id, r.message_id, r.id, r.address
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS u (tenant_id, message_id, id)
+         JOIN recipients r ON r.message_id = u.message_id AND r.id = u.id AND r.tenant_id = u.tenant_id
+              AND r.message_id = ANY ($2)",
+        &tenants,
+        &messages,
+        &recipients
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let entries: Vec<(TenantId, Suppression)> = rows
+        .into_iter()
+        .filter_map(|row| {
+            let address: Address = row.address.parse().ok()?;
+            let entry = Suppression {
+                address: AddressKey::from(&address),
+                stream: None,
+                reason,
+                message_id: Some(MessageId(row.message_id)),
+                recipient_id: Some(RecipientId(row.id)),
+                note: None,
+                created_at: now,
+                expires_at: None,
+            };
+            Some((TenantId(row.tenant_id), entry))
+        })
+        .collect();
+    add(connection, &entries, Existing::Kept, now).await.map(|_| ())
+}
+
+/// How many entries one statement removes.
+const EXPIRED: i64 = 1_000;
+
+/// Removes what has expired. Answers how many entries that were.
+pub async fn forget_expired(db: &Db, now: DateTime<Utc>) -> Result<u64, DbError> {
+    let mut removed = 0;
+    loop {
+        let query = sqlx::query!(
+            "DELETE FROM suppressions WHERE ctid = ANY (ARRAY(
+                 SELECT ctid FROM suppressions WHERE expires_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
+            now,
+            EXPIRED
+        );
+        let rows = db.timed("suppressions.forget_expired", query.execute(&db.pool)).await?.rows_affected();
+        removed += rows;
+        if rows < EXPIRED.unsigned_abs() {
+            return Ok(removed);
+        }
+    }
+}

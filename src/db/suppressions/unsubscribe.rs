@@ -1,0 +1,66 @@
+//! Somebody wants no more mail of a stream: the suppression and the event that tells of it, in one transaction.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use super::{Added, Existing};
+use crate::db::events::{self, NewEvent};
+use crate::db::suppressions;
+use crate::db::{Db, DbError};
+use crate::domain::event::EventType;
+use crate::domain::suppression::{AddressKey, Reason, Suppression};
+use crate::domain::unsubscribe::Ticket;
+
+/// Does as the link says. However often it is asked, and on however many replicas, there is one entry, and one event for
+/// each time that the address was not suppressed before, at least one for each mail whose link was used.
+pub async fn unsubscribe(db: &Db, ticket: &Ticket, now: DateTime<Utc>) -> Result<(), DbError> {
+    let entry = Suppression {
+        address: AddressKey::from(&ticket.address),
+        stream: Some(ticket.stream.clone()),
+        reason: Reason::Unsubscribe,
+        message_id: Some(ticket.message),
+        recipient_id: Some(ticket.recipient),
+        note: None,
+        created_at: now,
+        expires_at: None,
+    };
+    db.timed("unsubscribe", async {
+        let mut tx = db.pool.begin().await?;
+        let done = suppressions::add(&mut tx, &[(ticket.tenant, entry)], Existing::Kept, now).await?;
+        // The entry's row is locked by now: whoever does the same at the same time has been waited for, and is seen here.
+        if done != (Added { unchanged: 1, ..Added::default() }) || !is_told(&mut tx, ticket).await? {
+            events::append(&mut tx, now, vec![event(ticket)]).await?;
+        }
+        tx.commit().await
+    })
+    .await
+}
+
+/// Whether an event has told of this mail's link.
+async fn is_told(connection: &mut PgConnection, ticket: &Ticket) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM events WHERE tenant_id = $1 AND message_id = $2 AND recipient_id = $3
+                          AND type = 'message.unsubscribed' AND recorded_at >= $4) AS "is_told!""#,
+        ticket.tenant.0,
+        ticket.message.0,
+        ticket.recipient.0,
+        ticket.message.time()
+    )
+    .fetch_one(connection)
+    .await
+}
+
+fn event(ticket: &Ticket) -> NewEvent<'static> {
+    NewEvent {
+        vouched: None,
+        tenant: ticket.tenant.0,
+        kind: EventType::Unsubscribed,
+        message_id: Some(ticket.message.0),
+        recipient_id: Some(ticket.recipient.0),
+        endpoint_id: None,
+        attempt: None,
+        outcome: None,
+        next_attempt_at: None,
+        bounce: None,
+    }
+}

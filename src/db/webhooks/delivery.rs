@@ -1,0 +1,196 @@
+//! `webhook_endpoints` as workers see them: taken in hand by one at a time, read on from their cursor, and what came of the
+//! posts recorded. Whatever a worker commits counts only while the endpoint is in its hand.
+
+mod record;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+pub use record::{Attempt, Hold, Progress, record};
+
+use crate::db::events::EventRow;
+use crate::db::{Db, DbError};
+use crate::domain::endpoint::StoredSecret;
+use crate::domain::id::{EndpointId, TenantId};
+use crate::domain::webhook::Health;
+
+/// Posts that wait for another try, of one endpoint; with more nothing new is begun.
+pub const MOST_RETRIES: i64 = 1_000;
+
+/// An endpoint in a worker's hand. Without `Debug`: it holds secrets.
+#[derive(Clone)]
+pub struct Endpoint {
+    /// Its id.
+    pub id: EndpointId,
+    /// Whose events it gets.
+    pub tenant: TenantId,
+    /// Where they are posted.
+    pub url: String,
+    /// Types of events that it wants; `None`: all.
+    pub types: Option<Vec<String>>,
+    /// Signs every post.
+    pub secret: StoredSecret,
+    /// The one before, and until when it signs as well.
+    pub old_secret: Option<(StoredSecret, DateTime<Utc>)>,
+    /// Posts at one time.
+    pub concurrency: usize,
+    /// Posts a second.
+    pub rate: Option<f64>,
+    /// Events a post.
+    pub batch: usize,
+    /// Every event up to this number is dealt with.
+    pub cursor: i64,
+    /// How it has been answering.
+    pub health: Health,
+    /// Posts that wait for another try, counted to [`MOST_RETRIES`].
+    pub retries: i64,
+}
+
+/// As the queries have it.
+struct Row {
+    id: Uuid,
+    tenant_id: Uuid,
+    url: String,
+    events: Option<Vec<String>>,
+    secret: Vec<u8>,
+    old_secret: Option<Vec<u8>>,
+    old_secret_until: Option<DateTime<Utc>>,
+    concurrency: i16,
+    rate: Option<f64>,
+    batch: i16,
+    cursor: i64,
+    open_at: Option<DateTime<Utc>>,
+    failing_since: Option<DateTime<Utc>>,
+    failures: i32,
+    last_error: Option<String>,
+    last_success_at: Option<DateTime<Utc>>,
+    retries: i64,
+}
+
+impl From<Row> for Endpoint {
+    fn from(row: Row) -> Self {
+        Self {
+            id: EndpointId(row.id),
+            tenant: TenantId(row.tenant_id),
+            url: row.url,
+            types: row.events,
+            secret: StoredSecret::new(row.secret),
+            old_secret: row.old_secret.map(StoredSecret::new).zip(row.old_secret_until),
+            concurrency: usize::try_from(row.concurrency).unwrap_or(1),
+            rate: row.rate,
+            batch: usize::try_from(row.batch).unwrap_or(1),
+            cursor: row.cursor,
+            health: Health {
+                failures: u32::try_from(row.failures).unwrap_or(0),
+                failing_since: row.failing_since,
+                last_error: row.last_error,
+                last_success_at: row.last_success_at,
+                open_at: row.open_at,
+            },
+            retries: row.retries,
+        }
+    }
+}
+
+/// Takes at most `limit` endpoints in hand for which there is something to do, and which nobody who lives has. `busy` are
+/// those that this worker has already.
+pub async fn lease(
+    db: &Db,
+    worker: Uuid,
+    busy: &[Uuid],
+    limit: i64,
+    now: DateTime<Utc>,
+) -> Result<Vec<Endpoint>, DbError> {
+    let query = sqlx::query_as!(
+        Row,
+        r#"WITH claimer AS MATERIALIZED (SELECT id FROM workers WHERE id = $1 FOR KEY SHARE),
+               free AS MATERIALIZED (
+                   SELECT e.id FROM claimer, tenants t
+                   LEFT JOIN LATERAL (SELECT seq FROM events WHERE tenant_id = t.id ORDER BY seq DESC LIMIT 1) last ON true
+                   JOIN webhook_endpoints e ON e.tenant_id = t.id
+                   LEFT JOIN LATERAL (SELECT count(*) AS count, min(due_at) AS due_at FROM webhook_retries
+                                      WHERE endpoint_id = e.id) r ON true
+                   WHERE e.disabled_at IS NULL AND e.open_at <= $4 AND e.id <> ALL ($2)
+                     AND (e.lease IS NULL OR e.lease = $1 OR NOT EXISTS (SELECT FROM workers w WHERE w.id = e.lease))
+                     AND (r.due_at <= CASE WHEN e.failures >= $5 THEN 'infinity' ELSE $4::timestamptz END
+                          OR e.cursor < last.seq AND r.count < $6)
+                   ORDER BY e.open_at, e.id LIMIT $3 FOR UPDATE OF e SKIP LOCKED)
+           UPDATE webhook_endpoints e SET lease = $1 FROM free WHERE e.id = free.id
+           RETURNING e.id, tenant_id, url, events, secret, old_secret, old_secret_until, concurrency, rate, batch, cursor,
+                     nullif(open_at, '-infinity') AS open_at, failing_since, failures, last_error, last_success_at,
+                     (SELECT count(*) FROM webhook_retries WHERE endpoint_id = e.id) AS "retries!""#,
+        worker,
+        busy,
+        limit,
+        now,
+        i32::try_from(Health::DOWN_AFTER).unwrap_or(i32::MAX),
+        MOST_RETRIES
+    );
+    let rows = db.timed("notify.lease", query.fetch_all(&db.pool)).await?;
+    Ok(rows.into_iter().map(Endpoint::from).collect())
+}
+
+/// A post that failed and waits for another try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// Its events.
+    pub seqs: Vec<i64>,
+    /// Tries so far.
+    pub attempts: i16,
+    /// When the next one may start.
+    pub due_at: DateTime<Utc>,
+}
+
+/// The first of an endpoint's posts that are due, in the order of their events, those in `busy` left out.
+pub async fn due(
+    db: &Db,
+    endpoint: EndpointId,
+    busy: &[i64],
+    limit: i64,
+    now: DateTime<Utc>,
+) -> Result<Vec<Retry>, DbError> {
+    let query = sqlx::query_as!(
+        Retry,
+        "SELECT seqs, attempts, due_at FROM webhook_retries
+         WHERE endpoint_id = $1 AND due_at <= $2 AND seq <> ALL ($3) ORDER BY seq LIMIT $4",
+        endpoint.0,
+        now,
+        busy,
+        limit
+    );
+    db.timed("notify.due", query.fetch_all(&db.pool)).await
+}
+
+/// The post that an endpoint which is down is tried with: of those tried least, the first.
+pub async fn probe(db: &Db, endpoint: EndpointId) -> Result<Option<Retry>, DbError> {
+    let query = sqlx::query_as!(
+        Retry,
+        "SELECT seqs, attempts, due_at FROM webhook_retries WHERE endpoint_id = $1 ORDER BY attempts, seq LIMIT 1",
+        endpoint.0
+    );
+    db.timed("notify.probe", query.fetch_optional(&db.pool)).await
+}
+
+/// These events, in the order of their numbers. What is not kept any longer is left out.
+pub async fn events(db: &Db, tenant: TenantId, seqs: &[i64]) -> Result<Vec<EventRow>, DbError> {
+    let query = sqlx::query_as!(
+        EventRow,
+        r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
+                  m.tags AS "tags?", m.metadata AS "metadata?", e.attempt, e.response_code, e.response_enhanced,
+                  e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id,
+                  e.bounce_type, e.bounce_category, e.bounce_source, e.vouched,
+                  m.subject AS "subject?", m.from_address AS "from_address?", m.from_name AS "from_name?", m.stream AS "stream?",
+                  CASE WHEN e.recipient_id IS NULL AND e.type IN ('message.accepted', 'message.scheduled') THEN (
+                      SELECT jsonb_agg(jsonb_build_object('id', 'rcp_' || replace(t.id::text, '-', ''),
+                                                          'address', t.address, 'kind', t.kind) ORDER BY t.position)
+                      FROM recipients t WHERE t.message_id = e.message_id AND t.tenant_id = $1) END AS "recipients?"
+           FROM events e
+           LEFT JOIN recipients r ON r.message_id = e.message_id AND r.id = e.recipient_id AND r.tenant_id = $1
+           LEFT JOIN messages m ON m.id = e.message_id AND m.tenant_id = $1
+           WHERE e.tenant_id = $1 AND e.seq = ANY ($2)
+           ORDER BY e.seq"#,
+        tenant.0,
+        seqs
+    );
+    db.timed("notify.events", query.fetch_all(&db.pool)).await
+}
