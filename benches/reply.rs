@@ -10,10 +10,10 @@ use divan::{Bencher, black_box};
 use postrider::domain;
 
 /// The reader is nobody's business outside of `smtp`, so its file is taken as it is.
-#[path = "../src/smtp"]
+#[path = "../src/smtp/client/connection"]
 mod smtp {
     #[cfg(test)]
-    pub mod mangled;
+    pub mod corrupt_replies;
     pub mod reply;
 
     /// Reads every reply there is, and answers how many.

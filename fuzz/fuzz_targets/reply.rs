@@ -11,9 +11,9 @@ mod domain {
     pub mod outcome;
     pub mod retry_hint;
 }
-#[path = "../../src/smtp"]
+#[path = "../../src/smtp/client/connection"]
 mod smtp {
-    pub mod offer;
+    pub mod ehlo;
     pub mod reply;
 
     pub fn read_all(octets: &[u8], size: usize) -> (Vec<reply::RawReply>, Option<reply::ReplyError>) {
@@ -41,7 +41,7 @@ mod smtp {
         for reply in &replies {
             assert!(reply.text.len() <= (64 * 1_024 + 2_048) * 3 + 100);
             assert!(reply.to_reply().text.len() <= crate::domain::outcome::Reply::TEXT_LIMIT);
-            let offer = offer::Offer::of(reply);
+            let offer = ehlo::Capabilities::of(reply);
             assert!(!offer.starttls() || reply.text.to_ascii_uppercase().contains("STARTTLS"));
             let _ = (offer.eight_bit_mime(), offer.smtputf8());
         }

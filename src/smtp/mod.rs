@@ -5,7 +5,7 @@
 //!
 //! From the socket upward: `reply` makes replies of octets and `body` octets of a mail; `wire` is one connection;
 //! `handshake` opens it (greeting, EHLO, STARTTLS, AUTH), `session` is what then stays open, `transaction` hands one mail
-//! over (`parcel` is what goes in and comes out, `recipient_limit` how many a server takes at once), `dsn` what it asks to be told; `pool` keeps sessions for the next mail; `gate` and `lane` say how many there may be; `mx` finds a domain's
+//! over (`message` is what goes in and comes out, `recipient_limit` how many a server takes at once), `dsn` what it asks to be told; `pool` keeps sessions for the next mail; `gate` and `lane` say how many there may be; `mx` finds a domain's
 //! servers, `mx_guard` says which addresses may be theirs, `sts` its policy, `direct` both; `failover` asks servers in turn; `hand_over` gives a mail to one
 //! server; `sender` joins them. `policies` say how sessions are opened, `terms` what a caller asks for, `check` tries
 //! relays out without a mail.
@@ -17,43 +17,14 @@
 //!   before it never is;
 //! - a call that is dropped midway closes its connection; no session is used again in an unknown state.
 
-mod auth;
-mod body;
-mod check;
-mod direct;
-mod dsn;
-mod failover;
-mod gate;
-mod hand_over;
-mod handshake;
+mod client;
 pub mod inbound;
-mod lane;
-#[cfg(test)]
-mod mangled;
-mod mx;
-mod mx_guard;
-mod offer;
-mod parcel;
-mod policies;
-mod pool;
-mod recipient_limit;
-mod reply;
-mod route;
-mod screen;
-mod sender;
-mod session;
-mod settings;
 mod sts;
-mod terms;
-mod tls;
-mod transaction;
-mod wire;
-mod words;
 
 pub use crate::domain::relay::{Login, Mechanism, Password, Relay, RelayError, TlsMode};
-pub use check::Checked;
-pub use hand_over::NotBegun;
-pub use route::{Dsn, Envelope, Route};
-pub use sender::Sender;
-pub use settings::{MtaSts, Settings, SetupError, Timeouts};
-pub use terms::{Limits, SendGuard, Terms};
+pub use client::check::Checked;
+pub use client::route::{Dsn, Envelope, Route};
+pub use client::send_options::{Limits, SendGuard, SendOptions};
+pub use client::sender::Sender;
+pub use client::server_delivery::NotBegun;
+pub use client::settings::{MtaSts, Settings, SetupError, Timeouts};

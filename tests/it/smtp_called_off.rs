@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use postrider::domain::outcome::Verdict::{Accepted, Permanent};
-use postrider::smtp::{Limits, SendGuard, Sender, Terms};
+use postrider::smtp::{Limits, SendGuard, SendOptions, Sender};
 
 use crate::support::sending::{MAIL, envelope, mail_of, relay, sender, through_relay, verdicts};
 use crate::support::smtp::SmtpServer;
@@ -45,8 +45,8 @@ impl SendGuard for AtTheText {
     }
 }
 
-fn terms(watch: &AtTheText) -> Terms<'_> {
-    Terms { urgent: false, limits: Limits::default(), watch }
+fn terms(watch: &AtTheText) -> SendOptions<'_> {
+    SendOptions { urgent: false, limits: Limits::default(), watch }
 }
 
 async fn send(sender: &Sender, watch: &AtTheText) -> bool {
@@ -108,7 +108,7 @@ async fn a_closure_that_says_no_is_heard_before_mail() {
     let smtp = SmtpServer::start().await;
     let sender = sender(relay(&smtp));
     let envelope = envelope(["ann@example.test"]);
-    let no = Terms { urgent: false, limits: Limits::default(), watch: &|| false };
+    let no = SendOptions { urgent: false, limits: Limits::default(), watch: &|| false };
     sender.send_if(&through_relay(), &envelope, MAIL, &no).await.expect_err("called off");
     assert_eq!(smtp.count("MAIL"), 0);
     assert_eq!(verdicts(&sender.send(&through_relay(), &envelope, MAIL).await), [Accepted]);

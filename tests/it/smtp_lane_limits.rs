@@ -5,14 +5,14 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use postrider::domain::outcome::Outcome;
 use postrider::domain::outcome::Verdict::Accepted;
-use postrider::smtp::{Limits, NotBegun, Route, Sender, Settings, Terms, Timeouts};
+use postrider::smtp::{Limits, NotBegun, Route, SendOptions, Sender, Settings, Timeouts};
 
 use crate::support::dns::DnsServer;
 use crate::support::sending::{MAIL, envelope, relay, sender, through_relay};
 use crate::support::smtp::{SmtpServer, three};
 
 async fn send(sender: &Sender, route: &Route, limits: &Limits) -> Result<Outcome, NotBegun> {
-    let terms = Terms { urgent: false, limits: limits.clone(), watch: &|| true };
+    let terms = SendOptions { urgent: false, limits: limits.clone(), watch: &|| true };
     let outcomes = sender.send_if(route, &envelope(["ann@example.test"]), MAIL, &terms).await?;
     Ok(outcomes.into_iter().next().unwrap())
 }

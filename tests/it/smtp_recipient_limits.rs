@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use postrider::domain::outcome::Outcome;
 use postrider::domain::outcome::Verdict::{self, Accepted, Permanent, Temporary, Uncertain};
-use postrider::smtp::{Limits, SendGuard, Settings, Terms};
+use postrider::smtp::{Limits, SendGuard, SendOptions, Settings};
 
 use crate::support::sending::{MAIL, envelope, relay, send, send_one, sender, through_relay, verdicts};
 use crate::support::smtp::{Action, SmtpServer};
@@ -196,7 +196,7 @@ impl SendGuard for Once {
 async fn a_call_off_between_two_transactions_takes_no_outcome_back() {
     let smtp = two_at_a_time("552 too many recipients").await;
     let watch = Once::default();
-    let terms = Terms { urgent: true, limits: Limits::default(), watch: &watch };
+    let terms = SendOptions { urgent: true, limits: Limits::default(), watch: &watch };
     let outcomes = sender(relay(&smtp)).send_if(&through_relay(), &envelope(FIVE), MAIL, &terms).await.unwrap();
     assert_eq!(verdicts(&outcomes), [Accepted, Accepted, Temporary, Temporary, Temporary]);
     assert_eq!(copies(&smtp), owned(&[&FIVE[..2]]));

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use postrider::domain::outcome::Outcome;
 use postrider::domain::outcome::Verdict::Accepted;
-use postrider::smtp::{Limits, NotBegun, Sender, Settings, Terms, Timeouts};
+use postrider::smtp::{Limits, NotBegun, SendOptions, Sender, Settings, Timeouts};
 
 use crate::support::sending::{MAIL, envelope, relay, sender, through_relay};
 use crate::support::smtp::SmtpServer;
 
 async fn send(sender: &Sender, urgent: bool) -> Result<Vec<Outcome>, NotBegun> {
-    let terms = Terms { urgent, limits: Limits::default(), watch: &|| true };
+    let terms = SendOptions { urgent, limits: Limits::default(), watch: &|| true };
     sender.send_if(&through_relay(), &envelope(["ann@example.test"]), MAIL, &terms).await
 }
 

@@ -26,8 +26,8 @@ use cache::{Cache, Place};
 use fetch::Fetcher;
 pub(super) use policy::{Mode, Policy};
 
-use super::parcel::Judgement;
-use super::settings::Settings;
+use super::client::outgoing_message::Judgement;
+use super::client::settings::Settings;
 use crate::domain::outcome::{EnhancedCode, Peer, Reply};
 
 impl Policy {

@@ -2,19 +2,19 @@
 
 use super::DeliverContext;
 use crate::db::queue::Claimed;
-use crate::smtp::{Limits, SendGuard, Terms};
+use crate::smtp::{Limits, SendGuard, SendOptions};
 use crate::worker::claim::allocation::URGENT;
 
 impl DeliverContext {
     /// Returns the options for sending to recipients of one lane.
-    pub(crate) fn send_options<'a>(&self, claimed: &[Claimed], guard: &'a dyn SendGuard) -> Terms<'a> {
+    pub(crate) fn send_options<'a>(&self, claimed: &[Claimed], guard: &'a dyn SendGuard) -> SendOptions<'a> {
         let Some(lane) = claimed.first().and_then(|row| self.leases.in_flight.lane(row.lane_id)) else {
-            return Terms { urgent: false, limits: Limits::default(), watch: guard };
+            return SendOptions { urgent: false, limits: Limits::default(), watch: guard };
         };
         let connections = lane.connections.and_then(|_| self.leases.permits.connections(lane.id));
         let mails_per_connection = lane.mails_per_connection.and_then(|messages| u32::try_from(messages).ok());
         let has_own = connections.is_some() || mails_per_connection.is_some();
         let limits = Limits { lane: has_own.then_some(lane.id), connections, mails_per_connection };
-        Terms { urgent: lane.priority <= URGENT, limits, watch: guard }
+        SendOptions { urgent: lane.priority <= URGENT, limits, watch: guard }
     }
 }

@@ -7,21 +7,21 @@ use std::fmt::Write as _;
 
 use lettre::transport::smtp::extension::{MailParameter, RcptParameter};
 
-use super::route::Dsn;
 use crate::domain::address::Address;
+use crate::smtp::client::route::Dsn;
 
 /// The longest ORCPT, its name left out (RFC 3461 §4.2).
 const LONGEST: usize = 500;
 
 /// Of MAIL.
-pub(super) fn of_mail(dsn: &Dsn) -> [MailParameter; 2] {
+pub(in crate::smtp) fn of_mail(dsn: &Dsn) -> [MailParameter; 2] {
     let other =
         |keyword: &str, value: &str| MailParameter::Other { keyword: keyword.into(), value: Some(value.into()) };
     [other("RET", "HDRS"), other("ENVID", &dsn.envelope_id)]
 }
 
 /// Of one RCPT. What has to be written as xtext is written so by the command.
-pub(super) fn of_recipient(dsn: &Dsn, to: &Address) -> Vec<RcptParameter> {
+pub(in crate::smtp) fn of_recipient(dsn: &Dsn, to: &Address) -> Vec<RcptParameter> {
     let other = |keyword: &str, value: String| RcptParameter::Other { keyword: keyword.into(), value: Some(value) };
     let notify = if dsn.success { "SUCCESS,FAILURE,DELAY" } else { "FAILURE,DELAY" };
     let original = original(to);

@@ -14,18 +14,18 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::auth::{AuthError, log_in};
-use super::mx_guard::MxGuard;
-use super::offer::Offer;
+use super::ehlo::Capabilities;
 use super::session::Session;
-use super::settings::Timeouts;
 use super::tls::{self, Tls};
 use super::wire::{Link, Wire, WireError};
 use super::words;
 use crate::domain::outcome::{Peer, Reply, Stage};
 use crate::domain::relay::{Login, TlsMode};
+use crate::smtp::client::mx::mx_guard::MxGuard;
+use crate::smtp::client::settings::Timeouts;
 
 /// How sessions to one kind of destination are opened and kept.
-pub(super) struct Policy {
+pub(in crate::smtp) struct Policy {
     /// Tells policies apart: sessions are shared under the same one only.
     pub id: u32,
     pub client: ClientId,
@@ -48,7 +48,7 @@ pub(super) struct Policy {
 
 /// A server that would not have us.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(in crate::smtp) struct Refusal {
     pub peer: Peer,
     pub stage: Stage,
     pub reply: Reply,
@@ -73,7 +73,7 @@ enum Failure {
 
 impl Failure {
     /// Whether the server has refused us in so many words, and waits for QUIT.
-    fn may_part(&self) -> bool {
+    fn may_quit(&self) -> bool {
         matches!(self, Self::Other(reply) if reply.code.is_some_and(|code| code != 421) || reply.enhanced.is_some_and(|code| code.subject == 7))
     }
 
@@ -84,7 +84,7 @@ impl Failure {
 
 /// Opens a session with `host` at `address`, if that is done by the deadline: a server that takes its time in every step
 /// could else have an hour of it.
-pub(super) async fn open(
+pub(in crate::smtp) async fn open(
     host: &str,
     address: SocketAddr,
     policy: &Policy,
@@ -138,33 +138,33 @@ impl Opening<'_> {
         }
         let mut wire = Wire::new(link);
         let greeted = self.greet(&mut wire).await;
-        let (mut wire, mut offer) = self.or_part(wire, greeted)?;
+        let (mut wire, mut offer) = self.or_quit(wire, greeted)?;
         let mut encrypted = self.policy.implicit_tls;
         if !encrypted && mode != TlsMode::None {
             let asked = self.starttls(&mut wire, &offer, mode).await;
-            (wire, encrypted) = self.or_part(wire, asked)?;
+            (wire, encrypted) = self.or_quit(wire, asked)?;
             if encrypted {
                 wire = Wire::new(self.encrypt(wire.into_link(), &mut cipher).await?);
                 // What was offered in plain text may have been forged (RFC 3207 §4.2).
                 let greeted = self.hello(&mut wire).await;
-                (wire, offer) = self.or_part(wire, greeted)?;
+                (wire, offer) = self.or_quit(wire, greeted)?;
             }
         }
         if let Some(login) = &self.policy.credentials {
             let verified = encrypted && mode == TlsMode::Verified;
             let known = self.authenticate(&mut wire, &offer, login, verified).await;
-            (wire, ()) = self.or_part(wire, known)?;
+            (wire, ()) = self.or_quit(wire, known)?;
         }
         Ok(Session::new(wire, offer, self.peer(cipher)))
     }
 
     /// The connection and what was got over it; or where that is a refusal, a goodbye.
-    fn or_part<T>(&self, wire: Wire, result: Result<T, Failure>) -> Result<(Wire, T), Failure> {
+    fn or_quit<T>(&self, wire: Wire, result: Result<T, Failure>) -> Result<(Wire, T), Failure> {
         match result {
             Ok(got) => Ok((wire, got)),
             Err(failure) => {
-                if failure.may_part() {
-                    self.part(wire);
+                if failure.may_quit() {
+                    self.quit(wire);
                 }
                 Err(failure)
             }
@@ -172,7 +172,7 @@ impl Opening<'_> {
     }
 
     /// Says goodbye to a server that would not have us (RFC 5321 §4.1.1.10), and lets nobody wait for it.
-    fn part(&self, mut wire: Wire) {
+    fn quit(&self, mut wire: Wire) {
         let wait = self.policy.timeouts.quit;
         tokio::spawn(async move {
             // The connection is closed whatever the answer is.
@@ -215,7 +215,7 @@ impl Opening<'_> {
         Ok(Link::Tls(Box::new(stream)))
     }
 
-    async fn greet(&self, wire: &mut Wire) -> Result<Offer, Failure> {
+    async fn greet(&self, wire: &mut Wire) -> Result<Capabilities, Failure> {
         self.greeting(wire).await?;
         self.hello(wire).await
     }
@@ -226,22 +226,22 @@ impl Opening<'_> {
         if reply.is_positive() { Ok(()) } else { Err(Failure::Other(reply.to_reply())) }
     }
 
-    async fn hello(&self, wire: &mut Wire) -> Result<Offer, Failure> {
+    async fn hello(&self, wire: &mut Wire) -> Result<Capabilities, Failure> {
         let (client, wait) = (&self.policy.client, self.policy.timeouts.ehlo);
         let reply = wire.ask(Ehlo::new(client.clone()), wait).await.map_err(|error| Failure::wire("EHLO", &error))?;
         if reply.is_positive() {
-            return Ok(Offer::of(&reply));
+            return Ok(Capabilities::of(&reply));
         }
         if reply.code < 500 {
             return Err(Failure::Other(reply.to_reply()));
         }
         let helo = format!("HELO {client}\r\n");
         let reply = wire.ask(helo, wait).await.map_err(|error| Failure::wire("HELO", &error))?;
-        if reply.is_positive() { Ok(Offer::default()) } else { Err(Failure::Other(reply.to_reply())) }
+        if reply.is_positive() { Ok(Capabilities::default()) } else { Err(Failure::Other(reply.to_reply())) }
     }
 
     /// Asks for TLS; answers whether the handshake comes next.
-    async fn starttls(&self, wire: &mut Wire, offer: &Offer, mode: TlsMode) -> Result<bool, Failure> {
+    async fn starttls(&self, wire: &mut Wire, offer: &Capabilities, mode: TlsMode) -> Result<bool, Failure> {
         let required = matches!(mode, TlsMode::Required | TlsMode::Verified);
         if !offer.starttls() {
             let why = || Failure::Other(Reply::ours_with(4, 7, 10, "TLS is required and the server does not offer it"));
@@ -262,7 +262,13 @@ impl Opening<'_> {
         Ok(true)
     }
 
-    async fn authenticate(&self, wire: &mut Wire, offer: &Offer, login: &Login, verified: bool) -> Result<(), Failure> {
+    async fn authenticate(
+        &self,
+        wire: &mut Wire,
+        offer: &Capabilities,
+        login: &Login,
+        verified: bool,
+    ) -> Result<(), Failure> {
         if !verified && !self.address.ip().is_loopback() {
             let why = "user and password are not sent: the connection is not verified TLS";
             return Err(Failure::Other(Reply::ours_with(4, 7, 10, why)));

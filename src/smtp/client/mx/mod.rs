@@ -3,6 +3,9 @@
 //! By preference, shuffled within equal; no MX falls to the domain's own addresses; a null MX and a domain that does not
 //! exist are permanent; everything that the DNS does not answer is temporary.
 
+pub(in crate::smtp) mod direct;
+pub(in crate::smtp) mod mx_guard;
+
 use std::net::IpAddr;
 
 use hickory_resolver::TokioResolver;
@@ -11,12 +14,12 @@ use hickory_resolver::proto::rr::{Name, RData};
 use rand::seq::SliceRandom;
 use tokio::time::timeout;
 
-use super::mx_guard::MxGuard;
-use super::parcel::Judgement;
+use super::outgoing_message::Judgement;
 use super::settings::Settings;
-use super::sts;
 use crate::dns::{resolver, words};
 use crate::domain::outcome::{Reply, Stage, Verdict};
+use crate::smtp::sts;
+use mx_guard::MxGuard;
 
 /// The most addresses tried for one mail (RFC 5321 §5.1 wants at least two).
 const ADDRESSES: usize = 5;
@@ -25,13 +28,13 @@ const ADDRESSES_OF_A_HOST: usize = 3;
 
 /// One address of a mail exchanger.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Exchanger {
+pub(in crate::smtp) struct Exchanger {
     pub host: String,
     pub ip: IpAddr,
 }
 
 /// Asks the DNS.
-pub(super) struct Resolver {
+pub(in crate::smtp) struct Resolver {
     dns: TokioResolver,
     wait: std::time::Duration,
     own_name: String,

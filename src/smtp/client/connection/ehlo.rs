@@ -8,7 +8,7 @@ use super::reply::RawReply;
 
 /// The extensions that matter to us. The default is a server that offers none, as after HELO.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Offer {
+pub(in crate::smtp) struct Capabilities {
     info: ServerInfo,
     /// Commands may be sent in groups (RFC 2920).
     pub pipelining: bool,
@@ -22,7 +22,7 @@ pub(super) struct Offer {
     pub size_limit: Option<u64>,
 }
 
-impl Offer {
+impl Capabilities {
     /// Reads the reply to EHLO. Keywords are case-insensitive; the first line is the server's name.
     pub fn of(reply: &RawReply) -> Self {
         // Some say `AUTH=LOGIN PLAIN`, alone or besides, as a draft before RFC 2554 had it.
@@ -84,12 +84,12 @@ impl Offer {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::corrupt_replies;
+    use super::super::reply::ReplyReader;
     use super::*;
-    use crate::smtp::mangled;
-    use crate::smtp::reply::ReplyReader;
 
-    fn offer(text: &str) -> Offer {
-        Offer::of(&RawReply { code: 250, first_code: 250, text: text.into() })
+    fn offer(text: &str) -> Capabilities {
+        Capabilities::of(&RawReply { code: 250, first_code: 250, text: text.into() })
     }
 
     #[test]
@@ -121,10 +121,10 @@ mod tests {
         }
 
         #[test]
-        fn a_mangled_greeting_is_survived_and_offers_no_more_than_it_says(octets in mangled::stream()) {
+        fn a_mangled_greeting_is_survived_and_offers_no_more_than_it_says(octets in corrupt_replies::stream()) {
             let mut reader = ReplyReader::default();
             if let Ok((_, Some(reply))) = reader.feed(&octets) {
-                let offer = Offer::of(&reply);
+                let offer = Capabilities::of(&reply);
                 let says = |keyword: &str| reply.text.to_ascii_uppercase().contains(keyword);
                 prop_assert!(!offer.starttls() || says("STARTTLS"));
                 prop_assert!(!offer.pipelining || says("PIPELINING"));

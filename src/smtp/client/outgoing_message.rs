@@ -8,7 +8,7 @@ use crate::domain::refusal;
 
 /// What became of a recipient.
 #[derive(Debug, Clone)]
-pub(super) struct Judgement {
+pub(in crate::smtp) struct Judgement {
     pub verdict: Verdict,
     pub stage: Stage,
     pub reply: Reply,
@@ -27,7 +27,7 @@ impl Judgement {
 
 /// How a transaction ended.
 #[derive(Debug)]
-pub(super) enum Ending {
+pub(in crate::smtp) enum Ending {
     /// The server, or what is known of it, has judged at least one recipient.
     Judged(Judged),
     /// The server was gone before it said a word about this mail: on a session that had been idle, not an attempt.
@@ -38,7 +38,7 @@ pub(super) enum Ending {
 
 /// What became of the recipients of one transaction.
 #[derive(Debug, Default)]
-pub(super) struct Judged {
+pub(in crate::smtp) struct Judged {
     /// By their places in the envelope.
     pub done: Vec<(usize, Judgement)>,
     /// Recipients beyond the server's limit, in the envelope's order, with what they get where there is no further
@@ -63,7 +63,7 @@ impl Judged {
 
 /// One mail.
 #[derive(Clone, Copy)]
-pub(super) struct Parcel<'a> {
+pub(in crate::smtp) struct OutgoingMessage<'a> {
     pub envelope: &'a Envelope,
     pub mime: &'a [u8],
     /// Which bytes above 127 `mime` has.
@@ -72,7 +72,7 @@ pub(super) struct Parcel<'a> {
 
 /// For which recipients of the envelope a transaction is.
 #[derive(Clone, Copy)]
-pub(super) struct Batch<'a> {
+pub(in crate::smtp) struct Batch<'a> {
     /// Their places.
     pub places: &'a [usize],
     /// The most of them that are named to the server.
@@ -83,7 +83,7 @@ pub(super) struct Batch<'a> {
 
 /// Where a message has bytes above 127.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum EightBit {
+pub(in crate::smtp) enum EightBit {
     Nowhere,
     /// In the body alone.
     Body,

@@ -7,14 +7,14 @@ use secrecy::{ExposeSecret, SecretString};
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::offer::Offer;
+use super::ehlo::Capabilities;
 use super::reply::RawReply;
 use super::wire::Wire;
 use crate::domain::relay::{Login, Mechanism, Password};
 
 /// Why the server does not know us.
 #[derive(Debug)]
-pub(super) enum AuthError {
+pub(in crate::smtp) enum AuthError {
     /// It offers none of the mechanisms that we may use, which are these.
     NoMechanism(String),
     /// There is no password: the file that should hold it says why.
@@ -26,7 +26,12 @@ pub(super) enum AuthError {
 }
 
 /// Introduces us. The caller has made sure that the connection may carry a password.
-pub(super) async fn log_in(wire: &mut Wire, offer: &Offer, login: &Login, wait: Duration) -> Result<(), AuthError> {
+pub(in crate::smtp) async fn log_in(
+    wire: &mut Wire,
+    offer: &Capabilities,
+    login: &Login,
+    wait: Duration,
+) -> Result<(), AuthError> {
     let allowed: &[Spoken] = match login.mechanism {
         None => &[Spoken::Plain, Spoken::Login],
         Some(Mechanism::Plain) => &[Spoken::Plain],

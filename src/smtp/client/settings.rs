@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::mx_guard::MxGuard;
+use super::mx::mx_guard::MxGuard;
 use crate::domain::network::Allowed;
 use crate::domain::relay::{Relay, TlsMode};
 
-/// Everything a [`Sender`](super::Sender) needs to know.
+/// Everything a [`Sender`](crate::smtp::Sender) needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The name given in EHLO: a host name, or an IP address, which is sent as an address literal.
@@ -91,7 +91,7 @@ impl Default for Settings {
 
 impl Settings {
     /// Which addresses may be mail exchangers.
-    pub(super) fn mx_guard(&self) -> MxGuard {
+    pub(in crate::smtp) fn mx_guard(&self) -> MxGuard {
         MxGuard { loopback: self.allow_loopback_mx, allowed: self.allow_private_mx.clone() }
     }
 }
@@ -158,7 +158,7 @@ impl Default for Timeouts {
     }
 }
 
-/// Why a [`Sender`](super::Sender) cannot be made of these settings.
+/// Why a [`Sender`](crate::smtp::Sender) cannot be made of these settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The name for EHLO would break the command.

@@ -1,18 +1,22 @@
 //! What can be judged about a recipient before anything is said to the server.
 
-use super::offer::Offer;
-use super::parcel::{EightBit, Judgement, Parcel};
 use crate::domain::address::Address;
 use crate::domain::outcome::{Reply, Stage, Verdict};
+use crate::smtp::client::connection::ehlo::Capabilities;
+use crate::smtp::client::outgoing_message::{EightBit, Judgement, OutgoingMessage};
 
 /// The refusal of a recipient whom this server cannot be asked about; nothing of it is sent.
-pub(super) fn screen(offer: &Offer, parcel: Parcel<'_>, to: &Address) -> Option<Judgement> {
-    let from = parcel.envelope.from.as_ref();
+pub(in crate::smtp) fn preflight(
+    offer: &Capabilities,
+    message: OutgoingMessage<'_>,
+    to: &Address,
+) -> Option<Judgement> {
+    let from = message.envelope.from.as_ref();
     let permanent = |subject, detail, why: String| {
         let reply = Reply::ours_with(5, subject, detail, why);
         Some(Judgement::new(Verdict::Permanent, Stage::Mail, reply))
     };
-    let size = size(parcel.mime);
+    let size = size(message.mime);
     if let Some(limit) = offer.size_limit
         && size as u64 > limit
     {
@@ -30,11 +34,11 @@ pub(super) fn screen(offer: &Offer, parcel: Parcel<'_>, to: &Address) -> Option<
     // An address beyond ASCII in any header field is everyone's: the header must not go to this server (RFC 6531 §3.2), and
     // an envelope without that recipient does not change it. Written in another way it would lack who it is from or to, and
     // its signature would not fit.
-    if parcel.eight_bit == EightBit::Header && !offer.smtputf8() {
+    if message.eight_bit == EightBit::Header && !offer.smtputf8() {
         let why = "an address in the header fields needs SMTPUTF8 and the server does not offer it";
         return permanent(6, 7, why.into());
     }
-    if parcel.eight_bit == EightBit::Body && !offer.eight_bit_mime() && !offer.smtputf8() {
+    if message.eight_bit == EightBit::Body && !offer.eight_bit_mime() && !offer.smtputf8() {
         let why = "the message has bytes above 127 and the server offers neither 8BITMIME nor SMTPUTF8";
         return permanent(6, 3, why.into());
     }
@@ -42,7 +46,7 @@ pub(super) fn screen(offer: &Offer, parcel: Parcel<'_>, to: &Address) -> Option<
 }
 
 /// The size that SIZE speaks of (RFC 1870 §6.1): with line ends, without stuffed dots and terminator.
-pub(super) fn size(mime: &[u8]) -> usize {
+pub(in crate::smtp) fn size(mime: &[u8]) -> usize {
     if mime.is_empty() || mime.ends_with(b"\r\n") { mime.len() } else { mime.len() + 2 }
 }
 

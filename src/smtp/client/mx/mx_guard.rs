@@ -9,7 +9,7 @@ use crate::domain::network::{Allowed, Place};
 
 /// What is allowed.
 #[derive(Debug, Clone, Default)]
-pub(super) struct MxGuard {
+pub(in crate::smtp) struct MxGuard {
     /// This machine.
     pub loopback: bool,
     /// Private networks, and others by network or name.

@@ -9,19 +9,19 @@ use std::sync::Arc;
 use hickory_resolver::TokioResolver;
 use lettre::transport::smtp::extension::ClientId;
 
+use super::connection::handshake::Policy;
+use super::connection::tls::Tls;
 use super::failover::Server;
-use super::handshake::Policy;
-use super::mx_guard::MxGuard;
+use super::mx::mx_guard::MxGuard;
 use super::pool::Destination;
 use super::settings::{Settings, SetupError};
-use super::sts;
-use super::tls::Tls;
 use crate::dns::resolver;
 use crate::domain::relay::{Relay, TlsMode};
 use crate::domain::routing::RouteName;
+use crate::smtp::sts;
 
 /// Makes policies, each with an id of its own.
-pub(super) struct Policies {
+pub(in crate::smtp) struct Policies {
     settings: Settings,
     client: ClientId,
     /// What resolves the names of relays, where it is not the system.
@@ -113,7 +113,7 @@ impl Policies {
 }
 
 /// The policies for mail exchangers.
-pub(super) struct MxPolicies {
+pub(in crate::smtp) struct MxPolicies {
     none: Arc<Policy>,
     opportunistic: Arc<Policy>,
     /// Opportunistic, telling what is wrong with a certificate: for an MTA-STS policy that is being tested.

@@ -5,7 +5,7 @@ use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
 /// The gate of one destination, whatever pools its sessions are in.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(in crate::smtp) struct ConnectionLimiter {
     all: Semaphore,
     /// Of those, what mail that is not urgent may take: all but an eighth, at least one.
     common: Semaphore,
@@ -13,12 +13,12 @@ pub(super) struct Gate {
 
 /// A place at the destination.
 #[derive(Debug)]
-pub(super) struct Pass<'a> {
+pub(in crate::smtp) struct ConnectionPermit<'a> {
     _common: Option<SemaphorePermit<'a>>,
     _all: SemaphorePermit<'a>,
 }
 
-impl Gate {
+impl ConnectionLimiter {
     /// With so many places. A single one is for everybody.
     pub fn new(places: usize) -> Self {
         let places = places.min(Semaphore::MAX_PERMITS);
@@ -27,9 +27,9 @@ impl Gate {
     }
 
     /// Waits for a place. The error says that the gate was closed.
-    pub async fn enter(&self, urgent: bool) -> Result<Pass<'_>, AcquireError> {
+    pub async fn enter(&self, urgent: bool) -> Result<ConnectionPermit<'_>, AcquireError> {
         let common = if urgent { None } else { Some(self.common.acquire().await?) };
-        Ok(Pass { _common: common, _all: self.all.acquire().await? })
+        Ok(ConnectionPermit { _common: common, _all: self.all.acquire().await? })
     }
 
     /// Turns away whoever waits and whoever comes.
@@ -47,7 +47,7 @@ mod tests {
 
     /// How many get in at once, common mail first.
     fn admitted(places: usize) -> (usize, usize) {
-        let gate = Gate::new(places);
+        let gate = ConnectionLimiter::new(places);
         let mut inside = Vec::new();
         let mut fill = |urgent| {
             let before = inside.len();
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_closed_gate_turns_away() {
-        let gate = Gate::new(4);
+        let gate = ConnectionLimiter::new(4);
         gate.close();
         assert!(matches!(gate.enter(true).now_or_never(), Some(Err(_))));
     }

@@ -25,7 +25,7 @@ const PASSED_OVER: usize = 20;
 
 /// The answer to the final dot.
 #[derive(Debug)]
-pub(super) struct FinalReply {
+pub(in crate::smtp) struct FinalReply {
     pub reply: RawReply,
     /// Whether it was a reply as it should be, so that the connection can be used again.
     pub is_clean: bool,
@@ -33,7 +33,7 @@ pub(super) struct FinalReply {
 
 /// Why nothing more can be said or heard.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum WireError {
+pub(in crate::smtp) enum WireError {
     /// The other side closed the connection.
     #[error("the server closed the connection")]
     Closed,
@@ -57,7 +57,7 @@ impl WireError {
 
 /// A write that did not come to its end.
 #[derive(Debug)]
-pub(super) struct WriteError {
+pub(in crate::smtp) struct WriteError {
     /// The other side has seen no more than this many octets of the write.
     pub reached: usize,
     /// What happened.
@@ -65,7 +65,7 @@ pub(super) struct WriteError {
 }
 
 /// The transport beneath.
-pub(super) enum Link {
+pub(in crate::smtp) enum Link {
     /// Plain text.
     Plain(TcpStream),
     /// TLS.
@@ -73,7 +73,7 @@ pub(super) enum Link {
 }
 
 /// A connection and what has been read ahead from it.
-pub(super) struct Wire {
+pub(in crate::smtp) struct Wire {
     link: Link,
     buffer: Box<[u8; BUFFER]>,
     start: usize,
@@ -257,8 +257,8 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::runtime::Runtime;
 
+    use super::super::corrupt_replies;
     use super::*;
-    use crate::smtp::mangled;
 
     /// A connection and its other end.
     async fn pair() -> (Wire, TcpStream) {
@@ -295,7 +295,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(200))]
 
         #[test]
-        fn a_mangled_stream_comes_to_an_end(pieces in mangled::pieces()) {
+        fn a_mangled_stream_comes_to_an_end(pieces in corrupt_replies::pieces()) {
             let octets = pieces.concat().len();
             let (replies, end) = Runtime::new().unwrap().block_on(listen(pieces));
             prop_assert!(replies.len() <= octets / 4);

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::direct::{Direct, Way};
+use super::connection::handshake::Refusal;
 use super::failover::{self, Server};
-use super::hand_over::{Call, NotBegun};
-use super::handshake::Refusal;
 use super::mx::Resolver;
-use super::parcel::{EightBit, Judgement, Parcel};
+use super::mx::direct::{Direct, Way};
+use super::outgoing_message::{EightBit, Judgement, OutgoingMessage};
 use super::policies::Policies;
 use super::pool::Pools;
 use super::route::{Envelope, Route};
+use super::send_options::{Limits, SendOptions};
+use super::server_delivery::{NotBegun, ServerDelivery};
 use super::settings::{Settings, SetupError};
-use super::terms::{Limits, Terms};
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::routing::RouteName;
 
@@ -25,7 +25,7 @@ use crate::domain::routing::RouteName;
 ///
 /// Must be used inside a Tokio runtime.
 pub struct Sender {
-    pub(super) relays: HashMap<RouteName, Vec<Arc<Server>>>,
+    pub(in crate::smtp) relays: HashMap<RouteName, Vec<Arc<Server>>>,
     /// Or why there is none; only a sender with a relay can do without.
     direct: Result<Direct, String>,
     pools: Arc<Pools>,
@@ -72,7 +72,7 @@ impl Sender {
     /// `mime` must have CRLF line ends. A call that is dropped closes its connection; whether the mail was taken is then
     /// unknown.
     pub async fn send(&self, route: &Route, envelope: &Envelope, mime: &[u8]) -> Vec<Outcome> {
-        let terms = Terms { urgent: true, limits: Limits::default(), watch: &|| true };
+        let terms = SendOptions { urgent: true, limits: Limits::default(), watch: &|| true };
         self.send_if(route, envelope, mime, &terms).await.unwrap_or_else(|NotBegun(reply)| {
             let (verdict, stage, duration) = (Verdict::Temporary, Stage::Connect, Duration::ZERO);
             vec![Outcome { verdict, reply, peer: Peer::default(), duration, stage }; envelope.to.len()]
@@ -86,14 +86,14 @@ impl Sender {
         route: &Route,
         envelope: &Envelope,
         mime: &[u8],
-        terms: &Terms<'_>,
+        terms: &SendOptions<'_>,
     ) -> Result<Vec<Outcome>, NotBegun> {
         let started = Instant::now();
         if envelope.to.is_empty() {
             return Ok(Vec::new());
         }
-        let parcel = Parcel { envelope, mime, eight_bit: EightBit::of(mime) };
-        let (peer, judgements) = self.deliver(route, parcel, terms).await?;
+        let message = OutgoingMessage { envelope, mime, eight_bit: EightBit::of(mime) };
+        let (peer, judgements) = self.deliver(route, message, terms).await?;
         let duration = started.elapsed();
         Ok(judgements.into_iter().map(|judgement| judgement.into_outcome(peer.clone(), duration)).collect())
     }
@@ -122,7 +122,12 @@ impl Sender {
         self.pools.close().await;
     }
 
-    async fn deliver(&self, route: &Route, parcel: Parcel<'_>, terms: &Terms<'_>) -> Result<Handed, NotBegun> {
+    async fn deliver(
+        &self,
+        route: &Route,
+        message: OutgoingMessage<'_>,
+        terms: &SendOptions<'_>,
+    ) -> Result<Handed, NotBegun> {
         let patience = Instant::now() + self.patience;
         let lane = terms.limits.lane.map(|id| self.pools.lane(id, terms.limits.connections));
         let _turn = match &lane {
@@ -134,7 +139,7 @@ impl Sender {
         };
         let patience_or_next = self.patience_or_next;
         let (pools, lane, started) = (&self.pools, lane.as_ref(), Instant::now());
-        let call = Call { pools, parcel, terms, lane, patience, patience_or_next, started, sts: None };
+        let call = ServerDelivery { pools, message, terms, lane, patience, patience_or_next, started, sts: None };
         match route {
             Route::Relay(name) => self.through(name, &call).await,
             Route::Mx { domain } => self.to_exchangers(domain, &call).await,
@@ -142,18 +147,18 @@ impl Sender {
     }
 
     /// To the first of a route's relays that has an ear for it.
-    async fn through(&self, name: &RouteName, call: &Call<'_>) -> Result<Handed, NotBegun> {
+    async fn through(&self, name: &RouteName, call: &ServerDelivery<'_>) -> Result<Handed, NotBegun> {
         let relays = self.relays.get(name).map(Vec::as_slice).unwrap_or_default();
         if relays.is_empty() {
             let why = format!("no relay is configured for {name}");
             return Ok(call.everyone(Peer::default(), unset(why)));
         }
         let relays = relays.iter().map(|relay| relay.candidate()).collect();
-        Ok(failover::hand_over(relays, call).await?.unwrap_or_else(|refusal| call.refused(refusal)))
+        Ok(failover::deliver(relays, call).await?.unwrap_or_else(|refusal| call.refused(refusal)))
     }
 
     /// To the first of a domain's own servers that has an ear for it.
-    async fn to_exchangers(&self, domain: &str, call: &Call<'_>) -> Result<Handed, NotBegun> {
+    async fn to_exchangers(&self, domain: &str, call: &ServerDelivery<'_>) -> Result<Handed, NotBegun> {
         let nobody = |judgement| call.everyone(Peer { is_final: true, ..Peer::default() }, judgement);
         let direct = match &self.direct {
             Ok(direct) => direct,
@@ -163,9 +168,9 @@ impl Sender {
             Ok(way) => way,
             Err(judgement) => return Ok(nobody(judgement)),
         };
-        let servers = servers.iter().map(|destination| direct.standings.candidate(destination, &policy)).collect();
-        let call = &Call { sts: sts.as_deref(), ..*call };
-        match failover::hand_over(servers, call).await? {
+        let servers = servers.iter().map(|destination| direct.server_health.candidate(destination, &policy)).collect();
+        let call = &ServerDelivery { sts: sts.as_deref(), ..*call };
+        match failover::deliver(servers, call).await? {
             Ok((mut peer, mut judgements)) => {
                 if let Some(sts) = &sts {
                     sts.report(&mut peer, &mut judgements);

@@ -1,6 +1,9 @@
 //! Sessions that wait for the next mail: `deadpool` pools, one per destination and one more for each lane with limits of
 //! its own, and the sweep that ends the idle ones.
 
+pub(in crate::smtp) mod connection_limiter;
+pub(in crate::smtp) mod lane;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -13,14 +16,14 @@ use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::gate::Gate;
-use super::hand_over::NotBegun;
-use super::handshake::{self, Policy, Refusal};
-use super::lane::{Lane, Place};
-use super::session::Session;
-use super::words;
+use super::connection::handshake::{self, Policy, Refusal};
+use super::connection::session::Session;
+use super::connection::words;
+use super::server_delivery::NotBegun;
 use crate::dns;
 use crate::domain::outcome::{Peer, Reply, Stage};
+use connection_limiter::ConnectionLimiter;
+use lane::{Lane, Place};
 
 /// How often idle sessions are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -28,11 +31,11 @@ const SWEEP: Duration = Duration::from_secs(1);
 const RELAY_ADDRESSES: usize = 5;
 
 /// So many servers or addresses are tried, however much time each takes (RFC 5321 §5.1).
-pub(super) const AT_LEAST: usize = 2;
+pub(in crate::smtp) const AT_LEAST: usize = 2;
 
 /// What sessions are shared by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Destination {
+pub(in crate::smtp) struct Destination {
     pub host: String,
     pub port: u16,
     /// The one address meant, or `None` for any that `host` has.
@@ -43,21 +46,21 @@ pub(super) struct Destination {
 
 /// A place in a pool. It is empty while somebody speaks over the session, so that a call which is dropped midway takes
 /// its connection with it and leaves nothing that could be used again.
-pub(super) struct Slot(pub Option<Session>);
+pub(in crate::smtp) struct Slot(pub Option<Session>);
 
 /// Opens and checks the sessions of one pool.
-pub(super) struct Connector {
+pub(in crate::smtp) struct Connector {
     destination: Destination,
     policy: Arc<Policy>,
     lane: Option<Arc<Lane>>,
     pools: Weak<Pools>,
 }
 
-pub(super) type Pool = managed::Pool<Connector>;
+pub(in crate::smtp) type Pool = managed::Pool<Connector>;
 
 /// Why there is no session.
 #[derive(Debug)]
-pub(super) enum NoSession {
+pub(in crate::smtp) enum NoSession {
     /// The server would not have us.
     Refused(Refusal),
     /// The lane's connections stayed in use.
@@ -121,7 +124,7 @@ impl Connector {
                 }
                 let idle = self.pools.upgrade().and_then(|pools| pools.take_idle_of(lane.id, 1).pop());
                 match idle {
-                    Some(idle) => part(vec![idle]).await,
+                    Some(idle) => quit(vec![idle]).await,
                     None => lane.has_place().await,
                 }
             }
@@ -160,7 +163,7 @@ fn is_name(host: &str) -> bool {
 
 /// All pools.
 #[derive(Default)]
-pub(super) struct Pools {
+pub(in crate::smtp) struct Pools {
     sites: Mutex<HashMap<Destination, Site>>,
     lanes: Mutex<HashMap<i64, Arc<Lane>>>,
     sweeping: OnceLock<()>,
@@ -170,7 +173,7 @@ pub(super) struct Pools {
 
 /// What there is for one destination.
 struct Site {
-    gate: Arc<Gate>,
+    gate: Arc<ConnectionLimiter>,
     /// The lanes' own, and under `None` the one that the others share.
     pools: HashMap<Option<i64>, Pool>,
 }
@@ -183,7 +186,7 @@ impl Pools {
         destination: &Destination,
         policy: &Arc<Policy>,
         lane: Option<&Arc<Lane>>,
-    ) -> Result<(Pool, Arc<Gate>), managed::BuildError> {
+    ) -> Result<(Pool, Arc<ConnectionLimiter>), managed::BuildError> {
         self.sweeping.get_or_init(|| drop(tokio::spawn(sweep(Arc::downgrade(self)))));
         let key = lane.map(|lane| lane.id);
         let mut sites = self.lock();
@@ -192,9 +195,10 @@ impl Pools {
         {
             return Ok((pool.clone(), site.gate.clone()));
         }
-        let site = sites
-            .entry(destination.clone())
-            .or_insert_with(|| Site { gate: Arc::new(Gate::new(policy.connections)), pools: HashMap::new() });
+        let site = sites.entry(destination.clone()).or_insert_with(|| Site {
+            gate: Arc::new(ConnectionLimiter::new(policy.connections)),
+            pools: HashMap::new(),
+        });
         let connector = Connector {
             destination: destination.clone(),
             policy: policy.clone(),
@@ -246,7 +250,7 @@ impl Pools {
             }
             site.gate.close();
         }
-        part(idle).await;
+        quit(idle).await;
     }
 
     /// Takes at most so many idle sessions of a lane out of its pools.
@@ -295,14 +299,14 @@ impl Pools {
 }
 
 /// Takes the idle sessions that are not to be kept out of a pool.
-pub(super) fn take_idle(pool: &Pool, mut keep: impl FnMut(&Session) -> bool) -> Vec<(Session, Arc<Policy>)> {
+pub(in crate::smtp) fn take_idle(pool: &Pool, mut keep: impl FnMut(&Session) -> bool) -> Vec<(Session, Arc<Policy>)> {
     let removed = pool.retain(|slot, _| slot.0.as_ref().is_some_and(&mut keep)).removed;
     let policy = &pool.manager().policy;
     removed.into_iter().filter_map(|slot| Some((slot.0?, policy.clone()))).collect()
 }
 
 /// Says goodbye to all of them at once; bounded by the time-out for QUIT.
-async fn part(sessions: Vec<(Session, Arc<Policy>)>) {
+async fn quit(sessions: Vec<(Session, Arc<Policy>)>) {
     join_all(sessions.into_iter().map(async |(mut session, policy)| session.quit(&policy).await)).await;
 }
 
@@ -311,6 +315,6 @@ async fn sweep(pools: Weak<Pools>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         let Some(worn) = pools.upgrade().map(|pools| pools.take_worn()) else { return };
-        part(worn).await;
+        quit(worn).await;
     }
 }

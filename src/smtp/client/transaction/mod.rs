@@ -5,25 +5,29 @@
 //! the rest. Recipients beyond what the server takes in one transaction are left for the next one (RFC 5321 §4.5.3.1.10).
 //! The link may fail anywhere; what it means is decided in [`Transaction::transfer`] alone.
 
+pub(in crate::smtp) mod body;
+pub(in crate::smtp) mod dsn;
+pub(in crate::smtp) mod preflight;
+pub(in crate::smtp) mod recipient_limit;
+
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use lettre::transport::smtp::extension::{MailBodyParameter, MailParameter};
 use tokio::time::Instant;
 
-use super::body::{self, BodyError};
-use super::dsn;
-use super::parcel::{Batch, EightBit, Ending, Judged, Judgement, Parcel};
-use super::reply::RawReply;
+use super::connection::reply::RawReply;
+use super::connection::session::Session;
+use super::connection::wire::{FinalReply, WireError};
+use super::outgoing_message::{Batch, EightBit, Ending, Judged, Judgement, OutgoingMessage};
 use super::route::Dsn;
-use super::screen::{screen, size};
-use super::session::Session;
+use super::send_options::SendGuard;
 use super::settings::Timeouts;
-use super::terms::SendGuard;
-use super::wire::{FinalReply, WireError};
 use crate::domain::address::Address;
 use crate::domain::outcome::{Reply, Stage, Verdict};
 use crate::domain::refusal;
+use body::BodyError;
+use preflight::{preflight, size};
 
 /// More recipients than this are not pipelined, lest both sides wait for the other to read (RFC 2920 §3.1).
 const PIPELINE_LIMIT: usize = 200;
@@ -36,15 +40,15 @@ const COMMAND: usize = 96;
 const RECIPIENT_TIME: Duration = Duration::from_secs(10);
 
 /// Hands one mail over to the recipients of the batch. Marks the session as broken where it cannot go on.
-pub(super) async fn run(
+pub(in crate::smtp) async fn run(
     session: &mut Session,
-    parcel: Parcel<'_>,
+    message: OutgoingMessage<'_>,
     batch: Batch<'_>,
     timeouts: &Timeouts,
     watch: &dyn SendGuard,
 ) -> Ending {
     session.mails += 1;
-    let mut transaction = Transaction::new(session, parcel, batch, timeouts, watch);
+    let mut transaction = Transaction::new(session, message, batch, timeouts, watch);
     let stopped = if transaction.open.is_empty() { Ok(()) } else { transaction.dialogue().await };
     transaction.session.broken |= stopped.is_err();
     let whole = match stopped {
@@ -79,7 +83,7 @@ enum Stop {
 
 struct Transaction<'a> {
     session: &'a mut Session,
-    parcel: Parcel<'a>,
+    message: OutgoingMessage<'a>,
     timeouts: &'a Timeouts,
     watch: &'a dyn SendGuard,
     is_further: bool,
@@ -107,22 +111,22 @@ struct Transaction<'a> {
 impl<'a> Transaction<'a> {
     fn new(
         session: &'a mut Session,
-        parcel: Parcel<'a>,
+        message: OutgoingMessage<'a>,
         batch: Batch<'_>,
         timeouts: &'a Timeouts,
         watch: &'a dyn SendGuard,
     ) -> Self {
-        let to = &parcel.envelope.to;
+        let to = &message.envelope.to;
         let (mut judged, mut sent) = (Vec::new(), Vec::with_capacity(batch.places.len()));
         for &place in batch.places {
-            match screen(&session.offer, parcel, &to[place]) {
+            match preflight(&session.offer, message, &to[place]) {
                 Some(judgement) => judged.push((place, judgement)),
                 None => sent.push(place),
             }
         }
         let unnamed = sent.split_off(batch.most.min(sent.len()));
-        let needs_smtputf8 = parcel.eight_bit == EightBit::Header
-            || parcel.envelope.from.as_ref().is_some_and(Address::needs_smtputf8)
+        let needs_smtputf8 = message.eight_bit == EightBit::Header
+            || message.envelope.from.as_ref().is_some_and(Address::needs_smtputf8)
             || sent.iter().any(|place| to[*place].needs_smtputf8());
         let smtputf8 = session.offer.smtputf8() && needs_smtputf8;
         let pipelined = session.offer.pipelining && sent.len() <= PIPELINE_LIMIT;
@@ -131,7 +135,7 @@ impl<'a> Transaction<'a> {
         let (stage, deadline) = (Stage::Mail, Instant::now() + time);
         Self {
             session,
-            parcel,
+            message,
             timeouts,
             watch,
             is_further: batch.is_further,
@@ -235,11 +239,11 @@ impl<'a> Transaction<'a> {
     }
 
     fn write_mail(&self, out: &mut String) {
-        write_path(out, "MAIL FROM:<", self.parcel.envelope.from.as_ref());
+        write_path(out, "MAIL FROM:<", self.message.envelope.from.as_ref());
         if self.session.offer.size {
-            write_parameter(out, MailParameter::Size(size(self.parcel.mime)));
+            write_parameter(out, MailParameter::Size(size(self.message.mime)));
         }
-        if self.parcel.eight_bit != EightBit::Nowhere && self.session.offer.eight_bit_mime() {
+        if self.message.eight_bit != EightBit::Nowhere && self.session.offer.eight_bit_mime() {
             write_parameter(out, MailParameter::Body(MailBodyParameter::EightBitMime));
         }
         if self.smtputf8 {
@@ -252,7 +256,7 @@ impl<'a> Transaction<'a> {
     }
 
     fn write_rcpt(&self, out: &mut String, index: usize) {
-        let to = &self.parcel.envelope.to[index];
+        let to = &self.message.envelope.to[index];
         write_path(out, "RCPT TO:<", Some(to));
         if let Some(dsn) = self.dsn() {
             dsn::of_recipient(dsn, to).into_iter().for_each(|parameter| write_parameter(out, parameter));
@@ -262,7 +266,7 @@ impl<'a> Transaction<'a> {
 
     /// What is asked to be told, where the server can be asked.
     fn dsn(&self) -> Option<&'a Dsn> {
-        self.parcel.envelope.dsn.as_ref().filter(|_| self.session.offer.dsn)
+        self.message.envelope.dsn.as_ref().filter(|_| self.session.offer.dsn)
     }
 
     /// MAIL; answers whether it was taken. Its refusal is everyone's.
@@ -336,7 +340,7 @@ impl<'a> Transaction<'a> {
             return Err(Stop::CalledOff);
         }
         let (wire, patience) = (&mut self.session.wire, self.timeouts.quit);
-        if let Err(failure) = body::send(wire, self.parcel.mime, self.timeouts, self.watch).await {
+        if let Err(failure) = body::send(wire, self.message.mime, self.timeouts, self.watch).await {
             let BodyError::Failed { uncertain, error } = failure else { return Err(Stop::CalledOff) };
             // A server that hangs up has often said why, and may have taken what it has seen to the end.
             let said = wire.final_reply(Instant::now() + patience, patience).await;

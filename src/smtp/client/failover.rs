@@ -10,64 +10,64 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::hand_over::{Call, Failure, NotBegun, Wait};
-use super::handshake::{Policy, Refusal};
-use super::parcel::Judgement;
+use super::connection::handshake::{Policy, Refusal};
+use super::outgoing_message::Judgement;
 use super::pool::{AT_LEAST, Destination};
-use super::recipient_limit::RecipientLimit;
+use super::server_delivery::{Failure, NotBegun, ServerDelivery, Wait};
+use super::transaction::recipient_limit::RecipientLimit;
 use crate::domain::outcome::{Peer, Reply, Stage, Verdict};
 
 /// How long a server that could not be reached is asked last, if finding out did not take longer.
-const SHUNNED: Duration = Duration::from_secs(30);
-/// Servers remembered before those in good standing are forgotten.
+const DEPRIORITISED_FOR: Duration = Duration::from_secs(30);
+/// Servers remembered before those in good health are forgotten.
 const REMEMBERED: usize = 10_000;
 
 /// One relay.
-pub(super) struct Server {
+pub(in crate::smtp) struct Server {
     /// As an operator knows it, without the password.
     pub name: String,
     pub destination: Destination,
     pub policy: Arc<Policy>,
-    standing: Arc<Standing>,
+    health: Arc<ServerHealth>,
 }
 
 impl Server {
     pub fn new(name: String, destination: Destination, policy: Arc<Policy>) -> Self {
-        Self { name, destination, policy, standing: Arc::default() }
+        Self { name, destination, policy, health: Arc::default() }
     }
 
     /// One of those to ask.
     pub fn candidate(&self) -> Candidate<'_> {
-        Candidate { destination: &self.destination, policy: &self.policy, standing: self.standing.clone() }
+        Candidate { destination: &self.destination, policy: &self.policy, health: self.health.clone() }
     }
 }
 
-/// The standing of servers that are not configured but found.
+/// The health of servers that are not configured but found.
 #[derive(Default)]
-pub(super) struct Standings(Mutex<HashMap<Destination, Arc<Standing>>>);
+pub(in crate::smtp) struct ServerHealthMap(Mutex<HashMap<Destination, Arc<ServerHealth>>>);
 
-impl Standings {
+impl ServerHealthMap {
     /// One of those to ask.
     pub fn candidate<'a>(&self, destination: &'a Destination, policy: &'a Arc<Policy>) -> Candidate<'a> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED && !known.contains_key(destination) {
             let now = Instant::now();
-            known.retain(|_, standing| Arc::strong_count(standing) > 1 || standing.is_shunned(now));
+            known.retain(|_, health| Arc::strong_count(health) > 1 || health.is_deprioritised(now));
         }
-        Candidate { destination, policy, standing: known.entry(destination.clone()).or_default().clone() }
+        Candidate { destination, policy, health: known.entry(destination.clone()).or_default().clone() }
     }
 }
 
 /// A server that a mail may go to.
-pub(super) struct Candidate<'a> {
+pub(in crate::smtp) struct Candidate<'a> {
     destination: &'a Destination,
     policy: &'a Arc<Policy>,
-    standing: Arc<Standing>,
+    health: Arc<ServerHealth>,
 }
 
 /// Whether a server could be reached of late, and what else is known of it.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(in crate::smtp) struct ServerHealth {
     past: Mutex<Past>,
     recipients: RecipientLimit,
 }
@@ -75,38 +75,38 @@ pub(super) struct Standing {
 #[derive(Debug, Default)]
 struct Past {
     /// Until when it is asked last.
-    shunned: Option<Instant>,
+    deprioritised: Option<Instant>,
     /// How often it could not be reached.
     failures: u64,
 }
 
-impl Standing {
+impl ServerHealth {
     fn was_reached(&self) {
-        self.past().shunned = None;
+        self.past().deprioritised = None;
     }
 
     /// It could not be reached, and it took so long to find out.
     fn was_not_reached(&self, cost: Duration, now: Instant) {
         let mut past = self.past();
-        past.shunned = Some(now + cost.max(SHUNNED));
+        past.deprioritised = Some(now + cost.max(DEPRIORITISED_FOR));
         past.failures += 1;
     }
 
     /// Whether it is asked last. Where the time is over, whoever asks goes to see, and for the others it goes on.
     fn is_last(&self, now: Instant) -> bool {
         let mut past = self.past();
-        match past.shunned {
+        match past.deprioritised {
             Some(end) if now < end => true,
             Some(_) => {
-                past.shunned = Some(now + SHUNNED);
+                past.deprioritised = Some(now + DEPRIORITISED_FOR);
                 false
             }
             None => false,
         }
     }
 
-    fn is_shunned(&self, now: Instant) -> bool {
-        self.past().shunned.is_some_and(|end| now < end)
+    fn is_deprioritised(&self, now: Instant) -> bool {
+        self.past().deprioritised.is_some_and(|end| now < end)
     }
 
     fn failures(&self) -> u64 {
@@ -116,7 +116,7 @@ impl Standing {
     /// Whether it could not be reached since there were so many failures, nor has been after that.
     fn has_failed_since(&self, failures: u64) -> bool {
         let past = self.past();
-        past.shunned.is_some() && past.failures != failures
+        past.deprioritised.is_some() && past.failures != failures
     }
 
     fn past(&self) -> MutexGuard<'_, Past> {
@@ -127,34 +127,34 @@ impl Standing {
 /// The servers in the order in which to ask them now.
 fn in_turn(servers: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
     let (now, is_choice) = (Instant::now(), servers.len() > 1);
-    let (shunned, others): (Vec<_>, Vec<_>) =
-        servers.into_iter().partition(|server| is_choice && server.standing.is_last(now));
-    others.into_iter().chain(shunned).collect()
+    let (deprioritised, others): (Vec<_>, Vec<_>) =
+        servers.into_iter().partition(|server| is_choice && server.health.is_last(now));
+    others.into_iter().chain(deprioritised).collect()
 }
 
 /// Hands a mail to the first of these servers that has an ear for it. Once one has judged a recipient, no other is asked.
 /// The refusal has the words of all.
-pub(super) async fn hand_over(
+pub(in crate::smtp) async fn deliver(
     servers: Vec<Candidate<'_>>,
-    call: &Call<'_>,
+    call: &ServerDelivery<'_>,
 ) -> Result<Result<(Peer, Vec<Judgement>), Refusal>, NotBegun> {
-    let servers: Vec<_> = in_turn(servers).into_iter().map(|server| (server.standing.failures(), server)).collect();
+    let servers: Vec<_> = in_turn(servers).into_iter().map(|server| (server.health.failures(), server)).collect();
     let started = Instant::now();
     let (mut failures, mut busy) = (Failures::default(), None);
     for (tried, (before, server)) in servers.iter().enumerate() {
-        let Candidate { destination, policy, standing } = server;
+        let Candidate { destination, policy, health } = server;
         if tried >= AT_LEAST && started.elapsed() >= policy.timeouts.session {
             break;
         }
         let (is_only_left, asked) = (tried + 1 == servers.len(), Instant::now());
-        let is_vain = || !is_only_left && standing.has_failed_since(*before);
+        let is_vain = || !is_only_left && health.has_failed_since(*before);
         let until = if is_only_left { call.patience } else { call.patience.min(asked + call.patience_or_next) };
-        match call.hand_over(destination, policy, Wait { until, is_vain: &is_vain }, &standing.recipients).await {
+        match call.deliver(destination, policy, Wait { until, is_vain: &is_vain }, &health.recipients).await {
             Ok((peer, judgements)) => {
                 let said = refusal(&peer, &judgements);
                 match said.as_ref().map(|refusal| refusal.reply.code) {
-                    Some(None | Some(421)) => standing.was_not_reached(Duration::ZERO, Instant::now()),
-                    _ => standing.was_reached(),
+                    Some(None | Some(421)) => health.was_not_reached(Duration::ZERO, Instant::now()),
+                    _ => health.was_reached(),
                 }
                 match said {
                     Some(refusal) => failures.push(destination, refusal),
@@ -163,15 +163,15 @@ pub(super) async fn hand_over(
             }
             Err(Failure::NotBegun(why)) => return Err(why),
             Err(Failure::Busy(why)) => {
-                if !is_only_left && !standing.has_failed_since(*before) {
-                    standing.was_not_reached(Duration::ZERO, Instant::now());
+                if !is_only_left && !health.has_failed_since(*before) {
+                    health.was_not_reached(Duration::ZERO, Instant::now());
                 }
                 busy = Some(why);
             }
             Err(Failure::Refused(refusal)) => {
                 // The wait for a place is no fault of the server's; it is long only for the last one.
                 let cost = if is_only_left { Duration::ZERO } else { asked.elapsed() };
-                standing.was_not_reached(cost, Instant::now());
+                health.was_not_reached(cost, Instant::now());
                 failures.push(destination, refusal);
             }
         }
@@ -224,8 +224,8 @@ fn words(reply: &Reply) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::smtp::policies::Policies;
-    use crate::smtp::settings::Settings;
+    use crate::smtp::client::policies::Policies;
+    use crate::smtp::client::settings::Settings;
 
     fn failures(said: &[(&str, Stage, Reply)]) -> Refusal {
         let mut failures = Failures::default();
@@ -251,45 +251,45 @@ mod tests {
 
     #[test]
     fn after_a_while_one_mail_goes_to_see_and_the_others_wait_for_its_word() {
-        let (standing, start) = (Standing::default(), Instant::now());
-        assert!(!standing.is_last(start));
-        standing.was_not_reached(Duration::ZERO, start);
-        assert!(standing.is_last(start + SHUNNED / 2));
-        let later = start + SHUNNED;
-        assert_eq!([standing.is_last(later), standing.is_last(later)], [false, true]);
-        standing.was_reached();
-        assert!(!standing.is_last(later));
+        let (health, start) = (ServerHealth::default(), Instant::now());
+        assert!(!health.is_last(start));
+        health.was_not_reached(Duration::ZERO, start);
+        assert!(health.is_last(start + DEPRIORITISED_FOR / 2));
+        let later = start + DEPRIORITISED_FOR;
+        assert_eq!([health.is_last(later), health.is_last(later)], [false, true]);
+        health.was_reached();
+        assert!(!health.is_last(later));
     }
 
     #[test]
     fn what_took_long_to_find_out_is_remembered_for_long() {
-        let (standing, start) = (Standing::default(), Instant::now());
-        standing.was_not_reached(20 * SHUNNED, start);
-        assert!(standing.is_last(start + 19 * SHUNNED) && !standing.is_last(start + 20 * SHUNNED));
+        let (health, start) = (ServerHealth::default(), Instant::now());
+        health.was_not_reached(20 * DEPRIORITISED_FOR, start);
+        assert!(health.is_last(start + 19 * DEPRIORITISED_FOR) && !health.is_last(start + 20 * DEPRIORITISED_FOR));
     }
 
     #[test]
     fn the_mail_that_goes_to_see_is_held_back_by_a_later_failure_only() {
-        let (standing, start) = (Standing::default(), Instant::now());
-        standing.was_not_reached(Duration::ZERO, start);
-        let before = standing.failures();
-        assert!(!standing.is_last(start + SHUNNED) && !standing.has_failed_since(before));
-        standing.was_not_reached(Duration::ZERO, start + SHUNNED);
-        assert!(standing.has_failed_since(before));
-        standing.was_reached();
-        assert!(!standing.has_failed_since(before));
+        let (health, start) = (ServerHealth::default(), Instant::now());
+        health.was_not_reached(Duration::ZERO, start);
+        let before = health.failures();
+        assert!(!health.is_last(start + DEPRIORITISED_FOR) && !health.has_failed_since(before));
+        health.was_not_reached(Duration::ZERO, start + DEPRIORITISED_FOR);
+        assert!(health.has_failed_since(before));
+        health.was_reached();
+        assert!(!health.has_failed_since(before));
     }
 
     #[test]
     fn what_is_remembered_of_servers_is_bounded_and_the_dead_are_kept() {
-        let (standings, policy) = (Standings::default(), policy());
+        let (server_health, policy) = (ServerHealthMap::default(), policy());
         let destination = |n: usize| Destination { host: format!("{n}.test"), port: 25, ip: None, policy: 1 };
-        standings.candidate(&destination(0), &policy).standing.was_not_reached(Duration::ZERO, Instant::now());
+        server_health.candidate(&destination(0), &policy).health.was_not_reached(Duration::ZERO, Instant::now());
         for n in 1..=2 * REMEMBERED {
-            standings.candidate(&destination(n), &policy);
+            server_health.candidate(&destination(n), &policy);
         }
-        assert!(standings.0.lock().unwrap().len() <= REMEMBERED);
-        assert!(standings.candidate(&destination(0), &policy).standing.is_shunned(Instant::now()));
+        assert!(server_health.0.lock().unwrap().len() <= REMEMBERED);
+        assert!(server_health.candidate(&destination(0), &policy).health.is_deprioritised(Instant::now()));
     }
 
     fn policy() -> Arc<Policy> {

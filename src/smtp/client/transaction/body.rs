@@ -6,9 +6,9 @@
 use memchr::memmem;
 use tokio::time::Instant;
 
-use super::settings::Timeouts;
-use super::terms::SendGuard;
-use super::wire::{Wire, WireError};
+use crate::smtp::client::connection::wire::{Wire, WireError};
+use crate::smtp::client::send_options::SendGuard;
+use crate::smtp::client::settings::Timeouts;
 
 /// The size of a chunk in octets.
 const CHUNK: usize = 64 * 1_024;
@@ -19,7 +19,7 @@ const SLOWEST: usize = 8 * 1_024;
 
 /// Why the mail could not be written to its end.
 #[derive(Debug)]
-pub(super) enum BodyError {
+pub(in crate::smtp) enum BodyError {
     /// The watch did not want it to be ended.
     CalledOff,
     /// The link failed.
@@ -32,7 +32,7 @@ pub(super) enum BodyError {
 }
 
 /// Writes the whole mail and its terminator.
-pub(super) async fn send(
+pub(in crate::smtp) async fn send(
     wire: &mut Wire,
     mime: &[u8],
     timeouts: &Timeouts,

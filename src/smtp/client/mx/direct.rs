@@ -3,28 +3,28 @@
 
 use std::sync::Arc;
 
-use super::failover::Standings;
-use super::handshake;
-use super::mx::{Exchanger, Resolver};
-use super::parcel::Judgement;
-use super::policies::MxPolicies;
-use super::pool::Destination;
-use super::settings::{Settings, SetupError};
-use super::sts::{self, Policies};
+use super::{Exchanger, Resolver};
+use crate::smtp::client::connection::handshake;
+use crate::smtp::client::failover::ServerHealthMap;
+use crate::smtp::client::outgoing_message::Judgement;
+use crate::smtp::client::policies::MxPolicies;
+use crate::smtp::client::pool::Destination;
+use crate::smtp::client::settings::{Settings, SetupError};
+use crate::smtp::sts::{self, Policies};
 
 /// What is needed for direct routes.
-pub(super) struct Direct {
+pub(in crate::smtp) struct Direct {
     resolver: Resolver,
     /// None where they are not to be followed.
     policies: Option<Arc<Policies>>,
     port: u16,
     manners: MxPolicies,
     /// Of the servers that mail has gone to.
-    pub standings: Standings,
+    pub server_health: ServerHealthMap,
 }
 
 /// Where one mail may go.
-pub(super) struct Way {
+pub(in crate::smtp) struct Way {
     /// In the order in which they are tried.
     pub servers: Vec<Destination>,
     /// How to go there.
@@ -40,7 +40,7 @@ impl Direct {
         } else {
             None
         };
-        Ok(Self { resolver, policies, port: settings.mx_port, manners, standings: Standings::default() })
+        Ok(Self { resolver, policies, port: settings.mx_port, manners, server_health: ServerHealthMap::default() })
     }
 
     /// Finds the domain's servers, or what to tell the recipients.

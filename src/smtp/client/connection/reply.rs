@@ -8,17 +8,17 @@ use crate::domain::outcome::Reply;
 
 /// The bytes that are kept of a line, without its ending. RFC 5321 §4.5.3.1.5 asks for 512. Longer lines occur, such as
 /// challenges of 12,288 bytes (RFC 4954 §4); what is behind is skipped.
-pub(super) const LINE_LIMIT: usize = 2_048;
+pub(in crate::smtp) const LINE_LIMIT: usize = 2_048;
 /// The lines that are kept of a reply.
 const LINES_LIMIT: usize = 100;
 /// The bytes that are kept of a reply, all lines together.
 const TEXT_LIMIT: usize = 64 * 1_024;
 /// A reply of more bytes than this is given up.
-pub(super) const REPLY_LIMIT: usize = 256 * 1_024;
+pub(in crate::smtp) const REPLY_LIMIT: usize = 256 * 1_024;
 
 /// A reply as it came, not yet judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RawReply {
+pub(in crate::smtp) struct RawReply {
     /// 200–599: that of the last line.
     pub code: u16,
     /// The code of the first line, which should be the same.
@@ -66,7 +66,7 @@ impl RawReply {
 
 /// Why the bytes are not a reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ReplyError {
+pub(in crate::smtp) enum ReplyError {
     /// More bytes than the limit, and no end.
     #[error("the reply is longer than {REPLY_LIMIT} bytes")]
     TooLong,
@@ -80,7 +80,7 @@ pub(super) enum ReplyError {
 
 /// Puts one reply together from the bytes as they arrive.
 #[derive(Debug, Default)]
-pub(super) struct ReplyReader {
+pub(in crate::smtp) struct ReplyReader {
     /// The codes of the first and the last line so far.
     codes: Option<(u16, u16)>,
     text: String,
@@ -189,8 +189,8 @@ fn excerpt(line: &[u8]) -> String {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::corrupt_replies;
     use super::*;
-    use crate::smtp::mangled;
 
     fn take(octets: &[u8]) -> Result<Option<RawReply>, ReplyError> {
         ReplyReader::default().feed(octets).map(|(_, reply)| reply)
@@ -297,7 +297,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(1_000))]
 
         #[test]
-        fn mangled_octets_are_survived_within_bounds_however_they_arrive(pieces in mangled::pieces()) {
+        fn mangled_octets_are_survived_within_bounds_however_they_arrive(pieces in corrupt_replies::pieces()) {
             let read = read_all(&pieces);
             for reply in &read.0 {
                 prop_assert!((200..600).contains(&reply.code));

@@ -6,30 +6,30 @@ use std::time::Duration;
 use deadpool::managed::{Object, PoolError, TimeoutType};
 use tokio::time::{Instant, timeout_at};
 
-use super::handshake::{Policy, Refusal};
-use super::lane::Lane;
-use super::parcel::{Batch, Ending, Judged, Judgement, Parcel};
+use super::connection::handshake::{Policy, Refusal};
+use super::connection::session::Session;
+use super::outgoing_message::{Batch, Ending, Judged, Judgement, OutgoingMessage};
+use super::pool::lane::Lane;
 use super::pool::{Destination, NoSession, Pool, Pools, take_idle};
-use super::recipient_limit::RecipientLimit;
-use super::session::Session;
-use super::sts;
-use super::terms::Terms;
+use super::send_options::SendOptions;
 use super::transaction;
+use super::transaction::recipient_limit::RecipientLimit;
 use crate::domain::outcome::{Peer, Reply, Stage, Verdict};
+use crate::smtp::sts;
 
 /// No attempt was made: every connection stayed in use, or the mail was called off. Says why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotBegun(pub Reply);
 
 impl NotBegun {
-    pub(super) fn because(why: impl Into<String>) -> Self {
+    pub(in crate::smtp) fn because(why: impl Into<String>) -> Self {
         Self(Reply::ours_with(4, 3, 2, why))
     }
 }
 
 /// Why a server did not get the mail.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(in crate::smtp) enum Failure {
     /// Nobody did, nor will now.
     NotBegun(NotBegun),
     /// It did not come to a try: the next server may be tried.
@@ -46,10 +46,10 @@ impl From<NotBegun> for Failure {
 
 /// A mail on its way to the servers of one destination after the other.
 #[derive(Clone, Copy)]
-pub(super) struct Call<'a> {
+pub(in crate::smtp) struct ServerDelivery<'a> {
     pub pools: &'a Arc<Pools>,
-    pub parcel: Parcel<'a>,
-    pub terms: &'a Terms<'a>,
+    pub message: OutgoingMessage<'a>,
+    pub terms: &'a SendOptions<'a>,
     /// Where the lane has connections of its own.
     pub lane: Option<&'a Arc<Lane>>,
     /// Until when it waits for others to be done with their connections.
@@ -63,16 +63,16 @@ pub(super) struct Call<'a> {
 }
 
 /// A wait at one server's gate.
-pub(super) struct Wait<'a> {
+pub(in crate::smtp) struct Wait<'a> {
     pub until: Instant,
     /// Whether others have found out meanwhile that it is not worth it.
     pub is_vain: &'a (dyn Fn() -> bool + Sync),
 }
 
-impl Call<'_> {
+impl ServerDelivery<'_> {
     /// Hands the mail to one server, in as many transactions as the number of recipients that it takes in one makes
     /// necessary.
-    pub async fn hand_over(
+    pub async fn deliver(
         &self,
         destination: &Destination,
         policy: &Arc<Policy>,
@@ -87,24 +87,24 @@ impl Call<'_> {
             let why = format!("{} could not be reached while it was waited for", destination.host);
             return Err(Failure::Busy(NotBegun::because(why)));
         }
-        let mut fates = Fates::new(self.parcel.envelope.to.len());
+        let mut results = TransactionResults::new(self.message.envelope.to.len());
         loop {
-            match self.one_transaction(&pool, destination, policy, &mut fates, limit).await {
-                Ok(()) if fates.may_go_on => self.settle(&mut fates),
-                Ok(()) => return Ok(fates.into_all()),
+            match self.one_transaction(&pool, destination, policy, &mut results, limit).await {
+                Ok(()) if results.may_go_on => self.settle(&mut results),
+                Ok(()) => return Ok(results.into_all()),
                 // Those that were judged are done with, whatever becomes of the others.
-                Err(_) if fates.has_begun() => return Ok(fates.into_all()),
+                Err(_) if results.has_begun() => return Ok(results.into_all()),
                 Err(failure) => return Err(failure),
             }
         }
     }
 
     /// Tells of those who were judged by the last transaction.
-    fn settle(&self, fates: &mut Fates) {
-        let fresh = std::mem::take(&mut fates.fresh);
-        let judged = fresh.into_iter().filter_map(|place| Some((place, fates.judged[place].clone()?)));
+    fn settle(&self, results: &mut TransactionResults) {
+        let fresh = std::mem::take(&mut results.fresh);
+        let judged = fresh.into_iter().filter_map(|place| Some((place, results.judged[place].clone()?)));
         let (places, mut judgements): (Vec<usize>, Vec<Judgement>) = judged.unzip();
-        let mut peer = fates.peer.clone();
+        let mut peer = results.peer.clone();
         if let Some(sts) = self.sts {
             sts.report(&mut peer, &mut judgements);
         }
@@ -119,7 +119,7 @@ impl Call<'_> {
         pool: &Pool,
         destination: &Destination,
         policy: &Arc<Policy>,
-        fates: &mut Fates,
+        results: &mut TransactionResults,
         limit: &RecipientLimit,
     ) -> Result<(), Failure> {
         loop {
@@ -132,8 +132,8 @@ impl Call<'_> {
                 return Err(called_off());
             }
             let most = limit.get(Instant::now());
-            let batch = Batch { places: &fates.places, most, is_further: fates.has_begun() };
-            let ending = transaction::run(&mut session, self.parcel, batch, &policy.timeouts, self.terms.watch).await;
+            let batch = Batch { places: &results.places, most, is_further: results.has_begun() };
+            let ending = transaction::run(&mut session, self.message, batch, &policy.timeouts, self.terms.watch).await;
             let peer = session.peer.clone();
             if session.broken {
                 if session.may_part {
@@ -149,7 +149,7 @@ impl Call<'_> {
                     if let Some(taken) = judged.limit {
                         limit.learn(taken, Instant::now());
                     }
-                    fates.take(peer, judged, most);
+                    results.take(peer, judged, most);
                     return Ok(());
                 }
                 Ending::CalledOff => return Err(called_off()),
@@ -157,7 +157,7 @@ impl Call<'_> {
                 // costs a used session, so that there is an end.
                 Ending::HungUp(_) if was_idle => drop(take_idle(pool, |_| false)),
                 Ending::HungUp(reply) => {
-                    fates.stop(peer, &Judgement::new(Verdict::Temporary, Stage::Mail, reply));
+                    results.stop(peer, &Judgement::new(Verdict::Temporary, Stage::Mail, reply));
                     return Ok(());
                 }
             }
@@ -166,7 +166,7 @@ impl Call<'_> {
 
     /// The same judgement of everyone.
     pub fn everyone(&self, peer: Peer, judgement: Judgement) -> (Peer, Vec<Judgement>) {
-        (peer, vec![judgement; self.parcel.envelope.to.len()])
+        (peer, vec![judgement; self.message.envelope.to.len()])
     }
 
     /// No server would have it.
@@ -207,7 +207,7 @@ impl Call<'_> {
 }
 
 /// What became of the recipients of a mail so far, in one transaction after the other.
-struct Fates {
+struct TransactionResults {
     judged: Vec<Option<Judgement>>,
     /// Those of them that the last transaction has judged.
     fresh: Vec<usize>,
@@ -220,7 +220,7 @@ struct Fates {
     peer: Peer,
 }
 
-impl Fates {
+impl TransactionResults {
     fn new(recipients: usize) -> Self {
         let (judged, places) = (vec![None; recipients], (0..recipients).collect());
         Self { judged, fresh: Vec::new(), places, left: Vec::new(), may_go_on: false, peer: Peer::default() }

@@ -15,16 +15,16 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::settings::SetupError;
 use super::words;
 use crate::domain::relay::TlsMode;
+use crate::smtp::client::settings::SetupError;
 
 /// The longest text about a certificate, in characters.
 const FAULT_LIMIT: usize = 200;
 
 /// A connector for one [`TlsMode`].
 #[derive(Clone)]
-pub(super) struct Tls {
+pub(in crate::smtp) struct Tls {
     connector: TlsConnector,
     /// Looks at certificates that were taken unseen.
     judge: Option<Arc<WebPkiServerVerifier>>,
@@ -77,7 +77,7 @@ fn server_name(host: &str, ip: IpAddr) -> ServerName<'static> {
 }
 
 /// Protocol and cipher, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
-pub(super) fn describe(stream: &TlsStream<TcpStream>) -> String {
+pub(in crate::smtp) fn describe(stream: &TlsStream<TcpStream>) -> String {
     let (_, connection) = stream.get_ref();
     let version = match connection.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",

@@ -10,7 +10,7 @@ const KEPT: Duration = Duration::from_hours(1);
 
 /// What is known of one server.
 #[derive(Debug, Default)]
-pub(super) struct RecipientLimit(Mutex<Option<(usize, Instant)>>);
+pub(in crate::smtp) struct RecipientLimit(Mutex<Option<(usize, Instant)>>);
 
 impl RecipientLimit {
     /// The most recipients to name in one transaction.

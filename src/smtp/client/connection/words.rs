@@ -10,7 +10,7 @@ use rustls::{CertificateError, Error};
 const NAMES: usize = 5;
 
 /// What happened to a connection, to stand behind a colon.
-pub(super) fn io(error: &io::Error) -> String {
+pub(in crate::smtp) fn io(error: &io::Error) -> String {
     if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         return tls(error);
     }
@@ -23,7 +23,7 @@ pub(super) fn io(error: &io::Error) -> String {
 }
 
 /// Why there is no TLS.
-pub(super) fn tls(error: &Error) -> String {
+pub(in crate::smtp) fn tls(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(error) => certificate(error),
         Error::NoCertificatesPresented => "the server showed no certificate".into(),

@@ -7,7 +7,7 @@ use crate::domain::outcome::Outcome;
 
 /// The terms of one call.
 #[derive(Clone)]
-pub struct Terms<'a> {
+pub struct SendOptions<'a> {
     /// Whether the mail may use the last connections to a destination, which are kept for such mail.
     pub urgent: bool,
     /// What its lane allows.

@@ -3,16 +3,16 @@
 use lettre::transport::smtp::commands::{Quit, Rset};
 use tokio::time::{Instant, timeout};
 
+use super::ehlo::Capabilities;
 use super::handshake::Policy;
-use super::lane::Place;
-use super::offer::Offer;
 use super::wire::Wire;
 use crate::domain::outcome::{Peer, Reply};
+use crate::smtp::client::pool::lane::Place;
 
 /// An open session. It is owned by whoever speaks over it, so that a dropped call closes it.
-pub(super) struct Session {
+pub(in crate::smtp) struct Session {
     pub wire: Wire,
-    pub offer: Offer,
+    pub offer: Capabilities,
     pub peer: Peer,
     /// Mails begun over this connection.
     pub mails: u32,
@@ -33,7 +33,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub fn new(wire: Wire, offer: Offer, peer: Peer) -> Self {
+    pub fn new(wire: Wire, offer: Capabilities, peer: Peer) -> Self {
         let now = Instant::now();
         Self {
             wire,

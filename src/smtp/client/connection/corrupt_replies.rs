@@ -65,7 +65,7 @@ fn change() -> impl Strategy<Value = Change> {
 }
 
 /// A stream of octets that once was in order, or never.
-pub(super) fn stream() -> impl Strategy<Value = Vec<u8>> {
+pub(in crate::smtp) fn stream() -> impl Strategy<Value = Vec<u8>> {
     let saying = prop_oneof![
         8 => prop::collection::vec(select(SAYINGS), 1..4).prop_map(|sayings| sayings.concat()),
         1 => prop::collection::vec(any::<u8>(), 0..300),
@@ -79,7 +79,7 @@ pub(super) fn stream() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// The same in the pieces in which it arrives.
-pub(super) fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
+pub(in crate::smtp) fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
     (stream(), prop::collection::vec(any::<Index>(), 0..12)).prop_map(|(octets, cuts)| {
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(octets.len() + 1)).collect();
         cuts.extend([0, octets.len()]);

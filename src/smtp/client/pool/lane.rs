@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 /// A lane's counts.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(in crate::smtp) struct Lane {
     pub id: i64,
     counts: watch::Sender<Counts>,
 }
@@ -23,11 +23,11 @@ struct Counts {
 
 /// The right to use one of the lane's sessions.
 #[derive(Debug)]
-pub(super) struct Turn(Arc<Lane>);
+pub(in crate::smtp) struct Turn(Arc<Lane>);
 
 /// The right to have one connection open.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Lane>);
+pub(in crate::smtp) struct Place(Arc<Lane>);
 
 impl Lane {
     pub fn new(id: i64) -> Self {

@@ -1,0 +1,15 @@
+//! Sends messages to other servers: one session per server and message, one outcome per recipient.
+
+pub(super) mod check;
+mod connection;
+pub(super) mod failover;
+pub(super) mod mx;
+pub(super) mod outgoing_message;
+pub(super) mod policies;
+pub(super) mod pool;
+pub(super) mod route;
+pub(super) mod send_options;
+pub(super) mod sender;
+pub(super) mod server_delivery;
+pub(super) mod settings;
+pub(super) mod transaction;
