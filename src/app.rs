@@ -1,11 +1,11 @@
 //! Builds the parts from the configuration, runs the roles, and stops them in the order that loses nothing: first no
 //! new requests, then what was accepted is committed, then what is being sent is finished.
 
+mod bounce_intake;
 mod delivery;
 pub mod descriptors;
 pub(crate) mod domains;
 pub mod fingerprints;
-mod returns;
 mod routes;
 mod server_watch;
 mod webhooks;
@@ -29,14 +29,14 @@ use crate::clock::SharedClock;
 use crate::config::{Config, SecretUrl};
 use crate::db::{self, Db, Opening};
 use crate::dev::inbox::Inbox;
+use crate::group_commit::GroupCommit;
 pub use crate::http::Server;
 use crate::http::{self, Api};
-use crate::journal::Journal;
 use crate::smtp;
 use crate::webhook::Poster;
 use crate::worker::{self, Worker};
+use bounce_intake::InboundServer;
 pub use domains::settings as domain_settings;
-use returns::Taking;
 use server_watch::ServerWatch;
 pub use webhooks::guard;
 
@@ -60,7 +60,7 @@ pub struct App {
     /// Serves the pages for recipients alone.
     public: Option<Server>,
     /// Takes mail that comes back.
-    inbound: Option<Taking>,
+    inbound: Option<InboundServer>,
     /// The acceptor's tasks; they end when the last request has.
     accepting: TaskTracker,
     worker: Option<JoinHandle<()>>,
@@ -80,7 +80,7 @@ impl App {
         inbox: Option<Arc<Inbox>>,
     ) -> anyhow::Result<Self> {
         // What cannot be is told before anything is touched.
-        returns::paths(config)?;
+        bounce_intake::paths(config)?;
         let db = open(config, true)?;
         server_watch::ready(&db).await?;
         db::schema::check(&db).await?;
@@ -102,12 +102,13 @@ impl App {
         let limits = descriptors::http_limits(config, roles, inbox.is_some())?;
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(keep_partitions(db.clone(), clock.clone())));
-        let journal = Journal::start(&db, &clock);
+        let group_commit = GroupCommit::start(&db, &clock);
         let worker = match working {
             None => None,
             Some(working) => {
                 // Large, and awaited once.
-                let worker = Box::pin(worker(config, working, clock.clone(), wake.clone(), journal.clone())).await?;
+                let worker =
+                    Box::pin(worker(config, working, clock.clone(), wake.clone(), group_commit.clone())).await?;
                 let stop = stop.clone();
                 Some(tokio::spawn(async move { worker.run(stop).await }))
             }
@@ -116,11 +117,11 @@ impl App {
         let mut inbound = None;
         let (server, public) = match listeners {
             Some(Listeners { api: listener, public }) => {
-                let feedback = returns::feedback(config, db.clone(), clock.clone())?;
-                inbound = Taking::start(config, feedback.clone()).await?;
+                let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
+                inbound = InboundServer::start(config, feedback.clone()).await?;
                 let table = routes::table(config);
                 let acceptor =
-                    Acceptor::new(db.clone(), clock.clone(), table, journal.clone(), wake.clone(), &accepting);
+                    Acceptor::new(db.clone(), clock.clone(), table, group_commit.clone(), wake.clone(), &accepting);
                 let settings = api_settings(config, &db, &clock)?;
                 let api = Api::new(db.clone(), clock, Arc::new(acceptor), feedback, settings, stop.clone());
                 let public = public.map(|listener| Server::start(listener, http::public(api.clone()), limits.public));
@@ -270,8 +271,8 @@ fn open(config: &Config, is_service: bool) -> anyhow::Result<Db> {
 
 /// A worker that is registered and not yet running, and that shares its process with no API.
 pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc<Notify>) -> anyhow::Result<Worker> {
-    let journal = Journal::start(&db, &clock);
-    worker(config, db, clock, wake, journal).await
+    let group_commit = GroupCommit::start(&db, &clock);
+    worker(config, db, clock, wake, group_commit).await
 }
 
 async fn worker(
@@ -279,7 +280,7 @@ async fn worker(
     db: Db,
     clock: SharedClock,
     wake: Arc<Notify>,
-    journal: Arc<Journal>,
+    group_commit: Arc<GroupCommit>,
 ) -> anyhow::Result<Worker> {
     let delivery = &config.delivery;
     let settings = worker::Settings {
@@ -289,7 +290,7 @@ async fn worker(
         lease: delivery.lease,
         policy: delivery.retry_policy(),
         routes: routes::table(config),
-        returns: returns::of_worker(config)?,
+        returns: bounce_intake::of_worker(config)?,
         links: config.unsubscribe_links(),
         grace: delivery.shutdown_grace,
         publish: domains::terms(config),
@@ -301,7 +302,7 @@ async fn worker(
         poster: Arc::new(Poster::new(webhooks::guard(config)?, config.webhooks.timeout)?),
         senders: domains::senders(config, db.clone(), clock.clone()),
         dns: domains::asker(config)?,
-        journal,
+        group_commit,
     };
     Ok(Worker::start(db, clock, dependencies, settings, wake).await?)
 }
@@ -355,7 +356,7 @@ fn api_settings(config: &Config, db: &Db, clock: &SharedClock) -> anyhow::Result
             attachments: config.accept.max_attachments as usize,
             ..Limits::default()
         },
-        delivery: delivery::told(config)?,
+        delivery: delivery::delivery_info(config)?,
         check_target: webhooks::target_check(config)?,
         domains: domains::settings(config, db, clock)?,
         links: config.unsubscribe_links(),

@@ -7,10 +7,10 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Format, Log};
 
 mod keyed_log_limit;
-mod seldom;
+mod rate_limited_log;
 
 pub use keyed_log_limit::KeyedLogLimit;
-pub use seldom::Seldom;
+pub use rate_limited_log::RateLimitedLog;
 
 /// Starts logging. A second call changes nothing.
 pub fn start(log: &Log) {

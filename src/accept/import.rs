@@ -7,7 +7,7 @@ use csv_core::ReadRecordResult;
 use serde_json_borrow::Value;
 
 use super::csv_cell;
-use super::records::{LONGEST, Record};
+use super::record_splitter::{LONGEST, Record};
 use super::request::suppression::{COLUMNS, line};
 use super::request::{Context, Rejection, json};
 use crate::domain::fault::{Code, Fault};

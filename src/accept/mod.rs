@@ -2,17 +2,17 @@
 //!
 //! [`Acceptor::accept`] answers only after the message is in Postgres: attachments first (`blobs`), so that large ones
 //! delay nobody, then everything else together with whatever else arrived at the same moment
-//! ([`Journal`]). A request with an `Idempotency-Key` makes at most one message, on however many replicas it is tried.
+//! ([`GroupCommit`]). A request with an `Idempotency-Key` makes at most one message, on however many replicas it is tried.
 
-mod announce;
 mod blobs;
 pub mod csv_cell;
 pub mod import;
 mod in_flight;
 mod lanes;
-pub mod records;
+pub mod record_splitter;
 pub mod request;
 mod streams;
+mod wake_notifier;
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::db::{self, Db, DbError};
 use crate::domain::id::{KeyId, MessageId, RecipientId, TenantId};
 use crate::domain::message::NewMessage;
 use crate::domain::routing::RouteTable;
-use crate::journal::Journal;
+use crate::group_commit::GroupCommit;
 
 use blobs::Blobs;
 use in_flight::InFlight;
@@ -69,7 +69,7 @@ pub enum Accepted {
 #[derive(Debug)]
 pub struct Acceptor {
     db: Db,
-    journal: Arc<Journal>,
+    group_commit: Arc<GroupCommit>,
     blobs: Blobs,
     lanes: Lanes,
     streams: Streams,
@@ -84,14 +84,14 @@ impl Acceptor {
         db: Db,
         clock: SharedClock,
         routes: RouteTable,
-        journal: Arc<Journal>,
+        group_commit: Arc<GroupCommit>,
         wake: Arc<Notify>,
         tasks: &TaskTracker,
     ) -> Self {
-        let wake = [wake, announce::start(db.clone(), tasks)];
-        journal.tell(&wake);
+        let wake = [wake, wake_notifier::start(db.clone(), tasks)];
+        group_commit.tell(&wake);
         Self {
-            journal,
+            group_commit,
             blobs: Blobs::start(&db, clock, tasks),
             lanes: Lanes::start(&db, routes, tasks),
             streams: Streams::new(db.clone()),
@@ -156,12 +156,12 @@ impl Acceptor {
             }
             None => None,
         };
-        let keeps = db::messages::stored::is_kept(message.size()) && self.journal.has_taker();
+        let keeps = db::messages::stored::is_kept(message.size()) && self.group_commit.has_taker();
         self.blobs.store(tenant, &mut message.attachments, keeps).await.map_err(AcceptError::Db)?;
         let lanes = self.lanes.all(tenant, &message).await.map_err(AcceptError::Db)?;
         let with = idempotency.clone();
         let intake = MessageInsert { tenant, message, lanes, idempotency, taker: None };
-        match (self.journal.accept(intake).await.map_err(AcceptError::Db)?, with) {
+        match (self.group_commit.accept(intake).await.map_err(AcceptError::Db)?, with) {
             (Committed::New { suppressed, .. }, _) => Ok(Accepted::New { suppressed }),
             (Committed::KeyUsed(first), Some(with)) => replayed(&first, &with),
             (Committed::KeyUsed(_), None) => Err(AcceptError::KeyReused),

@@ -2,13 +2,13 @@
 
 use crate::config::Config;
 use crate::domain::routing::RouteName;
-use crate::http::{Delivery, RelayView, Way};
+use crate::http::{Delivery, RelayView, RouteInfo};
 use crate::smtp::Relay;
 
 use super::routes;
 
 /// The routes with their relays, the limits and the retries, as configured.
-pub(super) fn told(config: &Config) -> anyhow::Result<Delivery> {
+pub(super) fn delivery_info(config: &Config) -> anyhow::Result<Delivery> {
     let asked = config.delivery.tls_ascii();
     Ok(Delivery {
         table: routes::table(config),
@@ -22,10 +22,10 @@ pub(super) fn told(config: &Config) -> anyhow::Result<Delivery> {
 }
 
 /// Every route that mail may take.
-fn ways(config: &Config) -> anyhow::Result<Vec<Way>> {
+fn ways(config: &Config) -> anyhow::Result<Vec<RouteInfo>> {
     let mut ways = Vec::new();
     match routes::default_relay(config)? {
-        Some(relay) => ways.push(Way { route: RouteName::Relay, relays: vec![view(&relay)] }),
+        Some(relay) => ways.push(RouteInfo { route: RouteName::Relay, relays: vec![view(&relay)] }),
         None => ways.push(direct()),
     }
     if config.relay_url.is_some() && config.routes.values().any(crate::config::Route::is_direct) {
@@ -33,13 +33,16 @@ fn ways(config: &Config) -> anyhow::Result<Vec<Way>> {
     }
     let named = routes::relays(config)?.into_iter();
     ways.extend(
-        named.map(|(name, relays)| Way { route: RouteName::Named(name), relays: relays.iter().map(view).collect() }),
+        named.map(|(name, relays)| RouteInfo {
+            route: RouteName::Named(name),
+            relays: relays.iter().map(view).collect(),
+        }),
     );
     Ok(ways)
 }
 
-fn direct() -> Way {
-    Way { route: RouteName::Mx, relays: Vec::new() }
+fn direct() -> RouteInfo {
+    RouteInfo { route: RouteName::Mx, relays: Vec::new() }
 }
 
 fn view(relay: &Relay) -> RelayView {

@@ -9,7 +9,7 @@ use crate::config::{Config, Unverified};
 use crate::db::Db;
 use crate::db::domains::cache::SenderCache;
 use crate::dns::Asker;
-use crate::domain::publish::Terms;
+use crate::domain::dns_records::Terms;
 use crate::http::Domains;
 
 /// What goes into the records of senders' domains.

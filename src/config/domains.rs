@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::publish;
+use crate::domain::dns_records;
 
 /// What is done with mail of domains that were not verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ impl Domains {
         if spf.trim().is_empty() || spf.contains(['"', ';']) || spf.split(' ').any(is_whole) {
             return Err("holds the mechanisms alone, such as include:spf.relay.example: without v=spf1 and all".into());
         }
-        publish::spf::parse(&format!("v=spf1 {spf} ~all"))
+        dns_records::spf::parse(&format!("v=spf1 {spf} ~all"))
             .map_err(|why| format!("holds mechanisms of SPF, such as include:spf.relay.example: {why}"))?;
         Ok(())
     }

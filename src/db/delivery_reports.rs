@@ -17,7 +17,7 @@ use super::events::{self, NewEvent};
 use super::{Db, DbError, suppressions};
 use crate::domain::address::Address;
 use crate::domain::bounce::{Bounce, Judgement, Source};
-use crate::domain::delivery::{Status, Unmoved, Word};
+use crate::domain::delivery::{NoEffectReason, ReportEffect, Status};
 use crate::domain::event::EventType;
 use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
@@ -91,7 +91,7 @@ pub async fn apply(
     message: MessageId,
     told: &[RecipientReport],
     now: DateTime<Utc>,
-) -> Result<Vec<Word>, DbError> {
+) -> Result<Vec<ReportEffect>, DbError> {
     db.timed("feedback.apply", async {
         let mut tx = db.pool.begin().await?;
         let in_hand = in_hand(&mut tx, tenant, message).await?;
@@ -100,15 +100,18 @@ pub async fn apply(
         ended.extend(waiting);
         let word = |told: &RecipientReport| match ended.get(&told.recipient) {
             Some(row) => {
-                let word = Word::of(told.action, row.status, row.attempts, row.has_complained);
+                let word = ReportEffect::of(told.action, row.status, row.attempts, row.has_complained);
                 if told.is_vouched { word } else { word.unvouched(&row.unvouched) }
             }
-            None if in_hand.contains(&told.recipient) => Word::Nothing(Unmoved::InHand),
-            None => Word::Nothing(Unmoved::Waiting),
+            None if in_hand.contains(&told.recipient) => ReportEffect::Nothing(NoEffectReason::InHand),
+            None => ReportEffect::Nothing(NoEffectReason::Waiting),
         };
-        let words: Vec<Word> = told.iter().map(word).collect();
-        let effects: Vec<(&RecipientReport, Word)> =
-            told.iter().zip(words.iter().copied()).filter(|(_, word)| !matches!(word, Word::Nothing(_))).collect();
+        let words: Vec<ReportEffect> = told.iter().map(word).collect();
+        let effects: Vec<(&RecipientReport, ReportEffect)> = told
+            .iter()
+            .zip(words.iter().copied())
+            .filter(|(_, word)| !matches!(word, ReportEffect::Nothing(_)))
+            .collect();
         restore(&mut tx, tenant, message, told, &ended).await?;
         if !effects.is_empty() {
             update(&mut tx, tenant, message, &effects, now).await?;
@@ -214,15 +217,15 @@ async fn update(
     connection: &mut PgConnection,
     tenant: TenantId,
     message: MessageId,
-    effects: &[(&RecipientReport, Word)],
+    effects: &[(&RecipientReport, ReportEffect)],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     let ids: Vec<Uuid> = effects.iter().map(|(told, _)| told.recipient).collect();
     let ends: Vec<Option<&str>> = effects
         .iter()
-        .map(|(_, word)| if let Word::Ends(status) = word { Some(status.as_str()) } else { None })
+        .map(|(_, word)| if let ReportEffect::Ends(status) = word { Some(status.as_str()) } else { None })
         .collect();
-    let complaints: Vec<bool> = effects.iter().map(|(_, word)| *word == Word::Complains).collect();
+    let complaints: Vec<bool> = effects.iter().map(|(_, word)| *word == ReportEffect::Complains).collect();
     let notes: Vec<Option<&str>> = effects.iter().map(|(_, word)| word.note()).collect();
     let codes: Vec<Option<i16>> =
         effects.iter().map(|(told, _)| told.reply.code.and_then(|code| i16::try_from(code).ok())).collect();
@@ -264,16 +267,17 @@ async fn suppress(
     connection: &mut PgConnection,
     tenant: TenantId,
     message: MessageId,
-    effects: &[(&RecipientReport, Word)],
+    effects: &[(&RecipientReport, ReportEffect)],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     let source =
         |told: &RecipientReport| suppressions::Source { tenant, message, recipient: RecipientId(told.recipient) };
     let is_unknown =
         |told: &RecipientReport| told.is_own_mailbox && told.judgement.is_some_and(|judgement| judgement.suppresses());
-    let unknown = effects.iter().filter(|(told, word)| *word == Word::Ends(Status::Bounced) && is_unknown(told));
+    let unknown =
+        effects.iter().filter(|(told, word)| *word == ReportEffect::Ends(Status::Bounced) && is_unknown(told));
     let unknown: Vec<_> = unknown.map(|(told, _)| source(told)).collect();
-    let complained = effects.iter().filter(|(_, word)| *word == Word::Complains);
+    let complained = effects.iter().filter(|(_, word)| *word == ReportEffect::Complains);
     let complained: Vec<_> = complained.map(|(told, _)| source(told)).collect();
     suppressions::add_recipients(connection, Reason::HardBounce, &unknown, now).await?;
     suppressions::add_recipients(connection, Reason::Complaint, &complained, now).await
@@ -325,16 +329,16 @@ async fn tell(
     connection: &mut PgConnection,
     tenant: TenantId,
     message: MessageId,
-    effects: &[(&RecipientReport, Word)],
+    effects: &[(&RecipientReport, ReportEffect)],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     let outcomes: Vec<Outcome> = effects.iter().map(|(told, _)| outcome(told)).collect();
     let events = effects.iter().zip(&outcomes).map(|((told, word), outcome)| NewEvent {
         tenant: tenant.0,
         kind: match word {
-            Word::Ends(status) => EventType::of_end(*status),
-            Word::Noted(event) => *event,
-            Word::Complains | Word::Nothing(_) => EventType::Complained,
+            ReportEffect::Ends(status) => EventType::of_end(*status),
+            ReportEffect::Noted(event) => *event,
+            ReportEffect::Complains | ReportEffect::Nothing(_) => EventType::Complained,
         },
         message_id: Some(message.0),
         recipient_id: Some(told.recipient),
@@ -343,7 +347,7 @@ async fn tell(
         outcome: (told.action != Action::Complained).then_some(outcome),
         next_attempt_at: None,
         bounce: match (word, told.judgement) {
-            (Word::Ends(Status::Bounced) | Word::Noted(EventType::Bounced), Some(judgement)) => {
+            (ReportEffect::Ends(Status::Bounced) | ReportEffect::Noted(EventType::Bounced), Some(judgement)) => {
                 Some(Bounce { judgement, source: Source::Dsn })
             }
             _ => None,
@@ -356,5 +360,11 @@ async fn tell(
 /// What was said, for the event; nobody was spoken to.
 fn outcome(told: &RecipientReport) -> Outcome {
     let verdict = if told.action == Action::Failed { Verdict::Permanent } else { Verdict::Accepted };
-    Outcome { verdict, reply: told.reply.clone(), peer: Peer::default(), duration: Duration::ZERO, stage: Stage::Dot }
+    Outcome {
+        verdict,
+        reply: told.reply.clone(),
+        peer: Peer::default(),
+        duration: Duration::ZERO,
+        stage: Stage::FinalDot,
+    }
 }

@@ -224,7 +224,7 @@ async fn cut_short(
         ),
         peer: Peer::default(),
         duration: Duration::ZERO,
-        stage: Stage::Dot,
+        stage: Stage::FinalDot,
     };
     let ended = rows.into_iter().map(|claimed| Finished {
         claimed,

@@ -12,8 +12,8 @@ use futures_util::stream;
 
 use super::Asker;
 use super::spf::{Zone, addresses_of, check_host};
-use crate::domain::publish::spf::{SpfResult, is_spf, repairs, targets};
-use crate::domain::publish::{
+use crate::domain::dns_records::spf::{SpfResult, is_spf, repairs, targets};
+use crate::domain::dns_records::{
     Answer, Evidence, Finding, Host, Purpose, Record, RecordType, SpfEvidence, is_meant, judge,
 };
 

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use mail_auth::common::parse::TxtRecordParser as _;
 use mail_auth::spf::{Mechanism as Parsed, Spf as ParsedSpf, Variables};
 
-use crate::domain::publish::spf::{Mechanism, Spf, SpfResult, is_spf, parse};
+use crate::domain::dns_records::spf::{Mechanism, Spf, SpfResult, is_spf, parse};
 
 /// Terms that ask the DNS, and look-ups that found nothing (§4.6.4).
 const MOST_LOOKUPS: u32 = 10;

@@ -199,7 +199,7 @@ impl Transition {
 
 /// Why a report changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unmoved {
+pub enum NoEffectReason {
     /// It says what is known already: it came twice, or another said it before.
     Known,
     /// The recipient waits for another attempt, which will have its own answer.
@@ -212,7 +212,7 @@ pub enum Unmoved {
     NoEnd,
 }
 
-impl Unmoved {
+impl NoEffectReason {
     /// The word in JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -227,7 +227,7 @@ impl Unmoved {
 
 /// What a report does to a recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum ReportEffect {
     /// It has another end state.
     Ends(Status),
     /// It is where it was, and its owner called the mail spam; no further attempt is made.
@@ -235,10 +235,10 @@ pub enum Word {
     /// It is where it was, and an event tells what was said: whoever else knows the return path may have forged it.
     Noted(EventType),
     /// Nothing.
-    Nothing(Unmoved),
+    Nothing(NoEffectReason),
 }
 
-impl Word {
+impl ReportEffect {
     /// What a report of `action` does to a recipient in `status` after so many `attempts` on record. Each step leads one way,
     /// `uncertain` and `relayed` over `delivered` to `bounced`, so that a report that comes again finds nothing to do. One that
     /// waits is not touched: the report is about an earlier attempt, and the next one has its own answer. One in hand may have
@@ -247,19 +247,19 @@ impl Word {
     pub fn of(action: Action, status: Status, attempts: i16, has_complained: bool) -> Self {
         use Status::{Bounced, Delivered, Expired, Relayed, Uncertain};
         match (action, status) {
-            (Action::Complained, _) if has_complained => Self::Nothing(Unmoved::Known),
+            (Action::Complained, _) if has_complained => Self::Nothing(NoEffectReason::Known),
             (Action::Complained, _) if attempts > 0 => Self::Complains,
-            (_, Status::Sending) => Self::Nothing(Unmoved::InHand),
-            (_, Status::Queued | Status::Deferred | Status::Scheduled) => Self::Nothing(Unmoved::Waiting),
-            (_, Status::Canceled | Status::Suppressed) => Self::Nothing(Unmoved::NotSent),
+            (_, Status::Sending) => Self::Nothing(NoEffectReason::InHand),
+            (_, Status::Queued | Status::Deferred | Status::Scheduled) => Self::Nothing(NoEffectReason::Waiting),
+            (_, Status::Canceled | Status::Suppressed) => Self::Nothing(NoEffectReason::NotSent),
             (Action::Complained, _) => Self::Complains,
             (Action::Failed, Relayed | Delivered | Uncertain) => Self::Ends(Bounced),
             (Action::Delivered, Relayed | Uncertain) => Self::Ends(Delivered),
             // Of one that expired an attempt may have got through without our knowledge; it was given up all the same.
             (Action::Failed, Bounced | Expired) | (Action::Delivered, Delivered | Bounced | Expired) => {
-                Self::Nothing(Unmoved::Known)
+                Self::Nothing(NoEffectReason::Known)
             }
-            (Action::Delayed | Action::Relayed | Action::Expanded, _) => Self::Nothing(Unmoved::NoEnd),
+            (Action::Delayed | Action::Relayed | Action::Expanded, _) => Self::Nothing(NoEffectReason::NoEnd),
         }
     }
 
@@ -273,7 +273,7 @@ impl Word {
             Self::Noted(_) | Self::Nothing(_) => return self,
         };
         let is_known = Self::Noted(event).note().is_some_and(|word| noted.iter().any(|noted| noted == word));
-        if is_known { Self::Nothing(Unmoved::Known) } else { Self::Noted(event) }
+        if is_known { Self::Nothing(NoEffectReason::Known) } else { Self::Noted(event) }
     }
 
     /// The word by which the recipient's row keeps that it was said.
@@ -292,21 +292,24 @@ mod tests {
     #[test]
     fn a_report_moves_a_recipient_one_way_and_once() {
         use Status::{Bounced, Delivered, Relayed, Uncertain};
-        let word = |action, status| Word::of(action, status, 1, false);
+        let word = |action, status| ReportEffect::of(action, status, 1, false);
         for from in [Relayed, Delivered, Uncertain] {
-            assert_eq!(word(Action::Failed, from), Word::Ends(Bounced));
+            assert_eq!(word(Action::Failed, from), ReportEffect::Ends(Bounced));
         }
         for from in [Relayed, Uncertain] {
-            assert_eq!(word(Action::Delivered, from), Word::Ends(Delivered));
+            assert_eq!(word(Action::Delivered, from), ReportEffect::Ends(Delivered));
         }
-        assert_eq!(word(Action::Failed, Bounced), Word::Nothing(Unmoved::Known));
-        assert_eq!(word(Action::Delivered, Delivered), Word::Nothing(Unmoved::Known));
-        assert_eq!(word(Action::Delivered, Bounced), Word::Nothing(Unmoved::Known));
+        assert_eq!(word(Action::Failed, Bounced), ReportEffect::Nothing(NoEffectReason::Known));
+        assert_eq!(word(Action::Delivered, Delivered), ReportEffect::Nothing(NoEffectReason::Known));
+        assert_eq!(word(Action::Delivered, Bounced), ReportEffect::Nothing(NoEffectReason::Known));
         for action in [Action::Delayed, Action::Relayed, Action::Expanded] {
-            assert_eq!(word(action, Relayed), Word::Nothing(Unmoved::NoEnd));
+            assert_eq!(word(action, Relayed), ReportEffect::Nothing(NoEffectReason::NoEnd));
         }
-        assert_eq!(Word::of(Action::Complained, Delivered, 1, false), Word::Complains);
-        assert_eq!(Word::of(Action::Complained, Delivered, 1, true), Word::Nothing(Unmoved::Known));
+        assert_eq!(ReportEffect::of(Action::Complained, Delivered, 1, false), ReportEffect::Complains);
+        assert_eq!(
+            ReportEffect::of(Action::Complained, Delivered, 1, true),
+            ReportEffect::Nothing(NoEffectReason::Known)
+        );
     }
 
     #[test]
@@ -315,17 +318,17 @@ mod tests {
         let all = no_complaints.into_iter().flat_map(|action| [(action, 0), (action, 3)]);
         for (action, attempts) in all.chain([(Action::Complained, 0)]) {
             for status in Status::ALL {
-                let word = Word::of(action, status, attempts, false);
+                let word = ReportEffect::of(action, status, attempts, false);
                 if !status.is_end() {
-                    let why = if status == Status::Sending { Unmoved::InHand } else { Unmoved::Waiting };
-                    assert_eq!(word, Word::Nothing(why));
+                    let why = if status == Status::Sending { NoEffectReason::InHand } else { NoEffectReason::Waiting };
+                    assert_eq!(word, ReportEffect::Nothing(why));
                 }
                 if matches!(status, Status::Canceled | Status::Suppressed) {
-                    assert_eq!(word, Word::Nothing(Unmoved::NotSent));
+                    assert_eq!(word, ReportEffect::Nothing(NoEffectReason::NotSent));
                 }
-                if let Word::Ends(end) = word {
+                if let ReportEffect::Ends(end) = word {
                     assert!(
-                        matches!(Word::of(action, end, attempts, false), Word::Nothing(_)),
+                        matches!(ReportEffect::of(action, end, attempts, false), ReportEffect::Nothing(_)),
                         "a replay does nothing"
                     );
                 }
@@ -337,12 +340,12 @@ mod tests {
     fn unvouched_reports_are_noted_once_and_move_nothing() {
         for action in [Action::Failed, Action::Delivered, Action::Complained, Action::Delayed] {
             for status in Status::ALL {
-                let vouched = Word::of(action, status, 1, false);
+                let vouched = ReportEffect::of(action, status, 1, false);
                 let noted = vouched.unvouched(&[]);
-                assert_eq!(matches!(vouched, Word::Nothing(_)), noted == vouched, "{action:?} {status:?}");
-                assert!(matches!(noted, Word::Nothing(_) | Word::Noted(_)), "{noted:?}");
+                assert_eq!(matches!(vouched, ReportEffect::Nothing(_)), noted == vouched, "{action:?} {status:?}");
+                assert!(matches!(noted, ReportEffect::Nothing(_) | ReportEffect::Noted(_)), "{noted:?}");
                 if let Some(note) = noted.note() {
-                    assert_eq!(vouched.unvouched(&[note.to_owned()]), Word::Nothing(Unmoved::Known));
+                    assert_eq!(vouched.unvouched(&[note.to_owned()]), ReportEffect::Nothing(NoEffectReason::Known));
                 }
             }
         }
@@ -351,8 +354,11 @@ mod tests {
     #[test]
     fn a_complaint_counts_in_every_state_once_there_was_an_attempt() {
         for status in Status::ALL {
-            assert_eq!(Word::of(Action::Complained, status, 1, false), Word::Complains);
-            assert_eq!(Word::of(Action::Complained, status, 1, true), Word::Nothing(Unmoved::Known));
+            assert_eq!(ReportEffect::of(Action::Complained, status, 1, false), ReportEffect::Complains);
+            assert_eq!(
+                ReportEffect::of(Action::Complained, status, 1, true),
+                ReportEffect::Nothing(NoEffectReason::Known)
+            );
         }
     }
 

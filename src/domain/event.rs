@@ -1,13 +1,13 @@
 //! Events and their kinds, as applications see them.
 
 mod example;
-mod fit;
-mod shown;
+mod json;
+mod truncate;
 
 use std::fmt;
 use std::str::FromStr;
 
-pub use shown::{BounceSaid, Event, EventData, EventRecipient, EventSender};
+pub use json::{BounceSaid, Event, EventData, EventRecipient, EventSender};
 
 use super::delivery::Status;
 use super::words::words;

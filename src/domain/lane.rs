@@ -6,7 +6,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 
 use super::explain::Count;
-use super::explain::words::{capital, one_line, rate, reply, time};
+use super::explain::phrases::{capital, one_line, rate, reply, time};
 use super::id::LaneId;
 use super::limits::LaneLimits;
 use super::unreachable::Cause;

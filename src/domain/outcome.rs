@@ -246,12 +246,12 @@ pub enum Stage {
     /// DATA and the mail's text, before the final dot.
     Data,
     /// The final dot and its reply.
-    Dot,
+    FinalDot,
 }
 
 /// What an outcome says of the destination, beside this one mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sign {
+pub enum Signal {
     /// No session could be had: whoever else goes there would fare the same.
     Unreachable,
     /// 421, or 4.7.x that is no greylisting: the server asks to be called less often.
@@ -275,16 +275,16 @@ pub struct Outcome {
 
 impl Outcome {
     /// What this says of the destination; `None` where it concerns this mail alone.
-    pub fn sign(&self) -> Option<Sign> {
+    pub fn signal(&self) -> Option<Signal> {
         if self.verdict != Verdict::Temporary {
             return None;
         }
         let asks = self.reply.enhanced.is_some_and(|code| (code.class, code.subject) == (4, 7));
         match self.reply.code {
-            Some(421) => Some(Sign::SlowDown),
+            Some(421) => Some(Signal::SlowDown),
             // Before MAIL 4.7.x is about TLS and credentials.
-            _ if self.stage <= Stage::Session => Some(Sign::Unreachable),
-            Some(400..=499) if asks && !self.reply.speaks_of_greylisting() => Some(Sign::SlowDown),
+            _ if self.stage <= Stage::Session => Some(Signal::Unreachable),
+            Some(400..=499) if asks && !self.reply.speaks_of_greylisting() => Some(Signal::SlowDown),
             _ => None,
         }
     }
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_reply_asks_for_less_tells_of_nobody_there_or_of_neither() {
-        use Sign::{SlowDown, Unreachable};
+        use Signal::{SlowDown, Unreachable};
         for (stage, code, text, sign) in [
             (Stage::Session, 421, "4.7.0 too many connections", Some(SlowDown)),
             (Stage::Session, 454, "4.7.0 TLS not available", Some(Unreachable)),
@@ -342,11 +342,11 @@ mod tests {
             (Stage::Mail, 450, "4.7.1 slow down", Some(SlowDown)),
             (Stage::Rcpt, 421, "closing", Some(SlowDown)),
             (Stage::Rcpt, 451, "4.7.1 Greylisted", None),
-            (Stage::Dot, 451, "4.7.1 Try again later", None),
-            (Stage::Dot, 451, "4.7.1 Try again later, you send too much", Some(SlowDown)),
+            (Stage::FinalDot, 451, "4.7.1 Try again later", None),
+            (Stage::FinalDot, 451, "4.7.1 Try again later, you send too much", Some(SlowDown)),
             (Stage::Rcpt, 450, "4.2.1 mailbox busy", None),
         ] {
-            assert_eq!(refused(stage, code, text).sign(), sign, "{stage:?} {code} {text}");
+            assert_eq!(refused(stage, code, text).signal(), sign, "{stage:?} {code} {text}");
         }
     }
 

@@ -150,7 +150,7 @@ mod tests {
             reply: Reply::ours(text),
             peer: Peer::default(),
             duration: Duration::ZERO,
-            stage: Stage::Dot,
+            stage: Stage::FinalDot,
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::address::Address;
-use super::explain::words::time;
+use super::explain::phrases::time;
 use super::id::{MessageId, RecipientId};
 use super::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 

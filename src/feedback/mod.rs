@@ -12,15 +12,15 @@
 //!   tells of it, marked as not vouched, and no state changes and nobody is suppressed; of a complaint, for one recipient;
 //! - an address is suppressed as unknown only where the mailbox that failed is the one that was sent to, and not one behind it;
 //! - a recipient that waits for another attempt is not touched, except by a complaint, which stops the next one; of one that
-//!   is being sent to this moment the report is to be told again ([`Taken::is_early`]), since its server may have been
+//!   is being sent to this moment the report is to be told again ([`ReportOutcome::is_early`]), since its server may have been
 //!   quicker than we;
 //! - what it answers is committed.
 //!
 //! Automatic replies and what nobody understands are counted and let go.
 
-mod find;
-mod pair;
-mod taken;
+mod message_lookup;
+mod outcome;
+mod recipient_match;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,16 +32,16 @@ use crate::db::delivery_reports::{self, RecipientReport, ReportedMessageRecipien
 use crate::db::{Db, DbError};
 use crate::domain::address::Address;
 use crate::domain::bounce;
-use crate::domain::delivery::{Status, Word};
+use crate::domain::delivery::{ReportEffect, Status};
 use crate::domain::id::{RecipientId, TenantId};
 use crate::domain::outcome::Reply;
 use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 use crate::domain::return_path::{ReturnPaths, TokenFault};
 use crate::mail;
 
-use find::Found;
-pub use find::{Basis, NotFound, Origin};
-pub use taken::{Fate, Taken};
+use message_lookup::Found;
+pub use message_lookup::{Basis, NotFound, Origin};
+pub use outcome::{RecipientOutcome, ReportOutcome};
 
 /// Takes what comes back.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Feedback {
 
     /// Whether mail to this address is for us: a good return path, or where complaints are sent.
     pub fn admits(&self, to: &str) -> Result<(), TokenFault> {
-        let is_complaints = |ours: &Address| to.parse::<Address>().is_ok_and(|to| pair::are_same(ours, &to));
+        let is_complaints = |ours: &Address| to.parse::<Address>().is_ok_and(|to| recipient_match::are_same(ours, &to));
         if self.complaints.as_ref().is_some_and(is_complaints) {
             return Ok(());
         }
@@ -79,7 +79,7 @@ impl Feedback {
 
     /// Reads a mail and lets it take effect, unless `dry_run`: then it says what would come of it. Fails only where the
     /// database does, with nothing changed.
-    pub async fn take(&self, mime: Vec<u8>, origin: Origin<'_>, dry_run: bool) -> Result<Taken, DbError> {
+    pub async fn take(&self, mime: Vec<u8>, origin: Origin<'_>, dry_run: bool) -> Result<ReportOutcome, DbError> {
         let size = mime.len();
         // The task keeps the permit, whatever becomes of its caller. The semaphore is never closed.
         let permit = self.reading.clone().acquire_owned().await.ok();
@@ -95,25 +95,28 @@ impl Feedback {
         });
         let taken = match report.kind {
             ReportKind::Dsn | ReportKind::Complaint => self.act(report, &origin, dry_run).await?,
-            ReportKind::AutoReply | ReportKind::Unknown => Taken::idle(report),
+            ReportKind::AutoReply | ReportKind::Unknown => ReportOutcome::idle(report),
         };
         self.note(&taken, &origin, size, dry_run);
         Ok(taken)
     }
 
-    async fn act(&self, mut report: Report, origin: &Origin<'_>, dry_run: bool) -> Result<Taken, DbError> {
-        let found = match find::message(&self.db, self.paths.as_ref(), origin, &report, self.clock.now()).await? {
-            Ok(found) => found,
-            Err(why) => return Ok(Taken::lost(report, why)),
-        };
+    async fn act(&self, mut report: Report, origin: &Origin<'_>, dry_run: bool) -> Result<ReportOutcome, DbError> {
+        let found =
+            match message_lookup::message(&self.db, self.paths.as_ref(), origin, &report, self.clock.now()).await? {
+                Ok(found) => found,
+                Err(why) => return Ok(ReportOutcome::lost(report, why)),
+            };
         if report.recipients.is_empty() {
-            report.recipients.extend(pair::only_candidate(&found).and_then(|row| complaint_of(report.kind, row)));
+            report
+                .recipients
+                .extend(recipient_match::only_candidate(&found).and_then(|row| complaint_of(report.kind, row)));
         }
-        let mut pairs = pair::pairs(&report.recipients, &found);
-        if report.kind == ReportKind::Complaint && !pair::is_vouched(&found) {
-            pair::keep_first(&mut pairs);
+        let mut pairs = recipient_match::pairs(&report.recipients, &found);
+        if report.kind == ReportKind::Complaint && !recipient_match::is_vouched(&found) {
+            recipient_match::keep_first(&mut pairs);
         }
-        let reached = pair::reached(&report.recipients, &found);
+        let reached = recipient_match::reached(&report.recipients, &found);
         let told: Vec<Option<(&ReportedMessageRecipient, RecipientReport)>> = report
             .recipients
             .iter()
@@ -127,12 +130,12 @@ impl Feedback {
             .collect();
         let words = self.words(&found, &told, dry_run).await?;
         let mut words = words.into_iter();
-        let fates = told.iter().map(|one| {
+        let results = told.iter().map(|one| {
             let (row, _) = one.as_ref()?;
             Some((RecipientId(row.id), words.next()?))
         });
-        let fates: Vec<_> = fates.collect();
-        Ok(Taken::found(report, &found, fates, dry_run))
+        let results: Vec<_> = results.collect();
+        Ok(ReportOutcome::found(report, &found, results, dry_run))
     }
 
     /// What comes, or would come, of those that were paired, in their order.
@@ -141,12 +144,12 @@ impl Feedback {
         found: &Found,
         told: &[Option<(&ReportedMessageRecipient, RecipientReport)>],
         dry_run: bool,
-    ) -> Result<Vec<Word>, DbError> {
+    ) -> Result<Vec<ReportEffect>, DbError> {
         let told: Vec<&(&ReportedMessageRecipient, RecipientReport)> = told.iter().flatten().collect();
         if dry_run || told.is_empty() {
             let word = |(row, told): &&(&ReportedMessageRecipient, RecipientReport)| {
                 let status = row.status.parse().unwrap_or(Status::Canceled);
-                let word = Word::of(told.action, status, row.attempts, row.has_complained);
+                let word = ReportEffect::of(told.action, status, row.attempts, row.has_complained);
                 if told.is_vouched { word } else { word.unvouched(&row.unvouched) }
             };
             return Ok(told.iter().map(word).collect());
@@ -156,7 +159,7 @@ impl Feedback {
     }
 
     /// One line a mail in the log.
-    fn note(&self, taken: &Taken, origin: &Origin<'_>, size: usize, dry_run: bool) {
+    fn note(&self, taken: &ReportOutcome, origin: &Origin<'_>, size: usize, dry_run: bool) {
         if dry_run {
             return;
         }
@@ -185,8 +188,8 @@ fn told(reported: &ReportedRecipient, row: &ReportedMessageRecipient, found: &Fo
         // Cut to what the database takes, whoever made it.
         reply: reported.reply.clone().in_words(reported.reply.text.as_str()),
         judgement: reported.judgement.or_else(judged),
-        is_vouched: pair::is_vouched(found),
-        is_own_mailbox: pair::is_own_mailbox(reported, row),
+        is_vouched: recipient_match::is_vouched(found),
+        is_own_mailbox: recipient_match::is_own_mailbox(reported, row),
     }
 }
 

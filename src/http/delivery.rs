@@ -15,7 +15,7 @@ pub struct Delivery {
     /// Which mail takes which route.
     pub table: RouteTable,
     /// Every route there is.
-    pub ways: Vec<Way>,
+    pub ways: Vec<RouteInfo>,
     /// How much TLS is asked of the servers of a domain on the direct way, `*` standing for those that are not named.
     pub mx_tls: BTreeMap<String, String>,
     /// Connections of one worker to one destination.
@@ -30,7 +30,7 @@ pub struct Delivery {
 
 /// A route and how it is gone.
 #[derive(Debug, Clone)]
-pub struct Way {
+pub struct RouteInfo {
     /// Its name.
     pub route: RouteName,
     /// The relays in the order in which they are tried; empty where the recipients' own servers are called.

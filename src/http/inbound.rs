@@ -14,12 +14,12 @@ use super::{Api, ApiError, Problem, ProblemCode};
 use crate::domain::address::Address;
 use crate::domain::binary::Binary;
 use crate::domain::bounce::{BounceType, Category, Judgement};
-use crate::domain::delivery::Word;
+use crate::domain::delivery::ReportEffect;
 use crate::domain::explain::Said;
 use crate::domain::id::{MessageId, RecipientId};
 use crate::domain::key::Scope;
 use crate::domain::outcome::Reply;
-use crate::feedback::{Fate, Origin, Taken};
+use crate::feedback::{Origin, RecipientOutcome, ReportOutcome};
 
 /// What was understood of a mail that came back, and what came of it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -147,7 +147,7 @@ pub async fn hand_in(
 /// After so long an attempt that had an answer is on record.
 const EARLY: Duration = Duration::from_secs(2);
 
-fn understood(taken: Taken, dry_run: bool) -> Understood {
+fn understood(taken: ReportOutcome, dry_run: bool) -> Understood {
     Understood {
         kind: taken.report.kind.as_str().into(),
         rule: taken.report.rule.into(),
@@ -155,18 +155,18 @@ fn understood(taken: Taken, dry_run: bool) -> Understood {
         found_by: taken.message.map(|(_, basis)| basis.as_str().into()),
         reason: taken.lost.map(|why| why.as_str().into()),
         applied: taken.applied() > 0,
-        recipients: taken.fates.into_iter().map(|fate| recipient(fate, dry_run)).collect(),
+        recipients: taken.results.into_iter().map(|fate| recipient(fate, dry_run)).collect(),
     }
 }
 
-fn recipient(fate: Fate, dry_run: bool) -> UnderstoodRecipient {
-    let Fate { reported, recipient, word, applied } = fate;
+fn recipient(fate: RecipientOutcome, dry_run: bool) -> UnderstoodRecipient {
+    let RecipientOutcome { reported, recipient, word, applied } = fate;
     let (effect, reason) = match word {
         None => (None, Some("not_a_recipient")),
-        Some(Word::Nothing(why)) => (None, Some(why.as_str())),
-        Some(Word::Noted(_)) => (None, Some("not_vouched")),
-        Some(Word::Ends(status)) => (Some(status.as_str()), dry_run.then_some("dry_run")),
-        Some(Word::Complains) => (Some("complained"), dry_run.then_some("dry_run")),
+        Some(ReportEffect::Nothing(why)) => (None, Some(why.as_str())),
+        Some(ReportEffect::Noted(_)) => (None, Some("not_vouched")),
+        Some(ReportEffect::Ends(status)) => (Some(status.as_str()), dry_run.then_some("dry_run")),
+        Some(ReportEffect::Complains) => (Some("complained"), dry_run.then_some("dry_run")),
     };
     UnderstoodRecipient {
         recipient: reported.recipient,

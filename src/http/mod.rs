@@ -50,10 +50,10 @@ use crate::feedback::Feedback;
 
 use auth::Keys;
 use body::Bodies;
-pub use delivery::{Delivery, RelayView, Way};
+pub use delivery::{Delivery, RelayView, RouteInfo};
 pub use domains::Domains;
 pub use error::{ApiError, Problem, ProblemCode};
-use events::News;
+use events::EventNotifier;
 pub use health::healthz;
 pub use openapi::document;
 use request_id::Surround;
@@ -94,7 +94,7 @@ pub struct Shared {
     delivery: Arc<Delivery>,
     check_target: TargetCheck,
     domains: Arc<Domains>,
-    news: Arc<News>,
+    event_notifier: Arc<EventNotifier>,
     /// Makes and reads links to unsubscribe by, where that is configured.
     links: Option<Links>,
 }
@@ -132,7 +132,7 @@ impl Api {
     ) -> Self {
         let keys = Arc::new(Keys::new(db.clone(), clock.clone()));
         Self(Arc::new(Shared {
-            news: Arc::new(News::new(db.clone(), stop)),
+            event_notifier: Arc::new(EventNotifier::new(db.clone(), stop)),
             bodies: Arc::new(Bodies::new(keys.clone(), settings.max_body, settings.body_memory)),
             keys,
             limits: settings.limits,

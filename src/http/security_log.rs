@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::db::keys::KeyRow;
 use crate::domain::id::KeyId;
-use crate::telemetry::Seldom;
+use crate::telemetry::RateLimitedLog;
 
 /// Keys and reasons remembered; beyond that the memory starts again.
 const REMEMBERED: usize = 1_000;
@@ -30,7 +30,7 @@ pub(super) enum Refusal {
 
 /// What was refused lately.
 #[derive(Debug, Default)]
-pub(super) struct SecurityLog(Mutex<HashMap<(Option<Uuid>, Refusal), Seldom>>);
+pub(super) struct SecurityLog(Mutex<HashMap<(Option<Uuid>, Refusal), RateLimitedLog>>);
 
 impl SecurityLog {
     /// Logs that a request was refused. A request without any key is no attack and is not logged.

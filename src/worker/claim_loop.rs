@@ -13,7 +13,7 @@ use super::deliver::{DeliverContext, dispatch, quarantined};
 use super::handoff::gate::HandoffGate;
 use super::maintenance::ready_watermark::{self, ReadyWatermarks};
 use crate::db::DbError;
-use crate::telemetry::Seldom;
+use crate::telemetry::RateLimitedLog;
 
 /// Shortest interval between two claims while there is something to claim. A claim costs about 2 ms of Postgres' time even
 /// for one recipient, so that larger claims win. The first claim after an idle time starts at once.
@@ -58,7 +58,7 @@ impl ClaimLoop {
     /// Claims until `stop`.
     pub(crate) async fn run(mut self, stop: &CancellationToken, wake: &Notify) {
         let in_flight = self.claim.leases.in_flight.clone();
-        let failed = Seldom::default();
+        let failed = RateLimitedLog::default();
         while !stop.is_cancelled() {
             let started = tokio::time::Instant::now();
             let claimed = self.once().await;

@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::deliver::envelopes::Returns;
 use crate::db::domains::cache::SenderCache;
 use crate::dns::Asker;
+use crate::domain::dns_records::Terms;
 use crate::domain::fingerprint::Fingerprints;
 use crate::domain::keyring::Keyring;
-use crate::domain::publish::Terms;
 use crate::domain::retry::Policy;
 use crate::domain::routing::RouteTable;
 use crate::domain::unsubscribe::Links;
-use crate::journal::Journal;
+use crate::group_commit::GroupCommit;
 use crate::smtp;
 use crate::webhook::Poster;
 
@@ -59,5 +59,5 @@ pub struct Dependencies {
     /// Queries the DNS for the records of senders' domains.
     pub dns: Asker,
     /// Commits outcomes, and offers messages that this process accepted.
-    pub journal: Arc<Journal>,
+    pub group_commit: Arc<GroupCommit>,
 }

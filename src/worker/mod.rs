@@ -42,7 +42,7 @@ use crate::clock::SharedClock;
 use crate::db::lanes::dedicated::DedicatedLanes;
 use crate::db::workers::Reaped;
 use crate::db::{Db, DbError};
-use crate::journal::{Journal, Taker};
+use crate::group_commit::{DirectConsumer, GroupCommit};
 use crate::smtp;
 use crate::telemetry::KeyedLogLimit;
 use claim::lane_stats::LaneStats;
@@ -86,7 +86,7 @@ struct Shelves {
     expiry: Arc<ClosedLaneExpiry>,
     domain_checks: Arc<DomainChecks>,
     webhook_secrets: Arc<WebhookSecrets>,
-    journal: Arc<Journal>,
+    group_commit: Arc<GroupCommit>,
     sender: Arc<smtp::Sender>,
     grace: Duration,
 }
@@ -100,7 +100,7 @@ impl Worker {
         settings: Settings,
         wake: Arc<Notify>,
     ) -> Result<Self, DbError> {
-        let Dependencies { sender, poster, senders, dns, journal } = dependencies;
+        let Dependencies { sender, poster, senders, dns, group_commit } = dependencies;
         let retry_policies = RetryPolicyCache::load(&db, settings.policy, clock.now()).await?;
         let leases = Arc::new(Leases {
             identity: Identity::register(&db, settings.lease, settings.fingerprints).await?,
@@ -135,7 +135,7 @@ impl Worker {
             db: db.clone(),
             clock: clock.clone(),
             leases: leases.clone(),
-            recorder: OutcomeRecorder::start(record, journal.clone(), &tasks),
+            recorder: OutcomeRecorder::start(record, group_commit.clone(), &tasks),
             sender: sender.clone(),
             signing: Signing::new(senders),
             retry_policies,
@@ -160,7 +160,7 @@ impl Worker {
             domain_checks: Arc::new(DomainChecks { db, clock, dns, terms: settings.publish }),
             webhook_secrets: Arc::new(secrets),
             deliver,
-            journal,
+            group_commit,
             sender,
             grace: settings.grace,
         };
@@ -176,8 +176,8 @@ impl Worker {
         let chores = self.start_chores(&stop);
         let webhooks = AbortOnDropHandle::new(tokio::spawn(webhooks::run(shelves.webhooks.clone(), stop.clone())));
         // New messages are offered to it for as long as it lives.
-        let handoff: Arc<dyn Taker> = Arc::new(self.direct_handoff());
-        shelves.journal.enlist(Arc::downgrade(&handoff));
+        let handoff: Arc<dyn DirectConsumer> = Arc::new(self.direct_handoff());
+        shelves.group_commit.enlist(Arc::downgrade(&handoff));
         self.claim_loop().run(&stop, &shelves.leases.wake).await;
         chores.wait().await;
         let ((), ended) = tokio::join!(self.finish(), webhooks);

@@ -4,7 +4,7 @@ use postrider::clock::Clock as _;
 use postrider::config::Route;
 use postrider::db::lanes;
 use postrider::db::lanes::health::Update;
-use postrider::domain::condition::{Condition, Observation};
+use postrider::domain::destination_health::{DestinationHealth, Observation};
 use serde_json::{Value, json};
 use sqlx::Row as _;
 
@@ -213,6 +213,6 @@ async fn a_lesson_that_changes_nothing_tells_how_the_lane_fares() {
         own_session_at: Some(now),
     };
     let changes = lanes::health::learn(&app.db, &[Update { lane, lesson, reply: None, failure: None }]).await.unwrap();
-    assert_eq!(changes.iter().map(|change| change.after).collect::<Vec<_>>(), [Condition::default()]);
+    assert_eq!(changes.iter().map(|change| change.after).collect::<Vec<_>>(), [DestinationHealth::default()]);
     app.run_until_idle().await;
 }

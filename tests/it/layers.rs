@@ -16,14 +16,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("smtp", &["domain"]),
     ("webhook", &["domain"]),
     ("db", &["domain"]),
-    ("journal", &["db", "domain"]),
-    ("accept", &["journal", "db", "mail", "domain"]),
+    ("group_commit", &["db", "domain"]),
+    ("accept", &["group_commit", "db", "mail", "domain"]),
     ("feedback", &["db", "mail", "domain"]),
-    ("worker", &["journal", "db", "smtp", "webhook", "mail", "domain"]),
+    ("worker", &["group_commit", "db", "smtp", "webhook", "mail", "domain"]),
     ("dev", &["db", "smtp", "domain"]),
     ("bench", &["dev", "db", "smtp", "domain"]),
     ("http", &["accept", "feedback", "db", "mail", "domain", "dev"]),
-    ("app", &["http", "journal", "accept", "feedback", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
+    (
+        "app",
+        &["http", "group_commit", "accept", "feedback", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"],
+    ),
     ("cli", &["app", "bench", "http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
 ];
 const LEAVES: &[&str] = &["clock", "config", "dns", "http_client", "telemetry"];

@@ -9,8 +9,8 @@ use postrider::domain::key::Scope;
 use postrider::domain::retry::Policy;
 use postrider::domain::routing::{RouteName, RouteTable};
 use postrider::feedback::Feedback;
+use postrider::group_commit::GroupCommit;
 use postrider::http::{self, Delivery, ServerLimits, Settings, TargetCheck};
-use postrider::journal::Journal;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Row as _;
@@ -431,7 +431,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         app.db.clone(),
         clock.clone(),
         RouteTable::new(Vec::new(), RouteName::Mx),
-        Journal::start(&app.db, &clock),
+        GroupCommit::start(&app.db, &clock),
         Arc::new(Notify::new()),
         &tasks,
     );

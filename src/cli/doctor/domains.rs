@@ -10,8 +10,8 @@ use crate::db::domains::cache::{SenderCache, SenderStatus};
 use crate::db::domains::{self, DomainRow, KeyRow};
 use crate::db::{Db, DbError, webhooks};
 use crate::dns::{self, Asker};
+use crate::domain::dns_records::{Finding, PublishedKey, RecordStatus, records};
 use crate::domain::id::TenantId;
-use crate::domain::publish::{Finding, PublishedKey, RecordStatus, records};
 
 /// Domains that are looked at.
 const MOST: i64 = 1_000;

@@ -15,9 +15,9 @@ use crate::clock::SharedClock;
 use crate::db::domains;
 use crate::db::{Db, DbError};
 use crate::domain::dkim::{Algorithm, KeyError, Signer, SigningKey};
+use crate::domain::dns_records::{DmarcPolicy, DomainStatus, Strict, lineage};
 use crate::domain::id::TenantId;
 use crate::domain::keyring::Keyring;
-use crate::domain::publish::{DmarcPolicy, DomainStatus, Strict, lineage};
 
 /// How old an answer may be where nobody has to ask anew. The record of a key that signs no more stays for a week.
 const CACHE_TTL: TimeDelta = TimeDelta::seconds(15);

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use super::{Db, DbError};
 use crate::domain::dkim::Algorithm;
+use crate::domain::dns_records::{DmarcPolicy, PublishedKey, RETIRING, Verdict};
 use crate::domain::id::TenantId;
-use crate::domain::publish::{DmarcPolicy, PublishedKey, RETIRING, Verdict};
 
 /// A domain.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use crate::db::{Db, DbError};
-use crate::domain::condition::{Block, Condition, Learned, Observation};
+use crate::domain::destination_health::{Block, DestinationHealth, Learned, Observation};
 use crate::domain::unreachable::Cause;
 
 /// What a lane's attempts taught, and the reply that did.
@@ -36,9 +36,9 @@ pub struct Change {
     /// `lanes.id`.
     pub lane: i64,
     /// Before.
-    pub before: Condition,
+    pub before: DestinationHealth,
     /// From now on.
-    pub after: Condition,
+    pub after: DestinationHealth,
     /// What it was taught.
     pub lesson: Observation,
 }
@@ -65,7 +65,7 @@ pub async fn learn(db: &Db, taught: &[Update]) -> Result<Vec<Change>, DbError> {
                 .map(|((rate, ceiling), lowered_at)| Learned { rate, ceiling, lowered_at, raised_at: row.raised_at });
             let block =
                 row.blocked_since.map(|since| Block { since, failures: row.block_failures, open_at: row.open_at });
-            let before = Condition { learned, block, unblocked_at: row.unblocked_at };
+            let before = DestinationHealth { learned, block, unblocked_at: row.unblocked_at };
             let after = before.after(&taught.lesson.of_all(row.workers));
             changes.push(Change { lane: row.id, before, after, lesson: taught.lesson });
         }

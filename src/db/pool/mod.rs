@@ -72,7 +72,7 @@ struct Current {
     since: Instant,
 }
 
-/// Connections for the hot path, of all that there may be: the two writers of the journal and what is tried beside them, or a claim
+/// Connections for the hot path, of all that there may be: the two writers of the group commit and what is tried beside them, or a claim
 /// with its look-ups. Lanes that are looked up and small attachments come in between: they hold one for a statement.
 const HOT: u32 = 4;
 
@@ -94,7 +94,7 @@ impl Current {
     }
 }
 
-/// Begins every transaction but those of the journal. What it commits may be acknowledged to somebody, so it says itself that
+/// Begins every transaction but those of the group commit. What it commits may be acknowledged to somebody, so it says itself that
 /// a commit waits for the disk: a connection pooler may have dropped the session's setting.
 const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = on";
 

@@ -97,7 +97,7 @@ impl Finished {
         let Claimed { tenant_id, message_id, recipient_id, .. } = self.claimed;
         let is_meant = match self.outcome.as_ref()?.stage {
             Stage::Rcpt => true,
-            Stage::Data | Stage::Dot => self.is_alone,
+            Stage::Data | Stage::FinalDot => self.is_alone,
             Stage::Connect | Stage::Session | Stage::Mail => false,
         };
         (is_meant && self.bounce()?.judgement.suppresses()).then_some(suppressions::Source {

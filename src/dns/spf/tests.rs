@@ -1,4 +1,4 @@
-//! Records as they are found in the DNS against what receivers make of them (`domain/publish/variants.txt`), and what follows
+//! Records as they are found in the DNS against what receivers make of them (`domain/dns_records/variants.txt`), and what follows
 //! from it for a domain.
 
 mod readers;
@@ -11,10 +11,10 @@ use base64::engine::general_purpose::STANDARD;
 use super::*;
 use crate::dns::check::check_in;
 use crate::domain::dkim::{Algorithm, KeyState};
-use crate::domain::publish::{Finding, PublishedKey, Purpose, RecordStatus, Terms, Verdict, records};
+use crate::domain::dns_records::{Finding, PublishedKey, Purpose, RecordStatus, Terms, Verdict, records};
 use readers::MailAuth;
 
-const VARIANTS: &str = include_str!("../../domain/publish/variants.txt");
+const VARIANTS: &str = include_str!("../../domain/dns_records/variants.txt");
 
 /// A zone in memory. What `breaks` does not answer.
 #[derive(Default)]

@@ -8,9 +8,9 @@
 mod address;
 mod codes;
 mod foreign;
-mod passing;
-mod refused;
-mod way;
+mod sender_or_content;
+mod temporary;
+mod transport;
 
 use super::text::Text;
 use super::{BounceType, Category};
@@ -18,9 +18,9 @@ use crate::domain::outcome::Reply;
 
 /// In the order in which they are asked.
 pub const RULES: [&[Rule]; 8] = [
-    refused::WORDS,
-    passing::WORDS,
-    way::WORDS,
+    sender_or_content::WORDS,
+    temporary::WORDS,
+    transport::WORDS,
     address::WORDS,
     foreign::WORDS,
     codes::WEAK_WORDS,

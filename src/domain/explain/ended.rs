@@ -1,6 +1,6 @@
 //! What is told of a recipient that has reached its end state.
 
-use super::words::{self, attempts, said, time};
+use super::phrases::{self, attempts, said, time};
 use super::{Blocker, Explanation, Kind, Recipient, Remedy};
 use crate::domain::delivery::Status;
 use crate::domain::outcome::OnUncertain;
@@ -72,7 +72,7 @@ fn summary(recipient: &Recipient) -> String {
     let tries = attempts(recipient.attempts);
     let last = said(recipient.reply.as_ref(), recipient.mx.as_deref());
     let tls = recipient.tls.as_deref().map_or_else(|| "without TLS".into(), |tls| format!("over {tls}"));
-    let told = recipient.reply.as_ref().map_or_else(|| "no more is said".into(), words::told);
+    let told = recipient.reply.as_ref().map_or_else(|| "no more is said".into(), phrases::told);
     let meaning =
         recipient.bounce.as_ref().map_or_else(String::new, |bounce| format!(" ({}/{})", bounce.kind, bounce.category));
     let summary = match recipient.status {

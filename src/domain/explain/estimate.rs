@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::words::{before, capital, rate, span, time};
+use super::phrases::{before, capital, rate, span, time};
 use super::{Count, Kind, Place};
 use crate::domain::lane::RateOf;
 

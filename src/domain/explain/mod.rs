@@ -6,9 +6,9 @@
 
 mod ended;
 mod estimate;
+pub(super) mod phrases;
 mod remedy;
 mod waiting;
-pub(super) mod words;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::words::{attempts, before, capital, one_line, rate, said, span, time};
+use super::phrases::{attempts, before, capital, one_line, rate, said, span, time};
 use super::{Blocker, Kind, Place, Recipient};
 use crate::domain::lane::{NO_WORKER, RateOf, given};
 

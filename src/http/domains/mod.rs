@@ -16,9 +16,9 @@ use crate::db::domains::cache::SenderCache;
 use crate::db::domains::{self, NewKey};
 use crate::dns::Asker;
 use crate::domain::dkim::{self, Algorithm};
+use crate::domain::dns_records::Terms;
 use crate::domain::id::TenantId;
 use crate::domain::keyring::Keyring;
-use crate::domain::publish::Terms;
 use view::DomainView;
 
 const NO_DOMAIN: ApiError = ApiError::NotFound("There is no domain with this name.");

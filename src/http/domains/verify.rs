@@ -7,8 +7,8 @@ use super::view::DomainView;
 use super::{DomainName, NO_DOMAIN, shown};
 use crate::db::domains::{self, KeyRow};
 use crate::dns;
+use crate::domain::dns_records::{PublishedKey, Verdict, records};
 use crate::domain::key::Scope;
-use crate::domain::publish::{PublishedKey, Verdict, records};
 use crate::http::auth::Caller;
 use crate::http::{Api, ApiError, Problem};
 

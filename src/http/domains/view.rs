@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::db::domains::{DomainRow, KeyRow};
 use crate::domain::dkim::{Algorithm, KeyState};
-use crate::domain::publish::{self, DmarcPolicy, DomainStatus, Finding, PublishedKey, Terms};
+use crate::domain::dns_records::{self, DmarcPolicy, DomainStatus, Finding, PublishedKey, Terms};
 
 /// A domain that mail is sent from: the keys that sign it, the records to publish, and what the DNS showed of them.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -63,7 +63,7 @@ impl DomainView {
         let published: Vec<PublishedKey> = keys.iter().filter_map(KeyRow::published).collect();
         // What another version has stored is as good as nothing: the next check stores it anew.
         let findings: Vec<Finding> = serde_json::from_value(row.findings).unwrap_or_default();
-        let records = publish::records(terms, &row.name, &published);
+        let records = dns_records::records(terms, &row.name, &published);
         let keys = keys.into_iter().zip(&published).map(|(row, key)| DkimKeyView {
             selector: row.selector,
             algorithm: key.algorithm,
@@ -73,7 +73,7 @@ impl DomainView {
         });
         Self {
             keys: keys.collect(),
-            records: publish::with_findings(records, &findings),
+            records: dns_records::with_findings(records, &findings),
             status: DomainStatus::of(row.checked_at, row.verified_at),
             name: row.name,
             created_at: row.created_at,

@@ -122,7 +122,7 @@ async fn when_any(
         let mut is_news = None;
         while is_news.is_none() && Instant::now() < until {
             let soon = (Instant::now() + stream::KEY_CHECK).min(until);
-            is_news = timeout_at(soon, api.news.beyond(tenant, after)).await.ok();
+            is_news = timeout_at(soon, api.event_notifier.beyond(tenant, after)).await.ok();
             // A key that was revoked meanwhile hears no more.
             caller.again(api).await?.may(Scope::Read)?;
         }

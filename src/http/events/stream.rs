@@ -77,7 +77,7 @@ impl Reader {
             if let Some(event) = self.read.pop_front() {
                 return Some(event);
             }
-            if Instant::now() >= self.until || self.api.news.is_over() {
+            if Instant::now() >= self.until || self.api.event_notifier.is_over() {
                 return None;
             }
             match events::feed::part(&self.api.db, self.tenant, &self.filter, self.after, PAGE).await {
@@ -100,7 +100,7 @@ impl Reader {
     async fn waited(&mut self) -> bool {
         loop {
             let soon = self.check_at.min(self.until);
-            match timeout_at(soon, self.api.news.beyond(self.tenant, self.after)).await {
+            match timeout_at(soon, self.api.event_notifier.beyond(self.tenant, self.after)).await {
                 Ok(is_news) => return is_news,
                 Err(_) if Instant::now() >= self.until || !self.may_go_on().await => return false,
                 Err(_) => {}

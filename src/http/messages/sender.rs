@@ -5,10 +5,10 @@ use serde::Serialize;
 
 use crate::db::domains::cache::{Sender, SenderStatus};
 use crate::domain::dkim::{Algorithm, Signer};
+use crate::domain::dns_records::{DmarcPolicy, Strict, is_aligned};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::TenantId;
 use crate::domain::message::NewMessage;
-use crate::domain::publish::{DmarcPolicy, Strict, is_aligned};
 use crate::domain::unsubscribe;
 use crate::http::{Api, ApiError, Domains};
 

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use crate::telemetry::Seldom;
+use crate::telemetry::RateLimitedLog;
 use connections::{Admission, Connections, Signal, Slot};
 pub use limits::Limits;
 use stream::Guarded;
@@ -104,7 +104,7 @@ struct Shared {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let (running, full) = (TaskTracker::new(), Seldom::default());
+    let (running, full) = (TaskTracker::new(), RateLimitedLog::default());
     while let Some(accepted) = shared.stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => match shared.connections.admit(peer.ip()) {

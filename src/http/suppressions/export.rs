@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
     use crate::accept::import::{Read, Reader};
-    use crate::accept::records::{Record, Records};
+    use crate::accept::record_splitter::{Record, RecordSplitter};
     use crate::accept::request::{Context, Limits};
     use crate::domain::address::Address;
     use crate::domain::suppression::{AddressKey, Reason};
@@ -158,7 +158,7 @@ mod tests {
         let (limits, streams) = (Limits::default(), ["news".to_owned()]);
         let context = Context { now: NOW.parse().unwrap(), limits: &limits, streams: &streams };
         let (mut reader, mut records, mut list) =
-            (Reader::new(format), Records::new(format == Format::Csv), Vec::new());
+            (Reader::new(format), RecordSplitter::new(format == Format::Csv), Vec::new());
         let mut take = |record: &Record| match reader.read(record, &context) {
             Read::Columns => {}
             Read::Entry(entry) => list.push(format!("{entry:?}")),

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::accept::import::{Format, Read, Reader};
-use crate::accept::records::{Record, Records};
+use crate::accept::record_splitter::{Record, RecordSplitter};
 use crate::accept::request::Context;
 use crate::db::suppressions::{self, Existing};
 use crate::domain::binary::Binary;
@@ -92,7 +92,7 @@ pub async fn import(
     let now = api.clock.now();
     let context = Context { now, limits: &api.limits, streams: &streams };
     let mut pieces = api.bodies.pieces(&headers, body)?;
-    let mut records = Records::new(format == Format::Csv);
+    let mut records = RecordSplitter::new(format == Format::Csv);
     let mut import = Import { reader: Reader::new(format), entries: Vec::new(), view: ImportView::default() };
     while let Some(piece) = pieces.next().await? {
         let mut complete = Vec::new();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Settings;
-use crate::telemetry::Seldom;
+use crate::telemetry::RateLimitedLog;
 
 /// Over so long a time the mails of one address are counted.
 const MINUTE: Duration = Duration::from_mins(1);
@@ -24,8 +24,8 @@ pub(super) struct Peers {
     /// What one mail takes of its address's minute.
     cost: Option<Duration>,
     seen: Mutex<HashMap<IpAddr, Seen>>,
-    turned_away: Seldom,
-    refused: Seldom,
+    turned_away: RateLimitedLog,
+    refused: RateLimitedLog,
 }
 
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) struct Guest {
 impl Peers {
     pub(super) fn new(settings: &Settings) -> Arc<Self> {
         let cost = settings.mails_per_minute.map(|mails| MINUTE / mails.max(1));
-        let (turned_away, refused) = (Seldom::default(), Seldom::default());
+        let (turned_away, refused) = (RateLimitedLog::default(), RateLimitedLog::default());
         Arc::new(Self { max_connections: settings.max_per_peer, cost, seen: Mutex::default(), turned_away, refused })
     }
 

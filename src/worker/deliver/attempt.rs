@@ -129,7 +129,7 @@ async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, 
         Err(_) => {
             // Once the message text may have left, it is unknown whether it arrived.
             let (verdict, stage) = if guard.has_sent_text() {
-                (Verdict::Uncertain, Stage::Dot)
+                (Verdict::Uncertain, Stage::FinalDot)
             } else {
                 (Verdict::Temporary, Stage::Data)
             };

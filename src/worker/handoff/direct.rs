@@ -18,7 +18,7 @@ use crate::db::messages::stored::StoredMessage;
 use crate::db::queue::{self, Claimed};
 use crate::domain::id::RecipientId;
 use crate::domain::message::NewRecipient;
-use crate::journal::{Settled, Taker};
+use crate::group_commit::{Confirmed, DirectConsumer};
 use crate::worker::claim::{ClaimContext, allocation};
 use crate::worker::deliver::loaded_message::{Loaded, LoadedMessage};
 use crate::worker::deliver::{DeliverContext, dispatch, suppression_check};
@@ -35,8 +35,8 @@ pub(crate) struct DirectHandoff {
     pub gate: Arc<HandoffGate>,
 }
 
-impl Taker for DirectHandoff {
-    fn offer(&self, group: &mut [MessageInsert], now: DateTime<Utc>) {
+impl DirectConsumer for DirectHandoff {
+    fn reserve(&self, group: &mut [MessageInsert], now: DateTime<Utc>) {
         let leases = &self.claim.leases;
         if self.deliver.closing.is_cancelled() || !self.gate.allows() {
             return;
@@ -62,10 +62,10 @@ impl Taker for DirectHandoff {
         leases.in_flight.insert_new(&reserved, &lanes);
     }
 
-    fn settle(&self, offered: Vec<Settled>) {
+    fn confirm(&self, offered: Vec<Confirmed>) {
         let leases = &self.claim.leases;
         let (mut messages, mut refused) = (Vec::new(), Vec::new());
-        for Settled { intake, taken, waiting, unsubscribe } in offered {
+        for Confirmed { intake, taken, waiting, unsubscribe } in offered {
             // Messages that come later must not overtake those that wait in the same lanes.
             for (recipient, lane) in intake.message.recipients.iter().zip(&intake.lanes) {
                 if waiting.contains(&recipient.id) {
@@ -93,7 +93,7 @@ impl Taker for DirectHandoff {
         }
     }
 
-    fn doubt(&self, offered: Vec<MessageInsert>) {
+    fn unknown(&self, offered: Vec<MessageInsert>) {
         let rows = offered.iter().flat_map(claims).collect();
         self.deliver.tasks.spawn(resolve(self.deliver.clone(), rows));
     }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::Leases;
-use crate::telemetry::Seldom;
+use crate::telemetry::RateLimitedLog;
 
 pub(crate) async fn run(leases: Arc<Leases>) {
     let mut ticks = tokio::time::interval(leases.duration / 4);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let failed = Seldom::default();
+    let failed = RateLimitedLog::default();
     loop {
         ticks.tick().await;
         if let Err(error) = leases.identity.send_heartbeat(&leases.db).await

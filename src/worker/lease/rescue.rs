@@ -8,14 +8,14 @@ use super::Leases;
 use crate::clock::Uptime;
 use crate::db::DbError;
 use crate::db::workers::{self, Reaped};
-use crate::telemetry::Seldom;
+use crate::telemetry::RateLimitedLog;
 
 pub(crate) async fn run(leases: Arc<Leases>) {
     let lease = leases.duration;
     let mut ticks = tokio::time::interval((lease / 6).max(Duration::from_millis(100)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut grace = Grace::new(lease, leases.db.limit(), Uptime::now().since_boot());
-    let failed = Seldom::default();
+    let failed = RateLimitedLog::default();
     loop {
         ticks.tick().await;
         if !grace.is_over(leases.identity.is_fresh(), Uptime::now().since_boot()) {

@@ -10,8 +10,8 @@ use crate::clock::SharedClock;
 use crate::db::domains;
 use crate::db::{Db, DbError};
 use crate::dns::{self, Asker};
+use crate::domain::dns_records::{PublishedKey, Terms, UNSETTLED, Verdict, records};
 use crate::domain::id::TenantId;
-use crate::domain::publish::{PublishedKey, Terms, UNSETTLED, Verdict, records};
 
 /// How often due checks are looked for.
 const INTERVAL: Duration = Duration::from_secs(30);

@@ -15,9 +15,9 @@ use crate::db::lanes::ReadyLane;
 use crate::db::lanes::dedicated::Sharer;
 use crate::db::lanes::health::{Change, Failure, Update};
 use crate::db::queue::{Claimed, Finished};
-use crate::domain::condition::Observation;
+use crate::domain::destination_health::Observation;
 use crate::domain::id::LaneId;
-use crate::domain::outcome::{Outcome, Sign, Stage, Verdict};
+use crate::domain::outcome::{Outcome, Signal, Stage, Verdict};
 use crate::domain::routing::RouteName;
 use crate::domain::unreachable::Cause;
 use crate::worker::claim::lane_stats::Sample;
@@ -128,23 +128,23 @@ impl AdaptiveLimits {
             let message = lane.messages.entry(claimed.message_id).or_default();
             message.attempted = 1;
             message.accepted |= u32::from(outcome.verdict == Verdict::Accepted);
-            let sign = outcome.sign().filter(|_| !is_foreign);
-            if outcome.stage > Stage::Session || sign == Some(Sign::SlowDown) {
+            let sign = outcome.signal().filter(|_| !is_foreign);
+            if outcome.stage > Stage::Session || sign == Some(Signal::SlowDown) {
                 message.sessions = 1;
                 let ended = finished.started_at + TimeDelta::from_std(outcome.duration).unwrap_or_default();
                 lane.reached_at = lane.reached_at.max(Some(ended));
             }
             match sign {
                 // 421 is about the connection, for any recipient.
-                Some(Sign::SlowDown)
+                Some(Signal::SlowDown)
                     if outcome.stage == Stage::Rcpt
                         && outcome.reply.code != Some(421)
                         && known.as_ref().is_some_and(|(lane, _)| lane.is_shared()) =>
                 {
                     refused.push(finished);
                 }
-                Some(Sign::SlowDown) => lane.throttled = Some(outcome),
-                Some(Sign::Unreachable) => lane.unreachable = Some(outcome),
+                Some(Signal::SlowDown) => lane.throttled = Some(outcome),
+                Some(Signal::Unreachable) => lane.unreachable = Some(outcome),
                 None => {}
             }
         }

@@ -14,8 +14,8 @@ use crate::db::group_commit::{self, Patience};
 use crate::db::queue::{Claimed, Finished};
 use crate::domain::id::MessageId;
 use crate::domain::outcome::Peer;
-use crate::journal::{Journal, Recorded};
-use crate::telemetry::Seldom;
+use crate::group_commit::{GroupCommit, Recorded};
+use crate::telemetry::RateLimitedLog;
 
 /// Tasks that process recorded outcomes: one continues while the other adapts limits.
 const OUTCOME_RECORDERS: usize = 2;
@@ -27,31 +27,31 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Passes outcomes to group commit.
 #[derive(Debug)]
 pub(crate) struct OutcomeRecorder {
-    journal: Arc<Journal>,
+    group_commit: Arc<GroupCommit>,
 }
 
 impl OutcomeRecorder {
     /// Starts the tasks that process what was recorded; they end with group commit.
-    pub(crate) fn start(cx: Arc<RecordContext>, journal: Arc<Journal>, tasks: &TaskTracker) -> Self {
+    pub(crate) fn start(cx: Arc<RecordContext>, group_commit: Arc<GroupCommit>, tasks: &TaskTracker) -> Self {
         let leases = cx.leases.clone();
         let task = RecordTask {
             limits: Arc::new(AdaptiveLimits::new(cx.clone())),
             cx,
-            journal: Arc::downgrade(&journal),
+            group_commit: Arc::downgrade(&group_commit),
             tasks: tasks.clone(),
             turn: Arc::new(Semaphore::new(1)),
-            failed: Arc::new(Seldom::default()),
+            failed: Arc::new(RateLimitedLog::default()),
         };
         for _ in 0..OUTCOME_RECORDERS {
-            tasks.spawn(task.clone().run(journal.recorded()));
+            tasks.spawn(task.clone().run(group_commit.recorded()));
         }
-        journal.refresh_by(Arc::new(move |row: &mut Claimed| leases.in_flight.adopt_claim(row)));
-        Self { journal }
+        group_commit.refresh_by(Arc::new(move |row: &mut Claimed| leases.in_flight.adopt_claim(row)));
+        Self { group_commit }
     }
 
     /// Records the outcomes of one message.
     pub(crate) fn record(&self, finished: Vec<Finished>) {
-        self.journal.finish(finished);
+        self.group_commit.finish(finished);
     }
 }
 
@@ -59,12 +59,12 @@ impl OutcomeRecorder {
 struct RecordTask {
     cx: Arc<RecordContext>,
     limits: Arc<AdaptiveLimits>,
-    journal: Weak<Journal>,
+    group_commit: Weak<GroupCommit>,
     tasks: TaskTracker,
     /// Outcomes that were refused are retried one at a time, so that they never need more than one connection.
     turn: Arc<Semaphore>,
     /// While the database is unreachable every batch fails twice a second.
-    failed: Arc<Seldom>,
+    failed: Arc<RateLimitedLog>,
 }
 
 impl RecordTask {
@@ -76,8 +76,8 @@ impl RecordTask {
                     self.note_failure(&error, batch.len());
                     tokio::time::sleep(RETRY_PAUSE).await;
                     // Group commit lives as long as anything is in flight.
-                    if let Some(journal) = self.journal.upgrade() {
-                        journal.finish(batch);
+                    if let Some(group_commit) = self.group_commit.upgrade() {
+                        group_commit.finish(batch);
                     }
                 }
                 // One outcome that Postgres refuses, or whose row is locked, must not take the others with it.

@@ -23,7 +23,7 @@ use super::lease::Leases;
 use crate::clock::SharedClock;
 use crate::db::{Db, DbError, webhooks};
 use crate::domain::keyring::Keyring;
-use crate::telemetry::Seldom;
+use crate::telemetry::RateLimitedLog;
 use crate::webhook::Poster;
 
 /// Poll interval: the longest time that an event waits for its delivery where nothing else delays it.
@@ -47,7 +47,7 @@ pub(crate) struct WebhookContext {
     /// How long deliveries may take on shutdown.
     pub grace: Duration,
     database_calls: Semaphore,
-    secret_errors: Seldom,
+    secret_errors: RateLimitedLog,
 }
 
 impl WebhookContext {
@@ -60,7 +60,7 @@ impl WebhookContext {
             keyring,
             grace,
             database_calls: Semaphore::new(DATABASE_CALLS),
-            secret_errors: Seldom::default(),
+            secret_errors: RateLimitedLog::default(),
         }
     }
 }

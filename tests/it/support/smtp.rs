@@ -158,7 +158,7 @@ impl SmtpServer {
 
     /// The answer to the final dot.
     pub fn dot(&self) -> Script<'_> {
-        self.script(Stage::Dot)
+        self.script(Stage::FinalDot)
     }
 
     fn script(&self, stage: Stage) -> Script<'_> {

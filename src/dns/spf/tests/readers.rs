@@ -136,7 +136,7 @@ fn parse_all<T: std::str::FromStr>(values: &[String]) -> Vec<T> {
 
 /// The policy of the one record at the domain, or at its organisation, that can be read.
 pub(super) fn dmarc(zone: &Memory, domain: &str) -> &'static str {
-    let organisation = crate::domain::publish::organisation(domain);
+    let organisation = crate::domain::dns_records::organisation(domain);
     for (name, is_below) in [(domain, false), (organisation, domain != organisation)] {
         let Some(records) = zone.records.get(&(format!("_dmarc.{name}"), "TXT".to_owned())) else { continue };
         let read: Vec<Dmarc> = records.iter().filter_map(|record| Dmarc::parse(record.as_bytes()).ok()).collect();

@@ -349,14 +349,14 @@ impl<'a> Transaction<'a> {
                     let reply = reply.to_reply();
                     (Stage::Data, refusal::verdict(&reply), reply)
                 }
-                Ok(FinalReply { reply, .. }) if uncertain => (Stage::Dot, Verdict::Accepted, reply.to_reply()),
-                _ if uncertain => (Stage::Dot, Verdict::Uncertain, ours("the final dot", &error)),
+                Ok(FinalReply { reply, .. }) if uncertain => (Stage::FinalDot, Verdict::Accepted, reply.to_reply()),
+                _ if uncertain => (Stage::FinalDot, Verdict::Uncertain, ours("the final dot", &error)),
                 _ => (Stage::Data, Verdict::Temporary, ours("the mail's text", &error)),
             };
             self.stage = stage;
             return Err(Stop::Rest(verdict, reply));
         }
-        self.stage = Stage::Dot;
+        self.stage = Stage::FinalDot;
         match wire.final_reply(Instant::now() + self.timeouts.final_dot, patience).await {
             Err(error) => Err(Stop::Rest(Verdict::Uncertain, ours("the final dot", &error))),
             Ok(FinalReply { reply, .. }) if reply.closes() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),

@@ -224,7 +224,7 @@ impl Connection<'_> {
         }
         let raw = self.text().await?;
         self.note(".");
-        let taken = self.answer(Stage::Dot, "250 2.0.0 queued").await? == b'2';
+        let taken = self.answer(Stage::FinalDot, "250 2.0.0 queued").await? == b'2';
         if let Some(mail) = self.mail.take().filter(|mail| taken && !mail.to.is_empty()) {
             self.shared.note(|log| log.mails.push(ReceivedMail { raw, ..mail }));
         }

@@ -19,7 +19,7 @@ pub(super) enum Stage {
     Mail,
     Rcpt(String),
     Data,
-    Dot,
+    FinalDot,
     Other,
 }
 

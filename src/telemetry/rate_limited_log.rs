@@ -10,9 +10,9 @@ const PAUSE: Duration = Duration::from_mins(1);
 
 /// Counts what is not logged.
 #[derive(Debug, Default)]
-pub struct Seldom(Mutex<(Option<Instant>, u64)>);
+pub struct RateLimitedLog(Mutex<(Option<Instant>, u64)>);
 
-impl Seldom {
+impl RateLimitedLog {
     /// Notes that it happened. Where it is to be logged now, answers how often it did since the last line.
     pub fn note(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn one_line_a_minute_says_how_many_there_were() {
-        let (seldom, now) = (Seldom::default(), Instant::now());
+        let (seldom, now) = (RateLimitedLog::default(), Instant::now());
         assert_eq!(seldom.note(now), Some(1));
         assert_eq!(seldom.note(now), None);
         assert_eq!(seldom.note(now + PAUSE - Duration::from_millis(1)), None);

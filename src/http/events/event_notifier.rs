@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the waiting share.
 #[derive(Debug)]
-pub(crate) struct News {
+pub(crate) struct EventNotifier {
     db: Db,
     waiting: Mutex<Waiting>,
     /// Once the service stops, nobody waits any longer.
@@ -33,7 +33,7 @@ struct Waiting {
     is_looking: bool,
 }
 
-impl News {
+impl EventNotifier {
     pub(in crate::http) fn new(db: Db, stop: CancellationToken) -> Self {
         Self { db, waiting: Mutex::default(), stop }
     }
@@ -41,8 +41,8 @@ impl News {
     /// Waits until the tenant has an event with a number above `seq`. Answers `false` where the service stops first.
     pub(super) async fn beyond(self: &Arc<Self>, tenant: TenantId, seq: i64) -> bool {
         let mut last = self.listen(tenant);
-        let news = async { last.wait_for(|last| *last > seq).await.is_ok() };
-        self.stop.run_until_cancelled(news).await.unwrap_or(false)
+        let event_notifier = async { last.wait_for(|last| *last > seq).await.is_ok() };
+        self.stop.run_until_cancelled(event_notifier).await.unwrap_or(false)
     }
 
     /// Whether the service stops.

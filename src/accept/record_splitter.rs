@@ -23,7 +23,7 @@ pub struct Record {
 /// Takes a body apart.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "what the last bytes said, of which any may hold with any other")]
-pub struct Records {
+pub struct RecordSplitter {
     /// Whether line ends within quotes belong to the record.
     has_quotes: bool,
     current: Vec<u8>,
@@ -38,7 +38,7 @@ pub struct Records {
     began: u64,
 }
 
-impl Records {
+impl RecordSplitter {
     /// For a body with, or without, quotes that hold line ends.
     pub fn new(has_quotes: bool) -> Self {
         Self {
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     fn split(body: &[u8], has_quotes: bool, piece: usize) -> Vec<(u64, Option<String>)> {
-        let (mut records, mut list) = (Records::new(has_quotes), Vec::new());
+        let (mut records, mut list) = (RecordSplitter::new(has_quotes), Vec::new());
         let text = |octets: Vec<u8>| String::from_utf8_lossy(&octets).into_owned();
         for piece in body.chunks(piece) {
             records.push(piece, |record| list.push((record.line, record.octets.map(text))));
@@ -124,7 +124,7 @@ mod tests {
 
     /// The lines of each record, and whether it is unclosed.
     fn spans(body: &[u8], piece: usize) -> Vec<(u64, u64, bool)> {
-        let (mut records, mut list) = (Records::new(true), Vec::new());
+        let (mut records, mut list) = (RecordSplitter::new(true), Vec::new());
         for piece in body.chunks(piece) {
             records.push(piece, |record| list.push((record.line, record.last_line, record.is_unclosed)));
         }

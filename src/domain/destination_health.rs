@@ -31,7 +31,7 @@ const WAITS: [i64; 5] = [30, 60, 120, 240, 300];
 
 /// What is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Condition {
+pub struct DestinationHealth {
     /// The limit that was learned, where there is one.
     pub learned: Option<Learned>,
     /// Since it cannot be reached.
@@ -96,7 +96,7 @@ impl Observation {
     }
 }
 
-impl Condition {
+impl DestinationHealth {
     /// What is known after this lesson.
     #[must_use]
     pub fn after(self, lesson: &Observation) -> Self {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     fn rate_after(lessons: &[Observation]) -> Option<f64> {
-        lessons.iter().fold(Condition::default(), Condition::after).learned.map(|l| l.rate)
+        lessons.iter().fold(DestinationHealth::default(), DestinationHealth::after).learned.map(|l| l.rate)
     }
 
     #[test]
@@ -243,7 +243,7 @@ mod tests {
     fn recovery(complaints: i64) -> i64 {
         let first = Observation { attempted: 1_000.0, accepted: 900.0, ..complaint(0) };
         let bad = (0..complaints).map(|n| Observation { at: at(10 * n), ..first });
-        let known = bad.fold(Condition::default(), |known, lesson| known.after(&lesson));
+        let known = bad.fold(DestinationHealth::default(), |known, lesson| known.after(&lesson));
         let (last, mut known) = (10 * (complaints - 1), known);
         (1..100_000)
             .find(|n| {
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn a_limit_that_lasts_is_run_into_once_in_fifteen_seconds() {
         let mut known =
-            Condition::default().after(&Observation { attempted: 1_000.0, accepted: 100.0, ..complaint(0) });
+            DestinationHealth::default().after(&Observation { attempted: 1_000.0, accepted: 100.0, ..complaint(0) });
         let (mut complaints, mut last) = (0, 0);
         for second in 1..600 {
             let rate = known.learned.map_or(1_000.0, |learned| learned.rate);
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_destination_that_cannot_be_reached_is_left_alone_for_longer_each_time() {
-        let mut known = Condition::default().after(&failure(0));
+        let mut known = DestinationHealth::default().after(&failure(0));
         let mut waits = Vec::new();
         for _ in 0..7 {
             let block = known.block.unwrap();
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_does_not_get_through_where_others_do_is_not_believed_for_a_while() {
-        let known = Condition::default().after(&failure(0)).after(&success(10));
+        let known = DestinationHealth::default().after(&failure(0)).after(&success(10));
         assert_eq!(known.after(&failure(11)).block, None);
         assert_eq!(known.after(&Observation { own_session_at: Some(at(9)), ..failure(309) }).block, None);
         assert!(
@@ -306,8 +306,11 @@ mod tests {
 
     #[test]
     fn a_session_elsewhere_keeps_a_failure_from_blocking_and_one_of_before_ends_no_block() {
-        assert_eq!(Condition::default().after(&Observation { reached_at: Some(at(0)), ..failure(1) }).block, None);
-        let blocked = Condition::default().after(&failure(10));
+        assert_eq!(
+            DestinationHealth::default().after(&Observation { reached_at: Some(at(0)), ..failure(1) }).block,
+            None
+        );
+        let blocked = DestinationHealth::default().after(&failure(10));
         assert_eq!(blocked.after(&Observation { reached_at: Some(at(9)), ..lesson(11) }), blocked);
         assert_eq!(blocked.after(&Observation { reached_at: Some(at(11)), ..lesson(11) }).block, None);
     }
@@ -317,7 +320,7 @@ mod tests {
         fn a_rate_stays_between_one_a_minute_and_its_ceiling(
             lessons in prop::collection::vec((0_i64..40, any::<bool>(), 0.0_f64..1e5, 0.0_f64..1.0), 1..200)
         ) {
-            let (mut known, mut now) = (Condition::default(), 0);
+            let (mut known, mut now) = (DestinationHealth::default(), 0);
             for (wait, complains, attempted, part) in lessons {
                 now += wait;
                 let seen = if complains { complaint(now) } else { success(now) };

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::find::{Basis, Found};
+use super::message_lookup::{Basis, Found};
 use crate::db::delivery_reports::ReportedMessageRecipient;
 use crate::domain::address::Address;
 use crate::domain::delivery::Status;

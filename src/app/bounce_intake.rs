@@ -18,7 +18,7 @@ use crate::domain::return_path::{ReturnPaths, TokenFault};
 use crate::feedback::{Feedback, Origin};
 use crate::mail;
 use crate::smtp::inbound::{Certificate, Handler, ReceivedMail, Server, Settings, SmtpRefusal};
-use crate::telemetry::Seldom;
+use crate::telemetry::RateLimitedLog;
 use crate::worker::Returns;
 
 /// The return paths, where there is a domain for them.
@@ -51,13 +51,13 @@ pub(super) fn feedback(config: &Config, db: Db, clock: SharedClock) -> anyhow::R
 
 /// The running server.
 #[derive(Debug)]
-pub(super) struct Taking {
+pub(super) struct InboundServer {
     pub address: SocketAddr,
     stop: CancellationToken,
     running: JoinHandle<()>,
 }
 
-impl Taking {
+impl InboundServer {
     /// Listens, where that is configured.
     pub(super) async fn start(config: &Config, feedback: Arc<Feedback>) -> anyhow::Result<Option<Self>> {
         let Some(listen) = config.inbound.listen else { return Ok(None) };
@@ -115,7 +115,7 @@ const KEPT: usize = 1 << 20;
 /// Lets in what is for us.
 struct Gate {
     feedback: Arc<Feedback>,
-    forged: Seldom,
+    forged: RateLimitedLog,
     /// Domains whose postmaster we are: that of return paths, and this host's name.
     domains: Vec<String>,
     postmaster: Mutex<Minute>,
@@ -146,7 +146,7 @@ impl Minute {
 impl Gate {
     fn new(config: &Config, feedback: Arc<Feedback>) -> Self {
         let domains = config.return_path.domain_ascii().into_iter().chain([hostname(config)]).collect();
-        Self { feedback, forged: Seldom::default(), domains, postmaster: Mutex::default() }
+        Self { feedback, forged: RateLimitedLog::default(), domains, postmaster: Mutex::default() }
     }
 
     /// Whoever runs a mail server has to be reachable there (RFC 5321 §4.5.1), with a domain or without.

@@ -2,7 +2,7 @@
 //! next one together. An idle service commits at once; a busy one pays for a transaction and its `fsync` once for many
 //! mails. One a process.
 //!
-//! A worker of the same process may have new mail at once ([`Taker`]): it is leased to it by the very transaction that makes it
+//! A worker of the same process may have new mail at once ([`DirectConsumer`]): it is leased to it by the very transaction that makes it
 //! ours, and handed over in memory, without a claim and without being read again. What the taker has no hands for, and
 //! what other mail of its lane waits before, waits in the queue.
 
@@ -24,20 +24,20 @@ use crate::domain::id::RecipientId;
 const WAITING: usize = 1_024;
 
 /// Who has new mail at once.
-pub trait Taker: fmt::Debug + Send + Sync {
+pub trait DirectConsumer: fmt::Debug + Send + Sync {
     /// Takes into its hands what it can send now, and names itself as `taker` of that. What comes of it is told of each, once.
-    fn offer(&self, group: &mut [MessageInsert], now: DateTime<Utc>);
+    fn reserve(&self, group: &mut [MessageInsert], now: DateTime<Utc>);
 
     /// What it took into its hands has been committed, or has not. Nothing is to be kept of what is not `taken`.
-    fn settle(&self, offered: Vec<Settled>);
+    fn confirm(&self, offered: Vec<Confirmed>);
 
     /// What it took into its hands may have been committed, and nobody knows.
-    fn doubt(&self, offered: Vec<MessageInsert>);
+    fn unknown(&self, offered: Vec<MessageInsert>);
 }
 
 /// What became of a message that was offered.
 #[derive(Debug)]
-pub struct Settled {
+pub struct Confirmed {
     /// The message.
     pub intake: MessageInsert,
     /// Those of its recipients who are leased to the taker.
@@ -59,7 +59,7 @@ pub struct Recorded {
 
 /// Hands what is to be committed to the writers.
 #[derive(Debug)]
-pub struct Journal {
+pub struct GroupCommit {
     accepted: async_channel::Sender<Pending>,
     over: async_channel::Sender<Vec<Finished>>,
     recorded: async_channel::Receiver<Recorded>,
@@ -79,7 +79,7 @@ type Refresh = Arc<dyn Fn(&mut Claimed) + Send + Sync>;
 #[derive(Default)]
 struct Signals {
     refresh: OnceLock<Refresh>,
-    taker: Mutex<Option<Weak<dyn Taker>>>,
+    taker: Mutex<Option<Weak<dyn DirectConsumer>>>,
     /// Told when mail waits in the queue.
     wake: Mutex<Vec<Weak<Notify>>>,
 }
@@ -101,7 +101,7 @@ impl Signals {
         }
     }
 
-    fn taker(&self) -> Option<Arc<dyn Taker>> {
+    fn taker(&self) -> Option<Arc<dyn DirectConsumer>> {
         self.taker.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.upgrade()
     }
 
@@ -111,14 +111,14 @@ impl Signals {
     }
 }
 
-impl Journal {
-    /// Starts the writers; they end when the journal is dropped and all that waited is committed.
+impl GroupCommit {
+    /// Starts the writers; they end when the group commit is dropped and all that waited is committed.
     pub fn start(db: &Db, clock: &SharedClock) -> Arc<Self> {
         let (accepted, intakes) = async_channel::bounded(WAITING);
         let (over, outcomes) = async_channel::unbounded();
         let (record, recorded) = async_channel::unbounded();
         let signals = Arc::new(Signals::default());
-        writer::start(&writer::Tools {
+        writer::start(&writer::WriterContext {
             db: db.clone(),
             clock: clock.clone(),
             intakes,
@@ -135,7 +135,7 @@ impl Journal {
     }
 
     /// From now on this worker is offered new mail, for as long as it lives.
-    pub fn enlist(&self, taker: Weak<dyn Taker>) {
+    pub fn enlist(&self, taker: Weak<dyn DirectConsumer>) {
         *self.signals.taker.lock().unwrap_or_else(PoisonError::into_inner) = Some(taker);
     }
 
@@ -164,7 +164,7 @@ impl Journal {
         let _ = self.over.try_send(finished);
     }
 
-    /// What became of outcomes, batch by batch. It ends with the journal.
+    /// What became of outcomes, batch by batch. It ends with group commit.
     pub fn recorded(&self) -> async_channel::Receiver<Recorded> {
         self.recorded.clone()
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use tokio::sync::{Mutex, oneshot};
 
-use super::{Pending, Recorded, Settled, Signals};
+use super::{Confirmed, Pending, Recorded, Signals};
 use crate::clock::SharedClock;
 use crate::db::group_commit::{self, CommitError, Done, Patience};
 use crate::db::messages::insert::{Committed, MessageInsert};
@@ -20,11 +20,11 @@ use crate::domain::id::RecipientId;
 const WRITERS: usize = 2;
 /// Mails that are worth a transaction beside another one. Fewer wait for that to end and for what comes meanwhile: a
 /// transaction costs much the same however few there are, and all of them line up for their event numbers anyway.
-const ENOUGH: usize = 128;
+const FULL_GROUP: usize = 128;
 /// But no longer than this: what is locked by somebody else must not keep the others.
-const PATIENCE: Duration = Duration::from_millis(50);
+const TURN_TIMEOUT: Duration = Duration::from_millis(50);
 /// Transactions of outcomes alone begin at least so far apart.
-const APART: Duration = Duration::from_millis(10);
+const MIN_OUTCOME_INTERVAL: Duration = Duration::from_millis(10);
 /// Messages, and outcomes, a transaction. Measured: 1,024 gain nothing over 256 and cost four times the latency.
 const GROUP: usize = 256;
 /// Octets of text, html and headers a transaction, beyond which a group is not filled further.
@@ -32,7 +32,7 @@ const GROUP_OCTETS: u64 = 4 << 20;
 
 /// What the writers share.
 #[derive(Debug, Clone)]
-pub(super) struct Tools {
+pub(super) struct WriterContext {
     pub db: Db,
     pub clock: SharedClock,
     pub intakes: async_channel::Receiver<Pending>,
@@ -42,8 +42,8 @@ pub(super) struct Tools {
 }
 
 /// Starts the writers. They end when nobody can hand in anything any more.
-pub(super) fn start(tools: &Tools) {
-    let turn = Arc::new(Mutex::new(Queueing::default()));
+pub(super) fn start(tools: &WriterContext) {
+    let turn = Arc::new(Mutex::new(BatchDelay::default()));
     let (outcomes_alone, alone) = (Arc::default(), Arc::default());
     for _ in 0..WRITERS {
         let (turn, outcomes_alone, alone) = (turn.clone(), Arc::clone(&outcomes_alone), Arc::clone(&alone));
@@ -52,9 +52,9 @@ pub(super) fn start(tools: &Tools) {
 }
 
 struct Writer {
-    tools: Tools,
+    tools: WriterContext,
     /// Held by who gathers, and until the end of a transaction that is small.
-    turn: Arc<Mutex<Queueing>>,
+    turn: Arc<Mutex<BatchDelay>>,
     /// When a transaction of outcomes alone last began.
     outcomes_alone: Arc<std::sync::Mutex<Option<Instant>>>,
     /// For messages that are tried beside the writers.
@@ -64,12 +64,12 @@ struct Writer {
 /// How long transactions wait in line behind those of other processes: each commit holds the event numbers for the length of an
 /// `fsync`. Who would only wait there may as well begin later, with what has come meanwhile.
 #[derive(Debug, Default)]
-struct Queueing {
+struct BatchDelay {
     waited: Duration,
     ended: Option<Instant>,
 }
 
-impl Queueing {
+impl BatchDelay {
     /// What writing the events takes by itself, and a timer's step.
     const FREE: Duration = Duration::from_millis(2);
     /// How long ago a wait still tells something.
@@ -82,7 +82,7 @@ impl Queueing {
     /// How long to put off the next transaction.
     fn delay(&self) -> Duration {
         let is_fresh = self.ended.is_some_and(|ended| ended.elapsed() < Self::FRESH);
-        if is_fresh { self.waited.saturating_sub(Self::FREE).min(PATIENCE / 2) } else { Duration::ZERO }
+        if is_fresh { self.waited.saturating_sub(Self::FREE).min(TURN_TIMEOUT / 2) } else { Duration::ZERO }
     }
 }
 
@@ -109,7 +109,7 @@ impl Group {
     }
 
     /// Takes whatever waits already, and waits for nothing.
-    fn fill(&mut self, tools: &Tools) {
+    fn fill(&mut self, tools: &WriterContext) {
         while self.intakes.len() < GROUP && self.octets < GROUP_OCTETS {
             let Ok(next) = tools.intakes.try_recv() else { break };
             self.add(next);
@@ -124,13 +124,13 @@ impl Group {
 impl Writer {
     async fn run(self) {
         while let Some(mut group) = self.first().await {
-            let turn = tokio::time::timeout(PATIENCE, self.turn.lock()).await.ok();
+            let turn = tokio::time::timeout(TURN_TIMEOUT, self.turn.lock()).await.ok();
             let delay = turn.as_ref().map_or(Duration::ZERO, |queueing| queueing.delay());
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
             group.fill(&self.tools);
-            let turn = turn.filter(|_| group.len() < ENOUGH);
+            let turn = turn.filter(|_| group.len() < FULL_GROUP);
             let waited = self.commit(group).await;
             if let (Some(mut queueing), Some(waited)) = (turn, waited) {
                 queueing.note(waited);
@@ -140,7 +140,7 @@ impl Writer {
 
     /// Waits for something to commit; nothing comes any more once both channels are closed.
     async fn first(&self) -> Option<Group> {
-        let Tools { intakes, outcomes, .. } = &self.tools;
+        let WriterContext { intakes, outcomes, .. } = &self.tools;
         let mut group = Group::default();
         tokio::select! {
             Ok(pending) = intakes.recv() => group.add(pending),
@@ -156,7 +156,9 @@ impl Writer {
     /// Puts off outcomes for which nobody waits, where some were committed a moment ago; until mail comes that they can go with.
     async fn wait_for_more(&self, group: &mut Group) {
         let last = *self.outcomes_alone.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(due) = last.map(|last| last + APART).filter(|due| *due > Instant::now()) else { return };
+        let Some(due) = last.map(|last| last + MIN_OUTCOME_INTERVAL).filter(|due| *due > Instant::now()) else {
+            return;
+        };
         tokio::select! {
             Ok(pending) = self.tools.intakes.recv() => group.add(pending),
             () = tokio::time::sleep_until(due.into()) => {}
@@ -169,9 +171,9 @@ impl Writer {
         if intakes.is_empty() {
             *self.outcomes_alone.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
-        let Tools { db, clock, signals, .. } = &self.tools;
+        let WriterContext { db, clock, signals, .. } = &self.tools;
         let now = clock.now();
-        offer(signals, &mut intakes, now);
+        reserve(signals, &mut intakes, now);
         signals.refresh(&mut over);
         match group_commit::commit(db, &intakes, &over, now, Patience::Short).await {
             Ok(Done { accepted, counted, waited }) => {
@@ -197,9 +199,9 @@ impl Writer {
         None
     }
 
-    fn alone(&self) -> Alone {
-        let Tools { db, clock, signals, .. } = self.tools.clone();
-        Alone { db, clock, signals, turn: self.alone.clone() }
+    fn alone(&self) -> OneByOneFallback {
+        let WriterContext { db, clock, signals, .. } = self.tools.clone();
+        OneByOneFallback { db, clock, signals, turn: self.alone.clone() }
     }
 
     fn record(&self, batch: Vec<Finished>, counted: Result<usize, Arc<DbError>>) {
@@ -212,14 +214,14 @@ impl Writer {
 
 /// Commits messages that Postgres did not take together with others. Beside the writers, so that nobody else waits for what is
 /// locked, and one group at a time, so that it never needs more than one connection.
-struct Alone {
+struct OneByOneFallback {
     db: Db,
     clock: SharedClock,
     signals: Arc<Signals>,
     turn: Arc<Mutex<()>>,
 }
 
-impl Alone {
+impl OneByOneFallback {
     async fn accept(self, intakes: Vec<MessageInsert>, replies: Vec<Reply>) {
         let _turn = self.turn.lock().await;
         match group_commit::commit(&self.db, &intakes, &[], self.clock.now(), Patience::Long).await {
@@ -243,9 +245,9 @@ impl Alone {
 }
 
 /// Offers what is about to be committed to the worker.
-fn offer(signals: &Signals, intakes: &mut [MessageInsert], now: DateTime<Utc>) {
+fn reserve(signals: &Signals, intakes: &mut [MessageInsert], now: DateTime<Utc>) {
     let Some(taker) = signals.taker().filter(|_| !intakes.is_empty()) else { return };
-    if guarded(|| taker.offer(intakes, now)).is_none() {
+    if guarded(|| taker.reserve(intakes, now)).is_none() {
         for intake in intakes {
             intake.taker = None;
         }
@@ -280,12 +282,12 @@ fn refuse(signals: &Signals, intakes: Vec<MessageInsert>, replies: Vec<Reply>, f
     let error = Arc::new(error);
     let offered: Vec<MessageInsert> = intakes.into_iter().filter(|intake| intake.taker.is_some()).collect();
     if let Some(taker) = signals.taker().filter(|_| !offered.is_empty()) {
-        let lost = |intake| Settled { intake, taken: Vec::new(), waiting: Vec::new(), unsubscribe: false };
+        let lost = |intake| Confirmed { intake, taken: Vec::new(), waiting: Vec::new(), unsubscribe: false };
         guarded(|| {
             if may_be_done {
-                taker.doubt(offered);
+                taker.unknown(offered);
             } else {
-                taker.settle(offered.into_iter().map(lost).collect());
+                taker.confirm(offered.into_iter().map(lost).collect());
             }
         });
     }
@@ -310,7 +312,7 @@ fn tell(signals: &Signals, intakes: Vec<MessageInsert>, results: Vec<Committed>,
     let mut is_any_waiting = false;
     let mut offered = Vec::new();
     for ((intake, result), reply) in intakes.into_iter().zip(results).zip(replies) {
-        let mut settled = Settled { intake, taken: Vec::new(), waiting: Vec::new(), unsubscribe: false };
+        let mut settled = Confirmed { intake, taken: Vec::new(), waiting: Vec::new(), unsubscribe: false };
         if let Committed::New { suppressed, taken, unsubscribe } = &result {
             settled.waiting = others(&settled.intake, suppressed, taken);
             (settled.taken, settled.unsubscribe) = (taken.clone(), *unsubscribe);
@@ -322,7 +324,7 @@ fn tell(signals: &Signals, intakes: Vec<MessageInsert>, results: Vec<Committed>,
         }
     }
     if let Some(taker) = signals.taker().filter(|_| !offered.is_empty()) {
-        guarded(|| taker.settle(offered));
+        guarded(|| taker.confirm(offered));
     }
     // After that: what is claimed now is in no hand any more.
     if is_any_waiting {
