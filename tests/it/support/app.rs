@@ -24,7 +24,7 @@ use super::dns::DnsServer;
 use super::invariants;
 use super::postgres::{Database, apart};
 use super::smtp::SmtpServer;
-use crate::smtp_in::client as smtp_in;
+use crate::support::inbound_client as smtp_in;
 
 pub struct TestApp {
     /// The relay, or the server behind every MX.

@@ -10,6 +10,7 @@ pub mod dns;
 pub mod domains;
 pub mod fleet;
 pub mod hooks;
+pub mod inbound_client;
 pub mod invariants;
 pub mod json_schema;
 pub mod load;

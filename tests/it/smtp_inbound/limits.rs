@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postrider::smtp::inbound::Settings;
 
-use crate::smtp_in::client::{Client, serve};
+use crate::support::inbound_client::{Client, serve};
 
 #[tokio::test]
 async fn a_mail_may_not_be_too_big() {

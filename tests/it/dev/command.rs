@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::smtp_in::client::Client;
 use crate::support::client::Api;
 use crate::support::dev::{Dev, directory};
+use crate::support::inbound_client::Client;
 use crate::support::reports::{dsn, failed};
 
 async fn caught(api: &Api, n: u64) -> Value {

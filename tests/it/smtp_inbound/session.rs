@@ -2,9 +2,7 @@
 
 use postrider::smtp::inbound::Settings;
 
-use self::client::{Client, Kept, serve};
-
-pub mod client;
+use crate::support::inbound_client::{Client, Kept, serve};
 
 const HELLO: &str = "EHLO client.test\r\n";
 const ENVELOPE: &str = "MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nRCPT TO:<e@f.test>\r\n";

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-const COMPOSE: &str = include_str!("../../docker/compose.yaml");
-const EXAMPLE: &str = include_str!("../../docker/.env.example");
-const IGNORED: &str = include_str!("../../.gitignore");
+const COMPOSE: &str = include_str!("../../../docker/compose.yaml");
+const EXAMPLE: &str = include_str!("../../../docker/.env.example");
+const IGNORED: &str = include_str!("../../../.gitignore");
 
 /// The variables that the compose file reads.
 fn variables() -> BTreeSet<&'static str> {
@@ -27,13 +27,13 @@ fn secrets_have_places_that_git_ignores() {
 
 #[test]
 fn a_build_ignores_an_exported_database_url() {
-    let config: toml::Table = include_str!("../../.cargo/config.toml").parse().unwrap();
+    let config: toml::Table = include_str!("../../../.cargo/config.toml").parse().unwrap();
     assert_eq!(config["env"]["SQLX_OFFLINE"].as_str(), Some("true"));
 }
 
 #[test]
 fn the_image_has_no_debug_information() {
     assert!(
-        include_str!("../../docker/Dockerfile").contains("&& strip --strip-debug /layout/usr/local/bin/postrider\n")
+        include_str!("../../../docker/Dockerfile").contains("&& strip --strip-debug /layout/usr/local/bin/postrider\n")
     );
 }

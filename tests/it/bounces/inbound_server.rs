@@ -5,9 +5,9 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use serde_json::json;
 
-use crate::smtp_in::client::Client;
 use crate::support::app::TestApp;
 use crate::support::client::Api;
+use crate::support::inbound_client::Client;
 use crate::support::reports::{dsn, failed};
 use crate::support::site::Site;
 

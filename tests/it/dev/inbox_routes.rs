@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::smtp_in::client::Client;
+use crate::support::inbound_client::Client;
 
 const MAIL: &str = "From: Ann <ann@a.test>\r\nTo: bo@b.test\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n\
     MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=m\r\n\r\n\

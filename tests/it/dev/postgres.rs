@@ -109,7 +109,7 @@ const CHILD_DIR: &str = "POSTRIDER_TEST_CLUSTER";
 async fn a_killed_process_leaves_no_postgres_behind() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut child = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", "dev_postgres::holds_a_cluster_until_it_is_killed", "--ignored", "--nocapture"])
+        .args(["--exact", "dev::postgres::holds_a_cluster_until_it_is_killed", "--ignored", "--nocapture"])
         .env(CHILD_DIR, dir.path())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

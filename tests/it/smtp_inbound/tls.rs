@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::smtp_in::client::{Client, serve};
 use crate::support::certificate::Certificate;
+use crate::support::inbound_client::{Client, serve};
 
 fn settings(certificate: &Certificate) -> Settings {
     let (chain, key, _dir) = certificate.as_files();

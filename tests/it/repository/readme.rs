@@ -7,7 +7,7 @@ use tokio::process::Command;
 
 use crate::support::dev::{Dev, directory};
 
-const README: &str = include_str!("../../README.md");
+const README: &str = include_str!("../../../README.md");
 
 /// The shell blocks from "Quick start" up to "Production", in their order.
 fn quick_start() -> String {

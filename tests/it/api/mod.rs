@@ -1,0 +1,14 @@
+//! The HTTP API, resource by resource.
+
+mod attachments;
+mod bad_input;
+mod domains;
+mod dry_run;
+mod event_feed;
+mod explain;
+mod idempotency;
+mod ledger;
+mod list_and_filters;
+mod openapi;
+mod openapi_examples;
+mod unverified_senders;

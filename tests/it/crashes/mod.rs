@@ -1,0 +1,9 @@
+//! Workers that die, and messages that make them die.
+
+mod dead_workers;
+mod killed_after_data;
+mod killed_processes;
+mod orphaned_leases;
+mod panics;
+mod quarantine;
+mod refused_outcomes;

@@ -1,0 +1,4 @@
+//! DKIM signatures and keys.
+
+mod key_rotation;
+mod signatures;

@@ -1,0 +1,7 @@
+//! The HTTP server: limits and protocol.
+
+mod connections;
+mod flood;
+mod headers;
+mod memory;
+mod protocol;

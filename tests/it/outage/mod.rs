@@ -1,0 +1,7 @@
+//! Postgres and clocks that fail, and several replicas.
+
+mod database_clock;
+mod fault_table;
+mod postgres;
+mod replicas;
+mod session_settings;

@@ -1,0 +1,5 @@
+//! The repository: layers, README, files.
+
+mod checkout;
+mod layers;
+mod readme;

@@ -1,0 +1,4 @@
+//! Starts, stops and restarts.
+
+mod rolling_restarts;
+mod serve_processes;

@@ -1,0 +1,5 @@
+//! The receiving SMTP server.
+
+mod limits;
+mod session;
+mod tls;

@@ -1,0 +1,8 @@
+//! Webhook endpoints and deliveries.
+
+mod delivery;
+mod endpoints;
+mod failures;
+mod kills;
+mod secrets;
+mod targets;
