@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
-use super::messages;
-use super::messages::insert::{Committed, MessageInsert};
+use super::messages::insert::{self, Committed, MessageInsert};
 use super::queue::{self, Finished};
-use super::{Db, DbError, events, lanes};
+use super::{Db, DbError, events};
 
 /// What was committed.
 #[derive(Debug)]
@@ -69,9 +68,9 @@ pub async fn commit(
     let is_committing = AtomicBool::new(false);
     db.timed(name, async {
         let mut tx = db.pool.begin_hot(begin).await?;
-        let stored = messages::insert::store(&mut tx, accepted, now).await?;
+        let stored = insert::store(&mut tx, accepted, now).await?;
         let ended = queue::end(&mut tx, over, now).await?;
-        lanes::lower(&mut tx, stored.waiting.iter().copied().chain(ended.retries())).await?;
+        queue::ready_at::lower(&mut tx, stored.waiting.iter().copied().chain(ended.retries())).await?;
         let ready = Instant::now();
         events::append(&mut tx, now, stored.events().chain(ended.events()).collect()).await?;
         let waited = ready.elapsed();

@@ -1,4 +1,8 @@
-//! Every SQL statement of the product: free functions, one file a table group.
+//! Every SQL statement of the product: free functions, one folder per subject.
+//!
+//! From the bottom up, each importing only from those before it: `pool` (connections, errors, limits of time), `schema`, `events`,
+//! `suppressions`, `queue`, `lanes`, `messages`, and `group_commit`, which commits messages and outcomes together. `streams`,
+//! `domains`, `keys`, `webhooks`, `delivery_reports` and `workers` stand beside them.
 //!
 //! Each function is one statement or one transaction, bounded by [`Db`]'s own time limit (sqlx has none for a stuck
 //! socket) and traced under its name. No transaction ever waits for SMTP or HTTP.
@@ -29,8 +33,8 @@ use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tracing::Instrument as _;
 
-pub use pool::circuit_breaker::{Outage, Trouble};
 pub use pool::error::DbError;
+pub use pool::outage::{Outage, Trouble};
 
 use pool::Pool;
 use pool::circuit_breaker::{CircuitBreaker, GivenUp};

@@ -7,9 +7,10 @@ use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::lanes::Lowered;
-use super::queue::{self, Claimed, Finished, SCAN_LIMIT, allow_scan};
-use super::{Db, DbError, lanes};
+use super::pool::scan::{SCAN_LIMIT, allow_scan};
+use super::queue::ready_at::{Lowered, lower};
+use super::queue::{self, Claimed, Finished};
+use super::{Db, DbError};
 use crate::domain::delivery::{Status, Transition};
 use crate::domain::fingerprint::Fingerprints;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
@@ -170,7 +171,7 @@ async fn free_of(tx: &mut PgConnection, dead: &[Uuid], now: DateTime<Utc>) -> Re
         .fetch_all(&mut *tx)
         .await?;
     let lowered = freed.iter().filter(|row| !row.held).map(|row| Lowered { lane: row.lane_id, due_at: now });
-    lanes::lower(&mut *tx, lowered).await?;
+    lower(&mut *tx, lowered).await?;
     queue::conclude(&mut *tx, &uncertain, now).await?;
     let held = freed.iter().filter(|row| row.held).count();
     Ok(Reaped { workers: dead.len(), freed: freed.len() - held, held, uncertain: uncertain.len() })
@@ -192,7 +193,7 @@ pub async fn deregister(db: &Db, id: Uuid, now: DateTime<Utc>) -> Result<(), DbE
         )
         .fetch_all(&mut *tx)
         .await?;
-        lanes::lower(&mut tx, freed).await?;
+        lower(&mut tx, freed).await?;
         queue::conclude(&mut tx, &uncertain, now).await?;
         tx.commit().await
     })

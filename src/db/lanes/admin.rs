@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::db::messages::actions::wanted_now;
+use crate::db::queue::ready_at::wanted_now;
 use crate::db::{Db, DbError};
 use crate::domain::id::{LaneId, TenantId};
 use crate::domain::limits::{LaneChange, LaneLimits};

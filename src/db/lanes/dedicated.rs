@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::Lowered;
-use crate::db::lanes;
+use crate::db::queue::ready_at::{Lowered, lower};
 use crate::db::queue::{Claimed, Fence};
 use crate::db::{Db, DbError};
 
@@ -153,7 +152,7 @@ pub async fn move_to_lane(db: &Db, moves: &[(Claimed, i64)]) -> Result<(), DbErr
         )
         .fetch_all(&mut *tx)
         .await?;
-        lanes::lower(&mut tx, freed).await?;
+        lower(&mut tx, freed).await?;
         tx.commit().await
     })
     .await

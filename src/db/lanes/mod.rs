@@ -13,14 +13,14 @@ pub mod limits;
 pub mod overview;
 pub mod pauses;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::queue::{SCAN_LIMIT, allow_scan};
+use super::pool::scan::{SCAN_LIMIT, allow_scan};
+use super::queue::ready_at::{Lowered, lower};
 use super::{Db, DbError};
 use crate::domain::id::TenantId;
 
@@ -207,34 +207,6 @@ pub async fn ready(db: &Db, now: DateTime<Utc>, limit: i64, skip: &[i64]) -> Res
         skip
     );
     db.timed("lanes.ready", query.fetch_all(&db.pool.hot())).await
-}
-
-/// A row that was added to a lane or freed in it.
-#[derive(Debug, Clone, Copy)]
-pub struct Lowered {
-    /// `lanes.id`.
-    pub lane: i64,
-    /// When the row is due.
-    pub due_at: DateTime<Utc>,
-}
-
-/// Makes sure that these lanes count as ready when their new rows are due.
-pub(super) async fn lower(
-    connection: &mut PgConnection,
-    rows: impl IntoIterator<Item = Lowered>,
-) -> Result<(), sqlx::Error> {
-    let mut earliest = BTreeMap::new();
-    for row in rows {
-        let due = earliest.entry(row.lane).or_insert(row.due_at);
-        *due = row.due_at.min(*due);
-    }
-    if earliest.is_empty() {
-        return Ok(());
-    }
-    // In the order of their ids, so that two commits never wait for each other.
-    let (ids, due): (Vec<i64>, Vec<DateTime<Utc>>) = earliest.into_iter().unzip();
-    sqlx::query!("SELECT lower_lanes($1, $2)", &ids, &due).execute(connection).await?;
-    Ok(())
 }
 
 /// Lowers bounds that are above what waits. None should be: but a lane that no claim looks at would keep its mail for ever. Returns

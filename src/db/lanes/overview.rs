@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::db::{Db, DbError, messages};
+use crate::db::{Db, DbError, queue};
 use crate::domain::explain::Count;
 use crate::domain::id::{LaneId, TenantId};
 use crate::domain::lane::{Blocked, Lane, Learned, Paused, State, StreamTerms, Unprepared};
@@ -294,7 +294,7 @@ pub async fn unprepared(db: &Db, lanes: &[i64]) -> Result<Vec<Option<Unprepared>
 /// Recipients of these lanes in workers' hands. No index knows them, since it would cost every claim: with a backlog
 /// they are not counted.
 async fn in_flight(db: &Db, lanes: &[i64]) -> Result<Option<Vec<i64>>, DbError> {
-    if messages::has_backlog(db).await? {
+    if queue::has_backlog(db).await? {
         return Ok(None);
     }
     let query = sqlx::query_scalar!(

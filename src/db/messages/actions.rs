@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::db::events::{self, NewEvent};
-use crate::db::lanes::{self, Lowered};
+use crate::db::queue::ready_at::{Lowered, lower, wanted_now};
 use crate::db::{Db, DbError};
 use crate::domain::event::EventType;
 use crate::domain::id::{MessageId, TenantId};
@@ -67,7 +67,7 @@ pub async fn reschedule(
             sqlx::query!("UPDATE messages SET scheduled_at = $3 WHERE tenant_id = $1 AND id = $2", tenant.0, id.0, at)
                 .execute(&mut *tx)
                 .await?;
-            lanes::lower(&mut tx, moved.iter().map(|row| Lowered { lane: row.lane_id, due_at: at })).await?;
+            lower(&mut tx, moved.iter().map(|row| Lowered { lane: row.lane_id, due_at: at })).await?;
             let recipients: Vec<Uuid> = moved.iter().map(|row| row.recipient_id).collect();
             tell(&mut tx, tenant, id, EventType::Scheduled, &recipients, Some(at), now).await?;
         }
@@ -149,30 +149,6 @@ pub async fn requeue_uncertain(
         Ok(requeued.into_iter().map(|row| row.recipient_id).collect())
     })
     .await
-}
-
-/// Says that these lanes have something due now. Whoever asks for a try by hand wants to know whether the destination is
-/// back: where a lane is blocked, its next probe is now. A limit of its rate holds all the same.
-pub(in crate::db) async fn wanted_now(
-    connection: &mut PgConnection,
-    lanes: impl Iterator<Item = i64>,
-    now: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
-    let lanes: Vec<i64> = lanes.collect();
-    // Both updates below lock some of them: all at once and in the order of their ids, as workers do, so that nobody ever
-    // waits in a circle.
-    sqlx::query!("SELECT id FROM lanes WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE", &lanes)
-        .fetch_all(&mut *connection)
-        .await?;
-    lanes::lower(connection, lanes.iter().map(|lane| Lowered { lane: *lane, due_at: now })).await?;
-    sqlx::query!(
-        "UPDATE lanes SET open_at = $2 WHERE id = ANY ($1) AND blocked_since IS NOT NULL AND open_at > $2",
-        &lanes,
-        now
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 async fn tell(

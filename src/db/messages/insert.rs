@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use super::idempotency::{self, KeyUse};
 use crate::db::events::NewEvent;
-use crate::db::lanes::{Lowered, NamedLane};
+use crate::db::lanes::NamedLane;
+use crate::db::queue::ready_at::Lowered;
 use crate::db::suppressions::{self, Addressed};
 use crate::domain::event::EventType;
 use crate::domain::id::{KeyId, RecipientId, TenantId};

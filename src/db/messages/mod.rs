@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Db, DbError};
+use super::{Db, DbError, queue};
 use crate::domain::id::{MessageId, TenantId};
 
 /// A message as accepted.
@@ -156,13 +156,6 @@ pub struct Filter {
 /// Statuses that few messages are in: `recipients_notable` knows them.
 const NOTABLE: [&str; 6] = ["deferred", "bounced", "expired", "suppressed", "canceled", "uncertain"];
 
-/// Whether so much waits that most of the newest messages do.
-pub(super) async fn has_backlog(db: &Db) -> Result<bool, DbError> {
-    let query =
-        sqlx::query_scalar!(r#"SELECT count(*) > 10000 AS "has!" FROM (SELECT 1 FROM queue LIMIT 10001) AS waiting"#);
-    db.timed("messages.has_backlog", query.fetch_one(&db.pool)).await
-}
-
 /// How far back a page looks for a status that no index knows: judging a message costs 30 µs.
 pub const LOOKED_THROUGH: i64 = 5_000;
 
@@ -201,7 +194,7 @@ pub async fn page(
     let is_notable = status.is_some_and(|word| NOTABLE.contains(&word));
     let is_in_queue = match status {
         Some("sending") => true,
-        Some("queued" | "scheduled") => !has_backlog(db).await?,
+        Some("queued" | "scheduled") => !queue::has_backlog(db).await?,
         _ => false,
     };
     // With custom plans the conditions on absent filters vanish while planning.

@@ -1,11 +1,10 @@
-//! Whether the database is there, so that a call need not find out by waiting.
+//! Circuit breaker of the database, so that calls fail at once while it is away instead of each waiting for a timeout.
 //!
-//! A call that hears nothing for a while, while no other call is answered either, makes one task knock with a
-//! connection of its own. Where that is not answered, everything under way is given up and every new call fails at
-//! once, until the knocking is answered: then all go on, on fresh connections. Requests get their 503 within
+//! A call that gets no response for a while, while no other call gets one either, trips it: a task probes the database with a
+//! connection of its own. If the probe fails, every call under way is given up and every new call fails at once. When a probe
+//! succeeds, calls go on with fresh connections. Requests get their 503 within
 //! [`CircuitBreaker::ACQUIRE_TIMEOUT`] of the time limit, nothing piles up, and an outage ends a moment after its cause.
 
-use std::fmt::{self, Display};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -15,80 +14,8 @@ use sqlx::Connection as _;
 use tokio::sync::watch;
 
 use super::Pool;
-use super::error::{DISK_FULL, FULL, LOCK_NOT_AVAILABLE, QUERY_CANCELED, READ_ONLY, code, reason};
-
-/// What is wrong with the database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
-    /// It cannot be reached, is starting or stopping, or does not answer.
-    Gone,
-    /// It takes no more connections.
-    Full,
-    /// It takes no writes, as after a failover.
-    ReadOnly,
-    /// It did not answer this call in time.
-    Slow,
-    /// It has no room for more on its disk.
-    DiskFull,
-    /// It has no memory for this call.
-    OutOfMemory,
-    /// It is starting up or shutting down.
-    Starting,
-    /// It does not let us in, or not do what we have to: the role, its password or privileges, the database's name.
-    Denied,
-}
-
-impl Trouble {
-    /// In words that an operator can act upon, as the end of a sentence about the database.
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Gone => "the database is not available",
-            Self::Full => "the database takes no more connections",
-            Self::ReadOnly => "the database is read-only, as after a failover",
-            Self::Slow => "the database did not answer in time",
-            Self::DiskFull => "the database's disk is full",
-            Self::OutOfMemory => "the database is out of memory",
-            Self::Starting => "the database is starting up or shutting down",
-            Self::Denied => "the database denies access to this role",
-        }
-    }
-
-    /// What a SQLSTATE says of the database.
-    pub(in crate::db) fn of_code(code: &str) -> Option<Self> {
-        Some(match code {
-            FULL => Self::Full,
-            READ_ONLY => Self::ReadOnly,
-            QUERY_CANCELED | LOCK_NOT_AVAILABLE => Self::Slow,
-            DISK_FULL => Self::DiskFull,
-            "53200" => Self::OutOfMemory,
-            "57P01" | "57P02" | "57P03" => Self::Starting,
-            "3D000" | "42501" => Self::Denied,
-            _ if code.starts_with("28") => Self::Denied,
-            _ => return None,
-        })
-    }
-}
-
-/// Why no call is answered.
-#[derive(Debug, Clone)]
-pub struct Outage {
-    /// What is wrong.
-    pub trouble: Trouble,
-    /// The same in the database's or the system's words.
-    detail: Arc<str>,
-}
-
-impl Outage {
-    pub(in crate::db) fn new(trouble: Trouble, detail: impl Display) -> Self {
-        Self { trouble, detail: detail.to_string().into() }
-    }
-}
-
-impl Display for Outage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.detail)
-    }
-}
+use super::error::{code, reason};
+use super::outage::{Outage, Trouble};
 
 /// Why a call was given up.
 #[derive(Debug)]
@@ -107,26 +34,26 @@ pub(in crate::db) struct CircuitBreaker {
     pool: Pool,
     /// For how long a new connection may take.
     patience: Duration,
-    /// After how much silence we first knock.
+    /// Silence after which a call trips the breaker.
     doubt: Duration,
     /// Calls that were answered so far.
     answers: AtomicU64,
     is_probing: AtomicBool,
     away: watch::Sender<Option<Outage>>,
-    /// What the last knock was told, where the database was there and sent it away.
+    /// Why the last probe failed, if the database refused it.
     refusal: Mutex<Option<(Instant, Outage)>>,
     /// When a statement last failed because the disk is full.
     disk_full: Mutex<Option<Instant>>,
 }
 
 impl CircuitBreaker {
-    /// Of the time limit: how long a call waits for a connection, and a knock for its answer.
+    /// Of the time limit: how long a call waits for a connection, and a probe for its response.
     pub(in crate::db) const ACQUIRE_TIMEOUT: f64 = 0.4;
     /// Of the time limit: how long a silence is none.
     const DOUBT: f64 = 0.05;
     /// For how long after a statement failed on a full disk the database counts as unable to take messages.
     const DISK_FULL_FOR: Duration = Duration::from_secs(30);
-    /// Between two knocks while the database is away.
+    /// Pause between two probes while the database is away.
     const PAUSE: Duration = Duration::from_millis(250);
 
     pub(in crate::db) fn new(pool: Pool, limit: Duration) -> Arc<Self> {
@@ -193,7 +120,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Why there was no connection to be had, if the last knock was told.
+    /// Why there was no connection to be had, if the last probe was told.
     pub(in crate::db) fn refusal(&self) -> Option<Outage> {
         let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
         refusal.as_ref().filter(|(at, _)| at.elapsed() < 2 * self.patience).map(|(_, outage)| outage.clone())
@@ -224,7 +151,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Starts knocking, unless that is being done.
+    /// Starts the probe task unless it runs.
     fn trip(self: &Arc<Self>) {
         if !self.is_probing.swap(true, Ordering::AcqRel) {
             tokio::spawn(probe(Arc::downgrade(self)));
@@ -310,22 +237,5 @@ mod tests {
         assert_eq!(watch.answers(), 0);
         let answered = watch.over(limit, ready(Err::<(), _>(sqlx::Error::RowNotFound))).await;
         assert!(answered.is_ok() && watch.answers() == 1);
-    }
-
-    #[test]
-    fn each_sqlstate_says_what_is_wrong_with_the_database() {
-        for (code, trouble) in [
-            ("53100", Trouble::DiskFull),
-            ("53200", Trouble::OutOfMemory),
-            ("53300", Trouble::Full),
-            ("57P03", Trouble::Starting),
-            ("25006", Trouble::ReadOnly),
-            ("28P01", Trouble::Denied),
-            ("3D000", Trouble::Denied),
-            ("57014", Trouble::Slow),
-        ] {
-            assert_eq!(Trouble::of_code(code), Some(trouble), "{code}");
-        }
-        assert_eq!(Trouble::of_code("23505"), None);
     }
 }

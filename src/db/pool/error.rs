@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::circuit_breaker::{Outage, Trouble};
+use super::outage::{DISK_FULL, LOCK_NOT_AVAILABLE, Outage, QUERY_CANCELED, READ_ONLY, Trouble};
 
 /// A failed statement or transaction. Nothing of it was committed, except possibly after [`DbError::Unavailable`],
 /// [`DbError::Away`] or [`DbError::Timeout`] while committing.
@@ -48,16 +48,8 @@ pub enum DbError {
     },
 }
 
-/// Query canceled by `statement_timeout`.
-pub(in crate::db) const QUERY_CANCELED: &str = "57014";
-/// A lock was not had within `lock_timeout`.
-pub(in crate::db) const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// The class of deadlocks and failed serializations.
 const ROLLBACK: &str = "40";
-/// No room on the disk.
-pub(in crate::db) const DISK_FULL: &str = "53100";
-/// Too many connections.
-pub(in crate::db) const FULL: &str = "53300";
 
 impl DbError {
     /// The service is stopping: this was not begun.
@@ -168,8 +160,6 @@ fn is_passing(code: &str) -> bool {
         || [READ_ONLY, IDLE_IN_TRANSACTION, LOCK_NOT_AVAILABLE, "3D000", "42501"].contains(&code)
 }
 
-/// The server takes no writes: we still talk to the primary of before a failover.
-pub(in crate::db) const READ_ONLY: &str = "25006";
 /// Our own `idle_in_transaction_session_timeout`.
 const IDLE_IN_TRANSACTION: &str = "25P03";
 

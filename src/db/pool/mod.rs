@@ -8,7 +8,9 @@ pub(super) mod circuit_breaker;
 pub mod cluster;
 pub mod durability;
 pub(super) mod error;
+pub(super) mod outage;
 pub mod pg_notify;
+pub(super) mod scan;
 pub mod server;
 pub mod session;
 

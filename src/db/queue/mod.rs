@@ -3,16 +3,16 @@
 
 pub mod attempt_markers;
 mod claim;
+pub(super) mod ready_at;
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::events::{self, NewEvent};
-use super::lanes::{self, Lowered};
+use super::pool::scan::{SCAN_LIMIT, allow_scan};
 use super::suppressions;
 use super::{Db, DbError};
 use crate::domain::bounce::{self, Bounce, Source};
@@ -23,6 +23,7 @@ use crate::domain::suppression::Reason;
 
 pub use claim::claim;
 pub(super) use claim::{take, take_along};
+use ready_at::Lowered;
 
 /// How many rows of a lane a claim may take.
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +144,7 @@ pub(super) async fn conclude(
     now: DateTime<Utc>,
 ) -> Result<usize, sqlx::Error> {
     let ended = end(connection, batch, now).await?;
-    lanes::lower(connection, ended.retries()).await?;
+    ready_at::lower(connection, ended.retries()).await?;
     events::append(connection, now, ended.events().collect()).await?;
     Ok(ended.counted.len())
 }
@@ -332,7 +333,7 @@ pub async fn reschedule(db: &Db, claimed: &[Claimed], to: Rescheduled<'_>) -> Re
         )
         .fetch_all(&mut *tx)
         .await?;
-        lanes::lower(&mut tx, freed).await?;
+        ready_at::lower(&mut tx, freed).await?;
         tx.commit().await
     })
     .await
@@ -373,17 +374,6 @@ pub async fn are_held(db: &Db, claimed: &[Claimed]) -> Result<HashSet<Uuid>, DbE
     db.timed("queue.are_held", query.fetch_all(&db.pool)).await.map(|ids| ids.into_iter().collect())
 }
 
-/// How long a look through the whole queue may take.
-pub(super) const SCAN_LIMIT: Duration = Duration::from_mins(2);
-
-/// Lets this transaction take longer than any other statement of the service.
-pub(super) async fn allow_scan(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query!("SELECT set_config('statement_timeout', $1, true)", format!("{}s", SCAN_LIMIT.as_secs()))
-        .fetch_one(connection)
-        .await
-        .map(|_| ())
-}
-
 /// Holds claimed rows for an operator, with the reason.
 pub async fn hold(db: &Db, claimed: &[Claimed], reason: &str) -> Result<(), DbError> {
     let rows = Fence::of(claimed.iter());
@@ -399,4 +389,11 @@ pub async fn hold(db: &Db, claimed: &[Claimed], reason: &str) -> Result<(), DbEr
         reason
     );
     db.timed("queue.hold", query.execute(&db.pool)).await.map(|_| ())
+}
+
+/// Whether so many recipients wait that most of the newest messages are in the queue.
+pub(in crate::db) async fn has_backlog(db: &Db) -> Result<bool, DbError> {
+    let query =
+        sqlx::query_scalar!(r#"SELECT count(*) > 10000 AS "has!" FROM (SELECT 1 FROM queue LIMIT 10001) AS waiting"#);
+    db.timed("messages.has_backlog", query.fetch_one(&db.pool)).await
 }

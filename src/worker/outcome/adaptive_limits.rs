@@ -35,7 +35,7 @@ pub(crate) struct AdaptiveLimits {
 #[derive(Debug, Default)]
 struct State {
     /// The latest update of each lane.
-    updates: HashMap<i64, (DateTime<Utc>, Signal)>,
+    updates: HashMap<i64, (DateTime<Utc>, LaneSignal)>,
     /// Lanes that this worker made unreachable or throttled, and that have not recovered.
     degraded: HashSet<i64>,
     attribution: ThrottleAttribution,
@@ -43,13 +43,13 @@ struct State {
 
 /// What outcomes say about a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Signal {
+enum LaneSignal {
     Healthy,
     Throttled,
     Unreachable,
 }
 
-impl From<&Observation> for Signal {
+impl From<&Observation> for LaneSignal {
     fn from(observation: &Observation) -> Self {
         match (observation.slow_down, observation.unreachable) {
             (true, _) => Self::Throttled,
@@ -162,13 +162,13 @@ impl AdaptiveLimits {
         };
         let recent = self.cx.lane_stats.add(lane, sample, now);
         let signal = match (batch.throttled, batch.unreachable) {
-            (Some(_), _) => Signal::Throttled,
-            (None, Some(_)) if recent.recent_session.is_none() => Signal::Unreachable,
-            _ if sample.sessions > 0 && self.is_degraded(lane) => Signal::Healthy,
+            (Some(_), _) => LaneSignal::Throttled,
+            (None, Some(_)) if recent.recent_session.is_none() => LaneSignal::Unreachable,
+            _ if sample.sessions > 0 && self.is_degraded(lane) => LaneSignal::Healthy,
             _ => return None,
         };
         let is_repeated =
-            |(at, last): &(DateTime<Utc>, Signal)| *last == signal && now - *at < UPDATE_INTERVAL && now >= *at;
+            |(at, last): &(DateTime<Utc>, LaneSignal)| *last == signal && now - *at < UPDATE_INTERVAL && now >= *at;
         if self.state().updates.get(&lane).is_some_and(is_repeated) {
             return None;
         }
@@ -177,9 +177,9 @@ impl AdaptiveLimits {
             at: now,
             attempted: recent.attempted,
             accepted: recent.accepted,
-            slow_down: signal == Signal::Throttled,
+            slow_down: signal == LaneSignal::Throttled,
             success: sample.accepted > 0,
-            unreachable: signal == Signal::Unreachable,
+            unreachable: signal == LaneSignal::Unreachable,
             reached_at: batch.reached_at,
             own_session_at: recent.last_session,
         };
@@ -249,7 +249,7 @@ impl AdaptiveLimits {
         let mut state = self.state();
         for Update { lane, lesson, .. } in updates {
             state.updates.retain(|_, (at, _)| lesson.at - *at < UPDATE_INTERVAL);
-            state.updates.insert(*lane, (lesson.at, Signal::from(lesson)));
+            state.updates.insert(*lane, (lesson.at, LaneSignal::from(lesson)));
         }
         for change in changes {
             let Change { lane, after, lesson, .. } = change;

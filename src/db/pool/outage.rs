@@ -1,0 +1,110 @@
+//! What is wrong with the database while it cannot be used.
+
+use std::fmt::{self, Display};
+use std::sync::Arc;
+
+/// SQLSTATE: canceled by `statement_timeout`.
+pub(super) const QUERY_CANCELED: &str = "57014";
+/// SQLSTATE: a lock was not granted within `lock_timeout`.
+pub(super) const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// SQLSTATE: the disk is full.
+pub(super) const DISK_FULL: &str = "53100";
+/// SQLSTATE: too many connections.
+pub(super) const FULL: &str = "53300";
+/// SQLSTATE: the server takes no writes, as the old primary after a failover.
+pub(super) const READ_ONLY: &str = "25006";
+
+/// What is wrong with the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// It cannot be reached, is starting or stopping, or does not answer.
+    Gone,
+    /// It takes no more connections.
+    Full,
+    /// It takes no writes, as after a failover.
+    ReadOnly,
+    /// It did not answer this call in time.
+    Slow,
+    /// It has no room for more on its disk.
+    DiskFull,
+    /// It has no memory for this call.
+    OutOfMemory,
+    /// It is starting up or shutting down.
+    Starting,
+    /// It does not let us in, or not do what we have to: the role, its password or privileges, the database's name.
+    Denied,
+}
+
+impl Trouble {
+    /// In words that an operator can act upon, as the end of a sentence about the database.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Gone => "the database is not available",
+            Self::Full => "the database takes no more connections",
+            Self::ReadOnly => "the database is read-only, as after a failover",
+            Self::Slow => "the database did not answer in time",
+            Self::DiskFull => "the database's disk is full",
+            Self::OutOfMemory => "the database is out of memory",
+            Self::Starting => "the database is starting up or shutting down",
+            Self::Denied => "the database denies access to this role",
+        }
+    }
+
+    /// What a SQLSTATE says of the database.
+    pub(super) fn of_code(code: &str) -> Option<Self> {
+        Some(match code {
+            FULL => Self::Full,
+            READ_ONLY => Self::ReadOnly,
+            QUERY_CANCELED | LOCK_NOT_AVAILABLE => Self::Slow,
+            DISK_FULL => Self::DiskFull,
+            "53200" => Self::OutOfMemory,
+            "57P01" | "57P02" | "57P03" => Self::Starting,
+            "3D000" | "42501" => Self::Denied,
+            _ if code.starts_with("28") => Self::Denied,
+            _ => return None,
+        })
+    }
+}
+
+/// Why no call is answered.
+#[derive(Debug, Clone)]
+pub struct Outage {
+    /// What is wrong.
+    pub trouble: Trouble,
+    /// The same in the database's or the system's words.
+    detail: Arc<str>,
+}
+
+impl Outage {
+    pub(in crate::db) fn new(trouble: Trouble, detail: impl Display) -> Self {
+        Self { trouble, detail: detail.to_string().into() }
+    }
+}
+
+impl Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sqlstate_says_what_is_wrong_with_the_database() {
+        for (code, trouble) in [
+            ("53100", Trouble::DiskFull),
+            ("53200", Trouble::OutOfMemory),
+            ("53300", Trouble::Full),
+            ("57P03", Trouble::Starting),
+            ("25006", Trouble::ReadOnly),
+            ("28P01", Trouble::Denied),
+            ("3D000", Trouble::Denied),
+            ("57014", Trouble::Slow),
+        ] {
+            assert_eq!(Trouble::of_code(code), Some(trouble), "{code}");
+        }
+        assert_eq!(Trouble::of_code("23505"), None);
+    }
+}
