@@ -1,14 +1,14 @@
-//! Speaks SMTP (RFC 5321) to other mail servers. Knows no database.
+//! SMTP (RFC 5321): the client that delivers messages (`client`), the server that receives bounces and submissions
+//! (`inbound`), and the MTA-STS policies of recipient domains (`sts`). Knows no database.
 //!
-//! [`Sender::send`] takes a [`Route`], an [`Envelope`] and the finished MIME, and answers one
+//! [`Sender::send`] takes a [`Route`], an [`Envelope`] and the finished MIME, and returns one
 //! [`Outcome`](crate::domain::outcome::Outcome) per recipient. It never fails: every failure is an outcome.
 //!
-//! From the socket upward: `reply` makes replies of octets and `body` octets of a mail; `wire` is one connection;
-//! `handshake` opens it (greeting, EHLO, STARTTLS, AUTH), `session` is what then stays open, `transaction` hands one mail
-//! over (`message` is what goes in and comes out, `recipient_limit` how many a server takes at once), `dsn` what it asks to be told; `pool` keeps sessions for the next mail; `gate` and `lane` say how many there may be; `mx` finds a domain's
-//! servers, `mx_guard` says which addresses may be theirs, `sts` its policy, `direct` both; `failover` asks servers in turn; `hand_over` gives a mail to one
-//! server; `sender` joins them. `policies` say how sessions are opened, `terms` what a caller asks for, `check` tries
-//! relays out without a mail.
+//! From the socket upward: `client/connection` is one connection (replies, TLS, EHLO, AUTH, the open session);
+//! `client/transaction` sends one message over a session; `client/pool` keeps sessions, and limits how many there may be;
+//! `client/mx` finds a domain's servers; `client/server_delivery` sends a message to one server, `client/failover` to the first of
+//! several that accepts or refuses it; `client/sender` joins them. `client/send_options` is what a caller asks for,
+//! `client/policies` how sessions are opened; `client/check` tries relays out without a message.
 //!
 //! What it promises:
 //! - every recipient has its own answer, judged by the reply that was meant for it;

@@ -31,7 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 const LEAVES: &[&str] = &["clock", "config", "dns", "http_client", "telemetry"];
 
-fn sources() -> Vec<(PathBuf, String)> {
+pub(super) fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let (mut files, mut dirs) = (Vec::new(), vec![root.clone()]);
     while let Some(dir) = dirs.pop() {
@@ -49,7 +49,7 @@ fn sources() -> Vec<(PathBuf, String)> {
 }
 
 /// The module directly under `src` that a file belongs to.
-fn module(path: &Path) -> String {
+pub(super) fn module(path: &Path) -> String {
     path.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
 }
 

@@ -3,3 +3,4 @@
 mod checkout;
 mod layers;
 mod readme;
+mod shelves;

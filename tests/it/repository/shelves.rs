@@ -1,0 +1,73 @@
+//! The folders of `db` and `smtp`: imports between those of `db` run one way, and all of them stay small.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::layers::{module, sources};
+
+/// The folders of `db`: which folders and files each may use. Files beside them may use all of them, and no folder uses a file.
+const DB_MAY_USE: &[(&str, &[&str])] = &[
+    ("pool", &[]),
+    ("schema", &["pool"]),
+    ("events", &["pool"]),
+    ("suppressions", &["events", "pool"]),
+    ("queue", &["events", "suppressions", "pool"]),
+    ("lanes", &["queue", "pool"]),
+    ("messages", &["lanes", "queue", "events", "suppressions", "pool"]),
+    ("streams", &["pool"]),
+    ("domains", &["pool"]),
+    ("webhooks", &["events", "pool"]),
+];
+/// Files of one folder, at most.
+const MOST_FILES: usize = 12;
+
+/// What a file of a folder of `db` uses of `db`: by `crate::db::…`, or by `super::…` that leads there.
+fn used_of_db(path: &Path, text: &str) -> BTreeSet<String> {
+    let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let is_front = path.components().count() == 3 && path.ends_with("mod.rs");
+    let mut names = BTreeSet::new();
+    for prefix in ["crate::db::", if is_front { " super::" } else { " super::super::" }] {
+        for path in code.split(prefix).skip(1) {
+            let group = path.strip_prefix('{').map(|group| group.split('}').next().unwrap());
+            for one in group.map_or_else(|| vec![path], |group| group.split(',').collect()) {
+                names.insert(one.trim().chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect());
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn imports_between_folders_of_db_run_one_way() {
+    let files = sources();
+    let modules: BTreeSet<String> = files
+        .iter()
+        .filter(|(path, _)| path.starts_with("db") && path.components().count() > 1)
+        .map(|(path, _)| module(path.strip_prefix("db").unwrap()))
+        .collect();
+    let mut wrong = Vec::new();
+    for (path, text) in files.iter().filter(|(path, _)| path.starts_with("db") && path.components().count() > 2) {
+        let own = module(path.strip_prefix("db").unwrap());
+        let below = DB_MAY_USE.iter().find(|(name, _)| *name == own).map(|(_, below)| *below);
+        let Some(below) = below else {
+            wrong.push(format!("{own} has no line in DB_MAY_USE"));
+            continue;
+        };
+        for name in used_of_db(path, text) {
+            if modules.contains(&name) && name != own && !below.contains(&name.as_str()) {
+                wrong.push(format!("{} uses {name}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn folders_of_db_and_smtp_stay_small() {
+    let mut counts = BTreeMap::new();
+    for (path, _) in sources().iter().filter(|(path, _)| path.starts_with("db") || path.starts_with("smtp")) {
+        *counts.entry(path.parent().unwrap().to_owned()).or_insert(0) += 1;
+    }
+    counts.retain(|_, count| *count > MOST_FILES);
+    assert!(counts.is_empty(), "{counts:#?}");
+}
