@@ -1,5 +1,7 @@
-//! The README's quick start, pasted line by line as a newcomer would.
+//! The examples of the README and of `docs/`, pasted as a newcomer would; and the links between all pages.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -9,13 +11,40 @@ use crate::support::dev::{Dev, directory};
 
 const README: &str = include_str!("../../../README.md");
 
-/// The shell blocks from "Quick start" up to "Production", in their order.
+/// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
+const PAGES: [&str; 8] = [
+    "getting-started",
+    "sending",
+    "webhooks",
+    "domains",
+    "bounces",
+    "suppressions",
+    "lanes-and-limits",
+    "troubleshooting",
+];
+
+/// The code blocks of one language, in their order.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("\n```{language}\n");
+    page.split(fence.as_str()).skip(1).map(|block| block.split("\n```").next().unwrap()).collect()
+}
+
+/// The shell blocks from "Quick start" up to "With Docker".
 fn quick_start() -> String {
-    let part = README.split("\n## Quick start\n").nth(1).and_then(|rest| rest.split("\n## Production\n").next());
-    let blocks = part.expect("both headings").split("\n```sh\n").skip(1);
-    let blocks: Vec<&str> = blocks.map(|block| block.split("\n```\n").next().unwrap()).collect();
+    let part = README.split("\n## Quick start\n").nth(1).and_then(|rest| rest.split("\n### With Docker\n").next());
+    let blocks = blocks(part.expect("both headings"), "sh");
     assert!(blocks.len() >= 5, "{blocks:#?}");
     blocks.join("\n")
+}
+
+/// Runs a shell script whose every line, and every call of `curl`, has to succeed. Returns what it printed.
+async fn paste(script: &str, dir: &Path) -> String {
+    let script = format!("set -euo pipefail\ncurl() {{ command curl --fail \"$@\"; echo; }}\n{script}");
+    let output = Command::new("bash").args(["-c", &script]).current_dir(dir).output().await.unwrap();
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}\n{errors}\n{said}\n{script}", output.status);
+    assert_eq!(errors, "");
+    said.into_owned()
 }
 
 fn is_installed(program: &str) -> bool {
@@ -30,12 +59,7 @@ async fn the_quick_start_works_when_pasted() {
     }
     let dir = directory();
     let dev = Dev::start(dir.path()).await;
-    // Every call has to be answered 2xx, and every line has to succeed.
-    let script = format!("set -euo pipefail\ncurl() {{ command curl --fail \"$@\"; echo; }}\n{}", quick_start());
-    let output = Command::new("bash").args(["-c", &script]).current_dir(dir.path()).output().await.unwrap();
-    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{}\n{errors}\n{said}\n{}", output.status, dev.log());
-    assert_eq!(errors, "");
+    let said = paste(&quick_start(), dir.path()).await;
 
     let answers: Vec<Value> = said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let has = |what: &str, test: &dyn Fn(&Value) -> bool| assert!(answers.iter().any(test), "no {what} in {said}");
@@ -48,6 +72,121 @@ async fn the_quick_start_works_when_pasted() {
     has("suppression", &|answer| answer["address"] == "bounce@simulator.postrider.test");
     has("DNS record", &|answer| answer["records"][0]["name"].is_string());
     assert!(dev.stop().await.success());
+}
+
+#[tokio::test]
+async fn the_examples_of_the_documentation_work_when_pasted() {
+    if !["bash", "curl", "grep"].into_iter().all(is_installed) {
+        eprintln!("skipped: this test needs bash, curl and grep");
+        return;
+    }
+    let dir = directory();
+    let dev = Dev::start(dir.path()).await;
+    for page in PAGES {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/{page}.md"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let blocks = blocks(&text, "sh");
+        let calls: Vec<&str> = blocks.into_iter().filter(|block| !block.starts_with("cargo run")).collect();
+        assert!(!calls.is_empty(), "{page} has no example");
+        paste(&format!(". .postrider/dev.env\n{}", calls.join("\n")), dir.path()).await;
+    }
+    assert!(dev.stop().await.success());
+}
+
+#[tokio::test]
+async fn the_python_and_node_examples_send_a_message() {
+    let programs = [("python3", "python", "-c", "From Python"), ("node", "js", "-e", "From Node")];
+    let dir = directory();
+    let dev = Dev::start(dir.path()).await;
+    for (program, language, option, subject) in programs {
+        if !is_installed(program) {
+            eprintln!("skipped: the example in {language} needs {program}");
+            continue;
+        }
+        let example = blocks(README, language)[0];
+        let mut command = Command::new(program);
+        // Node takes a top-level `await` in modules only.
+        if program == "node" {
+            command.arg("--input-type=module");
+        }
+        let command = command.args([option, example]).env("API", dev.fact("api")).env("KEY", dev.fact("api_key"));
+        let output = command.output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.starts_with("msg_"), "{subject}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(dev.stop().await.success());
+}
+
+/// Every Markdown page that a reader is shown.
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = Vec::new();
+    for folder in ["", "docs", "docs/internals", "docker/secrets"] {
+        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    assert!(pages.len() >= 20, "{pages:#?}");
+    pages
+}
+
+/// The targets of the links in a page: what stands in parentheses behind `]`, outside of code.
+fn links(text: &str) -> Vec<&str> {
+    let mut is_code = false;
+    let mut links = Vec::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            is_code = !is_code;
+        }
+        if !is_code {
+            links.extend(line.split("](").skip(1).filter_map(|rest| rest.split(')').next()));
+        }
+    }
+    links
+}
+
+/// The anchors that a code host makes of a page's headings.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let slug = |heading: &str| {
+        let kept = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(slug).collect()
+}
+
+#[test]
+fn every_link_of_the_documentation_leads_somewhere() {
+    let mut broken = Vec::new();
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for link in links(&text).into_iter().filter(|link| !link.contains("://") && !link.starts_with("mailto:")) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
+            let has_anchor = || {
+                let target = std::fs::read_to_string(&target).unwrap_or_default();
+                anchor.is_empty() || anchors(&target).contains(anchor)
+            };
+            if !target.exists() || !has_anchor() {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn every_page_is_in_the_summary() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let summary = std::fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    for page in pages().into_iter().filter(|page| page.starts_with(&docs) && !page.ends_with("SUMMARY.md")) {
+        let name = page.strip_prefix(&docs).unwrap().display().to_string();
+        assert!(links(&summary).contains(&name.as_str()), "docs/SUMMARY.md does not list {name}");
+    }
 }
 
 #[test]
