@@ -199,3 +199,19 @@ fn the_first_commands_are_the_two_to_start_with() {
         assert!(!line.starts_with('#') && !line.contains(" #"), "{line}");
     }
 }
+
+#[test]
+fn every_path_in_the_architecture_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let code = text.split('`').skip(1).step_by(2);
+    let is_path = |part: &&str| {
+        (part.ends_with(".rs") || part.ends_with('/'))
+            && part.chars().all(|c| c.is_ascii_lowercase() || "_./".contains(c))
+    };
+    let paths: BTreeSet<&str> = code.filter(is_path).collect();
+    assert!(paths.len() > 50, "{paths:#?}");
+    let exists = |path: &&str| ["", "src", "tests/it"].iter().any(|folder| root.join(folder).join(path).exists());
+    let missing: Vec<_> = paths.into_iter().filter(|path| !exists(path)).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}
