@@ -7,7 +7,7 @@ use crate::support::app::TestApp;
 use crate::support::client::Api;
 use crate::support::clock::{hours, minutes};
 use crate::support::postgres::Database;
-use crate::support::process::{Service, key, serve};
+use crate::support::process::{self, Service, serve};
 use crate::support::smtp::SmtpServer;
 
 /// The lane of a message's only recipient, and its explanation.
@@ -205,10 +205,16 @@ async fn a_lane_with_more_than_a_batch_is_retried_as_a_whole() {
 #[tokio::test]
 async fn messages_that_a_pause_would_expire_are_warned_of() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
-    let key = key(&database.url).await;
+    let made = process::run(process::on(
+        &database.url,
+        &["keys", "create", "--name", "ops", "--scope", "admin", "--scope", "send"],
+    ))
+    .await;
+    let key = String::from_utf8(made.stdout).unwrap().trim().to_owned();
     let first = Service::start(serve(&database.url, smtp.address(), &[])).await;
     let api = Api::new(first.address.as_deref().unwrap(), key);
-    api.post("/v1/streams/transactional/pause", &json!({})).await;
+    let paused = api.post("/v1/streams/transactional/pause", &json!({})).await;
+    assert_eq!(paused.status, 200, "{paused:?}");
     let soon = (SystemClock.now() + minutes(30)).to_rfc3339();
     api.send(json!({"to": ["ann@example.test", "bo@example.test"], "expires_at": soon})).await;
     // A worker looks as it starts.
