@@ -256,9 +256,9 @@ fn every_folder_of_the_worker_is_a_shelf() {
 #[test]
 fn relative_and_grouped_paths_are_resolved() {
     let own = ["worker".to_owned(), "lease".to_owned(), "release".to_owned()];
-    let text = "pub use super::super::{claim::{self, allocation::URGENT}, deliver}; // webhooks::X\n\
+    let text = "pub use super::super::{claim::{self, allocation::URGENT}, deliver}; // super::super::webhooks::X\n\
                 fn f() { crate::worker::handoff::g(child::h); child::h(); }\n\
-                mod tests {\n use super::*;\n use crate::identity::Identity;\n}\n";
+                mod tests {\n use super::*;\n use super::super::identity::Identity;\n}\n";
     let paths: Vec<String> = absolute_paths(&own, &["child"], text).into_iter().map(|path| path.join("::")).collect();
     assert_eq!(
         paths,
