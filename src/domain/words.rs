@@ -58,11 +58,11 @@ pub(crate) use words;
 
 /// A string that is one of these words, each with its meaning.
 pub(crate) fn schema(about: &str, words: &[(&str, &str)]) -> RefOr<Schema> {
-    let list = words.iter().map(|(word, meaning)| format!("\n- `{word}`: {meaning}")).collect::<String>();
+    let list: Vec<String> = words.iter().map(|(word, meaning)| format!("\n- `{word}`: {meaning}")).collect();
     ObjectBuilder::new()
         .schema_type(Type::String)
         .enum_values(Some(words.iter().map(|(word, _)| *word)))
-        .description(Some(format!("{about}\n{list}")))
+        .description(Some(format!("{about}\n{}", list.concat())))
         .into()
 }
 

@@ -10,7 +10,6 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 use axum::routing::Route;
-use chrono::Utc;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tower::{Layer, Service};
@@ -19,7 +18,6 @@ use tracing::Instrument as _;
 use super::response::{Asker, Responses};
 use super::security::{self, Policy};
 use super::{Problem, error, unread};
-use crate::domain::id::uuid_at;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Headers that are added to a response, and those that hyper and the router add.
@@ -103,7 +101,7 @@ impl Service<Request> for Surrounded {
 
 fn new_id() -> HeaderValue {
     let mut id = *b"req_00000000000000000000000000000000";
-    uuid_at(Utc::now()).simple().encode_lower(&mut id[4..]);
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid().simple().encode_lower(&mut id[4..]);
     HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("req_0"))
 }
 

@@ -3,7 +3,7 @@
 
 use super::pointer::SHOWN;
 
-/// What other services (SES, Mailgun, Mandrill, Postmark, Resend, SendGrid, SparkPost, Nodemailer) call our fields: in lower
+/// What other services (SES, Mailgun, Mandrill, Postmark, Resend, `SendGrid`, `SparkPost`, Nodemailer) call our fields: in lower
 /// case, without separators. A name that means several things stands in several rows; the first row whose field is known
 /// at that place decides.
 const SYNONYMS: &[(&str, &[&str])] = &[

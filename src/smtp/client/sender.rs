@@ -59,7 +59,7 @@ impl Sender {
         let (relays, mx) = (policies.relays()?, policies.mx()?);
         let settings = policies.settings();
         let direct = match Resolver::new(settings) {
-            Ok(resolver) => Ok(Direct::new(settings, resolver, mx)?),
+            Ok(resolver) => Ok(Direct::new(settings, resolver, mx)),
             Err(error) if settings.relay.is_some() => Err(error.to_string()),
             Err(error) => return Err(SetupError::Dns(error.to_string())),
         };

@@ -106,7 +106,7 @@ async fn prepare<'a>(cx: &'a DeliverContext, message: &mut LoadedMessage) -> Res
 
 /// Sends a message to one envelope and completes its recipients.
 async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, mime: &[u8], start: Start) {
-    let Envelope { route, envelope, claimed } = envelope;
+    let Envelope { route, smtp: envelope, claimed } = envelope;
     let guard = LeaseCheck::new(cx, message, &claimed, start);
     let is_alone = envelope.to.len() == 1;
     let sending = async {

@@ -30,7 +30,7 @@ pub struct Returns {
 /// The recipients of one transaction along one route, in the order in which they were claimed.
 pub(crate) struct Envelope {
     pub route: Route,
-    pub envelope: smtp::Envelope,
+    pub smtp: smtp::Envelope,
     pub claimed: Vec<Claimed>,
 }
 
@@ -64,8 +64,8 @@ pub(crate) fn envelopes(
             let (claimed, to): (Vec<Claimed>, Vec<Address>) = recipients.into_iter().unzip();
             let position = if is_only { position(message, &claimed) } else { None };
             let (from, dsn) = sender(returns, message, from, position, now);
-            let envelope = smtp::Envelope { from: Some(from), to, dsn };
-            envelopes.push(Envelope { route: route.clone(), envelope, claimed });
+            let smtp = smtp::Envelope { from: Some(from), to, dsn };
+            envelopes.push(Envelope { route: route.clone(), smtp, claimed });
         }
     }
     envelopes

@@ -44,14 +44,17 @@ pub(crate) async fn run(leases: Arc<Leases>) {
         let started = Instant::now();
         loop {
             let at = started.elapsed();
-            let is_complete = release_lost(&leases).await.map(|found| found.is_some()).unwrap_or_else(|error| {
-                tracing::warn!(
-                    event = "lost_claim_check_failed",
-                    %error,
-                    "failed to look for recipients of a failed claim; trying again"
-                );
-                false
-            });
+            let is_complete = match release_lost(&leases).await {
+                Ok(found) => found.is_some(),
+                Err(error) => {
+                    tracing::warn!(
+                        event = "lost_claim_check_failed",
+                        %error,
+                        "failed to look for recipients of a failed claim; trying again"
+                    );
+                    false
+                }
+            };
             if is_last_search(at, is_complete, leases.db.limit()) {
                 break;
             }

@@ -206,7 +206,7 @@ fn every_path_in_the_architecture_exists() {
     let text = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
     let code = text.split('`').skip(1).step_by(2);
     let is_path = |part: &&str| {
-        (part.ends_with(".rs") || part.ends_with('/'))
+        (Path::new(part).extension().is_some_and(|extension| extension == "rs") || part.ends_with('/'))
             && part.chars().all(|c| c.is_ascii_lowercase() || "_./".contains(c))
     };
     let paths: BTreeSet<&str> = code.filter(is_path).collect();

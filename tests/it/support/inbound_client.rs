@@ -88,7 +88,8 @@ impl Client {
 
     /// Sends without a line end until the server closes the connection.
     pub async fn floods(&mut self) {
-        while self.stream.write_all(&[b'x'; 64 << 10]).await.is_ok() {}
+        let piece = vec![b'x'; 64 << 10];
+        while self.stream.write_all(&piece).await.is_ok() {}
     }
 
     /// What one read of the socket gives; empty at its end.

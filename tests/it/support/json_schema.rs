@@ -63,7 +63,7 @@ fn fits(schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
                 }
             }
             "format" => {
-                assert!(["int32", "int64", "double"].contains(&wanted.as_str().unwrap()), "{at}: format {wanted}")
+                assert!(["int32", "int64", "double"].contains(&wanted.as_str().unwrap()), "{at}: format {wanted}");
             }
             "minimum" if !number(|value, least| value >= least) => no!("{value} is below {wanted}"),
             "maximum" if !number(|value, most| value <= most) => no!("{value} is above {wanted}"),

@@ -107,13 +107,12 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<Mutex<State>
         (state.answer.clone(), state.is_endless)
     };
     match answer {
-        Some(answer) => {
+        Some(answer) => loop {
             stream.write_all(&answer).await?;
-            while is_endless {
-                stream.write_all(&answer).await?;
+            if !is_endless {
+                return stream.shutdown().await;
             }
-            stream.shutdown().await
-        }
+        },
         None => std::future::pending().await,
     }
 }

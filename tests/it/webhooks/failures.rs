@@ -270,11 +270,12 @@ async fn speaks(bytes: &'static [u8], is_endless: bool) -> (String, tokio::task:
         while !post.ends_with(b"}") {
             stream.read_buf(&mut post).await?;
         }
-        stream.write_all(bytes).await?;
-        while is_endless {
+        loop {
             stream.write_all(bytes).await?;
+            if !is_endless {
+                return Ok(());
+            }
         }
-        Ok(())
     };
     let task = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {

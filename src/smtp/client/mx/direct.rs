@@ -9,7 +9,7 @@ use crate::smtp::client::failover::ServerHealthMap;
 use crate::smtp::client::outgoing_message::Judgement;
 use crate::smtp::client::policies::MxPolicies;
 use crate::smtp::client::pool::Destination;
-use crate::smtp::client::settings::{Settings, SetupError};
+use crate::smtp::client::settings::Settings;
 use crate::smtp::sts::{self, Policies};
 
 /// What is needed for direct routes.
@@ -34,13 +34,13 @@ pub(in crate::smtp) struct Way {
 }
 
 impl Direct {
-    pub fn new(settings: &Settings, resolver: Resolver, manners: MxPolicies) -> Result<Self, SetupError> {
+    pub fn new(settings: &Settings, resolver: Resolver, manners: MxPolicies) -> Self {
         let policies = if settings.mta_sts.enabled {
             Some(Arc::new(Policies::new(settings, resolver.dns(), manners.verified.tls.config())))
         } else {
             None
         };
-        Ok(Self { resolver, policies, port: settings.mx_port, manners, server_health: ServerHealthMap::default() })
+        Self { resolver, policies, port: settings.mx_port, manners, server_health: ServerHealthMap::default() }
     }
 
     /// Finds the domain's servers, or what to tell the recipients.

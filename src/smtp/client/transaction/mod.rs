@@ -250,7 +250,9 @@ impl<'a> Transaction<'a> {
             write_parameter(out, MailParameter::SmtpUtfEight);
         }
         if let Some(dsn) = self.dsn() {
-            dsn::of_mail(dsn).into_iter().for_each(|parameter| write_parameter(out, parameter));
+            for parameter in dsn::of_mail(dsn) {
+                write_parameter(out, parameter);
+            }
         }
         out.push_str("\r\n");
     }
@@ -259,7 +261,9 @@ impl<'a> Transaction<'a> {
         let to = &self.message.envelope.to[index];
         write_path(out, "RCPT TO:<", Some(to));
         if let Some(dsn) = self.dsn() {
-            dsn::of_recipient(dsn, to).into_iter().for_each(|parameter| write_parameter(out, parameter));
+            for parameter in dsn::of_recipient(dsn, to) {
+                write_parameter(out, parameter);
+            }
         }
         out.push_str("\r\n");
     }
