@@ -1,6 +1,6 @@
 //! Weighted max-min fair shares of a free capacity. Pure.
 
-/// One of those that share the capacity.
+/// A consumer of the capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claimant {
     /// What it uses already.

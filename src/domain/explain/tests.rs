@@ -1,4 +1,4 @@
-//! What is told in each situation, situation by situation.
+//! Explanations of each situation.
 
 mod stuck;
 
@@ -14,7 +14,7 @@ fn at(minute: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
 }
 
-/// Ten past: what lies before has passed.
+/// Minute ten: times before it have passed.
 fn now() -> DateTime<Utc> {
     at(10)
 }
@@ -98,7 +98,7 @@ fn mails(number: i64) -> Count {
     Count { number, is_more: false }
 }
 
-/// A worker that has it in hand, silent for so many seconds of its thirty.
+/// A lease whose worker was silent for `silence` of its thirty seconds.
 fn lease(silence: f64) -> Lease {
     Lease { host: Some("mail1".into()), silence, term: 30.0 }
 }
@@ -122,7 +122,7 @@ fn learned(rate: f64) -> Learned {
 }
 
 #[test]
-fn each_thing_that_holds_has_its_name() {
+fn each_blocker_has_its_kind() {
     assert_eq!(kind_of(|_| ()), Kind::Queued);
     assert_eq!(kind_of(|p| p.due_at = Some(at(11))), Kind::Scheduled);
     assert_eq!(kind_of(|p| p.lease = Some(lease(1.0))), Kind::InFlight);
@@ -136,7 +136,7 @@ fn each_thing_that_holds_has_its_name() {
 }
 
 #[test]
-fn a_limit_is_named_only_where_it_holds_something_back() {
+fn limit_is_named_only_if_it_blocks() {
     assert_eq!(kind_of(|p| p.lane.limits.rate = Some(5.0)), Kind::Queued, "its turn is now");
     let waits = |p: &mut Place| p.ahead = Some(mails(3));
     assert_eq!(
@@ -179,7 +179,7 @@ fn a_limit_is_named_only_where_it_holds_something_back() {
 }
 
 #[test]
-fn of_several_things_the_one_that_lasts_is_named() {
+fn longest_lasting_blocker_is_named() {
     assert_eq!(
         kind_of(|p| {
             p.lane.paused = Some(paused(1));
@@ -232,24 +232,26 @@ fn the_rate_whose_turn_is_to_come_is_named() {
 }
 
 #[test]
-fn a_streams_rate_gives_no_estimate_since_other_lanes_use_it_too() {
+fn stream_rate_gives_no_estimate() {
     let mut place = place();
     place.lane.of_stream.rate = Some(2.0);
     place.ahead = Some(mails(60));
     let estimate = told(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (None, Basis::Limit));
-    assert!(estimate.explanation.contains("which the stream's other lanes use up too"), "{}", estimate.explanation);
+    assert!(estimate.explanation.contains("which is shared with the stream's other lanes"), "{}", estimate.explanation);
 }
 
 #[test]
-fn a_worker_that_is_gone_has_nothing_in_hand() {
+fn dead_worker_loses_its_lease() {
     let mut place = place();
     place.lease = Some(lease(1.0));
     assert_eq!(told(&place).summary, "Attempt 1 is in progress on worker `mail1`.");
     place.lease = Some(lease(20.0));
     let silent = told(&place);
     assert_eq!(silent.blocker.kind, Kind::InFlight);
-    assert!(silent.summary.ends_with("That worker has sent no heartbeat for 20 s; after 30 s others take over."));
+    assert!(
+        silent.summary.ends_with("That worker has sent no heartbeat for 20 s; after 30 s another worker takes over.")
+    );
 
     place.lease = Some(lease(31.0));
     let gone = told(&place);
@@ -280,7 +282,7 @@ fn without_workers_nothing_is_promised() {
     place.due_at = Some(at(60));
     let later = told(&place);
     assert_eq!((later.blocker.kind, later.blocker.until), (Kind::Scheduled, Some(at(60))));
-    assert!(later.summary.ends_with("No worker is running (no heartbeat lately), so nothing is sent."));
+    assert!(later.summary.ends_with("No worker is running (no recent heartbeat), so nothing is sent."));
     assert_eq!(later.estimate.and_then(|estimate| estimate.at), None);
     assert!(later.unblock.iter().any(|remedy| remedy.action.starts_with("Start a worker")));
 }
@@ -331,7 +333,7 @@ fn a_turn_after_the_deadline_is_none() {
 }
 
 #[test]
-fn one_that_was_put_off_after_a_crash_is_not_called_scheduled() {
+fn quarantined_recipient_is_not_called_scheduled() {
     let mut place = place();
     (place.due_at, place.crashes) = (Some(at(11)), 1);
     let told = told(&place);
@@ -345,7 +347,7 @@ fn one_that_was_put_off_after_a_crash_is_not_called_scheduled() {
 }
 
 #[test]
-fn one_that_cannot_be_made_ready_is_not_called_scheduled() {
+fn unprepared_recipient_is_not_called_scheduled() {
     let mut place = place();
     (place.due_at, place.is_put_off) = (Some(at(11)), true);
     let told = told(&place);
@@ -355,7 +357,7 @@ fn one_that_cannot_be_made_ready_is_not_called_scheduled() {
 }
 
 #[test]
-fn what_was_not_counted_is_not_told() {
+fn uncounted_queue_gives_no_estimate() {
     let mut place = place();
     place.ahead = None;
     let queued = told(&place);
@@ -370,13 +372,13 @@ fn what_was_not_counted_is_not_told() {
 }
 
 #[test]
-fn a_wait_for_the_next_attempt_is_told_with_the_last_reply() {
+fn retry_wait_names_the_last_reply() {
     let mut place = place();
     place.due_at = Some(at(20));
     let told = explain(&tried(Status::Deferred, 451, "come back later"), Some(&place), now());
     assert_eq!(
         told.summary,
-        "2 attempts failed for now, the last one at 1970-01-01T00:04:00Z: mx.example.test said “451 come back later”. \
+        "2 attempts failed temporarily, the last one at 1970-01-01T00:04:00Z: mx.example.test said “451 come back later”. \
          The next one is due at 1970-01-01T00:20:00Z; at 1970-01-04T00:00:00Z it is given up."
     );
     assert_eq!((told.blocker.since, told.blocker.until), (Some(at(4)), Some(at(20))));
@@ -387,14 +389,14 @@ fn a_wait_for_the_next_attempt_is_told_with_the_last_reply() {
 }
 
 #[test]
-fn a_pause_is_told_with_its_reason_and_who_can_end_it() {
+fn pause_names_its_reason_and_its_remedy() {
     let mut place = place();
     place.lane.paused = Some(paused(2));
     let told = told(&place);
     assert_eq!(
         told.summary,
         "Its lane to example.test is paused since 1970-01-01T00:02:00Z (they asked us to). It has not been tried yet. \
-         Its retry window does not run meanwhile; 3 days of it are left."
+         Its retry window is suspended meanwhile; 3 days of it remain."
     );
     assert_eq!((told.blocker.since, told.blocker.next_attempt_at), (Some(at(2)), None));
     assert_eq!(told.estimate.map(|estimate| (estimate.at, estimate.basis)), Some((None, Basis::None)));
@@ -416,7 +418,7 @@ fn a_block_promises_a_probe_and_no_delivery() {
 }
 
 #[test]
-fn a_rate_lets_one_reckon_when_its_turn_comes() {
+fn rate_gives_an_estimate() {
     let mut place = place();
     place.lane.limits.rate = Some(0.5);
     place.lane.open_at = Some(at(11));
@@ -430,7 +432,7 @@ fn a_rate_lets_one_reckon_when_its_turn_comes() {
 }
 
 #[test]
-fn without_a_rate_one_reckons_by_what_the_lane_did() {
+fn throughput_gives_an_estimate_without_a_rate() {
     let mut place = place();
     let estimate = told(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (Some(now()), Basis::Schedule), "it is the next");
@@ -438,10 +440,7 @@ fn without_a_rate_one_reckons_by_what_the_lane_did() {
     place.ahead = Some(mails(120));
     let estimate = told(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (None, Basis::None), "nothing is known of the lane");
-    assert_eq!(
-        estimate.explanation,
-        "120 messages of its lane are before it; how fast the lane moves was not measured."
-    );
+    assert_eq!(estimate.explanation, "120 messages of its lane are before it; the lane's throughput was not measured.");
     place.pace = Some(Pace { mails: 0, events: 500, seconds: 50.0 });
     let estimate = told(&place).estimate.expect("an estimate");
     assert!(estimate.explanation.ends_with("of the newest 500 events none was a message of this lane that was sent."));
@@ -451,18 +450,21 @@ fn without_a_rate_one_reckons_by_what_the_lane_did() {
     assert_eq!((estimate.at, estimate.basis), (Some(at(11)), Basis::LaneRate));
     assert_eq!(
         estimate.explanation,
-        "If nothing else holds it: 120 messages of its lane are before it, at 2 messages per second: of the newest 500 events, 100 were \
+        "If nothing else blocks it: 120 messages of its lane are before it, at 2 messages per second: of the newest 500 events, 100 were \
          messages of this lane that were sent, within 50 s."
     );
 }
 
 #[test]
-fn an_end_is_told_with_its_reason() {
+fn end_state_names_its_reason() {
     for (recipient, words) in [
         (tried(Status::Relayed, 250, "ok"), "The relay accepted the message at 1970-01-01T00:09:00Z, after 2 attempts"),
         (tried(Status::Delivered, 250, "ok"), "mx.example.test said “250 ok”"),
-        (tried(Status::Bounced, 550, "no such user"), "refused for good at 1970-01-01T00:09:00Z, after 2 attempts"),
-        (tried(Status::Expired, 451, "later"), "That is no bounce. The last time: mx.example.test said “451 later”"),
+        (tried(Status::Bounced, 550, "no such user"), "refused permanently at 1970-01-01T00:09:00Z, after 2 attempts"),
+        (
+            tried(Status::Expired, 451, "later"),
+            "This is not a bounce. The last reply: mx.example.test said “451 later”",
+        ),
         (recipient(Status::Expired), "before an attempt could be made"),
         (recipient(Status::Canceled), "canceled"),
         (recipient(Status::Suppressed), "suppression list"),
@@ -477,7 +479,7 @@ fn an_end_is_told_with_its_reason() {
 }
 
 #[test]
-fn no_situation_is_without_words() {
+fn every_situation_has_a_summary() {
     let places = [0_u32, 1].into_iter().flat_map(|bits| (0..128_u32).map(move |more| more << 1 | bits));
     for bits in places {
         let is = |n: u32| bits & 1 << n != 0;

@@ -1,4 +1,4 @@
-//! Several things that hold at once, and failures that are ours.
+//! Several blockers at once, and errors of this installation.
 
 use super::*;
 
@@ -10,11 +10,9 @@ fn a_deferred_recipient_of_a_blocked_lane_names_both() {
     place.lane.open_at = Some(at(30));
     let told = explain(&tried(Status::Deferred, 535, "bad"), Some(&place), now());
     assert_eq!((told.blocker.kind, told.blocker.next_attempt_at), (Kind::RetryWait, Some(at(30))));
-    for words in [
-        "2 attempts failed",
-        "does not let us log in, since 1970-01-01T00:03:00Z",
-        "probe is due at 1970-01-01T00:30:00Z",
-    ] {
+    for words in
+        ["2 attempts failed", "rejects the login, since 1970-01-01T00:03:00Z", "probe is due at 1970-01-01T00:30:00Z"]
+    {
         assert!(told.summary.contains(words), "{}", told.summary);
     }
     assert!(told.unblock[0].action.starts_with("Correct the user name"), "{:?}", told.unblock);
@@ -31,7 +29,7 @@ fn greylisting_advises_to_wait() {
 }
 
 #[test]
-fn what_cannot_be_prepared_names_the_error_and_its_beginning() {
+fn unprepared_recipient_names_the_error_and_its_start() {
     let mut place = place();
     place.due_at = Some(at(11));
     let error = "messages from domain acme.test cannot be signed: secret_key is not set".to_owned();
