@@ -1,5 +1,4 @@
-//! What an error answer says (RFC 9457), whoever gives it: plain data, written out by `http::request_id`, which knows
-//! the request.
+//! Error responses (RFC 9457) of all endpoints: plain data, completed by `http::request_id`, which knows the request.
 
 use std::borrow::Cow;
 
@@ -63,7 +62,7 @@ words! {
 }
 
 impl ProblemCode {
-    /// The HTTP status that it comes with.
+    /// Returns its HTTP status.
     pub const fn status(self) -> u16 {
         match self {
             Self::MalformedRequest => 400,
@@ -92,7 +91,7 @@ impl ProblemCode {
         }
     }
 
-    /// What a caller can do about it, for the documentation.
+    /// Returns what a caller can do about it, for the documentation.
     pub const fn fix(self) -> &'static str {
         match self {
             Self::MalformedRequest => "Fix the place that `detail` names.",
@@ -122,10 +121,10 @@ impl ProblemCode {
     }
 }
 
-/// An error answer, `application/problem+json` (RFC 9457).
+/// An error response, `application/problem+json` (RFC 9457).
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Problem {
-    /// Always `about:blank`: `code` tells the kinds apart.
+    /// Always `about:blank`; `code` distinguishes errors.
     #[serde(rename = "type")]
     #[schema(example = "about:blank")]
     pub kind: &'static str,
@@ -135,14 +134,14 @@ pub struct Problem {
     /// The HTTP status.
     #[schema(example = 422)]
     pub status: u16,
-    /// What is wrong, where, and what would fix it.
+    /// What is wrong, where, and how to fix it.
     #[schema(example = "`/to/0`: not an email address.")]
     pub detail: Cow<'static, str>,
-    /// Stable, machine-readable word.
+    /// Stable, machine-readable code.
     #[schema(example = "invalid_request")]
     pub code: ProblemCode,
-    /// As in the `X-Request-Id` header.
+    /// The value of the `X-Request-Id` header.
     pub request_id: String,
-    /// Every single fault, where the request itself is at fault.
+    /// All faults of the request, if the request is invalid.
     pub errors: Vec<Fault>,
 }

@@ -1,6 +1,6 @@
 //! A reply's text as rules look at it: in lower case, on one line, without what is not the server's own wording.
 
-/// How far apart the parts of a phrase may stand, in octets.
+/// How far apart the parts of a phrase may stand, in bytes.
 const GAP: usize = 60;
 /// More of a text is not looked at.
 const LIMIT: usize = 2_000;
@@ -9,7 +9,7 @@ const LIMIT: usize = 2_000;
 #[derive(Debug)]
 pub(super) struct Text {
     text: String,
-    /// Which pairs of neighbouring octets it has: most phrases have one that it has not, and need no search.
+    /// Which pairs of neighbouring bytes it has: most phrases have one that it has not, and need no search.
     pairs: [u64; 64],
 }
 
@@ -46,7 +46,7 @@ impl Text {
         Self { text: plain, pairs }
     }
 
-    /// Whether the phrase is there. `*` in it stands for up to 60 octets of anything.
+    /// Whether the phrase is there. `*` in it stands for up to 60 bytes of anything.
     pub fn has(&self, phrase: &str) -> bool {
         let is_there = |pair: &[u8]| {
             let (word, bit) = place(pair);
@@ -62,15 +62,15 @@ impl Text {
     }
 }
 
-/// Where a pair of octets is noted.
+/// Where a pair of bytes is noted.
 fn place(pair: &[u8]) -> (usize, u64) {
-    let hash = pair.iter().fold(0_usize, |hash, octet| hash * 61 + usize::from(*octet)) % 4_096;
+    let hash = pair.iter().fold(0_usize, |hash, byte| hash * 61 + usize::from(*byte)) % 4_096;
     (hash / 64, 1 << (hash % 64))
 }
 
 /// The beginning of a text: what is found in it whole is no farther than the gap, and nothing beyond is searched.
-fn near(text: &str, octets: usize) -> &str {
-    &text[..text.floor_char_boundary(octets)]
+fn near(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 /// Whether the parts follow one another, each near the one before. The nearest is taken: a later one would only be farther
