@@ -1,4 +1,4 @@
-//! Events and their kinds, as applications see them.
+//! Events and their types, as applications see them.
 
 mod example;
 mod json;
@@ -39,15 +39,15 @@ words! {
         Complained = "message.complained",
         /// The recipient used the unsubscribe link.
         Unsubscribed = "message.unsubscribed",
-        /// Somebody tests a webhook endpoint (`POST /v1/webhooks/{id}/test`); only that endpoint gets it.
+        /// A webhook endpoint is tested (`POST /v1/webhooks/{id}/test`); only that endpoint receives it.
         WebhookTest = "webhook.test",
-        /// A webhook endpoint was disabled, because its posts failed for five days or it answered 410.
+        /// A webhook endpoint was disabled, because its posts failed for five days or it returned 410.
         WebhookDisabled = "webhook.disabled",
     }
 }
 
 impl EventType {
-    /// The event of reaching `status`; a status that is no end tells of an attempt that failed for now.
+    /// Returns the event of reaching `status`; a status that is not an end state means that an attempt failed temporarily.
     pub fn of_end(status: Status) -> Self {
         match status {
             Status::Relayed => Self::Relayed,
@@ -63,12 +63,12 @@ impl EventType {
 }
 
 impl EventType {
-    /// Whether it is about one recipient, and not about a message as a whole or a webhook endpoint.
+    /// Returns whether it is about one recipient, and not about a message as a whole or a webhook endpoint.
     pub fn is_of_recipient(self) -> bool {
         !matches!(self, Self::Accepted | Self::Scheduled | Self::WebhookTest | Self::WebhookDisabled)
     }
 
-    /// The fields of `data` that are null in no event of this type.
+    /// Returns the fields of `data` that are never null in events of this type.
     pub fn sets(self) -> Vec<&'static str> {
         let always: &[&str] = match self {
             Self::WebhookTest => return vec!["endpoint_id"],
@@ -92,7 +92,7 @@ impl fmt::Display for EventType {
     }
 }
 
-/// Not a type of event.
+/// The text is not an event type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("there is no such type of event")]
 pub struct UnknownEventType;
