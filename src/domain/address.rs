@@ -1,4 +1,4 @@
-//! Mail addresses (RFC 5321 §4.1.2, RFC 6531) and mailboxes (RFC 5322 §3.4).
+//! Email addresses (RFC 5321 §4.1.2, RFC 6531) and mailboxes (RFC 5322 §3.4).
 //!
 //! A parsed address can be written to SMTP commands and headers unchanged: it has no control characters, its domain is
 //! lower-case ASCII, and its lengths are within RFC 5321 §4.5.3.1. Source routes and comments are refused.
@@ -46,12 +46,12 @@ impl AddressError {
 }
 
 impl Address {
-    /// The part before the `@`, as the sender wrote it, quotes included.
+    /// Returns the part before the `@`, as the sender wrote it, quotes included.
     pub fn local(&self) -> &str {
         &self.local
     }
 
-    /// The part after the `@`: lower case, international names as A-labels, or an address literal such as
+    /// Returns the part after the `@`: lower case, international names as A-labels, or an address literal such as
     /// `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
     pub fn domain(&self) -> &str {
         &self.domain
@@ -184,8 +184,8 @@ fn is_atext(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || (!c.is_ascii() && !is_invisible(c))
 }
 
-/// Returns whether a character is white space or a formatting character, which copy and paste adds and a reader cannot retype.
-/// The joiners U+200C and U+200D are allowed: some scripts need them.
+/// Returns whether a character is white space or a formatting character, which copy and paste adds and a reader cannot
+/// retype. The joiners U+200C and U+200D are allowed: some scripts need them.
 fn is_invisible(c: char) -> bool {
     !c.is_ascii()
         && (c.is_whitespace()

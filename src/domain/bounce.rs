@@ -1,9 +1,9 @@
 //! Classifies refusals, from the SMTP conversation or from a DSN.
 //!
 //! Codes are often wrong: a server may reply 5.7.1 for an unknown user, and 5.1.1 if our address is on a blocklist. So
-//! unambiguous phrases come first, then the enhanced code (RFC 3463, and the large providers' own), then the three digits
-//! (RFC 5321). All rules are tables in [`rules`], in the order in which they are tried. Only [`Category::UnknownUser`]
-//! suppresses an address, so only unambiguous rules return it.
+//! unambiguous phrases come first, then the enhanced code (RFC 3463, and the large providers' own), then the three
+//! digits (RFC 5321). All rules are tables in [`rules`], in the order in which they are tried. Only
+//! [`Category::UnknownUser`] suppresses an address, so only unambiguous rules return it.
 
 pub mod rules;
 #[cfg(test)]
@@ -101,7 +101,8 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// Returns whether the address must be suppressed, because it does not exist. `expired` and soft bounces never suppress.
+    /// Returns whether the address must be suppressed, because it does not exist. `expired` and soft bounces never
+    /// suppress.
     pub fn suppresses(&self) -> bool {
         self.kind == BounceType::Hard && self.category == Category::UnknownUser
     }
@@ -126,8 +127,8 @@ pub struct Bounce {
     pub source: Source,
 }
 
-/// Classifies a refusal by its text, enhanced code and reply code: the first of [`rules::RULES`] that matches decides. A
-/// temporary refusal is soft, whatever its text: the recipient ended because its time ran out.
+/// Classifies a refusal by its text, enhanced code and reply code: the first of [`rules::RULES`] that matches decides.
+/// A temporary refusal is soft, whatever its text: the recipient ended because its time ran out.
 pub fn judge(reply: &Reply) -> Judgement {
     judge_beside(reply, None)
 }

@@ -23,8 +23,8 @@ impl Share {
         self.api + self.worker + if self.worker > 0 { LISTENER } else { 0 }
     }
 
-    /// Reduces the share so that each of `processes` gets the same part of the available connections. A role that wants none
-    /// gets none.
+    /// Reduces the share so that each of `processes` gets the same part of the available connections. A role that wants
+    /// none gets none.
     #[must_use]
     pub fn fit(self, available: u32, processes: u32) -> Self {
         let part = available.saturating_sub(SPARE) / processes.max(1);

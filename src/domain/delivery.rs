@@ -58,7 +58,7 @@ impl Status {
         Self::Uncertain,
     ];
 
-    /// The word in SQL, JSON and documentation.
+    /// Returns the word in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sending => "sending",
@@ -204,7 +204,8 @@ pub enum NoEffectReason {
     Known,
     /// The recipient waits for another attempt, which will have its own outcome.
     Waiting,
-    /// A worker has leased it: the server's reply is not recorded yet. The report may have an effect if it is repeated later.
+    /// A worker has leased it: the server's reply is not recorded yet. The report may have an effect if it is repeated
+    /// later.
     InHand,
     /// Nothing was sent to the recipient.
     NotSent,
@@ -213,7 +214,7 @@ pub enum NoEffectReason {
 }
 
 impl NoEffectReason {
-    /// The word in JSON and documentation.
+    /// Returns the word in JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Known => "already_known",
@@ -241,10 +242,11 @@ pub enum ReportEffect {
 impl ReportEffect {
     /// Returns what a report of `action` does to a recipient in `status` with `attempts` recorded attempts.
     ///
-    /// Transitions have one direction, from `uncertain` and `relayed` over `delivered` to `bounced`, so a repeated report has no
-    /// effect. A queued recipient does not change: the report is about an earlier attempt, and the next one has its own outcome.
-    /// A leased recipient may have been sent a moment ago, so its state is not known yet. A recipient that complains has the
-    /// message, whatever its state: a complaint counts in every state once there was an attempt.
+    /// Transitions have one direction, from `uncertain` and `relayed` over `delivered` to `bounced`, so a repeated
+    /// report has no effect. A queued recipient does not change: the report is about an earlier attempt, and the next
+    /// one has its own outcome. A leased recipient may have been sent a moment ago, so its state is not known yet. A
+    /// recipient that complains has the message, whatever its state: a complaint counts in every state once there was
+    /// an attempt.
     pub fn of(action: Action, status: Status, attempts: i16, has_complained: bool) -> Self {
         use Status::{Bounced, Delivered, Expired, Relayed, Uncertain};
         match (action, status) {
@@ -264,8 +266,8 @@ impl ReportEffect {
         }
     }
 
-    /// Reduces the effect to one event, for a report by a return path that other recipients know as well. `noted` lists the
-    /// earlier such reports about the recipient, as [`note`](Self::note) returns them.
+    /// Reduces the effect to one event, for a report by a return path that other recipients know as well. `noted` lists
+    /// the earlier such reports about the recipient, as [`note`](Self::note) returns them.
     #[must_use]
     pub fn unvouched(self, noted: &[String]) -> Self {
         let event = match self {

@@ -1,9 +1,9 @@
 //! The health of a lane's destination: how much it accepts, and whether it is reachable. Pure; every attempt is an
 //! observation, and the observations of all replicas count alike.
 //!
-//! If a destination throttles us (421, 4.7.x), the rate is halved, repeatedly; success raises the rate until it exceeds the
-//! one that was first throttled, and the limit is dropped. An unreachable destination is left alone for growing intervals;
-//! then a few messages are sent as a probe. Messages that wait meanwhile have no attempt counted.
+//! If a destination throttles us (421, 4.7.x), the rate is halved, repeatedly; success raises the rate until it exceeds
+//! the one that was first throttled, and the limit is dropped. An unreachable destination is left alone for growing
+//! intervals; then a few messages are sent as a probe. Messages that wait meanwhile have no attempt counted.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -13,8 +13,8 @@ const STEP: TimeDelta = TimeDelta::seconds(10);
 const RAISE_EVERY: TimeDelta = TimeDelta::seconds(5);
 /// The factor of each of the first steps.
 const RAISE: f64 = 1.25;
-/// How many first steps there are: after them the rate is more than twice the lowered one, and so above the one that was
-/// last throttled.
+/// How many first steps there are: after them the rate is more than twice the lowered one, and so above the one that
+/// was last throttled.
 const CAREFUL_STEPS: i64 = 4;
 /// The factor of each later step: the destination's limit is gone, so the rate recovers fast.
 const RAISE_BEYOND: f64 = 2.0;
@@ -87,8 +87,8 @@ pub struct Observation {
 }
 
 impl Observation {
-    /// Scales one worker's observation to all workers. The report of a single worker is never doubted: no other could have
-    /// reached the destination.
+    /// Scales one worker's observation to all workers. The report of a single worker is never doubted: no other could
+    /// have reached the destination.
     #[must_use]
     pub fn of_all(self, workers: i64) -> Self {
         let own_session_at = if workers > 1 { self.own_session_at } else { Some(self.at) };
@@ -107,8 +107,8 @@ impl DestinationHealth {
         Self { learned: self.learned_after(observation), block, unblocked_at }
     }
 
-    /// Returns whether the worker's own network may be at fault: others reached the destination recently, and it has not
-    /// since.
+    /// Returns whether the worker's own network may be at fault: others reached the destination recently, and it has
+    /// not since.
     fn doubts(self, observation: &Observation) -> bool {
         self.unblocked_at.is_some_and(|unblocked| {
             observation.at < unblocked + DOUBT && observation.own_session_at.is_none_or(|own| own < unblocked)
@@ -241,7 +241,8 @@ mod tests {
         assert_eq!(rate_after(&[first, success(3_600)]), None, "what was learned long ago");
     }
 
-    /// Returns the seconds until the limit is dropped, if all attempts succeed after throttling at 1,000 messages per second.
+    /// Returns the seconds until the limit is dropped, if all attempts succeed after throttling at 1,000 messages per
+    /// second.
     fn recovery(throttlings: i64) -> i64 {
         let first = Observation { attempted: 1_000.0, accepted: 900.0, ..throttling(0) };
         let bad = (0..throttlings).map(|n| Observation { at: at(10 * n), ..first });

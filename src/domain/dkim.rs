@@ -35,7 +35,7 @@ impl Algorithm {
     /// All algorithms, in the order in which they sign.
     pub const ALL: [Self; 2] = [Self::Ed25519, Self::Rsa];
 
-    /// The word in SQL, JSON and configuration, and the `k=` of a record.
+    /// Returns the word in SQL, JSON and configuration, and the `k=` of a record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ed25519 => "ed25519",
@@ -160,8 +160,8 @@ fn context(tenant: TenantId, domain: &str, selector: &str) -> Vec<u8> {
     format!("{}/{domain}/{selector}", tenant.0.simple()).into_bytes()
 }
 
-/// Creates a unique selector from 5 random bytes that both keys of a pair share: `pr-`, eight letters and digits, and the
-/// algorithm.
+/// Creates a unique selector from 5 random bytes that both keys of a pair share: `pr-`, eight letters and digits, and
+/// the algorithm.
 pub fn selector(random: [u8; 5], algorithm: Algorithm) -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let bits = random.into_iter().fold(0_u64, |bits, byte| bits << 8 | u64::from(byte));

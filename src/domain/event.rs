@@ -47,7 +47,8 @@ words! {
 }
 
 impl EventType {
-    /// Returns the event of reaching `status`; a status that is not an end state means that an attempt failed temporarily.
+    /// Returns the event of reaching `status`; a status that is not an end state means that an attempt failed
+    /// temporarily.
     pub fn of_end(status: Status) -> Self {
         match status {
             Status::Relayed => Self::Relayed,

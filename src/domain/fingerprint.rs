@@ -25,7 +25,8 @@ pub fn of_secrets<'a>(secrets: impl Iterator<Item = &'a str>) -> String {
     of_text(&marks.collect::<Vec<_>>().join(","))
 }
 
-/// Returns the names of the settings that differ. A setting that only one side has comes from another version and is ignored.
+/// Returns the names of the settings that differ. A setting that only one side has comes from another version and is
+/// ignored.
 pub fn differences(ours: &Fingerprints, theirs: &Fingerprints) -> Vec<String> {
     let differs = |(name, value): &(&String, &String)| theirs.get(*name).is_some_and(|other| other != *value);
     ours.iter().filter(differs).map(|(name, _)| name.clone()).collect()

@@ -1,5 +1,5 @@
-//! A rate limit by the generic cell rate algorithm (virtual scheduling, ITU-T I.371). Pure: the caller stores the state in a
-//! row, so that the rate holds over all replicas together.
+//! A rate limit by the generic cell rate algorithm (virtual scheduling, ITU-T I.371). Pure: the caller stores the state
+//! in a row, so that the rate holds over all replicas together.
 
 use chrono::{DateTime, TimeDelta, Utc};
 

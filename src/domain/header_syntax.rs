@@ -1,7 +1,7 @@
 //! The syntax of header fields, and the rules that a sender's values must follow.
 //!
-//! RFC 2047 §5 allows encoded-words only in free text and in phrases: no receiver understands an encoded message id, address,
-//! URL or keyword. Pure; `mail` writes these fields, `accept` checks them.
+//! RFC 2047 §5 allows encoded-words only in free text and in phrases: no receiver understands an encoded message id,
+//! address, URL or keyword. Pure; `mail` writes these fields, `accept` checks them.
 
 /// The longest line of a message in bytes, without its CRLF (RFC 5322 §2.1.1).
 pub const LONGEST_LINE: usize = 998;
@@ -100,8 +100,8 @@ pub fn phrase_and_rest(value: &str) -> (&str, &str) {
     (phrase.trim(), rest.trim())
 }
 
-/// Returns the parts of a structured value that cannot be folded: they are separated by white space, or outside angle brackets
-/// by `,` or `><`, where white space may be added.
+/// Returns the parts of a structured value that cannot be folded: they are separated by white space, or outside angle
+/// brackets by `,` or `><`, where white space may be added.
 pub fn unbreakable_parts(value: &str) -> impl Iterator<Item = &str> {
     value.split(char::is_whitespace).filter(|word| !word.is_empty()).flat_map(|word| {
         let mut rest = word;

@@ -1,5 +1,5 @@
-//! Identifiers: internally `UUIDv7` (RFC 9562), so that they sort by time and serve as partition bounds; externally a prefix and
-//! 32 hex digits, so that a reader sees what an id names.
+//! Identifiers: internally `UUIDv7` (RFC 9562), so that they sort by time and serve as partition bounds; externally a
+//! prefix and 32 hex digits, so that a reader sees what an id names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -125,9 +125,9 @@ impl TenantId {
 }
 
 impl EndpointId {
-    /// Returns the `webhook-id` of a post of `events` events, the first of which is `seq`: the same on every attempt, also after a
-    /// crash. The id of a batch includes the number of events: after a crash a batch may have grown, and a receiver that has
-    /// seen the id must not skip the new ones.
+    /// Returns the `webhook-id` of a post of `events` events, the first of which is `seq`: the same on every attempt,
+    /// also after a crash. The id of a batch includes the number of events: after a crash a batch may have grown, and a
+    /// receiver that has seen the id must not skip the new ones.
     pub fn webhook_id(self, seq: i64, events: usize) -> String {
         let id = format!("evt_{}_{seq}", self.0.simple());
         if events > 1 { format!("{id}_{events}") } else { id }

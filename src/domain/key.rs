@@ -22,7 +22,7 @@ impl Scope {
     /// All scopes.
     pub const ALL: [Self; 3] = [Self::Send, Self::Read, Self::Admin];
 
-    /// The word in SQL, JSON and documentation.
+    /// Returns the word in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Send => "send",

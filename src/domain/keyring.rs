@@ -1,8 +1,8 @@
 //! The service's secret and the keys derived from it, for encryption at rest and for signatures.
 //!
-//! The configuration has one secret, and possibly previous ones. The first encrypts and signs; all of them decrypt and verify,
-//! so that a secret can be rotated without losing existing data. Each purpose has its own key (HMAC-SHA-256 of the purpose's
-//! name, as HKDF would expand it), so that a value made for one purpose is not valid for another.
+//! The configuration has one secret, and possibly previous ones. The first encrypts and signs; all of them decrypt and
+//! verify, so that a secret can be rotated without losing existing data. Each purpose has its own key (HMAC-SHA-256 of
+//! the purpose's name, as HKDF would expand it), so that a value made for one purpose is not valid for another.
 
 use std::fmt;
 
@@ -66,13 +66,14 @@ impl Keyring {
         Self(std::iter::once(secret).chain(previous).map(|secret| secret.as_bytes().to_vec()).collect())
     }
 
-    /// Returns the HMAC-SHA-256 of `data` with the current secret; callers may truncate it to 10 bytes or more (RFC 2104 §5).
+    /// Returns the HMAC-SHA-256 of `data` with the current secret; callers may truncate it to 10 bytes or more (RFC
+    /// 2104 §5).
     pub fn mac(&self, purpose: Purpose, data: &[u8]) -> [u8; 32] {
         self.keys(purpose).next().map(|key| mac(&key, data)).unwrap_or_default()
     }
 
-    /// Returns whether `given` is the HMAC of `data` with one of the secrets, possibly truncated to 10 bytes or more. Compares in
-    /// constant time.
+    /// Returns whether `given` is the HMAC of `data` with one of the secrets, possibly truncated to 10 bytes or more.
+    /// Compares in constant time.
     pub fn is_mac(&self, purpose: Purpose, data: &[u8], given: &[u8]) -> bool {
         given.len() >= 10
             && self.keys(purpose).any(|key| {
@@ -81,8 +82,8 @@ impl Keyring {
             })
     }
 
-    /// Encrypts with AES-256-GCM and the current secret: a random nonce, then the text with its tag. `context` is not stored
-    /// and must be the same for decryption: it binds the text to its row.
+    /// Encrypts with AES-256-GCM and the current secret: a random nonce, then the text with its tag. `context` is not
+    /// stored and must be the same for decryption: it binds the text to its row.
     pub fn seal(&self, purpose: Purpose, context: &[u8], text: &[u8]) -> Result<Vec<u8>, KeyringError> {
         let key = self.keys(purpose).next().ok_or(KeyringError::Cipher)?;
         let key = RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| KeyringError::Cipher)?;

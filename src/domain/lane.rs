@@ -30,7 +30,7 @@ impl State {
     /// All states.
     pub const ALL: [Self; 4] = [Self::Open, Self::Throttled, Self::Blocked, Self::Paused];
 
-    /// The word in SQL, JSON and documentation.
+    /// Returns the word in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -200,8 +200,8 @@ impl Lane {
         lower(self.own_rate(), stream)
     }
 
-    /// Returns the rate that due messages wait for: the one whose next turn is in the future (of two, the later); if there is
-    /// none, the lowest.
+    /// Returns the rate that due messages wait for: the one whose next turn is in the future (of two, the later); if
+    /// there is none, the lowest.
     pub fn holding_rate(&self) -> Option<(f64, RateOf)> {
         let stream = self.of_stream.rate.map(|rate| (rate, RateOf::Stream));
         if self.of_stream.open_at.is_some() && self.of_stream.open_at >= self.open_at && stream.is_some() {
@@ -220,8 +220,8 @@ impl Lane {
         self.open_at.max(self.of_stream.open_at)
     }
 
-    /// Describes why the lane sends or not, in a few sentences. `unprepared` counts its recipients that wait for a fixed
-    /// configuration.
+    /// Describes why the lane sends or not, in a few sentences. `unprepared` counts its recipients that wait for a
+    /// fixed configuration.
     pub fn reason(&self, has_workers: bool, unprepared: Option<&Unprepared>) -> String {
         let limit = self.stopped().or_else(|| self.full()).or_else(|| self.throttled());
         let unprepared = unprepared.map(|unprepared| {

@@ -1,4 +1,5 @@
-//! What an operator may set for lanes and streams: the ranges, and the difference between keeping and clearing a setting.
+//! What an operator may set for lanes and streams: the ranges, and the difference between keeping and clearing a
+//! setting.
 
 use std::ops::RangeInclusive;
 

@@ -19,7 +19,7 @@ pub enum RecipientKind {
 }
 
 impl RecipientKind {
-    /// The word in SQL, JSON and documentation.
+    /// Returns the word in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::To => "to",

@@ -1,5 +1,5 @@
-//! Classifies IP addresses: public, private or special-purpose (IANA's registries, RFC 6890). HTTP requests to URLs from users
-//! may only reach public addresses, or those that are allowed explicitly.
+//! Classifies IP addresses: public, private or special-purpose (IANA's registries, RFC 6890). HTTP requests to URLs
+//! from users may only reach public addresses, or those that are allowed explicitly.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -24,7 +24,7 @@ pub enum OnUncertain {
 }
 
 impl OnUncertain {
-    /// The word in SQL, JSON and documentation.
+    /// Returns the word in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Retry => "retry",
@@ -224,8 +224,8 @@ pub struct Peer {
     pub mx: Option<String>,
     /// Address connected to.
     pub ip: Option<IpAddr>,
-    /// Protocol and cipher, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`, followed by ` (MTA-STS enforce)` or another note on
-    /// that policy; `None` for plain text.
+    /// Protocol and cipher, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`, followed by ` (MTA-STS enforce)` or another
+    /// note on that policy; `None` for plain text.
     pub tls: Option<String>,
     /// Whether the server is the recipient's own (MX) rather than a relay.
     pub is_final: bool,

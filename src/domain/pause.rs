@@ -1,5 +1,5 @@
-//! Pauses, during which the retry window is suspended. `expires_at` is set by the application and still applies: a late message
-//! is useless to it.
+//! Pauses, during which the retry window is suspended. `expires_at` is set by the application and still applies: a late
+//! message is useless to it.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -12,8 +12,8 @@ pub struct Pause {
     pub until: Option<DateTime<Utc>>,
 }
 
-/// Returns how long these pauses together lasted between `since` and `now`, without counting overlaps twice. The pauses are
-/// ordered by their start.
+/// Returns how long these pauses together lasted between `since` and `now`, without counting overlaps twice. The pauses
+/// are ordered by their start.
 pub fn paused_time(pauses: impl Iterator<Item = Pause>, since: DateTime<Utc>, now: DateTime<Utc>) -> TimeDelta {
     let (mut sum, mut counted_to) = (TimeDelta::zero(), since);
     for pause in pauses {

@@ -1,7 +1,7 @@
 //! Classifies a refusal within a transaction, where the code alone is ambiguous. Pure.
 //!
-//! Authentication codes concern this client, or are a server's private use of the number; a limit on recipients or messages
-//! concerns the earlier ones of the transaction or connection.
+//! Authentication codes concern this client, or are a server's private use of the number; a limit on recipients or
+//! messages concerns the earlier ones of the transaction or connection.
 
 use super::bounce::{self, Category};
 use super::outcome::{Reply, Verdict};
@@ -60,8 +60,8 @@ const MESSAGE_LIMIT_WORDS: [&str; 8] = [
 ];
 const CONNECTION_WORDS: [&str; 2] = ["session", "connection"];
 
-/// Classifies a refusal of MAIL, RCPT, DATA or the final dot. A request for credentials or TLS concerns this client and not
-/// the recipient; but the same codes have other uses, such as Courier's `534 SIZE=Message too big.`.
+/// Classifies a refusal of MAIL, RCPT, DATA or the final dot. A request for credentials or TLS concerns this client and
+/// not the recipient; but the same codes have other uses, such as Courier's `534 SIZE=Message too big.`.
 pub fn verdict(reply: &Reply) -> Verdict {
     let code = reply.code.unwrap_or_default();
     if ABOUT_US.contains(&code) && is_about_us(reply) { Verdict::Temporary } else { Verdict::of_refusal(code) }
@@ -75,8 +75,8 @@ fn is_about_us(reply: &Reply) -> bool {
     }
 }
 
-/// Returns whether a reply to RCPT says that the transaction has reached the server's recipient limit, which does not refuse
-/// this recipient (RFC 5321 §4.5.3.1.10). Meaningful only after an accepted RCPT.
+/// Returns whether a reply to RCPT says that the transaction has reached the server's recipient limit, which does not
+/// refuse this recipient (RFC 5321 §4.5.3.1.10). Meaningful only after an accepted RCPT.
 pub fn is_recipient_limit(reply: &Reply) -> bool {
     if has(reply, &RECIPIENT_LIMIT_WORDS) {
         return true;
@@ -89,7 +89,8 @@ pub fn is_recipient_limit(reply: &Reply) -> bool {
     }
 }
 
-/// Returns whether a reply to MAIL says that the connection has reached the server's message limit: a new connection helps.
+/// Returns whether a reply to MAIL says that the connection has reached the server's message limit: a new connection
+/// helps.
 pub fn is_session_limit(reply: &Reply) -> bool {
     has(reply, &MESSAGE_LIMIT_WORDS) && has(reply, &CONNECTION_WORDS)
 }

@@ -17,7 +17,7 @@ pub enum ReportKind {
 }
 
 impl ReportKind {
-    /// The word in JSON and documentation.
+    /// Returns the word in JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dsn => "dsn",
@@ -46,7 +46,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The word in JSON and documentation.
+    /// Returns the word in JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Failed => "failed",
@@ -83,8 +83,8 @@ pub struct Report {
     pub kind: ReportKind,
     /// The rule that recognised it, such as `rfc3464` or `qmail`.
     pub rule: &'static str,
-    /// The recipients it is about: at least one in a DSN, none in an automatic reply, and none in a complaint if the provider
-    /// redacted the address.
+    /// The recipients it is about: at least one in a DSN, none in an automatic reply, and none in a complaint if the
+    /// provider redacted the address.
     pub recipients: Vec<ReportedRecipient>,
     /// Addresses and ids that may contain our signed token for the original message, the most trustworthy first
     /// (Original-Envelope-Id, the original message's Return-Path, the report's own To).

@@ -79,8 +79,8 @@ impl Policy {
         expires_at.map_or(end, |expiry| expiry.min(end))
     }
 
-    /// Returns the wait after attempt `number`; `jitter` in 0..1 selects within ±20 %. A time that the reply names is the
-    /// minimum. It shortens the schedule only if greylisting names its end.
+    /// Returns the wait after attempt `number`; `jitter` in 0..1 selects within ±20 %. A time that the reply names is
+    /// the minimum. It shortens the schedule only if greylisting names its end.
     fn wait(&self, number: u32, reply: &Reply, jitter: f64) -> Duration {
         let index = usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
         let plain = self.schedule.get(index).or(self.schedule.last()).copied().unwrap_or(Duration::from_mins(1));

@@ -1,8 +1,8 @@
 //! Reads the retry delay from the text of a refusal.
 //!
-//! No RFC has a field for it; greylisting servers and rate limiters use customary phrases: "Greylisted
-//! for 300 seconds", "please come back in 00:05:00", "try again in 5 minutes". Only a duration that follows such a phrase is read,
-//! so "more than 100 messages in 60 seconds" is not one. Pure, and safe on any text.
+//! No RFC has a field for it; greylisting servers and rate limiters use customary phrases: "Greylisted for 300
+//! seconds", "please come back in 00:05:00", "try again in 5 minutes". Only a duration that follows such a phrase is
+//! read, so "more than 100 messages in 60 seconds" is not one. Pure, and safe on any text.
 
 use std::time::Duration;
 
@@ -41,8 +41,8 @@ fn normalised(text: &str) -> String {
     text.replace("grey-list", "greylist").replace("grey list", "greylist")
 }
 
-/// Returns how long the text asks to wait; `None` if it names no duration. The result is not bounded: the caller decides what
-/// is sensible.
+/// Returns how long the text asks to wait; `None` if it names no duration. The result is not bounded: the caller
+/// decides what is sensible.
 pub fn wait(text: &str) -> Option<Duration> {
     let text = normalised(text);
     LEADS.iter().filter_map(|lead| after(&text, lead)).max()
@@ -57,7 +57,8 @@ fn after(text: &str, lead: &str) -> Option<Duration> {
     })
 }
 
-/// Parses a duration at the start of the text: `00:05:00`, or numbers with units. With `bare` a number alone is seconds.
+/// Parses a duration at the start of the text: `00:05:00`, or numbers with units. With `bare` a number alone is
+/// seconds.
 fn span(text: &str, bare: bool) -> Option<Duration> {
     let mut words = Words(text.trim_start_matches([' ', ':', '=']));
     while FILLERS.contains(&words.peek()) {

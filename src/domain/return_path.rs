@@ -1,10 +1,10 @@
-//! Return paths: `b+TOKEN@return-domain`. A bounce to such an address identifies the message that it is about, and nobody else
-//! can forge one (the reverse-path of RFC 5321 §3.6.3, signed as in BATV).
+//! Return paths: `b+TOKEN@return-domain`. A bounce to such an address identifies the message that it is about, and
+//! nobody else can forge one (the reverse-path of RFC 5321 §3.6.3, signed as in BATV).
 //!
-//! A token contains a message, one of its recipients if the envelope has only that one, and the day on which it was made; an
-//! HMAC-SHA-256 of these, truncated to 80 bits (RFC 2104 §5), proves that we made it. 30 bytes are 48 letters of base32, so
-//! the local part has 50 of the 64 characters allowed. It is case-insensitive, since some servers fold case. The same token is
-//! the envelope id of RFC 3461.
+//! A token contains a message, one of its recipients if the envelope has only that one, and the day on which it was
+//! made; an HMAC-SHA-256 of these, truncated to 80 bits (RFC 2104 §5), proves that we made it. 30 bytes are 48 letters
+//! of base32, so the local part has 50 of the 64 characters allowed. It is case-insensitive, since some servers fold
+//! case. The same token is the envelope id of RFC 3461.
 
 use std::fmt;
 use std::time::Duration;
@@ -70,8 +70,8 @@ impl fmt::Debug for ReturnPaths {
 }
 
 impl ReturnPaths {
-    /// Creates return paths at this domain, given as A-labels in lower case. A token is valid for `lifetime`, rounded up to
-    /// days.
+    /// Creates return paths at this domain, given as A-labels in lower case. A token is valid for `lifetime`, rounded
+    /// up to days.
     pub fn new(keyring: Keyring, domain: impl Into<String>, lifetime: Duration) -> Self {
         let days = i64::try_from(lifetime.as_secs().div_ceil(86_400)).unwrap_or(i64::MAX);
         Self { keyring, domain: domain.into(), days }

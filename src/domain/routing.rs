@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-/// The name of a route, as lanes carry it: `mx`, `relay` (the relay of `relay_url`), or `relay:NAME` for `[routes.NAME]`.
+/// The name of a route, as lanes carry it: `mx`, `relay` (the relay of `relay_url`), or `relay:NAME` for
+/// `[routes.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteName {
     /// Direct to the recipients' own servers.
@@ -72,8 +73,8 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// Creates a table. Rules that name senders and streams come first, then those that name senders, then those that name
-    /// streams; equal rules keep their order. `rest` is the route if no rule matches.
+    /// Creates a table. Rules that name senders and streams come first, then those that name senders, then those that
+    /// name streams; equal rules keep their order. `rest` is the route if no rule matches.
     pub fn new(mut rules: Vec<Rule>, rest: RouteName) -> Self {
         rules.sort_by_key(|rule| std::cmp::Reverse(rule.specificity()));
         Self { rules, rest }

@@ -1,7 +1,7 @@
 //! Suppressions: addresses that are not sent to, why, and until when.
 //!
-//! An entry applies to all messages of its tenant or to those of one stream. It is looked up by [`AddressKey`], as mail servers
-//! usually compare addresses, on accept and again on claim. Temporary failures never create one.
+//! An entry applies to all messages of its tenant or to those of one stream. It is looked up by [`AddressKey`], as mail
+//! servers usually compare addresses, on accept and again on claim. Temporary failures never create one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -33,7 +33,7 @@ impl Reason {
     /// All reasons.
     pub const ALL: [Self; 4] = [Self::HardBounce, Self::Complaint, Self::Unsubscribe, Self::Manual];
 
-    /// The word in SQL, JSON and documentation.
+    /// Returns the word in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::HardBounce => "hard_bounce",
@@ -52,8 +52,8 @@ impl FromStr for Reason {
     }
 }
 
-/// An address normalised for comparison: in lower case, the domain as A-labels, the local part quoted only if necessary. Nearly
-/// all servers ignore the case of the local part, so a suppression does too.
+/// An address normalised for comparison: in lower case, the domain as A-labels, the local part quoted only if
+/// necessary. Nearly all servers ignore the case of the local part, so a suppression does too.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AddressKey(String);
 

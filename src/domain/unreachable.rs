@@ -44,7 +44,7 @@ impl Cause {
         Self::Refused,
     ];
 
-    /// The word in SQL, JSON, logs and documentation.
+    /// Returns the word in SQL, JSON, logs and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Auth => "auth",

@@ -1,8 +1,8 @@
 //! Links that unsubscribe a recipient from a stream: `List-Unsubscribe` (RFC 2369) with one click (RFC 8058).
 //!
-//! A link contains everything needed to act on it, signed by us, so it works as long as the secret is configured, even if the
-//! message is no longer stored. A forged link is rejected without a database query. The link contains the address, which
-//! everyone who has the message knows already.
+//! A link contains everything needed to act on it, signed by us, so it works as long as the secret is configured, even
+//! if the message is no longer stored. A forged link is rejected without a database query. The link contains the
+//! address, which everyone who has the message knows already.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

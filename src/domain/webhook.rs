@@ -1,5 +1,5 @@
-//! When a webhook delivery is retried, and when it is not (the schedule of Standard Webhooks 1.0). Pure: the caller passes the
-//! clock and the jitter.
+//! When a webhook delivery is retried, and when it is not (the schedule of Standard Webhooks 1.0). Pure: the caller
+//! passes the clock and the jitter.
 
 use std::time::Duration;
 

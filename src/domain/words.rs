@@ -1,5 +1,5 @@
-//! Enums whose words are published: one table defines the words in SQL and JSON, their meanings in the documentation, and the
-//! schema in the OpenAPI document.
+//! Enums whose words are published: one table defines the words in SQL and JSON, their meanings in the documentation,
+//! and the schema in the OpenAPI document.
 
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};

@@ -1,7 +1,7 @@
 //! Mailboxes: an address with a display name, as in `Ann Lee <ann@example.test>`.
 //!
-//! Parsing is lenient, since people type these: a name needs no quotes for its commas and dots, and white space around the
-//! parts is dropped. Formatting is strict (RFC 5322 §3.4) and round-trips.
+//! Parsing is lenient, since people type these: a name needs no quotes for its commas and dots, and white space around
+//! the parts is dropped. Formatting is strict (RFC 5322 §3.4) and round-trips.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,8 +1,9 @@
 //! The rules that classify refusals, as tables: the first match decides.
 //!
-//! A rule matches if one of its phrases is in the text (see `text.rs`: lower case, `@` for any address, no quotes, `*` for a
-//! gap), and the enhanced code and the three digits are among its own; an empty list matches anything. Rules about the sender
-//! or the message come first, because such replies often mention a missing user as well and must not suppress the address.
+//! A rule matches if one of its phrases is in the text (see `text.rs`: lower case, `@` for any address, no quotes, `*`
+//! for a gap), and the enhanced code and the three digits are among its own; an empty list matches anything. Rules
+//! about the sender or the message come first, because such replies often mention a missing user as well and must not
+//! suppress the address.
 
 mod address;
 mod codes;

@@ -14,8 +14,8 @@ pub(super) struct Text {
 }
 
 impl Text {
-    /// Normalises a text: addresses become `@`, since `spam@example.test` says nothing about spam; quotes and angle brackets
-    /// are removed, and runs of white space become one space.
+    /// Normalises a text: addresses become `@`, since `spam@example.test` says nothing about spam; quotes and angle
+    /// brackets are removed, and runs of white space become one space.
     pub fn new(text: &str) -> Self {
         let mut plain = String::with_capacity(text.len().min(LIMIT));
         let mut word = String::new();

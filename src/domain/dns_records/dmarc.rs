@@ -35,8 +35,8 @@ pub fn resembles(record: &str) -> bool {
     start.eq_ignore_ascii_case("v=DMARC1") && !is_dmarc(record)
 }
 
-/// Parses a record for which [`is_dmarc`] is true, and returns it with its first fault. A returned record applies even if it has a
-/// fault; if none is returned, receivers ignore the record.
+/// Parses a record for which [`is_dmarc`] is true, and returns it with its first fault. A returned record applies even
+/// if it has a fault; if none is returned, receivers ignore the record.
 pub fn read(record: &str) -> (Option<Dmarc>, Option<String>) {
     let mut fault = None;
     let mut note = |why: String| fault = fault.take().or(Some(why));

@@ -6,8 +6,8 @@ use super::dmarc::{self, Dmarc};
 use super::spf::{SpfResult, is_spf, parse};
 use super::{Finding, Purpose, Record, RecordStatus, dkim_record};
 
-/// A DNS answer: the records at the first name that has such a record, empty if there is none, or why there is no answer. An MX
-/// is `preference host`.
+/// A DNS answer: the records at the first name that has such a record, empty if there is none, or why there is no
+/// answer. An MX is `preference host`.
 pub type Answer = Result<Vec<String>, String>;
 
 /// The results of further queries besides the record itself.
@@ -80,9 +80,9 @@ pub fn judge(record: Record, at: &str, answer: Answer, evidence: &Evidence) -> F
         found.push(near.clone());
     }
     if judged.status == RecordStatus::Unanswered {
-        return unanswered(record, at, judged.mend.as_deref().unwrap_or_default());
+        return unanswered(record, at, judged.fix.as_deref().unwrap_or_default());
     }
-    let mut finding = record.found(judged.status, found, judged.mend);
+    let mut finding = record.found(judged.status, found, judged.fix);
     finding.warning = judged.warning;
     if at != finding.name && !finding.found.is_empty() {
         finding.found.iter_mut().for_each(|value| *value = format!("{value} (at {at})"));
@@ -91,8 +91,8 @@ pub fn judge(record: Record, at: &str, answer: Answer, evidence: &Evidence) -> F
 }
 
 fn unanswered(record: Record, at: &str, why: &str) -> Finding {
-    let mend = format!("The DNS did not answer for {at} ({why}). The last known state applies; check again later.");
-    record.found(RecordStatus::Unanswered, Vec::new(), Some(mend))
+    let fix = format!("The DNS did not answer for {at} ({why}). The last known state applies; check again later.");
+    record.found(RecordStatus::Unanswered, Vec::new(), Some(fix))
 }
 
 /// Returns whether a record at the name has this purpose: others, such as proofs of ownership, are ignored.
@@ -120,23 +120,23 @@ fn resembles(purpose: Purpose, value: &str) -> bool {
 /// A status with its fix and warning.
 struct Judged {
     status: RecordStatus,
-    mend: Option<String>,
+    fix: Option<String>,
     warning: Option<String>,
 }
 
 impl Judged {
-    const OK: Self = Self { status: RecordStatus::Ok, mend: None, warning: None };
+    const OK: Self = Self { status: RecordStatus::Ok, fix: None, warning: None };
 
     fn ok_but(warning: Option<String>) -> Self {
         Self { warning, ..Self::OK }
     }
 
-    fn wrong(mend: impl Into<String>) -> Self {
-        Self { status: RecordStatus::Wrong, mend: Some(mend.into()), warning: None }
+    fn wrong(fix: impl Into<String>) -> Self {
+        Self { status: RecordStatus::Wrong, fix: Some(fix.into()), warning: None }
     }
 
     fn missing(record: &Record) -> Self {
-        Self { status: RecordStatus::Missing, mend: Some(publish(record)), warning: None }
+        Self { status: RecordStatus::Missing, fix: Some(publish(record)), warning: None }
     }
 }
 
@@ -155,12 +155,12 @@ fn dkim(record: &Record, found: &[String]) -> Judged {
 
 fn spf(record: &Record, found: &[String], evidence: &Evidence) -> Judged {
     if let Err(why) = parse(&record.value) {
-        let mend = format!(
+        let fix = format!(
             "The record to publish is itself not valid SPF: {why}. Set `hostname` to this machine's full name, or set \
              `domains.spf` to the terms of this installation."
         );
         let status = if found.is_empty() { RecordStatus::Missing } else { RecordStatus::Wrong };
-        return Judged { status, ..Judged::wrong(mend) };
+        return Judged { status, ..Judged::wrong(fix) };
     }
     match (found, evidence) {
         ([], _) => Judged::missing(record),

@@ -142,8 +142,8 @@ impl PublishedKey {
         format!("{}._domainkey.{domain}", self.selector)
     }
 
-    /// Returns whether its record counts for the domain's verification: the key signs with this configuration, or would if none
-    /// does.
+    /// Returns whether its record counts for the domain's verification: the key signs with this configuration, or would
+    /// if none does.
     fn verifies(&self, terms: &Terms) -> bool {
         self.state == KeyState::Active && self.is_in_use(terms)
     }
@@ -168,7 +168,7 @@ pub enum DmarcPolicy {
 }
 
 impl DmarcPolicy {
-    /// The word in SQL, JSON and the record.
+    /// Returns the word in SQL, JSON and the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -224,8 +224,8 @@ pub fn records(terms: &Terms, domain: &str, keys: &[PublishedKey]) -> Vec<Record
 }
 
 impl Record {
-    /// Returns the names to query in order, until one has such a record: a DMARC policy may be at the organisational domain
-    /// (RFC 7489 §6.6.3), but not at domains between.
+    /// Returns the names to query in order, until one has such a record: a DMARC policy may be at the organisational
+    /// domain (RFC 7489 §6.6.3), but not at domains between.
     pub fn names(&self) -> Vec<String> {
         let organisation = || {
             let domain = self.name.strip_prefix("_dmarc.")?;
@@ -242,7 +242,7 @@ impl Record {
         self.found(RecordStatus::Unchecked, Vec::new(), None)
     }
 
-    fn found(self, status: RecordStatus, mut found: Vec<String>, mend: Option<String>) -> Finding {
+    fn found(self, status: RecordStatus, mut found: Vec<String>, fix: Option<String>) -> Finding {
         let Self { kind, name, value, purpose } = self;
         found.truncate(MOST_FOUND);
         for value in &mut found {
@@ -250,7 +250,7 @@ impl Record {
                 value.truncate(end);
             }
         }
-        Finding { kind, name, value, purpose, status, found, mend, warning: None }
+        Finding { kind, name, value, purpose, status, found, mend: fix, warning: None }
     }
 }
 
@@ -321,8 +321,8 @@ impl Verdict {
         Self { findings, seen, is_verified, dmarc: applying.map(|applying| applying.map(policy)), strict }
     }
 
-    /// Returns how long to wait before the next check: a short time if a record is still to be published. Keys that will not sign
-    /// do not count.
+    /// Returns how long to wait before the next check: a short time if a record is still to be published. Keys that
+    /// will not sign do not count.
     pub fn next_check(&self, terms: &Terms, keys: &[PublishedKey]) -> TimeDelta {
         let mut pending = keys.iter().filter(|key| key.state == KeyState::Pending && key.is_in_use(terms));
         let is_settled = pending.all(|key| self.seen.contains(&key.selector));
@@ -330,7 +330,8 @@ impl Verdict {
     }
 }
 
-/// How long a domain whose records have vanished still counts as verified, so that a DNS mistake does not stop its messages.
+/// How long a domain whose records have vanished still counts as verified, so that a DNS mistake does not stop its
+/// messages.
 const GRACE: TimeDelta = TimeDelta::hours(72);
 
 /// The status of a domain after its checks.
@@ -364,13 +365,14 @@ impl DomainStatus {
     }
 }
 
-/// Returns whether messages from `domain` can be SPF-aligned with a return path at `return_path`: in DMARC's relaxed mode both
-/// have the same organisational domain, in strict mode they are equal.
+/// Returns whether messages from `domain` can be SPF-aligned with a return path at `return_path`: in DMARC's relaxed
+/// mode both have the same organisational domain, in strict mode they are equal.
 pub fn is_aligned(domain: &str, return_path: &str, strict: Strict) -> bool {
     domain == return_path || (!strict.spf && organisation(domain) == organisation(return_path))
 }
 
-/// Returns the organisational domain (RFC 7489 §3.2): one label below the public suffix, or the domain itself if it is one.
+/// Returns the organisational domain (RFC 7489 §3.2): one label below the public suffix, or the domain itself if it is
+/// one.
 pub fn organisation(domain: &str) -> &str {
     psl::domain_str(domain).unwrap_or(domain)
 }

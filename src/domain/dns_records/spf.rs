@@ -1,7 +1,8 @@
 //! Parses SPF records strictly by RFC 7208 §12: a syntax error makes the whole record a permanent error (§4.6).
 //!
-//! mail-auth parses records more leniently (it skips an unknown mechanism, and reads a part of an IPv4 address over 255 as 255),
-//! which is right for a receiver and wrong for checking whether a record is valid. The evaluation is in `dns/spf.rs`.
+//! mail-auth parses records more leniently (it skips an unknown mechanism, and reads a part of an IPv4 address over 255
+//! as 255), which is right for a receiver and wrong for checking whether a record is valid. The evaluation is in
+//! `dns/spf.rs`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -237,8 +238,8 @@ fn macro_width(text: &str) -> Option<usize> {
     (is_known && counts && transformers.bytes().all(|byte| b".-+,/_=".contains(&byte))).then_some(end + 1)
 }
 
-/// Returns candidates to replace a record that does not pass, the smallest change first. `addresses` must pass; `dead` are domains
-/// without an SPF record. The caller evaluates the candidates.
+/// Returns candidates to replace a record that does not pass, the smallest change first. `addresses` must pass; `dead`
+/// are domains without an SPF record. The caller evaluates the candidates.
 pub fn repairs(record: &str, wanted: &str, addresses: &[IpAddr], dead: &[String]) -> Vec<String> {
     let mut kept: Vec<String> = Vec::new();
     let (mut has_end, mut has_redirect) = (false, false);

@@ -91,8 +91,8 @@ fn wrong_key_record_has_a_fix() {
         (vec![&*value.replace("; k=rsa", " k=rsa")], "not DKIM1"),
     ] {
         let finding = judged(Purpose::Dkim, &found);
-        let mend = finding.mend.unwrap();
-        assert!(finding.status != RecordStatus::Ok && mend.contains(word), "{found:?}: {mend}");
+        let fix = finding.mend.unwrap();
+        assert!(finding.status != RecordStatus::Ok && fix.contains(word), "{found:?}: {fix}");
     }
 }
 
@@ -113,10 +113,10 @@ fn spf_evaluation_has_a_fix() {
     let open = evaluated(SpfResult::Pass, SpfResult::Pass, None);
     assert!(open.status == RecordStatus::Ok && open.warning.as_ref().unwrap().contains("every address"), "{open:?}");
     let wrong = evaluated(SpfResult::SoftFail, SpfResult::SoftFail, Some("v=spf1 a mx"));
-    let mend = wrong.mend.unwrap();
+    let fix = wrong.mend.unwrap();
     assert!(
-        wrong.status == RecordStatus::Wrong && mend.ends_with("softfail: nothing matches. Make it: v=spf1 a mx"),
-        "{mend}"
+        wrong.status == RecordStatus::Wrong && fix.ends_with("softfail: nothing matches. Make it: v=spf1 a mx"),
+        "{fix}"
     );
     assert_eq!(evaluated(SpfResult::TempError, SpfResult::TempError, None).status, RecordStatus::Unanswered);
     let nowhere = Evidence::Spf(SpfEvidence::NoAddress("x has none".into()));
@@ -174,11 +174,8 @@ fn dmarc_is_parsed_as_receivers_do() {
         ("v=DMARC1; p=reject; p=none", Some(DmarcPolicy::Reject), "more than one p="),
         ("v=DMARC1; p=reject; adkim=strict", Some(DmarcPolicy::Reject), "adkim=strict"),
     ] {
-        let (status, applying, mend) = policy(bad);
-        assert!(
-            status == RecordStatus::Wrong && applying == applies && mend.contains(why),
-            "{bad}: {applying:?} {mend}"
-        );
+        let (status, applying, fix) = policy(bad);
+        assert!(status == RecordStatus::Wrong && applying == applies && fix.contains(why), "{bad}: {applying:?} {fix}");
     }
 }
 
@@ -225,10 +222,10 @@ fn bounces_must_come_only_here() {
     assert_eq!(led(&["5 Mail.acme.test."], &[Host::Here]), ok);
     assert_eq!(led(&["5 another.test."], &[Host::Here]), ok, "another name of ours");
     assert_eq!(led(&[], &[]).0, RecordStatus::Missing);
-    let (status, mend) = led(&["10 mail.acme.test.", "20 other.test."], &[Host::Here, Host::Elsewhere]);
-    assert!(status == RecordStatus::Wrong && mend.contains("make mail.acme.test the only"), "{mend}");
-    let (status, mend) = led(&["10 mail.acme.test."], &[Host::Nowhere]);
-    assert!(status == RecordStatus::Wrong && mend.contains("has no address"), "{mend}");
+    let (status, fix) = led(&["10 mail.acme.test.", "20 other.test."], &[Host::Here, Host::Elsewhere]);
+    assert!(status == RecordStatus::Wrong && fix.contains("make mail.acme.test the only"), "{fix}");
+    let (status, fix) = led(&["10 mail.acme.test."], &[Host::Nowhere]);
+    assert!(status == RecordStatus::Wrong && fix.contains("has no address"), "{fix}");
     assert_eq!(led(&["10 other.test."], &[Host::Unanswered]).0, RecordStatus::Unanswered);
 }
 

@@ -72,9 +72,9 @@ pub struct EventData {
     /// The webhook endpoint, if it is about one.
     #[schema(value_type = Option<String>)]
     pub endpoint_id: Option<EndpointId>,
-    /// Only in events from a delivery report (a bounce, a success report, a complaint): `false` if other recipients of the message
-    /// know its return path as well and may have forged the report. Then the recipient's status does not change, and nothing is
-    /// suppressed.
+    /// Only in events from a delivery report (a bounce, a success report, a complaint): `false` if other recipients of
+    /// the message know its return path as well and may have forged the report. Then the recipient's status does not
+    /// change, and nothing is suppressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = true)]
     pub vouched: Option<bool>,

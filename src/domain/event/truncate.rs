@@ -1,5 +1,5 @@
-//! Truncates events for webhooks, since receivers may limit bodies to 20 kB: long texts of users and servers are cut. The API
-//! returns the full event.
+//! Truncates events for webhooks, since receivers may limit bodies to 20 kB: long texts of users and servers are cut.
+//! The API returns the full event.
 
 use serde_json::{Value, json};
 

@@ -1,7 +1,8 @@
 //! Explains a recipient's state: what blocks it, by which rule, when it continues, and what would unblock it. Pure: the
 //! caller passes the rows and the time.
 //!
-//! If several things block a recipient, the one that lasts longest is named: what needs an operator before what needs time.
+//! If several things block a recipient, the one that lasts longest is named: what needs an operator before what needs
+//! time.
 
 mod ended;
 mod estimate;
@@ -297,8 +298,8 @@ fn kind(recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Kind {
     }
 }
 
-/// A connection becomes free when a message has been sent, which takes seconds: a rate whose turn is later than this lasts
-/// longer.
+/// A connection becomes free when a message has been sent, which takes seconds: a rate whose turn is later than this
+/// lasts longer.
 const CONNECTION_FREES_WITHIN: TimeDelta = TimeDelta::seconds(10);
 
 /// Returns which limit blocks a due recipient.

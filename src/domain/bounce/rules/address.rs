@@ -85,8 +85,8 @@ pub(super) const WORDS: &[Rule] = &[
     Rule::new("outlook-edge", Hard, UnknownUser)
         .words(&["recipient address rejected: access denied"])
         .enhanced(&[(4, 1, 1)]),
-    // Used by outlook.com and hotmail.com (with a code such as S2017062302) and by GMX, web.de and mail.com for an unknown
-    // address; others use it for anything.
+    // Used by outlook.com and hotmail.com (with a code such as S2017062302) and by GMX, web.de and mail.com for an
+    // unknown address; others use it for anything.
     Rule::new("provider-unavailable", Hard, UnknownUser).words(&[
         "mailbox unavailable*outlook.com",
         "mailbox unavailable (s20",

@@ -85,7 +85,8 @@ pub(super) const ENHANCED: &[Rule] = &[
 
 /// The remaining rules.
 pub(super) const REST: &[Rule] = &[
-    // RFC 5321 §4.2.2 has these words for 550, "mailbox not found" first. It may also mean policy, so it does not suppress.
+    // RFC 5321 §4.2.2 has these words for 550, "mailbox not found" first. It may also mean policy, so it does not
+    // suppress.
     Rule::new("rfc5321-550", Hard, Other)
         .words(&["action not taken: mailbox unavailable", "action not taken: mailbox is unavailable"])
         .codes(&[(550, 550)]),
