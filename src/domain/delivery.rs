@@ -127,7 +127,7 @@ pub enum MessageStatus {
 
 impl MessageStatus {
     /// Summarises the recipients' states.
-    pub fn of(recipients: impl IntoIterator<Item = Status>) -> Self {
+    pub fn from_recipients(recipients: impl IntoIterator<Item = Status>) -> Self {
         let mut seen: Vec<Status> = recipients.into_iter().collect();
         seen.sort_unstable();
         seen.dedup();
@@ -368,10 +368,10 @@ mod tests {
     #[test]
     fn message_has_the_status_of_its_most_urgent_recipient() {
         use Status::{Bounced, Deferred, Delivered, Queued, Relayed, Sending};
-        assert_eq!(MessageStatus::of([Relayed, Sending, Queued]), MessageStatus::Sending);
-        assert_eq!(MessageStatus::of([Bounced, Deferred]), MessageStatus::Deferred);
-        assert_eq!(MessageStatus::of([Relayed, Relayed]), MessageStatus::Relayed);
-        assert_eq!(MessageStatus::of([Delivered, Bounced]), MessageStatus::Partial);
+        assert_eq!(MessageStatus::from_recipients([Relayed, Sending, Queued]), MessageStatus::Sending);
+        assert_eq!(MessageStatus::from_recipients([Bounced, Deferred]), MessageStatus::Deferred);
+        assert_eq!(MessageStatus::from_recipients([Relayed, Relayed]), MessageStatus::Relayed);
+        assert_eq!(MessageStatus::from_recipients([Delivered, Bounced]), MessageStatus::Partial);
     }
 
     #[test]

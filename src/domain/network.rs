@@ -34,7 +34,7 @@ impl Place {
     }
 
     /// Classifies an address. An IPv4-mapped IPv6 address is classified as IPv4.
-    pub fn of(ip: IpAddr) -> Self {
+    pub fn classify(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(ip) => of_v4(ip),
             IpAddr::V6(ip) => of_v6(ip),
@@ -111,7 +111,7 @@ pub struct Allowed {
 impl Allowed {
     /// Returns whether this address of `host` may be contacted.
     pub fn admits(&self, host: &str, ip: IpAddr) -> bool {
-        let place = Place::of(ip);
+        let place = Place::classify(ip);
         place == Place::Public || (self.private && place.is_private()) || self.names(host, ip)
     }
 
@@ -218,7 +218,7 @@ mod tests {
             ),
         ] {
             for ip in addresses {
-                assert_eq!(Place::of(ip.parse().unwrap()), place, "{ip}");
+                assert_eq!(Place::classify(ip.parse().unwrap()), place, "{ip}");
             }
         }
     }

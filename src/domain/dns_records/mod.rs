@@ -295,7 +295,7 @@ pub struct Verdict {
 
 impl Verdict {
     /// Derives the result from the findings.
-    pub fn of(terms: &Terms, domain: &str, keys: &[PublishedKey], findings: Vec<Finding>) -> Self {
+    pub fn new(terms: &Terms, domain: &str, keys: &[PublishedKey], findings: Vec<Finding>) -> Self {
         let status = |key: &PublishedKey| {
             let name = key.name(domain);
             findings.iter().find(|found| found.name == name).map_or(RecordStatus::Unchecked, |found| found.status)
@@ -350,7 +350,7 @@ pub enum DomainStatus {
 
 impl DomainStatus {
     /// Derives the status from the last check that the DNS answered and the last one that found all records.
-    pub fn of(checked_at: Option<DateTime<Utc>>, verified_at: Option<DateTime<Utc>>) -> Self {
+    pub fn from_checks(checked_at: Option<DateTime<Utc>>, verified_at: Option<DateTime<Utc>>) -> Self {
         match (checked_at, verified_at) {
             (_, None) => Self::Pending,
             (Some(checked), Some(verified)) if checked - verified >= GRACE => Self::Unverified,

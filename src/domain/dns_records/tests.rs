@@ -141,7 +141,7 @@ fn dmarc_is_inherited_with_the_subdomain_policy() {
         let record = records(&terms(None), "news.acme.test", &keys).remove(1);
         assert_eq!(record.names(), ["_dmarc.news.acme.test", "_dmarc.acme.test"]);
         let finding = judge(record, at, Ok(found.iter().map(ToString::to_string).collect()), &Evidence::None);
-        (finding.status, Verdict::of(&terms(None), "news.acme.test", &keys, vec![finding]).dmarc)
+        (finding.status, Verdict::new(&terms(None), "news.acme.test", &keys, vec![finding]).dmarc)
     };
     let own = "_dmarc.news.acme.test";
     assert_eq!(policy(own, &["v=DMARC1; p=Reject"]), (RecordStatus::Ok, Some(Some(DmarcPolicy::Reject))));
@@ -157,7 +157,7 @@ fn dmarc_is_inherited_with_the_subdomain_policy() {
 fn dmarc_is_parsed_as_receivers_do() {
     let policy = |found: &str| {
         let finding = judged(Purpose::Dmarc, &[found]);
-        let verdict = Verdict::of(&terms(None), "acme.test", &[], vec![finding.clone()]);
+        let verdict = Verdict::new(&terms(None), "acme.test", &[], vec![finding.clone()]);
         (finding.status, verdict.dmarc.flatten(), finding.mend.unwrap_or_default())
     };
     for good in ["v=DMARC1; p=none", "v = DMARC1 ;p=NONE;", "v=DMARC1; rua=mailto:a@b.test; p=none; fo=1; x=y"] {
@@ -184,7 +184,7 @@ fn strict_alignment_has_a_warning() {
     let finding = judged(Purpose::Dmarc, &["v=DMARC1; p=reject; adkim=s; aspf=s"]);
     assert_eq!((finding.status, &finding.mend), (RecordStatus::Ok, &None));
     assert!(finding.warning.as_ref().unwrap().contains("adkim=s"), "{finding:?}");
-    let verdict = Verdict::of(&terms(None), "acme.test", &[], vec![finding]);
+    let verdict = Verdict::new(&terms(None), "acme.test", &[], vec![finding]);
     assert_eq!(verdict.strict, Strict { dkim: true, spf: true });
 }
 
@@ -242,7 +242,7 @@ fn domain_is_verified_by_all_signing_keys() {
     let verdict = |terms: &Terms, status: [RecordStatus; 4]| {
         let all = records(terms, "acme.test", &keys).into_iter().take(4);
         let findings = all.zip(status).map(|(record, status)| record.found(status, Vec::new(), None)).collect();
-        let verdict = Verdict::of(terms, "acme.test", &keys, findings);
+        let verdict = Verdict::new(terms, "acme.test", &keys, findings);
         (verdict.is_verified, verdict.seen.len())
     };
     let both = terms(None);
@@ -264,7 +264,7 @@ fn pending_key_that_will_sign_is_checked_soon() {
         let all = records(terms, "acme.test", &keys).into_iter().take(2);
         let findings =
             all.zip([RecordStatus::Ok, status]).map(|(record, status)| record.found(status, Vec::new(), None));
-        Verdict::of(terms, "acme.test", &keys, findings.collect()).next_check(terms, &keys)
+        Verdict::new(terms, "acme.test", &keys, findings.collect()).next_check(terms, &keys)
     };
     let (both, rsa) = (terms(None), Terms { algorithms: vec![Algorithm::Rsa], ..terms(None) });
     assert_eq!((next(&both, RecordStatus::Missing), next(&both, RecordStatus::Ok)), (UNSETTLED, SETTLED));

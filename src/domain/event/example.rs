@@ -32,7 +32,8 @@ impl EventType {
             Self::Relayed => attempt(base, 250, "2.0.0", "queued as 8A1B2C3D"),
             Self::Delivered => attempt(base, 250, "2.1.5", "Accepted"),
             Self::Bounced => {
-                let bounce = BounceSaid::of(Some("hard".into()), Some("unknown_user".into()), Some("smtp".into()));
+                let bounce =
+                    BounceSaid::from_row(Some("hard".into()), Some("unknown_user".into()), Some("smtp".into()));
                 attempt(EventData { bounce, ..base }, 550, "5.1.1", "No such user")
             }
             Self::Suppressed => said(base, None, None, "The address is on the suppression list (hard_bounce)."),
@@ -100,7 +101,7 @@ fn recipients() -> Value {
 }
 
 fn said(data: EventData, code: Option<i16>, enhanced: Option<&str>, text: &str) -> EventData {
-    EventData { response: Said::of(code, enhanced.map(str::to_owned), Some(text.to_owned())), ..data }
+    EventData { response: Said::from_row(code, enhanced.map(str::to_owned), Some(text.to_owned())), ..data }
 }
 
 fn attempt(data: EventData, code: i16, enhanced: &str, text: &str) -> EventData {

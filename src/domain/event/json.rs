@@ -128,7 +128,7 @@ pub struct BounceSaid {
 
 impl BounceSaid {
     /// Creates a classification from an event's columns; `None` unless all are set.
-    pub fn of(kind: Option<String>, category: Option<String>, source: Option<String>) -> Option<Self> {
+    pub fn from_row(kind: Option<String>, category: Option<String>, source: Option<String>) -> Option<Self> {
         Some(Self { kind: kind?, category: category?, source: source? })
     }
 }

@@ -86,7 +86,7 @@ mod tests {
                 tags: json!([]),
                 metadata: metadata.into(),
                 attempt: Some(1),
-                response: Said::of(Some(550), None, Some(text.into())),
+                response: Said::from_row(Some(550), None, Some(text.into())),
                 mx: None,
                 ip: None,
                 tls: None,

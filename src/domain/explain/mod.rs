@@ -56,7 +56,7 @@ pub struct Said {
 
 impl Said {
     /// Creates a reply from its columns; `None` if there is no text yet.
-    pub fn of(code: Option<i16>, enhanced: Option<String>, text: Option<String>) -> Option<Self> {
+    pub fn from_row(code: Option<i16>, enhanced: Option<String>, text: Option<String>) -> Option<Self> {
         text.map(|text| Self { code, enhanced, text })
     }
 }
