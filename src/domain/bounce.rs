@@ -36,7 +36,7 @@ words! {
         UnknownUser = "unknown_user",
         /// The address is malformed.
         BadAddress = "bad_address",
-        /// The domain does not exist, or takes no email.
+        /// The domain does not exist, or accepts no email.
         BadDomain = "bad_domain",
         /// The mailbox exists and is closed: disabled, suspended or abandoned.
         MailboxDisabled = "mailbox_disabled",
@@ -72,15 +72,15 @@ words! {
         Greylisting = "greylisting",
         /// A name could not be resolved.
         Dns = "dns",
-        /// The server could not be reached, or did not answer.
+        /// The server could not be reached, or did not respond.
         Unreachable = "unreachable",
-        /// There is no way to the mailbox: a loop, or a wrong routing table.
+        /// There is no route to the mailbox: a loop, or a wrong routing table.
         Routing = "routing",
         /// TLS is missing or failed.
         Tls = "tls",
         /// The server itself has a problem: a full disk, maintenance or an internal error.
         System = "system",
-        /// The server gave up after trying for as long as it does.
+        /// The server gave up after its own retry period.
         Expired = "expired",
         /// The two servers did not understand each other.
         Protocol = "protocol",

@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn every_status_reads_back_from_its_word() {
+    fn every_status_round_trips() {
         for status in Status::ALL {
             assert_eq!(status.as_str().parse(), Ok(status));
         }

@@ -15,7 +15,7 @@ use super::words::words;
 words! {
     /// What happened: the `type` of an event. New types may be added; ignore those that you do not know.
     pub enum EventType as "EventType" {
-        /// The message was accepted and stored. `recipients` lists everyone it goes to.
+        /// The message was accepted and stored. `recipients` lists all its recipients.
         Accepted = "message.accepted",
         /// The message was accepted with a `scheduled_at` that lies ahead, or a recipient of it was rescheduled.
         Scheduled = "message.scheduled",
@@ -27,13 +27,13 @@ words! {
         Relayed = "message.relayed",
         /// The recipient's own mail server accepted the message, or a success report (DSN) says so.
         Delivered = "message.delivered",
-        /// The message was refused permanently, by SMTP or by a bounce message that came later.
+        /// The message was refused permanently, by SMTP or by a later bounce message.
         Bounced = "message.bounced",
         /// The retry window or `expires_at` ran out. It is not a bounce, and never suppresses.
         Expired = "message.expired",
         /// The address is on the suppression list; nothing was sent.
         Suppressed = "message.suppressed",
-        /// The connection dropped after the message was sent and before the reply. An end only where `final` is true.
+        /// The connection dropped after the message was sent and before the reply. An end state only if `final` is true.
         Uncertain = "message.uncertain",
         /// The recipient reported the message as spam (a feedback report, ARF).
         Complained = "message.complained",

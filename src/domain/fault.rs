@@ -15,9 +15,9 @@ words! {
         InvalidType = "invalid_type",
         /// The object has no field of this name.
         UnknownField = "unknown_field",
-        /// The name stands twice in the same object.
+        /// The same object has two fields of this name.
         DuplicateField = "duplicate_field",
-        /// The value stands twice where each may stand once.
+        /// The value appears twice in a list that allows no duplicates.
         DuplicateValue = "duplicate_value",
         /// The text has more characters than allowed.
         TooLong = "too_long",
@@ -25,11 +25,11 @@ words! {
         TooMany = "too_many",
         /// The values together take more bytes than allowed.
         TooLarge = "too_large",
-        /// A CR, LF, NUL or other control character stands where none may.
+        /// The text has a CR, LF, NUL or other control character that is not allowed.
         ControlCharacter = "control_character",
         /// The text is not an email address.
         InvalidAddress = "invalid_address",
-        /// The text cannot be the name of a header.
+        /// The text is not a valid header name.
         InvalidHeader = "invalid_header",
         /// The header is set by the service itself or from another field.
         ForbiddenHeader = "forbidden_header",
@@ -41,19 +41,19 @@ words! {
         InvalidTimestamp = "invalid_timestamp",
         /// There is no stream of this name.
         UnknownStream = "unknown_stream",
-        /// The value is none of those allowed; the message says which are.
+        /// The value is not allowed; the message says which values are.
         InvalidValue = "invalid_value",
         /// The search took too long; the message says how to narrow it.
         TooBroad = "too_broad",
         /// The text is not an http or https URL that can be posted to.
         InvalidUrl = "invalid_url",
-        /// The URL leads to no address that may be posted to; the message says why.
+        /// The URL's host has no address that may be contacted; the message says why.
         DeniedAddress = "denied_address",
-        /// Messages from this domain are refused until it is registered and its records were seen.
+        /// Messages from this domain are refused until it is registered and its records are verified.
         UnverifiedDomain = "unverified_domain",
         /// The feature is not available in this version.
         NotAvailable = "not_available",
-        /// The key does not allow it; the message says which scope it needs.
+        /// The key lacks a scope; the message names it.
         Forbidden = "forbidden",
         /// It needs a setting that is not configured; the message names it.
         NotConfigured = "not_configured",

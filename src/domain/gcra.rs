@@ -134,7 +134,7 @@ mod tests {
             }
         }
 
-        /// Nor fewer, where the limit is checked again when it opens.
+        /// Nor fewer, if the limit is checked again when it opens.
         #[test]
         fn all_that_the_rate_allows_start(rate in 0.02_f64..10_000.0) {
             let (mut limit, mut now, mut started) = (unused(rate), at(0), 0);

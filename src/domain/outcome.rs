@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn an_enhanced_code_of_another_class_is_text() {
+    fn enhanced_code_of_another_class_is_text() {
         let reply = Reply::from_lines(550, ["4.7.1 odd"].into_iter());
         assert_eq!((reply.enhanced, reply.text.as_str()), (None, "4.7.1 odd"));
     }

@@ -17,7 +17,7 @@ use url::{Host, Url};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TlsMode {
-    /// Never, even where it is offered.
+    /// Never, even if it is offered.
     None,
     /// If it is offered, without verifying the certificate (RFC 7435).
     Opportunistic,

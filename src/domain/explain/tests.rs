@@ -207,7 +207,7 @@ fn longest_lasting_blocker_is_named() {
 }
 
 #[test]
-fn a_limit_that_is_full_comes_before_a_rate_whose_turn_is_near() {
+fn full_limit_comes_before_a_rate_with_a_near_turn() {
     let full = |seconds: i64| {
         kind_of(|p| {
             p.lane.limits = LaneLimits { connections: Some(2), rate: Some(5.0), mails_per_connection: None };
@@ -220,7 +220,7 @@ fn a_limit_that_is_full_comes_before_a_rate_whose_turn_is_near() {
 }
 
 #[test]
-fn the_rate_whose_turn_is_to_come_is_named() {
+fn rate_with_a_future_turn_is_named() {
     let mut place = place();
     place.lane.limits.rate = Some(1.0);
     place.lane.of_stream.rate = Some(8.0);
@@ -272,7 +272,7 @@ fn dead_worker_loses_its_lease() {
 }
 
 #[test]
-fn without_workers_nothing_is_promised() {
+fn nothing_is_estimated_without_workers() {
     let mut place = place();
     place.has_workers = false;
     place.lane.blocked = Some(blocked());
@@ -288,7 +288,7 @@ fn without_workers_nothing_is_promised() {
 }
 
 #[test]
-fn a_wait_that_is_cut_to_the_deadline_promises_no_attempt() {
+fn wait_until_the_deadline_promises_no_attempt() {
     let mut place = place();
     (place.due_at, place.gives_up_at) = (Some(at(20)), at(20));
     let cut = |place: &Place| {
@@ -311,7 +311,7 @@ fn a_wait_that_is_cut_to_the_deadline_promises_no_attempt() {
 }
 
 #[test]
-fn a_turn_after_the_deadline_is_none() {
+fn turn_after_the_deadline_is_not_estimated() {
     let mut place = place();
     place.lane.limits.rate = Some(1.0 / 60.0);
     (place.ahead, place.gives_up_at) = (Some(messages(60)), at(30));
@@ -404,7 +404,7 @@ fn pause_names_its_reason_and_its_remedy() {
 }
 
 #[test]
-fn a_block_promises_a_probe_and_no_delivery() {
+fn block_promises_a_probe_and_no_delivery() {
     let mut place = place();
     place.lane.blocked = Some(blocked());
     place.lane.open_at = Some(at(12));
