@@ -1,5 +1,5 @@
 //! Return paths: `b+TOKEN@return-domain`. A bounce to such an address identifies the message that it is about, and
-//! nobody else can forge one (the reverse-path of RFC 5321 §3.6.3, signed as in BATV).
+//! cannot be forged by others (the reverse-path of RFC 5321 §3.6.3, signed as in BATV).
 //!
 //! A token contains a message, one of its recipients if the envelope has only that one, and the day on which it was
 //! made; an HMAC-SHA-256 of these, truncated to 80 bits (RFC 2104 §5), proves that we made it. 30 bytes are 48 letters
