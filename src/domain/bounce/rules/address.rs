@@ -1,4 +1,4 @@
-//! Phrases about the address itself. Only the last of these rules suppresses an address.
+//! Phrases about the address itself. Only the rules for [`UnknownUser`] suppress an address.
 
 use super::Rule;
 use crate::domain::bounce::BounceType::{Hard, Soft};
