@@ -38,8 +38,8 @@ pub async fn check(request: Request, next: Next) -> Response {
 /// Whether a URL leads to this machine or its own network.
 pub fn is_local_url(url: &Url) -> bool {
     match url.host() {
-        Some(Host::Ipv4(ip)) => Place::of(ip.into()) != Place::Public,
-        Some(Host::Ipv6(ip)) => Place::of(ip.into()) != Place::Public,
+        Some(Host::Ipv4(ip)) => Place::classify(ip.into()) != Place::Public,
+        Some(Host::Ipv6(ip)) => Place::classify(ip.into()) != Place::Public,
         Some(Host::Domain(name)) => is_local_name(name),
         None => false,
     }

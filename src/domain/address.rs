@@ -1,7 +1,7 @@
-//! Mail addresses (RFC 5321 §4.1.2, RFC 6531) and mailboxes (RFC 5322 §3.4).
+//! Email addresses (RFC 5321 §4.1.2, RFC 6531) and mailboxes (RFC 5322 §3.4).
 //!
-//! What parses can stand in an SMTP command and in a header as it is: there is no control character in it, the domain
-//! is ASCII in lower case, and the lengths are those of RFC 5321 §4.5.3.1. Source routes and comments are refused.
+//! A parsed address can be written to SMTP commands and headers unchanged: it has no control characters, its domain is
+//! lower-case ASCII, and its lengths are within RFC 5321 §4.5.3.1. Source routes and comments are refused.
 //! Two addresses are equal when the same server would see the same recipient: the local part is compared as written
 //! (only its server may say that case does not matter), the domain in its lower-case ASCII form.
 
@@ -18,23 +18,23 @@ mod tests;
 
 pub use mailbox::Mailbox;
 
-/// The longest address, in octets: the path of RFC 5321 §4.5.3.1.3 (256) without its angle brackets.
+/// The maximum length of an address in bytes: the path of RFC 5321 §4.5.3.1.3 (256) without its angle brackets.
 pub const MAX_ADDRESS: usize = 254;
-/// The longest local part, in octets (RFC 5321 §4.5.3.1.1).
+/// The maximum length of a local part in bytes (RFC 5321 §4.5.3.1.1).
 pub const MAX_LOCAL: usize = 64;
-/// The longest label of a domain, in octets (RFC 1035 §2.3.4).
+/// The maximum length of a domain's label in bytes (RFC 1035 §2.3.4).
 const MAX_LABEL: usize = 63;
 
 const SEVERAL: &str = "one string holds one address; give several as an array";
 
-/// An address that can stand in an SMTP envelope.
+/// An address valid in an SMTP envelope.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Address {
     local: String,
     domain: String,
 }
 
-/// Why a text is not an address, in words for the sender.
+/// Why a text is not an address, as a message for the sender.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct AddressError(pub String);
@@ -46,18 +46,18 @@ impl AddressError {
 }
 
 impl Address {
-    /// The part before the `@`, as the sender wrote it, quotes included.
+    /// Returns the part before the `@`, as the sender wrote it, quotes included.
     pub fn local(&self) -> &str {
         &self.local
     }
 
-    /// The part after the `@`: lower case, international names as A-labels, or an address literal such as
+    /// Returns the part after the `@`: lower case, international names as A-labels, or an address literal such as
     /// `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
     pub fn domain(&self) -> &str {
         &self.domain
     }
 
-    /// Whether the address can only be carried with SMTPUTF8 (RFC 6531).
+    /// Returns whether the address requires SMTPUTF8 (RFC 6531).
     pub fn needs_smtputf8(&self) -> bool {
         !self.local.is_ascii()
     }
@@ -95,17 +95,17 @@ impl FromStr for Address {
 }
 
 fn too_long<T>() -> Result<T, AddressError> {
-    AddressError::because(format!("the address is longer than {MAX_ADDRESS} octets"))
+    AddressError::because(format!("the address is longer than {MAX_ADDRESS} bytes"))
 }
 
 fn refuse_control(text: &str) -> Result<(), AddressError> {
     match text.chars().find(|c| c.is_control()) {
-        Some(c) => AddressError::because(format!("the control character U+{:04X} may not stand here", u32::from(c))),
+        Some(c) => AddressError::because(format!("the control character U+{:04X} is not allowed here", u32::from(c))),
         None => Ok(()),
     }
 }
 
-/// Parts the address at its `@`: the one after the quotes, or the only one.
+/// Splits the address at its `@`: the one after the quotes, or the only one.
 fn split(text: &str) -> Result<(&str, &str), AddressError> {
     if text.starts_with('"') {
         let Some(close) = closing_quote(text) else {
@@ -127,7 +127,7 @@ fn split(text: &str) -> Result<(&str, &str), AddressError> {
     Ok((local, domain))
 }
 
-/// Where the quoted string that begins the text ends: the index of the closing quote.
+/// Returns the index of the closing quote of the quoted string at the start of the text.
 fn closing_quote(text: &str) -> Option<usize> {
     let mut escaped = false;
     for (index, byte) in text.bytes().enumerate().skip(1) {
@@ -143,10 +143,10 @@ fn closing_quote(text: &str) -> Option<usize> {
 
 fn check_local(local: &str) -> Result<(), AddressError> {
     if local.is_empty() {
-        return AddressError::because("there is nothing before the @");
+        return AddressError::because("the part before the @ is empty");
     }
     if local.len() > MAX_LOCAL {
-        return AddressError::because(format!("the part before the @ is longer than {MAX_LOCAL} octets"));
+        return AddressError::because(format!("the part before the @ is longer than {MAX_LOCAL} bytes"));
     }
     if local.starts_with('"') {
         return check_quoted(local);
@@ -157,35 +157,35 @@ fn check_local(local: &str) -> Result<(), AddressError> {
     match local.chars().find(|&c| c != '.' && !is_atext(c)) {
         None => Ok(()),
         Some(',' | ';') => AddressError::because(SEVERAL),
-        Some(' ') => AddressError::because("a space may not stand before the @"),
-        Some(c) => AddressError::because(format!("{} may not stand before the @", shown(c))),
+        Some(' ') => AddressError::because("a space is not allowed before the @"),
+        Some(c) => AddressError::because(format!("{} is not allowed before the @", shown(c))),
     }
 }
 
-/// RFC 5321 `Quoted-string`, widened by RFC 6531; control characters are already ruled out.
+/// Checks an RFC 5321 `Quoted-string`, extended by RFC 6531; control characters are excluded already.
 fn check_quoted(local: &str) -> Result<(), AddressError> {
     if local == "\"\"" {
         return AddressError::because("there is nothing between the quotes before the @");
     }
     let mut chars = local.chars();
     while let Some(c) = chars.next() {
-        // A backslash takes the next character, which must be ASCII (quoted-pairSMTP).
+        // A backslash escapes the next character, which must be ASCII (quoted-pairSMTP).
         let wrong =
             if c == '\\' { chars.next().filter(|c| !c.is_ascii()) } else { Some(c).filter(|&c| is_invisible(c)) };
         if let Some(c) = wrong {
-            return AddressError::because(format!("{} may not stand before the @", shown(c)));
+            return AddressError::because(format!("{} is not allowed before the @", shown(c)));
         }
     }
     Ok(())
 }
 
-/// `atext` of RFC 5322 §3.2.3 with RFC 6531's non-ASCII characters, less those that a reader cannot see.
+/// Returns whether a character is `atext` of RFC 5322 §3.2.3 or non-ASCII as in RFC 6531, except invisible ones.
 fn is_atext(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || (!c.is_ascii() && !is_invisible(c))
 }
 
-/// White space and formatting characters that arrive by copy and paste and make an address that nobody can retype.
-/// The joiners U+200C and U+200D stay: some scripts are not written right without them.
+/// Returns whether a character is white space or a formatting character, which copy and paste adds and a reader cannot
+/// retype. The joiners U+200C and U+200D are allowed: some scripts need them.
 fn is_invisible(c: char) -> bool {
     !c.is_ascii()
         && (c.is_whitespace()
@@ -193,7 +193,7 @@ fn is_invisible(c: char) -> bool {
             || matches!(c, '\u{2060}'..='\u{206f}' | '\u{fff9}'..='\u{fffd}'))
 }
 
-/// A character as a message names it: itself, or its number where it cannot be seen.
+/// Formats a character for an error: itself, or its number if it is invisible.
 fn shown(c: char) -> Cow<'static, str> {
     if c.is_control() || is_invisible(c) {
         return format!("the invisible character U+{:04X}", u32::from(c)).into();
@@ -201,7 +201,7 @@ fn shown(c: char) -> Cow<'static, str> {
     format!("`{c}`").into()
 }
 
-/// An address literal (RFC 5321 §4.1.3) without its opening bracket, in its one canonical form.
+/// Parses an address literal (RFC 5321 §4.1.3) without its opening bracket into its canonical form.
 fn read_literal(literal: &str) -> Result<String, AddressError> {
     let wrong = || AddressError("an address literal is [192.0.2.1] or [IPv6:2001:db8::1]".into());
     let inner = literal.strip_suffix(']').ok_or_else(wrong)?;
@@ -213,10 +213,10 @@ fn read_literal(literal: &str) -> Result<String, AddressError> {
     }
 }
 
-/// A domain in lower-case ASCII. One label is enough: internal mail goes to names such as `localhost`.
+/// Converts a domain to lower-case ASCII. One label is enough: internal messages go to names such as `localhost`.
 fn read_domain(domain: &str) -> Result<String, AddressError> {
     if domain.is_empty() {
-        return AddressError::because("there is nothing after the @");
+        return AddressError::because("the part after the @ is empty");
     }
     let plain = domain.is_ascii() && !domain.split('.').any(|label| label.as_bytes().get(2..4) == Some(b"--"));
     let ascii = if plain {
@@ -231,20 +231,20 @@ fn read_domain(domain: &str) -> Result<String, AddressError> {
     Ok(ascii)
 }
 
-/// Letters, digits and hyphens (RFC 1123 §2.1). The limit of 255 for the whole follows from [`MAX_ADDRESS`].
+/// Checks for letters, digits and hyphens (RFC 1123 §2.1). The limit of 255 for the whole follows from [`MAX_ADDRESS`].
 fn check_labels(domain: &str) -> Result<(), AddressError> {
     for label in domain.split('.') {
         if label.is_empty() {
             return AddressError::because("the domain has a dot at its start or end, or two in a row");
         }
         if label.len() > MAX_LABEL {
-            return AddressError::because(format!("a part of the domain is longer than {MAX_LABEL} octets"));
+            return AddressError::because(format!("a part of the domain is longer than {MAX_LABEL} bytes"));
         }
         if let Some(c) = label.chars().find(|c| !c.is_ascii_alphanumeric() && *c != '-') {
             return match c {
                 ',' | ';' => AddressError::because(SEVERAL),
-                ' ' => AddressError::because("a space may not stand in the domain"),
-                _ => AddressError::because(format!("{} may not stand in the domain", shown(c))),
+                ' ' => AddressError::because("a space is not allowed in the domain"),
+                _ => AddressError::because(format!("{} is not allowed in the domain", shown(c))),
             };
         }
         if label.starts_with('-') || label.ends_with('-') {
@@ -254,7 +254,7 @@ fn check_labels(domain: &str) -> Result<(), AddressError> {
     let last = domain.rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|b| b.is_ascii_digit()) {
         return AddressError::because(
-            "a domain does not end in a number; an IP address stands in brackets: [192.0.2.1]",
+            "a domain does not end in a number; write an IP address in brackets: [192.0.2.1]",
         );
     }
     Ok(())

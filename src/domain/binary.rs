@@ -1,7 +1,6 @@
-//! How bodies that are bytes, and not JSON, are described in the OpenAPI document: a bare `Vec<u8>` would be an array of
-//! integers there.
+//! The OpenAPI schema of binary bodies: a bare `Vec<u8>` would be an array of integers.
 
-/// The bytes as they are.
+/// Binary content.
 #[derive(Debug, utoipa::ToSchema)]
 #[schema(value_type = String, format = Binary)]
 pub struct Binary(pub Vec<u8>);

@@ -1,9 +1,9 @@
-//! What a refusal means, whether a server said it while we spoke to it or a DSN told of it later.
+//! Classifies refusals, from the SMTP conversation or from a DSN.
 //!
-//! Codes are often wrong: a server that is asked for nobody it knows may say 5.7.1, and one that has our address on a list
-//! 5.1.1. So words that leave no doubt come first, then the enhanced code (RFC 3463, and what the large providers have made
-//! of it), then the three digits (RFC 5321). All rules are tables in [`rules`], in the order in which they are asked. An
-//! address is given up for [`Category::UnknownUser`] alone, so that no rule says it that leaves a doubt.
+//! Codes are often wrong: a server may reply 5.7.1 for an unknown user, and 5.1.1 if our address is on a blocklist. So
+//! unambiguous phrases come first, then the enhanced code (RFC 3463, and the large providers' own), then the three
+//! digits (RFC 5321). All rules are tables in [`rules`], in the order in which they are tried. Only
+//! [`Category::UnknownUser`] suppresses an address, so only unambiguous rules return it.
 
 pub mod rules;
 #[cfg(test)]
@@ -36,7 +36,7 @@ words! {
         UnknownUser = "unknown_user",
         /// The address is malformed.
         BadAddress = "bad_address",
-        /// The domain does not exist, or takes no email.
+        /// The domain does not exist, or accepts no email.
         BadDomain = "bad_domain",
         /// The mailbox exists and is closed: disabled, suspended or abandoned.
         MailboxDisabled = "mailbox_disabled",
@@ -72,15 +72,15 @@ words! {
         Greylisting = "greylisting",
         /// A name could not be resolved.
         Dns = "dns",
-        /// The server could not be reached, or did not answer.
+        /// The server could not be reached, or did not respond.
         Unreachable = "unreachable",
-        /// There is no way to the mailbox: a loop, or a wrong routing table.
+        /// There is no route to the mailbox: a loop, or a wrong routing table.
         Routing = "routing",
         /// TLS is missing or failed.
         Tls = "tls",
         /// The server itself has a problem: a full disk, maintenance or an internal error.
         System = "system",
-        /// The server gave up after trying for as long as it does.
+        /// The server gave up after its own retry period.
         Expired = "expired",
         /// The two servers did not understand each other.
         Protocol = "protocol",
@@ -89,57 +89,58 @@ words! {
     }
 }
 
-/// What a refusal was judged to be, and by which rule.
+/// The classification of a refusal, and the rule that decided it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Judgement {
     /// How final it is.
     pub kind: BounceType,
-    /// What kind it is.
+    /// Its category.
     pub category: Category,
-    /// The name of the rule that decided, for whoever wants to know why.
+    /// The name of the rule that decided.
     pub rule: &'static str,
 }
 
 impl Judgement {
-    /// Whether the address is to be left alone from now on: it does not exist. `expired` and soft bounces never suppress.
+    /// Returns whether the address must be suppressed, because it does not exist. `expired` and soft bounces never
+    /// suppress.
     pub fn suppresses(&self) -> bool {
         self.kind == BounceType::Hard && self.category == Category::UnknownUser
     }
 }
 
 words! {
-    /// Who told of a refusal.
+    /// How a refusal was received.
     pub enum Source as "BounceSource" {
         /// The server itself, during the SMTP conversation.
         Smtp = "smtp",
-        /// A bounce message (DSN) that came later.
+        /// A bounce message (DSN) received later.
         Dsn = "dsn",
     }
 }
 
-/// What an event says of a refusal for good.
+/// A permanent refusal, as events show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounce {
-    /// What it means.
+    /// Its classification.
     pub judgement: Judgement,
-    /// Who told.
+    /// How it was received.
     pub source: Source,
 }
 
-/// Judges a refusal by its text, enhanced code and reply code: the first of [`rules::RULES`] that fits decides. What was
-/// refused for the time being is soft, whatever it says: it was given up because time ran out.
+/// Classifies a refusal by its text, enhanced code and reply code: the first of [`rules::RULES`] that matches decides.
+/// A temporary refusal is soft, whatever its text: the recipient ended because its time ran out.
 pub fn judge(reply: &Reply) -> Judgement {
     judge_beside(reply, None)
 }
 
-/// The same of a refusal beside which a notice says more, such as the command that it answers.
+/// Classifies a refusal like [`judge`], with the surrounding text of a notice, such as the command that was refused.
 pub fn judge_beside(reply: &Reply, notice: Option<&str>) -> Judgement {
-    let text = Text::of(&reply.text);
-    // What answers MAIL is not about the recipient, whatever it says does not exist.
-    let is_of_sender = answers_mail(&text) || notice.is_some_and(|notice| answers_mail(&Text::of(notice)));
+    let text = Text::new(&reply.text);
+    // A reply to MAIL is not about the recipient, even if it says that something does not exist.
+    let is_of_sender = answers_mail(&text) || notice.is_some_and(|notice| answers_mail(&Text::new(notice)));
     let is_meant = |rule: &&Rule| !(is_of_sender && rule.kind == BounceType::Hard);
     let mut rules = rules::RULES.iter().copied().flatten().filter(is_meant);
-    let Some(rule) = rules.find(|rule| rule.fits(reply, &text)) else {
+    let Some(rule) = rules.find(|rule| rule.matches(reply, &text)) else {
         return Judgement { kind: BounceType::Undetermined, category: Category::Other, rule: "none" };
     };
     let is_for_now = match (reply.code, reply.enhanced) {
@@ -152,7 +153,7 @@ pub fn judge_beside(reply: &Reply, notice: Option<&str>) -> Judgement {
     Judgement { kind, category: rule.category, rule: rule.name }
 }
 
-/// Whether servers say that a reply was one to MAIL: Exim's words, and Postfix's.
+/// Returns whether the text says that the reply was to MAIL, in Exim's or Postfix's words.
 fn answers_mail(text: &Text) -> bool {
     ["after mail from", "in reply to mail from"].iter().any(|words| text.has(words))
 }

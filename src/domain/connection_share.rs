@@ -1,30 +1,30 @@
-//! How the connections that the database server allows are divided among replicas, and within one between the API and the
-//! worker: what one side takes must never leave the other without any. Pure.
+//! Divides the connections that the database server allows among replicas, and within a replica between the API and the
+//! worker, so that neither side can exhaust the other's. Pure.
 
 /// Connections of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
-    /// The API's, and what it accepts.
+    /// Connections of the API, including accepting messages.
     pub api: u32,
-    /// The worker's: claims, heartbeats, webhooks.
+    /// Connections of the worker: claims, heartbeats, webhooks.
     pub worker: u32,
 }
 
-/// Left free, for a replica that starts and for whoever looks after the server.
+/// Connections left free, for a replica that starts and for administrators.
 const SPARE: u32 = 3;
-/// What either side needs to work at all: one connection with kept plans and one other.
+/// The minimum of either side: one connection with kept plans and one other.
 const LEAST: u32 = 2;
 /// The worker's connection that listens for other processes.
 const LISTENER: u32 = 1;
 
 impl Share {
-    /// How many that is in all.
+    /// Returns the total number of connections.
     pub fn total(self) -> u32 {
         self.api + self.worker + if self.worker > 0 { LISTENER } else { 0 }
     }
 
-    /// As much of the wanted share as leaves each of so many processes the same part of what is available. A role that
-    /// wants none gets none.
+    /// Reduces the share so that each of `processes` gets the same part of the available connections. A role that wants
+    /// none gets none.
     #[must_use]
     pub fn fit(self, available: u32, processes: u32) -> Self {
         let part = available.saturating_sub(SPARE) / processes.max(1);
@@ -33,7 +33,7 @@ impl Share {
         }
         let listener = if self.worker > 0 { LISTENER } else { 0 };
         let part = part.saturating_sub(listener);
-        // The odd one is the worker's: what was accepted has to leave.
+        // The worker gets the odd one: accepted messages must be sent.
         let half = if self.api == 0 { part } else { part.div_ceil(2) };
         let worker = self.worker.min(half.max(LEAST));
         let api = self.api.min(part.saturating_sub(worker).max(LEAST));
@@ -45,7 +45,7 @@ impl Share {
 mod tests {
     use super::*;
 
-    /// As `database.max_connections` is by default.
+    /// The default of `database.max_connections`.
     const DEFAULT: Share = Share { api: 14, worker: 14 };
 
     #[test]
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_short_is_divided_between_api_and_worker() {
+    fn shortage_is_divided_between_api_and_worker() {
         assert_eq!(DEFAULT.fit(37, 3), Share { api: 5, worker: 5 });
         assert_eq!(DEFAULT.fit(36, 3), Share { api: 5, worker: 5 });
         assert_eq!(DEFAULT.fit(17, 3), Share { api: 2, worker: 2 }, "the least that works");
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn no_share_passes_its_part_unless_it_is_the_least() {
+    fn share_stays_within_its_part_unless_minimal() {
         for available in 0..120 {
             for processes in 1..8 {
                 let share = DEFAULT.fit(available, processes);

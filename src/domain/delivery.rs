@@ -1,4 +1,4 @@
-//! The states of a recipient, which step leads where, and what they make of the message as a whole.
+//! The states of a recipient, the transitions between them, and the status of the message as a whole.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use super::event::EventType;
 use super::report::Action;
 
-/// Where a recipient is on its way.
+/// A recipient's delivery state.
 ///
 /// `Queued`, `Deferred` and the end states are stored; `Scheduled` (queued, its first due time to come) and `Sending`
 /// (leased by a worker) follow from the recipient's row in the queue, so that a claim writes one row and not two.
@@ -18,32 +18,32 @@ use super::report::Action;
 #[serde(rename_all = "lowercase")]
 #[schema(as = RecipientStatus)]
 pub enum Status {
-    /// In a worker's hand.
+    /// Leased by a worker.
     Sending,
     /// Waiting for its first attempt.
     Queued,
-    /// Tried, and waiting for the next attempt.
+    /// An attempt failed temporarily; waiting for the next one.
     Deferred,
     /// Waiting for its `scheduled_at`.
     Scheduled,
-    /// A relay took responsibility.
+    /// A relay accepted responsibility.
     Relayed,
-    /// The recipient's own mail server took it.
+    /// The recipient's own mail server accepted the message.
     Delivered,
-    /// Refused for good.
+    /// Refused permanently.
     Bounced,
     /// The retry window or `expires_at` ran out; not a bounce.
     Expired,
     /// Not sent because the address is on the suppression list.
     Suppressed,
-    /// Called back before it left.
+    /// Canceled before it was sent.
     Canceled,
-    /// The link died after the final dot, and the sender asked not to try again.
+    /// The connection dropped after the final dot, and the sender chose not to retry.
     Uncertain,
 }
 
 impl Status {
-    /// Every status, the most urgent first.
+    /// All statuses, the most urgent first.
     pub const ALL: [Self; 11] = [
         Self::Sending,
         Self::Queued,
@@ -58,7 +58,7 @@ impl Status {
         Self::Uncertain,
     ];
 
-    /// The word in SQL, JSON and documentation.
+    /// Returns the word in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sending => "sending",
@@ -75,7 +75,7 @@ impl Status {
         }
     }
 
-    /// Whether the recipient has left the queue.
+    /// Returns whether this is an end state, in which the recipient has left the queue.
     pub fn is_end(self) -> bool {
         !matches!(self, Self::Sending | Self::Queued | Self::Deferred | Self::Scheduled)
     }
@@ -95,7 +95,7 @@ impl FromStr for Status {
     }
 }
 
-/// A message's own status: the most urgent of its recipients', or `partial` where they ended differently.
+/// A message's status: the most urgent of its recipients', or `partial` if they ended differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MessageStatus {
@@ -121,13 +121,13 @@ pub enum MessageStatus {
     Canceled,
     /// See [`Status::Uncertain`].
     Uncertain,
-    /// Every recipient has ended, and not all in the same state.
+    /// All recipients have reached end states, and not all the same.
     Partial,
 }
 
 impl MessageStatus {
-    /// Sums up the recipients' states.
-    pub fn of(recipients: impl IntoIterator<Item = Status>) -> Self {
+    /// Summarises the recipients' states.
+    pub fn from_recipients(recipients: impl IntoIterator<Item = Status>) -> Self {
         let mut seen: Vec<Status> = recipients.into_iter().collect();
         seen.sort_unstable();
         seen.dedup();
@@ -157,22 +157,22 @@ impl From<Status> for MessageStatus {
     }
 }
 
-/// What becomes of a recipient after an attempt.
+/// The state change of a recipient after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transition {
-    /// It has reached an end state and leaves the queue.
+    /// The recipient reaches an end state and leaves the queue.
     End(Status),
-    /// It stays in the queue as `deferred`; the event says why.
+    /// The recipient stays in the queue as `deferred`; the event says why.
     Retry {
         /// When the next attempt is due.
         at: DateTime<Utc>,
-        /// `message.deferred`, or `message.uncertain` where a copy may already have arrived.
+        /// `message.deferred`, or `message.uncertain` if a copy may already have arrived.
         event: EventType,
     },
 }
 
 impl Transition {
-    /// The status that is stored.
+    /// Returns the stored status.
     pub fn status(self) -> Status {
         match self {
             Self::End(status) => status,
@@ -180,7 +180,7 @@ impl Transition {
         }
     }
 
-    /// When the next attempt is due, if there is one.
+    /// Returns when the next attempt is due, if there is one.
     pub fn next_attempt_at(self) -> Option<DateTime<Utc>> {
         match self {
             Self::End(_) => None,
@@ -188,7 +188,7 @@ impl Transition {
         }
     }
 
-    /// The event that tells of it.
+    /// Returns the event of the transition.
     pub fn event(self) -> EventType {
         match self {
             Self::Retry { event, .. } => event,
@@ -197,23 +197,24 @@ impl Transition {
     }
 }
 
-/// Why a report changes nothing.
+/// Why a report has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoEffectReason {
-    /// It says what is known already: it came twice, or another said it before.
+    /// The state is known already: the report is a duplicate, or another said the same before.
     Known,
-    /// The recipient waits for another attempt, which will have its own answer.
+    /// The recipient waits for another attempt, which will have its own outcome.
     Waiting,
-    /// A worker has it in hand: what the server answered is not on record yet. Told again in a moment, it may change much.
+    /// A worker has leased it: the server's reply is not recorded yet. The report may have an effect if it is repeated
+    /// later.
     InHand,
-    /// Nothing was sent that it could be about.
+    /// Nothing was sent to the recipient.
     NotSent,
-    /// It says nothing of the end.
+    /// The report is not about an end state.
     NoEnd,
 }
 
 impl NoEffectReason {
-    /// The word in JSON and documentation.
+    /// Returns the word in JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Known => "already_known",
@@ -228,22 +229,24 @@ impl NoEffectReason {
 /// What a report does to a recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReportEffect {
-    /// It has another end state.
+    /// The recipient moves to another end state.
     Ends(Status),
-    /// It is where it was, and its owner called the mail spam; no further attempt is made.
+    /// The recipient reported the message as spam: its state stays, and no further attempt is made.
     Complains,
-    /// It is where it was, and an event tells what was said: whoever else knows the return path may have forged it.
+    /// The state stays, and an event records the report: others who know the return path may have forged it.
     Noted(EventType),
-    /// Nothing.
+    /// No effect.
     Nothing(NoEffectReason),
 }
 
 impl ReportEffect {
-    /// What a report of `action` does to a recipient in `status` after so many `attempts` on record. Each step leads one way,
-    /// `uncertain` and `relayed` over `delivered` to `bounced`, so that a report that comes again finds nothing to do. One that
-    /// waits is not touched: the report is about an earlier attempt, and the next one has its own answer. One in hand may have
-    /// been handed over a moment ago, so that nothing can be said of it yet. Who complains has the mail, whatever is known of
-    /// it here: a complaint counts in every state, once there was an attempt.
+    /// Returns what a report of `action` does to a recipient in `status` with `attempts` recorded attempts.
+    ///
+    /// Transitions have one direction, from `uncertain` and `relayed` over `delivered` to `bounced`, so a repeated
+    /// report has no effect. A queued recipient does not change: the report is about an earlier attempt, and the next
+    /// one has its own outcome. A leased recipient may have been sent a moment ago, so its state is not known yet. A
+    /// recipient that complains has the message, whatever its state: a complaint counts in every state once there was
+    /// an attempt.
     pub fn of(action: Action, status: Status, attempts: i16, has_complained: bool) -> Self {
         use Status::{Bounced, Delivered, Expired, Relayed, Uncertain};
         match (action, status) {
@@ -255,7 +258,7 @@ impl ReportEffect {
             (Action::Complained, _) => Self::Complains,
             (Action::Failed, Relayed | Delivered | Uncertain) => Self::Ends(Bounced),
             (Action::Delivered, Relayed | Uncertain) => Self::Ends(Delivered),
-            // Of one that expired an attempt may have got through without our knowledge; it was given up all the same.
+            // An attempt of an expired recipient may have succeeded without our knowledge; it stays expired.
             (Action::Failed, Bounced | Expired) | (Action::Delivered, Delivered | Bounced | Expired) => {
                 Self::Nothing(NoEffectReason::Known)
             }
@@ -263,8 +266,8 @@ impl ReportEffect {
         }
     }
 
-    /// The same by a return path that other recipients know as well: an event and nothing else, once. `noted` is what was said
-    /// of the recipient that way before, in the words of [`note`](Self::note).
+    /// Reduces the effect to one event, for a report by a return path that other recipients know as well. `noted` lists
+    /// the earlier such reports about the recipient, as [`note`](Self::note) returns them.
     #[must_use]
     pub fn unvouched(self, noted: &[String]) -> Self {
         let event = match self {
@@ -276,7 +279,7 @@ impl ReportEffect {
         if is_known { Self::Nothing(NoEffectReason::Known) } else { Self::Noted(event) }
     }
 
-    /// The word by which the recipient's row keeps that it was said.
+    /// Returns the word by which the recipient's row records the report.
     pub fn note(self) -> Option<&'static str> {
         match self {
             Self::Noted(event) => event.as_str().strip_prefix("message."),
@@ -290,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_moves_a_recipient_one_way_and_once() {
+    fn report_moves_a_recipient_one_way_and_once() {
         use Status::{Bounced, Delivered, Relayed, Uncertain};
         let word = |action, status| ReportEffect::of(action, status, 1, false);
         for from in [Relayed, Delivered, Uncertain] {
@@ -313,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_or_was_never_sent_to_is_not_touched_by_any_report() {
+    fn report_does_not_change_queued_or_unsent_recipients() {
         let no_complaints = [Action::Failed, Action::Delayed, Action::Delivered, Action::Relayed, Action::Expanded];
         let all = no_complaints.into_iter().flat_map(|action| [(action, 0), (action, 3)]);
         for (action, attempts) in all.chain([(Action::Complained, 0)]) {
@@ -352,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complaint_counts_in_every_state_once_there_was_an_attempt() {
+    fn complaint_counts_in_every_state_after_an_attempt() {
         for status in Status::ALL {
             assert_eq!(ReportEffect::of(Action::Complained, status, 1, false), ReportEffect::Complains);
             assert_eq!(
@@ -363,16 +366,16 @@ mod tests {
     }
 
     #[test]
-    fn a_message_shows_its_most_urgent_recipient() {
+    fn message_has_the_status_of_its_most_urgent_recipient() {
         use Status::{Bounced, Deferred, Delivered, Queued, Relayed, Sending};
-        assert_eq!(MessageStatus::of([Relayed, Sending, Queued]), MessageStatus::Sending);
-        assert_eq!(MessageStatus::of([Bounced, Deferred]), MessageStatus::Deferred);
-        assert_eq!(MessageStatus::of([Relayed, Relayed]), MessageStatus::Relayed);
-        assert_eq!(MessageStatus::of([Delivered, Bounced]), MessageStatus::Partial);
+        assert_eq!(MessageStatus::from_recipients([Relayed, Sending, Queued]), MessageStatus::Sending);
+        assert_eq!(MessageStatus::from_recipients([Bounced, Deferred]), MessageStatus::Deferred);
+        assert_eq!(MessageStatus::from_recipients([Relayed, Relayed]), MessageStatus::Relayed);
+        assert_eq!(MessageStatus::from_recipients([Delivered, Bounced]), MessageStatus::Partial);
     }
 
     #[test]
-    fn every_status_reads_back_from_its_word() {
+    fn every_status_round_trips() {
         for status in Status::ALL {
             assert_eq!(status.as_str().parse(), Ok(status));
         }

@@ -1,93 +1,94 @@
-//! What was learned of a lane's destination: how much it takes, and whether it can be reached. Pure; every attempt
-//! teaches a lesson, and a replica's lesson counts the same as any other's.
+//! The health of a lane's destination: how much it accepts, and whether it is reachable. Pure; every attempt is an
+//! observation, and the observations of all replicas count alike.
 //!
-//! A destination that asks for less (421, 4.7.x) gets half, again and again; success raises the rate until it is past
-//! the one that was first complained of, and the limit is forgotten. One that cannot be reached is left alone for a
-//! while that grows; then a few mails go ahead as a probe. Mail that waits meanwhile has had no attempt.
+//! If a destination throttles us (421, 4.7.x), the rate is halved, repeatedly; success raises the rate until it exceeds
+//! the one that was first throttled, and the limit is dropped. An unreachable destination is left alone for growing
+//! intervals; then a few messages are sent as a probe. Messages that wait meanwhile have no attempt counted.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// The rate is lowered at most once in this time.
+/// The minimum interval between two reductions of the rate.
 const STEP: TimeDelta = TimeDelta::seconds(10);
-/// The rate is raised by a step for each time of this length without a complaint.
+/// The interval without throttling after which the rate is raised by one step.
 const RAISE_EVERY: TimeDelta = TimeDelta::seconds(5);
-/// What each of the first steps raises the rate by.
+/// The factor of each of the first steps.
 const RAISE: f64 = 1.25;
-/// How many those are: after them the rate is beyond twice what it was lowered to, and so beyond what was last complained of.
+/// How many first steps there are: after them the rate is more than twice the lowered one, and so above the one that
+/// was last throttled.
 const CAREFUL_STEPS: i64 = 4;
-/// What each later step raises it by: the limit that there was is gone, and nobody is helped by finding that out slowly.
+/// The factor of each later step: the destination's limit is gone, so the rate recovers fast.
 const RAISE_BEYOND: f64 = 2.0;
-/// Steps after which any rate is past its ceiling.
+/// Steps after which any rate exceeds its ceiling.
 const MOST_STEPS: i64 = 64;
-/// Never less than one mail a minute, in mails a second.
+/// The minimum rate, in messages per second: one per minute.
 const FLOOR: f64 = 1.0 / 60.0;
-/// The first cut goes no lower, in mails a second: a lane that had little to send has shown little.
+/// The minimum of the first reduction, in messages per second: a lane with little traffic has shown little.
 const FIRST: f64 = 1.0;
-/// How long a worker's word against a destination counts for nobody else, after others found that it can be reached.
+/// How long a worker's report that a destination is unreachable is doubted, after other workers reached it.
 const DOUBT: TimeDelta = TimeDelta::minutes(5);
-/// How long a destination is left alone after the first, second, … failure in a row, in seconds: shorter each time than
-/// a mail of its own would wait.
+/// How long a destination is left alone after the first, second, … consecutive failure, in seconds: each shorter than a
+/// single message's own retry wait.
 const WAITS: [i64; 5] = [30, 60, 120, 240, 300];
 
-/// What is known.
+/// What is known about a destination.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct DestinationHealth {
-    /// The limit that was learned, where there is one.
+    /// The learned limit, if any.
     pub learned: Option<Learned>,
-    /// Since it cannot be reached.
+    /// Set if it is unreachable.
     pub block: Option<Block>,
-    /// When a block last ended because a worker got through.
+    /// When a block last ended because a worker reached it.
     pub unblocked_at: Option<DateTime<Utc>>,
 }
 
-/// A limit that was learned.
+/// A learned rate limit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Learned {
-    /// Mails a second.
+    /// Messages per second.
     pub rate: f64,
-    /// Beyond this rate the limit is forgotten, in mails a second.
+    /// The rate above which the limit is dropped, in messages per second.
     pub ceiling: f64,
     /// When the rate was last lowered.
     pub lowered_at: DateTime<Utc>,
-    /// When it was last raised since.
+    /// When it was last raised after that.
     pub raised_at: Option<DateTime<Utc>>,
 }
 
-/// A destination that cannot be reached.
+/// The block of an unreachable destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {
-    /// When that was first seen.
+    /// When the first failure was seen.
     pub since: DateTime<Utc>,
-    /// Failures in a row, 1 or more.
+    /// Consecutive failures, 1 or more.
     pub failures: i16,
-    /// When the next probe may go.
+    /// When the next probe may start.
     pub open_at: DateTime<Utc>,
 }
 
-/// What some attempts showed.
+/// What some attempts showed about a destination.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Observation {
-    /// Now.
+    /// The current time.
     pub at: DateTime<Utc>,
-    /// Mails tried of late, a second.
+    /// Recent messages attempted per second.
     pub attempted: f64,
-    /// Mails taken of late, a second.
+    /// Recent messages accepted per second.
     pub accepted: f64,
-    /// The destination asked for less.
+    /// Whether the destination throttled us.
     pub slow_down: bool,
-    /// It took a mail.
+    /// Whether it accepted a message.
     pub success: bool,
-    /// It could not be reached.
+    /// Whether it was unreachable.
     pub unreachable: bool,
-    /// When one of these attempts had a session.
+    /// When one of these attempts established a session.
     pub reached_at: Option<DateTime<Utc>>,
-    /// When the worker that tells of it last had one.
+    /// When the reporting worker last established one.
     pub own_session_at: Option<DateTime<Utc>>,
 }
 
 impl Observation {
-    /// The same where so many workers see what one has seen. A worker that is alone is believed: nobody gets through in its
-    /// place.
+    /// Scales one worker's observation to all workers. The report of a single worker is never doubted: no other could
+    /// have reached the destination.
     #[must_use]
     pub fn of_all(self, workers: i64) -> Self {
         let own_session_at = if workers > 1 { self.own_session_at } else { Some(self.at) };
@@ -97,51 +98,52 @@ impl Observation {
 }
 
 impl DestinationHealth {
-    /// What is known after this lesson.
+    /// Returns the health after this observation.
     #[must_use]
-    pub fn after(self, lesson: &Observation) -> Self {
-        let block = self.block_after(lesson);
+    pub fn after(self, observation: &Observation) -> Self {
+        let block = self.block_after(observation);
         let is_unblocked = self.block.is_some() && block.is_none();
-        let unblocked_at = if is_unblocked { Some(lesson.at) } else { self.unblocked_at };
-        Self { learned: self.learned_after(lesson), block, unblocked_at }
+        let unblocked_at = if is_unblocked { Some(observation.at) } else { self.unblocked_at };
+        Self { learned: self.learned_after(observation), block, unblocked_at }
     }
 
-    /// Whether it may well be the worker that has no way out: others got through lately, and it has not since.
-    fn doubts(self, lesson: &Observation) -> bool {
+    /// Returns whether the worker's own network may be at fault: others reached the destination recently, and it has
+    /// not since.
+    fn doubts(self, observation: &Observation) -> bool {
         self.unblocked_at.is_some_and(|unblocked| {
-            lesson.at < unblocked + DOUBT && lesson.own_session_at.is_none_or(|own| own < unblocked)
+            observation.at < unblocked + DOUBT && observation.own_session_at.is_none_or(|own| own < unblocked)
         })
     }
 
-    fn learned_after(self, lesson: &Observation) -> Option<Learned> {
-        let Some(learned) = self.learned else { return lesson.slow_down.then(|| Learned::first(lesson)) };
-        if lesson.slow_down {
-            return Some(learned.lowered(lesson.at));
+    fn learned_after(self, observation: &Observation) -> Option<Learned> {
+        let Some(learned) = self.learned else { return observation.slow_down.then(|| Learned::first(observation)) };
+        if observation.slow_down {
+            return Some(learned.lowered(observation.at));
         }
-        if lesson.success { learned.raised(lesson.at) } else { Some(learned) }
+        if observation.success { learned.raised(observation.at) } else { Some(learned) }
     }
 
-    fn block_after(self, lesson: &Observation) -> Option<Block> {
+    fn block_after(self, observation: &Observation) -> Option<Block> {
         let Some(block) = self.block else {
-            let is_dead = lesson.unreachable && lesson.reached_at.is_none() && !self.doubts(lesson);
-            return is_dead.then(|| Block::nth(lesson.at, 1, lesson.at));
+            let is_dead = observation.unreachable && observation.reached_at.is_none() && !self.doubts(observation);
+            return is_dead.then(|| Block::nth(observation.at, 1, observation.at));
         };
-        if lesson.reached_at.is_some_and(|reached| reached > block.since) {
+        if observation.reached_at.is_some_and(|reached| reached > block.since) {
             return None;
         }
-        // Several replicas probe at the same time: the first failure moves the next probe, the others find it moved.
-        if lesson.unreachable && lesson.at >= block.open_at {
-            return Some(Block::nth(block.since, block.failures.saturating_add(1), lesson.at));
+        // Several replicas probe at the same time: only the first failure moves the next probe.
+        if observation.unreachable && observation.at >= block.open_at {
+            return Some(Block::nth(block.since, block.failures.saturating_add(1), observation.at));
         }
         Some(block)
     }
 }
 
 impl Learned {
-    /// Half of what was tried, or what was taken if that is less.
-    fn first(lesson: &Observation) -> Self {
-        let rate = (lesson.attempted / 2.0).min(lesson.accepted).max(FIRST);
-        Self { rate, ceiling: lesson.attempted.max(2.0 * rate), lowered_at: lesson.at, raised_at: None }
+    /// Returns half of the attempted rate, or the accepted rate if that is less.
+    fn first(observation: &Observation) -> Self {
+        let rate = (observation.attempted / 2.0).min(observation.accepted).max(FIRST);
+        Self { rate, ceiling: observation.attempted.max(2.0 * rate), lowered_at: observation.at, raised_at: None }
     }
 
     fn lowered(self, at: DateTime<Utc>) -> Self {
@@ -181,7 +183,7 @@ mod tests {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
     }
 
-    fn lesson(seconds: i64) -> Observation {
+    fn observation(seconds: i64) -> Observation {
         Observation {
             at: at(seconds),
             attempted: 0.0,
@@ -194,57 +196,58 @@ mod tests {
         }
     }
 
-    fn complaint(seconds: i64) -> Observation {
-        Observation { slow_down: true, reached_at: Some(at(seconds)), ..lesson(seconds) }
+    fn throttling(seconds: i64) -> Observation {
+        Observation { slow_down: true, reached_at: Some(at(seconds)), ..observation(seconds) }
     }
 
     fn success(seconds: i64) -> Observation {
         let now = Some(at(seconds));
-        Observation { success: true, reached_at: now, own_session_at: now, ..lesson(seconds) }
+        Observation { success: true, reached_at: now, own_session_at: now, ..observation(seconds) }
     }
 
     fn failure(seconds: i64) -> Observation {
-        Observation { unreachable: true, ..lesson(seconds) }
+        Observation { unreachable: true, ..observation(seconds) }
     }
 
-    fn rate_after(lessons: &[Observation]) -> Option<f64> {
-        lessons.iter().fold(DestinationHealth::default(), DestinationHealth::after).learned.map(|l| l.rate)
+    fn rate_after(observations: &[Observation]) -> Option<f64> {
+        observations.iter().fold(DestinationHealth::default(), DestinationHealth::after).learned.map(|l| l.rate)
     }
 
     #[test]
-    fn the_first_complaint_halves_what_was_seen() {
+    fn first_throttling_halves_the_observed_rate() {
         for (attempted, accepted, rate) in
             [(40.0, 38.0, 20.0), (1_000.0, 100.0, 100.0), (1_000.0, 0.0, 1.0), (0.1, 0.1, 1.0)]
         {
-            assert_eq!(rate_after(&[Observation { attempted, accepted, ..complaint(0) }]), Some(rate));
+            assert_eq!(rate_after(&[Observation { attempted, accepted, ..throttling(0) }]), Some(rate));
         }
     }
 
     #[test]
-    fn further_complaints_halve_at_most_every_ten_seconds_down_to_one_a_minute() {
-        assert_eq!(rate_after(&[complaint(0), complaint(9)]), Some(1.0));
-        assert_eq!(rate_after(&[complaint(0), complaint(10), complaint(11)]), Some(0.5));
-        let many: Vec<Observation> = (0..100).map(|n| complaint(n * 10)).collect();
+    fn throttling_halves_every_ten_seconds_down_to_one_per_minute() {
+        assert_eq!(rate_after(&[throttling(0), throttling(9)]), Some(1.0));
+        assert_eq!(rate_after(&[throttling(0), throttling(10), throttling(11)]), Some(0.5));
+        let many: Vec<Observation> = (0..100).map(|n| throttling(n * 10)).collect();
         assert_eq!(rate_after(&many), Some(FLOOR));
     }
 
     #[test]
-    fn success_raises_the_rate_until_the_limit_is_forgotten() {
-        let first = Observation { attempted: 40.0, accepted: 40.0, ..complaint(0) };
+    fn success_raises_the_rate_until_the_limit_is_dropped() {
+        let first = Observation { attempted: 40.0, accepted: 40.0, ..throttling(0) };
         assert_eq!(rate_after(&[first, success(4)]), Some(20.0));
         assert_eq!(rate_after(&[first, success(5), success(9)]), Some(25.0));
-        assert_eq!(rate_after(&[first, success(5), complaint(10)]), Some(12.5));
+        assert_eq!(rate_after(&[first, success(5), throttling(10)]), Some(12.5));
         assert_eq!(rate_after(&[first, success(5), success(10), success(15)]), Some(20.0 * RAISE.powi(3)));
         assert_eq!(rate_after(&[first, success(5), success(10), success(15), success(20)]), None);
         assert_eq!(rate_after(&[first, success(3_600)]), None, "what was learned long ago");
     }
 
-    /// Seconds until the limit is forgotten, where all goes well after these complaints at 1,000 mails a second.
-    fn recovery(complaints: i64) -> i64 {
-        let first = Observation { attempted: 1_000.0, accepted: 900.0, ..complaint(0) };
-        let bad = (0..complaints).map(|n| Observation { at: at(10 * n), ..first });
-        let known = bad.fold(DestinationHealth::default(), |known, lesson| known.after(&lesson));
-        let (last, mut known) = (10 * (complaints - 1), known);
+    /// Returns the seconds until the limit is dropped, if all attempts succeed after throttling at 1,000 messages per
+    /// second.
+    fn recovery(throttlings: i64) -> i64 {
+        let first = Observation { attempted: 1_000.0, accepted: 900.0, ..throttling(0) };
+        let bad = (0..throttlings).map(|n| Observation { at: at(10 * n), ..first });
+        let known = bad.fold(DestinationHealth::default(), |known, observation| known.after(&observation));
+        let (last, mut known) = (10 * (throttlings - 1), known);
         (1..100_000)
             .find(|n| {
                 known = known.after(&success(last + n));
@@ -254,30 +257,30 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_that_is_well_again_gets_full_speed_soon() {
+    fn recovered_destination_gets_full_speed_soon() {
         assert_eq!([1, 2, 4, 11].map(recovery), [20, 25, 35, 70]);
     }
 
     #[test]
-    fn a_limit_that_lasts_is_run_into_once_in_fifteen_seconds() {
+    fn lasting_limit_is_hit_once_in_fifteen_seconds() {
         let mut known =
-            DestinationHealth::default().after(&Observation { attempted: 1_000.0, accepted: 100.0, ..complaint(0) });
-        let (mut complaints, mut last) = (0, 0);
+            DestinationHealth::default().after(&Observation { attempted: 1_000.0, accepted: 100.0, ..throttling(0) });
+        let (mut throttlings, mut last) = (0, 0);
         for second in 1..600 {
             let rate = known.learned.map_or(1_000.0, |learned| learned.rate);
             if rate > 60.0 && second - last >= 10 {
-                known = known.after(&complaint(second));
-                (complaints, last) = (complaints + 1, second);
+                known = known.after(&throttling(second));
+                (throttlings, last) = (throttlings + 1, second);
             } else {
                 known = known.after(&success(second));
             }
-            assert!(known.learned.is_some(), "the limit is not forgotten");
+            assert!(known.learned.is_some(), "the limit is not dropped");
         }
-        assert!(complaints <= 600 / 15, "{complaints}");
+        assert!(throttlings <= 600 / 15, "{throttlings}");
     }
 
     #[test]
-    fn a_destination_that_cannot_be_reached_is_left_alone_for_longer_each_time() {
+    fn unreachable_destination_is_probed_at_growing_intervals() {
         let mut known = DestinationHealth::default().after(&failure(0));
         let mut waits = Vec::new();
         for _ in 0..7 {
@@ -291,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_does_not_get_through_where_others_do_is_not_believed_for_a_while() {
+    fn worker_that_fails_where_others_succeed_is_doubted() {
         let known = DestinationHealth::default().after(&failure(0)).after(&success(10));
         assert_eq!(known.after(&failure(11)).block, None);
         assert_eq!(known.after(&Observation { own_session_at: Some(at(9)), ..failure(309) }).block, None);
@@ -305,25 +308,25 @@ mod tests {
     }
 
     #[test]
-    fn a_session_elsewhere_keeps_a_failure_from_blocking_and_one_of_before_ends_no_block() {
+    fn only_a_later_session_ends_a_block() {
         assert_eq!(
             DestinationHealth::default().after(&Observation { reached_at: Some(at(0)), ..failure(1) }).block,
             None
         );
         let blocked = DestinationHealth::default().after(&failure(10));
-        assert_eq!(blocked.after(&Observation { reached_at: Some(at(9)), ..lesson(11) }), blocked);
-        assert_eq!(blocked.after(&Observation { reached_at: Some(at(11)), ..lesson(11) }).block, None);
+        assert_eq!(blocked.after(&Observation { reached_at: Some(at(9)), ..observation(11) }), blocked);
+        assert_eq!(blocked.after(&Observation { reached_at: Some(at(11)), ..observation(11) }).block, None);
     }
 
     proptest! {
         #[test]
-        fn a_rate_stays_between_one_a_minute_and_its_ceiling(
-            lessons in prop::collection::vec((0_i64..40, any::<bool>(), 0.0_f64..1e5, 0.0_f64..1.0), 1..200)
+        fn rate_stays_between_one_per_minute_and_its_ceiling(
+            observations in prop::collection::vec((0_i64..40, any::<bool>(), 0.0_f64..1e5, 0.0_f64..1.0), 1..200)
         ) {
             let (mut known, mut now) = (DestinationHealth::default(), 0);
-            for (wait, complains, attempted, part) in lessons {
+            for (wait, is_throttled, attempted, part) in observations {
                 now += wait;
-                let seen = if complains { complaint(now) } else { success(now) };
+                let seen = if is_throttled { throttling(now) } else { success(now) };
                 known = known.after(&Observation { attempted, accepted: attempted * part, ..seen });
                 if let Some(learned) = known.learned {
                     prop_assert!((FLOOR..=learned.ceiling).contains(&learned.rate), "{learned:?}");

@@ -1,7 +1,7 @@
-//! DKIM keys (RFC 6376, RFC 8463): how they are made, what is published of them, and what signs with them.
+//! DKIM keys (RFC 6376, RFC 8463): generation, records and signing.
 //!
-//! A domain has a key of each algorithm, so that receivers that do not know ed25519 yet can verify RSA. A private key
-//! exists in the clear only in memory: at rest it is sealed, tied to its tenant, domain and selector.
+//! A domain has a key of each algorithm, so that receivers without ed25519 support can verify RSA. A private key is in
+//! plaintext only in memory: at rest it is encrypted and bound to its tenant, domain and selector.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,24 +18,24 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use super::id::TenantId;
 use super::keyring::{Keyring, KeyringError, Purpose};
 
-/// What a key signs with, both over SHA-256.
+/// The signature algorithm of a key, with SHA-256.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 #[schema(as = DkimAlgorithm)]
 pub enum Algorithm {
-    /// Ed25519 (RFC 8463): small and fast, and not known to every receiver.
+    /// Ed25519 (RFC 8463): small and fast, but not supported by every receiver.
     Ed25519,
-    /// RSA with 2048 bits (RFC 8301): known to all.
+    /// RSA with 2048 bits (RFC 8301): supported by all.
     Rsa,
 }
 
 impl Algorithm {
-    /// All of them, in the order in which they sign.
+    /// All algorithms, in the order in which they sign.
     pub const ALL: [Self; 2] = [Self::Ed25519, Self::Rsa];
 
-    /// The word in SQL, JSON and configuration, and the `k=` of a record.
+    /// Returns the word in SQL, JSON and configuration, and the `k=` of a record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ed25519 => "ed25519",
@@ -59,16 +59,16 @@ impl FromStr for Algorithm {
     }
 }
 
-/// What a key does.
+/// The state of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = DkimKeyState)]
 pub enum KeyState {
-    /// It signs once its record is seen in the DNS.
+    /// It signs once its record is found in the DNS.
     Pending,
     /// It signs.
     Active,
-    /// It signs no more; its record stays for mail that it has signed and that is still under way.
+    /// It no longer signs; its record stays for signed messages that are still in transit.
     Retiring,
 }
 
@@ -85,7 +85,7 @@ impl FromStr for KeyState {
     }
 }
 
-/// Why there is no key.
+/// Why a key cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// No secret is configured.
@@ -94,27 +94,27 @@ pub enum KeyError {
     /// The key with this selector cannot be opened.
     #[error("DKIM key {selector} cannot be opened: {source}")]
     Unopened {
-        /// Where its public half is published.
+        /// Its selector.
         selector: String,
-        /// Why.
+        /// The cause.
         source: Box<KeyError>,
     },
-    /// It was sealed with another secret.
+    /// It was encrypted with another secret.
     #[error(transparent)]
     Sealed(#[from] KeyringError),
-    /// What was sealed is no key, or none could be made.
+    /// The decrypted bytes are not a key, or key generation failed.
     #[error("the {0} key cannot be used")]
     Crypto(Algorithm),
 }
 
-/// A key that was just made.
+/// A newly generated key.
 #[derive(Clone)]
 pub struct NewKey {
-    /// What it signs with.
+    /// Its algorithm.
     pub algorithm: Algorithm,
     /// PKCS #8.
     private: Vec<u8>,
-    /// As in [`record`].
+    /// The public key, as [`record`] expects it.
     pub public: Vec<u8>,
 }
 
@@ -125,7 +125,7 @@ impl fmt::Debug for NewKey {
 }
 
 impl NewKey {
-    /// Makes a key. RSA takes a tenth of a second: run it off the async threads.
+    /// Generates a key. RSA takes a tenth of a second: do not call it on an async thread.
     pub fn make(algorithm: Algorithm) -> Result<Self, KeyError> {
         let failed = |_| KeyError::Crypto(algorithm);
         let (private, public) = match algorithm {
@@ -143,7 +143,7 @@ impl NewKey {
         Ok(Self { algorithm, private, public })
     }
 
-    /// The private half, to be stored.
+    /// Encrypts the private key for storage.
     pub fn seal(
         &self,
         ring: &Keyring,
@@ -155,13 +155,13 @@ impl NewKey {
     }
 }
 
-/// What a sealed key is tied to. A domain and a selector hold no slash.
+/// Returns the context that an encrypted key is bound to. Domains and selectors contain no slash.
 fn context(tenant: TenantId, domain: &str, selector: &str) -> Vec<u8> {
     format!("{}/{domain}/{selector}", tenant.0.simple()).into_bytes()
 }
 
-/// A name for a key that no other key has, from 5 random bytes that both keys of a pair share: `pr-` and eight letters
-/// and digits, then what tells the two apart.
+/// Creates a unique selector from 5 random bytes that both keys of a pair share: `pr-`, eight letters and digits, and
+/// the algorithm.
 pub fn selector(random: [u8; 5], algorithm: Algorithm) -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let bits = random.into_iter().fold(0_u64, |bits, byte| bits << 8 | u64::from(byte));
@@ -170,7 +170,7 @@ pub fn selector(random: [u8; 5], algorithm: Algorithm) -> String {
     format!("pr-{name}-{algorithm}")
 }
 
-/// The TXT record of a key (RFC 6376 §3.6.1). Longer than the 255 octets of one string where it is RSA: it is then
+/// Returns the TXT record of a key (RFC 6376 §3.6.1). An RSA record is longer than the 255 bytes of one string and is
 /// published as several strings.
 pub fn record(algorithm: Algorithm, public: &[u8]) -> String {
     format!("v=DKIM1; k={algorithm}; p={}", STANDARD.encode(public))
@@ -178,9 +178,9 @@ pub fn record(algorithm: Algorithm, public: &[u8]) -> String {
 
 /// A key that signs.
 pub struct SigningKey {
-    /// Where its record is.
+    /// The selector of its record.
     pub selector: String,
-    /// What it signs with.
+    /// Its algorithm.
     pub algorithm: Algorithm,
     /// The private key.
     pub key: DkimKey,
@@ -193,7 +193,7 @@ impl fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    /// Opens a key that is stored.
+    /// Decrypts a stored key.
     pub fn open(
         ring: Option<&Keyring>,
         tenant: TenantId,
@@ -207,7 +207,7 @@ impl SigningKey {
         Self::read(selector, algorithm, private)
     }
 
-    /// From a private key in the clear (PKCS #8).
+    /// Parses a plaintext private key (PKCS #8).
     pub fn read(selector: &str, algorithm: Algorithm, private: Vec<u8>) -> Result<Self, KeyError> {
         let failed = |_| KeyError::Crypto(algorithm);
         let key = match algorithm {
@@ -231,7 +231,7 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// Whether signing costs some hundred microseconds.
+    /// Returns whether signing takes some hundred microseconds.
     pub fn is_slow(&self) -> bool {
         self.keys.iter().any(|key| key.algorithm == Algorithm::Rsa)
     }
@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_opens_in_its_place_with_its_secret_alone() {
+    fn key_opens_only_in_its_context_with_its_secret() {
         let (ring, other) = (Keyring::new("one", []), Keyring::new("two", []));
         for algorithm in Algorithm::ALL {
             let key = NewKey::make(algorithm).unwrap();
@@ -260,15 +260,15 @@ mod tests {
     }
 
     #[test]
-    fn the_record_is_what_verifiers_expect() {
+    fn record_is_what_verifiers_expect() {
         let ed25519 = record(Algorithm::Ed25519, &NewKey::make(Algorithm::Ed25519).unwrap().public);
-        assert_eq!(ed25519.len(), "v=DKIM1; k=ed25519; p=".len() + 44, "32 octets");
+        assert_eq!(ed25519.len(), "v=DKIM1; k=ed25519; p=".len() + 44, "32 bytes");
         let rsa = record(Algorithm::Rsa, &NewKey::make(Algorithm::Rsa).unwrap().public);
         assert!(rsa.starts_with("v=DKIM1; k=rsa; p=MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA"), "{rsa}");
     }
 
     #[test]
-    fn selectors_of_a_pair_share_a_name_that_depends_on_every_bit() {
+    fn selectors_of_a_pair_share_a_random_name() {
         assert_eq!(selector([0; 5], Algorithm::Rsa), "pr-aaaaaaaa-rsa");
         assert_eq!(selector([255; 5], Algorithm::Ed25519), "pr-99999999-ed25519");
         let one_bit = |bit: u32| (1_u64 << bit).to_be_bytes()[3..].try_into().unwrap();

@@ -1,4 +1,4 @@
-//! Webhook endpoints: what may be set, what state one is in, and the secret that signs its posts (Standard Webhooks 1.0).
+//! Webhook endpoints: their settings, their state, and the secret that signs their posts (Standard Webhooks 1.0).
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -13,29 +13,29 @@ use super::id::EndpointId;
 use super::keyring::{Keyring, KeyringError, Purpose};
 use super::limits::Change;
 
-/// The longest URL, in octets.
+/// The maximum length of a URL, in bytes.
 pub const MAX_URL: usize = 2_048;
-/// The longest description, in characters.
+/// The maximum length of a description, in characters.
 pub const MAX_DESCRIPTION: usize = 1_000;
-/// Posts at one time.
+/// Concurrent posts.
 pub const CONCURRENCY: RangeInclusive<u64> = 1..=256;
-/// Posts a second; the least is about one a day.
+/// Posts per second; the minimum is about one per day.
 pub const RATE: RangeInclusive<f64> = 1e-5..=1e5;
 /// Events in one post.
 pub const BATCH: RangeInclusive<u64> = 1..=100;
-/// How long the secret before still signs beside a new one.
+/// How long the previous secret still signs in addition to a new one.
 pub const OLD_SECRET_LASTS: TimeDelta = TimeDelta::hours(24);
 
-/// What may be set for an endpoint besides its URL. As a new one's settings, what stays is as usual.
+/// The settings of an endpoint besides its URL. For a new endpoint, a setting that is kept has its default.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
-    /// For people; cleared it is empty.
+    /// A description for readers; empty if cleared.
     pub description: Change<String>,
-    /// Which events it wants; cleared it wants all.
+    /// The subscribed event types; all if cleared.
     pub events: Change<Vec<EventType>>,
-    /// Posts at one time.
+    /// Concurrent posts.
     pub concurrency: Option<i16>,
-    /// Posts a second; cleared it has no limit.
+    /// Posts per second; unlimited if cleared.
     pub rate: Change<f64>,
     /// Events in one post.
     pub batch: Option<i16>,
@@ -44,42 +44,42 @@ pub struct Settings {
 /// Changes to an endpoint.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EndpointChange {
-    /// Where to post from now on.
+    /// The new URL.
     pub url: Option<Url>,
-    /// Whether to stop, or to begin anew as if nothing had failed.
+    /// Whether to disable the endpoint, or to enable it and reset its failures.
     pub disabled: Option<bool>,
-    /// The rest.
+    /// The other settings.
     pub settings: Settings,
 }
 
-/// Whether an endpoint gets its events.
+/// The state of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = WebhookState)]
 pub enum State {
     /// The last post succeeded, or there was none yet.
     Active,
-    /// No post has succeeded for a while; it is tried again.
+    /// Recent posts have failed; they are retried.
     Failing,
-    /// Nothing is posted until somebody enables it.
+    /// Nothing is posted until the endpoint is enabled.
     Disabled,
 }
 
-/// A secret, 32 random octets. It is kept, since every post is signed with it, and shown once.
+/// A signing secret of 32 random bytes. It is stored, since every post is signed with it, and shown once.
 pub struct Secret([u8; 32]);
 
 impl Secret {
-    /// Makes a secret of random octets.
+    /// Creates a secret from random bytes.
     pub fn from_bytes(random: [u8; 32]) -> Self {
         Self(random)
     }
 
-    /// What signs.
+    /// Returns the signing key.
     pub fn octets(&self) -> &[u8] {
         &self.0
     }
 
-    /// The text that a receiver's library takes: `whsec_` and base64.
+    /// Returns the text that a receiver's library expects: `whsec_` and base64.
     pub fn expose(&self) -> String {
         format!("whsec_{}", STANDARD.encode(self.0))
     }
@@ -91,39 +91,39 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What encrypted secrets begin with, as `webhook_endpoints.secret` documents. Secrets in the clear are random.
+/// The prefix of encrypted secrets, as `webhook_endpoints.secret` documents. Plaintext secrets are random.
 pub const SEALED: &[u8] = b"PRSEAL1\0";
 
-/// A secret as it is stored: encrypted with the keyring, tied to its endpoint; in the clear where there is no keyring.
+/// A stored secret: encrypted with the keyring and bound to its endpoint, or plaintext if there is no keyring.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredSecret(Vec<u8>);
 
 impl StoredSecret {
-    /// As read from the database.
+    /// Creates a stored secret from its column.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
 
-    /// Encrypts a secret of this endpoint, if there is something to encrypt it with.
+    /// Encrypts a secret of this endpoint if there is a keyring.
     pub fn seal(secret: &[u8], keyring: Option<&Keyring>, endpoint: EndpointId) -> Result<Self, KeyringError> {
         let Some(keyring) = keyring else { return Ok(Self(secret.to_vec())) };
         let sealed = keyring.seal(Purpose::WebhookSecret, endpoint.0.as_bytes(), secret)?;
         Ok(Self([SEALED, &sealed].concat()))
     }
 
-    /// What signs.
+    /// Returns the signing key, decrypted if necessary.
     pub fn open(&self, keyring: Option<&Keyring>, endpoint: EndpointId) -> Result<Vec<u8>, SecretError> {
         let Some(sealed) = self.0.strip_prefix(SEALED) else { return Ok(self.0.clone()) };
         let keyring = keyring.ok_or(SecretError::NoKeyring)?;
         Ok(keyring.open(Purpose::WebhookSecret, endpoint.0.as_bytes(), sealed)?)
     }
 
-    /// What is stored.
+    /// Returns the stored bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Whether that is encrypted.
+    /// Returns whether the secret is encrypted.
     pub fn is_sealed(&self) -> bool {
         self.0.starts_with(SEALED)
     }
@@ -138,10 +138,10 @@ impl fmt::Debug for StoredSecret {
 /// Why a stored secret cannot sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// It is encrypted, and nothing is configured to decrypt it with.
+    /// It is encrypted, and no `secret_key` is configured.
     #[error("the webhook's secret is stored encrypted: configure secret_key as it was")]
     NoKeyring,
-    /// It was encrypted with another secret, or altered.
+    /// It was encrypted with another `secret_key`, or altered.
     #[error("the webhook's secret {0}, or rotate the webhook's secret")]
     Keyring(#[from] KeyringError),
 }
@@ -151,14 +151,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_written_as_libraries_read_it_and_never_logged() {
+    fn secret_has_the_standard_format_and_is_never_logged() {
         let secret = Secret::from_bytes([0xff; 32]);
         assert_eq!(secret.expose(), "whsec_//////////////////////////////////////////8=");
         assert_eq!(format!("{secret:?}"), "whsec_…");
     }
 
     #[test]
-    fn a_sealed_secret_opens_for_its_endpoint_and_key_alone() {
+    fn sealed_secret_opens_only_for_its_endpoint_and_key() {
         let (id, other) = (EndpointId(uuid::Uuid::from_u128(1)), EndpointId(uuid::Uuid::from_u128(2)));
         let (ring, strange) = (Keyring::new("one", []), Keyring::new("two", []));
         let sealed = StoredSecret::seal(&[7; 32], Some(&ring), id).unwrap();

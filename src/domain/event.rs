@@ -1,4 +1,4 @@
-//! Events and their kinds, as applications see them.
+//! Events and their types, as applications see them.
 
 mod example;
 mod json;
@@ -15,7 +15,7 @@ use super::words::words;
 words! {
     /// What happened: the `type` of an event. New types may be added; ignore those that you do not know.
     pub enum EventType as "EventType" {
-        /// The message was accepted and stored. `recipients` lists everyone it goes to.
+        /// The message was accepted and stored. `recipients` lists all its recipients.
         Accepted = "message.accepted",
         /// The message was accepted with a `scheduled_at` that lies ahead, or a recipient of it was rescheduled.
         Scheduled = "message.scheduled",
@@ -27,27 +27,28 @@ words! {
         Relayed = "message.relayed",
         /// The recipient's own mail server accepted the message, or a success report (DSN) says so.
         Delivered = "message.delivered",
-        /// The message was refused permanently, by SMTP or by a bounce message that came later.
+        /// The message was refused permanently, by SMTP or by a later bounce message.
         Bounced = "message.bounced",
         /// The retry window or `expires_at` ran out. It is not a bounce, and never suppresses.
         Expired = "message.expired",
         /// The address is on the suppression list; nothing was sent.
         Suppressed = "message.suppressed",
-        /// The connection dropped after the message was sent and before the reply. An end only where `final` is true.
+        /// The connection dropped after the message was sent and before the reply. An end state only if `final` is true.
         Uncertain = "message.uncertain",
         /// The recipient reported the message as spam (a feedback report, ARF).
         Complained = "message.complained",
         /// The recipient used the unsubscribe link.
         Unsubscribed = "message.unsubscribed",
-        /// Somebody tests a webhook endpoint (`POST /v1/webhooks/{id}/test`); only that endpoint gets it.
+        /// A webhook endpoint is tested (`POST /v1/webhooks/{id}/test`); only that endpoint receives it.
         WebhookTest = "webhook.test",
-        /// A webhook endpoint was disabled, because its posts failed for five days or it answered 410.
+        /// A webhook endpoint was disabled, because its posts failed for five days or it returned 410.
         WebhookDisabled = "webhook.disabled",
     }
 }
 
 impl EventType {
-    /// The event of reaching `status`; a status that is no end tells of an attempt that failed for now.
+    /// Returns the event of reaching `status`; a status that is not an end state means that an attempt failed
+    /// temporarily.
     pub fn of_end(status: Status) -> Self {
         match status {
             Status::Relayed => Self::Relayed,
@@ -63,12 +64,12 @@ impl EventType {
 }
 
 impl EventType {
-    /// Whether it is about one recipient, and not about a message as a whole or a webhook endpoint.
+    /// Returns whether it is about one recipient, and not about a message as a whole or a webhook endpoint.
     pub fn is_of_recipient(self) -> bool {
         !matches!(self, Self::Accepted | Self::Scheduled | Self::WebhookTest | Self::WebhookDisabled)
     }
 
-    /// The fields of `data` that are null in no event of this type.
+    /// Returns the fields of `data` that are never null in events of this type.
     pub fn sets(self) -> Vec<&'static str> {
         let always: &[&str] = match self {
             Self::WebhookTest => return vec!["endpoint_id"],
@@ -92,7 +93,7 @@ impl fmt::Display for EventType {
     }
 }
 
-/// Not a type of event.
+/// The text is not an event type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("there is no such type of event")]
 pub struct UnknownEventType;

@@ -1,6 +1,6 @@
 //! Weighted max-min fair shares of a free capacity. Pure.
 
-/// One of those that share the capacity.
+/// A consumer of the capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claimant {
     /// What it uses already.
@@ -11,8 +11,8 @@ pub struct Claimant {
     pub weight: u32,
 }
 
-/// Divides `total` so that what each claimant then uses is proportional to its weight, as far as what it uses already and its
-/// room allow. Nothing is left over while any claimant has room. Among equals the first get the remainder.
+/// Divides `total` so that what each claimant then uses is proportional to its weight, as far as what it uses already
+/// and its room allow. Nothing is left over while any claimant has room. Among equals the first get the remainder.
 pub fn divide(total: usize, claimants: &[Claimant]) -> Vec<usize> {
     let wanted: usize = claimants.iter().map(|claimant| claimant.room).sum();
     if wanted <= total {

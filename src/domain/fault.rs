@@ -1,7 +1,6 @@
-//! What is wrong with one place of a request: RFC 9457's `errors` with JSON pointers (RFC 6901), and the words that
-//! say what kind of wrong it is.
+//! Faults of a request: RFC 9457's `errors` with JSON pointers (RFC 6901) and codes.
 //!
-//! The words ([`Code`]) are published: programs branch on them, so one may be added but never renamed.
+//! The codes ([`Code`]) are published: programs branch on them, so one may be added but never renamed.
 
 use serde::Serialize;
 
@@ -16,9 +15,9 @@ words! {
         InvalidType = "invalid_type",
         /// The object has no field of this name.
         UnknownField = "unknown_field",
-        /// The name stands twice in the same object.
+        /// The same object has two fields of this name.
         DuplicateField = "duplicate_field",
-        /// The value stands twice where each may stand once.
+        /// The value appears twice in a list that allows no duplicates.
         DuplicateValue = "duplicate_value",
         /// The text has more characters than allowed.
         TooLong = "too_long",
@@ -26,11 +25,11 @@ words! {
         TooMany = "too_many",
         /// The values together take more bytes than allowed.
         TooLarge = "too_large",
-        /// A CR, LF, NUL or other control character stands where none may.
+        /// The text has a CR, LF, NUL or other control character that is not allowed.
         ControlCharacter = "control_character",
         /// The text is not an email address.
         InvalidAddress = "invalid_address",
-        /// The text cannot be the name of a header.
+        /// The text is not a valid header name.
         InvalidHeader = "invalid_header",
         /// The header is set by the service itself or from another field.
         ForbiddenHeader = "forbidden_header",
@@ -42,19 +41,19 @@ words! {
         InvalidTimestamp = "invalid_timestamp",
         /// There is no stream of this name.
         UnknownStream = "unknown_stream",
-        /// The value is none of those allowed; the message says which are.
+        /// The value is not allowed; the message says which values are.
         InvalidValue = "invalid_value",
         /// The search took too long; the message says how to narrow it.
         TooBroad = "too_broad",
         /// The text is not an http or https URL that can be posted to.
         InvalidUrl = "invalid_url",
-        /// The URL leads to no address that may be posted to; the message says why.
+        /// The URL's host has no address that may be contacted; the message says why.
         DeniedAddress = "denied_address",
-        /// Messages from this domain are refused until it is registered and its records were seen.
+        /// Messages from this domain are refused until it is registered and its records are verified.
         UnverifiedDomain = "unverified_domain",
         /// The feature is not available in this version.
         NotAvailable = "not_available",
-        /// The key does not allow it; the message says which scope it needs.
+        /// The key lacks a scope; the message names it.
         Forbidden = "forbidden",
         /// It needs a setting that is not configured; the message names it.
         NotConfigured = "not_configured",
@@ -72,18 +71,18 @@ impl From<Code> for &'static str {
 /// One fault in a request body, header or query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Fault {
-    /// JSON pointer to the value at fault, such as `/to/0`; for a query parameter or a header, its name.
+    /// JSON pointer to the invalid value, such as `/to/0`; for a query parameter or a header, its name.
     #[schema(example = "/to/0")]
     pub pointer: String,
-    /// Stable, machine-readable word, such as `invalid_address`.
+    /// Stable, machine-readable code, such as `invalid_address`.
     #[schema(value_type = Code, example = "invalid_address")]
     pub code: &'static str,
-    /// What is wrong and what would mend it, for a person.
+    /// What is wrong and how to fix it, for a reader.
     pub message: String,
 }
 
 impl Fault {
-    /// The fault with its place, for a reader of nothing else: "`/to/0`: not a valid address."
+    /// Formats the fault with its place as a sentence: "`/to/0`: not a valid address."
     pub fn sentence(&self) -> String {
         let message = self.message.trim_end();
         let stop = if message.ends_with(['.', '?', '!', '…']) { "" } else { "." };
@@ -94,9 +93,9 @@ impl Fault {
     }
 }
 
-/// Collects every fault of one request, so that the sender sees all of them at once.
+/// Collects all faults of one request, so that the sender sees them at once.
 ///
-/// The first [`Faults::LIMIT`] are kept: a broken program's 40 MiB of nonsense deserves a short answer.
+/// Only the first [`Faults::LIMIT`] are kept, so that a large invalid request gets a short response.
 #[derive(Debug, Default)]
 pub struct Faults {
     kept: Vec<Fault>,
@@ -104,10 +103,10 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// How many faults are listed.
+    /// The maximum number of faults listed.
     pub const LIMIT: usize = 100;
 
-    /// Notes one fault.
+    /// Adds a fault.
     pub fn push(&mut self, pointer: impl Into<String>, code: impl Into<&'static str>, message: impl Into<String>) {
         if self.kept.len() < Self::LIMIT {
             self.kept.push(Fault { pointer: pointer.into(), code: code.into(), message: message.into() });
@@ -116,25 +115,25 @@ impl Faults {
         }
     }
 
-    /// Whether nothing is wrong.
+    /// Returns whether there are no faults.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
 
-    /// How many faults were noted, those beyond the limit included.
+    /// Returns the number of faults added, including those beyond the limit.
     pub fn len(&self) -> usize {
         self.kept.len() + self.dropped
     }
 
-    /// Whether looking further is pointless: the list is full and is known to be incomplete.
+    /// Returns whether the list is full and known to be incomplete, so that checking further is pointless.
     pub fn is_full(&self) -> bool {
         self.dropped > 0
     }
 
-    /// All faults in the order found; where some were dropped, the last entry says so.
+    /// Returns the faults in the order found; if some were dropped, the last entry says so.
     pub fn into_vec(mut self) -> Vec<Fault> {
         if self.is_full() {
-            let message = format!("only the first {} faults are listed; mend these to see the others", Self::LIMIT);
+            let message = format!("only the first {} faults are listed; fix these to see the others", Self::LIMIT);
             self.kept.push(Fault { pointer: String::new(), code: Code::TooManyFaults.as_str(), message });
         }
         self.kept
@@ -146,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sentence_has_the_place_and_one_full_stop() {
+    fn sentence_has_the_place_and_one_full_stop() {
         let sentence = |pointer: &str, message: &str| {
             Fault { pointer: pointer.into(), code: "required", message: message.into() }.sentence()
         };
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_is_cut_and_says_so() {
+    fn long_list_is_truncated_and_says_so() {
         let mut faults = Faults::default();
         for index in 0..Faults::LIMIT + 5 {
             faults.push(format!("/{index}"), Code::Required, "is missing");
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_list_that_lacks_nothing_says_nothing() {
+    fn complete_full_list_has_no_extra_entry() {
         let mut faults = Faults::default();
         for _ in 0..Faults::LIMIT {
             faults.push("", "required", "is missing");

@@ -1,5 +1,5 @@
-//! A rate limit by the generic cell rate algorithm (virtual scheduling, ITU-T I.371). Pure: the caller stores the state in a
-//! row, so that the rate holds over all replicas together.
+//! A rate limit by the generic cell rate algorithm (virtual scheduling, ITU-T I.371). Pure: the caller stores the state
+//! in a row, so that the rate holds over all replicas together.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -134,7 +134,7 @@ mod tests {
             }
         }
 
-        /// Nor fewer, where the limit is checked again when it opens.
+        /// Nor fewer, if the limit is checked again when it opens.
         #[test]
         fn all_that_the_rate_allows_start(rate in 0.02_f64..10_000.0) {
             let (mut limit, mut now, mut started) = (unused(rate), at(0), 0);

@@ -1,19 +1,19 @@
-//! Which header fields have a syntax of their own, and what of it a sender's value has to keep.
+//! The syntax of header fields, and the rules that a sender's values must follow.
 //!
-//! RFC 2047 §5 allows encoded-words in free text and in phrases, and nowhere else: a message id, an address, a URL or a
-//! keyword that is encoded is one that no receiver understands. Pure; `mail` writes these fields, `accept` checks them.
+//! RFC 2047 §5 allows encoded-words only in free text and in phrases: no receiver understands an encoded message id,
+//! address, URL or keyword. Pure; `mail` writes these fields, `accept` checks them.
 
 /// The longest line of a message in bytes, without its CRLF (RFC 5322 §2.1.1).
 pub const LONGEST_LINE: usize = 998;
 
-/// How the value of a field is to be read.
+/// The syntax of a field's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Syntax {
-    /// Free text: `Subject`, `Comments`, and every field that is not known.
+    /// Free text: `Subject`, `Comments`, and every unknown field.
     Text,
-    /// A phrase and then something in angle brackets, which alone has a syntax: `List-Id`, `Errors-To`.
+    /// A phrase, then a structured value in angle brackets: `List-Id`, `Errors-To`.
     Phrase,
-    /// Ids, URLs, keywords: nothing of it may be encoded.
+    /// Ids, URLs, keywords: no part may be encoded.
     Structured,
 }
 
@@ -28,7 +28,7 @@ const PHRASES: [&str; 7] = [
     "x-confirm-reading-to",
 ];
 
-/// Fields of [`Syntax::Structured`], in lower case; a `*` stands for any ending.
+/// Fields of [`Syntax::Structured`], in lower case; `*` matches any ending.
 const STRUCTURED: [&str; 50] = [
     "accept-language",
     "archived-at",
@@ -82,7 +82,7 @@ const STRUCTURED: [&str; 50] = [
     "xref",
 ];
 
-/// The syntax of a field, by its name in any case.
+/// Returns the syntax of a field, by its name in any case.
 pub fn syntax(name: &str) -> Syntax {
     if PHRASES.iter().any(|known| known.eq_ignore_ascii_case(name)) {
         return Syntax::Phrase;
@@ -94,14 +94,14 @@ pub fn syntax(name: &str) -> Syntax {
     if STRUCTURED.iter().any(is_known) { Syntax::Structured } else { Syntax::Text }
 }
 
-/// A phrase and what follows it, from its `<` on; all of it where there is no `<`.
+/// Splits a value into its phrase and the rest from the last `<`; without a `<` the rest is the whole value.
 pub fn phrase_and_rest(value: &str) -> (&str, &str) {
     let (phrase, rest) = value.rfind('<').map_or(("", value), |start| value.split_at(start));
     (phrase.trim(), rest.trim())
 }
 
-/// The parts of a structured value that no line may break: what stands between white space, and of that what `,` or
-/// `><` separates outside angle brackets, where white space may be put in.
+/// Returns the parts of a structured value that cannot be folded: they are separated by white space, or outside angle
+/// brackets by `,` or `><`, where white space may be added.
 pub fn unbreakable_parts(value: &str) -> impl Iterator<Item = &str> {
     value.split(char::is_whitespace).filter(|word| !word.is_empty()).flat_map(|word| {
         let mut rest = word;
@@ -113,7 +113,7 @@ pub fn unbreakable_parts(value: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Where the first part of a word without white space ends.
+/// Returns the end of the first part of a word without white space.
 fn end_of_part(word: &str) -> usize {
     let mut is_inside = false;
     let bytes = word.as_bytes();
@@ -133,7 +133,7 @@ fn end_of_part(word: &str) -> usize {
     word.len()
 }
 
-/// Why a value cannot stand in the field, in words for the sender; `None` where it can.
+/// Returns why a value is not allowed in the field, as a message for the sender; `None` if it is allowed.
 pub fn fault(name: &str, value: &str) -> Option<String> {
     let structured = match syntax(name) {
         Syntax::Text => return None,
@@ -142,15 +142,15 @@ pub fn fault(name: &str, value: &str) -> Option<String> {
     };
     if let Some(c) = structured.chars().find(|c| !c.is_ascii()) {
         return Some(format!(
-            "`{name}` cannot hold `{c}`: only ASCII may stand there; percent-encode it in a URL, and write a domain as xn--…"
+            "`{name}` cannot contain `{c}`: only ASCII is allowed; percent-encode it in a URL, and write a domain as xn--…"
         ));
     }
-    // The first part stands beside the name, the others each on a line of their own where they must.
+    // The first part shares its line with the name; each other part can have its own line.
     let longest = |index| LONGEST_LINE - if index == 0 { name.len() + ": ".len() } else { 1 };
     let mut parts = unbreakable_parts(structured).enumerate();
     let (index, part) = parts.find(|(index, part)| part.len() > longest(*index))?;
     Some(format!(
-        "a part of {} characters without white space is longer than a line of a message can hold; at most {} fit here",
+        "a part of {} characters without white space is longer than a line of a message allows; at most {} fit here",
         part.len(),
         longest(index)
     ))
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_fields_have_a_syntax_whatever_their_case() {
+    fn known_fields_have_a_syntax_in_any_case() {
         for name in ["In-Reply-To", "REFERENCES", "List-Unsubscribe", "list-post", "Feedback-ID", "Content-ID"] {
             assert_eq!(syntax(name), Syntax::Structured, "{name}");
         }
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_fits_up_to_the_end_of_a_line() {
+    fn value_fits_up_to_the_end_of_a_line() {
         let url = |length: usize| format!("<https://a.test/{}>", "u".repeat(length - 17));
         let longest = LONGEST_LINE - "List-Unsubscribe: ".len();
         assert_eq!(fault("List-Unsubscribe", &url(longest)), None);

@@ -1,5 +1,5 @@
-//! Identifiers: `UUIDv7` (RFC 9562) inside, so that they sort by time and serve as partition bounds; a prefix and
-//! 32 hex digits outside, so that a reader sees what an id names.
+//! Identifiers: internally `UUIDv7` (RFC 9562), so that they sort by time and serve as partition bounds; externally a
+//! prefix and 32 hex digits, so that a reader sees what an id names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use uuid::{Builder, Uuid};
 
-/// A string that is not an id of the kind asked for.
+/// A string that is not an id of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not an id of the form {prefix}_ and 32 hexadecimal digits")]
 pub struct IdError {
@@ -21,10 +21,10 @@ macro_rules! id {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// What the id starts with when shown, without the underscore.
+            /// The prefix of the formatted id, without the underscore.
             pub const PREFIX: &'static str = $prefix;
 
-            /// A new id whose time part is `now`, to the millisecond.
+            /// Creates an id whose time part is `now`, to the millisecond.
             pub fn new(now: DateTime<Utc>) -> Self {
                 Self(uuid_at(now))
             }
@@ -65,32 +65,32 @@ macro_rules! id {
 }
 
 id!(
-    /// One message, as accepted by `POST /v1/messages`.
+    /// The id of a message.
     MessageId, "msg"
 );
 id!(
-    /// One recipient of one message.
+    /// The id of a recipient of a message.
     RecipientId, "rcp"
 );
 id!(
-    /// One API key.
+    /// The id of an API key.
     KeyId, "key"
 );
 id!(
-    /// One webhook endpoint.
+    /// The id of a webhook endpoint.
     EndpointId, "wh"
 );
 id!(
-    /// One post to a webhook endpoint, as its log has it.
+    /// The id of a webhook delivery attempt.
     PostId, "dlv"
 );
 
-/// One lane; a number in the database. Shown with a prefix like every id, though it is no UUID.
+/// The id of a lane: a number in the database, formatted with a prefix like every id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId(pub i64);
 
 impl LaneId {
-    /// Of a lane that does not exist yet; the database counts from 1.
+    /// The id of a lane that does not exist yet; the database counts from 1.
     pub const NONE: Self = Self(0);
 }
 
@@ -115,7 +115,7 @@ impl serde::Serialize for LaneId {
     }
 }
 
-/// Whose data a row is. Every table carries it, so that the schema can be spread by tenant.
+/// The id of a tenant. Every table has it, so that the schema can be sharded by tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(pub Uuid);
 
@@ -125,9 +125,9 @@ impl TenantId {
 }
 
 impl EndpointId {
-    /// The `webhook-id` of a post of so many events, the first of which is `seq`: the same on every try, also after a crash.
-    /// Of a batch it tells how many there are: after a crash more may have come, and a receiver that has seen the id must
-    /// not pass over them.
+    /// Returns the `webhook-id` of a post of `events` events, the first of which is `seq`: the same on every attempt,
+    /// also after a crash. The id of a batch includes the number of events: after a crash a batch may have grown, and a
+    /// receiver that has seen the id must not skip the new ones.
     pub fn webhook_id(self, seq: i64, events: usize) -> String {
         let id = format!("evt_{}_{seq}", self.0.simple());
         if events > 1 { format!("{id}_{events}") } else { id }
@@ -135,7 +135,7 @@ impl EndpointId {
 }
 
 impl PostId {
-    /// When the post began, to the millisecond: the time part.
+    /// Returns when the post started, to the millisecond: the time part.
     pub fn time(self) -> DateTime<Utc> {
         let (seconds, nanos) = self.0.get_timestamp().map_or((0, 0), |time| time.to_unix());
         i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, nanos)).unwrap_or_default()
@@ -143,26 +143,26 @@ impl PostId {
 }
 
 impl MessageId {
-    /// When it was accepted, to the millisecond: the time part.
+    /// Returns when it was accepted, to the millisecond: the time part.
     pub fn time(self) -> DateTime<Utc> {
         PostId(self.0).time()
     }
 }
 
-/// A fresh `UUIDv7` whose time part is `at`.
+/// Creates a `UUIDv7` whose time part is `at`.
 pub fn uuid_at(at: DateTime<Utc>) -> Uuid {
     let millis = u64::try_from(at.timestamp_millis()).unwrap_or(0);
-    // Not `Uuid::new_v7`: that asks the kernel for every id.
+    // Not `Uuid::new_v7`: that makes a system call for every id.
     Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
 }
 
 impl MessageId {
-    /// When the message was accepted, to the millisecond; none where that is no time.
+    /// Returns when the message was accepted, to the millisecond; `None` if the time part is out of range.
     pub fn accepted_at(self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_millis(i64::try_from(self.0.as_u128() >> 80).ok()?)
     }
 
-    /// The smallest id of this millisecond.
+    /// Returns the smallest id of this millisecond.
     pub fn first_of(moment: DateTime<Utc>) -> Self {
         let millis = u128::try_from(moment.timestamp_millis()).unwrap_or(0);
         Self(Uuid::from_u128(millis << 80))
@@ -174,13 +174,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_reads_back_as_it_was_shown() {
+    fn id_round_trips() {
         let id = MessageId::new(DateTime::UNIX_EPOCH);
         assert_eq!(id.to_string().parse::<MessageId>(), Ok(id));
     }
 
     #[test]
-    fn a_lane_reads_back_and_nothing_else_does() {
+    fn lane_id_round_trips_and_nothing_else_parses() {
         assert_eq!(LaneId(42).to_string().parse(), Ok(LaneId(42)));
         for text in ["42", "lane_", "lane_-1", "lane_+1", "lane_99999999999999999999", "msg_1"] {
             assert_eq!(text.parse::<LaneId>(), Err(()), "{text}");
@@ -188,20 +188,20 @@ mod tests {
     }
 
     #[test]
-    fn a_post_knows_when_it_began() {
+    fn post_id_contains_its_time() {
         let begin = DateTime::from_timestamp_millis(1_795_435_200_123).unwrap();
         assert_eq!(PostId::new(begin).time(), begin);
     }
 
     #[test]
-    fn a_post_is_called_the_same_on_every_try() {
+    fn webhook_id_is_the_same_on_every_attempt() {
         let endpoint: EndpointId = "wh_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b".parse().unwrap();
         assert_eq!(endpoint.webhook_id(42, 1), "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b_42");
         assert_eq!(endpoint.webhook_id(42, 3), "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b_42_3");
     }
 
     #[test]
-    fn an_id_of_another_kind_is_refused() {
+    fn id_of_another_kind_is_refused() {
         let id = RecipientId::new(DateTime::UNIX_EPOCH).to_string();
         assert!(id.parse::<MessageId>().is_err());
         assert!("msg_".parse::<MessageId>().is_err());

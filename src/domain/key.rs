@@ -1,11 +1,11 @@
-//! API keys: what they look like, what they allow, and how one is recognised without being kept.
+//! API keys: format, scopes, and hashes for lookup.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-/// What a key allows. `Admin` allows everything.
+/// A scope of an API key. `Admin` allows everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = KeyScope)]
@@ -19,10 +19,10 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Every scope.
+    /// All scopes.
     pub const ALL: [Self; 3] = [Self::Send, Self::Read, Self::Admin];
 
-    /// The word in SQL, JSON and documentation.
+    /// Returns the word in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Send => "send",
@@ -43,28 +43,28 @@ impl FromStr for Scope {
     }
 }
 
-/// A key in the clear: shown once when made, never stored.
+/// An API key in plaintext: shown once on creation, never stored.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Makes a key from 32 random bytes.
+    /// Creates a key from 32 random bytes.
     pub fn from_bytes(random: [u8; 32]) -> Self {
         Self(format!("pr_{}", hex(&random)))
     }
 
-    /// The text that goes after `Bearer`.
+    /// Returns the text after `Bearer`.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// What is kept. A plain digest is enough: 256 random bits cannot be guessed, whatever the hash costs.
+    /// Returns the stored hash. A plain digest is enough: 256 random bits cannot be guessed.
     pub fn hash(text: &str) -> [u8; 32] {
         Sha256::digest(text.as_bytes()).into()
     }
 }
 
-/// Lower-case hexadecimal.
+/// Formats bytes as lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

@@ -1,15 +1,15 @@
-//! The service's own secret, and everything that is derived from it: what is encrypted at rest and what is signed by us.
+//! The service's secret and the keys derived from it, for encryption at rest and for signatures.
 //!
-//! The configuration names one secret, and possibly earlier ones. The first seals and signs; all of them open and verify, so
-//! that a secret can be replaced without losing what the one before has made. Each purpose has a key of its own
-//! (HMAC-SHA-256 of the purpose's name, as HKDF would expand it), so that nothing made for one can serve another.
+//! The configuration has one secret, and possibly previous ones. The first encrypts and signs; all of them decrypt and
+//! verify, so that a secret can be rotated without losing existing data. Each purpose has its own key (HMAC-SHA-256 of
+//! the purpose's name, as HKDF would expand it), so that a value made for one purpose is not valid for another.
 
 use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::{constant_time, hmac};
 
-/// What a derived key is for.
+/// The purpose of a derived key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// DKIM private keys at rest.
@@ -23,7 +23,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// Part of what the key is derived from: never changed once something was made with it.
+    /// Returns the label that the key is derived from. It must never change, or existing values become invalid.
     fn label(self) -> &'static [u8] {
         match self {
             Self::DkimKey => b"postrider dkim key at rest 1",
@@ -34,15 +34,15 @@ impl Purpose {
     }
 }
 
-/// Octets of a nonce before a sealed text.
+/// Bytes of the nonce before an encrypted text.
 const NONCE: usize = 12;
-/// Octets of a derived key.
+/// Bytes of a derived key.
 const KEY: usize = 32;
 
-/// What cannot be sealed or opened.
+/// Why a text cannot be encrypted or decrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyringError {
-    /// Altered, cut, or sealed with a secret that is no longer configured.
+    /// It was altered, truncated, or encrypted with a secret that is no longer configured.
     #[error("it was sealed with another secret_key; configure the earlier one in previous_secret_keys")]
     NotOurs,
     /// The cipher failed.
@@ -61,18 +61,19 @@ impl fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    /// From the secret in use and those before it.
+    /// Creates a keyring from the current secret and the previous ones.
     pub fn new<'a>(secret: &'a str, previous: impl IntoIterator<Item = &'a str>) -> Self {
         Self(std::iter::once(secret).chain(previous).map(|secret| secret.as_bytes().to_vec()).collect())
     }
 
-    /// HMAC-SHA-256 of `data` by the secret in use; callers may cut it (RFC 2104 §5: not below 10 octets).
+    /// Returns the HMAC-SHA-256 of `data` with the current secret; callers may truncate it to 10 bytes or more (RFC
+    /// 2104 §5).
     pub fn mac(&self, purpose: Purpose, data: &[u8]) -> [u8; 32] {
         self.keys(purpose).next().map(|key| mac(&key, data)).unwrap_or_default()
     }
 
-    /// Whether `given` is the beginning, of at least 10 octets, of what one of the secrets makes of `data`. Takes the same
-    /// time wherever they differ.
+    /// Returns whether `given` is the HMAC of `data` with one of the secrets, possibly truncated to 10 bytes or more.
+    /// Compares in constant time.
     pub fn is_mac(&self, purpose: Purpose, data: &[u8], given: &[u8]) -> bool {
         given.len() >= 10
             && self.keys(purpose).any(|key| {
@@ -81,8 +82,8 @@ impl Keyring {
             })
     }
 
-    /// Encrypts with AES-256-GCM by the secret in use: a random nonce, then the text with its tag. `context` is not stored,
-    /// and must be the same when it is opened: it ties the text to its place.
+    /// Encrypts with AES-256-GCM and the current secret: a random nonce, then the text with its tag. `context` is not
+    /// stored and must be the same for decryption: it binds the text to its row.
     pub fn seal(&self, purpose: Purpose, context: &[u8], text: &[u8]) -> Result<Vec<u8>, KeyringError> {
         let key = self.keys(purpose).next().ok_or(KeyringError::Cipher)?;
         let key = RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| KeyringError::Cipher)?;
@@ -91,7 +92,7 @@ impl Keyring {
         Ok([nonce.as_ref().as_slice(), &sealed].concat())
     }
 
-    /// The text that was sealed with one of the secrets.
+    /// Decrypts a text that was encrypted with one of the secrets.
     pub fn open(&self, purpose: Purpose, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, KeyringError> {
         let (nonce, sealed) = sealed.split_at_checked(NONCE).ok_or(KeyringError::NotOurs)?;
         for key in self.keys(purpose) {
@@ -110,7 +111,7 @@ impl Keyring {
     }
 }
 
-/// HMAC-SHA-256 (RFC 2104).
+/// Returns the HMAC-SHA-256 (RFC 2104).
 fn mac(key: &[u8], data: &[u8]) -> [u8; KEY] {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data);
     tag.as_ref().try_into().unwrap_or_default()
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sealed_opens_in_its_place_alone() {
+    fn sealed_text_opens_only_in_its_context() {
         let ring = ring(&["one"]);
         let sealed = ring.seal(Purpose::DkimKey, b"acme.test", b"a key").unwrap();
         assert!(!sealed.windows(5).any(|window| window == b"a key"));
@@ -135,22 +136,18 @@ mod tests {
         for cut in 0..sealed.len() {
             assert_eq!(ring.open(Purpose::DkimKey, b"acme.test", &sealed[..cut]), Err(KeyringError::NotOurs));
         }
-        assert_ne!(
-            sealed,
-            ring.seal(Purpose::DkimKey, b"acme.test", b"a key").unwrap(),
-            "a nonce of its own each time"
-        );
+        assert_ne!(sealed, ring.seal(Purpose::DkimKey, b"acme.test", b"a key").unwrap(), "a new nonce each time");
     }
 
     #[test]
-    fn an_earlier_secret_still_opens_and_verifies_and_a_strange_one_does_not() {
+    fn previous_secret_still_opens_and_verifies() {
         let (before, after, other) = (ring(&["one"]), ring(&["two", "one"]), ring(&["three"]));
         let sealed = before.seal(Purpose::DkimKey, b"", b"a key").unwrap();
         assert_eq!(after.open(Purpose::DkimKey, b"", &sealed).unwrap(), b"a key");
         assert_eq!(other.open(Purpose::DkimKey, b"", &sealed), Err(KeyringError::NotOurs));
         let mac = before.mac(Purpose::ReturnPath, b"msg");
         assert!(after.is_mac(Purpose::ReturnPath, b"msg", &mac[..10]));
-        assert!(!after.is_mac(Purpose::ReturnPath, b"msg", &mac[..9]), "too short to be believed");
+        assert!(!after.is_mac(Purpose::ReturnPath, b"msg", &mac[..9]), "too short");
         assert!(!after.is_mac(Purpose::Unsubscribe, b"msg", &mac));
         assert!(!after.is_mac(Purpose::ReturnPath, b"msh", &mac));
         assert!(!other.is_mac(Purpose::ReturnPath, b"msg", &mac));

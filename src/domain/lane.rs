@@ -1,4 +1,4 @@
-//! A lane as an operator sees it: what may go through it, what was learned of its destination, and why it moves or not.
+//! Lanes as an operator sees them: their limits, what was learned about their destinations, and why they send or not.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,26 +11,26 @@ use super::id::LaneId;
 use super::limits::LaneLimits;
 use super::unreachable::Cause;
 
-/// Whether a lane moves.
+/// Whether a lane sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = LaneState)]
 pub enum State {
-    /// Mail goes as fast as it can.
+    /// Messages are sent without a limit.
     Open,
-    /// Mail goes, more slowly than it could: a rate was learned, or mail is due and a rate that is set applies to it.
+    /// Messages are sent at a limited rate: a rate was learned, or messages are due and a configured rate applies.
     Throttled,
-    /// The destination cannot be reached; now and then it is probed.
+    /// The destination is unreachable; it is probed periodically.
     Blocked,
-    /// An operator has stopped the lane, or its stream.
+    /// An operator has paused the lane or its stream.
     Paused,
 }
 
 impl State {
-    /// Every state.
+    /// All states.
     pub const ALL: [Self; 4] = [Self::Open, Self::Throttled, Self::Blocked, Self::Paused];
 
-    /// The word in SQL, JSON and documentation.
+    /// Returns the word in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -55,7 +55,7 @@ impl FromStr for State {
     }
 }
 
-/// That an operator has stopped something.
+/// A pause by an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paused {
     /// Since when.
@@ -65,127 +65,127 @@ pub struct Paused {
 }
 
 impl Paused {
-    /// The same for somebody who need not know why.
+    /// Removes the reason, for callers that may not see it.
     #[must_use]
     pub fn without_reason(self) -> Self {
         Self { reason: None, ..self }
     }
 }
 
-/// A limit that the destination asked for by its replies.
+/// A rate limit learned from the destination's replies.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Learned {
-    /// Mails a second now.
+    /// Messages per second now.
     pub rate: f64,
-    /// Mails a second at which it is forgotten.
+    /// Messages per second above which the limit is dropped.
     pub ceiling: f64,
-    /// When the destination last asked for less.
+    /// When the destination last throttled us.
     pub at: DateTime<Utc>,
-    /// When success last raised the rate since then.
+    /// When success last raised the rate after that.
     pub raised_at: Option<DateTime<Utc>>,
-    /// The reply that asked for it.
+    /// The reply that throttled us.
     pub reply: Option<String>,
 }
 
-/// That the destination cannot be reached.
+/// An unreachable destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocked {
     /// Since when.
     pub since: DateTime<Utc>,
-    /// Probes that failed in a row, the first failure included.
+    /// Consecutive failures, including the first.
     pub failures: i16,
-    /// What the last one heard.
+    /// The last failure's reply or error.
     pub reply: Option<String>,
-    /// What that means; `None` where it was not recorded.
+    /// The cause; `None` if it was not recorded.
     pub cause: Option<Cause>,
-    /// The host that was tried last, where one was found.
+    /// The host that was tried last, if one was found.
     pub host: Option<String>,
 }
 
-/// Recipients that could not be prepared for sending, for a reason that is ours.
+/// Recipients that could not be prepared for sending because of this installation's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unprepared {
     /// How many.
     pub recipients: Count,
-    /// Since when the first of them.
+    /// Since when the first of them could not.
     pub since: DateTime<Utc>,
-    /// Why that one: the error with the domain and the configuration key.
+    /// The first one's error, with the domain and the configuration key.
     pub error: String,
 }
 
-/// What holds for all lanes of a stream together.
+/// The limits of all lanes of a stream together.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StreamTerms {
-    /// Its pause, where it is stopped.
+    /// The stream's pause, if any.
     pub paused: Option<Paused>,
-    /// Mails in flight at one time.
+    /// Messages in flight at one time.
     pub concurrency: Option<i32>,
-    /// Mails a second.
+    /// Messages per second.
     pub rate: Option<f64>,
-    /// Nothing of it starts before then; `None` where that is past.
+    /// No message of the stream is sent before this time; `None` if it is past.
     pub open_at: Option<DateTime<Utc>>,
-    /// Places in flight that workers hold of its concurrency.
+    /// How much of its concurrency workers have leased.
     pub in_use: i64,
 }
 
-/// A lane as it stands.
+/// A lane and its state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lane {
     /// Its id.
     pub id: LaneId,
-    /// In which stream.
+    /// Its stream.
     pub stream: String,
     /// `mx`, `relay` or `relay:NAME`.
     pub route: String,
-    /// Destination domain; `*` for all that goes through a relay.
+    /// Destination domain; `*` for everything sent through a relay.
     pub domain: String,
-    /// The stream's; lower goes first.
+    /// The stream's priority; lower is sent first.
     pub priority: i16,
-    /// Whether it moves.
+    /// Whether it sends.
     pub state: State,
-    /// Whether mail waits in it that is due.
+    /// Whether it has due messages.
     pub is_due: bool,
-    /// Nothing starts before then: the rate's next turn, or the next probe. `None` where that is past.
+    /// No message is sent before this time: the rate's next turn, or the next probe. `None` if it is past.
     pub open_at: Option<DateTime<Utc>>,
     /// Its own pause.
     pub paused: Option<Paused>,
     /// Its own limits.
     pub limits: LaneLimits,
-    /// What the destination asked for.
+    /// The rate learned from the destination.
     pub learned: Option<Learned>,
-    /// Where the destination cannot be reached.
+    /// Set if the destination is unreachable.
     pub blocked: Option<Blocked>,
-    /// Connections that workers hold of its own limit.
+    /// How much of its own connection limit workers use.
     pub in_use: i64,
-    /// What its stream imposes.
+    /// The stream's limits.
     pub of_stream: StreamTerms,
 }
 
-/// Whose rate holds a lane back.
+/// Which rate limits a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateOf {
     /// Learned from the destination's replies.
     Learned,
-    /// The lane's own.
+    /// The lane's own rate.
     Lane,
-    /// The stream's, over all its lanes.
+    /// The stream's rate, shared by all its lanes.
     Stream,
 }
 
 impl StreamTerms {
-    /// Whether as many of its mails are in flight as may be.
+    /// Returns whether the stream is at its concurrency limit.
     pub fn is_full(&self) -> bool {
         self.concurrency.is_some_and(|limit| self.in_use >= i64::from(limit))
     }
 }
 
 impl Lane {
-    /// Whether all connections of its own limit are in use.
+    /// Returns whether the lane is at its own connection limit.
     pub fn is_full(&self) -> bool {
         self.limits.connections.is_some_and(|limit| self.in_use >= i64::from(limit))
     }
 
-    /// Where it goes, in words: a domain, or the relays that stand for many.
+    /// Describes the destination: a domain, or the relays.
     pub fn destination(&self) -> String {
         match self.route.strip_prefix("relay:") {
             _ if self.domain != "*" => self.domain.clone(),
@@ -194,14 +194,14 @@ impl Lane {
         }
     }
 
-    /// The lowest rate that applies, in mails a second.
+    /// Returns the lowest rate that applies, in messages per second.
     pub fn effective_rate(&self) -> Option<(f64, RateOf)> {
         let stream = self.of_stream.rate.map(|rate| (rate, RateOf::Stream));
         lower(self.own_rate(), stream)
     }
 
-    /// The rate that what is due waits for: the one whose next turn is still to come, the later of two; where none is, the
-    /// lowest.
+    /// Returns the rate that due messages wait for: the one whose next turn is in the future (of two, the later); if
+    /// there is none, the lowest.
     pub fn holding_rate(&self) -> Option<(f64, RateOf)> {
         let stream = self.of_stream.rate.map(|rate| (rate, RateOf::Stream));
         if self.of_stream.open_at.is_some() && self.of_stream.open_at >= self.open_at && stream.is_some() {
@@ -215,14 +215,15 @@ impl Lane {
         lower(learned, self.limits.rate.map(|rate| (rate, RateOf::Lane)))
     }
 
-    /// Nothing starts before then, whether the lane or its stream says so.
+    /// Returns the time before which no message is sent, because of the lane or its stream.
     pub fn opens(&self) -> Option<DateTime<Utc>> {
         self.open_at.max(self.of_stream.open_at)
     }
 
-    /// Why it moves or not, in a few sentences. `unprepared` is what waits in it for a configuration to be fixed.
+    /// Describes why the lane sends or not, in a few sentences. `unprepared` counts its recipients that wait for a
+    /// fixed configuration.
     pub fn reason(&self, has_workers: bool, unprepared: Option<&Unprepared>) -> String {
-        let limit = self.stopped().or_else(|| self.full()).or_else(|| self.slowed());
+        let limit = self.stopped().or_else(|| self.full()).or_else(|| self.throttled());
         let unprepared = unprepared.map(|unprepared| {
             let Count { number, is_more } = unprepared.recipients;
             let more = if is_more { "More than " } else { "" };
@@ -237,13 +238,13 @@ impl Lane {
         let sentences: Vec<String> = [limit, unprepared, worker].into_iter().flatten().collect();
         match sentences.is_empty() {
             false => sentences.join(" "),
-            // How many workers are free is not on record.
+            // The number of free workers is not recorded.
             true if self.is_due => "Not limited. Due messages are sent as soon as workers are free.".into(),
             true => "Not limited.".into(),
         }
     }
 
-    /// The pause or the block that keeps everything in it.
+    /// Describes the pause or the unreachable destination that stops the lane.
     fn stopped(&self) -> Option<String> {
         if let Some(paused) = &self.of_stream.paused {
             return Some(format!("Stream `{}` is paused since {}{}.", self.stream, time(paused.at), given(paused)));
@@ -254,7 +255,7 @@ impl Lane {
         self.block()
     }
 
-    /// What keeps its destination from being reached, since when, and when the next probe is.
+    /// Describes why its destination is unreachable, since when, and when the next probe is.
     pub(super) fn block(&self) -> Option<String> {
         let blocked = self.blocked.as_ref()?;
         let next = self.open_at.map_or_else(|| "now".into(), |at| format!("at {}", time(at)));
@@ -268,7 +269,7 @@ impl Lane {
         ))
     }
 
-    /// Who was tried: the host, and what it is to the messages of this lane.
+    /// Describes the server that was tried: its host, and its role for this lane.
     fn server(&self, blocked: &Blocked) -> String {
         match (&blocked.host, self.route.as_str()) {
             (Some(host), "mx") => format!("the mail server {host} of {}", self.domain),
@@ -278,7 +279,7 @@ impl Lane {
         }
     }
 
-    /// That all places which it or its stream may use are taken.
+    /// Describes the connection or concurrency limit that is reached.
     fn full(&self) -> Option<String> {
         match (self.limits.connections, self.of_stream.concurrency) {
             (Some(limit), _) if self.is_full() => {
@@ -291,8 +292,8 @@ impl Lane {
         }
     }
 
-    /// The rate that it is held to.
-    pub(super) fn slowed(&self) -> Option<String> {
+    /// Describes the rate that limits it.
+    pub(super) fn throttled(&self) -> Option<String> {
         let (per_second, of) = self.holding_rate()?;
         let rate = rate(per_second);
         Some(match of {
@@ -311,15 +312,15 @@ impl Lane {
     }
 }
 
-/// What is said where nobody delivers.
-pub(super) const NO_WORKER: &str = "No worker is running (no heartbeat lately), so nothing is sent.";
+/// The sentence used when no worker is running.
+pub(super) const NO_WORKER: &str = "No worker is running (no recent heartbeat), so nothing is sent.";
 
-/// The lower of two rates, the first of two that are the same.
+/// Returns the lower of two rates, the first if they are equal.
 fn lower(a: Option<(f64, RateOf)>, b: Option<(f64, RateOf)>) -> Option<(f64, RateOf)> {
     [a, b].into_iter().flatten().min_by(|a, b| a.0.total_cmp(&b.0))
 }
 
-/// The reason of a pause, to stand behind it.
+/// Formats the reason of a pause to follow its time.
 pub(super) fn given(paused: &Paused) -> String {
     paused.reason.as_deref().map_or_else(String::new, |reason| format!(" ({reason})"))
 }
@@ -354,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_tells_why_it_moves_or_not() {
+    fn reason_names_limits_and_missing_workers() {
         let reason = |change: &dyn Fn(&mut Lane), has_workers| {
             let mut lane = lane();
             change(&mut lane);
@@ -362,7 +363,7 @@ mod tests {
         };
         assert_eq!(reason(&|lane| lane.is_due = false, true), "Not limited.");
         assert_eq!(reason(&|_| (), true), "Not limited. Due messages are sent as soon as workers are free.");
-        assert_eq!(reason(&|_| (), false), "No worker is running (no heartbeat lately), so nothing is sent.");
+        assert_eq!(reason(&|_| (), false), "No worker is running (no recent heartbeat), so nothing is sent.");
         let full = |lane: &mut Lane| {
             lane.of_stream.concurrency = Some(3);
             lane.of_stream.in_use = 3;
@@ -387,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_names_cause_host_route_reply_and_time() {
+    fn block_names_cause_host_route_reply_and_time() {
         let blocked = |cause, host: Option<&str>, route: &str| {
             let mut lane = lane();
             lane.route = route.into();
@@ -403,7 +404,7 @@ mod tests {
                 Some(Cause::Auth),
                 Some("smtp.test"),
                 "relay:eu",
-                "The relay smtp.test (route `relay:eu`) does not let us log in",
+                "The relay smtp.test (route `relay:eu`) rejects the login",
             ),
             (
                 Some(Cause::Timeout),
@@ -419,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_prepared_is_named_beside_what_else_holds() {
+    fn unprepared_recipients_are_named_beside_limits() {
         let mut lane = lane();
         lane.limits.rate = Some(1.0);
         let unprepared = Unprepared {

@@ -1,26 +1,27 @@
-//! What an operator may set for lanes and streams: the ranges, and the difference between "leave it" and "take it away".
+//! What an operator may set for lanes and streams: the ranges, and the difference between keeping and clearing a
+//! setting.
 
 use std::ops::RangeInclusive;
 
-/// What a request says of one setting.
+/// A request's change to one setting.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Change<T> {
-    /// Nothing: it stays.
+    /// The setting is absent from the request and stays.
     #[default]
     Keep,
-    /// `null`: it goes, and what is configured applies.
+    /// `null`: the setting is removed, and the configuration applies.
     Clear,
-    /// This.
+    /// A new value.
     Set(T),
 }
 
 impl<T> Change<T> {
-    /// Whether the setting changes at all.
+    /// Returns whether the setting changes.
     pub fn is_change(&self) -> bool {
         !matches!(self, Self::Keep)
     }
 
-    /// The new value; `None` where it goes or stays.
+    /// Returns the new value; `None` if the setting is cleared or stays.
     pub fn value(self) -> Option<T> {
         match self {
             Self::Set(value) => Some(value),
@@ -31,25 +32,25 @@ impl<T> Change<T> {
 
 /// Connections of one lane at one time.
 pub const CONNECTIONS: RangeInclusive<u64> = 1..=10_000;
-/// Mails over one connection.
+/// Messages per connection.
 pub const MAILS_PER_CONNECTION: RangeInclusive<u64> = 1..=100_000;
-/// Mails of one stream in flight at one time.
+/// Messages of one stream in flight at one time.
 pub const CONCURRENCY: RangeInclusive<u64> = 1..=100_000;
-/// Mails a second; the least is about one a day.
+/// Messages per second; the minimum is about one per day.
 pub const RATE: RangeInclusive<f64> = 1e-5..=1e6;
-/// A stream's priority; lower goes first.
+/// A stream's priority; lower is sent first.
 pub const PRIORITY: RangeInclusive<u64> = 0..=100;
 /// A stream's share among those of its priority.
 pub const WEIGHT: RangeInclusive<u64> = 1..=1_000;
 
-/// A lane's own limits, over all replicas together; `None` where it has none.
+/// A lane's own limits, over all replicas together; `None` if it has none.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LaneLimits {
     /// Connections at one time.
     pub connections: Option<i32>,
-    /// Mails a second.
+    /// Messages per second.
     pub rate: Option<f64>,
-    /// Mails over one connection.
+    /// Messages per connection.
     pub mails_per_connection: Option<i32>,
 }
 
@@ -58,9 +59,9 @@ pub struct LaneLimits {
 pub struct LaneChange {
     /// Connections at one time.
     pub connections: Change<i32>,
-    /// Mails a second.
+    /// Messages per second.
     pub rate: Change<f64>,
-    /// Mails over one connection.
+    /// Messages per connection.
     pub mails_per_connection: Change<i32>,
 }
 
@@ -71,9 +72,9 @@ pub struct StreamChange {
     pub priority: Option<i16>,
     /// 1–1000.
     pub weight: Option<i16>,
-    /// Mails in flight at one time.
+    /// Messages in flight at one time.
     pub concurrency: Change<i32>,
-    /// Mails a second.
+    /// Messages per second.
     pub rate: Change<f64>,
     /// Seconds.
     pub retry_schedule: Change<Vec<i32>>,
@@ -81,6 +82,6 @@ pub struct StreamChange {
     pub retry_window: Change<i32>,
     /// Seconds.
     pub greylist: Change<i32>,
-    /// Whether its mail carries a link to unsubscribe by.
+    /// Whether its messages have an unsubscribe link.
     pub unsubscribe: Option<bool>,
 }

@@ -1,4 +1,4 @@
-//! A message as the product knows it once it has been validated.
+//! Validated messages.
 
 use chrono::{DateTime, Utc};
 
@@ -6,7 +6,7 @@ use super::address::Mailbox;
 use super::id::{MessageId, RecipientId};
 use super::outcome::OnUncertain;
 
-/// Where a recipient stands in the message: visible in `To` or `Cc`, or never written down (`Bcc`).
+/// How a message names a recipient: in `To` or `Cc`, or not at all (`Bcc`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RecipientKind {
@@ -14,12 +14,12 @@ pub enum RecipientKind {
     To,
     /// Named in `Cc`.
     Cc,
-    /// Named nowhere in the mail.
+    /// Not named in the message.
     Bcc,
 }
 
 impl RecipientKind {
-    /// The word in SQL, JSON and documentation.
+    /// Returns the word in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::To => "to",
@@ -29,7 +29,7 @@ impl RecipientKind {
     }
 }
 
-/// A name and a value that the sender attached for its own use; comes back in status and events.
+/// A name and a value for the sender's own use; returned in status and events.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Tag {
     /// 1–256 characters of `A–Z a–z 0–9 _ -`.
@@ -49,7 +49,7 @@ pub struct Header {
     pub value: String,
 }
 
-/// What a message says, apart from who sends and receives it.
+/// A message's bodies and custom headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Content {
     /// Plain text body, any line ends.
@@ -60,7 +60,7 @@ pub struct Content {
     pub headers: Vec<Header>,
 }
 
-/// An attachment's description; the bytes lie in the blob named by `sha256`.
+/// An attachment's description; the bytes are in the blob named by `sha256`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Attachment {
     /// File name as shown to the reader, 1–255 characters.
@@ -80,13 +80,13 @@ pub struct Attachment {
 pub struct NewRecipient {
     /// Its id, with the same time part as the message's.
     pub id: RecipientId,
-    /// In which header it stands, if in any.
+    /// The header that names it, if any.
     pub kind: RecipientKind,
     /// Address and display name.
     pub mailbox: Mailbox,
 }
 
-/// A message that passed every check and has not been committed yet. `accept::request` is the only maker.
+/// A validated message that is not committed yet. Created only by `accept::request`.
 #[derive(Debug, Clone)]
 pub struct NewMessage {
     /// Its id; the time part is `created_at`.
@@ -109,20 +109,20 @@ pub struct NewMessage {
     pub tags: Vec<Tag>,
     /// For the sender's own use: a JSON object of strings.
     pub metadata: serde_json::Map<String, serde_json::Value>,
-    /// Which stream it travels in.
+    /// The stream.
     pub stream: String,
-    /// Not before this time.
+    /// No attempt starts before this time.
     pub scheduled_at: Option<DateTime<Utc>>,
-    /// Not after this time.
+    /// No attempt starts after this time.
     pub expires_at: Option<DateTime<Utc>>,
-    /// What to do when the link dies after the final dot.
+    /// What to do if the connection drops after the final dot.
     pub on_uncertain: OnUncertain,
-    /// Whether it goes out to suppressed addresses too.
+    /// Whether it is sent to suppressed addresses too.
     pub ignore_suppression: bool,
 }
 
 impl NewMessage {
-    /// Octets of text, html and attachments.
+    /// Returns the size of text, html and attachments, in bytes.
     pub fn size(&self) -> u64 {
         let bodies = [&self.content.text, &self.content.html].into_iter().flatten().map(String::len).sum::<usize>();
         bodies as u64 + self.attachments.iter().map(|attachment| attachment.description.size).sum::<u64>()
@@ -138,7 +138,7 @@ pub struct NewAttachment {
     pub data: Vec<u8>,
 }
 
-/// All that a message's MIME depends on, so that every attempt and every `raw` renders the same bytes.
+/// Everything that a message's MIME depends on, so that every attempt and every `raw` renders the same bytes.
 #[derive(Debug, Clone)]
 pub struct Draft {
     /// The message.

@@ -1,5 +1,5 @@
-//! Where an address is: on the Internet, or in our own network or nowhere (IANA's registries of special-purpose addresses,
-//! RFC 6890). What is reached over HTTP at somebody else's wish must be on the Internet, or allowed by name.
+//! Classifies IP addresses: public, private or special-purpose (IANA's registries, RFC 6890). HTTP requests to URLs
+//! from users may only reach public addresses, or those that are allowed explicitly.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,30 +11,30 @@ use url::Host;
 /// A part of the address space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// Anybody's machine.
+    /// A public address.
     Public,
-    /// This machine.
+    /// A loopback address of this machine.
     Loopback,
-    /// A network's own addresses, or a carrier's (RFC 1918, 4193, 6598).
+    /// A private address, or a carrier's shared one (RFC 1918, 4193, 6598).
     Private,
-    /// This link, and in clouds the machine's own secrets (169.254.169.254).
+    /// A link-local address, including the metadata service of clouds (169.254.169.254).
     LinkLocal,
-    /// Many machines.
+    /// A multicast address.
     Multicast,
-    /// Another address in disguise: NAT64, 6to4, Teredo.
+    /// An address that embeds another: NAT64, 6to4, Teredo.
     Translated,
-    /// Nobody's, or set apart for protocols, documentation and tests.
+    /// Unassigned, or reserved for protocols, documentation and tests.
     Reserved,
 }
 
 impl Place {
-    /// Whether [`Allowed::private`] admits it.
+    /// Returns whether [`Allowed::private`] admits it.
     pub fn is_private(self) -> bool {
         matches!(self, Self::Loopback | Self::Private)
     }
 
-    /// Where this address is. One that is mapped into IPv6 is where it is in IPv4.
-    pub fn of(ip: IpAddr) -> Self {
+    /// Classifies an address. An IPv4-mapped IPv6 address is classified as IPv4.
+    pub fn classify(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(ip) => of_v4(ip),
             IpAddr::V6(ip) => of_v6(ip),
@@ -83,7 +83,7 @@ fn of_v6(ip: Ipv6Addr) -> Place {
     match ip.segments() {
         _ if ip.is_loopback() => Place::Loopback,
         _ if ip.is_multicast() => Place::Multicast,
-        // Of a network (RFC 4193), and of a site as it was before.
+        // Unique local (RFC 4193), and the former site-local.
         [first, ..] if first & 0xFE00 == 0xFC00 || first & 0xFFC0 == 0xFEC0 => Place::Private,
         [first, ..] if first & 0xFFC0 == 0xFE80 => Place::LinkLocal,
         // NAT64 (RFC 6052, 8215), Teredo (RFC 4380), 6to4 (RFC 3056).
@@ -97,25 +97,25 @@ fn of_v6(ip: Ipv6Addr) -> Place {
     }
 }
 
-/// What is allowed beyond the Internet, or that nothing is allowed but this machine.
+/// Which addresses may be contacted besides public ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Allowed {
-    /// Only addresses of this machine, whatever else is set. The caller decides which addresses those are.
+    /// Allows only addresses of this machine, whatever else is set. The caller decides which addresses those are.
     pub this_machine_only: bool,
-    /// Private and loopback addresses.
+    /// Allows private and loopback addresses.
     pub private: bool,
-    /// By name or network.
+    /// Allowed hosts and networks.
     pub rules: Vec<Rule>,
 }
 
 impl Allowed {
-    /// Whether this address of `host` may be spoken to.
+    /// Returns whether this address of `host` may be contacted.
     pub fn admits(&self, host: &str, ip: IpAddr) -> bool {
-        let place = Place::of(ip);
+        let place = Place::classify(ip);
         place == Place::Public || (self.private && place.is_private()) || self.names(host, ip)
     }
 
-    /// Whether a rule allows it.
+    /// Returns whether a rule allows it.
     pub fn names(&self, host: &str, ip: IpAddr) -> bool {
         self.rules.iter().any(|rule| match rule {
             Rule::Host(name) => name == host,
@@ -124,16 +124,16 @@ impl Allowed {
     }
 }
 
-/// One thing that is allowed.
+/// An allowed host or network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
-    /// A host, whatever its addresses are.
+    /// A host, with any address.
     Host(String),
     /// Every address of a network.
     Network(IpNet),
 }
 
-/// Not an address, a network, or the name of a host.
+/// The text is not an address, a network, or the name of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be an address, a network such as 10.0.0.0/8, or the name of a host")]
 pub struct NoRule;
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_own_network_is_not_public() {
+    fn private_and_special_addresses_are_not_public() {
         for (place, addresses) in [
             (Place::Loopback, &["127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1"][..]),
             (
@@ -218,13 +218,13 @@ mod tests {
             ),
         ] {
             for ip in addresses {
-                assert_eq!(Place::of(ip.parse().unwrap()), place, "{ip}");
+                assert_eq!(Place::classify(ip.parse().unwrap()), place, "{ip}");
             }
         }
     }
 
     #[test]
-    fn what_is_allowed_is_allowed_and_nothing_else() {
+    fn only_allowed_addresses_are_admitted() {
         let rules = ["10.0.0.0/8", "169.254.1.1", "Hooks.Internal"].map(|rule| rule.parse().unwrap()).to_vec();
         let allowed = Allowed { private: false, rules, ..Allowed::default() };
         let admits = |host: &str, ip: &str| allowed.admits(host, ip.parse().unwrap());
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_rule_is_told() {
+    fn invalid_rules_are_rejected() {
         for text in ["", "10.0.0.0/33", "a b", "http://x.test", "[::1", "1.2.3.4.5"] {
             assert_eq!(text.parse::<Rule>(), Err(NoRule), "{text}");
         }

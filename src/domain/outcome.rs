@@ -1,7 +1,7 @@
-//! What one attempt at one recipient came to, and what follows from it.
+//! The outcome of one attempt for one recipient.
 //!
-//! Replies are judged by their first digit (RFC 5321 §4.2.1), refined by the enhanced code (RFC 3463). A failure to
-//! reach or to understand the other side is always temporary.
+//! Replies are classified by their first digit (RFC 5321 §4.2.1), refined by the enhanced code (RFC 3463). A failure to
+//! reach or to understand the remote server is always temporary.
 
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
@@ -10,21 +10,21 @@ use std::time::Duration;
 
 use super::retry_hint;
 
-/// What to do with a recipient when the link died between the final dot and its reply.
+/// What to do with a recipient if the connection drops between the final dot and its reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnUncertain {
-    /// Send again with the same `Message-ID`: a second copy is possible, a loss is not.
+    /// Send again with the same `Message-ID`: a duplicate is possible, a loss is not.
     #[default]
     Retry,
-    /// Leave it until an operator or `POST …/retry` decides.
+    /// Hold it until an operator decides with `POST …/retry`.
     Hold,
-    /// Never send again: a loss is possible, a second copy is not.
+    /// Never send again: a loss is possible, a duplicate is not.
     Fail,
 }
 
 impl OnUncertain {
-    /// The word in SQL, JSON and documentation.
+    /// Returns the word in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Retry => "retry",
@@ -82,32 +82,32 @@ impl FromStr for EnhancedCode {
     }
 }
 
-/// The other side's reply to a command, or our own words where it gave none.
+/// The remote server's reply to a command, or a description of the local error if there was none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// 200–599, or `None` when there was no reply (a refused connection, a time-out) and `text` is ours.
+    /// 200–599, or `None` if there was no reply (a refused connection, a time-out) and `text` describes the error.
     pub code: Option<u16>,
-    /// The enhanced code, where the reply began with one of the same class.
+    /// The enhanced code, if the reply began with one of the same class.
     pub enhanced: Option<EnhancedCode>,
-    /// The text of all lines joined by `\n`, enhanced code removed from each, at most [`Reply::TEXT_LIMIT`] octets.
+    /// The text of all lines joined by `\n`, enhanced code removed from each, at most [`Reply::TEXT_LIMIT`] bytes.
     pub text: String,
 }
 
 impl Reply {
-    /// Longer texts are cut here, in octets.
+    /// The maximum length of `text` in bytes; longer texts are truncated.
     pub const TEXT_LIMIT: usize = 2_000;
 
-    /// A reply in our own words, where the other side said nothing.
+    /// Creates a reply that describes a local error, without a code.
     pub fn ours(text: impl Into<String>) -> Self {
         Self { code: None, enhanced: None, text: text.into() }.limited()
     }
 
-    /// Our own words with the enhanced code that the situation has, such as 5.1.10 for a null MX.
+    /// Creates a reply that describes a local error, with an enhanced code such as 5.1.10 for a null MX.
     pub fn ours_with(class: u8, subject: u16, detail: u16, text: impl Into<String>) -> Self {
         Self { code: None, enhanced: Some(EnhancedCode { class, subject, detail }), text: text.into() }.limited()
     }
 
-    /// Reads a reply's code and lines.
+    /// Parses a reply's code and lines.
     pub fn from_lines<'a>(code: u16, lines: impl Iterator<Item = &'a str>) -> Self {
         let mut enhanced = None;
         let mut text = String::new();
@@ -120,25 +120,25 @@ impl Reply {
         Self { code: Some(code), enhanced, text }.limited()
     }
 
-    /// The same reply told in other words.
+    /// Replaces the text.
     #[must_use]
     pub fn in_words(self, text: impl Into<String>) -> Self {
         Self { text: text.into(), ..self }.limited()
     }
 
-    /// The same reply, told behind what led to it.
+    /// Prepends the text of the reply that led to this one.
     #[must_use]
     pub fn behind(self, cause: &Self) -> Self {
         let text = format!("{}; then: {}", cause.text, self.text);
         self.in_words(text)
     }
 
-    /// Whether a refusal asks for a second try rather than telling of trouble.
+    /// Returns whether a refusal is greylisting rather than a failure.
     pub fn speaks_of_greylisting(&self) -> bool {
-        // rspamd's greylisting says no more than this.
+        // rspamd's greylisting has only this text.
         let is_rspamds = || {
             let code = Some(EnhancedCode { class: 4, subject: 7, detail: 1 });
-            // Notes of ours stand in lines behind it.
+            // Our own notes follow in further lines.
             let text = self.text.lines().next().unwrap_or_default().trim().trim_end_matches('.');
             (self.code, self.enhanced) == (Some(451), code) && text.eq_ignore_ascii_case("try again later")
         };
@@ -146,7 +146,7 @@ impl Reply {
     }
 
     fn limited(mut self) -> Self {
-        // Other people's bytes must neither fail a commit (NUL) nor steer a terminal (ESC) or turn a line around.
+        // A server's bytes must not fail a commit (NUL), control a terminal (ESC) or reverse the text direction.
         if !self.text.bytes().all(is_plain) && self.text.contains(is_unprintable) {
             self.text = printable(&self.text);
         }
@@ -161,18 +161,18 @@ impl Reply {
     }
 }
 
-/// Whether a byte is an ASCII character that needs no look at the text's characters.
+/// Returns whether a byte is printable ASCII, a line end or a tab.
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~' | b'\n' | b'\t')
 }
 
-/// Whether a character does something other than to be seen. Line ends part the lines of a reply.
+/// Returns whether a character is not printable. Line ends separate the lines of a reply and count as printable.
 fn is_unprintable(letter: char) -> bool {
     let is_control = letter.is_control() && !matches!(letter, '\n' | '\t');
     is_control || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The text with such characters as `\x1b` or `\u{202e}`.
+/// Escapes unprintable characters, as `\x1b` or `\u{202e}`.
 fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len() + 16);
     for letter in text.chars() {
@@ -197,99 +197,100 @@ fn strip_enhanced<'a>(code: u16, line: &'a str, found: &mut Option<EnhancedCode>
     }
 }
 
-/// How an attempt at one recipient ended.
+/// How an attempt for one recipient ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The server took the mail: 2xx to the final dot.
+    /// The server accepted the message: 2xx to the final dot.
     Accepted,
-    /// Nothing was handed over, and a later attempt may succeed.
+    /// The message was not accepted; a later attempt may succeed.
     Temporary,
-    /// The server refused for good.
+    /// The server refused permanently.
     Permanent,
-    /// The link died after the final dot: the server may have the mail or not.
+    /// The connection dropped after the final dot: the server may or may not have the message.
     Uncertain,
 }
 
 impl Verdict {
-    /// Judges a reply code at any stage before the mail was accepted; 2xx and 3xx out of place are temporary.
+    /// Classifies a reply code at any stage before acceptance; unexpected 2xx and 3xx are temporary.
     pub fn of_refusal(code: u16) -> Self {
         if (500..600).contains(&code) { Self::Permanent } else { Self::Temporary }
     }
 }
 
-/// Who was spoken to, and how safely.
+/// The remote server, and how the connection was secured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peer {
     /// Host name of the relay or MX.
     pub mx: Option<String>,
     /// Address connected to.
     pub ip: Option<IpAddr>,
-    /// Protocol and cipher, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`, with ` (MTA-STS enforce)` or what else such a
-    /// policy has to say behind it; none for plain text.
+    /// Protocol and cipher, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`, followed by ` (MTA-STS enforce)` or another
+    /// note on that policy; `None` for plain text.
     pub tls: Option<String>,
     /// Whether the server is the recipient's own (MX) rather than a relay.
     pub is_final: bool,
 }
 
-/// How far an attempt had come when its outcome was decided.
+/// The stage of an attempt at which its outcome was decided.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// No server was found or reached: DNS, TCP.
     #[default]
     Connect,
-    /// Greeting, EHLO, STARTTLS, AUTH: no session came about.
+    /// Greeting, EHLO, STARTTLS, AUTH: no session was established.
     Session,
-    /// MAIL: the server's word is about the mail as a whole.
+    /// MAIL: the reply is about the message as a whole.
     Mail,
-    /// RCPT: the server's word is about this recipient.
+    /// RCPT: the reply is about this recipient.
     Rcpt,
-    /// DATA and the mail's text, before the final dot.
+    /// DATA and the message, before the final dot.
     Data,
     /// The final dot and its reply.
     FinalDot,
 }
 
-/// What an outcome says of the destination, beside this one mail.
+/// What an outcome shows about the destination, beyond this message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// No session could be had: whoever else goes there would fare the same.
+    /// No session could be established: other messages would fail likewise.
     Unreachable,
-    /// 421, or 4.7.x that is no greylisting: the server asks to be called less often.
+    /// 421, or 4.7.x that is not greylisting: the server throttles us.
     SlowDown,
 }
 
-/// What one attempt at one recipient came to. `smtp::send` never fails: every failure is an outcome.
+/// The outcome of one attempt for one recipient. `smtp::send` never fails: every failure is an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// The judgement.
+    /// How it ended.
     pub verdict: Verdict,
-    /// What was said.
+    /// The reply.
     pub reply: Reply,
-    /// Who said it.
+    /// The remote server.
     pub peer: Peer,
-    /// From the start of the attempt to its end.
+    /// Duration of the attempt.
     pub duration: Duration,
-    /// How far it had come.
+    /// The stage that decided it.
     pub stage: Stage,
 }
 
 impl Outcome {
-    /// What this says of the destination; `None` where it concerns this mail alone.
+    /// Returns what this shows about the destination; `None` if it concerns only this message.
     pub fn signal(&self) -> Option<Signal> {
         if self.verdict != Verdict::Temporary {
             return None;
         }
-        let asks = self.reply.enhanced.is_some_and(|code| (code.class, code.subject) == (4, 7));
+        let is_policy = self.reply.enhanced.is_some_and(|code| (code.class, code.subject) == (4, 7));
         match self.reply.code {
             Some(421) => Some(Signal::SlowDown),
             // Before MAIL 4.7.x is about TLS and credentials.
             _ if self.stage <= Stage::Session => Some(Signal::Unreachable),
-            Some(400..=499) if asks && !self.reply.speaks_of_greylisting() => Some(Signal::SlowDown),
+            Some(400..=499) if is_policy && !self.reply.speaks_of_greylisting() => Some(Signal::SlowDown),
             _ => None,
         }
     }
 
-    /// Whether the reason lies with us: the mail could not be prepared, or no way is configured. Nobody was spoken to.
+    /// Returns whether the cause is local: the message could not be prepared, or no route is configured. No server was
+    /// contacted.
     pub fn is_ours(&self) -> bool {
         self.stage > Stage::Session && self.peer.mx.is_none()
     }
@@ -300,27 +301,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reply_is_taken_apart() {
+    fn reply_is_parsed() {
         let reply = Reply::from_lines(550, ["5.1.1 No such user", "5.1.1 here"].into_iter());
         assert_eq!(reply.enhanced, Some(EnhancedCode { class: 5, subject: 1, detail: 1 }));
         assert_eq!(reply.text, "No such user\nhere");
     }
 
     #[test]
-    fn an_enhanced_code_of_another_class_is_text() {
+    fn enhanced_code_of_another_class_is_text() {
         let reply = Reply::from_lines(550, ["4.7.1 odd"].into_iter());
         assert_eq!((reply.enhanced, reply.text.as_str()), (None, "4.7.1 odd"));
     }
 
     #[test]
-    fn a_reply_text_is_cut_between_characters_and_holds_no_nul() {
+    fn reply_text_is_truncated_between_characters() {
         let reply = Reply::ours(format!("{}{}", "\0".repeat(1_000), "ä".repeat(2_000)));
         assert!(reply.text.len() <= Reply::TEXT_LIMIT);
         assert!(!reply.text.contains('\0'));
     }
 
     #[test]
-    fn control_characters_of_a_reply_are_shown() {
+    fn control_characters_of_a_reply_are_escaped() {
         let text = "\u{1b}]0;title\u{7}\u{1b}[31mred\rx\ty\u{9b}2J\u{202e}txt.exe\0";
         let reply = Reply::from_lines(550, [text, "second"].into_iter());
         assert_eq!(reply.text, "\\x1b]0;title\\x07\\x1b[31mred\\x0dx\ty\\x9b2J\\u{202e}txt.exe\\x00\nsecond");
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_asks_for_less_tells_of_nobody_there_or_of_neither() {
+    fn replies_signal_throttling_or_unreachability() {
         use Signal::{SlowDown, Unreachable};
         for (stage, code, text, sign) in [
             (Stage::Session, 421, "4.7.0 too many connections", Some(SlowDown)),
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_could_not_do_is_ours() {
+    fn local_errors_are_ours() {
         let theirs = refused(Stage::Data, 451, "4.3.0 later");
         assert!(!theirs.is_ours());
         assert!(Outcome { peer: Peer::default(), ..theirs.clone() }.is_ours());

@@ -1,5 +1,5 @@
-//! Pauses, for which the retry window does not run. `expires_at` is the application's and holds all the same: what is late is
-//! of no use to it.
+//! Pauses, during which the retry window is suspended. `expires_at` is set by the application and still applies: a late
+//! message is useless to it.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -12,8 +12,8 @@ pub struct Pause {
     pub until: Option<DateTime<Utc>>,
 }
 
-/// How long these pauses together lasted between `since` and `now`, each moment counted once. The pauses are in the order of
-/// their beginnings.
+/// Returns how long these pauses together lasted between `since` and `now`, without counting overlaps twice. The pauses
+/// are ordered by their start.
 pub fn paused_time(pauses: impl Iterator<Item = Pause>, since: DateTime<Utc>, now: DateTime<Utc>) -> TimeDelta {
     let (mut sum, mut counted_to) = (TimeDelta::zero(), since);
     for pause in pauses {
@@ -40,7 +40,7 @@ mod tests {
         let hours = |pauses: &[Pause], since, now| paused_time(pauses.iter().copied(), at(since), at(now)).num_hours();
         assert_eq!(hours(&[], 0, 9), 0);
         assert_eq!(hours(&[pause(1, Some(3))], 0, 9), 2);
-        assert_eq!(hours(&[pause(1, Some(3))], 2, 9), 1, "what was before does not count");
+        assert_eq!(hours(&[pause(1, Some(3))], 2, 9), 1, "time before does not count");
         assert_eq!(hours(&[pause(1, Some(3))], 4, 9), 0);
         assert_eq!(hours(&[pause(1, Some(3)), pause(2, Some(5)), pause(4, None)], 0, 9), 8);
         assert_eq!(hours(&[pause(1, Some(8)), pause(2, Some(5))], 0, 9), 7);

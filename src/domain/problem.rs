@@ -1,5 +1,4 @@
-//! What an error answer says (RFC 9457), whoever gives it: plain data, written out by `http::request_id`, which knows
-//! the request.
+//! Error responses (RFC 9457) of all endpoints: plain data, completed by `http::request_id`, which knows the request.
 
 use std::borrow::Cow;
 
@@ -11,15 +10,15 @@ use super::words::words;
 words! {
     /// What kind of error it is. Branch on it, and not on `title` or `detail`. New codes may be added.
     pub enum ProblemCode as "ProblemCode" {
-        /// The body, a header or the query string cannot be read at all.
+        /// The body, a header or the query string cannot be parsed.
         MalformedRequest = "malformed_request",
         /// The API key is missing, wrong, revoked or expired.
         Unauthorized = "unauthorized",
-        /// The key may not do this: it lacks a scope, or the sender's domain is not one of its own.
+        /// The key lacks a scope, or is not allowed to send from the sender's domain.
         Forbidden = "forbidden",
         /// No such endpoint, or no such object for this key.
         NotFound = "not_found",
-        /// The endpoint does not take this method.
+        /// The endpoint does not support this method.
         MethodNotAllowed = "method_not_allowed",
         /// The request body did not arrive in time.
         BodyTimeout = "body_timeout",
@@ -29,9 +28,9 @@ words! {
         DomainExists = "domain_exists",
         /// DKIM keys cannot be stored, because no `secret_key` is configured.
         NoSecretKey = "no_secret_key",
-        /// New DKIM keys were made before, and wait for their records.
+        /// New DKIM keys were created before and wait for their records.
         RotationPending = "rotation_pending",
-        /// The message has an unsubscribe link, and this process lacks the settings that make it.
+        /// The message has an unsubscribe link, and this process lacks the settings that create it.
         NotConfigured = "not_configured",
         /// The message that the report is about is still being sent.
         StillSending = "still_sending",
@@ -41,29 +40,29 @@ words! {
         InFlight = "in_flight",
         /// No recipient of the message is deferred or held.
         NothingToRetry = "nothing_to_retry",
-        /// There is a stream of this name.
+        /// A stream of this name exists already.
         StreamExists = "stream_exists",
         /// The webhook endpoint is disabled.
         WebhookDisabled = "webhook_disabled",
         /// The request body is larger than allowed.
         TooLarge = "too_large",
-        /// The body has a type or a coding that this endpoint does not read.
+        /// The endpoint does not support the body's media type or content coding.
         UnsupportedMediaType = "unsupported_media_type",
-        /// Of `postrider dev`: the `Host` header names another machine.
+        /// In `postrider dev`: the `Host` header names another machine.
         MisdirectedRequest = "misdirected_request",
-        /// The request is well formed and not valid; `errors` lists every fault.
+        /// The request is well-formed but not valid; `errors` lists every fault.
         InvalidRequest = "invalid_request",
         /// The `Idempotency-Key` was used with another request.
         IdempotencyKeyReused = "idempotency_key_reused",
         /// An error of the service itself.
         InternalError = "internal_error",
-        /// The database is away, or too much is asked for at one time.
+        /// The database is unavailable, or the service is overloaded.
         Unavailable = "unavailable",
     }
 }
 
 impl ProblemCode {
-    /// The HTTP status that it comes with.
+    /// Returns its HTTP status.
     pub const fn status(self) -> u16 {
         match self {
             Self::MalformedRequest => 400,
@@ -92,7 +91,7 @@ impl ProblemCode {
         }
     }
 
-    /// What a caller can do about it, for the documentation.
+    /// Returns what a caller can do about it, for the documentation.
     pub const fn fix(self) -> &'static str {
         match self {
             Self::MalformedRequest => "Fix the place that `detail` names.",
@@ -103,29 +102,29 @@ impl ProblemCode {
             Self::BodyTimeout => "Send the body faster, or check the network.",
             Self::IdempotencyKeyInFlight | Self::StillSending => "Repeat the request after `Retry-After`.",
             Self::DomainExists => "Read it with `GET /v1/domains/{name}`.",
-            Self::NoSecretKey => "Set `secret_key`, and start again.",
+            Self::NoSecretKey => "Set `secret_key` and restart.",
             Self::RotationPending => "Publish the records that `GET /v1/domains/{name}` shows, then verify.",
             Self::NotConfigured => "Set `public_url` and `secret_key`.",
-            Self::NotScheduled => "Nothing: it was sent, canceled or has expired.",
+            Self::NotScheduled => "None: it was sent, canceled or has expired.",
             Self::InFlight => "Wait for the attempt to end.",
             Self::NothingToRetry => "`GET /v1/messages/{id}/explain` says what it waits for.",
             Self::StreamExists => "Change it with `PATCH /v1/streams/{name}`.",
             Self::WebhookDisabled => "Enable it with `PATCH /v1/webhooks/{id}` and `{\"disabled\": false}`.",
-            Self::TooLarge => "Send less: `detail` has the limit.",
+            Self::TooLarge => "Send a smaller body: `detail` has the limit.",
             Self::UnsupportedMediaType => "Send the type that `detail` names, without a `Content-Encoding`.",
             Self::MisdirectedRequest => "Use 127.0.0.1, localhost or a name without dots.",
             Self::InvalidRequest => "Fix every place in `errors`.",
             Self::IdempotencyKeyReused => "Use a new key for a new request.",
-            Self::Unavailable => "Repeat the request after `Retry-After`, best with an `Idempotency-Key`.",
+            Self::Unavailable => "Repeat the request after `Retry-After`, preferably with an `Idempotency-Key`.",
             Self::InternalError => "Look for the `request_id` in the log.",
         }
     }
 }
 
-/// An error answer, `application/problem+json` (RFC 9457).
+/// An error response, `application/problem+json` (RFC 9457).
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Problem {
-    /// Always `about:blank`: `code` tells the kinds apart.
+    /// Always `about:blank`; `code` distinguishes errors.
     #[serde(rename = "type")]
     #[schema(example = "about:blank")]
     pub kind: &'static str,
@@ -135,14 +134,14 @@ pub struct Problem {
     /// The HTTP status.
     #[schema(example = 422)]
     pub status: u16,
-    /// What is wrong, where, and what would fix it.
+    /// What is wrong, where, and how to fix it.
     #[schema(example = "`/to/0`: not an email address.")]
     pub detail: Cow<'static, str>,
-    /// Stable, machine-readable word.
+    /// Stable, machine-readable code.
     #[schema(example = "invalid_request")]
     pub code: ProblemCode,
-    /// As in the `X-Request-Id` header.
+    /// The value of the `X-Request-Id` header.
     pub request_id: String,
-    /// Every single fault, where the request itself is at fault.
+    /// All faults of the request, if the request is invalid.
     pub errors: Vec<Fault>,
 }

@@ -1,16 +1,16 @@
-//! What a refusal in the middle of a transaction means: its code alone does not say. Pure.
+//! Classifies a refusal within a transaction, where the code alone is ambiguous. Pure.
 //!
-//! Codes of authentication are about us, or a server's own use of the number; a limit on recipients or messages that was
-//! reached is about those who came before.
+//! Authentication codes concern this client, or are a server's private use of the number; a limit on recipients or
+//! messages concerns the earlier ones of the transaction or connection.
 
 use super::bounce::{self, Category};
 use super::outcome::{Reply, Verdict};
 
 /// Codes that ask for credentials or TLS (RFC 4954 §6, RFC 3207 §4).
 const ABOUT_US: [u16; 4] = [530, 534, 535, 538];
-/// Details of `X.7.*` that do so.
+/// Details of `X.7.*` that ask for credentials or TLS.
 const ABOUT_US_ENHANCED: [u16; 6] = [0, 8, 9, 10, 11, 12];
-/// Words of replies that do so.
+/// Words in replies that ask for credentials or TLS.
 const ABOUT_US_WORDS: [&str; 12] = [
     "authent",
     "auth ",
@@ -26,7 +26,7 @@ const ABOUT_US_WORDS: [&str; 12] = [
     "sasl",
 ];
 
-/// Words of replies that tell of a limit on the recipients of one transaction.
+/// Phrases in replies about a limit on the recipients of one transaction.
 const RECIPIENT_LIMIT_WORDS: [&str; 17] = [
     "too many recipient",
     "too many rcpt",
@@ -47,7 +47,7 @@ const RECIPIENT_LIMIT_WORDS: [&str; 17] = [
     "max recipients",
 ];
 
-/// Words of replies that tell of a limit on messages, and of one connection.
+/// Phrases in replies about a limit on messages, and words that refer to one connection.
 const MESSAGE_LIMIT_WORDS: [&str; 8] = [
     "too many messages",
     "too many mails",
@@ -60,8 +60,8 @@ const MESSAGE_LIMIT_WORDS: [&str; 8] = [
 ];
 const CONNECTION_WORDS: [&str; 2] = ["session", "connection"];
 
-/// Judges a refusal of MAIL, RCPT, DATA or the final dot. To be asked for credentials or TLS is about us and no recipient;
-/// but the same codes are used for other things, such as Courier's `534 SIZE=Message too big.`.
+/// Classifies a refusal of MAIL, RCPT, DATA or the final dot. A request for credentials or TLS concerns this client and
+/// not the recipient; but the same codes have other uses, such as Courier's `534 SIZE=Message too big.`.
 pub fn verdict(reply: &Reply) -> Verdict {
     let code = reply.code.unwrap_or_default();
     if ABOUT_US.contains(&code) && is_about_us(reply) { Verdict::Temporary } else { Verdict::of_refusal(code) }
@@ -75,27 +75,27 @@ fn is_about_us(reply: &Reply) -> bool {
     }
 }
 
-/// Whether a reply to RCPT says that the transaction has as many recipients as the server takes, which is no refusal of the
-/// one it was said to (RFC 5321 §4.5.3.1.10). Only of use where others were named before.
+/// Returns whether a reply to RCPT says that the transaction has reached the server's recipient limit, which does not
+/// refuse this recipient (RFC 5321 §4.5.3.1.10). Meaningful only after an accepted RCPT.
 pub fn is_recipient_limit(reply: &Reply) -> bool {
     if has(reply, &RECIPIENT_LIMIT_WORDS) {
         return true;
     }
     match (reply.code, reply.enhanced) {
         (_, Some(code)) => (code.subject, code.detail) == (5, 3),
-        // The codes that the RFC names for it, and no words that say something else.
+        // The RFC's codes for it, without words of another meaning.
         (Some(452 | 552), None) => bounce::judge(reply).category == Category::Other,
         _ => false,
     }
 }
 
-/// Whether a reply to MAIL says that the connection has carried as many messages as the server takes: another one will
-/// do.
+/// Returns whether a reply to MAIL says that the connection has reached the server's message limit: a new connection
+/// helps.
 pub fn is_session_limit(reply: &Reply) -> bool {
     has(reply, &MESSAGE_LIMIT_WORDS) && has(reply, &CONNECTION_WORDS)
 }
 
-/// Whether a refusal is for want of TLS.
+/// Returns whether a refusal asks for TLS.
 pub fn asks_for_tls(reply: &Reply) -> bool {
     let is_code = reply.enhanced.is_some_and(|code| code.subject == 7 && matches!(code.detail, 10 | 11));
     is_code || has(reply, &["tls", "ssl", "encrypt"])
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_of_authentication_are_judged_by_their_words() {
+    fn authentication_codes_are_classified_by_text() {
         for (code, text) in [
             (530, "5.7.0 Must issue a STARTTLS command first"),
             (530, "5.7.0 no"),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_on_recipients_is_known_by_words_and_codes() {
+    fn recipient_limit_is_recognised() {
         for (code, text) in [
             (452, "4.5.3 Error: too many recipients"),
             (452, ""),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_on_the_messages_of_a_connection_is_known() {
+    fn session_limit_is_recognised() {
         assert!(is_session_limit(&reply(450, "4.7.1 Too many messages in this session")));
         assert!(is_session_limit(&reply(550, "maximum number of messages per connection reached")));
         assert!(!is_session_limit(&reply(450, "4.7.1 Too many messages, slow down")));

@@ -1,7 +1,7 @@
-//! A relay (smarthost) and how it is written: `smtp://[user[:password]@]host[:port][?tls=none|opportunistic|required]` or
-//! `smtps://…` for TLS from the first octet (RFC 8314), user and password percent-encoded. More options:
-//! `ca_file=PATH` for a certificate authority of one's own, `auth=plain|login|xoauth2`, and `token_file=PATH` for an
-//! access token in place of the password, which is read at every login, since tokens expire.
+//! Relays (smarthosts) and their URLs: `smtp://[user[:password]@]host[:port][?tls=none|opportunistic|required]` or
+//! `smtps://…` for TLS from the first byte (RFC 8314), user and password percent-encoded. More options: `ca_file=PATH`
+//! for a private certificate authority, `auth=plain|login|xoauth2`, and `token_file=PATH` for an access token instead
+//! of the password, which is read at every login, since tokens expire.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,22 +13,22 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
-/// How much TLS is asked of a server.
+/// The TLS requirement for a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TlsMode {
-    /// Never, even where it is offered.
+    /// Never, even if it is offered.
     None,
-    /// Where it is offered, without looking at the certificate (RFC 7435).
+    /// If it is offered, without verifying the certificate (RFC 7435).
     Opportunistic,
-    /// Always, with whatever certificate. Of a relay more is asked: its `tls=required` is [`TlsMode::Verified`].
+    /// Always, with any certificate. For a relay, `tls=required` is [`TlsMode::Verified`].
     Required,
     /// Always, with a certificate that is valid for the host.
     Verified,
 }
 
 impl TlsMode {
-    /// The word in the configuration and in answers.
+    /// Returns the word in the configuration and in responses.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -38,7 +38,7 @@ impl TlsMode {
         }
     }
 
-    /// The word in a relay's URL, where `required` is verified.
+    /// Returns the word in a relay's URL, where `required` means verified.
     pub fn of_relay(self) -> &'static str {
         match self {
             Self::Verified => Self::Required.as_str(),
@@ -47,34 +47,34 @@ impl TlsMode {
     }
 }
 
-/// How we say who we are (RFC 4954).
+/// An authentication mechanism (RFC 4954).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
-    /// RFC 4616.
+    /// PLAIN (RFC 4616).
     Plain,
-    /// As old servers know it.
+    /// LOGIN, for old servers.
     Login,
-    /// An OAuth 2.0 access token, as Google and Microsoft take it.
+    /// XOAUTH2: an OAuth 2.0 access token, as for Google and Microsoft.
     Xoauth2,
 }
 
-/// For AUTH.
+/// Credentials for AUTH.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
-    /// The user.
+    /// The user name.
     pub user: String,
-    /// What proves it.
+    /// The password or token.
     pub password: Password,
-    /// The only mechanism to be used; else PLAIN or LOGIN, whichever is offered.
+    /// The only mechanism to use; `None` for PLAIN or LOGIN, whichever is offered.
     pub mechanism: Option<Mechanism>,
 }
 
-/// A password or access token; never shown.
+/// A password or access token; never printed.
 #[derive(Debug, Clone)]
 pub enum Password {
-    /// This one.
+    /// The value itself.
     Given(SecretString),
-    /// What this file holds at the time.
+    /// The current content of this file.
     InFile(PathBuf),
 }
 
@@ -90,7 +90,7 @@ impl PartialEq for Password {
 
 impl Eq for Password {}
 
-/// A server that takes mail for any destination.
+/// A server that accepts messages for any destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relay {
     /// Host name or IP address, without brackets.
@@ -99,15 +99,15 @@ pub struct Relay {
     pub port: u16,
     /// Whether TLS starts with the connection (`smtps`) rather than by STARTTLS.
     pub implicit_tls: bool,
-    /// How much TLS is asked for.
+    /// The TLS requirement.
     pub tls: TlsMode,
-    /// For AUTH.
+    /// Credentials for AUTH.
     pub credentials: Option<Login>,
     /// A PEM file of certificates that are trusted besides the system's.
     pub ca_file: Option<PathBuf>,
 }
 
-/// What is wrong with a relay's URL. Never repeats the password.
+/// An error in a relay's URL. Never contains the password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct RelayError(String);
@@ -132,7 +132,7 @@ impl FromStr for Relay {
             return bad("a relay's URL ends after host and port; a / or # in the password is written %2F or %23");
         }
         let host = host(&url)?;
-        let options = Options::of(&url)?;
+        let options = Options::from_url(&url)?;
         let credentials = credentials(&url, options.auth, options.token_file)?;
         let tls = match (options.tls, implicit_tls) {
             (Some(TlsMode::None | TlsMode::Opportunistic), true) => return bad("smtps:// is always tls=required"),
@@ -199,7 +199,7 @@ fn credentials(
     Ok(Some(Login { user, password, mechanism }))
 }
 
-/// What stands behind the `?`.
+/// The options after the `?`.
 #[derive(Default)]
 struct Options {
     tls: Option<TlsMode>,
@@ -209,7 +209,7 @@ struct Options {
 }
 
 impl Options {
-    fn of(url: &Url) -> Result<Self, RelayError> {
+    fn from_url(url: &Url) -> Result<Self, RelayError> {
         let mut options = Self::default();
         for (key, value) in url.query_pairs() {
             match (key.as_ref(), value.as_ref()) {
@@ -245,7 +245,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 impl fmt::Display for Relay {
-    /// Without the password.
+    /// Writes the URL without the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.implicit_tls { "smtps://" } else { "smtp://" })?;
         if let Some(login) = &self.credentials {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_password_is_never_shown() {
+    fn password_is_never_shown() {
         let relay: Relay = "smtp://u:hunter2@relay.test".parse().unwrap();
         assert!(!format!("{relay:?} {relay}").contains("hunter2"));
         for url in ["smtp://u:hunter2@relay.test?tls=none", "smtp://u:hunter2@relay.test?tls=x", "http://u:hunter2@x"] {
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_travel_only_safely() {
+    fn credentials_need_verified_tls() {
         assert!(shown("smtp://u:p@relay.test?tls=none").contains("verified TLS only"));
         assert!(shown("smtp://u:p@relay.test?tls=opportunistic").contains("verified TLS only"));
         assert_eq!(shown("smtp://u:p@127.0.0.1:25?tls=none"), "smtp://u@127.0.0.1:25?tls=none");
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_file_means_xoauth2() {
+    fn token_file_means_xoauth2() {
         let login = |url: &str| url.parse::<Relay>().unwrap().credentials.unwrap();
         let token = login("smtp://me%40acme.test@relay.test?token_file=/run/token");
         assert_eq!(
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_relay_is_said() {
+    fn invalid_relays_are_rejected_with_the_reason() {
         for (url, why) in [
             ("relay.test:25", "begins with smtp://"),
             ("http://relay.test", "begins with smtp://"),

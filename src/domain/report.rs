@@ -1,23 +1,23 @@
-//! What a mail that came back says: a DSN (RFC 3464), a complaint (RFC 5965), an automatic reply, or nothing of the kind.
+//! Returned messages: a DSN (RFC 3464), a complaint (RFC 5965), an automatic reply, or none of these.
 
 use super::bounce::Judgement;
 use super::outcome::Reply;
 
-/// What kind of mail came back.
+/// The kind of a returned message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReportKind {
     /// A delivery status notification, standard or not.
     Dsn,
-    /// Somebody called a mail spam.
+    /// A recipient reported a message as spam.
     Complaint,
-    /// A vacation notice or the like: says nothing of the delivery.
+    /// An automatic reply such as a vacation notice; says nothing about the delivery.
     AutoReply,
-    /// Nothing that was understood.
+    /// None of these.
     Unknown,
 }
 
 impl ReportKind {
-    /// The word in JSON and documentation.
+    /// Returns the word in JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dsn => "dsn",
@@ -28,25 +28,25 @@ impl ReportKind {
     }
 }
 
-/// What happened to a recipient (RFC 3464 §2.3.3), or that it complained.
+/// What happened to a recipient (RFC 3464 §2.3.3), or a complaint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Given up.
+    /// Delivery failed permanently.
     Failed,
-    /// Not yet.
+    /// Delivery is delayed.
     Delayed,
-    /// In the mailbox.
+    /// Delivered to the mailbox.
     Delivered,
-    /// Handed to a system that tells nothing.
+    /// Relayed to a system that sends no DSNs.
     Relayed,
-    /// Handed to a list or to several others.
+    /// Delivered to a list or to several addresses.
     Expanded,
-    /// Called spam.
+    /// Reported as spam.
     Complained,
 }
 
 impl Action {
-    /// The word in JSON and documentation.
+    /// Returns the word in JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Failed => "failed",
@@ -59,42 +59,42 @@ impl Action {
     }
 }
 
-/// What a report says of one recipient.
+/// A report's statement about one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReportedRecipient {
     /// The address it is about, as the reporting server knows it (Final-Recipient).
     pub recipient: String,
-    /// The address that we sent to, where the report says so (Original-Recipient, ORCPT).
+    /// The address that the message was sent to, if the report has it (Original-Recipient, ORCPT).
     pub original: Option<String>,
-    /// The mailbox that failed where it is another than the one named: a member of an alias, or where mail was forwarded to.
+    /// The mailbox that failed if it differs from the one named: a member of an alias, or a forwarding target.
     pub behind: Option<String>,
     /// What happened.
     pub action: Action,
     /// The code, enhanced code and text of the diagnostic.
     pub reply: Reply,
-    /// What a failure means; none where nothing failed.
+    /// The classification of a failure; `None` if nothing failed.
     pub judgement: Option<Judgement>,
 }
 
-/// What a mail that came back says.
+/// The content of a returned message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// What kind it is.
+    /// Its kind.
     pub kind: ReportKind,
-    /// By which rule that was found out, such as `rfc3464` or `qmail`.
+    /// The rule that recognised it, such as `rfc3464` or `qmail`.
     pub rule: &'static str,
-    /// Whom it is about: somebody in a DSN, nobody in an automatic reply, and in a complaint nobody where the provider made
-    /// the address unreadable.
+    /// The recipients it is about: at least one in a DSN, none in an automatic reply, and none in a complaint if the
+    /// provider redacted the address.
     pub recipients: Vec<ReportedRecipient>,
-    /// What it says of the mail that it is about: addresses and ids in which a signed token of ours may stand, the most
-    /// trustworthy first (Original-Envelope-Id, the returned mail's Return-Path, the report's own To).
+    /// Addresses and ids that may contain our signed token for the original message, the most trustworthy first
+    /// (Original-Envelope-Id, the original message's Return-Path, the report's own To).
     pub references: Vec<String>,
-    /// The `Message-ID` of the mail that it is about, without angle brackets.
+    /// The `Message-ID` of the original message, without angle brackets.
     pub original_message_id: Option<String>,
 }
 
 impl Report {
-    /// A mail that says nothing of the kind.
+    /// Creates the report of a message that was not understood.
     pub fn unknown() -> Self {
         Self {
             kind: ReportKind::Unknown,

@@ -1,4 +1,4 @@
-//! When to try again, and when to stop. Pure: the caller brings the time and the dice.
+//! When to retry an attempt, and when to stop. Pure: the caller passes the clock and the jitter.
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ use super::retry_hint;
 pub struct Policy {
     /// The wait after the first, second, … attempt; the last one repeats.
     pub schedule: Vec<Duration>,
-    /// From the first due time to giving up.
+    /// From the first due time to expiry.
     pub window: Duration,
-    /// The first wait where the reply speaks of greylisting, if longer than the schedule's.
+    /// The first wait after greylisting, if longer than the schedule's.
     pub greylist: Duration,
 }
 
-/// A stream's own settings, in seconds as they are stored; where there is none the configuration's holds.
+/// A stream's own settings, in seconds; where one is `None`, the configuration applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OwnPolicy {
     /// The waits after the first, second, … attempt.
     pub schedule: Option<Vec<i32>>,
-    /// From the first due time to giving up.
+    /// From the first due time to expiry.
     pub window: Option<i32>,
     /// The first wait after greylisting.
     pub greylist: Option<i32>,
@@ -47,21 +47,21 @@ impl Default for Policy {
 pub struct Attempt {
     /// 1 for the first.
     pub number: u32,
-    /// After this no further attempt starts: the end of the window or `expires_at`, whichever is earlier.
+    /// No further attempt starts after this time: the end of the window or `expires_at`, whichever is earlier.
     pub deadline: DateTime<Utc>,
-    /// The sender's choice.
+    /// What the sender chose for uncertain outcomes.
     pub on_uncertain: OnUncertain,
 }
 
-/// The share by which a wait is stretched or shortened, so that retries do not come in step.
+/// The fraction by which a wait is lengthened or shortened, so that retries do not coincide.
 const JITTER: f64 = 0.2;
-/// A server that asks for more than this is asked again nevertheless.
+/// The maximum wait that a reply's hint can ask for.
 const LONGEST_HINT: Duration = Duration::from_hours(4);
-/// After so many attempts a server that keeps naming short times is no longer believed.
+/// The number of attempts after which a greylisting hint no longer shortens the schedule.
 const HINTS_THAT_SHORTEN: u32 = 3;
 
 impl Policy {
-    /// What applies to a stream: its own settings, and this where it has none.
+    /// Returns the policy of a stream: its own settings, and this policy's for the others.
     #[must_use]
     pub fn with(&self, own: &OwnPolicy) -> Self {
         let schedule = own.schedule.as_ref().filter(|waits| !waits.is_empty());
@@ -73,21 +73,21 @@ impl Policy {
         }
     }
 
-    /// The last moment at which an attempt may start.
+    /// Returns the last time at which an attempt may start.
     pub fn deadline(&self, first_due: DateTime<Utc>, expires_at: Option<DateTime<Utc>>) -> DateTime<Utc> {
         let end = first_due + delta(self.window);
         expires_at.map_or(end, |expiry| expiry.min(end))
     }
 
-    /// The wait after attempt `number`, `dice` in 0..1 choosing within ±20 %. A time that the reply names is the least to
-    /// wait. It may shorten the schedule only where greylisting says when it will be over.
-    fn wait(&self, number: u32, reply: &Reply, dice: f64) -> Duration {
+    /// Returns the wait after attempt `number`; `jitter` in 0..1 selects within ±20 %. A time that the reply names is
+    /// the minimum. It shortens the schedule only if greylisting names its end.
+    fn wait(&self, number: u32, reply: &Reply, jitter: f64) -> Duration {
         let index = usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
         let plain = self.schedule.get(index).or(self.schedule.last()).copied().unwrap_or(Duration::from_mins(1));
-        let dice = dice.clamp(0.0, 1.0);
-        let scheduled = |wait: Duration| wait.mul_f64(1.0 - JITTER + 2.0 * JITTER * dice);
-        // Never earlier than asked.
-        let asked = |wait: Duration| wait.mul_f64(1.0 + JITTER * dice);
+        let jitter = jitter.clamp(0.0, 1.0);
+        let scheduled = |wait: Duration| wait.mul_f64(1.0 - JITTER + 2.0 * JITTER * jitter);
+        // Never earlier than the server asked.
+        let asked = |wait: Duration| wait.mul_f64(1.0 + JITTER * jitter);
         let greylisted = reply.speaks_of_greylisting();
         match self.hint(reply) {
             Some(hint) if hint >= plain || (greylisted && number <= HINTS_THAT_SHORTEN) => asked(hint),
@@ -97,7 +97,7 @@ impl Policy {
         }
     }
 
-    /// How long the server asks to wait, within what is sensible: 1 s to 4 h, and no longer than the window.
+    /// Returns how long the server asks to wait, limited to 1 s to 4 h and to the window.
     fn hint(&self, reply: &Reply) -> Option<Duration> {
         let is_refusal = reply.code.is_some_and(|code| (400..500).contains(&code));
         let hint = is_refusal.then(|| retry_hint::wait(&reply.text)).flatten()?;
@@ -106,8 +106,8 @@ impl Policy {
 }
 
 impl Outcome {
-    /// What becomes of the recipient after this outcome.
-    pub fn next(&self, attempt: &Attempt, policy: &Policy, now: DateTime<Utc>, dice: f64) -> Transition {
+    /// Returns the recipient's transition after this outcome.
+    pub fn next(&self, attempt: &Attempt, policy: &Policy, now: DateTime<Utc>, jitter: f64) -> Transition {
         let event = match (self.verdict, attempt.on_uncertain) {
             (Verdict::Accepted, _) if self.peer.is_final => return Transition::End(Status::Delivered),
             (Verdict::Accepted, _) => return Transition::End(Status::Relayed),
@@ -119,18 +119,18 @@ impl Outcome {
         if now >= attempt.deadline {
             return Transition::End(Status::Expired);
         }
-        // The last wait is cut to the deadline, so that a recipient expires when promised and not up to 4 h later.
-        let at = now + delta(policy.wait(attempt.number, &self.reply, dice));
+        // The last wait ends at the deadline, so that a recipient expires on time and not up to 4 h later.
+        let at = now + delta(policy.wait(attempt.number, &self.reply, jitter));
         Transition::Retry { at: at.min(attempt.deadline), event }
     }
 }
 
-/// The window of a stream: its own, or the configuration's.
+/// Returns the window of a stream: its own, or the configuration's.
 pub fn window(own: Option<i32>, configured: Duration) -> Duration {
     own.map_or(configured, stored)
 }
 
-/// A time as it is stored: whole seconds, one at least.
+/// Converts stored seconds; at least one.
 pub fn stored(seconds: i32) -> Duration {
     Duration::from_secs(seconds.max(1).unsigned_abs().into())
 }
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_streams_own_settings_win_one_by_one() {
+    fn stream_settings_override_one_by_one() {
         let configured = Policy::default();
         assert_eq!(configured.with(&OwnPolicy::default()), configured);
         let own = OwnPolicy { schedule: Some(vec![90, 600]), window: None, greylist: Some(0) };
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn jitter_stays_within_a_fifth() {
         let policy = Policy::default();
-        let at = |dice| policy.wait(5, &Reply::ours(""), dice).as_secs();
+        let at = |jitter| policy.wait(5, &Reply::ours(""), jitter).as_secs();
         assert_eq!((at(0.0), at(0.5), at(1.0)), (48 * 60, 60 * 60, 72 * 60));
     }
 
@@ -212,11 +212,11 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_the_reply_names_is_waited_for() {
+    fn hint_in_the_reply_is_waited_for() {
         let policy = Policy::default();
-        let seconds = |number, code, text: &str, dice| {
+        let seconds = |number, code, text: &str, jitter| {
             let reply = Reply { code, enhanced: None, text: text.into() };
-            policy.wait(number, &reply, dice).as_secs()
+            policy.wait(number, &reply, jitter).as_secs()
         };
         for (what, number, text, earliest, latest) in [
             ("longer than the schedule", 1, "try again in 10 minutes", 600, 720),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn uncertain_follows_the_senders_choice() {
+    fn uncertain_outcome_follows_the_senders_choice() {
         let policy = Policy::default();
         let next =
             |choice| outcome(Verdict::Uncertain, "").next(&attempt(1, 72, choice), &policy, DateTime::UNIX_EPOCH, 0.5);

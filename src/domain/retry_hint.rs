@@ -1,12 +1,12 @@
-//! What a refusal says of the time after which to come back.
+//! Reads the retry delay from the text of a refusal.
 //!
-//! No RFC has a field for it; greylisting servers and rate limits say it in words that have become customary: "Greylisted
-//! for 300 seconds", "please come back in 00:05:00", "try again in 5 minutes". Only a span that follows such words is read,
-//! so that "more than 100 messages in 60 seconds" is none. Pure, and safe on any text.
+//! No RFC has a field for it; greylisting servers and rate limiters use customary phrases: "Greylisted for 300
+//! seconds", "please come back in 00:05:00", "try again in 5 minutes". Only a duration that follows such a phrase is
+//! read, so "more than 100 messages in 60 seconds" is not one. Pure, and safe on any text.
 
 use std::time::Duration;
 
-/// Words that a span follows, in lower case.
+/// Phrases before a duration, in lower case.
 const LEADS: [&str; 17] = [
     "again in",
     "again after",
@@ -27,27 +27,28 @@ const LEADS: [&str; 17] = [
     "wait",
 ];
 
-/// What may stand between the lead and the span.
+/// Words allowed between the phrase and the duration.
 const FILLERS: [&str; 10] = ["at", "least", "about", "approximately", "another", "for", "a", "further", "up", "to"];
 
-/// Whether the text has the word in one of its spellings: "Greylisted", "grey-listed", "gray listing".
+/// Returns whether the text mentions greylisting in any spelling: "Greylisted", "grey-listed", "gray listing".
 pub fn speaks_of_greylisting(text: &str) -> bool {
-    spelled(text).contains("greylist")
+    normalised(text).contains("greylist")
 }
 
-/// In lower case, one line, and with one spelling of greylisting. The lines of a reply are one sentence.
-fn spelled(text: &str) -> String {
+/// Normalises a text: lower case, one line, one spelling of greylisting. The lines of a reply are one sentence.
+fn normalised(text: &str) -> String {
     let text = text.to_ascii_lowercase().replace(['\r', '\n', '\t'], " ").replace("gray", "grey");
     text.replace("grey-list", "greylist").replace("grey list", "greylist")
 }
 
-/// How long the text asks to wait; nothing where it does not say. Not bounded: the caller decides what is sensible.
+/// Returns how long the text asks to wait; `None` if it names no duration. The result is not bounded: the caller
+/// decides what is sensible.
 pub fn wait(text: &str) -> Option<Duration> {
-    let text = spelled(text);
+    let text = normalised(text);
     LEADS.iter().filter_map(|lead| after(&text, lead)).max()
 }
 
-/// The span behind the first place where these words stand by themselves and one follows.
+/// Returns the duration after the first whole-word match of the phrase that has one.
 fn after(text: &str, lead: &str) -> Option<Duration> {
     text.match_indices(lead).find_map(|(at, _)| {
         let (before, rest) = (&text[..at], &text[at + lead.len()..]);
@@ -56,7 +57,8 @@ fn after(text: &str, lead: &str) -> Option<Duration> {
     })
 }
 
-/// A span of time at the start of the text: `00:05:00`, or numbers with units. `bare` takes a number alone for seconds.
+/// Parses a duration at the start of the text: `00:05:00`, or numbers with units. With `bare` a number alone is
+/// seconds.
 fn span(text: &str, bare: bool) -> Option<Duration> {
     let mut words = Words(text.trim_start_matches([' ', ':', '=']));
     while FILLERS.contains(&words.peek()) {
@@ -84,18 +86,18 @@ fn span(text: &str, bare: bool) -> Option<Duration> {
     total.map(Duration::from_secs)
 }
 
-/// What is left of a text, read word by word: letters together, all else apart.
+/// The rest of a text, read word by word; a word is a run of letters.
 #[derive(Clone, Copy)]
 struct Words<'a>(&'a str);
 
 impl<'a> Words<'a> {
-    /// The word at hand; empty where there is none.
+    /// Returns the next word; empty if there is none.
     fn peek(self) -> &'a str {
         let end = self.0.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(self.0.len());
         &self.0[..end]
     }
 
-    /// Behind that word and what separates it from the next; nothing at the end.
+    /// Skips that word and its separator; `None` at the end.
     fn skip(self) -> Option<Self> {
         let word = self.peek();
         let rest = self.0[word.len()..].trim_start_matches([' ', ',', '.', '(', ')']);
@@ -103,7 +105,7 @@ impl<'a> Words<'a> {
     }
 }
 
-/// A whole number and what follows it. A fraction is none, and neither is what only begins like a number.
+/// Parses an integer and returns the rest. Fractions and tokens that only begin like a number are rejected.
 fn number(text: &str) -> Option<(u64, Words<'_>)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number = text[..end].parse().ok()?;
@@ -113,7 +115,7 @@ fn number(text: &str) -> Option<(u64, Words<'_>)> {
     is_whole.then(|| (number, Words(rest.trim_start_matches([' ', '-']))))
 }
 
-/// `HH:MM:SS`, alone; a time of day has two parts or stands behind another word.
+/// Parses `HH:MM:SS`. A time of day has two parts or follows another word.
 fn clock(text: &str) -> Option<Duration> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != ':').unwrap_or(text.len());
     let mut parts = text[..end].split(':').map(|part| if part.len() <= 4 { part.parse::<u64>().ok() } else { None });
@@ -122,7 +124,7 @@ fn clock(text: &str) -> Option<Duration> {
     fits.then(|| Duration::from_secs(hours * 3600 + minutes * 60 + seconds))
 }
 
-/// Seconds in a unit.
+/// Returns the seconds in a unit.
 fn unit(word: &str) -> Option<u64> {
     match word {
         "s" | "sec" | "secs" | "second" | "seconds" => Some(1),
@@ -140,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn customary_words_are_read() {
+    fn customary_phrases_are_read() {
         for (text, seconds) in [
             // postgrey, milter-greylist, sqlgrey, SmarterMail, smf-grey, gld and their kin.
             (
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn other_spans_and_times_are_none() {
+    fn other_durations_and_times_are_ignored() {
         for text in [
             "",
             "Greylisted, see http://postgrey.schweikert.ch/help/example.test.html",
@@ -225,13 +227,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_is_too_odd(text in "\\PC*", lead in prop::sample::select(&LEADS[..]), tail in "[ :=0-9a-z.,()-]{0,40}") {
+        fn any_text_is_accepted(text in "\\PC*", lead in prop::sample::select(&LEADS[..]), tail in "[ :=0-9a-z.,()-]{0,40}") {
             let _ = wait(&text);
             let _ = wait(&format!("{text}{lead} {tail}{text}"));
         }
 
         #[test]
-        fn a_number_of_seconds_is_read_as_it_is(seconds: u32) {
+        fn seconds_are_read_exactly(seconds: u32) {
             let text = format!("4.7.1 Greylisted for {seconds} seconds");
             prop_assert_eq!(wait(&text), Some(Duration::from_secs(seconds.into())));
         }

@@ -1,10 +1,10 @@
-//! Return paths: `b+TOKEN@return-domain`, by which a mail that comes back says which of ours it is about, and by which
-//! nobody else can (RFC 5321 §3.6.3 calls the reverse path; signing it is as old as BATV).
+//! Return paths: `b+TOKEN@return-domain`. A bounce to such an address identifies the message that it is about, and
+//! cannot be forged by others (the reverse-path of RFC 5321 §3.6.3, signed as in BATV).
 //!
-//! A token names a message, one of its recipients where no other goes the same way, and the day on which it was made; an
-//! HMAC-SHA-256 of that, cut to 80 bits (RFC 2104 §5), shows that we made it. 30 octets are 48 letters of base32, so that
-//! the part before the @ has 50 of the 64 that it may have. It reads the same in upper and lower case, since some servers
-//! fold it. The same token is the envelope id of RFC 3461.
+//! A token contains a message, one of its recipients if the envelope has only that one, and the day on which it was
+//! made; an HMAC-SHA-256 of these, truncated to 80 bits (RFC 2104 §5), proves that we made it. 30 bytes are 48 letters
+//! of base32, so the local part has 50 of the 64 characters allowed. It is case-insensitive, since some servers fold
+//! case. The same token is the envelope id of RFC 3461.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,50 +16,50 @@ use super::address::Address;
 use super::id::MessageId;
 use super::keyring::{Keyring, Purpose};
 
-/// Before every token in an address.
+/// The prefix of every token in an address.
 const PREFIX: &str = "b+";
-/// Octets of a token that are signed: message, position, day.
+/// Signed bytes of a token: message, position, day.
 const SIGNED: usize = 20;
-/// Octets of a token.
-const OCTETS: usize = 30;
+/// Bytes of a token.
+const TOKEN_BYTES: usize = 30;
 /// Letters of a token.
-const LETTERS: usize = OCTETS * 8 / 5;
+const LETTERS: usize = TOKEN_BYTES * 8 / 5;
 /// Base32 (RFC 4648 §6) in lower case.
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-/// Stands for no recipient.
-const NOBODY: u16 = u16::MAX;
-/// Tokens that are looked at in one text: whoever writes more of them means no good.
-const LOOKED_AT: usize = 8;
+/// Encodes that the token names no recipient.
+const NO_POSITION: u16 = u16::MAX;
+/// How many tokens of one text are verified; a text with more is an attack.
+const MAX_CANDIDATES: usize = 8;
 
-/// What a token says.
+/// The content of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token {
-    /// The mail that it was made for.
+    /// The message.
     pub message: MessageId,
-    /// Which of the message's recipients that mail was for, counted from 0; none where others of the message go the same way.
+    /// The recipient's position in the message, counted from 0; `None` if the envelope has several recipients.
     pub position: Option<u16>,
 }
 
-/// Why there is no token to believe.
+/// Why no valid token was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum TokenFault {
-    /// There is none.
+    /// There is no token.
     #[error("there is no return path of ours")]
     Missing,
-    /// We did not make it, or with a secret that is no longer configured.
+    /// The token was not signed by us, or with a secret that is no longer configured.
     #[error("its return path was not signed by us")]
     Forged,
-    /// We made it, too long ago.
+    /// The token is older than its lifetime.
     #[error("its return path has expired")]
     Expired,
 }
 
-/// Makes and reads return paths.
+/// Creates and verifies return paths.
 #[derive(Clone)]
 pub struct ReturnPaths {
     keyring: Keyring,
     domain: String,
-    /// For how many days a token is good.
+    /// How many days a token is valid.
     days: i64,
 }
 
@@ -70,34 +70,35 @@ impl fmt::Debug for ReturnPaths {
 }
 
 impl ReturnPaths {
-    /// Of this domain, as A-labels in lower case. A token is good for `lifetime`, counted in days.
+    /// Creates return paths at this domain, given as A-labels in lower case. A token is valid for `lifetime`, rounded
+    /// up to days.
     pub fn new(keyring: Keyring, domain: impl Into<String>, lifetime: Duration) -> Self {
         let days = i64::try_from(lifetime.as_secs().div_ceil(86_400)).unwrap_or(i64::MAX);
         Self { keyring, domain: domain.into(), days }
     }
 
-    /// The domain.
+    /// Returns the domain.
     pub fn domain(&self) -> &str {
         &self.domain
     }
 
-    /// The return path with this token; none where the domain is none.
+    /// Returns the return path with this token; `None` if the domain is not valid.
     pub fn address(&self, token: &str) -> Option<Address> {
         format!("{PREFIX}{token}@{}", self.domain).parse().ok()
     }
 
-    /// A token that is made now: 48 letters and digits.
+    /// Creates a token: 48 letters and digits.
     pub fn token(&self, Token { message, position }: Token, now: DateTime<Utc>) -> String {
-        let mut octets = Vec::with_capacity(OCTETS);
-        octets.extend_from_slice(message.0.as_bytes());
-        octets.extend_from_slice(&position.unwrap_or(NOBODY).to_be_bytes());
-        octets.extend_from_slice(&u16::try_from(day(now)).unwrap_or(0).to_be_bytes());
-        let mac = self.keyring.mac(Purpose::ReturnPath, &octets);
-        octets.extend(mac.into_iter().take(OCTETS - SIGNED));
-        base32(&octets)
+        let mut bytes = Vec::with_capacity(TOKEN_BYTES);
+        bytes.extend_from_slice(message.0.as_bytes());
+        bytes.extend_from_slice(&position.unwrap_or(NO_POSITION).to_be_bytes());
+        bytes.extend_from_slice(&u16::try_from(day(now)).unwrap_or(0).to_be_bytes());
+        let mac = self.keyring.mac(Purpose::ReturnPath, &bytes);
+        bytes.extend(mac.into_iter().take(TOKEN_BYTES - SIGNED));
+        base32(&bytes)
     }
 
-    /// Reads an address that is to be a return path and nothing else, as it stands in RCPT.
+    /// Verifies an address that must be a return path, as given in RCPT.
     pub fn read(&self, address: &str, now: DateTime<Utc>) -> Result<Token, TokenFault> {
         let (local, domain) = address.rsplit_once('@').ok_or(TokenFault::Missing)?;
         let (prefix, token) = local.split_at_checked(PREFIX.len()).ok_or(TokenFault::Missing)?;
@@ -105,11 +106,11 @@ impl ReturnPaths {
         if is_ours && is_token(token) { self.verify(token, now) } else { Err(TokenFault::Missing) }
     }
 
-    /// Looks for a token of ours in a text: an address in any writing, an envelope id. The first that is good counts.
+    /// Finds the first valid token in a text, such as an address in any notation or an envelope id.
     pub fn find(&self, text: &str, now: DateTime<Utc>) -> Result<Token, TokenFault> {
         let mut worst = TokenFault::Missing;
         let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| is_token(word));
-        for word in words.take(LOOKED_AT) {
+        for word in words.take(MAX_CANDIDATES) {
             match self.verify(word, now) {
                 Ok(token) => return Ok(token),
                 Err(fault) => worst = worst.max(fault),
@@ -119,8 +120,8 @@ impl ReturnPaths {
     }
 
     fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<Token, TokenFault> {
-        let octets = from_base32(token).ok_or(TokenFault::Forged)?;
-        let (signed, mac) = octets.split_at(SIGNED);
+        let bytes = from_base32(token).ok_or(TokenFault::Forged)?;
+        let (signed, mac) = bytes.split_at(SIGNED);
         if !self.keyring.is_mac(Purpose::ReturnPath, signed, mac) {
             return Err(TokenFault::Forged);
         }
@@ -131,25 +132,25 @@ impl ReturnPaths {
             return Err(TokenFault::Expired);
         }
         let message = Uuid::from_slice(message).map_err(|_| TokenFault::Forged)?;
-        Ok(Token { message: MessageId(message), position: (position != NOBODY).then_some(position) })
+        Ok(Token { message: MessageId(message), position: (position != NO_POSITION).then_some(position) })
     }
 }
 
-/// Days since 1970.
+/// Returns the days since 1970.
 fn day(at: DateTime<Utc>) -> i64 {
     at.timestamp().div_euclid(86_400)
 }
 
-/// Whether a word has the form of a token.
+/// Returns whether a word has the form of a token.
 fn is_token(word: &str) -> bool {
     word.len() == LETTERS && word.bytes().all(|byte| ALPHABET.contains(&byte.to_ascii_lowercase()))
 }
 
-/// Five octets at a time, so that every letter counts and there is one way to write a token.
-fn base32(octets: &[u8]) -> String {
-    let mut text = String::with_capacity(octets.len() * 8 / 5);
-    for five in octets.chunks_exact(5) {
-        let bits = five.iter().fold(0_u64, |bits, octet| bits << 8 | u64::from(*octet));
+/// Encodes five bytes at a time, so that every letter is significant and a token has one encoding.
+fn base32(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 8 / 5);
+    for five in bytes.chunks_exact(5) {
+        let bits = five.iter().fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
         for place in (0..8).rev() {
             let index = usize::try_from(bits >> (place * 5) & 31).unwrap_or(0);
             text.push(char::from(ALPHABET[index]));
@@ -158,9 +159,9 @@ fn base32(octets: &[u8]) -> String {
     text
 }
 
-fn from_base32(text: &str) -> Option<[u8; OCTETS]> {
-    let mut octets = [0; OCTETS];
-    for (eight, five) in text.as_bytes().chunks_exact(8).zip(octets.chunks_exact_mut(5)) {
+fn from_base32(text: &str) -> Option<[u8; TOKEN_BYTES]> {
+    let mut bytes = [0; TOKEN_BYTES];
+    for (eight, five) in text.as_bytes().chunks_exact(8).zip(bytes.chunks_exact_mut(5)) {
         let mut bits = 0_u64;
         for letter in eight {
             let index = ALPHABET.iter().position(|known| *known == letter.to_ascii_lowercase())?;
@@ -168,7 +169,7 @@ fn from_base32(text: &str) -> Option<[u8; OCTETS]> {
         }
         five.copy_from_slice(bits.to_be_bytes().get(3..)?);
     }
-    Some(octets)
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_return_path_reads_back_in_any_case_and_fits() {
+    fn return_path_round_trips_in_any_case_and_fits() {
         for position in [None, Some(0), Some(999)] {
             let (paths, token) = (paths(&["one"]), some(position));
             let address = paths.address(&paths.token(token, now())).unwrap();
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_good_for_its_time_and_no_longer() {
+    fn token_expires_after_its_lifetime() {
         let (paths, token) = (paths(&["one"]), some(Some(1)));
         let written = paths.address(&paths.token(token, now())).unwrap().to_string();
         let days = |days: u64| now() + TimeDelta::days(i64::try_from(days).unwrap());
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_secret_is_good_and_a_strange_one_is_not() {
+    fn previous_secret_verifies_and_unknown_one_does_not() {
         let token = some(None);
         let written = format!("b+{}@return.acme.test", paths(&["one"]).token(token, now()));
         assert_eq!(paths(&["two", "one"]).read(&written, now()), Ok(token));
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn another_domain_prefix_or_form_is_no_return_path() {
+    fn other_domain_prefix_or_form_is_rejected() {
         let paths = paths(&["one"]);
         let token = paths.token(some(None), now());
         for address in [
@@ -244,12 +245,12 @@ mod tests {
     }
 
     #[test]
-    fn the_first_good_one_counts_and_many_are_not_looked_at() {
+    fn first_valid_token_counts_among_few() {
         let (paths, token) = (paths(&["one"]), some(Some(3)));
         let (good, bad) = (paths.token(token, now()), "a".repeat(LETTERS));
         assert_eq!(paths.find(&format!("{bad} {good}"), now()), Ok(token));
         assert_eq!(
-            paths.find(&format!("{}{good}", format!("{bad} ").repeat(LOOKED_AT)), now()),
+            paths.find(&format!("{}{good}", format!("{bad} ").repeat(MAX_CANDIDATES)), now()),
             Err(TokenFault::Forged)
         );
         assert_eq!(paths.find("nothing here", now()), Err(TokenFault::Missing));
@@ -257,8 +258,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_altered_token_is_taken(place in 0..LETTERS, letter in 0_usize..32, position in any::<Option<u16>>()) {
-            let (paths, token) = (paths(&["one"]), some(position.filter(|position| *position != NOBODY)));
+        fn altered_token_is_rejected(place in 0..LETTERS, letter in 0_usize..32, position in any::<Option<u16>>()) {
+            let (paths, token) = (paths(&["one"]), some(position.filter(|position| *position != NO_POSITION)));
             let mut letters = paths.token(token, now()).into_bytes();
             let altered = letters[place] != ALPHABET[letter];
             letters[place] = ALPHABET[letter];
@@ -267,14 +268,14 @@ mod tests {
         }
 
         #[test]
-        fn no_token_of_chance_is_taken(octets in prop::array::uniform30(any::<u8>())) {
-            let text = format!("b+{}@return.acme.test", base32(&octets));
+        fn random_token_is_rejected(bytes in prop::array::uniform30(any::<u8>())) {
+            let text = format!("b+{}@return.acme.test", base32(&bytes));
             prop_assert_eq!(paths(&["one"]).read(&text, now()), Err(TokenFault::Forged));
-            prop_assert_eq!(from_base32(&base32(&octets)), Some(octets));
+            prop_assert_eq!(from_base32(&base32(&bytes)), Some(bytes));
         }
 
         #[test]
-        fn whatever_the_text_there_is_an_answer(text in any::<String>()) {
+        fn any_text_is_accepted(text in any::<String>()) {
             let paths = paths(&["one"]);
             prop_assert!(paths.find(&text, now()).is_err());
             prop_assert!(paths.read(&text, now()).is_err());

@@ -1,26 +1,27 @@
-//! Which way mail goes: through which relays, or direct to the recipients' servers. Pure: the configuration brings the
-//! rules, the lane and the worker ask the same table.
+//! Routes: through which relays messages leave, or direct to the recipients' servers. Pure: the rules come from the
+//! configuration; accepting and sending use the same table.
 
 use std::fmt;
 
-/// The name of a route, as lanes carry it: `mx`, `relay` (the relay of `relay_url`), or `relay:NAME` for `[routes.NAME]`.
+/// The name of a route, as lanes carry it: `mx`, `relay` (the relay of `relay_url`), or `relay:NAME` for
+/// `[routes.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteName {
     /// Direct to the recipients' own servers.
     Mx,
-    /// The relay that takes what no rule does.
+    /// The relay for everything that no rule matches.
     Relay,
     /// The relays of the rule of this name, in their order.
     Named(String),
 }
 
 impl RouteName {
-    /// Whether mail goes straight to the recipients' servers, each domain by itself.
+    /// Returns whether messages go direct to the recipients' servers, with one lane per domain.
     pub fn is_mx(&self) -> bool {
         *self == Self::Mx
     }
 
-    /// Reads what [`fmt::Display`] wrote; `None` for anything else.
+    /// Parses the output of [`fmt::Display`]; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "mx" => Some(Self::Mx),
@@ -40,14 +41,14 @@ impl fmt::Display for RouteName {
     }
 }
 
-/// One rule: which mail takes which route.
+/// A rule that assigns messages to a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Where it goes.
+    /// The route.
     pub route: RouteName,
-    /// In these streams; empty means any.
+    /// The streams; empty means any.
     pub streams: Vec<String>,
-    /// From these domains (A-labels, lower case); empty means any.
+    /// The senders' domains (A-labels, lower case); empty means any.
     pub sender_domains: Vec<String>,
 }
 
@@ -58,13 +59,13 @@ impl Rule {
         any(&self.streams, stream) && any(&self.sender_domains, sender_domain)
     }
 
-    /// The more a rule asks for, the earlier it is looked at: the sender's domain before the stream.
-    fn asks(&self) -> (bool, bool) {
+    /// Returns the rule's specificity; more specific rules are tried first, the sender's domain before the stream.
+    fn specificity(&self) -> (bool, bool) {
         (!self.sender_domains.is_empty(), !self.streams.is_empty())
     }
 }
 
-/// Every rule, the most particular first, and what takes the rest.
+/// All rules, the most specific first, and the default route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteTable {
     rules: Vec<Rule>,
@@ -72,14 +73,14 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// Rules that ask for both come first, then those that name senders, then those that name streams; among equals the
-    /// order given counts. `rest` takes what no rule does.
+    /// Creates a table. Rules that name senders and streams come first, then those that name senders, then those that
+    /// name streams; equal rules keep their order. `rest` is the route if no rule matches.
     pub fn new(mut rules: Vec<Rule>, rest: RouteName) -> Self {
-        rules.sort_by_key(|rule| std::cmp::Reverse(rule.asks()));
+        rules.sort_by_key(|rule| std::cmp::Reverse(rule.specificity()));
         Self { rules, rest }
     }
 
-    /// The way of a mail.
+    /// Returns the route of a message.
     pub fn of(&self, stream: &str, sender_domain: &str) -> &RouteName {
         self.rules.iter().find(|rule| rule.applies(stream, sender_domain)).map_or(&self.rest, |rule| &rule.route)
     }
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_particular_rule_wins() {
+    fn most_specific_rule_wins() {
         let rules = vec![
             rule("bulk", &["bulk"], &[]),
             rule("acme", &[], &["acme.test"]),
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn names_read_back() {
+    fn names_round_trip() {
         for name in [RouteName::Mx, RouteName::Relay, RouteName::Named("news-1".into())] {
             assert_eq!(RouteName::parse(&name.to_string()), Some(name));
         }

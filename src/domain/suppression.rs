@@ -1,7 +1,7 @@
-//! Suppressions: addresses that get no mail, why, and until when.
+//! Suppressions: addresses that are not sent to, why, and until when.
 //!
-//! An entry holds for all mail of its tenant or for that of one stream. It is looked up by an address as mail servers mostly
-//! compare them ([`AddressKey`]), at accept and again at claim. What tells of a passing trouble never makes one.
+//! An entry applies to all messages of its tenant or to those of one stream. It is looked up by [`AddressKey`], as mail
+//! servers usually compare addresses, on accept and again on claim. Temporary failures never create one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,26 +14,26 @@ use super::explain::phrases::time;
 use super::id::{MessageId, RecipientId};
 use super::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 
-/// Why an address gets no mail.
+/// Why an address is suppressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = SuppressionReason)]
 pub enum Reason {
     /// There is no such mailbox.
     HardBounce,
-    /// Its owner called a mail spam.
+    /// The recipient reported a message as spam.
     Complaint,
-    /// Its owner wants no more of it.
+    /// The recipient unsubscribed.
     Unsubscribe,
-    /// Somebody put it on the list.
+    /// The entry was created through the API.
     Manual,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 4] = [Self::HardBounce, Self::Complaint, Self::Unsubscribe, Self::Manual];
 
-    /// The word in SQL, JSON and documentation.
+    /// Returns the word in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::HardBounce => "hard_bounce",
@@ -52,18 +52,18 @@ impl FromStr for Reason {
     }
 }
 
-/// An address as suppressions compare it: lower case throughout, the domain as A-labels, quotes only where the local part
-/// cannot do without. Whatever case a sender writes it in, it is one mailbox nearly everywhere, and its owner said no.
+/// An address normalised for comparison: in lower case, the domain as A-labels, the local part quoted only if
+/// necessary. Nearly all servers ignore the case of the local part, so a suppression does too.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AddressKey(String);
 
 impl AddressKey {
-    /// The text that is stored.
+    /// Returns the stored text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// As it is stored.
+    /// Creates a key from its column.
     pub fn stored(text: String) -> Self {
         Self(text)
     }
@@ -96,38 +96,38 @@ fn local(written: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// Letter by letter, whatever stands beside: the same letters are the same text always.
+/// Converts to lower case character by character, independent of context, so that equal letters give equal texts.
 fn lower(text: &str) -> String {
     text.chars().flat_map(char::to_lowercase).collect()
 }
 
-/// One entry.
+/// An entry of the suppression list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suppression {
-    /// Who gets no mail.
+    /// The suppressed address.
     pub address: AddressKey,
-    /// Of which stream; none: of all.
+    /// The stream; `None` for all streams.
     pub stream: Option<String>,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// The mail that was the reason, where one was.
+    /// The message that caused it, if any.
     pub message_id: Option<MessageId>,
-    /// Its recipient.
+    /// The recipient that caused it, if any.
     pub recipient_id: Option<RecipientId>,
-    /// What somebody wrote of it.
+    /// The operator's note.
     pub note: Option<String>,
-    /// Since when.
+    /// When it was created.
     pub created_at: DateTime<Utc>,
-    /// Until when; none: for good.
+    /// When it expires; `None` if never.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
 impl Suppression {
-    /// The longest note, in characters.
+    /// The maximum length of a note, in characters.
     pub const MAX_NOTE: usize = 500;
 
-    /// Which entry it is, since when and why: for the history of a recipient that gets nothing because of it.
-    pub fn told(&self) -> String {
+    /// Describes the entry, since when and why it exists, for the history of a suppressed recipient.
+    pub fn description(&self) -> String {
         let of = self.stream.as_ref().map_or_else(String::new, |stream| format!(" of stream {stream}"));
         let until = self.expires_at.map_or_else(String::new, |at| format!(", until {}", time(at)));
         format!(
@@ -138,23 +138,23 @@ impl Suppression {
         )
     }
 
-    /// What comes of a recipient whom it holds for: an end without an attempt, in our words.
+    /// Returns the outcome of a suppressed recipient: an end without an attempt.
     pub fn outcome(&self) -> Outcome {
         Outcome {
             verdict: Verdict::Permanent,
-            reply: Reply::ours(self.told()),
+            reply: Reply::ours(self.description()),
             peer: Peer::default(),
             duration: Duration::ZERO,
-            // Nothing that a destination could be blamed for.
+            // Not an error of the destination.
             stage: Stage::Data,
         }
     }
 
-    /// The call that removes it.
+    /// Returns the API call that deletes the entry.
     pub fn removal(&self) -> String {
         let stream = self.stream.as_deref().unwrap_or("*");
         let address: String = url::form_urlencoded::byte_serialize(self.address.as_str().as_bytes()).collect();
-        // In a path a plus is a plus.
+        // A plus in a path is literal.
         let address = address.replace('+', "%20").replace("%40", "@").replace("%2B", "+");
         format!("DELETE /v1/suppressions/{address}?stream={stream}")
     }
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn one_mailbox_has_one_key_however_it_is_written() {
+    fn one_mailbox_has_one_key_in_any_notation() {
         for (written, same) in [
             ("Ann.Lee@Example.TEST", "ann.lee@example.test"),
             ("ann@bücher.test", "ann@xn--bcher-kva.test"),
@@ -187,12 +187,12 @@ mod tests {
         ] {
             assert_eq!(key(written), same, "{written}");
         }
-        assert_ne!(key("ann@example.test"), key("ann+x@example.test"), "a part of its own may be a mailbox of its own");
+        assert_ne!(key("ann@example.test"), key("ann+x@example.test"), "a subaddress may be a separate mailbox");
     }
 
     proptest! {
         #[test]
-        fn a_key_is_its_own_key(local in "([a-zA-Z0-9+]{1,8}|\"[ -~&&[^\"\\\\]]{1,8}\")") {
+        fn key_is_idempotent(local in "([a-zA-Z0-9+]{1,8}|\"[ -~&&[^\"\\\\]]{1,8}\")") {
             let once = key(&format!("{local}@example.test"));
             prop_assert_eq!(key(&once), once);
         }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_tells_what_it_is_and_how_it_goes() {
+    fn entry_describes_itself_and_its_removal() {
         let entry = Suppression {
             address: AddressKey("a+b c@example.test".into()),
             stream: Some("news".into()),
@@ -216,7 +216,7 @@ mod tests {
             expires_at: None,
         };
         assert_eq!(
-            entry.told(),
+            entry.description(),
             "a+b c@example.test is on the suppression list of stream news since 1970-01-01T00:00:00Z (complaint)"
         );
         assert_eq!(entry.removal(), "DELETE /v1/suppressions/a+b%20c@example.test?stream=news");
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_reads_back_from_its_word() {
+    fn every_reason_round_trips() {
         for reason in Reason::ALL {
             assert_eq!(reason.as_str().parse(), Ok(reason));
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());

@@ -1,16 +1,16 @@
-//! Why no session with a destination can be had: what an operator has to look at first, in words and as a stable name.
+//! Classifies why a destination is unreachable: what an operator should check first, in words and as a stable name.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::outcome::{Outcome, Reply};
 
-/// Why a destination cannot be used.
+/// Why a destination is unreachable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = BlockCause)]
 pub enum Cause {
-    /// The login was refused, or none that both sides know is possible.
+    /// The login was rejected, or the server offers no mechanism that is supported.
     Auth,
     /// The server's certificate is not valid: expired, of another name, or of an unknown issuer.
     Certificate,
@@ -18,11 +18,11 @@ pub enum Cause {
     Tls,
     /// The DNS does not say where to connect.
     Dns,
-    /// Nobody listens at the address.
+    /// No server listens at the address.
     ConnectionRefused,
-    /// Nobody answers in time.
+    /// The server does not respond in time.
     Timeout,
-    /// The network does not lead there.
+    /// The network has no path to the server.
     Network,
     /// The server closes the connection before a message could be sent.
     Disconnected,
@@ -44,7 +44,7 @@ impl Cause {
         Self::Refused,
     ];
 
-    /// The word in SQL, JSON, logs and documentation.
+    /// Returns the word in SQL, JSON, logs and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Auth => "auth",
@@ -59,12 +59,12 @@ impl Cause {
         }
     }
 
-    /// The cause of an outcome before MAIL.
+    /// Classifies an outcome before MAIL.
     pub fn new(outcome: &Outcome) -> Self {
         Self::from_reply(&outcome.reply)
     }
 
-    /// Judges a server's reply by its code, and our own words by their enhanced code and what they say.
+    /// Classifies a server's reply by its code, and a local error by its enhanced code and text.
     fn from_reply(reply: &Reply) -> Self {
         let text = reply.text.to_ascii_lowercase();
         let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
@@ -86,10 +86,10 @@ impl Cause {
         }
     }
 
-    /// What the destination does, to stand behind its name: "refuses the login".
+    /// Returns what the destination does, as a verb phrase: "rejects the login".
     pub fn verb(self) -> &'static str {
         match self {
-            Self::Auth => "does not let us log in",
+            Self::Auth => "rejects the login",
             Self::Certificate => "shows a certificate that is not valid",
             Self::Tls => "cannot be reached over TLS",
             Self::Dns => "cannot be found in the DNS",
@@ -101,7 +101,7 @@ impl Cause {
         }
     }
 
-    /// What to do about it.
+    /// Returns what the operator should do.
     pub fn fix(self) -> &'static str {
         match self {
             Self::Auth => {
@@ -128,7 +128,7 @@ impl Cause {
             }
             Self::Disconnected => "Fix the destination or what stands before it; the next probe then reopens the lane.",
             Self::Refused => {
-                "Do what the reply asks for, or ask the destination's postmaster; the next probe then reopens the lane."
+                "Do what the reply says, or contact the destination's postmaster; the next probe then reopens the lane."
             }
         }
     }
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cause_is_read_from_code_and_words() {
+    fn cause_follows_from_code_and_text() {
         use Cause::{Auth, Certificate, ConnectionRefused, Disconnected, Dns, Network, Refused, Timeout, Tls};
         let server = |code, text: &str| Reply::from_lines(code, [text].into_iter());
         for (reply, cause) in [

@@ -1,8 +1,8 @@
-//! Links by which a recipient is rid of a stream's mail: `List-Unsubscribe` (RFC 2369) with one click (RFC 8058).
+//! Links that unsubscribe a recipient from a stream: `List-Unsubscribe` (RFC 2369) with one click (RFC 8058).
 //!
-//! A link holds all that is needed to act on it, signed by us, so that it is good for as long as the secret is configured,
-//! be the message kept or not. It needs no look-up to be told from a forged one. Whoever has the mail has its address
-//! already: that the link holds it too tells nobody anything.
+//! A link contains everything needed to act on it, signed by us, so it works as long as the secret is configured, even
+//! if the message is no longer stored. A forged link is rejected without a database query. The link contains the
+//! address, which everyone who has the message knows already.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,37 +14,37 @@ use super::id::{MessageId, RecipientId, TenantId};
 use super::keyring::{Keyring, Purpose};
 use super::message::Header;
 
-/// The header with the link, and the one that says a POST to it acts at once.
+/// The header with the link, and the one that declares one-click POST.
 const LINK: &str = "List-Unsubscribe";
 const POST: &str = "List-Unsubscribe-Post";
 /// The path below the public URL; the token follows.
 const PATH: &str = "/u/";
 
-/// What stands first in a token: how the rest is to be read.
+/// The first byte of a token: its format.
 const VERSION: u8 = 1;
-/// Octets of the signature.
+/// Bytes of the signature.
 const MAC: usize = 16;
-/// Octets of the version, the three ids and the length of the stream's name.
+/// Bytes of the version, the three ids and the length of the stream's name.
 const HEAD: usize = 1 + 3 * 16 + 1;
-/// Characters of the longest token: an address of 254 octets and a stream of 64.
+/// Characters of the longest token: an address of 254 bytes and a stream of 64.
 const LONGEST: usize = 600;
 
-/// Whom a link is for, and what it ends.
+/// The content of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
-    /// Whose mail it was.
+    /// The message's tenant.
     pub tenant: TenantId,
-    /// The mail.
+    /// The message.
     pub message: MessageId,
-    /// Who got it.
+    /// The recipient.
     pub recipient: RecipientId,
-    /// In which stream.
+    /// The stream to unsubscribe from.
     pub stream: String,
-    /// Where.
+    /// The recipient's address.
     pub address: Address,
 }
 
-/// Makes links and reads them.
+/// Creates and verifies links.
 #[derive(Debug, Clone)]
 pub struct Links {
     base: String,
@@ -52,24 +52,24 @@ pub struct Links {
 }
 
 impl Links {
-    /// Links below `public_url`.
+    /// Creates links below `public_url`.
     pub fn new(public_url: &Url, ring: Keyring) -> Self {
         Self { base: format!("{}{PATH}", public_url.as_str().trim_end_matches('/')), ring }
     }
 
-    /// The headers of a mail to one recipient.
+    /// Returns the headers of a message to one recipient.
     pub fn headers(&self, ticket: &Ticket) -> [Header; 2] {
         let link = Header { name: LINK.into(), value: format!("<{}{}>", self.base, self.token(ticket)) };
         [link, Header { name: POST.into(), value: "List-Unsubscribe=One-Click".into() }]
     }
 
-    /// The same ticket makes the same token, so that every attempt is the same mail.
+    /// Creates the token of a ticket. It is deterministic, so that every attempt sends the same bytes.
     pub fn token(&self, ticket: &Ticket) -> String {
         let mut data = vec![VERSION];
         for id in [ticket.tenant.0, ticket.message.0, ticket.recipient.0] {
             data.extend_from_slice(id.as_bytes());
         }
-        // A stream's name has at most 64 octets.
+        // A stream's name has at most 64 bytes.
         data.push(u8::try_from(ticket.stream.len()).unwrap_or(u8::MAX));
         data.extend_from_slice(ticket.stream.as_bytes());
         data.extend_from_slice(ticket.address.to_string().as_bytes());
@@ -78,13 +78,13 @@ impl Links {
         URL_SAFE_NO_PAD.encode(data)
     }
 
-    /// What a token says, where we have made it.
+    /// Verifies a token and returns its content; `None` if we did not make it.
     pub fn read(&self, token: &str) -> Option<Ticket> {
         if token.len() > LONGEST {
             return None;
         }
-        let octets = URL_SAFE_NO_PAD.decode(token).ok()?;
-        let (data, mac) = octets.split_at_checked(octets.len().checked_sub(MAC)?)?;
+        let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
+        let (data, mac) = bytes.split_at_checked(bytes.len().checked_sub(MAC)?)?;
         if !self.ring.is_mac(Purpose::Unsubscribe, data, mac) {
             return None;
         }
@@ -102,7 +102,7 @@ impl Links {
     }
 }
 
-/// Whether a sender has said itself how one unsubscribes: then ours is left out.
+/// Returns whether the sender's headers have an unsubscribe link already: then none is added.
 pub fn is_in(headers: &[Header]) -> bool {
     headers.iter().any(|header| [LINK, POST].iter().any(|name| name.eq_ignore_ascii_case(&header.name)))
 }
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_says_what_it_was_made_of_with_this_secret_and_with_the_next() {
+    fn token_round_trips_with_this_secret_and_a_later_one() {
         let (links, later, others) = (links(&["one"]), links(&["two", "one"]), links(&["three"]));
         let longest = format!("{}@{}.test", "l".repeat(64), "d".repeat(60));
         for (stream, address) in [("news", "ann@example.test"), ("n", "å@bücher.test"), (&*"s".repeat(64), &*longest)]
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_headers_are_those_of_rfc_8058() {
+    fn headers_follow_rfc_8058() {
         let links = links(&["one"]);
         let ticket = ticket("news", "ann@example.test");
         let [link, post] = links.headers(&ticket);
@@ -160,18 +160,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_we_did_not_make_is_nothing(token in "[A-Za-z0-9_-]{0,200}") {
+        fn foreign_token_is_rejected(token in "[A-Za-z0-9_-]{0,200}") {
             prop_assert_eq!(links(&["one"]).read(&token), None);
         }
 
         #[test]
-        fn a_token_that_was_altered_is_nothing(place in 0usize..200, bit in 0u8..8, cut in 0usize..100) {
+        fn altered_token_is_rejected(place in 0usize..200, bit in 0u8..8, cut in 0usize..100) {
             let links = links(&["one"]);
             let token = links.token(&ticket("news", "ann@example.test"));
-            let mut octets = URL_SAFE_NO_PAD.decode(&token).unwrap();
-            let place = place % octets.len();
-            octets[place] ^= 1 << bit;
-            prop_assert_eq!(links.read(&URL_SAFE_NO_PAD.encode(&octets)), None);
+            let mut bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
+            let place = place % bytes.len();
+            bytes[place] ^= 1 << bit;
+            prop_assert_eq!(links.read(&URL_SAFE_NO_PAD.encode(&bytes)), None);
             let shorter = &token[..token.len() - 1 - cut];
             prop_assert_eq!(links.read(shorter), None);
             prop_assert_eq!(links.read(&format!("{token}A")), None);

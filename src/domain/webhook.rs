@@ -1,11 +1,11 @@
-//! When a webhook is tried again, and when no more (the contract's schedule, which is Standard Webhooks 1.0's). Pure: the
-//! caller brings the time and the dice.
+//! When a webhook delivery is retried, and when it is not (the schedule of Standard Webhooks 1.0). Pure: the caller
+//! passes the clock and the jitter.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// The wait after the first, second, … try.
+/// The wait after the first, second, … attempt.
 const WAITS: [Duration; 9] = [
     Duration::from_secs(5),
     Duration::from_mins(5),
@@ -17,81 +17,81 @@ const WAITS: [Duration; 9] = [
     Duration::from_hours(20),
     Duration::from_hours(24),
 ];
-/// Tries of a post that fails while others succeed.
+/// Attempts of a delivery that fails while others succeed.
 const TRIES: u32 = 10;
-/// After so long without a success nobody is expected to come back.
+/// The time without a success after which an endpoint is disabled.
 const GIVE_UP: TimeDelta = TimeDelta::days(5);
-/// The share by which a wait is stretched or shortened, so that retries do not come in step.
+/// The fraction by which a wait is lengthened or shortened, so that retries do not coincide.
 const JITTER: f64 = 0.2;
-/// A receiver that asks for more is asked again nevertheless.
+/// The maximum wait that a receiver can ask for.
 const LONGEST_ASKED: TimeDelta = TimeDelta::hours(24);
 
-/// How an endpoint has been answering.
+/// The recent health of an endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Posts that failed at their first try since the last success; while it is down, probes. A post that fails again is one
-    /// that it does not like, and says nothing of the others.
+    /// Deliveries whose first attempt failed since the last success; while the endpoint is down, failed probes. Further
+    /// attempts do not count: they show that the endpoint rejects that delivery, and nothing about others.
     pub failures: u32,
-    /// When the first of them did.
+    /// When the first of them failed.
     pub failing_since: Option<DateTime<Utc>>,
-    /// What the last one came to.
+    /// The last error.
     pub last_error: Option<String>,
     /// When a post last succeeded.
     pub last_success_at: Option<DateTime<Utc>>,
-    /// Nothing is posted before then.
+    /// Nothing is posted before this time.
     pub open_at: Option<DateTime<Utc>>,
 }
 
-/// A post that failed.
+/// A failed delivery attempt.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// Tries so far, this one included.
+    /// Attempts so far, including this one.
     pub tries: u32,
-    /// Whether it was sent to see whether an endpoint is back.
+    /// Whether it was a probe of an endpoint that is down.
     pub is_probe: bool,
     /// How long the receiver asked us to wait.
     pub asked: Option<TimeDelta>,
-    /// What it came to, for people.
+    /// The error, for readers.
     pub error: String,
 }
 
 impl Health {
-    /// After so many failures in a row it is the endpoint that fails, and not a post.
+    /// The number of consecutive failures after which the endpoint counts as down.
     pub const DOWN_AFTER: u32 = 5;
 
-    /// Whether it is the endpoint that fails: then one post at a time finds out when it is back.
+    /// Returns whether the endpoint is down; then one delivery at a time probes it.
     pub fn is_down(&self) -> bool {
         self.failures >= Self::DOWN_AFTER
     }
 
-    /// Whether nothing may be posted now.
+    /// Returns whether nothing may be posted now.
     pub fn is_closed(&self, now: DateTime<Utc>) -> bool {
         self.open_at.is_some_and(|at| at > now)
     }
 
-    /// Whether it has failed for so long that it is to be disabled.
+    /// Returns whether it has failed for so long that it must be disabled.
     pub fn is_over(&self, now: DateTime<Utc>) -> bool {
         self.is_down() && self.failing_since.is_some_and(|since| now - since >= GIVE_UP)
     }
 
-    /// Notes a success. One that was down is open at once; a time that was asked for holds.
+    /// Records a success. An endpoint that was down opens at once; a wait that the receiver asked for still applies.
     pub fn succeeded(&mut self, now: DateTime<Utc>) {
         let open_at = if self.is_down() { Some(now) } else { self.open_at };
         *self = Self { last_success_at: Some(now), open_at, ..Self::default() };
     }
 
-    /// Notes a failure. Answers when to try that post again; never, where it alone has failed for too often.
-    pub fn failed(&mut self, failure: Failure, now: DateTime<Utc>, dice: f64) -> Option<DateTime<Utc>> {
-        // Of many that were in flight when it went down, each would double the wait.
+    /// Records a failure. Returns when to retry the delivery; `None` if only this delivery has failed too often.
+    pub fn failed(&mut self, failure: Failure, now: DateTime<Utc>, jitter: f64) -> Option<DateTime<Utc>> {
+        // Otherwise each delivery in flight when the endpoint went down would lengthen the wait.
         if failure.is_probe || (!self.is_down() && failure.tries == 1) {
             self.failures = self.failures.saturating_add(1);
         }
         self.failing_since.get_or_insert(now);
         self.last_error = Some(failure.error);
         let asked = failure.asked.map(|asked| asked.clamp(TimeDelta::zero(), LONGEST_ASKED));
-        let after = |tries| wait(tries, dice).max(asked.unwrap_or_default());
+        let after = |tries| wait(tries, jitter).max(asked.unwrap_or_default());
         if self.is_down() {
-            // By its own failures, not by those of a post that may be to blame itself.
+            // Counts the endpoint's failures, not those of one delivery, which may be the cause itself.
             let probes = self.failures.saturating_sub(Self::DOWN_AFTER - 1);
             self.open_at = self.open_at.max(Some(now + after(probes)));
         } else {
@@ -101,14 +101,14 @@ impl Health {
     }
 }
 
-/// The wait after so many tries, `dice` in 0..1 choosing within ±20 %. The last one repeats.
-fn wait(tries: u32, dice: f64) -> TimeDelta {
+/// Returns the wait after `tries` attempts; `jitter` in 0..1 selects within ±20 %. The last one repeats.
+fn wait(tries: u32, jitter: f64) -> TimeDelta {
     let index = usize::try_from(tries.saturating_sub(1)).unwrap_or(usize::MAX).min(WAITS.len() - 1);
-    let wait = WAITS[index].mul_f64(1.0 - JITTER + 2.0 * JITTER * dice.clamp(0.0, 1.0));
+    let wait = WAITS[index].mul_f64(1.0 - JITTER + 2.0 * JITTER * jitter.clamp(0.0, 1.0));
     TimeDelta::from_std(wait).unwrap_or(LONGEST_ASKED)
 }
 
-/// Reads `Retry-After` (RFC 9110 §10.2.3): seconds, or a date.
+/// Parses `Retry-After` (RFC 9110 §10.2.3): seconds, or a date.
 pub fn retry_after(text: &str, now: DateTime<Utc>) -> Option<TimeDelta> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn tries_come_at_the_times_of_the_contract() {
+    fn retries_follow_the_schedule() {
         let mut health = Health::default();
         let waits = (1..=TRIES).map(|tries| {
             // Others succeed meanwhile.
@@ -145,11 +145,11 @@ mod tests {
 
     #[test]
     fn jitter_stays_within_a_fifth() {
-        assert_eq!([0.0, 0.5, 1.0].map(|dice| wait(2, dice).num_seconds()), [240, 300, 360]);
+        assert_eq!([0.0, 0.5, 1.0].map(|jitter| wait(2, jitter).num_seconds()), [240, 300, 360]);
     }
 
     #[test]
-    fn one_that_fails_again_and_again_is_down_and_probed_by_the_schedule() {
+    fn failing_endpoint_is_down_and_probed_by_the_schedule() {
         let mut health = Health::default();
         for _ in 1..Health::DOWN_AFTER {
             health.failed(failure(1), NOW, 0.5);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_post_keeps_to_the_schedule_and_brings_no_other_down() {
+    fn single_failing_delivery_does_not_close_the_endpoint() {
         let mut health = Health::default();
         let waits: Vec<_> = (1..=TRIES).map(|tries| health.failed(failure(tries), NOW, 0.5)).collect();
         assert_eq!(waits.iter().flatten().count(), 9);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_opens_what_was_down_and_no_time_that_was_asked_for() {
+    fn success_reopens_unless_the_receiver_asked_to_wait() {
         let mut health = Health::default();
         for _ in 0..Health::DOWN_AFTER {
             health.failed(failure(1), NOW, 0.5);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn after_five_days_it_is_over() {
+    fn endpoint_is_over_after_five_days() {
         let mut health = Health::default();
         let at = |health: &Health, hours| health.is_over(NOW + TimeDelta::hours(hours));
         health.failed(failure(1), NOW, 0.5);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_posted_before_the_time_that_was_asked_for() {
+    fn nothing_is_posted_before_the_requested_time() {
         let mut health = Health::default();
         let asked = |seconds| Failure { asked: Some(TimeDelta::seconds(seconds)), ..failure(1) };
         let at = health.failed(asked(60), NOW, 0.0).unwrap();

@@ -1,10 +1,10 @@
-//! Enums whose words are published: the same table makes the words in SQL and JSON, their meanings in the documentation,
+//! Enums whose words are published: one table defines the words in SQL and JSON, their meanings in the documentation,
 //! and the schema in the OpenAPI document.
 
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-/// Makes an enum of its words and their meanings. A word may be added, and is never renamed: programs branch on it.
+/// Defines an enum with its words and their meanings. A word may be added and is never renamed: programs branch on it.
 macro_rules! words {
     (
         $(#[doc = $about:literal])+
@@ -19,15 +19,15 @@ macro_rules! words {
         }
 
         impl $type {
-            /// All of them, in the order of the documentation.
+            /// All words, in the order of the documentation.
             pub const ALL: [Self; [$($word),+].len()] = [$(Self::$name),+];
 
-            /// The word in SQL, JSON and documentation.
+            /// Returns the word in SQL, JSON and documentation.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $word,)+ }
             }
 
-            /// What it means, for the documentation.
+            /// Returns the meaning, for the documentation.
             pub const fn meaning(self) -> &'static str {
                 match self { $(Self::$name => concat!($($meaning),+).trim_ascii(),)+ }
             }
@@ -56,7 +56,7 @@ macro_rules! words {
 
 pub(crate) use words;
 
-/// A string that is one of these words, each with its meaning.
+/// Returns the schema of a string that is one of these words, each with its meaning.
 pub(crate) fn schema(about: &str, words: &[(&str, &str)]) -> RefOr<Schema> {
     let list: Vec<String> = words.iter().map(|(word, meaning)| format!("\n- `{word}`: {meaning}")).collect();
     ObjectBuilder::new()

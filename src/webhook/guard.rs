@@ -162,13 +162,13 @@ impl Guard {
     fn check(&self, host: &str, ip: IpAddr) -> Result<(), Denied> {
         let host = || host.to_owned();
         if self.allowed.this_machine_only {
-            let is_here = Place::of(ip) == Place::Loopback || is_own(ip);
+            let is_here = Place::classify(ip) == Place::Loopback || is_own(ip);
             return if is_here { Ok(()) } else { Err(Denied::NotThisMachine { host: host(), ip }) };
         }
         if !self.allowed.admits(&host(), ip) {
-            return Err(Denied::Address { host: host(), ip, place: Place::of(ip) });
+            return Err(Denied::Address { host: host(), ip, place: Place::classify(ip) });
         }
-        match Place::of(ip) {
+        match Place::classify(ip) {
             Place::Public if self.allowed.names(&host(), ip) => Ok(()),
             Place::Public if is_own(ip) => Err(Denied::Own { host: host(), ip }),
             Place::Public if self.is_plain => Err(Denied::Unencrypted { host: host(), ip }),
@@ -200,7 +200,7 @@ mod tests {
     fn a_refusal_names_the_settings_that_would_permit_it() {
         let words = |ip: &str| {
             let ip = ip.parse().unwrap();
-            Denied::Address { host: "a.test".into(), ip, place: Place::of(ip) }.to_string()
+            Denied::Address { host: "a.test".into(), ip, place: Place::classify(ip) }.to_string()
         };
         assert!(words("10.0.0.1").contains("`webhooks.allow_private` or `webhooks.allow`"));
         assert!(!words("169.254.169.254").contains("allow_private"));

@@ -162,7 +162,10 @@ impl SenderCache {
         }
         let first = rows.first();
         Ok(SenderStatus::Known(Arc::new(Sender {
-            status: DomainStatus::of(first.and_then(|row| row.checked_at), first.and_then(|row| row.verified_at)),
+            status: DomainStatus::from_checks(
+                first.and_then(|row| row.checked_at),
+                first.and_then(|row| row.verified_at),
+            ),
             dmarc: first.and_then(|row| row.dmarc.as_deref()?.parse().ok()),
             strict: first
                 .map_or_else(Strict::default, |row| Strict { dkim: row.dmarc_strict_dkim, spf: row.dmarc_strict_spf }),

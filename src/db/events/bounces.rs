@@ -23,7 +23,7 @@ pub async fn of_messages(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result
     );
     let rows = db.timed("bounces.of_messages", query.fetch_all(&db.pool)).await?;
     let bounces = rows.into_iter().filter_map(|row| {
-        Some((row.recipient, BounceSaid::of(row.bounce_type, row.bounce_category, row.bounce_source)?))
+        Some((row.recipient, BounceSaid::from_row(row.bounce_type, row.bounce_category, row.bounce_source)?))
     });
     Ok(bounces.collect())
 }

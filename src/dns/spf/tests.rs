@@ -173,7 +173,7 @@ async fn of_dkim(variant: &Variant<'_>, mail_auth: &MailAuth) {
     variant.assert_second(mail_auth.dkim(&zone, algorithm).await, expected);
     let finding = found_of(&zone, &terms, "acme.test", Purpose::Dkim, key_of(algorithm)).await;
     assert_eq!(finding.status == RecordStatus::Ok, *expected == "ok", "{title}: {finding:?}");
-    let verdict = Verdict::of(&terms, "acme.test", &[key_of(algorithm)], vec![finding]);
+    let verdict = Verdict::new(&terms, "acme.test", &[key_of(algorithm)], vec![finding]);
     assert_eq!(verdict.is_verified, Some(*expected == "ok"), "{title}");
 }
 
@@ -183,7 +183,7 @@ async fn of_dmarc(variant: &Variant<'_>) {
     variant.assert_second(readers::dmarc(&zone, domain), policy);
     let finding = found(&zone, &terms("a:mail.acme.test"), domain, Purpose::Dmarc).await;
     let word = format!("{:?}", finding.status).to_lowercase();
-    let verdict = Verdict::of(&terms("a:mail.acme.test"), domain, &[], vec![finding.clone()]);
+    let verdict = Verdict::new(&terms("a:mail.acme.test"), domain, &[], vec![finding.clone()]);
     let applies = verdict.dmarc.flatten().map_or("-", |policy| policy.as_str());
     assert_eq!((word.as_str(), applies), (status, policy), "{}: {finding:?}", variant.title);
 }

@@ -1,14 +1,14 @@
-//! An address with the name shown beside it: `Ann Lee <ann@example.test>`.
+//! Mailboxes: an address with a display name, as in `Ann Lee <ann@example.test>`.
 //!
-//! Read generously, since people type these: a name needs no quotes for its commas and dots, white space around the
-//! parts is dropped. Written strictly (RFC 5322 §3.4), and what is written reads back the same.
+//! Parsing is lenient, since people type these: a name needs no quotes for its commas and dots, and white space around
+//! the parts is dropped. Formatting is strict (RFC 5322 §3.4) and round-trips.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::{Address, AddressError, SEVERAL, closing_quote, refuse_control};
 
-/// An address with the name shown beside it.
+/// An address with a display name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Mailbox {
     /// The address.
@@ -18,10 +18,10 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// The longest display name, in characters.
+    /// The maximum length of a display name, in characters.
     pub const MAX_NAME: usize = 256;
 
-    /// Puts a name beside an address; white space around the name is dropped, and a blank name is none.
+    /// Creates a mailbox; white space around the name is dropped, and a blank name becomes `None`.
     pub fn new(address: Address, name: &str) -> Result<Self, AddressError> {
         let name = name.trim();
         refuse_control(name)?;
@@ -35,7 +35,7 @@ impl Mailbox {
 impl FromStr for Mailbox {
     type Err = AddressError;
 
-    /// Reads `a@b`, `<a@b>`, `Name <a@b>` and `"Quoted, Name" <a@b>`.
+    /// Parses `a@b`, `<a@b>`, `Name <a@b>` and `"Quoted, Name" <a@b>`.
     fn from_str(text: &str) -> Result<Self, AddressError> {
         refuse_control(text)?;
         let text = text.trim();
@@ -50,7 +50,7 @@ impl FromStr for Mailbox {
     }
 }
 
-/// A text that begins with a quote: a quoted name, or an address whose local part is quoted.
+/// Parses a text that begins with a quote: a quoted name, or an address with a quoted local part.
 fn read_quoted(text: &str) -> Result<Mailbox, AddressError> {
     let Some(close) = closing_quote(text) else {
         return AddressError::because("the quotes are not closed");
@@ -63,9 +63,9 @@ fn read_quoted(text: &str) -> Result<Mailbox, AddressError> {
     }
 }
 
-/// What follows the `<`: the address and nothing behind its `>`.
+/// Parses the text after the `<`: an address and its `>`.
 fn read_angled(rest: &str) -> Result<Address, AddressError> {
-    // A quoted local part may hold a `>` of its own.
+    // A quoted local part may contain a `>`.
     let from = if rest.starts_with('"') { closing_quote(rest).unwrap_or(0) } else { 0 };
     let Some(end) = rest[from..].find('>').map(|index| from + index) else {
         return AddressError::because("the > after the address is missing");
@@ -83,13 +83,13 @@ fn read_angled(rest: &str) -> Result<Address, AddressError> {
     rest[..end].trim().parse()
 }
 
-/// A name without quotes. Commas and the like are harmless in it, unless it is really a list of addresses.
+/// Checks an unquoted name. Commas are allowed, unless the text is really a list of addresses.
 fn check_bare(name: &str) -> Result<&str, AddressError> {
     if name.contains('@') && name.contains([',', ';']) {
         return AddressError::because(SEVERAL);
     }
     match name.chars().find(|c| matches!(c, '"' | '>')) {
-        Some(c) => AddressError::because(format!("put the whole name in quotes, since it holds `{c}`")),
+        Some(c) => AddressError::because(format!("put the whole name in quotes, since it contains `{c}`")),
         None => Ok(name),
     }
 }
@@ -103,13 +103,13 @@ fn unquoted(inner: &str) -> String {
     name
 }
 
-/// Whether every word of the name is an atom, so that it needs no quotes.
+/// Returns whether every word of the name is an atom, so that it needs no quotes.
 fn is_plain(name: &str) -> bool {
     name.chars().all(|c| c == ' ' || !c.is_ascii() || c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c))
 }
 
 impl fmt::Display for Mailbox {
-    /// Writes what [`FromStr`] reads: `a@b`, `Name <a@b>`, the name quoted where it must be.
+    /// Formats `a@b` or `Name <a@b>`, with the name quoted if necessary.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
             None => self.address.fmt(f),

@@ -1,4 +1,4 @@
-//! Addresses and mailboxes that are read, those that are refused and with which words, and the way back.
+//! Valid and invalid addresses and mailboxes, their errors, and round trips.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ fn refusal(text: &str) -> String {
 }
 
 #[test]
-fn addresses_of_every_form_are_read() {
+fn addresses_of_every_form_are_parsed() {
     for (text, local, domain) in [
         ("ann@example.test", "ann", "example.test"),
         ("Ann.Lee+x@Example.TEST", "Ann.Lee+x", "example.test"),
@@ -32,7 +32,7 @@ fn addresses_of_every_form_are_read() {
 }
 
 #[test]
-fn a_text_that_is_no_address_is_refused_with_the_reason() {
+fn invalid_address_is_refused_with_the_reason() {
     let long_local = format!("{}@example.test", "a".repeat(65));
     let long_label = format!("ann@{}.test", "a".repeat(64));
     let long = format!("ann@{}test", "a234567890.".repeat(23));
@@ -40,8 +40,8 @@ fn a_text_that_is_no_address_is_refused_with_the_reason() {
     for (text, words) in [
         ("", "empty"),
         ("ann", "needs an @"),
-        ("@example.test", "nothing before"),
-        ("ann@", "nothing after"),
+        ("@example.test", "before the @ is empty"),
+        ("ann@", "after the @ is empty"),
         ("a@b@example.test", "more than one @"),
         ("a@b.test,c@d.test", "array"),
         ("a@b.test c@d.test", "array"),
@@ -74,10 +74,10 @@ fn a_text_that_is_no_address_is_refused_with_the_reason() {
         ("ann\u{200b}@example.test", "U+200B"),
         ("\u{feff}ann@example.test", "U+FEFF"),
         ("ann@exam\u{202e}ple.test", "international"),
-        (&long_local, "64 octets"),
-        (&long_label, "63 octets"),
-        (&long, "254 octets"),
-        (&endless, "254 octets"),
+        (&long_local, "64 bytes"),
+        (&long_label, "63 bytes"),
+        (&long, "254 bytes"),
+        (&endless, "254 bytes"),
     ] {
         let reason = refusal(text);
         assert!(reason.contains(words), "{text:.40}: {reason}");
@@ -85,21 +85,21 @@ fn a_text_that_is_no_address_is_refused_with_the_reason() {
 }
 
 #[test]
-fn the_longest_address_is_read() {
+fn longest_address_is_parsed() {
     let text = format!("{}@{}c23456789", "a".repeat(64), "b23456789.".repeat(18));
     assert_eq!(text.len(), super::MAX_ADDRESS);
-    assert_eq!(text.parse::<Address>().expect("254 octets").to_string(), text);
+    assert_eq!(text.parse::<Address>().expect("254 bytes").to_string(), text);
 }
 
 #[test]
-fn the_domain_is_compared_without_case_and_the_local_part_with_it() {
+fn only_the_domain_is_compared_without_case() {
     let address = |text: &str| text.parse::<Address>().expect(text);
     assert_eq!(address("ann@Example.test"), address("ann@example.TEST"));
     assert_ne!(address("Ann@example.test"), address("ann@example.test"));
 }
 
 #[test]
-fn mailboxes_of_every_form_are_read() {
+fn mailboxes_of_every_form_are_parsed() {
     for (text, name, address) in [
         ("ann@example.test", None, "ann@example.test"),
         ("  ann@example.test ", None, "ann@example.test"),
@@ -120,7 +120,7 @@ fn mailboxes_of_every_form_are_read() {
 }
 
 #[test]
-fn a_text_that_is_no_mailbox_is_refused_with_the_reason() {
+fn invalid_mailbox_is_refused_with_the_reason() {
     let long_name = format!("{} <ann@example.test>", "n".repeat(257));
     for (text, words) in [
         ("Ann <>", "empty"),
@@ -160,7 +160,7 @@ fn domain() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn what_is_written_reads_back(local in local(), domain in domain(), name in "\\PC{0,40}") {
+    fn address_and_mailbox_round_trip(local in local(), domain in domain(), name in "\\PC{0,40}") {
         let address: Address = format!("{local}@{domain}").parse().map_err(|e| TestCaseError::reject(format!("{e}")))?;
         prop_assert_eq!(address.to_string().parse::<Address>().unwrap(), address.clone());
         let mailbox = Mailbox::new(address, &name).unwrap();
@@ -168,7 +168,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_read_is_fit_for_a_command(text in "\\PC{0,30}@\\PC{1,20}|.{0,40}") {
+    fn parsed_address_is_safe_in_a_command(text in "\\PC{0,30}@\\PC{1,20}|.{0,40}") {
         if let Ok(mailbox) = text.parse::<Mailbox>() {
             let written = mailbox.to_string();
             prop_assert_eq!(written.parse::<Mailbox>().unwrap(), mailbox.clone());
@@ -179,7 +179,7 @@ proptest! {
     }
 
     #[test]
-    fn the_smtp_commands_take_every_ascii_address(local in local(), domain in domain()) {
+    fn lettre_accepts_every_ascii_address(local in local(), domain in domain()) {
         if let Ok(address) = format!("{local}@{domain}").parse::<Address>() && !address.needs_smtputf8() {
             prop_assert!(lettre::Address::new(address.local(), address.domain()).is_ok(), "{}", address);
         }

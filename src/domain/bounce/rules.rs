@@ -1,9 +1,9 @@
-//! The rules by which refusals are judged, as tables: the first that fits decides.
+//! The rules that classify refusals, as tables: the first match decides.
 //!
-//! A rule fits where one of its phrases is in the text (see `text.rs`: lower case, `@` for any address, no quotes, `*` for a
-//! gap), where the enhanced code is one of its own, and where the three digits are; what it leaves empty it does not ask
-//! for. What is about the sender or the mail comes first, because such replies often mention a missing user as well, and
-//! an address must not be given up for them.
+//! A rule matches if one of its phrases is in the text (see `text.rs`: lower case, `@` for any address, no quotes, `*`
+//! for a gap), and the enhanced code and the three digits are among its own; an empty list matches anything. Rules
+//! about the sender or the message come first, because such replies often mention a missing user as well and must not
+//! suppress the address.
 
 mod address;
 mod codes;
@@ -16,7 +16,7 @@ use super::text::Text;
 use super::{BounceType, Category};
 use crate::domain::outcome::Reply;
 
-/// In the order in which they are asked.
+/// All rules, in the order in which they are tried.
 pub const RULES: [&[Rule]; 8] = [
     sender_or_content::WORDS,
     temporary::WORDS,
@@ -31,24 +31,24 @@ pub const RULES: [&[Rule]; 8] = [
 /// A rule.
 #[derive(Debug)]
 pub struct Rule {
-    /// Its name, shown with what it decided.
+    /// Its name, shown with its result.
     pub name: &'static str,
-    /// What it says.
+    /// The resulting type.
     pub kind: BounceType,
-    /// What it says.
+    /// The resulting category.
     pub category: Category,
-    /// Any of these phrases; empty: whatever the text.
+    /// The text contains any of these phrases; empty matches any text.
     pub words: &'static [&'static str],
-    /// None of these phrases.
+    /// The text contains none of these phrases.
     pub without: &'static [&'static str],
-    /// Enhanced codes of class 4 and 5: subject, first and last detail; empty: whatever the code.
+    /// Enhanced codes of class 4 and 5: subject, first and last detail; empty matches any code.
     pub enhanced: &'static [(u16, u16, u16)],
-    /// The three digits, first and last; empty: whatever they are.
+    /// Ranges of the three digits: first and last; empty matches any.
     pub codes: &'static [(u16, u16)],
 }
 
 impl Rule {
-    const fn of(name: &'static str, kind: BounceType, category: Category) -> Self {
+    const fn new(name: &'static str, kind: BounceType, category: Category) -> Self {
         Self { name, kind, category, words: &[], without: &[], enhanced: &[], codes: &[] }
     }
 
@@ -72,7 +72,7 @@ impl Rule {
         self
     }
 
-    pub(super) fn fits(&self, reply: &Reply, text: &Text) -> bool {
+    pub(super) fn matches(&self, reply: &Reply, text: &Text) -> bool {
         let has = |phrases: &[&str]| phrases.iter().any(|phrase| text.has(phrase));
         let enhanced = |(subject, first, last): &(u16, u16, u16)| {
             reply.enhanced.is_some_and(|code| {

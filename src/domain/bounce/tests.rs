@@ -1,4 +1,4 @@
-//! Replies of real servers, with what they are to be judged: `replies.txt`.
+//! Replies of real servers with their expected classification: `replies.txt`.
 
 use std::collections::HashSet;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A line of the table: type, category and the reply.
+/// Parses a line of the table: type, category and reply.
 fn read(line: &str) -> (&str, &str, Reply) {
     let (expected, reply) = line.split_once('|').unwrap();
     let (kind, category) = expected.trim().split_once(' ').unwrap();
@@ -23,7 +23,7 @@ fn read(line: &str) -> (&str, &str, Reply) {
 }
 
 #[test]
-fn replies_of_real_servers_are_judged_as_a_reader_would() {
+fn replies_of_real_servers_are_classified() {
     let lines = include_str!("replies.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let (mut count, mut wrong) = (0, Vec::new());
     for line in lines {
@@ -39,13 +39,13 @@ fn replies_of_real_servers_are_judged_as_a_reader_would() {
 }
 
 #[test]
-fn rules_have_names_of_their_own_and_phrases_as_texts_have_them() {
+fn rule_names_are_unique_and_phrases_are_normalised() {
     let mut names = HashSet::new();
     for rule in rules::RULES.iter().copied().flatten() {
         assert!(names.insert(rule.name), "{} twice", rule.name);
         assert!(rule.category != Category::UnknownUser || rule.kind == BounceType::Hard, "{}", rule.name);
         for phrase in rule.words.iter().chain(rule.without) {
-            let pieces = phrase.split('*').map(Text::of).zip(phrase.split('*'));
+            let pieces = phrase.split('*').map(Text::new).zip(phrase.split('*'));
             for (text, piece) in pieces {
                 assert!(!piece.is_empty() && text.has(piece), "{phrase} can be in no text");
             }
@@ -56,26 +56,26 @@ fn rules_have_names_of_their_own_and_phrases_as_texts_have_them() {
 }
 
 #[test]
-fn an_address_is_given_up_for_an_unknown_user_alone_and_only_for_good() {
+fn only_a_permanently_unknown_user_suppresses() {
     let suppresses = |code, text: &str| judge(&Reply::from_lines(code, [text].into_iter())).suppresses();
     assert!(suppresses(550, "5.1.1 user unknown"));
     assert!(!suppresses(450, "4.1.1 user unknown"));
     assert!(!suppresses(550, "5.2.1 account disabled"));
     assert!(!suppresses(550, "5.1.2 no such domain"));
-    let told =
+    let from_dsn =
         |enhanced: &str| judge(&Reply { enhanced: enhanced.parse().ok(), ..Reply::ours("user unknown") }).suppresses();
-    assert!(told("5.1.1") && !told("4.1.1"));
+    assert!(from_dsn("5.1.1") && !from_dsn("4.1.1"));
 }
 
 proptest! {
     #[test]
-    fn no_reply_is_too_odd(code in 0_u16..700, text in "\\PC{0,200}", number in 0_u16..1_000) {
+    fn any_reply_is_accepted(code in 0_u16..700, text in "\\PC{0,200}", number in 0_u16..1_000) {
         let _ = judge(&Reply::from_lines(code, [text.as_str(), &format!("5.{number}.1 {text}")].into_iter()));
         let _ = judge(&Reply::ours(text));
     }
 
     #[test]
-    fn what_is_refused_for_now_gives_no_address_up(code in 400_u16..500, text in "\\PC{0,50}") {
+    fn temporary_refusal_never_suppresses(code in 400_u16..500, text in "\\PC{0,50}") {
         let text = format!("{text} user unknown");
         prop_assert!(!judge(&Reply::from_lines(code, [text.as_str()].into_iter())).suppresses());
     }

@@ -1,22 +1,22 @@
-//! A reply's text as rules look at it: in lower case, on one line, without what is not the server's own wording.
+//! A reply's text normalised for rules: in lower case, on one line, without addresses and quotes.
 
-/// How far apart the parts of a phrase may stand, in octets.
+/// The maximum distance between the parts of a phrase, in bytes.
 const GAP: usize = 60;
-/// More of a text is not looked at.
+/// The maximum length that is searched, in bytes.
 const LIMIT: usize = 2_000;
 
-/// A text that phrases are looked for in.
+/// A normalised text to search for phrases.
 #[derive(Debug)]
 pub(super) struct Text {
     text: String,
-    /// Which pairs of neighbouring octets it has: most phrases have one that it has not, and need no search.
+    /// A bitmap of the byte pairs in the text: most phrases contain a pair that is absent, and need no search.
     pairs: [u64; 64],
 }
 
 impl Text {
-    /// Addresses become `@`, since `spam@example.test` says nothing of spam; quotes and angle brackets vanish, and runs of
-    /// white space become one space.
-    pub fn of(text: &str) -> Self {
+    /// Normalises a text: addresses become `@`, since `spam@example.test` says nothing about spam; quotes and angle
+    /// brackets are removed, and runs of white space become one space.
+    pub fn new(text: &str) -> Self {
         let mut plain = String::with_capacity(text.len().min(LIMIT));
         let mut word = String::new();
         for letter in text.chars().chain(std::iter::once(' ')) {
@@ -40,16 +40,16 @@ impl Text {
         }
         let mut pairs = [0; 64];
         for pair in plain.as_bytes().windows(2) {
-            let (word, bit) = place(pair);
+            let (word, bit) = bit_of_pair(pair);
             pairs[word] |= bit;
         }
         Self { text: plain, pairs }
     }
 
-    /// Whether the phrase is there. `*` in it stands for up to 60 octets of anything.
+    /// Returns whether the text contains the phrase, in which `*` matches up to 60 bytes.
     pub fn has(&self, phrase: &str) -> bool {
         let is_there = |pair: &[u8]| {
-            let (word, bit) = place(pair);
+            let (word, bit) = bit_of_pair(pair);
             pair.contains(&b'*') || self.pairs[word] & bit != 0
         };
         if !phrase.as_bytes().windows(2).all(is_there) {
@@ -62,19 +62,18 @@ impl Text {
     }
 }
 
-/// Where a pair of octets is noted.
-fn place(pair: &[u8]) -> (usize, u64) {
-    let hash = pair.iter().fold(0_usize, |hash, octet| hash * 61 + usize::from(*octet)) % 4_096;
+/// Returns the word and bit of a byte pair in the bitmap.
+fn bit_of_pair(pair: &[u8]) -> (usize, u64) {
+    let hash = pair.iter().fold(0_usize, |hash, byte| hash * 61 + usize::from(*byte)) % 4_096;
     (hash / 64, 1 << (hash % 64))
 }
 
-/// The beginning of a text: what is found in it whole is no farther than the gap, and nothing beyond is searched.
-fn near(text: &str, octets: usize) -> &str {
-    &text[..text.floor_char_boundary(octets)]
+/// Returns the beginning of a text, at most `bytes` long.
+fn near(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }
 
-/// Whether the parts follow one another, each near the one before. The nearest is taken: a later one would only be farther
-/// from what follows it.
+/// Returns whether the parts follow one another, each within the gap. The nearest match of each part is used.
 fn follow(mut text: &str, parts: &[&str]) -> bool {
     parts.iter().all(|part| match near(text, GAP + part.len()).find(part) {
         Some(at) => {
@@ -90,19 +89,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_quotes_and_line_ends_say_nothing() {
-        let text = Text::of("User <Spam@Virus.test>\r\n  doesn’t \"EXIST\" (blocked@x.test): bye*");
+    fn addresses_quotes_and_line_ends_are_removed() {
+        let text = Text::new("User <Spam@Virus.test>\r\n  doesn’t \"EXIST\" (blocked@x.test): bye*");
         assert_eq!(text.text, "user @ doesnt exist (@): bye ");
     }
 
     #[test]
-    fn a_phrase_may_have_gaps_of_some_length() {
-        let text = Text::of("The user you look for, Ann, does not exist");
+    fn phrase_may_have_gaps_of_limited_length() {
+        let text = Text::new("The user you look for, Ann, does not exist");
         assert!(text.has("user*does not exist") && text.has("ann*exist") && text.has("the*look*not"));
         assert!(!text.has("does not*user") && !text.has("user does not exist"));
-        assert!(!Text::of(&format!("user {} does not exist", "x".repeat(70))).has("user*does not exist"));
+        assert!(!Text::new(&format!("user {} does not exist", "x".repeat(70))).has("user*does not exist"));
         let exactly = |gap: usize| format!("user{}é not", "x".repeat(gap - "é ".len()));
-        assert!(Text::of(&exactly(GAP)).has("user*not") && !Text::of(&exactly(GAP + 1)).has("user*not"));
-        assert!(Text::of(&format!("user {} user does not exist", "x".repeat(70))).has("user*does not exist"));
+        assert!(Text::new(&exactly(GAP)).has("user*not") && !Text::new(&exactly(GAP + 1)).has("user*not"));
+        assert!(Text::new(&format!("user {} user does not exist", "x".repeat(70))).has("user*does not exist"));
     }
 }

@@ -1,20 +1,20 @@
-//! DKIM key records as RFC 6376 §3.6.1 has verifiers read them, held against the key that is to be there.
+//! Compares DKIM key records with the expected key, as verifiers parse them (RFC 6376 §3.6.1).
 
-/// Why a record does not publish `expected` (the value that is to stand there); `None` where it does.
+/// Returns why a record does not publish `expected`; `None` if it does.
 pub(super) fn fault(expected: &str, found: &str) -> Option<String> {
     if found.contains('"') {
         return Some(
-            "The value itself holds quotation marks, so no verifier can read it: publish it without them. They belong to zone \
-             files, around the strings of a record, and not into a DNS provider's form."
+            "The value itself contains quotation marks, so no verifier can parse it: publish it without them. They belong in zone \
+             files, around the strings of a record, and not in a DNS provider's form."
                 .into(),
         );
     }
     if found.contains('\\') {
-        return Some("The value itself holds backslashes: publish it without them.".into());
+        return Some("The value itself contains backslashes: publish it without them.".into());
     }
     let (ours, theirs) = match (tags(expected), tags(found)) {
         (Ok(ours), Ok(theirs)) => (ours, theirs),
-        (Err(why), _) | (_, Err(why)) => return Some(format!("Verifiers cannot read it: {why}. {AS_IT_STANDS}")),
+        (Err(why), _) | (_, Err(why)) => return Some(format!("Verifiers cannot parse it: {why}. {PUBLISH_AS_SHOWN}")),
     };
     let is = |tags: &[(String, String)], name: &str| tags.iter().find(|tag| tag.0 == name).map(|tag| tag.1.clone());
     let theirs_is = |name: &str| is(&theirs, name);
@@ -23,7 +23,7 @@ pub(super) fn fault(expected: &str, found: &str) -> Option<String> {
         None => {}
         _ => {
             return Some(format!(
-                "Its v= is not DKIM1, or not the first of its tags, so verifiers pass over it. {AS_IT_STANDS}"
+                "Its v= is not DKIM1, or not the first of its tags, so verifiers ignore it. {PUBLISH_AS_SHOWN}"
             ));
         }
     }
@@ -33,44 +33,44 @@ pub(super) fn fault(expected: &str, found: &str) -> Option<String> {
         theirs_is(name).is_none_or(|list| list.split(':').any(is_one))
     };
     let why = if key.is_empty() {
-        "The record has no key in p=, which means that the key is withdrawn. Publish the value as it stands here."
+        "The record has no key in p=, which means that the key is withdrawn. Publish the value as shown here."
     } else if key != expected && expected.starts_with(&key) {
         "The key is cut off. A string in a TXT record holds at most 255 characters: publish the value as several strings, \
          \"…\" \"…\", in one record."
     } else if key != expected || theirs_is("k").unwrap_or_else(|| "rsa".into()) != is(&ours, "k").unwrap_or_default() {
-        "The record holds another key. Replace it by the value as it stands here."
+        "The record contains another key. Replace it with the value as shown here."
     } else if !lists("h", &["sha256"]) || !lists("s", &["*", "email"]) {
-        "Its h= or s= tag keeps the key from being used for mail with SHA-256: leave these tags out."
+        "Its h= or s= tag prevents the key from being used for email with SHA-256: remove these tags."
     } else if theirs_is("t").is_some_and(|flags| flags.split(':').any(|flag| flag.trim() == "y")) {
-        "It says t=y, that the domain is only testing: receivers are to treat its messages as if they were not signed. Leave \
-         t=y out."
+        "It has t=y, which means that the domain is only testing: receivers treat its messages as not signed. Remove \
+         t=y."
     } else {
         return None;
     };
     Some(why.into())
 }
 
-const AS_IT_STANDS: &str = "Publish the value as it stands here.";
+const PUBLISH_AS_SHOWN: &str = "Publish the value as shown here.";
 
-/// The tags of a record (§3.2): names as they are written, the white space in values left out.
+/// Parses the tags of a record (§3.2): names unchanged, values without white space.
 fn tags(text: &str) -> Result<Vec<(String, String)>, String> {
     let mut tags: Vec<(String, String)> = Vec::new();
     let text = text.trim();
     for tag in text.strip_suffix(';').unwrap_or(text).split(';') {
         let Some((name, value)) = tag.split_once('=') else {
             return Err(match tag.trim() {
-                "" => "two semicolons stand beside each other".to_owned(),
-                tag => format!("`{}` is no tag: one is written name=value", shortened(tag)),
+                "" => "there are two semicolons in a row".to_owned(),
+                tag => format!("`{}` is not a tag: tags are written name=value", shortened(tag)),
             });
         };
         let name = name.trim();
         let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic())
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if !is_name {
-            return Err(format!("`{}` is no name of a tag", shortened(name)));
+            return Err(format!("`{}` is not a valid tag name", shortened(name)));
         }
         if tags.iter().any(|(known, _)| known == name) {
-            return Err(format!("{name}= stands there twice"));
+            return Err(format!("there is more than one {name}="));
         }
         tags.push((name.to_owned(), value.split_whitespace().collect()));
     }

@@ -1,53 +1,53 @@
-//! DMARC records as RFC 7489 §6.3 and §6.6.3 have receivers read them.
+//! Parses DMARC records as receivers do (RFC 7489 §6.3 and §6.6.3).
 
 use super::DmarcPolicy;
 
-/// A record.
+/// A DMARC record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dmarc {
     /// The policy for the domain.
     pub policy: DmarcPolicy,
-    /// And for those below it.
+    /// The policy for its subdomains.
     pub subdomain_policy: DmarcPolicy,
-    /// Which alignment has to be exact.
+    /// Which alignments must be strict.
     pub strict: Strict,
 }
 
-/// Which domains have to be the sender's own, and not merely one of the same organisation.
+/// Which domains must equal the sender's, and not only belong to the same organisation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Strict {
-    /// That which signs: `adkim=s`.
+    /// The signing domain: `adkim=s`.
     pub dkim: bool,
-    /// That of the return path: `aspf=s`.
+    /// The return path's domain: `aspf=s`.
     pub spf: bool,
 }
 
-/// Whether a TXT record is a DMARC record: it begins with `v=DMARC1`, to the letter, and then a semicolon or nothing.
+/// Returns whether a TXT record is a DMARC record: it begins with exactly `v=DMARC1`, then a semicolon or the end.
 pub fn is_dmarc(record: &str) -> bool {
     let rest = record.strip_prefix('v').and_then(|rest| rest.trim_start().strip_prefix('='));
     let rest = rest.and_then(|rest| rest.trim_start().strip_prefix("DMARC1")).map(str::trim_start);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(';'))
 }
 
-/// Whether a TXT record was meant to be one.
+/// Returns whether a TXT record was meant to be a DMARC record but is malformed.
 pub fn resembles(record: &str) -> bool {
     let start: String = record.chars().filter(|c| !c.is_whitespace() && *c != '"').take(8).collect();
     start.eq_ignore_ascii_case("v=DMARC1") && !is_dmarc(record)
 }
 
-/// Reads a record that [`is_dmarc`]. The record applies as it is returned even where there is a fault beside it; without one
-/// receivers take the record for none.
+/// Parses a record for which [`is_dmarc`] is true, and returns it with its first fault. A returned record applies even
+/// if it has a fault; if none is returned, receivers ignore the record.
 pub fn read(record: &str) -> (Option<Dmarc>, Option<String>) {
     let mut fault = None;
     let mut note = |why: String| fault = fault.take().or(Some(why));
     let mut tags: Vec<(String, &str)> = Vec::new();
     for tag in record.split(';').map(str::trim).filter(|tag| !tag.is_empty()) {
         match tag.split_once('=') {
-            None => note(format!("`{tag}` is no tag: one is written name=value")),
+            None => note(format!("`{tag}` is not a tag: tags are written name=value")),
             Some((name, value)) => {
                 let name = name.trim().to_ascii_lowercase();
                 if tags.iter().any(|(known, _)| *known == name) {
-                    note(format!("{name}= stands there twice"));
+                    note(format!("there is more than one {name}="));
                 } else {
                     tags.push((name, value.trim()));
                 }
@@ -58,7 +58,7 @@ pub fn read(record: &str) -> (Option<Dmarc>, Option<String>) {
     let is_reported = tag("rua").is_some_and(|uris| uris.split(',').any(is_report_address));
     let mut policy = |name: &str| match tag(name).map(|word| (word, word.parse().ok())) {
         Some((word, None)) => {
-            note(format!("its {name}={word} is none of none, quarantine and reject, or a semicolon is missing"));
+            note(format!("its {name}={word} is not none, quarantine or reject, or a semicolon is missing"));
             Err(())
         }
         Some((_, policy)) => Ok(policy),
@@ -66,7 +66,7 @@ pub fn read(record: &str) -> (Option<Dmarc>, Option<String>) {
     };
     let (own, below): (Result<Option<DmarcPolicy>, ()>, _) = (policy("p"), policy("sp"));
     if own == Ok(None) {
-        note("it has no p=, which says what receivers are to do".into());
+        note("it has no p=, which tells receivers what to do".into());
     }
     let mut is_strict = |name: &str| match tag(name) {
         Some(mode) if mode.eq_ignore_ascii_case("s") => true,
@@ -78,11 +78,11 @@ pub fn read(record: &str) -> (Option<Dmarc>, Option<String>) {
     };
     let strict = Strict { dkim: is_strict("adkim"), spf: is_strict("aspf") };
     if let Some(share) = tag("pct").filter(|share| !share.parse().is_ok_and(|share: u8| share <= 100)) {
-        note(format!("its pct={share} is no number from 0 to 100, so that all messages count"));
+        note(format!("its pct={share} is not a number from 0 to 100, so the policy applies to all messages"));
     }
     let record = match (own, below) {
         (Ok(Some(policy)), Ok(below)) => Some(Dmarc { policy, subdomain_policy: below.unwrap_or(policy), strict }),
-        // Somebody reads the reports, so receivers do as if there were p=none (§6.6.3).
+        // With a report address, receivers act as if there were p=none (§6.6.3).
         _ if is_reported => Some(Dmarc { policy: DmarcPolicy::None, subdomain_policy: DmarcPolicy::None, strict }),
         _ => None,
     };

@@ -1,4 +1,4 @@
-//! Holds what the DNS answered against what is expected, as receivers would. Says in words what would fix it.
+//! Compares DNS answers with the expected records, as receivers would, and says how to fix them.
 
 use std::net::IpAddr;
 
@@ -6,38 +6,38 @@ use super::dmarc::{self, Dmarc};
 use super::spf::{SpfResult, is_spf, parse};
 use super::{Finding, Purpose, Record, RecordStatus, dkim_record};
 
-/// What the DNS answered: the records under the first of the names that has such a record, none where there is none, or
-/// why there is no answer. An MX is `preference host`.
+/// A DNS answer: the records at the first name that has such a record, empty if there is none, or why there is no
+/// answer. An MX is `preference host`.
 pub type Answer = Result<Vec<String>, String>;
 
-/// What was asked beside the record itself.
+/// The results of further queries besides the record itself.
 #[derive(Debug, Default)]
 pub enum Evidence {
-    /// Nothing had to be.
+    /// No further queries were needed.
     #[default]
     None,
-    /// How the one SPF record was evaluated.
+    /// The evaluation of the only SPF record.
     Spf(SpfEvidence),
-    /// What each of the mail exchangers leads to, in the order of the answer.
+    /// Where each mail exchanger leads, in the order of the answer.
     Hosts(Vec<Host>),
 }
 
-/// What receivers make of an SPF record.
+/// The result of an SPF record for receivers.
 #[derive(Debug)]
 pub enum SpfEvidence {
-    /// It is not known from where we send, for this reason.
+    /// The sending addresses are unknown, for this reason.
     NoAddress(String),
     /// It was evaluated.
     Evaluated {
-        /// That of our addresses for which the result is the worst.
+        /// The sending address with the worst result.
         address: IpAddr,
-        /// The result for it.
+        /// The result for that address.
         result: SpfResult,
-        /// What led to it.
+        /// The reason for that result.
         reason: String,
-        /// What the result is for an address that has nothing to do with the domain, and what led to it.
+        /// The result for an address unrelated to the domain, and its reason.
         stranger: (SpfResult, String),
-        /// A record that was tried out and lets us pass.
+        /// A record that was tested and passes.
         repair: Option<String>,
     },
 }
@@ -45,17 +45,17 @@ pub enum SpfEvidence {
 /// Where a mail exchanger leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Host {
-    /// To our addresses and no other.
+    /// Only to our addresses.
     Here,
-    /// Elsewhere too.
+    /// To other addresses too.
     Elsewhere,
     /// Nowhere: it has no address.
     Nowhere,
-    /// The DNS did not say.
+    /// The DNS did not answer.
     Unanswered,
 }
 
-/// What was found for a record. `at` is the name that was asked last.
+/// Returns the finding for a record. `at` is the name that was queried last.
 pub fn judge(record: Record, at: &str, answer: Answer, evidence: &Evidence) -> Finding {
     let values = match answer {
         Ok(values) => values,
@@ -74,15 +74,15 @@ pub fn judge(record: Record, at: &str, answer: Answer, evidence: &Evidence) -> F
     {
         let begin = if record.purpose == Purpose::Dmarc { "v=DMARC1;" } else { "v=spf1 " };
         judged = Judged::wrong(format!(
-            "Receivers take it for no such record: it has to begin with `{begin}` to the letter, without quotation marks, and the \
-             tags of a DMARC record are separated by semicolons."
+            "Receivers do not recognise it: it must begin with exactly `{begin}`, without quotation marks, and the tags of a DMARC \
+             record are separated by semicolons."
         ));
         found.push(near.clone());
     }
     if judged.status == RecordStatus::Unanswered {
-        return unanswered(record, at, judged.mend.as_deref().unwrap_or_default());
+        return unanswered(record, at, judged.fix.as_deref().unwrap_or_default());
     }
-    let mut finding = record.found(judged.status, found, judged.mend);
+    let mut finding = record.found(judged.status, found, judged.fix);
     finding.warning = judged.warning;
     if at != finding.name && !finding.found.is_empty() {
         finding.found.iter_mut().for_each(|value| *value = format!("{value} (at {at})"));
@@ -91,12 +91,11 @@ pub fn judge(record: Record, at: &str, answer: Answer, evidence: &Evidence) -> F
 }
 
 fn unanswered(record: Record, at: &str, why: &str) -> Finding {
-    let mend = format!("The DNS did not answer for {at} ({why}). What was known before stays; check again later.");
-    record.found(RecordStatus::Unanswered, Vec::new(), Some(mend))
+    let fix = format!("The DNS did not answer for {at} ({why}). The last known state applies; check again later.");
+    record.found(RecordStatus::Unanswered, Vec::new(), Some(fix))
 }
 
-/// Whether a record under the name is of this kind: others, such as those that prove ownership to somebody, do not
-/// matter.
+/// Returns whether a record at the name has this purpose: others, such as proofs of ownership, are ignored.
 pub fn is_meant(purpose: Purpose, value: &str) -> bool {
     match purpose {
         Purpose::Spf | Purpose::ReturnPathSpf | Purpose::HeloSpf => is_spf(value),
@@ -105,7 +104,7 @@ pub fn is_meant(purpose: Purpose, value: &str) -> bool {
     }
 }
 
-/// Whether it was meant to be, and is not.
+/// Returns whether a record was meant for this purpose but is malformed.
 fn resembles(purpose: Purpose, value: &str) -> bool {
     match purpose {
         Purpose::Spf | Purpose::ReturnPathSpf | Purpose::HeloSpf => {
@@ -118,26 +117,26 @@ fn resembles(purpose: Purpose, value: &str) -> bool {
     }
 }
 
-/// A status with what is to be said of it.
+/// A status with its fix and warning.
 struct Judged {
     status: RecordStatus,
-    mend: Option<String>,
+    fix: Option<String>,
     warning: Option<String>,
 }
 
 impl Judged {
-    const OK: Self = Self { status: RecordStatus::Ok, mend: None, warning: None };
+    const OK: Self = Self { status: RecordStatus::Ok, fix: None, warning: None };
 
     fn ok_but(warning: Option<String>) -> Self {
         Self { warning, ..Self::OK }
     }
 
-    fn wrong(mend: impl Into<String>) -> Self {
-        Self { status: RecordStatus::Wrong, mend: Some(mend.into()), warning: None }
+    fn wrong(fix: impl Into<String>) -> Self {
+        Self { status: RecordStatus::Wrong, fix: Some(fix.into()), warning: None }
     }
 
     fn missing(record: &Record) -> Self {
-        Self { status: RecordStatus::Missing, mend: Some(publish(record)), warning: None }
+        Self { status: RecordStatus::Missing, fix: Some(publish(record)), warning: None }
     }
 }
 
@@ -150,25 +149,25 @@ fn dkim(record: &Record, found: &[String]) -> Judged {
     match found {
         [] => Judged::missing(record),
         [only] => dkim_record::fault(&record.value, only).map_or(Judged::OK, Judged::wrong),
-        _ => Judged::wrong(format!("There are {} TXT records at {}; leave only this one.", found.len(), record.name)),
+        _ => Judged::wrong(format!("There are {} TXT records at {}; keep only this one.", found.len(), record.name)),
     }
 }
 
 fn spf(record: &Record, found: &[String], evidence: &Evidence) -> Judged {
     if let Err(why) = parse(&record.value) {
-        let mend = format!(
-            "What would be published is itself no SPF record: {why}. Set hostname to this machine's full name, or say in \
-             domains.spf what stands for this installation."
+        let fix = format!(
+            "The record to publish is itself not valid SPF: {why}. Set `hostname` to this machine's full name, or set \
+             `domains.spf` to the terms of this installation."
         );
         let status = if found.is_empty() { RecordStatus::Missing } else { RecordStatus::Wrong };
-        return Judged { status, ..Judged::wrong(mend) };
+        return Judged { status, ..Judged::wrong(fix) };
     }
     match (found, evidence) {
         ([], _) => Judged::missing(record),
         ([_], Evidence::Spf(evidence)) => evaluated(evidence),
         ([_], _) => Judged { status: RecordStatus::Unanswered, ..Judged::wrong("it was not evaluated") },
         _ => Judged::wrong(format!(
-            "There are {} SPF records at {}, and receivers take that for a permanent error: make one of them.",
+            "There are {} SPF records at {}, which is a permanent error for receivers. Merge them into one.",
             found.len(),
             record.name
         )),
@@ -179,8 +178,8 @@ fn evaluated(evidence: &SpfEvidence) -> Judged {
     let (address, result, reason, stranger, repair) = match evidence {
         SpfEvidence::NoAddress(why) => {
             return Judged::wrong(format!(
-                "No address is known that messages are sent from: {why}. Publish an A record for the hostname, or say in \
-                 domains.spf what stands for this installation."
+                "The addresses that messages are sent from are unknown: {why}. Publish an A record for the hostname, or set \
+                 `domains.spf` to the terms of this installation."
             ));
         }
         SpfEvidence::Evaluated { address, result, reason, stranger, repair } => {
@@ -193,7 +192,7 @@ fn evaluated(evidence: &SpfEvidence) -> Judged {
                 Some(format!("It lets every address send in the domain's name ({why}): end it with ~all or -all."))
             }
             (SpfResult::PermError, why) => {
-                Some(format!("For all addresses that it names further on it is a permanent error: {why}."))
+                Some(format!("For addresses of later terms it is a permanent error: {why}."))
             }
             _ => None,
         }),
@@ -201,7 +200,7 @@ fn evaluated(evidence: &SpfEvidence) -> Judged {
         _ => {
             let advice = match repair {
                 Some(record) => format!(" Make it: {record}"),
-                None => " Take terms out until this server passes: each include, a, mx and redirect costs a look-up, ip4 and ip6 \
+                None => " Remove terms until this server passes: each include, a, mx and redirect costs a lookup, ip4 and ip6 \
                          cost none."
                     .to_owned(),
             };
@@ -215,22 +214,20 @@ fn dmarc(record: &Record, at: &str, found: &[String]) -> Judged {
         [] => Judged::missing(record),
         [only] => match dmarc::read(only) {
             (Some(read), None) => Judged::ok_but(strict(record, at, read)),
-            (Some(_), Some(why)) => {
-                Judged::wrong(format!("Receivers do not take all of it as it is written: {why}. Correct that."))
-            }
+            (Some(_), Some(why)) => Judged::wrong(format!("Receivers ignore part of it: {why}. Correct that.")),
             (None, why) => Judged::wrong(format!(
-                "Receivers pass over it: {}. One that they read is v=DMARC1; p=none, or quarantine or reject.",
+                "Receivers ignore it: {}. A valid record is v=DMARC1; p=none, or with p=quarantine or p=reject.",
                 why.unwrap_or_default()
             )),
         },
         _ => Judged::wrong(format!(
-            "There are {} DMARC records at {at}, and receivers take that for none: leave one.",
+            "There are {} DMARC records at {at}, so receivers ignore all of them. Keep one.",
             found.len()
         )),
     }
 }
 
-/// What exact alignment means for messages that the domain's keys sign.
+/// Describes what strict alignment means for messages that the domain's keys sign.
 fn strict(record: &Record, at: &str, read: Dmarc) -> Option<String> {
     let domain = record.name.strip_prefix("_dmarc.").unwrap_or(&record.name);
     let dkim = "a message from a domain below it that is not registered itself is signed with d=";
@@ -238,7 +235,7 @@ fn strict(record: &Record, at: &str, read: Dmarc) -> Option<String> {
         (true, _) if at == record.name => {
             Some(format!("adkim=s: {dkim}{domain}, and DMARC does not count that. Register each domain that sends."))
         }
-        (_, true) => Some(format!("aspf=s: SPF counts for DMARC only where bounces go to {domain} itself.")),
+        (_, true) => Some(format!("aspf=s: SPF counts for DMARC only if bounces go to {domain} itself.")),
         _ => None,
     }
 }
@@ -266,16 +263,16 @@ fn exchanger(record: &Record, found: &[String], evidence: &Evidence) -> Judged {
         return Judged::OK;
     }
     Judged::wrong(format!(
-        "Bounces go elsewhere, too: let {ours} be the only mail exchanger of {}, or choose another domain in \
-         return_path.domain.",
+        "Some bounces go elsewhere: make {ours} the only mail exchanger of {}, or choose another domain in \
+         `return_path.domain`.",
         record.name
     ))
 }
 
-/// The record that applies, as far as it could be read.
+/// Returns the DMARC record that applies, as far as it could be parsed, and whether it is a parent's.
 pub(super) fn applying(found: &Finding) -> Option<(Dmarc, bool)> {
     let [only] = found.found.as_slice() else { return None };
-    // That it stands at a parent is told behind it.
+    // A parent's record has a suffix with its name.
     let (value, is_parents) = only.rsplit_once(" (at ").map_or((only.as_str(), false), |(value, _)| (value, true));
     let read = dmarc::is_dmarc(value).then(|| dmarc::read(value).0)??;
     Some((read, is_parents))

@@ -1,8 +1,8 @@
-//! What a domain's owner publishes in the DNS so that its mail authenticates, and what the DNS shows of it. Pure.
+//! The DNS records that authenticate a domain's messages, and the checks of what is published. Pure.
 //!
 //! Records: DKIM keys (RFC 6376 §3.6.1), SPF of the domain and of the return path (RFC 7208), DMARC (RFC 7489) and the
-//! return path's MX. [`judge`] holds what was found against what is expected and says what would mend it; [`Verdict`]
-//! is what follows for the domain as a whole.
+//! return path's MX. [`judge`] compares what was found with what is expected and says how to fix it; [`Verdict`] is the
+//! result for the domain as a whole.
 
 mod dkim_record;
 mod dmarc;
@@ -22,14 +22,14 @@ use super::dkim::{self, Algorithm, KeyState};
 pub use dmarc::Strict;
 pub use judge::{Answer, Evidence, Host, SpfEvidence, is_meant, judge};
 
-/// What of the configuration goes into records.
+/// The parts of the configuration that records depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// The name of this machine, or an address literal.
     pub hostname: String,
-    /// What stands in SPF records for us, such as `a:mail.example.net`; separated by spaces.
+    /// The SPF terms of this installation, such as `a:mail.example.net`; separated by spaces.
     pub spf: String,
-    /// The domain that bounces go to, where it is not the sender's own.
+    /// The domain that bounces go to, if it is not the sender's own.
     pub return_path: Option<String>,
     /// Which keys sign.
     pub algorithms: Vec<Algorithm>,
@@ -37,7 +37,7 @@ pub struct Terms {
     pub is_direct: bool,
 }
 
-/// Types of records.
+/// A record type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 #[schema(as = DnsRecordType)]
@@ -48,37 +48,37 @@ pub enum RecordType {
     Mx,
 }
 
-/// What a record is for.
+/// The purpose of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = DnsRecordPurpose)]
 pub enum Purpose {
-    /// The public half of a key that signs, or will.
+    /// The public key of a DKIM key that signs, or will.
     Dkim,
-    /// Who may send in the domain's name.
+    /// Which servers may send for the domain.
     Spf,
-    /// What receivers do with mail that does not authenticate.
+    /// What receivers do with messages that fail authentication.
     Dmarc,
     /// Where bounces go.
     ReturnPath,
-    /// Who may send in the name of the domain that bounces go to.
+    /// Which servers may send for the domain that bounces go to.
     ReturnPathSpf,
-    /// Who may greet with the hostname, which receivers check where the return path is empty.
+    /// Which servers may use the hostname in EHLO, which receivers check if the return path is empty.
     HeloSpf,
 }
 
-/// What the DNS shows of a record.
+/// The status of a record in the DNS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = DnsRecordStatus)]
 pub enum RecordStatus {
-    /// It was not asked yet.
+    /// Not checked yet.
     Unchecked,
-    /// It is as it should be.
+    /// Published correctly.
     Ok,
-    /// There is none.
+    /// Not published.
     Missing,
-    /// There is another, or several.
+    /// A different record is published, or several.
     Wrong,
     /// The DNS did not answer.
     Unanswered,
@@ -89,85 +89,86 @@ pub enum RecordStatus {
 pub struct Record {
     /// Its type.
     pub kind: RecordType,
-    /// Where it stands.
+    /// Its name.
     pub name: String,
-    /// What it says.
+    /// Its value.
     pub value: String,
-    /// What it is for.
+    /// Its purpose.
     pub purpose: Purpose,
 }
 
-/// A record and what was found in its place.
+/// A record, and what the DNS has in its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(as = DnsRecord)]
 pub struct Finding {
     /// Its type.
     #[serde(rename = "type")]
     pub kind: RecordType,
-    /// Where it is to stand.
+    /// The name to publish it at.
     #[schema(example = "pr-k7xq2m9a-rsa._domainkey.acme.test")]
     pub name: String,
-    /// What it is to say. More than 255 characters are published as several strings.
+    /// The value to publish. More than 255 characters are published as several strings.
     #[schema(example = "v=DKIM1; k=rsa; p=MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A…")]
     pub value: String,
-    /// What it is for.
+    /// Its purpose.
     pub purpose: Purpose,
-    /// What the last check showed.
+    /// The result of the last check.
     pub status: RecordStatus,
-    /// What was found in its place.
+    /// The records found in its place.
     pub found: Vec<String>,
-    /// What is to be done, where something is.
+    /// How to fix it; null if nothing is wrong.
     pub mend: Option<String>,
-    /// What is hardly meant, though receivers take the record as it is.
+    /// A probable mistake in a record that receivers accept.
     #[serde(default)]
     pub warning: Option<String>,
 }
 
-/// A key as far as its record goes.
+/// A key's record.
 #[derive(Debug, Clone)]
 pub struct PublishedKey {
-    /// Where its record is.
+    /// Its selector.
     pub selector: String,
-    /// What it signs with.
+    /// Its algorithm.
     pub algorithm: Algorithm,
-    /// What it does.
+    /// Its state.
     pub state: KeyState,
-    /// What its record says.
+    /// Its public key.
     pub public: Vec<u8>,
 }
 
 impl PublishedKey {
-    /// Where its record stands.
+    /// Returns the name of its record.
     pub fn name(&self, domain: &str) -> String {
         format!("{}._domainkey.{domain}", self.selector)
     }
 
-    /// Whether its record is one that verifies the domain: it signs by this configuration, or would where none does.
+    /// Returns whether its record counts for the domain's verification: the key signs with this configuration, or would
+    /// if none does.
     fn verifies(&self, terms: &Terms) -> bool {
         self.state == KeyState::Active && self.is_in_use(terms)
     }
 
-    /// Whether it signs by this configuration, or is to, or would where none does.
+    /// Returns whether it signs with this configuration, or will, or would if none does.
     pub fn is_in_use(&self, terms: &Terms) -> bool {
         let is_chosen = terms.algorithms.is_empty() || terms.algorithms.contains(&self.algorithm);
         self.state != KeyState::Retiring && is_chosen
     }
 }
 
-/// A policy of a domain for mail in its name that does not authenticate (RFC 7489 §6.3).
+/// A domain's policy for messages that fail authentication (RFC 7489 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DmarcPolicy {
-    /// Deliver it, and report.
+    /// Deliver them, and report.
     None,
-    /// Treat it as suspicious.
+    /// Treat them as suspicious.
     Quarantine,
-    /// Refuse it.
+    /// Refuse them.
     Reject,
 }
 
 impl DmarcPolicy {
-    /// The word in SQL, JSON and the record.
+    /// Returns the word in SQL, JSON and the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -194,7 +195,7 @@ impl FromStr for DmarcPolicy {
     }
 }
 
-/// Every record that `domain` needs, its keys' first.
+/// Returns every record that `domain` needs, its keys' first.
 pub fn records(terms: &Terms, domain: &str, keys: &[PublishedKey]) -> Vec<Record> {
     let txt = |name: String, value: String, purpose| Record { kind: RecordType::Txt, name, value, purpose };
     let spf = || format!("v=spf1 {} ~all", terms.spf);
@@ -215,7 +216,7 @@ pub fn records(terms: &Terms, domain: &str, keys: &[PublishedKey]) -> Vec<Record
     }
     let is_named = |name: &str| domain == name || terms.return_path.as_deref() == Some(name);
     let hostname = terms.hostname.trim_end_matches('.');
-    // A literal or a bare name has no record of its own.
+    // An address literal or a single label cannot have a record.
     if terms.is_direct && hostname.contains('.') && !hostname.starts_with('[') && !is_named(hostname) {
         records.push(txt(hostname.to_owned(), "v=spf1 a -all".into(), Purpose::HeloSpf));
     }
@@ -223,8 +224,8 @@ pub fn records(terms: &Terms, domain: &str, keys: &[PublishedKey]) -> Vec<Record
 }
 
 impl Record {
-    /// The names to ask, the next one where the one before has no such record: a DMARC policy may stand at the
-    /// organisational domain (RFC 7489 §6.6.3), and nowhere between.
+    /// Returns the names to query in order, until one has such a record: a DMARC policy may be at the organisational
+    /// domain (RFC 7489 §6.6.3), but not at domains between.
     pub fn names(&self) -> Vec<String> {
         let organisation = || {
             let domain = self.name.strip_prefix("_dmarc.")?;
@@ -236,12 +237,12 @@ impl Record {
         }
     }
 
-    /// As it is before the DNS was asked.
+    /// Returns the finding before the first check.
     pub fn unchecked(self) -> Finding {
         self.found(RecordStatus::Unchecked, Vec::new(), None)
     }
 
-    fn found(self, status: RecordStatus, mut found: Vec<String>, mend: Option<String>) -> Finding {
+    fn found(self, status: RecordStatus, mut found: Vec<String>, fix: Option<String>) -> Finding {
         let Self { kind, name, value, purpose } = self;
         found.truncate(MOST_FOUND);
         for value in &mut found {
@@ -249,52 +250,52 @@ impl Record {
                 value.truncate(end);
             }
         }
-        Finding { kind, name, value, purpose, status, found, mend, warning: None }
+        Finding { kind, name, value, purpose, status, found, mend: fix, warning: None }
     }
 }
 
-/// Of what was found, so many records are kept.
+/// How many found records are kept.
 const MOST_FOUND: usize = 10;
-/// And so many characters of each.
+/// How many characters of each are kept.
 const LONGEST_FOUND: usize = 1_000;
 
-/// The records as they are to be published, each with what the last check found of it.
+/// Returns the records to publish, each with the result of the last check.
 pub fn with_findings(records: Vec<Record>, findings: &[Finding]) -> Vec<Finding> {
-    let of = |record: Record| {
+    let finding_of = |record: Record| {
         let same = |found: &&Finding| {
             (found.kind, &found.name, &found.value) == (record.kind, &record.name, &record.value)
                 && found.purpose == record.purpose
         };
         findings.iter().find(same).cloned().unwrap_or_else(|| record.unchecked())
     };
-    records.into_iter().map(of).collect()
+    records.into_iter().map(finding_of).collect()
 }
 
-/// Between two checks of a domain that is as it should be.
+/// The interval between checks of a verified domain.
 const SETTLED: TimeDelta = TimeDelta::hours(6);
-/// The same where a record is missing.
+/// The interval between checks of a domain with a missing record.
 pub const UNSETTLED: TimeDelta = TimeDelta::minutes(5);
-/// How long the record of a key that signs no more is to stay.
+/// How long the record of a retired key must stay published.
 pub const RETIRING: TimeDelta = TimeDelta::days(7);
 
-/// What a check means for a domain.
+/// The result of a check for a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// What was found for each record.
+    /// The finding of each record.
     pub findings: Vec<Finding>,
-    /// The selectors of the pending keys whose records are seen, so that they may sign.
+    /// The selectors of the pending keys whose records are published, so that they may sign.
     pub seen: Vec<String>,
-    /// Whether the records of all keys that sign are seen; `None` where the DNS did not say.
+    /// Whether the records of all signing keys are published; `None` if the DNS did not answer.
     pub is_verified: Option<bool>,
-    /// The DMARC policy that applies, if one does; the outer `None` where the DNS did not say.
+    /// The DMARC policy that applies, if any; the outer `None` if the DNS did not answer.
     pub dmarc: Option<Option<DmarcPolicy>>,
-    /// Which alignment that policy wants exact.
+    /// Which alignments that policy requires to be strict.
     pub strict: Strict,
 }
 
 impl Verdict {
-    /// Draws the conclusion.
-    pub fn of(terms: &Terms, domain: &str, keys: &[PublishedKey], findings: Vec<Finding>) -> Self {
+    /// Derives the result from the findings.
+    pub fn new(terms: &Terms, domain: &str, keys: &[PublishedKey], findings: Vec<Finding>) -> Self {
         let status = |key: &PublishedKey| {
             let name = key.name(domain);
             findings.iter().find(|found| found.name == name).map_or(RecordStatus::Unchecked, |found| found.status)
@@ -320,8 +321,8 @@ impl Verdict {
         Self { findings, seen, is_verified, dmarc: applying.map(|applying| applying.map(policy)), strict }
     }
 
-    /// How long a worker waits before it asks again: not long where something is still to be published.
-    /// A key that will not sign is waited for by nobody.
+    /// Returns how long to wait before the next check: a short time if a record is still to be published. Keys that
+    /// will not sign do not count.
     pub fn next_check(&self, terms: &Terms, keys: &[PublishedKey]) -> TimeDelta {
         let mut pending = keys.iter().filter(|key| key.state == KeyState::Pending && key.is_in_use(terms));
         let is_settled = pending.all(|key| self.seen.contains(&key.selector));
@@ -329,27 +330,27 @@ impl Verdict {
     }
 }
 
-/// How long a domain whose records have vanished still counts as verified: an accident in the DNS must not stop its
-/// mail.
+/// How long a domain whose records have vanished still counts as verified, so that a DNS mistake does not stop its
+/// messages.
 const GRACE: TimeDelta = TimeDelta::hours(72);
 
-/// How a domain stands after its checks.
+/// The status of a domain after its checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DomainStatus {
-    /// Its keys' records were never seen.
+    /// Its keys' records were never found.
     Pending,
-    /// The last check saw the record of every key that signs.
+    /// The last check found the records of all signing keys.
     Verified,
-    /// The last check did not, an earlier one did, less than 72 hours before: it still counts as verified.
+    /// The last check did not find them, but one less than 72 hours before did: it still counts as verified.
     Failing,
-    /// Its records have been gone for longer.
+    /// Its records have been missing for longer.
     Unverified,
 }
 
 impl DomainStatus {
-    /// Where the DNS was last heard at `checked_at`, and last showed all at `verified_at`.
-    pub fn of(checked_at: Option<DateTime<Utc>>, verified_at: Option<DateTime<Utc>>) -> Self {
+    /// Derives the status from the last check that the DNS answered and the last one that found all records.
+    pub fn from_checks(checked_at: Option<DateTime<Utc>>, verified_at: Option<DateTime<Utc>>) -> Self {
         match (checked_at, verified_at) {
             (_, None) => Self::Pending,
             (Some(checked), Some(verified)) if checked - verified >= GRACE => Self::Unverified,
@@ -358,24 +359,25 @@ impl DomainStatus {
         }
     }
 
-    /// Whether mail is as good as it can be.
+    /// Returns whether the domain counts as verified.
     pub fn is_good(self) -> bool {
         matches!(self, Self::Verified | Self::Failing)
     }
 }
 
-/// Whether mail that `domain` signs for can be aligned with a return path at `return_path`: by DMARC's relaxed rule both are of
-/// one organisation, by the strict one they are the same.
+/// Returns whether messages from `domain` can be SPF-aligned with a return path at `return_path`: in DMARC's relaxed
+/// mode both have the same organisational domain, in strict mode they are equal.
 pub fn is_aligned(domain: &str, return_path: &str, strict: Strict) -> bool {
     domain == return_path || (!strict.spf && organisation(domain) == organisation(return_path))
 }
 
-/// The organisational domain (RFC 7489 §3.2): one label below the public suffix, or the domain itself where it is one.
+/// Returns the organisational domain (RFC 7489 §3.2): one label below the public suffix, or the domain itself if it is
+/// one.
 pub fn organisation(domain: &str) -> &str {
     psl::domain_str(domain).unwrap_or(domain)
 }
 
-/// A domain and those above it that could have been registered, the nearest first; a top-level domain is none.
+/// Returns a domain and its parents except the top-level domain, the nearest first.
 pub fn lineage(domain: &str) -> Vec<String> {
     std::iter::successors(Some(domain), |domain| {
         let (_, parent) = domain.split_once('.')?;

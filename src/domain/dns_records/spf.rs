@@ -1,66 +1,67 @@
-//! SPF records as RFC 7208 §12 writes them, to the letter: what is not one makes the whole record a permanent error (§4.6).
+//! Parses SPF records strictly by RFC 7208 §12: a syntax error makes the whole record a permanent error (§4.6).
 //!
-//! mail-auth reads records more leniently (an unknown mechanism is skipped there, an octet over 255 is 255), which is right
-//! for a receiver and wrong for who is told that a record is good. The evaluation is `dns/spf.rs`.
+//! mail-auth parses records more leniently (it skips an unknown mechanism, and reads a part of an IPv4 address over 255
+//! as 255), which is right for a receiver and wrong for checking whether a record is valid. The evaluation is in
+//! `dns/spf.rs`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A record.
+/// An SPF record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spf {
     /// Its mechanisms, in their order.
     pub directives: Vec<Directive>,
-    /// Where to go on where none matches.
+    /// The redirect if none matches.
     pub redirect: Option<String>,
 }
 
 /// A mechanism with its qualifier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directive {
-    /// As it stands in the record.
+    /// The text in the record.
     pub text: String,
-    /// What it means where it matches.
+    /// The result if it matches.
     pub result: SpfResult,
-    /// What it matches.
+    /// The mechanism.
     pub mechanism: Mechanism,
 }
 
-/// What a mechanism matches. Names may hold macros; none stands for the domain itself.
+/// A mechanism. Names may contain macros; `None` means the domain itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mechanism {
-    /// Everything.
+    /// Every address.
     All,
-    /// What another record lets pass.
+    /// Addresses that pass another record.
     Include(String),
-    /// A host's addresses, with the lengths of prefixes.
+    /// A host's addresses, with prefix lengths.
     A(Option<String>, u8, u8),
-    /// The addresses of a domain's mail exchangers, likewise.
+    /// The addresses of a domain's mail exchangers, with prefix lengths.
     Mx(Option<String>, u8, u8),
-    /// An address whose name lies in a domain.
+    /// Addresses whose reverse name is in a domain.
     Ptr(Option<String>),
     /// A network.
     Ip(IpAddr, u8),
-    /// Every address, where the name has one.
+    /// Every address, if the name has an address.
     Exists(String),
 }
 
-/// The outcome of an evaluation (RFC 7208 §2.6), from bad to good.
+/// The result of an evaluation (RFC 7208 §2.6), from worst to best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SpfResult {
-    /// The record cannot be evaluated, and never will.
+    /// The record cannot be evaluated.
     PermError,
     /// The DNS did not answer.
     TempError,
     /// The address may not send.
     Fail,
-    /// It probably may not.
+    /// The address probably may not send.
     SoftFail,
     /// The record does not say.
     Neutral,
     /// There is no record.
     None,
-    /// It may.
+    /// The address may send.
     Pass,
 }
 
@@ -78,22 +79,22 @@ impl fmt::Display for SpfResult {
     }
 }
 
-/// Whether a TXT record is an SPF record: `v=spf1`, and then a space or nothing (§4.5).
+/// Returns whether a TXT record is an SPF record: `v=spf1`, then a space or the end (§4.5).
 pub fn is_spf(record: &str) -> bool {
     let begins = record.get(..6).is_some_and(|begin| begin.eq_ignore_ascii_case("v=spf1"));
     begins && record.as_bytes().get(6).is_none_or(|next| *next == b' ')
 }
 
-/// Reads a record that [`is_spf`]; where it cannot be read, says which term cannot, and why.
+/// Parses a record for which [`is_spf`] is true; an error names the invalid term and the reason.
 pub fn parse(record: &str) -> Result<Spf, String> {
     let mut spf = Spf { directives: Vec::new(), redirect: None };
     let mut has_explanation = false;
     for text in record.split(' ').skip(1).filter(|term| !term.is_empty()) {
         match term(text).map_err(|why| format!("`{text}` {why}"))? {
             Term::Directive(directive) => spf.directives.push(directive),
-            Term::Redirect(_) if spf.redirect.is_some() => return Err("redirect= stands there twice".into()),
+            Term::Redirect(_) if spf.redirect.is_some() => return Err("there is more than one redirect=".into()),
             Term::Redirect(to) => spf.redirect = Some(to),
-            Term::Explanation if has_explanation => return Err("exp= stands there twice".into()),
+            Term::Explanation if has_explanation => return Err("there is more than one exp=".into()),
             Term::Explanation => has_explanation = true,
             Term::Unknown => {}
         }
@@ -106,7 +107,7 @@ enum Term {
     Directive(Directive),
     Redirect(String),
     Explanation,
-    /// A modifier that means nothing here.
+    /// An unknown modifier.
     Unknown,
 }
 
@@ -136,7 +137,7 @@ fn term(text: &str) -> Result<Term, String> {
 fn mechanism(text: &str) -> Result<Mechanism, String> {
     let end = text.find([':', '/']).unwrap_or(text.len());
     let (name, rest) = text.split_at(end);
-    let required = || rest.strip_prefix(':').ok_or_else(|| "needs a value behind a colon".to_owned());
+    let required = || rest.strip_prefix(':').ok_or_else(|| "needs a value after a colon".to_owned());
     match name.to_ascii_lowercase().as_str() {
         "all" if rest.is_empty() => Ok(Mechanism::All),
         "all" => Err("takes no value".into()),
@@ -148,7 +149,7 @@ fn mechanism(text: &str) -> Result<Mechanism, String> {
         "ptr" => domain_spec(required()?).map(|name| Mechanism::Ptr(Some(name))),
         "ip4" => network::<Ipv4Addr>(required()?, 32),
         "ip6" => network::<Ipv6Addr>(required()?, 128),
-        _ => Err("is no mechanism of SPF".into()),
+        _ => Err("is not an SPF mechanism".into()),
     }
 }
 
@@ -158,11 +159,11 @@ fn network<A: std::str::FromStr + Into<IpAddr>>(text: &str, longest: u8) -> Resu
         None => (text, longest),
     };
     let address =
-        address.parse::<A>().map_err(|_| format!("holds no IPv{} address", if longest == 32 { 4 } else { 6 }))?;
+        address.parse::<A>().map_err(|_| format!("has no valid IPv{} address", if longest == 32 { 4 } else { 6 }))?;
     Ok(Mechanism::Ip(address.into(), prefix))
 }
 
-/// `[":" domain-spec] [dual-cidr-length]`.
+/// Parses `[":" domain-spec] [dual-cidr-length]`.
 fn host(rest: &str) -> Result<(Option<String>, u8, u8), String> {
     // A slash within a macro is a delimiter.
     let outside =
@@ -181,14 +182,14 @@ fn host(rest: &str) -> Result<(Option<String>, u8, u8), String> {
     Ok((name, v4, v6))
 }
 
-/// The length of a prefix, without leading zeros.
+/// Parses a prefix length, without leading zeros.
 fn length(text: &str, longest: u8) -> Result<u8, String> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     let length = text.parse::<u8>().ok().filter(|length| is_number && *length <= longest);
-    length.ok_or_else(|| format!("has a prefix that is no number from 0 to {longest}"))
+    length.ok_or_else(|| format!("has a prefix that is not a number from 0 to {longest}"))
 }
 
-/// A name that may hold macros and ends in a top-level domain or a macro (§7.1).
+/// Parses a name that may contain macros and ends in a top-level domain or a macro (§7.1).
 fn domain_spec(text: &str) -> Result<String, String> {
     check_macros(text)?;
     let last = text.strip_suffix('.').unwrap_or(text).rsplit_once('.').map(|(_, last)| last);
@@ -202,24 +203,24 @@ fn domain_spec(text: &str) -> Result<String, String> {
     if text.ends_with('}') || last.is_some_and(is_top_level) {
         return Ok(text.to_owned());
     }
-    Err(if text.is_empty() { "needs a domain" } else { "does not hold a domain name with a dot in it" }.into())
+    Err(if text.is_empty() { "needs a domain" } else { "has no domain name with a dot" }.into())
 }
 
-/// Macros have their own letters (§7.1), and what stands between them is visible ASCII.
+/// Checks that macros are valid (§7.1) and all other characters are visible ASCII.
 fn check_macros(text: &str) -> Result<(), String> {
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
         let width = match c {
-            '%' => macro_width(rest).ok_or("holds a % that begins no macro")?,
+            '%' => macro_width(rest).ok_or("has a % that does not start a macro")?,
             '!'..='~' => 1,
-            _ => return Err("holds a character that may not stand there".into()),
+            _ => return Err("has a character that is not allowed there".into()),
         };
         rest = &rest[width..];
     }
     Ok(())
 }
 
-/// The length of the macro that begins the text.
+/// Returns the length of the macro at the start of the text.
 fn macro_width(text: &str) -> Option<usize> {
     match text.as_bytes().get(1)? {
         b'%' | b'_' | b'-' => return Some(2),
@@ -237,8 +238,8 @@ fn macro_width(text: &str) -> Option<usize> {
     (is_known && counts && transformers.bytes().all(|byte| b".-+,/_=".contains(&byte))).then_some(end + 1)
 }
 
-/// Records that might be published instead of one that does not let us pass, the mildest change first. `addresses` are those
-/// that are to pass, `dead` domains without a record of their own. Whether they do is for the caller to try out.
+/// Returns candidates to replace a record that does not pass, the smallest change first. `addresses` must pass; `dead`
+/// are domains without an SPF record. The caller evaluates the candidates.
 pub fn repairs(record: &str, wanted: &str, addresses: &[IpAddr], dead: &[String]) -> Vec<String> {
     let mut kept: Vec<String> = Vec::new();
     let (mut has_end, mut has_redirect) = (false, false);
@@ -247,7 +248,7 @@ pub fn repairs(record: &str, wanted: &str, addresses: &[IpAddr], dead: &[String]
             break;
         }
         match term {
-            // Who lets everybody pass has said nothing.
+            // A record that passes every address is useless.
             Term::Directive(Directive { mechanism: Mechanism::All, result, .. }) => {
                 kept.push(if result == SpfResult::Pass { "~all".to_owned() } else { text });
                 has_end = true;
@@ -283,7 +284,7 @@ pub fn repairs(record: &str, wanted: &str, addresses: &[IpAddr], dead: &[String]
     records
 }
 
-/// The domains that a record includes or goes on to, as far as it can be read.
+/// Returns the domains that a record includes or redirects to, as far as it can be parsed.
 pub fn targets(record: &str) -> Vec<String> {
     let target = |(_, term): (String, Term)| match term {
         Term::Directive(Directive { mechanism: Mechanism::Include(target), .. }) | Term::Redirect(target) => {
@@ -294,7 +295,7 @@ pub fn targets(record: &str) -> Vec<String> {
     record.split_whitespace().skip(1).filter_map(legible).filter_map(target).collect()
 }
 
-/// A term, or what was meant by it: an `inlude:` is an `include:`.
+/// Parses a term, correcting misspelt names: an `inlude:` is an `include:`.
 fn legible(text: &str) -> Option<(String, Term)> {
     if let Ok(read) = term(text) {
         return Some((text.to_owned(), read));
@@ -309,10 +310,10 @@ fn legible(text: &str) -> Option<(String, Term)> {
     term(&fixed).ok().map(|read| (fixed.clone(), read))
 }
 
-/// Whether one letter was left out, added, changed or moved.
+/// Returns whether the name is one edit or transposition away from the known one.
 fn is_misspelt(name: &str, known: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    // The names of the networks are too short to guess at.
+    // Short names are not guessed.
     name == known
         || (known.len() > 3 && strsim::osa_distance(&name, known) == 1)
         || matches!((name.as_str(), known), ("ipv4" | "ip", "ip4") | ("ipv6", "ip6") | ("inc", "include"))
@@ -323,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_of_rfc_7208_are_read() {
+    fn records_of_rfc_7208_are_parsed() {
         for good in [
             "v=spf1",
             "V=SPF1 +mx a:colo.example.com/28 -all",
@@ -338,34 +339,34 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_term_is_named() {
+    fn invalid_term_is_named() {
         for (bad, why) in [
-            ("inlude:x.test", "no mechanism"),
-            ("ip4:192.0.2.256", "no IPv4 address"),
+            ("inlude:x.test", "not an SPF mechanism"),
+            ("ip4:192.0.2.256", "no valid IPv4 address"),
             ("ip4:192.0.2.1/33", "0 to 32"),
             ("ip4:192.0.2.1/024", "0 to 32"),
-            ("ip4:", "no IPv4 address"),
-            ("ip6:192.0.2.1", "no IPv6 address"),
+            ("ip4:", "no valid IPv4 address"),
+            ("ip6:192.0.2.1", "no valid IPv6 address"),
             ("a:192.0.2.1", "with a dot"),
             ("a:localhost", "with a dot"),
             ("a:", "needs a domain"),
             ("a/", "0 to 32"),
-            ("include", "behind a colon"),
+            ("include", "after a colon"),
             ("include:", "needs a domain"),
             ("all:x.test", "takes no value"),
             ("mx=x.test", ""),
-            ("-all;", "no mechanism"),
-            ("\"-all", "no mechanism"),
-            ("exists:%{z}.x.test", "begins no macro"),
-            ("exists:%{d0}.x.test", "begins no macro"),
-            ("exists:%x.test", "begins no macro"),
+            ("-all;", "not an SPF mechanism"),
+            ("\"-all", "not an SPF mechanism"),
+            ("exists:%{z}.x.test", "does not start a macro"),
+            ("exists:%{d0}.x.test", "does not start a macro"),
+            ("exists:%x.test", "does not start a macro"),
             ("redirect=", "needs a domain"),
-            ("a:b\u{fc}cher.test", "may not stand"),
+            ("a:b\u{fc}cher.test", "not allowed there"),
             ("include=x.test", ""),
         ] {
             let read = parse(&format!("v=spf1 {bad} -all"));
             match read {
-                // A name and `=` are a modifier that nobody knows, and ignored (§6).
+                // A name and `=` are an unknown modifier, which is ignored (§6).
                 Ok(_) => assert_eq!(why, "", "{bad}"),
                 Err(error) => assert!(!why.is_empty() && error.contains(why), "{bad}: {error}"),
             }
@@ -375,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repair_adds_what_is_missing_and_lets_nobody_else_pass() {
+    fn repair_adds_only_the_missing_terms() {
         let (ours, dead) = (["192.0.2.1".parse().unwrap()], ["dead.test".to_owned()]);
         let repair = |record: &str| repairs(record, "v=spf1 a:mail.acme.test ~all", &ours, &dead).remove(0);
         assert_eq!(repair("v=spf1 include:x.test -all"), "v=spf1 a:mail.acme.test include:x.test -all");

@@ -1,4 +1,4 @@
-//! What is told of records, case by case.
+//! Findings for records, case by case.
 
 use proptest::prelude::*;
 
@@ -36,7 +36,7 @@ fn judged_by(purpose: Purpose, found: &[&str], evidence: &Evidence) -> Finding {
 }
 
 #[test]
-fn the_records_of_a_domain_with_a_return_path_of_its_own() {
+fn records_of_a_domain_with_its_own_return_path() {
     let keys = [key("a", Algorithm::Ed25519, KeyState::Active), key("b", Algorithm::Rsa, KeyState::Active)];
     let all = records(&terms(Some("bounce.acme.test")), "acme.test", &keys);
     let shown: Vec<(Purpose, &str)> = all.iter().map(|record| (record.purpose, record.name.as_str())).collect();
@@ -56,7 +56,7 @@ fn the_records_of_a_domain_with_a_return_path_of_its_own() {
 }
 
 #[test]
-fn a_key_that_is_published_is_seen_however_it_is_written() {
+fn published_key_is_found_in_any_notation() {
     let value = record(Purpose::Dkim).value;
     let spaced = value.replace("; ", " ;\t").replace("p=", "p = ");
     let more = format!("{value}; t=s; h=sha1:sha256; s=email; n=note; x_y=1;");
@@ -67,7 +67,7 @@ fn a_key_that_is_published_is_seen_however_it_is_written() {
 }
 
 #[test]
-fn what_is_wrong_with_a_key_is_told() {
+fn wrong_key_record_has_a_fix() {
     let value = record(Purpose::Dkim).value;
     let cut = &value[..200];
     for (found, word) in [
@@ -79,25 +79,25 @@ fn what_is_wrong_with_a_key_is_told() {
         (vec![&*format!("{value}; h=sha1")], "SHA-256"),
         (vec![&*format!("{value}; s=other")], "SHA-256"),
         (vec![&*value, &*value], "There are 2"),
-        (vec!["hello"], "`hello` is no tag"),
+        (vec!["hello"], "`hello` is not a tag"),
         (vec![&*format!("\"{value}\"")], "quotation marks"),
         (vec![&*value.replace(';', "\\;")], "backslashes"),
         (vec![&*format!("{value}; t=s:y")], "t=y"),
         (vec![&*format!("k=rsa; {}", value.replace("k=rsa; ", ""))], "not the first"),
         (vec![&*value.replace("DKIM1", "dkim1")], "not DKIM1"),
-        (vec![&*format!("{value}; p=AAAA")], "p= stands there twice"),
+        (vec![&*format!("{value}; p=AAAA")], "there is more than one p="),
         (vec![&*value.replace("k=rsa", "k=RSA")], "another key"),
         (vec![&*value.replace("p=", "P=")], "no key"),
         (vec![&*value.replace("; k=rsa", " k=rsa")], "not DKIM1"),
     ] {
         let finding = judged(Purpose::Dkim, &found);
-        let mend = finding.mend.unwrap();
-        assert!(finding.status != RecordStatus::Ok && mend.contains(word), "{found:?}: {mend}");
+        let fix = finding.mend.unwrap();
+        assert!(finding.status != RecordStatus::Ok && fix.contains(word), "{found:?}: {fix}");
     }
 }
 
 #[test]
-fn the_evaluation_of_spf_is_told_in_words() {
+fn spf_evaluation_has_a_fix() {
     let evaluated = |result: SpfResult, stranger: SpfResult, repair: Option<&str>| {
         let evidence = SpfEvidence::Evaluated {
             address: "192.0.2.1".parse().unwrap(),
@@ -113,10 +113,10 @@ fn the_evaluation_of_spf_is_told_in_words() {
     let open = evaluated(SpfResult::Pass, SpfResult::Pass, None);
     assert!(open.status == RecordStatus::Ok && open.warning.as_ref().unwrap().contains("every address"), "{open:?}");
     let wrong = evaluated(SpfResult::SoftFail, SpfResult::SoftFail, Some("v=spf1 a mx"));
-    let mend = wrong.mend.unwrap();
+    let fix = wrong.mend.unwrap();
     assert!(
-        wrong.status == RecordStatus::Wrong && mend.ends_with("softfail: nothing matches. Make it: v=spf1 a mx"),
-        "{mend}"
+        wrong.status == RecordStatus::Wrong && fix.ends_with("softfail: nothing matches. Make it: v=spf1 a mx"),
+        "{fix}"
     );
     assert_eq!(evaluated(SpfResult::TempError, SpfResult::TempError, None).status, RecordStatus::Unanswered);
     let nowhere = Evidence::Spf(SpfEvidence::NoAddress("x has none".into()));
@@ -124,24 +124,24 @@ fn the_evaluation_of_spf_is_told_in_words() {
     assert!(nowhere.status == RecordStatus::Wrong && nowhere.mend.unwrap().contains("domains.spf"));
     let bare = records(&Terms { spf: "a:box".into(), ..terms(None) }, "acme.test", &[]).remove(0);
     let missing = judge(bare, "acme.test", Ok(Vec::new()), &Evidence::None);
-    assert!(missing.status == RecordStatus::Missing && missing.mend.unwrap().contains("`a:box` does not hold"));
+    assert!(missing.status == RecordStatus::Missing && missing.mend.unwrap().contains("`a:box` has no domain name"));
     let two = judged(Purpose::Spf, &["v=spf1 a:mail.acme.test -all", "v=spf1 -all"]);
     assert_eq!((two.status, two.found.len()), (RecordStatus::Wrong, 2));
     assert_eq!(judged(Purpose::Spf, &["v=spf10 a:mail.acme.test"]).status, RecordStatus::Missing);
     for near in ["\"v=spf1 mx\"", " v=spf1 mx", "v=spf1; mx"] {
         let finding = judged(Purpose::Spf, &[near]);
-        assert!(finding.status == RecordStatus::Wrong && finding.mend.unwrap().contains("to the letter"), "{near}");
+        assert!(finding.status == RecordStatus::Wrong && finding.mend.unwrap().contains("with exactly"), "{near}");
     }
 }
 
 #[test]
-fn dmarc_is_inherited_and_subdomains_have_their_own_word() {
+fn dmarc_is_inherited_with_the_subdomain_policy() {
     let keys: [PublishedKey; 0] = [];
     let policy = |at: &str, found: &[&str]| {
         let record = records(&terms(None), "news.acme.test", &keys).remove(1);
         assert_eq!(record.names(), ["_dmarc.news.acme.test", "_dmarc.acme.test"]);
         let finding = judge(record, at, Ok(found.iter().map(ToString::to_string).collect()), &Evidence::None);
-        (finding.status, Verdict::of(&terms(None), "news.acme.test", &keys, vec![finding]).dmarc)
+        (finding.status, Verdict::new(&terms(None), "news.acme.test", &keys, vec![finding]).dmarc)
     };
     let own = "_dmarc.news.acme.test";
     assert_eq!(policy(own, &["v=DMARC1; p=Reject"]), (RecordStatus::Ok, Some(Some(DmarcPolicy::Reject))));
@@ -154,45 +154,42 @@ fn dmarc_is_inherited_and_subdomains_have_their_own_word() {
 }
 
 #[test]
-fn dmarc_is_read_as_receivers_do() {
+fn dmarc_is_parsed_as_receivers_do() {
     let policy = |found: &str| {
         let finding = judged(Purpose::Dmarc, &[found]);
-        let verdict = Verdict::of(&terms(None), "acme.test", &[], vec![finding.clone()]);
+        let verdict = Verdict::new(&terms(None), "acme.test", &[], vec![finding.clone()]);
         (finding.status, verdict.dmarc.flatten(), finding.mend.unwrap_or_default())
     };
     for good in ["v=DMARC1; p=none", "v = DMARC1 ;p=NONE;", "v=DMARC1; rua=mailto:a@b.test; p=none; fo=1; x=y"] {
         assert_eq!(policy(good), (RecordStatus::Ok, Some(DmarcPolicy::None), String::new()), "{good}");
     }
     for (bad, applies, why) in [
-        ("v=dmarc1; p=reject", None, "to the letter"),
-        ("\"v=DMARC1; p=reject\"", None, "to the letter"),
-        ("v=DMARC1 p=reject", None, "to the letter"),
+        ("v=dmarc1; p=reject", None, "with exactly"),
+        ("\"v=DMARC1; p=reject\"", None, "with exactly"),
+        ("v=DMARC1 p=reject", None, "with exactly"),
         ("v=DMARC1; p=reject rua=mailto:a@b.test", None, "semicolon is missing"),
         ("v=DMARC1; p=no; rua=mailto:a@b.test", Some(DmarcPolicy::None), "p=no"),
         ("v=DMARC1; rua=mailto:a@b.test", Some(DmarcPolicy::None), "no p="),
         ("v=DMARC1", None, "no p="),
-        ("v=DMARC1; p=reject; p=none", Some(DmarcPolicy::Reject), "twice"),
+        ("v=DMARC1; p=reject; p=none", Some(DmarcPolicy::Reject), "more than one p="),
         ("v=DMARC1; p=reject; adkim=strict", Some(DmarcPolicy::Reject), "adkim=strict"),
     ] {
-        let (status, applying, mend) = policy(bad);
-        assert!(
-            status == RecordStatus::Wrong && applying == applies && mend.contains(why),
-            "{bad}: {applying:?} {mend}"
-        );
+        let (status, applying, fix) = policy(bad);
+        assert!(status == RecordStatus::Wrong && applying == applies && fix.contains(why), "{bad}: {applying:?} {fix}");
     }
 }
 
 #[test]
-fn strict_alignment_is_warned_of_and_kept() {
+fn strict_alignment_has_a_warning() {
     let finding = judged(Purpose::Dmarc, &["v=DMARC1; p=reject; adkim=s; aspf=s"]);
     assert_eq!((finding.status, &finding.mend), (RecordStatus::Ok, &None));
     assert!(finding.warning.as_ref().unwrap().contains("adkim=s"), "{finding:?}");
-    let verdict = Verdict::of(&terms(None), "acme.test", &[], vec![finding]);
+    let verdict = Verdict::new(&terms(None), "acme.test", &[], vec![finding]);
     assert_eq!(verdict.strict, Strict { dkim: true, spf: true });
 }
 
 #[test]
-fn only_names_that_receivers_ask_are_asked() {
+fn only_names_that_receivers_query_are_queried() {
     let names = |domain: &str| records(&terms(None), domain, &[]).remove(1).names();
     assert_eq!(names("a.b.acme.test"), ["_dmarc.a.b.acme.test", "_dmarc.acme.test"]);
     assert_eq!(names("a.b.acme.co.uk"), ["_dmarc.a.b.acme.co.uk", "_dmarc.acme.co.uk"]);
@@ -200,7 +197,7 @@ fn only_names_that_receivers_ask_are_asked() {
 }
 
 #[test]
-fn a_machine_that_greets_others_has_a_record_too() {
+fn direct_sender_has_a_helo_record() {
     let direct = Terms { is_direct: true, ..terms(None) };
     let all = records(&direct, "acme.test", &[]);
     let helo = all.last().unwrap();
@@ -216,7 +213,7 @@ fn a_machine_that_greets_others_has_a_record_too() {
 }
 
 #[test]
-fn bounces_must_come_here_and_nowhere_else() {
+fn bounces_must_come_only_here() {
     let led = |found: &[&str], hosts: &[Host]| {
         let finding = judged_by(Purpose::ReturnPath, found, &Evidence::Hosts(hosts.to_vec()));
         (finding.status, finding.mend.unwrap_or_default())
@@ -225,15 +222,15 @@ fn bounces_must_come_here_and_nowhere_else() {
     assert_eq!(led(&["5 Mail.acme.test."], &[Host::Here]), ok);
     assert_eq!(led(&["5 another.test."], &[Host::Here]), ok, "another name of ours");
     assert_eq!(led(&[], &[]).0, RecordStatus::Missing);
-    let (status, mend) = led(&["10 mail.acme.test.", "20 other.test."], &[Host::Here, Host::Elsewhere]);
-    assert!(status == RecordStatus::Wrong && mend.contains("mail.acme.test be the only"), "{mend}");
-    let (status, mend) = led(&["10 mail.acme.test."], &[Host::Nowhere]);
-    assert!(status == RecordStatus::Wrong && mend.contains("has no address"), "{mend}");
+    let (status, fix) = led(&["10 mail.acme.test.", "20 other.test."], &[Host::Here, Host::Elsewhere]);
+    assert!(status == RecordStatus::Wrong && fix.contains("make mail.acme.test the only"), "{fix}");
+    let (status, fix) = led(&["10 mail.acme.test."], &[Host::Nowhere]);
+    assert!(status == RecordStatus::Wrong && fix.contains("has no address"), "{fix}");
     assert_eq!(led(&["10 other.test."], &[Host::Unanswered]).0, RecordStatus::Unanswered);
 }
 
 #[test]
-fn a_domain_is_verified_by_all_that_signs_and_by_nothing_else() {
+fn domain_is_verified_by_all_signing_keys() {
     use RecordStatus::{Missing, Ok, Unanswered, Wrong};
 
     let keys = [
@@ -245,7 +242,7 @@ fn a_domain_is_verified_by_all_that_signs_and_by_nothing_else() {
     let verdict = |terms: &Terms, status: [RecordStatus; 4]| {
         let all = records(terms, "acme.test", &keys).into_iter().take(4);
         let findings = all.zip(status).map(|(record, status)| record.found(status, Vec::new(), None)).collect();
-        let verdict = Verdict::of(terms, "acme.test", &keys, findings);
+        let verdict = Verdict::new(terms, "acme.test", &keys, findings);
         (verdict.is_verified, verdict.seen.len())
     };
     let both = terms(None);
@@ -261,13 +258,13 @@ fn a_domain_is_verified_by_all_that_signs_and_by_nothing_else() {
 }
 
 #[test]
-fn a_pending_key_is_looked_for_soon_if_it_is_to_sign() {
+fn pending_key_that_will_sign_is_checked_soon() {
     let keys = [key("rsa", Algorithm::Rsa, KeyState::Active), key("next", Algorithm::Ed25519, KeyState::Pending)];
     let next = |terms: &Terms, status: RecordStatus| {
         let all = records(terms, "acme.test", &keys).into_iter().take(2);
         let findings =
             all.zip([RecordStatus::Ok, status]).map(|(record, status)| record.found(status, Vec::new(), None));
-        Verdict::of(terms, "acme.test", &keys, findings.collect()).next_check(terms, &keys)
+        Verdict::new(terms, "acme.test", &keys, findings.collect()).next_check(terms, &keys)
     };
     let (both, rsa) = (terms(None), Terms { algorithms: vec![Algorithm::Rsa], ..terms(None) });
     assert_eq!((next(&both, RecordStatus::Missing), next(&both, RecordStatus::Ok)), (UNSETTLED, SETTLED));
@@ -296,9 +293,9 @@ fn alignment_is_relaxed_unless_the_record_says_otherwise() {
 }
 
 proptest! {
-    /// Whatever stands in the DNS, it is judged.
+    /// Any DNS content gets a finding.
     #[test]
-    fn nothing_found_is_too_strange(found in proptest::collection::vec("\\PC{0,40}|v=spf1.{0,20}|v=DMARC1;.{0,20}", 0..3)) {
+    fn any_content_gets_a_finding(found in proptest::collection::vec("\\PC{0,40}|v=spf1.{0,20}|v=DMARC1;.{0,20}", 0..3)) {
         for purpose in [Purpose::Dkim, Purpose::Spf, Purpose::Dmarc, Purpose::ReturnPath, Purpose::ReturnPathSpf] {
             let found: Vec<&str> = found.iter().map(String::as_str).collect();
             let finding = judged(purpose, &found);

@@ -1,4 +1,4 @@
-//! An example of each type of event, for the documentation: made of the same type as real ones.
+//! Examples of each event type for the documentation, built from the same type as real events.
 
 use chrono::{DateTime, TimeDelta};
 use serde_json::{Value, json};
@@ -8,14 +8,14 @@ use super::{BounceSaid, Event, EventData, EventSender, EventType};
 use crate::domain::explain::Said;
 use crate::domain::id::{EndpointId, MessageId, RecipientId};
 
-/// When the examples happen: 2026-11-24T09:00:00Z.
+/// The time of the examples: 2026-11-24T09:00:00Z.
 const AT: i64 = 1_795_510_800;
 const MESSAGE: MessageId = MessageId(Uuid::from_u128(0x019a_8f3c_2b7d_7c4e_8a1b_2c3d_4e5f_6a7a));
 const RECIPIENT: RecipientId = RecipientId(Uuid::from_u128(0x019a_8f3c_2b7d_7c4e_8a1b_2c3d_4e5f_6a7b));
 const ENDPOINT: EndpointId = EndpointId(Uuid::from_u128(0x019a_8f3c_2b7d_7c4e_8a1b_2c3d_4e5f_6a7c));
 
 impl EventType {
-    /// An event of this type.
+    /// Returns an example event of this type.
     pub fn example(self) -> Event {
         let timestamp = DateTime::from_timestamp(AT, 0).unwrap_or_default();
         Event { seq: 123, kind: self.to_string(), timestamp, data: self.data() }
@@ -32,7 +32,8 @@ impl EventType {
             Self::Relayed => attempt(base, 250, "2.0.0", "queued as 8A1B2C3D"),
             Self::Delivered => attempt(base, 250, "2.1.5", "Accepted"),
             Self::Bounced => {
-                let bounce = BounceSaid::of(Some("hard".into()), Some("unknown_user".into()), Some("smtp".into()));
+                let bounce =
+                    BounceSaid::from_row(Some("hard".into()), Some("unknown_user".into()), Some("smtp".into()));
                 attempt(EventData { bounce, ..base }, 550, "5.1.1", "No such user")
             }
             Self::Suppressed => said(base, None, None, "The address is on the suppression list (hard_bounce)."),
@@ -42,9 +43,9 @@ impl EventType {
                 said(lost, None, None, "The connection dropped after the final dot.")
             }
             Self::Complained => EventData { vouched: Some(true), ..base },
-            Self::WebhookTest => EventData { endpoint_id: Some(ENDPOINT), ..nothing() },
+            Self::WebhookTest => EventData { endpoint_id: Some(ENDPOINT), ..empty() },
             Self::WebhookDisabled => said(
-                EventData { endpoint_id: Some(ENDPOINT), ..nothing() },
+                EventData { endpoint_id: Some(ENDPOINT), ..empty() },
                 None,
                 None,
                 "The endpoint answered 410 Gone.",
@@ -53,8 +54,8 @@ impl EventType {
     }
 }
 
-/// About no message.
-fn nothing() -> EventData {
+/// Returns data about no message.
+fn empty() -> EventData {
     EventData {
         message_id: None,
         recipient_id: None,
@@ -87,7 +88,7 @@ fn message() -> EventData {
         stream: Some("transactional".into()),
         tags: json!([{"name": "kind", "value": "invoice"}]),
         metadata: json!({"order": "42"}),
-        ..nothing()
+        ..empty()
     }
 }
 
@@ -100,7 +101,7 @@ fn recipients() -> Value {
 }
 
 fn said(data: EventData, code: Option<i16>, enhanced: Option<&str>, text: &str) -> EventData {
-    EventData { response: Said::of(code, enhanced.map(str::to_owned), Some(text.to_owned())), ..data }
+    EventData { response: Said::from_row(code, enhanced.map(str::to_owned), Some(text.to_owned())), ..data }
 }
 
 fn attempt(data: EventData, code: i16, enhanced: &str, text: &str) -> EventData {

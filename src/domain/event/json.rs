@@ -1,4 +1,4 @@
-//! An event as applications see it, wherever they do: in the API, in a stream, in the body of a webhook.
+//! Events as JSON: in the API, in the event stream, and in webhook bodies.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -9,37 +9,37 @@ use crate::domain::bounce::{BounceType, Category, Source};
 use crate::domain::explain::Said;
 use crate::domain::id::{EndpointId, MessageId, RecipientId};
 
-/// One thing that happened.
+/// An event.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Event {
-    /// Its number: without gaps, ascending.
+    /// Its number: ascending, without gaps.
     pub seq: i64,
     /// What happened.
     #[serde(rename = "type")]
     #[schema(value_type = EventType, example = "message.deferred")]
     pub kind: String,
-    /// When.
+    /// When it happened.
     pub timestamp: DateTime<Utc>,
-    /// To what.
+    /// What it is about.
     pub data: EventData,
 }
 
 /// What an event is about.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct EventData {
-    /// The message; null where it is about none.
+    /// The message; null if it is not about one.
     #[schema(value_type = Option<String>)]
     pub message_id: Option<MessageId>,
-    /// The recipient, where it is about one.
+    /// The recipient, if it is about one.
     #[schema(value_type = Option<String>)]
     pub recipient_id: Option<RecipientId>,
     /// The recipient's address.
     pub recipient: Option<String>,
-    /// Of `message.accepted` and of a message's first `message.scheduled`: everyone it goes to, in the order of the request.
+    /// In `message.accepted` and a message's first `message.scheduled`: all recipients, in the order of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<EventRecipient>>)]
     pub recipients: Option<Value>,
-    /// The sender; null where it is about no message.
+    /// The sender; null if it is not about a message.
     pub from: Option<EventSender>,
     /// The message's subject.
     #[schema(example = "Your invoice")]
@@ -53,32 +53,32 @@ pub struct EventData {
     /// The message's metadata.
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub metadata: Value,
-    /// 1 for the first attempt; null where none was made.
+    /// 1 for the first attempt; null if none was made.
     pub attempt: Option<i16>,
-    /// What the other side said.
+    /// The remote server's reply.
     pub response: Option<Said>,
-    /// Host spoken to.
+    /// The remote server's host name.
     pub mx: Option<String>,
-    /// Address spoken to.
+    /// The remote server's IP address.
     pub ip: Option<String>,
     /// TLS version and cipher; null for plain text.
     pub tls: Option<String>,
-    /// How long the attempt took.
+    /// Duration of the attempt in milliseconds.
     pub duration_ms: Option<i32>,
     /// When the next attempt is due.
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// What a refusal for good means; null where nothing bounced.
+    /// The classification of a permanent refusal; null if nothing bounced.
     pub bounce: Option<BounceSaid>,
-    /// The webhook endpoint, where it is about one.
+    /// The webhook endpoint, if it is about one.
     #[schema(value_type = Option<String>)]
     pub endpoint_id: Option<EndpointId>,
-    /// Only in events of a report that came back (a bounce, a note of success, a complaint): `false` where other recipients of
-    /// the message know its return path as well and may have forged it. Then the recipient's status is what it was, and nothing
-    /// was suppressed.
+    /// Only in events from a delivery report (a bounce, a success report, a complaint): `false` if other recipients of
+    /// the message know its return path as well and may have forged the report. Then the recipient's status does not
+    /// change, and nothing is suppressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = true)]
     pub vouched: Option<bool>,
-    /// Only in `message.uncertain`: `true` where no further attempt is made and the status is final; `false` where another
+    /// Only in `message.uncertain`: `true` if no further attempt is made and the status is final; `false` if another
     /// attempt follows, whose own event says how it ended.
     #[serde(rename = "final", skip_serializing_if = "Option::is_none")]
     #[schema(example = false)]
@@ -99,10 +99,10 @@ pub struct EventSender {
 /// A recipient of an accepted message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct EventRecipient {
-    /// The recipient.
+    /// The recipient's id.
     #[schema(example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: String,
-    /// Its address.
+    /// The recipient's address.
     #[schema(example = "ann@example.test")]
     pub address: String,
     /// `to`, `cc` or `bcc`.
@@ -110,7 +110,7 @@ pub struct EventRecipient {
     pub kind: String,
 }
 
-/// What a refusal for good means.
+/// The classification of a permanent refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[schema(as = Bounce)]
 pub struct BounceSaid {
@@ -121,14 +121,14 @@ pub struct BounceSaid {
     /// Why it was refused.
     #[schema(value_type = Category, example = "unknown_user")]
     pub category: String,
-    /// Who told of it.
+    /// How it was received.
     #[schema(value_type = Source, example = "smtp")]
     pub source: String,
 }
 
 impl BounceSaid {
-    /// Of the columns of an event; none where they are not all there.
-    pub fn of(kind: Option<String>, category: Option<String>, source: Option<String>) -> Option<Self> {
+    /// Creates a classification from an event's columns; `None` unless all are set.
+    pub fn from_row(kind: Option<String>, category: Option<String>, source: Option<String>) -> Option<Self> {
         Some(Self { kind: kind?, category: category?, source: source? })
     }
 }

@@ -1,17 +1,17 @@
-//! Makes an event fit into a webhook, whose body receivers may limit to 20 kB: what is long in it was written by others,
-//! and is cut. The whole of it is in the API.
+//! Truncates events for webhooks, since receivers may limit bodies to 20 kB: long texts of users and servers are cut.
+//! The API returns the full event.
 
 use serde_json::{Value, json};
 
 use super::Event;
 
-/// The lengths, in characters, to which texts are cut one after the other until all fits.
+/// The lengths, in characters, to which texts are cut, tried in order until the event fits.
 const LENGTHS: [usize; 4] = [2_000, 500, 100, 20];
-/// At the end of what was cut.
+/// The suffix of a truncated text.
 const MARK: &str = "…[cut]";
 
 impl Event {
-    /// Its JSON in at most `limit` octets, for limits that leave some for what is short.
+    /// Returns its JSON in at most `limit` bytes, if the limit leaves room for the fields that are not truncated.
     pub fn fitted(&self, limit: usize) -> String {
         let whole = json(self);
         if whole.len() <= limit {
@@ -37,7 +37,7 @@ impl Event {
                 return text;
             }
         }
-        // The names of the entries alone are too long.
+        // The metadata's names alone are too long.
         event.data.metadata = json!({});
         let text = json(&event);
         if text.len() <= limit {
@@ -86,7 +86,7 @@ mod tests {
                 tags: json!([]),
                 metadata: metadata.into(),
                 attempt: Some(1),
-                response: Said::of(Some(550), None, Some(text.into())),
+                response: Said::from_row(Some(550), None, Some(text.into())),
                 mx: None,
                 ip: None,
                 tls: None,
@@ -101,13 +101,13 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_left_as_it_is() {
+    fn event_that_fits_is_unchanged() {
         let event = event("no such user", std::iter::once(("order".into(), "42".into())));
         assert_eq!(event.fitted(20_000), serde_json::to_string(&event).unwrap());
     }
 
     #[test]
-    fn what_is_too_long_is_cut_until_it_fits_and_says_so() {
+    fn long_texts_are_cut_until_the_event_fits() {
         let fitted = |event: &Event| {
             let text = event.fitted(20_000);
             assert!(text.len() <= 20_000, "{}", text.len());
@@ -116,7 +116,7 @@ mod tests {
         let long = fitted(&event(&"é".repeat(50_000), std::iter::once(("order".into(), "42".into()))));
         let text = long["data"]["response"]["text"].as_str().unwrap();
         assert!(text.starts_with("ééé") && text.ends_with("…[cut]"), "{text}");
-        assert_eq!(long["data"]["metadata"]["order"], "42", "what is short stays whole");
+        assert_eq!(long["data"]["metadata"]["order"], "42", "short texts stay whole");
 
         let quotes = (0..50).map(|n| (format!("name {n}"), "\"".repeat(300)));
         let values = fitted(&event("", quotes));

@@ -1,4 +1,4 @@
-//! What is told of a recipient that has reached its end state.
+//! Explains a recipient that has reached an end state.
 
 use super::phrases::{self, attempts, said, time};
 use super::{Blocker, Explanation, Kind, Recipient, Remedy};
@@ -12,12 +12,12 @@ pub(super) fn explain(recipient: &Recipient) -> Explanation {
             let call = format!("POST /v1/messages/{}/retry", recipient.message);
             vec![Remedy::call("If it did not arrive, send it again; a second copy is possible.", call)]
         }
-        (Status::Bounced, _) if recipient.suppression.is_some() => free(recipient),
-        (Status::Bounced, _) => vec![Remedy::words("Fix what the reply names, then send a new message.")],
+        (Status::Bounced, _) if recipient.suppression.is_some() => unsuppress(recipient),
+        (Status::Bounced, _) => vec![Remedy::advice("Fix what the reply names, then send a new message.")],
         (Status::Expired | Status::Canceled | Status::Uncertain, _) => {
-            vec![Remedy::words("Send a new message if it is still wanted.")]
+            vec![Remedy::advice("Send a new message if it is still wanted.")]
         }
-        (Status::Suppressed, _) => free(recipient),
+        (Status::Suppressed, _) => unsuppress(recipient),
         _ => Vec::new(),
     };
     let blocker = Blocker {
@@ -35,12 +35,12 @@ pub(super) fn explain(recipient: &Recipient) -> Explanation {
     Explanation { summary: summary(recipient), blocker, estimate: None, unblock }
 }
 
-/// What would let a new message to a suppressed address go.
-fn free(recipient: &Recipient) -> Vec<Remedy> {
-    let again = Remedy::words("Send a new message if it is still wanted.");
+/// Returns what allows new messages to a suppressed address.
+fn unsuppress(recipient: &Recipient) -> Vec<Remedy> {
+    let again = Remedy::advice("Send a new message if it is still wanted.");
     let Some(entry) = &recipient.suppression else { return vec![again] };
     let action = match entry.reason {
-        Reason::HardBounce => "If the mailbox exists by now, delete the suppression, and send a new message.",
+        Reason::HardBounce => "If the mailbox exists now, delete the suppression, and send a new message.",
         Reason::Complaint | Reason::Unsubscribe => {
             "If its owner has asked for messages again, delete the suppression, and send a new message."
         }
@@ -49,22 +49,22 @@ fn free(recipient: &Recipient) -> Vec<Remedy> {
     vec![Remedy::call(action, entry.removal())]
 }
 
-/// Which entry it was, and whether it is still there.
+/// Describes the suppression entry, and whether it still exists.
 fn suppressed(recipient: &Recipient, at: &str) -> String {
-    let told = recipient.reply.as_ref().map_or("the address is on the suppression list", |reply| reply.text.as_str());
+    let reason = recipient.reply.as_ref().map_or("the address is on the suppression list", |reply| reply.text.as_str());
     let now = match &recipient.suppression {
         Some(entry) => match (&entry.message_id, &entry.note) {
             (_, Some(note)) => format!(" Its note: {note}."),
-            (Some(message), None) => format!(" That came of message {message}."),
+            (Some(message), None) => format!(" It was caused by message {message}."),
             (None, None) => String::new(),
         },
-        None => " It is not on the list any more.".into(),
+        None => " The entry is no longer on the list.".into(),
     };
     if recipient.attempts == 0 {
-        return format!("It was not sent{at}: {told}.{now}");
+        return format!("It was not sent{at}: {reason}.{now}");
     }
     let tries = attempts(recipient.attempts);
-    format!("It was not sent again{at}, after {tries}; an earlier one may have arrived: {told}.{now}")
+    format!("It was not sent again{at}, after {tries}; an earlier one may have arrived: {reason}.{now}")
 }
 
 fn summary(recipient: &Recipient) -> String {
@@ -72,18 +72,18 @@ fn summary(recipient: &Recipient) -> String {
     let tries = attempts(recipient.attempts);
     let last = said(recipient.reply.as_ref(), recipient.mx.as_deref());
     let tls = recipient.tls.as_deref().map_or_else(|| "without TLS".into(), |tls| format!("over {tls}"));
-    let told = recipient.reply.as_ref().map_or_else(|| "no more is said".into(), phrases::told);
+    let quoted = recipient.reply.as_ref().map_or_else(|| "no details given".into(), phrases::quoted);
     let meaning =
         recipient.bounce.as_ref().map_or_else(String::new, |bounce| format!(" ({}/{})", bounce.kind, bounce.category));
     let summary = match recipient.status {
         Status::Bounced if recipient.reported_at.is_some() => {
             format!(
-                "A notification that came back{at} says that it was refused for good{meaning} behind {}, after {tries}: {told}.",
-                recipient.mx.as_deref().unwrap_or("the server that took it")
+                "A delivery report received{at} says that it was refused permanently{meaning} behind {}, after {tries}: {quoted}.",
+                recipient.mx.as_deref().unwrap_or("the server that accepted it")
             )
         }
         Status::Delivered if recipient.reported_at.is_some() => {
-            format!("A notification that came back{at} says that it was delivered, after {tries}: {told}.")
+            format!("A delivery report received{at} says that it was delivered, after {tries}: {quoted}.")
         }
         Status::Relayed => {
             format!(
@@ -93,23 +93,25 @@ fn summary(recipient: &Recipient) -> String {
         Status::Delivered => {
             format!("The recipient's mail server accepted the message{at}, after {tries}, {tls}: {last}.")
         }
-        Status::Bounced => format!("It was refused for good{at}{meaning}, after {tries}: {last}."),
+        Status::Bounced => format!("It was refused permanently{at}{meaning}, after {tries}: {last}."),
         Status::Expired if recipient.attempts == 0 => {
-            format!("It was given up{at}: its time ran out before an attempt could be made. That is no bounce.")
+            format!("It was given up{at}: its time ran out before an attempt could be made. This is not a bounce.")
         }
         Status::Expired => {
-            format!("It was given up{at}, after {tries}: its time ran out. That is no bounce. The last time: {last}.")
+            format!(
+                "It was given up{at}, after {tries}: its time ran out. This is not a bounce. The last reply: {last}."
+            )
         }
         Status::Suppressed => suppressed(recipient, &at),
         Status::Canceled => format!("It was canceled{at}, after {tries}."),
         Status::Uncertain => format!(
-            "The connection dropped{at} after the message body and before the server's reply: it may have arrived. By its \
-             on_uncertain ({}) it is not retried automatically.",
+            "The connection dropped{at} after the message body and before the server's reply: it may have arrived. Because \
+             on_uncertain is `{}`, it is not retried automatically.",
             recipient.on_uncertain.as_str()
         ),
         Status::Sending | Status::Queued | Status::Deferred | Status::Scheduled => String::new(),
     };
-    let complaint = recipient.complained_at.map(|at| format!("Its owner reported it as spam at {}.", time(at)));
+    let complaint = recipient.complained_at.map(|at| format!("The recipient reported it as spam at {}.", time(at)));
     let entry = recipient.suppression.as_ref().filter(|_| recipient.status == Status::Bounced).map(|entry| {
         let stream = entry.stream.as_ref().map_or_else(|| "all streams".into(), |name| format!("stream `{name}`"));
         format!(

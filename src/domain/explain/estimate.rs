@@ -1,4 +1,4 @@
-//! When the next attempt may be expected, and how one knows. Where nothing can be known it says so.
+//! Estimates when the next attempt starts, and names the basis of the estimate.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -6,48 +6,48 @@ use super::phrases::{before, capital, rate, span, time};
 use super::{Count, Kind, Place};
 use crate::domain::lane::RateOf;
 
-/// How an estimate was come by.
+/// The basis of an estimate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = EstimateBasis)]
 pub enum Basis {
-    /// Its own time: `scheduled_at`, the next retry, or now.
+    /// The recipient's own time: `scheduled_at`, the next retry, or now.
     Schedule,
-    /// A rate that is set or learned.
+    /// A rate limit, set or learned.
     Limit,
-    /// What the lane sent of late.
+    /// The lane's recent throughput.
     LaneRate,
-    /// Nothing: it cannot be known.
+    /// None: no estimate is possible.
     None,
 }
 
-/// When the next attempt may be expected to start.
+/// When the next attempt is expected to start.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Estimate {
-    /// The time; null where it cannot be known.
+    /// The time; null if it cannot be estimated.
     pub at: Option<DateTime<Utc>>,
-    /// How it was come by.
+    /// Its basis.
     pub basis: Basis,
-    /// The same in words, with what it leaves out.
+    /// The estimate in words, with its assumptions.
     pub explanation: String,
 }
 
-/// What a lane did of late, out of the newest events.
+/// A lane's recent throughput, from the newest events.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
-    /// Messages of the lane that were sent among them, each once however many it was for.
+    /// Messages of the lane that were sent, counted once regardless of their recipients.
     pub mails: i64,
-    /// How many events were looked at.
+    /// How many events were examined.
     pub events: i64,
     /// Seconds from the oldest of them to now.
     pub seconds: f64,
 }
 
-/// Beyond this a guess would be none.
+/// The longest estimate, in seconds.
 const FARTHEST: f64 = 366.0 * 86_400.0;
 
-/// The estimate for a recipient that waits, by what holds it.
-pub(super) fn of(kind: Kind, place: &Place, now: DateTime<Utc>) -> Estimate {
+/// Returns the estimate for a queued recipient, by what blocks it.
+pub(super) fn compute(kind: Kind, place: &Place, now: DateTime<Utc>) -> Estimate {
     let estimate = by_kind(kind, place, now);
     match estimate.at {
         Some(at) if at >= place.gives_up_at => unknown(format!(
@@ -56,7 +56,7 @@ pub(super) fn of(kind: Kind, place: &Place, now: DateTime<Utc>) -> Estimate {
             time(place.gives_up_at)
         )),
         Some(at) if !place.has_workers => unknown(format!(
-            "It may start at {} where a worker runs by then; none is running (no heartbeat lately).",
+            "It may start at {} if a worker is running by then; none is running now (no recent heartbeat).",
             time(at)
         )),
         _ => estimate,
@@ -70,25 +70,26 @@ fn by_kind(kind: Kind, place: &Place, now: DateTime<Utc>) -> Estimate {
             unknown(format!("The attempt is due at {}; until a probe reopens its lane, nothing is sent.", time(due)))
         }
         Kind::Scheduled | Kind::RetryWait => {
-            schedule(due, "The attempt is due then; others of its lane may be before it.")
+            schedule(due, "The attempt is due then; other messages of its lane may be before it.")
         }
-        Kind::PutOff => unknown("It is prepared again every 5 minutes, and sent once the configuration is fixed."),
-        Kind::Suspected => {
-            schedule(due, "It is due then; such messages are tried a few at a time, and others may go first.")
-        }
+        Kind::PutOff => unknown("Preparation is retried every 5 minutes; it is sent once the configuration is fixed."),
+        Kind::Suspected => schedule(
+            due,
+            "It is due then; quarantined messages are tried in small groups, and others may be sent first.",
+        ),
         Kind::Expiring => {
             unknown(format!("No attempt is left before its time runs out at {}.", time(place.gives_up_at)))
         }
-        Kind::InFlight => unknown("It is being tried now."),
-        Kind::WorkerGone => unknown("It is tried again once it has been taken over."),
-        Kind::Held => unknown("It waits for an operator, however long that takes."),
-        Kind::LanePaused | Kind::StreamPaused => unknown("It waits until somebody resumes it."),
-        Kind::NoWorker => unknown("It waits until a worker runs."),
+        Kind::InFlight => unknown("An attempt is in progress."),
+        Kind::WorkerGone => unknown("The next attempt starts once another worker has released the lease."),
+        Kind::Held => unknown("It waits until an operator retries it."),
+        Kind::LanePaused | Kind::StreamPaused => unknown("It waits until an operator resumes the lane or stream."),
+        Kind::NoWorker => unknown("It waits until a worker is running."),
         Kind::LaneBlocked => unknown(match place.lane.open_at {
             Some(at) => format!("The next probe is at {}; whether it succeeds cannot be known.", time(at)),
             None => "A probe is due now; whether it succeeds cannot be known.".into(),
         }),
-        Kind::Lost | Kind::Ended => unknown("There is no further attempt."),
+        Kind::Lost | Kind::Ended => unknown("No further attempt is made."),
         Kind::RateLimited | Kind::LearnedLimit => by_limit(place, now),
         Kind::ConnectionsFull | Kind::Queued => by_pace(place, now),
     }
@@ -102,7 +103,7 @@ fn schedule(at: DateTime<Utc>, explanation: &str) -> Estimate {
     Estimate { at: Some(at), basis: Basis::Schedule, explanation: explanation.into() }
 }
 
-/// Its turn at the rate that holds it, if nothing else does.
+/// Estimates its turn at the rate limit that blocks it.
 fn by_limit(place: &Place, now: DateTime<Utc>) -> Estimate {
     let Some((per_second, of)) = place.lane.holding_rate() else { return by_pace(place, now) };
     let whose = match of {
@@ -113,9 +114,9 @@ fn by_limit(place: &Place, now: DateTime<Utc>) -> Estimate {
     let turn = place.lane.opens().unwrap_or(now).max(now);
     let words = format!("{}, at {} ({whose})", before(place.ahead), rate(per_second));
     let explanation = match (of, place.ahead) {
-        // The queue of one lane says nothing of how long the stream's is.
+        // The length of one lane's queue says nothing about the whole stream.
         (RateOf::Stream, _) => {
-            format!("Not before {}: {words}, which the stream's other lanes use up too.", time(turn))
+            format!("Not before {}: {words}, which is shared with the stream's other lanes.", time(turn))
         }
         (_, None) => format!("Not before {}: {words}.", time(turn)),
         (_, Some(ahead)) => return after(turn, ahead, per_second, Basis::Limit, &words),
@@ -123,7 +124,7 @@ fn by_limit(place: &Place, now: DateTime<Utc>) -> Estimate {
     Estimate { at: None, basis: Basis::Limit, explanation }
 }
 
-/// Its turn at the rate at which the lane moved of late.
+/// Estimates its turn at the lane's recent throughput.
 fn by_pace(place: &Place, now: DateTime<Utc>) -> Estimate {
     let Some(ahead) = place.ahead else {
         return unknown(format!("{}.", capital(&before(place.ahead))));
@@ -135,18 +136,18 @@ fn by_pace(place: &Place, now: DateTime<Utc>) -> Estimate {
         return unknown("It is the next of its lane once one of the stream's messages in flight has been sent.");
     }
     if ahead.number == 0 {
-        return schedule(now, "It is due and the next of its lane; workers look at least once a second.");
+        return schedule(now, "It is due and the next of its lane; workers poll at least once a second.");
     }
     let waits = capital(&before(place.ahead));
     let Some(lately) = place.pace else {
-        return unknown(format!("{waits}; how fast the lane moves was not measured."));
+        return unknown(format!("{waits}; the lane's throughput was not measured."));
     };
     if lately.mails == 0 || lately.seconds <= 0.0 {
-        let heard = match lately.events {
-            0 => "nothing happened of late to measure by".into(),
+        let observed = match lately.events {
+            0 => "there are no recent events to measure by".into(),
             events => format!("of the newest {events} events none was a message of this lane that was sent"),
         };
-        return unknown(format!("{waits}; {heard}."));
+        return unknown(format!("{waits}; {observed}."));
     }
     #[allow(clippy::cast_precision_loss, reason = "counts of at most some thousands")]
     let per_second = lately.mails as f64 / lately.seconds;
@@ -161,7 +162,7 @@ fn by_pace(place: &Place, now: DateTime<Utc>) -> Estimate {
     after(now, ahead, per_second, Basis::LaneRate, &words)
 }
 
-/// When those before it have gone at this rate.
+/// Estimates when the messages before it have been sent at this rate.
 fn after(turn: DateTime<Utc>, ahead: Count, per_second: f64, basis: Basis, words: &str) -> Estimate {
     #[allow(clippy::cast_precision_loss, reason = "counts of at most some thousands")]
     let seconds = ahead.number as f64 / per_second;
@@ -171,5 +172,5 @@ fn after(turn: DateTime<Utc>, ahead: Count, per_second: f64, basis: Basis, words
     }
     #[allow(clippy::cast_possible_truncation, reason = "bounded by FARTHEST")]
     let at = turn + TimeDelta::milliseconds((seconds * 1_000.0) as i64);
-    Estimate { at: Some(at), basis, explanation: format!("If nothing else holds it: {words}.") }
+    Estimate { at: Some(at), basis, explanation: format!("If nothing else blocks it: {words}.") }
 }

@@ -1,8 +1,8 @@
-//! Why a recipient is where it is: what holds it, which rule that is, when it goes on, and what would help. Pure: the
-//! caller brings the rows and the time.
+//! Explains a recipient's state: what blocks it, by which rule, when it continues, and what would unblock it. Pure: the
+//! caller passes the rows and the time.
 //!
-//! Of several things that hold a recipient the one is named that holds it longest: what waits for a person before what
-//! waits for a time.
+//! If several things block a recipient, the one that lasts longest is named: what needs an operator before what needs
+//! time.
 
 mod ended;
 mod estimate;
@@ -25,28 +25,28 @@ use super::suppression::Suppression;
 pub use estimate::{Basis, Estimate, Pace};
 pub use remedy::Remedy;
 
-/// A number that was counted so far and no further.
+/// A count with an upper bound.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[schema(as = BoundedCount)]
 pub struct Count {
-    /// How many; at least so many where `is_more`.
+    /// The count; a lower bound if `is_more`.
     pub number: i64,
-    /// Whether there are more: counting stopped here, so that a long queue does not cost a long look.
+    /// Whether there are more: counting stops here, so that a long queue does not make the request slow.
     pub is_more: bool,
 }
 
 impl Count {
-    /// What was counted with a bound of `bound`, one beyond it included.
+    /// Creates a count from a query that counts up to `bound` + 1.
     pub fn bounded(counted: i64, bound: i64) -> Self {
         Self { number: counted.min(bound), is_more: counted > bound }
     }
 }
 
-/// What the other side said last.
+/// The last reply of the remote server.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[schema(as = SmtpReply)]
 pub struct Said {
-    /// Three digits; null where there was no reply and the text is ours.
+    /// Three digits; null if there was no reply and the text describes a local error.
     pub code: Option<i16>,
     /// The enhanced code (RFC 3463).
     pub enhanced: Option<String>,
@@ -55,18 +55,18 @@ pub struct Said {
 }
 
 impl Said {
-    /// As it is stored; `None` where nothing was said yet.
-    pub fn of(code: Option<i16>, enhanced: Option<String>, text: Option<String>) -> Option<Self> {
+    /// Creates a reply from its columns; `None` if there is no text yet.
+    pub fn from_row(code: Option<i16>, enhanced: Option<String>, text: Option<String>) -> Option<Self> {
         text.map(|text| Self { code, enhanced, text })
     }
 }
 
-/// A recipient and what came of it so far.
+/// A recipient and its delivery state.
 #[derive(Debug, Clone)]
 pub struct Recipient {
     /// Its message.
     pub message: MessageId,
-    /// Where it is.
+    /// Its status.
     pub status: Status,
     /// Attempts made.
     pub attempts: i16,
@@ -76,28 +76,28 @@ pub struct Recipient {
     pub last_attempt_at: Option<DateTime<Utc>>,
     /// When it reached its end state.
     pub finished_at: Option<DateTime<Utc>>,
-    /// When a report that came back moved it to this end; none where an attempt did.
+    /// When a delivery report moved it to this end state; `None` if an attempt did.
     pub reported_at: Option<DateTime<Utc>>,
-    /// When its owner called the mail spam.
+    /// When the recipient reported the message as spam.
     pub complained_at: Option<DateTime<Utc>>,
-    /// What was said last.
+    /// The last reply.
     pub reply: Option<Said>,
-    /// Host last spoken to.
+    /// Host of the last attempt.
     pub mx: Option<String>,
-    /// TLS version and cipher last used.
+    /// TLS version and cipher of the last attempt.
     pub tls: Option<String>,
-    /// The sender's choice.
+    /// What the sender chose for uncertain outcomes.
     pub on_uncertain: OnUncertain,
-    /// The sender's limit: not after.
+    /// The sender's deadline.
     pub expires_at: Option<DateTime<Utc>>,
-    /// The entry by which its address is suppressed now, where it ended so or bounced.
+    /// The entry that suppresses its address now, if it ended as suppressed or bounced.
     pub suppression: Option<Suppression>,
-    /// What the refusal means, where it bounced.
+    /// The classification of the refusal, if it bounced.
     pub bounce: Option<BounceSaid>,
 }
 
 impl Recipient {
-    /// Whether the last refusal asks for nothing but a later attempt.
+    /// Returns whether the last refusal was greylisting.
     fn is_greylisted(&self) -> bool {
         let Some(said) = &self.reply else { return false };
         let reply = Reply {
@@ -109,57 +109,57 @@ impl Recipient {
     }
 }
 
-/// A worker's hold of a recipient.
+/// A worker's lease of a recipient.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lease {
-    /// Where the worker runs; `None` where it is no longer on the list.
+    /// The worker's host; `None` if the worker is no longer registered.
     pub host: Option<String>,
-    /// Seconds since it was last heard of.
+    /// Seconds since its last heartbeat.
     pub silence: f64,
-    /// After so many seconds without a word others take over.
+    /// Seconds without a heartbeat after which other workers take over.
     pub term: f64,
 }
 
 impl Lease {
-    /// Whether the worker counts as gone.
+    /// Returns whether the worker counts as dead.
     fn is_over(&self) -> bool {
         self.host.is_none() || self.silence > self.term
     }
 
-    /// Whether it has missed more than one heartbeat, of which there are four in a term.
+    /// Returns whether it has missed more than one heartbeat; a term has four.
     fn is_silent(&self) -> bool {
         self.silence > self.term / 2.0
     }
 }
 
-/// Where a recipient waits.
+/// A recipient's place in the queue.
 #[derive(Debug, Clone)]
 pub struct Place {
     /// Its lane.
     pub lane: Lane,
-    /// When the next attempt may start; `None` while it is held.
+    /// When the next attempt may start; `None` while the recipient is held.
     pub due_at: Option<DateTime<Utc>>,
-    /// After that no attempt starts: the end of the retry window or `expires_at`.
+    /// No attempt starts after this time: the end of the retry window or `expires_at`.
     pub gives_up_at: DateTime<Utc>,
-    /// The worker that has it in hand, where one has.
+    /// The lease, if a worker has claimed the recipient.
     pub lease: Option<Lease>,
-    /// How many workers ended while they had it in hand, since its last attempt that came to an end.
+    /// How many workers crashed while they had it leased, since its last completed attempt.
     pub crashes: i16,
     /// Why it waits for an operator.
     pub held: Option<String>,
-    /// Whether its time was moved without an attempt.
+    /// Whether it was rescheduled without an attempt.
     pub is_put_off: bool,
-    /// Why it could not be prepared for sending the last time, where it could not.
+    /// Why it could not be prepared for sending the last time, if so.
     pub unprepared: Option<NotPrepared>,
-    /// How many other mails of its lane go first; `None` where that was not counted or is not to be told.
+    /// How many other messages of its lane are before it; `None` if that was not counted or the caller may not see it.
     pub ahead: Option<Count>,
-    /// What its lane did of late, where that was asked for.
+    /// The lane's recent throughput, if it was requested.
     pub pace: Option<Pace>,
-    /// Whether any worker has been heard of lately.
+    /// Whether any worker has sent a heartbeat recently.
     pub has_workers: bool,
 }
 
-/// That a recipient could not be prepared for sending, for a reason that is ours.
+/// Why a recipient could not be prepared for sending: an error of this installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotPrepared {
     /// The error, with the domain and the configuration key.
@@ -168,80 +168,80 @@ pub struct NotPrepared {
     pub since: DateTime<Utc>,
 }
 
-/// What holds a recipient.
+/// What blocks a recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = BlockerKind)]
 pub enum Kind {
-    /// Its `scheduled_at` has not come.
+    /// Its `scheduled_at` is in the future.
     Scheduled,
-    /// An attempt failed for now; the next one is due later.
+    /// An attempt failed temporarily; the next one is due later.
     RetryWait,
-    /// It cannot be prepared for sending, for want of a key or a setting; no attempt is counted.
+    /// It cannot be prepared for sending, because a key or a setting is missing; no attempt is counted.
     PutOff,
-    /// An operator has stopped its lane.
+    /// An operator has paused its lane.
     LanePaused,
-    /// An operator has stopped its stream.
+    /// An operator has paused its stream.
     StreamPaused,
-    /// No session with its destination can be had.
+    /// Its destination is unreachable.
     LaneBlocked,
-    /// The lane's or the stream's rate.
+    /// The lane or the stream is at its rate limit.
     RateLimited,
-    /// A rate that the destination asked for by its replies.
+    /// The lane is at the rate learned from the destination's replies.
     LearnedLimit,
     /// The lane's connections, or the stream's concurrency, are all in use.
     ConnectionsFull,
     /// It waits for an operator.
     Held,
-    /// It was in hand when a worker ended: such mails are tried a few at a time.
+    /// It was in flight when a worker crashed: such messages are tried in small groups.
     Suspected,
-    /// No attempt is left before its time runs out.
+    /// It expires before another attempt is due.
     Expiring,
-    /// No worker has been heard of.
+    /// No worker is running.
     NoWorker,
-    /// The worker that has it in hand has not been heard of; others take over.
+    /// The worker that has leased it sends no heartbeats; another worker takes over.
     WorkerGone,
-    /// A worker has it in hand.
+    /// A worker has leased it.
     InFlight,
-    /// It is due, and those before it go first.
+    /// It is due; messages before it in the lane are sent first.
     Queued,
-    /// It should wait and has no row in the queue. Must not happen; the ledger tells of it too.
+    /// It should be queued but has no row in the queue. This is a bug; the ledger shows it too.
     Lost,
-    /// Nothing: it has reached its end state.
+    /// Nothing: it has reached an end state.
     Ended,
 }
 
-/// What holds a recipient, in fields.
+/// What blocks a recipient, as fields.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Blocker {
-    /// What kind of thing.
+    /// The kind of blocker.
     pub kind: Kind,
-    /// Since when, where that is known.
+    /// Since when, if known.
     pub since: Option<DateTime<Utc>>,
-    /// Until when, where that is known.
+    /// Until when, if known.
     pub until: Option<DateTime<Utc>>,
     /// The setting or limit that applies, with its value.
     pub rule: Option<String>,
-    /// What the other side said, in full.
+    /// The last reply of the remote server, in full.
     pub reply: Option<Said>,
     /// When the next attempt may start at the earliest.
     pub next_attempt_at: Option<DateTime<Utc>>,
 }
 
-/// Everything there is to say.
+/// An explanation of a recipient's state.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Explanation {
-    /// One or two sentences for a person.
+    /// A few sentences for a reader.
     pub summary: String,
-    /// What holds it.
+    /// What blocks it.
     pub blocker: Blocker,
-    /// When the next attempt may be expected; null where there is none to come.
+    /// When the next attempt is expected; null if there is none.
     pub estimate: Option<Estimate>,
-    /// What would help, the likeliest first; empty where nothing would.
+    /// What would unblock it, the likeliest first; empty if nothing would.
     pub unblock: Vec<Remedy>,
 }
 
-/// Explains a recipient. `place` is missing where it has no row in the queue.
+/// Explains a recipient. `place` is `None` if it has no row in the queue.
 pub fn explain(recipient: &Recipient, place: Option<&Place>, now: DateTime<Utc>) -> Explanation {
     if recipient.status.is_end() {
         return ended::explain(recipient);
@@ -251,12 +251,12 @@ pub fn explain(recipient: &Recipient, place: Option<&Place>, now: DateTime<Utc>)
     Explanation {
         summary: waiting::summary(kind, recipient, place, now),
         blocker: waiting::blocker(kind, recipient, place, now),
-        estimate: Some(estimate::of(kind, place, now)),
-        unblock: remedy::of(kind, recipient, place, now),
+        estimate: Some(estimate::compute(kind, place, now)),
+        unblock: remedy::list(kind, recipient, place, now),
     }
 }
 
-/// What holds a recipient that waits.
+/// Returns what blocks a queued recipient.
 fn kind(recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Kind {
     let lane = &place.lane;
     if let Some(lease) = &place.lease {
@@ -269,7 +269,7 @@ fn kind(recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Kind {
     let Some(due) = place.due_at.filter(|_| place.held.is_none()) else { return Kind::Held };
     let is_later = due > now;
     if due.max(now) >= place.gives_up_at {
-        // Whatever else holds it: time does not wait for that.
+        // The deadline applies whatever else blocks it.
         if is_later || place.has_workers { Kind::Expiring } else { Kind::NoWorker }
     } else if lane.of_stream.paused.is_some() {
         Kind::StreamPaused
@@ -280,7 +280,7 @@ fn kind(recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Kind {
     } else if lane.blocked.is_some() && !is_later {
         Kind::LaneBlocked
     } else if lane.blocked.is_some() && recipient.attempts == 0 && lane.open_at.is_some_and(|open| open > due) {
-        // Of one that failed by itself both are told, its own wait first.
+        // For a recipient that was tried, the summary names both, its own wait first.
         Kind::LaneBlocked
     } else if is_later {
         match (place.crashes, recipient.attempts) {
@@ -298,28 +298,29 @@ fn kind(recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Kind {
     }
 }
 
-/// A connection comes free when a mail has gone, which takes seconds: a turn that is further off than this lasts longer.
-const PLACE_COMES_FREE: TimeDelta = TimeDelta::seconds(10);
+/// A connection becomes free when a message has been sent, which takes seconds: a rate whose turn is later than this
+/// lasts longer.
+const CONNECTION_FREES_WITHIN: TimeDelta = TimeDelta::seconds(10);
 
-/// Which limit holds a recipient that is due.
+/// Returns which limit blocks a due recipient.
 fn limit(place: &Place, now: DateTime<Utc>) -> Kind {
     let lane = &place.lane;
     let turn = lane.opens();
     let is_full = lane.is_full() || lane.of_stream.is_full();
-    if is_full && turn.is_none_or(|turn| turn <= now + PLACE_COMES_FREE) {
+    if is_full && turn.is_none_or(|turn| turn <= now + CONNECTION_FREES_WITHIN) {
         return Kind::ConnectionsFull;
     }
-    let is_slowed = turn.is_some() || place.ahead.is_some_and(|ahead| ahead.number > 0);
+    let is_throttled = turn.is_some() || place.ahead.is_some_and(|ahead| ahead.number > 0);
     match lane.holding_rate() {
-        Some((_, RateOf::Learned)) if is_slowed => Kind::LearnedLimit,
-        Some(_) if is_slowed => Kind::RateLimited,
+        Some((_, RateOf::Learned)) if is_throttled => Kind::LearnedLimit,
+        Some(_) if is_throttled => Kind::RateLimited,
         _ => Kind::Queued,
     }
 }
 
 fn lost(recipient: &Recipient) -> Explanation {
-    let summary = "It should be waiting, but it has no row in the queue, so that no worker will find it. That must not \
-                   happen: GET /v1/ledger tells how many there are.";
+    let summary = "It should be queued, but it has no row in the queue, so no worker will find it. This is a bug; \
+                   `GET /v1/ledger` shows how many such recipients there are.";
     Explanation {
         summary: summary.into(),
         blocker: Blocker {
@@ -331,6 +332,8 @@ fn lost(recipient: &Recipient) -> Explanation {
             next_attempt_at: None,
         },
         estimate: None,
-        unblock: vec![Remedy::words("Report it with the message's events; send the message again if it is needed.")],
+        unblock: vec![Remedy::advice(
+            "Report it with the message's events; send the message again if it is still wanted.",
+        )],
     }
 }

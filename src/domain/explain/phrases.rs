@@ -1,15 +1,15 @@
-//! How times, rates, counts and replies are put into sentences.
+//! Formats times, rates, counts and replies for sentences.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{Count, Said};
 
-/// A time to the second, as the API writes it.
+/// Formats a time to the second, as the API does.
 pub(in crate::domain) fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// A rate in the unit that makes it a number above one, if any does.
+/// Formats a rate in the first unit that makes it one or more, else per day.
 pub(in crate::domain) fn rate(per_second: f64) -> String {
     let (number, unit) = [(1.0, "second"), (60.0, "minute"), (3_600.0, "hour"), (86_400.0, "day")]
         .map(|(seconds, unit)| (per_second * seconds, unit))
@@ -20,19 +20,19 @@ pub(in crate::domain) fn rate(per_second: f64) -> String {
     format!("{} {plural} per {unit}", (number * 100.0).round() / 100.0)
 }
 
-/// What a destination said, to stand behind a statement.
+/// Formats a destination's reply to follow a statement.
 pub(in crate::domain) fn reply(text: Option<&str>) -> String {
     text.map_or_else(String::new, |text| format!(": “{}”", one_line(text)))
 }
 
-/// Several lines of a reply in one.
+/// Joins the lines of a reply.
 pub(in crate::domain) fn one_line(text: &str) -> String {
     text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ")
 }
 
-/// Who said what; our own words where nobody did.
+/// Formats a reply with the server that sent it, or the local error if no server replied.
 pub(super) fn said(reply: Option<&Said>, mx: Option<&str>) -> String {
-    let Some(reply) = reply else { return "nothing was heard".into() };
+    let Some(reply) = reply else { return "no reply was received".into() };
     let text = one_line(&reply.text);
     let Some(code) = reply.code else {
         return mx.map_or_else(|| text.clone(), |mx| format!("{text} ({mx})"));
@@ -41,25 +41,25 @@ pub(super) fn said(reply: Option<&Said>, mx: Option<&str>) -> String {
     format!("{} said “{code}{enhanced} {text}”", mx.unwrap_or("the server"))
 }
 
-/// What a notification quotes, whoever said it.
-pub(super) fn told(reply: &Said) -> String {
+/// Formats the reply that a delivery report quotes.
+pub(super) fn quoted(reply: &Said) -> String {
     let code = reply.code.map_or_else(String::new, |code| format!("{code} "));
     let enhanced = reply.enhanced.as_deref().map_or_else(String::new, |enhanced| format!("{enhanced} "));
     format!("“{}”", format!("{code}{enhanced}{}", one_line(&reply.text)).trim_end())
 }
 
-/// The start of a sentence.
+/// Capitalises the first letter.
 pub(in crate::domain) fn capital(words: &str) -> String {
     let mut letters = words.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// `1 attempt`, `3 attempts`.
+/// Formats a number of attempts: `1 attempt`, `3 attempts`.
 pub(super) fn attempts(count: i16) -> String {
     if count == 1 { "1 attempt".into() } else { format!("{count} attempts") }
 }
 
-/// How many messages stand before one, as the subject of a sentence.
+/// Formats how many messages are before one, as a clause.
 pub(super) fn before(ahead: Option<Count>) -> String {
     match ahead {
         None => "how many messages of its lane are before it was not counted".into(),
@@ -70,7 +70,7 @@ pub(super) fn before(ahead: Option<Count>) -> String {
     }
 }
 
-/// A time span that a person can grasp: `40 s`, `12 min`, `3 h`.
+/// Formats a duration in one unit, rounded up: `40 s`, `12 min`, `3 h`.
 pub(super) fn span(seconds: f64) -> String {
     match seconds {
         s if s < 120.0 => format!("{} s", s.ceil()),
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_told_in_the_unit_that_fits() {
+    fn rates_use_the_unit_that_fits() {
         for (per_second, words) in [
             (12.5, "12.5 messages per second"),
             (1.0, "1 message per second"),
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_is_told_in_one_line_with_who_said_it() {
+    fn reply_is_one_line_with_its_server() {
         let said_by = |code, mx| {
             let text = "first line\n\n second line ".to_owned();
             said(Some(&Said { code, enhanced: code.map(|_| "4.2.0".into()), text }), mx)
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_told_roughly_and_never_short() {
+    fn spans_are_rounded_up() {
         assert_eq!([0.2, 119.0, 121.0, 7_300.0, 200_000.0].map(span), ["1 s", "119 s", "3 min", "3 h", "3 days"]);
     }
 }

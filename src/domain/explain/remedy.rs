@@ -1,4 +1,4 @@
-//! What would let a recipient go on, with the call that does it.
+//! What unblocks a recipient, with the API call that does it.
 
 use chrono::{DateTime, Utc};
 
@@ -6,12 +6,12 @@ use super::{Kind, Place, Recipient};
 use crate::domain::lane::{Lane, RateOf};
 use crate::domain::unreachable::Cause;
 
-/// Something that would help.
+/// An action that would unblock a recipient.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Remedy {
-    /// What to do.
+    /// The action.
     pub action: String,
-    /// The call that does it; null where no call can.
+    /// The API call that does it; null if there is none.
     #[schema(example = "POST /v1/lanes/lane_42/resume")]
     pub call: Option<String>,
 }
@@ -21,16 +21,16 @@ impl Remedy {
         Self { action: action.into(), call: Some(call) }
     }
 
-    pub(super) fn words(action: impl Into<String>) -> Self {
+    pub(super) fn advice(action: impl Into<String>) -> Self {
         Self { action: action.into(), call: None }
     }
 }
 
-/// The remedies for what holds a recipient that waits.
-pub(super) fn of(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Vec<Remedy> {
+/// Returns the remedies for what blocks a queued recipient.
+pub(super) fn list(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Vec<Remedy> {
     let mut remedies = against(kind, recipient, place, now);
     if !place.has_workers && kind != Kind::InFlight {
-        remedies.push(Remedy::words("Start a worker: `postrider serve`, or `postrider serve --only worker`."));
+        remedies.push(Remedy::advice("Start a worker: `postrider serve`, or `postrider serve --only worker`."));
     }
     remedies
 }
@@ -45,19 +45,17 @@ fn against(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>)
             let call = format!("PATCH /v1/messages/{message} {{\"scheduled_at\": …}}");
             vec![Remedy::call("Reschedule it; a time in the past means now.", call)]
         }
-        // A try before the destination is back would fail like the last one.
+        // An attempt before the destination is reachable again would fail like the last one.
         Kind::RetryWait if lane.blocked.is_some() => {
             vec![fix(lane), retry("Once that is fixed: retry now.")]
         }
         Kind::RetryWait if recipient.is_greylisted() => {
-            vec![Remedy::words("Wait for the next attempt; an earlier one is refused again.")]
+            vec![Remedy::advice("Wait for the next attempt; an earlier one is refused again.")]
         }
         Kind::RetryWait => vec![retry("If what the reply names is over: retry now.")],
         Kind::PutOff => vec![
-            Remedy::words("Correct the configuration that the error names, and restart the workers."),
-            reset(
-                "Once that is fixed: prepare again now what waits in its lane; it happens by itself within 5 minutes.",
-            ),
+            Remedy::advice("Correct the configuration that the error names, and restart the workers."),
+            reset("Once that is fixed: retry the lane's messages now; otherwise they are retried within 5 minutes."),
         ],
         Kind::Held => vec![retry("Once what the reason names is fixed: retry now.")],
         Kind::StreamPaused => {
@@ -70,7 +68,7 @@ fn against(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>)
         }
         Kind::LanePaused => vec![Remedy::call("Resume the lane.", format!("POST /v1/lanes/{}/resume", lane.id))],
         Kind::LaneBlocked => vec![fix(lane), reset("Once that is fixed: probe now.")],
-        Kind::LearnedLimit => vec![reset("Forget the learned rate, if the destination accepts more by now.")],
+        Kind::LearnedLimit => vec![reset("Reset the learned rate, if the destination accepts more now.")],
         Kind::Expiring if place.gives_up_at > now && lane.of_stream.paused.is_some() => {
             against(Kind::StreamPaused, recipient, place, now)
         }
@@ -83,7 +81,7 @@ fn against(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>)
         Kind::Expiring if place.gives_up_at > now && recipient.attempts > 0 => {
             vec![retry("Retry now: no other attempt is left.")]
         }
-        Kind::Expiring => vec![Remedy::words("Send a new message if it is still wanted.")],
+        Kind::Expiring => vec![Remedy::advice("Send a new message if it is still wanted.")],
         Kind::RateLimited => vec![match lane.holding_rate() {
             Some((_, RateOf::Stream)) => {
                 Remedy::call("Raise the stream's rate.", format!("PATCH /v1/streams/{} {{\"rate\": …}}", lane.stream))
@@ -108,10 +106,10 @@ fn against(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>)
     }
 }
 
-/// What has to be done before a blocked destination can be reached.
+/// Returns what makes an unreachable destination reachable again.
 fn fix(lane: &Lane) -> Remedy {
     let cause = lane.blocked.as_ref().and_then(|blocked| blocked.cause);
-    Remedy::words(
+    Remedy::advice(
         cause.map_or("Fix the destination or the network path; the next probe then reopens the lane.", Cause::fix),
     )
 }

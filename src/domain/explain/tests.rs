@@ -1,4 +1,4 @@
-//! What is told in each situation, situation by situation.
+//! Explanations of each situation.
 
 mod stuck;
 
@@ -14,7 +14,7 @@ fn at(minute: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
 }
 
-/// Ten past: what lies before has passed.
+/// Minute ten: times before it have passed.
 fn now() -> DateTime<Utc> {
     at(10)
 }
@@ -84,21 +84,21 @@ fn tried(status: Status, code: i16, text: &str) -> Recipient {
     }
 }
 
-fn told(place: &Place) -> Explanation {
+fn explained(place: &Place) -> Explanation {
     explain(&recipient(Status::Queued), Some(place), now())
 }
 
 fn kind_of(change: impl FnOnce(&mut Place)) -> Kind {
     let mut place = place();
     change(&mut place);
-    told(&place).blocker.kind
+    explained(&place).blocker.kind
 }
 
-fn mails(number: i64) -> Count {
+fn messages(number: i64) -> Count {
     Count { number, is_more: false }
 }
 
-/// A worker that has it in hand, silent for so many seconds of its thirty.
+/// A lease whose worker was silent for `silence` of its thirty seconds.
 fn lease(silence: f64) -> Lease {
     Lease { host: Some("mail1".into()), silence, term: 30.0 }
 }
@@ -122,7 +122,7 @@ fn learned(rate: f64) -> Learned {
 }
 
 #[test]
-fn each_thing_that_holds_has_its_name() {
+fn each_blocker_has_its_kind() {
     assert_eq!(kind_of(|_| ()), Kind::Queued);
     assert_eq!(kind_of(|p| p.due_at = Some(at(11))), Kind::Scheduled);
     assert_eq!(kind_of(|p| p.lease = Some(lease(1.0))), Kind::InFlight);
@@ -136,9 +136,9 @@ fn each_thing_that_holds_has_its_name() {
 }
 
 #[test]
-fn a_limit_is_named_only_where_it_holds_something_back() {
+fn limit_is_named_only_if_it_blocks() {
     assert_eq!(kind_of(|p| p.lane.limits.rate = Some(5.0)), Kind::Queued, "its turn is now");
-    let waits = |p: &mut Place| p.ahead = Some(mails(3));
+    let waits = |p: &mut Place| p.ahead = Some(messages(3));
     assert_eq!(
         kind_of(|p| {
             p.lane.limits.rate = Some(5.0);
@@ -179,7 +179,7 @@ fn a_limit_is_named_only_where_it_holds_something_back() {
 }
 
 #[test]
-fn of_several_things_the_one_that_lasts_is_named() {
+fn longest_lasting_blocker_is_named() {
     assert_eq!(
         kind_of(|p| {
             p.lane.paused = Some(paused(1));
@@ -207,52 +207,54 @@ fn of_several_things_the_one_that_lasts_is_named() {
 }
 
 #[test]
-fn a_limit_that_is_full_comes_before_a_rate_whose_turn_is_near() {
+fn full_limit_comes_before_a_rate_with_a_near_turn() {
     let full = |seconds: i64| {
         kind_of(|p| {
             p.lane.limits = LaneLimits { connections: Some(2), rate: Some(5.0), mails_per_connection: None };
             p.lane.in_use = 2;
             p.lane.open_at = Some(now() + TimeDelta::seconds(seconds));
-            p.ahead = Some(mails(40));
+            p.ahead = Some(messages(40));
         })
     };
     assert_eq!((full(0), full(60)), (Kind::ConnectionsFull, Kind::RateLimited));
 }
 
 #[test]
-fn the_rate_whose_turn_is_to_come_is_named() {
+fn rate_with_a_future_turn_is_named() {
     let mut place = place();
     place.lane.limits.rate = Some(1.0);
     place.lane.of_stream.rate = Some(8.0);
     place.lane.of_stream.open_at = Some(at(11));
-    assert_eq!(told(&place).blocker.rule.as_deref(), Some("rate of stream bulk: 8 messages per second"));
+    assert_eq!(explained(&place).blocker.rule.as_deref(), Some("rate of stream bulk: 8 messages per second"));
     place.lane.of_stream.open_at = None;
-    place.ahead = Some(mails(1));
-    assert_eq!(told(&place).blocker.rule.as_deref(), Some("rate of lane_7: 1 message per second"));
+    place.ahead = Some(messages(1));
+    assert_eq!(explained(&place).blocker.rule.as_deref(), Some("rate of lane_7: 1 message per second"));
 }
 
 #[test]
-fn a_streams_rate_gives_no_estimate_since_other_lanes_use_it_too() {
+fn stream_rate_gives_no_estimate() {
     let mut place = place();
     place.lane.of_stream.rate = Some(2.0);
-    place.ahead = Some(mails(60));
-    let estimate = told(&place).estimate.expect("an estimate");
+    place.ahead = Some(messages(60));
+    let estimate = explained(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (None, Basis::Limit));
-    assert!(estimate.explanation.contains("which the stream's other lanes use up too"), "{}", estimate.explanation);
+    assert!(estimate.explanation.contains("which is shared with the stream's other lanes"), "{}", estimate.explanation);
 }
 
 #[test]
-fn a_worker_that_is_gone_has_nothing_in_hand() {
+fn dead_worker_loses_its_lease() {
     let mut place = place();
     place.lease = Some(lease(1.0));
-    assert_eq!(told(&place).summary, "Attempt 1 is in progress on worker `mail1`.");
+    assert_eq!(explained(&place).summary, "Attempt 1 is in progress on worker `mail1`.");
     place.lease = Some(lease(20.0));
-    let silent = told(&place);
+    let silent = explained(&place);
     assert_eq!(silent.blocker.kind, Kind::InFlight);
-    assert!(silent.summary.ends_with("That worker has sent no heartbeat for 20 s; after 30 s others take over."));
+    assert!(
+        silent.summary.ends_with("That worker has sent no heartbeat for 20 s; after 30 s another worker takes over.")
+    );
 
     place.lease = Some(lease(31.0));
-    let gone = told(&place);
+    let gone = explained(&place);
     assert_eq!((gone.blocker.kind, gone.blocker.next_attempt_at), (Kind::WorkerGone, None));
     assert_eq!(
         gone.summary,
@@ -260,7 +262,7 @@ fn a_worker_that_is_gone_has_nothing_in_hand() {
          30 s."
     );
     place.has_workers = false;
-    let alone = told(&place);
+    let alone = explained(&place);
     assert_eq!((alone.blocker.kind, alone.unblock.len()), (Kind::NoWorker, 1));
     assert!(
         alone.summary.contains("no other worker is running: its lease is released when one starts"),
@@ -270,36 +272,36 @@ fn a_worker_that_is_gone_has_nothing_in_hand() {
 }
 
 #[test]
-fn without_workers_nothing_is_promised() {
+fn nothing_is_estimated_without_workers() {
     let mut place = place();
     place.has_workers = false;
     place.lane.blocked = Some(blocked());
     place.lane.limits.rate = Some(0.1);
-    place.ahead = Some(mails(9));
-    assert_eq!(told(&place).blocker.kind, Kind::NoWorker, "a block and a limit would not last as long");
+    place.ahead = Some(messages(9));
+    assert_eq!(explained(&place).blocker.kind, Kind::NoWorker, "a block and a limit would not last as long");
     place.due_at = Some(at(60));
-    let later = told(&place);
+    let later = explained(&place);
     assert_eq!((later.blocker.kind, later.blocker.until), (Kind::Scheduled, Some(at(60))));
-    assert!(later.summary.ends_with("No worker is running (no heartbeat lately), so nothing is sent."));
+    assert!(later.summary.ends_with("No worker is running (no recent heartbeat), so nothing is sent."));
     assert_eq!(later.estimate.and_then(|estimate| estimate.at), None);
     assert!(later.unblock.iter().any(|remedy| remedy.action.starts_with("Start a worker")));
 }
 
 #[test]
-fn a_wait_that_is_cut_to_the_deadline_promises_no_attempt() {
+fn wait_until_the_deadline_promises_no_attempt() {
     let mut place = place();
     (place.due_at, place.gives_up_at) = (Some(at(20)), at(20));
     let cut = |place: &Place| {
         let recipient = Recipient { expires_at: Some(at(20)), ..tried(Status::Deferred, 451, "later") };
         explain(&recipient, Some(place), now())
     };
-    let told = cut(&place);
-    assert_eq!((told.blocker.kind, told.blocker.until), (Kind::Expiring, Some(at(20))));
-    assert_eq!(told.blocker.next_attempt_at, None);
-    assert_eq!(told.blocker.rule.as_deref(), Some("the message's expires_at"));
-    assert!(told.summary.starts_with("It expires at 1970-01-01T00:20:00Z"), "{}", told.summary);
-    assert_eq!(told.estimate.and_then(|estimate| estimate.at), None);
-    assert!(told.unblock[0].call.as_ref().is_some_and(|call| call.ends_with("/retry")), "that is another attempt");
+    let explained = cut(&place);
+    assert_eq!((explained.blocker.kind, explained.blocker.until), (Kind::Expiring, Some(at(20))));
+    assert_eq!(explained.blocker.next_attempt_at, None);
+    assert_eq!(explained.blocker.rule.as_deref(), Some("the message's expires_at"));
+    assert!(explained.summary.starts_with("It expires at 1970-01-01T00:20:00Z"), "{}", explained.summary);
+    assert_eq!(explained.estimate.and_then(|estimate| estimate.at), None);
+    assert!(explained.unblock[0].call.as_ref().is_some_and(|call| call.ends_with("/retry")), "that is another attempt");
 
     place.lane.paused = Some(paused(1));
     assert_eq!(cut(&place).blocker.kind, Kind::Expiring, "it expires behind a pause too");
@@ -309,13 +311,13 @@ fn a_wait_that_is_cut_to_the_deadline_promises_no_attempt() {
 }
 
 #[test]
-fn a_turn_after_the_deadline_is_none() {
+fn turn_after_the_deadline_is_not_estimated() {
     let mut place = place();
     place.lane.limits.rate = Some(1.0 / 60.0);
-    (place.ahead, place.gives_up_at) = (Some(mails(60)), at(30));
-    let told = told(&place);
-    assert_eq!(told.estimate.as_ref().and_then(|estimate| estimate.at), None);
-    let words = told.estimate.map(|estimate| estimate.explanation).unwrap_or_default();
+    (place.ahead, place.gives_up_at) = (Some(messages(60)), at(30));
+    let explained = explained(&place);
+    assert_eq!(explained.estimate.as_ref().and_then(|estimate| estimate.at), None);
+    let words = explained.estimate.map(|estimate| estimate.explanation).unwrap_or_default();
     assert_eq!(
         words,
         "Its turn would come at 1970-01-01T01:10:00Z; its time runs out before, at 1970-01-01T00:30:00Z."
@@ -331,13 +333,13 @@ fn a_turn_after_the_deadline_is_none() {
 }
 
 #[test]
-fn one_that_was_put_off_after_a_crash_is_not_called_scheduled() {
+fn quarantined_recipient_is_not_called_scheduled() {
     let mut place = place();
     (place.due_at, place.crashes) = (Some(at(11)), 1);
-    let told = told(&place);
-    assert_eq!((told.blocker.kind, told.blocker.until), (Kind::Suspected, Some(at(11))));
+    let explained = explained(&place);
+    assert_eq!((explained.blocker.kind, explained.blocker.until), (Kind::Suspected, Some(at(11))));
     assert_eq!(
-        told.summary,
+        explained.summary,
         "It was in flight when a worker ended unexpectedly, so it is quarantined: tried in a small group or alone; its turn is at \
          1970-01-01T00:11:00Z. No attempt is counted; after the third crash it is held."
     );
@@ -345,139 +347,143 @@ fn one_that_was_put_off_after_a_crash_is_not_called_scheduled() {
 }
 
 #[test]
-fn one_that_cannot_be_made_ready_is_not_called_scheduled() {
+fn unprepared_recipient_is_not_called_scheduled() {
     let mut place = place();
     (place.due_at, place.is_put_off) = (Some(at(11)), true);
-    let told = told(&place);
-    assert_eq!((told.blocker.kind, told.blocker.next_attempt_at), (Kind::PutOff, Some(at(11))));
-    assert!(told.summary.contains("No attempt is counted. The next try is due at 1970-01-01T00:11:00Z"));
-    assert_eq!((told.unblock.len(), told.estimate.and_then(|estimate| estimate.at)), (2, None));
+    let explained = explained(&place);
+    assert_eq!((explained.blocker.kind, explained.blocker.next_attempt_at), (Kind::PutOff, Some(at(11))));
+    assert!(explained.summary.contains("No attempt is counted. The next try is due at 1970-01-01T00:11:00Z"));
+    assert_eq!((explained.unblock.len(), explained.estimate.and_then(|estimate| estimate.at)), (2, None));
 }
 
 #[test]
-fn what_was_not_counted_is_not_told() {
+fn uncounted_queue_gives_no_estimate() {
     let mut place = place();
     place.ahead = None;
-    let queued = told(&place);
+    let queued = explained(&place);
     assert_eq!(queued.blocker.kind, Kind::Queued);
     assert_eq!(queued.estimate.and_then(|estimate| estimate.at), None);
     place.lane.limits.rate = Some(0.5);
     place.lane.open_at = Some(at(11));
-    let limited = told(&place);
+    let limited = explained(&place);
     let estimate = limited.estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (None, Basis::Limit));
     assert!(estimate.explanation.starts_with("Not before 1970-01-01T00:11:00Z"), "{}", estimate.explanation);
 }
 
 #[test]
-fn a_wait_for_the_next_attempt_is_told_with_the_last_reply() {
+fn retry_wait_names_the_last_reply() {
     let mut place = place();
     place.due_at = Some(at(20));
-    let told = explain(&tried(Status::Deferred, 451, "come back later"), Some(&place), now());
+    let explained = explain(&tried(Status::Deferred, 451, "come back later"), Some(&place), now());
     assert_eq!(
-        told.summary,
-        "2 attempts failed for now, the last one at 1970-01-01T00:04:00Z: mx.example.test said “451 come back later”. \
+        explained.summary,
+        "2 attempts failed temporarily, the last one at 1970-01-01T00:04:00Z: mx.example.test said “451 come back later”. \
          The next one is due at 1970-01-01T00:20:00Z; at 1970-01-04T00:00:00Z it is given up."
     );
-    assert_eq!((told.blocker.since, told.blocker.until), (Some(at(4)), Some(at(20))));
-    assert_eq!(told.blocker.reply.and_then(|reply| reply.code), Some(451));
-    let estimate = told.estimate.expect("an estimate");
+    assert_eq!((explained.blocker.since, explained.blocker.until), (Some(at(4)), Some(at(20))));
+    assert_eq!(explained.blocker.reply.and_then(|reply| reply.code), Some(451));
+    let estimate = explained.estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (Some(at(20)), Basis::Schedule));
-    assert!(told.unblock[0].call.as_ref().is_some_and(|call| call.ends_with("/retry")));
+    assert!(explained.unblock[0].call.as_ref().is_some_and(|call| call.ends_with("/retry")));
 }
 
 #[test]
-fn a_pause_is_told_with_its_reason_and_who_can_end_it() {
+fn pause_names_its_reason_and_its_remedy() {
     let mut place = place();
     place.lane.paused = Some(paused(2));
-    let told = told(&place);
+    let explained = explained(&place);
     assert_eq!(
-        told.summary,
+        explained.summary,
         "Its lane to example.test is paused since 1970-01-01T00:02:00Z (they asked us to). It has not been tried yet. \
-         Its retry window does not run meanwhile; 3 days of it are left."
+         Its retry window is suspended meanwhile; 3 days of it remain."
     );
-    assert_eq!((told.blocker.since, told.blocker.next_attempt_at), (Some(at(2)), None));
-    assert_eq!(told.estimate.map(|estimate| (estimate.at, estimate.basis)), Some((None, Basis::None)));
-    assert_eq!(told.unblock[0].call.as_deref(), Some("POST /v1/lanes/lane_7/resume"));
+    assert_eq!((explained.blocker.since, explained.blocker.next_attempt_at), (Some(at(2)), None));
+    assert_eq!(explained.estimate.map(|estimate| (estimate.at, estimate.basis)), Some((None, Basis::None)));
+    assert_eq!(explained.unblock[0].call.as_deref(), Some("POST /v1/lanes/lane_7/resume"));
 }
 
 #[test]
-fn a_block_promises_a_probe_and_no_delivery() {
+fn block_promises_a_probe_and_no_delivery() {
     let mut place = place();
     place.lane.blocked = Some(blocked());
     place.lane.open_at = Some(at(12));
-    let told = told(&place);
-    assert!(told.summary.contains("connection refused") && told.summary.contains("00:12:00Z"), "{}", told.summary);
-    assert_eq!(told.blocker.next_attempt_at, Some(at(12)));
-    let estimate = told.estimate.expect("an estimate");
+    let explained = explained(&place);
+    assert!(
+        explained.summary.contains("connection refused") && explained.summary.contains("00:12:00Z"),
+        "{}",
+        explained.summary
+    );
+    assert_eq!(explained.blocker.next_attempt_at, Some(at(12)));
+    let estimate = explained.estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (None, Basis::None));
     assert!(estimate.explanation.contains("cannot be known"), "{}", estimate.explanation);
-    assert!(told.unblock.iter().any(|remedy| remedy.call.as_deref() == Some("POST /v1/lanes/lane_7/reset")));
+    assert!(explained.unblock.iter().any(|remedy| remedy.call.as_deref() == Some("POST /v1/lanes/lane_7/reset")));
 }
 
 #[test]
-fn a_rate_lets_one_reckon_when_its_turn_comes() {
+fn rate_gives_an_estimate() {
     let mut place = place();
     place.lane.limits.rate = Some(0.5);
     place.lane.open_at = Some(at(11));
-    place.ahead = Some(mails(60));
-    let estimate = told(&place).estimate.expect("an estimate");
+    place.ahead = Some(messages(60));
+    let estimate = explained(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (Some(at(13)), Basis::Limit), "{}", estimate.explanation);
     place.ahead = Some(Count { number: 60, is_more: true });
-    let estimate = told(&place).estimate.expect("an estimate");
+    let estimate = explained(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (None, Basis::Limit));
     assert!(estimate.explanation.starts_with("Not before 2 min from now"), "{}", estimate.explanation);
 }
 
 #[test]
-fn without_a_rate_one_reckons_by_what_the_lane_did() {
+fn throughput_gives_an_estimate_without_a_rate() {
     let mut place = place();
-    let estimate = told(&place).estimate.expect("an estimate");
+    let estimate = explained(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (Some(now()), Basis::Schedule), "it is the next");
 
-    place.ahead = Some(mails(120));
-    let estimate = told(&place).estimate.expect("an estimate");
+    place.ahead = Some(messages(120));
+    let estimate = explained(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (None, Basis::None), "nothing is known of the lane");
-    assert_eq!(
-        estimate.explanation,
-        "120 messages of its lane are before it; how fast the lane moves was not measured."
-    );
+    assert_eq!(estimate.explanation, "120 messages of its lane are before it; the lane's throughput was not measured.");
     place.pace = Some(Pace { mails: 0, events: 500, seconds: 50.0 });
-    let estimate = told(&place).estimate.expect("an estimate");
+    let estimate = explained(&place).estimate.expect("an estimate");
     assert!(estimate.explanation.ends_with("of the newest 500 events none was a message of this lane that was sent."));
 
     place.pace = Some(Pace { mails: 100, events: 500, seconds: 50.0 });
-    let estimate = told(&place).estimate.expect("an estimate");
+    let estimate = explained(&place).estimate.expect("an estimate");
     assert_eq!((estimate.at, estimate.basis), (Some(at(11)), Basis::LaneRate));
     assert_eq!(
         estimate.explanation,
-        "If nothing else holds it: 120 messages of its lane are before it, at 2 messages per second: of the newest 500 events, 100 were \
+        "If nothing else blocks it: 120 messages of its lane are before it, at 2 messages per second: of the newest 500 events, 100 were \
          messages of this lane that were sent, within 50 s."
     );
 }
 
 #[test]
-fn an_end_is_told_with_its_reason() {
+fn end_state_names_its_reason() {
     for (recipient, words) in [
         (tried(Status::Relayed, 250, "ok"), "The relay accepted the message at 1970-01-01T00:09:00Z, after 2 attempts"),
         (tried(Status::Delivered, 250, "ok"), "mx.example.test said “250 ok”"),
-        (tried(Status::Bounced, 550, "no such user"), "refused for good at 1970-01-01T00:09:00Z, after 2 attempts"),
-        (tried(Status::Expired, 451, "later"), "That is no bounce. The last time: mx.example.test said “451 later”"),
+        (tried(Status::Bounced, 550, "no such user"), "refused permanently at 1970-01-01T00:09:00Z, after 2 attempts"),
+        (
+            tried(Status::Expired, 451, "later"),
+            "This is not a bounce. The last reply: mx.example.test said “451 later”",
+        ),
         (recipient(Status::Expired), "before an attempt could be made"),
         (recipient(Status::Canceled), "canceled"),
         (recipient(Status::Suppressed), "suppression list"),
         (recipient(Status::Uncertain), "it may have arrived"),
     ] {
-        let told = explain(&recipient, None, now());
-        assert!(told.summary.contains(words), "{}", told.summary);
-        assert_eq!((told.estimate, told.blocker.since), (None, Some(at(9))));
+        let explained = explain(&recipient, None, now());
+        assert!(explained.summary.contains(words), "{}", explained.summary);
+        assert_eq!((explained.estimate, explained.blocker.since), (None, Some(at(9))));
     }
     let held = Recipient { on_uncertain: OnUncertain::Hold, ..recipient(Status::Uncertain) };
     assert!(explain(&held, None, now()).unblock[0].call.is_some(), "an operator decides");
 }
 
 #[test]
-fn no_situation_is_without_words() {
+fn every_situation_has_a_summary() {
     let places = [0_u32, 1].into_iter().flat_map(|bits| (0..128_u32).map(move |more| more << 1 | bits));
     for bits in places {
         let is = |n: u32| bits & 1 << n != 0;
@@ -489,9 +495,9 @@ fn no_situation_is_without_words() {
         place.lane.blocked = is(4).then(blocked);
         place.lane.learned = is(5).then(|| learned(1.0));
         place.lane.of_stream.rate = is(6).then_some(0.1);
-        place.ahead = Some(mails(i64::from(is(7))));
-        let told = told(&place);
-        assert!(told.summary.ends_with('.') && told.summary.len() > 20, "{bits:b}: {}", told.summary);
-        assert!(!told.summary.contains("  ") && !told.summary.contains(".."), "{}", told.summary);
+        place.ahead = Some(messages(i64::from(is(7))));
+        let explained = explained(&place);
+        assert!(explained.summary.ends_with('.') && explained.summary.len() > 20, "{bits:b}: {}", explained.summary);
+        assert!(!explained.summary.contains("  ") && !explained.summary.contains(".."), "{}", explained.summary);
     }
 }

@@ -1,4 +1,4 @@
-//! What is told of a recipient that has not ended.
+//! Explains a recipient that has not reached an end state.
 
 use chrono::{DateTime, Utc};
 
@@ -6,10 +6,10 @@ use super::phrases::{attempts, before, capital, one_line, rate, said, span, time
 use super::{Blocker, Kind, Place, Recipient};
 use crate::domain::lane::{NO_WORKER, RateOf, given};
 
-/// What holds the recipient, then what else does, in a few sentences.
+/// Describes what blocks the recipient, then what else does, in a few sentences.
 pub(super) fn summary(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> String {
     let mut sentences = vec![main(kind, recipient, place, now)];
-    sentences.extend(beside(kind, recipient, place, now));
+    sentences.extend(secondary(kind, recipient, place, now));
     if !place.has_workers && !matches!(kind, Kind::NoWorker | Kind::InFlight) {
         sentences.push(NO_WORKER.into());
     }
@@ -30,7 +30,7 @@ fn main(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) ->
         Kind::Suspected => suspected(place, &due, now),
         Kind::Expiring if place.gives_up_at <= now => {
             format!(
-                "Its time ran out at {given_up}; it becomes `expired` at the next look at its lane, within a minute."
+                "Its time ran out at {given_up}; it becomes `expired` at the next check of its lane, within a minute."
             )
         }
         Kind::Expiring => format!("It expires at {given_up}: its time runs out before another attempt would be due."),
@@ -43,9 +43,9 @@ fn main(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) ->
         }),
         Kind::LaneBlocked => lane.block().unwrap_or_default(),
         Kind::NoWorker if place.lease.is_some() => in_progress(recipient, place),
-        Kind::NoWorker => format!("It is due{since}, but no worker is running (no heartbeat lately)."),
+        Kind::NoWorker => format!("It is due{since}, but no worker is running (no recent heartbeat)."),
         Kind::LearnedLimit | Kind::RateLimited => {
-            format!("{} {}.", lane.slowed().unwrap_or_default(), capital(&before(place.ahead)))
+            format!("{} {}.", lane.throttled().unwrap_or_default(), capital(&before(place.ahead)))
         }
         Kind::ConnectionsFull => format!("It is due{since}. {}.", full(place)),
         Kind::Queued => format!("It is due{since}, and {}.", before(place.ahead)),
@@ -53,8 +53,8 @@ fn main(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) ->
     }
 }
 
-/// What else holds it, or will once the first thing is out of the way; how far it came; and when it is given up.
-fn beside(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Vec<String> {
+/// Describes what else blocks it now or afterwards, its attempts so far, and when it expires.
+fn secondary(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Vec<String> {
     let lane = &place.lane;
     let mut sentences = Vec::new();
     let is_paused = matches!(kind, Kind::StreamPaused | Kind::LanePaused);
@@ -76,7 +76,7 @@ fn beside(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) 
         sentences.extend(expiring_behind(place, now));
     }
     if is_paused {
-        sentences.push(clock_stands_still(recipient, place, now));
+        sentences.push(window_during_pause(recipient, place, now));
     } else if is_block_told || kind == Kind::NoWorker {
         let end = if place.gives_up_at > now { "it is given up" } else { "it was to be given up" };
         sentences.push(format!("At {} {end}.", time(place.gives_up_at)));
@@ -84,7 +84,7 @@ fn beside(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) 
     sentences
 }
 
-/// The last reply, when the next attempt is due, and when it is given up.
+/// Describes the last reply, when the next attempt is due, and when it expires.
 fn retry_wait(recipient: &Recipient, place: &Place) -> String {
     let reply = recipient.reply.as_ref();
     let greylisted = if recipient.is_greylisted() {
@@ -93,7 +93,7 @@ fn retry_wait(recipient: &Recipient, place: &Place) -> String {
         ""
     };
     format!(
-        "{} failed for now, the last one at {}: {}.{greylisted} The next one is due at {}; at {} it is given up.",
+        "{} failed temporarily, the last one at {}: {}.{greylisted} The next one is due at {}; at {} it is given up.",
         capital(&attempts(recipient.attempts)),
         recipient.last_attempt_at.map_or_else(String::new, time),
         said(reply, recipient.mx.as_deref()),
@@ -102,7 +102,7 @@ fn retry_wait(recipient: &Recipient, place: &Place) -> String {
     )
 }
 
-/// Why it cannot be prepared, and when the next try is.
+/// Describes why it cannot be prepared, and when that is retried.
 fn put_off(place: &Place) -> String {
     let since = place.unprepared.as_ref().map_or_else(String::new, |why| format!(" since {}", time(why.since)));
     let why = place.unprepared.as_ref().map_or_else(
@@ -116,21 +116,21 @@ fn put_off(place: &Place) -> String {
     )
 }
 
-/// The retry window, and what an `expires_at` means meanwhile.
-fn clock_stands_still(recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> String {
+/// Describes the retry window during a pause, and what `expires_at` means meanwhile.
+fn window_during_pause(recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> String {
     match recipient.expires_at {
         Some(at) if at == place.gives_up_at => {
-            format!("Its expires_at holds all the same: at {} it expires.", time(at))
+            format!("Its `expires_at` still applies: it expires at {}.", time(at))
         }
         _ => {
             #[allow(clippy::cast_precision_loss, reason = "seconds of some days")]
             let left = (place.gives_up_at - now).num_seconds().max(0) as f64;
-            format!("Its retry window does not run meanwhile; {} of it are left.", span(left))
+            format!("Its retry window is suspended meanwhile; {} of it remain.", span(left))
         }
     }
 }
 
-/// The pause behind which it expires.
+/// Describes the pause during which it expires.
 fn expiring_behind(place: &Place, now: DateTime<Utc>) -> Option<String> {
     let lane = &place.lane;
     if place.gives_up_at <= now {
@@ -138,13 +138,13 @@ fn expiring_behind(place: &Place, now: DateTime<Utc>) -> Option<String> {
     }
     match (&lane.of_stream.paused, &lane.paused) {
         (Some(paused), _) => Some(format!(
-            "Stream `{}` is paused since {}{}; resumed before, it may still go.",
+            "Stream `{}` is paused since {}{}; if it is resumed before, the message may still be sent.",
             lane.stream,
             time(paused.at),
             given(paused)
         )),
         (None, Some(paused)) => Some(format!(
-            "Its lane is paused since {}{}; resumed before, it may still go.",
+            "Its lane is paused since {}{}; if it is resumed before, the message may still be sent.",
             time(paused.at),
             given(paused)
         )),
@@ -152,7 +152,7 @@ fn expiring_behind(place: &Place, now: DateTime<Utc>) -> Option<String> {
     }
 }
 
-/// The attempts so far, and when the next one would be due of itself.
+/// Describes the attempts so far, and when the next one would otherwise be due.
 fn history(recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> String {
     let own = place.due_at.filter(|due| *due > now && *due < place.gives_up_at);
     let own = own.map_or_else(String::new, |due| format!(" Its own next attempt is due at {}.", time(due)));
@@ -161,10 +161,10 @@ fn history(recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> String {
     }
     let last = said(recipient.reply.as_ref(), recipient.mx.as_deref());
     let at = recipient.last_attempt_at.map_or_else(String::new, |at| format!(" at {}", time(at)));
-    format!("{} failed for now, the last one{at}: {last}.{own}", capital(&attempts(recipient.attempts)))
+    format!("{} failed temporarily, the last one{at}: {last}.{own}", capital(&attempts(recipient.attempts)))
 }
 
-/// Which worker is at it, and what becomes of it where nothing is heard of that one.
+/// Describes the worker that has leased it, and what happens if that worker sends no heartbeats.
 fn in_progress(recipient: &Recipient, place: &Place) -> String {
     let Some(lease) = &place.lease else { return String::new() };
     let worker = lease.host.as_deref().map_or_else(|| "a worker".into(), |host| format!("worker `{host}`"));
@@ -172,7 +172,7 @@ fn in_progress(recipient: &Recipient, place: &Place) -> String {
     if !lease.is_over() {
         let silent = if lease.is_silent() {
             format!(
-                " That worker has sent no heartbeat for {}; after {} others take over.",
+                " That worker has sent no heartbeat for {}; after {} another worker takes over.",
                 span(lease.silence),
                 span(lease.term)
             )
@@ -181,17 +181,20 @@ fn in_progress(recipient: &Recipient, place: &Place) -> String {
         };
         return format!("Attempt {number} is in progress on {worker}.{silent}");
     }
-    let silence =
-        if lease.host.is_some() { format!(" for {}", span(lease.silence)) } else { ", and is off the list".into() };
+    let silence = if lease.host.is_some() {
+        format!(" for {}", span(lease.silence))
+    } else {
+        ", and is no longer registered".into()
+    };
     let gone = format!("{}, which had attempt {number} in progress, has sent no heartbeat{silence}", capital(&worker));
     if place.has_workers {
-        // A worker that has just begun lets everybody speak before it judges.
+        // A worker that has just started waits for every other worker's heartbeat first.
         return format!("{gone}: another worker releases its lease within {}.", span(lease.term));
     }
     format!("{gone}, and no other worker is running: its lease is released when one starts.")
 }
 
-/// Why it is treated with care, and when its turn is.
+/// Describes why it is quarantined, and when its turn is.
 fn suspected(place: &Place, due: &str, now: DateTime<Utc>) -> String {
     let workers = if place.crashes == 1 { "a worker".into() } else { format!("{} workers", place.crashes) };
     let turn =
@@ -202,7 +205,7 @@ fn suspected(place: &Place, due: &str, now: DateTime<Utc>) -> String {
     )
 }
 
-/// The same in fields.
+/// Returns the blocker as fields.
 pub(super) fn blocker(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Blocker {
     let lane = &place.lane;
     let due = place.due_at;
@@ -213,7 +216,7 @@ pub(super) fn blocker(kind: Kind, recipient: &Recipient, place: &Place, now: Dat
     };
     let (since, until, next_attempt_at) = match kind {
         Kind::Scheduled => (Some(recipient.created_at), due, due),
-        // Its own time is no use before the lane's next probe.
+        // It cannot start before the lane's next probe.
         Kind::RetryWait => (recipient.last_attempt_at, due, due.max(lane.open_at.filter(|_| lane.blocked.is_some()))),
         Kind::StreamPaused | Kind::LanePaused => (paused.map(|paused| paused.at), None, None),
         Kind::LaneBlocked => (lane.blocked.as_ref().map(|blocked| blocked.since), None, due.max(lane.open_at)),
@@ -226,7 +229,7 @@ pub(super) fn blocker(kind: Kind, recipient: &Recipient, place: &Place, now: Dat
         Kind::ConnectionsFull | Kind::Queued | Kind::NoWorker => (due, None, due),
         Kind::WorkerGone | Kind::Held | Kind::InFlight | Kind::Lost | Kind::Ended => (None, None, None),
     };
-    // Due in the past is due now, and nothing starts once its time has run out.
+    // A due time in the past means now, and nothing starts after the deadline.
     let next_attempt_at = next_attempt_at.map(|at| at.max(now)).filter(|at| *at < place.gives_up_at);
     Blocker { kind, since, until, rule: rule(kind, recipient, place), reply: recipient.reply.clone(), next_attempt_at }
 }
@@ -263,7 +266,7 @@ fn rule(kind: Kind, recipient: &Recipient, place: &Place) -> Option<String> {
     Some(rule)
 }
 
-/// Which limit is reached, as the start of a sentence.
+/// Describes which limit is reached, as the start of a sentence.
 fn full(place: &Place) -> String {
     let lane = &place.lane;
     match (lane.limits.connections, lane.of_stream.concurrency) {
@@ -275,7 +278,7 @@ fn full(place: &Place) -> String {
     }
 }
 
-/// `held: 3 workers died` without its first word.
+/// Returns the reason in `held: 3 workers died`.
 fn reason(held: Option<&str>) -> &str {
     held.map_or("no reason is known", |held| held.strip_prefix("held: ").unwrap_or(held))
 }

@@ -40,7 +40,7 @@ pub async fn verify(
     let keys: Vec<PublishedKey> = rows.iter().filter_map(KeyRow::published).collect();
     let terms = &api.domains.terms;
     let findings = dns::check(&api.domains.dns, records(terms, &name, &keys)).await;
-    let verdict = Verdict::of(terms, &name, &keys, findings);
+    let verdict = Verdict::new(terms, &name, &keys, findings);
     let now = api.clock.now();
     domains::checked(&api.db, tenant, &name, &verdict, &keys, now, now + verdict.next_check(terms, &keys)).await?;
     api.domains.senders.forget();

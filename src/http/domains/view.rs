@@ -74,7 +74,7 @@ impl DomainView {
         Self {
             keys: keys.collect(),
             records: dns_records::with_findings(records, &findings),
-            status: DomainStatus::of(row.checked_at, row.verified_at),
+            status: DomainStatus::from_checks(row.checked_at, row.verified_at),
             name: row.name,
             created_at: row.created_at,
             checked_at: row.checked_at,

@@ -150,7 +150,7 @@ pub async fn get(
         .collect();
     Ok(Json(ExplainedMessage {
         id,
-        status: MessageStatus::of(recipients.iter().map(|recipient| recipient.status)),
+        status: MessageStatus::from_recipients(recipients.iter().map(|recipient| recipient.status)),
         at: now,
         stream: message.stream,
         recipients,
@@ -268,7 +268,7 @@ impl Surroundings {
             finished_at: row.finished_at,
             reported_at: row.reported_at,
             complained_at: row.complained_at,
-            reply: Said::of(row.response_code, row.response_enhanced, row.response_text),
+            reply: Said::from_row(row.response_code, row.response_enhanced, row.response_text),
             mx: row.mx,
             tls: row.tls,
             on_uncertain: message.on_uncertain.parse().unwrap_or(OnUncertain::Retry),

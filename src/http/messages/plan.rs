@@ -394,7 +394,7 @@ fn as_accepted(message: &NewMessage, suppression: Option<&Suppression>) -> Recip
         reported_at: None,
         complained_at: None,
         finished_at: end.is_some().then_some(message.created_at),
-        reply: Said::of(None, None, end),
+        reply: Said::from_row(None, None, end),
         mx: None,
         tls: None,
         on_uncertain: message.on_uncertain,

@@ -271,7 +271,7 @@ impl Message {
             .collect();
         Self {
             id: MessageId(row.id),
-            status: MessageStatus::of(recipients.iter().map(|recipient| recipient.status)),
+            status: MessageStatus::from_recipients(recipients.iter().map(|recipient| recipient.status)),
             created_at: row.created_at,
             from: MailboxView { email: row.from_address, name: row.from_name },
             reply_to: row.reply_to,
@@ -304,7 +304,7 @@ impl Recipient {
             next_attempt_at: row.next_attempt_at,
             finished_at: row.finished_at,
             held: row.held,
-            response: Said::of(row.response_code, row.response_enhanced, row.response_text),
+            response: Said::from_row(row.response_code, row.response_enhanced, row.response_text),
             mx: row.mx,
             tls: row.tls,
             bounce: None,

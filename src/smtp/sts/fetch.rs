@@ -97,7 +97,7 @@ impl Fetcher {
 /// Resolves with our resolver, and to addresses of other people's machines only.
 async fn lookup(dns: &TokioResolver, host: &str, allow_loopback: bool) -> Result<Vec<IpAddr>, BoxError> {
     let found = dns.lookup_ip(format!("{host}.")).await?;
-    let allowed = |ip: &IpAddr| Place::of(*ip) == Place::Public || (allow_loopback && ip.is_loopback());
+    let allowed = |ip: &IpAddr| Place::classify(*ip) == Place::Public || (allow_loopback && ip.is_loopback());
     let addresses: Vec<_> = found.iter().filter(allowed).collect();
     if addresses.is_empty() { Err(format!("{host} has no public address").into()) } else { Ok(addresses) }
 }

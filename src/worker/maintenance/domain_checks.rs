@@ -56,7 +56,7 @@ impl DomainChecks {
         let rows = domains::keys(&self.db, tenant, &[name.to_owned()]).await?;
         let keys: Vec<PublishedKey> = rows.iter().filter_map(domains::KeyRow::published).collect();
         let findings = dns::check(&self.dns, records(&self.terms, name, &keys)).await;
-        let verdict = Verdict::of(&self.terms, name, &keys, findings);
+        let verdict = Verdict::new(&self.terms, name, &keys, findings);
         for selector in &verdict.seen {
             tracing::info!(
                 event = "dkim_key_activated",

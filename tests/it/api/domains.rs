@@ -120,7 +120,10 @@ async fn spf_is_evaluated_and_the_advice_passes() {
     assert_eq!(spf("v=spf1 include:spf.other.test -all").await, ok, "an include that covers this machine");
     assert_eq!(spf("v=spf1 redirect=spf.other.test").await, ok);
     for (record, why) in [
-        ("v=spf1 a:postrider.test inlude:spf.other.test -all", "permerror: `inlude:spf.other.test` is no mechanism"),
+        (
+            "v=spf1 a:postrider.test inlude:spf.other.test -all",
+            "permerror: `inlude:spf.other.test` is not an SPF mechanism",
+        ),
         ("v=spf1 include:nothing.test a:postrider.test -all", "nothing.test has no SPF record"),
         ("v=spf1 -ip4:192.0.2.1 a:postrider.test +all", "evaluated as fail: `-ip4:192.0.2.1` of acme.test matches"),
     ] {

@@ -290,7 +290,7 @@ async fn each_recipient_for_itself_and_without_a_row_as_lost() {
     let bo = app.get(&path).await.body["recipients"][1].clone();
     assert_eq!(
         bo["summary"],
-        "It was refused for good at 2026-11-23T12:00:00Z (hard/unknown_user), after 1 attempt: 127.0.0.1 said “550 5.1.1 no such \
+        "It was refused permanently at 2026-11-23T12:00:00Z (hard/unknown_user), after 1 attempt: 127.0.0.1 said “550 5.1.1 no such \
          user”. The address is suppressed for all streams since 2026-11-23T12:00:00Z (hard_bounce): new messages to it are not sent."
     );
     app.sql("CREATE TABLE taken AS TABLE queue; DELETE FROM queue").await;

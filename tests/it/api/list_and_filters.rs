@@ -119,7 +119,7 @@ async fn the_filter_by_status_agrees_with_the_status_shown() {
                 .fetch_one(&mut *tx)
                 .await
                 .unwrap();
-        let rust = serde_json::to_value(MessageStatus::of([one, two])).unwrap();
+        let rust = serde_json::to_value(MessageStatus::from_recipients([one, two])).unwrap();
         assert_eq!(rust, json!(sql), "pair {n}: {one} and {two}");
         tx.rollback().await.unwrap();
     }

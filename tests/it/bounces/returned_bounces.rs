@@ -70,7 +70,7 @@ async fn a_relayed_mail_bounces_once_however_often_the_bounce_comes() {
 
     let explained = app.get(&format!("/v1/messages/{id}/explain")).await.body["recipients"][0].clone();
     let summary = explained["summary"].as_str().unwrap();
-    assert!(summary.starts_with("A notification that came back at 2026-11-23T12:00:00Z says"), "{summary}");
+    assert!(summary.starts_with("A delivery report received at 2026-11-23T12:00:00Z says"), "{summary}");
     assert!(summary.ends_with("after 1 attempt: “550 5.1.1 no such user”."), "{summary}");
 }
 

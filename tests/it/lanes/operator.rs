@@ -28,7 +28,7 @@ async fn a_paused_stream_keeps_its_messages_for_weeks() {
     assert_eq!(app.status(&hard.id).await, "expired", "the application's own limit holds");
     assert_eq!(app.status(&mail.id).await, "queued");
     let (_, told) = explained(&app, &mail.id).await;
-    assert!(told["summary"].as_str().unwrap().contains("retry window does not run meanwhile; 3 days"), "{told}");
+    assert!(told["summary"].as_str().unwrap().contains("retry window is suspended meanwhile; 3 days"), "{told}");
 
     app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 disk full\r\n"]);
     app.post("/v1/streams/transactional/resume", &json!({})).await;
@@ -105,7 +105,7 @@ async fn a_refused_login_is_named_in_lane_and_explain() {
     app.run_until_idle().await;
     let (lane, told) = explained(&app, &mail.id).await;
     let summary = told["summary"].as_str().unwrap();
-    assert!(summary.contains("does not let us log in") && summary.contains("wrong password"), "{summary}");
+    assert!(summary.contains("rejects the login") && summary.contains("wrong password"), "{summary}");
     let lane = app.get(&format!("/v1/lanes/{lane}")).await.body;
     assert_eq!(lane["blocked"]["cause"], "auth", "{lane}");
     assert!(lane["reason"].as_str().unwrap().contains("535 5.7.8 wrong password"), "{lane}");

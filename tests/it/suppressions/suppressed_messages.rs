@@ -77,7 +77,7 @@ async fn a_message_to_nobody_else_is_kept_and_explained() {
     let call = ann["unblock"][0]["call"].as_str().unwrap().strip_prefix("DELETE ").unwrap().to_owned();
     assert_eq!(app.delete(&call).await.status, 204, "what is proposed helps: {call}");
     let ann = explained(&app, &id).await;
-    assert!(ann["summary"].as_str().unwrap().contains("not on the list any more"), "{ann}");
+    assert!(ann["summary"].as_str().unwrap().contains("no longer on the list"), "{ann}");
     let retried = app.send(json!({})).await;
     app.run_until_idle().await;
     assert_eq!(app.status(&retried.id).await, "relayed");

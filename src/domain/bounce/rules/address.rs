@@ -1,11 +1,11 @@
-//! Words of the address itself. The last of them alone gives an address up.
+//! Phrases about the address itself. Only the rules for [`UnknownUser`] suppress an address.
 
 use super::Rule;
 use crate::domain::bounce::BounceType::{Hard, Soft};
 use crate::domain::bounce::Category::{BadAddress, MailboxDisabled, Moved, Routing, UnknownUser};
 
 pub(super) const WORDS: &[Rule] = &[
-    Rule::of("words-disabled-for-now", Soft, MailboxDisabled).words(&[
+    Rule::new("words-disabled-for-now", Soft, MailboxDisabled).words(&[
         "temporarily disabled",
         "disabled temporar",
         "suspended temporar",
@@ -17,7 +17,7 @@ pub(super) const WORDS: &[Rule] = &[
         "temporarily locked",
         "temporarily blocked",
     ]),
-    Rule::of("words-disabled", Hard, MailboxDisabled)
+    Rule::new("words-disabled", Hard, MailboxDisabled)
         .words(&[
             "account disabled",
             "mailbox disabled",
@@ -70,7 +70,7 @@ pub(super) const WORDS: &[Rule] = &[
             "is retired",
         ])
         .without(&["ip address", "sender"]),
-    Rule::of("words-moved", Hard, Moved).words(&[
+    Rule::new("words-moved", Hard, Moved).words(&[
         "has moved",
         "have moved",
         "moved to",
@@ -81,13 +81,13 @@ pub(super) const WORDS: &[Rule] = &[
         "changed*email address",
         "been replaced by",
     ]),
-    // Directory-based edge blocking of Exchange Online: it knows all its recipients, and this is none.
-    Rule::of("outlook-edge", Hard, UnknownUser)
+    // Directory-based edge blocking of Exchange Online: it knows all its recipients, and this is not one.
+    Rule::new("outlook-edge", Hard, UnknownUser)
         .words(&["recipient address rejected: access denied"])
         .enhanced(&[(4, 1, 1)]),
-    // Said by outlook.com and hotmail.com (with a code such as S2017062302) and by GMX, web.de and mail.com of an
-    // address that they do not have; others say it of anything.
-    Rule::of("provider-unavailable", Hard, UnknownUser).words(&[
+    // Used by outlook.com and hotmail.com (with a code such as S2017062302) and by GMX, web.de and mail.com for an
+    // unknown address; others use it for anything.
+    Rule::new("provider-unavailable", Hard, UnknownUser).words(&[
         "mailbox unavailable*outlook.com",
         "mailbox unavailable (s20",
         "mailbox unavailable*postmaster.gmx",
@@ -95,15 +95,15 @@ pub(super) const WORDS: &[Rule] = &[
         "mailbox unavailable*postmaster.mail.com",
         "mailbox unavailable*postmaster.1und1",
     ]),
-    // iCloud says 5.1.6 (moved) of accounts that are gone.
-    Rule::of("icloud-gone", Hard, UnknownUser).words(&["recipient no longer on server"]),
-    // Exim's words for a user that it does not know. Of its own DSNs, without digits, they tell of an unknown domain and of
-    // a wrong configuration as well.
-    Rule::of("exim-unknown", Hard, UnknownUser)
+    // iCloud replies 5.1.6 (moved) for deleted accounts.
+    Rule::new("icloud-gone", Hard, UnknownUser).words(&["recipient no longer on server"]),
+    // Exim's phrase for an unknown user. In its own DSNs, without digits, it also means an unknown domain or a wrong
+    // configuration.
+    Rule::new("exim-unknown", Hard, UnknownUser)
         .words(&["unrouteable address", "unroutable address"])
         .codes(&[(550, 550)]),
-    Rule::of("exim-unrouteable", Hard, Routing).words(&["unrouteable address", "unroutable address"]),
-    Rule::of("words-unknown-user", Hard, UnknownUser)
+    Rule::new("exim-unrouteable", Hard, Routing).words(&["unrouteable address", "unroutable address"]),
+    Rule::new("words-unknown-user", Hard, UnknownUser)
         .words(&[
             "user unknown",
             "unknown user",
@@ -301,7 +301,7 @@ pub(super) const WORDS: &[Rule] = &[
             "domain unknown",
             "domain of",
         ]),
-    Rule::of("words-bad-address", Hard, BadAddress).words(&[
+    Rule::new("words-bad-address", Hard, BadAddress).words(&[
         "malformed address",
         "address syntax",
         "syntax error*address",

@@ -1,5 +1,5 @@
-//! Where the words leave doubts: words that only hint, enhanced codes (RFC 3463, 7372, 7504, 7505 and what Exchange Online adds),
-//! and at last the three digits.
+//! Rules for ambiguous texts: weak phrases, enhanced codes (RFC 3463, 7372, 7504, 7505 and Exchange Online's own), and
+//! finally the three digits.
 
 use super::Rule;
 use crate::domain::bounce::BounceType::{Block, Hard, Soft, Undetermined};
@@ -9,10 +9,10 @@ use crate::domain::bounce::Category::{
     SenderRejected, Size, SpamContent, System, Tls, UnknownUser, Unreachable,
 };
 
-/// Before the codes, so that a refusal for other reasons with 5.1.1 gives no address up.
+/// Weak phrases, before the codes, so that a refusal for other reasons with 5.1.1 does not suppress the address.
 pub(super) const WEAK_WORDS: &[Rule] = &[
-    Rule::of("hint-spam", Block, SpamContent).words(&["spam", "unsolicited", "junk"]).without(&["spamtrap"]),
-    Rule::of("hint-policy", Block, Policy)
+    Rule::new("hint-spam", Block, SpamContent).words(&["spam", "unsolicited", "junk"]).without(&["spamtrap"]),
+    Rule::new("hint-policy", Block, Policy)
         .words(&[
             "policy",
             "policies",
@@ -46,50 +46,51 @@ pub(super) const WEAK_WORDS: &[Rule] = &[
             "access rule",
         ])
         .without(&["mailbox name"]),
-    // A code inside the text: what another server said, behind the one that tells.
-    Rule::of("code-in-text", Hard, UnknownUser).words(&["550 5.1.1", "550-5.1.1", "#5.1.1"]),
+    // A code inside the text: the reply of another server behind this one.
+    Rule::new("code-in-text", Hard, UnknownUser).words(&["550 5.1.1", "550-5.1.1", "#5.1.1"]),
 ];
 
 /// Enhanced codes.
 pub(super) const ENHANCED: &[Rule] = &[
-    Rule::of("x.1.1", Hard, UnknownUser).enhanced(&[(1, 1, 1)]),
-    Rule::of("x.1.2", Hard, BadDomain).enhanced(&[(1, 2, 2), (1, 10, 10), (4, 4, 4), (4, 310, 310)]),
-    Rule::of("x.1.3", Hard, BadAddress).enhanced(&[(1, 0, 0), (1, 3, 4)]),
-    Rule::of("x.1.6", Hard, Moved).enhanced(&[(1, 6, 6)]),
-    Rule::of("x.1.8", Block, SenderRejected).enhanced(&[(1, 7, 9), (7, 27, 27)]),
-    Rule::of("x.2.1", Hard, MailboxDisabled).enhanced(&[(2, 1, 1)]),
-    Rule::of("x.2.2", Soft, MailboxFull).enhanced(&[(2, 2, 2)]),
-    Rule::of("x.2.3", Soft, Size).enhanced(&[(2, 3, 3), (3, 4, 4)]),
-    Rule::of("x.3", Soft, System).enhanced(&[(3, 0, 3), (3, 5, 999), (2, 4, 4), (4, 5, 5), (4, 0, 0)]),
-    Rule::of("x.4.1", Soft, Unreachable).enhanced(&[(4, 1, 2), (4, 313, 315), (4, 317, 318)]),
-    Rule::of("x.4.3", Soft, Dns).enhanced(&[(4, 3, 3), (4, 311, 312)]),
-    Rule::of("x.4.6", Soft, Routing).enhanced(&[(4, 6, 6), (4, 14, 14)]),
-    Rule::of("x.4.7", Soft, Expired).enhanced(&[(4, 7, 7), (4, 300, 300), (4, 316, 316)]),
-    Rule::of("x.5.3", Soft, RateLimit).enhanced(&[(5, 3, 3), (7, 28, 28), (2, 121, 122), (7, 232, 233)]),
-    Rule::of("x.6", Block, Format).enhanced(&[(6, 0, 999)]),
-    Rule::of("x.7.2", Block, Restricted).enhanced(&[(7, 2, 2), (7, 17, 19), (7, 124, 136)]),
-    Rule::of("x.7.7", Block, Authentication).enhanced(&[
+    Rule::new("x.1.1", Hard, UnknownUser).enhanced(&[(1, 1, 1)]),
+    Rule::new("x.1.2", Hard, BadDomain).enhanced(&[(1, 2, 2), (1, 10, 10), (4, 4, 4), (4, 310, 310)]),
+    Rule::new("x.1.3", Hard, BadAddress).enhanced(&[(1, 0, 0), (1, 3, 4)]),
+    Rule::new("x.1.6", Hard, Moved).enhanced(&[(1, 6, 6)]),
+    Rule::new("x.1.8", Block, SenderRejected).enhanced(&[(1, 7, 9), (7, 27, 27)]),
+    Rule::new("x.2.1", Hard, MailboxDisabled).enhanced(&[(2, 1, 1)]),
+    Rule::new("x.2.2", Soft, MailboxFull).enhanced(&[(2, 2, 2)]),
+    Rule::new("x.2.3", Soft, Size).enhanced(&[(2, 3, 3), (3, 4, 4)]),
+    Rule::new("x.3", Soft, System).enhanced(&[(3, 0, 3), (3, 5, 999), (2, 4, 4), (4, 5, 5), (4, 0, 0)]),
+    Rule::new("x.4.1", Soft, Unreachable).enhanced(&[(4, 1, 2), (4, 313, 315), (4, 317, 318)]),
+    Rule::new("x.4.3", Soft, Dns).enhanced(&[(4, 3, 3), (4, 311, 312)]),
+    Rule::new("x.4.6", Soft, Routing).enhanced(&[(4, 6, 6), (4, 14, 14)]),
+    Rule::new("x.4.7", Soft, Expired).enhanced(&[(4, 7, 7), (4, 300, 300), (4, 316, 316)]),
+    Rule::new("x.5.3", Soft, RateLimit).enhanced(&[(5, 3, 3), (7, 28, 28), (2, 121, 122), (7, 232, 233)]),
+    Rule::new("x.6", Block, Format).enhanced(&[(6, 0, 999)]),
+    Rule::new("x.7.2", Block, Restricted).enhanced(&[(7, 2, 2), (7, 17, 19), (7, 124, 136)]),
+    Rule::new("x.7.7", Block, Authentication).enhanced(&[
         (7, 7, 7),
         (7, 20, 26),
         (7, 29, 29),
         (7, 509, 509),
         (7, 515, 515),
     ]),
-    Rule::of("x.7.8", Block, RelayDenied).enhanced(&[(7, 8, 9), (7, 13, 13), (7, 54, 54), (7, 64, 64)]),
-    Rule::of("x.7.10", Soft, Tls).enhanced(&[(7, 10, 11), (7, 30, 30), (7, 320, 325)]),
-    Rule::of("outlook-listed", Block, Blocklist).enhanced(&[(7, 606, 649)]),
-    Rule::of("outlook-reputation", Block, Reputation).enhanced(&[(7, 501, 508), (7, 510, 514), (7, 700, 750)]),
-    Rule::of("gmail-harmful", Block, HarmfulContent).words(&["blockedmessage"]).enhanced(&[(7, 0, 0)]),
-    Rule::of("x.7.1", Block, Policy).enhanced(&[(7, 0, 999)]),
+    Rule::new("x.7.8", Block, RelayDenied).enhanced(&[(7, 8, 9), (7, 13, 13), (7, 54, 54), (7, 64, 64)]),
+    Rule::new("x.7.10", Soft, Tls).enhanced(&[(7, 10, 11), (7, 30, 30), (7, 320, 325)]),
+    Rule::new("outlook-listed", Block, Blocklist).enhanced(&[(7, 606, 649)]),
+    Rule::new("outlook-reputation", Block, Reputation).enhanced(&[(7, 501, 508), (7, 510, 514), (7, 700, 750)]),
+    Rule::new("gmail-harmful", Block, HarmfulContent).words(&["blockedmessage"]).enhanced(&[(7, 0, 0)]),
+    Rule::new("x.7.1", Block, Policy).enhanced(&[(7, 0, 999)]),
 ];
 
-/// What is left.
+/// The remaining rules.
 pub(super) const REST: &[Rule] = &[
-    // RFC 5321 §4.2.2 has these words for 550, "mailbox not found" first. As policy may be meant too, no address is given up.
-    Rule::of("rfc5321-550", Hard, Other)
+    // RFC 5321 §4.2.2 has these words for 550, "mailbox not found" first. It may also mean policy, so it does not
+    // suppress.
+    Rule::new("rfc5321-550", Hard, Other)
         .words(&["action not taken: mailbox unavailable", "action not taken: mailbox is unavailable"])
         .codes(&[(550, 550)]),
-    Rule::of("words-system", Soft, System).words(&[
+    Rule::new("words-system", Soft, System).words(&[
         "system storage",
         "system error",
         "local error",
@@ -129,7 +130,7 @@ pub(super) const REST: &[Rule] = &[
         "command died",
         "pipe to",
     ]),
-    Rule::of("words-protocol", Undetermined, Protocol).words(&[
+    Rule::new("words-protocol", Undetermined, Protocol).words(&[
         "syntax error",
         "bad sequence",
         "command not",
@@ -140,13 +141,13 @@ pub(super) const REST: &[Rule] = &[
         "protocol error",
         "unknown command",
     ]),
-    Rule::of("x.5", Undetermined, Protocol).enhanced(&[(5, 1, 999)]),
-    Rule::of("500", Undetermined, Protocol).codes(&[(500, 504), (555, 555)]),
-    Rule::of("530", Block, RelayDenied).codes(&[(530, 538)]),
-    Rule::of("541", Block, Policy).codes(&[(541, 541)]),
-    Rule::of("551", Hard, Moved).codes(&[(551, 551)]),
-    Rule::of("552", Soft, Other).codes(&[(552, 552)]),
-    Rule::of("553", Undetermined, BadAddress).codes(&[(553, 553)]),
-    Rule::of("556", Hard, BadDomain).codes(&[(556, 556)]),
-    Rule::of("4xx", Soft, Other).codes(&[(400, 499)]),
+    Rule::new("x.5", Undetermined, Protocol).enhanced(&[(5, 1, 999)]),
+    Rule::new("500", Undetermined, Protocol).codes(&[(500, 504), (555, 555)]),
+    Rule::new("530", Block, RelayDenied).codes(&[(530, 538)]),
+    Rule::new("541", Block, Policy).codes(&[(541, 541)]),
+    Rule::new("551", Hard, Moved).codes(&[(551, 551)]),
+    Rule::new("552", Soft, Other).codes(&[(552, 552)]),
+    Rule::new("553", Undetermined, BadAddress).codes(&[(553, 553)]),
+    Rule::new("556", Hard, BadDomain).codes(&[(556, 556)]),
+    Rule::new("4xx", Soft, Other).codes(&[(400, 499)]),
 ];

@@ -1,11 +1,11 @@
-//! Words of refusals in other languages than English, as notices and servers have them.
+//! Phrases in languages other than English, from notices and servers.
 
 use super::Rule;
 use crate::domain::bounce::BounceType::{Block, Hard, Soft};
 use crate::domain::bounce::Category::{MailboxFull, Size, SpamContent, UnknownUser};
 
 pub(super) const WORDS: &[Rule] = &[
-    Rule::of("foreign-spam", Block, SpamContent).words(&[
+    Rule::new("foreign-spam", Block, SpamContent).words(&[
         "迷惑メール",
         "スパム",
         "垃圾邮件",
@@ -15,7 +15,7 @@ pub(super) const WORDS: &[Rule] = &[
         "unerwünschte",
         "indésirable",
     ]),
-    Rule::of("foreign-full", Soft, MailboxFull).words(&[
+    Rule::new("foreign-full", Soft, MailboxFull).words(&[
         "容量*超え",
         "容量*超過",
         "容量オーバー",
@@ -50,7 +50,7 @@ pub(super) const WORDS: &[Rule] = &[
         "skrzynka*pełna",
         "kutusu*dolu",
     ]),
-    Rule::of("foreign-size", Soft, Size).words(&[
+    Rule::new("foreign-size", Soft, Size).words(&[
         "サイズ*超え",
         "サイズ*超過",
         "サイズ制限",
@@ -64,7 +64,7 @@ pub(super) const WORDS: &[Rule] = &[
         "muito grande",
         "слишком больш",
     ]),
-    Rule::of("foreign-unknown-user", Hard, UnknownUser)
+    Rule::new("foreign-unknown-user", Hard, UnknownUser)
         .words(&[
             "宛先*存在しません",
             "宛先*見つかりません",

@@ -1,4 +1,4 @@
-//! Words that refuse the sender or the mail, whatever the code: nothing is said of the address.
+//! Phrases that refuse the sender or the message, whatever the code: they say nothing about the address.
 
 use super::Rule;
 use crate::domain::bounce::BounceType::{Block, Soft};
@@ -8,7 +8,7 @@ use crate::domain::bounce::Category::{
 };
 
 pub(super) const WORDS: &[Rule] = &[
-    Rule::of("words-harmful", Block, HarmfulContent)
+    Rule::new("words-harmful", Block, HarmfulContent)
         .words(&[
             "virus",
             "malware",
@@ -29,7 +29,7 @@ pub(super) const WORDS: &[Rule] = &[
             "executable",
         ])
         .without(&["antivirus", "anti-virus", "virus scan"]),
-    Rule::of("words-authentication", Block, Authentication)
+    Rule::new("words-authentication", Block, Authentication)
         .words(&[
             "dmarc",
             "dkim",
@@ -74,7 +74,7 @@ pub(super) const WORDS: &[Rule] = &[
             "forward-confirmed",
         ])
         .without(&["resolver.rst"]),
-    Rule::of("words-harmful-link", Block, SpamContent).words(&[
+    Rule::new("words-harmful-link", Block, SpamContent).words(&[
         "url*blacklist",
         "url*blocklist",
         "url*block list",
@@ -83,7 +83,7 @@ pub(super) const WORDS: &[Rule] = &[
         "hvu:b",
         "link*blacklist",
     ]),
-    Rule::of("words-greylisting", Soft, Greylisting).words(&[
+    Rule::new("words-greylisting", Soft, Greylisting).words(&[
         "greylist",
         "graylist",
         "grey list",
@@ -91,7 +91,7 @@ pub(super) const WORDS: &[Rule] = &[
         "grey-list",
         "gray-list",
     ]),
-    Rule::of("words-blocklist", Block, Blocklist).words(&[
+    Rule::new("words-blocklist", Block, Blocklist).words(&[
         "spamhaus",
         "spamcop",
         "barracudacentral",
@@ -133,7 +133,7 @@ pub(super) const WORDS: &[Rule] = &[
         "con:b",
         "network is*block",
     ]),
-    Rule::of("words-rate", Soft, RateLimit).words(&[
+    Rule::new("words-rate", Soft, RateLimit).words(&[
         "rate limit",
         "ratelimit",
         "rate-limit",
@@ -171,7 +171,7 @@ pub(super) const WORDS: &[Rule] = &[
         "volume*complaints",
         "unexpected volume",
     ]),
-    Rule::of("words-sender", Block, SenderRejected).words(&[
+    Rule::new("words-sender", Block, SenderRejected).words(&[
         "sender verify",
         "sender verification",
         "sender address",
@@ -207,7 +207,7 @@ pub(super) const WORDS: &[Rule] = &[
         "mail from*denied",
         "from header*not",
     ]),
-    Rule::of("words-spam", Block, SpamContent)
+    Rule::new("words-spam", Block, SpamContent)
         .words(&[
             "spam message",
             "message*spam",
@@ -248,7 +248,7 @@ pub(super) const WORDS: &[Rule] = &[
             "antispam",
         ])
         .without(&["spamtrap"]),
-    Rule::of("words-reputation", Block, Reputation).words(&[
+    Rule::new("words-reputation", Block, Reputation).words(&[
         "reputation",
         "senderbase",
         "senderscore",
@@ -267,7 +267,7 @@ pub(super) const WORDS: &[Rule] = &[
         "messages from*werent sent",
         "unregistered domain",
     ]),
-    Rule::of("words-restricted", Block, Restricted).words(&[
+    Rule::new("words-restricted", Block, Restricted).words(&[
         "resolver.rst.authrequired",
         "resolver.rst.notauthorized",
         "resolver.rst.sendernotauth",
@@ -308,7 +308,7 @@ pub(super) const WORDS: &[Rule] = &[
         "recipient*has blocked",
         "non-western",
     ]),
-    Rule::of("words-relay", Block, RelayDenied).words(&[
+    Rule::new("words-relay", Block, RelayDenied).words(&[
         "relaying denied",
         "relay denied",
         "relay access denied",

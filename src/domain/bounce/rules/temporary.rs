@@ -1,11 +1,11 @@
-//! Words of what passes, or of what was waited for too long: never a reason to give an address up.
+//! Phrases about temporary conditions or expiry: they never suppress an address.
 
 use super::Rule;
 use crate::domain::bounce::BounceType::Soft;
 use crate::domain::bounce::Category::{Expired, MailboxFull, Size};
 
 pub(super) const WORDS: &[Rule] = &[
-    Rule::of("words-size", Soft, Size)
+    Rule::new("words-size", Soft, Size)
         .words(&[
             "message too large",
             "message too big",
@@ -31,7 +31,7 @@ pub(super) const WORDS: &[Rule] = &[
             "too big to",
         ])
         .without(&["mailbox*full", "quota", "mailbox size", "mailbox exceed"]),
-    Rule::of("words-full", Soft, MailboxFull).words(&[
+    Rule::new("words-full", Soft, MailboxFull).words(&[
         "mailbox full",
         "mailbox*is full",
         "mailbox for*full",
@@ -56,7 +56,7 @@ pub(super) const WORDS: &[Rule] = &[
         "not enough storage",
         "mailbox*no space",
     ]),
-    Rule::of("words-expired", Soft, Expired).words(&[
+    Rule::new("words-expired", Soft, Expired).words(&[
         "message expired",
         "queue.expired",
         "queue too long",

@@ -1,11 +1,11 @@
-//! Words of the way to the mailbox: names, routes, connections, TLS; and of a mail whose form is refused.
+//! Phrases about transport: names, routes, connections, TLS; and about a message whose form is refused.
 
 use super::Rule;
 use crate::domain::bounce::BounceType::{Block, Hard, Soft};
 use crate::domain::bounce::Category::{BadDomain, Dns, Format, Routing, Tls, Unreachable};
 
 pub(super) const WORDS: &[Rule] = &[
-    Rule::of("words-dns", Soft, Dns)
+    Rule::new("words-dns", Soft, Dns)
         .words(&[
             "host not found, try again",
             "temporary lookup failure",
@@ -35,7 +35,7 @@ pub(super) const WORDS: &[Rule] = &[
             "dns error: domain name not found",
             "answer with no data",
         ]),
-    Rule::of("words-domain", Hard, BadDomain).words(&[
+    Rule::new("words-domain", Hard, BadDomain).words(&[
         "no such domain",
         "domain not found",
         "domain*does not exist",
@@ -104,7 +104,7 @@ pub(super) const WORDS: &[Rule] = &[
         "domain is not valid",
         "domain*isnt valid",
     ]),
-    Rule::of("words-loop", Soft, Routing).words(&[
+    Rule::new("words-loop", Soft, Routing).words(&[
         "mail loop",
         "loops back",
         "looping",
@@ -122,7 +122,7 @@ pub(super) const WORDS: &[Rule] = &[
         "loop alert",
         "duplicated message-id",
     ]),
-    Rule::of("words-tls", Soft, Tls)
+    Rule::new("words-tls", Soft, Tls)
         .words(&[
             "starttls",
             "tls required",
@@ -142,7 +142,7 @@ pub(super) const WORDS: &[Rule] = &[
             "mta-sts",
         ])
         .without(&["must be authenticated"]),
-    Rule::of("words-unreachable", Soft, Unreachable).words(&[
+    Rule::new("words-unreachable", Soft, Unreachable).words(&[
         "connection timed out",
         "connection refused",
         "connection reset",
@@ -173,7 +173,7 @@ pub(super) const WORDS: &[Rule] = &[
         "not reachable",
         "server isnt responding",
     ]),
-    Rule::of("words-format", Block, Format).words(&[
+    Rule::new("words-format", Block, Format).words(&[
         "line too long",
         "lines too long",
         "line length",

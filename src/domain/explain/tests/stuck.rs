@@ -1,4 +1,4 @@
-//! Several things that hold at once, and failures that are ours.
+//! Several blockers at once, and errors of this installation.
 
 use super::*;
 
@@ -8,44 +8,49 @@ fn a_deferred_recipient_of_a_blocked_lane_names_both() {
     place.due_at = Some(at(20));
     place.lane.blocked = Some(Blocked { cause: Some(Cause::Auth), reply: Some("535 5.7.8 bad".into()), ..blocked() });
     place.lane.open_at = Some(at(30));
-    let told = explain(&tried(Status::Deferred, 535, "bad"), Some(&place), now());
-    assert_eq!((told.blocker.kind, told.blocker.next_attempt_at), (Kind::RetryWait, Some(at(30))));
-    for words in [
-        "2 attempts failed",
-        "does not let us log in, since 1970-01-01T00:03:00Z",
-        "probe is due at 1970-01-01T00:30:00Z",
-    ] {
-        assert!(told.summary.contains(words), "{}", told.summary);
+    let explained = explain(&tried(Status::Deferred, 535, "bad"), Some(&place), now());
+    assert_eq!((explained.blocker.kind, explained.blocker.next_attempt_at), (Kind::RetryWait, Some(at(30))));
+    for words in
+        ["2 attempts failed", "rejects the login, since 1970-01-01T00:03:00Z", "probe is due at 1970-01-01T00:30:00Z"]
+    {
+        assert!(explained.summary.contains(words), "{}", explained.summary);
     }
-    assert!(told.unblock[0].action.starts_with("Correct the user name"), "{:?}", told.unblock);
-    assert!(told.unblock[1].action.starts_with("Once that is fixed"), "{:?}", told.unblock);
+    assert!(explained.unblock[0].action.starts_with("Correct the user name"), "{:?}", explained.unblock);
+    assert!(explained.unblock[1].action.starts_with("Once that is fixed"), "{:?}", explained.unblock);
 }
 
 #[test]
 fn greylisting_advises_to_wait() {
     let mut place = place();
     place.due_at = Some(at(20));
-    let told = explain(&tried(Status::Deferred, 451, "Greylisted, come back"), Some(&place), now());
-    assert_eq!((told.unblock.len(), &told.unblock[0].call), (1, &None));
-    assert!(told.summary.contains("That is greylisting"), "{}", told.summary);
+    let explained = explain(&tried(Status::Deferred, 451, "Greylisted, come back"), Some(&place), now());
+    assert_eq!((explained.unblock.len(), &explained.unblock[0].call), (1, &None));
+    assert!(explained.summary.contains("That is greylisting"), "{}", explained.summary);
 }
 
 #[test]
-fn what_cannot_be_prepared_names_the_error_and_its_beginning() {
+fn unprepared_recipient_names_the_error_and_its_start() {
     let mut place = place();
     place.due_at = Some(at(11));
     let error = "messages from domain acme.test cannot be signed: secret_key is not set".to_owned();
     place.unprepared = Some(NotPrepared { error: error.clone(), since: at(4) });
-    let told = told(&place);
-    assert_eq!((told.blocker.kind, told.blocker.since, told.blocker.rule), (Kind::PutOff, Some(at(4)), Some(error)));
-    assert!(told.summary.contains("domain acme.test") && told.summary.contains("00:04:00Z"), "{}", told.summary);
-    assert_eq!(told.unblock[1].call.as_deref(), Some("POST /v1/lanes/lane_7/reset"));
+    let explained = explained(&place);
+    assert_eq!(
+        (explained.blocker.kind, explained.blocker.since, explained.blocker.rule),
+        (Kind::PutOff, Some(at(4)), Some(error))
+    );
+    assert!(
+        explained.summary.contains("domain acme.test") && explained.summary.contains("00:04:00Z"),
+        "{}",
+        explained.summary
+    );
+    assert_eq!(explained.unblock[1].call.as_deref(), Some("POST /v1/lanes/lane_7/reset"));
 }
 
 #[test]
 fn a_bounce_names_its_meaning_and_the_suppression() {
     let bounce = BounceSaid { kind: "hard".into(), category: "unknown_user".into(), source: "smtp".into() };
     let bounced = Recipient { bounce: Some(bounce), ..tried(Status::Bounced, 550, "no such user") };
-    let told = explain(&bounced, None, now());
-    assert!(told.summary.contains("(hard/unknown_user)"), "{}", told.summary);
+    let explained = explain(&bounced, None, now());
+    assert!(explained.summary.contains("(hard/unknown_user)"), "{}", explained.summary);
 }

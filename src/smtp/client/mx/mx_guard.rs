@@ -19,7 +19,7 @@ pub(in crate::smtp) struct MxGuard {
 impl MxGuard {
     /// Whether this address of `host` may be a mail exchanger's. Says why not, and what would permit it.
     pub fn check(&self, host: &str, ip: IpAddr) -> Result<(), String> {
-        let place = Place::of(ip);
+        let place = Place::classify(ip);
         let is_admitted = match place {
             Place::Public => true,
             Place::Loopback => self.loopback,
@@ -36,7 +36,7 @@ impl MxGuard {
 
     /// Whether an address literal may be sent to, which is so where a setting speaks of its address.
     pub fn admits_literal(&self, literal: &str, ip: IpAddr) -> bool {
-        let is_public = Place::of(ip) == Place::Public;
+        let is_public = Place::classify(ip) == Place::Public;
         (!is_public && self.check(literal, ip).is_ok()) || self.allowed.names(literal, ip)
     }
 
