@@ -21,54 +21,54 @@ use crate::http::auth::Caller;
 use crate::http::params::Params;
 use crate::http::{Api, ApiError, Problem};
 
-/// Events a page has unless the caller says otherwise, and how many it may have.
+/// Default and maximum page size.
 const LIMITS: (i64, i64) = (100, 1_000);
-/// The longest wait, in seconds: proxies commonly give up at 60.
+/// Maximum long poll, in seconds: proxies commonly time out after 60.
 const LONGEST_WAIT: u64 = 55;
 
-/// A part of the feed.
+/// A page of events.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = EventPage)]
 pub struct Page {
-    /// Events in the order of their `seq`.
+    /// Events, ordered by `seq`.
     pub data: Vec<Event>,
-    /// Whether there are more now: ask again at once.
+    /// Whether more events exist now.
     pub has_more: bool,
-    /// What to pass as `after` next time. Never null: every event up to it has been looked at.
+    /// The cursor to pass as `after` in the next request. Never null: it advances even if no event matches the filters.
     pub next: String,
 }
 
-/// Where to begin.
+/// Where a read of the feed starts.
 #[derive(Debug, Clone, Copy)]
 enum Start {
     After(i64),
-    /// Behind what has happened so far.
+    /// After the last event so far.
     Latest,
 }
 
-/// Read what happened
+/// List events
 ///
-/// Every event of all mail, in order and without gaps: an application that remembers `next` misses nothing and sees nothing
-/// twice. With `Accept: text/event-stream` they come as Server-Sent Events, each with its `seq` as `id`; after a
-/// broken connection `Last-Event-ID` goes on where it broke. With a key that has `sender_domains`, only events of messages
-/// from those domains: the numbers in between belong to others.
+/// Returns the events of all messages in order and without gaps: an application that stores `next` sees each event exactly
+/// once. With `Accept: text/event-stream`, events are sent as Server-Sent Events with `seq` as their `id`; send
+/// `Last-Event-ID` to resume after a disconnect. A key with `sender_domains` gets only events of messages from those
+/// domains, so their `seq` numbers are not consecutive.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events", operation_id = "list_events",
     params(
-        ("after" = Option<String>, Query, pattern = "^([0-9]{1,18}|latest)$", description = "Only events with a higher `seq`; `latest`: only those that happen from now on. All that are kept unless given"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1_000, description = "How many; 100 unless given"),
-        ("wait" = Option<u64>, Query, minimum = 0, maximum = 55, description = "Where there is none, wait so many seconds for the next one"),
+        ("after" = Option<String>, Query, pattern = "^([0-9]{1,18}|latest)$", description = "Only events with a higher `seq`; `latest`: only events from now on. Defaults to the oldest event that is kept"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1_000, description = "Page size; defaults to 100"),
+        ("wait" = Option<u64>, Query, minimum = 0, maximum = 55, description = "Long poll: how many seconds to wait for an event if there is none"),
         ("type" = Option<String>, Query, description = "Only events of these types, separated by commas"),
         ("message_id" = Option<String>, Query, description = "Only events of this message"),
-        ("Last-Event-ID" = Option<String>, Header, description = "As `after`, which it overrules; browsers send it. Of a stream only"),
+        ("Last-Event-ID" = Option<String>, Header, description = "For event streams only: overrides `after`; browsers send it when they reconnect"),
     ),
     responses(
         (status = 200, description = "A page of events, or a stream of them", content(
             (Page = "application/json"), (String = "text/event-stream"))),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many streams and long polls at one time; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many concurrent event streams and long polls; retry after `Retry-After`", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -103,7 +103,7 @@ pub async fn list(
     Ok(Json(Page::of(part)).into_response())
 }
 
-/// Events above `after`; where there are none, the next ones until that time.
+/// Returns events above `after`; if there are none, waits for the next ones until `until`.
 async fn when_any(
     api: &Api,
     caller: &Caller,
@@ -123,7 +123,7 @@ async fn when_any(
         while is_news.is_none() && Instant::now() < until {
             let soon = (Instant::now() + stream::KEY_CHECK).min(until);
             is_news = timeout_at(soon, api.event_notifier.beyond(tenant, after)).await.ok();
-            // A key that was revoked meanwhile hears no more.
+            // The key may have been revoked in the meantime.
             caller.again(api).await?.may(Scope::Read)?;
         }
         if is_news != Some(true) {
@@ -132,7 +132,7 @@ async fn when_any(
     }
 }
 
-/// The number behind which to begin. One that nobody was given is from another database, and would wait for ever.
+/// Returns the `seq` to start after. Refuses one above the last event: it is from another database, and would wait forever.
 async fn begin(api: &Api, tenant: TenantId, start: Start) -> Result<i64, ApiError> {
     let after = match start {
         Start::After(after) => after,
@@ -141,7 +141,7 @@ async fn begin(api: &Api, tenant: TenantId, start: Start) -> Result<i64, ApiErro
     if after > 0 {
         let last = last(api, tenant).await?;
         if after > last {
-            let message = format!("There is no event {after}: the last one is {last}. Was the database restored?");
+            let message = format!("Event {after} does not exist; the last one is {last}. Was the database restored?");
             return Err(fault("after", message));
         }
     }
@@ -166,10 +166,10 @@ fn number(text: &str) -> Option<Start> {
 }
 
 fn filter(params: &mut Params, caller: &Caller) -> Filter {
-    let types = params.read("type", "Give types such as `message.bounced,message.deferred`.", |text| {
+    let types = params.read("type", "Pass event types such as `message.bounced,message.deferred`.", |text| {
         text.split(',').map(|word| Some(word.trim().parse::<EventType>().ok()?.to_string())).collect()
     });
-    let message = params.read("message_id", "Give a message's id.", |text| text.parse().ok());
+    let message = params.read("message_id", "Pass a message id.", |text| text.parse().ok());
     Filter { types, message, sender_domains: caller.sender_domains().map(<[String]>::to_vec) }
 }
 
@@ -183,7 +183,7 @@ fn wants_stream(headers: &HeaderMap) -> bool {
 fn last_event_id(headers: &HeaderMap) -> Result<Option<Start>, ApiError> {
     let Some(value) = headers.get("last-event-id").filter(|value| !value.is_empty()) else { return Ok(None) };
     let start = value.to_str().ok().and_then(number);
-    start.map(Some).ok_or_else(|| fault("Last-Event-ID", "Give the `id` of the last event that you have.".into()))
+    start.map(Some).ok_or_else(|| fault("Last-Event-ID", "Pass the `id` of the last event received.".into()))
 }
 
 fn fault(pointer: &str, message: String) -> ApiError {

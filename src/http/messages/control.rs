@@ -43,12 +43,12 @@ pub struct CancelAnswer {
 /// Recipients that are not in flight become `canceled`; the answer tells which were too late.
 #[utoipa::path(
     post, path = "/v1/messages/{id}/cancel", tag = "messages", operation_id = "cancel_message",
-    params(("id" = String, Path, description = "The message's id")),
+    params(("id" = String, Path, description = "The id of the message")),
     responses(
         (status = 200, description = "What was called back and what was too late", body = CancelAnswer),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -81,17 +81,17 @@ pub struct Reschedule {
 /// Move a scheduled message
 #[utoipa::path(
     patch, path = "/v1/messages/{id}", tag = "messages", operation_id = "reschedule_message",
-    params(("id" = String, Path, description = "The message's id")),
+    params(("id" = String, Path, description = "The id of the message")),
     request_body = Reschedule,
     responses(
-        (status = 200, description = "The message afterwards", body = MessageState),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated message", body = MessageState),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "It is not waiting for its time", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The time is not valid", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
@@ -127,12 +127,12 @@ pub async fn reschedule(
 /// destination counts as unreachable, it is probed at once; what an operator has paused stays paused.
 #[utoipa::path(
     post, path = "/v1/messages/{id}/retry", tag = "messages", operation_id = "retry_message",
-    params(("id" = String, Path, description = "The message's id")),
+    params(("id" = String, Path, description = "The id of the message")),
     responses(
-        (status = 200, description = "The message afterwards", body = MessageState),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated message", body = MessageState),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Nothing of it is deferred or held, or a worker has it in hand", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),

@@ -112,12 +112,12 @@ impl LaneRef {
 /// next attempt may be expected and how one knows, and what would help. For one that has ended: why.
 #[utoipa::path(
     get, path = "/v1/messages/{id}/explain", tag = "messages", operation_id = "explain_message",
-    params(("id" = String, Path, description = "The message's id")),
+    params(("id" = String, Path, description = "The id of the message")),
     responses(
         (status = 200, description = "Why each recipient is where it is", body = ExplainedMessage),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]

@@ -32,13 +32,13 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
 /// signatures where the keys cannot be opened.
 #[utoipa::path(
     get, path = "/v1/messages/{id}/raw", tag = "messages", operation_id = "get_message_raw",
-    params(("id" = String, Path, description = "The message's id")),
+    params(("id" = String, Path, description = "The id of the message")),
     responses(
         (status = 200, description = "The MIME", body = inline(Binary), content_type = "message/rfc822",
          headers(("Postrider-Signatures" = String, description = "`current`, where the message was attempted already: the signatures are those of the keys that sign now, which may be others than those of the attempts"))),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "It carries a link to unsubscribe by, and this process has no `public_url` and `secret_key` to make it with", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
@@ -80,14 +80,14 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
 #[utoipa::path(
     get, path = "/v1/messages/{id}/attachments/{n}", tag = "messages", operation_id = "get_message_attachment",
     params(
-        ("id" = String, Path, description = "The message's id"),
+        ("id" = String, Path, description = "The id of the message"),
         ("n" = u32, Path, description = "The attachment's place in the request, counted from 0"),
     ),
     responses(
         (status = 200, description = "Its bytes", body = inline(Binary), content_type = "application/octet-stream"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such attachment", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]

@@ -20,9 +20,9 @@ use crate::http::{Api, ApiError, Problem};
     get, path = "/v1/streams", tag = "streams", operation_id = "list_streams",
     responses(
         (status = 200, description = "Every stream", body = Page<StreamView>),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -37,12 +37,12 @@ pub async fn list(State(api): State<Api>, caller: Caller, params: Params) -> Res
 /// Read a stream
 #[utoipa::path(
     get, path = "/v1/streams/{name}", tag = "streams", operation_id = "get_stream",
-    params(("name" = String, Path, description = "The stream's name")),
+    params(("name" = String, Path, description = "The name of the stream")),
     responses(
         (status = 200, description = "The stream", body = StreamView),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such stream", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]

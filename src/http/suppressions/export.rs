@@ -34,8 +34,8 @@ const PAGE: i64 = 1_000;
     responses(
         (status = 200, description = "An entry a line", content(
             (String = "application/x-ndjson"), (String = "text/csv"))),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many exports, streams and long polls at one time", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),

@@ -71,8 +71,8 @@ pub struct RefusedLine {
     responses(
         (status = 200, description = "What became of the lines", body = ImportView),
         (status = 400, description = "The body ended early", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body did not go on arriving", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large; of one without a Content-Length the beginning was imported", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is neither NDJSON nor CSV", body = Problem, content_type = "application/problem+json"),

@@ -32,14 +32,14 @@ use crate::http::{Api, ApiError, Problem};
         ("reason" = Option<Reason>, Query, description = "Why"),
         ("created_after" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Made at or after this time (RFC 3339)"),
         ("created_before" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Made before this time (RFC 3339)"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
+        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
     ),
     responses(
         (status = 200, description = "A page of suppressions", body = Page<SuppressionView>),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -105,12 +105,12 @@ fn too_broad(error: DbError) -> ApiError {
 /// All entries of the address that count: the one that holds for all streams, and those of single streams.
 #[utoipa::path(
     get, path = "/v1/suppressions/{address}", tag = "suppressions", operation_id = "get_suppression",
-    params(("address" = String, Path, description = "The address, in any case")),
+    params(("address" = String, Path, description = "The address; case-insensitive")),
     responses(
         (status = 200, description = "The address is suppressed, by these entries", body = SuppressedAddress),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "The address is not on the list", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]

@@ -25,13 +25,13 @@ use crate::http::{Api, ApiError, Problem};
     request_body = NewWebhookBody,
     responses(
         (status = 201, description = "The webhook with its secret", body = WithSecret,
-         headers(("Location" = String, description = "Where the webhook is"))),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid: every fault at once. Or the URL leads where nothing may be posted (`denied_address`)", body = Problem, content_type = "application/problem+json"),
+         headers(("Location" = String, description = "The path of the webhook"))),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault. `denied_address`: the URL points to an address that webhooks may not use", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -66,17 +66,17 @@ pub async fn create(
 /// 410: it goes on where it was. Another URL or `"disabled": false` forgets what has failed, and tries at once.
 #[utoipa::path(
     patch, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "change_webhook",
-    params(("id" = String, Path, description = "The webhook's id")),
+    params(("id" = String, Path, description = "The id of the webhook")),
     request_body = WebhookChangeBody,
     responses(
-        (status = 200, description = "The webhook afterwards", body = WebhookView),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid: every fault at once. Or the URL leads where nothing may be posted (`denied_address`)", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated webhook", body = WebhookView),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault. `denied_address`: the URL points to an address that webhooks may not use", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -105,12 +105,12 @@ pub async fn change(
 /// With what it was still to get. A post that is in flight may arrive.
 #[utoipa::path(
     delete, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "remove_webhook",
-    params(("id" = String, Path, description = "The webhook's id")),
+    params(("id" = String, Path, description = "The id of the webhook")),
     responses(
         (status = 204, description = "Nothing more is posted there"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
