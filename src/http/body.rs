@@ -160,10 +160,10 @@ impl Pieces {
 
     /// Returns the next piece of a body that holds `share`. A body without a share only has to make some progress.
     async fn next_for(&mut self, share: Option<&Share>) -> Result<Option<Bytes>, ApiError> {
-        self.next_of(share.map_or(1, |_| FLOWS), share.is_some_and(Share::is_in_the_way)).await
+        self.next_of(share.map_or(1, |_| FLOWS), share.is_some_and(Share::blocks_others)).await
     }
 
-    async fn next_of(&mut self, least: u64, is_in_the_way: bool) -> Result<Option<Bytes>, ApiError> {
+    async fn next_of(&mut self, least: u64, blocks_others: bool) -> Result<Option<Bytes>, ApiError> {
         // Most pieces have arrived already.
         if let Some(next) = self.stream.next().now_or_never() {
             return next.map(|piece| self.take(piece)).transpose();
@@ -174,7 +174,7 @@ impl Pieces {
             let waited = begun.elapsed();
             self.time = self.time.saturating_sub(waited);
             let is_slow = self.long.is_below(least, waited);
-            let is_slow = (self.short.is_below(FLOWS_WELL, waited) && is_in_the_way) || is_slow;
+            let is_slow = (self.short.is_below(FLOWS_WELL, waited) && blocks_others) || is_slow;
             match next {
                 Ok(None) => return Ok(None),
                 _ if is_slow || self.time.is_zero() => return Err(ApiError::BodyTimeout),
