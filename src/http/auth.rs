@@ -66,7 +66,8 @@ impl Keys {
         Ok(Some(key))
     }
 
-    /// Returns the key, at most [`CACHE_TTL`] old. Fails, and writes to the security log, if it is unknown, revoked or expired.
+    /// Returns the key, at most [`CACHE_TTL`] old. Fails, and writes to the security log, if it is unknown, revoked or
+    /// expired.
     async fn live(&self, hash: [u8; 32]) -> Result<Arc<KeyRow>, ApiError> {
         const UNKNOWN: &str = "Invalid API key.";
         let Some(key) = self.find(hash).await? else {
@@ -107,8 +108,8 @@ impl Keys {
 
 /// A caller with a valid key.
 ///
-/// A key with `sender_domains` may only send and read messages from those domains. Other messages do not exist for it, and
-/// it cannot access what all sender domains of a tenant share.
+/// A key with `sender_domains` may only send and read messages from those domains. Other messages do not exist for it,
+/// and it cannot access what all sender domains of a tenant share.
 #[derive(Debug, Clone)]
 pub struct Caller {
     key: Arc<KeyRow>,
@@ -117,7 +118,8 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Returns the same caller with the key's current state; fails if the key is no longer valid. For long-running responses.
+    /// Returns the same caller with the key's current state; fails if the key is no longer valid. For long-running
+    /// responses.
     pub async fn again(&self, api: &Api) -> Result<Self, ApiError> {
         Ok(Self { key: api.keys.live(self.hash).await?, hash: self.hash, log: self.log.clone() })
     }
@@ -132,8 +134,8 @@ impl Caller {
         KeyId(self.key.id)
     }
 
-    /// Returns whether the key has this scope. `admin` includes every scope, except with `sender_domains`: keys that an earlier
-    /// version created with both may send and read within their domains.
+    /// Returns whether the key has this scope. `admin` includes every scope, except with `sender_domains`: keys that an
+    /// earlier version created with both may send and read within their domains.
     pub fn has(&self, scope: Scope) -> bool {
         let has = |scope: Scope| self.key.scopes.iter().any(|word| word == scope.as_str());
         match self.sender_domains() {
@@ -156,8 +158,8 @@ impl Caller {
         self.key.sender_domains.as_deref()
     }
 
-    /// Fails if the key is limited to sender domains: for data that all of them share, such as the suppression list. `what`
-    /// begins the error's sentence.
+    /// Fails if the key is limited to sender domains: for data that all of them share, such as the suppression list.
+    /// `what` begins the error's sentence.
     pub fn may_reach_the_tenant(&self, what: &str) -> Result<(), ApiError> {
         let Some(domains) = self.sender_domains() else { return Ok(()) };
         Err(self.forbidden(format!(

@@ -1,5 +1,5 @@
-//! Reads request bodies with a size limit, a shared memory limit, a time limit and a minimum speed, so that neither a few
-//! large requests nor many slow ones exhaust the memory or block others.
+//! Reads request bodies with a size limit, a shared memory limit, a time limit and a minimum speed, so that neither a
+//! few large requests nor many slow ones exhaust the memory or block others.
 
 use std::sync::Arc;
 use std::time::Duration;

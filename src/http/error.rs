@@ -81,9 +81,7 @@ impl ApiError {
             Self::Malformed(detail) | Self::Forbidden(detail) | Self::Conflict { detail, .. } => detail.clone().into(),
             Self::ForbiddenField(fault) => fault.sentence().into(),
             Self::Unauthorized(detail) | Self::NotFound(detail) | Self::Unavailable(detail) => (*detail).into(),
-            Self::MethodNotAllowed => {
-                "Method not allowed; see the `Allow` header.".into()
-            }
+            Self::MethodNotAllowed => "Method not allowed; see the `Allow` header.".into(),
             Self::BodyTimeout => "The request body did not arrive in time.".into(),
             Self::TooLarge(limit) => {
                 format!("The request body may be at most {limit} bytes ({} MiB).", limit >> 20).into()

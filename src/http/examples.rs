@@ -1,5 +1,5 @@
-//! An example of every request body, for the OpenAPI document. `/docs` sends them with "Execute", so each must be valid. They
-//! fit `postrider dev`: the webhook's URL is its own receiver.
+//! An example of every request body, for the OpenAPI document. `/docs` sends them with "Execute", so each must be
+//! valid. They fit `postrider dev`: the webhook's URL is its own receiver.
 
 use serde_json::{Value, json};
 use utoipa::openapi::path::{Operation, PathItem};

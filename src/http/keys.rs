@@ -27,7 +27,8 @@ pub struct NewKeyBody {
     /// The key's scopes; defaults to `send` and `read`.
     #[schema(min_items = 1)]
     pub scopes: Option<Vec<Scope>>,
-    /// Limits the key to sending from, and reading messages of, these domains; defaults to all. Not allowed with the scope `admin`.
+    /// Limits the key to sending from, and reading messages of, these domains; defaults to all. Not allowed with the
+    /// scope `admin`.
     #[schema(min_items = 1)]
     pub sender_domains: Option<Vec<String>>,
     /// When the key expires; defaults to never.
@@ -173,7 +174,7 @@ pub async fn create(
 pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Page<Key>>, ApiError> {
     caller.may(Scope::Admin)?;
     let limit = params.limit();
-    let after = params.read("after", "Give the `next` of the page before.", |text| text.parse().ok());
+    let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;
     let rows = keys::page(&api.db, caller.tenant(), after, limit + 1).await?;
     Ok(Json(Page::of(rows, limit, |row| KeyId(row.id).to_string(), Key::of)))

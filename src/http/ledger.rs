@@ -39,14 +39,15 @@ pub struct Ledger {
     pub suppressed: i64,
     /// Recipients that were canceled.
     pub canceled: i64,
-    /// Recipients whose connection dropped between the message body and the server's reply, and whose message is not to be retried.
+    /// Recipients whose connection dropped between the message body and the server's reply, and whose message is not to
+    /// be retried.
     pub uncertain: i64,
     /// Recipients without an end state, counted from the queue.
     pub in_flight: i64,
     /// The recipients in the queue, by state.
     pub waiting: Waiting,
-    /// Whether `accepted` equals the sum of the other counts, every message has recipients, and every queue row belongs to a
-    /// recipient without an end state.
+    /// Whether `accepted` equals the sum of the other counts, every message has recipients, and every queue row belongs
+    /// to a recipient without an end state.
     pub balanced: bool,
     /// `accepted` minus the sum of the other counts: lost recipients if positive, surplus ones if negative.
     pub difference: i64,
@@ -72,11 +73,11 @@ pub struct Waiting {
 
 /// Get the ledger
 ///
-/// Counts the recipients of all messages accepted in a time range by their current state, in one snapshot: end states are
-/// counted from the recipients, all others from the queue.
+/// Counts the recipients of all messages accepted in a time range by their current state, in one snapshot: end states
+/// are counted from the recipients, all others from the queue.
 ///
-/// Defaults to the last 24 hours, which excludes older messages that are still being retried or are scheduled for later.
-/// Messages are retried for three days by default, so `since` four days ago usually includes all of them.
+/// Defaults to the last 24 hours, which excludes older messages that are still being retried or are scheduled for
+/// later. Messages are retried for three days by default, so `since` four days ago usually includes all of them.
 #[utoipa::path(
     get, path = "/v1/ledger", tag = "ledger", operation_id = "get_ledger",
     params(
@@ -99,7 +100,7 @@ pub async fn get(State(api): State<Api>, caller: Caller, mut params: Params) -> 
     let now = api.clock.now();
     let since = since.unwrap_or_else(|| until.unwrap_or(now) - SPAN);
     if until.is_some_and(|until| until <= since) {
-        return Err(fault("until", Code::InvalidTimestamp, "Give a time later than `since`."));
+        return Err(fault("until", Code::InvalidTimestamp, "Pass a time later than `since`."));
     }
     let _turn = api.turns.take(caller.key_id()).await?;
     let tally = ledger::tally(&api.db, caller.tenant(), since, until, now).await.map_err(too_broad)?;

@@ -1,5 +1,5 @@
-//! The HTTP API: all routes in one list, one file per resource. Handlers contain no SMTP and no SQL. Errors are RFC 9457
-//! problems, which only `error` builds.
+//! The HTTP API: all routes in one list, one file per resource. Handlers contain no SMTP and no SQL. Errors are RFC
+//! 9457 problems, which only `error` builds.
 
 mod auth;
 mod body;

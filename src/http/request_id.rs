@@ -1,5 +1,5 @@
-//! The one layer around every request. Adds `X-Request-Id` to every response, problem and log line: the caller's value if it
-//! is valid, otherwise a new one. Also applies [`security`] and the memory limit of large responses.
+//! The one layer around every request. Adds `X-Request-Id` to every response, problem and log line: the caller's value
+//! if it is valid, otherwise a new one. Also applies [`security`] and the memory limit of large responses.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -25,8 +25,8 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Capacity for the headers that this layer, hyper and the router add to a response.
 const ADDED: usize = 8;
 
-/// Wraps every route. A single service rather than a stack of middleware, each of which would cost several allocations per
-/// request.
+/// Wraps every route. A single service rather than a stack of middleware, each of which would cost several allocations
+/// per request.
 #[derive(Debug, Clone)]
 pub(super) struct Surround(pub Responses);
 

@@ -1,9 +1,10 @@
-//! Memory shared by requests or responses of any size: each reserves its part as it grows, and releases it when dropped.
+//! Memory shared by requests or responses of any size: each reserves its part as it grows, and releases it when
+//! dropped.
 //!
-//! - No deadlock: memory is granted only if all holders can still get the rest of their need in some order (the banker's
-//!   algorithm). So an upload that has only begun blocks only those that need all of the memory.
-//! - No monopoly: a key may begin another large body only while all of its bodies fit into three quarters of the memory, and
-//!   callers without a key into one quarter. A single body may have any size.
+//! - No deadlock: memory is granted only if all holders can still get the rest of their need in some order (the
+//!   banker's algorithm). So an upload that has only begun blocks only those that need all of the memory.
+//! - No monopoly: a key may begin another large body only while all of its bodies fit into three quarters of the
+//!   memory, and callers without a key into one quarter. A single body may have any size.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,5 @@
-//! Checks of every request, and security headers of every response, on all routes including the development inbox. A header
-//! that a handler sets itself is kept.
+//! Checks of every request, and security headers of every response, on all routes including the development inbox. A
+//! header that a handler sets itself is kept.
 
 use axum::extract::Request;
 use axum::http::uri::Authority;
@@ -108,7 +108,8 @@ fn is_host(value: &HeaderValue) -> bool {
     value.is_empty() || is_plain_host(value) || (!value.contains(&b'@') && Authority::try_from(value).is_ok())
 }
 
-/// Returns whether the value is a name or an IPv4 address with an optional port: the common case, checked without a copy.
+/// Returns whether the value is a name or an IPv4 address with an optional port: the common case, checked without a
+/// copy.
 fn is_plain_host(value: &[u8]) -> bool {
     let is_name = |name: &[u8]| {
         !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))

@@ -1,6 +1,6 @@
-//! The security log of refused requests. Refusals are logged at most once a minute per API key and reason, with their number
-//! since the last line; requests without a known key share one line per reason. Changes are logged by their handlers, with
-//! the same `event` and `by` fields.
+//! The security log of refused requests. Refusals are logged at most once a minute per API key and reason, with their
+//! number since the last line; requests without a known key share one line per reason. Changes are logged by their
+//! handlers, with the same `event` and `by` fields.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,6 +1,6 @@
-//! Discards the body of a request that was refused before it was read. Otherwise the connection would break while the client
-//! still sends, and the client would see a broken pipe instead of the response. The response does not wait for this. If the
-//! rest of the body is too long or too slow, the connection is closed.
+//! Discards the body of a request that was refused before it was read. Otherwise the connection would break while the
+//! client still sends, and the client would see a broken pipe instead of the response. The response does not wait for
+//! this. If the rest of the body is too long or too slow, the connection is closed.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};

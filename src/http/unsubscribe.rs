@@ -1,8 +1,8 @@
 //! `/u/{token}`: unsubscribes a recipient from a stream (RFC 8058). For mail clients and people, not for applications.
 //!
-//! A POST unsubscribes at once, without a cookie, a key or a redirect, as mailbox providers require. A GET only shows a page
-//! with a button, because link scanners follow links. Links are signed: a forged one costs no query, and a valid one works
-//! even after its message has been deleted.
+//! A POST unsubscribes at once, without a cookie, a key or a redirect, as mailbox providers require. A GET only shows a
+//! page with a button, because link scanners follow links. Links are signed: a forged one costs no query, and a valid
+//! one works even after its message has been deleted.
 
 use std::time::Duration;
 

@@ -16,9 +16,9 @@ use crate::http::{Api, ApiError, Problem, ProblemCode};
 
 /// Register a domain
 ///
-/// Creates an Ed25519 and an RSA-2048 key. Within 15 seconds, both sign messages from the domain and from its unregistered
-/// subdomains. Receivers ignore these signatures until the DNS records are published: publish the records in the response,
-/// then call `POST /v1/domains/{name}/verify`.
+/// Creates an Ed25519 and an RSA-2048 key. Within 15 seconds, both sign messages from the domain and from its
+/// unregistered subdomains. Receivers ignore these signatures until the DNS records are published: publish the records
+/// in the response, then call `POST /v1/domains/{name}/verify`.
 #[utoipa::path(
     post, path = "/v1/domains", tag = "domains", operation_id = "create_domain",
     request_body = NewDomainBody,
@@ -70,8 +70,8 @@ pub async fn create(
 
 /// Remove a domain
 ///
-/// Deletes the domain's keys; its messages are sent unsigned from now on. Keep the DKIM records in the DNS for a week, for
-/// messages that were signed and are still in transit.
+/// Deletes the domain's keys; its messages are sent unsigned from now on. Keep the DKIM records in the DNS for a week,
+/// for messages that were signed and are still in transit.
 #[utoipa::path(
     delete, path = "/v1/domains/{name}", tag = "domains", operation_id = "remove_domain",
     params(("name" = String, Path, description = "The name of the domain")),

@@ -82,7 +82,8 @@ pub async fn get(
     shown(&api, caller.tenant(), &name).await.map(Json)
 }
 
-/// Returns the only domains that exist for the caller: its sender domains and their parent domains, which may sign for them.
+/// Returns the only domains that exist for the caller: its sender domains and their parent domains, which may sign for
+/// them.
 fn visible(caller: &Caller) -> Option<Vec<String>> {
     Some(caller.sender_domains()?.iter().flat_map(|domain| lineage(domain)).collect())
 }

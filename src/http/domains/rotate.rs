@@ -12,8 +12,8 @@ use crate::http::{Api, ApiError, Problem, ProblemCode};
 
 /// Rotate a domain's DKIM keys
 ///
-/// Creates a pair of new keys. Each starts to sign once its DNS record is found; until then the present key signs. Keep the
-/// DNS records of the present keys for a week after their last signature.
+/// Creates a pair of new keys. Each starts to sign once its DNS record is found; until then the present key signs. Keep
+/// the DNS records of the present keys for a week after their last signature.
 #[utoipa::path(
     post, path = "/v1/domains/{name}/rotate", tag = "domains", operation_id = "rotate_domain",
     params(("name" = String, Path, description = "The name of the domain")),

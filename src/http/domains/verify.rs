@@ -15,8 +15,8 @@ use crate::http::{Api, ApiError, Problem};
 /// Verify a domain
 ///
 /// Looks up each DNS record and returns what was found and how to fix it. Pending keys whose records are found start to
-/// sign, and the keys before them become `retiring`. Workers also check on their own: every five minutes while a record is
-/// missing, otherwise every six hours.
+/// sign, and the keys before them become `retiring`. Workers also check on their own: every five minutes while a record
+/// is missing, otherwise every six hours.
 #[utoipa::path(
     post, path = "/v1/domains/{name}/verify", tag = "domains", operation_id = "verify_domain",
     params(("name" = String, Path, description = "The name of the domain")),

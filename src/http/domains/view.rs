@@ -14,8 +14,8 @@ pub struct DomainView {
     /// The domain's name, in A-labels.
     #[schema(example = "acme.test")]
     pub name: String,
-    /// The result of the checks: `pending` (its keys were never found in the DNS), `verified`, `failing` (its keys are missing,
-    /// but were found less than 72 hours before the last check; it counts as verified) or `unverified`.
+    /// The result of the checks: `pending` (its keys were never found in the DNS), `verified`, `failing` (its keys are
+    /// missing, but were found less than 72 hours before the last check; it counts as verified) or `unverified`.
     pub status: DomainStatus,
     /// When the domain was registered.
     pub created_at: DateTime<Utc>,
@@ -40,8 +40,8 @@ pub struct DkimKeyView {
     pub selector: String,
     /// The signature algorithm.
     pub algorithm: Algorithm,
-    /// `pending`: signs once its record is found. `active`: signs, unless `dkim.algorithms` excludes its algorithm. `retiring`:
-    /// no longer signs; keep its record published for messages that are still in transit.
+    /// `pending`: signs once its record is found. `active`: signs, unless `dkim.algorithms` excludes its algorithm.
+    /// `retiring`: no longer signs; keep its record published for messages that are still in transit.
     pub state: KeyState,
     /// When the key was created.
     pub created_at: DateTime<Utc>,

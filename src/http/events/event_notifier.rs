@@ -1,5 +1,5 @@
-//! Wakes requests that wait for a tenant's next event, whichever process wrote it. Polls the database a few times a second,
-//! with one query for all waiting requests, and not at all while none waits.
+//! Wakes requests that wait for a tenant's next event, whichever process wrote it. Polls the database a few times a
+//! second, with one query for all waiting requests, and not at all while none waits.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -48,8 +48,8 @@ enum Start {
 
 /// List events
 ///
-/// Returns the events of all messages in order and without gaps: an application that stores `next` sees each event exactly
-/// once. With `Accept: text/event-stream`, events are sent as Server-Sent Events with `seq` as their `id`; send
+/// Returns the events of all messages in order and without gaps: an application that stores `next` sees each event
+/// exactly once. With `Accept: text/event-stream`, events are sent as Server-Sent Events with `seq` as their `id`; send
 /// `Last-Event-ID` to resume after a disconnect. A key with `sender_domains` gets only events of messages from those
 /// domains, so their `seq` numbers are not consecutive.
 #[utoipa::path(
@@ -80,10 +80,10 @@ pub async fn list(
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;
     let (start, filter) = (start(&mut params), filter(&mut params, &caller));
-    let limit = params.read("limit", "Give a number from 1 to 1000.", |text| {
+    let limit = params.read("limit", "Pass a number from 1 to 1000.", |text| {
         text.parse().ok().filter(|limit| (1..=LIMITS.1).contains(limit))
     });
-    let wait = params.read("wait", "Give seconds, from 0 to 55.", |text| {
+    let wait = params.read("wait", "Pass seconds, from 0 to 55.", |text| {
         text.parse().ok().filter(|seconds| *seconds <= LONGEST_WAIT)
     });
     params.finish()?;
@@ -132,7 +132,8 @@ async fn when_any(
     }
 }
 
-/// Returns the `seq` to start after. Refuses one above the last event: it is from another database, and would wait forever.
+/// Returns the `seq` to start after. Refuses one above the last event: it is from another database, and would wait
+/// forever.
 async fn begin(api: &Api, tenant: TenantId, start: Start) -> Result<i64, ApiError> {
     let after = match start {
         Start::After(after) => after,
@@ -154,7 +155,7 @@ async fn last(api: &Api, tenant: TenantId) -> Result<i64, ApiError> {
 
 fn start(params: &mut Params) -> Start {
     params
-        .read("after", "Give the `next` of the page before, or `latest`.", |text| match text {
+        .read("after", "Pass the `next` value of the previous page, or `latest`.", |text| match text {
             "latest" => Some(Start::Latest),
             _ => number(text),
         })

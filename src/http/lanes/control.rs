@@ -68,8 +68,8 @@ pub struct PauseBody {
 
 /// Set the limits of a lane
 ///
-/// Creates the lane if it does not exist, so that limits can be set before the first message. Replaces all limits of the
-/// lane. On a relay's route, this is how to give a domain a separate lane.
+/// Creates the lane if it does not exist, so that limits can be set before the first message. Replaces all limits of
+/// the lane. On a relay's route, this is how to give a domain a separate lane.
 #[utoipa::path(
     put, path = "/v1/lanes", tag = "lanes", operation_id = "put_lane",
     request_body = LaneBody,
@@ -175,7 +175,8 @@ pub async fn pause(
 
 /// Resume a lane
 ///
-/// Removes the pause only; the lane stays blocked if its destination is unreachable, and a learned rate stays in effect.
+/// Removes the pause only; the lane stays blocked if its destination is unreachable, and a learned rate stays in
+/// effect.
 #[utoipa::path(
     post, path = "/v1/lanes/{id}/resume", tag = "lanes", operation_id = "resume_lane",
     params(("id" = String, Path, description = "The id of the lane")),
@@ -199,9 +200,9 @@ pub async fn resume(
 
 /// Reopen a lane
 ///
-/// Marks the destination as reachable and forgets the learned rate. Use it after the destination or the configuration has
-/// been fixed. Recipients that could not be prepared are due now. A pause stays in effect, and deferred recipients keep
-/// their next attempt's time; see `POST /v1/lanes/{id}/retry`.
+/// Marks the destination as reachable and forgets the learned rate. Use it after the destination or the configuration
+/// has been fixed. Recipients that could not be prepared are due now. A pause stays in effect, and deferred recipients
+/// keep their next attempt's time; see `POST /v1/lanes/{id}/retry`.
 #[utoipa::path(
     post, path = "/v1/lanes/{id}/reset", tag = "lanes", operation_id = "reset_lane",
     params(("id" = String, Path, description = "The id of the lane")),
@@ -240,9 +241,9 @@ pub struct LaneRetried {
 
 /// Retry a lane now
 ///
-/// Makes recipients due that are deferred or could not be prepared, and probes an unreachable destination. Rates, connection
-/// limits and pauses still apply. Recipients that wait for their `scheduled_at`, are held, or are quarantined after a crash
-/// do not change.
+/// Makes recipients due that are deferred or could not be prepared, and probes an unreachable destination. Rates,
+/// connection limits and pauses still apply. Recipients that wait for their `scheduled_at`, are held, or are
+/// quarantined after a crash do not change.
 #[utoipa::path(
     post, path = "/v1/lanes/{id}/retry", tag = "lanes", operation_id = "retry_lane",
     params(

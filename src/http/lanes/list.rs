@@ -21,8 +21,8 @@ use crate::http::{Api, ApiError, Problem};
 /// List lanes
 ///
 /// Returns lanes with their state and queue counts. Lanes that are paused, blocked or throttled come first; within each
-/// group, the oldest come first. A lane must match all filters. A lane whose state changes between two pages moves to the
-/// other group. Counts are exact up to 10,000.
+/// group, the oldest come first. A lane must match all filters. A lane whose state changes between two pages moves to
+/// the other group. Counts are exact up to 10,000.
 #[utoipa::path(
     get, path = "/v1/lanes", tag = "lanes", operation_id = "list_lanes",
     params(
@@ -88,13 +88,13 @@ fn filter(params: &mut Params) -> Filter {
     Filter {
         ids: None,
         stream: params.text("stream"),
-        route: params.read("route", "Give `mx`, `relay` or `relay:NAME`.", |text| {
+        route: params.read("route", "Pass `mx`, `relay` or `relay:NAME`.", |text| {
             RouteName::parse(text).map(|_| text.to_owned())
         }),
         domains: params.text("domain").map(|domain| vec![a_label(&domain)]),
-        state: params.read("state", "Give `open`, `throttled`, `blocked` or `paused`.", |word| word.parse().ok()),
-        waiting: params.read("waiting", "Give `true` or `false`.", |word| word.parse().ok()),
-        after: params.read("after", "Give the `next` of the page before.", read_cursor),
+        state: params.read("state", "Pass `open`, `throttled`, `blocked` or `paused`.", |word| word.parse().ok()),
+        waiting: params.read("waiting", "Pass `true` or `false`.", |word| word.parse().ok()),
+        after: params.read("after", "Pass the `next` value of the previous page.", read_cursor),
     }
 }
 

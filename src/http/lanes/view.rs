@@ -116,8 +116,9 @@ pub struct LearnedView {
     pub reply: Option<String>,
 }
 
-/// Recipients that cannot be prepared for sending because of this service's configuration. They are included in `waiting`.
-/// No attempt is counted. Preparation is retried every 5 minutes, or at once after `POST /v1/lanes/{id}/reset`.
+/// Recipients that cannot be prepared for sending because of this service's configuration. They are included in
+/// `waiting`. No attempt is counted. Preparation is retried every 5 minutes, or at once after
+/// `POST /v1/lanes/{id}/reset`.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = LaneUnprepared)]
 pub struct UnpreparedView {

@@ -124,9 +124,9 @@ pub async fn reschedule(
 
 /// Retry a message now
 ///
-/// Makes recipients due that are deferred, held, could not be prepared, or are `uncertain` with `on_uncertain: hold`. Others
-/// do not change: a recipient in flight is already being attempted (409 `in_flight` if there is no other). An unreachable
-/// destination is probed at once. Paused lanes and streams stay paused.
+/// Makes recipients due that are deferred, held, could not be prepared, or are `uncertain` with `on_uncertain: hold`.
+/// Others do not change: a recipient in flight is already being attempted (409 `in_flight` if there is no other). An
+/// unreachable destination is probed at once. Paused lanes and streams stay paused.
 #[utoipa::path(
     post, path = "/v1/messages/{id}/retry", tag = "messages", operation_id = "retry_message",
     params(("id" = String, Path, description = "The id of the message")),

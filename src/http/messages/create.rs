@@ -31,10 +31,10 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Send a message
 ///
-/// Returns 202 after the message has been committed to the database, never before. Delivery continues in the background;
-/// `GET /v1/messages/{id}` returns its status. A recipient on the suppression list is not sent to and is `suppressed` from
-/// the start; the message is `suppressed` if all of its recipients are. This is not an error: the message is stored and can
-/// be explained.
+/// Returns 202 after the message has been committed to the database, never before. Delivery continues in the
+/// background; `GET /v1/messages/{id}` returns its status. A recipient on the suppression list is not sent to and is
+/// `suppressed` from the start; the message is `suppressed` if all of its recipients are. This is not an error: the
+/// message is stored and can be explained.
 #[utoipa::path(
     post, path = "/v1/messages", tag = "messages", operation_id = "send_message",
     params(
@@ -67,7 +67,7 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Send)?;
-    let dry_run = params.read("dry_run", "Give `true` or `false`.", |word| word.parse::<bool>().ok());
+    let dry_run = params.read("dry_run", "Pass `true` or `false`.", |word| word.parse::<bool>().ok());
     params.finish()?;
     let read = api.bodies.message(Some(caller.key_id()), &headers, body).await?;
     if dry_run == Some(true) {
@@ -158,8 +158,8 @@ async fn repeat(api: &Api, caller: &Caller, first: &KeyUse, body: Vec<u8>) -> Re
     Err(ApiError::KeyReused)
 }
 
-/// Returns the first response again. Idempotency keys of earlier versions are valid for the whole tenant, so this checks the
-/// sender.
+/// Returns the first response again. Idempotency keys of earlier versions are valid for the whole tenant, so this
+/// checks the sender.
 async fn replay(api: &Api, caller: &Caller, id: MessageId) -> Result<Response, ApiError> {
     let gone = ApiError::NotFound("The message of this `Idempotency-Key` has been deleted.");
     let row = messages::get(&api.db, caller.tenant(), id).await?.ok_or(gone)?;

@@ -67,8 +67,9 @@ pub struct ExplainedRecipient {
     pub lane: Option<LaneRef>,
     /// How many other recipients of its lane are ahead of it; null if it is in flight, held, or in an end state.
     pub ahead: Option<Count>,
-    /// The time after which no attempt starts: the end of the retry window, or the message's `expires_at`; null in an end state.
-    /// The retry window does not run while its lane or stream is paused; the value then assumes that it is resumed now.
+    /// The time after which no attempt starts: the end of the retry window, or the message's `expires_at`; null in an
+    /// end state. The retry window does not run while its lane or stream is paused; the value then assumes that it is
+    /// resumed now.
     pub gives_up_at: Option<DateTime<Utc>>,
     /// The host of the last attempt.
     pub mx: Option<String>,
@@ -108,8 +109,8 @@ impl LaneRef {
 
 /// Explain a message
 ///
-/// Returns for each recipient why it waits, the rule or limit that applies, the full last reply, its position in the queue,
-/// an estimate of the next attempt's time, and what an operator can do. For an end state, returns the reason.
+/// Returns for each recipient why it waits, the rule or limit that applies, the full last reply, its position in the
+/// queue, an estimate of the next attempt's time, and what an operator can do. For an end state, returns the reason.
 #[utoipa::path(
     get, path = "/v1/messages/{id}/explain", tag = "messages", operation_id = "explain_message",
     params(("id" = String, Path, description = "The id of the message")),
@@ -239,7 +240,10 @@ impl Surroundings {
                 row.lane_id == Some(lane.id.0) && places.ahead.get(&row.id).is_some_and(|ahead| ahead.number > 0)
             };
             // Only if an estimate needs it.
-            if lane.effective_rate().is_none() && places.paces.len() < MAX_MEASURED_LANES && rows.iter().any(|row| stands(&row)) {
+            if lane.effective_rate().is_none()
+                && places.paces.len() < MAX_MEASURED_LANES
+                && rows.iter().any(|row| stands(&row))
+            {
                 let relays = api.delivery.hosts(&lane.route);
                 places.paces.insert(lane.id.0, explain::pace(&api.db, tenant, &lane, &relays, now).await?);
             }

@@ -21,9 +21,9 @@ use crate::http::{Api, ApiError, Problem};
 
 /// List messages
 ///
-/// Returns messages, newest first. A message must match all filters. A key with `sender_domains` gets only messages from
-/// those domains. A request scans a bounded number of messages: a page may contain fewer than `limit` messages, or none,
-/// while `has_more` is true. Continue with `next` until it is null.
+/// Returns messages, newest first. A message must match all filters. A key with `sender_domains` gets only messages
+/// from those domains. A request scans a bounded number of messages: a page may contain fewer than `limit` messages, or
+/// none, while `has_more` is true. Continue with `next` until it is null.
 #[utoipa::path(
     get, path = "/v1/messages", tag = "messages", operation_id = "list_messages",
     params(
@@ -95,9 +95,9 @@ fn filter(params: &mut Params) -> Filter {
         lane: params
             .read("lane", "Pass a lane id such as `lane_42`.", |text| text.parse::<LaneId>().ok())
             .map(|lane| lane.0),
-        held: params.read("held", "Give `true` or `false`.", |text| text.parse().ok()),
+        held: params.read("held", "Pass `true` or `false`.", |text| text.parse().ok()),
         to_domain: params.text("to_domain"),
-        after: params.read("after", "Give the `next` of the page before.", |text| text.parse().ok()),
+        after: params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok()),
         sender_domains: None,
     }
 }

@@ -50,13 +50,13 @@ pub struct Plan {
     pub stream: String,
     /// The route: `mx`, `relay` or `relay:NAME`.
     pub route: String,
-    /// The relays, in the order in which they would be tried; empty for `mx`, whose servers are looked up only when the message
-    /// is sent.
+    /// The relays, in the order in which they would be tried; empty for `mx`, whose servers are looked up only when the
+    /// message is sent.
     pub relays: Vec<RelayView>,
     /// The DKIM signatures that would be added.
     pub dkim: Vec<PlannedSignature>,
-    /// Problems that may affect delivery, such as those found by the last verification of the sender's domain; empty if there
-    /// are none.
+    /// Problems that may affect delivery, such as those found by the last verification of the sender's domain; empty if
+    /// there are none.
     pub warnings: Vec<Warning>,
     /// The message as it would be sent. Its `Message-ID` and unsubscribe link differ each time.
     pub mime: Mime,
@@ -85,11 +85,11 @@ pub struct PlannedRecipient {
     pub kind: String,
     /// Whether nothing would be sent because the address is on the suppression list.
     pub suppressed: bool,
-    /// The suppression of the address, even if `ignore_suppression` overrides it. Its note and message are shown only to keys
-    /// with the scope `read`.
+    /// The suppression of the address, even if `ignore_suppression` overrides it. Its note and message are shown only
+    /// to keys with the scope `read`.
     pub suppression: Option<SuppressionView>,
-    /// The configured TLS mode for the domain's servers; its MTA-STS policy may require more. Null for relays; each relay has
-    /// its mode in `relays`.
+    /// The configured TLS mode for the domain's servers; its MTA-STS policy may require more. Null for relays; each
+    /// relay has its mode in `relays`.
     #[schema(example = "opportunistic")]
     pub tls: Option<String>,
     /// The recipient's lane.
@@ -156,8 +156,8 @@ pub(super) async fn of(
 /// Messages over this many bytes are built off the async threads, with limited concurrency.
 const LARGE: u64 = 64 << 10;
 
-/// Builds the MIME message as a worker would. A message that cannot be signed is shown without signatures; a worker would
-/// defer it.
+/// Builds the MIME message as a worker would. A message that cannot be signed is shown without signatures; a worker
+/// would defer it.
 pub(super) fn built(draft: &Draft, signer: Option<&Signer>) -> Vec<u8> {
     let mut mime = mail::build(draft);
     if let Some(signer) = signer

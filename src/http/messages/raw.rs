@@ -26,10 +26,10 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
 
 /// Get a message as sent
 ///
-/// Returns the MIME message, byte for byte as it is sent, signed with the domain's current keys. The signatures are the same
-/// every time until the domain's keys are rotated or the domain is registered or removed. Signatures of past attempts are
-/// not stored: after the first attempt the response has the header `Postrider-Signatures: current`. The message has no
-/// signatures if the keys cannot be decrypted.
+/// Returns the MIME message, byte for byte as it is sent, signed with the domain's current keys. The signatures are the
+/// same every time until the domain's keys are rotated or the domain is registered or removed. Signatures of past
+/// attempts are not stored: after the first attempt the response has the header `Postrider-Signatures: current`. The
+/// message has no signatures if the keys cannot be decrypted.
 #[utoipa::path(
     get, path = "/v1/messages/{id}/raw", tag = "messages", operation_id = "get_message_raw",
     params(("id" = String, Path, description = "The id of the message")),

@@ -101,8 +101,9 @@ pub async fn events(
 ) -> Result<Json<Page<Event>>, ApiError> {
     caller.may(Scope::Read)?;
     let limit = params.limit();
-    let after = params
-        .read("after", "Give the `next` of the page before.", |text| text.parse().ok().filter(|seq: &i64| *seq >= 0));
+    let after = params.read("after", "Pass the `next` value of the previous page.", |text| {
+        text.parse().ok().filter(|seq: &i64| *seq >= 0)
+    });
     params.finish()?;
     let message = row(&api, &caller, id).await?;
     // Allows for clock differences between replicas of up to a day.

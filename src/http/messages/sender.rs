@@ -1,4 +1,5 @@
-//! Checks of the sender's domain when a message is accepted, based on the domain's last verification, without DNS queries.
+//! Checks of the sender's domain when a message is accepted, based on the domain's last verification, without DNS
+//! queries.
 
 use serde::Serialize;
 
@@ -16,7 +17,8 @@ use crate::http::{Api, ApiError, Domains};
 #[schema(as = MessageWarning)]
 pub struct Warning {
     /// Stable, machine-readable code: `domain_not_registered`, `domain_not_verified`, `not_signed`, `dmarc_fails`,
-    /// `dmarc_strict_alignment`, `return_path_not_aligned`, `unsubscribe_needs_one_recipient`; in a dry run also `not_configured`.
+    /// `dmarc_strict_alignment`, `return_path_not_aligned`, `unsubscribe_needs_one_recipient`; in a dry run also
+    /// `not_configured`.
     #[schema(example = "domain_not_verified")]
     pub code: &'static str,
     /// The problem and how to fix it.
@@ -89,7 +91,9 @@ fn warnings(domains: &Domains, domain: &str, standing: &SenderStatus) -> Vec<War
     match standing {
         SenderStatus::Unasked => Vec::new(),
         SenderStatus::Stranger => {
-            let message = format!("{domain} is not registered, so its messages are not signed. Register it with POST /v1/domains.");
+            let message = format!(
+                "{domain} is not registered, so its messages are not signed. Register it with POST /v1/domains."
+            );
             vec![Warning { code: "domain_not_registered", message }]
         }
         SenderStatus::Known(sender) => of_known(domains, sender, domain),
@@ -112,7 +116,10 @@ fn of_known(domains: &Domains, sender: &Sender, from: &str) -> Vec<Warning> {
     let signs = match &sender.signer {
         Ok(Some(_)) => true,
         Ok(None) => {
-            warn("not_signed", format!("No key of {domain} signs: `dkim.algorithms` excludes all of their algorithms."));
+            warn(
+                "not_signed",
+                format!("No key of {domain} signs: `dkim.algorithms` excludes all of their algorithms."),
+            );
             false
         }
         Err(error) => {

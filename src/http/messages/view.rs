@@ -23,14 +23,15 @@ pub struct Accepted {
     /// The message's id.
     #[schema(value_type = String, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: MessageId,
-    /// The message's status: `queued`, `scheduled` if it waits for `scheduled_at`, or `suppressed` if all recipients are suppressed.
+    /// The message's status: `queued`, `scheduled` if it waits for `scheduled_at`, or `suppressed` if all recipients
+    /// are suppressed.
     pub status: Status,
     /// When the message was accepted.
     pub created_at: DateTime<Utc>,
     /// The recipients, in the order of the request.
     pub recipients: Vec<AcceptedRecipient>,
-    /// Problems found by the last verification of the sender's domain that may affect delivery. Omitted if there are none, if no
-    /// domain is registered at all, and if a request is repeated with its `Idempotency-Key`.
+    /// Problems found by the last verification of the sender's domain that may affect delivery. Omitted if there are
+    /// none, if no domain is registered at all, and if a request is repeated with its `Idempotency-Key`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
 }
@@ -123,10 +124,10 @@ pub struct Message {
     pub subject: String,
     /// The message's stream.
     pub stream: String,
-    /// As given.
+    /// The tags, as given.
     #[schema(value_type = Vec<crate::domain::message::Tag>)]
     pub tags: Value,
-    /// As given.
+    /// The metadata, as given.
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub metadata: Value,
     /// The time before which no attempt starts; null if none was given.
@@ -241,7 +242,7 @@ pub struct Recipient {
 /// An attachment of a message; its content is at `GET /v1/messages/{id}/attachments/{n}`.
 #[derive(Debug, Clone, Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct MessageAttachment {
-    /// As given.
+    /// The file name, as given.
     #[schema(example = "invoice.pdf")]
     pub filename: String,
     /// The content type as given, or derived from the file name.

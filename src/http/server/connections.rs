@@ -1,9 +1,10 @@
 //! Counts the connections of a server in total and per peer, and evicts idle ones for new ones.
 //!
-//! At a limit, the connection that has been idle longest is closed, as nginx does. It is chosen from the idle connections of
-//! the peer that has the most connections. These are either new (no request yet) or used; the larger group loses a
-//! connection, so that many new connections cannot evict a client's pool, nor a large pool new clients. Idle connections
-//! thus never keep out a client with a request. If every connection has a request in progress, a new one is refused.
+//! At a limit, the connection that has been idle longest is closed, as nginx does. It is chosen from the idle
+//! connections of the peer that has the most connections. These are either new (no request yet) or used; the larger
+//! group loses a connection, so that many new connections cannot evict a client's pool, nor a large pool new clients.
+//! Idle connections thus never keep out a client with a request. If every connection has a request in progress, a new
+//! one is refused.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -17,8 +18,8 @@ use tokio::time::Instant;
 
 use super::Limits;
 
-/// [`Activity::state`] while a request is in progress, and once the connection is to be closed. Otherwise the state is the
-/// time since which the connection is idle, in nanoseconds after the server's start.
+/// [`Activity::state`] while a request is in progress, and once the connection is to be closed. Otherwise the state is
+/// the time since which the connection is idle, in nanoseconds after the server's start.
 const BUSY: u64 = 0;
 const EVICTED: u64 = u64::MAX;
 
@@ -207,7 +208,8 @@ impl Activity {
         }
     }
 
-    /// Returns since when the connection is idle, as a number that is unique to each idle period; `None` during a request.
+    /// Returns since when the connection is idle, as a number that is unique to each idle period; `None` during a
+    /// request.
     pub(super) fn idle_since(&self) -> Option<u64> {
         let state = self.state.load(Ordering::Acquire);
         (state != BUSY && state != EVICTED).then_some(state)

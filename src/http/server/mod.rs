@@ -41,8 +41,8 @@ use tracked::Tracked;
 
 /// Maximum bytes of a request's line and headers; more is answered 431. Also the read buffer of a connection.
 const HEAD: usize = 64 << 10;
-/// Send buffer of a connection in the kernel, which doubles it. Limits what an unread response occupies there, and how much
-/// a client must read before the connection counts as making progress again.
+/// Send buffer of a connection in the kernel, which doubles it. Limits what an unread response occupies there, and how
+/// much a client must read before the connection counts as making progress again.
 const SEND_BUFFER: u32 = 128 << 10;
 /// Connections that the kernel queues until they are accepted.
 const BACKLOG: u32 = 1_024;
@@ -77,7 +77,10 @@ impl Server {
         self.stop.cancel();
         let abort = self.running.abort_handle();
         if tokio::time::timeout(grace, self.running).await.is_err() {
-            tracing::warn!(event = "http_stop_timeout", "requests did not end within the grace period; closing their connections");
+            tracing::warn!(
+                event = "http_stop_timeout",
+                "requests did not end within the grace period; closing their connections"
+            );
             abort.abort();
         }
     }

@@ -1,5 +1,5 @@
-//! A TCP connection with time limits for a request's head, for the time between requests, and for a client that does not
-//! read its response. Handlers limit the time for a request's body and for their own work.
+//! A TCP connection with time limits for a request's head, for the time between requests, and for a client that does
+//! not read its response. Handlers limit the time for a request's body and for their own work.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -134,7 +134,8 @@ impl AsyncWrite for Guarded {
         if let Poll::Ready(Ok(())) = flushed {
             self.writing.clear();
             self.activity.flushed();
-            // hyper may have polled for the next request before this one ended, and does not poll again until it is woken.
+            // hyper may have polled for the next request before this one ended, and does not poll again until it is
+            // woken.
             self.watch_head();
             if self.reading.poll(cx).is_ready() {
                 return Poll::Ready(Err(timed_out("timed out waiting for a request")));

@@ -1,4 +1,4 @@
-//! Making, changing, pausing and resuming streams.
+//! Creates, updates, pauses and resumes streams.
 
 use axum::Json;
 use axum::body::Body;
@@ -19,10 +19,10 @@ use crate::http::auth::Caller;
 use crate::http::lanes::control::PauseBody;
 use crate::http::{Api, ApiError, Problem, ProblemCode};
 
-/// Make a stream
+/// Create a stream
 ///
-/// Mail can be sent to it at once here, and within a few seconds on other replicas. A stream cannot be deleted, since
-/// messages name it; one that is not used costs nothing.
+/// Messages can be sent to the stream at once through this replica, and within a few seconds through others. A stream
+/// cannot be deleted, since messages refer to it; an unused one costs nothing.
 #[utoipa::path(
     post, path = "/v1/streams", tag = "streams", operation_id = "create_stream",
     request_body = NewStreamBody,
@@ -32,7 +32,7 @@ use crate::http::{Api, ApiError, Problem, ProblemCode};
         (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "There is a stream of this name", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "A stream with this name already exists", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
@@ -52,7 +52,7 @@ pub async fn create(
     if !streams::create(&api.db, caller.tenant(), &name, settings, api.clock.now()).await? {
         return Err(ApiError::Conflict {
             code: ProblemCode::StreamExists,
-            detail: format!("There is a stream named `{name}`; change it with PATCH /v1/streams/{name}."),
+            detail: format!("A stream named `{name}` already exists; update it with PATCH /v1/streams/{name}."),
             retry_after: None,
         });
     }
@@ -66,10 +66,10 @@ pub async fn create(
     Ok(response)
 }
 
-/// Change a stream
+/// Update a stream
 ///
-/// `null` makes a setting as configured again, what is missing stays; `priority` and `weight` are numbers always,
-/// `unsubscribe` is true or false. A new priority holds for what waits already.
+/// `null` resets a setting to its configured default, except for `priority`, `weight` and `unsubscribe`, which cannot
+/// be null; omitted fields keep their value. A new priority also applies to waiting messages.
 #[utoipa::path(
     patch, path = "/v1/streams/{name}", tag = "streams", operation_id = "change_stream",
     params(("name" = String, Path, description = "The name of the stream")),
@@ -103,8 +103,8 @@ pub async fn change(
 
 /// Pause a stream
 ///
-/// Messages are accepted and kept, and what is in flight is finished. The retry window does not run while the stream is paused;
-/// a message's own `expires_at` holds all the same.
+/// Messages are still accepted and queued, and attempts in flight are finished. The retry window does not run while the
+/// stream is paused, but a message's `expires_at` still applies.
 #[utoipa::path(
     post, path = "/v1/streams/{name}/pause", tag = "streams", operation_id = "pause_stream",
     params(("name" = String, Path, description = "The name of the stream")),
@@ -137,6 +137,8 @@ pub async fn pause(
 }
 
 /// Resume a stream
+///
+/// Removes the pause. Paused lanes of the stream stay paused.
 #[utoipa::path(
     post, path = "/v1/streams/{name}/resume", tag = "streams", operation_id = "resume_stream",
     params(("name" = String, Path, description = "The name of the stream")),
@@ -158,7 +160,7 @@ pub async fn resume(
     done(&api, &caller, &name, is_there).await
 }
 
-/// Links that nobody could make must not be asked for: the mail would wait for them.
+/// Refuses `unsubscribe` without the configuration for links: messages would wait for it.
 fn check_links(api: &Api, change: &StreamChange) -> Result<(), ApiError> {
     if change.unsubscribe != Some(true) || api.links.is_some() {
         return Ok(());
@@ -172,7 +174,7 @@ fn check_links(api: &Api, change: &StreamChange) -> Result<(), ApiError> {
     }]))
 }
 
-/// Tells the workers, and shows what became of the stream.
+/// Wakes the workers and returns the updated stream.
 async fn done(api: &Api, caller: &Caller, name: &str, is_there: bool) -> Result<Json<StreamView>, ApiError> {
     if !is_there {
         return Err(NO_STREAM);

@@ -15,11 +15,11 @@ use crate::http::{Api, ApiError, Problem};
 
 /// List streams
 ///
-/// All of them in one page, the most urgent first.
+/// Returns all streams in one page, the most urgent first.
 #[utoipa::path(
     get, path = "/v1/streams", tag = "streams", operation_id = "list_streams",
     responses(
-        (status = 200, description = "Every stream", body = Page<StreamView>),
+        (status = 200, description = "All streams", body = Page<StreamView>),
         (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
@@ -34,7 +34,9 @@ pub async fn list(State(api): State<Api>, caller: Caller, params: Params) -> Res
     Ok(Json(Page { data, has_more: false, next: None }))
 }
 
-/// Read a stream
+/// Get a stream
+///
+/// Returns the stream's settings, and whether it is paused.
 #[utoipa::path(
     get, path = "/v1/streams/{name}", tag = "streams", operation_id = "get_stream",
     params(("name" = String, Path, description = "The name of the stream")),
@@ -56,7 +58,7 @@ pub async fn get(
     Ok(Json(for_caller(&caller, stream)))
 }
 
-/// Why operators paused something is not told to a key that is limited to sender domains, here as in `explain`.
+/// Hides the reason of a pause from keys with `sender_domains`, as `explain` does.
 fn for_caller(caller: &Caller, mut stream: StreamView) -> StreamView {
     if let Some(paused) = &mut stream.paused
         && caller.sender_domains().is_some()
@@ -66,7 +68,7 @@ fn for_caller(caller: &Caller, mut stream: StreamView) -> StreamView {
     stream
 }
 
-/// A stream as it stands now.
+/// Reads a stream.
 pub(super) async fn shown(api: &Api, tenant: TenantId, name: &str) -> Result<StreamView, ApiError> {
     let row = streams::get(&api.db, tenant, name).await?.ok_or(NO_STREAM)?;
     Ok(StreamView::of(row, &api.delivery.policy))

@@ -1,4 +1,4 @@
-//! Making, changing and removing webhooks.
+//! Creates, updates and deletes webhooks.
 
 use axum::Json;
 use axum::body::Body;
@@ -16,10 +16,10 @@ use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem};
 
-/// Make a webhook
+/// Create a webhook
 ///
-/// It gets what happens from now on; `POST …/replay` has it get what was before. Posts are signed by Standard Webhooks 1.0.
-/// The secret is shown once.
+/// The webhook receives events from now on; call `POST /v1/webhooks/{id}/replay` to send earlier ones. Posts are signed
+/// according to Standard Webhooks 1.0. The secret is shown only once.
 #[utoipa::path(
     post, path = "/v1/webhooks", tag = "webhooks", operation_id = "create_webhook",
     request_body = NewWebhookBody,
@@ -60,10 +60,11 @@ pub async fn create(
     Ok(response)
 }
 
-/// Change a webhook
+/// Update a webhook
 ///
-/// With `disabled` it is stopped, and enabled again after it was stopped by a person, by 5 days of failure or by its own
-/// 410: it goes on where it was. Another URL or `"disabled": false` forgets what has failed, and tries at once.
+/// `"disabled": true` stops the webhook. `"disabled": false` enables it again, whether it was disabled by an operator,
+/// by 5 days of failures or by its own 410 response; it continues after the last event. A new URL or
+/// `"disabled": false` also resets the failures and posts at once.
 #[utoipa::path(
     patch, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "change_webhook",
     params(("id" = String, Path, description = "The id of the webhook")),
@@ -100,14 +101,14 @@ pub async fn change(
     shown(&api, caller.tenant(), id).await.map(Json)
 }
 
-/// Remove a webhook
+/// Delete a webhook
 ///
-/// With what it was still to get. A post that is in flight may arrive.
+/// Also deletes its pending deliveries. A post in flight may still arrive.
 #[utoipa::path(
     delete, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "remove_webhook",
     params(("id" = String, Path, description = "The id of the webhook")),
     responses(
-        (status = 204, description = "Nothing more is posted there"),
+        (status = 204, description = "Deleted"),
         (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),

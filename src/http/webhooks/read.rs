@@ -15,7 +15,7 @@ use crate::http::{Api, ApiError, Problem};
 
 /// List webhooks
 ///
-/// Newest first. Secrets are not shown.
+/// Returns webhooks, newest first, without their secrets.
 #[utoipa::path(
     get, path = "/v1/webhooks", tag = "webhooks", operation_id = "list_webhooks",
     params(
@@ -36,18 +36,18 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<WebhookView>>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("Webhooks get the events of")?;
+    caller.may_reach_the_tenant("Webhooks receive the events of")?;
     let limit = params.limit();
-    let after = params.read("after", "Give the `next` of the page before.", |text| text.parse().ok());
+    let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;
     let rows = webhooks::page(&api.db, caller.tenant(), after, limit + 1).await?;
     let now = api.clock.now();
     Ok(Json(Page::of(rows, limit, |row| EndpointId(row.id).to_string(), |row| WebhookView::of(row, now))))
 }
 
-/// Read a webhook
+/// Get a webhook
 ///
-/// Whether it gets its events, how far it lags, what its last failed post came to, and why it was disabled.
+/// Returns the webhook's settings, status, lag, last error, and why it was disabled.
 #[utoipa::path(
     get, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "get_webhook",
     params(("id" = String, Path, description = "The id of the webhook")),
@@ -65,6 +65,6 @@ pub async fn get(
     PathId(id): PathId<EndpointId>,
 ) -> Result<Json<WebhookView>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("Webhooks get the events of")?;
+    caller.may_reach_the_tenant("Webhooks receive the events of")?;
     shown(&api, caller.tenant(), id).await.map(Json)
 }

@@ -19,22 +19,23 @@ use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem};
 
-/// From where to post again: one of the two.
+/// Where to replay from: exactly one of the two fields.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplayBody {
-    /// Every event with a higher `seq`; 0 is all that are kept.
+    /// Replay every event with a higher `seq`; 0 means all stored events.
     #[schema(minimum = 0, example = 1200)]
     pub after_seq: Option<i64>,
-    /// Every event from this time on.
+    /// Replay every event from this time on.
     #[schema(example = "2026-12-01T09:00:00Z")]
     pub since: Option<DateTime<Utc>>,
 }
 
-/// Have events posted again
+/// Replay events
 ///
-/// Sets the cursor back, never forward: what it has not had yet comes in any case. The events have the same `webhook-id` as
-/// before, so that a receiver which has them can tell. A disabled webhook gets them once it is enabled.
+/// Moves the webhook's cursor back, never forward, so that events after it are posted again. They have the same
+/// `webhook-id` as before, so that receivers can detect duplicates. A disabled webhook receives them once it is
+/// enabled.
 #[utoipa::path(
     post, path = "/v1/webhooks/{id}/replay", tag = "webhooks", operation_id = "replay_webhook",
     params(("id" = String, Path, description = "The id of the webhook")),
@@ -67,7 +68,7 @@ pub async fn replay(
     shown(&api, caller.tenant(), id).await.map(Json)
 }
 
-/// The number behind which to begin. One that nobody was given is from another database.
+/// Returns the `seq` to start after. Refuses one above the last event: it is from another database.
 async fn place(api: &Api, tenant: TenantId, start: Start) -> Result<i64, ApiError> {
     let after = match start {
         Start::Since(time) => return Ok(events::feed::last_before(&api.db, tenant, time).await?),
@@ -75,7 +76,7 @@ async fn place(api: &Api, tenant: TenantId, start: Start) -> Result<i64, ApiErro
     };
     let last = events::feed::last(&api.db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq);
     if after > last {
-        let message = format!("There is no event {after}: the last one is {last}. Was the database restored?");
+        let message = format!("Event {after} does not exist; the last one is {last}. Was the database restored?");
         let fault = Fault { pointer: "/after_seq".into(), code: Code::InvalidValue.as_str(), message };
         return Err(ApiError::Invalid(vec![fault]));
     }

@@ -14,15 +14,15 @@ use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem};
 
-/// Give a webhook a new secret
+/// Rotate the signing secret
 ///
-/// For 24 hours posts are signed with both, so that the receiver can change over in its own time. Of three the oldest
-/// signs no more.
+/// For 24 hours, posts are signed with both the new and the previous secret, so that the receiver can switch without
+/// downtime. A second rotation within that time drops the oldest secret.
 #[utoipa::path(
     post, path = "/v1/webhooks/{id}/rotate-secret", tag = "webhooks", operation_id = "rotate_webhook_secret",
     params(("id" = String, Path, description = "The id of the webhook")),
     responses(
-        (status = 200, description = "The webhook with its new secret, which is shown now and never again", body = WithSecret),
+        (status = 200, description = "The webhook with its new secret, which is shown only once", body = WithSecret),
         (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
