@@ -39,7 +39,7 @@ pub(super) struct Bodies {
 /// A body, and its share of the memory until it is dropped.
 #[derive(Debug)]
 pub(super) struct Read {
-    pub octets: Vec<u8>,
+    pub bytes: Vec<u8>,
     pub share: Option<Share>,
 }
 
@@ -84,21 +84,21 @@ impl Bodies {
         let need = decoded_too(length.unwrap_or(max));
         let mut share: Option<Share> = None;
         // A large body gets its buffer once it has a share, not on the strength of its Content-Length.
-        let mut octets = Vec::with_capacity(usize::try_from(length.unwrap_or(0).min(SMALL)).unwrap_or(0));
+        let mut bytes = Vec::with_capacity(usize::try_from(length.unwrap_or(0).min(SMALL)).unwrap_or(0));
         let mut pieces = Pieces::new(body, max, ARRIVAL);
         while let Some(piece) = pieces.next_for(share.as_ref()).await? {
-            let size = (octets.len() + piece.len()) as u64;
+            let size = (bytes.len() + piece.len()) as u64;
             if size > SMALL {
                 let share = share.get_or_insert_with(|| self.room.begin(owner, need));
                 share.grow(decoded_too(size.next_multiple_of(STEP)), TURN).await.map_err(|_| full())?;
-                let rest = length.unwrap_or(0).saturating_sub(octets.len() as u64);
-                octets.reserve_exact(usize::try_from(rest).unwrap_or(0));
+                let rest = length.unwrap_or(0).saturating_sub(bytes.len() as u64);
+                bytes.reserve_exact(usize::try_from(rest).unwrap_or(0));
             }
-            octets.extend_from_slice(&piece);
+            bytes.extend_from_slice(&piece);
         }
         // A body may take minutes to arrive; the key may have been revoked in the meantime.
         self.keys.still_works(headers).await?;
-        Ok(Read { octets, share })
+        Ok(Read { bytes, share })
     }
 
     /// Returns a body to process as it arrives. It is not buffered, so it takes no share of the memory.

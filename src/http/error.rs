@@ -211,7 +211,11 @@ impl From<StoredMessageError> for ApiError {
                 retry_after: None,
             },
             unreadable => {
-                tracing::error!(event = "stored_message_unreadable", error = %unreadable, "cannot read stored message; answered 500");
+                tracing::error!(
+                event = "stored_message_unreadable",
+                error = %unreadable,
+                "cannot read stored message; answered 500"
+                );
                 Self::Internal
             }
         }

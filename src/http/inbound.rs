@@ -131,14 +131,13 @@ pub async fn hand_in(
     let read = api.bodies.mail(Some(caller.key_id()), &headers, body, api.max_inbound).await?;
     let recipient = recipient.map(|address| address.to_string());
     let origin = Origin::Key { tenant: caller.tenant(), to: recipient.as_deref() };
-    let taken = api.feedback.take(read.octets, origin, dry_run).await?;
+    let taken = api.feedback.take(read.bytes, origin, dry_run).await?;
     drop(read.share);
     if taken.is_early() && !dry_run {
         return Err(ApiError::Conflict {
             code: ProblemCode::StillSending,
-            detail:
-                "The message that this report is about is still being sent. Submit the report again after `Retry-After`."
-                    .into(),
+            detail: "The message of this report is still being sent. Submit the report again after `Retry-After`."
+                .into(),
             retry_after: Some(EARLY),
         });
     }

@@ -76,7 +76,7 @@ impl std::fmt::Debug for MadeKey {
 }
 
 impl Key {
-    fn of(row: KeyRow) -> Self {
+    fn from_row(row: KeyRow) -> Self {
         Self {
             id: KeyId(row.id),
             name: row.name,
@@ -116,7 +116,7 @@ pub async fn create(
     caller.may(Scope::Admin)?;
     let now = api.clock.now();
     let body = api.bodies.json(&headers, body).await?;
-    let request = request::key::parse(&body.octets, &Context { now, limits: &api.limits, streams: &[] })?;
+    let request = request::key::parse(&body.bytes, &Context { now, limits: &api.limits, streams: &[] })?;
     let secret = Secret::from_bytes(rand::random());
     let scopes: Vec<String> = request.scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     let id = KeyId::new(now);
@@ -177,7 +177,7 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;
     let rows = keys::page(&api.db, caller.tenant(), after, limit + 1).await?;
-    Ok(Json(Page::of(rows, limit, |row| KeyId(row.id).to_string(), Key::of)))
+    Ok(Json(Page::new(rows, limit, |row| KeyId(row.id).to_string(), Key::from_row)))
 }
 
 /// Revoke an API key

@@ -104,11 +104,11 @@ pub async fn get(State(api): State<Api>, caller: Caller, mut params: Params) -> 
     }
     let _turn = api.turns.take(caller.key_id()).await?;
     let tally = ledger::tally(&api.db, caller.tenant(), since, until, now).await.map_err(too_broad)?;
-    Ok(Json(Ledger::of(&tally, since, until.unwrap_or(now))))
+    Ok(Json(Ledger::new(&tally, since, until.unwrap_or(now))))
 }
 
 impl Ledger {
-    fn of(tally: &Tally, since: DateTime<Utc>, until: DateTime<Utc>) -> Self {
+    fn new(tally: &Tally, since: DateTime<Utc>, until: DateTime<Utc>) -> Self {
         let ended = tally.delivered
             + tally.relayed
             + tally.bounced

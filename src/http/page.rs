@@ -29,7 +29,7 @@ fn entries<T: ToSchema>() -> RefOr<Schema> {
 
 impl<T> Page<T> {
     /// Creates a page of at most `limit` entries from up to `limit + 1` rows.
-    pub(super) fn of<R>(mut rows: Vec<R>, limit: i64, cursor: impl Fn(&R) -> String, show: impl Fn(R) -> T) -> Self {
+    pub(super) fn new<R>(mut rows: Vec<R>, limit: i64, cursor: impl Fn(&R) -> String, show: impl Fn(R) -> T) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let has_more = rows.len() > limit;
         rows.truncate(limit);

@@ -53,7 +53,12 @@ async fn act(State(api): State<Api>, token: Token, headers: HeaderMap, body: Bod
     form.map_err(|_| ApiError::BodyTimeout)?.map_err(|_| ApiError::TooLarge(FORM as u64))?;
     let Some(ticket) = ticket(&api, token) else { return Ok(unknown()) };
     db::suppressions::unsubscribe::unsubscribe(&api.db, &ticket, api.clock.now()).await?;
-    tracing::info!(event = "recipient_unsubscribed", message_id = %ticket.message, stream = ticket.stream, "recipient unsubscribed");
+    tracing::info!(
+    event = "recipient_unsubscribed",
+    message_id = %ticket.message,
+    stream = ticket.stream,
+    "recipient unsubscribed"
+    );
     if !wants_a_page(&headers) {
         return Ok((StatusCode::OK, "Unsubscribed.\n").into_response());
     }
@@ -73,8 +78,8 @@ fn wants_a_page(headers: &HeaderMap) -> bool {
 }
 
 fn unknown() -> Response {
-    let body = "<p>This link is incomplete or invalid. Try the link in the message again, or ask the sender to remove you from \
-    the list.</p>";
+    let body = "<p>This link is incomplete or invalid. Try the link in the message again, or ask the sender to remove you \
+    from the list.</p>";
     page(StatusCode::NOT_FOUND, "Invalid link", body)
 }
 

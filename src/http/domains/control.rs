@@ -43,7 +43,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let name = request::domain::parse(&body.octets)?;
+    let name = request::domain::parse(&body.bytes)?;
     let tenant = caller.tenant();
     let exists = || ApiError::Conflict {
         code: ProblemCode::DomainExists,

@@ -56,7 +56,7 @@ impl<S: Send + Sync> FromRequestParts<S> for DomainName {
 async fn shown(api: &Api, tenant: TenantId, name: &str) -> Result<DomainView, ApiError> {
     let row = domains::get(&api.db, tenant, name).await?.ok_or(NO_DOMAIN)?;
     let keys = domains::keys(&api.db, tenant, &[name.to_owned()]).await?;
-    Ok(DomainView::of(row, keys, &api.domains.terms))
+    Ok(DomainView::from_row(row, keys, &api.domains.terms))
 }
 
 /// Creates a pair of encrypted DKIM keys.
@@ -82,8 +82,8 @@ fn no_secret() -> ApiError {
     ApiError::Conflict {
         code: ProblemCode::NoSecretKey,
         detail: "DKIM keys are stored encrypted, and no encryption key is configured: set `secret_key` \
-                 (POSTRIDER_SECRET_KEY or POSTRIDER_SECRET_KEY_FILE) to the output of `openssl rand -base64 33`, the same in \
-                 every replica, and restart."
+                 (POSTRIDER_SECRET_KEY or POSTRIDER_SECRET_KEY_FILE) to the output of `openssl rand -base64 33`, \
+                 the same in every replica, and restart."
             .into(),
         retry_after: None,
     }

@@ -50,9 +50,9 @@ pub async fn list(
     }
     let show = |row: domains::DomainRow| {
         let keys = keys.get(&row.name).cloned().unwrap_or_default();
-        DomainView::of(row, keys, &api.domains.terms)
+        DomainView::from_row(row, keys, &api.domains.terms)
     };
-    Ok(Json(Page::of(rows, limit, |row| row.name.clone(), show)))
+    Ok(Json(Page::new(rows, limit, |row| row.name.clone(), show)))
 }
 
 /// Get a domain

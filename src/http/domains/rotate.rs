@@ -37,7 +37,7 @@ pub async fn rotate(
     let keys = new_keys(&api, tenant, &name).await?;
     match domains::rotate(&api.db, tenant, &name, &keys, &api.domains.terms.algorithms, api.clock.now()).await? {
         Rotated::Pending => {
-            tracing::info!(event = "domain_keys_rotated", by = %caller.key_id(), domain = name, "created new DKIM keys");
+            tracing::info!(event = "domain_keys_rotated", by = %caller.key_id(), domain = name, "created DKIM keys");
             shown(&api, tenant, &name).await.map(Json)
         }
         Rotated::Missing => Err(NO_DOMAIN),

@@ -59,7 +59,7 @@ pub struct NewDomainBody {
 }
 
 impl DomainView {
-    pub(super) fn of(row: DomainRow, keys: Vec<KeyRow>, terms: &Terms) -> Self {
+    pub(super) fn from_row(row: DomainRow, keys: Vec<KeyRow>, terms: &Terms) -> Self {
         let published: Vec<PublishedKey> = keys.iter().filter_map(KeyRow::published).collect();
         // Ignores findings that this version cannot parse; the next check replaces them.
         let findings: Vec<Finding> = serde_json::from_value(row.findings).unwrap_or_default();

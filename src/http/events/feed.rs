@@ -91,7 +91,7 @@ pub async fn list(
     if wants_stream(&headers) {
         let after = begin(&api, tenant, last_event_id(&headers)?.unwrap_or(start)).await?;
         let turn = api.followers.take(caller.key_id()).await?;
-        return Ok(stream::of(api, caller, turn, filter, after).into_response());
+        return Ok(stream::respond(api, caller, turn, filter, after).into_response());
     }
     let after = begin(&api, tenant, start).await?;
     let _turn = match wait {
@@ -100,7 +100,7 @@ pub async fn list(
     };
     let until = Instant::now() + Duration::from_secs(wait.unwrap_or(0));
     let part = when_any(&api, &caller, &filter, after, limit.unwrap_or(LIMITS.0), until).await?;
-    Ok(Json(Page::of(part)).into_response())
+    Ok(Json(Page::new(part)).into_response())
 }
 
 /// Returns events above `after`; if there are none, waits for the next ones until `until`.
@@ -192,7 +192,7 @@ fn fault(pointer: &str, message: String) -> ApiError {
 }
 
 impl Page {
-    fn of(part: Part) -> Self {
+    fn new(part: Part) -> Self {
         Self {
             data: part.events.into_iter().map(Event::from).collect(),
             has_more: part.has_more,

@@ -44,7 +44,7 @@ struct Reader {
 }
 
 /// Streams the events above `after`, and all that follow.
-pub(super) fn of(api: Api, caller: Caller, turn: Turn, filter: Filter, after: i64) -> impl IntoResponse {
+pub(super) fn respond(api: Api, caller: Caller, turn: Turn, filter: Filter, after: i64) -> impl IntoResponse {
     let (tenant, now) = (caller.tenant(), Instant::now());
     let reader = Reader {
         api,

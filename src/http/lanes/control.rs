@@ -91,7 +91,7 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     let body = api.bodies.json(&headers, body).await?;
     let streams = api.acceptor.streams(caller.tenant()).await?;
     let context = Context { now: api.clock.now(), limits: &api.limits, streams: &streams };
-    let lane = request::lane::parse(&body.octets, &api.delivery.routes(), &context)?;
+    let lane = request::lane::parse(&body.bytes, &api.delivery.routes(), &context)?;
     let route = lane.route.to_string();
     let key = LaneKey { stream: &lane.stream, route: &route, domain: &lane.domain };
     let (id, is_new) =
@@ -134,7 +134,7 @@ pub async fn change(
 ) -> Result<Json<TermsView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let change = request::lane::parse_change(&body.octets)?;
+    let change = request::lane::parse_change(&body.bytes)?;
     let is_there = lanes::admin::change(&api.db, caller.tenant(), id, &change, api.clock.now()).await?;
     done(&api, &caller, id, is_there).await
 }
@@ -168,7 +168,7 @@ pub async fn pause(
 ) -> Result<Json<TermsView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let reason = request::pause::parse(&body.octets)?;
+    let reason = request::pause::parse(&body.bytes)?;
     let is_there = lanes::admin::pause(&api.db, caller.tenant(), id, reason.as_deref(), api.clock.now()).await?;
     done(&api, &caller, id, is_there).await
 }

@@ -56,7 +56,7 @@ pub async fn list(
     let lanes = lanes::overview::lanes(&api.db, caller.tenant(), &filter, limit + 1, api.clock.now())
         .await
         .map_err(too_broad)?;
-    let Page { data, has_more, next } = Page::of(lanes, limit, cursor, |lane| lane);
+    let Page { data, has_more, next } = Page::new(lanes, limit, cursor, |lane| lane);
     Ok(Json(Page { data: shown(&api, data).await?, has_more, next }))
 }
 

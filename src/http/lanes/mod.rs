@@ -22,7 +22,7 @@ async fn shown(api: &Api, lanes: Vec<Lane>) -> Result<Vec<LaneView>, ApiError> {
     let loads = lanes::overview::loads(&api.db, &ids, api.clock.now()).await?;
     let has_workers = explain::has_workers(&api.db, api.delivery.lease).await?;
     let shown = lanes.into_iter().zip(&loads).map(|(lane, load)| {
-        LaneView::of(TermsView::of(lane, has_workers, load.unprepared.as_ref(), &api.delivery), load)
+        LaneView::new(TermsView::new(lane, has_workers, load.unprepared.as_ref(), &api.delivery), load)
     });
     Ok(shown.collect())
 }
@@ -38,5 +38,5 @@ async fn terms(api: &Api, tenant: TenantId, id: LaneId) -> Result<TermsView, Api
     let lane = lanes::overview::lane(&api.db, tenant, id, api.clock.now()).await?.ok_or(NO_LANE)?;
     let has_workers = explain::has_workers(&api.db, api.delivery.lease).await?;
     let unprepared = lanes::overview::unprepared(&api.db, &[id.0]).await?.pop().flatten();
-    Ok(TermsView::of(lane, has_workers, unprepared.as_ref(), &api.delivery))
+    Ok(TermsView::new(lane, has_workers, unprepared.as_ref(), &api.delivery))
 }

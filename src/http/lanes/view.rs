@@ -164,13 +164,13 @@ pub struct PausedView {
 }
 
 impl PausedView {
-    pub(in crate::http) fn of(paused: Paused, what: &'static str) -> Self {
+    pub(in crate::http) fn new(paused: Paused, what: &'static str) -> Self {
         Self { what, at: paused.at, reason: paused.reason }
     }
 }
 
 impl LaneView {
-    pub(super) fn of(terms: TermsView, load: &Load) -> Self {
+    pub(super) fn new(terms: TermsView, load: &Load) -> Self {
         Self {
             terms,
             waiting: load.waiting,
@@ -188,12 +188,12 @@ impl LaneView {
 }
 
 impl TermsView {
-    pub(super) fn of(lane: Lane, has_workers: bool, unprepared: Option<&Unprepared>, delivery: &Delivery) -> Self {
+    pub(super) fn new(lane: Lane, has_workers: bool, unprepared: Option<&Unprepared>, delivery: &Delivery) -> Self {
         let reason = lane.reason(has_workers, unprepared);
-        let limits = LimitsView::of(&lane, delivery);
+        let limits = LimitsView::new(&lane, delivery);
         let open_at = lane.opens();
         let next_probe_at = lane.open_at;
-        let of_stream = lane.of_stream.paused.map(|paused| PausedView::of(paused, "stream"));
+        let of_stream = lane.of_stream.paused.map(|paused| PausedView::new(paused, "stream"));
         Self {
             id: lane.id,
             stream: lane.stream,
@@ -219,13 +219,13 @@ impl TermsView {
                 cause: blocked.cause,
                 host: blocked.host,
             }),
-            paused: of_stream.or_else(|| lane.paused.map(|paused| PausedView::of(paused, "lane"))),
+            paused: of_stream.or_else(|| lane.paused.map(|paused| PausedView::new(paused, "lane"))),
         }
     }
 }
 
 impl LimitsView {
-    fn of(lane: &Lane, delivery: &Delivery) -> Self {
+    fn new(lane: &Lane, delivery: &Delivery) -> Self {
         let own = lane.limits;
         let whole = |own: Option<i32>, configured: u32, over: (&'static str, &'static str)| match own {
             Some(limit) => WholeLimit { own, effective: limit.into(), from: "lane", over: over.0 },

@@ -71,19 +71,19 @@ pub async fn create(
     params.finish()?;
     let read = api.bodies.message(Some(caller.key_id()), &headers, body).await?;
     if dry_run == Some(true) {
-        let message = parse(&api, caller.tenant(), read.octets).await?;
+        let message = parse(&api, caller.tenant(), read.bytes).await?;
         admit(&caller, &message)?;
-        return plan::of(&api, &caller, message, read.share).await;
+        return plan::respond(&api, &caller, message, read.share).await;
     }
     let key = idempotency::key(&headers)?;
     if let Some(key) = key
         && let Some(first) = api.acceptor.first_use(caller.tenant(), caller.key_id(), key).await?
     {
-        return repeat(&api, &caller, &first, read.octets).await;
+        return repeat(&api, &caller, &first, read.bytes).await;
     }
     let (message, idempotency) = match key {
-        Some(key) => parse_keyed(&api, &caller, read.octets, key).await.map(|(message, with)| (message, Some(with)))?,
-        None => (parse(&api, caller.tenant(), read.octets).await?, None),
+        Some(key) => parse_keyed(&api, &caller, read.bytes, key).await.map(|(message, with)| (message, Some(with)))?,
+        None => (parse(&api, caller.tenant(), read.bytes).await?, None),
     };
     admit(&caller, &message)?;
     let (_, mut warnings) = sender::admit(&api, caller.tenant(), message.from.address.domain()).await?;

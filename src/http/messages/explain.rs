@@ -96,7 +96,7 @@ pub struct LaneRef {
 }
 
 impl LaneRef {
-    pub(super) fn of(lane: &Lane) -> Self {
+    pub(super) fn new(lane: &Lane) -> Self {
         Self {
             id: (lane.id != LaneId::NONE).then_some(lane.id),
             stream: lane.stream.clone(),
@@ -133,7 +133,7 @@ pub async fn get(
     let _turn = api.turns.take(caller.key_id()).await?;
     let now = api.clock.now();
     let rows = explain::places(&api.db, tenant, id, now).await?;
-    let mut places = Surroundings::of(&api, tenant, &message, &rows, now).await?;
+    let mut places = Surroundings::load(&api, tenant, &message, &rows, now).await?;
     let mut entries = suppressions(&api, tenant, &message, &rows, now).await?;
     if caller.sender_domains().is_some() {
         // Lanes and suppressions are shared: hides what was said about other senders' messages.
@@ -207,7 +207,7 @@ struct Surroundings {
 }
 
 impl Surroundings {
-    async fn of(
+    async fn load(
         api: &Api,
         tenant: TenantId,
         message: &MessageRow,
@@ -287,7 +287,7 @@ impl Surroundings {
             status,
             attempts: recipient.attempts,
             explanation: explain(&recipient, place.as_ref(), now),
-            lane: place.as_ref().map(|place| LaneRef::of(&place.lane)),
+            lane: place.as_ref().map(|place| LaneRef::new(&place.lane)),
             ahead: self.ahead.get(&row.id).copied().filter(|_| !status.is_end()),
             gives_up_at: place.map(|place| place.gives_up_at),
             mx: recipient.mx,

@@ -67,9 +67,9 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
         recipients.entry(row.message_id).or_default().push(row);
     }
     let cursor = |row: &messages::MessageRow| MessageId(row.id).to_string();
-    let mut page = Page::of(rows, limit, cursor, |row| {
+    let mut page = Page::new(rows, limit, cursor, |row| {
         let of_message = recipients.get(&row.id).cloned().unwrap_or_default();
-        Message::of(row, of_message, &bounces)
+        Message::from_row(row, of_message, &bounces)
     });
     if let (None, Some(horizon)) = (&page.next, horizon) {
         // Older messages exist that this request did not scan.

@@ -105,7 +105,7 @@ pub struct PlannedRecipient {
 }
 
 /// Returns the plan of a valid message. `body` is its share of the memory for large bodies.
-pub(super) async fn of(
+pub(super) async fn respond(
     api: &Api,
     caller: &Caller,
     message: NewMessage,
@@ -115,7 +115,7 @@ pub(super) async fn of(
     let (standing, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
     let signer = standing.signer();
     let route = api.delivery.table.of(&message.stream, message.from.address.domain()).clone();
-    let lanes = Lanes::of(api, caller, &message, &route).await?;
+    let lanes = Lanes::load(api, caller, &message, &route).await?;
     let entries = suppressions(api, caller, &message).await?;
     let recipients = message
         .recipients
@@ -134,9 +134,9 @@ pub(super) async fn of(
             stream: message.stream.clone(),
             route: route.to_string(),
             relays,
-            dkim: signer.as_deref().map(PlannedSignature::of).unwrap_or_default(),
+            dkim: signer.as_deref().map(PlannedSignature::from_signer).unwrap_or_default(),
             warnings,
-            mime: Mime::of(built(&draft(message, unsubscribe), signer.as_deref())),
+            mime: Mime::new(built(&draft(message, unsubscribe), signer.as_deref())),
             recipients,
         })
     };
@@ -169,9 +169,9 @@ pub(super) fn built(draft: &Draft, signer: Option<&Signer>) -> Vec<u8> {
 }
 
 impl Mime {
-    fn of(octets: Vec<u8>) -> Self {
-        let size = octets.len();
-        match String::from_utf8(octets) {
+    fn new(bytes: Vec<u8>) -> Self {
+        let size = bytes.len();
+        match String::from_utf8(bytes) {
             Ok(content) => Self { encoding: "utf-8", content, size },
             Err(error) => Self { encoding: "base64", content: STANDARD.encode(error.as_bytes()), size },
         }
@@ -240,7 +240,7 @@ struct Lanes {
 }
 
 impl Lanes {
-    async fn of(api: &Api, caller: &Caller, message: &NewMessage, route: &RouteName) -> Result<Self, ApiError> {
+    async fn load(api: &Api, caller: &Caller, message: &NewMessage, route: &RouteName) -> Result<Self, ApiError> {
         let tenant = caller.tenant();
         let may_read = sees_others(caller);
         let mut domains: Vec<String> =
@@ -324,7 +324,7 @@ impl Lanes {
         };
         let due_at = message.scheduled_at.unwrap_or(now);
         let opens = lane.opens().filter(|_| lane.blocked.is_none());
-        let reference = LaneRef::of(&lane);
+        let reference = LaneRef::new(&lane);
         let place = Place {
             due_at: Some(due_at),
             gives_up_at: self.gives_up.deadline(due_at, message.expires_at),

@@ -52,8 +52,8 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
     let was_attempted = recipients.iter().any(|recipient| recipient.attempts > 0);
     // Attachments and MIME, which is a third larger, are in memory at the same time.
-    let octets = u64::try_from(stored.row.size).unwrap_or(0);
-    let need = octets.saturating_mul(5) / 2;
+    let size = u64::try_from(stored.row.size).unwrap_or(0);
+    let need = size.saturating_mul(5) / 2;
     let share = if stored.is_large() { Some(api.responses.reserve(Some(caller.key_id()), need).await?) } else { None };
     let draft = stored.draft(&api.db, api.links.as_ref()).await?;
     let standing = api.domains.senders.of(caller.tenant(), draft.from.address.domain()).await?;

@@ -60,7 +60,7 @@ pub(super) async fn shown(api: &Api, caller: &Caller, id: MessageId) -> Result<M
     let row = row(api, caller, id).await?;
     let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
     let bounces = bounces_of(api, caller.tenant(), &recipients).await?;
-    Ok(Message::of(row, recipients, &bounces))
+    Ok(Message::from_row(row, recipients, &bounces))
 }
 
 /// Reads the classifications of the refusals of bounced recipients.
@@ -109,5 +109,5 @@ pub async fn events(
     // Allows for clock differences between replicas of up to a day.
     let since = message.created_at - TimeDelta::days(1);
     let rows = db::events::of_message(&api.db, caller.tenant(), id, since, after.unwrap_or(0), limit + 1).await?;
-    Ok(Json(Page::of(rows, limit, |row| row.seq.to_string(), Event::from)))
+    Ok(Json(Page::new(rows, limit, |row| row.seq.to_string(), Event::from)))
 }

@@ -29,8 +29,8 @@ impl Warning {
     /// Creates the warning for a message that is sent without the unsubscribe link that its stream adds.
     pub(super) fn needs_one_recipient(message: &NewMessage) -> Self {
         let message = format!(
-            "Stream {} adds `List-Unsubscribe`, which needs a single recipient. This message has {}, and is sent without it. Send \
-             one message to each recipient.",
+            "Stream {} adds `List-Unsubscribe`, which needs a single recipient. This message has {}, and is sent without \
+            it. Send one message to each recipient.",
             message.stream,
             message.recipients.len()
         );
@@ -58,7 +58,7 @@ pub struct PlannedSignature {
 
 impl PlannedSignature {
     /// Returns the signatures of a signer.
-    pub(super) fn of(signer: &Signer) -> Vec<Self> {
+    pub(super) fn from_signer(signer: &Signer) -> Vec<Self> {
         let one = |key: &std::sync::Arc<crate::domain::dkim::SigningKey>| Self {
             domain: signer.domain.clone(),
             selector: key.selector.clone(),
@@ -139,8 +139,8 @@ fn of_known(domains: &Domains, sender: &Sender, from: &str) -> Vec<Warning> {
     }
     if sender.strict.dkim && from != domain && sender.dmarc.is_some() {
         let message = format!(
-            "{from} is signed with d={domain}, and the DMARC record of {domain} says adkim=s, so the signature does not count. POST \
-             /v1/domains for {from}, or publish a DMARC record at _dmarc.{from}."
+            "{from} is signed with d={domain}, and the DMARC record of {domain} says adkim=s, so the signature does not \
+            count. Register {from} with POST /v1/domains, or publish a DMARC record at _dmarc.{from}."
         );
         warn("dmarc_strict_alignment", message);
     }

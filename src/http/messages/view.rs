@@ -261,12 +261,12 @@ pub struct MessageAttachment {
 
 impl Message {
     /// Creates a message from its row and its recipients' rows.
-    pub fn of(row: MessageRow, recipients: Vec<RecipientRow>, bounces: &HashMap<Uuid, BounceSaid>) -> Self {
+    pub fn from_row(row: MessageRow, recipients: Vec<RecipientRow>, bounces: &HashMap<Uuid, BounceSaid>) -> Self {
         let recipients: Vec<Recipient> = recipients
             .into_iter()
             .map(|row| {
                 let bounce = bounces.get(&row.id).cloned();
-                Recipient { bounce, ..Recipient::of(row) }
+                Recipient { bounce, ..Recipient::from_row(row) }
             })
             .collect();
         Self {
@@ -291,7 +291,7 @@ impl Message {
 }
 
 impl Recipient {
-    fn of(row: RecipientRow) -> Self {
+    fn from_row(row: RecipientRow) -> Self {
         Self {
             id: RecipientId(row.id),
             address: row.address,

@@ -127,9 +127,9 @@ impl Open {
     }
 
     /// Closes an idle connection of this peer, or of the peer that has the most. Returns false if there is none.
-    fn evict(&mut self, of: Option<IpAddr>) -> bool {
+    fn evict(&mut self, only: Option<IpAddr>) -> bool {
         loop {
-            let idle = self.by_number.iter().filter(|(_, one)| of.is_none_or(|peer| one.peer == peer));
+            let idle = self.by_number.iter().filter(|(_, one)| only.is_none_or(|peer| one.peer == peer));
             let idle = || idle.clone().filter_map(|(number, one)| Some((*number, one, one.activity.idle_since()?)));
             let peer = idle().map(|(_, one, _)| one.peer).max_by_key(|peer| self.count_of(*peer));
             let (new, used): (Vec<_>, Vec<_>) = idle()

@@ -127,7 +127,12 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
                 if let Some(count) = full.note(Instant::now()) {
-                    tracing::error!(event = "http_accept_failed", %error, count, "cannot accept HTTP connections; retrying");
+                    tracing::error!(
+                    event = "http_accept_failed",
+                    %error,
+                    count,
+                    "cannot accept HTTP connections; retrying"
+                    );
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

@@ -47,7 +47,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let (name, settings) = request::stream::parse(&body.octets)?;
+    let (name, settings) = request::stream::parse(&body.bytes)?;
     check_links(&api, &settings)?;
     if !streams::create(&api.db, caller.tenant(), &name, settings, api.clock.now()).await? {
         return Err(ApiError::Conflict {
@@ -95,7 +95,7 @@ pub async fn change(
 ) -> Result<Json<StreamView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let change = request::stream::parse_change(&body.octets)?;
+    let change = request::stream::parse_change(&body.bytes)?;
     check_links(&api, &change)?;
     let is_there = streams::change(&api.db, caller.tenant(), &name, change, api.clock.now()).await?;
     done(&api, &caller, &name, is_there).await
@@ -130,7 +130,7 @@ pub async fn pause(
 ) -> Result<Json<StreamView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let reason = request::pause::parse(&body.octets)?;
+    let reason = request::pause::parse(&body.bytes)?;
     let now = api.clock.now();
     let is_there = streams::pause(&api.db, caller.tenant(), &name, reason.as_deref(), now).await?;
     done(&api, &caller, &name, is_there).await
@@ -168,9 +168,10 @@ fn check_links(api: &Api, change: &StreamChange) -> Result<(), ApiError> {
     Err(ApiError::Invalid(vec![Fault {
         pointer: "/unsubscribe".into(),
         code: Code::NotConfigured.as_str(),
-        message: "links to unsubscribe by need public_url (POSTRIDER_PUBLIC_URL) and secret_key (POSTRIDER_SECRET_KEY) in the \
-                  configuration of every process"
-            .into(),
+        message:
+            "unsubscribe links require `public_url` (POSTRIDER_PUBLIC_URL) and `secret_key` (POSTRIDER_SECRET_KEY) \
+                  in the configuration of every process"
+                .into(),
     }]))
 }
 

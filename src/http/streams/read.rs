@@ -30,7 +30,8 @@ pub async fn list(State(api): State<Api>, caller: Caller, params: Params) -> Res
     caller.may(Scope::Read)?;
     params.finish()?;
     let rows = streams::all(&api.db, caller.tenant()).await?;
-    let data = rows.into_iter().map(|row| for_caller(&caller, StreamView::of(row, &api.delivery.policy))).collect();
+    let data =
+        rows.into_iter().map(|row| for_caller(&caller, StreamView::from_row(row, &api.delivery.policy))).collect();
     Ok(Json(Page { data, has_more: false, next: None }))
 }
 
@@ -71,5 +72,5 @@ fn for_caller(caller: &Caller, mut stream: StreamView) -> StreamView {
 /// Reads a stream.
 pub(super) async fn shown(api: &Api, tenant: TenantId, name: &str) -> Result<StreamView, ApiError> {
     let row = streams::get(&api.db, tenant, name).await?.ok_or(NO_STREAM)?;
-    Ok(StreamView::of(row, &api.delivery.policy))
+    Ok(StreamView::from_row(row, &api.delivery.policy))
 }

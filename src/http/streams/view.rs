@@ -133,7 +133,7 @@ pub enum DurationInput {
 }
 
 impl StreamView {
-    pub(super) fn of(row: StreamRow, configured: &Policy) -> Self {
+    pub(super) fn from_row(row: StreamRow, configured: &Policy) -> Self {
         let effective = configured.with(&row.retry);
         let effective = RetryView {
             retry_schedule: effective.schedule.into_iter().map(duration_text).collect(),
@@ -155,7 +155,7 @@ impl StreamView {
             greylist,
             unsubscribe: row.unsubscribe,
             effective,
-            paused: paused.map(|paused| PausedView::of(paused, "stream")),
+            paused: paused.map(|paused| PausedView::new(paused, "stream")),
             created_at: row.created_at,
         }
     }

@@ -47,7 +47,7 @@ pub async fn add(
     let body = api.bodies.json(&headers, body).await?;
     let (now, streams) = (api.clock.now(), api.acceptor.streams(caller.tenant()).await?);
     let context = Context { now, limits: &api.limits, streams: &streams };
-    let entries = suppression::parse(&body.octets, &context)?;
+    let entries = suppression::parse(&body.bytes, &context)?;
     let count = entries.len();
     let existing = if caller.has(Scope::Admin) { Existing::Replaced } else { Existing::Kept };
     let added = suppressions::put(&api.db, caller.tenant(), entries, existing, now).await?;
@@ -118,7 +118,7 @@ pub async fn remove_many(
 ) -> Result<Json<RemovedView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let removals = suppression::parse_removal(&body.octets)?;
+    let removals = suppression::parse_removal(&body.bytes)?;
     let removed = suppressions::list::remove(&api.db, caller.tenant(), &removals, api.clock.now()).await?;
     tracing::info!(event = "suppressions_removed", by = %caller.key_id(), entries = removed, "removed suppressions");
     Ok(Json(RemovedView { removed }))

@@ -55,7 +55,7 @@ pub async fn list(
     params.finish()?;
     let _turn = api.turns.take(caller.key_id()).await?;
     let rows = suppressions::list::page(&api.db, caller.tenant(), &filter, limit + 1, api.clock.now()).await;
-    Ok(Json(Page::of(rows.map_err(too_broad)?, limit, cursor, SuppressionView::from)))
+    Ok(Json(Page::new(rows.map_err(too_broad)?, limit, cursor, SuppressionView::from)))
 }
 
 fn filter(params: &mut Params) -> Filter {

@@ -43,7 +43,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let (url, settings) = request::webhook::parse(&body.octets)?;
+    let (url, settings) = request::webhook::parse(&body.bytes)?;
     api.check_target.admit(&url).await?;
     let (now, tenant) = (api.clock.now(), caller.tenant());
     let id = EndpointId::new(now);
@@ -90,7 +90,7 @@ pub async fn change(
 ) -> Result<Json<WebhookView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let change = request::webhook::parse_change(&body.octets)?;
+    let change = request::webhook::parse_change(&body.bytes)?;
     if let Some(url) = &change.url {
         api.check_target.admit(url).await?;
     }

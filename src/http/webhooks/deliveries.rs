@@ -49,7 +49,7 @@ pub struct WebhookDelivery {
 }
 
 impl WebhookDelivery {
-    fn of(endpoint: EndpointId, row: PostRow) -> Self {
+    fn from_row(endpoint: EndpointId, row: PostRow) -> Self {
         let id = PostId(row.id);
         Self {
             id,
@@ -100,5 +100,5 @@ pub async fn list(
     params.finish()?;
     let _endpoint = webhooks::get(&api.db, caller.tenant(), id).await?.ok_or(NO_WEBHOOK)?;
     let rows = webhooks::log::page(&api.db, caller.tenant(), id, after, limit + 1).await?;
-    Ok(Json(Page::of(rows, limit, |row| PostId(row.id).to_string(), |row| WebhookDelivery::of(id, row))))
+    Ok(Json(Page::new(rows, limit, |row| PostId(row.id).to_string(), |row| WebhookDelivery::from_row(id, row))))
 }

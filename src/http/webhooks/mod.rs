@@ -23,7 +23,7 @@ const NO_WEBHOOK: ApiError = ApiError::NotFound("No webhook has this id.");
 /// Reads an endpoint.
 async fn shown(api: &Api, tenant: TenantId, id: EndpointId) -> Result<WebhookView, ApiError> {
     let row = webhooks::get(&api.db, tenant, id).await?.ok_or(NO_WEBHOOK)?;
-    Ok(WebhookView::of(row, api.clock.now()))
+    Ok(WebhookView::from_row(row, api.clock.now()))
 }
 
 /// Creates a secret, in plain and as stored: encrypted once every worker supports that.

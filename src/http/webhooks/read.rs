@@ -42,7 +42,7 @@ pub async fn list(
     params.finish()?;
     let rows = webhooks::page(&api.db, caller.tenant(), after, limit + 1).await?;
     let now = api.clock.now();
-    Ok(Json(Page::of(rows, limit, |row| EndpointId(row.id).to_string(), |row| WebhookView::of(row, now))))
+    Ok(Json(Page::new(rows, limit, |row| EndpointId(row.id).to_string(), |row| WebhookView::from_row(row, now))))
 }
 
 /// Get a webhook

@@ -61,7 +61,7 @@ pub async fn replay(
 ) -> Result<Json<WebhookView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let after = place(&api, caller.tenant(), request::replay::parse(&body.octets)?).await?;
+    let after = place(&api, caller.tenant(), request::replay::parse(&body.bytes)?).await?;
     if webhooks::replay(&api.db, caller.tenant(), id, after).await? {
         tracing::info!(event = "webhook_replayed", by = %caller.key_id(), webhook = %id, after, "replaying a webhook's events");
     }

@@ -131,7 +131,7 @@ impl std::fmt::Debug for WithSecret {
 }
 
 impl WebhookView {
-    pub(super) fn of(row: EndpointRow, now: DateTime<Utc>) -> Self {
+    pub(super) fn from_row(row: EndpointRow, now: DateTime<Utc>) -> Self {
         let ahead = |time: Option<DateTime<Utc>>| time.filter(|time| *time > now);
         Self {
             id: EndpointId(row.id),
