@@ -51,8 +51,8 @@ impl Keys {
 
     async fn find(&self, hash: [u8; 32]) -> Result<Option<Arc<KeyRow>>, ApiError> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
-        if let Some((asked, key)) = seen
-            && asked.elapsed() < CACHE_TTL
+        if let Some((looked_up, key)) = seen
+            && looked_up.elapsed() < CACHE_TTL
         {
             return Ok(Some(key));
         }

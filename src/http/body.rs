@@ -16,15 +16,15 @@ use super::room::{Owner, Room, Share};
 /// Bodies up to this many bytes do not count against the shared memory, so small requests never wait for large ones.
 pub(super) const SMALL: u64 = 64 << 10;
 /// Maximum size of a JSON body that is not a message.
-const SETTINGS: u64 = 1 << 20;
+const MAX_JSON: u64 = 1 << 20;
 /// How long a body may take to arrive.
-const ARRIVAL: Duration = Duration::from_mins(2);
+const MAX_ARRIVAL: Duration = Duration::from_mins(2);
 /// How long a large body may wait for memory.
-const TURN: Duration = Duration::from_secs(30);
+const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Minimum bytes of a large body per 10 s: 16 KiB/s.
-const FLOWS: u64 = 160 << 10;
+const MIN_FLOW: u64 = 160 << 10;
 /// Minimum bytes per 2 s while another request waits for the memory.
-const FLOWS_WELL: u64 = 64 << 10;
+const MIN_FLOW_CONTENDED: u64 = 64 << 10;
 /// Memory is reserved in steps of this size.
 const STEP: u64 = 256 << 10;
 
@@ -51,7 +51,7 @@ impl Bodies {
 
     /// Reads a JSON body that is not a message.
     pub(super) async fn json(&self, headers: &HeaderMap, body: Body) -> Result<Read, ApiError> {
-        self.read_json(None, headers, body, SETTINGS.min(self.max)).await
+        self.read_json(None, headers, body, MAX_JSON.min(self.max)).await
     }
 
     /// Reads the JSON of one or several messages.
@@ -67,7 +67,7 @@ impl Bodies {
     }
 
     /// Reads an inbound MIME message of at most `max` bytes.
-    pub(super) async fn mail(&self, owner: Owner, headers: &HeaderMap, body: Body, max: u64) -> Result<Read, ApiError> {
+    pub(super) async fn mime(&self, owner: Owner, headers: &HeaderMap, body: Body, max: u64) -> Result<Read, ApiError> {
         if !["message/rfc822", "message/global", "application/octet-stream"].iter().any(|kind| is_kind(headers, kind)) {
             return Err(ApiError::UnsupportedMediaType("message/rfc822"));
         }
@@ -81,16 +81,16 @@ impl Bodies {
             return Err(ApiError::TooLarge(max));
         }
         // Without a Content-Length, assume the maximum.
-        let need = decoded_too(length.unwrap_or(max));
+        let need = memory_need(length.unwrap_or(max));
         let mut share: Option<Share> = None;
         // A large body gets its buffer once it has a share, not on the strength of its Content-Length.
         let mut bytes = Vec::with_capacity(usize::try_from(length.unwrap_or(0).min(SMALL)).unwrap_or(0));
-        let mut pieces = Pieces::new(body, max, ARRIVAL);
+        let mut pieces = Pieces::new(body, max, MAX_ARRIVAL);
         while let Some(piece) = pieces.next_for(share.as_ref()).await? {
             let size = (bytes.len() + piece.len()) as u64;
             if size > SMALL {
                 let share = share.get_or_insert_with(|| self.room.begin(owner, need));
-                share.grow(decoded_too(size.next_multiple_of(STEP)), TURN).await.map_err(|_| full())?;
+                share.grow(memory_need(size.next_multiple_of(STEP)), MAX_WAIT).await.map_err(|_| full())?;
                 let rest = length.unwrap_or(0).saturating_sub(bytes.len() as u64);
                 bytes.reserve_exact(usize::try_from(rest).unwrap_or(0));
             }
@@ -121,7 +121,7 @@ fn length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Returns the memory that a body takes while it is parsed: attachments exist both in base64 and decoded.
-fn decoded_too(length: u64) -> u64 {
+fn memory_need(length: u64) -> u64 {
     length + length / 4 * 3
 }
 
@@ -155,12 +155,12 @@ impl Pieces {
 
     /// Returns the next piece; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
-        self.next_of(FLOWS, false).await
+        self.next_of(MIN_FLOW, false).await
     }
 
     /// Returns the next piece of a body that holds `share`. A body without a share only has to make some progress.
     async fn next_for(&mut self, share: Option<&Share>) -> Result<Option<Bytes>, ApiError> {
-        self.next_of(share.map_or(1, |_| FLOWS), share.is_some_and(Share::blocks_others)).await
+        self.next_of(share.map_or(1, |_| MIN_FLOW), share.is_some_and(Share::blocks_others)).await
     }
 
     async fn next_of(&mut self, least: u64, blocks_others: bool) -> Result<Option<Bytes>, ApiError> {
@@ -174,7 +174,7 @@ impl Pieces {
             let waited = begun.elapsed();
             self.time = self.time.saturating_sub(waited);
             let is_slow = self.long.is_below(least, waited);
-            let is_slow = (self.short.is_below(FLOWS_WELL, waited) && blocks_others) || is_slow;
+            let is_slow = (self.short.is_below(MIN_FLOW_CONTENDED, waited) && blocks_others) || is_slow;
             match next {
                 Ok(None) => return Ok(None),
                 _ if is_slow || self.time.is_zero() => return Err(ApiError::BodyTimeout),

@@ -98,20 +98,20 @@ pub struct UnderstoodBounce {
         ("dry_run" = Option<bool>, Query, description = "`true`: return the interpretation without applying it"),
         ("recipient" = Option<String>, Query, description = "The envelope recipient of the report, if known"),
     ),
-    request_body(description = "The message as it was received", content(
+    request_body(description = "The report as received (MIME)", content(
         (inline(Binary) = "message/rfc822"), (inline(Binary) = "message/global"), (inline(Binary) = "application/octet-stream"))),
     responses(
         (status = 200, description = "The interpretation and its effect", body = Understood),
-        (status = 400, description = "The body ended early", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "The request body ended early", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The request body did not arrive in time", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The message is still being sent; submit the report again", body = Problem,
             content_type = "application/problem+json"),
         (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The content type is not a MIME message", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Not now; nothing was changed", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Temporarily unavailable; nothing was changed", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -128,12 +128,12 @@ pub async fn hand_in(
     let address = |text: &str| text.parse::<Address>().or_else(|_| text.replace(' ', "+").parse()).ok();
     let recipient = params.read("recipient", "Pass an email address.", address);
     params.finish()?;
-    let read = api.bodies.mail(Some(caller.key_id()), &headers, body, api.max_inbound).await?;
+    let read = api.bodies.mime(Some(caller.key_id()), &headers, body, api.max_inbound).await?;
     let recipient = recipient.map(|address| address.to_string());
     let origin = Origin::Key { tenant: caller.tenant(), to: recipient.as_deref() };
-    let taken = api.feedback.take(read.bytes, origin, dry_run).await?;
+    let outcome = api.feedback.take(read.bytes, origin, dry_run).await?;
     drop(read.share);
-    if taken.is_early() && !dry_run {
+    if outcome.is_early() && !dry_run {
         return Err(ApiError::Conflict {
             code: ProblemCode::StillSending,
             detail: "The message of this report is still being sent. Submit the report again after `Retry-After`."
@@ -141,21 +141,21 @@ pub async fn hand_in(
             retry_after: Some(EARLY),
         });
     }
-    Ok(Json(understood(taken, dry_run)))
+    Ok(Json(understood(outcome, dry_run)))
 }
 
 /// Time within which the outcome of a finished attempt is recorded.
 const EARLY: Duration = Duration::from_secs(2);
 
-fn understood(taken: ReportOutcome, dry_run: bool) -> Understood {
+fn understood(outcome: ReportOutcome, dry_run: bool) -> Understood {
     Understood {
-        kind: taken.report.kind.as_str().into(),
-        rule: taken.report.rule.into(),
-        message_id: taken.message.map(|(id, _)| id),
-        found_by: taken.message.map(|(_, basis)| basis.as_str().into()),
-        reason: taken.lost.map(|why| why.as_str().into()),
-        applied: taken.applied() > 0,
-        recipients: taken.results.into_iter().map(|fate| recipient(fate, dry_run)).collect(),
+        kind: outcome.report.kind.as_str().into(),
+        rule: outcome.report.rule.into(),
+        message_id: outcome.message.map(|(id, _)| id),
+        found_by: outcome.message.map(|(_, basis)| basis.as_str().into()),
+        reason: outcome.lost.map(|why| why.as_str().into()),
+        applied: outcome.applied() > 0,
+        recipients: outcome.results.into_iter().map(|fate| recipient(fate, dry_run)).collect(),
     }
 }
 

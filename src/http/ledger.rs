@@ -14,7 +14,7 @@ use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;
 
 /// Default time range. The query reads every recipient in it.
-const SPAN: TimeDelta = TimeDelta::hours(24);
+const DEFAULT_RANGE: TimeDelta = TimeDelta::hours(24);
 
 /// Recipients accepted in a time range, by their current state.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -98,7 +98,7 @@ pub async fn get(State(api): State<Api>, caller: Caller, mut params: Params) -> 
     let (since, until) = (params.timestamp("since"), params.timestamp("until"));
     params.finish()?;
     let now = api.clock.now();
-    let since = since.unwrap_or_else(|| until.unwrap_or(now) - SPAN);
+    let since = since.unwrap_or_else(|| until.unwrap_or(now) - DEFAULT_RANGE);
     if until.is_some_and(|until| until <= since) {
         return Err(fault("until", Code::InvalidTimestamp, "Pass a time later than `since`."));
     }

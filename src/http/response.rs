@@ -13,9 +13,9 @@ use super::room::{Full, Owner, Room, Share};
 use crate::domain::id::KeyId;
 
 /// How long a response may wait for memory before it is built.
-const TURN: Duration = Duration::from_secs(30);
+const MAX_WAIT: Duration = Duration::from_secs(30);
 /// How long a response that has been built may wait for memory.
-const MADE: Duration = Duration::from_secs(5);
+const MAX_WAIT_BUILT: Duration = Duration::from_secs(5);
 
 /// The key of the request, set by [`super::auth::Caller`] once it is known.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +42,7 @@ impl Responses {
 
     /// Waits for memory to build a response.
     pub(super) async fn reserve(&self, owner: Owner, bytes: u64) -> Result<Share, ApiError> {
-        self.0.reserve(owner, bytes, TURN).await.map_err(|Full| full())
+        self.0.reserve(owner, bytes, MAX_WAIT).await.map_err(|Full| full())
     }
 }
 
@@ -80,7 +80,7 @@ impl Responses {
         if size <= SMALL || response.extensions().get::<Counted>().is_some() {
             return response;
         }
-        let Ok(share) = self.0.reserve_made(asker.0.get().copied(), size, MADE).await else {
+        let Ok(share) = self.0.reserve_made(asker.0.get().copied(), size, MAX_WAIT_BUILT).await else {
             return full().into_response();
         };
         let (parts, body) = response.into_parts();

@@ -16,11 +16,11 @@ use hyper::body::{Frame, SizeHint};
 use tokio::time::timeout;
 
 /// Maximum bytes to discard.
-const MOST: u64 = 64 << 20;
+const MAX_BYTES: u64 = 64 << 20;
 /// Maximum time to discard a body.
-const LONGEST: Duration = Duration::from_secs(30);
+const MAX_TIME: Duration = Duration::from_secs(30);
 /// Maximum time to wait for each piece.
-const PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// Receives a body that was dropped before its end.
 type Left = Arc<Mutex<Option<Body>>>;
@@ -59,10 +59,10 @@ impl Unread {
         let rest = self.left.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(rest) = rest else { return };
         // After a timeout, the body arrives too slowly to be discarded.
-        if self.is_asking || status == StatusCode::REQUEST_TIMEOUT || rest.size_hint().lower() > MOST {
+        if self.is_asking || status == StatusCode::REQUEST_TIMEOUT || rest.size_hint().lower() > MAX_BYTES {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         } else {
-            tokio::spawn(timeout(LONGEST, discard(rest)));
+            tokio::spawn(timeout(MAX_TIME, discard(rest)));
         }
     }
 }
@@ -70,9 +70,9 @@ impl Unread {
 /// Reads the body to its end, or stops at a limit.
 async fn discard(body: Body) {
     let (mut pieces, mut read) = (body.into_data_stream(), 0);
-    while let Ok(Some(Ok(piece))) = timeout(PAUSE, pieces.next()).await {
+    while let Ok(Some(Ok(piece))) = timeout(MAX_PAUSE, pieces.next()).await {
         read += piece.len() as u64;
-        if read > MOST {
+        if read > MAX_BYTES {
             return;
         }
     }

@@ -119,14 +119,14 @@ async fn when_any(
         if !part.events.is_empty() || part.has_more || Instant::now() >= until {
             return Ok(part);
         }
-        let mut is_news = None;
-        while is_news.is_none() && Instant::now() < until {
+        let mut has_new = None;
+        while has_new.is_none() && Instant::now() < until {
             let soon = (Instant::now() + stream::KEY_CHECK).min(until);
-            is_news = timeout_at(soon, api.event_notifier.beyond(tenant, after)).await.ok();
+            has_new = timeout_at(soon, api.event_notifier.beyond(tenant, after)).await.ok();
             // The key may have been revoked in the meantime.
             caller.again(api).await?.may(Scope::Read)?;
         }
-        if is_news != Some(true) {
+        if has_new != Some(true) {
             return Ok(part);
         }
     }

@@ -101,7 +101,7 @@ impl Reader {
         loop {
             let soon = self.check_at.min(self.until);
             match timeout_at(soon, self.api.event_notifier.beyond(self.tenant, self.after)).await {
-                Ok(is_news) => return is_news,
+                Ok(has_new) => return has_new,
                 Err(_) if Instant::now() >= self.until || !self.may_go_on().await => return false,
                 Err(_) => {}
             }

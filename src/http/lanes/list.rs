@@ -27,7 +27,7 @@ use crate::http::{Api, ApiError, Problem};
     get, path = "/v1/lanes", tag = "lanes", operation_id = "list_lanes",
     params(
         ("stream" = Option<String>, Query, description = "The name of the stream"),
-        ("route" = Option<String>, Query, description = "`mx`, `relay` or `relay:NAME`"),
+        ("route" = Option<String>, Query, description = "The route: `mx`, `relay` or `relay:NAME`"),
         ("domain" = Option<String>, Query, description = "The destination domain; `*` for lanes of a relay that have no domain"),
         ("state" = Option<LaneState>, Query, description = "The state of the lane"),
         ("waiting" = Option<bool>, Query, description = "`true`: only lanes with waiting recipients, due now or later; `false`: only lanes without"),

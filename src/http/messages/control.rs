@@ -94,7 +94,7 @@ pub struct Reschedule {
         (status = 409, description = "The message is not waiting for its `scheduled_at`", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The time is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]

@@ -47,15 +47,15 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
     responses(
         (status = 200, description = "Dry run: the delivery plan", body = Plan),
         (status = 202, description = "The accepted message", body = Accepted,
-         headers(("Location" = String, description = "Where the message's status is"))),
+         headers(("Location" = String, description = "The path of the message"))),
         (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "A request with this Idempotency-Key is being worked on", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "A request with this `Idempotency-Key` is still in progress", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The database does not answer. The message may or may not have been accepted: repeat the request with the same Idempotency-Key", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database is unavailable. The message may or may not have been accepted; retry the request with the same `Idempotency-Key`", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]

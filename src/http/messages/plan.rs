@@ -112,8 +112,8 @@ pub(super) async fn respond(
     body: Option<Share>,
 ) -> Result<Response, ApiError> {
     let now = message.created_at;
-    let (standing, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
-    let signer = standing.signer();
+    let (sender_status, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
+    let signer = sender_status.signer();
     let route = api.delivery.table.of(&message.stream, message.from.address.domain()).clone();
     let lanes = Lanes::load(api, caller, &message, &route).await?;
     let entries = suppressions(api, caller, &message).await?;
@@ -260,7 +260,7 @@ impl Lanes {
             let ids: Vec<i64> = lanes.iter().map(|lane| lane.id.0).collect();
             lanes.into_iter().zip(places::due(&api.db, &ids, now).await?.into_iter().map(Some)).collect()
         } else {
-            lanes.into_iter().map(|lane| (without_words(lane), None)).collect()
+            lanes.into_iter().map(|lane| (without_remarks(lane), None)).collect()
         };
         let (mut of_stream, priority) = lanes::overview::stream_terms(&api.db, tenant, &message.stream, now).await?;
         if !may_read {
@@ -377,7 +377,7 @@ impl Lanes {
 }
 
 /// Removes destinations' replies and operators' reasons from a lane.
-fn without_words(mut lane: Lane) -> Lane {
+fn without_remarks(mut lane: Lane) -> Lane {
     lane.paused = lane.paused.map(Paused::without_reason);
     lane.of_stream.paused = lane.of_stream.paused.map(Paused::without_reason);
     without_replies(lane)

@@ -70,10 +70,10 @@ impl PlannedSignature {
 
 /// Returns the sender domain's state and warnings about it. Fails if the configuration refuses unverified domains.
 pub(super) async fn admit(api: &Api, tenant: TenantId, domain: &str) -> Result<(SenderStatus, Vec<Warning>), ApiError> {
-    let standing = api.domains.senders.of(tenant, domain).await?;
-    let is_good = matches!(&standing, SenderStatus::Known(sender) if sender.status.is_good());
+    let sender_status = api.domains.senders.of(tenant, domain).await?;
+    let is_good = matches!(&sender_status, SenderStatus::Known(sender) if sender.status.is_good());
     if api.domains.refuses_unverified && !is_good {
-        let message = match &standing {
+        let message = match &sender_status {
             SenderStatus::Known(sender) => {
                 format!("{0} is not verified; POST /v1/domains/{0}/verify returns the reason", sender.domain)
             }
@@ -82,13 +82,13 @@ pub(super) async fn admit(api: &Api, tenant: TenantId, domain: &str) -> Result<(
         let fault = Fault { pointer: "/from".into(), code: Code::UnverifiedDomain.as_str(), message };
         return Err(ApiError::Invalid(vec![fault]));
     }
-    let warnings = warnings(&api.domains, domain, &standing);
-    Ok((standing, warnings))
+    let warnings = warnings(&api.domains, domain, &sender_status);
+    Ok((sender_status, warnings))
 }
 
 /// Returns warnings about the sender's domain; none if no domain is registered at all.
-fn warnings(domains: &Domains, domain: &str, standing: &SenderStatus) -> Vec<Warning> {
-    match standing {
+fn warnings(domains: &Domains, domain: &str, sender_status: &SenderStatus) -> Vec<Warning> {
+    match sender_status {
         SenderStatus::Unasked => Vec::new(),
         SenderStatus::Stranger => {
             let message = format!(
@@ -96,12 +96,12 @@ fn warnings(domains: &Domains, domain: &str, standing: &SenderStatus) -> Vec<War
             );
             vec![Warning { code: "domain_not_registered", message }]
         }
-        SenderStatus::Known(sender) => of_known(domains, sender, domain),
+        SenderStatus::Known(sender) => domain_warnings(domains, sender, domain),
     }
 }
 
 /// Returns warnings about a registered domain. `from` is the sender's domain, which may be a subdomain of it.
-fn of_known(domains: &Domains, sender: &Sender, from: &str) -> Vec<Warning> {
+fn domain_warnings(domains: &Domains, sender: &Sender, from: &str) -> Vec<Warning> {
     let domain = &sender.domain;
     let mut warnings = Vec::new();
     let mut warn = |code, message| warnings.push(Warning { code, message });

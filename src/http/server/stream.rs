@@ -14,7 +14,7 @@ use super::Limits;
 use super::connections::Activity;
 
 /// Bytes that a client must read within [`Limits::write_timeout`] while more are pending.
-const LEAST: usize = 64 << 10;
+const MIN_PROGRESS: usize = 64 << 10;
 
 pub(super) struct Guarded {
     stream: TcpStream,
@@ -30,7 +30,7 @@ pub(super) struct Guarded {
     /// Runs while the client reads nothing, or too little.
     writing: Timer,
     /// Bytes sent since `writing` was set.
-    taken: usize,
+    sent: usize,
 }
 
 impl Guarded {
@@ -44,7 +44,7 @@ impl Guarded {
             reading: Timer::default(),
             is_in_head: false,
             writing: Timer::default(),
-            taken: 0,
+            sent: 0,
         }
     }
 
@@ -69,8 +69,8 @@ impl Guarded {
     fn note_write(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(count)) => {
-                self.taken += count;
-                if self.taken >= LEAST {
+                self.sent += count;
+                if self.sent >= MIN_PROGRESS {
                     self.writing.clear();
                 }
                 Poll::Ready(Ok(count))
@@ -78,7 +78,7 @@ impl Guarded {
             Poll::Ready(error) => Poll::Ready(error),
             Poll::Pending => {
                 if !self.writing.is_set() {
-                    self.taken = 0;
+                    self.sent = 0;
                     self.writing.set(Instant::now() + self.limits.write_timeout);
                 }
                 ready!(self.writing.poll(cx));

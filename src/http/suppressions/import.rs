@@ -70,11 +70,11 @@ pub struct RefusedLine {
         (inline(Binary) = "application/x-ndjson"), (inline(Binary) = "text/csv"))),
     responses(
         (status = 200, description = "The result of the import", body = ImportView),
-        (status = 400, description = "The body ended early", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "The request body ended early", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The request body arrived too slowly", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large; without a `Content-Length`, its beginning was imported", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large; without a `Content-Length`, its beginning was imported", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The content type is neither NDJSON nor CSV", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The first line of the CSV has invalid column names; nothing was imported", body = Problem, content_type = "application/problem+json"),
     ),
