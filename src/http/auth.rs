@@ -120,7 +120,7 @@ pub struct Caller {
 impl Caller {
     /// Returns the same caller with the key's current state; fails if the key is no longer valid. For long-running
     /// responses.
-    pub async fn again(&self, api: &Api) -> Result<Self, ApiError> {
+    pub async fn refresh(&self, api: &Api) -> Result<Self, ApiError> {
         Ok(Self { key: api.keys.live(self.hash).await?, hash: self.hash, log: self.log.clone() })
     }
 
@@ -160,7 +160,7 @@ impl Caller {
 
     /// Fails if the key is limited to sender domains: for data that all of them share, such as the suppression list.
     /// `what` begins the error's sentence.
-    pub fn may_reach_the_tenant(&self, what: &str) -> Result<(), ApiError> {
+    pub fn require_all_domains(&self, what: &str) -> Result<(), ApiError> {
         let Some(domains) = self.sender_domains() else { return Ok(()) };
         Err(self.forbidden(format!(
             "{what} all sender domains. This key is limited to {}; use a key without `sender_domains`.",

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::view::{DomainView, NewDomainBody};
-use super::{DomainName, NO_DOMAIN, new_keys, shown};
+use super::{DomainName, NO_DOMAIN, load_view, new_keys};
 use crate::accept::request;
 use crate::db::domains;
 use crate::domain::key::Scope;
@@ -60,7 +60,7 @@ pub async fn create(
     }
     api.domains.senders.forget();
     tracing::info!(event = "domain_created", by = %caller.key_id(), domain = name, "registered a domain");
-    let view = shown(&api, tenant, &name).await?;
+    let view = load_view(&api, tenant, &name).await?;
     let mut response = (StatusCode::CREATED, Json(view)).into_response();
     if let Ok(location) = HeaderValue::try_from(format!("/v1/domains/{name}")) {
         response.headers_mut().insert(header::LOCATION, location);

@@ -53,7 +53,7 @@ impl<S: Send + Sync> FromRequestParts<S> for DomainName {
 }
 
 /// Reads a domain.
-async fn shown(api: &Api, tenant: TenantId, name: &str) -> Result<DomainView, ApiError> {
+async fn load_view(api: &Api, tenant: TenantId, name: &str) -> Result<DomainView, ApiError> {
     let row = domains::get(&api.db, tenant, name).await?.ok_or(NO_DOMAIN)?;
     let keys = domains::keys(&api.db, tenant, &[name.to_owned()]).await?;
     Ok(DomainView::from_row(row, keys, &api.domains.terms))

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::view::DomainView;
-use super::{DomainName, NO_DOMAIN, shown};
+use super::{DomainName, NO_DOMAIN, load_view};
 use crate::db::domains::{self, KeyRow};
 use crate::domain::dns_records::lineage;
 use crate::domain::key::Scope;
@@ -79,7 +79,7 @@ pub async fn get(
     if visible(&caller).is_some_and(|only| !only.contains(&name)) {
         return Err(NO_DOMAIN);
     }
-    shown(&api, caller.tenant(), &name).await.map(Json)
+    load_view(&api, caller.tenant(), &name).await.map(Json)
 }
 
 /// Returns the only domains that exist for the caller: its sender domains and their parent domains, which may sign for

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::view::DomainView;
-use super::{DomainName, NO_DOMAIN, new_keys, shown};
+use super::{DomainName, NO_DOMAIN, load_view, new_keys};
 use crate::db::domains::{self, Rotated};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
@@ -38,7 +38,7 @@ pub async fn rotate(
     match domains::rotate(&api.db, tenant, &name, &keys, &api.domains.terms.algorithms, api.clock.now()).await? {
         Rotated::Pending => {
             tracing::info!(event = "domain_keys_rotated", by = %caller.key_id(), domain = name, "created DKIM keys");
-            shown(&api, tenant, &name).await.map(Json)
+            load_view(&api, tenant, &name).await.map(Json)
         }
         Rotated::Missing => Err(NO_DOMAIN),
         Rotated::Already => Err(ApiError::Conflict {

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::view::DomainView;
-use super::{DomainName, NO_DOMAIN, shown};
+use super::{DomainName, NO_DOMAIN, load_view};
 use crate::db::domains::{self, KeyRow};
 use crate::dns;
 use crate::domain::dns_records::{PublishedKey, Verdict, records};
@@ -44,5 +44,5 @@ pub async fn verify(
     let now = api.clock.now();
     domains::checked(&api.db, tenant, &name, &verdict, &keys, now, now + verdict.next_check(terms, &keys)).await?;
     api.domains.senders.forget();
-    shown(&api, tenant, &name).await.map(Json)
+    load_view(&api, tenant, &name).await.map(Json)
 }

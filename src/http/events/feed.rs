@@ -124,7 +124,7 @@ async fn when_any(
             let soon = (Instant::now() + stream::KEY_CHECK).min(until);
             has_new = timeout_at(soon, api.event_notifier.beyond(tenant, after)).await.ok();
             // The key may have been revoked in the meantime.
-            caller.again(api).await?.may(Scope::Read)?;
+            caller.refresh(api).await?.may(Scope::Read)?;
         }
         if has_new != Some(true) {
             return Ok(part);

@@ -59,8 +59,8 @@ pub(super) fn respond(api: Api, caller: Caller, turn: Turn, filter: Filter, afte
     };
     let events = stream::unfold(reader, async |mut reader| {
         let event = reader.next().await?;
-        let shown = sse::Event::default().id(event.seq.to_string()).event(&event.kind).json_data(&event);
-        Some((Ok::<_, Infallible>(shown.unwrap_or_default()), reader))
+        let sent = sse::Event::default().id(event.seq.to_string()).event(&event.kind).json_data(&event);
+        Some((Ok::<_, Infallible>(sent.unwrap_or_default()), reader))
     });
     let hello = stream::once(async { Ok(sse::Event::default().retry(RETRY)) });
     let events = futures_util::StreamExt::chain(hello, events);
@@ -114,7 +114,7 @@ impl Reader {
             return true;
         }
         self.check_at = Instant::now() + KEY_CHECK;
-        let caller = self.caller.again(&self.api).await;
+        let caller = self.caller.refresh(&self.api).await;
         if let Err(error) = &caller {
             tracing::info!(event = "event_stream_ended", ?error, "ended event stream; its API key is no longer valid");
         }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::view::LaneView;
-use super::{shown, shown_one};
+use super::{load_one, load_views};
 use crate::db::DbError;
 use crate::db::lanes;
 use crate::db::lanes::overview::{Cursor, Filter};
@@ -48,7 +48,7 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<LaneView>>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("Lanes hold the messages of")?;
+    caller.require_all_domains("Lanes hold the messages of")?;
     let limit = params.limit();
     let filter = filter(&mut params);
     params.finish()?;
@@ -57,7 +57,7 @@ pub async fn list(
         .await
         .map_err(too_broad)?;
     let Page { data, has_more, next } = Page::new(lanes, limit, cursor, |lane| lane);
-    Ok(Json(Page { data: shown(&api, data).await?, has_more, next }))
+    Ok(Json(Page { data: load_views(&api, data).await?, has_more, next }))
 }
 
 /// Get a lane
@@ -80,8 +80,8 @@ pub async fn get(
     PathId(id): PathId<LaneId>,
 ) -> Result<Json<LaneView>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("Lanes hold the messages of")?;
-    shown_one(&api, caller.tenant(), id).await.map(Json)
+    caller.require_all_domains("Lanes hold the messages of")?;
+    load_one(&api, caller.tenant(), id).await.map(Json)
 }
 
 fn filter(params: &mut Params) -> Filter {

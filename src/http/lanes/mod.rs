@@ -17,20 +17,20 @@ use view::{LaneView, TermsView};
 const NO_LANE: ApiError = ApiError::NotFound("No lane has this id.");
 
 /// Returns lanes with their queue counts.
-async fn shown(api: &Api, lanes: Vec<Lane>) -> Result<Vec<LaneView>, ApiError> {
+async fn load_views(api: &Api, lanes: Vec<Lane>) -> Result<Vec<LaneView>, ApiError> {
     let ids: Vec<i64> = lanes.iter().map(|lane| lane.id.0).collect();
     let loads = lanes::overview::loads(&api.db, &ids, api.clock.now()).await?;
     let has_workers = explain::has_workers(&api.db, api.delivery.lease).await?;
-    let shown = lanes.into_iter().zip(&loads).map(|(lane, load)| {
+    let views = lanes.into_iter().zip(&loads).map(|(lane, load)| {
         LaneView::new(TermsView::new(lane, has_workers, load.unprepared.as_ref(), &api.delivery), load)
     });
-    Ok(shown.collect())
+    Ok(views.collect())
 }
 
 /// Reads one lane with its queue counts.
-async fn shown_one(api: &Api, tenant: TenantId, id: LaneId) -> Result<LaneView, ApiError> {
+async fn load_one(api: &Api, tenant: TenantId, id: LaneId) -> Result<LaneView, ApiError> {
     let lane = lanes::overview::lane(&api.db, tenant, id, api.clock.now()).await?.ok_or(NO_LANE)?;
-    shown(api, vec![lane]).await?.pop().ok_or(NO_LANE)
+    load_views(api, vec![lane]).await?.pop().ok_or(NO_LANE)
 }
 
 /// Reads one lane without queue counts, so that a pause cannot fail because counting took too long.

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::read::shown;
+use super::read::load_view;
 use super::view::{Message, MessageState, RecipientState};
 use crate::accept::request::{self, Context};
 use crate::db::messages;
@@ -23,7 +23,7 @@ use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem, ProblemCode};
 
 async fn state(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageState, ApiError> {
-    shown(api, caller, id).await.map(MessageState::from)
+    load_view(api, caller, id).await.map(MessageState::from)
 }
 
 /// The result of canceling a message.
@@ -58,7 +58,7 @@ pub async fn cancel(
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<CancelAnswer>, ApiError> {
     caller.may(Scope::Send)?;
-    shown(&api, &caller, id).await?;
+    load_view(&api, &caller, id).await?;
     let done: HashSet<Uuid> =
         messages::actions::cancel(&api.db, caller.tenant(), id, api.clock.now()).await?.into_iter().collect();
     let message = state(&api, &caller, id).await?;
@@ -106,7 +106,7 @@ pub async fn reschedule(
     body: Body,
 ) -> Result<Json<MessageState>, ApiError> {
     caller.may(Scope::Send)?;
-    let message = shown(&api, &caller, id).await?;
+    let message = load_view(&api, &caller, id).await?;
     let now = api.clock.now();
     let body = api.bodies.json(&headers, body).await?;
     let context = Context { now, limits: &api.limits, streams: &[] };
@@ -146,7 +146,7 @@ pub async fn retry(
 ) -> Result<Json<MessageState>, ApiError> {
     caller.may(Scope::Send)?;
     let now = api.clock.now();
-    let message = shown(&api, &caller, id).await?;
+    let message = load_view(&api, &caller, id).await?;
     let mut due = messages::actions::retry(&api.db, caller.tenant(), id, now).await?.len();
     due += requeue_uncertain(&api, &caller, id, &message).await?;
     let message = state(&api, &caller, id).await?;

@@ -42,7 +42,7 @@ pub async fn get(
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<Message>, ApiError> {
     caller.may(Scope::Read)?;
-    let mut message = shown(&api, &caller, id).await?;
+    let mut message = load_view(&api, &caller, id).await?;
     let attachments = messages::attachments(&api.db, caller.tenant(), id).await?.unwrap_or_default();
     // Omits attachments that this version cannot parse.
     message.attachments = Some(serde_json::from_value(attachments).unwrap_or_default());
@@ -56,7 +56,7 @@ pub(super) async fn row(api: &Api, caller: &Caller, id: MessageId) -> Result<Mes
 }
 
 /// Reads a message with its recipients.
-pub(super) async fn shown(api: &Api, caller: &Caller, id: MessageId) -> Result<Message, ApiError> {
+pub(super) async fn load_view(api: &Api, caller: &Caller, id: MessageId) -> Result<Message, ApiError> {
     let row = row(api, caller, id).await?;
     let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
     let bounces = bounces_of(api, caller.tenant(), &recipients).await?;

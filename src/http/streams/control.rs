@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::read::shown;
+use super::read::load_view;
 use super::view::{NewStreamBody, StreamChangeBody, StreamView};
 use super::{NO_STREAM, StreamName};
 use crate::accept::request;
@@ -58,7 +58,7 @@ pub async fn create(
     }
     api.acceptor.forget_streams();
     tracing::info!(event = "stream_created", by = %caller.key_id(), stream = name, "created a stream");
-    let view = shown(&api, caller.tenant(), &name).await?;
+    let view = load_view(&api, caller.tenant(), &name).await?;
     let mut response = (StatusCode::CREATED, Json(view)).into_response();
     if let Ok(location) = HeaderValue::try_from(format!("/v1/streams/{name}")) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -182,5 +182,5 @@ async fn done(api: &Api, caller: &Caller, name: &str, is_there: bool) -> Result<
     }
     api.acceptor.wake();
     tracing::info!(event = "stream_changed", by = %caller.key_id(), stream = name, "changed a stream");
-    shown(api, caller.tenant(), name).await.map(Json)
+    load_view(api, caller.tenant(), name).await.map(Json)
 }

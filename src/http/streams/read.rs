@@ -55,7 +55,7 @@ pub async fn get(
     StreamName(name): StreamName,
 ) -> Result<Json<StreamView>, ApiError> {
     caller.may(Scope::Read)?;
-    let stream = shown(&api, caller.tenant(), &name).await?;
+    let stream = load_view(&api, caller.tenant(), &name).await?;
     Ok(Json(for_caller(&caller, stream)))
 }
 
@@ -70,7 +70,7 @@ fn for_caller(caller: &Caller, mut stream: StreamView) -> StreamView {
 }
 
 /// Reads a stream.
-pub(super) async fn shown(api: &Api, tenant: TenantId, name: &str) -> Result<StreamView, ApiError> {
+pub(super) async fn load_view(api: &Api, tenant: TenantId, name: &str) -> Result<StreamView, ApiError> {
     let row = streams::get(&api.db, tenant, name).await?.ok_or(NO_STREAM)?;
     Ok(StreamView::from_row(row, &api.delivery.policy))
 }

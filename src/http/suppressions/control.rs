@@ -43,7 +43,7 @@ pub async fn add(
     body: Body,
 ) -> Result<Json<AddedView>, ApiError> {
     caller.may(Scope::Send)?;
-    caller.may_reach_the_tenant("The suppression list applies to")?;
+    caller.require_all_domains("The suppression list applies to")?;
     let body = api.bodies.json(&headers, body).await?;
     let (now, streams) = (api.clock.now(), api.acceptor.streams(caller.tenant()).await?);
     let context = Context { now, limits: &api.limits, streams: &streams };

@@ -42,7 +42,7 @@ const PAGE: i64 = 1_000;
 )]
 pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("The suppression list applies to")?;
+    caller.require_all_domains("The suppression list applies to")?;
     let format = format(&headers);
     let turn = api.followers.take(caller.key_id()).await?;
     let mut export = Export {

@@ -147,7 +147,7 @@ impl Import {
 
     async fn write(&mut self, api: &Api, caller: &Caller, now: DateTime<Utc>) -> Result<(), ApiError> {
         // An import lasts as long as its body takes to arrive; the key may have been revoked in the meantime.
-        caller.again(api).await?.may(Scope::Admin)?;
+        caller.refresh(api).await?.may(Scope::Admin)?;
         let entries = std::mem::take(&mut self.entries);
         let done = suppressions::put(&api.db, caller.tenant(), entries, Existing::Replaced, now).await?;
         self.view.added += done.added;

@@ -49,7 +49,7 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<SuppressionView>>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("The suppression list applies to")?;
+    caller.require_all_domains("The suppression list applies to")?;
     let limit = params.limit();
     let filter = filter(&mut params);
     params.finish()?;
@@ -121,7 +121,7 @@ pub async fn get(
     PathAddress(address): PathAddress,
 ) -> Result<Json<SuppressedAddress>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("The suppression list applies to")?;
+    caller.require_all_domains("The suppression list applies to")?;
     let entries = suppressions::list::of_address(&api.db, caller.tenant(), &address, api.clock.now()).await?;
     if entries.is_empty() {
         return Err(NOT_SUPPRESSED);

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::view::{NewWebhookBody, WebhookChangeBody, WebhookView, WithSecret};
-use super::{NO_WEBHOOK, new_secret, shown};
+use super::{NO_WEBHOOK, load_view, new_secret};
 use crate::accept::request;
 use crate::db::webhooks::{self, NewEndpoint};
 use crate::domain::id::EndpointId;
@@ -51,7 +51,7 @@ pub async fn create(
     let endpoint = NewEndpoint { id, tenant, url: &url, secret: &stored, settings: &settings, created_at: now };
     webhooks::insert(&api.db, &endpoint).await?;
     tracing::info!(event = "webhook_created", by = %caller.key_id(), webhook = %id, host = url.host_str(), "created a webhook");
-    let made = shown(&api, tenant, id).await?.with(&secret);
+    let made = load_view(&api, tenant, id).await?.with(&secret);
     let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     let mut response = (StatusCode::CREATED, no_store, Json(made)).into_response();
     if let Ok(location) = HeaderValue::try_from(format!("/v1/webhooks/{id}")) {
@@ -98,7 +98,7 @@ pub async fn change(
     if webhooks::change(&api.db, caller.tenant(), id, change, api.clock.now()).await? {
         tracing::info!(event = "webhook_changed", by = %caller.key_id(), webhook = %id, host, "changed a webhook");
     }
-    shown(&api, caller.tenant(), id).await.map(Json)
+    load_view(&api, caller.tenant(), id).await.map(Json)
 }
 
 /// Delete a webhook

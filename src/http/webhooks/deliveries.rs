@@ -94,7 +94,7 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<WebhookDelivery>>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("Webhooks receive the events of")?;
+    caller.require_all_domains("Webhooks receive the events of")?;
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;

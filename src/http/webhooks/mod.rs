@@ -21,7 +21,7 @@ use view::WebhookView;
 const NO_WEBHOOK: ApiError = ApiError::NotFound("No webhook has this id.");
 
 /// Reads an endpoint.
-async fn shown(api: &Api, tenant: TenantId, id: EndpointId) -> Result<WebhookView, ApiError> {
+async fn load_view(api: &Api, tenant: TenantId, id: EndpointId) -> Result<WebhookView, ApiError> {
     let row = webhooks::get(&api.db, tenant, id).await?.ok_or(NO_WEBHOOK)?;
     Ok(WebhookView::from_row(row, api.clock.now()))
 }

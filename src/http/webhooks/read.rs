@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 
-use super::shown;
+use super::load_view;
 use super::view::WebhookView;
 use crate::db::webhooks;
 use crate::domain::id::EndpointId;
@@ -36,7 +36,7 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<WebhookView>>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("Webhooks receive the events of")?;
+    caller.require_all_domains("Webhooks receive the events of")?;
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;
@@ -65,6 +65,6 @@ pub async fn get(
     PathId(id): PathId<EndpointId>,
 ) -> Result<Json<WebhookView>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("Webhooks receive the events of")?;
-    shown(&api, caller.tenant(), id).await.map(Json)
+    caller.require_all_domains("Webhooks receive the events of")?;
+    load_view(&api, caller.tenant(), id).await.map(Json)
 }

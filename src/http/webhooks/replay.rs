@@ -7,7 +7,7 @@ use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::shown;
+use super::load_view;
 use super::view::WebhookView;
 use crate::accept::request;
 use crate::accept::request::replay::Start;
@@ -65,7 +65,7 @@ pub async fn replay(
     if webhooks::replay(&api.db, caller.tenant(), id, after).await? {
         tracing::info!(event = "webhook_replayed", by = %caller.key_id(), webhook = %id, after, "replaying a webhook's events");
     }
-    shown(&api, caller.tenant(), id).await.map(Json)
+    load_view(&api, caller.tenant(), id).await.map(Json)
 }
 
 /// Returns the `seq` to start after. Refuses one above the last event: it is from another database.

@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::view::WithSecret;
-use super::{NO_WEBHOOK, new_secret, shown};
+use super::{NO_WEBHOOK, load_view, new_secret};
 use crate::db::webhooks;
 use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
@@ -40,6 +40,6 @@ pub async fn rotate(
         return Err(NO_WEBHOOK);
     }
     tracing::info!(event = "webhook_secret_rotated", by = %caller.key_id(), webhook = %id, "rotated a webhook's secret");
-    let rotated = shown(&api, caller.tenant(), id).await?.with(&secret);
+    let rotated = load_view(&api, caller.tenant(), id).await?.with(&secret);
     Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(rotated)).into_response())
 }

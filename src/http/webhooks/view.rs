@@ -46,7 +46,7 @@ pub struct WebhookView {
     pub last_error: Option<String>,
     /// Since when posts have been failing; null if the last one succeeded. The webhook is disabled after 5 days.
     pub failing_since: Option<DateTime<Utc>>,
-    /// The number of failed posts since then; while it is down, only probes are posted.
+    /// The number of failed posts since then; while the endpoint is down, only probes are made and counted.
     pub failures: i32,
     /// The time before which nothing is posted, because of `Retry-After`, the rate limit or consecutive failures; null
     /// if none.
