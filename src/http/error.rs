@@ -212,9 +212,9 @@ impl From<StoredMessageError> for ApiError {
             },
             unreadable => {
                 tracing::error!(
-                event = "stored_message_unreadable",
-                error = %unreadable,
-                "cannot read stored message; answered 500"
+                    event = "stored_message_unreadable",
+                    error = %unreadable,
+                    "cannot read stored message; answered 500"
                 );
                 Self::Internal
             }

@@ -54,10 +54,10 @@ async fn act(State(api): State<Api>, token: Token, headers: HeaderMap, body: Bod
     let Some(ticket) = ticket(&api, token) else { return Ok(unknown()) };
     db::suppressions::unsubscribe::unsubscribe(&api.db, &ticket, api.clock.now()).await?;
     tracing::info!(
-    event = "recipient_unsubscribed",
-    message_id = %ticket.message,
-    stream = ticket.stream,
-    "recipient unsubscribed"
+        event = "recipient_unsubscribed",
+        message_id = %ticket.message,
+        stream = ticket.stream,
+        "recipient unsubscribed"
     );
     if !wants_a_page(&headers) {
         return Ok((StatusCode::OK, "Unsubscribed.\n").into_response());

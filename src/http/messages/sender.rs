@@ -30,7 +30,7 @@ impl Warning {
     pub(super) fn needs_one_recipient(message: &NewMessage) -> Self {
         let message = format!(
             "Stream {} adds `List-Unsubscribe`, which needs a single recipient. This message has {}, and is sent without \
-            it. Send one message to each recipient.",
+             it. Send one message to each recipient.",
             message.stream,
             message.recipients.len()
         );
@@ -140,7 +140,7 @@ fn domain_warnings(domains: &Domains, sender: &Sender, from: &str) -> Vec<Warnin
     if sender.strict.dkim && from != domain && sender.dmarc.is_some() {
         let message = format!(
             "{from} is signed with d={domain}, and the DMARC record of {domain} says adkim=s, so the signature does not \
-            count. Register {from} with POST /v1/domains, or publish a DMARC record at _dmarc.{from}."
+             count. Register {from} with POST /v1/domains, or publish a DMARC record at _dmarc.{from}."
         );
         warn("dmarc_strict_alignment", message);
     }

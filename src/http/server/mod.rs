@@ -128,10 +128,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             Err(error) => {
                 if let Some(count) = full.note(Instant::now()) {
                     tracing::error!(
-                    event = "http_accept_failed",
-                    %error,
-                    count,
-                    "cannot accept HTTP connections; retrying"
+                        event = "http_accept_failed",
+                        %error,
+                        count,
+                        "cannot accept HTTP connections; retrying"
                     );
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
