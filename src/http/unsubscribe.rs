@@ -26,7 +26,7 @@ const ARRIVAL: Duration = Duration::from_secs(10);
 /// The token; text that is not UTF-8 is not a valid one.
 type Token = Result<Path<String>, PathRejection>;
 
-/// The route.
+/// Returns the router of the unsubscribe pages.
 pub(super) fn router() -> Router<Api> {
     Router::new().route("/u/{token}", get(show).post(act))
 }
@@ -83,7 +83,7 @@ fn unknown() -> Response {
     page(StatusCode::NOT_FOUND, "Invalid link", body)
 }
 
-/// Nothing but its own style, and a form that leads back here.
+/// The page's Content-Security-Policy: only its inline style, and a form that posts to the same origin.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'self'; \
     frame-ancestors 'none'";
 

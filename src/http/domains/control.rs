@@ -1,4 +1,4 @@
-//! Registering and removing domains.
+//! Registers and removes domains.
 
 use axum::Json;
 use axum::body::Body;

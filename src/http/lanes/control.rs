@@ -106,7 +106,7 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     Ok(response)
 }
 
-/// Change the limits of a lane
+/// Update the limits of a lane
 ///
 /// `null` removes a limit; omitted fields keep their value.
 #[utoipa::path(
@@ -198,7 +198,7 @@ pub async fn resume(
     done(&api, &caller, id, is_there).await
 }
 
-/// Reopen a lane
+/// Reset a lane
 ///
 /// Marks the destination as reachable and forgets the learned rate. Use it after the destination or the configuration
 /// has been fixed. Recipients that could not be prepared are due now. A pause stays in effect, and deferred recipients

@@ -116,10 +116,7 @@ fn domain_warnings(domains: &Domains, sender: &Sender, from: &str) -> Vec<Warnin
     let signs = match &sender.signer {
         Ok(Some(_)) => true,
         Ok(None) => {
-            warn(
-                "not_signed",
-                format!("No key of {domain} signs: `dkim.algorithms` excludes all of their algorithms."),
-            );
+            warn("not_signed", format!("No key of {domain} signs: `dkim.algorithms` excludes their algorithms."));
             false
         }
         Err(error) => {

@@ -195,7 +195,7 @@ impl From<Message> for MessageState {
     }
 }
 
-/// An address with its name.
+/// An email address with its display name.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = MailboxView)]
 pub struct MailboxView {

@@ -23,7 +23,7 @@ use super::Limits;
 const BUSY: u64 = 0;
 const EVICTED: u64 = u64::MAX;
 
-/// Every connection of a server.
+/// The connections of a server.
 #[derive(Debug)]
 pub(super) struct Connections {
     limits: Limits,

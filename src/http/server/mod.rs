@@ -97,7 +97,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// What the connections of a server share.
+/// The state that a server's connections share.
 #[derive(Debug)]
 struct Shared {
     router: Router,

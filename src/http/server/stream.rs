@@ -128,7 +128,7 @@ impl AsyncWrite for Guarded {
         self.stream.is_write_vectored()
     }
 
-    /// hyper calls it when it has nothing left to write.
+    /// hyper calls this when it has nothing left to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if let Poll::Ready(Ok(())) = flushed {
