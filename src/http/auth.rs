@@ -1,4 +1,4 @@
-//! Who is calling: `Authorization: Bearer KEY`, and what that key allows.
+//! Authentication by `Authorization: Bearer KEY`, and authorisation by the key's scopes and sender domains.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,21 +20,21 @@ use crate::domain::fault::Fault;
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{Scope, Secret};
 
-/// How long a key that was looked up is believed: a key withdrawn on another replica works here so much longer.
-const FRESH: Duration = Duration::from_secs(5);
-/// Keys remembered; beyond that the memory starts anew.
-const REMEMBERED: usize = 10_000;
-/// `last_used_at` is written at most so often.
+/// Cache TTL. A key revoked on another replica works here for up to this long.
+const CACHE_TTL: Duration = Duration::from_secs(5);
+/// Maximum number of cached keys; the cache is cleared when it is full.
+const MAX_CACHED_KEYS: usize = 10_000;
+/// Minimum interval between updates of `last_used_at`.
 const TOUCH_EVERY: TimeDelta = TimeDelta::minutes(1);
 
 type Seen = (Instant, Arc<KeyRow>);
 
-/// The keys seen lately.
+/// A cache of API keys.
 #[derive(Debug)]
 pub struct Keys {
     db: Db,
     clock: SharedClock,
-    /// By hash, with the time they were looked up.
+    /// By hash, with the time of the lookup.
     seen: Mutex<HashMap<[u8; 32], Seen>>,
     log: Arc<SecurityLog>,
 }
@@ -44,38 +44,39 @@ impl Keys {
         Self { db, clock, seen: Mutex::default(), log: Arc::default() }
     }
 
-    /// Forgets all keys, so that a change shows at once.
+    /// Clears the cache, so that a change takes effect at once.
     pub(super) fn forget(&self) {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     async fn find(&self, hash: [u8; 32]) -> Result<Option<Arc<KeyRow>>, ApiError> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
-        if let Some((asked, key)) = seen
-            && asked.elapsed() < FRESH
+        if let Some((looked_up, key)) = seen
+            && looked_up.elapsed() < CACHE_TTL
         {
             return Ok(Some(key));
         }
         let Some(key) = keys::find(&self.db, hash).await?.map(Arc::new) else { return Ok(None) };
         self.touch(&key);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= REMEMBERED {
+        if seen.len() >= MAX_CACHED_KEYS {
             seen.clear();
         }
         seen.insert(hash, (Instant::now(), key.clone()));
         Ok(Some(key))
     }
 
-    /// The key as it is now, at most a few seconds old; fails, and is logged, where it works no longer.
+    /// Returns the key, at most [`CACHE_TTL`] old. Fails, and writes to the security log, if it is unknown, revoked or
+    /// expired.
     async fn live(&self, hash: [u8; 32]) -> Result<Arc<KeyRow>, ApiError> {
-        const UNKNOWN: &str = "There is no such API key.";
+        const UNKNOWN: &str = "Invalid API key.";
         let Some(key) = self.find(hash).await? else {
             self.log.refused(Refusal::UnknownKey, None, UNKNOWN);
             return Err(ApiError::Unauthorized(UNKNOWN));
         };
         if key.revoked_at.is_some() {
             self.log.refused(Refusal::RevokedKey, Some(&key), "revoked");
-            return Err(ApiError::Unauthorized("This API key has been withdrawn."));
+            return Err(ApiError::Unauthorized("This API key has been revoked."));
         }
         if key.expires_at.is_some_and(|at| at <= self.clock.now()) {
             self.log.refused(Refusal::ExpiredKey, Some(&key), "expired");
@@ -84,31 +85,31 @@ impl Keys {
         Ok(key)
     }
 
-    /// Fails where the key of a request works no longer: for requests whose body took its time to arrive.
+    /// Fails if the key of a request is no longer valid. Called after a body has arrived, which may take minutes.
     pub(super) async fn still_works(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(header) = headers.get(AUTHORIZATION) else { return Ok(()) };
         let secret = secret(header).map_err(ApiError::Unauthorized)?;
         self.live(Secret::hash(secret)).await.map(drop)
     }
 
-    /// Notes the use of a key without making the caller wait.
+    /// Records the use of a key in the background.
     fn touch(&self, key: &KeyRow) {
         let now = self.clock.now();
         if key.last_used_at.is_none_or(|at| now - at >= TOUCH_EVERY) {
             let (db, id) = (self.db.clone(), KeyId(key.id));
             tokio::spawn(async move {
                 if let Err(error) = keys::touch(&db, id, now).await {
-                    tracing::debug!(%error, "could not note the use of a key");
+                    tracing::debug!(%error, "failed to record the use of an API key");
                 }
             });
         }
     }
 }
 
-/// A caller with a key that works.
+/// A caller with a valid key.
 ///
-/// A key with `sender_domains` is limited to the messages of those senders, for reading as for sending: other messages do
-/// not exist for it, and what is shared by all senders of a tenant is out of its reach.
+/// A key with `sender_domains` may only send and read messages from those domains. Other messages do not exist for it,
+/// and it cannot access what all sender domains of a tenant share.
 #[derive(Debug, Clone)]
 pub struct Caller {
     key: Arc<KeyRow>,
@@ -117,23 +118,24 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The same caller with the key as it is now; fails where the key works no longer. For what lasts longer than a request.
-    pub async fn again(&self, api: &Api) -> Result<Self, ApiError> {
+    /// Returns the same caller with the key's current state; fails if the key is no longer valid. For long-running
+    /// responses.
+    pub async fn refresh(&self, api: &Api) -> Result<Self, ApiError> {
         Ok(Self { key: api.keys.live(self.hash).await?, hash: self.hash, log: self.log.clone() })
     }
 
-    /// Whose data the caller works on.
+    /// Returns the caller's tenant.
     pub fn tenant(&self) -> TenantId {
         TenantId(self.key.tenant_id)
     }
 
-    /// The caller's API key.
+    /// Returns the id of the caller's API key.
     pub fn key_id(&self) -> KeyId {
         KeyId(self.key.id)
     }
 
-    /// Whether the key allows this. `admin` allows everything, but not beside `sender_domains`: keys that an earlier version
-    /// made with both may send and read within their domains.
+    /// Returns whether the key has this scope. `admin` includes every scope, except with `sender_domains`: keys that an
+    /// earlier version created with both may send and read within their domains.
     pub fn has(&self, scope: Scope) -> bool {
         let has = |scope: Scope| self.key.scopes.iter().any(|word| word == scope.as_str());
         match self.sender_domains() {
@@ -142,22 +144,23 @@ impl Caller {
         }
     }
 
-    /// Refuses a caller whose key does not allow this.
+    /// Fails if the key lacks this scope.
     pub fn may(&self, scope: Scope) -> Result<(), ApiError> {
         if self.has(scope) {
             return Ok(());
         }
         let scope = scope.as_str();
-        Err(self.forbidden(format!("This key does not have the scope `{scope}`.")))
+        Err(self.forbidden(format!("This key lacks the scope `{scope}`.")))
     }
 
-    /// The only sender domains that the caller may send from and read of; `None` means all.
+    /// Returns the sender domains that the key is limited to; `None` means all.
     pub fn sender_domains(&self) -> Option<&[String]> {
         self.key.sender_domains.as_deref()
     }
 
-    /// Refuses what is shared by all senders of the tenant, such as the suppression list. `what` begins the sentence.
-    pub fn may_reach_the_tenant(&self, what: &str) -> Result<(), ApiError> {
+    /// Fails if the key is limited to sender domains: for data that all of them share, such as the suppression list.
+    /// `what` begins the error's sentence.
+    pub fn require_all_domains(&self, what: &str) -> Result<(), ApiError> {
         let Some(domains) = self.sender_domains() else { return Ok(()) };
         Err(self.forbidden(format!(
             "{what} all sender domains. This key is limited to {}; use a key without `sender_domains`.",
@@ -165,13 +168,13 @@ impl Caller {
         )))
     }
 
-    /// Whether messages of this sender exist for the caller.
+    /// Returns whether messages of this sender exist for the caller.
     pub fn sees(&self, sender: &str) -> bool {
         let domain = sender.rsplit_once('@').map_or("", |(_, domain)| domain);
         self.sender_domains().is_none_or(|domains| domains.iter().any(|allowed| allowed == domain))
     }
 
-    /// Refuses a sender whose domain the key may not send from.
+    /// Fails if the key may not send from this domain.
     pub fn may_send_from(&self, domain: &str) -> Result<(), ApiError> {
         match self.sender_domains() {
             Some(domains) if !domains.iter().any(|allowed| allowed == domain) => {
@@ -187,7 +190,7 @@ impl Caller {
         ApiError::Forbidden(detail)
     }
 
-    /// Refuses a field of the request, as [`Self::may`] refuses the whole.
+    /// Logs a forbidden field and returns the error.
     pub fn forbidden_field(&self, fault: Fault) -> ApiError {
         self.log.refused(Refusal::Forbidden, Some(&self.key), &fault.message);
         ApiError::ForbiddenField(fault)
@@ -216,7 +219,7 @@ impl FromRequestParts<Api> for Caller {
     }
 }
 
-/// The key in an `Authorization` header, or what is wrong with the header.
+/// Returns the key in an `Authorization` header, or the reason why there is none.
 fn secret(header: &HeaderValue) -> Result<&str, &'static str> {
     let words = header.to_str().ok().and_then(|value| value.split_once(' '));
     let (_, secret) = words

@@ -1,5 +1,5 @@
-//! Reads request bodies: with a limit each, a limit in sum, a time limit and a least speed, so that neither a few large
-//! requests nor many slow ones take the service's memory, or keep each other out.
+//! Reads request bodies with a size limit, a shared memory limit, a time limit and a minimum speed, so that neither a
+//! few large requests nor many slow ones exhaust the memory or block others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,22 +13,22 @@ use super::ApiError;
 use super::auth::Keys;
 use super::room::{Owner, Room, Share};
 
-/// Bodies up to this many octets do not count: nothing small ever waits behind something large.
+/// Bodies up to this many bytes do not count against the shared memory, so small requests never wait for large ones.
 pub(super) const SMALL: u64 = 64 << 10;
-/// The largest body that describes something else than a message.
-const SETTINGS: u64 = 1 << 20;
+/// Maximum size of a JSON body that is not a message.
+const MAX_JSON: u64 = 1 << 20;
 /// How long a body may take to arrive.
-const ARRIVAL: Duration = Duration::from_mins(2);
-/// How long a large body may wait for its turn.
-const TURN: Duration = Duration::from_secs(30);
-/// What has to arrive of a large body in 10 s: 16 KiB a second.
-const FLOWS: u64 = 160 << 10;
-/// The same in 2 s while somebody else waits for the memory.
-const FLOWS_WELL: u64 = 64 << 10;
-/// Memory is taken in steps of so much.
+const MAX_ARRIVAL: Duration = Duration::from_mins(2);
+/// How long a large body may wait for memory.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// Minimum bytes of a large body per 10 s: 16 KiB/s.
+const MIN_FLOW: u64 = 160 << 10;
+/// Minimum bytes per 2 s while another request waits for the memory.
+const MIN_FLOW_CONTENDED: u64 = 64 << 10;
+/// Memory is reserved in steps of this size.
 const STEP: u64 = 256 << 10;
 
-/// The limits, and what is left of them.
+/// The limits of request bodies, and the memory that they share.
 #[derive(Debug)]
 pub(super) struct Bodies {
     keys: Arc<Keys>,
@@ -39,22 +39,22 @@ pub(super) struct Bodies {
 /// A body, and its share of the memory until it is dropped.
 #[derive(Debug)]
 pub(super) struct Read {
-    pub octets: Vec<u8>,
+    pub bytes: Vec<u8>,
     pub share: Option<Share>,
 }
 
 impl Bodies {
     pub(super) fn new(keys: Arc<Keys>, max: u64, memory: u64) -> Self {
-        // One body of the largest size must always fit.
+        // One body of the maximum size must always fit.
         Self { keys, max, room: Room::new(memory.max(max)) }
     }
 
-    /// Reads a JSON body that describes something else than a message.
+    /// Reads a JSON body that is not a message.
     pub(super) async fn json(&self, headers: &HeaderMap, body: Body) -> Result<Read, ApiError> {
-        self.read_json(None, headers, body, SETTINGS.min(self.max)).await
+        self.read_json(None, headers, body, MAX_JSON.min(self.max)).await
     }
 
-    /// Reads the JSON of a message, or of several.
+    /// Reads the JSON of one or several messages.
     pub(super) async fn message(&self, owner: Owner, headers: &HeaderMap, body: Body) -> Result<Read, ApiError> {
         self.read_json(owner, headers, body, self.max).await
     }
@@ -66,8 +66,8 @@ impl Bodies {
         self.read(owner, headers, body, max).await
     }
 
-    /// Reads a mail of at most `max` octets.
-    pub(super) async fn mail(&self, owner: Owner, headers: &HeaderMap, body: Body, max: u64) -> Result<Read, ApiError> {
+    /// Reads an inbound MIME message of at most `max` bytes.
+    pub(super) async fn mime(&self, owner: Owner, headers: &HeaderMap, body: Body, max: u64) -> Result<Read, ApiError> {
         if !["message/rfc822", "message/global", "application/octet-stream"].iter().any(|kind| is_kind(headers, kind)) {
             return Err(ApiError::UnsupportedMediaType("message/rfc822"));
         }
@@ -80,28 +80,28 @@ impl Bodies {
         if length.is_some_and(|length| length > max) {
             return Err(ApiError::TooLarge(max));
         }
-        // Where no length was given, it may become as large as it may be.
-        let need = decoded_too(length.unwrap_or(max));
+        // Without a Content-Length, assume the maximum.
+        let need = memory_need(length.unwrap_or(max));
         let mut share: Option<Share> = None;
-        // A large body gets memory once it has a share, and not for its header alone.
-        let mut octets = Vec::with_capacity(usize::try_from(length.unwrap_or(0).min(SMALL)).unwrap_or(0));
-        let mut pieces = Pieces::new(body, max, ARRIVAL);
+        // A large body gets its buffer once it has a share, not on the strength of its Content-Length.
+        let mut bytes = Vec::with_capacity(usize::try_from(length.unwrap_or(0).min(SMALL)).unwrap_or(0));
+        let mut pieces = Pieces::new(body, max, MAX_ARRIVAL);
         while let Some(piece) = pieces.next_for(share.as_ref()).await? {
-            let size = (octets.len() + piece.len()) as u64;
+            let size = (bytes.len() + piece.len()) as u64;
             if size > SMALL {
                 let share = share.get_or_insert_with(|| self.room.begin(owner, need));
-                share.grow(decoded_too(size.next_multiple_of(STEP)), TURN).await.map_err(|_| full())?;
-                let rest = length.unwrap_or(0).saturating_sub(octets.len() as u64);
-                octets.reserve_exact(usize::try_from(rest).unwrap_or(0));
+                share.grow(memory_need(size.next_multiple_of(STEP)), MAX_WAIT).await.map_err(|_| full())?;
+                let rest = length.unwrap_or(0).saturating_sub(bytes.len() as u64);
+                bytes.reserve_exact(usize::try_from(rest).unwrap_or(0));
             }
-            octets.extend_from_slice(&piece);
+            bytes.extend_from_slice(&piece);
         }
-        // A body may take minutes: a key that was revoked meanwhile does nothing any more.
+        // A body may take minutes to arrive; the key may have been revoked in the meantime.
         self.keys.still_works(headers).await?;
-        Ok(Read { octets, share })
+        Ok(Read { bytes, share })
     }
 
-    /// A body that is worked on as it arrives: nothing of it is kept, so that it takes no share of the memory.
+    /// Returns a body to process as it arrives. It is not buffered, so it takes no share of the memory.
     pub(super) fn pieces(&self, headers: &HeaderMap, body: Body) -> Result<Pieces, ApiError> {
         is_plain(headers)?;
         if length(headers).is_some_and(|length| length > self.max) {
@@ -111,33 +111,33 @@ impl Bodies {
     }
 }
 
-/// The answer where there was no memory in time.
+/// Returns the error when no memory became free in time.
 fn full() -> ApiError {
-    ApiError::Unavailable("Too many large requests at one time. Nothing was done; try again.")
+    ApiError::Unavailable("Too many large requests at once. Nothing was changed; retry the request.")
 }
 
 fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
 }
 
-/// What a body takes up in memory while it is parsed: attachments are there twice, in base64 and decoded.
-fn decoded_too(length: u64) -> u64 {
+/// Returns the memory that a body takes while it is parsed: attachments exist both in base64 and decoded.
+fn memory_need(length: u64) -> u64 {
     length + length / 4 * 3
 }
 
-/// The pieces of a body, at no less than a least speed. Only the time in which a piece is awaited counts.
+/// The pieces of a body, with a minimum speed. Only the time spent waiting for a piece counts.
 #[derive(Debug)]
 pub(super) struct Pieces {
     stream: BodyDataStream,
     left: u64,
     max: u64,
-    /// How long may still be waited.
+    /// Remaining time to wait.
     time: Duration,
     long: Window,
     short: Window,
 }
 
-/// What arrived in a span of waiting.
+/// Bytes that arrived in a span of waiting.
 #[derive(Debug)]
 struct Window {
     length: Duration,
@@ -146,25 +146,25 @@ struct Window {
 }
 
 impl Pieces {
-    /// Of at most `max` bytes.
+    /// Creates the pieces of a body of at most `max` bytes.
     fn new(body: Body, max: u64, time: Duration) -> Self {
         let window = |length| Window { length, waited: Duration::ZERO, arrived: 0 };
         let (long, short) = (window(Duration::from_secs(10)), window(Duration::from_secs(2)));
         Self { stream: body.into_data_stream(), left: max, max, time, long, short }
     }
 
-    /// The next one; none at the end.
+    /// Returns the next piece; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
-        self.next_of(FLOWS, false).await
+        self.next_of(MIN_FLOW, false).await
     }
 
-    /// The next one of a body that takes `share`; of one that takes nothing it is enough that something comes.
+    /// Returns the next piece of a body that holds `share`. A body without a share only has to make some progress.
     async fn next_for(&mut self, share: Option<&Share>) -> Result<Option<Bytes>, ApiError> {
-        self.next_of(share.map_or(1, |_| FLOWS), share.is_some_and(Share::is_in_the_way)).await
+        self.next_of(share.map_or(1, |_| MIN_FLOW), share.is_some_and(Share::blocks_others)).await
     }
 
-    async fn next_of(&mut self, least: u64, is_in_the_way: bool) -> Result<Option<Bytes>, ApiError> {
-        // Most pieces are here already, and no time passes.
+    async fn next_of(&mut self, least: u64, blocks_others: bool) -> Result<Option<Bytes>, ApiError> {
+        // Most pieces have arrived already.
         if let Some(next) = self.stream.next().now_or_never() {
             return next.map(|piece| self.take(piece)).transpose();
         }
@@ -174,7 +174,7 @@ impl Pieces {
             let waited = begun.elapsed();
             self.time = self.time.saturating_sub(waited);
             let is_slow = self.long.is_below(least, waited);
-            let is_slow = (self.short.is_below(FLOWS_WELL, waited) && is_in_the_way) || is_slow;
+            let is_slow = (self.short.is_below(MIN_FLOW_CONTENDED, waited) && blocks_others) || is_slow;
             match next {
                 Ok(None) => return Ok(None),
                 _ if is_slow || self.time.is_zero() => return Err(ApiError::BodyTimeout),
@@ -201,7 +201,7 @@ impl Window {
         self.length.saturating_sub(self.waited)
     }
 
-    /// Whether less than this arrived in the span that ended now, if one did.
+    /// Returns whether the span has ended with fewer than `least` bytes.
     fn is_below(&mut self, least: u64, waited: Duration) -> bool {
         self.waited += waited;
         if self.waited < self.length {
@@ -213,7 +213,7 @@ impl Window {
     }
 }
 
-/// Refuses a body in a coding: none is undone here, so it would be read as something else.
+/// Refuses a body with a content coding, since none is supported.
 fn is_plain(headers: &HeaderMap) -> Result<(), ApiError> {
     let codings = headers.get_all(header::CONTENT_ENCODING);
     if codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity") || coding.is_empty()) {
@@ -222,7 +222,7 @@ fn is_plain(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::UnsupportedCoding)
 }
 
-/// Whether it is of this type, with or without parameters; a missing one is taken for it.
+/// Returns whether the content type is `kind`, with or without parameters, or missing.
 fn is_kind(headers: &HeaderMap, kind: &str) -> bool {
     headers.get(header::CONTENT_TYPE).is_none_or(|value| {
         let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();

@@ -1,5 +1,5 @@
-//! What the workers are configured with, as far as answers tell of it: which way mail goes and what limits it. Plain data,
-//! brought by the application: the API speaks no SMTP.
+//! The part of the workers' configuration that API responses show: routes and limits. Plain data that the application
+//! provides, so that the API needs no SMTP code.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,31 +9,31 @@ use serde::Serialize;
 use crate::domain::retry::Policy;
 use crate::domain::routing::{RouteName, RouteTable};
 
-/// The sending side's configuration.
+/// The delivery configuration.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// Which mail takes which route.
+    /// Selects the route of a message.
     pub table: RouteTable,
-    /// Every route there is.
+    /// All routes.
     pub ways: Vec<RouteInfo>,
-    /// How much TLS is asked of the servers of a domain on the direct way, `*` standing for those that are not named.
+    /// TLS mode per recipient domain on the `mx` route; `*` stands for all domains that are not listed.
     pub mx_tls: BTreeMap<String, String>,
-    /// Connections of one worker to one destination.
+    /// Maximum connections of one worker to one destination.
     pub connections: u32,
-    /// Mails over one connection.
+    /// Maximum messages per connection.
     pub mails_per_connection: u32,
-    /// When to try again, where a stream says nothing else.
+    /// Default retry policy of streams.
     pub policy: Policy,
-    /// A worker that has not been heard of for so long is gone.
+    /// Lease time: a worker without a heartbeat for this long counts as dead.
     pub lease: Duration,
 }
 
-/// A route and how it is gone.
+/// A route and its relays.
 #[derive(Debug, Clone)]
 pub struct RouteInfo {
-    /// Its name.
+    /// The route's name.
     pub route: RouteName,
-    /// The relays in the order in which they are tried; empty where the recipients' own servers are called.
+    /// The relays, in the order in which they are tried; empty for `mx`.
     pub relays: Vec<RelayView>,
 }
 
@@ -45,28 +45,28 @@ pub struct RelayView {
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// `none`, `opportunistic` or `required` (with a certificate that is valid for the host).
+    /// TLS mode: `none`, `opportunistic` or `required` (with a certificate that is valid for the host).
     pub tls: String,
 }
 
 impl Delivery {
-    /// The names of all routes.
+    /// Returns the names of all routes.
     pub(super) fn routes(&self) -> Vec<RouteName> {
         self.ways.iter().map(|way| way.route.clone()).collect()
     }
 
-    /// How much TLS the configuration asks of a domain's servers on the direct way.
+    /// Returns the configured TLS mode for a domain on the `mx` route.
     pub(super) fn mx_tls(&self, domain: &str) -> &str {
         self.mx_tls.get(domain).or_else(|| self.mx_tls.get("*")).map_or("opportunistic", String::as_str)
     }
 
-    /// The hosts of the relays of a route, by its name.
+    /// Returns the hosts of a route's relays.
     pub(super) fn hosts(&self, route: &str) -> Vec<String> {
         let relays = RouteName::parse(route).map(|route| self.relays(&route)).unwrap_or_default();
         relays.iter().map(|relay| relay.host.clone()).collect()
     }
 
-    /// The relays of a route.
+    /// Returns the relays of a route.
     pub(super) fn relays(&self, route: &RouteName) -> &[RelayView] {
         self.ways.iter().find(|way| way.route == *route).map_or(&[], |way| &way.relays)
     }

@@ -1,4 +1,4 @@
-//! Errors as RFC 9457 problems. The only place that turns a failure into a status code.
+//! Errors as RFC 9457 problems. Only this module maps failures to status codes.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -15,16 +15,16 @@ use crate::db::{DbError, Trouble};
 use crate::domain::fault::Fault;
 pub use crate::domain::problem::{Problem, ProblemCode};
 
-/// Why a request was not done.
+/// Why a request failed.
 #[derive(Debug)]
 pub enum ApiError {
-    /// 400: the body or a header cannot be read at all.
+    /// 400: the body or a header is malformed.
     Malformed(String),
-    /// 401: no key, or none that works.
+    /// 401: missing or invalid API key.
     Unauthorized(&'static str),
-    /// 403: the key does not allow it.
+    /// 403: insufficient scope.
     Forbidden(String),
-    /// 403: the key does not allow what the request asks for in one place.
+    /// 403: the key does not allow the value of one field.
     ForbiddenField(Fault),
     /// 404.
     NotFound(&'static str),
@@ -32,28 +32,28 @@ pub enum ApiError {
     MethodNotAllowed,
     /// 408: the body did not arrive in time.
     BodyTimeout,
-    /// 409: the state does not allow it; with a time after which it may.
+    /// 409: the current state does not allow the request.
     Conflict {
-        /// Machine-readable word.
+        /// Machine-readable code.
         code: ProblemCode,
-        /// What is in the way.
+        /// The reason.
         detail: String,
-        /// When to try again, if ever.
+        /// When to retry, if that can help.
         retry_after: Option<Duration>,
     },
-    /// 413, with the limit in octets.
+    /// 413, with the limit in bytes.
     TooLarge(u64),
-    /// 415, with what is understood.
+    /// 415, with the expected content type.
     UnsupportedMediaType(&'static str),
     /// 415: the body has a `Content-Encoding`.
     UnsupportedCoding,
-    /// 422: understood, and wrong in these places.
+    /// 422: invalid fields or parameters.
     Invalid(Vec<Fault>),
-    /// 422: the idempotency key stands for another request.
+    /// 422: the idempotency key was used for a different request.
     KeyReused,
-    /// 503: try again.
+    /// 503: temporarily unavailable; the client should retry.
     Unavailable(&'static str),
-    /// 500: our fault. The cause is in the log.
+    /// 500: internal error. The cause is in the log.
     Internal,
 }
 
@@ -81,15 +81,13 @@ impl ApiError {
             Self::Malformed(detail) | Self::Forbidden(detail) | Self::Conflict { detail, .. } => detail.clone().into(),
             Self::ForbiddenField(fault) => fault.sentence().into(),
             Self::Unauthorized(detail) | Self::NotFound(detail) | Self::Unavailable(detail) => (*detail).into(),
-            Self::MethodNotAllowed => {
-                "This address does not take this method; the Allow header lists those it does.".into()
-            }
+            Self::MethodNotAllowed => "Method not allowed; see the `Allow` header.".into(),
             Self::BodyTimeout => "The request body did not arrive in time.".into(),
             Self::TooLarge(limit) => {
                 format!("The request body may be at most {limit} bytes ({} MiB).", limit >> 20).into()
             }
             Self::UnsupportedMediaType(expected) => format!("Send the body as {expected}.").into(),
-            Self::UnsupportedCoding => "Send the body as plain bytes, without a Content-Encoding.".into(),
+            Self::UnsupportedCoding => "`Content-Encoding` is not supported; send the body uncompressed.".into(),
             Self::Invalid(faults) => match faults.as_slice() {
                 [one] => one.sentence().into(),
                 many => format!("The request has {} faults; `errors` lists them.", many.len()).into(),
@@ -99,7 +97,7 @@ impl ApiError {
                                 message."
                     .into()
             }
-            Self::Internal => "Postrider failed on this request. Its log has the cause under this request_id.".into(),
+            Self::Internal => "Internal error. The log has the cause under this `request_id`.".into(),
         }
     }
 
@@ -113,7 +111,7 @@ impl ApiError {
 }
 
 impl IntoResponse for ApiError {
-    /// The body is written by `request_id::layer`, which knows the request's id.
+    /// `request_id::Surrounded` writes the body, because it knows the request's id.
     fn into_response(self) -> Response {
         let code = self.code();
         let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -153,24 +151,24 @@ impl From<DbError> for ApiError {
 impl From<&DbError> for ApiError {
     fn from(error: &DbError) -> Self {
         if let Some(trouble) = error.trouble() {
-            tracing::warn!(%error, "a request could not be served");
+            tracing::warn!(event = "request_unavailable", %error, "database unavailable; answered 503");
             return Self::Unavailable(away(trouble));
         }
-        tracing::error!(%error, "a request failed");
+        tracing::error!(event = "request_failed", %error, "request failed; answered 500");
         Self::Internal
     }
 }
 
-/// What a client is told of the database, and what to do.
+/// Returns the `detail` of a 503 response for this failure of the database.
 fn away(trouble: Trouble) -> &'static str {
     macro_rules! repeat {
         ($what:literal) => {
-            concat!($what, " Repeat the request; with an Idempotency-Key it is done once, even if this one was.")
+            concat!($what, " Retry the request; with an `Idempotency-Key` it takes effect only once.")
         };
     }
     match trouble {
         Trouble::Gone => repeat!("The database cannot be reached."),
-        Trouble::Full => repeat!("The database takes no more connections."),
+        Trouble::Full => repeat!("The database accepts no more connections."),
         Trouble::ReadOnly => repeat!("The database is read-only, as after a failover."),
         Trouble::Slow => repeat!("The database did not answer in time."),
         Trouble::DiskFull => repeat!("The database's disk is full."),
@@ -186,7 +184,7 @@ impl From<AcceptError> for ApiError {
             AcceptError::KeyReused => Self::KeyReused,
             AcceptError::KeyInFlight => Self::Conflict {
                 code: ProblemCode::IdempotencyKeyInFlight,
-                detail: "A request with this Idempotency-Key is still being worked on.".into(),
+                detail: "A request with this `Idempotency-Key` is still in progress.".into(),
                 retry_after: Some(Duration::from_secs(1)),
             },
             AcceptError::Db(error) => Self::from(error.as_ref()),
@@ -209,31 +207,35 @@ impl From<StoredMessageError> for ApiError {
             StoredMessageError::Db(error) => error.into(),
             StoredMessageError::NoLinks => Self::Conflict {
                 code: ProblemCode::NotConfigured,
-                detail: format!("The mail cannot be shown: {error}."),
+                detail: format!("The message cannot be shown: {error}."),
                 retry_after: None,
             },
             unreadable => {
-                tracing::error!(error = %unreadable, "a stored message cannot be read");
+                tracing::error!(
+                    event = "stored_message_unreadable",
+                    error = %unreadable,
+                    "cannot read stored message; answered 500"
+                );
                 Self::Internal
             }
         }
     }
 }
 
-/// The answer where no route is.
+/// Returns the error of an unknown path.
 pub(super) async fn not_found() -> ApiError {
-    ApiError::NotFound("There is nothing at this address; /docs lists what there is.")
+    ApiError::NotFound("No such endpoint; see /docs.")
 }
 
-/// The answer where a route has no such method.
+/// Returns the error of an unsupported method.
 pub(super) async fn method_not_allowed() -> ApiError {
     ApiError::MethodNotAllowed
 }
 
-/// The answer to a request that made a handler panic.
+/// Returns the response to a request whose handler panicked.
 #[allow(clippy::needless_pass_by_value, reason = "the signature CatchPanicLayer asks for")]
 pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    tracing::error!(panic = message.unwrap_or("unknown"), "a handler panicked");
+    tracing::error!(event = "handler_panicked", panic = message.unwrap_or("unknown"), "handler panicked; answered 500");
     ApiError::Internal.into_response()
 }

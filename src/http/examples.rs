@@ -1,18 +1,18 @@
-//! An example of every request body, for the OpenAPI document: `/docs` sends it with "Execute", so that each has to be
-//! accepted as it is. They suit `postrider dev`: the webhook goes to its own receiver.
+//! An example of every request body, for the OpenAPI document. `/docs` sends them with "Execute", so each must be
+//! valid. They fit `postrider dev`: the webhook's URL is its own receiver.
 
 use serde_json::{Value, json};
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::{OpenApi as Document, RefOr};
 
-/// A bounce as another mail server would write it.
+/// A bounce from another mail server.
 const BOUNCE: &str = "From: MAILER-DAEMON@example.test\r\nTo: billing@acme.test\r\nSubject: Undelivered message\r\n\
     MIME-Version: 1.0\r\nContent-Type: multipart/report; report-type=delivery-status; boundary=b\r\n\r\n\
     --b\r\nContent-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; mx.example.test\r\n\r\n\
     Final-Recipient: rfc822; ann@example.test\r\nAction: failed\r\nStatus: 5.1.1\r\n\
     Diagnostic-Code: smtp; 550 5.1.1 No such user\r\n\r\n--b--\r\n";
 
-/// Puts the examples into the document.
+/// Adds the examples to the document.
 pub(super) fn add(document: &mut Document) {
     for (path, item) in &mut document.paths.paths {
         for (method, operation) in operations(item) {
@@ -25,7 +25,7 @@ pub(super) fn add(document: &mut Document) {
     }
 }
 
-/// The operations that may have a body.
+/// Returns the operations that may have a body.
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
     let all = [("PUT", &mut item.put), ("POST", &mut item.post), ("PATCH", &mut item.patch)];
     all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))

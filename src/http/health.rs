@@ -1,4 +1,4 @@
-//! Whether the process lives, and whether it can serve.
+//! Liveness and readiness probes.
 
 use axum::Json;
 use axum::extract::State;
@@ -6,34 +6,36 @@ use serde::Serialize;
 
 use super::{Api, ApiError, Problem};
 
-/// All is well.
+/// The result of a successful probe.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Health {
-    /// Always `ok`.
+    /// The status; always `ok`.
     pub status: &'static str,
-    /// Which version runs.
+    /// The version of Postrider.
     pub version: &'static str,
 }
 
 const OK: Health = Health { status: "ok", version: env!("CARGO_PKG_VERSION") };
 
-/// Whether the process lives
+/// Liveness probe
 ///
-/// Asks nothing of the database: a restart would not bring that back.
+/// Does not check the database, since restarting this process would not fix it.
 #[utoipa::path(
     get, path = "/healthz", tag = "health", operation_id = "healthz",
-    responses((status = 200, description = "It does", body = Health)),
+    responses((status = 200, description = "Alive", body = Health)),
 )]
 pub async fn healthz() -> Json<Health> {
     Json(OK)
 }
 
-/// Whether requests can be served
+/// Readiness probe
+///
+/// Checks that the database is available.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", operation_id = "readyz",
     responses(
-        (status = 200, description = "They can", body = Health),
-        (status = 503, description = "They cannot; `detail` says what is wrong with the database", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "Ready", body = Health),
+        (status = 503, description = "Not ready; `detail` describes the problem with the database", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub async fn readyz(State(api): State<Api>) -> Result<Json<Health>, ApiError> {

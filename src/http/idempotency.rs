@@ -7,7 +7,7 @@ use crate::domain::fault::{Code, Fault};
 
 const NAME: &str = "idempotency-key";
 
-/// The key of a request, if it has one.
+/// Returns the idempotency key of a request, if it has one.
 pub(super) fn key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let mut values = headers.get_all(NAME).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -21,7 +21,7 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
         _ => Err(ApiError::Invalid(vec![Fault {
             pointer: "Idempotency-Key".into(),
             code: Code::InvalidValue.as_str(),
-            message: "Give one Idempotency-Key, of 1 to 256 printable ASCII characters.".into(),
+            message: "Pass one `Idempotency-Key` of 1 to 256 printable ASCII characters.".into(),
         }])),
     }
 }

@@ -1,4 +1,4 @@
-//! `POST /v1/inbound`: bounces and complaints for those who receive them elsewhere.
+//! `POST /v1/inbound`: accepts bounces and complaints that were received by another mail server.
 
 use std::time::Duration;
 
@@ -21,96 +21,97 @@ use crate::domain::key::Scope;
 use crate::domain::outcome::Reply;
 use crate::feedback::{Origin, RecipientOutcome, ReportOutcome};
 
-/// What was understood of a mail that came back, and what came of it.
+/// The interpretation of an inbound report, and its effect.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Understood {
-    /// `dsn`, `complaint`, `auto_reply` or `unknown`.
+    /// The kind of report: `dsn`, `complaint`, `auto_reply` or `unknown`.
     #[schema(example = "dsn")]
     pub kind: String,
-    /// The rule by which that was found out.
+    /// The rule that determined the kind.
     #[schema(example = "rfc3464")]
     pub rule: String,
-    /// Our message that it is about; null where that is not known.
+    /// The message that the report is about; null if unknown.
     #[schema(value_type = Option<String>, example = "msg_01a2b3c4d5e67f8091a2b3c4d5e6f708")]
     pub message_id: Option<MessageId>,
-    /// How the message is known: by the return path in the `envelope`, by one in the mail (`reference`), or by our Message-ID
-    /// and the recipient's address (`message_id`).
+    /// How the message was identified: by the return path in the `envelope`, by one in the report (`reference`), or by
+    /// the Message-ID and the recipient's address (`message_id`).
     pub found_by: Option<String>,
-    /// Why the message is not known: `no_return_path`, `forged_return_path`, `expired_return_path`, or `no_message` where it
-    /// is not stored (any more).
+    /// Why the message is unknown: `no_return_path`, `forged_return_path`, `expired_return_path`, or `no_message` if it
+    /// is not stored, or no longer stored.
     pub reason: Option<String>,
-    /// Whom it speaks of.
+    /// The recipients that the report is about.
     pub recipients: Vec<UnderstoodRecipient>,
-    /// Whether anything was changed.
+    /// Whether the report changed anything.
     pub applied: bool,
 }
 
-/// What is said of one recipient.
+/// The interpretation of a report for one recipient.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct UnderstoodRecipient {
-    /// The address, as the report has it.
+    /// The address as given in the report.
     pub recipient: String,
-    /// Which recipient of the message it is; null where it is none.
+    /// The recipient of the message; null if the address is not one of its recipients.
     #[schema(value_type = Option<String>)]
     pub recipient_id: Option<RecipientId>,
-    /// `failed`, `delayed`, `delivered`, `relayed`, `expanded` or `complained`.
+    /// What the report says: `failed`, `delayed`, `delivered`, `relayed`, `expanded` or `complained`.
     #[schema(example = "failed")]
     pub action: String,
-    /// What the server said.
+    /// The server's reply in the report.
     pub response: Option<Said>,
-    /// What a failure means.
+    /// The classification of a failure.
     pub bounce: Option<UnderstoodBounce>,
-    /// What that makes of the recipient: `bounced`, `delivered` or `complained`; null where it changes nothing. In a dry run,
-    /// what it would make.
+    /// The effect on the recipient: `bounced`, `delivered` or `complained`; null if there is none. In a dry run, the
+    /// effect that the report would have.
     pub effect: Option<String>,
-    /// Whether that was done.
+    /// Whether the effect was applied.
     pub applied: bool,
-    /// Why nothing changes: `not_a_recipient`, `already_known` (it came before), `still_waiting` (for another attempt, with
-    /// an answer of its own), `in_hand` (it is being sent; a report now is too early), `not_sent`, `no_end` (a delay says nothing of the end) or `not_vouched`
-    /// (other recipients know the return path too and may have forged it: an event tells of it); `dry_run` where something would.
+    /// Why nothing changed: `not_a_recipient`, `already_known` (reported before), `still_waiting` (the recipient waits
+    /// for another attempt, whose reply counts), `in_hand` (an attempt is in progress; the report is too early),
+    /// `not_sent`, `no_end` (a delay is not final), `not_vouched` (other recipients know the return path too and may
+    /// have forged the report; only an event is recorded), or `dry_run` if it would have changed something.
     pub reason: Option<String>,
 }
 
-/// What a failure means, and by which rule.
+/// The classification of a failure, and the rule that decided it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct UnderstoodBounce {
-    /// How final it is.
+    /// The bounce type.
     #[serde(rename = "type")]
     #[schema(value_type = BounceType, example = "hard")]
     pub kind: String,
-    /// Why it was refused.
+    /// The category of the reason.
     #[schema(value_type = Category, example = "unknown_user")]
     pub category: String,
     /// The rule that decided.
     pub rule: String,
 }
 
-/// Hand in a bounce or a complaint
+/// Submit a bounce or complaint
 ///
-/// The body is the mail as it was received (MIME). What it says takes effect as if it had come over SMTP: a bounce makes
-/// `bounced` of a recipient that was `relayed`, `delivered` or `uncertain`, a note of success makes `delivered` of it, a
-/// complaint is an event. The same mail twice changes nothing the second time. With `dry_run=true` nothing changes, and
-/// the answer says what was understood, also of mail that was never ours.
+/// The body is the report as received (MIME). It has the same effect as if it had been received over SMTP: a bounce
+/// changes a recipient from `relayed`, `delivered` or `uncertain` to `bounced`, a success report changes it to
+/// `delivered`, and a complaint adds an event. Submitting the same report again has no effect. With `dry_run=true`
+/// nothing changes, and the response is the interpretation, even of a report about a message from elsewhere.
 #[utoipa::path(
     post, path = "/v1/inbound", tag = "inbound", operation_id = "hand_in",
     params(
-        ("dry_run" = Option<bool>, Query, description = "Only explain"),
-        ("recipient" = Option<String>, Query, description = "The envelope recipient that the mail came to, where it is known"),
+        ("dry_run" = Option<bool>, Query, description = "`true`: return the interpretation without applying it"),
+        ("recipient" = Option<String>, Query, description = "The envelope recipient of the report, if known"),
     ),
-    request_body(description = "The message as it was received", content(
+    request_body(description = "The report as received (MIME)", content(
         (inline(Binary) = "message/rfc822"), (inline(Binary) = "message/global"), (inline(Binary) = "application/octet-stream"))),
     responses(
-        (status = 200, description = "What was understood, and what came of it", body = Understood),
-        (status = 400, description = "The body ended early", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The mail that it is about is still being sent: hand it in again", body = Problem,
+        (status = 200, description = "The interpretation and its effect", body = Understood),
+        (status = 400, description = "The request body ended early", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The request body did not arrive in time", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The message is still being sent; submit the report again", body = Problem,
             content_type = "application/problem+json"),
-        (status = 413, description = "The mail is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is no mail", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Not now; nothing was changed", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not a MIME message", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Temporarily unavailable; nothing was changed", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -122,40 +123,39 @@ pub async fn hand_in(
     body: Body,
 ) -> Result<Json<Understood>, ApiError> {
     caller.may(Scope::Admin)?;
-    let dry_run = params.read("dry_run", "Give true or false.", |text| text.parse().ok()).unwrap_or(false);
-    // The `+` of a return path arrives as a space from those who forget to encode it.
+    let dry_run = params.read("dry_run", "Pass `true` or `false`.", |text| text.parse().ok()).unwrap_or(false);
+    // A `+` in a return path arrives as a space if the client does not encode it.
     let address = |text: &str| text.parse::<Address>().or_else(|_| text.replace(' ', "+").parse()).ok();
-    let recipient = params.read("recipient", "Give an address.", address);
+    let recipient = params.read("recipient", "Pass an email address.", address);
     params.finish()?;
-    let read = api.bodies.mail(Some(caller.key_id()), &headers, body, api.max_inbound).await?;
+    let read = api.bodies.mime(Some(caller.key_id()), &headers, body, api.max_inbound).await?;
     let recipient = recipient.map(|address| address.to_string());
     let origin = Origin::Key { tenant: caller.tenant(), to: recipient.as_deref() };
-    let taken = api.feedback.take(read.octets, origin, dry_run).await?;
+    let outcome = api.feedback.take(read.bytes, origin, dry_run).await?;
     drop(read.share);
-    if taken.is_early() && !dry_run {
+    if outcome.is_early() && !dry_run {
         return Err(ApiError::Conflict {
             code: ProblemCode::StillSending,
-            detail:
-                "The mail that this is about is still being sent. Hand it in again; what was done is not done twice."
-                    .into(),
+            detail: "The message of this report is still being sent. Submit the report again after `Retry-After`."
+                .into(),
             retry_after: Some(EARLY),
         });
     }
-    Ok(Json(understood(taken, dry_run)))
+    Ok(Json(understood(outcome, dry_run)))
 }
 
-/// After so long an attempt that had an answer is on record.
+/// Time within which the outcome of a finished attempt is recorded.
 const EARLY: Duration = Duration::from_secs(2);
 
-fn understood(taken: ReportOutcome, dry_run: bool) -> Understood {
+fn understood(outcome: ReportOutcome, dry_run: bool) -> Understood {
     Understood {
-        kind: taken.report.kind.as_str().into(),
-        rule: taken.report.rule.into(),
-        message_id: taken.message.map(|(id, _)| id),
-        found_by: taken.message.map(|(_, basis)| basis.as_str().into()),
-        reason: taken.lost.map(|why| why.as_str().into()),
-        applied: taken.applied() > 0,
-        recipients: taken.results.into_iter().map(|fate| recipient(fate, dry_run)).collect(),
+        kind: outcome.report.kind.as_str().into(),
+        rule: outcome.report.rule.into(),
+        message_id: outcome.message.map(|(id, _)| id),
+        found_by: outcome.message.map(|(_, basis)| basis.as_str().into()),
+        reason: outcome.lost.map(|why| why.as_str().into()),
+        applied: outcome.applied() > 0,
+        recipients: outcome.results.into_iter().map(|fate| recipient(fate, dry_run)).collect(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `/v1/keys`: make, list and withdraw API keys.
+//! `/v1/keys`: creates, lists and revokes API keys.
 
 use axum::Json;
 use axum::body::Body;
@@ -17,54 +17,55 @@ use crate::db::keys::{self, KeyRow, NewKey};
 use crate::domain::id::KeyId;
 use crate::domain::key::{Scope, Secret};
 
-/// A new key as asked for.
+/// An API key to create.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewKeyBody {
-    /// What you call it, 1–128 characters.
+    /// A name for the key, 1–128 characters.
     #[schema(example = "shop", min_length = 1, max_length = 128)]
     pub name: String,
-    /// What it allows; `send` and `read` unless given.
+    /// The key's scopes; defaults to `send` and `read`.
     #[schema(min_items = 1)]
     pub scopes: Option<Vec<Scope>>,
-    /// The only domains it may send from and read messages of; all unless given. Not beside the scope `admin`.
+    /// Limits the key to sending from, and reading messages of, these domains; defaults to all. Not allowed with the
+    /// scope `admin`.
     #[schema(min_items = 1)]
     pub sender_domains: Option<Vec<String>>,
-    /// When it stops working; never unless given.
+    /// When the key expires; defaults to never.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// A key, without its secret.
+/// An API key, without its secret.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = ApiKey)]
 pub struct Key {
     /// The key's id.
     #[schema(value_type = String, example = "key_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: KeyId,
-    /// What you call it.
+    /// The key's name.
     pub name: String,
-    /// What it allows.
+    /// The key's scopes.
     pub scopes: Vec<String>,
-    /// The only domains it may send from and read messages of; null means all.
+    /// The only domains that the key may send from and read messages of; null means all.
     pub sender_domains: Option<Vec<String>>,
-    /// When it was made.
+    /// When the key was created.
     pub created_at: DateTime<Utc>,
-    /// When it stops working; null means never.
+    /// When the key expires; null means never.
     pub expires_at: Option<DateTime<Utc>>,
-    /// When it last worked, to within a minute.
+    /// When the key was last used, to within a minute; null if never.
     pub last_used_at: Option<DateTime<Utc>>,
-    /// When it was withdrawn.
+    /// When the key was revoked; null if it was not.
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
-/// A key that was just made.
+/// A new API key with its secret.
 #[derive(Serialize, utoipa::ToSchema)]
 #[schema(as = ApiKeyWithSecret)]
 pub struct MadeKey {
     /// The key.
     #[serde(flatten)]
     pub key: Key,
-    /// What goes after `Bearer`. Shown now and never again.
+    /// The secret to send as `Authorization: Bearer SECRET`. Shown only once.
     pub secret: String,
 }
 
@@ -75,7 +76,7 @@ impl std::fmt::Debug for MadeKey {
 }
 
 impl Key {
-    fn of(row: KeyRow) -> Self {
+    fn from_row(row: KeyRow) -> Self {
         Self {
             id: KeyId(row.id),
             name: row.name,
@@ -89,20 +90,20 @@ impl Key {
     }
 }
 
-/// Make an API key
+/// Create an API key
 ///
-/// The secret is shown once and never stored.
+/// The secret is shown only once; only its hash is stored.
 #[utoipa::path(
     post, path = "/v1/keys", tag = "keys", operation_id = "create_key",
     request_body = NewKeyBody,
     responses(
         (status = 201, description = "The key with its secret", body = MadeKey),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -115,7 +116,7 @@ pub async fn create(
     caller.may(Scope::Admin)?;
     let now = api.clock.now();
     let body = api.bodies.json(&headers, body).await?;
-    let request = request::key::parse(&body.octets, &Context { now, limits: &api.limits, streams: &[] })?;
+    let request = request::key::parse(&body.bytes, &Context { now, limits: &api.limits, streams: &[] })?;
     let secret = Secret::from_bytes(rand::random());
     let scopes: Vec<String> = request.scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     let id = KeyId::new(now);
@@ -155,48 +156,48 @@ pub async fn create(
 
 /// List API keys
 ///
-/// Newest first, withdrawn ones included.
+/// Returns keys, newest first, including revoked ones.
 #[utoipa::path(
     get, path = "/v1/keys", tag = "keys", operation_id = "list_keys",
     params(
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
+        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
     ),
     responses(
         (status = 200, description = "A page of keys", body = Page<Key>),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
 pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Page<Key>>, ApiError> {
     caller.may(Scope::Admin)?;
     let limit = params.limit();
-    let after = params.read("after", "Give the `next` of the page before.", |text| text.parse().ok());
+    let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;
     let rows = keys::page(&api.db, caller.tenant(), after, limit + 1).await?;
-    Ok(Json(Page::of(rows, limit, |row| KeyId(row.id).to_string(), Key::of)))
+    Ok(Json(Page::new(rows, limit, |row| KeyId(row.id).to_string(), Key::from_row)))
 }
 
-/// Withdraw an API key
+/// Revoke an API key
 ///
-/// It stops working within a few seconds on every replica.
+/// The key stops working on every replica within a few seconds.
 #[utoipa::path(
     delete, path = "/v1/keys/{id}", tag = "keys", operation_id = "revoke_key",
-    params(("id" = String, Path, description = "The key's id")),
+    params(("id" = String, Path, description = "The id of the key")),
     responses(
-        (status = 204, description = "The key does not work any more"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such key", body = Problem, content_type = "application/problem+json"),
+        (status = 204, description = "Revoked"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
 pub async fn revoke(State(api): State<Api>, caller: Caller, PathId(id): PathId<KeyId>) -> Result<StatusCode, ApiError> {
     caller.may(Scope::Admin)?;
     if !keys::revoke(&api.db, caller.tenant(), id, api.clock.now()).await? {
-        return Err(ApiError::NotFound("There is no key with this id."));
+        return Err(ApiError::NotFound("No API key has this id."));
     }
     api.keys.forget();
     tracing::info!(event = "api_key_revoked", by = %caller.key_id(), key = %id, "revoked an API key");

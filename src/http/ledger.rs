@@ -1,4 +1,4 @@
-//! `GET /v1/ledger`: whether what was accepted is all accounted for.
+//! `GET /v1/ledger`: checks that every accepted recipient is accounted for.
 
 use axum::Json;
 use axum::extract::State;
@@ -13,101 +13,102 @@ use crate::db::ledger::{self, Tally};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;
 
-/// The span that is counted unless the caller says otherwise: every recipient in it is looked at.
-const SPAN: TimeDelta = TimeDelta::hours(24);
+/// Default time range. The query reads every recipient in it.
+const DEFAULT_RANGE: TimeDelta = TimeDelta::hours(24);
 
-/// What was accepted in a span, against what became of it; in recipients.
+/// Recipients accepted in a time range, by their current state.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Ledger {
-    /// Messages accepted from then on…
+    /// Start of the time range, inclusive.
     pub since: DateTime<Utc>,
-    /// …and before then.
+    /// End of the time range, exclusive.
     pub until: DateTime<Utc>,
-    /// Messages.
+    /// Messages accepted in the time range.
     pub messages: i64,
-    /// Their recipients.
+    /// Recipients of these messages.
     pub accepted: i64,
-    /// Taken by the recipient's own mail server.
+    /// Recipients whose own mail server accepted the message.
     pub delivered: i64,
-    /// Taken by a relay.
+    /// Recipients whose message a relay accepted.
     pub relayed: i64,
-    /// Refused for good.
+    /// Recipients that were permanently refused.
     pub bounced: i64,
-    /// Given up when time ran out.
+    /// Recipients whose retry window ended without success.
     pub expired: i64,
-    /// Not sent because the address is on the suppression list.
+    /// Recipients that were not sent to because the address is on the suppression list.
     pub suppressed: i64,
-    /// Called back.
+    /// Recipients that were canceled.
     pub canceled: i64,
-    /// The link died after the end of the mail, and the sender asked not to try again.
+    /// Recipients whose connection dropped between the message body and the server's reply, and whose message is not to
+    /// be retried.
     pub uncertain: i64,
-    /// Still to go: counted in the queue, not by what the recipients say.
+    /// Recipients without an end state, counted from the queue.
     pub in_flight: i64,
-    /// What those that are still to go wait for.
+    /// The recipients in the queue, by state.
     pub waiting: Waiting,
-    /// Whether `accepted` is the sum of the others, every message has recipients and every row of the queue a recipient
-    /// that waits.
+    /// Whether `accepted` equals the sum of the other counts, every message has recipients, and every queue row belongs
+    /// to a recipient without an end state.
     pub balanced: bool,
-    /// `accepted` less the sum of the others: recipients that are lost (above 0) or one too many (below 0).
+    /// `accepted` minus the sum of the other counts: lost recipients if positive, surplus ones if negative.
     pub difference: i64,
-    /// Rows of the queue whose recipient has ended or is not there, and messages without recipients.
+    /// Queue rows whose recipient has an end state or does not exist, plus messages without recipients.
     pub stray: i64,
 }
 
-/// Recipients that are still to go.
+/// Recipients in the queue, by state.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = LedgerWaiting)]
 pub struct Waiting {
-    /// For their first attempt.
+    /// Recipients that wait for their first attempt.
     pub queued: i64,
-    /// For another attempt.
+    /// Recipients that wait for a retry.
     pub deferred: i64,
-    /// For their time.
+    /// Recipients that wait for the message's `scheduled_at`.
     pub scheduled: i64,
-    /// In a worker's hand.
+    /// Recipients that are leased to a worker.
     pub sending: i64,
-    /// For an operator.
+    /// Recipients that wait for an operator.
     pub held: i64,
 }
 
-/// Read the ledger
+/// Get the ledger
 ///
-/// Counts the recipients of the messages that were accepted in a span by what became of them, all at one moment: what was
-/// accepted and what has ended from the recipients, what is still to go from the queue.
+/// Counts the recipients of all messages accepted in a time range by their current state, in one snapshot: end states
+/// are counted from the recipients, all others from the queue.
 ///
-/// Unless told otherwise it is the last 24 hours. What was accepted before and is still on its way, or scheduled for later,
-/// is not in that: mail is tried for three days by default, so that `since` four days ago shows all of it.
+/// Defaults to the last 24 hours, which excludes older messages that are still being retried or are scheduled for
+/// later. Messages are retried for three days by default, so `since` four days ago usually includes all of them.
 #[utoipa::path(
     get, path = "/v1/ledger", tag = "ledger", operation_id = "get_ledger",
     params(
-        ("since" = Option<DateTime<Utc>>, Query, description = "From this time on (RFC 3339, to the millisecond); 24 hours before `until` unless given"),
-        ("until" = Option<DateTime<Utc>>, Query, description = "Before this time (RFC 3339, to the millisecond); everything up to now unless given"),
+        ("since" = Option<DateTime<Utc>>, Query, description = "Start of the time range, inclusive (RFC 3339, millisecond precision); defaults to 24 hours before `until`"),
+        ("until" = Option<DateTime<Utc>>, Query, description = "End of the time range, exclusive (RFC 3339, millisecond precision); defaults to now"),
     ),
     responses(
         (status = 200, description = "The ledger", body = Ledger),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid, or the span is too large to be counted in time (`too_broad`)", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter, or the time range is too large to count (`too_broad`)", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
 pub async fn get(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Ledger>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("The ledger counts the messages of")?;
+    caller.require_all_domains("The ledger counts the messages of")?;
     let (since, until) = (params.timestamp("since"), params.timestamp("until"));
     params.finish()?;
     let now = api.clock.now();
-    let since = since.unwrap_or_else(|| until.unwrap_or(now) - SPAN);
+    let since = since.unwrap_or_else(|| until.unwrap_or(now) - DEFAULT_RANGE);
     if until.is_some_and(|until| until <= since) {
-        return Err(fault("until", Code::InvalidTimestamp, "Give a time later than `since`."));
+        return Err(fault("until", Code::InvalidTimestamp, "Pass a time later than `since`."));
     }
     let _turn = api.turns.take(caller.key_id()).await?;
     let tally = ledger::tally(&api.db, caller.tenant(), since, until, now).await.map_err(too_broad)?;
-    Ok(Json(Ledger::of(&tally, since, until.unwrap_or(now))))
+    Ok(Json(Ledger::new(&tally, since, until.unwrap_or(now))))
 }
 
 impl Ledger {
-    fn of(tally: &Tally, since: DateTime<Utc>, until: DateTime<Utc>) -> Self {
+    fn new(tally: &Tally, since: DateTime<Utc>, until: DateTime<Utc>) -> Self {
         let ended = tally.delivered
             + tally.relayed
             + tally.bounced
@@ -148,7 +149,7 @@ fn too_broad(error: DbError) -> ApiError {
     if !error.is_too_slow() {
         return error.into();
     }
-    fault("since", Code::TooBroad, "So much was accepted that counting takes too long. Give a shorter span.")
+    fault("since", Code::TooBroad, "The ledger took too long to count. Use a shorter time range.")
 }
 
 fn fault(pointer: &str, code: Code, message: &str) -> ApiError {

@@ -1,5 +1,5 @@
-//! The API: every route in one list, one file a resource. Handlers say what is to be done; they know no SMTP and no
-//! SQL. Errors are RFC 9457 problems, made in `error` alone.
+//! The HTTP API: all routes in one list, one file per resource. Handlers contain no SMTP and no SQL. Errors are RFC
+//! 9457 problems, which only `error` builds.
 
 mod auth;
 mod body;
@@ -62,7 +62,7 @@ pub use server::{Limits as ServerLimits, Server, bind};
 use turns::Turns;
 pub use webhooks::TargetCheck;
 
-/// What the handlers share. A copy of it is made for each request.
+/// The state that handlers share; cloned for each request.
 #[derive(Debug, Clone)]
 pub struct Api(Arc<Shared>);
 
@@ -81,47 +81,47 @@ pub struct Shared {
     clock: SharedClock,
     acceptor: Arc<Acceptor>,
     feedback: Arc<Feedback>,
-    /// Octets of one mail that came back.
+    /// Maximum size in bytes of an inbound report.
     max_inbound: u64,
     keys: Arc<Keys>,
     bodies: Arc<Bodies>,
     limits: Limits,
     responses: Responses,
-    /// At queries that may look through much.
+    /// Concurrency limit of expensive queries.
     turns: Arc<Turns>,
-    /// At following the events.
+    /// Concurrency limit of event streams, long polls and exports.
     followers: Arc<Turns>,
     delivery: Arc<Delivery>,
     check_target: TargetCheck,
     domains: Arc<Domains>,
     event_notifier: Arc<EventNotifier>,
-    /// Makes and reads links to unsubscribe by, where that is configured.
+    /// Creates and verifies unsubscribe links, if configured.
     links: Option<Links>,
 }
 
-/// How much the API takes in.
+/// Settings of the API.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Octets of one request body.
+    /// Maximum size in bytes of a request body.
     pub max_body: u64,
-    /// Octets of one mail that came back.
+    /// Maximum size in bytes of an inbound report.
     pub max_inbound: u64,
-    /// Octets of all large request bodies that are read at one time.
+    /// Memory in bytes for all large request bodies together.
     pub body_memory: u64,
-    /// Counts and sizes within one message.
+    /// Limits on counts and sizes within one message.
     pub limits: Limits,
-    /// How the workers are configured.
+    /// The delivery configuration of the workers.
     pub delivery: Delivery,
-    /// Where webhooks may be.
+    /// Checks which URLs webhooks may use.
     pub check_target: TargetCheck,
-    /// Senders' domains.
+    /// Sender domains.
     pub domains: Domains,
-    /// Makes and reads links to unsubscribe by, where that is configured.
+    /// Creates and verifies unsubscribe links, if configured.
     pub links: Option<Links>,
 }
 
 impl Api {
-    /// Puts the parts together. With `stop`, whoever waits for events is answered at once.
+    /// Creates the API. When `stop` is cancelled, requests that wait for events return at once.
     pub fn new(
         db: Db,
         clock: SharedClock,
@@ -152,7 +152,7 @@ impl Api {
     }
 }
 
-/// Every documented route.
+/// Returns every documented route.
 fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(messages::create::create, messages::list::list))
@@ -197,7 +197,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(health::readyz))
 }
 
-/// The whole application. With `inbox`, the routes of the development inbox are there too.
+/// Returns the router of the whole application, with the routes of the development inbox if `inbox` is set.
 pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
     let responses = api.responses.clone();
     let mut router = Router::from(routes()).merge(unsubscribe::router()).with_state(api);
@@ -209,26 +209,26 @@ pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
     with_responses(router, responses)
 }
 
-/// The pages for recipients alone, and the probe of a load balancer.
+/// Returns a router with only the unsubscribe pages and a liveness probe.
 pub fn public(api: Api) -> Router {
-    // Which version runs is not everybody's business.
+    // The version is not public.
     let health = || async { axum::Json(serde_json::json!({"status": "ok"})) };
     let health = Router::new().route("/healthz", axum::routing::get(health));
     let responses = api.responses.clone();
     with_responses(health.merge(unsubscribe::router().with_state(api)), responses)
 }
 
-/// What every answer gets, also that of the inbox alone.
+/// Adds the fallbacks and response headers of every route to the router of the standalone inbox.
 pub fn finish(router: Router) -> Router {
     with_responses(router, Responses::new(INBOX_MEMORY))
 }
 
-/// Memory for large responses of the inbox where it runs alone.
+/// Memory for large responses of the standalone inbox.
 const INBOX_MEMORY: u64 = 64 << 20;
 
 fn with_responses(router: Router, responses: Responses) -> Router {
     router.fallback(error::not_found).method_not_allowed_fallback(error::method_not_allowed).layer(Surround(responses))
 }
 
-/// How long a client is asked to wait when the database is away.
+/// `Retry-After` while the database is unavailable.
 const RETRY_AFTER: Duration = Duration::from_secs(2);

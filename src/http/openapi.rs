@@ -1,4 +1,4 @@
-//! The OpenAPI document, made from the handlers, and the pages that show it. All assets are inside the binary.
+//! The OpenAPI document, generated from the handlers, and its documentation pages. The binary contains all assets.
 
 use axum::Router;
 use utoipa::openapi::OpenApi as Document;
@@ -12,26 +12,26 @@ use super::webhooks::posts::{self, EventBatch};
 #[openapi(
     info(
         title = "Postrider",
-        description = "Applications POST mail here; Postrider keeps it in Postgres and delivers it over SMTP.",
+        description = "Accepts email messages over HTTP, queues them in Postgres, and delivers them by SMTP.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     tags(
-        (name = "messages", description = "Send mail, and find out where it is"),
-        (name = "lanes", description = "What waits where, and why; limits, pauses, another try"),
-        (name = "streams", description = "The kinds of mail: how urgent, how fast, how often tried"),
-        (name = "events", description = "What happened to all mail, in order and without gaps"),
-        (name = "webhooks", description = "Have events posted to you, signed by Standard Webhooks 1.0"),
-        (name = "domains", description = "What mail is sent from, the keys that sign it, and the DNS records to publish"),
-        (name = "suppressions", description = "Who gets no mail, why, and until when"),
-        (name = "ledger", description = "Whether all that was accepted is accounted for"),
-        (name = "keys", description = "API keys; the scope `admin` is needed"),
-        (name = "health", description = "For load balancers and operators"),
-        (name = "dev", description = "The inbox of `postrider dev`, which catches every message, and its receiver for webhooks"),
+        (name = "messages", description = "Send, list, explain, cancel, reschedule and retry messages"),
+        (name = "lanes", description = "Queues, one per stream, route and destination: state, limits, pauses and retries"),
+        (name = "streams", description = "Kinds of traffic, with priority, limits and retry policy"),
+        (name = "events", description = "The event feed: all events of all messages, in order and without gaps"),
+        (name = "webhooks", description = "Endpoints that events are posted to, signed according to Standard Webhooks 1.0"),
+        (name = "domains", description = "Sender domains, their DKIM keys, and the DNS records to publish"),
+        (name = "suppressions", description = "Addresses that no messages are sent to"),
+        (name = "ledger", description = "Counts of all accepted recipients by state"),
+        (name = "keys", description = "API keys; these calls require the scope `admin`"),
+        (name = "health", description = "Liveness and readiness probes"),
+        (name = "dev", description = "The inbox of `postrider dev`, which stores every message instead of delivering it, and its webhook receiver"),
     ),
 )]
 struct Base;
 
-/// The whole document, the routes of the development inbox included.
+/// Returns the whole document, including the routes of the development inbox.
 pub fn document() -> Document {
     let mut document = Base::openapi();
     document.merge(super::routes().into_openapi());
@@ -40,7 +40,7 @@ pub fn document() -> Document {
     document.webhooks = Some(posts::posts());
     let key = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("An API key, made with `postrider keys create` or `POST /v1/keys`."))
+        .description(Some("An API key, created with `postrider keys create` or `POST /v1/keys`."))
         .build();
     let components = document.components.get_or_insert_default();
     components.schemas.insert(EventBatch::name().into_owned(), EventBatch::schema());

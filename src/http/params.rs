@@ -1,4 +1,4 @@
-//! Query parameters and path ids: every fault at once, unknown names refused.
+//! Query parameters and path ids. Reports all faults at once, and refuses unknown names.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -13,11 +13,11 @@ use crate::accept::request::pointer::cut;
 use crate::accept::request::suggestion::suggestion;
 use crate::domain::fault::{Code, Faults};
 
-/// The query string of one request, taken apart name by name.
+/// The query parameters of one request, by name.
 #[derive(Debug)]
 pub(super) struct Params {
     left: BTreeMap<String, String>,
-    /// What was asked for while something was left: all that is known, where something unknown is.
+    /// The names that the endpoint reads, for the error about an unknown one.
     known: Vec<&'static str>,
     faults: Faults,
 }
@@ -27,15 +27,15 @@ impl<S: Sync> FromRequestParts<S> for Params {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let mut params = Self { left: BTreeMap::new(), known: Vec::new(), faults: Faults::default() };
-        // What is not UTF-8 would be searched for as something else, and not found.
+        // Text that is not UTF-8 would be searched for as different text.
         if percent_encoding::percent_decode_str(parts.uri.query().unwrap_or_default()).decode_utf8().is_err() {
-            return Err(ApiError::Malformed("The query string is not UTF-8 (percent-encoded).".into()));
+            return Err(ApiError::Malformed("The query string must be percent-encoded UTF-8.".into()));
         }
         for (name, value) in url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
             if value.contains('\0') {
                 params.faults.push(name.as_ref(), Code::ControlCharacter, "NUL is not allowed here.");
             } else if params.left.insert(name.clone().into_owned(), value.into_owned()).is_some() {
-                params.faults.push(name, Code::DuplicateField, "This parameter may be given once.");
+                params.faults.push(name, Code::DuplicateField, "Duplicate parameter; pass it once.");
             }
         }
         Ok(params)
@@ -43,7 +43,7 @@ impl<S: Sync> FromRequestParts<S> for Params {
 }
 
 impl Params {
-    /// A parameter's text; an empty one counts as absent.
+    /// Returns a parameter's text; an empty one counts as absent.
     pub(super) fn text(&mut self, name: &'static str) -> Option<String> {
         if self.left.is_empty() {
             return None;
@@ -52,7 +52,7 @@ impl Params {
         self.left.remove(name).filter(|value| !value.is_empty())
     }
 
-    /// A parameter that `read` understands, or a fault with `hint`.
+    /// Returns a parameter parsed by `read`; adds a fault with `hint` if it is invalid.
     pub(super) fn read<T>(&mut self, name: &'static str, hint: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
         let text = self.text(name)?;
         let value = read(&text);
@@ -62,25 +62,25 @@ impl Params {
         value
     }
 
-    /// An RFC 3339 timestamp.
+    /// Returns an RFC 3339 timestamp.
     pub(super) fn timestamp(&mut self, name: &'static str) -> Option<DateTime<Utc>> {
-        // A `+` of the offset arrives as a space from those who forget to encode it.
-        self.read(name, "Give a timestamp such as 2026-12-01T09:00:00Z (RFC 3339).", |text| {
+        // A `+` in the offset arrives as a space if the client does not encode it.
+        self.read(name, "Pass an RFC 3339 timestamp such as 2026-12-01T09:00:00Z.", |text| {
             let time = DateTime::parse_from_rfc3339(&text.replace(' ', "+")).ok()?.to_utc();
-            // What Postgres and the ids can hold.
+            // The range that Postgres and the ids support.
             (1970..9999).contains(&chrono::Datelike::year(&time)).then_some(time)
         })
     }
 
-    /// How many entries the caller wants.
+    /// Returns the page size.
     pub(super) fn limit(&mut self) -> i64 {
-        self.read("limit", "Give a number from 1 to 100.", |text| {
+        self.read("limit", "Pass a number from 1 to 100.", |text| {
             text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
         })
         .unwrap_or(DEFAULT_LIMIT)
     }
 
-    /// Refuses what is left, and everything that was wrong.
+    /// Fails if any parameter was unknown or invalid.
     pub(super) fn finish(mut self) -> Result<(), ApiError> {
         for name in self.left.into_keys() {
             let message = unknown(&name, &self.known);
@@ -90,19 +90,19 @@ impl Params {
     }
 }
 
-/// What is said of a parameter that an endpoint with the `known` ones does not have.
+/// Returns the error text of an unknown parameter of an endpoint with the `known` ones.
 fn unknown(name: &str, known: &[&'static str]) -> String {
     if known.is_empty() {
-        return "There is no such parameter; this endpoint takes none.".into();
+        return "Unknown parameter; this endpoint has none.".into();
     }
     let known_names = known.join("`, `");
     match suggestion(name, known) {
-        Some(meant) => format!("There is no such parameter; did you mean `{meant}`? Known are `{known_names}`."),
-        None => format!("There is no such parameter; known are `{known_names}`."),
+        Some(meant) => format!("Unknown parameter; did you mean `{meant}`? Known are `{known_names}`."),
+        None => format!("Unknown parameter; known are `{known_names}`."),
     }
 }
 
-/// An id in the path. One that cannot be an id names nothing.
+/// An id in the path. An invalid id is answered 404.
 #[derive(Debug)]
 pub(super) struct PathId<T>(pub T);
 
@@ -110,7 +110,7 @@ impl<S: Send + Sync, T: FromStr + Send> FromRequestParts<S> for PathId<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let missing = ApiError::NotFound("There is nothing with this id.");
+        let missing = ApiError::NotFound("Nothing has this id.");
         let Ok(Path(text)) = Path::<String>::from_request_parts(parts, state).await else { return Err(missing) };
         text.parse().map(Self).map_err(|_| missing)
     }

@@ -1,5 +1,5 @@
-//! What surrounds every request, in one layer. `X-Request-Id`: the caller's own where it is sensible, else a new one; on every
-//! answer, in every problem and in the log. The checks and headers of [`security`], and the share of a large response.
+//! The one layer around every request. Adds `X-Request-Id` to every response, problem and log line: the caller's value
+//! if it is valid, otherwise a new one. Also applies [`security`] and the memory limit of large responses.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -20,15 +20,15 @@ use super::security::{self, Policy};
 use super::{Problem, error, unread};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Headers that are added to a response, and those that hyper and the router add.
+/// Capacity for the headers that this layer, hyper and the router add to a response.
 const ADDED: usize = 8;
 
-/// Surrounds every route. A service of its own and not a stack of middleware: each of those would cost a request several
-/// allocations.
+/// Wraps every route. A single service rather than a stack of middleware, each of which would cost several allocations
+/// per request.
 #[derive(Debug, Clone)]
 pub(super) struct Surround(pub Responses);
 
-/// A route and what surrounds it.
+/// A wrapped route.
 #[derive(Debug, Clone)]
 pub(super) struct Surrounded {
     route: Route,
@@ -53,11 +53,11 @@ impl Service<Request> for Surrounded {
         Poll::Ready(Ok(()))
     }
 
-    /// Gives the request its id, and writes the body of a problem.
+    /// Assigns the request's id, and writes the body of a problem.
     fn call(&mut self, mut request: Request) -> Self::Future {
         let id = request.headers().get(X_REQUEST_ID).filter(|id| is_sensible(id)).cloned();
         let id = id.unwrap_or_else(new_id);
-        // The route and never the path, which may hold what is secret (`/u/{token}`) or somebody's address.
+        // Logs the route, never the path, which may contain a secret (`/u/{token}`) or an address.
         let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);
         let method = request.method();
         let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
@@ -66,7 +66,7 @@ impl Service<Request> for Surrounded {
         let asker = Asker::default();
         request.extensions_mut().insert(asker.clone());
         let responses = self.responses.clone();
-        // Nothing of the handler runs before this is polled.
+        // The handler does not run before this future is polled.
         let (request, unread) = unread::watch(request);
         let work = AssertUnwindSafe(self.route.call(request)).catch_unwind();
         Box::pin(async move {
@@ -105,7 +105,7 @@ fn new_id() -> HeaderValue {
     HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("req_0"))
 }
 
-/// Short and printable, so that it can stand in a log.
+/// Returns whether the id is short and safe to log.
 fn is_sensible(id: &HeaderValue) -> bool {
     let id = id.as_bytes();
     (1..=128).contains(&id.len()) && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte))

@@ -1,5 +1,5 @@
-//! Large responses hold their share of a memory until they have been sent: a client that does not read must not make the
-//! service keep more than that.
+//! Large responses hold a share of a limited memory until they have been sent, so that clients that do not read their
+//! responses cannot exhaust the memory.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,12 +12,12 @@ use super::body::SMALL;
 use super::room::{Full, Owner, Room, Share};
 use crate::domain::id::KeyId;
 
-/// How long a response that is to be made may wait for memory.
-const TURN: Duration = Duration::from_secs(30);
-/// The same for one that is made.
-const MADE: Duration = Duration::from_secs(5);
+/// How long a response may wait for memory before it is built.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// How long a response that has been built may wait for memory.
+const MAX_WAIT_BUILT: Duration = Duration::from_secs(5);
 
-/// Who asked, once that is known: handed to [`super::auth::Caller`] with the request.
+/// The key of the request, set by [`super::auth::Caller`] once it is known.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Asker(Arc<OnceLock<KeyId>>);
 
@@ -27,7 +27,7 @@ impl Asker {
     }
 }
 
-/// Marks a response whose share was taken before it was made.
+/// Marks a response whose share was reserved before it was built.
 #[derive(Debug, Clone, Copy)]
 struct Counted;
 
@@ -40,17 +40,17 @@ impl Responses {
         Self(Room::new(memory))
     }
 
-    /// Waits for memory to make a response with.
+    /// Waits for memory to build a response.
     pub(super) async fn reserve(&self, owner: Owner, bytes: u64) -> Result<Share, ApiError> {
-        self.0.reserve(owner, bytes, TURN).await.map_err(|Full| full())
+        self.0.reserve(owner, bytes, MAX_WAIT).await.map_err(|Full| full())
     }
 }
 
 fn full() -> ApiError {
-    ApiError::Unavailable("Too many large responses at one time. Nothing was done; try again.")
+    ApiError::Unavailable("Too many large responses at once. Nothing was changed; retry the request.")
 }
 
-/// Bytes and the share that they take.
+/// Bytes and their share of the memory.
 struct Held {
     bytes: Bytes,
     _share: Arc<Share>,
@@ -62,29 +62,29 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// Bytes that give their share back when they have been sent.
+/// Returns bytes that release their share when they have been sent.
 pub(super) fn held(bytes: impl Into<Bytes>, share: Arc<Share>) -> Bytes {
     Bytes::from_owner(Held { bytes: bytes.into(), _share: share })
 }
 
-/// A response of which each part has its share already.
+/// Marks a response whose parts already hold their shares.
 pub(super) fn counted(mut response: Response) -> Response {
     response.extensions_mut().insert(Counted);
     response
 }
 
 impl Responses {
-    /// Has a large response wait for its share.
+    /// Makes a large response wait for its share.
     pub(super) async fn admit(&self, asker: &Asker, response: Response) -> Response {
         let size = response.body().size_hint().exact().unwrap_or(0);
         if size <= SMALL || response.extensions().get::<Counted>().is_some() {
             return response;
         }
-        let Ok(share) = self.0.reserve_made(asker.0.get().copied(), size, MADE).await else {
+        let Ok(share) = self.0.reserve_made(asker.0.get().copied(), size, MAX_WAIT_BUILT).await else {
             return full().into_response();
         };
         let (parts, body) = response.into_parts();
-        // It is in memory as a whole, which is where its exact size is known from.
+        // An exact size means that the whole body is in memory.
         match axum::body::to_bytes(body, usize::MAX).await {
             Ok(bytes) => Response::from_parts(parts, Body::from(held(bytes, Arc::new(share)))),
             Err(_) => ApiError::Internal.into_response(),

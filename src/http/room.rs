@@ -1,9 +1,10 @@
-//! Memory that requests or responses of any size share: each takes its part as it grows and gives it back when it is gone.
+//! Memory shared by requests or responses of any size: each reserves its part as it grows, and releases it when
+//! dropped.
 //!
-//! - Nobody waits for ever: memory is granted only where everyone who has some can still get the rest in some order (the
-//!   banker's algorithm). So an upload that has only begun keeps nobody out but those that would need all there is.
-//! - No owner takes everything: a key begins another large body only while all of its own fit into three quarters, callers
-//!   without a key into one quarter. One at a time may have any size.
+//! - No deadlock: memory is granted only if all holders can still get the rest of their need in some order (the
+//!   banker's algorithm). So an upload that has only begun blocks only those that need all of the memory.
+//! - No monopoly: a key may begin another large body only while all of its bodies fit into three quarters of the
+//!   memory, and callers without a key into one quarter. A single body may have any size.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::domain::id::KeyId;
 
-/// Whose body it is; none of a caller without a key.
+/// The key of a body's caller; `None` without a key.
 pub(super) type Owner = Option<KeyId>;
 
 /// Memory for bodies, in bytes.
@@ -34,19 +35,19 @@ struct State {
 struct Part {
     owner: Owner,
     held: u64,
-    /// What it may need in the end.
+    /// The maximum that it may need.
     need: u64,
     is_waiting: bool,
 }
 
-/// A part of a [`Room`], given back when dropped.
+/// A share of a [`Room`], released when dropped.
 #[derive(Debug)]
 pub(super) struct Share {
     room: Arc<Room>,
     number: u64,
 }
 
-/// There was no memory within the time.
+/// No memory became free in time.
 #[derive(Debug)]
 pub(super) struct Full;
 
@@ -55,7 +56,7 @@ impl Room {
         Arc::new(Self { capacity, state: Mutex::default(), freed: Notify::new() })
     }
 
-    /// Begins with nothing, for a body that may need so much. More than there is counts as all.
+    /// Begins an empty share for a body that may need up to `need` bytes, capped at the capacity.
     pub(super) fn begin(self: &Arc<Self>, owner: Owner, need: u64) -> Share {
         let mut state = self.state();
         state.last += 1;
@@ -65,14 +66,14 @@ impl Room {
         Share { room: self.clone(), number }
     }
 
-    /// Waits at most so long for all of it.
+    /// Reserves `need` bytes, waiting at most `limit`.
     pub(super) async fn reserve(self: &Arc<Self>, owner: Owner, need: u64, limit: Duration) -> Result<Share, Full> {
         let share = self.begin(owner, need);
         share.grow(need, limit).await?;
         Ok(share)
     }
 
-    /// The same for what is in memory already: where as much is waiting as there is memory, it does not wait.
+    /// Reserves memory for data that is in memory already. Does not wait if as much as the capacity is waiting.
     pub(super) async fn reserve_made(
         self: &Arc<Self>,
         owner: Owner,
@@ -85,13 +86,13 @@ impl Room {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // No step under this lock leaves it half changed.
+        // No step under this lock leaves the data inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Share {
-    /// Takes more until it has so much; waits at most so long for it.
+    /// Grows the share to `to` bytes, waiting at most `limit`.
     pub(super) async fn grow(&self, to: u64, limit: Duration) -> Result<(), Full> {
         let granted = async {
             loop {
@@ -111,7 +112,7 @@ impl Share {
         granted
     }
 
-    /// Gives back what is beyond so much, for good.
+    /// Releases all bytes beyond `to`, and reduces the need to it.
     pub(super) fn shrink(&self, to: u64) {
         self.change(|part| {
             part.held = part.held.min(to);
@@ -120,8 +121,8 @@ impl Share {
         self.room.freed.notify_waiters();
     }
 
-    /// Whether another owner waits for memory.
-    pub(super) fn is_in_the_way(&self) -> bool {
+    /// Returns whether another owner waits for memory.
+    pub(super) fn blocks_others(&self) -> bool {
         let state = self.room.state();
         let own = state.parts.get(&self.number).map(|part| part.owner);
         state.parts.values().any(|part| part.is_waiting && Some(part.owner) != own)
@@ -162,7 +163,7 @@ impl State {
         }
         let held: u64 = self.parts.values().map(|part| part.held).sum();
         let Some(mut free) = capacity.checked_sub(held + to - part.held) else { return false };
-        // Those who lack least go first: where they can all be served in this order, nobody waits for ever.
+        // In order of missing bytes: if all can be served in this order, there is no deadlock.
         let begun = self.parts.iter().filter(|(n, part)| **n == number || part.held > 0);
         let mut begun: Vec<(u64, u64)> = begun
             .map(|(n, part)| if *n == number { (part.need - to, to) } else { (part.need - part.held, part.held) })
@@ -175,7 +176,7 @@ impl State {
         })
     }
 
-    /// Whether the owner may have one more, and nobody who came before it needs most of what there is.
+    /// Returns whether the owner may begin one more, and no earlier share needs most of the memory.
     fn may_begin(&self, number: u64, new: &Part, capacity: u64) -> bool {
         let quarter = capacity / 4;
         let others = self.parts.values().filter(|part| part.held > 0 && part.owner == new.owner);
@@ -200,12 +201,12 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_that_has_begun_keeps_smaller_ones_of_others_out_of_nothing() {
+    fn begun_upload_does_not_block_smaller_ones_of_others() {
         let room = Room::new(64);
         let stalled = room.begin(key(1), 64);
         assert!(stalled.try_grow(1));
         let (large, small) = (room.begin(key(2), 64), room.begin(key(2), 40));
-        assert!(!large.try_grow(1), "neither could be finished");
+        assert!(!large.try_grow(1), "neither could be completed");
         assert!(small.try_grow(40));
         assert!(!stalled.try_grow(30));
         drop(small);
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_begins_only_what_leaves_others_a_quarter() {
+    fn one_key_leaves_a_quarter_to_others() {
         let room = Room::new(64);
         let all: Vec<Share> = (0..4).map(|_| room.begin(key(1), 20)).collect();
         let begun: Vec<bool> = all.iter().map(|share| share.try_grow(1)).collect();
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_waits_goes_on_when_there_is_room() {
+    async fn waiting_share_grows_when_memory_is_released() {
         let room = Room::new(64);
         let first = room.reserve(key(1), 64, Duration::ZERO).await.unwrap();
         assert!(room.reserve(key(2), 30, Duration::ZERO).await.is_err());
@@ -242,19 +243,19 @@ mod tests {
             let room = room.clone();
             async move { room.reserve(key(2), 30, Duration::from_secs(10)).await.map(drop) }
         });
-        while !first.is_in_the_way() {
+        while !first.blocks_others() {
             tokio::task::yield_now().await;
         }
         first.shrink(34);
         second.await.unwrap().unwrap();
-        assert!(!first.is_in_the_way());
+        assert!(!first.blocks_others());
         drop(first);
         assert!(room.state().parts.is_empty());
     }
 
     proptest::proptest! {
         #[test]
-        fn whatever_is_begun_can_be_finished(needs in proptest::collection::vec(1_u64..100, 1..20), steps in proptest::collection::vec((0_usize..20, 1_u64..30), 0..200)) {
+        fn every_begun_share_can_be_completed(needs in proptest::collection::vec(1_u64..100, 1..20), steps in proptest::collection::vec((0_usize..20, 1_u64..30), 0..200)) {
             let room = Room::new(64);
             let owner = |n: usize| key(n as u128 % 3 + 1);
             let mut shares: Vec<_> = needs.iter().enumerate().map(|(n, need)| (room.begin(owner(n), *need), 0)).collect();
@@ -267,11 +268,11 @@ mod tests {
                 let sum: u64 = room.state().parts.values().map(|part| part.held).sum();
                 proptest::prop_assert!(sum <= 64);
             }
-            // However they stand now, somebody can always end.
+            // In every state, at least one share can be completed.
             while !shares.is_empty() {
                 let done = shares.iter().position(|(share, held)| *held > 0 && share.try_grow(u64::MAX));
                 let done = done.or_else(|| shares.iter().position(|(_, held)| *held == 0));
-                proptest::prop_assert!(done.is_some(), "nobody can go on");
+                proptest::prop_assert!(done.is_some(), "deadlock");
                 shares.swap_remove(done.unwrap());
             }
         }

@@ -1,5 +1,5 @@
-//! What every request must have, and what every response tells browsers and caches. All routes, those of the
-//! development inbox included; a handler that sets one of these headers itself keeps its own.
+//! Checks of every request, and security headers of every response, on all routes including the development inbox. A
+//! header that a handler sets itself is kept.
 
 use axum::extract::Request;
 use axum::http::uri::Authority;
@@ -8,14 +8,14 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::ApiError;
 
-/// For what is no page: nothing may run, load or frame it.
+/// For responses that are not pages: nothing may run, load or be framed.
 const NOTHING: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// For the API's documentation, whose scripts and style sheets come from here. It sets styles on elements.
+/// For the API documentation, which loads its own scripts and style sheets and sets inline styles.
 const DOCUMENTATION: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
     font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Refuses a request of which it is not sure whom it is for, or where it ends.
+/// Refuses a request whose host, length or single-value headers are ambiguous.
 pub(super) fn check(request: &Request) -> Result<(), ApiError> {
     let headers = request.headers();
     check_host(request.version(), headers)?;
@@ -23,14 +23,14 @@ pub(super) fn check(request: &Request) -> Result<(), ApiError> {
     check_coding(headers)
 }
 
-/// The response to such a request. Nothing more is read from its connection.
+/// Returns the response to such a request. Nothing more is read from its connection.
 pub(super) fn refused(error: ApiError) -> Response {
     let mut response = error.into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
-/// What browsers and caches are told of a response to a request for this path.
+/// The security headers for one path.
 pub(super) struct Policy {
     content: &'static str,
     may_be_kept: bool,
@@ -44,7 +44,7 @@ impl Policy {
 
     /// Adds the headers.
     pub(super) fn add_to(&self, headers: &mut HeaderMap) {
-        // The pages of the documentation come without a charset.
+        // The documentation's pages have no charset.
         let is_page = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/html");
         if is_page && self.content == DOCUMENTATION {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
@@ -55,7 +55,7 @@ impl Policy {
         add(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
         add(header::CONTENT_SECURITY_POLICY, self.content);
         add(header::REFERRER_POLICY, "no-referrer");
-        // Addresses, messages, keys: no cache may keep them.
+        // Responses contain addresses, messages and keys: no cache may store them.
         if !self.may_be_kept {
             add(header::CACHE_CONTROL, "no-store");
         }
@@ -66,7 +66,7 @@ fn policy(path: &str) -> &'static str {
     if path == "/docs" || path.starts_with("/docs/") { DOCUMENTATION } else { NOTHING }
 }
 
-/// RFC 9112 §3.2: a request of HTTP/1.1 without `Host`, and any with several or one that is no host, is answered 400.
+/// RFC 9112 §3.2: an HTTP/1.1 request without `Host`, and any request with several or an invalid one, is answered 400.
 fn check_host(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let refused = |why: &str| Err(ApiError::Malformed(format!("The request needs one `Host` header; {why}.")));
@@ -78,11 +78,11 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Headers of which a request has one. Where it has two, a proxy in front of this may have looked at the other.
+/// Headers that a request may have only once: with two, a proxy in front of this server may have used the other.
 const SINGLE: [&str; 5] = ["authorization", "content-type", "idempotency-key", "last-event-id", "transfer-encoding"];
 
 fn check_single(headers: &HeaderMap) -> Result<(), ApiError> {
-    // As a rule there are no two headers of one name at all.
+    // Fast path: usually no header is repeated.
     if headers.len() == headers.keys_len() {
         return Ok(());
     }
@@ -92,23 +92,24 @@ fn check_single(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// RFC 9112 §6.1: a body in a transfer coding that is not understood would be read as something else.
+/// RFC 9112 §6.1: a body in an unsupported transfer coding would be misread.
 fn check_coding(headers: &HeaderMap) -> Result<(), ApiError> {
     match headers.get(header::TRANSFER_ENCODING) {
         Some(coding) if !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => {
-            Err(ApiError::Malformed("The only Transfer-Encoding that is understood is `chunked`.".into()))
+            Err(ApiError::Malformed("The only supported `Transfer-Encoding` is `chunked`.".into()))
         }
         _ => Ok(()),
     }
 }
 
-/// A host with an optional port. It may be empty, where the target of the request has no authority.
+/// Returns whether the value is a host with an optional port. It may be empty if the request target has no authority.
 fn is_host(value: &HeaderValue) -> bool {
     let value = value.as_bytes();
     value.is_empty() || is_plain_host(value) || (!value.contains(&b'@') && Authority::try_from(value).is_ok())
 }
 
-/// Whether it is a name or an IPv4 address, with or without a port: what nearly every request has, told without a copy of it.
+/// Returns whether the value is a name or an IPv4 address with an optional port: the common case, checked without a
+/// copy.
 fn is_plain_host(value: &[u8]) -> bool {
     let is_name = |name: &[u8]| {
         !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))

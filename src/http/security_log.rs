@@ -1,6 +1,6 @@
-//! The security log: who was refused, and why. What a caller can cause as often as it likes is logged at most once a minute
-//! for each API key and reason, with the number of refusals since; requests without a known key share one line a reason.
-//! What callers change is logged where it is changed, with the same `event` and `by` fields.
+//! The security log of refused requests. Refusals are logged at most once a minute per API key and reason, with their
+//! number since the last line; requests without a known key share one line per reason. Changes are logged by their
+//! handlers, with the same `event` and `by` fields.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,13 +12,13 @@ use crate::db::keys::KeyRow;
 use crate::domain::id::KeyId;
 use crate::telemetry::RateLimitedLog;
 
-/// Keys and reasons remembered; beyond that the memory starts again.
-const REMEMBERED: usize = 1_000;
+/// Maximum number of tracked keys and reasons; all are forgotten when it is reached.
+const MAX_TRACKED: usize = 1_000;
 
 /// Why a request was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Refusal {
-    /// No key is known by this secret, or the header cannot be read.
+    /// The key is unknown, or the header is malformed.
     UnknownKey,
     /// The key has been revoked.
     RevokedKey,
@@ -28,12 +28,12 @@ pub(super) enum Refusal {
     Forbidden,
 }
 
-/// What was refused lately.
+/// Recent refusals.
 #[derive(Debug, Default)]
 pub(super) struct SecurityLog(Mutex<HashMap<(Option<Uuid>, Refusal), RateLimitedLog>>);
 
 impl SecurityLog {
-    /// Logs that a request was refused. A request without any key is no attack and is not logged.
+    /// Logs a refused request. Requests without any key are not logged.
     pub(super) fn refused(&self, refusal: Refusal, key: Option<&KeyRow>, reason: &str) {
         let Some(count) = self.note(refusal, key.map(|key| key.id), Instant::now()) else { return };
         let (id, name) = (key.map(|key| KeyId(key.id).to_string()), key.map(|key| key.name.as_str()));
@@ -53,10 +53,10 @@ impl SecurityLog {
         }
     }
 
-    /// Where it is to be logged now, returns how often it happened since the last line.
+    /// Counts a refusal. Returns the number since the last line if a new line is due.
     fn note(&self, refusal: Refusal, key: Option<Uuid>, now: Instant) -> Option<u64> {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() >= REMEMBERED {
+        if lines.len() >= MAX_TRACKED {
             lines.clear();
         }
         lines.entry((key, refusal)).or_default().note(now)
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_one_key_hides_no_other() {
+    fn many_refusals_of_one_key_do_not_hide_others() {
         let (log, now) = (SecurityLog::default(), Instant::now());
         let (one, other) = (Some(Uuid::from_u128(1)), Some(Uuid::from_u128(2)));
         assert_eq!(log.note(Refusal::Forbidden, one, now), Some(1));

@@ -1,6 +1,6 @@
-//! Reads on where a request was refused before its body was read: else the connection would break while the client still
-//! sends, and the client would see a broken pipe instead of the response, or for its next request. The response does not wait
-//! for that. What is too long or too slow is left unread, and the connection closes.
+//! Discards the body of a request that was refused before it was read. Otherwise the connection would break while the
+//! client still sends, and the client would see a broken pipe instead of the response. The response does not wait for
+//! this. If the rest of the body is too long or too slow, the connection is closed.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,30 +15,30 @@ use futures_util::StreamExt as _;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::timeout;
 
-/// The most bytes that are read of a body that nobody wants.
-const MOST: u64 = 64 << 20;
-/// How long that may take.
-const LONGEST: Duration = Duration::from_secs(30);
-/// How long each piece may take to arrive.
-const PAUSE: Duration = Duration::from_secs(2);
+/// Maximum bytes to discard.
+const MAX_BYTES: u64 = 64 << 20;
+/// Maximum time to discard a body.
+const MAX_TIME: Duration = Duration::from_secs(30);
+/// Maximum time to wait for each piece.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// Where a body goes that is dropped before its end.
+/// Receives a body that was dropped before its end.
 type Left = Arc<Mutex<Option<Body>>>;
 
-/// A body that is put aside where nobody reads it to its end.
+/// A body that is returned for discarding if it is not read to its end.
 struct Borrowed {
     body: Option<Body>,
     left: Left,
 }
 
-/// What becomes of a request's body that the handler leaves unread.
+/// The unread rest of a request's body.
 pub(super) struct Unread {
     left: Left,
-    /// A client that asked first has not sent anything yet, and need not.
+    /// Whether the client waits for `100 Continue` and has not sent the body.
     is_asking: bool,
 }
 
-/// Puts the body aside where its handler does not read it to its end. None where the request has no body.
+/// Wraps the body so that its unread rest can be discarded. Returns `None` if the request has no body.
 pub(super) fn watch(request: Request) -> (Request, Option<Unread>) {
     if request.body().is_end_stream() {
         return (request, None);
@@ -50,7 +50,7 @@ pub(super) fn watch(request: Request) -> (Request, Option<Unread>) {
 }
 
 impl Unread {
-    /// Reads the rest of the body after a refusal, or has the connection closed behind the response.
+    /// Discards the rest of the body after a refusal, or closes the connection after the response.
     pub(super) fn settle(self, response: &mut Response) {
         let status = response.status();
         if !status.is_client_error() && !status.is_server_error() {
@@ -58,21 +58,21 @@ impl Unread {
         }
         let rest = self.left.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(rest) = rest else { return };
-        // After a time-out it comes too slowly as it is.
-        if self.is_asking || status == StatusCode::REQUEST_TIMEOUT || rest.size_hint().lower() > MOST {
+        // After a timeout, the body arrives too slowly to be discarded.
+        if self.is_asking || status == StatusCode::REQUEST_TIMEOUT || rest.size_hint().lower() > MAX_BYTES {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         } else {
-            tokio::spawn(timeout(LONGEST, discard(rest)));
+            tokio::spawn(timeout(MAX_TIME, discard(rest)));
         }
     }
 }
 
-/// Reads to the end, or gives up.
+/// Reads the body to its end, or stops at a limit.
 async fn discard(body: Body) {
     let (mut pieces, mut read) = (body.into_data_stream(), 0);
-    while let Ok(Some(Ok(piece))) = timeout(PAUSE, pieces.next()).await {
+    while let Ok(Some(Ok(piece))) = timeout(MAX_PAUSE, pieces.next()).await {
         read += piece.len() as u64;
-        if read > MOST {
+        if read > MAX_BYTES {
             return;
         }
     }

@@ -1,8 +1,8 @@
-//! `/u/{token}`: where a recipient is rid of a stream's mail (RFC 8058). For mail clients and people, not for applications.
+//! `/u/{token}`: unsubscribes a recipient from a stream (RFC 8058). For mail clients and people, not for applications.
 //!
-//! A POST acts, at once and without a cookie, a key or a redirect, as mailbox providers send it. A GET never does, for whoever
-//! checks links follows them: it shows a page with a button. Nobody can make a link but us, so that a forged one costs no
-//! look-up, and every one of ours works, whether its message is still kept or not.
+//! A POST unsubscribes at once, without a cookie, a key or a redirect, as mailbox providers require. A GET only shows a
+//! page with a button, because link scanners follow links. Links are signed: a forged one costs no query, and a valid
+//! one works even after its message has been deleted.
 
 use std::time::Duration;
 
@@ -18,20 +18,20 @@ use super::{Api, ApiError};
 use crate::db;
 use crate::domain::unsubscribe::Ticket;
 
-/// Octets of a form that are read; what a mailbox provider sends has 26.
+/// Maximum bytes of a form; a mailbox provider sends 26.
 const FORM: usize = 16 << 10;
-/// How long it may take to arrive.
+/// How long a form may take to arrive.
 const ARRIVAL: Duration = Duration::from_secs(10);
 
-/// Text that is not UTF-8 is no token of ours.
+/// The token; text that is not UTF-8 is not a valid one.
 type Token = Result<Path<String>, PathRejection>;
 
-/// The route.
+/// Returns the router of the unsubscribe pages.
 pub(super) fn router() -> Router<Api> {
     Router::new().route("/u/{token}", get(show).post(act))
 }
 
-/// Changes nothing, and asks the database nothing.
+/// Shows the page. Changes nothing, and does not query the database.
 async fn show(State(api): State<Api>, token: Token) -> Response {
     let Some(ticket) = ticket(&api, token) else { return unknown() };
     let (address, stream) = (escaped(&ticket.address.to_string()), escaped(&ticket.stream));
@@ -39,26 +39,31 @@ async fn show(State(api): State<Api>, token: Token) -> Response {
         StatusCode::OK,
         "Unsubscribe",
         &format!(
-            "<p>Do you want no more mail of the kind <b>{stream}</b> to <b>{address}</b>?</p>\
+            "<p>Stop sending <b>{stream}</b> messages to <b>{address}</b>?</p>\
              <form method=\"post\"><input type=\"hidden\" name=\"List-Unsubscribe\" value=\"One-Click\">\
              <button>Unsubscribe</button></form>"
         ),
     )
 }
 
-/// Unsubscribes, as often as it is asked.
+/// Unsubscribes; idempotent.
 async fn act(State(api): State<Api>, token: Token, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    // Read, though there is nothing in it that one has to know: a client that is cut off may take that for a failure.
+    // Reads the form although its content is not needed: a client that is cut off may report a failure.
     let form = tokio::time::timeout(ARRIVAL, axum::body::to_bytes(body, FORM)).await;
     form.map_err(|_| ApiError::BodyTimeout)?.map_err(|_| ApiError::TooLarge(FORM as u64))?;
     let Some(ticket) = ticket(&api, token) else { return Ok(unknown()) };
     db::suppressions::unsubscribe::unsubscribe(&api.db, &ticket, api.clock.now()).await?;
-    tracing::info!(message_id = %ticket.message, stream = ticket.stream, "a recipient unsubscribed");
+    tracing::info!(
+        event = "recipient_unsubscribed",
+        message_id = %ticket.message,
+        stream = ticket.stream,
+        "recipient unsubscribed"
+    );
     if !wants_a_page(&headers) {
         return Ok((StatusCode::OK, "Unsubscribed.\n").into_response());
     }
     let (address, stream) = (escaped(&ticket.address.to_string()), escaped(&ticket.stream));
-    let body = format!("<p><b>{address}</b> gets no more mail of the kind <b>{stream}</b>.</p>");
+    let body = format!("<p><b>{address}</b> no longer receives <b>{stream}</b> messages.</p>");
     Ok(page(StatusCode::OK, "You are unsubscribed", &body))
 }
 
@@ -66,19 +71,19 @@ fn ticket(api: &Api, token: Token) -> Option<Ticket> {
     api.links.as_ref()?.read(&token.ok()?.0)
 }
 
-/// Whether a person looks at the answer.
+/// Returns whether the client accepts HTML, as a browser does.
 fn wants_a_page(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     accept.is_some_and(|accept| accept.contains("text/html"))
 }
 
 fn unknown() -> Response {
-    let body = "<p>This link is not whole, or not ours. Try the one in the mail once more, or ask the sender to take you off \
-                the list.</p>";
-    page(StatusCode::NOT_FOUND, "There is nothing at this address", body)
+    let body = "<p>This link is incomplete or invalid. Try the link in the message again, or ask the sender to remove you \
+    from the list.</p>";
+    page(StatusCode::NOT_FOUND, "Invalid link", body)
 }
 
-/// Nothing but its own style, and a form that leads back here.
+/// The page's Content-Security-Policy: only its inline style, and a form that posts to the same origin.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'self'; \
     frame-ancestors 'none'";
 

@@ -24,7 +24,7 @@ async fn detail_of_one_fault_names_its_place() {
         assert_eq!(answer.body["errors"].as_array().unwrap().len(), 1);
     }
     let query = app.get("/v1/messages?limit=0").await;
-    assert_eq!(query.body["detail"], "`limit`: Give a number from 1 to 100.");
+    assert_eq!(query.body["detail"], "`limit`: Pass a number from 1 to 100.");
     let body = message(json!({"ignore_suppression": true}));
     let forbidden = app.allowed(&[postrider::domain::key::Scope::Send]).await.post("/v1/messages", &body).await;
     assert_eq!(forbidden.problem(), (403, "forbidden"));

@@ -1,4 +1,4 @@
-//! Registering and removing domains.
+//! Registers and removes domains.
 
 use axum::Json;
 use axum::body::Body;
@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::view::{DomainView, NewDomainBody};
-use super::{DomainName, NO_DOMAIN, new_keys, shown};
+use super::{DomainName, NO_DOMAIN, load_view, new_keys};
 use crate::accept::request;
 use crate::db::domains;
 use crate::domain::key::Scope;
@@ -16,22 +16,22 @@ use crate::http::{Api, ApiError, Problem, ProblemCode};
 
 /// Register a domain
 ///
-/// Makes an ed25519 and an RSA-2048 key. Both sign the domain's mail, and that of domains below it that are not
-/// registered themselves, within a quarter of a minute: until their records are published, a signature counts as none.
-/// Publish the records of the answer, then `POST …/verify`.
+/// Creates an Ed25519 and an RSA-2048 key. Within 15 seconds, both sign messages from the domain and from its
+/// unregistered subdomains. Receivers ignore these signatures until the DNS records are published: publish the records
+/// in the response, then call `POST /v1/domains/{name}/verify`.
 #[utoipa::path(
     post, path = "/v1/domains", tag = "domains", operation_id = "create_domain",
     request_body = NewDomainBody,
     responses(
         (status = 201, description = "The domain with the records to publish", body = DomainView,
-         headers(("Location" = String, description = "Where the domain is"))),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The domain is registered (`domain_exists`), or no `secret_key` is configured (`no_secret_key`)", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid: every fault at once", body = Problem, content_type = "application/problem+json"),
+         headers(("Location" = String, description = "The path of the domain"))),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The domain is already registered (`domain_exists`), or no `secret_key` is configured (`no_secret_key`)", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -43,14 +43,14 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let name = request::domain::parse(&body.octets)?;
+    let name = request::domain::parse(&body.bytes)?;
     let tenant = caller.tenant();
     let exists = || ApiError::Conflict {
         code: ProblemCode::DomainExists,
-        detail: format!("{name} is registered; GET /v1/domains/{name} shows its records."),
+        detail: format!("{name} is already registered; GET /v1/domains/{name} lists its records."),
         retry_after: None,
     };
-    // Keys cost a tenth of a second.
+    // Generating keys takes about 100 ms.
     if domains::get(&api.db, tenant, &name).await?.is_some() {
         return Err(exists());
     }
@@ -60,7 +60,7 @@ pub async fn create(
     }
     api.domains.senders.forget();
     tracing::info!(event = "domain_created", by = %caller.key_id(), domain = name, "registered a domain");
-    let view = shown(&api, tenant, &name).await?;
+    let view = load_view(&api, tenant, &name).await?;
     let mut response = (StatusCode::CREATED, Json(view)).into_response();
     if let Ok(location) = HeaderValue::try_from(format!("/v1/domains/{name}")) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -70,16 +70,16 @@ pub async fn create(
 
 /// Remove a domain
 ///
-/// Its keys are deleted, and its mail goes out unsigned from now on. Leave the DKIM records in the DNS for a week: mail
-/// that is under way was signed with them.
+/// Deletes the domain's keys; its messages are sent unsigned from now on. Keep the DKIM records in the DNS for a week,
+/// for messages that were signed and are still in transit.
 #[utoipa::path(
     delete, path = "/v1/domains/{name}", tag = "domains", operation_id = "remove_domain",
-    params(("name" = String, Path, description = "The domain's name")),
+    params(("name" = String, Path, description = "The name of the domain")),
     responses(
-        (status = 204, description = "It is not registered any more"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such domain", body = Problem, content_type = "application/problem+json"),
+        (status = 204, description = "Removed"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]

@@ -1,4 +1,4 @@
-//! `/v1/domains`: what mail is sent from, the keys that sign it, and the records to publish for them.
+//! `/v1/domains`: sender domains, their DKIM keys, and the DNS records to publish.
 
 pub mod control;
 pub mod read;
@@ -21,24 +21,24 @@ use crate::domain::id::TenantId;
 use crate::domain::keyring::Keyring;
 use view::DomainView;
 
-const NO_DOMAIN: ApiError = ApiError::NotFound("There is no domain with this name.");
+const NO_DOMAIN: ApiError = ApiError::NotFound("No domain has this name.");
 
-/// What the API knows of senders' domains, brought by the application.
+/// Sender domains, as the application provides them to the API.
 #[derive(Debug, Clone)]
 pub struct Domains {
-    /// How they stand, and what signs.
+    /// Caches the domains' verification states and signing keys.
     pub senders: Arc<SenderCache>,
-    /// Asks for what is published.
+    /// Looks up published records.
     pub dns: Asker,
-    /// What goes into records.
+    /// The configuration that the records depend on.
     pub terms: Terms,
-    /// Seals private keys; none without `secret_key`.
+    /// Encrypts private keys; `None` without `secret_key`.
     pub keyring: Option<Keyring>,
-    /// Whether mail from domains that are not verified is refused.
+    /// Whether messages from unverified domains are refused.
     pub refuses_unverified: bool,
 }
 
-/// A domain's name in the path, in any spelling. What cannot be a domain names nothing.
+/// A domain name in the path, in any spelling. An invalid name is answered 404.
 #[derive(Debug)]
 pub struct DomainName(String);
 
@@ -52,14 +52,14 @@ impl<S: Send + Sync> FromRequestParts<S> for DomainName {
     }
 }
 
-/// A domain as it stands now.
-async fn shown(api: &Api, tenant: TenantId, name: &str) -> Result<DomainView, ApiError> {
+/// Reads a domain.
+async fn load_view(api: &Api, tenant: TenantId, name: &str) -> Result<DomainView, ApiError> {
     let row = domains::get(&api.db, tenant, name).await?.ok_or(NO_DOMAIN)?;
     let keys = domains::keys(&api.db, tenant, &[name.to_owned()]).await?;
-    Ok(DomainView::of(row, keys, &api.domains.terms))
+    Ok(DomainView::from_row(row, keys, &api.domains.terms))
 }
 
-/// A new pair of keys, sealed.
+/// Creates a pair of encrypted DKIM keys.
 async fn new_keys(api: &Api, tenant: TenantId, domain: &str) -> Result<Vec<NewKey>, ApiError> {
     let ring = api.domains.keyring.clone().ok_or_else(no_secret)?;
     let (domain, random) = (domain.to_owned(), rand::random());
@@ -73,7 +73,7 @@ async fn new_keys(api: &Api, tenant: TenantId, domain: &str) -> Result<Vec<NewKe
     };
     let made = tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Internal)?;
     made.map_err(|error| {
-        tracing::error!(%error, "could not make DKIM keys");
+        tracing::error!(event = "dkim_key_generation_failed", %error, "failed to generate DKIM keys; answered 500");
         ApiError::Internal
     })
 }
@@ -81,9 +81,9 @@ async fn new_keys(api: &Api, tenant: TenantId, domain: &str) -> Result<Vec<NewKe
 fn no_secret() -> ApiError {
     ApiError::Conflict {
         code: ProblemCode::NoSecretKey,
-        detail: "DKIM keys are stored encrypted, and there is nothing to encrypt them with: set secret_key \
-                 (POSTRIDER_SECRET_KEY or POSTRIDER_SECRET_KEY_FILE) to the output of `openssl rand -base64 33`, the same in \
-                 every replica, and start again."
+        detail: "DKIM keys are stored encrypted, and no encryption key is configured: set `secret_key` \
+                 (POSTRIDER_SECRET_KEY or POSTRIDER_SECRET_KEY_FILE) to the output of `openssl rand -base64 33`, \
+                 the same in every replica, and restart."
             .into(),
         retry_after: None,
     }

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::view::DomainView;
-use super::{DomainName, NO_DOMAIN, shown};
+use super::{DomainName, NO_DOMAIN, load_view};
 use crate::db::domains::{self, KeyRow};
 use crate::domain::dns_records::lineage;
 use crate::domain::key::Scope;
@@ -17,18 +17,18 @@ use crate::http::{Api, ApiError, Problem};
 
 /// List domains
 ///
-/// By name, with their keys, the records to publish, and what the last check found.
+/// Returns domains ordered by name, with their keys, the records to publish, and the results of the last check.
 #[utoipa::path(
     get, path = "/v1/domains", tag = "domains", operation_id = "list_domains",
     params(
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
+        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
     ),
     responses(
         (status = 200, description = "A page of domains", body = Page<DomainView>),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -50,22 +50,23 @@ pub async fn list(
     }
     let show = |row: domains::DomainRow| {
         let keys = keys.get(&row.name).cloned().unwrap_or_default();
-        DomainView::of(row, keys, &api.domains.terms)
+        DomainView::from_row(row, keys, &api.domains.terms)
     };
-    Ok(Json(Page::of(rows, limit, |row| row.name.clone(), show)))
+    Ok(Json(Page::new(rows, limit, |row| row.name.clone(), show)))
 }
 
-/// Read a domain
+/// Get a domain
 ///
-/// Its keys, the records to publish, and what the last check found. The DNS is not asked; `POST …/verify` does.
+/// Returns the domain's keys, the records to publish, and the results of the last check. Does not query the DNS; use
+/// `POST /v1/domains/{name}/verify` for that.
 #[utoipa::path(
     get, path = "/v1/domains/{name}", tag = "domains", operation_id = "get_domain",
-    params(("name" = String, Path, description = "The domain's name")),
+    params(("name" = String, Path, description = "The name of the domain")),
     responses(
         (status = 200, description = "The domain", body = DomainView),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such domain", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -78,10 +79,11 @@ pub async fn get(
     if visible(&caller).is_some_and(|only| !only.contains(&name)) {
         return Err(NO_DOMAIN);
     }
-    shown(&api, caller.tenant(), &name).await.map(Json)
+    load_view(&api, caller.tenant(), &name).await.map(Json)
 }
 
-/// The only domains that exist for the caller: those it sends from and those above them, which may sign for them.
+/// Returns the only domains that exist for the caller: its sender domains and their parent domains, which may sign for
+/// them.
 fn visible(caller: &Caller) -> Option<Vec<String>> {
     Some(caller.sender_domains()?.iter().flat_map(|domain| lineage(domain)).collect())
 }

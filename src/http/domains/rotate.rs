@@ -4,25 +4,25 @@ use axum::Json;
 use axum::extract::State;
 
 use super::view::DomainView;
-use super::{DomainName, NO_DOMAIN, new_keys, shown};
+use super::{DomainName, NO_DOMAIN, load_view, new_keys};
 use crate::db::domains::{self, Rotated};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::{Api, ApiError, Problem, ProblemCode};
 
-/// Give a domain new keys
+/// Rotate a domain's DKIM keys
 ///
-/// They sign once their records are seen, each by itself; until then the present ones do. The records of those stay for
-/// a week after they have signed last.
+/// Creates a pair of new keys. Each starts to sign once its DNS record is found; until then the present key signs. Keep
+/// the DNS records of the present keys for a week after their last signature.
 #[utoipa::path(
     post, path = "/v1/domains/{name}/rotate", tag = "domains", operation_id = "rotate_domain",
-    params(("name" = String, Path, description = "The domain's name")),
+    params(("name" = String, Path, description = "The name of the domain")),
     responses(
         (status = 200, description = "The domain with the records to publish", body = DomainView),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such domain", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "New keys are pending already (`rotation_pending`), or no `secret_key` is configured (`no_secret_key`)", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "New keys are already pending (`rotation_pending`), or no `secret_key` is configured (`no_secret_key`)", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -37,14 +37,14 @@ pub async fn rotate(
     let keys = new_keys(&api, tenant, &name).await?;
     match domains::rotate(&api.db, tenant, &name, &keys, &api.domains.terms.algorithms, api.clock.now()).await? {
         Rotated::Pending => {
-            tracing::info!(event = "domain_keys_rotated", by = %caller.key_id(), domain = name, "made new DKIM keys");
-            shown(&api, tenant, &name).await.map(Json)
+            tracing::info!(event = "domain_keys_rotated", by = %caller.key_id(), domain = name, "created DKIM keys");
+            load_view(&api, tenant, &name).await.map(Json)
         }
         Rotated::Missing => Err(NO_DOMAIN),
         Rotated::Already => Err(ApiError::Conflict {
             code: ProblemCode::RotationPending,
             detail: format!(
-                "{name} has new keys that wait for their records; publish those that GET /v1/domains/{name} shows, then \
+                "{name} has pending keys. Publish the records that GET /v1/domains/{name} lists, then call \
                  POST /v1/domains/{name}/verify."
             ),
             retry_after: None,

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::view::DomainView;
-use super::{DomainName, NO_DOMAIN, shown};
+use super::{DomainName, NO_DOMAIN, load_view};
 use crate::db::domains::{self, KeyRow};
 use crate::dns;
 use crate::domain::dns_records::{PublishedKey, Verdict, records};
@@ -12,19 +12,19 @@ use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::{Api, ApiError, Problem};
 
-/// Check a domain's records
+/// Verify a domain
 ///
-/// Asks the DNS for each record, and says what was found and what would mend it. Pending keys whose records are seen
-/// sign from now on; those before them are `retiring`. Workers check by themselves: every five minutes while something
-/// is missing, else every six hours.
+/// Looks up each DNS record and returns what was found and how to fix it. Pending keys whose records are found start to
+/// sign, and the keys before them become `retiring`. Workers also check on their own: every five minutes while a record
+/// is missing, otherwise every six hours.
 #[utoipa::path(
     post, path = "/v1/domains/{name}/verify", tag = "domains", operation_id = "verify_domain",
-    params(("name" = String, Path, description = "The domain's name")),
+    params(("name" = String, Path, description = "The name of the domain")),
     responses(
-        (status = 200, description = "The domain with what was found", body = DomainView),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such domain", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The domain with the results of the check", body = DomainView),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -44,5 +44,5 @@ pub async fn verify(
     let now = api.clock.now();
     domains::checked(&api.db, tenant, &name, &verdict, &keys, now, now + verdict.next_check(terms, &keys)).await?;
     api.domains.senders.forget();
-    shown(&api, tenant, &name).await.map(Json)
+    load_view(&api, tenant, &name).await.map(Json)
 }

@@ -1,4 +1,4 @@
-//! A domain as the API shows it.
+//! Domains in API responses.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -7,61 +7,61 @@ use crate::db::domains::{DomainRow, KeyRow};
 use crate::domain::dkim::{Algorithm, KeyState};
 use crate::domain::dns_records::{self, DmarcPolicy, DomainStatus, Finding, PublishedKey, Terms};
 
-/// A domain that mail is sent from: the keys that sign it, the records to publish, and what the DNS showed of them.
+/// A sender domain: its DKIM keys, the DNS records to publish, and the results of the last check.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = Domain)]
 pub struct DomainView {
-    /// Its name, in A-labels.
+    /// The domain's name, in A-labels.
     #[schema(example = "acme.test")]
     pub name: String,
-    /// How it stands after its checks: `pending` (its keys were never seen in the DNS), `verified`, `failing` (they
-    /// were seen less than 72 hours before the last check: it counts as verified) or `unverified`.
+    /// The result of the checks: `pending` (its keys were never found in the DNS), `verified`, `failing` (its keys are
+    /// missing, but were found less than 72 hours before the last check; it counts as verified) or `unverified`.
     pub status: DomainStatus,
-    /// When it was registered.
+    /// When the domain was registered.
     pub created_at: DateTime<Utc>,
-    /// When the DNS last said whether its keys are published.
+    /// When the DNS last returned a definite result for its keys.
     pub checked_at: Option<DateTime<Utc>>,
-    /// When it last showed them all.
+    /// When all of its keys were last found in the DNS.
     pub verified_at: Option<DateTime<Utc>>,
-    /// The DMARC policy that was last found to apply; null where there is none or nobody has asked.
+    /// The DMARC policy found by the last check; null if there is none or the domain has not been checked.
     pub dmarc: Option<DmarcPolicy>,
-    /// Its keys, those that sign first.
+    /// The domain's DKIM keys, signing keys first.
     pub keys: Vec<DkimKeyView>,
-    /// The records to publish, with what was last found of each.
+    /// The DNS records to publish, each with the result of the last check.
     pub records: Vec<Finding>,
 }
 
-/// A key of a domain.
+/// A DKIM key of a domain.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = DkimKey)]
 pub struct DkimKeyView {
-    /// Where its record is: `selector._domainkey.domain`.
+    /// The DKIM selector; the record is at `selector._domainkey.domain`.
     #[schema(example = "pr-k7xq2m9a-rsa")]
     pub selector: String,
-    /// What it signs with.
+    /// The signature algorithm.
     pub algorithm: Algorithm,
-    /// `pending` signs once its record is seen, `active` signs (unless `dkim.algorithms` leaves its algorithm out),
-    /// `retiring` signs no more while its record is to stay for mail that is under way.
+    /// `pending`: signs once its record is found. `active`: signs, unless `dkim.algorithms` excludes its algorithm.
+    /// `retiring`: no longer signs; keep its record published for messages that are still in transit.
     pub state: KeyState,
-    /// When it was made.
+    /// When the key was created.
     pub created_at: DateTime<Utc>,
-    /// Until when its record is to stay, where it signs no more. Then it is gone from this list.
+    /// Until when to keep the record of a `retiring` key published. The key is then removed from this list.
     pub retire_at: Option<DateTime<Utc>>,
 }
 
-/// A new domain.
+/// A domain to register.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewDomainBody {
-    /// The domain, without a top-level one alone. Mail from domains below it is signed for it, too.
+    /// The domain's name; not a top-level domain. Messages from its subdomains are signed with its keys too.
     #[schema(example = "acme.test", max_length = 200)]
     pub name: String,
 }
 
 impl DomainView {
-    pub(super) fn of(row: DomainRow, keys: Vec<KeyRow>, terms: &Terms) -> Self {
+    pub(super) fn from_row(row: DomainRow, keys: Vec<KeyRow>, terms: &Terms) -> Self {
         let published: Vec<PublishedKey> = keys.iter().filter_map(KeyRow::published).collect();
-        // What another version has stored is as good as nothing: the next check stores it anew.
+        // Ignores findings that this version cannot parse; the next check replaces them.
         let findings: Vec<Finding> = serde_json::from_value(row.findings).unwrap_or_default();
         let records = dns_records::records(terms, &row.name, &published);
         let keys = keys.into_iter().zip(&published).map(|(row, key)| DkimKeyView {

@@ -1,5 +1,5 @@
-//! Tells those who wait that a tenant has events they have not seen, whichever process wrote them. While anybody waits
-//! the database is asked a few times a second, once for all who do; while nobody waits, not at all.
+//! Wakes requests that wait for a tenant's next event, whichever process wrote it. Polls the database a few times a
+//! second, with one query for all waiting requests, and not at all while none waits.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,25 +12,25 @@ use uuid::Uuid;
 use crate::db::{Db, events};
 use crate::domain::id::TenantId;
 
-/// Between two looks.
-const EVERY: Duration = Duration::from_millis(100);
-/// The same after one that failed.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Poll interval.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Poll interval after a failed query.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the waiting share.
+/// Notifies waiting requests of new events.
 #[derive(Debug)]
 pub(crate) struct EventNotifier {
     db: Db,
     waiting: Mutex<Waiting>,
-    /// Once the service stops, nobody waits any longer.
+    /// Ends every wait when the service stops.
     stop: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// The number of each tenant's last event, as of the last look.
+    /// Each tenant's highest `seq`, as of the last poll.
     tenants: HashMap<Uuid, watch::Sender<i64>>,
-    is_looking: bool,
+    is_polling: bool,
 }
 
 impl EventNotifier {
@@ -38,14 +38,14 @@ impl EventNotifier {
         Self { db, waiting: Mutex::default(), stop }
     }
 
-    /// Waits until the tenant has an event with a number above `seq`. Answers `false` where the service stops first.
+    /// Waits until the tenant has an event with a number above `seq`. Returns `false` if the service stops first.
     pub(super) async fn beyond(self: &Arc<Self>, tenant: TenantId, seq: i64) -> bool {
         let mut last = self.listen(tenant);
-        let event_notifier = async { last.wait_for(|last| *last > seq).await.is_ok() };
-        self.stop.run_until_cancelled(event_notifier).await.unwrap_or(false)
+        let has_event = async { last.wait_for(|last| *last > seq).await.is_ok() };
+        self.stop.run_until_cancelled(has_event).await.unwrap_or(false)
     }
 
-    /// Whether the service stops.
+    /// Returns whether the service is stopping.
     pub(super) fn is_over(&self) -> bool {
         self.stop.is_cancelled()
     }
@@ -53,16 +53,16 @@ impl EventNotifier {
     fn listen(self: &Arc<Self>, tenant: TenantId) -> watch::Receiver<i64> {
         let mut waiting = self.waiting();
         let last = waiting.tenants.entry(tenant.0).or_insert_with(|| watch::Sender::new(0)).subscribe();
-        if !waiting.is_looking {
-            waiting.is_looking = true;
-            let looking = self.clone().look();
-            tokio::spawn(self.stop.clone().run_until_cancelled_owned(looking));
+        if !waiting.is_polling {
+            waiting.is_polling = true;
+            let polling = self.clone().poll();
+            tokio::spawn(self.stop.clone().run_until_cancelled_owned(polling));
         }
         last
     }
 
-    /// Looks for as long as anybody waits.
-    async fn look(self: Arc<Self>) {
+    /// Polls while any request waits.
+    async fn poll(self: Arc<Self>) {
         loop {
             let Some(tenants) = self.listeners() else { return };
             let pause = match events::feed::last(&self.db, &tenants).await {
@@ -73,11 +73,11 @@ impl EventNotifier {
                             known.send_if_modified(|known| std::mem::replace(known, seq) != seq);
                         }
                     }
-                    EVERY
+                    POLL_INTERVAL
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "could not look for new events");
-                    PAUSE
+                    tracing::debug!(%error, "failed to poll for new events");
+                    RETRY_INTERVAL
                 }
             };
             tokio::time::sleep(pause).await;
@@ -87,8 +87,8 @@ impl EventNotifier {
     fn listeners(&self) -> Option<Vec<Uuid>> {
         let mut waiting = self.waiting();
         waiting.tenants.retain(|_, last| last.receiver_count() > 0);
-        waiting.is_looking = !waiting.tenants.is_empty();
-        waiting.is_looking.then(|| waiting.tenants.keys().copied().collect())
+        waiting.is_polling = !waiting.tenants.is_empty();
+        waiting.is_polling.then(|| waiting.tenants.keys().copied().collect())
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {

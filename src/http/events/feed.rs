@@ -21,54 +21,54 @@ use crate::http::auth::Caller;
 use crate::http::params::Params;
 use crate::http::{Api, ApiError, Problem};
 
-/// Events a page has unless the caller says otherwise, and how many it may have.
+/// Default and maximum page size.
 const LIMITS: (i64, i64) = (100, 1_000);
-/// The longest wait, in seconds: proxies commonly give up at 60.
+/// Maximum long poll, in seconds: proxies commonly time out after 60.
 const LONGEST_WAIT: u64 = 55;
 
-/// A part of the feed.
+/// A page of events.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = EventPage)]
 pub struct Page {
-    /// Events in the order of their `seq`.
+    /// Events, ordered by `seq`.
     pub data: Vec<Event>,
-    /// Whether there are more now: ask again at once.
+    /// Whether more events exist now.
     pub has_more: bool,
-    /// What to pass as `after` next time. Never null: every event up to it has been looked at.
+    /// The cursor to pass as `after` in the next request. Never null: it advances even if no event matches the filters.
     pub next: String,
 }
 
-/// Where to begin.
+/// Where a read of the feed starts.
 #[derive(Debug, Clone, Copy)]
 enum Start {
     After(i64),
-    /// Behind what has happened so far.
+    /// After the last event so far.
     Latest,
 }
 
-/// Read what happened
+/// List events
 ///
-/// Every event of all mail, in order and without gaps: an application that remembers `next` misses nothing and sees nothing
-/// twice. With `Accept: text/event-stream` they come as Server-Sent Events, each with its `seq` as `id`; after a
-/// broken connection `Last-Event-ID` goes on where it broke. With a key that has `sender_domains`, only events of messages
-/// from those domains: the numbers in between belong to others.
+/// Returns the events of all messages in order and without gaps: an application that stores `next` sees each event
+/// exactly once. With `Accept: text/event-stream`, events are sent as Server-Sent Events with `seq` as their `id`; send
+/// `Last-Event-ID` to resume after a disconnect. A key with `sender_domains` gets only events of messages from those
+/// domains, so their `seq` numbers are not consecutive.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events", operation_id = "list_events",
     params(
-        ("after" = Option<String>, Query, pattern = "^([0-9]{1,18}|latest)$", description = "Only events with a higher `seq`; `latest`: only those that happen from now on. All that are kept unless given"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1_000, description = "How many; 100 unless given"),
-        ("wait" = Option<u64>, Query, minimum = 0, maximum = 55, description = "Where there is none, wait so many seconds for the next one"),
+        ("after" = Option<String>, Query, pattern = "^([0-9]{1,18}|latest)$", description = "Only events with a higher `seq`; `latest`: only events from now on. Defaults to the oldest event that is kept"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 1_000, description = "Page size; defaults to 100"),
+        ("wait" = Option<u64>, Query, minimum = 0, maximum = 55, description = "Long poll: how many seconds to wait for an event if there is none"),
         ("type" = Option<String>, Query, description = "Only events of these types, separated by commas"),
         ("message_id" = Option<String>, Query, description = "Only events of this message"),
-        ("Last-Event-ID" = Option<String>, Header, description = "As `after`, which it overrules; browsers send it. Of a stream only"),
+        ("Last-Event-ID" = Option<String>, Header, description = "For event streams only: overrides `after`; browsers send it when they reconnect"),
     ),
     responses(
         (status = 200, description = "A page of events, or a stream of them", content(
             (Page = "application/json"), (String = "text/event-stream"))),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many streams and long polls at one time; `Retry-After` says when to try again", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many concurrent event streams and long polls; retry after `Retry-After`", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -80,10 +80,10 @@ pub async fn list(
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;
     let (start, filter) = (start(&mut params), filter(&mut params, &caller));
-    let limit = params.read("limit", "Give a number from 1 to 1000.", |text| {
+    let limit = params.read("limit", "Pass a number from 1 to 1000.", |text| {
         text.parse().ok().filter(|limit| (1..=LIMITS.1).contains(limit))
     });
-    let wait = params.read("wait", "Give seconds, from 0 to 55.", |text| {
+    let wait = params.read("wait", "Pass seconds, from 0 to 55.", |text| {
         text.parse().ok().filter(|seconds| *seconds <= LONGEST_WAIT)
     });
     params.finish()?;
@@ -91,7 +91,7 @@ pub async fn list(
     if wants_stream(&headers) {
         let after = begin(&api, tenant, last_event_id(&headers)?.unwrap_or(start)).await?;
         let turn = api.followers.take(caller.key_id()).await?;
-        return Ok(stream::of(api, caller, turn, filter, after).into_response());
+        return Ok(stream::respond(api, caller, turn, filter, after).into_response());
     }
     let after = begin(&api, tenant, start).await?;
     let _turn = match wait {
@@ -100,10 +100,10 @@ pub async fn list(
     };
     let until = Instant::now() + Duration::from_secs(wait.unwrap_or(0));
     let part = when_any(&api, &caller, &filter, after, limit.unwrap_or(LIMITS.0), until).await?;
-    Ok(Json(Page::of(part)).into_response())
+    Ok(Json(Page::new(part)).into_response())
 }
 
-/// Events above `after`; where there are none, the next ones until that time.
+/// Returns events above `after`; if there are none, waits for the next ones until `until`.
 async fn when_any(
     api: &Api,
     caller: &Caller,
@@ -119,20 +119,21 @@ async fn when_any(
         if !part.events.is_empty() || part.has_more || Instant::now() >= until {
             return Ok(part);
         }
-        let mut is_news = None;
-        while is_news.is_none() && Instant::now() < until {
+        let mut has_new = None;
+        while has_new.is_none() && Instant::now() < until {
             let soon = (Instant::now() + stream::KEY_CHECK).min(until);
-            is_news = timeout_at(soon, api.event_notifier.beyond(tenant, after)).await.ok();
-            // A key that was revoked meanwhile hears no more.
-            caller.again(api).await?.may(Scope::Read)?;
+            has_new = timeout_at(soon, api.event_notifier.beyond(tenant, after)).await.ok();
+            // The key may have been revoked in the meantime.
+            caller.refresh(api).await?.may(Scope::Read)?;
         }
-        if is_news != Some(true) {
+        if has_new != Some(true) {
             return Ok(part);
         }
     }
 }
 
-/// The number behind which to begin. One that nobody was given is from another database, and would wait for ever.
+/// Returns the `seq` to start after. Refuses one above the last event: it is from another database, and would wait
+/// forever.
 async fn begin(api: &Api, tenant: TenantId, start: Start) -> Result<i64, ApiError> {
     let after = match start {
         Start::After(after) => after,
@@ -141,7 +142,7 @@ async fn begin(api: &Api, tenant: TenantId, start: Start) -> Result<i64, ApiErro
     if after > 0 {
         let last = last(api, tenant).await?;
         if after > last {
-            let message = format!("There is no event {after}: the last one is {last}. Was the database restored?");
+            let message = format!("Event {after} does not exist; the last one is {last}. Was the database restored?");
             return Err(fault("after", message));
         }
     }
@@ -154,7 +155,7 @@ async fn last(api: &Api, tenant: TenantId) -> Result<i64, ApiError> {
 
 fn start(params: &mut Params) -> Start {
     params
-        .read("after", "Give the `next` of the page before, or `latest`.", |text| match text {
+        .read("after", "Pass the `next` value of the previous page, or `latest`.", |text| match text {
             "latest" => Some(Start::Latest),
             _ => number(text),
         })
@@ -166,10 +167,10 @@ fn number(text: &str) -> Option<Start> {
 }
 
 fn filter(params: &mut Params, caller: &Caller) -> Filter {
-    let types = params.read("type", "Give types such as `message.bounced,message.deferred`.", |text| {
+    let types = params.read("type", "Pass event types such as `message.bounced,message.deferred`.", |text| {
         text.split(',').map(|word| Some(word.trim().parse::<EventType>().ok()?.to_string())).collect()
     });
-    let message = params.read("message_id", "Give a message's id.", |text| text.parse().ok());
+    let message = params.read("message_id", "Pass a message id.", |text| text.parse().ok());
     Filter { types, message, sender_domains: caller.sender_domains().map(<[String]>::to_vec) }
 }
 
@@ -183,7 +184,7 @@ fn wants_stream(headers: &HeaderMap) -> bool {
 fn last_event_id(headers: &HeaderMap) -> Result<Option<Start>, ApiError> {
     let Some(value) = headers.get("last-event-id").filter(|value| !value.is_empty()) else { return Ok(None) };
     let start = value.to_str().ok().and_then(number);
-    start.map(Some).ok_or_else(|| fault("Last-Event-ID", "Give the `id` of the last event that you have.".into()))
+    start.map(Some).ok_or_else(|| fault("Last-Event-ID", "Pass the `id` of the last event received.".into()))
 }
 
 fn fault(pointer: &str, message: String) -> ApiError {
@@ -191,7 +192,7 @@ fn fault(pointer: &str, message: String) -> ApiError {
 }
 
 impl Page {
-    fn of(part: Part) -> Self {
+    fn new(part: Part) -> Self {
         Self {
             data: part.events.into_iter().map(Event::from).collect(),
             has_more: part.has_more,

@@ -1,4 +1,4 @@
-//! `/v1/events`: what happened to all of a tenant's mail, in order, by pages, by long poll or as a stream.
+//! `/v1/events`: a tenant's event feed, in pages, by long poll or as a stream.
 
 mod event_notifier;
 mod feed;

@@ -1,4 +1,4 @@
-//! Events as they happen: Server-Sent Events (WHATWG HTML § 9.2).
+//! Event streams: Server-Sent Events (WHATWG HTML § 9.2).
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -18,33 +18,33 @@ use crate::http::Api;
 use crate::http::auth::Caller;
 use crate::http::turns::Turn;
 
-/// How long one connection lasts. The client comes again with `Last-Event-ID`.
-const LASTS: Duration = Duration::from_mins(15);
-/// How often the key of a stream or a long poll is looked at again.
+/// Maximum duration of one connection. The client reconnects with `Last-Event-ID`.
+const MAX_DURATION: Duration = Duration::from_mins(15);
+/// How often the key of an event stream or a long poll is checked.
 pub(super) const KEY_CHECK: Duration = Duration::from_secs(1);
-/// A sign of life for proxies that close what is silent.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
-/// When a client may come again.
+/// Keep-alive interval, for proxies that close silent connections.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Reconnection delay of clients.
 const RETRY: Duration = Duration::from_secs(2);
-/// Events read at a time.
+/// Events per query.
 const PAGE: i64 = 100;
 
 struct Reader {
     api: Api,
     caller: Caller,
-    /// When the key has to be looked at again.
+    /// When the key is checked next.
     check_at: Instant,
     tenant: TenantId,
     filter: Filter,
     after: i64,
-    /// Read and not sent yet.
+    /// Events read and not yet sent.
     read: VecDeque<Event>,
     until: Instant,
     _turn: Turn,
 }
 
-/// The events above `after`, and all that follow.
-pub(super) fn of(api: Api, caller: Caller, turn: Turn, filter: Filter, after: i64) -> impl IntoResponse {
+/// Streams the events above `after`, and all that follow.
+pub(super) fn respond(api: Api, caller: Caller, turn: Turn, filter: Filter, after: i64) -> impl IntoResponse {
     let (tenant, now) = (caller.tenant(), Instant::now());
     let reader = Reader {
         api,
@@ -54,21 +54,21 @@ pub(super) fn of(api: Api, caller: Caller, turn: Turn, filter: Filter, after: i6
         filter,
         after,
         read: VecDeque::new(),
-        until: now + LASTS,
+        until: now + MAX_DURATION,
         _turn: turn,
     };
     let events = stream::unfold(reader, async |mut reader| {
         let event = reader.next().await?;
-        let shown = sse::Event::default().id(event.seq.to_string()).event(&event.kind).json_data(&event);
-        Some((Ok::<_, Infallible>(shown.unwrap_or_default()), reader))
+        let sent = sse::Event::default().id(event.seq.to_string()).event(&event.kind).json_data(&event);
+        Some((Ok::<_, Infallible>(sent.unwrap_or_default()), reader))
     });
     let hello = stream::once(async { Ok(sse::Event::default().retry(RETRY)) });
     let events = futures_util::StreamExt::chain(hello, events);
-    Sse::new(events).keep_alive(KeepAlive::new().interval(SIGN_OF_LIFE))
+    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }
 
 impl Reader {
-    /// The next event; none where the connection is to end.
+    /// Returns the next event; `None` if the connection is to end.
     async fn next(&mut self) -> Option<Event> {
         loop {
             if !self.may_go_on().await {
@@ -89,34 +89,34 @@ impl Reader {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "could not read events; the client comes again");
+                    tracing::debug!(%error, "failed to read events; ending the stream, the client reconnects");
                     return None;
                 }
             }
         }
     }
 
-    /// Waits for more. Returns `false` where the connection is to end.
+    /// Waits for more events. Returns `false` if the connection is to end.
     async fn waited(&mut self) -> bool {
         loop {
             let soon = self.check_at.min(self.until);
             match timeout_at(soon, self.api.event_notifier.beyond(self.tenant, self.after)).await {
-                Ok(is_news) => return is_news,
+                Ok(has_new) => return has_new,
                 Err(_) if Instant::now() >= self.until || !self.may_go_on().await => return false,
                 Err(_) => {}
             }
         }
     }
 
-    /// Whether the key still works, asked about once a second.
+    /// Returns whether the key is still valid, checking about once a second.
     async fn may_go_on(&mut self) -> bool {
         if Instant::now() < self.check_at {
             return true;
         }
         self.check_at = Instant::now() + KEY_CHECK;
-        let caller = self.caller.again(&self.api).await;
+        let caller = self.caller.refresh(&self.api).await;
         if let Err(error) = &caller {
-            tracing::info!(event = "event_stream_ended", ?error, "ended an event stream whose key works no longer");
+            tracing::info!(event = "event_stream_ended", ?error, "ended event stream; its API key is no longer valid");
         }
         caller.is_ok_and(|caller| caller.may(Scope::Read).is_ok())
     }

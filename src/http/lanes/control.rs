@@ -1,4 +1,4 @@
-//! Limits, pauses and resets of lanes.
+//! Sets limits of lanes; pauses, resumes, resets and retries them.
 
 use axum::Json;
 use axum::body::Body;
@@ -22,67 +22,67 @@ use crate::http::{Api, ApiError, Problem};
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LaneBody {
-    /// In which stream.
+    /// The stream's name.
     #[schema(example = "bulk")]
     pub stream: String,
-    /// `mx`, `relay`, or `relay:NAME` for a configured route.
+    /// The route: `mx`, `relay`, or `relay:NAME` for a configured route.
     #[schema(example = "relay")]
     pub route: String,
-    /// Destination domain; `*` for all that goes through a relay and has no lane of its own.
+    /// The destination domain; `*` for all domains of a relay that have no separate lane.
     #[schema(example = "example.test")]
     pub domain: String,
-    /// Connections at one time, over all workers together; as configured unless given.
+    /// Maximum concurrent connections, over all workers together; defaults to the configured limit.
     #[schema(minimum = 1, maximum = 10_000)]
     pub connections: Option<i32>,
-    /// Mails a second, over all workers together, from 0.00001; without limit unless given.
+    /// Maximum messages per second, over all workers together, from 0.00001; unlimited by default.
     #[schema(minimum = 0.00001, maximum = 1_000_000)]
     pub rate: Option<f64>,
-    /// Mails over one connection; as configured unless given.
+    /// Maximum messages per connection; defaults to the configured limit.
     #[schema(minimum = 1, maximum = 100_000)]
     pub mails_per_connection: Option<i32>,
 }
 
-/// Changes to a lane's limits. `null` takes a limit away; what is missing stays.
+/// Changes to a lane's limits. `null` removes a limit; omitted fields keep their value.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LaneChangeBody {
-    /// Connections at one time, over all workers together.
+    /// Maximum concurrent connections, over all workers together.
     #[schema(minimum = 1, maximum = 10_000)]
     pub connections: Option<i32>,
-    /// Mails a second, over all workers together.
+    /// Maximum messages per second, over all workers together.
     #[schema(minimum = 0.00001, maximum = 1_000_000)]
     pub rate: Option<f64>,
-    /// Mails over one connection.
+    /// Maximum messages per connection.
     #[schema(minimum = 1, maximum = 100_000)]
     pub mails_per_connection: Option<i32>,
 }
 
-/// Why something is stopped.
+/// The reason for a pause.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PauseBody {
-    /// One line of up to 500 characters; it comes back in explanations.
+    /// One line of up to 500 characters, shown in explanations.
     #[schema(example = "the postmaster asked us to", max_length = 500)]
     pub reason: Option<String>,
 }
 
 /// Set the limits of a lane
 ///
-/// Makes the lane where it does not exist yet, so that limits can be there before the first mail. The limits become
-/// exactly those given. On a relay's route a domain gets a lane of its own this way.
+/// Creates the lane if it does not exist, so that limits can be set before the first message. Replaces all limits of
+/// the lane. On a relay's route, this is how to give a domain a separate lane.
 #[utoipa::path(
     put, path = "/v1/lanes", tag = "lanes", operation_id = "put_lane",
     request_body = LaneBody,
     responses(
-        (status = 200, description = "The lane, which was there", body = TermsView),
-        (status = 201, description = "The lane, which was made", body = TermsView,
-         headers(("Location" = String, description = "Where the lane is"))),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid: every fault at once", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated lane", body = TermsView),
+        (status = 201, description = "The new lane", body = TermsView,
+         headers(("Location" = String, description = "The path of the lane"))),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -91,7 +91,7 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     let body = api.bodies.json(&headers, body).await?;
     let streams = api.acceptor.streams(caller.tenant()).await?;
     let context = Context { now: api.clock.now(), limits: &api.limits, streams: &streams };
-    let lane = request::lane::parse(&body.octets, &api.delivery.routes(), &context)?;
+    let lane = request::lane::parse(&body.bytes, &api.delivery.routes(), &context)?;
     let route = lane.route.to_string();
     let key = LaneKey { stream: &lane.stream, route: &route, domain: &lane.domain };
     let (id, is_new) =
@@ -106,22 +106,22 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     Ok(response)
 }
 
-/// Change the limits of a lane
+/// Update the limits of a lane
 ///
-/// `null` takes a limit away, what is missing stays.
+/// `null` removes a limit; omitted fields keep their value.
 #[utoipa::path(
     patch, path = "/v1/lanes/{id}", tag = "lanes", operation_id = "change_lane",
-    params(("id" = String, Path, description = "The lane's id")),
+    params(("id" = String, Path, description = "The id of the lane")),
     request_body = LaneChangeBody,
     responses(
-        (status = 200, description = "The lane afterwards", body = TermsView),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such lane", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid: every fault at once", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated lane", body = TermsView),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -134,28 +134,28 @@ pub async fn change(
 ) -> Result<Json<TermsView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let change = request::lane::parse_change(&body.octets)?;
+    let change = request::lane::parse_change(&body.bytes)?;
     let is_there = lanes::admin::change(&api.db, caller.tenant(), id, &change, api.clock.now()).await?;
     done(&api, &caller, id, is_there).await
 }
 
 /// Pause a lane
 ///
-/// Messages are accepted and kept, and what is in flight is finished. The retry window does not run while the lane is paused;
-/// a message's own `expires_at` holds all the same.
+/// Messages are still accepted and queued, and attempts in flight are finished. The retry window does not run while the
+/// lane is paused, but a message's `expires_at` still applies.
 #[utoipa::path(
     post, path = "/v1/lanes/{id}/pause", tag = "lanes", operation_id = "pause_lane",
-    params(("id" = String, Path, description = "The lane's id")),
+    params(("id" = String, Path, description = "The id of the lane")),
     request_body = Option<PauseBody>,
     responses(
-        (status = 200, description = "The lane afterwards", body = TermsView),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such lane", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated lane", body = TermsView),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -168,22 +168,23 @@ pub async fn pause(
 ) -> Result<Json<TermsView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let reason = request::pause::parse(&body.octets)?;
+    let reason = request::pause::parse(&body.bytes)?;
     let is_there = lanes::admin::pause(&api.db, caller.tenant(), id, reason.as_deref(), api.clock.now()).await?;
     done(&api, &caller, id, is_there).await
 }
 
 /// Resume a lane
 ///
-/// Undoes a pause and nothing else: a block and a learned limit stay.
+/// Removes the pause only; the lane stays blocked if its destination is unreachable, and a learned rate stays in
+/// effect.
 #[utoipa::path(
     post, path = "/v1/lanes/{id}/resume", tag = "lanes", operation_id = "resume_lane",
-    params(("id" = String, Path, description = "The lane's id")),
+    params(("id" = String, Path, description = "The id of the lane")),
     responses(
-        (status = 200, description = "The lane afterwards", body = TermsView),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such lane", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated lane", body = TermsView),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -197,19 +198,19 @@ pub async fn resume(
     done(&api, &caller, id, is_there).await
 }
 
-/// Reopen a lane
+/// Reset a lane
 ///
-/// Ends a block and forgets the learned rate: for when the destination or a configuration has been fixed. Recipients that could
-/// not be prepared are prepared again now. A pause stays, and recipients that wait for their next attempt go on waiting; see
-/// `POST /v1/lanes/{id}/retry`.
+/// Marks the destination as reachable and forgets the learned rate. Use it after the destination or the configuration
+/// has been fixed. Recipients that could not be prepared are due now. A pause stays in effect, and deferred recipients
+/// keep their next attempt's time; see `POST /v1/lanes/{id}/retry`.
 #[utoipa::path(
     post, path = "/v1/lanes/{id}/reset", tag = "lanes", operation_id = "reset_lane",
-    params(("id" = String, Path, description = "The lane's id")),
+    params(("id" = String, Path, description = "The id of the lane")),
     responses(
-        (status = 200, description = "The lane afterwards", body = TermsView),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such lane", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated lane", body = TermsView),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -228,33 +229,33 @@ pub async fn reset(
     done(&api, &caller, id, is_there).await
 }
 
-/// What a retry of a lane did.
+/// The result of retrying a lane.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 pub struct LaneRetried {
-    /// Recipients that are due now and were to be tried later.
+    /// Recipients that were due later and are due now.
     #[schema(example = 1_204)]
     pub retried: u64,
-    /// Whether there may be more; call again to go on. One call makes at most 100,000 recipients due.
+    /// Whether more may follow; call again to continue. One call affects at most 100,000 recipients.
     pub has_more: bool,
 }
 
-/// Retry everything in a lane now
+/// Retry a lane now
 ///
-/// Recipients that are deferred or could not be prepared are due at once, and a blocked destination is probed. Rates, connection
-/// limits and pauses hold all the same. Recipients that wait for their `scheduled_at`, are held, or are quarantined after a
-/// crash stay as they are.
+/// Makes recipients due that are deferred or could not be prepared, and probes an unreachable destination. Rates,
+/// connection limits and pauses still apply. Recipients that wait for their `scheduled_at`, are held, or are
+/// quarantined after a crash do not change.
 #[utoipa::path(
     post, path = "/v1/lanes/{id}/retry", tag = "lanes", operation_id = "retry_lane",
     params(
-        ("id" = String, Path, description = "The lane's id"),
-        ("domain" = Option<String>, Query, description = "Only recipients at this domain, for lanes of a whole relay"),
+        ("id" = String, Path, description = "The id of the lane"),
+        ("domain" = Option<String>, Query, description = "Only recipients at this domain; for lanes whose `domain` is `*`"),
     ),
     responses(
-        (status = 200, description = "How many recipients are due now", body = LaneRetried),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such lane", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The number of recipients that are due now", body = LaneRetried),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -274,7 +275,7 @@ pub async fn retry(
     Ok(Json(LaneRetried { retried: done.count, has_more: done.has_more }))
 }
 
-/// Tells the workers, and shows what became of the lane.
+/// Wakes the workers and returns the updated lane.
 async fn done(api: &Api, caller: &Caller, id: LaneId, is_there: bool) -> Result<Json<TermsView>, ApiError> {
     if !is_there {
         return Err(NO_LANE);

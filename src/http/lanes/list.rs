@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::view::LaneView;
-use super::{shown, shown_one};
+use super::{load_one, load_views};
 use crate::db::DbError;
 use crate::db::lanes;
 use crate::db::lanes::overview::{Cursor, Filter};
@@ -20,25 +20,25 @@ use crate::http::{Api, ApiError, Problem};
 
 /// List lanes
 ///
-/// What waits where, and why. Lanes that are paused, blocked or throttled come first, then the others; among each the
-/// oldest first. Filters are joined by "and". A lane that gets into trouble, or out of it, between two pages stands where it
-/// belongs by then. Counts are exact up to 10,000.
+/// Returns lanes with their state and queue counts. Lanes that are paused, blocked or throttled come first; within each
+/// group, the oldest come first. A lane must match all filters. A lane whose state changes between two pages moves to
+/// the other group. Counts are exact up to 10,000.
 #[utoipa::path(
     get, path = "/v1/lanes", tag = "lanes", operation_id = "list_lanes",
     params(
-        ("stream" = Option<String>, Query, description = "The stream's name"),
-        ("route" = Option<String>, Query, description = "`mx`, `relay` or `relay:NAME`"),
-        ("domain" = Option<String>, Query, description = "The destination domain; `*` for lanes of a whole relay"),
-        ("state" = Option<LaneState>, Query, description = "Whether the lane moves"),
-        ("waiting" = Option<bool>, Query, description = "With `true` only lanes in which recipients wait, due now or later; with `false` only the others"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("stream" = Option<String>, Query, description = "The name of the stream"),
+        ("route" = Option<String>, Query, description = "The route: `mx`, `relay` or `relay:NAME`"),
+        ("domain" = Option<String>, Query, description = "The destination domain; `*` for lanes of a relay that have no domain"),
+        ("state" = Option<LaneState>, Query, description = "The state of the lane"),
+        ("waiting" = Option<bool>, Query, description = "`true`: only lanes with waiting recipients, due now or later; `false`: only lanes without"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
+        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
     ),
     responses(
         (status = 200, description = "A page of lanes", body = Page<LaneView>),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -48,7 +48,7 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<LaneView>>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("Lanes hold the messages of")?;
+    caller.require_all_domains("Lanes hold the messages of")?;
     let limit = params.limit();
     let filter = filter(&mut params);
     params.finish()?;
@@ -56,19 +56,21 @@ pub async fn list(
     let lanes = lanes::overview::lanes(&api.db, caller.tenant(), &filter, limit + 1, api.clock.now())
         .await
         .map_err(too_broad)?;
-    let Page { data, has_more, next } = Page::of(lanes, limit, cursor, |lane| lane);
-    Ok(Json(Page { data: shown(&api, data).await?, has_more, next }))
+    let Page { data, has_more, next } = Page::new(lanes, limit, cursor, |lane| lane);
+    Ok(Json(Page { data: load_views(&api, data).await?, has_more, next }))
 }
 
-/// Read a lane
+/// Get a lane
+///
+/// Returns the lane's state, limits and queue counts.
 #[utoipa::path(
     get, path = "/v1/lanes/{id}", tag = "lanes", operation_id = "get_lane",
-    params(("id" = String, Path, description = "The lane's id")),
+    params(("id" = String, Path, description = "The id of the lane")),
     responses(
-        (status = 200, description = "The lane and what waits in it", body = LaneView),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such lane", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The lane", body = LaneView),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -78,25 +80,25 @@ pub async fn get(
     PathId(id): PathId<LaneId>,
 ) -> Result<Json<LaneView>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("Lanes hold the messages of")?;
-    shown_one(&api, caller.tenant(), id).await.map(Json)
+    caller.require_all_domains("Lanes hold the messages of")?;
+    load_one(&api, caller.tenant(), id).await.map(Json)
 }
 
 fn filter(params: &mut Params) -> Filter {
     Filter {
         ids: None,
         stream: params.text("stream"),
-        route: params.read("route", "Give `mx`, `relay` or `relay:NAME`.", |text| {
+        route: params.read("route", "Pass `mx`, `relay` or `relay:NAME`.", |text| {
             RouteName::parse(text).map(|_| text.to_owned())
         }),
         domains: params.text("domain").map(|domain| vec![a_label(&domain)]),
-        state: params.read("state", "Give `open`, `throttled`, `blocked` or `paused`.", |word| word.parse().ok()),
-        waiting: params.read("waiting", "Give `true` or `false`.", |word| word.parse().ok()),
-        after: params.read("after", "Give the `next` of the page before.", read_cursor),
+        state: params.read("state", "Pass `open`, `throttled`, `blocked` or `paused`.", |word| word.parse().ok()),
+        waiting: params.read("waiting", "Pass `true` or `false`.", |word| word.parse().ok()),
+        after: params.read("after", "Pass the `next` value of the previous page.", read_cursor),
     }
 }
 
-/// A domain as lanes carry it; what is none is looked for as it is, and not found.
+/// Returns a domain in A-labels, as lanes store it; an invalid domain unchanged, which matches no lane.
 fn a_label(domain: &str) -> String {
     let address = format!("postmaster@{domain}").parse::<crate::domain::address::Address>();
     address.map_or_else(|_| domain.to_owned(), |address| address.domain().to_owned())
@@ -116,7 +118,7 @@ fn read_cursor(text: &str) -> Option<Cursor> {
     Some(Cursor { is_open, id: id.parse().ok()? })
 }
 
-/// Very many lanes may take too long to be put in order.
+/// Maps a timeout of the query to a fault: sorting very many lanes may take too long.
 fn too_broad(error: DbError) -> ApiError {
     if !error.is_too_slow() {
         return error.into();

@@ -1,4 +1,4 @@
-//! A lane as the API shows it.
+//! Lanes in API responses.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -10,57 +10,57 @@ use crate::domain::lane::{Lane, Paused, RateOf, State, Unprepared};
 use crate::domain::unreachable::Cause;
 use crate::http::delivery::Delivery;
 
-/// A lane: what waits together, because it goes the same way to the same destination.
+/// A lane: the queue of one stream, route and destination.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = Lane)]
 pub struct LaneView {
-    /// What it is and whether it moves.
+    /// The lane's identity, state and limits.
     #[serde(flatten)]
     pub terms: TermsView,
-    /// Recipients that wait, due now or later.
+    /// Waiting recipients, due now or later.
     pub waiting: Count,
-    /// Of those, due now.
+    /// Waiting recipients that are due now.
     pub due: Count,
-    /// Recipients in workers' hands; null while more than 10,000 recipients wait in all lanes together.
+    /// Recipients leased to workers; null while more than 10,000 recipients wait in all lanes together.
     pub in_flight: Option<i64>,
-    /// Recipients that wait for an operator; list their messages with `GET /v1/messages?lane=…&held=true`.
+    /// Recipients held for an operator; list their messages with `GET /v1/messages?lane=…&held=true`.
     pub held: Count,
-    /// Recipients that cannot be prepared for sending until a configuration is fixed: since when, and why.
+    /// Recipients that cannot be prepared for sending until the configuration is fixed; null if there are none.
     pub unprepared: Option<UnpreparedView>,
-    /// When the first of those that wait is or was due.
+    /// The earliest due time of the waiting recipients; null if there are none.
     pub oldest_due_at: Option<DateTime<Utc>>,
 }
 
-/// A lane without what waits in it: what a call that changes it answers, so that it need not count.
+/// A lane without queue counts, as calls that change a lane return it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = LaneTerms)]
 pub struct TermsView {
-    /// The lane.
+    /// The lane's id.
     #[schema(value_type = String, example = "lane_42")]
     pub id: LaneId,
-    /// In which stream.
+    /// The lane's stream.
     pub stream: String,
-    /// `mx` (the recipients' own servers), `relay`, or `relay:NAME` for a configured route.
+    /// The route: `mx` (the recipients' own servers), `relay`, or `relay:NAME` for a configured route.
     #[schema(example = "relay")]
     pub route: String,
-    /// Destination domain; `*` for all that goes through a relay.
+    /// The destination domain; `*` for all domains of a relay that have no separate lane.
     #[schema(example = "example.test")]
     pub domain: String,
-    /// The stream's; lower goes first.
+    /// The stream's priority; lower values are sent first.
     pub priority: i16,
-    /// Whether it moves.
+    /// The state of the lane.
     pub state: State,
-    /// Why it moves or not, in a sentence or two.
+    /// The reason for the state, as text.
     pub reason: String,
-    /// Nothing starts before then: the rate's next turn or the next probe; null where it is open now.
+    /// The earliest time of the next attempt, set by the rate limit or the next probe; null if the lane is open now.
     pub open_at: Option<DateTime<Utc>>,
-    /// What may go through it.
+    /// The lane's limits.
     pub limits: LimitsView,
-    /// What the destination asked for by its replies.
+    /// The rate learned from the destination's replies; null if there is none.
     pub learned: Option<LearnedView>,
-    /// That the destination cannot be reached.
+    /// Set while the destination is unreachable.
     pub blocked: Option<BlockedView>,
-    /// That an operator has stopped it.
+    /// Set while an operator has paused the lane or its stream.
     pub paused: Option<PausedView>,
 }
 
@@ -68,108 +68,109 @@ pub struct TermsView {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = LaneLimits)]
 pub struct LimitsView {
-    /// Connections at one time.
+    /// Maximum concurrent connections.
     pub connections: WholeLimit,
-    /// Mails a second.
+    /// Maximum messages per second.
     pub rate: RateLimit,
-    /// Mails over one connection.
+    /// Maximum messages per connection.
     pub mails_per_connection: WholeLimit,
 }
 
-/// A limit that is a count.
+/// A limit on a count.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct WholeLimit {
-    /// The lane's own; null where it has none.
+    /// The limit set on the lane; null if none is set.
     pub own: Option<i32>,
-    /// What applies.
+    /// The limit that applies.
     pub effective: i64,
-    /// Where that comes from: `lane` or `configuration`.
+    /// The source of `effective`: `lane` or `configuration`.
     pub from: &'static str,
-    /// What it is counted over: `all workers` together, `each worker`, or `each connection`.
+    /// The scope of the limit: `all workers` together, `each worker`, or `each connection`.
     pub over: &'static str,
 }
 
-/// A limit that is a rate.
+/// A limit on a rate.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct RateLimit {
-    /// The lane's own; null where it has none.
+    /// The limit set on the lane; null if none is set.
     pub own: Option<f64>,
-    /// What applies: the lowest of the lane's, the stream's and the learned one; null where there is none.
+    /// The rate that applies: the lowest of the lane's, the stream's and the learned rate; null if there is none.
     pub effective: Option<f64>,
-    /// Where that comes from: `lane`, `stream` or `learned`; null where there is none.
+    /// The source of `effective`: `lane`, `stream` or `learned`; null if there is none.
     pub from: Option<&'static str>,
 }
 
-/// A rate that a destination asked for by its replies.
+/// A rate learned from a destination's replies.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = LearnedLimit)]
 pub struct LearnedView {
-    /// Mails a second now; rises while the destination takes it.
+    /// The current rate in messages per second; rises while the destination accepts messages.
     pub rate: f64,
-    /// Mails a second at which the limit is forgotten.
+    /// The rate in messages per second at which the learned limit is removed.
     pub ceiling: f64,
-    /// When the destination last asked for less, by `reply`.
+    /// When the destination last throttled, with `reply`.
     pub since: DateTime<Utc>,
-    /// When success last raised the rate since then.
+    /// When the rate was last raised after that; null if it was not.
     pub raised_at: Option<DateTime<Utc>>,
-    /// The reply that asked for it.
+    /// The reply that led to the limit.
     pub reply: Option<String>,
 }
 
-/// Recipients that cannot be prepared for sending, for a reason that is ours. They count among `waiting`; no attempt is counted,
-/// and they are prepared again every 5 minutes, or at once after `POST /v1/lanes/{id}/reset`.
+/// Recipients that cannot be prepared for sending because of this service's configuration. They are included in
+/// `waiting`. No attempt is counted. Preparation is retried every 5 minutes, or at once after
+/// `POST /v1/lanes/{id}/reset`.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = LaneUnprepared)]
 pub struct UnpreparedView {
-    /// How many.
+    /// The number of such recipients.
     pub recipients: Count,
-    /// Since when the first of them.
+    /// When the first of them could not be prepared.
     pub since: DateTime<Utc>,
-    /// Why that one, with the domain and the configuration key.
+    /// The reason for the first of them, with the domain and the configuration key.
     #[schema(
         example = "messages from domain acme.test cannot be signed: secret_key (POSTRIDER_SECRET_KEY) is not set"
     )]
     pub error: String,
 }
 
-/// That a destination cannot be reached.
+/// Details of an unreachable destination.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = LaneBlock)]
 pub struct BlockedView {
-    /// Since when.
+    /// Since when the destination is unreachable.
     pub since: DateTime<Utc>,
-    /// Tries that failed in a row.
+    /// Consecutive failed attempts.
     pub failures: i16,
-    /// When it is tried again; null where that is now.
+    /// When the next probe is due; null if it is due now.
     pub next_probe_at: Option<DateTime<Utc>>,
-    /// What the last try heard.
+    /// The last reply or error.
     pub reply: Option<String>,
-    /// Why no session can be had; null where that was not recorded.
+    /// Why no session could be established; null if not recorded.
     pub cause: Option<Cause>,
-    /// The host that was tried last; null where none was found.
+    /// The host of the last attempt; null if none was found.
     pub host: Option<String>,
 }
 
-/// That an operator has stopped something.
+/// A pause set by an operator.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = Pause)]
 pub struct PausedView {
-    /// What was stopped: `lane` or `stream`.
+    /// What is paused: `lane` or `stream`.
     pub what: &'static str,
-    /// When.
+    /// When it was paused.
     pub at: DateTime<Utc>,
-    /// The reason given.
+    /// The operator's reason; null if none was given.
     pub reason: Option<String>,
 }
 
 impl PausedView {
-    pub(in crate::http) fn of(paused: Paused, what: &'static str) -> Self {
+    pub(in crate::http) fn new(paused: Paused, what: &'static str) -> Self {
         Self { what, at: paused.at, reason: paused.reason }
     }
 }
 
 impl LaneView {
-    pub(super) fn of(terms: TermsView, load: &Load) -> Self {
+    pub(super) fn new(terms: TermsView, load: &Load) -> Self {
         Self {
             terms,
             waiting: load.waiting,
@@ -187,12 +188,12 @@ impl LaneView {
 }
 
 impl TermsView {
-    pub(super) fn of(lane: Lane, has_workers: bool, unprepared: Option<&Unprepared>, delivery: &Delivery) -> Self {
+    pub(super) fn new(lane: Lane, has_workers: bool, unprepared: Option<&Unprepared>, delivery: &Delivery) -> Self {
         let reason = lane.reason(has_workers, unprepared);
-        let limits = LimitsView::of(&lane, delivery);
+        let limits = LimitsView::new(&lane, delivery);
         let open_at = lane.opens();
         let next_probe_at = lane.open_at;
-        let of_stream = lane.of_stream.paused.map(|paused| PausedView::of(paused, "stream"));
+        let of_stream = lane.of_stream.paused.map(|paused| PausedView::new(paused, "stream"));
         Self {
             id: lane.id,
             stream: lane.stream,
@@ -218,13 +219,13 @@ impl TermsView {
                 cause: blocked.cause,
                 host: blocked.host,
             }),
-            paused: of_stream.or_else(|| lane.paused.map(|paused| PausedView::of(paused, "lane"))),
+            paused: of_stream.or_else(|| lane.paused.map(|paused| PausedView::new(paused, "lane"))),
         }
     }
 }
 
 impl LimitsView {
-    fn of(lane: &Lane, delivery: &Delivery) -> Self {
+    fn new(lane: &Lane, delivery: &Delivery) -> Self {
         let own = lane.limits;
         let whole = |own: Option<i32>, configured: u32, over: (&'static str, &'static str)| match own {
             Some(limit) => WholeLimit { own, effective: limit.into(), from: "lane", over: over.0 },

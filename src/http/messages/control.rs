@@ -1,4 +1,4 @@
-//! Call a message back, move it, try it now.
+//! Cancels, reschedules and retries messages.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::read::shown;
+use super::read::load_view;
 use super::view::{Message, MessageState, RecipientState};
 use crate::accept::request::{self, Context};
 use crate::db::messages;
@@ -23,32 +23,32 @@ use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem, ProblemCode};
 
 async fn state(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageState, ApiError> {
-    shown(api, caller, id).await.map(MessageState::from)
+    load_view(api, caller, id).await.map(MessageState::from)
 }
 
-/// What a call changed.
+/// The result of canceling a message.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = CanceledMessage)]
 pub struct CancelAnswer {
-    /// Addresses that were called back now.
+    /// Addresses that this call canceled.
     pub canceled: Vec<String>,
-    /// Addresses that were in flight or had ended already.
+    /// Addresses that were in flight or already in an end state.
     pub too_late: Vec<String>,
-    /// The message afterwards.
+    /// The message after this call.
     pub message: MessageState,
 }
 
-/// Call a message back
+/// Cancel a message
 ///
-/// Recipients that are not in flight become `canceled`; the answer tells which were too late.
+/// Cancels all recipients that are not in flight; the response lists those that were too late.
 #[utoipa::path(
     post, path = "/v1/messages/{id}/cancel", tag = "messages", operation_id = "cancel_message",
-    params(("id" = String, Path, description = "The message's id")),
+    params(("id" = String, Path, description = "The id of the message")),
     responses(
-        (status = 200, description = "What was called back and what was too late", body = CancelAnswer),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The canceled and the remaining addresses", body = CancelAnswer),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -58,18 +58,18 @@ pub async fn cancel(
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<CancelAnswer>, ApiError> {
     caller.may(Scope::Send)?;
-    shown(&api, &caller, id).await?;
+    load_view(&api, &caller, id).await?;
     let done: HashSet<Uuid> =
         messages::actions::cancel(&api.db, caller.tenant(), id, api.clock.now()).await?.into_iter().collect();
     let message = state(&api, &caller, id).await?;
     let (canceled, rest): (Vec<_>, Vec<_>) = message.recipients.iter().partition(|r| done.contains(&r.id.0));
     let addresses = |recipients: Vec<&RecipientState>| recipients.into_iter().map(|r| r.address.clone()).collect();
-    // Canceled by an earlier call is not too late.
+    // A recipient canceled by an earlier call is not too late.
     let late = rest.into_iter().filter(|recipient| recipient.status != Status::Canceled).collect();
     Ok(Json(CancelAnswer { canceled: addresses(canceled), too_late: addresses(late), message }))
 }
 
-/// When to send instead.
+/// The new time of a scheduled message.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = RescheduleBody)]
@@ -78,21 +78,23 @@ pub struct Reschedule {
     pub scheduled_at: DateTime<Utc>,
 }
 
-/// Move a scheduled message
+/// Reschedule a message
+///
+/// Changes the `scheduled_at` of a message that waits for it.
 #[utoipa::path(
     patch, path = "/v1/messages/{id}", tag = "messages", operation_id = "reschedule_message",
-    params(("id" = String, Path, description = "The message's id")),
+    params(("id" = String, Path, description = "The id of the message")),
     request_body = Reschedule,
     responses(
-        (status = 200, description = "The message afterwards", body = MessageState),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "It is not waiting for its time", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The time is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated message", body = MessageState),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The message is not waiting for its `scheduled_at`", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -104,15 +106,15 @@ pub async fn reschedule(
     body: Body,
 ) -> Result<Json<MessageState>, ApiError> {
     caller.may(Scope::Send)?;
-    let message = shown(&api, &caller, id).await?;
+    let message = load_view(&api, &caller, id).await?;
     let now = api.clock.now();
     let body = api.bodies.json(&headers, body).await?;
     let context = Context { now, limits: &api.limits, streams: &[] };
-    let at = request::reschedule::parse(&body.octets, message.expires_at, &context)?;
+    let at = request::reschedule::parse(&body.bytes, message.expires_at, &context)?;
     if !messages::actions::reschedule(&api.db, caller.tenant(), id, at, now).await? {
         return Err(ApiError::Conflict {
             code: ProblemCode::NotScheduled,
-            detail: "No recipient of this message is waiting for its scheduled_at any more.".into(),
+            detail: "No recipient of this message is waiting for its `scheduled_at`.".into(),
             retry_after: None,
         });
     }
@@ -120,20 +122,20 @@ pub async fn reschedule(
     state(&api, &caller, id).await.map(Json)
 }
 
-/// Try a message now
+/// Retry a message now
 ///
-/// Deferred and held recipients are due at once, also those that could not be prepared, and those that are `uncertain` with `on_uncertain: hold`. Others stay
-/// as they are: one that a worker has in hand is being tried already (409 `in_flight` where there is no other). Where a
-/// destination counts as unreachable, it is probed at once; what an operator has paused stays paused.
+/// Makes recipients due that are deferred, held, could not be prepared, or are `uncertain` with `on_uncertain: hold`.
+/// Others do not change: a recipient in flight is already being attempted (409 `in_flight` if there is no other). An
+/// unreachable destination is probed at once. Paused lanes and streams stay paused.
 #[utoipa::path(
     post, path = "/v1/messages/{id}/retry", tag = "messages", operation_id = "retry_message",
-    params(("id" = String, Path, description = "The message's id")),
+    params(("id" = String, Path, description = "The id of the message")),
     responses(
-        (status = 200, description = "The message afterwards", body = MessageState),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "Nothing of it is deferred or held, or a worker has it in hand", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated message", body = MessageState),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "No recipient is deferred or held (`nothing_to_retry`), or an attempt is in progress (`in_flight`)", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -144,7 +146,7 @@ pub async fn retry(
 ) -> Result<Json<MessageState>, ApiError> {
     caller.may(Scope::Send)?;
     let now = api.clock.now();
-    let message = shown(&api, &caller, id).await?;
+    let message = load_view(&api, &caller, id).await?;
     let mut due = messages::actions::retry(&api.db, caller.tenant(), id, now).await?.len();
     due += requeue_uncertain(&api, &caller, id, &message).await?;
     let message = state(&api, &caller, id).await?;
@@ -158,11 +160,11 @@ pub async fn retry(
 fn nothing_to_retry(message: &MessageState) -> ApiError {
     let in_flight = message.recipients.iter().any(|recipient| recipient.status == Status::Sending);
     let (code, detail) = if in_flight {
-        (ProblemCode::InFlight, "A worker has this message in hand: it is being tried now.")
+        (ProblemCode::InFlight, "An attempt of this message is in progress.")
     } else {
         (
             ProblemCode::NothingToRetry,
-            "No recipient of this message is deferred or held; see `GET /v1/messages/{id}/explain` for what it waits for.",
+            "No recipient of this message is deferred or held; see `GET /v1/messages/{id}/explain` for its state.",
         )
     };
     ApiError::Conflict { code, detail: detail.into(), retry_after: None }

@@ -25,36 +25,37 @@ use crate::http::auth::Caller;
 use crate::http::params::Params;
 use crate::http::{Api, ApiError, Problem, idempotency};
 
-/// Bodies over this many octets are parsed off the async threads: a millisecond a megabyte.
+/// Bodies over this many bytes are parsed off the async threads: parsing takes about 1 ms per megabyte.
 const LARGE: usize = 256 << 10;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Send a message
 ///
-/// Answers 202 after the message has been committed to the database, never before. Delivery goes on in the background;
-/// `GET /v1/messages/{id}` tells how far it is. A recipient on the suppression list gets nothing and is `suppressed` from the
-/// start; so is the message where all of them are. That is no error: the message is kept and can be explained.
+/// Returns 202 after the message has been committed to the database, never before. Delivery continues in the
+/// background; `GET /v1/messages/{id}` returns its status. A recipient on the suppression list is not sent to and is
+/// `suppressed` from the start; the message is `suppressed` if all of its recipients are. This is not an error: the
+/// message is stored and can be explained.
 #[utoipa::path(
     post, path = "/v1/messages", tag = "messages", operation_id = "send_message",
     params(
         ("Idempotency-Key" = Option<String>, Header,
-         description = "1–256 characters. The same key and request get the first answer again, with `Idempotent-Replayed: true`; the order of names and white space do not matter. Each API key has its own. Ignored in a dry run."),
+         description = "1–256 characters. Repeating a request with the same key returns the first response again, with `Idempotent-Replayed: true`; the order of JSON names and white space do not matter. Scoped to the API key. Ignored in a dry run."),
         ("dry_run" = Option<bool>, Query,
-         description = "With `true` nothing is stored or sent: the answer is 200 with the plan. What is not valid is refused as ever. How many mails wait before it, what destinations replied and why operators paused something is told only to keys with the scope `read` and without `sender_domains`."),
+         description = "`true`: validates the request and returns 200 with a delivery plan; nothing is stored or sent. Queue positions, destinations' replies and reasons of pauses are shown only to keys with the scope `read` and without `sender_domains`."),
     ),
     request_body = SendRequest,
     responses(
-        (status = 200, description = "A dry run: what would become of the message", body = Plan),
-        (status = 202, description = "The message is committed and will be delivered", body = Accepted,
-         headers(("Location" = String, description = "Where the message's status is"))),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "A request with this Idempotency-Key is being worked on", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The message is not valid: every fault at once", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The database does not answer. The message may or may not have been accepted: repeat the request with the same Idempotency-Key", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "Dry run: the delivery plan", body = Plan),
+        (status = 202, description = "The accepted message", body = Accepted,
+         headers(("Location" = String, description = "The path of the message"))),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "A request with this `Idempotency-Key` is still in progress", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database is unavailable. The message may or may not have been accepted; retry the request with the same `Idempotency-Key`", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -66,23 +67,23 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Send)?;
-    let dry_run = params.read("dry_run", "Give `true` or `false`.", |word| word.parse::<bool>().ok());
+    let dry_run = params.read("dry_run", "Pass `true` or `false`.", |word| word.parse::<bool>().ok());
     params.finish()?;
     let read = api.bodies.message(Some(caller.key_id()), &headers, body).await?;
     if dry_run == Some(true) {
-        let message = parse(&api, caller.tenant(), read.octets).await?;
+        let message = parse(&api, caller.tenant(), read.bytes).await?;
         admit(&caller, &message)?;
-        return plan::of(&api, &caller, message, read.share).await;
+        return plan::respond(&api, &caller, message, read.share).await;
     }
     let key = idempotency::key(&headers)?;
     if let Some(key) = key
         && let Some(first) = api.acceptor.first_use(caller.tenant(), caller.key_id(), key).await?
     {
-        return repeat(&api, &caller, &first, read.octets).await;
+        return repeat(&api, &caller, &first, read.bytes).await;
     }
     let (message, idempotency) = match key {
-        Some(key) => parse_keyed(&api, &caller, read.octets, key).await.map(|(message, with)| (message, Some(with)))?,
-        None => (parse(&api, caller.tenant(), read.octets).await?, None),
+        Some(key) => parse_keyed(&api, &caller, read.bytes, key).await.map(|(message, with)| (message, Some(with)))?,
+        None => (parse(&api, caller.tenant(), read.bytes).await?, None),
     };
     admit(&caller, &message)?;
     let (_, mut warnings) = sender::admit(&api, caller.tenant(), message.from.address.domain()).await?;
@@ -91,7 +92,7 @@ pub async fn create(
     }
     let mut answer = Accepted { warnings, ..Accepted::of_new(&message) };
     let accepted = api.acceptor.accept(caller.tenant(), message, idempotency).await?;
-    // The memory of a large body is ours until its attachments are stored.
+    // Holds the memory of a large body until its attachments are stored.
     drop(read.share);
     match accepted {
         accept::Accepted::New { suppressed } => {
@@ -102,27 +103,27 @@ pub async fn create(
     }
 }
 
-/// Refuses what this key may not send.
+/// Fails if the key may not send this message.
 fn admit(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
     caller.may_send_from(message.from.address.domain())?;
     if message.ignore_suppression && !caller.has(Scope::Admin) {
         return Err(caller.forbidden_field(Fault {
             pointer: "/ignore_suppression".into(),
             code: Code::Forbidden.as_str(),
-            message: "This key does not have the scope `admin`, which `ignore_suppression` needs.".into(),
+            message: "This key lacks the scope `admin`, which `ignore_suppression` requires.".into(),
         }));
     }
     Ok(())
 }
 
-/// Validates the body, and lets go of it.
+/// Parses the body, and frees it.
 async fn parse(api: &Api, tenant: TenantId, body: Vec<u8>) -> Result<NewMessage, ApiError> {
     let streams: Arc<[String]> = api.acceptor.streams(tenant).await?;
     let (now, limits) = (api.clock.now(), api.limits.clone());
     compute(body, move |body| request::parse(body, &Context { now, limits: &limits, streams: &streams })).await
 }
 
-/// The same of a request with an `Idempotency-Key`.
+/// Parses the body of a request with an `Idempotency-Key`.
 async fn parse_keyed(
     api: &Api,
     caller: &Caller,
@@ -137,7 +138,7 @@ async fn parse_keyed(
     Ok((message, with))
 }
 
-/// Works on a body, a large one off the async threads.
+/// Processes a body; a large one off the async threads.
 async fn compute<T: Send + 'static>(
     body: Vec<u8>,
     work: impl FnOnce(&[u8]) -> Result<T, Rejection> + Send + 'static,
@@ -148,7 +149,7 @@ async fn compute<T: Send + 'static>(
     Ok(work(&body)?)
 }
 
-/// Answers a request whose `Idempotency-Key` was used before.
+/// Returns the response to a request whose `Idempotency-Key` was used before.
 async fn repeat(api: &Api, caller: &Caller, first: &KeyUse, body: Vec<u8>) -> Result<Response, ApiError> {
     let Fingerprints { bytes, parsed } = compute(body, request::fingerprints).await?;
     if first.fingerprint == bytes || first.digest.as_deref() == Some(&parsed[..]) {
@@ -157,9 +158,10 @@ async fn repeat(api: &Api, caller: &Caller, first: &KeyUse, body: Vec<u8>) -> Re
     Err(ApiError::KeyReused)
 }
 
-/// The first answer again. Keys of earlier versions hold for the whole tenant: the sender is checked here too.
+/// Returns the first response again. Idempotency keys of earlier versions are valid for the whole tenant, so this
+/// checks the sender.
 async fn replay(api: &Api, caller: &Caller, id: MessageId) -> Result<Response, ApiError> {
-    let gone = ApiError::NotFound("The message of this Idempotency-Key is no longer kept.");
+    let gone = ApiError::NotFound("The message of this `Idempotency-Key` has been deleted.");
     let row = messages::get(&api.db, caller.tenant(), id).await?.ok_or(gone)?;
     caller.may_send_from(row.from_address.rsplit_once('@').map_or("", |(_, domain)| domain))?;
     let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
@@ -187,7 +189,7 @@ mod tests {
         fn size<F>(_: fn(State<Api>, Caller, Params, HeaderMap, Body) -> F) -> usize {
             size_of::<F>()
         }
-        // It is moved for every message; a call of the database that is held unboxed costs 30 KB.
+        // The future is moved for every message; an unboxed database call in it takes 30 KB.
         assert!(size(create) <= 8 << 10, "{} bytes", size(create));
     }
 }

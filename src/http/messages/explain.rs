@@ -1,4 +1,4 @@
-//! `GET /v1/messages/{id}/explain`: why each recipient is where it is.
+//! `GET /v1/messages/{id}/explain`: explains the state of each recipient.
 
 use std::collections::HashMap;
 
@@ -30,72 +30,73 @@ use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem};
 
-/// A message explained.
+/// The explanation of a message.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct ExplainedMessage {
-    /// The message.
+    /// The message's id.
     #[schema(value_type = String, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: MessageId,
-    /// As in `GET /v1/messages/{id}`.
+    /// The message's status, as in `GET /v1/messages/{id}`.
     pub status: MessageStatus,
-    /// When this was so.
+    /// The time of the explanation.
     pub at: DateTime<Utc>,
-    /// In which stream it travels.
+    /// The message's stream.
     pub stream: String,
-    /// Everyone it goes to, in the order of the request.
+    /// The recipients, in the order of the request.
     pub recipients: Vec<ExplainedRecipient>,
 }
 
-/// A recipient explained.
+/// The explanation of a recipient.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct ExplainedRecipient {
-    /// The recipient.
+    /// The recipient's id.
     #[schema(value_type = String, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: RecipientId,
-    /// Its address.
+    /// The recipient's address.
     pub address: String,
-    /// `to`, `cc` or `bcc`.
+    /// The recipient's role: `to`, `cc` or `bcc`.
     pub kind: String,
-    /// Where it is.
+    /// The recipient's state.
     pub status: Status,
-    /// Attempts made.
+    /// The number of attempts made.
     pub attempts: i16,
-    /// Why it is there, and what comes next.
+    /// The reason for the state, and what happens next.
     #[serde(flatten)]
     pub explanation: Explanation,
-    /// Where it waits; null once it has ended.
+    /// The recipient's lane; null in an end state.
     pub lane: Option<LaneRef>,
-    /// How many other mails of its lane go before it; null where it is in flight, held, or has ended.
+    /// How many other recipients of its lane are ahead of it; null if it is in flight, held, or in an end state.
     pub ahead: Option<Count>,
-    /// No attempt starts after that: the end of the retry window, or the message's `expires_at`; null once it has ended. The
-    /// retry window does not run while its lane or stream is paused: this is then as if it were resumed now.
+    /// The time after which no attempt starts: the end of the retry window, or the message's `expires_at`; null in an
+    /// end state. The retry window does not run while its lane or stream is paused; the value then assumes that it is
+    /// resumed now.
     pub gives_up_at: Option<DateTime<Utc>>,
-    /// Host last spoken to.
+    /// The host of the last attempt.
     pub mx: Option<String>,
-    /// TLS version and cipher last used; null for plain text.
+    /// TLS version and cipher of the last attempt; null for plain text.
     pub tls: Option<String>,
-    /// What the refusal means, where it bounced.
+    /// The classification of the refusal, if the recipient bounced.
     pub bounce: Option<BounceSaid>,
 }
 
-/// A lane in short.
+/// A reference to a lane.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct LaneRef {
-    /// The lane; null where it does not exist yet.
+    /// The lane's id; null if the lane does not exist yet.
     #[schema(value_type = Option<String>, example = "lane_42")]
     pub id: Option<LaneId>,
-    /// In which stream.
+    /// The lane's stream.
     pub stream: String,
-    /// `mx`, `relay` or `relay:NAME`.
+    /// The route: `mx`, `relay` or `relay:NAME`.
     pub route: String,
-    /// Destination domain; `*` for all that goes through a relay.
+    /// The destination domain; `*` for all domains of a relay that have no separate lane.
     pub domain: String,
-    /// Whether it moves.
+    /// The state of the lane.
     pub state: LaneState,
 }
 
 impl LaneRef {
-    pub(super) fn of(lane: &Lane) -> Self {
+    pub(super) fn new(lane: &Lane) -> Self {
         Self {
             id: (lane.id != LaneId::NONE).then_some(lane.id),
             stream: lane.stream.clone(),
@@ -108,16 +109,16 @@ impl LaneRef {
 
 /// Explain a message
 ///
-/// For each recipient: what holds it, which rule or limit that is, the last reply in full, how many go before it, when the
-/// next attempt may be expected and how one knows, and what would help. For one that has ended: why.
+/// Returns for each recipient why it waits, the rule or limit that applies, the full last reply, its position in the
+/// queue, an estimate of the next attempt's time, and what an operator can do. For an end state, returns the reason.
 #[utoipa::path(
     get, path = "/v1/messages/{id}/explain", tag = "messages", operation_id = "explain_message",
-    params(("id" = String, Path, description = "The message's id")),
+    params(("id" = String, Path, description = "The id of the message")),
     responses(
-        (status = 200, description = "Why each recipient is where it is", body = ExplainedMessage),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The explanation", body = ExplainedMessage),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -132,10 +133,10 @@ pub async fn get(
     let _turn = api.turns.take(caller.key_id()).await?;
     let now = api.clock.now();
     let rows = explain::places(&api.db, tenant, id, now).await?;
-    let mut places = Surroundings::of(&api, tenant, &message, &rows, now).await?;
+    let mut places = Surroundings::load(&api, tenant, &message, &rows, now).await?;
     let mut entries = suppressions(&api, tenant, &message, &rows, now).await?;
     if caller.sender_domains().is_some() {
-        // Lanes and suppressions are shared: what was said about other senders' messages stays theirs.
+        // Lanes and suppressions are shared: hides what was said about other senders' messages.
         places.lanes = places.lanes.drain().map(|(id, lane)| (id, without_replies(lane))).collect();
         entries.values_mut().for_each(without_origin);
     }
@@ -157,19 +158,19 @@ pub async fn get(
     }))
 }
 
-/// A lane without what its destination replied, which may be about another sender's message.
+/// Removes the destination's replies from a lane, since they may be about another sender's message.
 pub(super) fn without_replies(mut lane: Lane) -> Lane {
     lane.blocked = lane.blocked.map(|blocked| Blocked { reply: None, host: None, ..blocked });
     lane.learned = lane.learned.map(|learned| Learned { reply: None, ..learned });
     lane
 }
 
-/// A suppression without the message that led to it, which may be another sender's.
+/// Removes the message that led to a suppression, since it may be another sender's.
 pub(super) fn without_origin(entry: &mut Suppression) {
     (entry.note, entry.message_id, entry.recipient_id) = (None, None, None);
 }
 
-/// The entries that suppress, as of now, those of the recipients who were suppressed or bounced.
+/// Returns the current suppressions of the recipients that were suppressed or bounced.
 async fn suppressions(
     api: &Api,
     tenant: TenantId,
@@ -193,7 +194,7 @@ async fn suppressions(
     Ok(found.into_iter().filter_map(|(place, entry)| Some((*ids.get(place)?, entry))).collect())
 }
 
-/// What is around a message's recipients.
+/// The data that explains a message's recipients.
 struct Surroundings {
     lanes: HashMap<i64, Lane>,
     ahead: HashMap<Uuid, Count>,
@@ -201,12 +202,12 @@ struct Surroundings {
     pauses: Pauses,
     policy: Policy,
     has_workers: bool,
-    /// Seconds without a word after which a worker counts as gone.
+    /// Seconds without a heartbeat after which a worker counts as dead.
     term: f64,
 }
 
 impl Surroundings {
-    async fn of(
+    async fn load(
         api: &Api,
         tenant: TenantId,
         message: &MessageRow,
@@ -238,8 +239,11 @@ impl Surroundings {
             let stands = |row: &&PlaceRow| {
                 row.lane_id == Some(lane.id.0) && places.ahead.get(&row.id).is_some_and(|ahead| ahead.number > 0)
             };
-            // Only where a guess will need it.
-            if lane.effective_rate().is_none() && places.paces.len() < PACES && rows.iter().any(|row| stands(&row)) {
+            // Only if an estimate needs it.
+            if lane.effective_rate().is_none()
+                && places.paces.len() < MAX_MEASURED_LANES
+                && rows.iter().any(|row| stands(&row))
+            {
                 let relays = api.delivery.hosts(&lane.route);
                 places.paces.insert(lane.id.0, explain::pace(&api.db, tenant, &lane, &relays, now).await?);
             }
@@ -257,7 +261,7 @@ impl Surroundings {
         now: DateTime<Utc>,
     ) -> ExplainedRecipient {
         let place = self.place(tenant, message, &row, now);
-        // The column is checked; a word that this version does not know is one that waits.
+        // A CHECK constraint covers the column; a state unknown to this version is one that waits.
         let status = row.status.parse().unwrap_or(Status::Queued);
         let recipient = Recipient {
             message: MessageId(message.id),
@@ -283,7 +287,7 @@ impl Surroundings {
             status,
             attempts: recipient.attempts,
             explanation: explain(&recipient, place.as_ref(), now),
-            lane: place.as_ref().map(|place| LaneRef::of(&place.lane)),
+            lane: place.as_ref().map(|place| LaneRef::new(&place.lane)),
             ahead: self.ahead.get(&row.id).copied().filter(|_| !status.is_end()),
             gives_up_at: place.map(|place| place.gives_up_at),
             mx: recipient.mx,
@@ -320,5 +324,5 @@ impl Surroundings {
     }
 }
 
-/// Lanes whose pace is measured for one message: each takes a look at the newest events.
-const PACES: usize = 10;
+/// Maximum lanes whose throughput is measured for one message: each needs a query of the newest events.
+const MAX_MEASURED_LANES: usize = 10;

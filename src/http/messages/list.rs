@@ -21,31 +21,31 @@ use crate::http::{Api, ApiError, Problem};
 
 /// List messages
 ///
-/// Newest first. Filters are joined by "and". With a key that has `sender_domains`, only messages from those. A request looks
-/// through a bounded number of messages: a page may hold fewer than `limit`, or none, while `has_more` is true. Go on with
-/// `next` until it is null.
+/// Returns messages, newest first. A message must match all filters. A key with `sender_domains` gets only messages
+/// from those domains. A request scans a bounded number of messages: a page may contain fewer than `limit` messages, or
+/// none, while `has_more` is true. Continue with `next` until it is null.
 #[utoipa::path(
     get, path = "/v1/messages", tag = "messages", operation_id = "list_messages",
     params(
-        ("status" = Option<MessageStatus>, Query, description = "A message's status"),
-        ("to" = Option<String>, Query, description = "A recipient's address"),
-        ("to_domain" = Option<String>, Query, description = "A recipient's domain; looks through the newest messages, so narrow it with `created_after` or `lane`"),
-        ("lane" = Option<String>, Query, description = "A lane's id: only messages of which a recipient waits in it and is not being sent right now"),
-        ("held" = Option<bool>, Query, description = "With `true` only messages of which a recipient is held for an operator, with `false` only the others"),
-        ("from" = Option<String>, Query, description = "The sender's address"),
-        ("subject" = Option<String>, Query, description = "Part of the subject, whatever the case"),
-        ("tag" = Option<String>, Query, pattern = "^.+:.*$", description = "A tag as `name:value`"),
-        ("stream" = Option<String>, Query, description = "The stream's name"),
+        ("status" = Option<MessageStatus>, Query, description = "Only messages with this status"),
+        ("to" = Option<String>, Query, description = "Only messages to this address"),
+        ("to_domain" = Option<String>, Query, description = "Only messages to this domain; scans the newest messages, so narrow it with `created_after` or `lane`"),
+        ("lane" = Option<String>, Query, description = "A lane's id: only messages with a recipient that waits in this lane and is not in flight"),
+        ("held" = Option<bool>, Query, description = "`true`: only messages with a recipient held for an operator; `false`: only the others"),
+        ("from" = Option<String>, Query, description = "Only messages from this address"),
+        ("subject" = Option<String>, Query, description = "Only messages whose subject contains this text; case-insensitive"),
+        ("tag" = Option<String>, Query, pattern = "^.+:.*$", description = "Only messages with this tag, as `name:value`"),
+        ("stream" = Option<String>, Query, description = "The name of the stream"),
         ("created_after" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Accepted at or after this time (RFC 3339)"),
         ("created_before" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Accepted before this time (RFC 3339)"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
+        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
     ),
     responses(
         (status = 200, description = "A page of messages", body = Page<Message>),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -67,12 +67,12 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
         recipients.entry(row.message_id).or_default().push(row);
     }
     let cursor = |row: &messages::MessageRow| MessageId(row.id).to_string();
-    let mut page = Page::of(rows, limit, cursor, |row| {
+    let mut page = Page::new(rows, limit, cursor, |row| {
         let of_message = recipients.get(&row.id).cloned().unwrap_or_default();
-        Message::of(row, of_message, &bounces)
+        Message::from_row(row, of_message, &bounces)
     });
     if let (None, Some(horizon)) = (&page.next, horizon) {
-        // There are older ones, which this request did not look at.
+        // Older messages exist that this request did not scan.
         (page.has_more, page.next) = (true, Some(MessageId::first_of(horizon).to_string()));
     }
     Ok(Json(page))
@@ -80,29 +80,29 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
 
 fn filter(params: &mut Params) -> Filter {
     Filter {
-        status: params.read("status", "Give a status such as `deferred`, or `partial`.", |word| {
+        status: params.read("status", "Pass a status such as `deferred` or `partial`.", |word| {
             (word.parse::<Status>().is_ok() || word == "partial").then(|| word.to_owned())
         }),
         to: params.text("to"),
         from: params.text("from"),
         subject: params.text("subject"),
-        tag: params.read("tag", "Give a tag as `name:value`.", |text| {
+        tag: params.read("tag", "Pass a tag as `name:value`.", |text| {
             text.split_once(':').map(|(name, value)| (name.to_owned(), value.to_owned()))
         }),
         stream: params.text("stream"),
         created_after: params.timestamp("created_after"),
         created_before: params.timestamp("created_before"),
         lane: params
-            .read("lane", "Give a lane's id such as `lane_42`.", |text| text.parse::<LaneId>().ok())
+            .read("lane", "Pass a lane id such as `lane_42`.", |text| text.parse::<LaneId>().ok())
             .map(|lane| lane.0),
-        held: params.read("held", "Give `true` or `false`.", |text| text.parse().ok()),
+        held: params.read("held", "Pass `true` or `false`.", |text| text.parse().ok()),
         to_domain: params.text("to_domain"),
-        after: params.read("after", "Give the `next` of the page before.", |text| text.parse().ok()),
+        after: params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok()),
         sender_domains: None,
     }
 }
 
-/// A filter that looks through everything and finds little may take too long.
+/// Maps a timeout of the query to a fault: a filter that scans everything and matches little may take too long.
 fn too_broad(error: DbError) -> ApiError {
     if !error.is_too_slow() {
         return error.into();
@@ -110,6 +110,6 @@ fn too_broad(error: DbError) -> ApiError {
     ApiError::Invalid(vec![Fault {
         pointer: "created_after".into(),
         code: Code::TooBroad.as_str(),
-        message: "The search took too long. Narrow it with created_after and created_before, or with `to`.".into(),
+        message: "The search took too long. Narrow it with `created_after` and `created_before`, or with `to`.".into(),
     }])
 }

@@ -1,4 +1,4 @@
-//! `/v1/messages`: accept, list, read, explain and control mail.
+//! `/v1/messages`: accepts, lists, returns, explains, cancels, reschedules and retries messages.
 
 pub(super) mod control;
 pub(super) mod create;

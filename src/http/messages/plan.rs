@@ -1,4 +1,4 @@
-//! `POST /v1/messages?dry_run=true`: what would become of a message, with nothing stored.
+//! `POST /v1/messages?dry_run=true`: the delivery plan of a message that is not stored.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,84 +38,84 @@ use crate::http::suppressions::view::SuppressionView;
 use crate::http::{Api, ApiError, response};
 use crate::mail;
 
-/// What would become of a message. Nothing was stored, and nothing will be sent.
+/// The delivery plan of a message. Nothing was stored, and nothing will be sent.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = MessagePlan)]
 pub struct Plan {
-    /// Always true.
+    /// Always `true`.
     pub dry_run: bool,
-    /// When this was so.
+    /// The time of the plan.
     pub at: DateTime<Utc>,
-    /// In which stream it would travel.
+    /// The message's stream.
     pub stream: String,
-    /// Which way it would go: `mx`, `relay` or `relay:NAME`.
+    /// The route: `mx`, `relay` or `relay:NAME`.
     pub route: String,
-    /// The relays in the order in which they would be tried; empty where the recipients' own servers are called, which are
-    /// looked up only when the mail is sent.
+    /// The relays, in the order in which they would be tried; empty for `mx`, whose servers are looked up only when the
+    /// message is sent.
     pub relays: Vec<RelayView>,
-    /// The DKIM signatures it would get.
+    /// The DKIM signatures that would be added.
     pub dkim: Vec<PlannedSignature>,
-    /// What may keep it from being trusted, by what the checks of the sender's domain have shown, and what else the sender
-    /// should know; empty where there is nothing.
+    /// Problems that may affect delivery, such as those found by the last verification of the sender's domain; empty if
+    /// there are none.
     pub warnings: Vec<Warning>,
-    /// The mail as it would go out. The `Message-ID` is another each time, and so is a link to unsubscribe by.
+    /// The message as it would be sent. Its `Message-ID` and unsubscribe link differ each time.
     pub mime: Mime,
-    /// Everyone it would go to.
+    /// The recipients, in the order of the request.
     pub recipients: Vec<PlannedRecipient>,
 }
 
-/// A mail, byte for byte.
+/// A MIME message, byte for byte.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = PlannedMime)]
 pub struct Mime {
-    /// `utf-8`, or `base64` where the mail is not UTF-8.
+    /// The encoding of `content`: `utf-8`, or `base64` if the message is not UTF-8.
     pub encoding: &'static str,
-    /// The mail.
+    /// The MIME message.
     pub content: String,
-    /// Its length in bytes.
+    /// The size of the MIME message in bytes.
     pub size: usize,
 }
 
-/// A recipient and what would become of it.
+/// The delivery plan of a recipient.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct PlannedRecipient {
-    /// Its address.
+    /// The recipient's address.
     pub address: String,
-    /// `to`, `cc` or `bcc`.
+    /// The recipient's role: `to`, `cc` or `bcc`.
     pub kind: String,
-    /// Whether it would get nothing, because its address is on the suppression list.
+    /// Whether nothing would be sent because the address is on the suppression list.
     pub suppressed: bool,
-    /// The entry by which its address is suppressed. One that `ignore_suppression` passes over is told of too. Its note and
-    /// its message are told only to keys with the scope `read`.
+    /// The suppression of the address, even if `ignore_suppression` overrides it. Its note and message are shown only
+    /// to keys with the scope `read`.
     pub suppression: Option<SuppressionView>,
-    /// How much TLS the configuration asks of the domain's servers; its MTA-STS policy may ask for more. Null through relays,
-    /// which say it each.
+    /// The configured TLS mode for the domain's servers; its MTA-STS policy may require more. Null for relays; each
+    /// relay has its mode in `relays`.
     #[schema(example = "opportunistic")]
     pub tls: Option<String>,
-    /// Where it would wait.
+    /// The recipient's lane.
     pub lane: LaneRef,
-    /// What would hold it at first, in words.
+    /// The reason why the first attempt would wait, as text.
     pub summary: String,
-    /// The same in fields.
+    /// The reason why the first attempt would wait, as fields.
     pub blocker: Blocker,
-    /// Seconds until a rate, set or learned, lets the next mail of its lane go; 0 where none does.
+    /// Seconds until a rate limit, set or learned, allows the lane's next message; 0 if there is none.
     pub throttle_wait: f64,
-    /// When the first attempt may be expected.
+    /// An estimate of the first attempt's time.
     pub first_attempt: Option<Estimate>,
 }
 
-/// The plan of a message that passed every check. `body` is its share of the memory for large bodies.
-pub(super) async fn of(
+/// Returns the plan of a valid message. `body` is its share of the memory for large bodies.
+pub(super) async fn respond(
     api: &Api,
     caller: &Caller,
     message: NewMessage,
     body: Option<Share>,
 ) -> Result<Response, ApiError> {
     let now = message.created_at;
-    let (standing, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
-    let signer = standing.signer();
+    let (sender_status, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
+    let signer = sender_status.signer();
     let route = api.delivery.table.of(&message.stream, message.from.address.domain()).clone();
-    let lanes = Lanes::of(api, caller, &message, &route).await?;
+    let lanes = Lanes::load(api, caller, &message, &route).await?;
     let entries = suppressions(api, caller, &message).await?;
     let recipients = message
         .recipients
@@ -134,9 +134,9 @@ pub(super) async fn of(
             stream: message.stream.clone(),
             route: route.to_string(),
             relays,
-            dkim: signer.as_deref().map(PlannedSignature::of).unwrap_or_default(),
+            dkim: signer.as_deref().map(PlannedSignature::from_signer).unwrap_or_default(),
             warnings,
-            mime: Mime::of(built(&draft(message, unsubscribe), signer.as_deref())),
+            mime: Mime::new(built(&draft(message, unsubscribe), signer.as_deref())),
             recipients,
         })
     };
@@ -144,7 +144,7 @@ pub(super) async fn of(
     if size <= LARGE {
         return Ok((kind, work().map_err(|_| ApiError::Internal)?).into_response());
     }
-    // In memory as MIME and as JSON at one time, beside the attachments in `body`.
+    // MIME and JSON are in memory at the same time, in addition to the attachments in `body`.
     let share = api.responses.reserve(Some(caller.key_id()), size.saturating_mul(3)).await?;
     let json = tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Internal)?;
     drop(body);
@@ -153,31 +153,32 @@ pub(super) async fn of(
     Ok(response::counted((kind, Body::from(response::held(json, Arc::new(share)))).into_response()))
 }
 
-/// Messages over this many octets are built few at a time, off the async threads.
+/// Messages over this many bytes are built off the async threads, with limited concurrency.
 const LARGE: u64 = 64 << 10;
 
-/// As a worker would build it. A mail that cannot be signed would wait, so it is shown as it is so far.
+/// Builds the MIME message as a worker would. A message that cannot be signed is shown without signatures; a worker
+/// would defer it.
 pub(super) fn built(draft: &Draft, signer: Option<&Signer>) -> Vec<u8> {
     let mut mime = mail::build(draft);
     if let Some(signer) = signer
         && let Err(error) = mail::dkim::sign(&mut mime, signer, draft.date)
     {
-        tracing::debug!(%error, "a mail is shown without signatures");
+        tracing::debug!(%error, "cannot sign message; showing it without signatures");
     }
     mime
 }
 
 impl Mime {
-    fn of(octets: Vec<u8>) -> Self {
-        let size = octets.len();
-        match String::from_utf8(octets) {
+    fn new(bytes: Vec<u8>) -> Self {
+        let size = bytes.len();
+        match String::from_utf8(bytes) {
             Ok(content) => Self { encoding: "utf-8", content, size },
             Err(error) => Self { encoding: "base64", content: STANDARD.encode(error.as_bytes()), size },
         }
     }
 }
 
-/// The entries by which recipients are suppressed, by their places.
+/// Returns the suppressions of recipients, by their index.
 async fn suppressions(
     api: &Api,
     caller: &Caller,
@@ -199,12 +200,12 @@ async fn suppressions(
     Ok(found.into_iter().collect())
 }
 
-/// Whether the caller may know what was said about messages other than its own.
+/// Returns whether the caller may see data about other senders' messages.
 fn sees_others(caller: &Caller) -> bool {
     caller.has(Scope::Read) && caller.sender_domains().is_none()
 }
 
-/// As it is made of what is stored, with the headers to unsubscribe by.
+/// Builds the draft as from a stored message, with unsubscribe headers.
 fn draft(mut message: NewMessage, unsubscribe: Vec<Header>) -> Draft {
     message.content.headers.extend(unsubscribe);
     let named = |kind: RecipientKind| {
@@ -224,22 +225,22 @@ fn draft(mut message: NewMessage, unsubscribe: Vec<Header>) -> Draft {
     }
 }
 
-/// The lanes a message would wait in, with what waits there already.
+/// The lanes of a message that is not stored, with their queue counts.
 struct Lanes {
-    /// With the mails that are due in each, where the caller may know.
+    /// Lanes with the number of due recipients, if the caller may see it.
     there: Vec<(Lane, Option<Count>)>,
-    /// For a lane that does not exist yet.
+    /// The settings of a lane that does not exist yet.
     of_stream: StreamTerms,
     priority: i16,
     gives_up: Policy,
-    /// Whether the stream asks for links to unsubscribe by.
+    /// Whether the stream adds unsubscribe links.
     unsubscribe: bool,
     has_workers: bool,
     may_read: bool,
 }
 
 impl Lanes {
-    async fn of(api: &Api, caller: &Caller, message: &NewMessage, route: &RouteName) -> Result<Self, ApiError> {
+    async fn load(api: &Api, caller: &Caller, message: &NewMessage, route: &RouteName) -> Result<Self, ApiError> {
         let tenant = caller.tenant();
         let may_read = sees_others(caller);
         let mut domains: Vec<String> =
@@ -259,7 +260,7 @@ impl Lanes {
             let ids: Vec<i64> = lanes.iter().map(|lane| lane.id.0).collect();
             lanes.into_iter().zip(places::due(&api.db, &ids, now).await?.into_iter().map(Some)).collect()
         } else {
-            lanes.into_iter().map(|lane| (without_words(lane), None)).collect()
+            lanes.into_iter().map(|lane| (without_remarks(lane), None)).collect()
         };
         let (mut of_stream, priority) = lanes::overview::stream_terms(&api.db, tenant, &message.stream, now).await?;
         if !may_read {
@@ -278,7 +279,7 @@ impl Lanes {
         })
     }
 
-    /// The headers to unsubscribe by, and why there are none where the stream asks for them.
+    /// Returns the unsubscribe headers, or a warning if the stream adds them and they cannot be created.
     fn unsubscribe(&self, api: &Api, caller: &Caller, message: &NewMessage) -> (Vec<Header>, Vec<Warning>) {
         if !self.unsubscribe || unsubscribe::is_in(&message.content.headers) {
             return (Vec::new(), Vec::new());
@@ -287,7 +288,7 @@ impl Lanes {
             return (Vec::new(), vec![Warning::needs_one_recipient(message)]);
         };
         let Some(links) = &api.links else {
-            let message = format!("{}. It would wait until then.", StoredMessageError::NoLinks);
+            let message = format!("{}. The message would wait until then.", StoredMessageError::NoLinks);
             return (Vec::new(), vec![Warning { code: "not_configured", message }]);
         };
         let ticket = Ticket {
@@ -300,7 +301,7 @@ impl Lanes {
         (links.headers(&ticket).into(), Vec::new())
     }
 
-    /// The lane of a domain: its own, or that of the whole relay.
+    /// Returns the lane of a domain: its separate one, or that of the relay.
     fn find(&self, domain: &str, route: &RouteName) -> Option<&(Lane, Option<Count>)> {
         let named = |name: &str| self.there.iter().find(|(lane, _)| lane.domain == name);
         named(domain).or_else(|| if route.is_mx() { None } else { named("*") })
@@ -323,7 +324,7 @@ impl Lanes {
         };
         let due_at = message.scheduled_at.unwrap_or(now);
         let opens = lane.opens().filter(|_| lane.blocked.is_none());
-        let reference = LaneRef::of(&lane);
+        let reference = LaneRef::new(&lane);
         let place = Place {
             due_at: Some(due_at),
             gives_up_at: self.gives_up.deadline(due_at, message.expires_at),
@@ -375,14 +376,14 @@ impl Lanes {
     }
 }
 
-/// A lane without what others said: destinations, and operators of their pauses.
-fn without_words(mut lane: Lane) -> Lane {
+/// Removes destinations' replies and operators' reasons from a lane.
+fn without_remarks(mut lane: Lane) -> Lane {
     lane.paused = lane.paused.map(Paused::without_reason);
     lane.of_stream.paused = lane.of_stream.paused.map(Paused::without_reason);
     without_replies(lane)
 }
 
-/// A recipient as it would be right after the message was accepted.
+/// Returns a recipient in the state right after acceptance.
 fn as_accepted(message: &NewMessage, suppression: Option<&Suppression>) -> Recipient {
     let end = suppression.map(|entry| entry.outcome().reply.text);
     Recipient {

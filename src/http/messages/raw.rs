@@ -1,4 +1,4 @@
-//! A message as it goes over the wire, and its attachments.
+//! Returns a message as it is sent, and its attachments.
 
 use std::sync::Arc;
 
@@ -20,26 +20,26 @@ use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem, response};
 
-const NO_MESSAGE: ApiError = ApiError::NotFound("There is no message with this id.");
+const NO_MESSAGE: ApiError = ApiError::NotFound("No message has this id.");
 const SIGNATURES: HeaderName = HeaderName::from_static("postrider-signatures");
-const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachment with this number; the first is 0.");
+const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachment with this index; the first is 0.");
 
-/// Read a message as sent
+/// Get a message as sent
 ///
-/// The MIME, byte for byte as it goes to the recipients' server, with the signatures of the keys that sign now: a
-/// mail's signatures are the same every time until its domain gets new keys, or is registered or removed. Those that an
-/// attempt went out with are not kept, so that once there was one the answer says `Postrider-Signatures: current`. Without
-/// signatures where the keys cannot be opened.
+/// Returns the MIME message, byte for byte as it is sent, signed with the domain's current keys. The signatures are the
+/// same every time until the domain's keys are rotated or the domain is registered or removed. Signatures of past
+/// attempts are not stored: after the first attempt the response has the header `Postrider-Signatures: current`. The
+/// message has no signatures if the keys cannot be decrypted.
 #[utoipa::path(
     get, path = "/v1/messages/{id}/raw", tag = "messages", operation_id = "get_message_raw",
-    params(("id" = String, Path, description = "The message's id")),
+    params(("id" = String, Path, description = "The id of the message")),
     responses(
-        (status = 200, description = "The MIME", body = inline(Binary), content_type = "message/rfc822",
-         headers(("Postrider-Signatures" = String, description = "`current`, where the message was attempted already: the signatures are those of the keys that sign now, which may be others than those of the attempts"))),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "It carries a link to unsubscribe by, and this process has no `public_url` and `secret_key` to make it with", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The MIME message", body = inline(Binary), content_type = "message/rfc822",
+         headers(("Postrider-Signatures" = String, description = "`current` if the message has been attempted: the signatures are from the current keys and may differ from those of the attempts"))),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The message has an unsubscribe link, which this process cannot create without `public_url` and `secret_key`", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -51,13 +51,13 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     }
     let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
     let was_attempted = recipients.iter().any(|recipient| recipient.attempts > 0);
-    // In memory as attachments and as MIME at one time, which is a third longer.
-    let octets = u64::try_from(stored.row.size).unwrap_or(0);
-    let need = octets.saturating_mul(5) / 2;
+    // Attachments and MIME, which is a third larger, are in memory at the same time.
+    let size = u64::try_from(stored.row.size).unwrap_or(0);
+    let need = size.saturating_mul(5) / 2;
     let share = if stored.is_large() { Some(api.responses.reserve(Some(caller.key_id()), need).await?) } else { None };
     let draft = stored.draft(&api.db, api.links.as_ref()).await?;
-    let standing = api.domains.senders.of(caller.tenant(), draft.from.address.domain()).await?;
-    let build = move || plan::built(&draft, standing.signer().as_deref());
+    let sender_status = api.domains.senders.of(caller.tenant(), draft.from.address.domain()).await?;
+    let build = move || plan::built(&draft, sender_status.signer().as_deref());
     let kind = [(header::CONTENT_TYPE, "message/rfc822")];
     let mut response = match share {
         Some(share) => {
@@ -68,7 +68,7 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
         None => (kind, build()).into_response(),
     };
     if was_attempted {
-        // What an attempt went out with is not kept: the keys may have been others.
+        // The signatures of attempts are not stored: other keys may have made them.
         response.headers_mut().insert(SIGNATURES, HeaderValue::from_static("current"));
     }
     Ok(response)
@@ -76,18 +76,18 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
 
 /// Download an attachment
 ///
-/// Always as a download, whatever its type.
+/// Returns the attachment as a download, whatever its type.
 #[utoipa::path(
     get, path = "/v1/messages/{id}/attachments/{n}", tag = "messages", operation_id = "get_message_attachment",
     params(
-        ("id" = String, Path, description = "The message's id"),
-        ("n" = u32, Path, description = "The attachment's place in the request, counted from 0"),
+        ("id" = String, Path, description = "The id of the message"),
+        ("n" = u32, Path, description = "The attachment's index in the request, from 0"),
     ),
     responses(
-        (status = 200, description = "Its bytes", body = inline(Binary), content_type = "application/octet-stream"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such attachment", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The attachment", body = inline(Binary), content_type = "application/octet-stream"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -108,7 +108,7 @@ pub async fn attachment(
     let name = percent(&attachment.filename);
     let disposition = HeaderValue::try_from(format!("attachment; filename*=UTF-8''{name}"));
     let headers = [
-        // Never the sender's type: what comes from here must not run in a browser.
+        // Never the sender's type: the response must not run in a browser.
         (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (header::CONTENT_DISPOSITION, disposition.unwrap_or(HeaderValue::from_static("attachment"))),
@@ -117,15 +117,15 @@ pub async fn attachment(
     Ok((headers, content).into_response())
 }
 
-/// Chunks of an attachment that are in memory at a time: one is read while another is sent.
+/// Chunks of an attachment in memory at once: one is read while another is sent.
 const CHUNKS: u64 = 2;
 
-/// An attachment's bytes, read chunk by chunk as the client takes them.
+/// Streams an attachment's bytes, chunk by chunk as the client reads them.
 async fn content(api: &Api, caller: &Caller, attachment: &Attachment) -> Result<Body, ApiError> {
     let (db, tenant, size) = (api.db.clone(), caller.tenant(), attachment.size);
     let need = size.min(CHUNKS * blobs::CHUNK as u64);
     let share = Arc::new(api.responses.reserve(Some(caller.key_id()), need).await?);
-    // Before the response begins: what is missing, or a database that is away, is told as ever.
+    // Before the response begins, so that a missing blob or an unavailable database returns an error.
     let first = blobs::chunk(&db, tenant, &attachment.sha256, 0).await?.unwrap_or_default();
     if first.is_empty() && size > 0 {
         return Err(NO_ATTACHMENT);
@@ -144,7 +144,7 @@ async fn content(api: &Api, caller: &Caller, attachment: &Attachment) -> Result<
     Ok(Body::from_stream(stream::iter([Ok(first)]).chain(rest)))
 }
 
-/// A file name for `filename*` (RFC 8187).
+/// Encodes a file name for `filename*` (RFC 8187).
 fn percent(name: &str) -> String {
     url::form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20").replace('*', "%2A")
 }

@@ -20,19 +20,19 @@ use crate::http::page::Page;
 use crate::http::params::{Params, PathId};
 use crate::http::{Api, ApiError, Problem};
 
-const NO_MESSAGE: ApiError = ApiError::NotFound("There is no message with this id.");
+const NO_MESSAGE: ApiError = ApiError::NotFound("No message has this id.");
 
-/// Read a message
+/// Get a message
 ///
-/// Its status as a whole and that of each recipient.
+/// Returns the message with its status and the state of each recipient.
 #[utoipa::path(
     get, path = "/v1/messages/{id}", tag = "messages", operation_id = "get_message",
-    params(("id" = String, Path, description = "The message's id")),
+    params(("id" = String, Path, description = "The id of the message")),
     responses(
-        (status = 200, description = "The message and where it is", body = Message),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The message", body = Message),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -42,28 +42,28 @@ pub async fn get(
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<Message>, ApiError> {
     caller.may(Scope::Read)?;
-    let mut message = shown(&api, &caller, id).await?;
+    let mut message = load_view(&api, &caller, id).await?;
     let attachments = messages::attachments(&api.db, caller.tenant(), id).await?.unwrap_or_default();
-    // The column is ours: what this version cannot read is left out.
+    // Omits attachments that this version cannot parse.
     message.attachments = Some(serde_json::from_value(attachments).unwrap_or_default());
     Ok(Json(message))
 }
 
-/// A message that exists for the caller.
+/// Reads a message's row; fails if it does not exist for the caller.
 pub(super) async fn row(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageRow, ApiError> {
     let row = messages::get(&api.db, caller.tenant(), id).await?;
     row.filter(|row| caller.sees(&row.from_address)).ok_or(NO_MESSAGE)
 }
 
-/// A message as the API shows it.
-pub(super) async fn shown(api: &Api, caller: &Caller, id: MessageId) -> Result<Message, ApiError> {
+/// Reads a message with its recipients.
+pub(super) async fn load_view(api: &Api, caller: &Caller, id: MessageId) -> Result<Message, ApiError> {
     let row = row(api, caller, id).await?;
     let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
     let bounces = bounces_of(api, caller.tenant(), &recipients).await?;
-    Ok(Message::of(row, recipients, &bounces))
+    Ok(Message::from_row(row, recipients, &bounces))
 }
 
-/// What the refusals of those of these recipients that bounced mean.
+/// Reads the classifications of the refusals of bounced recipients.
 pub(super) async fn bounces_of(
     api: &Api,
     tenant: TenantId,
@@ -74,22 +74,22 @@ pub(super) async fn bounces_of(
     Ok(bounces::of_messages(&api.db, tenant, &messages).await?)
 }
 
-/// Read what happened to a message
+/// List events of a message
 ///
-/// Oldest first; one event an attempt.
+/// Returns the message's events, oldest first; one event per attempt.
 #[utoipa::path(
     get, path = "/v1/messages/{id}/events", tag = "messages", operation_id = "list_message_events",
     params(
-        ("id" = String, Path, description = "The message's id"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
-        ("after" = Option<i64>, Query, minimum = 0, description = "Only events with a higher `seq`: the `next` of the page before"),
+        ("id" = String, Path, description = "The id of the message"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
+        ("after" = Option<i64>, Query, minimum = 0, description = "Cursor: only events with a higher `seq`; pass the `next` value of the previous page"),
     ),
     responses(
         (status = 200, description = "A page of events", body = Page<Event>),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such message", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -101,12 +101,13 @@ pub async fn events(
 ) -> Result<Json<Page<Event>>, ApiError> {
     caller.may(Scope::Read)?;
     let limit = params.limit();
-    let after = params
-        .read("after", "Give the `next` of the page before.", |text| text.parse().ok().filter(|seq: &i64| *seq >= 0));
+    let after = params.read("after", "Pass the `next` value of the previous page.", |text| {
+        text.parse().ok().filter(|seq: &i64| *seq >= 0)
+    });
     params.finish()?;
     let message = row(&api, &caller, id).await?;
-    // Clocks of replicas differ by less than a day.
+    // Allows for clock differences between replicas of up to a day.
     let since = message.created_at - TimeDelta::days(1);
     let rows = db::events::of_message(&api.db, caller.tenant(), id, since, after.unwrap_or(0), limit + 1).await?;
-    Ok(Json(Page::of(rows, limit, |row| row.seq.to_string(), Event::from)))
+    Ok(Json(Page::new(rows, limit, |row| row.seq.to_string(), Event::from)))
 }

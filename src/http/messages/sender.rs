@@ -1,5 +1,5 @@
-//! What is to be said of a sender's domain when a message is taken: by what its checks have shown, without asking the
-//! DNS.
+//! Checks of the sender's domain when a message is accepted, based on the domain's last verification, without DNS
+//! queries.
 
 use serde::Serialize;
 
@@ -12,24 +12,25 @@ use crate::domain::message::NewMessage;
 use crate::domain::unsubscribe;
 use crate::http::{Api, ApiError, Domains};
 
-/// Something that does not keep a message from being taken, and is hardly what was meant.
+/// A problem that does not prevent the message from being accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[schema(as = MessageWarning)]
 pub struct Warning {
-    /// Stable, machine-readable word: `domain_not_registered`, `domain_not_verified`, `not_signed`, `dmarc_fails`,
-    /// `dmarc_strict_alignment`, `return_path_not_aligned`, `unsubscribe_needs_one_recipient`; in a dry run also `not_configured`.
+    /// Stable, machine-readable code: `domain_not_registered`, `domain_not_verified`, `not_signed`, `dmarc_fails`,
+    /// `dmarc_strict_alignment`, `return_path_not_aligned`, `unsubscribe_needs_one_recipient`; in a dry run also
+    /// `not_configured`.
     #[schema(example = "domain_not_verified")]
     pub code: &'static str,
-    /// What is wrong and what would mend it.
+    /// The problem and how to fix it.
     pub message: String,
 }
 
 impl Warning {
-    /// Of a message that goes without the link to unsubscribe by that its stream asks for.
+    /// Creates the warning for a message that is sent without the unsubscribe link that its stream adds.
     pub(super) fn needs_one_recipient(message: &NewMessage) -> Self {
         let message = format!(
-            "Stream {} asks for List-Unsubscribe, whose link is for one recipient. This message has {}, and goes without: send \
-             one to each.",
+            "Stream {} adds `List-Unsubscribe`, which needs a single recipient. This message has {}, and is sent without \
+             it. Send one message to each recipient.",
             message.stream,
             message.recipients.len()
         );
@@ -37,27 +38,27 @@ impl Warning {
     }
 }
 
-/// Whether a message goes without a link to unsubscribe by even where its stream asks for one.
+/// Returns whether a message is sent without an unsubscribe link even if its stream adds one.
 pub(super) fn lacks_a_link(message: &NewMessage) -> bool {
     message.recipients.len() > 1 && !unsubscribe::is_in(&message.content.headers)
 }
 
-/// A DKIM signature that a message would get.
+/// A DKIM signature that would be added to a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct PlannedSignature {
-    /// The domain that signs (`d=`).
+    /// The signing domain (`d=`).
     #[schema(example = "acme.test")]
     pub domain: String,
     /// The key's selector (`s=`).
     #[schema(example = "pr-k7xq2m9a-rsa")]
     pub selector: String,
-    /// What it signs with.
+    /// The signature algorithm.
     pub algorithm: Algorithm,
 }
 
 impl PlannedSignature {
-    /// Those of a signer.
-    pub(super) fn of(signer: &Signer) -> Vec<Self> {
+    /// Returns the signatures of a signer.
+    pub(super) fn from_signer(signer: &Signer) -> Vec<Self> {
         let one = |key: &std::sync::Arc<crate::domain::dkim::SigningKey>| Self {
             domain: signer.domain.clone(),
             selector: key.selector.clone(),
@@ -67,59 +68,61 @@ impl PlannedSignature {
     }
 }
 
-/// How the sender's domain stands, and what that means for its mail. Refuses where the configuration does.
+/// Returns the sender domain's state and warnings about it. Fails if the configuration refuses unverified domains.
 pub(super) async fn admit(api: &Api, tenant: TenantId, domain: &str) -> Result<(SenderStatus, Vec<Warning>), ApiError> {
-    let standing = api.domains.senders.of(tenant, domain).await?;
-    let is_good = matches!(&standing, SenderStatus::Known(sender) if sender.status.is_good());
+    let sender_status = api.domains.senders.of(tenant, domain).await?;
+    let is_good = matches!(&sender_status, SenderStatus::Known(sender) if sender.status.is_good());
     if api.domains.refuses_unverified && !is_good {
-        let message = match &standing {
+        let message = match &sender_status {
             SenderStatus::Known(sender) => {
-                format!("{0} is not verified: POST /v1/domains/{0}/verify says why", sender.domain)
+                format!("{0} is not verified; POST /v1/domains/{0}/verify returns the reason", sender.domain)
             }
-            _ => format!("{domain} is not registered: POST /v1/domains first"),
+            _ => format!("{domain} is not registered; register it with POST /v1/domains"),
         };
         let fault = Fault { pointer: "/from".into(), code: Code::UnverifiedDomain.as_str(), message };
         return Err(ApiError::Invalid(vec![fault]));
     }
-    let warnings = warnings(&api.domains, domain, &standing);
-    Ok((standing, warnings))
+    let warnings = warnings(&api.domains, domain, &sender_status);
+    Ok((sender_status, warnings))
 }
 
-/// Nothing where no domain is registered at all: then nothing is known, and nobody has asked to be told.
-fn warnings(domains: &Domains, domain: &str, standing: &SenderStatus) -> Vec<Warning> {
-    match standing {
+/// Returns warnings about the sender's domain; none if no domain is registered at all.
+fn warnings(domains: &Domains, domain: &str, sender_status: &SenderStatus) -> Vec<Warning> {
+    match sender_status {
         SenderStatus::Unasked => Vec::new(),
         SenderStatus::Stranger => {
-            let message = format!("{domain} is not registered, so its mail is not signed: POST /v1/domains.");
+            let message = format!(
+                "{domain} is not registered, so its messages are not signed. Register it with POST /v1/domains."
+            );
             vec![Warning { code: "domain_not_registered", message }]
         }
-        SenderStatus::Known(sender) => of_known(domains, sender, domain),
+        SenderStatus::Known(sender) => domain_warnings(domains, sender, domain),
     }
 }
 
-/// `from` is the sender's domain itself, which may lie below the one that is registered.
-fn of_known(domains: &Domains, sender: &Sender, from: &str) -> Vec<Warning> {
+/// Returns warnings about a registered domain. `from` is the sender's domain, which may be a subdomain of it.
+fn domain_warnings(domains: &Domains, sender: &Sender, from: &str) -> Vec<Warning> {
     let domain = &sender.domain;
     let mut warnings = Vec::new();
     let mut warn = |code, message| warnings.push(Warning { code, message });
     let is_verified = sender.status.is_good();
     if !is_verified {
         let message = format!(
-            "The DKIM records of {domain} were not seen in the DNS, so receivers cannot verify its mail: POST \
-             /v1/domains/{domain}/verify says what is missing."
+            "The DKIM records of {domain} were not found in the DNS, so receivers cannot verify its messages. POST \
+             /v1/domains/{domain}/verify lists the missing records."
         );
         warn("domain_not_verified", message);
     }
     let signs = match &sender.signer {
         Ok(Some(_)) => true,
         Ok(None) => {
-            warn("not_signed", format!("No key of {domain} signs its mail: dkim.algorithms leaves them out."));
+            warn("not_signed", format!("No key of {domain} signs: `dkim.algorithms` excludes their algorithms."));
             false
         }
         Err(error) => {
             warn(
                 "not_signed",
-                format!("The keys of {domain} cannot be opened ({error}); its mail waits until they can."),
+                format!("The keys of {domain} cannot be decrypted ({error}); its messages wait until this is fixed."),
             );
             false
         }
@@ -128,13 +131,13 @@ fn of_known(domains: &Domains, sender: &Sender, from: &str) -> Vec<Warning> {
         && !(signs && is_verified)
     {
         let message =
-            format!("{domain} has the DMARC policy p={policy}, and its mail has no DKIM signature that verifies.");
+            format!("{domain} has the DMARC policy p={policy}, and its messages have no DKIM signature that verifies.");
         warn("dmarc_fails", message);
     }
     if sender.strict.dkim && from != domain && sender.dmarc.is_some() {
         let message = format!(
-            "{from} is signed with d={domain}, and the DMARC record of {domain} says adkim=s: the signature does not count. POST \
-             /v1/domains for {from}, or publish a DMARC record at _dmarc.{from}."
+            "{from} is signed with d={domain}, and the DMARC record of {domain} says adkim=s, so the signature does not \
+             count. Register {from} with POST /v1/domains, or publish a DMARC record at _dmarc.{from}."
         );
         warn("dmarc_strict_alignment", message);
     }
@@ -146,7 +149,7 @@ fn of_known(domains: &Domains, sender: &Sender, from: &str) -> Vec<Warning> {
         } else {
             format!("which has no domain in common with {from}")
         };
-        let message = format!("Bounces go to {return_path}, {why}: SPF does not count for DMARC, DKIM alone does.");
+        let message = format!("The return path is at {return_path}, {why}: only DKIM counts for DMARC, SPF does not.");
         warn("return_path_not_aligned", message);
     }
     warnings

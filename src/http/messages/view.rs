@@ -1,4 +1,4 @@
-//! Messages and recipients as the API shows them.
+//! Messages and recipients in API responses.
 
 use std::collections::HashMap;
 use std::str::FromStr as _;
@@ -16,22 +16,22 @@ use crate::domain::explain::Said;
 use crate::domain::id::{MessageId, RecipientId};
 use crate::domain::message::NewMessage;
 
-/// The answer to an accepted message.
+/// The response to an accepted message.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = AcceptedMessage)]
 pub struct Accepted {
-    /// The message.
+    /// The message's id.
     #[schema(value_type = String, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: MessageId,
-    /// `queued`, `scheduled` where it waits for its time, or `suppressed` where nobody gets it.
+    /// The message's status: `queued`, `scheduled` if it waits for `scheduled_at`, or `suppressed` if all recipients
+    /// are suppressed.
     pub status: Status,
-    /// When it was accepted.
+    /// When the message was accepted.
     pub created_at: DateTime<Utc>,
-    /// Everyone it goes to, in the order of the request.
+    /// The recipients, in the order of the request.
     pub recipients: Vec<AcceptedRecipient>,
-    /// What may keep it from being trusted, by what the checks of the sender's domain have shown. Left out where there
-    /// is nothing to say, also where no domain is registered at all, and where a request is repeated with its
-    /// `Idempotency-Key`.
+    /// Problems found by the last verification of the sender's domain that may affect delivery. Omitted if there are
+    /// none, if no domain is registered at all, and if a request is repeated with its `Idempotency-Key`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
 }
@@ -39,19 +39,19 @@ pub struct Accepted {
 /// A recipient of an accepted message.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct AcceptedRecipient {
-    /// The recipient.
+    /// The recipient's id.
     #[schema(value_type = String, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: RecipientId,
-    /// Its address.
+    /// The recipient's address.
     pub address: String,
-    /// `to`, `cc` or `bcc`.
+    /// The recipient's role: `to`, `cc` or `bcc`.
     pub kind: String,
-    /// `queued`, `scheduled`, or `suppressed` where its address is on the suppression list.
+    /// The recipient's state: `queued`, `scheduled`, or `suppressed` if its address is on the suppression list.
     pub status: Status,
 }
 
 impl Accepted {
-    /// The answer for a message that was just accepted.
+    /// Creates the response for a new message.
     pub fn of_new(message: &NewMessage) -> Self {
         let status = first_status(message.created_at, message.scheduled_at);
         let recipients = message.recipients.iter().map(|recipient| AcceptedRecipient {
@@ -69,7 +69,7 @@ impl Accepted {
         }
     }
 
-    /// Says that these get nothing.
+    /// Marks these recipients as suppressed.
     pub fn suppress(&mut self, suppressed: &[RecipientId]) {
         for recipient in self.recipients.iter_mut().filter(|recipient| suppressed.contains(&recipient.id)) {
             recipient.status = Status::Suppressed;
@@ -79,10 +79,10 @@ impl Accepted {
         }
     }
 
-    /// The same answer again for a message that was accepted before.
+    /// Creates the same response for a message that was accepted before.
     pub fn of_stored(message: &MessageRow, recipients: Vec<RecipientRow>) -> Self {
         let status = first_status(message.created_at, message.scheduled_at);
-        // Who was suppressed from the start has ended when the message was accepted.
+        // A recipient that was suppressed from the start ended when the message was accepted.
         let suppressed: Vec<RecipientId> = recipients
             .iter()
             .filter(|row| row.status == Status::Suppressed.as_str() && row.finished_at == Some(message.created_at))
@@ -105,75 +105,75 @@ fn first_status(created_at: DateTime<Utc>, scheduled_at: Option<DateTime<Utc>>) 
     if scheduled_at.is_some_and(|at| at > created_at) { Status::Scheduled } else { Status::Queued }
 }
 
-/// A message and where each of its recipients is.
+/// A message with its recipients' states.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Message {
-    /// The message.
+    /// The message's id.
     #[schema(value_type = String, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: MessageId,
-    /// The most urgent of its recipients' states, or `partial` where they ended differently.
+    /// The message's status: the most urgent of its recipients' states, or `partial` if they have different end states.
     pub status: MessageStatus,
-    /// When it was accepted.
+    /// When the message was accepted.
     pub created_at: DateTime<Utc>,
     /// The sender.
     pub from: MailboxView,
-    /// Where replies go.
+    /// The reply-to addresses.
     #[schema(value_type = Vec<MailboxView>)]
     pub reply_to: Value,
-    /// Its subject.
+    /// The subject.
     pub subject: String,
-    /// In which stream it travels.
+    /// The message's stream.
     pub stream: String,
-    /// As given.
+    /// The tags, as given.
     #[schema(value_type = Vec<crate::domain::message::Tag>)]
     pub tags: Value,
-    /// As given.
+    /// The metadata, as given.
     #[schema(value_type = std::collections::BTreeMap<String, String>)]
     pub metadata: Value,
-    /// Not before.
+    /// The time before which no attempt starts; null if none was given.
     pub scheduled_at: Option<DateTime<Utc>>,
-    /// Not after.
+    /// The time after which no attempt starts; null if none was given.
     pub expires_at: Option<DateTime<Utc>>,
-    /// `retry`, `hold` or `fail`.
+    /// What happens if the connection drops before the server's final reply: `retry`, `hold` or `fail`.
     pub on_uncertain: String,
-    /// Whether it goes out to suppressed addresses too.
+    /// Whether the message is also sent to suppressed addresses.
     pub ignore_suppression: bool,
-    /// Bytes of text, HTML and attachments.
+    /// The size in bytes of text, HTML and attachments.
     pub size: i64,
-    /// Everyone it goes to, in the order of the request.
+    /// The recipients, in the order of the request.
     pub recipients: Vec<Recipient>,
-    /// Its attachments, in the order of the request; left out in lists.
+    /// The attachments, in the order of the request; omitted in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attachments: Option<Vec<MessageAttachment>>,
 }
 
-/// How far a message is, without what it says: for a caller that may send and not read.
+/// A message's state without its content, for callers that may send but not read.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct MessageState {
-    /// The message.
+    /// The message's id.
     #[schema(value_type = String, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: MessageId,
-    /// As in `GET /v1/messages/{id}`.
+    /// The message's status, as in `GET /v1/messages/{id}`.
     pub status: MessageStatus,
-    /// Not before.
+    /// The time before which no attempt starts; null if none was given.
     pub scheduled_at: Option<DateTime<Utc>>,
-    /// Everyone it goes to, in the order of the request.
+    /// The recipients, in the order of the request.
     pub recipients: Vec<RecipientState>,
 }
 
-/// How far a recipient is.
+/// A recipient's state.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct RecipientState {
-    /// The recipient.
+    /// The recipient's id.
     #[schema(value_type = String, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: RecipientId,
-    /// Its address.
+    /// The recipient's address.
     pub address: String,
-    /// `to`, `cc` or `bcc`.
+    /// The recipient's role: `to`, `cc` or `bcc`.
     pub kind: String,
-    /// Where it is.
+    /// The recipient's state.
     pub status: Status,
-    /// When the next attempt is due, while it waits for one.
+    /// When the next attempt is due; null if none is.
     pub next_attempt_at: Option<DateTime<Utc>>,
 }
 
@@ -195,78 +195,78 @@ impl From<Message> for MessageState {
     }
 }
 
-/// An address with its name.
+/// An email address with its display name.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = MailboxView)]
 pub struct MailboxView {
-    /// The address.
+    /// The email address.
     pub email: String,
-    /// The name beside it.
+    /// The display name.
     pub name: Option<String>,
 }
 
-/// A recipient and where it is.
+/// A recipient of a message, with its state.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Recipient {
-    /// The recipient.
+    /// The recipient's id.
     #[schema(value_type = String, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: RecipientId,
-    /// Its address.
+    /// The recipient's address.
     pub address: String,
-    /// Its name.
+    /// The recipient's display name.
     pub name: Option<String>,
-    /// `to`, `cc` or `bcc`.
+    /// The recipient's role: `to`, `cc` or `bcc`.
     pub kind: String,
-    /// Where it is.
+    /// The recipient's state.
     pub status: Status,
-    /// Attempts made.
+    /// The number of attempts made.
     pub attempts: i16,
-    /// When the last one began.
+    /// When the last attempt began.
     pub last_attempt_at: Option<DateTime<Utc>>,
-    /// When the next one is due, while it waits for one.
+    /// When the next attempt is due; null if none is.
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// When it reached its end state.
+    /// When the recipient reached its end state.
     pub finished_at: Option<DateTime<Utc>>,
-    /// Why it waits for an operator, where it does.
+    /// Why the recipient is held for an operator; null if it is not.
     pub held: Option<String>,
-    /// What the other side last said.
+    /// The last reply of the server.
     pub response: Option<Said>,
-    /// Host last spoken to.
+    /// The host of the last attempt.
     pub mx: Option<String>,
-    /// TLS version and cipher last used; null for plain text.
+    /// TLS version and cipher of the last attempt; null for plain text.
     pub tls: Option<String>,
-    /// What the refusal means, where it bounced.
+    /// The classification of the refusal, if the recipient bounced.
     pub bounce: Option<BounceSaid>,
 }
 
 /// An attachment of a message; its content is at `GET /v1/messages/{id}/attachments/{n}`.
 #[derive(Debug, Clone, Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct MessageAttachment {
-    /// As given.
+    /// The file name, as given.
     #[schema(example = "invoice.pdf")]
     pub filename: String,
-    /// As given, or by the file name.
+    /// The content type as given, or derived from the file name.
     #[schema(example = "application/pdf")]
     pub content_type: String,
-    /// Its size in bytes.
+    /// The size in bytes.
     #[schema(example = 48_213)]
     pub size: i64,
-    /// Set for an inline attachment, which the HTML refers to as `cid:…`.
+    /// The content id of an inline attachment, which the HTML refers to as `cid:…`.
     #[schema(example = "logo")]
     pub content_id: Option<String>,
-    /// SHA-256 of the content, in hexadecimal digits.
+    /// The SHA-256 hash of the content, in hexadecimal.
     #[schema(example = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")]
     pub sha256: String,
 }
 
 impl Message {
-    /// Shows a message with its recipients.
-    pub fn of(row: MessageRow, recipients: Vec<RecipientRow>, bounces: &HashMap<Uuid, BounceSaid>) -> Self {
+    /// Creates a message from its row and its recipients' rows.
+    pub fn from_row(row: MessageRow, recipients: Vec<RecipientRow>, bounces: &HashMap<Uuid, BounceSaid>) -> Self {
         let recipients: Vec<Recipient> = recipients
             .into_iter()
             .map(|row| {
                 let bounce = bounces.get(&row.id).cloned();
-                Recipient { bounce, ..Recipient::of(row) }
+                Recipient { bounce, ..Recipient::from_row(row) }
             })
             .collect();
         Self {
@@ -291,13 +291,13 @@ impl Message {
 }
 
 impl Recipient {
-    fn of(row: RecipientRow) -> Self {
+    fn from_row(row: RecipientRow) -> Self {
         Self {
             id: RecipientId(row.id),
             address: row.address,
             name: row.name,
             kind: row.kind,
-            // The column is checked; a word that this version does not know is one that waits.
+            // A CHECK constraint covers the column; a state unknown to this version is one that waits.
             status: Status::from_str(&row.status).unwrap_or(Status::Queued),
             attempts: row.attempts,
             last_attempt_at: row.last_attempt_at,

@@ -1,10 +1,10 @@
-//! The connections of a server: how many there are, whose, and which of them make way for new ones.
+//! Counts the connections of a server in total and per peer, and evicts idle ones for new ones.
 //!
-//! At a limit the connection that has been idle longest is closed, as nginx does: one without a request in progress, of the
-//! peer that has most, and of that peer's idle connections with and without an earlier request the kind that it has more of:
-//! neither a client's pool nor a client that is new goes for the sake of many of the other kind. Idle connections, however
-//! many, so never keep a client with a request out. Where every connection
-//! has a request in progress, a new one is refused.
+//! At a limit, the connection that has been idle longest is closed, as nginx does. It is chosen from the idle
+//! connections of the peer that has the most connections. These are either new (no request yet) or used; the larger
+//! group loses a connection, so that many new connections cannot evict a client's pool, nor a large pool new clients.
+//! Idle connections thus never keep out a client with a request. If every connection has a request in progress, a new
+//! one is refused.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -18,12 +18,12 @@ use tokio::time::Instant;
 
 use super::Limits;
 
-/// [`Activity::state`] while a request is in progress, and once the connection is to be closed. Else it is the time since
-/// which it is idle, in nanoseconds after the server's start.
+/// [`Activity::state`] while a request is in progress, and once the connection is to be closed. Otherwise the state is
+/// the time since which the connection is idle, in nanoseconds after the server's start.
 const BUSY: u64 = 0;
 const EVICTED: u64 = u64::MAX;
 
-/// Every connection of a server.
+/// The connections of a server.
 #[derive(Debug)]
 pub(super) struct Connections {
     limits: Limits,
@@ -45,16 +45,16 @@ struct Connection {
     activity: Arc<Activity>,
 }
 
-/// Whether a new connection is served.
+/// Whether a new connection is admitted.
 #[derive(Debug)]
 pub(super) enum Admission {
-    /// It is, with this place.
+    /// Admitted, with this slot.
     Admitted(Slot),
-    /// There is no place: the limit that is reached.
+    /// Refused: the configuration key of the limit that is reached.
     Full(&'static str),
 }
 
-/// The place of one connection, free again when dropped.
+/// The slot of one connection, released when dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     connections: Arc<Connections>,
@@ -62,28 +62,28 @@ pub(super) struct Slot {
     activity: Arc<Activity>,
 }
 
-/// What one connection is doing.
+/// The state of one connection.
 #[derive(Debug)]
 pub(super) struct Activity {
     started: Instant,
-    /// The first [`Activity::state`].
+    /// The initial [`Activity::state`].
     born: u64,
     state: AtomicU64,
-    /// The response's body is over; what was written of it may not have been sent yet.
+    /// Whether the response's body has ended; written bytes may not have been sent yet.
     is_over: AtomicBool,
-    /// The task that serves the connection. It is woken to look at [`Slot::signal`].
+    /// The task that serves the connection. It is woken to check [`Slot::signal`].
     task: AtomicWaker,
 }
 
-/// What a connection is told.
+/// What a connection is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// To go on.
-    GoOn,
-    /// To end after the request in progress.
+    /// Continue.
+    Continue,
+    /// End after the request in progress.
     Stop,
-    /// To end now: it makes way for another one.
-    MakeWay,
+    /// End now, for a new connection.
+    Evict,
 }
 
 impl Connections {
@@ -91,13 +91,13 @@ impl Connections {
         Self { limits, started: Instant::now(), is_stopping: AtomicBool::new(false), open: Mutex::default() }
     }
 
-    /// Tells every connection to end after the request in progress. Call it once no more are admitted.
+    /// Ends every connection after the request in progress. Call it once no more are admitted.
     pub(super) fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
         self.open().by_number.values().for_each(|one| one.activity.task.wake());
     }
 
-    /// Finds a place for a connection from this address.
+    /// Admits or refuses a connection from this address.
     pub(super) fn admit(self: &Arc<Self>, ip: IpAddr) -> Admission {
         let peer = network(ip);
         let mut open = self.open();
@@ -116,7 +116,7 @@ impl Connections {
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
-        // No step under this lock leaves it half changed.
+        // No step under this lock leaves the data inconsistent.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -126,10 +126,10 @@ impl Open {
         self.by_peer.get(&peer).copied().unwrap_or(0)
     }
 
-    /// Closes an idle connection, of this peer or of the one that has most. Returns false if there is none.
-    fn evict(&mut self, of: Option<IpAddr>) -> bool {
+    /// Closes an idle connection of this peer, or of the peer that has the most. Returns false if there is none.
+    fn evict(&mut self, only: Option<IpAddr>) -> bool {
         loop {
-            let idle = self.by_number.iter().filter(|(_, one)| of.is_none_or(|peer| one.peer == peer));
+            let idle = self.by_number.iter().filter(|(_, one)| only.is_none_or(|peer| one.peer == peer));
             let idle = || idle.clone().filter_map(|(number, one)| Some((*number, one, one.activity.idle_since()?)));
             let peer = idle().map(|(_, one, _)| one.peer).max_by_key(|peer| self.count_of(*peer));
             let (new, used): (Vec<_>, Vec<_>) = idle()
@@ -138,7 +138,7 @@ impl Open {
                 .partition(|(_, _, is_new)| *is_new);
             let choice = if new.len() > used.len() { new } else { used }.into_iter().min();
             let Some((since, number, _)) = choice else { return false };
-            // Unless its request began this moment.
+            // Fails if a request has just begun.
             if self.by_number.get(&number).is_some_and(|one| one.activity.evict(since)) {
                 self.remove(number);
                 return true;
@@ -162,16 +162,16 @@ impl Slot {
         self.activity.clone()
     }
 
-    /// What the connection is told now. `task` is woken when that changes.
+    /// Returns what the connection is to do now. Wakes `task` when that changes.
     pub(super) fn signal(&self, task: &Waker) -> Signal {
-        // First: what changes after the look wakes the task.
+        // Registers first, so that a change after the check wakes the task.
         self.activity.task.register(task);
         if self.activity.state.load(Ordering::Acquire) == EVICTED {
-            Signal::MakeWay
+            Signal::Evict
         } else if self.connections.is_stopping.load(Ordering::Acquire) {
             Signal::Stop
         } else {
-            Signal::GoOn
+            Signal::Continue
         }
     }
 }
@@ -189,32 +189,33 @@ impl Activity {
         Self { started, born, state, is_over, task: AtomicWaker::new() }
     }
 
-    /// A request begins. Returns false if the connection is being closed.
+    /// Marks the begin of a request. Returns false if the connection is being closed.
     pub(super) fn begin(&self) -> bool {
         self.is_over.store(false, Ordering::Release);
         let idle_or_busy = |state| (state != EVICTED).then_some(BUSY);
         self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, idle_or_busy).is_ok()
     }
 
-    /// The response's body is over.
+    /// Marks the end of the response's body.
     pub(super) fn body_over(&self) {
         self.is_over.store(true, Ordering::Release);
     }
 
-    /// All that was written has been sent.
+    /// Marks that all written bytes have been sent.
     pub(super) fn flushed(&self) {
         if self.is_over.load(Ordering::Acquire) && self.is_over.swap(false, Ordering::AcqRel) {
             let _ = self.state.compare_exchange(BUSY, since(self.started), Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
-    /// Since when it has no request in progress, as a number that differs from one idle time to the next; none while it has.
+    /// Returns since when the connection is idle, as a number that is unique to each idle period; `None` during a
+    /// request.
     pub(super) fn idle_since(&self) -> Option<u64> {
         let state = self.state.load(Ordering::Acquire);
         (state != BUSY && state != EVICTED).then_some(state)
     }
 
-    /// The moment that [`Self::idle_since`] stands for.
+    /// Converts a value of [`Self::idle_since`] to an instant.
     pub(super) fn moment(&self, idle_since: u64) -> Instant {
         self.started + Duration::from_nanos(idle_since)
     }
@@ -228,12 +229,12 @@ impl Activity {
     }
 }
 
-/// Nanoseconds since the server's start: more than [`BUSY`], less than [`EVICTED`].
+/// Returns the nanoseconds since the server's start: more than [`BUSY`], less than [`EVICTED`].
 fn since(started: Instant) -> u64 {
     u64::try_from(started.elapsed().as_nanos()).unwrap_or(EVICTED - 1).clamp(BUSY + 1, EVICTED - 1)
 }
 
-/// What one owner has: an address of IPv4, a /64 of IPv6.
+/// Returns the network of one peer: an IPv4 address, or an IPv6 /64.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -264,18 +265,18 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_idle_connection_of_the_largest_peer_makes_way() {
+    fn longest_idle_connection_of_largest_peer_is_evicted() {
         let all = connections(3, 9);
         let other = admit(&all, "192.0.2.9").unwrap();
         let (first, second) = (admit(&all, "192.0.2.1").unwrap(), admit(&all, "192.0.2.1").unwrap());
         let new = admit(&all, "192.0.2.7").unwrap();
         assert_eq!([&other, &first, &second, &new].map(is_evicted), [false, true, false, false]);
-        assert!(!first.activity().begin(), "a request that comes too late is not begun");
+        assert!(!first.activity().begin(), "no request begins after the eviction");
         assert!(second.activity().begin());
     }
 
     #[test]
-    fn many_new_connections_do_not_drive_out_a_used_one() {
+    fn many_new_connections_do_not_evict_a_used_one() {
         let all = connections(4, 9);
         let used = admit(&all, "192.0.2.1").unwrap();
         assert!(used.activity().begin());
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn one_peer_has_so_many_places_and_others_their_own() {
+    fn each_peer_has_its_own_limit() {
         let all = connections(9, 2);
         let busy: Vec<Slot> = (1..3).map(|n| admit(&all, &format!("2001:db8::{n}")).unwrap()).collect();
         assert!(busy.iter().all(|slot| slot.activity().begin()));
@@ -308,6 +309,6 @@ mod tests {
         assert!(admit(&all, "2001:db8:0:1::1").is_ok());
         drop(busy);
         assert!(admit(&all, "2001:db8::3").is_ok());
-        assert!(all.open().by_peer.is_empty(), "nothing is kept of peers that are gone");
+        assert!(all.open().by_peer.is_empty(), "peers without connections are removed");
     }
 }

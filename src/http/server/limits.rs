@@ -1,19 +1,19 @@
-//! What clients may hold.
+//! Limits of an HTTP server.
 
 use std::time::Duration;
 
-/// Bounds of one HTTP server.
+/// Limits of one HTTP server.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at a time.
+    /// Maximum concurrent connections.
     pub connections: usize,
-    /// Connections at a time from one address (of IPv6, from one /64).
+    /// Maximum concurrent connections from one address (for IPv6, from one /64).
     pub per_peer: usize,
-    /// From a request's first byte to the end of its head, and from the connection to the first byte.
+    /// Maximum time from a request's first byte to the end of its head, and from the connection to the first byte.
     pub header_timeout: Duration,
-    /// From the end of a response to the next request.
+    /// Maximum time from the end of a response to the next request.
     pub keep_alive: Duration,
-    /// How long a client may take next to nothing of a response.
+    /// How long a client may read next to nothing of a response.
     pub write_timeout: Duration,
 }
 

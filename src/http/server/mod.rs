@@ -1,11 +1,11 @@
-//! The HTTP server: bounds in time, count and bytes for everything that a client can hold, with or without a key.
+//! The HTTP server: limits the time, number and bytes of everything that a client can occupy, with or without a key.
 //!
-//! - Connections, in all and of one peer ([`connections`]). At a limit the connection that has been idle longest makes way.
-//! - A request's head has to arrive within [`Limits::header_timeout`] and fit into [`HEAD`] bytes.
+//! - Connections are limited in total and per peer ([`connections`]). At a limit, an idle connection is closed.
+//! - A request's head must arrive within [`Limits::header_timeout`] and fit into [`HEAD`] bytes.
 //! - A connection without a request is closed after [`Limits::keep_alive`].
-//! - A client that does not take its response is dropped ([`stream`]).
+//! - A client that does not read its response is disconnected ([`stream`]).
 //!
-//! Request bodies have bounds of their own (`http/body.rs`).
+//! Request bodies are limited separately (`http/body.rs`).
 
 mod connections;
 mod limits;
@@ -39,23 +39,23 @@ pub use limits::Limits;
 use stream::Guarded;
 use tracked::Tracked;
 
-/// Bytes that a request's line and headers may have together; more is answered 431. Also the read buffer of a connection.
+/// Maximum bytes of a request's line and headers; more is answered 431. Also the read buffer of a connection.
 const HEAD: usize = 64 << 10;
-/// Send buffer of a connection in the kernel, which doubles it. Bounds what an unread response occupies there, and how
-/// much has to be taken before the connection counts as moving again.
+/// Send buffer of a connection in the kernel, which doubles it. Limits what an unread response occupies there, and how
+/// much a client must read before the connection counts as making progress again.
 const SEND_BUFFER: u32 = 128 << 10;
-/// Connections that the kernel keeps until they are accepted.
+/// Connections that the kernel queues until they are accepted.
 const BACKLOG: u32 = 1_024;
-/// How long to leave the listener alone after an error such as too many open files.
+/// Delay after a failed `accept`, such as with too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The reply to a connection for which there is no room.
+/// The response to a refused connection.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 /// A listening HTTP server.
 #[derive(Debug)]
 pub struct Server {
-    /// Where it listens.
+    /// The address it listens on.
     pub address: SocketAddr,
     stop: CancellationToken,
     running: JoinHandle<()>,
@@ -66,18 +66,21 @@ impl Server {
     pub fn start(listener: TcpListener, router: Router, limits: Limits) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
-        // Makes the routes once, and not for each request.
+        // Builds the routes once, and not for each request.
         let router = router.with_state(());
         let shared = Shared { router, limits, connections: Arc::new(Connections::new(limits)), stop: stop.clone() };
         Ok(Self { address, stop, running: tokio::spawn(accept(listener, Arc::new(shared))) })
     }
 
-    /// Accepts no more connections, and waits for the requests under way.
+    /// Stops accepting connections, and waits for the requests in progress.
     pub async fn stop(self, grace: Duration) {
         self.stop.cancel();
         let abort = self.running.abort_handle();
         if tokio::time::timeout(grace, self.running).await.is_err() {
-            tracing::warn!(event = "http_stop_timeout", "some requests did not end in time");
+            tracing::warn!(
+                event = "http_stop_timeout",
+                "requests did not end within the grace period; closing their connections"
+            );
             abort.abort();
         }
     }
@@ -86,7 +89,7 @@ impl Server {
 /// Binds a listening socket.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restart must not wait for connections of the process before.
+    // A restart must not wait for connections of the previous process.
     socket.set_reuseaddr(true)?;
     // Accepted connections inherit it.
     socket.set_send_buffer_size(SEND_BUFFER)?;
@@ -94,7 +97,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// What the connections of a server share.
+/// The state that a server's connections share.
 #[derive(Debug)]
 struct Shared {
     router: Router,
@@ -115,16 +118,21 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                         tracing::warn!(
                             event = "http_connections_full",
                             %peer, count, limit,
-                            "refused HTTP connections at the limit; all others have a request in progress"
+                            "connection limit reached and no connection is idle; refusing HTTP connections"
                         );
                     }
                 }
             },
-            // Of a client that is gone already.
+            // The client is already gone.
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
                 if let Some(count) = full.note(Instant::now()) {
-                    tracing::error!(event = "http_accept_failed", %error, count, "cannot accept HTTP connections; trying again");
+                    tracing::error!(
+                        event = "http_accept_failed",
+                        %error,
+                        count,
+                        "cannot accept HTTP connections; retrying"
+                    );
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
@@ -143,7 +151,7 @@ fn is_of_the_peer(error: &io::Error) -> bool {
 
 /// Serves the requests of one connection.
 async fn serve(stream: TcpStream, slot: Slot, shared: Arc<Shared>) {
-    // Responses are one small write each: Nagle's algorithm would only hold them back.
+    // Responses are one small write each: Nagle's algorithm would only delay them.
     let _ = stream.set_nodelay(true);
     let activity = slot.activity();
     let io = TokioIo::new(Guarded::new(stream, activity.clone(), shared.limits));
@@ -151,7 +159,7 @@ async fn serve(stream: TcpStream, slot: Slot, shared: Arc<Shared>) {
         let (router, activity) = (shared.router.clone(), activity.clone());
         async move {
             if !activity.begin() {
-                // The connection was chosen to make way: it closes, and nothing has been done.
+                // The connection was evicted: it closes without handling the request.
                 return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
             }
             let response: Result<Response<Body>, _> = router.oneshot(request.map(Body::new)).await;
@@ -162,15 +170,15 @@ async fn serve(stream: TcpStream, slot: Slot, shared: Arc<Shared>) {
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            // `Guarded` has the timers: they are different before and within a head.
+            // `Guarded` has the timers, since they differ before and within a head.
             .header_read_timeout(None)
             .max_buf_size(HEAD)
             .serve_connection(io, service)
     );
     let mut is_stopping = false;
-    // By hand: to select between futures would lock and register each of them whenever the connection is polled.
+    // Polls by hand: `select!` would lock and register each future whenever the connection is polled.
     let ended = poll_fn(|cx| match slot.signal(cx.waker()) {
-        Signal::MakeWay => Poll::Ready(Ok(())),
+        Signal::Evict => Poll::Ready(Ok(())),
         signal => {
             if signal == Signal::Stop && !std::mem::replace(&mut is_stopping, true) {
                 connection.as_mut().graceful_shutdown();
@@ -179,6 +187,6 @@ async fn serve(stream: TcpStream, slot: Slot, shared: Arc<Shared>) {
         }
     });
     if let Err(error) = ended.await {
-        tracing::debug!(%error, "an HTTP connection ended");
+        tracing::debug!(%error, "HTTP connection ended with an error");
     }
 }

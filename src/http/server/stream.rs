@@ -1,5 +1,5 @@
-//! A TCP connection with time limits: for a request's head, for the time between requests, and for a client that does not
-//! take its response. The time for a request's body and for the work is the handlers' matter.
+//! A TCP connection with time limits for a request's head, for the time between requests, and for a client that does
+//! not read its response. Handlers limit the time for a request's body and for their own work.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,24 +13,24 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Limits;
 use super::connections::Activity;
 
-/// Bytes that a client has to take within [`Limits::write_timeout`] while more wait for it.
-const LEAST: usize = 64 << 10;
+/// Bytes that a client must read within [`Limits::write_timeout`] while more are pending.
+const MIN_PROGRESS: usize = 64 << 10;
 
 pub(super) struct Guarded {
     stream: TcpStream,
     activity: Arc<Activity>,
     limits: Limits,
-    /// The idle time that `reading` is about.
+    /// The idle period that `reading` is set for.
     idle: Option<u64>,
-    /// Runs while a head is awaited.
+    /// Runs while waiting for a head.
     reading: Timer,
     is_in_head: bool,
-    /// The idle time before the first request.
+    /// The idle period before the first request.
     first: Option<u64>,
-    /// Runs while the client takes nothing, or too little.
+    /// Runs while the client reads nothing, or too little.
     writing: Timer,
-    /// Bytes taken since `writing` was set.
-    taken: usize,
+    /// Bytes sent since `writing` was set.
+    sent: usize,
 }
 
 impl Guarded {
@@ -44,11 +44,11 @@ impl Guarded {
             reading: Timer::default(),
             is_in_head: false,
             writing: Timer::default(),
-            taken: 0,
+            sent: 0,
         }
     }
 
-    /// Sets the timer for reading as the connection's state wants it.
+    /// Sets the timer for reading according to the connection's state.
     fn watch_head(&mut self) {
         let idle = self.activity.idle_since();
         if self.idle == idle {
@@ -69,8 +69,8 @@ impl Guarded {
     fn note_write(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(count)) => {
-                self.taken += count;
-                if self.taken >= LEAST {
+                self.sent += count;
+                if self.sent >= MIN_PROGRESS {
                     self.writing.clear();
                 }
                 Poll::Ready(Ok(count))
@@ -78,11 +78,11 @@ impl Guarded {
             Poll::Ready(error) => Poll::Ready(error),
             Poll::Pending => {
                 if !self.writing.is_set() {
-                    self.taken = 0;
+                    self.sent = 0;
                     self.writing.set(Instant::now() + self.limits.write_timeout);
                 }
                 ready!(self.writing.poll(cx));
-                Poll::Ready(Err(timed_out("the client does not take the response")))
+                Poll::Ready(Err(timed_out("the client does not read the response")))
             }
         }
     }
@@ -96,7 +96,7 @@ impl AsyncRead for Guarded {
         match Pin::new(&mut this.stream).poll_read(cx, buf) {
             Poll::Pending if this.idle.is_some() => {
                 ready!(this.reading.poll(cx));
-                Poll::Ready(Err(timed_out("no request within the time for it")))
+                Poll::Ready(Err(timed_out("timed out waiting for a request")))
             }
             read => {
                 if this.idle.is_some() && !this.is_in_head && buf.filled().len() > before {
@@ -128,16 +128,17 @@ impl AsyncWrite for Guarded {
         self.stream.is_write_vectored()
     }
 
-    /// hyper calls it when it has nothing left to write.
+    /// hyper calls this when it has nothing left to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if let Poll::Ready(Ok(())) = flushed {
             self.writing.clear();
             self.activity.flushed();
-            // hyper may have asked for the next request before this one was over, and does not ask again until it is woken.
+            // hyper may have polled for the next request before this one ended, and does not poll again until it is
+            // woken.
             self.watch_head();
             if self.reading.poll(cx).is_ready() {
-                return Poll::Ready(Err(timed_out("no request within the time for it")));
+                return Poll::Ready(Err(timed_out("timed out waiting for a request")));
             }
         }
         flushed
@@ -152,7 +153,7 @@ fn timed_out(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
-/// A deadline that is moved often and passes seldom.
+/// A deadline that is moved often and rarely passes.
 #[derive(Default)]
 struct Timer {
     deadline: Option<Instant>,
@@ -180,7 +181,7 @@ impl Timer {
             sleep.as_mut().reset(deadline);
         }
         ready!(sleep.as_mut().poll(cx));
-        // To set it for every request would cost more than to let it run out once in a while.
+        // Resetting the sleep for every request would cost more than letting it expire occasionally.
         if sleep.deadline() < deadline {
             sleep.as_mut().reset(deadline);
             ready!(sleep.as_mut().poll(cx));

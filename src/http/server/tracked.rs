@@ -1,4 +1,4 @@
-//! A response's body that tells when it is over, sent or not.
+//! A response body that reports when it has ended, sent or not.
 
 use std::pin::Pin;
 use std::sync::Arc;

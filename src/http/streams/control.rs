@@ -1,4 +1,4 @@
-//! Making, changing, pausing and resuming streams.
+//! Creates, updates, pauses and resumes streams.
 
 use axum::Json;
 use axum::body::Body;
@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::read::shown;
+use super::read::load_view;
 use super::view::{NewStreamBody, StreamChangeBody, StreamView};
 use super::{NO_STREAM, StreamName};
 use crate::accept::request;
@@ -19,23 +19,23 @@ use crate::http::auth::Caller;
 use crate::http::lanes::control::PauseBody;
 use crate::http::{Api, ApiError, Problem, ProblemCode};
 
-/// Make a stream
+/// Create a stream
 ///
-/// Mail can be sent to it at once here, and within a few seconds on other replicas. A stream cannot be deleted, since
-/// messages name it; one that is not used costs nothing.
+/// Messages can be sent to the stream at once through this replica, and within a few seconds through others. A stream
+/// cannot be deleted, since messages refer to it; an unused one costs nothing.
 #[utoipa::path(
     post, path = "/v1/streams", tag = "streams", operation_id = "create_stream",
     request_body = NewStreamBody,
     responses(
         (status = 201, description = "The stream", body = StreamView,
-         headers(("Location" = String, description = "Where the stream is"))),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "There is a stream of this name", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid: every fault at once", body = Problem, content_type = "application/problem+json"),
+         headers(("Location" = String, description = "The path of the stream"))),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "A stream with this name already exists", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -47,18 +47,18 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let (name, settings) = request::stream::parse(&body.octets)?;
+    let (name, settings) = request::stream::parse(&body.bytes)?;
     check_links(&api, &settings)?;
     if !streams::create(&api.db, caller.tenant(), &name, settings, api.clock.now()).await? {
         return Err(ApiError::Conflict {
             code: ProblemCode::StreamExists,
-            detail: format!("There is a stream named `{name}`; change it with PATCH /v1/streams/{name}."),
+            detail: format!("A stream named `{name}` already exists; update it with PATCH /v1/streams/{name}."),
             retry_after: None,
         });
     }
     api.acceptor.forget_streams();
     tracing::info!(event = "stream_created", by = %caller.key_id(), stream = name, "created a stream");
-    let view = shown(&api, caller.tenant(), &name).await?;
+    let view = load_view(&api, caller.tenant(), &name).await?;
     let mut response = (StatusCode::CREATED, Json(view)).into_response();
     if let Ok(location) = HeaderValue::try_from(format!("/v1/streams/{name}")) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -66,23 +66,23 @@ pub async fn create(
     Ok(response)
 }
 
-/// Change a stream
+/// Update a stream
 ///
-/// `null` makes a setting as configured again, what is missing stays; `priority` and `weight` are numbers always,
-/// `unsubscribe` is true or false. A new priority holds for what waits already.
+/// `null` resets a setting to its configured default, except for `priority`, `weight` and `unsubscribe`, which cannot
+/// be null; omitted fields keep their value. A new priority also applies to waiting messages.
 #[utoipa::path(
     patch, path = "/v1/streams/{name}", tag = "streams", operation_id = "change_stream",
-    params(("name" = String, Path, description = "The stream's name")),
+    params(("name" = String, Path, description = "The name of the stream")),
     request_body = StreamChangeBody,
     responses(
-        (status = 200, description = "The stream afterwards", body = StreamView),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such stream", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid: every fault at once", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated stream", body = StreamView),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -95,7 +95,7 @@ pub async fn change(
 ) -> Result<Json<StreamView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let change = request::stream::parse_change(&body.octets)?;
+    let change = request::stream::parse_change(&body.bytes)?;
     check_links(&api, &change)?;
     let is_there = streams::change(&api.db, caller.tenant(), &name, change, api.clock.now()).await?;
     done(&api, &caller, &name, is_there).await
@@ -103,21 +103,21 @@ pub async fn change(
 
 /// Pause a stream
 ///
-/// Messages are accepted and kept, and what is in flight is finished. The retry window does not run while the stream is paused;
-/// a message's own `expires_at` holds all the same.
+/// Messages are still accepted and queued, and attempts in flight are finished. The retry window does not run while the
+/// stream is paused, but a message's `expires_at` still applies.
 #[utoipa::path(
     post, path = "/v1/streams/{name}/pause", tag = "streams", operation_id = "pause_stream",
-    params(("name" = String, Path, description = "The stream's name")),
+    params(("name" = String, Path, description = "The name of the stream")),
     request_body = Option<PauseBody>,
     responses(
-        (status = 200, description = "The stream afterwards", body = StreamView),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such stream", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated stream", body = StreamView),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -130,21 +130,23 @@ pub async fn pause(
 ) -> Result<Json<StreamView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let reason = request::pause::parse(&body.octets)?;
+    let reason = request::pause::parse(&body.bytes)?;
     let now = api.clock.now();
     let is_there = streams::pause(&api.db, caller.tenant(), &name, reason.as_deref(), now).await?;
     done(&api, &caller, &name, is_there).await
 }
 
 /// Resume a stream
+///
+/// Removes the pause. Paused lanes of the stream stay paused.
 #[utoipa::path(
     post, path = "/v1/streams/{name}/resume", tag = "streams", operation_id = "resume_stream",
-    params(("name" = String, Path, description = "The stream's name")),
+    params(("name" = String, Path, description = "The name of the stream")),
     responses(
-        (status = 200, description = "The stream afterwards", body = StreamView),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such stream", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated stream", body = StreamView),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -158,7 +160,7 @@ pub async fn resume(
     done(&api, &caller, &name, is_there).await
 }
 
-/// Links that nobody could make must not be asked for: the mail would wait for them.
+/// Refuses `unsubscribe` without the configuration for links: messages would wait for it.
 fn check_links(api: &Api, change: &StreamChange) -> Result<(), ApiError> {
     if change.unsubscribe != Some(true) || api.links.is_some() {
         return Ok(());
@@ -166,18 +168,19 @@ fn check_links(api: &Api, change: &StreamChange) -> Result<(), ApiError> {
     Err(ApiError::Invalid(vec![Fault {
         pointer: "/unsubscribe".into(),
         code: Code::NotConfigured.as_str(),
-        message: "links to unsubscribe by need public_url (POSTRIDER_PUBLIC_URL) and secret_key (POSTRIDER_SECRET_KEY) in the \
-                  configuration of every process"
-            .into(),
+        message:
+            "unsubscribe links require `public_url` (POSTRIDER_PUBLIC_URL) and `secret_key` (POSTRIDER_SECRET_KEY) \
+                  in the configuration of every process"
+                .into(),
     }]))
 }
 
-/// Tells the workers, and shows what became of the stream.
+/// Wakes the workers and returns the updated stream.
 async fn done(api: &Api, caller: &Caller, name: &str, is_there: bool) -> Result<Json<StreamView>, ApiError> {
     if !is_there {
         return Err(NO_STREAM);
     }
     api.acceptor.wake();
     tracing::info!(event = "stream_changed", by = %caller.key_id(), stream = name, "changed a stream");
-    shown(api, caller.tenant(), name).await.map(Json)
+    load_view(api, caller.tenant(), name).await.map(Json)
 }

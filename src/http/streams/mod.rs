@@ -1,5 +1,5 @@
-//! `/v1/streams`: what kinds of mail there are, how urgent each is, how fast it goes, and when it is tried again. There is
-//! no call to delete one: lanes and messages name it.
+//! `/v1/streams`: kinds of traffic with their priority, limits and retry policy. A stream cannot be deleted, since
+//! lanes and messages refer to it.
 
 pub mod control;
 pub mod read;
@@ -10,9 +10,9 @@ use axum::http::request::Parts;
 
 use super::ApiError;
 
-const NO_STREAM: ApiError = ApiError::NotFound("There is no stream with this name.");
+const NO_STREAM: ApiError = ApiError::NotFound("No stream has this name.");
 
-/// A stream's name in the path. Text that is not UTF-8, or that Postgres would refuse, names nothing.
+/// A stream name in the path. Text that is not UTF-8, or that Postgres would refuse, is answered 404.
 #[derive(Debug)]
 pub struct StreamName(String);
 

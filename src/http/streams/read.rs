@@ -15,14 +15,14 @@ use crate::http::{Api, ApiError, Problem};
 
 /// List streams
 ///
-/// All of them in one page, the most urgent first.
+/// Returns all streams in one page, the most urgent first.
 #[utoipa::path(
     get, path = "/v1/streams", tag = "streams", operation_id = "list_streams",
     responses(
-        (status = 200, description = "Every stream", body = Page<StreamView>),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "All streams", body = Page<StreamView>),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -30,19 +30,22 @@ pub async fn list(State(api): State<Api>, caller: Caller, params: Params) -> Res
     caller.may(Scope::Read)?;
     params.finish()?;
     let rows = streams::all(&api.db, caller.tenant()).await?;
-    let data = rows.into_iter().map(|row| for_caller(&caller, StreamView::of(row, &api.delivery.policy))).collect();
+    let data =
+        rows.into_iter().map(|row| for_caller(&caller, StreamView::from_row(row, &api.delivery.policy))).collect();
     Ok(Json(Page { data, has_more: false, next: None }))
 }
 
-/// Read a stream
+/// Get a stream
+///
+/// Returns the stream's settings, and whether it is paused.
 #[utoipa::path(
     get, path = "/v1/streams/{name}", tag = "streams", operation_id = "get_stream",
-    params(("name" = String, Path, description = "The stream's name")),
+    params(("name" = String, Path, description = "The name of the stream")),
     responses(
         (status = 200, description = "The stream", body = StreamView),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such stream", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -52,11 +55,11 @@ pub async fn get(
     StreamName(name): StreamName,
 ) -> Result<Json<StreamView>, ApiError> {
     caller.may(Scope::Read)?;
-    let stream = shown(&api, caller.tenant(), &name).await?;
+    let stream = load_view(&api, caller.tenant(), &name).await?;
     Ok(Json(for_caller(&caller, stream)))
 }
 
-/// Why operators paused something is not told to a key that is limited to sender domains, here as in `explain`.
+/// Hides the reason of a pause from keys with `sender_domains`, as `explain` does.
 fn for_caller(caller: &Caller, mut stream: StreamView) -> StreamView {
     if let Some(paused) = &mut stream.paused
         && caller.sender_domains().is_some()
@@ -66,8 +69,8 @@ fn for_caller(caller: &Caller, mut stream: StreamView) -> StreamView {
     stream
 }
 
-/// A stream as it stands now.
-pub(super) async fn shown(api: &Api, tenant: TenantId, name: &str) -> Result<StreamView, ApiError> {
+/// Reads a stream.
+pub(super) async fn load_view(api: &Api, tenant: TenantId, name: &str) -> Result<StreamView, ApiError> {
     let row = streams::get(&api.db, tenant, name).await?.ok_or(NO_STREAM)?;
-    Ok(StreamView::of(row, &api.delivery.policy))
+    Ok(StreamView::from_row(row, &api.delivery.policy))
 }

@@ -1,4 +1,4 @@
-//! A stream as the API shows it, and as it is set.
+//! Streams in API requests and responses.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -9,129 +9,131 @@ use crate::domain::lane::Paused;
 use crate::domain::retry::{self, Policy};
 use crate::http::lanes::PausedView;
 
-/// A kind of mail: how urgent it is, how fast it goes, when it is tried again.
+/// A stream: a kind of traffic with its priority, limits and retry policy.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = Stream)]
 pub struct StreamView {
-    /// Its name.
+    /// The stream's name.
     #[schema(example = "transactional")]
     pub name: String,
-    /// Lower goes first; up to 10 is urgent.
+    /// The priority; lower values are sent first, and values up to 10 are urgent.
     #[schema(minimum = 0, maximum = 100)]
     pub priority: i16,
-    /// Its share among streams of the same priority.
+    /// The stream's weight among streams of the same priority.
     #[schema(minimum = 1, maximum = 1000)]
     pub weight: i16,
-    /// Mails in flight at one time, over all lanes and workers; null means without limit.
+    /// Maximum messages in flight, over all lanes and workers; null means unlimited.
     pub concurrency: Option<i32>,
-    /// Mails a second, over all lanes and workers; null means without limit.
+    /// Maximum messages per second, over all lanes and workers; null means unlimited.
     pub rate: Option<f64>,
-    /// Its own settings for trying again; null means as configured.
+    /// The stream's retry delays; null means the configured default.
     pub retry_schedule: Option<Vec<String>>,
-    /// See `retry_schedule`.
+    /// The stream's retry window; null means the configured default.
     pub retry_window: Option<String>,
-    /// See `retry_schedule`.
+    /// The stream's first delay after greylisting; null means the configured default.
     pub greylist: Option<String>,
-    /// Whether its mail to one recipient carries `List-Unsubscribe` and `List-Unsubscribe-Post` (RFC 8058).
+    /// Whether messages to a single recipient get `List-Unsubscribe` and `List-Unsubscribe-Post` headers (RFC 8058).
     pub unsubscribe: bool,
-    /// What applies to trying again.
+    /// The retry policy that applies.
     pub effective: RetryView,
-    /// That an operator has stopped it.
+    /// Set while an operator has paused the stream.
     pub paused: Option<PausedView>,
-    /// When it was made.
+    /// When the stream was created.
     pub created_at: DateTime<Utc>,
 }
 
-/// When mail is tried again, and until when.
+/// A retry policy.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = RetryPolicy)]
 pub struct RetryView {
-    /// The waits after the first, second, … attempt, each ±20 %; the last one repeats.
+    /// The delays after the first, second, … attempt, each ±20 %; the last one repeats.
     #[schema(example = json!(["1m", "5m", "15m"]))]
     pub retry_schedule: Vec<String>,
-    /// From the first attempt to giving up as `expired`.
+    /// The time from the first attempt until the recipient becomes `expired`.
     #[schema(example = "3d")]
     pub retry_window: String,
-    /// The first wait where the reply speaks of greylisting.
+    /// The first delay if the reply indicates greylisting.
     #[schema(example = "5m")]
     pub greylist: String,
 }
 
-/// A new stream.
+/// A stream to create.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewStreamBody {
-    /// 1–64 letters, digits, `-` and `_`.
+    /// The stream's name: 1–64 letters, digits, `-` and `_`.
     #[schema(example = "newsletter", pattern = "^[A-Za-z0-9_-]{1,64}$")]
     pub name: String,
-    /// Lower goes first; up to 10 is urgent. 50 unless given.
+    /// The priority; lower values are sent first, and values up to 10 are urgent. Defaults to 50.
     #[schema(minimum = 0, maximum = 100)]
     pub priority: Option<i16>,
-    /// Its share among streams of the same priority. 10 unless given.
+    /// The stream's weight among streams of the same priority. Defaults to 10.
     #[schema(minimum = 1, maximum = 1000)]
     pub weight: Option<i16>,
-    /// Mails in flight at one time, over all lanes and workers; without limit unless given.
+    /// Maximum messages in flight, over all lanes and workers; unlimited by default.
     #[schema(minimum = 1, maximum = 100_000)]
     pub concurrency: Option<i32>,
-    /// Mails a second, over all lanes and workers, from 0.00001; without limit unless given.
+    /// Maximum messages per second, over all lanes and workers, from 0.00001; unlimited by default.
     #[schema(minimum = 0.00001, maximum = 1_000_000)]
     pub rate: Option<f64>,
-    /// The waits after the first, second, … attempt: 1 to 50 of 1s–7d; as configured unless given.
+    /// The delays after the first, second, … attempt: 1 to 50 values from 1s to 7d; defaults to the configuration.
     #[schema(min_items = 1, max_items = 50, example = json!(["1m", "5m", 3600]))]
     pub retry_schedule: Option<Vec<DurationInput>>,
-    /// From the first attempt to giving up: 1s–30d; as configured unless given.
+    /// The time from the first attempt until the recipient becomes `expired`, from 1s to 30d; defaults to the
+    /// configuration.
     pub retry_window: Option<DurationInput>,
-    /// The first wait after greylisting: 1s–1d; as configured unless given.
+    /// The first delay after greylisting, from 1s to 1d; defaults to the configuration.
     pub greylist: Option<DurationInput>,
-    /// Whether mail to one recipient carries a link by which that one is rid of this stream with one click (RFC 8058). Needs
-    /// `public_url` and `secret_key` in the configuration. No unless given.
+    /// Whether messages to a single recipient get a one-click unsubscribe link for this stream (RFC 8058). Requires
+    /// `public_url` and `secret_key` in the configuration. Defaults to false.
     pub unsubscribe: Option<bool>,
 }
 
-/// Changes to a stream. `null` makes a setting as configured again (not `priority`, `weight` and `unsubscribe`); what is missing stays.
+/// Changes to a stream. `null` resets a setting to its configured default (not allowed for `priority`, `weight` and
+/// `unsubscribe`); omitted fields keep their value.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StreamChangeBody {
-    /// Lower goes first; up to 10 is urgent. Not null.
+    /// The priority; lower values are sent first, and values up to 10 are urgent. Not null.
     #[schema(minimum = 0, maximum = 100, nullable = false)]
     pub priority: Option<i16>,
-    /// Its share among streams of the same priority. Not null.
+    /// The stream's weight among streams of the same priority. Not null.
     #[schema(minimum = 1, maximum = 1000, nullable = false)]
     pub weight: Option<i16>,
-    /// Mails in flight at one time, over all lanes and workers.
+    /// Maximum messages in flight, over all lanes and workers.
     #[schema(minimum = 1, maximum = 100_000)]
     pub concurrency: Option<i32>,
-    /// Mails a second, over all lanes and workers, from 0.00001.
+    /// Maximum messages per second, over all lanes and workers, from 0.00001.
     #[schema(minimum = 0.00001, maximum = 1_000_000)]
     pub rate: Option<f64>,
-    /// The waits after the first, second, … attempt: 1 to 50 of 1s–7d.
+    /// The delays after the first, second, … attempt: 1 to 50 values from 1s to 7d.
     #[schema(min_items = 1, max_items = 50, example = json!(["1m", "5m", 3600]))]
     pub retry_schedule: Option<Vec<DurationInput>>,
-    /// From the first attempt to giving up: 1s–30d.
+    /// The time from the first attempt until the recipient becomes `expired`, from 1s to 30d.
     pub retry_window: Option<DurationInput>,
-    /// The first wait after greylisting: 1s–1d.
+    /// The first delay after greylisting, from 1s to 1d.
     pub greylist: Option<DurationInput>,
-    /// Whether mail to one recipient carries a link by which that one is rid of this stream with one click (RFC 8058). Needs
-    /// `public_url` and `secret_key` in the configuration. Holds for mail accepted from now on. Not null.
+    /// Whether messages to a single recipient get a one-click unsubscribe link for this stream (RFC 8058). Requires
+    /// `public_url` and `secret_key` in the configuration. Applies to messages accepted from now on. Not null.
     #[schema(nullable = false)]
     pub unsubscribe: Option<bool>,
 }
 
-/// A time span: in words or in seconds.
+/// A duration, as text or in seconds.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[allow(dead_code, reason = "it documents what accept::request::stream reads")]
 #[schema(as = DurationInput)]
 #[serde(untagged)]
 pub enum DurationInput {
-    /// Such as `90s`, `5m`, `1h30m` or `3d`.
+    /// Text such as `90s`, `5m`, `1h30m` or `3d`.
     #[schema(example = "5m")]
     Text(String),
-    /// Whole seconds.
+    /// A number of whole seconds.
     Seconds(u32),
 }
 
 impl StreamView {
-    pub(super) fn of(row: StreamRow, configured: &Policy) -> Self {
+    pub(super) fn from_row(row: StreamRow, configured: &Policy) -> Self {
         let effective = configured.with(&row.retry);
         let effective = RetryView {
             retry_schedule: effective.schedule.into_iter().map(duration_text).collect(),
@@ -153,7 +155,7 @@ impl StreamView {
             greylist,
             unsubscribe: row.unsubscribe,
             effective,
-            paused: paused.map(|paused| PausedView::of(paused, "stream")),
+            paused: paused.map(|paused| PausedView::new(paused, "stream")),
             created_at: row.created_at,
         }
     }

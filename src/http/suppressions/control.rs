@@ -1,4 +1,4 @@
-//! Adding to the list and taking off it.
+//! Adds and removes suppressions.
 
 use axum::Json;
 use axum::body::Body;
@@ -16,23 +16,23 @@ use crate::http::auth::Caller;
 use crate::http::params::Params;
 use crate::http::{Api, ApiError, Problem};
 
-/// Suppress addresses
+/// Add suppressions
 ///
-/// One entry, or an array of up to 1,000: all of them or none. From now on nothing is sent there, nor what was accepted
-/// before and is not yet in flight. With the scope `send` an entry that is there stays, unless the new one lasts longer;
-/// with `admin` the new one takes its place. A key with `sender_domains` adds none without `admin`: an entry holds for mail
-/// from every domain.
+/// Adds one entry or an array of up to 1,000, all or none. From now on, nothing is sent to these addresses, including
+/// messages that were accepted before and are not yet in flight. With the scope `send`, an existing entry is kept
+/// unless the new one lasts longer; with `admin`, the new one replaces it. A key with `sender_domains` cannot add
+/// entries, since they apply to messages from every domain.
 #[utoipa::path(
     post, path = "/v1/suppressions", tag = "suppressions", operation_id = "add_suppressions",
     request_body = SuppressionsInput,
     responses(
-        (status = 200, description = "What was added and changed", body = AddedView),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "An entry is not valid: every fault at once", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The numbers of added and updated entries", body = AddedView),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -43,11 +43,11 @@ pub async fn add(
     body: Body,
 ) -> Result<Json<AddedView>, ApiError> {
     caller.may(Scope::Send)?;
-    caller.may_reach_the_tenant("The suppression list holds for")?;
+    caller.require_all_domains("The suppression list applies to")?;
     let body = api.bodies.json(&headers, body).await?;
     let (now, streams) = (api.clock.now(), api.acceptor.streams(caller.tenant()).await?);
     let context = Context { now, limits: &api.limits, streams: &streams };
-    let entries = suppression::parse(&body.octets, &context)?;
+    let entries = suppression::parse(&body.bytes, &context)?;
     let count = entries.len();
     let existing = if caller.has(Scope::Admin) { Existing::Replaced } else { Existing::Kept };
     let added = suppressions::put(&api.db, caller.tenant(), entries, existing, now).await?;
@@ -56,21 +56,22 @@ pub async fn add(
     Ok(Json(view))
 }
 
-/// Free an address
+/// Remove suppressions of an address
 ///
-/// Removes all entries of the address, or with `stream` one of them. Mail that was suppressed stays so; send it anew.
+/// Removes all entries of the address, or only the one of `stream`. Messages that were suppressed stay suppressed; send
+/// them again.
 #[utoipa::path(
     delete, path = "/v1/suppressions/{address}", tag = "suppressions", operation_id = "remove_suppression",
     params(
-        ("address" = String, Path, description = "The address, in any case"),
-        ("stream" = Option<String>, Query, description = "Only the entry of this stream; `*` for the one that holds for all streams"),
+        ("address" = String, Path, description = "The address; case-insensitive"),
+        ("stream" = Option<String>, Query, description = "Only the entry of this stream; `*` for the one that applies to all streams"),
     ),
     responses(
-        (status = 204, description = "Nothing of it suppresses the address any more"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such entry", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 204, description = "Removed"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -92,20 +93,20 @@ pub async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Free many addresses
+/// Remove suppressions
 ///
-/// One, or an array of up to 1,000. Those that are not on the list are passed over.
+/// Removes one entry or an array of up to 1,000. Addresses that are not on the list are ignored.
 #[utoipa::path(
     post, path = "/v1/suppressions/remove", tag = "suppressions", operation_id = "remove_suppressions",
     request_body = RemovalsInput,
     responses(
-        (status = 200, description = "How many entries were removed", body = RemovedView),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "An entry is not valid: every fault at once", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The number of removed entries", body = RemovedView),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -117,7 +118,7 @@ pub async fn remove_many(
 ) -> Result<Json<RemovedView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let removals = suppression::parse_removal(&body.octets)?;
+    let removals = suppression::parse_removal(&body.bytes)?;
     let removed = suppressions::list::remove(&api.db, caller.tenant(), &removals, api.clock.now()).await?;
     tracing::info!(event = "suppressions_removed", by = %caller.key_id(), entries = removed, "removed suppressions");
     Ok(Json(RemovedView { removed }))

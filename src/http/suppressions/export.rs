@@ -1,5 +1,5 @@
-//! `GET /v1/suppressions/export`: the whole list, a page at a time from a cursor over its key, with no transaction held open
-//! and no more in memory than a page.
+//! `GET /v1/suppressions/export`: streams the whole list with keyset pagination, without an open transaction and with
+//! at most one page in memory.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -21,28 +21,28 @@ use crate::http::auth::Caller;
 use crate::http::turns::Turn;
 use crate::http::{Api, ApiError, Problem};
 
-/// Entries a statement.
+/// Entries per statement.
 const PAGE: i64 = 1_000;
 
 /// Export suppressions
 ///
-/// Every entry that counts, in the order of the addresses: NDJSON, or CSV where the `Accept` header asks for `text/csv`. What
-/// is exported can be imported as it is. An answer that breaks off is not whole.
+/// Returns every unexpired entry, ordered by address, as NDJSON, or as CSV if the `Accept` header is `text/csv`. The
+/// result can be imported as is. A response that breaks off is incomplete.
 #[utoipa::path(
     get, path = "/v1/suppressions/export", tag = "suppressions", operation_id = "export_suppressions",
     params(("Accept" = Option<String>, Header, description = "`application/x-ndjson` (the default) or `text/csv`")),
     responses(
-        (status = 200, description = "An entry a line", content(
+        (status = 200, description = "One entry per line", content(
             (String = "application/x-ndjson"), (String = "text/csv"))),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many exports, streams and long polls at one time", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many concurrent exports, event streams and long polls", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
 pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("The suppression list holds for")?;
+    caller.require_all_domains("The suppression list applies to")?;
     let format = format(&headers);
     let turn = api.followers.take(caller.key_id()).await?;
     let mut export = Export {
@@ -53,7 +53,7 @@ pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) 
         format,
         last: Some(Key::default()),
     };
-    // Before the answer begins: a database that is away is told of as ever.
+    // Before the response begins, so that an unavailable database returns an error.
     let first = export.page().await?;
     tracing::info!(event = "suppressions_exported", by = %caller.key_id(), "exported the suppression list");
     let head = if format == Format::Csv { format!("{}\r\n", COLUMNS.join(",")) } else { String::new() };
@@ -73,7 +73,7 @@ pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) 
     Ok((headers, Body::from_stream(futures_util::StreamExt::chain(start, rest))).into_response())
 }
 
-/// The first of the two that is named; NDJSON where neither is.
+/// Returns the first of the two formats that is accepted; NDJSON if neither is.
 fn format(headers: &HeaderMap) -> Format {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut types =
@@ -89,20 +89,20 @@ fn format(headers: &HeaderMap) -> Format {
 /// An address and a stream, as stored.
 type Key = (String, String);
 
-/// An export under way.
+/// An export in progress.
 struct Export {
-    /// An export lasts as long as its client likes to read.
+    /// Limits concurrent exports, which last as long as their clients read.
     _turn: Turn,
     db: Db,
     tenant: TenantId,
     now: DateTime<Utc>,
     format: Format,
-    /// The entry that was told of last; none at the end.
+    /// The last exported entry; `None` at the end.
     last: Option<Key>,
 }
 
 impl Export {
-    /// The next entries as text.
+    /// Returns the next entries as text.
     async fn page(&mut self) -> Result<String, DbError> {
         let Some((address, stream)) = self.last.take() else { return Ok(String::new()) };
         let entries = suppressions::list::following(&self.db, self.tenant, (&address, &stream), PAGE, self.now).await?;
@@ -119,7 +119,7 @@ fn key(entry: &Suppression) -> Key {
 fn line(entry: Suppression, format: Format) -> String {
     let view = SuppressionView::from(entry);
     if format == Format::Ndjson {
-        // Every key is a string, and nothing else can fail.
+        // Cannot fail: every map key is a string.
         return serde_json::to_string(&view).unwrap_or_default() + "\n";
     }
     let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
@@ -136,7 +136,7 @@ fn line(entry: Suppression, format: Format) -> String {
     fields.map(csv_cell::neutralised).map(quoted).join(",") + "\r\n"
 }
 
-/// A field of CSV (RFC 4180): in quotes where it needs them.
+/// Quotes a CSV field (RFC 4180) if necessary.
 fn quoted(field: String) -> String {
     if field.contains(['"', ',', '\r', '\n']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
 }
@@ -176,7 +176,7 @@ mod tests {
         ) {
             let entry = |(local, note, is_news): (String, String, bool)| {
                 let address = format!("{local}@example.test").parse::<Address>().ok()?;
-                // Control characters are refused where a note comes in.
+                // Notes with control characters are refused.
                 let note = Some(note.replace('\t', " ")).filter(|note| !note.is_empty());
                 Some(Suppression {
                     address: AddressKey::from(&address),

@@ -1,4 +1,4 @@
-//! `POST /v1/suppressions/import`: as many entries as a body holds, written as they arrive.
+//! `POST /v1/suppressions/import`: imports any number of entries, written as they arrive.
 
 use axum::Json;
 use axum::body::Body;
@@ -18,65 +18,65 @@ use crate::domain::suppression::Suppression;
 use crate::http::auth::Caller;
 use crate::http::{Api, ApiError, Problem};
 
-/// Entries a statement.
+/// Entries per statement.
 const BATCH: usize = 1_000;
-/// Refused lines that are told of one by one.
-const TOLD: usize = 1_000;
+/// Maximum number of refused lines that are listed.
+const MAX_REFUSED_LINES: usize = 1_000;
 
-/// What an import came to: `lines` is the sum of the four.
+/// The result of an import: `lines` is the sum of the four other counts.
 #[derive(Debug, Default, Serialize, utoipa::ToSchema)]
 #[schema(as = SuppressionImport)]
 pub struct ImportView {
-    /// Lines with something in them, without that of the columns' names.
+    /// Non-empty lines, without the header.
     pub lines: u64,
-    /// Entries that were not there.
+    /// New entries.
     pub added: u64,
-    /// Entries that were there and are other now.
+    /// Existing entries that were changed.
     pub updated: u64,
-    /// Entries that stay as they were, or stand in the import more than once.
+    /// Entries that did not change, or are repeated in the import.
     pub unchanged: u64,
-    /// Lines that are no entry.
+    /// Invalid lines.
     pub refused: u64,
-    /// Why, line by line: the first 1,000.
+    /// The first 1,000 invalid lines, with the reason.
     pub errors: Vec<RefusedLine>,
 }
 
-/// A line that is no entry.
+/// An invalid line of an import.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct RefusedLine {
-    /// Which one, from 1; of a record of several lines the first.
+    /// The line number, from 1; of a record with several lines, the first.
     pub line: u64,
-    /// The field at fault, such as `/address`; empty where it is the line as a whole.
+    /// The invalid field, such as `/address`; empty for the line as a whole.
     #[schema(example = "/address")]
     pub pointer: String,
-    /// As in `errors` of a problem.
+    /// The code of the fault, as in `errors` of a problem.
     #[schema(value_type = Code, example = "invalid_address")]
     pub code: &'static str,
-    /// What is wrong and what would mend it, for a person.
+    /// A description of the fault and its fix.
     pub message: String,
 }
 
 /// Import suppressions
 ///
-/// NDJSON (`application/x-ndjson`), an object a line with the fields of an export, of which only `address` must be there; or
-/// CSV (`text/csv`) with those columns, named in its first line or in the order of an export. A CSV row has as many fields as
-/// the first line; an apostrophe before `=`, `+`, `-`, `@` or a tab is removed, as an export adds it. Lines end with LF, CRLF
-/// or CR. Entries are written while the body arrives and take the place of what is there. Lines that are no entry are told of
-/// and passed over. Should the import
-/// break off, what came before stays, and it can be sent again as a whole.
+/// The body is NDJSON (`application/x-ndjson`), one object per line with the fields of an export, of which only
+/// `address` is required; or CSV (`text/csv`) with the same columns, named in the first line or in the order of an
+/// export. A CSV row has as many fields as the first line; an apostrophe before `=`, `+`, `-`, `@` or a tab, as added
+/// by an export, is removed. Lines end with LF, CRLF or CR. Entries are written while the body arrives and replace
+/// existing ones. Invalid lines are reported and skipped. If the import breaks off, the entries written so far remain;
+/// send the whole import again.
 #[utoipa::path(
     post, path = "/v1/suppressions/import", tag = "suppressions", operation_id = "import_suppressions",
-    request_body(description = "An entry a line", content(
+    request_body(description = "One entry per line", content(
         (inline(Binary) = "application/x-ndjson"), (inline(Binary) = "text/csv"))),
     responses(
-        (status = 200, description = "What became of the lines", body = ImportView),
-        (status = 400, description = "The body ended early", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The body did not go on arriving", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large; of one without a Content-Length the beginning was imported", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is neither NDJSON nor CSV", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The first line of a CSV names columns that cannot be read; nothing was imported", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The result of the import", body = ImportView),
+        (status = 400, description = "The request body ended early", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The request body arrived too slowly", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large; without a `Content-Length`, its beginning was imported", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is neither NDJSON nor CSV", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The first line of the CSV has invalid column names; nothing was imported", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -114,10 +114,10 @@ pub async fn import(
     Ok(Json(import.view))
 }
 
-/// An import under way.
+/// An import in progress.
 struct Import {
     reader: Reader,
-    /// Read, and not yet written.
+    /// Entries read and not yet written.
     entries: Vec<Suppression>,
     view: ImportView,
 }
@@ -130,7 +130,7 @@ impl Import {
             Read::Unreadable(fault) => return Err(ApiError::Invalid(vec![fault])),
             Read::Refused(fault) => {
                 self.view.refused += 1;
-                if self.view.errors.len() < TOLD {
+                if self.view.errors.len() < MAX_REFUSED_LINES {
                     let line = record.line;
                     self.view.errors.push(RefusedLine {
                         line,
@@ -146,8 +146,8 @@ impl Import {
     }
 
     async fn write(&mut self, api: &Api, caller: &Caller, now: DateTime<Utc>) -> Result<(), ApiError> {
-        // An import lasts as long as its body takes: a key that was revoked meanwhile changes nothing more.
-        caller.again(api).await?.may(Scope::Admin)?;
+        // An import lasts as long as its body takes to arrive; the key may have been revoked in the meantime.
+        caller.refresh(api).await?.may(Scope::Admin)?;
         let entries = std::mem::take(&mut self.entries);
         let done = suppressions::put(&api.db, caller.tenant(), entries, Existing::Replaced, now).await?;
         self.view.added += done.added;

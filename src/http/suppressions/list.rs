@@ -1,4 +1,4 @@
-//! `GET /v1/suppressions`, and one address.
+//! `GET /v1/suppressions` and `GET /v1/suppressions/{address}`.
 
 use axum::Json;
 use axum::extract::State;
@@ -23,23 +23,23 @@ use crate::http::{Api, ApiError, Problem};
 
 /// List suppressions
 ///
-/// Newest first; filters are joined by "and". What has expired is not listed.
+/// Returns suppressions, newest first. An entry must match all filters. Expired entries are not listed.
 #[utoipa::path(
     get, path = "/v1/suppressions", tag = "suppressions", operation_id = "list_suppressions",
     params(
-        ("address" = Option<String>, Query, description = "An address, in any case"),
-        ("stream" = Option<String>, Query, description = "A stream's name; `*` for entries that hold for all streams"),
-        ("reason" = Option<Reason>, Query, description = "Why"),
-        ("created_after" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Made at or after this time (RFC 3339)"),
-        ("created_before" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Made before this time (RFC 3339)"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("address" = Option<String>, Query, description = "Only entries of this address; case-insensitive"),
+        ("stream" = Option<String>, Query, description = "Only entries of this stream; `*` for entries that apply to all streams"),
+        ("reason" = Option<Reason>, Query, description = "Only entries with this reason"),
+        ("created_after" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Created at or after this time (RFC 3339)"),
+        ("created_before" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Created before this time (RFC 3339)"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
+        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
     ),
     responses(
         (status = 200, description = "A page of suppressions", body = Page<SuppressionView>),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -49,33 +49,33 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<SuppressionView>>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("The suppression list holds for")?;
+    caller.require_all_domains("The suppression list applies to")?;
     let limit = params.limit();
     let filter = filter(&mut params);
     params.finish()?;
     let _turn = api.turns.take(caller.key_id()).await?;
     let rows = suppressions::list::page(&api.db, caller.tenant(), &filter, limit + 1, api.clock.now()).await;
-    Ok(Json(Page::of(rows.map_err(too_broad)?, limit, cursor, SuppressionView::from)))
+    Ok(Json(Page::new(rows.map_err(too_broad)?, limit, cursor, SuppressionView::from)))
 }
 
 fn filter(params: &mut Params) -> Filter {
     Filter {
-        address: params.read("address", "Give an address such as ann@example.test.", |text| {
+        address: params.read("address", "Pass an address such as ann@example.test.", |text| {
             text.parse::<Address>().ok().map(|address| AddressKey::from(&address))
         }),
         stream: params.text("stream").map(|word| chosen_stream(&word)),
         reason: params
-            .read("reason", "Give `hard_bounce`, `complaint`, `unsubscribe` or `manual`.", |word| word.parse().ok()),
+            .read("reason", "Pass `hard_bounce`, `complaint`, `unsubscribe` or `manual`.", |word| word.parse().ok()),
         created_after: params.timestamp("created_after"),
         created_before: params.timestamp("created_before"),
-        after: params.read("after", "Give the `next` of the page before.", place),
+        after: params.read("after", "Pass the `next` value of the previous page.", place),
     }
 }
 
-/// Where an entry stands in the list.
+/// Returns the cursor of an entry.
 fn cursor(entry: &Suppression) -> String {
     let stream = entry.stream.as_deref().unwrap_or_default();
-    // No line end can stand in either.
+    // Neither field can contain a line break.
     URL_SAFE_NO_PAD.encode(format!("{}\n{stream}\n{}", entry.created_at.timestamp_micros(), entry.address))
 }
 
@@ -84,11 +84,11 @@ fn place(cursor: &str) -> Option<(DateTime<Utc>, String, String)> {
     let (micros, rest) = text.split_once('\n')?;
     let (stream, address) = rest.split_once('\n')?;
     let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
-    // What Postgres can hold.
+    // The range that Postgres supports.
     (1970..9999).contains(&chrono::Datelike::year(&at)).then(|| (at, address.to_owned(), stream.to_owned()))
 }
 
-/// A filter that looks through everything and finds little may take too long.
+/// Maps a timeout of the query to a fault: a filter that scans everything and matches little may take too long.
 fn too_broad(error: DbError) -> ApiError {
     if !error.is_too_slow() {
         return error.into();
@@ -96,21 +96,22 @@ fn too_broad(error: DbError) -> ApiError {
     ApiError::Invalid(vec![Fault {
         pointer: "created_after".into(),
         code: Code::TooBroad.as_str(),
-        message: "The search took too long. Narrow it with created_after and created_before, or with `address`.".into(),
+        message: "The search took too long. Narrow it with `created_after` and `created_before`, or with `address`."
+            .into(),
     }])
 }
 
-/// Read what suppresses an address
+/// Get suppressions of an address
 ///
-/// All entries of the address that count: the one that holds for all streams, and those of single streams.
+/// Returns all unexpired entries of the address: the one that applies to all streams, and those of single streams.
 #[utoipa::path(
     get, path = "/v1/suppressions/{address}", tag = "suppressions", operation_id = "get_suppression",
-    params(("address" = String, Path, description = "The address, in any case")),
+    params(("address" = String, Path, description = "The address; case-insensitive")),
     responses(
-        (status = 200, description = "The address is suppressed, by these entries", body = SuppressedAddress),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "The address is not on the list", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The address with its entries", body = SuppressedAddress),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -120,7 +121,7 @@ pub async fn get(
     PathAddress(address): PathAddress,
 ) -> Result<Json<SuppressedAddress>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("The suppression list holds for")?;
+    caller.require_all_domains("The suppression list applies to")?;
     let entries = suppressions::list::of_address(&api.db, caller.tenant(), &address, api.clock.now()).await?;
     if entries.is_empty() {
         return Err(NOT_SUPPRESSED);

@@ -1,7 +1,7 @@
-//! `/v1/suppressions`: who gets no mail, why, and until when.
+//! `/v1/suppressions`: addresses that no messages are sent to.
 //!
-//! A key with the scope `read` may list and export, one with `send` may add: an application's own list of those who want no
-//! mail is kept by that application. To free an address, or to change what is there, takes `admin`.
+//! Keys with the scope `read` may list and export, and keys with `send` may add entries, so that an application can
+//! maintain its own opt-outs. Removing and changing entries requires `admin`.
 
 pub mod control;
 pub mod export;
@@ -18,7 +18,7 @@ use crate::domain::suppression::AddressKey;
 
 const NOT_SUPPRESSED: ApiError = ApiError::NotFound("This address is not on the suppression list.");
 
-/// An address in the path. Text that is no address is on no list.
+/// An address in the path. Invalid text is answered 404.
 #[derive(Debug)]
 pub struct PathAddress(AddressKey);
 

@@ -1,4 +1,4 @@
-//! Suppressions as the API shows them, and as they are given.
+//! Suppressions in API requests and responses.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -7,24 +7,24 @@ use crate::db::suppressions::Added;
 use crate::domain::id::{MessageId, RecipientId};
 use crate::domain::suppression::{Reason, Suppression};
 
-/// An address that gets no mail. The fields, and their order, are those of an export and of an import.
+/// A suppression. Exports and imports have the same fields in the same order.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 #[schema(as = Suppression)]
 pub struct SuppressionView {
-    /// Who gets no mail: in lower case, the domain as A-labels.
+    /// The suppressed address, in lower case, the domain in A-labels.
     #[schema(example = "ann@example.test")]
     pub address: String,
-    /// Of which stream; null means of all.
+    /// The stream that it applies to; null means all.
     pub stream: Option<String>,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// What somebody wrote of it.
+    /// The note as given.
     pub note: Option<String>,
-    /// Since when.
+    /// When the entry was created.
     pub created_at: DateTime<Utc>,
-    /// Until when; null means for good.
+    /// When the entry expires; null means never.
     pub expires_at: Option<DateTime<Utc>>,
-    /// The message that was the reason, where one was; it may be gone by now.
+    /// The message that led to the entry; null if none did. It may have been deleted.
     #[schema(value_type = Option<String>, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub message_id: Option<MessageId>,
     /// The recipient of that message.
@@ -47,13 +47,13 @@ impl From<Suppression> for SuppressionView {
     }
 }
 
-/// All that holds mail to one address back.
+/// An address with its suppressions.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct SuppressedAddress {
-    /// The address, as it is compared.
+    /// The address in its normalised form.
     #[schema(example = "ann@example.test")]
     pub address: String,
-    /// Its entries, that of all streams first.
+    /// The entries of the address; the one that applies to all streams is first.
     pub data: Vec<SuppressionView>,
 }
 
@@ -73,28 +73,28 @@ pub enum SuppressionsInput {
 #[allow(dead_code, reason = "it documents what accept::request::suppression reads")]
 #[serde(untagged)]
 pub enum SuppressionInput {
-    /// An address, for mail of all streams and for good.
+    /// An address, for all streams, without expiry.
     #[schema(example = "ann@example.test")]
     Address(String),
-    /// An address with what there is to say of it.
+    /// An address with further fields.
     Entry(NewSuppression),
 }
 
-/// An address that is to get no mail.
+/// A suppression to add.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewSuppression {
-    /// The bare address, in any case.
+    /// The bare address; case-insensitive.
     #[schema(example = "ann@example.test")]
     pub address: String,
-    /// The stream that it holds for; of all streams unless given.
+    /// The stream that it applies to; defaults to all streams.
     pub stream: Option<String>,
-    /// Why; `manual` unless given.
+    /// The reason; defaults to `manual`.
     pub reason: Option<Reason>,
-    /// One line of up to 500 characters.
+    /// A note: one line of up to 500 characters.
     #[schema(max_length = 500)]
     pub note: Option<String>,
-    /// Until when; for good unless given.
+    /// When the entry expires; defaults to never.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
@@ -103,44 +103,44 @@ pub struct NewSuppression {
 #[allow(dead_code, reason = "it documents what accept::request::suppression reads")]
 #[serde(untagged)]
 pub enum RemovalsInput {
-    /// A single one.
+    /// A single entry.
     One(RemovalInput),
-    /// Several.
+    /// Several entries.
     Many(Vec<RemovalInput>),
 }
 
-/// What to remove.
+/// An entry to remove.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[allow(dead_code, reason = "it documents what accept::request::suppression reads")]
 #[serde(untagged)]
 pub enum RemovalInput {
-    /// An address: all of its entries.
+    /// An address, to remove all of its entries.
     #[schema(example = "ann@example.test")]
     Address(String),
-    /// One of its entries.
+    /// An address, to remove one or all of its entries.
     Entry(RemovedSuppression),
 }
 
-/// One entry of an address.
+/// Entries of an address to remove.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RemovedSuppression {
-    /// The bare address, in any case.
+    /// The bare address; case-insensitive.
     #[schema(example = "ann@example.test")]
     pub address: String,
-    /// The entry of this stream, or `*` for the one that holds for all streams; all of them unless given.
+    /// The stream of the entry, or `*` for the one that applies to all streams; defaults to all entries.
     pub stream: Option<String>,
 }
 
-/// What adding came to.
+/// The result of adding suppressions.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = SuppressionsAdded)]
 pub struct AddedView {
-    /// Entries that were not there.
+    /// New entries.
     pub added: u64,
-    /// Entries that were there and are other now.
+    /// Existing entries that were changed.
     pub updated: u64,
-    /// Entries that stay as they were.
+    /// Entries that did not change.
     pub unchanged: u64,
 }
 
@@ -150,10 +150,10 @@ impl From<Added> for AddedView {
     }
 }
 
-/// What removing came to.
+/// The result of removing suppressions.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = SuppressionsRemoved)]
 pub struct RemovedView {
-    /// Entries that were there.
+    /// The number of entries that were removed.
     pub removed: u64,
 }

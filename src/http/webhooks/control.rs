@@ -1,4 +1,4 @@
-//! Making, changing and removing webhooks.
+//! Creates, updates and deletes webhooks.
 
 use axum::Json;
 use axum::body::Body;
@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::view::{NewWebhookBody, WebhookChangeBody, WebhookView, WithSecret};
-use super::{NO_WEBHOOK, new_secret, shown};
+use super::{NO_WEBHOOK, load_view, new_secret};
 use crate::accept::request;
 use crate::db::webhooks::{self, NewEndpoint};
 use crate::domain::id::EndpointId;
@@ -16,22 +16,22 @@ use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem};
 
-/// Make a webhook
+/// Create a webhook
 ///
-/// It gets what happens from now on; `POST …/replay` has it get what was before. Posts are signed by Standard Webhooks 1.0.
-/// The secret is shown once.
+/// The webhook receives events from now on; call `POST /v1/webhooks/{id}/replay` to send earlier ones. Posts are signed
+/// according to Standard Webhooks 1.0. The secret is shown only once.
 #[utoipa::path(
     post, path = "/v1/webhooks", tag = "webhooks", operation_id = "create_webhook",
     request_body = NewWebhookBody,
     responses(
         (status = 201, description = "The webhook with its secret", body = WithSecret,
-         headers(("Location" = String, description = "Where the webhook is"))),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid: every fault at once. Or the URL leads where nothing may be posted (`denied_address`)", body = Problem, content_type = "application/problem+json"),
+         headers(("Location" = String, description = "The path of the webhook"))),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault. `denied_address`: the URL points to an address that webhooks may not use", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -43,7 +43,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let (url, settings) = request::webhook::parse(&body.octets)?;
+    let (url, settings) = request::webhook::parse(&body.bytes)?;
     api.check_target.admit(&url).await?;
     let (now, tenant) = (api.clock.now(), caller.tenant());
     let id = EndpointId::new(now);
@@ -51,7 +51,7 @@ pub async fn create(
     let endpoint = NewEndpoint { id, tenant, url: &url, secret: &stored, settings: &settings, created_at: now };
     webhooks::insert(&api.db, &endpoint).await?;
     tracing::info!(event = "webhook_created", by = %caller.key_id(), webhook = %id, host = url.host_str(), "created a webhook");
-    let made = shown(&api, tenant, id).await?.with(&secret);
+    let made = load_view(&api, tenant, id).await?.with(&secret);
     let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     let mut response = (StatusCode::CREATED, no_store, Json(made)).into_response();
     if let Ok(location) = HeaderValue::try_from(format!("/v1/webhooks/{id}")) {
@@ -60,23 +60,24 @@ pub async fn create(
     Ok(response)
 }
 
-/// Change a webhook
+/// Update a webhook
 ///
-/// With `disabled` it is stopped, and enabled again after it was stopped by a person, by 5 days of failure or by its own
-/// 410: it goes on where it was. Another URL or `"disabled": false` forgets what has failed, and tries at once.
+/// `"disabled": true` stops the webhook. `"disabled": false` enables it again, whether it was disabled by an operator,
+/// by 5 days of failures or by its own 410 response; it continues after the last event. A new URL or
+/// `"disabled": false` also resets the failures and posts at once.
 #[utoipa::path(
     patch, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "change_webhook",
-    params(("id" = String, Path, description = "The webhook's id")),
+    params(("id" = String, Path, description = "The id of the webhook")),
     request_body = WebhookChangeBody,
     responses(
-        (status = 200, description = "The webhook afterwards", body = WebhookView),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid: every fault at once. Or the URL leads where nothing may be posted (`denied_address`)", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated webhook", body = WebhookView),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault. `denied_address`: the URL points to an address that webhooks may not use", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -89,7 +90,7 @@ pub async fn change(
 ) -> Result<Json<WebhookView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let change = request::webhook::parse_change(&body.octets)?;
+    let change = request::webhook::parse_change(&body.bytes)?;
     if let Some(url) = &change.url {
         api.check_target.admit(url).await?;
     }
@@ -97,20 +98,20 @@ pub async fn change(
     if webhooks::change(&api.db, caller.tenant(), id, change, api.clock.now()).await? {
         tracing::info!(event = "webhook_changed", by = %caller.key_id(), webhook = %id, host, "changed a webhook");
     }
-    shown(&api, caller.tenant(), id).await.map(Json)
+    load_view(&api, caller.tenant(), id).await.map(Json)
 }
 
-/// Remove a webhook
+/// Delete a webhook
 ///
-/// With what it was still to get. A post that is in flight may arrive.
+/// Also deletes its pending deliveries. A post in flight may still arrive.
 #[utoipa::path(
     delete, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "remove_webhook",
-    params(("id" = String, Path, description = "The webhook's id")),
+    params(("id" = String, Path, description = "The id of the webhook")),
     responses(
-        (status = 204, description = "Nothing more is posted there"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
+        (status = 204, description = "Deleted"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]

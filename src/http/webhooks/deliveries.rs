@@ -1,4 +1,4 @@
-//! `GET /v1/webhooks/{id}/deliveries`: every post to a webhook and what came of it.
+//! `GET /v1/webhooks/{id}/deliveries`: the delivery attempts of a webhook.
 
 use axum::Json;
 use axum::extract::State;
@@ -15,41 +15,41 @@ use crate::http::page::Page;
 use crate::http::params::{Params, PathId};
 use crate::http::{Api, ApiError, Problem};
 
-/// One post to a webhook.
+/// One delivery attempt: a post to a webhook.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct WebhookDelivery {
-    /// The post's id.
+    /// The id of the attempt.
     #[schema(value_type = String, example = "dlv_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: PostId,
-    /// Its `webhook-id` header: the same on every try.
+    /// The `webhook-id` header: the same in every attempt.
     #[schema(example = "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b_1201")]
     pub webhook_id: String,
-    /// The `seq` of its event; of several the first.
+    /// The `seq` of the event; of the first one in a batch.
     pub seq: i64,
-    /// How many events it carried.
+    /// The number of events in the post.
     pub events: i16,
-    /// Which try it was, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: i16,
-    /// Bytes posted.
+    /// The size of the posted body in bytes.
     pub size: i32,
-    /// The status answered; null where there was no answer.
+    /// The HTTP status of the response; null if there was none.
     #[schema(example = 503)]
     pub status: Option<i16>,
-    /// The start of what was answered.
+    /// The beginning of the response body.
     pub answer: Option<String>,
-    /// Why there was no answer, or why it is a failure.
+    /// Why there was no response, or why the response counts as a failure.
     #[schema(example = "the answer did not come within 15 s")]
     pub error: Option<String>,
-    /// How long it took.
+    /// The duration of the attempt in milliseconds.
     pub duration_ms: i32,
-    /// When it is tried again; null where it is not.
+    /// When the next attempt is due; null if there is none.
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// When it began.
+    /// When the attempt began.
     pub started_at: DateTime<Utc>,
 }
 
 impl WebhookDelivery {
-    fn of(endpoint: EndpointId, row: PostRow) -> Self {
+    fn from_row(endpoint: EndpointId, row: PostRow) -> Self {
         let id = PostId(row.id);
         Self {
             id,
@@ -68,22 +68,22 @@ impl WebhookDelivery {
     }
 }
 
-/// List what was posted to a webhook
+/// List deliveries of a webhook
 ///
-/// Newest first, one entry a try, with what was answered and how long it took.
+/// Returns delivery attempts, newest first, with their responses and durations.
 #[utoipa::path(
     get, path = "/v1/webhooks/{id}/deliveries", tag = "webhooks", operation_id = "list_webhook_deliveries",
     params(
-        ("id" = String, Path, description = "The webhook's id"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("id" = String, Path, description = "The id of the webhook"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
+        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
     ),
     responses(
-        (status = 200, description = "A page of posts", body = Page<WebhookDelivery>),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "A page of delivery attempts", body = Page<WebhookDelivery>),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -94,11 +94,11 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<WebhookDelivery>>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("Webhooks get the events of")?;
+    caller.require_all_domains("Webhooks receive the events of")?;
     let limit = params.limit();
-    let after = params.read("after", "Give the `next` of the page before.", |text| text.parse().ok());
+    let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;
     let _endpoint = webhooks::get(&api.db, caller.tenant(), id).await?.ok_or(NO_WEBHOOK)?;
     let rows = webhooks::log::page(&api.db, caller.tenant(), id, after, limit + 1).await?;
-    Ok(Json(Page::of(rows, limit, |row| PostId(row.id).to_string(), |row| WebhookDelivery::of(id, row))))
+    Ok(Json(Page::new(rows, limit, |row| PostId(row.id).to_string(), |row| WebhookDelivery::from_row(id, row))))
 }

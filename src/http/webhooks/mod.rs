@@ -1,4 +1,4 @@
-//! `/v1/webhooks`: where events are posted, what became of the posts, and having them posted again.
+//! `/v1/webhooks`: webhook endpoints, their delivery attempts, and replay.
 
 pub mod control;
 pub mod deliveries;
@@ -18,21 +18,21 @@ use crate::domain::endpoint::{Secret, StoredSecret};
 use crate::domain::id::{EndpointId, TenantId};
 use view::WebhookView;
 
-const NO_WEBHOOK: ApiError = ApiError::NotFound("There is no webhook with this id.");
+const NO_WEBHOOK: ApiError = ApiError::NotFound("No webhook has this id.");
 
-/// An endpoint as it stands now.
-async fn shown(api: &Api, tenant: TenantId, id: EndpointId) -> Result<WebhookView, ApiError> {
+/// Reads an endpoint.
+async fn load_view(api: &Api, tenant: TenantId, id: EndpointId) -> Result<WebhookView, ApiError> {
     let row = webhooks::get(&api.db, tenant, id).await?.ok_or(NO_WEBHOOK)?;
-    Ok(WebhookView::of(row, api.clock.now()))
+    Ok(WebhookView::from_row(row, api.clock.now()))
 }
 
-/// A new secret, and as it is stored: encrypted as soon as every worker can read that.
+/// Creates a secret, in plain and as stored: encrypted once every worker supports that.
 async fn new_secret(api: &Api, id: EndpointId) -> Result<(Secret, StoredSecret), ApiError> {
     let secret = Secret::from_bytes(rand::random());
     let keyring = api.domains.keyring.as_ref();
     let keyring = if keyring.is_some() && webhooks::secrets::may_seal(&api.db).await? { keyring } else { None };
     let stored = StoredSecret::seal(secret.octets(), keyring, id).map_err(|error| {
-        tracing::error!(event = "webhook_secret_not_sealed", %error, "cannot encrypt webhook secrets");
+        tracing::error!(event = "webhook_secret_not_sealed", %error, "cannot encrypt webhook secret; answered 500");
         ApiError::Internal
     })?;
     Ok((secret, stored))

@@ -1,5 +1,5 @@
-//! What is posted to webhook endpoints, for the `webhooks` section of the OpenAPI document: an entry for each type of event,
-//! with a schema that says which fields it sets, and an example.
+//! The `webhooks` section of the OpenAPI document: an entry for each event type, with a schema of the fields that it
+//! sets, and an example.
 
 use serde::Serialize;
 use utoipa::openapi::path::{
@@ -15,7 +15,7 @@ use crate::domain::event::{Event, EventData, EventType};
 /// The `type` of a post with several events.
 const BATCH: &str = "webhook.batch";
 
-/// What an endpoint gets whose `batch` is above 1: always a batch, be it of one event.
+/// The body of posts to an endpoint whose `batch` is above 1, even for a single event.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EventBatch {
     /// Always `webhook.batch`.
@@ -26,7 +26,7 @@ pub struct EventBatch {
     pub events: Vec<Event>,
 }
 
-/// Every post, by the `type` of its body.
+/// Returns every post, by the `type` of its body.
 pub(crate) fn posts() -> Paths {
     let events = EventType::ALL.into_iter().fold(PathsBuilder::new(), |paths, kind| {
         let body = body(event(kind), serde_json::to_value(kind.example()).ok());
@@ -48,9 +48,9 @@ fn post(kind: &str, meaning: &str, body: RequestBody) -> PathItem {
         .request_body(Some(body))
         .response(
             "2XX",
-            ResponseBuilder::new().description("Received. Any other status is a failure, and the post is repeated"),
+            ResponseBuilder::new().description("Received. Any other status is a failure, and the post is retried"),
         )
-        .response("410", ResponseBuilder::new().description("Not wanted any more: the endpoint is disabled"));
+        .response("410", ResponseBuilder::new().description("Gone; the endpoint is disabled"));
     PathItem::new(HttpMethod::Post, operation)
 }
 
@@ -68,10 +68,10 @@ fn headers() -> [Parameter; 3] {
     [
         header(
             "webhook-id",
-            "The same on every try: what came before can be recognised by it",
+            "The same in every attempt; use it to detect duplicates",
             "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7c_123",
         ),
-        header("webhook-timestamp", "When it was posted, in seconds since 1970", "1795510800"),
+        header("webhook-timestamp", "When the attempt was made, in seconds since 1970", "1795510800"),
         header(
             "webhook-signature",
             "`v1,` and the HMAC-SHA256 of id, timestamp and body (Standard Webhooks 1.0); several are separated by spaces",
@@ -85,7 +85,7 @@ fn body(schema: RefOr<Schema>, example: Option<serde_json::Value>) -> RequestBod
     RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True)).build()
 }
 
-/// An event of one type: which fields are not null in it.
+/// Returns the schema of one event type, with the fields that are not null in it.
 fn event(kind: EventType) -> RefOr<Schema> {
     let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([kind.as_str()]));
     let data = kind
@@ -96,7 +96,7 @@ fn event(kind: EventType) -> RefOr<Schema> {
     AllOfBuilder::new().item(Ref::from_schema_name(Event::name())).item(own).into()
 }
 
-/// The schema of a field of `data` without its null.
+/// Returns the schema of a field of `data` without null.
 fn not_null(field: &str) -> RefOr<Schema> {
     let RefOr::T(Schema::Object(data)) = EventData::schema() else { return RefOr::T(Schema::default()) };
     match data.properties.get(field).cloned().unwrap_or_default() {

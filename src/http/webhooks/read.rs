@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 
-use super::shown;
+use super::load_view;
 use super::view::WebhookView;
 use crate::db::webhooks;
 use crate::domain::id::EndpointId;
@@ -15,18 +15,18 @@ use crate::http::{Api, ApiError, Problem};
 
 /// List webhooks
 ///
-/// Newest first. Secrets are not shown.
+/// Returns webhooks, newest first, without their secrets.
 #[utoipa::path(
     get, path = "/v1/webhooks", tag = "webhooks", operation_id = "list_webhooks",
     params(
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "How many; 20 unless given"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
+        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
+        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
     ),
     responses(
         (status = 200, description = "A page of webhooks", body = Page<WebhookView>),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -36,26 +36,26 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<WebhookView>>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("Webhooks get the events of")?;
+    caller.require_all_domains("Webhooks receive the events of")?;
     let limit = params.limit();
-    let after = params.read("after", "Give the `next` of the page before.", |text| text.parse().ok());
+    let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;
     let rows = webhooks::page(&api.db, caller.tenant(), after, limit + 1).await?;
     let now = api.clock.now();
-    Ok(Json(Page::of(rows, limit, |row| EndpointId(row.id).to_string(), |row| WebhookView::of(row, now))))
+    Ok(Json(Page::new(rows, limit, |row| EndpointId(row.id).to_string(), |row| WebhookView::from_row(row, now))))
 }
 
-/// Read a webhook
+/// Get a webhook
 ///
-/// Whether it gets its events, how far it lags, what its last failed post came to, and why it was disabled.
+/// Returns the webhook's settings, status, lag, last error, and why it was disabled.
 #[utoipa::path(
     get, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "get_webhook",
-    params(("id" = String, Path, description = "The webhook's id")),
+    params(("id" = String, Path, description = "The id of the webhook")),
     responses(
         (status = 200, description = "The webhook", body = WebhookView),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -65,6 +65,6 @@ pub async fn get(
     PathId(id): PathId<EndpointId>,
 ) -> Result<Json<WebhookView>, ApiError> {
     caller.may(Scope::Read)?;
-    caller.may_reach_the_tenant("Webhooks get the events of")?;
-    shown(&api, caller.tenant(), id).await.map(Json)
+    caller.require_all_domains("Webhooks receive the events of")?;
+    load_view(&api, caller.tenant(), id).await.map(Json)
 }

@@ -7,7 +7,7 @@ use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::shown;
+use super::load_view;
 use super::view::WebhookView;
 use crate::accept::request;
 use crate::accept::request::replay::Start;
@@ -19,35 +19,36 @@ use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem};
 
-/// From where to post again: one of the two.
+/// Where to replay from: exactly one of the two fields.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplayBody {
-    /// Every event with a higher `seq`; 0 is all that are kept.
+    /// Replay every event with a higher `seq`; 0 means all stored events.
     #[schema(minimum = 0, example = 1200)]
     pub after_seq: Option<i64>,
-    /// Every event from this time on.
+    /// Replay every event from this time on.
     #[schema(example = "2026-12-01T09:00:00Z")]
     pub since: Option<DateTime<Utc>>,
 }
 
-/// Have events posted again
+/// Replay events
 ///
-/// Sets the cursor back, never forward: what it has not had yet comes in any case. The events have the same `webhook-id` as
-/// before, so that a receiver which has them can tell. A disabled webhook gets them once it is enabled.
+/// Moves the webhook's cursor back, never forward, so that events after it are posted again. They have the same
+/// `webhook-id` as before, so that receivers can detect duplicates. A disabled webhook receives them once it is
+/// enabled.
 #[utoipa::path(
     post, path = "/v1/webhooks/{id}/replay", tag = "webhooks", operation_id = "replay_webhook",
-    params(("id" = String, Path, description = "The webhook's id")),
+    params(("id" = String, Path, description = "The id of the webhook")),
     request_body = ReplayBody,
     responses(
-        (status = 200, description = "The webhook afterwards", body = WebhookView),
-        (status = 400, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The body is not valid: every fault at once", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The updated webhook", body = WebhookView),
+        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -60,14 +61,14 @@ pub async fn replay(
 ) -> Result<Json<WebhookView>, ApiError> {
     caller.may(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let after = place(&api, caller.tenant(), request::replay::parse(&body.octets)?).await?;
+    let after = place(&api, caller.tenant(), request::replay::parse(&body.bytes)?).await?;
     if webhooks::replay(&api.db, caller.tenant(), id, after).await? {
         tracing::info!(event = "webhook_replayed", by = %caller.key_id(), webhook = %id, after, "replaying a webhook's events");
     }
-    shown(&api, caller.tenant(), id).await.map(Json)
+    load_view(&api, caller.tenant(), id).await.map(Json)
 }
 
-/// The number behind which to begin. One that nobody was given is from another database.
+/// Returns the `seq` to start after. Refuses one above the last event: it is from another database.
 async fn place(api: &Api, tenant: TenantId, start: Start) -> Result<i64, ApiError> {
     let after = match start {
         Start::Since(time) => return Ok(events::feed::last_before(&api.db, tenant, time).await?),
@@ -75,7 +76,7 @@ async fn place(api: &Api, tenant: TenantId, start: Start) -> Result<i64, ApiErro
     };
     let last = events::feed::last(&api.db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq);
     if after > last {
-        let message = format!("There is no event {after}: the last one is {last}. Was the database restored?");
+        let message = format!("Event {after} does not exist; the last one is {last}. Was the database restored?");
         let fault = Fault { pointer: "/after_seq".into(), code: Code::InvalidValue.as_str(), message };
         return Err(ApiError::Invalid(vec![fault]));
     }

@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::view::WithSecret;
-use super::{NO_WEBHOOK, new_secret, shown};
+use super::{NO_WEBHOOK, load_view, new_secret};
 use crate::db::webhooks;
 use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
@@ -14,18 +14,18 @@ use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem};
 
-/// Give a webhook a new secret
+/// Rotate the signing secret
 ///
-/// For 24 hours posts are signed with both, so that the receiver can change over in its own time. Of three the oldest
-/// signs no more.
+/// For 24 hours, posts are signed with both the new and the previous secret, so that the receiver can switch without
+/// downtime. A second rotation within that time drops the oldest secret.
 #[utoipa::path(
     post, path = "/v1/webhooks/{id}/rotate-secret", tag = "webhooks", operation_id = "rotate_webhook_secret",
-    params(("id" = String, Path, description = "The webhook's id")),
+    params(("id" = String, Path, description = "The id of the webhook")),
     responses(
-        (status = 200, description = "The webhook with its new secret, which is shown now and never again", body = WithSecret),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The webhook with its new secret, which is shown only once", body = WithSecret),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),
 )]
@@ -40,6 +40,6 @@ pub async fn rotate(
         return Err(NO_WEBHOOK);
     }
     tracing::info!(event = "webhook_secret_rotated", by = %caller.key_id(), webhook = %id, "rotated a webhook's secret");
-    let rotated = shown(&api, caller.tenant(), id).await?.with(&secret);
+    let rotated = load_view(&api, caller.tenant(), id).await?.with(&secret);
     Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(rotated)).into_response())
 }

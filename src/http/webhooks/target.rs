@@ -1,5 +1,5 @@
-//! Whether a URL leads somewhere that may be posted to, asked when an endpoint is made or moved. Every post asks again: a
-//! name may lead elsewhere by then.
+//! Checks whether webhooks may post to a URL when an endpoint is created or its URL changes. Every post checks again,
+//! since a name may resolve to another address by then.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,20 +12,21 @@ use crate::http::ApiError;
 
 type Check = dyn Fn(Url) -> BoxFuture<'static, Result<(), String>> + Send + Sync;
 
-/// Answers whether a URL may be posted to, and if not, why.
+/// Checks whether webhooks may post to a URL.
 #[derive(Clone)]
 pub struct TargetCheck(Arc<Check>);
 
 impl TargetCheck {
-    /// Asks `check`. A refusal says why, and which setting would allow it, without a full stop.
+    /// Creates a check from `check`, whose error names the reason and the setting that would allow it, without a full
+    /// stop.
     pub fn new(check: impl Fn(Url) -> BoxFuture<'static, Result<(), String>> + Send + Sync + 'static) -> Self {
         Self(Arc::new(check))
     }
 
-    /// Refuses a URL that may not be posted to.
+    /// Fails if webhooks may not post to the URL.
     pub(super) async fn admit(&self, url: &Url) -> Result<(), ApiError> {
         (self.0)(url.clone()).await.map_err(|why| {
-            let message = format!("Nothing may be posted there: {why}.");
+            let message = format!("Webhooks may not use this URL: {why}.");
             ApiError::Invalid(vec![Fault { pointer: "/url".into(), code: Code::DeniedAddress.as_str(), message }])
         })
     }

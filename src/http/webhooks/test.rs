@@ -13,25 +13,25 @@ use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, Problem, ProblemCode};
 
-/// A test event that is on its way.
+/// A test event.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct TestEvent {
-    /// Its number, by which `GET …/deliveries` and `GET /v1/events` show it.
+    /// The `seq` of the event in `GET /v1/webhooks/{id}/deliveries` and `GET /v1/events`.
     pub seq: i64,
 }
 
-/// Try a webhook out
+/// Send a test event
 ///
-/// A `webhook.test` event goes to this webhook alone, whatever types it wants, like any other: after what it is still to
-/// get, signed, tried again and logged in `GET …/deliveries`.
+/// Sends a `webhook.test` event to this webhook only, regardless of its `events` filter. It is delivered like any other
+/// event: after all pending ones, signed, retried, and listed in `GET /v1/webhooks/{id}/deliveries`.
 #[utoipa::path(
     post, path = "/v1/webhooks/{id}/test", tag = "webhooks", operation_id = "test_webhook",
-    params(("id" = String, Path, description = "The webhook's id")),
+    params(("id" = String, Path, description = "The id of the webhook")),
     responses(
-        (status = 202, description = "The event is on its way", body = TestEvent),
-        (status = 401, description = "No key, or none that works", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The key does not allow it", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such webhook", body = Problem, content_type = "application/problem+json"),
+        (status = 202, description = "The test event", body = TestEvent),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The webhook is disabled", body = Problem, content_type = "application/problem+json"),
     ),
     security(("key" = [])),

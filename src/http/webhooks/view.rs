@@ -1,4 +1,4 @@
-//! An endpoint as the API shows it, and as it is set.
+//! Webhook endpoints in API requests and responses.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -8,118 +8,119 @@ use crate::domain::endpoint::{Secret, State};
 use crate::domain::event::EventType;
 use crate::domain::id::EndpointId;
 
-/// Where events are posted, and how that goes.
+/// A webhook endpoint, with its settings and status.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = Webhook)]
 pub struct WebhookView {
-    /// Its id.
+    /// The webhook's id.
     #[schema(value_type = String, example = "wh_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: EndpointId,
-    /// Where its events are posted.
+    /// The URL that events are posted to.
     #[schema(example = "https://hooks.acme.test/mail")]
     pub url: String,
-    /// What you wrote of it.
+    /// The description as given.
     pub description: String,
-    /// The types of events that it gets; null means all.
+    /// The event types that it receives; null means all.
     #[schema(value_type = Option<Vec<EventType>>, example = json!(["message.bounced", "message.complained"]))]
     pub events: Option<Vec<String>>,
-    /// Posts to it at one time.
+    /// Maximum concurrent posts.
     #[schema(minimum = 1, maximum = 256)]
     pub concurrency: i16,
-    /// Posts a second; null means as many as it takes.
+    /// Maximum posts per second; null means unlimited.
     pub rate: Option<f64>,
-    /// Events in one post.
+    /// Maximum events in one post.
     #[schema(minimum = 1, maximum = 100)]
     pub batch: i16,
-    /// Whether it gets its events.
+    /// The status of the webhook.
     pub state: State,
-    /// The `seq` up to which every event was posted, was not wanted, or waits for another try.
+    /// The cursor: every event up to this `seq` was delivered, was filtered out, or waits for a retry.
     pub cursor: i64,
-    /// Events behind the cursor, of all types: how far it lags.
+    /// The number of events after the cursor, of all types.
     pub behind: i64,
-    /// Posts that failed and wait for another try.
+    /// Failed posts that wait for a retry.
     pub pending_retries: i64,
-    /// When a post last succeeded; null where none has.
+    /// When a post last succeeded; null if none has.
     pub last_success_at: Option<DateTime<Utc>>,
-    /// What the last failed post came to.
+    /// The error of the last failed post.
     #[schema(example = "answered 503 Service Unavailable")]
     pub last_error: Option<String>,
-    /// Since when no post has succeeded, where the last one failed. After 5 days it is disabled.
+    /// Since when posts have been failing; null if the last one succeeded. The webhook is disabled after 5 days.
     pub failing_since: Option<DateTime<Utc>>,
-    /// How many posts have failed since; while it is down only those that find out whether it still is.
+    /// The number of failed posts since then; while the endpoint is down, only probes are made and counted.
     pub failures: i32,
-    /// Nothing is posted before then: it asked for time, has had what its rate allows, or failed several times in a row.
+    /// The time before which nothing is posted, because of `Retry-After`, the rate limit or consecutive failures; null
+    /// if none.
     pub open_at: Option<DateTime<Utc>>,
-    /// Since when nothing is posted, until somebody enables it.
+    /// When the webhook was disabled; null if it is enabled.
     pub disabled_at: Option<DateTime<Utc>>,
-    /// Why.
+    /// Why the webhook was disabled.
     pub disabled_reason: Option<String>,
-    /// Until when posts are signed with the secret before the present one as well.
+    /// Until when posts are also signed with the previous secret.
     pub old_secret_until: Option<DateTime<Utc>>,
-    /// When it was made.
+    /// When the webhook was created.
     pub created_at: DateTime<Utc>,
 }
 
-/// An endpoint with a secret that was just made.
+/// A webhook with a new secret.
 #[derive(Serialize, utoipa::ToSchema)]
 #[schema(as = WebhookWithSecret)]
 pub struct WithSecret {
-    /// The endpoint.
+    /// The webhook.
     #[serde(flatten)]
     pub webhook: WebhookView,
-    /// What a Standard Webhooks library verifies posts with. Shown now and never again.
+    /// The secret with which a Standard Webhooks library verifies posts. Shown only once.
     #[schema(example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw9X3Zf1Yq0Yk=")]
     pub secret: String,
 }
 
-/// A new endpoint.
+/// A webhook to create.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewWebhookBody {
-    /// Where to post: http or https, without name, password and fragment.
+    /// The URL to post to: http or https, without user name, password and fragment.
     #[schema(example = "https://hooks.acme.test/mail", max_length = 2048)]
     pub url: String,
-    /// The types of events that it gets; all unless given.
+    /// The event types to receive; defaults to all.
     #[schema(min_items = 1, value_type = Option<Vec<EventType>>, example = json!(["message.bounced", "message.complained"]))]
     pub events: Option<Vec<String>>,
-    /// One line for people.
+    /// A description, one line.
     #[schema(max_length = 1000)]
     pub description: Option<String>,
-    /// Posts at one time. 8 unless given.
+    /// Maximum concurrent posts; defaults to 8.
     #[schema(minimum = 1, maximum = 256)]
     pub concurrency: Option<i16>,
-    /// Posts a second, from 0.00001; as many as it takes unless given.
+    /// Maximum posts per second, from 0.00001; unlimited by default.
     #[schema(minimum = 0.00001, maximum = 100_000)]
     pub rate: Option<f64>,
-    /// Events in one post. 1 unless given.
+    /// Maximum events in one post; defaults to 1.
     #[schema(minimum = 1, maximum = 100)]
     pub batch: Option<i16>,
 }
 
-/// Changes to an endpoint. `null` makes `events`, `description` and `rate` as if they had not been given; what is missing
-/// stays.
+/// Changes to a webhook. `null` resets `events`, `description` and `rate` to their defaults; omitted fields keep their
+/// value.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookChangeBody {
-    /// Where to post from now on. What failed elsewhere is forgotten.
+    /// The new URL to post to. Resets the failures of the old URL.
     #[schema(example = "https://hooks.acme.test/mail", max_length = 2048)]
     pub url: Option<String>,
-    /// The types of events that it gets from now on.
+    /// The event types to receive from now on.
     #[schema(min_items = 1, value_type = Option<Vec<EventType>>, example = json!(["message.bounced", "message.complained"]))]
     pub events: Option<Vec<String>>,
-    /// One line for people.
+    /// A description, one line.
     #[schema(max_length = 1000)]
     pub description: Option<String>,
-    /// Posts at one time.
+    /// Maximum concurrent posts.
     #[schema(minimum = 1, maximum = 256)]
     pub concurrency: Option<i16>,
-    /// Posts a second, from 0.00001.
+    /// Maximum posts per second, from 0.00001.
     #[schema(minimum = 0.00001, maximum = 100_000)]
     pub rate: Option<f64>,
-    /// Events in one post.
+    /// Maximum events in one post.
     #[schema(minimum = 1, maximum = 100)]
     pub batch: Option<i16>,
-    /// `true` stops it where it is. `false` lets it go on from there, and one that is failing is tried at once.
+    /// `true` stops the webhook at its cursor. `false` continues from there, and posts at once even if it was failing.
     pub disabled: Option<bool>,
 }
 
@@ -130,7 +131,7 @@ impl std::fmt::Debug for WithSecret {
 }
 
 impl WebhookView {
-    pub(super) fn of(row: EndpointRow, now: DateTime<Utc>) -> Self {
+    pub(super) fn from_row(row: EndpointRow, now: DateTime<Utc>) -> Self {
         let ahead = |time: Option<DateTime<Utc>>| time.filter(|time| *time > now);
         Self {
             id: EndpointId(row.id),

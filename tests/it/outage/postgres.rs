@@ -203,8 +203,8 @@ async fn out_of_connections() {
     let refusal = site.refuses().await;
     assert!(refusal.took < TIMEOUT, "{refusal:?}");
     let refusal = site.refuses().await;
-    assert!(refusal.detail.starts_with("The database takes no more connections."), "{refusal:?}");
-    assert!(site.notices().await.starts_with("The database takes no more connections."));
+    assert!(refusal.detail.starts_with("The database accepts no more connections."), "{refusal:?}");
+    assert!(site.notices().await.starts_with("The database accepts no more connections."));
 
     site.sql("ALTER ROLE app CONNECTION LIMIT -1").await;
     goes_on(site, &acknowledged).await;

@@ -486,7 +486,7 @@ async fn a_target_that_is_denied_is_refused_when_it_is_set() {
         assert_eq!((answer.status, answer.faults()), (422, vec![("/url", "denied_address")]));
         let message = answer.body["errors"][0]["message"].as_str().unwrap();
         let why = "10.0.0.1 is a private address: only `webhooks.allow_private` can permit that";
-        assert_eq!(message, format!("Nothing may be posted there: {why}."));
+        assert_eq!(message, format!("Webhooks may not use this URL: {why}."));
     };
     denied(&api.post("/v1/webhooks", &json!({"url": "http://10.0.0.1/hooks"})).await);
     let webhook = made(&api, json!({})).await;
