@@ -1,8 +1,9 @@
-//! Claims from lanes and streams that are limited: by a rate, by connections, by mails in flight.
+//! Claims from lanes and streams with limits: rate, connections or messages in flight.
 //!
-//! The limits hold over all replicas together: a rate's clock is in the lane's and the stream's row, and what each worker
-//! may have open is in `permits` and `stream_permits`. Both are read and written under the locks of those rows, in the
-//! transaction of the claim, so that exactly what was claimed is counted. Lanes without limits never come here.
+//! Limits hold across all replicas: the rate limiter's clock is in the lane's and the stream's row, and each worker's
+//! share of connections and concurrency is in `permits` and `stream_permits`. Both are read and written under locks on
+//! those rows, in the transaction of the claim, so that exactly the claimed messages are counted. Lanes without limits
+//! are claimed elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -15,50 +16,50 @@ use crate::db::{Db, DbError};
 use crate::domain::fair_share::{self, Claimant};
 use crate::domain::gcra::Gcra;
 
-/// Whose stream, and its name.
+/// Tenant and name of a stream.
 pub type StreamKey = (Uuid, String);
 
-/// What a worker would like to take from a limited lane, and what it has of it.
+/// A worker's request to claim from a limited lane, with its current use.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Lane and rows.
+    /// The lane and the number of recipients wanted.
     pub room: Room,
     /// The lane's stream.
     pub stream: StreamKey,
     /// Whether the stream as a whole is limited.
     pub is_stream_limited: bool,
-    /// Mails of the lane that this worker has in hand.
+    /// Messages of the lane in flight in this worker.
     pub in_hand: usize,
-    /// Its connections that are open for the lane.
+    /// Connections of this worker that are open for the lane.
     pub open: usize,
-    /// Mails of the stream that this worker has in hand.
+    /// Messages of the stream in flight in this worker.
     pub stream_in_hand: usize,
 }
 
-/// What came of it.
+/// The result of a claim from limited lanes.
 #[derive(Debug, Default)]
 pub struct Grant {
-    /// What was claimed.
+    /// Claimed recipients.
     pub claimed: Vec<Claimed>,
-    /// Connections that this worker may have open, by lane; for each wish of a lane that limits them.
+    /// Connections that this worker may have open, by lane; for each requested lane with a connection limit.
     pub connections: HashMap<i64, usize>,
-    /// Mails of each stream that limits them which this worker now has in flight.
+    /// Messages in flight in this worker, by stream; for streams with a concurrency limit.
     pub in_flight: HashMap<StreamKey, usize>,
-    /// Lanes that had less than they were asked for.
+    /// Lanes that had fewer due recipients than requested.
     pub emptied: Vec<i64>,
-    /// Whether others of their streams could have had what these did not use.
+    /// Whether other lanes of the same streams could have used what these left.
     pub is_unused: bool,
-    /// Lanes of which nothing may be taken before other workers give something back.
+    /// Lanes that are at their limit until other workers return permits.
     pub full: Vec<i64>,
-    /// When the lanes and streams that ran out of turns are open again.
+    /// When the lanes and streams that reached their rate open again.
     pub opens_at: Vec<DateTime<Utc>>,
 }
 
-/// Mails in hand for each connection: while one is sent, the next is at hand.
+/// Messages in flight per connection: while one is sent, the next is ready.
 pub const PIPELINE_DEPTH: usize = 2;
 
-/// Takes what these lanes' and their streams' limits allow: so many mails, and of each what else is due, together at most
-/// `most` rows where the wishes themselves are not more.
+/// Claims what the limits of these lanes and their streams allow, plus the other due recipients of the claimed
+/// messages, up to `most` rows in total (more only if the requests themselves add up to more).
 pub async fn claim(
     db: &Db,
     worker: Uuid,
@@ -66,9 +67,9 @@ pub async fn claim(
     most: usize,
     now: DateTime<Utc>,
 ) -> Result<Grant, DbError> {
-    db.timed("limits.claim", async {
+    db.timed("lanes.limits.claim", async {
         let mut tx = db.pool.begin().await?;
-        // Before the lanes, as the reaper does it.
+        // Locked before the lanes, in the same order as the rescue of dead workers' leases.
         let me = sqlx::query_scalar!("SELECT id FROM workers WHERE id = $1 FOR KEY SHARE", worker);
         if me.fetch_optional(&mut *tx).await?.is_none() {
             return Ok(Grant::default());
@@ -94,15 +95,15 @@ pub async fn claim(
     .await
 }
 
-/// What is left of a lane's or a stream's limits, under its lock.
+/// The remaining capacity of a lane or a stream, while its row is locked.
 #[derive(Debug)]
 struct Limit {
     turns: Option<Gcra>,
-    /// Connections or mails in flight, as limited.
+    /// The limit on connections or messages in flight.
     maximum: Option<usize>,
-    /// What other workers have of that.
+    /// The share of other workers.
     others: usize,
-    /// What this worker has of it after the claim.
+    /// The share of this worker after the claim.
     mine: usize,
     is_open: bool,
     opens_at: Option<DateTime<Utc>>,
@@ -120,12 +121,12 @@ impl Limit {
         }
     }
 
-    /// What this worker may have of the limit.
+    /// Returns the share that this worker may use.
     fn ours(&self) -> Option<usize> {
         Some(self.maximum?.saturating_sub(self.others))
     }
 
-    /// Rows that may start now; each may be a mail of its own.
+    /// Returns the number of recipients that may start now; each may be a separate message.
     fn rows(&self, in_hand: usize, depth: usize, now: DateTime<Utc>) -> usize {
         if !self.is_open {
             return 0;
@@ -134,7 +135,7 @@ impl Limit {
         places.min(self.turns.map_or(usize::MAX, |turns| turns.available(now)))
     }
 
-    /// Counts the mails that were taken.
+    /// Counts claimed messages against the rate.
     fn take(&mut self, mails: usize, now: DateTime<Utc>) {
         let Some(turns) = &mut self.turns else { return };
         *turns = turns.take(mails, now);
@@ -168,7 +169,7 @@ impl Limits {
         Ok(Self { streams, lanes: lock_lanes(connection, worker, &ids, now).await? })
     }
 
-    /// What may be taken of each lane; of a limited stream, fairly among its lanes.
+    /// Returns the quota of each lane; a limited stream is divided fairly among its lanes.
     fn rooms(&self, wishes: &[Request], now: DateTime<Utc>) -> Vec<Room> {
         let mut claimants = BTreeMap::<&StreamKey, Vec<(&Request, Claimant)>>::new();
         for wish in wishes {
@@ -194,7 +195,7 @@ impl Limits {
         rooms
     }
 
-    /// Counts what was claimed.
+    /// Counts the claimed recipients against the limits.
     fn count(&mut self, wishes: &[Request], claimed: &[Claimed], now: DateTime<Utc>) -> Grant {
         let mut granted = Grant::default();
         let mut by_lane = HashMap::<i64, HashSet<Uuid>>::new();
@@ -210,7 +211,7 @@ impl Limits {
             bound.take(mails, now);
             if let Some(ours) = bound.ours() {
                 let in_hand = wish.in_hand + mails;
-                // Never fewer than are open: they were granted before, and the limit may have been lowered since.
+                // Never fewer than are open: those were granted before the limit was lowered.
                 bound.mine = in_hand.min(ours).max(wish.open);
                 granted.connections.insert(wish.room.lane, bound.mine);
                 if ours == 0 {
@@ -263,7 +264,7 @@ async fn lock_streams(
         .into_iter()
         .map(|row| ((row.tenant_id, row.name), Limit::new(row.rate, row.used_until, row.concurrency, row.is_open)))
         .collect();
-    // A statement of its own: it sees what was committed before the locks were had.
+    // A separate statement, so that it sees everything committed before the locks were acquired.
     let others = sqlx::query!(
         r#"SELECT p.tenant_id, p.stream, sum(p.count) AS "count!" FROM stream_permits p
            JOIN unnest($1::uuid[], $2::text[]) AS u (tenant_id, stream) USING (tenant_id, stream)
@@ -334,7 +335,7 @@ async fn write_lanes(
         }
     }
     if !ids.is_empty() {
-        // While the destination is blocked open_at is the next probe's.
+        // While the destination is unreachable, `open_at` is the time of the next probe.
         sqlx::query!(
             "UPDATE lanes SET next_turn_at = u.used_until,
                  open_at = CASE WHEN blocked_since IS NULL THEN coalesce(u.opens_at, open_at) ELSE open_at END
@@ -352,7 +353,7 @@ async fn write_lanes(
     set_permits(connection, worker, ids, counts).await
 }
 
-/// What a worker has of these lanes' connections; 0 gives all back.
+/// Sets a worker's connection permits for these lanes; 0 returns all of them.
 async fn set_permits(
     connection: &mut PgConnection,
     worker: Uuid,
@@ -439,15 +440,15 @@ async fn set_stream_permits(
     Ok(())
 }
 
-/// What a worker holds of shared limits: connections by lane, and messages in flight by stream.
+/// A worker's share of limits: connections by lane, and messages in flight by stream.
 pub type Held = (HashMap<i64, usize>, HashMap<StreamKey, usize>);
 
-/// What is granted to a worker at present.
+/// Returns the permits of a worker.
 pub async fn held(db: &Db, worker: Uuid) -> Result<Held, DbError> {
     let lanes = sqlx::query!("SELECT lane_id, count FROM permits WHERE worker_id = $1", worker);
     let streams = sqlx::query!("SELECT tenant_id, stream, count FROM stream_permits WHERE worker_id = $1", worker);
     let size = |count: i32| usize::try_from(count).unwrap_or(0);
-    db.timed("limits.held", async {
+    db.timed("lanes.limits.held", async {
         let lanes = lanes.fetch_all(&db.pool).await?.into_iter().map(|row| (row.lane_id, size(row.count)));
         let streams = streams.fetch_all(&db.pool).await?;
         let streams = streams.into_iter().map(|row| ((row.tenant_id, row.stream), size(row.count)));
@@ -456,7 +457,7 @@ pub async fn held(db: &Db, worker: Uuid) -> Result<Held, DbError> {
     .await
 }
 
-/// Gives back what a worker no longer uses of lanes' connections and streams' concurrency; what it keeps is named.
+/// Returns a worker's unused connection and concurrency permits; the arguments give the numbers that it keeps.
 pub async fn give_back(
     db: &Db,
     worker: Uuid,
@@ -465,7 +466,7 @@ pub async fn give_back(
 ) -> Result<(), DbError> {
     let (ids, counts): (Vec<i64>, Vec<i32>) = lanes.iter().map(|(id, kept)| (*id, count(*kept))).unzip();
     let (keys, kept): (Vec<&StreamKey>, Vec<i32>) = streams.iter().map(|(key, kept)| (key, count(*kept))).unzip();
-    db.timed("limits.give_back", async {
+    db.timed("lanes.limits.release", async {
         let mut tx = db.pool.begin().await?;
         let me = sqlx::query_scalar!("SELECT id FROM workers WHERE id = $1 FOR KEY SHARE", worker);
         if me.fetch_optional(&mut *tx).await?.is_some() {
