@@ -132,7 +132,7 @@ pub async fn split(db: &Db, sharers: &[Sharer]) -> Result<Vec<(i64, String)>, Db
 
 /// Releases claimed recipients into other lanes. Does not count as an attempt.
 pub async fn move_to_lane(db: &Db, moves: &[(Claimed, i64)]) -> Result<(), DbError> {
-    let rows = Fence::of(moves.iter().map(|(claimed, _)| claimed));
+    let rows = Fence::new(moves.iter().map(|(claimed, _)| claimed));
     let lanes: Vec<i64> = moves.iter().map(|(_, lane)| *lane).collect();
     db.timed("lanes.dedicated.move_to_lane", async {
         let mut tx = db.pool.begin().await?;
