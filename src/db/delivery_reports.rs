@@ -94,7 +94,7 @@ pub async fn apply(
 ) -> Result<Vec<ReportEffect>, DbError> {
     db.timed("feedback.apply", async {
         let mut tx = db.pool.begin().await?;
-        let in_hand = in_hand(&mut tx, tenant, message).await?;
+        let leased = leased(&mut tx, tenant, message).await?;
         let mut ended = lock(&mut tx, tenant, message, reports).await?;
         let waiting = lock_waiting(&mut tx, tenant, message, reports).await?;
         ended.extend(waiting);
@@ -103,7 +103,7 @@ pub async fn apply(
                 let effect = ReportEffect::of(report.action, row.status, row.attempts, row.has_complained);
                 if report.is_vouched { effect } else { effect.unvouched(&row.unvouched) }
             }
-            None if in_hand.contains(&report.recipient) => ReportEffect::Nothing(NoEffectReason::InHand),
+            None if leased.contains(&report.recipient) => ReportEffect::Nothing(NoEffectReason::InHand),
             None => ReportEffect::Nothing(NoEffectReason::Waiting),
         };
         let all: Vec<ReportEffect> = reports.iter().map(effect_of).collect();
@@ -116,7 +116,7 @@ pub async fn apply(
         if !effects.is_empty() {
             update(&mut tx, tenant, message, &effects, now).await?;
             suppress(&mut tx, tenant, message, &effects, now).await?;
-            tell(&mut tx, tenant, message, &effects, now).await?;
+            append_events(&mut tx, tenant, message, &effects, now).await?;
         }
         tx.commit().await?;
         Ok(all)
@@ -125,7 +125,7 @@ pub async fn apply(
 }
 
 /// Returns the recipients of a message that are leased.
-async fn in_hand(
+async fn leased(
     connection: &mut PgConnection,
     tenant: TenantId,
     message: MessageId,
@@ -327,7 +327,7 @@ async fn restore(
 }
 
 /// Appends the events. Comes last in the transaction, because it takes event numbers.
-async fn tell(
+async fn append_events(
     connection: &mut PgConnection,
     tenant: TenantId,
     message: MessageId,

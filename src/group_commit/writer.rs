@@ -180,7 +180,7 @@ impl Writer {
         signals.refresh(&mut over);
         match group_commit::commit(db, &intakes, &over, now, Patience::Short).await {
             Ok(Done { accepted, counted, waited }) => {
-                tell(signals, intakes, accepted, replies);
+                report(signals, intakes, accepted, replies);
                 self.record(over, Ok(counted));
                 return Some(waited);
             }
@@ -228,7 +228,7 @@ impl OneByOneFallback {
     async fn accept(self, intakes: Vec<MessageInsert>, replies: Vec<Reply>) {
         let _turn = self.turn.lock().await;
         match group_commit::commit(&self.db, &intakes, &[], self.clock.now(), Patience::Long).await {
-            Ok(done) => tell(&self.signals, intakes, done.accepted, replies),
+            Ok(done) => report(&self.signals, intakes, done.accepted, replies),
             // A message that Postgres refuses must not fail the others of its group.
             Err(failed) if intakes.len() > 1 && is_refused(&failed) => {
                 for (intake, reply) in intakes.into_iter().zip(replies) {
@@ -241,7 +241,7 @@ impl OneByOneFallback {
 
     async fn accept_one(&self, one: [MessageInsert; 1], reply: Reply) {
         match group_commit::commit(&self.db, &one, &[], self.clock.now(), Patience::Long).await {
-            Ok(done) => tell(&self.signals, one.into(), done.accepted, vec![reply]),
+            Ok(done) => report(&self.signals, one.into(), done.accepted, vec![reply]),
             Err(failed) => drop(refuse(&self.signals, one.into(), vec![reply], failed)),
         }
     }
@@ -312,7 +312,7 @@ fn others(intake: &MessageInsert, suppressed: &[RecipientId], taken: &[Recipient
 }
 
 /// Reports to callers and the worker what was committed.
-fn tell(signals: &Signals, intakes: Vec<MessageInsert>, results: Vec<Committed>, replies: Vec<Reply>) {
+fn report(signals: &Signals, intakes: Vec<MessageInsert>, results: Vec<Committed>, replies: Vec<Reply>) {
     let mut is_any_waiting = false;
     let mut offered = Vec::new();
     for ((intake, result), reply) in intakes.into_iter().zip(results).zip(replies) {

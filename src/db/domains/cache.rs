@@ -109,7 +109,7 @@ impl SenderCache {
 
     /// Returns the status of a domain (as in [`Address::domain`](crate::domain::address::Address::domain)). While the
     /// database is unavailable, the last entry is used for up to a minute.
-    pub async fn of(&self, tenant: TenantId, domain: &str) -> Result<SenderStatus, DbError> {
+    pub async fn get(&self, tenant: TenantId, domain: &str) -> Result<SenderStatus, DbError> {
         let (now, key) = (self.clock.now(), (tenant.0, domain.to_owned()));
         let last = {
             let mut known = self.lock();
@@ -123,7 +123,7 @@ impl SenderCache {
                 None => None,
             }
         };
-        match (self.ask(tenant, domain).await, last) {
+        match (self.fetch(tenant, domain).await, last) {
             (Ok(standing), _) => {
                 let mut known = self.lock();
                 if known.len() >= REMEMBERED {
@@ -143,7 +143,7 @@ impl SenderCache {
         }
     }
 
-    async fn ask(&self, tenant: TenantId, domain: &str) -> Result<SenderStatus, DbError> {
+    async fn fetch(&self, tenant: TenantId, domain: &str) -> Result<SenderStatus, DbError> {
         let rows = domains::senders(&self.db, tenant, &lineage(domain)).await?;
         // All names are ancestors of one domain, so the longest is the nearest.
         let Some(nearest) = rows.iter().map(|row| row.name.clone()).max_by_key(String::len) else {

@@ -63,7 +63,7 @@ pub const PIPELINE_DEPTH: usize = 2;
 pub async fn claim(
     db: &Db,
     worker: Uuid,
-    wishes: &[Request],
+    requests: &[Request],
     most: usize,
     now: DateTime<Utc>,
 ) -> Result<Grant, DbError> {
@@ -74,20 +74,20 @@ pub async fn claim(
         if me.fetch_optional(&mut *tx).await?.is_none() {
             return Ok(Grant::default());
         }
-        let mut bounds = Limits::lock(&mut tx, worker, wishes, now).await?;
-        let rooms = bounds.rooms(wishes, now);
+        let mut limits = Limits::lock(&mut tx, worker, requests, now).await?;
+        let rooms = limits.rooms(requests, now);
         let taken = queue::take(&mut tx, worker, &rooms, now).await?;
         let mut claimed: Vec<Claimed> = taken.into_iter().map(|row| row.claimed).collect();
-        let mut granted = bounds.count(wishes, &claimed, now);
-        bounds.write(&mut tx, worker).await?;
+        let mut granted = limits.count(requests, &claimed, now);
+        limits.write(&mut tx, worker).await?;
         let along = queue::take_along(&mut tx, worker, &claimed, most.saturating_sub(claimed.len()), now).await?;
         tx.commit().await?;
-        let had_less = |room: &&Room| {
+        let is_emptied = |room: &&Room| {
             let rows = claimed.iter().filter(|row| row.lane_id == room.lane).count();
             i32::try_from(rows).is_ok_and(|rows| rows < room.rows)
         };
-        granted.emptied = rooms.iter().filter(had_less).map(|room| room.lane).collect();
-        granted.is_unused = rooms.len() < wishes.len() && !granted.emptied.is_empty() && granted.opens_at.is_empty();
+        granted.emptied = rooms.iter().filter(is_emptied).map(|room| room.lane).collect();
+        granted.is_unused = rooms.len() < requests.len() && !granted.emptied.is_empty() && granted.opens_at.is_empty();
         claimed.extend(along);
         granted.claimed = claimed;
         Ok(granted)
@@ -155,83 +155,88 @@ impl Limits {
     async fn lock(
         connection: &mut PgConnection,
         worker: Uuid,
-        wishes: &[Request],
+        requests: &[Request],
         now: DateTime<Utc>,
     ) -> Result<Self, sqlx::Error> {
         let limited: BTreeSet<&StreamKey> =
-            wishes.iter().filter(|wish| wish.is_stream_limited).map(|wish| &wish.stream).collect();
+            requests.iter().filter(|request| request.is_stream_limited).map(|request| &request.stream).collect();
         let streams = if limited.is_empty() {
             BTreeMap::new()
         } else {
             lock_streams(connection, worker, limited.into_iter().cloned().unzip(), now).await?
         };
-        let ids: Vec<i64> = wishes.iter().map(|wish| wish.room.lane).collect();
+        let ids: Vec<i64> = requests.iter().map(|request| request.room.lane).collect();
         Ok(Self { streams, lanes: lock_lanes(connection, worker, &ids, now).await? })
     }
 
     /// Returns the quota of each lane; a limited stream is divided fairly among its lanes.
-    fn rooms(&self, wishes: &[Request], now: DateTime<Utc>) -> Vec<Room> {
+    fn rooms(&self, requests: &[Request], now: DateTime<Utc>) -> Vec<Room> {
         let mut claimants = BTreeMap::<&StreamKey, Vec<(&Request, Claimant)>>::new();
-        for wish in wishes {
-            let bound =
-                self.lanes.get(&wish.room.lane).map_or(0, |bound| bound.rows(wish.in_hand, PIPELINE_DEPTH, now));
-            let room = bound.min(usize::try_from(wish.room.rows).unwrap_or(0));
-            claimants.entry(&wish.stream).or_default().push((wish, Claimant { held: wish.in_hand, room, weight: 1 }));
+        for request in requests {
+            let limit =
+                self.lanes.get(&request.room.lane).map_or(0, |limit| limit.rows(request.in_hand, PIPELINE_DEPTH, now));
+            let room = limit.min(usize::try_from(request.room.rows).unwrap_or(0));
+            claimants
+                .entry(&request.stream)
+                .or_default()
+                .push((request, Claimant { held: request.in_hand, room, weight: 1 }));
         }
-        let mut rooms = Vec::with_capacity(wishes.len());
-        for (stream, wishes) in claimants {
-            let in_hand = wishes.first().map_or(0, |(wish, _)| wish.stream_in_hand);
-            let total = self.streams.get(stream).map_or(usize::MAX, |bound| bound.rows(in_hand, 1, now));
-            let (wishes, claimants): (Vec<&Request>, Vec<Claimant>) = wishes.into_iter().unzip();
+        let mut rooms = Vec::with_capacity(requests.len());
+        for (stream, requests) in claimants {
+            let in_hand = requests.first().map_or(0, |(request, _)| request.stream_in_hand);
+            let total = self.streams.get(stream).map_or(usize::MAX, |limit| limit.rows(in_hand, 1, now));
+            let (requests, claimants): (Vec<&Request>, Vec<Claimant>) = requests.into_iter().unzip();
             let shares = fair_share::divide(total, &claimants);
             rooms.extend(
-                wishes
+                requests
                     .into_iter()
                     .zip(shares)
                     .filter(|(_, share)| *share > 0)
-                    .map(|(wish, share)| Room { rows: i32::try_from(share).unwrap_or(i32::MAX), ..wish.room }),
+                    .map(|(request, share)| Room { rows: i32::try_from(share).unwrap_or(i32::MAX), ..request.room }),
             );
         }
         rooms
     }
 
     /// Counts the claimed recipients against the limits.
-    fn count(&mut self, wishes: &[Request], claimed: &[Claimed], now: DateTime<Utc>) -> Grant {
+    fn count(&mut self, requests: &[Request], claimed: &[Claimed], now: DateTime<Utc>) -> Grant {
         let mut granted = Grant::default();
         let mut by_lane = HashMap::<i64, HashSet<Uuid>>::new();
         for row in claimed {
             by_lane.entry(row.lane_id).or_default().insert(row.message_id);
         }
         let mut by_stream = BTreeMap::<&StreamKey, (usize, usize)>::new();
-        for wish in wishes {
-            let Some(bound) = self.lanes.get_mut(&wish.room.lane) else { continue };
-            let mails = by_lane.get(&wish.room.lane).map_or(0, HashSet::len);
-            let of_stream = by_stream.entry(&wish.stream).or_insert((wish.stream_in_hand, 0));
+        for request in requests {
+            let Some(limit) = self.lanes.get_mut(&request.room.lane) else { continue };
+            let mails = by_lane.get(&request.room.lane).map_or(0, HashSet::len);
+            let of_stream = by_stream.entry(&request.stream).or_insert((request.stream_in_hand, 0));
             of_stream.1 += mails;
-            bound.take(mails, now);
-            if let Some(ours) = bound.ours() {
-                let in_hand = wish.in_hand + mails;
+            limit.take(mails, now);
+            if let Some(ours) = limit.ours() {
+                let in_hand = request.in_hand + mails;
                 // Never fewer than are open: those were granted before the limit was lowered.
-                bound.mine = in_hand.min(ours).max(wish.open);
-                granted.connections.insert(wish.room.lane, bound.mine);
+                limit.mine = in_hand.min(ours).max(request.open);
+                granted.connections.insert(request.room.lane, limit.mine);
                 if ours == 0 {
-                    granted.full.push(wish.room.lane);
+                    granted.full.push(request.room.lane);
                 }
             }
         }
         for (stream, (in_hand, mails)) in by_stream {
-            let Some(bound) = self.streams.get_mut(stream) else { continue };
-            bound.take(mails, now);
-            if bound.maximum.is_some() {
-                bound.mine = in_hand + mails;
-                granted.in_flight.insert(stream.clone(), bound.mine);
+            let Some(limit) = self.streams.get_mut(stream) else { continue };
+            limit.take(mails, now);
+            if limit.maximum.is_some() {
+                limit.mine = in_hand + mails;
+                granted.in_flight.insert(stream.clone(), limit.mine);
             }
-            if bound.ours() == Some(0) {
-                granted.full.extend(wishes.iter().filter(|wish| wish.stream == *stream).map(|wish| wish.room.lane));
+            if limit.ours() == Some(0) {
+                granted.full.extend(
+                    requests.iter().filter(|request| request.stream == *stream).map(|request| request.room.lane),
+                );
             }
         }
         granted.opens_at =
-            self.lanes.values().chain(self.streams.values()).filter_map(|bound| bound.opens_at).collect();
+            self.lanes.values().chain(self.streams.values()).filter_map(|limit| limit.opens_at).collect();
         granted
     }
 
@@ -260,7 +265,7 @@ async fn lock_streams(
     )
     .fetch_all(&mut *connection)
     .await?;
-    let mut bounds: BTreeMap<StreamKey, Limit> = rows
+    let mut limits: BTreeMap<StreamKey, Limit> = rows
         .into_iter()
         .map(|row| ((row.tenant_id, row.name), Limit::new(row.rate, row.used_until, row.concurrency, row.is_open)))
         .collect();
@@ -276,11 +281,11 @@ async fn lock_streams(
     .fetch_all(connection)
     .await?;
     for row in others {
-        if let Some(bound) = bounds.get_mut(&(row.tenant_id, row.stream)) {
-            bound.others = usize::try_from(row.count).unwrap_or(0);
+        if let Some(limit) = limits.get_mut(&(row.tenant_id, row.stream)) {
+            limit.others = usize::try_from(row.count).unwrap_or(0);
         }
     }
-    Ok(bounds)
+    Ok(limits)
 }
 
 async fn lock_lanes(
@@ -299,7 +304,7 @@ async fn lock_lanes(
     .fetch_all(&mut *connection)
     .await?;
     let is_limited = rows.iter().any(|row| row.connections.is_some());
-    let mut bounds: BTreeMap<i64, Limit> = rows
+    let mut limits: BTreeMap<i64, Limit> = rows
         .into_iter()
         .map(|row| (row.id, Limit::new(row.rate, row.used_until, row.connections, row.is_open)))
         .collect();
@@ -313,25 +318,25 @@ async fn lock_lanes(
         .fetch_all(connection)
         .await?;
         for row in others {
-            if let Some(bound) = bounds.get_mut(&row.lane_id) {
-                bound.others = usize::try_from(row.count).unwrap_or(0);
+            if let Some(limit) = limits.get_mut(&row.lane_id) {
+                limit.others = usize::try_from(row.count).unwrap_or(0);
             }
         }
     }
-    Ok(bounds)
+    Ok(limits)
 }
 
 async fn write_lanes(
     connection: &mut PgConnection,
     worker: Uuid,
-    bounds: &BTreeMap<i64, Limit>,
+    limits: &BTreeMap<i64, Limit>,
 ) -> Result<(), sqlx::Error> {
     let (mut ids, mut used, mut opens) = (Vec::new(), Vec::new(), Vec::new());
-    for (id, bound) in bounds {
-        if let Some(turns) = bound.turns.filter(|_| bound.is_open) {
+    for (id, limit) in limits {
+        if let Some(turns) = limit.turns.filter(|_| limit.is_open) {
             ids.push(*id);
             used.push(turns.used_until);
-            opens.push(bound.opens_at);
+            opens.push(limit.opens_at);
         }
     }
     if !ids.is_empty() {
@@ -348,8 +353,8 @@ async fn write_lanes(
         .execute(&mut *connection)
         .await?;
     }
-    let limited = bounds.iter().filter(|(_, bound)| bound.maximum.is_some());
-    let (ids, counts) = limited.map(|(id, bound)| (*id, count(bound.mine))).unzip();
+    let limited = limits.iter().filter(|(_, limit)| limit.maximum.is_some());
+    let (ids, counts) = limited.map(|(id, limit)| (*id, count(limit.mine))).unzip();
     set_permits(connection, worker, ids, counts).await
 }
 
@@ -382,15 +387,15 @@ async fn set_permits(
 async fn write_streams(
     connection: &mut PgConnection,
     worker: Uuid,
-    bounds: &BTreeMap<StreamKey, Limit>,
+    limits: &BTreeMap<StreamKey, Limit>,
 ) -> Result<(), sqlx::Error> {
     let (mut tenants, mut names) = (Vec::new(), Vec::new());
     let (mut used, mut opens) = (Vec::<Option<DateTime<Utc>>>::new(), Vec::new());
-    for ((tenant, name), bound) in bounds {
+    for ((tenant, name), limit) in limits {
         tenants.push(*tenant);
         names.push(name.clone());
-        used.push(bound.turns.filter(|_| bound.is_open).map(|turns| turns.used_until));
-        opens.push(bound.opens_at);
+        used.push(limit.turns.filter(|_| limit.is_open).map(|turns| turns.used_until));
+        opens.push(limit.opens_at);
     }
     if used.iter().any(Option::is_some) {
         sqlx::query!(
@@ -406,8 +411,8 @@ async fn write_streams(
         .execute(&mut *connection)
         .await?;
     }
-    let limited = bounds.iter().filter(|(_, bound)| bound.maximum.is_some());
-    let (keys, counts): (Vec<&StreamKey>, Vec<i32>) = limited.map(|(key, bound)| (key, count(bound.mine))).unzip();
+    let limited = limits.iter().filter(|(_, limit)| limit.maximum.is_some());
+    let (keys, counts): (Vec<&StreamKey>, Vec<i32>) = limited.map(|(key, limit)| (key, count(limit.mine))).unzip();
     set_stream_permits(connection, worker, &keys, &counts).await
 }
 

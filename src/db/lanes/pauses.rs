@@ -69,11 +69,11 @@ pub async fn all(db: &Db, now: DateTime<Utc>) -> Result<Pauses, DbError> {
     let rows = db.timed("lanes.pauses.all", query.fetch_all(&db.pool)).await?;
     let mut pauses = Pauses::default();
     for row in rows {
-        let of = match row.lane {
+        let list = match row.lane {
             Some(lane) => pauses.lanes.entry(lane).or_default(),
             None => pauses.streams.entry((row.tenant, row.stream)).or_default(),
         };
-        of.push(Pause { from: row.from, until: row.until });
+        list.push(Pause { from: row.from, until: row.until });
     }
     Ok(pauses)
 }

@@ -33,7 +33,7 @@ pub async fn cancel(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>
             )
             .execute(&mut *tx)
             .await?;
-            tell(&mut tx, tenant, id, EventType::Canceled, &canceled, None, now).await?;
+            append_events(&mut tx, tenant, id, EventType::Canceled, &canceled, None, now).await?;
         }
         tx.commit().await?;
         Ok(canceled)
@@ -69,7 +69,7 @@ pub async fn reschedule(
                 .await?;
             lower(&mut tx, moved.iter().map(|row| Lowered { lane: row.lane_id, due_at: at })).await?;
             let recipients: Vec<Uuid> = moved.iter().map(|row| row.recipient_id).collect();
-            tell(&mut tx, tenant, id, EventType::Scheduled, &recipients, Some(at), now).await?;
+            append_events(&mut tx, tenant, id, EventType::Scheduled, &recipients, Some(at), now).await?;
         }
         tx.commit().await?;
         Ok(!moved.is_empty())
@@ -144,7 +144,7 @@ pub async fn requeue_uncertain(
         if !requeued.is_empty() {
             wanted_now(&mut tx, requeued.iter().map(|row| row.lane_id), now).await?;
             let recipients: Vec<Uuid> = requeued.iter().map(|row| row.recipient_id).collect();
-            tell(&mut tx, tenant, id, EventType::Deferred, &recipients, Some(now), now).await?;
+            append_events(&mut tx, tenant, id, EventType::Deferred, &recipients, Some(now), now).await?;
         }
         tx.commit().await?;
         Ok(requeued.into_iter().map(|row| row.recipient_id).collect())
@@ -152,7 +152,7 @@ pub async fn requeue_uncertain(
     .await
 }
 
-async fn tell(
+async fn append_events(
     connection: &mut PgConnection,
     tenant: TenantId,
     id: MessageId,

@@ -179,13 +179,13 @@ impl CircuitBreaker {
         };
         let is_gone = outage.as_ref().is_some_and(|(is_gone, _)| *is_gone);
         let outage = outage.map(|(_, outage)| outage);
-        self.tell(outage.clone().filter(|_| is_gone));
+        self.publish(outage.clone().filter(|_| is_gone));
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = outage.map(|outage| (Instant::now(), outage));
         !is_gone
     }
 
     /// Publishes the state to all calls.
-    fn tell(&self, outage: Option<Outage>) {
+    fn publish(&self, outage: Option<Outage>) {
         let was_away = self.away.borrow().is_some();
         match (&outage, was_away) {
             // If there was never a response, the failed call reports the error itself.

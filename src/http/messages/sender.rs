@@ -69,7 +69,7 @@ impl PlannedSignature {
 
 /// How the sender's domain stands, and what that means for its mail. Refuses where the configuration does.
 pub(super) async fn admit(api: &Api, tenant: TenantId, domain: &str) -> Result<(SenderStatus, Vec<Warning>), ApiError> {
-    let standing = api.domains.senders.of(tenant, domain).await?;
+    let standing = api.domains.senders.get(tenant, domain).await?;
     let is_good = matches!(&standing, SenderStatus::Known(sender) if sender.status.is_good());
     if api.domains.refuses_unverified && !is_good {
         let message = match &standing {
