@@ -38,7 +38,7 @@ pub(in crate::db) struct CircuitBreaker {
     /// Silence after which a call trips the breaker.
     doubt: Duration,
     /// Number of calls that got a response.
-    answers: AtomicU64,
+    responses: AtomicU64,
     is_probing: AtomicBool,
     away: watch::Sender<Option<Outage>>,
     /// Why the last probe failed, if the database refused it.
@@ -62,7 +62,7 @@ impl CircuitBreaker {
             pool,
             patience: limit.mul_f64(Self::ACQUIRE_TIMEOUT),
             doubt: limit.mul_f64(Self::DOUBT),
-            answers: AtomicU64::new(0),
+            responses: AtomicU64::new(0),
             is_probing: AtomicBool::new(false),
             away: watch::Sender::new(None),
             refusal: Mutex::default(),
@@ -92,7 +92,7 @@ impl CircuitBreaker {
         if let Some(outage) = away.borrow_and_update().clone() {
             return Err(GivenUp::NotBegun(outage));
         }
-        let (begun, at_begin) = (Instant::now(), self.answers());
+        let (begun, at_begin) = (Instant::now(), self.responses());
         let (mut heard, mut doubt) = (at_begin, self.doubt);
         loop {
             let left = limit.saturating_sub(begun.elapsed());
@@ -108,15 +108,15 @@ impl CircuitBreaker {
                     }
                 }
                 () = tokio::time::sleep(doubt.min(left)) => {
-                    let answers = self.answers();
+                    let responses = self.responses();
                     if left <= doubt {
                         self.renew_if_silent(begun, at_begin);
                         return Err(GivenUp::TimedOut);
                     }
-                    if answers == heard {
+                    if responses == heard {
                         self.trip();
                     }
-                    (heard, doubt) = (answers, doubt * 2);
+                    (heard, doubt) = (responses, doubt * 2);
                 }
             }
         }
@@ -128,8 +128,8 @@ impl CircuitBreaker {
         refusal.as_ref().filter(|(at, _)| at.elapsed() < 2 * self.patience).map(|(_, outage)| outage.clone())
     }
 
-    fn answers(&self) -> u64 {
-        self.answers.load(Ordering::Relaxed)
+    fn responses(&self) -> u64 {
+        self.responses.load(Ordering::Relaxed)
     }
 
     fn learn<T>(self: &Arc<Self>, result: &Result<T, sqlx::Error>, begun: Instant, at_begin: u64) {
@@ -141,14 +141,14 @@ impl CircuitBreaker {
             // The pool was replaced while the call waited for a connection: this is not a response.
             Err(sqlx::Error::PoolClosed) => {}
             Err(error) if is_gone(error) => self.trip(),
-            _ => drop(self.answers.fetch_add(1, Ordering::Relaxed)),
+            _ => drop(self.responses.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
     /// Replaces the connections if no call got a response since this one began: they are dead, though new ones may work
     /// (for example, after a router lost its state). Connections opened since the call began are kept.
     fn renew_if_silent(&self, begun: Instant, at_begin: u64) {
-        if self.answers() == at_begin {
+        if self.responses() == at_begin {
             self.pool.renew_those_of(begun);
         }
     }
@@ -189,7 +189,7 @@ impl CircuitBreaker {
         let was_away = self.away.borrow().is_some();
         match (&outage, was_away) {
             // If there was never a response, the failed call reports the error itself.
-            (Some(outage), false) if self.answers() > 0 => {
+            (Some(outage), false) if self.responses() > 0 => {
                 tracing::warn!(event = "database_away", %outage, "database unavailable; failing calls until it responds");
             }
             (None, true) => {
@@ -238,8 +238,8 @@ mod tests {
         let watch = CircuitBreaker::new(Pool::new(PgConnectOptions::new(), None, PgPoolOptions::new()), limit);
         let closed = watch.over(limit, ready(Err::<(), _>(sqlx::Error::PoolClosed))).await;
         assert!(matches!(closed, Ok(Err(sqlx::Error::PoolClosed))));
-        assert_eq!(watch.answers(), 0);
+        assert_eq!(watch.responses(), 0);
         let answered = watch.over(limit, ready(Err::<(), _>(sqlx::Error::RowNotFound))).await;
-        assert!(answered.is_ok() && watch.answers() == 1);
+        assert!(answered.is_ok() && watch.responses() == 1);
     }
 }
