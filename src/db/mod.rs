@@ -2,7 +2,7 @@
 //!
 //! From the bottom up, each importing only from those before it: `pool` (connections, errors, time limits), `schema`,
 //! `events`, `suppressions`, `queue`, `lanes`, `messages`, and `group_commit`, which commits messages and outcomes
-//! together. `streams`, `domains`, `keys`, `webhooks`, `delivery_reports` and `workers` are independent of each other.
+//! together. `streams`, `domains`, `keys`, `webhooks`, `delivery_reports` and `workers` are outside of this order.
 //!
 //! Each function is one statement or one transaction, bounded by [`Db`]'s time limit (sqlx has none for a stuck socket)
 //! and traced under its name. No transaction ever waits for SMTP or HTTP.
