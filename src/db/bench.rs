@@ -1,28 +1,28 @@
-//! What `postrider bench` asks a database, and the transaction that it holds open there. Nothing here runs in production.
+//! The queries of `postrider bench`, and the transaction that it holds open. Nothing here runs in production.
 
 use sqlx::PgConnection;
 
 use super::{Db, DbError};
 use crate::domain::id::{MessageId, TenantId};
 
-/// The server, and how much it has written.
+/// The database server, and how much it has written.
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// The number of the process that answered: a child of the server.
+    /// The process id of the connection's backend, a child of the server.
     pub backend_pid: i32,
-    /// Whether it runs on this machine, as far as the connection tells.
+    /// Whether the server runs on this machine, as far as the connection shows.
     pub is_local: bool,
-    /// Its version.
+    /// Server version.
     pub version: String,
-    /// Settings that the figures depend on, `name = value`.
+    /// Settings that the results depend on, `name = value`.
     pub settings: Vec<String>,
-    /// Octets of WAL written since it was made.
+    /// Bytes of WAL written since the cluster was created.
     pub wal: i64,
-    /// Octets of this database on disk.
+    /// Bytes of this database on disk.
     pub size: i64,
 }
 
-/// Asks it about itself.
+/// Reads the server's version, settings and sizes.
 pub async fn server(db: &Db) -> Result<Server, DbError> {
     let query = sqlx::query_as!(
         Server,
@@ -37,18 +37,18 @@ pub async fn server(db: &Db) -> Result<Server, DbError> {
     db.timed("bench.server", query.fetch_one(&db.pool)).await
 }
 
-/// What a database holds before a run.
+/// The contents of a database before a run.
 #[derive(Debug, Clone)]
 pub struct Holding {
     /// Whether there are messages.
     pub messages: bool,
-    /// Rows of the queue in the bench's own stream.
+    /// Queue rows in the benchmark's stream.
     pub backlog: i64,
-    /// Whether other mail waits.
+    /// Whether other messages are queued.
     pub others: bool,
 }
 
-/// Looks what is there. Reads the whole queue.
+/// Reports the contents of the database. Reads the whole queue.
 pub async fn holding(db: &Db, tenant: TenantId, backlog_stream: &str) -> Result<Holding, DbError> {
     let query = sqlx::query_as!(
         Holding,
@@ -62,14 +62,14 @@ pub async fn holding(db: &Db, tenant: TenantId, backlog_stream: &str) -> Result<
     db.timed("bench.holding", query.fetch_one(&db.pool)).await
 }
 
-/// Whether each recipient of the messages from this one on has come to its end.
+/// Returns whether every recipient of this message and of later ones is in an end state.
 pub async fn is_settled(db: &Db, since: MessageId) -> Result<bool, DbError> {
     let query =
         sqlx::query_scalar!(r#"SELECT NOT EXISTS (SELECT 1 FROM queue WHERE message_id >= $1) AS "settled!""#, since.0);
     db.timed("bench.is_settled", query.fetch_one(&db.pool)).await
 }
 
-/// Has everything written that waits for it, so that a run does not pay for what came before. Answers whether we may.
+/// Runs a checkpoint, so that a run does not pay for earlier writes. Returns whether the role is allowed to.
 pub async fn checkpoint(db: &Db) -> Result<bool, DbError> {
     match db.timed("bench.checkpoint", sqlx::query("CHECKPOINT").execute(&db.pool)).await {
         Ok(_) => Ok(true),
@@ -84,17 +84,17 @@ pub struct Held {
     _connection: PgConnection,
 }
 
-/// Opens a transaction that has seen the database and written nothing, and keeps it: no version of a row that was there
-/// can be cleared away meanwhile, as beside a backup.
+/// Opens a transaction with a snapshot and no writes, and keeps it open: as during a backup, vacuum cannot remove any
+/// row version that the snapshot sees.
 pub async fn hold(db: &Db) -> Result<Held, DbError> {
     db.timed("bench.hold", async {
         let mut connection = db.pool.connect().await?;
-        // Ours are ended when they idle.
+        // Our sessions are otherwise terminated when they idle in a transaction.
         sqlx::query!("SELECT set_config('idle_in_transaction_session_timeout', '0', false)")
             .fetch_one(&mut connection)
             .await?;
         sqlx::query("BEGIN ISOLATION LEVEL REPEATABLE READ").execute(&mut connection).await?;
-        // With a number of its own: it holds what a snapshot alone would, also against commands that look for numbers.
+        // With a transaction id, it also holds back commands that check transaction ids rather than snapshots.
         sqlx::query!(r#"SELECT count(*) AS "count!", pg_current_xact_id()::text AS "id!" FROM event_counters"#)
             .fetch_one(&mut connection)
             .await?;

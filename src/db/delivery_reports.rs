@@ -1,10 +1,10 @@
-//! What came back takes effect: a report moves recipients that had ended to another end state, once, with its event.
+//! Applies bounces, DSNs and complaints: a report moves recipients from one end state to another, once, with its event.
 //!
-//! Only rows in an end state are locked, and for a complaint those that wait for another attempt where nobody else has them
-//! locked. A worker writes only rows that wait, so that neither ever waits for the other while it holds what the other
-//! wants. A server may be quicker with its bounce than we with its 250: what is in a
-//! worker's hand is told apart, so that the report can be told again. It is looked for first, since a recipient leaves the
-//! hand and ends at one moment.
+//! Only rows in an end state are locked; for a complaint, also rows that wait for another attempt, unless another
+//! transaction has locked them. A worker writes only waiting rows, so the two cannot deadlock. A bounce may arrive
+//! before the 250 that it follows is recorded: leased recipients are reported separately, so that the report can be
+//! applied again later. They are read first, because a recipient loses its lease and reaches its end state in one
+//! transaction.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -27,26 +27,26 @@ use crate::domain::suppression::{AddressKey, Reason};
 /// A recipient that a report may be about.
 #[derive(Debug, Clone)]
 pub struct ReportedMessageRecipient {
-    /// Its id.
+    /// `recipients.id`.
     pub id: Uuid,
-    /// Whose it is.
+    /// The tenant.
     pub tenant_id: Uuid,
-    /// Its address.
+    /// The recipient's address.
     pub address: String,
-    /// As stored, or `sending` while a worker has it in hand.
+    /// The stored status, or `sending` while the recipient is leased.
     pub status: String,
-    /// Attempts on record.
+    /// Number of recorded attempts.
     pub attempts: i16,
-    /// Whether it has complained already.
+    /// Whether a complaint was already recorded.
     pub has_complained: bool,
-    /// Whether its state is what a report said.
+    /// Whether its status was set by a report.
     pub is_reported: bool,
-    /// What was said of it by return paths that others know as well.
+    /// Effects noted from reports that came to return paths known to others too.
     pub unvouched: Vec<String>,
 }
 
-/// The recipients of a message in the order of the request; none where it is not stored (any more). Without a tenant,
-/// whoever's it is.
+/// Returns the recipients of a message in the order of the request; none if the message is not (or no longer) stored.
+/// Without `tenant`, the message may belong to any tenant.
 pub async fn addressees(
     db: &Db,
     message: MessageId,
@@ -66,66 +66,66 @@ pub async fn addressees(
     db.timed("feedback.addressees", query.fetch_all(&db.pool)).await
 }
 
-/// What a report says of one recipient.
+/// What a report says about one recipient.
 #[derive(Debug, Clone)]
 pub struct RecipientReport {
     /// The recipient.
     pub recipient: Uuid,
     /// What happened.
     pub action: Action,
-    /// In which words.
+    /// The reply that the report quotes.
     pub reply: Reply,
-    /// What a failure means.
+    /// How a failure was classified.
     pub judgement: Option<Judgement>,
-    /// Whether nobody but this recipient knows the return path. Otherwise an event tells of it, and nothing changes.
+    /// Whether only this recipient knows the return path. If not, an event records the report and no state changes.
     pub is_vouched: bool,
-    /// Whether a failure may suppress the address: it is said of that mailbox, and of none behind it.
+    /// Whether a failure may suppress the address: the report is about that mailbox, not about one it forwards to.
     pub is_own_mailbox: bool,
 }
 
-/// Lets it take effect on those recipients of a message, each of whom is told of once. Answers what came of each, in the
+/// Applies reports to recipients of one message; each recipient appears once. Returns the effect of each report, in the
 /// same order.
 pub async fn apply(
     db: &Db,
     tenant: TenantId,
     message: MessageId,
-    told: &[RecipientReport],
+    reports: &[RecipientReport],
     now: DateTime<Utc>,
 ) -> Result<Vec<ReportEffect>, DbError> {
     db.timed("feedback.apply", async {
         let mut tx = db.pool.begin().await?;
-        let in_hand = in_hand(&mut tx, tenant, message).await?;
-        let mut ended = lock(&mut tx, tenant, message, told).await?;
-        let waiting = lock_waiting(&mut tx, tenant, message, told).await?;
+        let leased = leased(&mut tx, tenant, message).await?;
+        let mut ended = lock(&mut tx, tenant, message, reports).await?;
+        let waiting = lock_waiting(&mut tx, tenant, message, reports).await?;
         ended.extend(waiting);
-        let word = |told: &RecipientReport| match ended.get(&told.recipient) {
+        let effect_of = |report: &RecipientReport| match ended.get(&report.recipient) {
             Some(row) => {
-                let word = ReportEffect::of(told.action, row.status, row.attempts, row.has_complained);
-                if told.is_vouched { word } else { word.unvouched(&row.unvouched) }
+                let effect = ReportEffect::of(report.action, row.status, row.attempts, row.has_complained);
+                if report.is_vouched { effect } else { effect.unvouched(&row.unvouched) }
             }
-            None if in_hand.contains(&told.recipient) => ReportEffect::Nothing(NoEffectReason::InHand),
+            None if leased.contains(&report.recipient) => ReportEffect::Nothing(NoEffectReason::InHand),
             None => ReportEffect::Nothing(NoEffectReason::Waiting),
         };
-        let words: Vec<ReportEffect> = told.iter().map(word).collect();
-        let effects: Vec<(&RecipientReport, ReportEffect)> = told
+        let all: Vec<ReportEffect> = reports.iter().map(effect_of).collect();
+        let effects: Vec<(&RecipientReport, ReportEffect)> = reports
             .iter()
-            .zip(words.iter().copied())
-            .filter(|(_, word)| !matches!(word, ReportEffect::Nothing(_)))
+            .zip(all.iter().copied())
+            .filter(|(_, effect)| !matches!(effect, ReportEffect::Nothing(_)))
             .collect();
-        restore(&mut tx, tenant, message, told, &ended).await?;
+        restore(&mut tx, tenant, message, reports, &ended).await?;
         if !effects.is_empty() {
             update(&mut tx, tenant, message, &effects, now).await?;
             suppress(&mut tx, tenant, message, &effects, now).await?;
-            tell(&mut tx, tenant, message, &effects, now).await?;
+            append_events(&mut tx, tenant, message, &effects, now).await?;
         }
         tx.commit().await?;
-        Ok(words)
+        Ok(all)
     })
     .await
 }
 
-/// The recipients of a message that workers have in hand.
-async fn in_hand(
+/// Returns the recipients of a message that are leased.
+async fn leased(
     connection: &mut PgConnection,
     tenant: TenantId,
     message: MessageId,
@@ -140,7 +140,7 @@ async fn in_hand(
     Ok(ids.into_iter().collect())
 }
 
-/// What a recipient is locked in.
+/// The state of a locked recipient.
 struct LockedRecipient {
     status: Status,
     attempts: i16,
@@ -148,14 +148,14 @@ struct LockedRecipient {
     unvouched: Vec<String>,
 }
 
-/// Locks those of them that have ended, and answers how.
+/// Locks the recipients that are in an end state, and returns their states.
 async fn lock(
     connection: &mut PgConnection,
     tenant: TenantId,
     message: MessageId,
-    told: &[RecipientReport],
+    reports: &[RecipientReport],
 ) -> Result<HashMap<Uuid, LockedRecipient>, sqlx::Error> {
-    let ids: Vec<Uuid> = told.iter().map(|told| told.recipient).collect();
+    let ids: Vec<Uuid> = reports.iter().map(|report| report.recipient).collect();
     let rows = sqlx::query!(
         r#"SELECT id, status, attempts, complained_at IS NOT NULL AS "has_complained!",
                   coalesce(unvouched, '{}') AS "unvouched!" FROM recipients
@@ -167,7 +167,7 @@ async fn lock(
     )
     .fetch_all(connection)
     .await?;
-    // The column is checked; a word that this version does not know is no end that it could change.
+    // The column has a CHECK constraint. A status unknown to this version is not an end state that it could change.
     let standing = rows.into_iter().map(|row| {
         let status = row.status.parse().unwrap_or(Status::Canceled);
         let (attempts, has_complained, unvouched) = (row.attempts, row.has_complained, row.unvouched);
@@ -176,16 +176,16 @@ async fn lock(
     Ok(standing.collect())
 }
 
-/// Locks those who complain of an earlier attempt and wait for another. Who is locked by someone else is about to leave a
-/// worker's hand: that is not waited for.
+/// Locks recipients that complain about an earlier attempt and wait for another. Rows locked by another transaction are
+/// about to be released by a worker and are skipped, not waited for.
 async fn lock_waiting(
     connection: &mut PgConnection,
     tenant: TenantId,
     message: MessageId,
-    told: &[RecipientReport],
+    reports: &[RecipientReport],
 ) -> Result<HashMap<Uuid, LockedRecipient>, sqlx::Error> {
     let ids: Vec<Uuid> =
-        told.iter().filter(|told| told.action == Action::Complained).map(|told| told.recipient).collect();
+        reports.iter().filter(|report| report.action == Action::Complained).map(|report| report.recipient).collect();
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
@@ -205,7 +205,7 @@ async fn lock_waiting(
     .fetch_all(connection)
     .await?;
     let standing = rows.into_iter().map(|row| {
-        // Locked by someone else: about to leave a worker's hand.
+        // Locked by another transaction: a worker is about to release it.
         let status = if row.attempts.is_some() { Status::Deferred } else { Status::Sending };
         let (attempts, has_complained) = (row.attempts.unwrap_or(0), row.has_complained);
         (row.id, LockedRecipient { status, attempts, has_complained, unvouched: row.unvouched })
@@ -220,18 +220,18 @@ async fn update(
     effects: &[(&RecipientReport, ReportEffect)],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    let ids: Vec<Uuid> = effects.iter().map(|(told, _)| told.recipient).collect();
+    let ids: Vec<Uuid> = effects.iter().map(|(report, _)| report.recipient).collect();
     let ends: Vec<Option<&str>> = effects
         .iter()
-        .map(|(_, word)| if let ReportEffect::Ends(status) = word { Some(status.as_str()) } else { None })
+        .map(|(_, effect)| if let ReportEffect::Ends(status) = effect { Some(status.as_str()) } else { None })
         .collect();
-    let complaints: Vec<bool> = effects.iter().map(|(_, word)| *word == ReportEffect::Complains).collect();
-    let notes: Vec<Option<&str>> = effects.iter().map(|(_, word)| word.note()).collect();
+    let complaints: Vec<bool> = effects.iter().map(|(_, effect)| *effect == ReportEffect::Complains).collect();
+    let notes: Vec<Option<&str>> = effects.iter().map(|(_, effect)| effect.note()).collect();
     let codes: Vec<Option<i16>> =
-        effects.iter().map(|(told, _)| told.reply.code.and_then(|code| i16::try_from(code).ok())).collect();
+        effects.iter().map(|(report, _)| report.reply.code.and_then(|code| i16::try_from(code).ok())).collect();
     let enhanced: Vec<Option<String>> =
-        effects.iter().map(|(told, _)| told.reply.enhanced.map(|code| code.to_string())).collect();
-    let texts: Vec<&str> = effects.iter().map(|(told, _)| told.reply.text.as_str()).collect();
+        effects.iter().map(|(report, _)| report.reply.enhanced.map(|code| code.to_string())).collect();
+    let texts: Vec<&str> = effects.iter().map(|(report, _)| report.reply.text.as_str()).collect();
     sqlx::query!(
         "UPDATE recipients r SET
              status = coalesce(u.status, r.status),
@@ -261,8 +261,8 @@ async fn update(
     Ok(())
 }
 
-/// Addresses that are to be left alone from now on: they do not exist, or their owners called a mail spam. In the
-/// transaction of the events that say so.
+/// Suppresses addresses that do not exist or whose owners reported a message as spam, in the transaction that writes
+/// the corresponding events.
 async fn suppress(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -271,31 +271,33 @@ async fn suppress(
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     let source =
-        |told: &RecipientReport| suppressions::Source { tenant, message, recipient: RecipientId(told.recipient) };
-    let is_unknown =
-        |told: &RecipientReport| told.is_own_mailbox && told.judgement.is_some_and(|judgement| judgement.suppresses());
+        |report: &RecipientReport| suppressions::Source { tenant, message, recipient: RecipientId(report.recipient) };
+    let is_unknown = |report: &RecipientReport| {
+        report.is_own_mailbox && report.judgement.is_some_and(|judgement| judgement.suppresses())
+    };
     let unknown =
-        effects.iter().filter(|(told, word)| *word == ReportEffect::Ends(Status::Bounced) && is_unknown(told));
-    let unknown: Vec<_> = unknown.map(|(told, _)| source(told)).collect();
-    let complained = effects.iter().filter(|(_, word)| *word == ReportEffect::Complains);
-    let complained: Vec<_> = complained.map(|(told, _)| source(told)).collect();
+        effects.iter().filter(|(report, effect)| *effect == ReportEffect::Ends(Status::Bounced) && is_unknown(report));
+    let unknown: Vec<_> = unknown.map(|(report, _)| source(report)).collect();
+    let complained = effects.iter().filter(|(_, effect)| *effect == ReportEffect::Complains);
+    let complained: Vec<_> = complained.map(|(report, _)| source(report)).collect();
     suppressions::add_recipients(connection, Reason::HardBounce, &unknown, now).await?;
     suppressions::add_recipients(connection, Reason::Complaint, &complained, now).await
 }
 
-/// Takes back what an earlier report of this message suppressed where the mail arrived behind the address after all: an alias of
-/// which one member is gone.
+/// Removes suppressions that an earlier report about this message added, if the message was delivered behind the
+/// address after all (an alias with one dead member).
 async fn restore(
     connection: &mut PgConnection,
     tenant: TenantId,
     message: MessageId,
-    told: &[RecipientReport],
+    reports: &[RecipientReport],
     ended: &HashMap<Uuid, LockedRecipient>,
 ) -> Result<(), sqlx::Error> {
     let is_bounced =
-        |told: &&RecipientReport| ended.get(&told.recipient).is_some_and(|row| row.status == Status::Bounced);
-    let arrived = told.iter().filter(|told| told.is_vouched && told.action == Action::Delivered).filter(is_bounced);
-    let ids: Vec<Uuid> = arrived.map(|told| told.recipient).collect();
+        |report: &&RecipientReport| ended.get(&report.recipient).is_some_and(|row| row.status == Status::Bounced);
+    let arrived =
+        reports.iter().filter(|report| report.is_vouched && report.action == Action::Delivered).filter(is_bounced);
+    let ids: Vec<Uuid> = arrived.map(|report| report.recipient).collect();
     if ids.is_empty() {
         return Ok(());
     }
@@ -324,45 +326,45 @@ async fn restore(
     Ok(())
 }
 
-/// The last of the transaction: it takes event numbers.
-async fn tell(
+/// Appends the events. Comes last in the transaction, because it takes event numbers.
+async fn append_events(
     connection: &mut PgConnection,
     tenant: TenantId,
     message: MessageId,
     effects: &[(&RecipientReport, ReportEffect)],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    let outcomes: Vec<Outcome> = effects.iter().map(|(told, _)| outcome(told)).collect();
-    let events = effects.iter().zip(&outcomes).map(|((told, word), outcome)| NewEvent {
+    let outcomes: Vec<Outcome> = effects.iter().map(|(report, _)| outcome(report)).collect();
+    let events = effects.iter().zip(&outcomes).map(|((report, effect), outcome)| NewEvent {
         tenant: tenant.0,
-        kind: match word {
+        kind: match effect {
             ReportEffect::Ends(status) => EventType::of_end(*status),
             ReportEffect::Noted(event) => *event,
             ReportEffect::Complains | ReportEffect::Nothing(_) => EventType::Complained,
         },
         message_id: Some(message.0),
-        recipient_id: Some(told.recipient),
+        recipient_id: Some(report.recipient),
         endpoint_id: None,
         attempt: None,
-        outcome: (told.action != Action::Complained).then_some(outcome),
+        outcome: (report.action != Action::Complained).then_some(outcome),
         next_attempt_at: None,
-        bounce: match (word, told.judgement) {
+        bounce: match (effect, report.judgement) {
             (ReportEffect::Ends(Status::Bounced) | ReportEffect::Noted(EventType::Bounced), Some(judgement)) => {
                 Some(Bounce { judgement, source: Source::Dsn })
             }
             _ => None,
         },
-        vouched: Some(told.is_vouched),
+        vouched: Some(report.is_vouched),
     });
     events::append(connection, now, events.collect()).await
 }
 
-/// What was said, for the event; nobody was spoken to.
-fn outcome(told: &RecipientReport) -> Outcome {
-    let verdict = if told.action == Action::Failed { Verdict::Permanent } else { Verdict::Accepted };
+/// Returns the reported reply as an outcome for the event; no SMTP conversation took place.
+fn outcome(report: &RecipientReport) -> Outcome {
+    let verdict = if report.action == Action::Failed { Verdict::Permanent } else { Verdict::Accepted };
     Outcome {
         verdict,
-        reply: told.reply.clone(),
+        reply: report.reply.clone(),
         peer: Peer::default(),
         duration: Duration::ZERO,
         stage: Stage::FinalDot,

@@ -1,6 +1,6 @@
-//! The transactions that mail goes through: what was accepted becomes ours, and what came of attempts becomes known, both with
-//! their events. Together where both are there: a transaction waits for the disk once, however much is in it, and all of
-//! them line up for their event numbers.
+//! The transaction of a group commit: stores accepted messages and outcomes of attempts, with their events. Both go
+//! into one transaction where possible: it costs one `fsync` regardless of its size, and event numbering serialises
+//! commits.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,24 +11,24 @@ use super::messages::insert::{self, Committed, MessageInsert};
 use super::queue::{self, Finished};
 use super::{Db, DbError, events};
 
-/// What was committed.
+/// The result of a group commit.
 #[derive(Debug)]
 pub struct Done {
-    /// What became of each message.
+    /// The result for each message.
     pub accepted: Vec<Committed>,
-    /// How many of the outcomes counted: those whose lease another has taken change nothing.
+    /// The number of outcomes recorded; outcomes with a stale lease change nothing.
     pub counted: usize,
-    /// How long it waited in line for its event numbers.
+    /// How long the transaction waited for its event numbers.
     pub waited: Duration,
 }
 
-/// A transaction that failed.
+/// A failed transaction.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct CommitError {
-    /// Why.
+    /// The cause.
     pub error: DbError,
-    /// Whether it may have been committed, or may yet be, and only the answer is missing. Before COMMIT is sent it cannot be.
+    /// Whether the transaction may have been committed, or may still be: COMMIT was sent, and the reply is missing.
     pub may_be_done: bool,
 }
 
@@ -38,12 +38,12 @@ impl From<CommitError> for DbError {
     }
 }
 
-/// How long a transaction waits for what somebody else has locked.
+/// How long a transaction waits for a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// A second: others wait behind it, and what it is about is tried again by itself.
+    /// One second: other work waits behind the transaction, and the caller retries.
     Short,
-    /// As long as a call may take.
+    /// As long as a database call may take.
     Long,
 }
 
@@ -57,10 +57,10 @@ pub async fn commit(
 ) -> Result<Done, CommitError> {
     let name = match (accepted, over) {
         ([], _) => "queue.finish",
-        (_, []) => "intake.commit",
-        _ => "journal.commit",
+        (_, []) => "group_commit.messages",
+        _ => "group_commit.both",
     };
-    // One way to the server and back. A commit waits for the disk whatever the session has kept of its settings.
+    // One round trip. The commit is synchronous regardless of the session's settings.
     let begin = match patience {
         Patience::Short => "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '1s'",
         Patience::Long => "BEGIN; SET LOCAL synchronous_commit = on",

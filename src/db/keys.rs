@@ -1,4 +1,4 @@
-//! `keys`: who may call.
+//! The table `keys`: API keys.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -6,51 +6,51 @@ use uuid::Uuid;
 use super::{Db, DbError};
 use crate::domain::id::{KeyId, TenantId};
 
-/// One API key, without the key.
+/// An API key, without its secret.
 #[derive(Debug, Clone)]
 pub struct KeyRow {
-    /// Its id.
+    /// `keys.id`.
     pub id: Uuid,
-    /// Whose it is.
+    /// The tenant.
     pub tenant_id: Uuid,
-    /// What the operator calls it.
+    /// Name given by the operator.
     pub name: String,
-    /// What it allows.
+    /// Scopes granted.
     pub scopes: Vec<String>,
-    /// Domains it may send from; `None` means any.
+    /// Sender domains allowed; `None` allows any.
     pub sender_domains: Option<Vec<String>>,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: DateTime<Utc>,
-    /// When it stops working.
+    /// Time of expiry.
     pub expires_at: Option<DateTime<Utc>>,
-    /// When it last worked, to within a minute.
+    /// Time of last use, to within a minute.
     pub last_used_at: Option<DateTime<Utc>>,
-    /// When it was withdrawn.
+    /// Time of revocation.
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
-/// What a new key needs.
+/// An API key to insert.
 #[derive(Debug)]
 pub struct NewKey<'a> {
-    /// Its id.
+    /// `keys.id`.
     pub id: KeyId,
-    /// Whose it is.
+    /// The tenant.
     pub tenant: TenantId,
-    /// What the operator calls it.
+    /// Name given by the operator.
     pub name: &'a str,
-    /// SHA-256 of the key.
+    /// SHA-256 of the secret.
     pub hash: [u8; 32],
-    /// What it allows.
+    /// Scopes granted.
     pub scopes: &'a [String],
-    /// Domains it may send from.
+    /// Sender domains allowed; `None` allows any.
     pub sender_domains: Option<&'a [String]>,
-    /// Now.
+    /// Time of creation.
     pub created_at: DateTime<Utc>,
-    /// When it stops working.
+    /// Time of expiry.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// Stores a new key.
+/// Inserts a key.
 pub async fn insert(db: &Db, key: &NewKey<'_>) -> Result<(), DbError> {
     let query = sqlx::query!(
         "INSERT INTO keys (id, tenant_id, name, hash, scopes, sender_domains, created_at, expires_at)
@@ -67,7 +67,7 @@ pub async fn insert(db: &Db, key: &NewKey<'_>) -> Result<(), DbError> {
     db.timed("keys.insert", query.execute(&db.pool)).await.map(|_| ())
 }
 
-/// The key with this hash, withdrawn and expired ones included.
+/// Returns the key with this hash, even if it is revoked or expired.
 pub async fn find(db: &Db, hash: [u8; 32]) -> Result<Option<KeyRow>, DbError> {
     let query = sqlx::query_as!(
         KeyRow,
@@ -78,7 +78,7 @@ pub async fn find(db: &Db, hash: [u8; 32]) -> Result<Option<KeyRow>, DbError> {
     db.timed("keys.find", query.fetch_optional(&db.pool)).await
 }
 
-/// A page of a tenant's keys, newest first, starting behind `after`.
+/// Returns a page of a tenant's keys, newest first, starting after `after`.
 pub async fn page(db: &Db, tenant: TenantId, after: Option<KeyId>, limit: i64) -> Result<Vec<KeyRow>, DbError> {
     let query = sqlx::query_as!(
         KeyRow,
@@ -91,7 +91,7 @@ pub async fn page(db: &Db, tenant: TenantId, after: Option<KeyId>, limit: i64) -
     db.timed("keys.page", query.fetch_all(&db.pool)).await
 }
 
-/// Withdraws a key. Answers whether there was one; a second time changes nothing.
+/// Revokes a key. Returns whether it exists; revoking it again changes nothing.
 pub async fn revoke(db: &Db, tenant: TenantId, id: KeyId, now: DateTime<Utc>) -> Result<bool, DbError> {
     let query = sqlx::query!(
         "UPDATE keys SET revoked_at = coalesce(revoked_at, $3) WHERE tenant_id = $1 AND id = $2",
@@ -102,7 +102,7 @@ pub async fn revoke(db: &Db, tenant: TenantId, id: KeyId, now: DateTime<Utc>) ->
     db.timed("keys.revoke", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
 
-/// Notes that a key worked; called at most once a minute a key.
+/// Records the use of a key; called at most once per minute and key.
 pub async fn touch(db: &Db, id: KeyId, now: DateTime<Utc>) -> Result<(), DbError> {
     let query = sqlx::query!(
         "UPDATE keys SET last_used_at = $2 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)",

@@ -1,50 +1,50 @@
-//! The ledger: what was accepted against what became of it, counted from different tables, so that a loss shows.
+//! The ledger: accepted recipients against their states, counted from different tables, so that a loss shows.
 
 use chrono::{DateTime, Utc};
 
 use super::{Db, DbError};
 use crate::domain::id::TenantId;
 
-/// Recipients of the messages accepted in a span.
+/// Numbers of recipients of the messages accepted in a time span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
     /// Messages.
     pub messages: i64,
-    /// Messages that have no recipient, and recipients' messages that are not there.
+    /// Messages without recipients, and recipients whose message is missing.
     pub unmatched: i64,
     /// Recipients.
     pub accepted: i64,
-    /// By end state.
+    /// Delivered to the recipient's mail server.
     pub delivered: i64,
-    /// See [`crate::domain::delivery::Status::Relayed`]; the others likewise.
+    /// See [`crate::domain::delivery::Status::Relayed`].
     pub relayed: i64,
-    /// Refused for good.
+    /// Permanent failures.
     pub bounced: i64,
-    /// Time ran out.
+    /// Retry window or `expires_at` passed.
     pub expired: i64,
     /// On the suppression list.
     pub suppressed: i64,
-    /// Called back.
+    /// Canceled by the sender.
     pub canceled: i64,
-    /// The link died after the final dot.
+    /// The connection dropped after the final dot, before the reply.
     pub uncertain: i64,
-    /// Rows of the queue.
+    /// Queue rows.
     pub in_flight: i64,
-    /// Of those, waiting for the first attempt.
+    /// Queue rows waiting for the first attempt.
     pub queued: i64,
-    /// Of those, waiting for another attempt.
+    /// Queue rows waiting for another attempt.
     pub deferred: i64,
-    /// Of those, waiting for their time.
+    /// Queue rows waiting for `scheduled_at`.
     pub scheduled: i64,
-    /// Of those, in a worker's hand.
+    /// Leased queue rows.
     pub sending: i64,
-    /// Of those, waiting for an operator.
+    /// Queue rows held for an operator.
     pub held: i64,
-    /// Rows of the queue whose recipient has ended, or is not there.
+    /// Queue rows whose recipient is in an end state or missing.
     pub stray: i64,
 }
 
-/// Counts what was accepted from `since` until before `until`, all at one moment. Without `until`, to the newest.
+/// Counts what was accepted from `since` until before `until`, in one snapshot. Without `until`, up to the newest.
 pub async fn tally(
     db: &Db,
     tenant: TenantId,
@@ -52,7 +52,7 @@ pub async fn tally(
     until: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
 ) -> Result<Tally, DbError> {
-    // The ids are the time: a span reads the weeks it touches and no others.
+    // Ids contain the time, so a span reads only the weekly partitions that it touches.
     let query = sqlx::query_as!(
         Tally,
         r#"WITH whole AS (

@@ -1,11 +1,11 @@
-//! Every SQL statement of the product: free functions, one folder per subject.
+//! All SQL statements of the service, as free functions, one folder per subject.
 //!
-//! From the bottom up, each importing only from those before it: `pool` (connections, errors, limits of time), `schema`, `events`,
-//! `suppressions`, `queue`, `lanes`, `messages`, and `group_commit`, which commits messages and outcomes together. `streams`,
-//! `domains`, `keys`, `webhooks`, `delivery_reports` and `workers` stand beside them.
+//! From the bottom up, each importing only from those before it: `pool` (connections, errors, time limits), `schema`,
+//! `events`, `suppressions`, `queue`, `lanes`, `messages`, and `group_commit`, which commits messages and outcomes
+//! together. `streams`, `domains`, `keys`, `webhooks`, `delivery_reports` and `workers` are outside of this order.
 //!
-//! Each function is one statement or one transaction, bounded by [`Db`]'s own time limit (sqlx has none for a stuck
-//! socket) and traced under its name. No transaction ever waits for SMTP or HTTP.
+//! Each function is one statement or one transaction, bounded by [`Db`]'s time limit (sqlx has none for a stuck socket)
+//! and traced under its name. No transaction ever waits for SMTP or HTTP.
 
 pub mod bench;
 pub mod delivery_reports;
@@ -39,7 +39,7 @@ pub use pool::outage::{Outage, Trouble};
 use pool::Pool;
 use pool::circuit_breaker::{CircuitBreaker, GivenUp};
 
-/// Connections with the settings that the hot statements need, and an eye on whether anybody answers them.
+/// A connection pool with the session settings that the service needs, behind a circuit breaker.
 #[derive(Debug, Clone)]
 pub struct Db {
     pool: Pool,
@@ -47,34 +47,34 @@ pub struct Db {
     breaker: Arc<CircuitBreaker>,
 }
 
-/// How a database is opened.
+/// Options for opening a database.
 #[derive(Debug, Clone, Copy)]
 pub struct Opening<'a> {
-    /// A `postgres://` URL, which may lead to a connection pooler in transaction mode if there is a direct one.
+    /// A `postgres://` URL; may be a connection pooler in transaction mode if `direct_url` is set.
     pub url: &'a str,
-    /// The URL of the server itself: what needs a session of its own (LISTEN, migrations, kept plans) goes there.
+    /// The URL of the server itself, used for everything that needs a session (LISTEN, migrations, cached plans).
     pub direct_url: Option<&'a str>,
-    /// Connections at most.
+    /// Maximum number of connections.
     pub max_connections: u32,
-    /// The longest that one call may take.
+    /// Time limit of one call.
     pub timeout: Duration,
-    /// Whether it is a service that runs, rather than a command: services divide the server's connections among them.
+    /// Whether this is a running service, not a command: services share the server's connections among them.
     pub is_service: bool,
 }
 
 impl Db {
-    /// Opens a pool without connecting yet. `url` is a `postgres://` URL.
+    /// Creates a pool without connecting yet. `url` is a `postgres://` URL.
     pub fn new(url: &str, max_connections: u32, timeout: Duration) -> Result<Self, DbError> {
         Self::open(&Opening { url, direct_url: None, max_connections, timeout, is_service: false })
     }
 
-    /// Opens a pool without connecting yet.
+    /// Creates a pool without connecting yet.
     pub fn open(opening: &Opening<'_>) -> Result<Self, DbError> {
         let &Opening { url, direct_url, max_connections, timeout, is_service } = opening;
         let name = if is_service { service() } else { PROGRAM };
-        let direct = own_session(options(direct_url.unwrap_or(url), name)?, timeout);
-        // A pooler refuses or drops what a session asks for: there the role has the settings. Its connections to the server
-        // outlive us, and must not count as ours.
+        let direct = with_session_settings(options(direct_url.unwrap_or(url), name)?, timeout);
+        // A pooler refuses or drops session settings, so the role has them instead. Its connections to the server
+        // outlive this process, and must not count as its own.
         let pooled =
             direct_url.map(|_| options(url, PROGRAM)).transpose()?.map(|options| options.extra_float_digits(None));
         let pool = PgPoolOptions::new()
@@ -86,17 +86,17 @@ impl Db {
         Ok(Self { breaker: CircuitBreaker::new(pool.clone(), timeout), pool, timeout })
     }
 
-    /// From now on at most so many connections. What runs on the ones there are is not disturbed.
+    /// Changes the maximum number of connections. Running calls are not interrupted.
     pub fn resize(&self, max_connections: u32) {
         self.pool.resize(max_connections);
     }
 
-    /// The longest that one call may take, scans apart.
+    /// Returns the time limit of one call, except scans.
     pub fn limit(&self) -> Duration {
         self.timeout
     }
 
-    /// Whether the database answers and takes writes.
+    /// Checks whether the database responds and accepts writes.
     pub async fn ping(&self) -> Result<(), DbError> {
         let query = "db.ping";
         let ping = sqlx::query_scalar!(r#"SELECT current_setting('transaction_read_only') = 'on' AS "read_only!""#)
@@ -107,18 +107,19 @@ impl Db {
             return Err(DbError::Away { query, outage, begun: false });
         }
         if self.breaker.is_disk_full() {
-            let outage = Outage::new(Trouble::DiskFull, "a statement failed for want of room within the last 30 s");
+            let outage =
+                Outage::new(Trouble::DiskFull, "a statement failed within the last 30 s because the disk is full");
             return Err(DbError::Away { query, outage, begun: false });
         }
         Ok(())
     }
 
-    /// Closes every connection once it is idle; what does not end within the time limit is left.
+    /// Closes every connection once it is idle; does not wait longer than the time limit.
     pub async fn close(&self) {
         let _ = tokio::time::timeout(self.timeout, self.pool.close()).await;
     }
 
-    /// Runs one statement or transaction under its name and the time limit.
+    /// Runs one statement or transaction under a name, with the time limit.
     fn timed<T>(
         &self,
         name: &'static str,
@@ -127,14 +128,15 @@ impl Db {
         self.timed_for(self.timeout, name, work)
     }
 
-    /// As [`Db::timed`] with a limit of its own.
+    /// Like [`Db::timed`], with another time limit.
     fn timed_for<T>(
         &self,
         limit: Duration,
         name: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> impl Future<Output = Result<T, DbError>> {
-        // Boxed here and not in an async function: that would hold it, and be held by whoever may call it, at its full size.
+        // Boxed here and not in an async function, whose future would contain it, as would those of all callers, at
+        // full size.
         let work = Box::pin(work.instrument(tracing::debug_span!("db", query = name)));
         async move {
             match self.breaker.over(limit, work).await {
@@ -148,7 +150,7 @@ impl Db {
 
     fn failed(&self, query: &'static str, source: sqlx::Error) -> DbError {
         if pool::error::is_read_only(&source) {
-            // After a failover the old primary still answers: new connections may lead to the new one.
+            // After a failover, the old primary still responds; new connections may reach the new one.
             self.pool.renew_unless_fresh();
         }
         if pool::error::is_disk_full(&source) {
@@ -171,15 +173,15 @@ fn options(url: &str, name: &str) -> Result<PgConnectOptions, DbError> {
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(2)))
 }
 
-/// With the settings of every connection that has a session of its own.
-fn own_session(options: PgConnectOptions, timeout: Duration) -> PgConnectOptions {
+/// Adds the settings of connections that have a session.
+fn with_session_settings(options: PgConnectOptions, timeout: Duration) -> PgConnectOptions {
     options.options(pool::session::settings(timeout)).options(pool::session::OF_LINK)
 }
 
-/// What names connections in `pg_stat_activity` that are not those of a running service.
+/// Application name of connections in `pg_stat_activity`, except those of a running service.
 const PROGRAM: &str = "postrider";
 
-/// What names all connections of a service that runs in this process, and of no other.
+/// Returns the application name of this process's connections as a service, unique to this process.
 fn service() -> &'static str {
     static NAME: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
         let id = uuid::Uuid::new_v4().simple().to_string();

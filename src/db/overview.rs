@@ -1,40 +1,40 @@
-//! What stands still in the whole service, for `postrider doctor`: lanes, streams, held recipients, webhook endpoints.
+//! What is stopped in the whole service, for `postrider doctor`: lanes, streams, held recipients, webhook endpoints.
 //! Lists and counts stop at a limit.
 
 use chrono::{DateTime, Utc};
 
 use super::{Db, DbError};
 
-/// Lanes, streams and endpoints that are listed by name, of each kind.
+/// Maximum number of lanes, streams and endpoints listed, each.
 const LISTED: i64 = 10;
-/// Where counting stops.
+/// Maximum count.
 const COUNTED: i64 = 1_000;
 
 /// A stream or lane that sends nothing.
 #[derive(Debug, Clone)]
 pub struct Stopped {
-    /// Such as `stream bulk` or `lane_7 (bulk, relay, example.net)`.
+    /// Name, such as `stream bulk` or `lane_7 (bulk, relay, example.net)`.
     pub name: String,
-    /// Since when.
+    /// When it stopped.
     pub since: DateTime<Utc>,
     /// The operator's reason, or the destination's last reply.
     pub reason: Option<String>,
 }
 
-/// A webhook endpoint that does not get its events.
+/// A webhook endpoint that is failing or disabled.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// Its URL.
+    /// URL of the endpoint.
     pub url: String,
-    /// Since when.
+    /// When it stopped.
     pub since: DateTime<Utc>,
-    /// Whether nothing is posted any more.
+    /// Whether the endpoint is disabled.
     pub is_disabled: bool,
-    /// Why.
+    /// Reason or last error.
     pub reason: Option<String>,
 }
 
-/// What stands still.
+/// What is stopped.
 #[derive(Debug, Clone)]
 pub struct Overview {
     /// The server's version, such as `15.8`.
@@ -43,15 +43,15 @@ pub struct Overview {
     pub paused: Vec<Stopped>,
     /// Lanes whose destination is unreachable, oldest first, at most 10.
     pub blocked: Vec<Stopped>,
-    /// Recipients that only an operator frees, at most 1,000.
+    /// Recipients held for an operator, counted up to 1,000.
     pub held: i64,
-    /// When the oldest recipient became due that nothing known keeps from being sent.
+    /// Due time of the oldest recipient that no known cause keeps from being sent.
     pub oldest_due: Option<DateTime<Utc>>,
     /// Endpoints that are failing or disabled, at most 10.
     pub endpoints: Vec<Endpoint>,
 }
 
-/// Looks at every tenant's.
+/// Returns what is stopped, across all tenants.
 pub async fn overview(db: &Db, now: DateTime<Utc>) -> Result<Overview, DbError> {
     let server_version = sqlx::query_scalar!(r#"SELECT current_setting('server_version') AS "version!""#);
     let server_version = db.timed("overview.version", server_version.fetch_one(&db.pool)).await?;
@@ -98,7 +98,7 @@ async fn stopped_lanes(db: &Db, state: &str) -> Result<Vec<Stopped>, DbError> {
     db.timed("overview.lanes", query.fetch_all(&db.pool)).await
 }
 
-/// Of lanes that may send: one step into each lane's index.
+/// Returns the oldest due time in lanes that may send, with one index lookup per lane.
 async fn oldest_due(db: &Db, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, DbError> {
     let query = sqlx::query_scalar!(
         r#"SELECT min(oldest.due_at)

@@ -1,4 +1,4 @@
-//! `workers`: who is alive, and what becomes of the rows of one that is not.
+//! The table `workers`: live workers, and the rescue of dead workers' leases.
 
 use std::time::Duration;
 
@@ -15,22 +15,22 @@ use crate::domain::delivery::{Status, Transition};
 use crate::domain::fingerprint::Fingerprints;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 
-/// What a worker says of itself.
+/// Registration of a worker.
 #[derive(Debug, Clone)]
 pub struct Registration {
-    /// Under which it claims.
+    /// Worker id, used as the lease.
     pub id: Uuid,
-    /// Where it runs, for a person.
+    /// Host name, for people.
     pub host: String,
-    /// Its process there.
+    /// Process id.
     pub pid: i32,
-    /// How long it may be silent before others free what it has leased.
+    /// How long it may go without a heartbeat before its leases are released.
     pub lease: Duration,
-    /// Fingerprints of the settings that have to be the same in all replicas.
+    /// Fingerprints of the settings that must be the same in all replicas.
     pub settings: Fingerprints,
 }
 
-/// Makes a worker known. Heartbeats are told by the database's clock, so that replicas need not agree on the time.
+/// Registers a worker. Heartbeats use the database's clock, so the replicas' clocks need not agree.
 pub async fn register(db: &Db, worker: &Registration) -> Result<(), DbError> {
     let query = sqlx::query!(
         "INSERT INTO workers (id, host, pid, started_at, heartbeat_at, lease_seconds, version, settings,
@@ -46,22 +46,22 @@ pub async fn register(db: &Db, worker: &Registration) -> Result<(), DbError> {
     db.timed("workers.register", query.execute(&db.pool)).await.map(|_| ())
 }
 
-/// A worker that has been heard of within its lease.
+/// A worker with a heartbeat within its lease time.
 #[derive(Debug, Clone)]
 pub struct Living {
-    /// Under which it claims.
+    /// Worker id, used as the lease.
     pub id: Uuid,
-    /// Where it runs.
+    /// Host name.
     pub host: String,
-    /// Its process there.
+    /// Process id.
     pub pid: i32,
-    /// What it runs; none of a version that did not say so.
+    /// Version; `None` for versions that did not record it.
     pub version: Option<String>,
-    /// Its fingerprints; empty of a version that had none.
+    /// Fingerprints of its settings; empty for versions that had none.
     pub settings: Fingerprints,
 }
 
-/// The workers that live. `lease` stands for that of a version that did not name its own.
+/// Returns the live workers. `lease` applies to workers of versions that do not record their lease time.
 pub async fn living(db: &Db, lease: Duration) -> Result<Vec<Living>, DbError> {
     let query = sqlx::query!(
         "SELECT id, host, pid, version, settings FROM workers
@@ -79,32 +79,34 @@ pub async fn living(db: &Db, lease: Duration) -> Result<Vec<Living>, DbError> {
     Ok(living.collect())
 }
 
-/// Says that a worker is alive, by a connection that no long look through a table may be holding. Answers `false` where it has been declared dead: its leases are gone.
+/// Records a heartbeat, over a connection that no long table scan can occupy. Returns `false` if the worker was
+/// declared dead and has lost its leases.
 pub async fn heartbeat(db: &Db, id: Uuid) -> Result<bool, DbError> {
     let query = sqlx::query!("UPDATE workers SET heartbeat_at = clock_timestamp() WHERE id = $1", id);
     db.timed("workers.heartbeat", query.execute(&db.pool.hot())).await.map(|done| done.rows_affected() == 1)
 }
 
-/// What dead workers left behind.
+/// The result of rescuing leases.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Reaped {
     /// Workers declared dead.
     pub workers: usize,
-    /// Recipients freed for others.
+    /// Recipients released.
     pub freed: usize,
-    /// Recipients held because workers kept dying with them.
+    /// Recipients held because workers crashed repeatedly with them in flight.
     pub held: usize,
-    /// Recipients whose mail was on its way, and whose sender wants no second copy.
+    /// Recipients whose message was being sent, and whose sender wants no duplicate.
     pub uncertain: usize,
 }
 
-/// A recipient that so many workers died of is held for an operator.
+/// Number of worker crashes after which a recipient is held for an operator.
 pub const CRASHES_TO_HOLD: i16 = 3;
 
-/// Declares workers dead that have not been heard of for their lease, and frees what they had in hand, due at `now`. `lease` stands
-/// for that of a version that did not name its own.
+/// Declares workers dead whose lease time has passed without a heartbeat, and releases their recipients, due at `now`.
+/// `lease` applies to workers of versions that do not record their lease time.
 ///
-/// At first everyone who was in hand is suspected; from then on only those are blamed that a worker had begun with.
+/// The first crash counts against every recipient in flight; later ones only against those that the worker had begun
+/// with.
 pub async fn reap(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<Reaped, DbError> {
     db.timed_for(SCAN_LIMIT, "workers.reap", async {
         let mut tx = db.pool.begin().await?;
@@ -121,15 +123,15 @@ pub async fn reap(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<Reaped
         if dead.is_empty() {
             return Ok(Reaped::default());
         }
-        let reaped = free_of(&mut tx, &dead, now).await?;
+        let reaped = release_all(&mut tx, &dead, now).await?;
         tx.commit().await?;
         Ok(reaped)
     })
     .await
 }
 
-/// Frees what is leased to workers that are not on the list at all, as after rows were changed by hand or restored: no reaper would
-/// ever find them. A claim holds its worker's row until it commits, so none is caught under way. Looks through the whole queue.
+/// Releases leases of unregistered workers, as after rows were edited or restored: [`reap`] would never find them. A
+/// claim locks its worker's row until it commits, so no running claim is affected. Scans the whole queue.
 pub async fn free_orphans(db: &Db, now: DateTime<Utc>) -> Result<Reaped, DbError> {
     db.timed_for(SCAN_LIMIT, "workers.free_orphans", async {
         let mut tx = db.pool.begin().await?;
@@ -143,17 +145,17 @@ pub async fn free_orphans(db: &Db, now: DateTime<Utc>) -> Result<Reaped, DbError
         if unknown.is_empty() {
             return Ok(Reaped::default());
         }
-        let reaped = free_of(&mut tx, &unknown, now).await?;
+        let reaped = release_all(&mut tx, &unknown, now).await?;
         tx.commit().await?;
         Ok(reaped)
     })
     .await
 }
 
-/// Frees what these workers, which are gone, had in hand.
-async fn free_of(tx: &mut PgConnection, dead: &[Uuid], now: DateTime<Utc>) -> Result<Reaped, sqlx::Error> {
-    let uncertain = cut_short(&mut *tx, dead, now).await?;
-    // No index on lease: it would cost every claim, and this scan runs only when a worker has died.
+/// Releases the recipients leased to these dead workers.
+async fn release_all(tx: &mut PgConnection, dead: &[Uuid], now: DateTime<Utc>) -> Result<Reaped, sqlx::Error> {
+    let uncertain = interrupted(&mut *tx, dead, now).await?;
+    // No index on `lease`: it would make every claim more expensive, and this scan runs only when a worker has died.
     let freed = sqlx::query!(
             r#"UPDATE queue SET lease = NULL, begun = false, crashes = blamed.crashes,
                    held = CASE WHEN blamed.crashes >= $3::smallint
@@ -177,14 +179,14 @@ async fn free_of(tx: &mut PgConnection, dead: &[Uuid], now: DateTime<Utc>) -> Re
     Ok(Reaped { workers: dead.len(), freed: freed.len() - held, held, uncertain: uncertain.len() })
 }
 
-/// Takes a worker off the list once it has nothing in hand; what it still has is freed without blame.
+/// Deregisters a worker. Recipients that it still holds are released without counting a crash.
 pub async fn deregister(db: &Db, id: Uuid, now: DateTime<Utc>) -> Result<(), DbError> {
     db.timed_for(SCAN_LIMIT, "workers.deregister", async {
         let mut tx = db.pool.begin().await?;
         allow_scan(&mut tx).await?;
-        // First, so that no claim of ours comes after.
+        // First, so that this worker cannot claim afterwards.
         sqlx::query!("DELETE FROM workers WHERE id = $1", id).execute(&mut *tx).await?;
-        let uncertain = cut_short(&mut tx, &[id], now).await?;
+        let uncertain = interrupted(&mut tx, &[id], now).await?;
         let freed = sqlx::query_as!(
             Lowered,
             "UPDATE queue SET lease = NULL, begun = false WHERE lease = $1 AND NOT data_started
@@ -200,9 +202,9 @@ pub async fn deregister(db: &Db, id: Uuid, now: DateTime<Utc>) -> Result<(), DbE
     .await
 }
 
-/// The attempts of these workers that ended between a mail's text and its reply, on record only where the sender wants no
-/// second copy ([`super::queue::attempt_markers`]).
-async fn cut_short(
+/// Returns the attempts of these workers that ended between the message body and the reply, which are recorded only if
+/// the sender wants no duplicate ([`super::queue::attempt_markers`]).
+async fn interrupted(
     connection: &mut PgConnection,
     workers: &[Uuid],
     now: DateTime<Utc>,
@@ -221,7 +223,7 @@ async fn cut_short(
             4,
             4,
             2,
-            "the process that sent this mail ended between the mail's text and the server's reply: the server may have it",
+            "the sending process ended between the message body and the server's reply; the server may have the message",
         ),
         peer: Peer::default(),
         duration: Duration::ZERO,

@@ -1,10 +1,10 @@
-//! Group commit: whatever has been accepted, and whatever has come of attempts, while a transaction was under way goes into the
-//! next one together. An idle service commits at once; a busy one pays for a transaction and its `fsync` once for many
-//! mails. One a process.
+//! Group commit: messages accepted and outcomes produced while a transaction is under way go into the next one
+//! together. An idle service commits at once; a busy one pays for a transaction and its `fsync` once for many messages.
+//! There is one instance per process.
 //!
-//! A worker of the same process may have new mail at once ([`DirectConsumer`]): it is leased to it by the very transaction that makes it
-//! ours, and handed over in memory, without a claim and without being read again. What the taker has no hands for, and
-//! what other mail of its lane waits before, waits in the queue.
+//! Direct handoff: a worker of the same process may get new messages at once ([`DirectConsumer`]). The transaction that
+//! inserts a message also leases it to the worker, which gets it from memory, without a claim and without reading it
+//! back. Messages for which the worker has no capacity, and messages behind others in their lane, wait in the queue.
 
 mod writer;
 
@@ -20,44 +20,46 @@ use crate::db::queue::{Claimed, Finished};
 use crate::db::{Db, DbError};
 use crate::domain::id::RecipientId;
 
-/// Messages that may wait for a writer before others wait to be let in.
+/// Capacity of the channel of messages that wait for a writer.
 const WAITING: usize = 1_024;
 
-/// Who has new mail at once.
+/// The worker that gets new messages at once (direct handoff).
 pub trait DirectConsumer: fmt::Debug + Send + Sync {
-    /// Takes into its hands what it can send now, and names itself as `taker` of that. What comes of it is told of each, once.
+    /// Reserves capacity for the messages that it can send now, and sets itself as their `taker`. Each is then passed
+    /// to [`confirm`](Self::confirm) or [`unknown`](Self::unknown) once.
     fn reserve(&self, group: &mut [MessageInsert], now: DateTime<Utc>);
 
-    /// What it took into its hands has been committed, or has not. Nothing is to be kept of what is not `taken`.
+    /// Reports the result of the commit for reserved messages. The reservations of recipients not in `taken` must be
+    /// released.
     fn confirm(&self, offered: Vec<Confirmed>);
 
-    /// What it took into its hands may have been committed, and nobody knows.
+    /// Reports that reserved messages may or may not have been committed.
     fn unknown(&self, offered: Vec<MessageInsert>);
 }
 
-/// What became of a message that was offered.
+/// The result of the commit for a reserved message.
 #[derive(Debug)]
 pub struct Confirmed {
     /// The message.
     pub intake: MessageInsert,
-    /// Those of its recipients who are leased to the taker.
+    /// Recipients leased to the consumer.
     pub taken: Vec<RecipientId>,
-    /// Those who wait in the queue.
+    /// Recipients that wait in the queue.
     pub waiting: Vec<RecipientId>,
-    /// Whether it carries a link to unsubscribe by.
+    /// Whether it carries an unsubscribe link.
     pub unsubscribe: bool,
 }
 
-/// Outcomes that were committed, or not.
+/// The result of the commit for a batch of outcomes.
 #[derive(Debug)]
 pub struct Recorded {
     /// The outcomes of the transaction.
     pub batch: Vec<Finished>,
-    /// How many counted.
+    /// How many were recorded.
     pub counted: Result<usize, Arc<DbError>>,
 }
 
-/// Hands what is to be committed to the writers.
+/// Passes messages and outcomes to the writers.
 #[derive(Debug)]
 pub struct GroupCommit {
     accepted: async_channel::Sender<Pending>,
@@ -72,15 +74,15 @@ struct Pending {
     reply: oneshot::Sender<Result<Committed, Arc<DbError>>>,
 }
 
-/// Puts the newest claim of a recipient in place of an older one.
+/// Replaces an older claim of a recipient by the newest one.
 type Refresh = Arc<dyn Fn(&mut Claimed) + Send + Sync>;
 
-/// Who is asked before a commit, and told after it.
+/// Callbacks before and after a commit.
 #[derive(Default)]
 struct Signals {
     refresh: OnceLock<Refresh>,
     taker: Mutex<Option<Weak<dyn DirectConsumer>>>,
-    /// Told when mail waits in the queue.
+    /// Notified when new messages wait in the queue.
     wake: Mutex<Vec<Weak<Notify>>>,
 }
 
@@ -91,8 +93,8 @@ impl fmt::Debug for Signals {
 }
 
 impl Signals {
-    /// Makes outcomes those of the newest claims: a worker may have claimed anew what it still has in hand, and what is recorded
-    /// of the older claim would change nothing.
+    /// Updates outcomes to the newest claims: a worker may have claimed a recipient again that it still has in flight,
+    /// and an outcome with the older claim would change nothing.
     fn refresh(&self, over: &mut [Finished]) {
         if let Some(refresh) = self.refresh.get() {
             for finished in over {
@@ -112,7 +114,7 @@ impl Signals {
 }
 
 impl GroupCommit {
-    /// Starts the writers; they end when the group commit is dropped and all that waited is committed.
+    /// Starts the writers; they end when the group commit is dropped and everything pending is committed.
     pub fn start(db: &Db, clock: &SharedClock) -> Arc<Self> {
         let (accepted, intakes) = async_channel::bounded(WAITING);
         let (over, outcomes) = async_channel::unbounded();
@@ -129,42 +131,43 @@ impl GroupCommit {
         Arc::new(Self { accepted, over, recorded, signals })
     }
 
-    /// From now on these are told when new mail waits in the queue, for as long as they live.
+    /// Registers notifiers for new messages in the queue, held weakly.
     pub fn tell(&self, wake: &[Arc<Notify>]) {
         self.signals.wake.lock().unwrap_or_else(PoisonError::into_inner).extend(wake.iter().map(Arc::downgrade));
     }
 
-    /// From now on this worker is offered new mail, for as long as it lives.
+    /// Registers the worker that is offered new messages, held weakly.
     pub fn enlist(&self, taker: Weak<dyn DirectConsumer>) {
         *self.signals.taker.lock().unwrap_or_else(PoisonError::into_inner) = Some(taker);
     }
 
-    /// Whether there is somebody to offer new mail to.
+    /// Returns whether a worker is registered for direct handoff.
     pub fn has_taker(&self) -> bool {
         self.signals.taker().is_some()
     }
 
-    /// How outcomes are made those of the newest claims, just before they are committed.
+    /// Sets the function that updates outcomes to the newest claims just before they are committed.
     pub fn refresh_by(&self, refresh: Arc<dyn Fn(&mut Claimed) + Send + Sync>) {
-        // One worker a process: there is no second.
+        // There is only one worker per process.
         let _ = self.signals.refresh.set(refresh);
     }
 
-    /// Waits until the message is committed, or the transaction has failed.
+    /// Commits a message. Returns when it is committed or the transaction has failed.
     pub async fn accept(&self, intake: MessageInsert) -> Result<Committed, Arc<DbError>> {
         let (reply, answer) = oneshot::channel();
-        let gone = || Arc::new(DbError::closed("intake.commit"));
+        let gone = || Arc::new(DbError::closed("group_commit.messages"));
         self.accepted.send(Pending { intake, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 
-    /// Takes the outcomes of one mail. What becomes of them is told by [`recorded`](Self::recorded).
+    /// Submits the outcomes of one message. [`recorded`](Self::recorded) reports the result.
     pub fn finish(&self, finished: Vec<Finished>) {
-        // The writers live as long as this sender does, and the channel has no bound: who hands in outcomes has.
+        // The writers live as long as this sender, and the channel is unbounded: the callers limit the number of
+        // outcomes.
         let _ = self.over.try_send(finished);
     }
 
-    /// What became of outcomes, batch by batch. It ends with group commit.
+    /// Returns the receiver of recorded batches. It closes when the group commit ends.
     pub fn recorded(&self) -> async_channel::Receiver<Recorded> {
         self.recorded.clone()
     }

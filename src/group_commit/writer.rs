@@ -1,4 +1,4 @@
-//! The tasks that commit.
+//! The writer tasks of the group commit.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,21 +16,23 @@ use crate::db::queue::Finished;
 use crate::db::{Db, DbError};
 use crate::domain::id::RecipientId;
 
-/// Measured: a second writer fills the time the first one waits for its `fsync`; a third gains nothing.
+/// Number of writers. Measured: a second writer uses the time that the first one waits for its `fsync`; a third gains
+/// nothing.
 const WRITERS: usize = 2;
-/// Mails that are worth a transaction beside another one. Fewer wait for that to end and for what comes meanwhile: a
-/// transaction costs much the same however few there are, and all of them line up for their event numbers anyway.
+/// Number of messages that justifies a concurrent transaction. Smaller groups wait for the other transaction to end: a
+/// transaction costs about the same regardless of its size, and event numbering serialises commits anyway.
 const FULL_GROUP: usize = 128;
-/// But no longer than this: what is locked by somebody else must not keep the others.
+/// Maximum wait for the other transaction, so that a lock that it waits for does not delay everything else.
 const TURN_TIMEOUT: Duration = Duration::from_millis(50);
-/// Transactions of outcomes alone begin at least so far apart.
+/// Minimum interval between transactions with only outcomes.
 const MIN_OUTCOME_INTERVAL: Duration = Duration::from_millis(10);
-/// Messages, and outcomes, a transaction. Measured: 1,024 gain nothing over 256 and cost four times the latency.
+/// Maximum number of messages, and of outcomes, per transaction. Measured: 1,024 gain nothing over 256 and cost four
+/// times the latency.
 const GROUP: usize = 256;
-/// Octets of text, html and headers a transaction, beyond which a group is not filled further.
-const GROUP_OCTETS: u64 = 4 << 20;
+/// Bytes of text, HTML and headers per transaction beyond which a group is not filled further.
+const GROUP_BYTES: u64 = 4 << 20;
 
-/// What the writers share.
+/// State shared by the writers.
 #[derive(Debug, Clone)]
 pub(super) struct WriterContext {
     pub db: Db,
@@ -41,7 +43,7 @@ pub(super) struct WriterContext {
     pub signals: Arc<Signals>,
 }
 
-/// Starts the writers. They end when nobody can hand in anything any more.
+/// Starts the writers. They end when all senders are dropped.
 pub(super) fn start(tools: &WriterContext) {
     let turn = Arc::new(Mutex::new(BatchDelay::default()));
     let (outcomes_alone, alone) = (Arc::default(), Arc::default());
@@ -53,16 +55,16 @@ pub(super) fn start(tools: &WriterContext) {
 
 struct Writer {
     tools: WriterContext,
-    /// Held by who gathers, and until the end of a transaction that is small.
+    /// Held while a writer collects a group, and until the end of a small transaction.
     turn: Arc<Mutex<BatchDelay>>,
-    /// When a transaction of outcomes alone last began.
+    /// When a transaction with only outcomes last began.
     outcomes_alone: Arc<std::sync::Mutex<Option<Instant>>>,
-    /// For messages that are tried beside the writers.
+    /// Serialises [`OneByOneFallback`].
     alone: Arc<Mutex<()>>,
 }
 
-/// How long transactions wait in line behind those of other processes: each commit holds the event numbers for the length of an
-/// `fsync`. Who would only wait there may as well begin later, with what has come meanwhile.
+/// Tracks how long transactions wait for those of other processes: each commit holds the event counter for the duration
+/// of an `fsync`. Instead of waiting there, a transaction can start later, with a larger group.
 #[derive(Debug, Default)]
 struct BatchDelay {
     waited: Duration,
@@ -70,16 +72,16 @@ struct BatchDelay {
 }
 
 impl BatchDelay {
-    /// What writing the events takes by itself, and a timer's step.
+    /// Time to write events without waiting, plus the timer resolution.
     const FREE: Duration = Duration::from_millis(2);
-    /// How long ago a wait still tells something.
+    /// Maximum age of a measured wait.
     const FRESH: Duration = Duration::from_millis(20);
 
     fn note(&mut self, waited: Duration) {
         *self = Self { waited: (self.waited + waited) / 2, ended: Some(Instant::now()) };
     }
 
-    /// How long to put off the next transaction.
+    /// Returns how long to delay the next transaction.
     fn delay(&self) -> Duration {
         let is_fresh = self.ended.is_some_and(|ended| ended.elapsed() < Self::FRESH);
         if is_fresh { self.waited.saturating_sub(Self::FREE).min(TURN_TIMEOUT / 2) } else { Duration::ZERO }
@@ -88,12 +90,12 @@ impl BatchDelay {
 
 type Reply = oneshot::Sender<Result<Committed, Arc<DbError>>>;
 
-/// What goes into one transaction.
+/// The contents of one transaction.
 #[derive(Default)]
 struct Group {
     intakes: Vec<MessageInsert>,
     replies: Vec<Reply>,
-    octets: u64,
+    bytes: u64,
     over: Vec<Finished>,
 }
 
@@ -103,14 +105,14 @@ impl Group {
     }
 
     fn add(&mut self, Pending { intake, reply }: Pending) {
-        self.octets += intake.message.size();
+        self.bytes += intake.message.size();
         self.intakes.push(intake);
         self.replies.push(reply);
     }
 
-    /// Takes whatever waits already, and waits for nothing.
+    /// Adds everything that is pending, without waiting.
     fn fill(&mut self, tools: &WriterContext) {
-        while self.intakes.len() < GROUP && self.octets < GROUP_OCTETS {
+        while self.intakes.len() < GROUP && self.bytes < GROUP_BYTES {
             let Ok(next) = tools.intakes.try_recv() else { break };
             self.add(next);
         }
@@ -138,7 +140,7 @@ impl Writer {
         }
     }
 
-    /// Waits for something to commit; nothing comes any more once both channels are closed.
+    /// Waits for something to commit; returns `None` when both channels are closed.
     async fn first(&self) -> Option<Group> {
         let WriterContext { intakes, outcomes, .. } = &self.tools;
         let mut group = Group::default();
@@ -153,7 +155,8 @@ impl Writer {
         Some(group)
     }
 
-    /// Puts off outcomes for which nobody waits, where some were committed a moment ago; until mail comes that they can go with.
+    /// Delays outcomes if others were committed a moment ago, until the interval has passed or a message arrives that
+    /// they can be committed with.
     async fn wait_for_more(&self, group: &mut Group) {
         let last = *self.outcomes_alone.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(due) = last.map(|last| last + MIN_OUTCOME_INTERVAL).filter(|due| *due > Instant::now()) else {
@@ -165,7 +168,7 @@ impl Writer {
         }
     }
 
-    /// Answers how long it waited for event numbers, where all went well.
+    /// Commits a group. On success, returns how long it waited for event numbers.
     async fn commit(&self, group: Group) -> Option<Duration> {
         let Group { mut intakes, replies, mut over, .. } = group;
         if intakes.is_empty() {
@@ -177,11 +180,11 @@ impl Writer {
         signals.refresh(&mut over);
         match group_commit::commit(db, &intakes, &over, now, Patience::Short).await {
             Ok(Done { accepted, counted, waited }) => {
-                tell(signals, intakes, accepted, replies);
+                report(signals, intakes, accepted, replies);
                 self.record(over, Ok(counted));
                 return Some(waited);
             }
-            // Neither must fail for the other's sake, nor wait for it.
+            // Messages and outcomes must not fail because of each other, nor wait for each other.
             Err(failed) if is_undone(&failed) && !intakes.is_empty() && !over.is_empty() => {
                 tokio::spawn(self.alone().accept(intakes, replies));
                 let done = group_commit::commit(db, &[], &over, clock.now(), Patience::Short).await;
@@ -206,14 +209,14 @@ impl Writer {
 
     fn record(&self, batch: Vec<Finished>, counted: Result<usize, Arc<DbError>>) {
         if !batch.is_empty() {
-            // Without a bound. Where nobody listens any more there is nobody to tell.
+            // The channel is unbounded. If it is closed, no receiver is interested any more.
             let _ = self.tools.recorded.try_send(Recorded { batch, counted });
         }
     }
 }
 
-/// Commits messages that Postgres did not take together with others. Beside the writers, so that nobody else waits for what is
-/// locked, and one group at a time, so that it never needs more than one connection.
+/// Commits messages whose group Postgres rolled back. Runs concurrently with the writers, so that nothing else waits
+/// for locks, and one group at a time, so that it never needs more than one connection.
 struct OneByOneFallback {
     db: Db,
     clock: SharedClock,
@@ -225,8 +228,8 @@ impl OneByOneFallback {
     async fn accept(self, intakes: Vec<MessageInsert>, replies: Vec<Reply>) {
         let _turn = self.turn.lock().await;
         match group_commit::commit(&self.db, &intakes, &[], self.clock.now(), Patience::Long).await {
-            Ok(done) => tell(&self.signals, intakes, done.accepted, replies),
-            // One message that Postgres refuses must not take its neighbours with it.
+            Ok(done) => report(&self.signals, intakes, done.accepted, replies),
+            // A message that Postgres refuses must not fail the others of its group.
             Err(failed) if intakes.len() > 1 && is_refused(&failed) => {
                 for (intake, reply) in intakes.into_iter().zip(replies) {
                     self.accept_one([intake], reply).await;
@@ -238,13 +241,13 @@ impl OneByOneFallback {
 
     async fn accept_one(&self, one: [MessageInsert; 1], reply: Reply) {
         match group_commit::commit(&self.db, &one, &[], self.clock.now(), Patience::Long).await {
-            Ok(done) => tell(&self.signals, one.into(), done.accepted, vec![reply]),
+            Ok(done) => report(&self.signals, one.into(), done.accepted, vec![reply]),
             Err(failed) => drop(refuse(&self.signals, one.into(), vec![reply], failed)),
         }
     }
 }
 
-/// Offers what is about to be committed to the worker.
+/// Offers messages to the worker before they are committed.
 fn reserve(signals: &Signals, intakes: &mut [MessageInsert], now: DateTime<Utc>) {
     let Some(taker) = signals.taker().filter(|_| !intakes.is_empty()) else { return };
     if guarded(|| taker.reserve(intakes, now)).is_none() {
@@ -254,29 +257,30 @@ fn reserve(signals: &Signals, intakes: &mut [MessageInsert], now: DateTime<Utc>)
     }
 }
 
-/// A worker that panics must not take the writer with it.
+/// Calls the worker, catching panics so that the writer continues.
 fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     let done = catch_unwind(AssertUnwindSafe(work)).ok();
     if done.is_none() {
         tracing::error!(
-            "handing new mail to the worker ended in a panic: mail that this process has not sent by now may stay in its hand \
-             until it is restarted"
+            event = "direct_handoff_panicked",
+            "direct handoff panicked; its messages may stay leased until this process ends; restart it"
         );
     }
     done
 }
 
-/// Whether Postgres has taken it all back, and would maybe take its parts.
+/// Returns whether everything was rolled back, and parts of it might succeed.
 fn is_undone(failed: &CommitError) -> bool {
     failed.error.is_undone() && !failed.may_be_done
 }
 
-/// Whether Postgres will not have it, however often it is asked.
+/// Returns whether Postgres refused the transaction permanently.
 fn is_refused(failed: &CommitError) -> bool {
     matches!(failed.error, DbError::Refused { .. }) && !failed.may_be_done
 }
 
-/// Tells everybody that these were not committed, or that nobody knows. Returns why.
+/// Reports to callers and the worker that these messages were not committed, or that this is unknown. Returns the
+/// error.
 fn refuse(signals: &Signals, intakes: Vec<MessageInsert>, replies: Vec<Reply>, failed: CommitError) -> Arc<DbError> {
     let CommitError { error, may_be_done } = failed;
     let error = Arc::new(error);
@@ -297,7 +301,7 @@ fn refuse(signals: &Signals, intakes: Vec<MessageInsert>, replies: Vec<Reply>, f
     error
 }
 
-/// Recipients of a message that are in neither list.
+/// Returns the recipients of a message that are in neither list.
 fn others(intake: &MessageInsert, suppressed: &[RecipientId], taken: &[RecipientId]) -> Vec<RecipientId> {
     let recipients = &intake.message.recipients;
     if suppressed.len() + taken.len() == recipients.len() {
@@ -307,8 +311,8 @@ fn others(intake: &MessageInsert, suppressed: &[RecipientId], taken: &[Recipient
     recipients.iter().map(|recipient| recipient.id).filter(|id| !done.contains(id)).collect()
 }
 
-/// Tells everybody what was committed.
-fn tell(signals: &Signals, intakes: Vec<MessageInsert>, results: Vec<Committed>, replies: Vec<Reply>) {
+/// Reports to callers and the worker what was committed.
+fn report(signals: &Signals, intakes: Vec<MessageInsert>, results: Vec<Committed>, replies: Vec<Reply>) {
     let mut is_any_waiting = false;
     let mut offered = Vec::new();
     for ((intake, result), reply) in intakes.into_iter().zip(results).zip(replies) {
@@ -326,7 +330,7 @@ fn tell(signals: &Signals, intakes: Vec<MessageInsert>, results: Vec<Committed>,
     if let Some(taker) = signals.taker().filter(|_| !offered.is_empty()) {
         guarded(|| taker.confirm(offered));
     }
-    // After that: what is claimed now is in no hand any more.
+    // Wake after confirming, when unreserved recipients are no longer in flight.
     if is_any_waiting {
         signals.wake();
     }

@@ -77,7 +77,7 @@ async fn one(
     report: &mut Report,
 ) -> Result<(), DbError> {
     let tenant = TenantId(row.tenant_id);
-    if let SenderStatus::Known(sender) = senders.of(tenant, &row.name).await?
+    if let SenderStatus::Known(sender) = senders.get(tenant, &row.name).await?
         && let Err(error) = &sender.signer
     {
         report.bad(&format!("domain {}", row.name), format!("its keys cannot be opened, so its mail waits: {error}"));

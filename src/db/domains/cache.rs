@@ -1,8 +1,8 @@
-//! How the domain of a mail's sender stands, and what signs for it; asked for at most every few seconds a domain. No answer
-//! is older than a minute.
+//! Cache of sender domains: their status and signing keys. Each domain is queried at most once every few seconds, and
+//! no entry is used for more than a minute.
 //!
-//! API and workers ask the same: what would sign, and what does. A subdomain's mail is signed by the nearest domain
-//! above it that is registered, which DMARC's relaxed rule counts as aligned.
+//! The API and the workers use the same lookup. A subdomain's messages are signed by the nearest registered domain
+//! above it, which counts as aligned under DMARC's relaxed rule.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,27 +19,27 @@ use crate::domain::dns_records::{DmarcPolicy, DomainStatus, Strict, lineage};
 use crate::domain::id::TenantId;
 use crate::domain::keyring::Keyring;
 
-/// How old an answer may be where nobody has to ask anew. The record of a key that signs no more stays for a week.
+/// Cache TTL. The DNS record of a retired key stays published for a week, so a stale key still verifies.
 const CACHE_TTL: TimeDelta = TimeDelta::seconds(15);
-/// How old it may be while one task asks anew, or the database is away. What is older says nothing of now: mail would go
-/// unsigned from a domain that was registered since.
+/// Maximum age of an entry while one task refreshes it, or while the database is unavailable. With older entries,
+/// messages would go unsigned from a domain that was registered since.
 const STALE: TimeDelta = TimeDelta::seconds(60);
-/// Domains remembered; beyond that the memory starts anew.
+/// Maximum number of cached domains; the cache is cleared when it is full.
 const REMEMBERED: usize = 10_000;
 
-/// How a sender's domain stands.
+/// The status of a sender's domain.
 #[derive(Debug, Clone)]
 pub enum SenderStatus {
-    /// The tenant has registered no domain at all: nothing is known of any.
+    /// The tenant has not registered any domain.
     Unasked,
-    /// Others are registered, this one is not.
+    /// The tenant has registered other domains, not this one.
     Stranger,
-    /// It, or one above it, is registered.
+    /// The domain, or a parent domain, is registered.
     Known(Arc<Sender>),
 }
 
 impl SenderStatus {
-    /// What signs the domain's mail; none also where a key cannot be opened.
+    /// Returns the signer of the domain's messages; `None` also if a key cannot be opened.
     pub fn signer(&self) -> Option<Arc<Signer>> {
         match self {
             Self::Known(sender) => sender.signer.clone().ok().flatten(),
@@ -48,28 +48,28 @@ impl SenderStatus {
     }
 }
 
-/// A registered domain as far as mail goes.
+/// A registered domain, as needed for sending.
 #[derive(Debug)]
 pub struct Sender {
-    /// Its name.
+    /// Domain name.
     pub domain: String,
-    /// What its checks showed.
+    /// Result of the DNS checks.
     pub status: DomainStatus,
-    /// The DMARC policy that was last found to apply.
+    /// The DMARC policy found by the last check.
     pub dmarc: Option<DmarcPolicy>,
-    /// Which alignment that policy wants exact.
+    /// Which alignments that policy requires to be strict.
     pub strict: Strict,
-    /// What signs its mail: nothing, where the configuration says so, or a key that cannot be opened.
+    /// The signer of its messages; `None` if the configuration disables signing, an error if a key cannot be opened.
     pub signer: Result<Option<Arc<Signer>>, KeyError>,
 }
 
-/// An answer.
+/// A cached lookup.
 #[derive(Debug)]
 struct CacheEntry {
     standing: SenderStatus,
-    /// When the question was put that it answers.
+    /// When the lookup started.
     at: DateTime<Utc>,
-    /// When somebody asked again.
+    /// When a refresh was last started.
     asked_at: DateTime<Utc>,
 }
 
@@ -78,7 +78,7 @@ impl CacheEntry {
         (now - self.at).abs() < age
     }
 
-    /// Whether it may be given without a question; that it is asked again is somebody else's matter.
+    /// Returns whether the entry can be used without a lookup: it is fresh, or another task is refreshing it.
     fn serves(&self, now: DateTime<Utc>) -> bool {
         self.is_younger(CACHE_TTL, now) || (self.is_younger(STALE, now) && (now - self.asked_at).abs() < CACHE_TTL)
     }
@@ -86,7 +86,7 @@ impl CacheEntry {
 
 type Known = HashMap<(Uuid, String), CacheEntry>;
 
-/// What is known of senders' domains.
+/// Cache of sender domains.
 #[derive(Debug)]
 pub struct SenderCache {
     db: Db,
@@ -97,25 +97,25 @@ pub struct SenderCache {
 }
 
 impl SenderCache {
-    /// Asks nothing yet. Keys of other algorithms do not sign.
+    /// Creates an empty cache. Keys of other algorithms than `algorithms` do not sign.
     pub fn new(db: Db, clock: SharedClock, ring: Option<Keyring>, algorithms: Vec<Algorithm>) -> Self {
         Self { db, clock, ring, algorithms, known: Mutex::default() }
     }
 
-    /// Forgets what is known, so that a change shows at once.
+    /// Clears the cache, so that a change takes effect at once.
     pub fn forget(&self) {
         self.lock().clear();
     }
 
-    /// How a domain (as in [`Address::domain`](crate::domain::address::Address::domain)) stands. While the database is
-    /// away the last answer holds for a minute.
-    pub async fn of(&self, tenant: TenantId, domain: &str) -> Result<SenderStatus, DbError> {
+    /// Returns the status of a domain (as in [`Address::domain`](crate::domain::address::Address::domain)). While the
+    /// database is unavailable, the last entry is used for up to a minute.
+    pub async fn get(&self, tenant: TenantId, domain: &str) -> Result<SenderStatus, DbError> {
         let (now, key) = (self.clock.now(), (tenant.0, domain.to_owned()));
         let last = {
             let mut known = self.lock();
             match known.get_mut(&key) {
                 Some(answer) if answer.serves(now) => return Ok(answer.standing.clone()),
-                // Before the answer is here, so that one task asks while the last one serves.
+                // Set before the lookup, so that one task refreshes while the others use the old entry.
                 Some(answer) => {
                     answer.asked_at = now;
                     answer.is_younger(STALE, now).then(|| answer.standing.clone())
@@ -123,29 +123,29 @@ impl SenderCache {
                 None => None,
             }
         };
-        match (self.ask(tenant, domain).await, last) {
+        match (self.fetch(tenant, domain).await, last) {
             (Ok(standing), _) => {
                 let mut known = self.lock();
                 if known.len() >= REMEMBERED {
                     known.clear();
                 }
-                // Who asked later may have been answered sooner.
+                // A lookup that started later may have finished earlier.
                 if known.get(&key).is_none_or(|answer| answer.at <= now) {
                     known.insert(key, CacheEntry { standing: standing.clone(), at: now, asked_at: now });
                 }
                 Ok(standing)
             }
             (Err(error), Some(last)) => {
-                tracing::debug!(%error, domain, "could not ask for a sender's domain; the last answer holds");
+                tracing::debug!(%error, domain, "failed to look up sender domain; using cached status");
                 Ok(last)
             }
             (Err(error), None) => Err(error),
         }
     }
 
-    async fn ask(&self, tenant: TenantId, domain: &str) -> Result<SenderStatus, DbError> {
+    async fn fetch(&self, tenant: TenantId, domain: &str) -> Result<SenderStatus, DbError> {
         let rows = domains::senders(&self.db, tenant, &lineage(domain)).await?;
-        // They are all on one line, so the longest is the nearest.
+        // All names are ancestors of one domain, so the longest is the nearest.
         let Some(nearest) = rows.iter().map(|row| row.name.clone()).max_by_key(String::len) else {
             let any = domains::any(&self.db, tenant).await?;
             return Ok(if any { SenderStatus::Stranger } else { SenderStatus::Unasked });
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_serves_while_it_is_young_and_for_a_minute_while_somebody_asks() {
+    fn entry_serves_for_ttl_and_for_a_minute_during_refresh() {
         let at = |seconds| DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds);
         let serves = |asked_at, now| {
             CacheEntry { standing: SenderStatus::Unasked, at: at(0), asked_at: at(asked_at) }.serves(at(now))

@@ -1,4 +1,4 @@
-//! `domains` and `dkim_keys`: what mail is sent from, what signs it, and what the DNS showed of that.
+//! The tables `domains` and `dkim_keys`: sender domains, their signing keys and the results of DNS checks.
 
 pub mod cache;
 
@@ -11,48 +11,48 @@ use crate::domain::dkim::Algorithm;
 use crate::domain::dns_records::{DmarcPolicy, PublishedKey, RETIRING, Verdict};
 use crate::domain::id::TenantId;
 
-/// A domain.
+/// A row of `domains`.
 #[derive(Debug, Clone)]
 pub struct DomainRow {
-    /// Whose it is.
+    /// The tenant.
     pub tenant_id: Uuid,
-    /// Its name, in A-labels.
+    /// Domain name, in A-labels.
     pub name: String,
-    /// When it was registered.
+    /// Time of registration.
     pub created_at: DateTime<Utc>,
-    /// When the DNS last said whether its keys are published.
+    /// Time of the last conclusive check of the keys' DNS records.
     pub checked_at: Option<DateTime<Utc>>,
-    /// When it last showed them all.
+    /// Time of the last check that found all of them.
     pub verified_at: Option<DateTime<Utc>>,
     /// `none`, `quarantine` or `reject`.
     pub dmarc: Option<String>,
-    /// What was last found of each record.
+    /// The last finding for each DNS record.
     pub findings: Value,
 }
 
-/// A key, without its private half.
+/// A DKIM key, without its private key.
 #[derive(Debug, Clone)]
 pub struct KeyRow {
-    /// Whose it is.
+    /// The tenant.
     pub tenant_id: Uuid,
-    /// Whose mail it signs.
+    /// The domain whose messages it signs.
     pub domain: String,
-    /// Where its record is.
+    /// DKIM selector.
     pub selector: String,
     /// `ed25519` or `rsa`.
     pub algorithm: String,
     /// `pending`, `active` or `retiring`.
     pub state: String,
-    /// What its record says.
+    /// Public key, as published in the DNS record.
     pub public_key: Vec<u8>,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: DateTime<Utc>,
-    /// Until when its record is to stay, where it signs no more.
+    /// Until when its record must stay published, once the key no longer signs.
     pub retire_at: Option<DateTime<Utc>>,
 }
 
 impl KeyRow {
-    /// As far as its record goes; `None` for words that this version does not know.
+    /// Returns the published part; `None` if this version does not know the algorithm or state.
     pub fn published(&self) -> Option<PublishedKey> {
         Some(PublishedKey {
             selector: self.selector.clone(),
@@ -63,21 +63,21 @@ impl KeyRow {
     }
 }
 
-/// A key to be stored.
+/// A DKIM key to insert.
 #[derive(Debug)]
 pub struct NewKey {
-    /// Where its record is.
+    /// DKIM selector.
     pub selector: String,
-    /// What it signs with.
+    /// Signature algorithm.
     pub algorithm: Algorithm,
-    /// What its record says.
+    /// Public key, as published in the DNS record.
     pub public: Vec<u8>,
-    /// Its private half, encrypted.
+    /// Encrypted private key.
     pub sealed: Vec<u8>,
 }
 
-/// Registers a domain with keys that sign at once. Answers `false` where there is one of this name, which stays as it
-/// is.
+/// Registers a domain with keys that sign at once. Returns `false` if a domain of this name exists; it is left
+/// unchanged.
 pub async fn insert(
     db: &Db,
     tenant: TenantId,
@@ -132,19 +132,19 @@ async fn insert_keys(
     Ok(())
 }
 
-/// What became of a wish for new keys.
+/// The result of a key rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rotated {
-    /// They are there, and sign once their records are seen.
+    /// New keys were created; they sign once their DNS records are found.
     Pending,
-    /// Others are to follow already.
+    /// A rotation is already pending.
     Already,
-    /// There is no such domain.
+    /// No such domain.
     Missing,
 }
 
-/// Adds keys that are to follow those that sign. Pending ones of other algorithms than `signing`, which nobody may ever
-/// have published, make room.
+/// Adds pending keys that replace the active ones later. Pending keys of algorithms other than `signing`, which may
+/// never have been published, are deleted.
 pub async fn rotate(
     db: &Db,
     tenant: TenantId,
@@ -156,7 +156,7 @@ pub async fn rotate(
     let signing: Vec<String> = signing.iter().map(ToString::to_string).collect();
     db.timed("domains.rotate", async {
         let mut tx = db.pool.begin().await?;
-        // Locks the domain: of two wishes at a time, the second finds the keys of the first. Workers look at once.
+        // Locks the domain: of two concurrent rotations, the second finds the first one's keys. Makes a check due now.
         let there =
             sqlx::query!("UPDATE domains SET check_at = $3 WHERE tenant_id = $1 AND name = $2", tenant.0, name, now)
                 .execute(&mut *tx)
@@ -190,7 +190,7 @@ pub async fn rotate(
     .await
 }
 
-/// A page of a tenant's domains by name, starting behind `after`. With `only`, those of these names.
+/// Returns a page of a tenant's domains by name, starting after `after`. `only` restricts it to these names.
 pub async fn page(
     db: &Db,
     tenant: TenantId,
@@ -211,7 +211,7 @@ pub async fn page(
     db.timed("domains.page", query.fetch_all(&db.pool)).await
 }
 
-/// One domain.
+/// Returns one domain.
 pub async fn get(db: &Db, tenant: TenantId, name: &str) -> Result<Option<DomainRow>, DbError> {
     let query = sqlx::query_as!(
         DomainRow,
@@ -223,7 +223,7 @@ pub async fn get(db: &Db, tenant: TenantId, name: &str) -> Result<Option<DomainR
     db.timed("domains.get", query.fetch_optional(&db.pool)).await
 }
 
-/// The domains of all tenants, up to a limit, for the doctor.
+/// Returns the domains of all tenants, up to a limit, for `postrider doctor`.
 pub async fn all(db: &Db, limit: i64) -> Result<Vec<DomainRow>, DbError> {
     let query = sqlx::query_as!(
         DomainRow,
@@ -234,7 +234,7 @@ pub async fn all(db: &Db, limit: i64) -> Result<Vec<DomainRow>, DbError> {
     db.timed("domains.all", query.fetch_all(&db.pool)).await
 }
 
-/// The keys of these domains, those that sign first.
+/// Returns the keys of these domains, active ones first.
 pub async fn keys(db: &Db, tenant: TenantId, domains: &[String]) -> Result<Vec<KeyRow>, DbError> {
     let query = sqlx::query_as!(
         KeyRow,
@@ -246,14 +246,14 @@ pub async fn keys(db: &Db, tenant: TenantId, domains: &[String]) -> Result<Vec<K
     db.timed("domains.keys", query.fetch_all(&db.pool)).await
 }
 
-/// Forgets a domain and its keys. Answers whether there was one.
+/// Deletes a domain and its keys. Returns whether it existed.
 pub async fn remove(db: &Db, tenant: TenantId, name: &str) -> Result<bool, DbError> {
     let query = sqlx::query!("DELETE FROM domains WHERE tenant_id = $1 AND name = $2", tenant.0, name);
     db.timed("domains.remove", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
 
-/// Records a check of these keys: pending ones whose records were seen sign from now on, and those before them no more. Where
-/// there is a pending key that the check did not know, made while it asked, the next check stays as soon as it was to be.
+/// Records a check of these keys: pending keys whose records were found become active, and the keys that they replace
+/// retire. If a pending key was created during the check, the next check keeps its earlier time.
 pub async fn checked(
     db: &Db,
     tenant: TenantId,
@@ -268,7 +268,7 @@ pub async fn checked(
     let known: Vec<&str> = keys.iter().map(|key| key.selector.as_str()).collect();
     db.timed("domains.checked", async {
         let mut tx = db.pool.begin().await?;
-        // Before the statement that looks for keys: it sees those of a rotation that this waited for.
+        // Before the statement that selects keys, so that it sees the keys of a rotation that this lock waited for.
         sqlx::query!("SELECT FROM domains WHERE tenant_id = $1 AND name = $2 FOR UPDATE", tenant.0, name)
             .execute(&mut *tx)
             .await?;
@@ -305,7 +305,7 @@ pub async fn checked(
     .await
 }
 
-/// Key by key, so that one whose record is late does not keep the other waiting.
+/// Activates key by key, so that a key with a late record does not delay the other.
 async fn promote(
     tx: &mut sqlx::PgConnection,
     tenant: TenantId,
@@ -337,8 +337,8 @@ async fn promote(
     Ok(())
 }
 
-/// Takes domains whose check is due. Other workers leave them alone until `until`, when a check that was not recorded
-/// is due again.
+/// Claims domains whose check is due. Other workers skip them until `until`, when a check that was not recorded is due
+/// again.
 pub async fn take_due(
     db: &Db,
     now: DateTime<Utc>,
@@ -358,36 +358,36 @@ pub async fn take_due(
     Ok(rows.into_iter().map(|row| (TenantId(row.tenant_id), row.name)).collect())
 }
 
-/// Deletes the keys that have served their time. Answers how many.
+/// Deletes retired keys whose records need not stay any longer. Returns their number.
 pub async fn retire(db: &Db, now: DateTime<Utc>) -> Result<u64, DbError> {
     let query = sqlx::query!("DELETE FROM dkim_keys WHERE state = 'retiring' AND retire_at <= $1", now);
     db.timed("domains.retire", query.execute(&db.pool)).await.map(|done| done.rows_affected())
 }
 
-/// A domain as far as its mail goes, with one of the keys that sign, if there is one.
+/// A domain, as needed for sending, with one of its active keys, if any.
 #[derive(Debug, Clone)]
 pub struct SenderRow {
-    /// The domain.
+    /// Domain name.
     pub name: String,
-    /// When the DNS last said whether its keys are published.
+    /// Time of the last conclusive check of the keys' DNS records.
     pub checked_at: Option<DateTime<Utc>>,
-    /// When it last showed them all.
+    /// Time of the last check that found all of them.
     pub verified_at: Option<DateTime<Utc>>,
     /// `none`, `quarantine` or `reject`.
     pub dmarc: Option<String>,
-    /// Whether that policy wants the very domain to sign.
+    /// Whether the policy requires strict DKIM alignment.
     pub dmarc_strict_dkim: bool,
-    /// And bounces to go there.
+    /// Whether the policy requires strict SPF alignment.
     pub dmarc_strict_spf: bool,
-    /// Where the key's record is.
+    /// DKIM selector.
     pub selector: Option<String>,
     /// `ed25519` or `rsa`.
     pub algorithm: Option<String>,
-    /// Its private half, encrypted.
+    /// Encrypted private key.
     pub sealed: Option<Vec<u8>>,
 }
 
-/// Those of these domains that are registered, a row a key.
+/// Returns the registered ones of these domains, one row per key.
 pub async fn senders(db: &Db, tenant: TenantId, names: &[String]) -> Result<Vec<SenderRow>, DbError> {
     let query = sqlx::query_as!(
         SenderRow,
@@ -403,7 +403,7 @@ pub async fn senders(db: &Db, tenant: TenantId, names: &[String]) -> Result<Vec<
     db.timed("domains.senders", query.fetch_all(&db.pool)).await
 }
 
-/// Whether a tenant has registered any domain.
+/// Returns whether a tenant has registered any domain.
 pub async fn any(db: &Db, tenant: TenantId) -> Result<bool, DbError> {
     let query = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM domains WHERE tenant_id = $1) AS "any!""#, tenant.0);
     db.timed("domains.any", query.fetch_one(&db.pool)).await

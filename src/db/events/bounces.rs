@@ -1,4 +1,4 @@
-//! What refusals meant: read from the events that told of them.
+//! Bounce classifications, read from events.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use crate::db::{Db, DbError};
 use crate::domain::event::BounceSaid;
 use crate::domain::id::TenantId;
 
-/// The last bounce of each recipient of these messages that had one, by the recipient's id.
+/// Returns the last bounce of each bounced recipient of these messages, by recipient id.
 pub async fn of_messages(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result<HashMap<Uuid, BounceSaid>, DbError> {
     if messages.is_empty() {
         return Ok(HashMap::new());

@@ -1,5 +1,5 @@
-//! `events` as a feed: what happened to a tenant from a number on. Numbers become visible in order (`event_counters`), so
-//! that whoever has seen one has seen all below it.
+//! The event feed of a tenant, in order of `seq`. Numbers become visible in order (`event_counters`), so a reader that
+//! has seen one number has seen all lower ones.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -8,14 +8,14 @@ use super::EventRow;
 use crate::db::{Db, DbError};
 use crate::domain::id::{MessageId, TenantId};
 
-/// Which events are wanted; empty: all.
+/// Filters for the feed; empty returns all events.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Only of these types.
+    /// Only events of these types.
     pub types: Option<Vec<String>>,
-    /// Only of this message.
+    /// Only events of this message.
     pub message: Option<MessageId>,
-    /// Only of messages from senders in these domains: events about no message are left out.
+    /// Only events of messages from senders in these domains; events without a message are left out.
     pub sender_domains: Option<Vec<String>>,
 }
 
@@ -25,29 +25,29 @@ impl Filter {
     }
 }
 
-/// A part of the feed.
+/// A page of the feed.
 #[derive(Debug)]
 pub struct Part {
-    /// Events, in the order of their numbers.
+    /// Events in order of `seq`.
     pub events: Vec<EventRow>,
-    /// From where to go on: every event up to this number has been looked at.
+    /// Cursor for the next page: all events up to this `seq` have been examined.
     pub next: i64,
-    /// Whether there may be more now.
+    /// Whether more events may be available now.
     pub has_more: bool,
 }
 
-/// Events looked through for those of the wanted types in one call, so that a rare one costs no more.
+/// Maximum number of events examined per call, so that a filter on a rare type stays cheap.
 const WINDOW: i64 = 10_000;
-/// The same where each event's message is looked up.
+/// The same limit when each event's message is read too.
 const SENDERS_WINDOW: i64 = 2_000;
 
-/// At most `limit` events with numbers above `after`.
+/// Returns at most `limit` events with a `seq` above `after`.
 pub async fn part(db: &Db, tenant: TenantId, filter: &Filter, after: i64, limit: i64) -> Result<Part, DbError> {
     let window = match filter {
         filter if filter.is_empty() => None,
-        // Of one message there are few, and they have an index.
+        // One message has few events, and they have an index.
         Filter { message: Some(_), .. } => rest(db, tenant, after).await?,
-        // The sender of each is looked up.
+        // Reads the sender of each event's message.
         Filter { sender_domains: Some(_), .. } => window(db, tenant, after, SENDERS_WINDOW).await?,
         Filter { .. } => window(db, tenant, after, WINDOW).await?,
     };
@@ -72,7 +72,7 @@ struct Window {
     is_full: bool,
 }
 
-/// The next events, whatever they are; none where there are no more.
+/// Returns the range of the next `limit` events of any type; `None` if there are none.
 async fn window(db: &Db, tenant: TenantId, after: i64, limit: i64) -> Result<Option<Window>, DbError> {
     let query = sqlx::query!(
         r#"SELECT max(seq) AS up_to, count(*) AS "count!"
@@ -85,7 +85,7 @@ async fn window(db: &Db, tenant: TenantId, after: i64, limit: i64) -> Result<Opt
     Ok(row.up_to.map(|up_to| Window { up_to, is_full: row.count == limit }))
 }
 
-/// All that is there now.
+/// Returns the range of all events present now.
 async fn rest(db: &Db, tenant: TenantId, after: i64) -> Result<Option<Window>, DbError> {
     let last = last(db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq);
     Ok((last > after).then_some(Window { up_to: last, is_full: false }))
@@ -99,7 +99,7 @@ async fn events(
     up_to: i64,
     limit: i64,
 ) -> Result<Vec<EventRow>, DbError> {
-    // With custom plans the conditions on absent filters vanish while planning.
+    // With custom plans, the planner removes conditions on absent filters.
     let query = sqlx::query_as!(
         EventRow,
         r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
@@ -133,9 +133,10 @@ async fn events(
     db.timed("feed.events", query.fetch_all(&db.pool)).await
 }
 
-/// The number of each tenant's last event; tenants without any are left out.
+/// Returns the `seq` of each tenant's last event; tenants without events are left out.
 pub async fn last(db: &Db, tenants: &[Uuid]) -> Result<Vec<(Uuid, i64)>, DbError> {
-    // Of the events and not of their counter, which has a version for every transaction that a snapshot may still see.
+    // From `events`, not from the counter row, which has a row version for every transaction that a snapshot may still
+    // see.
     let query = sqlx::query!(
         r#"SELECT t.id AS "id!", last.seq FROM unnest($1::uuid[]) AS t (id)
            CROSS JOIN LATERAL (SELECT seq FROM events WHERE tenant_id = t.id ORDER BY seq DESC LIMIT 1) AS last"#,
@@ -145,10 +146,10 @@ pub async fn last(db: &Db, tenants: &[Uuid]) -> Result<Vec<(Uuid, i64)>, DbError
     Ok(rows.into_iter().map(|row| (row.id, row.seq)).collect())
 }
 
-/// The number of the last event that was written before `time`; 0 where there is none. Replicas' clocks differ, and so may
-/// the boundary.
+/// Returns the `seq` of the last event written before `time`; 0 if there is none. The boundary is approximate, because
+/// the replicas' clocks differ.
 pub async fn last_before(db: &Db, tenant: TenantId, time: DateTime<Utc>) -> Result<i64, DbError> {
-    // Times are in no index, but they rise with the numbers: some thirty looks find the place among any number of events.
+    // Times have no index but rise with `seq`, so a binary search finds the position in about thirty queries.
     let mut low = 0;
     let mut high = last(db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq);
     while low < high {
@@ -156,7 +157,7 @@ pub async fn last_before(db: &Db, tenant: TenantId, time: DateTime<Utc>) -> Resu
         let query =
             sqlx::query_scalar!("SELECT recorded_at FROM events WHERE tenant_id = $1 AND seq = $2", tenant.0, middle);
         let written = db.timed("feed.written", query.fetch_optional(&db.pool)).await?;
-        // What is not kept any longer is the oldest.
+        // Missing events were deleted by retention, so they are older.
         if written.is_none_or(|at| at < time) {
             low = middle;
         } else {

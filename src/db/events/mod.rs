@@ -1,7 +1,7 @@
-//! `events`: what happened, numbered without gaps.
+//! The table `events`: what happened, numbered without gaps.
 //!
-//! `append` is the last statement of every transaction that changes a recipient's state: it takes the tenant's
-//! counter row, so that commits line up behind it for the length of a commit, and a rollback leaves no hole.
+//! `append` is the last statement of every transaction that changes a recipient's state: it locks the tenant's counter
+//! row, so commits of one tenant are serialised for the duration of a commit, and a rollback leaves no gap.
 
 pub mod bounces;
 pub mod feed;
@@ -21,25 +21,25 @@ use crate::domain::explain::Said;
 use crate::domain::id::{EndpointId, MessageId, RecipientId, TenantId};
 use crate::domain::outcome::Outcome;
 
-/// An event that is about to be written.
+/// An event to append.
 #[derive(Debug, Clone)]
 pub(super) struct NewEvent<'a> {
     pub tenant: Uuid,
     pub kind: EventType,
     pub message_id: Option<Uuid>,
     pub recipient_id: Option<Uuid>,
-    /// The webhook endpoint that it is about.
+    /// The webhook endpoint concerned.
     pub endpoint_id: Option<Uuid>,
     pub attempt: Option<i16>,
     pub outcome: Option<&'a Outcome>,
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// What a refusal for good means.
+    /// Classification of a permanent failure.
     pub bounce: Option<Bounce>,
-    /// Of a report that came back: whether nobody but this recipient knows its return path.
+    /// For an event from a report: whether only this recipient knows its return path.
     pub vouched: Option<bool>,
 }
 
-/// Numbers and writes events, in the order given within each tenant.
+/// Numbers and inserts events, in the order given within each tenant.
 pub(super) async fn append(
     connection: &mut PgConnection,
     now: DateTime<Utc>,
@@ -78,7 +78,7 @@ async fn append_to(
     let next: Vec<Option<DateTime<Utc>>> = events.iter().map(|event| event.next_attempt_at).collect();
     let vouched: Vec<Option<bool>> = events.iter().map(|event| event.vouched).collect();
     let bounce = |pick: fn(Bounce) -> &'static str| events.iter().map(|e| e.bounce.map(pick)).collect::<Vec<_>>();
-    // All wait in this line, however long it is: only the time limit of the statement holds.
+    // Every transaction waits for the counter row, so only the statement timeout applies, not the lock timeout.
     let written = sqlx::query!(
         "WITH patient AS MATERIALIZED (SELECT set_config('lock_timeout', '0', true)),
          counter AS MATERIALIZED (SELECT take_event_numbers($1, $3) AS base FROM patient)
@@ -118,7 +118,7 @@ async fn append_to(
     )
     .execute(connection)
     .await?;
-    // A tenant without a counter would lose its events without a word.
+    // Without a counter row, the tenant's events would be lost silently.
     if usize::try_from(written.rows_affected()).ok() == Some(events.len()) {
         Ok(())
     } else {
@@ -130,52 +130,52 @@ fn milliseconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
 }
 
-/// One event, as written.
+/// A stored event.
 #[derive(Debug, Clone)]
 pub struct EventRow {
-    /// Its number within the tenant.
+    /// Sequence number within the tenant.
     pub seq: i64,
-    /// When it was written.
+    /// Time of recording.
     pub recorded_at: DateTime<Utc>,
     /// `message.…` or `webhook.…`.
     pub kind: String,
-    /// Which message.
+    /// The message.
     pub message_id: Option<Uuid>,
-    /// Which recipient, where it is about one.
+    /// The recipient, if the event is about one.
     pub recipient_id: Option<Uuid>,
     /// The recipient's address.
     pub address: Option<String>,
-    /// The message's `[{"name", "value"}]`.
+    /// The message's tags, `[{"name", "value"}]`.
     pub tags: Option<serde_json::Value>,
-    /// The message's object of strings.
+    /// The message's metadata, an object of strings.
     pub metadata: Option<serde_json::Value>,
-    /// 1 for the first attempt.
+    /// Attempt number, starting at 1.
     pub attempt: Option<i16>,
-    /// The reply's three digits.
+    /// SMTP reply code.
     pub response_code: Option<i16>,
-    /// The reply's enhanced code.
+    /// Enhanced status code.
     pub response_enhanced: Option<String>,
-    /// The reply's text.
+    /// Reply text.
     pub response_text: Option<String>,
-    /// Host spoken to.
+    /// Host name of the server.
     pub mx: Option<String>,
-    /// Address spoken to.
+    /// IP address of the server.
     pub ip: Option<String>,
     /// TLS version and cipher.
     pub tls: Option<String>,
-    /// How long the attempt took.
+    /// Duration of the attempt, in milliseconds.
     pub duration_ms: Option<i32>,
     /// When the next attempt is due.
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// Which webhook endpoint, where it is about one.
+    /// The webhook endpoint, if the event is about one.
     pub endpoint_id: Option<Uuid>,
-    /// Of a bounce: how final.
+    /// Bounce type.
     pub bounce_type: Option<String>,
-    /// Of a bounce: what kind.
+    /// Bounce category.
     pub bounce_category: Option<String>,
-    /// Of a bounce: who told.
+    /// Source of the bounce.
     pub bounce_source: Option<String>,
-    /// Of a report that came back: whether nobody but this recipient knows its return path.
+    /// For an event from a report: whether only this recipient knows its return path.
     pub vouched: Option<bool>,
     /// The message's subject.
     pub subject: Option<String>,
@@ -185,7 +185,7 @@ pub struct EventRow {
     pub from_name: Option<String>,
     /// The message's stream.
     pub stream: Option<String>,
-    /// Of an accepted message, everyone it goes to: `[{"id", "address", "kind"}]`.
+    /// For an accepted message, all its recipients: `[{"id", "address", "kind"}]`.
     pub recipients: Option<serde_json::Value>,
 }
 
@@ -222,7 +222,7 @@ impl From<EventRow> for Event {
     }
 }
 
-/// A message's events with a number above `after`, oldest first. None was written before `since`.
+/// Returns a message's events with a `seq` above `after`, oldest first. All were recorded at or after `since`.
 pub async fn of_message(
     db: &Db,
     tenant: TenantId,

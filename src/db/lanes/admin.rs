@@ -1,4 +1,4 @@
-//! What an operator may do to a lane: limit it, stop it, let it go, have it try at once.
+//! Operator actions on a lane: set limits, pause, reset, retry now.
 
 use chrono::{DateTime, Utc};
 
@@ -7,19 +7,19 @@ use crate::db::{Db, DbError};
 use crate::domain::id::{LaneId, TenantId};
 use crate::domain::limits::{LaneChange, LaneLimits};
 
-/// Which lane is meant, before it may exist.
+/// Identifies a lane that may not exist yet.
 #[derive(Debug, Clone, Copy)]
 pub struct LaneKey<'a> {
-    /// In which stream.
+    /// The stream.
     pub stream: &'a str,
     /// `mx`, `relay` or `relay:NAME`.
     pub route: &'a str,
-    /// Destination domain; `*` for all that goes through a relay.
+    /// Destination domain; `*` for all domains of a relay route.
     pub domain: &'a str,
 }
 
-/// Gives a lane exactly these limits, and makes it where it is missing. Answers its id and whether it was made; `None`
-/// where there is no such stream.
+/// Replaces a lane's limits, and creates the lane if it is missing. Returns its id and whether it was created; `None`
+/// if the stream does not exist.
 pub async fn put(
     db: &Db,
     tenant: TenantId,
@@ -48,11 +48,11 @@ pub async fn put(
         limits.mails_per_connection,
         now
     );
-    let row = db.timed("steer.put", query.fetch_optional(&db.pool)).await?;
+    let row = db.timed("lanes.admin.put", query.fetch_optional(&db.pool)).await?;
     Ok(row.map(|row| (LaneId(row.id), row.is_new)))
 }
 
-/// Changes a lane's limits. Answers whether there is such a lane.
+/// Changes a lane's limits. Returns whether the lane exists.
 pub async fn change(
     db: &Db,
     tenant: TenantId,
@@ -60,8 +60,8 @@ pub async fn change(
     change: &LaneChange,
     now: DateTime<Utc>,
 ) -> Result<bool, DbError> {
-    // With another rate the next turn is reckoned anew, for it may be a day away; but never twice. The same rate once more
-    // changes nothing.
+    // A different rate recalculates the next send time, which may be a day away; but the lane never gets two bursts.
+    // Setting the same rate again changes nothing.
     let query = sqlx::query!(
         "UPDATE lanes SET
              connections = CASE WHEN $3 THEN $4 ELSE connections END,
@@ -81,10 +81,11 @@ pub async fn change(
         change.mails_per_connection.value(),
         now
     );
-    db.timed("steer.change", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+    db.timed("lanes.admin.change", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
 
-/// Stops a lane; mail is accepted and kept. A second time only the reason changes. Answers whether there is such a lane.
+/// Pauses a lane; messages are still accepted and queued. Pausing it again changes only the reason. Returns whether the
+/// lane exists.
 pub async fn pause(
     db: &Db,
     tenant: TenantId,
@@ -99,11 +100,11 @@ pub async fn pause(
         reason,
         now
     );
-    db.timed("steer.pause", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+    db.timed("lanes.admin.pause", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
 
-/// Forgets that the destination could not be reached, and what it asked for: it is tried at once. Answers whether there
-/// is such a lane. Its own limit holds all the same, and where there is nothing to forget nothing changes.
+/// Clears a lane's unreachable state and learned rate, so that the destination is tried at once. Returns whether the
+/// lane exists. Configured limits still apply, and a lane without such state is unchanged.
 pub async fn reset(db: &Db, tenant: TenantId, id: LaneId, now: DateTime<Utc>) -> Result<bool, DbError> {
     let query = sqlx::query!(
         "UPDATE lanes SET blocked_since = NULL, block_failures = 0, block_reply = NULL, block_cause = NULL,
@@ -116,15 +117,15 @@ pub async fn reset(db: &Db, tenant: TenantId, id: LaneId, now: DateTime<Utc>) ->
         id.0,
         now
     );
-    db.timed("steer.reset", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
+    db.timed("lanes.admin.reset", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
 
-/// Recipients that one transaction of [`due_now`] makes due.
+/// Maximum number of recipients per transaction of [`due_now`].
 const BATCH: i64 = 2_000;
-/// Batches of one call; what is left is another call's.
+/// Maximum number of batches per call.
 const BATCHES: usize = 50;
 
-/// Which recipients of a lane [`due_now`] makes due.
+/// Selects the recipients of a lane that [`due_now`] makes due.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wanted<'a> {
     /// Only those at this recipient domain.
@@ -133,18 +134,17 @@ pub struct Wanted<'a> {
     pub unprepared: bool,
 }
 
-/// What [`due_now`] has done.
+/// The result of [`due_now`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MadeDue {
-    /// Recipients that are due now and were to be later.
+    /// Number of recipients whose due time was moved to now.
     pub count: u64,
-    /// Whether there may be more: one call does a bounded amount of work.
+    /// Whether more may remain: one call does a bounded amount of work.
     pub has_more: bool,
 }
 
-/// Makes what waits in a lane for a later attempt due now: what is deferred and what could not be prepared. What waits for its
-/// `scheduled_at`, is held, or is quarantined after a crash stays. A blocked destination is probed. The batches are
-/// transactions of their own.
+/// Makes deferred recipients of a lane, and those that could not be prepared, due now. Scheduled, held and
+/// crash-quarantined recipients are left alone. An unreachable destination is probed. Each batch is one transaction.
 pub async fn due_now(
     db: &Db,
     tenant: TenantId,
@@ -172,7 +172,7 @@ async fn due_batch(
     from: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> Result<(u64, Option<DateTime<Utc>>), DbError> {
-    db.timed("steer.due_batch", async {
+    db.timed("lanes.admin.due_batch", async {
         let mut tx = db.pool.begin().await?;
         let done = sqlx::query!(
             r#"WITH later AS MATERIALIZED (

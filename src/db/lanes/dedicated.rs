@@ -1,5 +1,6 @@
-//! Domains that have a lane of their own on a route that else has one lane for all: those a relay complained of, and
-//! those an operator has limited or stopped. One of which nothing is to be said any more goes with the others again.
+//! Dedicated lanes: domains with a separate lane on a route that otherwise has one shared lane. A domain gets one when
+//! a relay throttles it, or when an operator limits or pauses it, and returns to the shared lane when none of that
+//! applies.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,35 +13,35 @@ use crate::db::queue::ready_at::{Lowered, lower};
 use crate::db::queue::{Claimed, Fence};
 use crate::db::{Db, DbError};
 
-/// Whose, stream, route and domain.
+/// Tenant, stream, route and domain.
 pub type DedicatedLaneKey = (Uuid, String, String, String);
 
-/// Every such lane, asked for at most every 2 s.
+/// Cache of all dedicated lanes, refreshed at most every 2 s.
 #[derive(Debug)]
 pub struct DedicatedLanes {
     db: Db,
-    /// With the time it was asked for. Locked while somebody asks, so that the others wait for his answer.
+    /// The lanes and the time of the query. Locked during the query, so that concurrent callers share its result.
     known: Mutex<Option<(Instant, Arc<DedicatedLaneIds>)>>,
 }
 
-/// `lanes.id` by what the lane is for.
+/// `lanes.id` by lane key.
 pub type DedicatedLaneIds = HashMap<DedicatedLaneKey, i64>;
 
-/// How old an answer may be.
+/// Cache TTL.
 const CACHE_TTL: Duration = Duration::from_secs(2);
 
 impl DedicatedLanes {
-    /// Asks nothing yet.
+    /// Creates an empty cache.
     pub fn new(db: Db) -> Self {
         Self { db, known: Mutex::default() }
     }
 
-    /// Lanes by what they are for.
+    /// Returns the dedicated lanes by key.
     pub async fn current(&self) -> Result<Arc<DedicatedLaneIds>, DbError> {
-        // However many wait for their turn to ask a database that is slow, each waits no longer than for an answer.
+        // With a slow database, each caller waits no longer than one query may take, however many are waiting.
         let limit = self.db.limit();
         let known = tokio::time::timeout(limit, self.known.lock()).await;
-        let mut known = known.map_err(|_| DbError::Timeout { query: "splits.all", limit })?;
+        let mut known = known.map_err(|_| DbError::Timeout { query: "lanes.dedicated.all", limit })?;
         if let Some((asked, splits)) = &*known
             && asked.elapsed() < CACHE_TTL
         {
@@ -52,7 +53,7 @@ impl DedicatedLanes {
         Ok(splits)
     }
 
-    /// Asks anew the next time: one has just been made.
+    /// Clears the cache, because a lane was just created.
     pub async fn forget(&self) {
         *self.known.lock().await = None;
     }
@@ -64,22 +65,22 @@ async fn all(db: &Db) -> Result<DedicatedLaneIds, DbError> {
          WHERE route <> 'mx' AND domain <> '*'
            AND num_nonnulls(connections, rate, mails_per_connection, learned_rate, paused_at, blocked_since) > 0"
     );
-    let rows = db.timed("splits.all", query.fetch_all(&db.pool)).await?;
+    let rows = db.timed("lanes.dedicated.all", query.fetch_all(&db.pool)).await?;
     Ok(rows.into_iter().map(|row| ((row.tenant_id, row.stream, row.route, row.domain), row.id)).collect())
 }
 
-/// A recipient in a lane that its domain shares with others.
+/// A recipient in a shared lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sharer {
     /// `lanes.id` of the lane.
     pub lane: i64,
     /// `recipients.id`.
     pub recipient: Uuid,
-    /// The domain.
+    /// The recipient's domain.
     pub domain: String,
 }
 
-/// The domains of these recipients, with the lanes that they were claimed from.
+/// Returns the domains of these recipients, with the lanes that they were claimed from.
 pub async fn domains(db: &Db, claimed: impl Iterator<Item = &Claimed>) -> Result<Vec<Sharer>, DbError> {
     let rows = claimed.map(|row| (row.lane_id, (row.message_id, row.recipient_id)));
     let (lanes, (messages, recipients)): (Vec<i64>, (Vec<Uuid>, Vec<Uuid>)) = rows.unzip();
@@ -94,16 +95,15 @@ pub async fn domains(db: &Db, claimed: impl Iterator<Item = &Claimed>) -> Result
         &messages,
         &recipients
     );
-    db.timed("splits.domains", query.fetch_all(&db.pool)).await
+    db.timed("lanes.dedicated.domains", query.fetch_all(&db.pool)).await
 }
 
-/// Makes lanes of their own for the domains of these, beside the lanes that they share with others. Answers each lane's
-/// id and its domain.
+/// Creates dedicated lanes for these recipients' domains. Returns the id and domain of each lane.
 pub async fn split(db: &Db, sharers: &[Sharer]) -> Result<Vec<(i64, String)>, DbError> {
     let (lanes, domains): (Vec<i64>, Vec<String>) = sharers.iter().map(|one| (one.lane, one.domain.clone())).unzip();
-    db.timed("splits.split", async {
-        // In one order, so that two workers that make the same lanes never wait for each other; and with no lock on those
-        // that are there.
+    db.timed("lanes.dedicated.create", async {
+        // In a fixed order, so that two workers that create the same lanes cannot deadlock; existing lanes are not
+        // locked.
         sqlx::query!(
             "INSERT INTO lanes (tenant_id, stream, route, domain, priority)
              SELECT l.tenant_id, l.stream, l.route, u.domain, l.priority
@@ -130,11 +130,11 @@ pub async fn split(db: &Db, sharers: &[Sharer]) -> Result<Vec<(i64, String)>, Db
     .await
 }
 
-/// Gives claimed rows back into other lanes. It counts as no attempt.
+/// Releases claimed recipients into other lanes. Does not count as an attempt.
 pub async fn move_to_lane(db: &Db, moves: &[(Claimed, i64)]) -> Result<(), DbError> {
-    let rows = Fence::of(moves.iter().map(|(claimed, _)| claimed));
+    let rows = Fence::new(moves.iter().map(|(claimed, _)| claimed));
     let lanes: Vec<i64> = moves.iter().map(|(_, lane)| *lane).collect();
-    db.timed("splits.move_to_lane", async {
+    db.timed("lanes.dedicated.move_to_lane", async {
         let mut tx = db.pool.begin().await?;
         let freed = sqlx::query_as!(
             Lowered,

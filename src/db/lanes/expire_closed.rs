@@ -1,5 +1,4 @@
-//! Recipients that wait in a lane or a stream which is closed, and whose time has run out meanwhile: nobody claims them
-//! to be sent, and still they expire.
+//! Expiry of recipients in closed lanes and streams: they are not claimed for sending, but still expire.
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use crate::db::queue::Claimed;
 use crate::db::{Db, DbError};
 use crate::domain::retry;
 
-/// A place in a lane's queue, in the order of the claim.
+/// A position in a lane's queue, in claim order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueuePosition {
     /// `queue.due_at`.
@@ -22,27 +21,28 @@ pub struct QueuePosition {
     pub recipient_id: Uuid,
 }
 
-/// A free row of a closed lane.
+/// An unleased recipient in a closed lane.
 #[derive(Debug, Clone, Copy)]
 pub struct WaitingRecipient {
     /// `lanes.id`.
     pub lane: i64,
-    /// Where in it.
+    /// Position in the lane's queue.
     pub place: QueuePosition,
-    /// Whether its time has run out.
+    /// Whether its retry window has passed.
     pub is_over: bool,
 }
 
-/// A lane of which nothing may start.
+/// A lane from which nothing may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClosedLane {
     /// `lanes.id`.
     pub id: i64,
-    /// Whether it or its stream is paused, so that retry windows do not run.
+    /// Whether the lane or its stream is paused, so that retry windows stand still.
     pub is_paused: bool,
 }
 
-/// Lanes with something due of which nothing may start: they, or their streams, are paused, blocked or out of turns.
+/// Returns lanes with due recipients that may not be sent: the lane or its stream is paused, unreachable or out of its
+/// rate.
 pub async fn closed(db: &Db, now: DateTime<Utc>) -> Result<Vec<ClosedLane>, DbError> {
     let query = sqlx::query_as!(
         ClosedLane,
@@ -52,7 +52,7 @@ pub async fn closed(db: &Db, now: DateTime<Utc>) -> Result<Vec<ClosedLane>, DbEr
          ORDER BY l.id"#,
         now
     );
-    db.timed("overdue.closed", query.fetch_all(&db.pool)).await
+    db.timed("lanes.expire_closed.closed", query.fetch_all(&db.pool)).await
 }
 
 /// A paused lane in which messages reach their `expires_at` soon.
@@ -60,21 +60,21 @@ pub async fn closed(db: &Db, now: DateTime<Utc>) -> Result<Vec<ClosedLane>, DbEr
 pub struct Expiring {
     /// `lanes.id`.
     pub lane: i64,
-    /// In which stream.
+    /// The stream.
     pub stream: String,
     /// `mx`, `relay` or `relay:NAME`.
     pub route: String,
-    /// Destination domain; `*` for all that goes through a relay.
+    /// Destination domain; `*` for all domains of a relay route.
     pub domain: String,
-    /// Since when it, or its stream, is paused.
+    /// When the lane or its stream was paused.
     pub paused_at: DateTime<Utc>,
-    /// How many recipients, counted up to 1,000.
+    /// Number of recipients, counted up to 1,000.
     pub count: i64,
     /// When the first of them expires.
     pub first: DateTime<Utc>,
 }
 
-/// Which of these paused lanes hold messages whose `expires_at` passes before `until`.
+/// Returns those of these paused lanes with messages whose `expires_at` passes before `until`.
 pub async fn expiring(db: &Db, lanes: &[i64], until: DateTime<Utc>) -> Result<Vec<Expiring>, DbError> {
     let query = sqlx::query_as!(
         Expiring,
@@ -91,10 +91,10 @@ pub async fn expiring(db: &Db, lanes: &[i64], until: DateTime<Utc>) -> Result<Ve
         lanes,
         until
     );
-    db.timed("overdue.expiring", query.fetch_all(&db.pool)).await
+    db.timed("lanes.expire_closed.expiring", query.fetch_all(&db.pool)).await
 }
 
-/// Some of the rows of these lanes whose sender's `expires_at` has passed.
+/// Returns up to `limit` recipients of these lanes whose message's `expires_at` has passed.
 pub async fn expired(db: &Db, lanes: &[i64], limit: i64, now: DateTime<Utc>) -> Result<Vec<QueuePosition>, DbError> {
     let query = sqlx::query_as!(
         QueuePosition,
@@ -110,11 +110,11 @@ pub async fn expired(db: &Db, lanes: &[i64], limit: i64, now: DateTime<Utc>) -> 
         limit,
         now
     );
-    db.timed("overdue.expired", query.fetch_all(&db.pool)).await
+    db.timed("lanes.expire_closed.expired", query.fetch_all(&db.pool)).await
 }
 
-/// The next rows of these lanes, at most `limit` of each, after the place given for it. `window` is how long a recipient
-/// may wait where its stream says nothing else, apart from the time for which it was paused.
+/// Returns the next recipients of these lanes, at most `limit` per lane, after the given positions. `window` is the
+/// default retry window for streams without one; paused time does not count.
 pub async fn page(
     db: &Db,
     lanes: &[(i64, Option<QueuePosition>)],
@@ -147,7 +147,7 @@ pub async fn page(
         limit,
         now
     );
-    let rows = db.timed("overdue.page", query.fetch_all(&db.pool)).await?;
+    let rows = db.timed("lanes.expire_closed.page", query.fetch_all(&db.pool)).await?;
     let place = |due_at, message_id, recipient_id| QueuePosition { due_at, message_id, recipient_id };
     let waiting = rows.into_iter().map(|row| WaitingRecipient {
         lane: row.lane,
@@ -161,7 +161,7 @@ pub async fn page(
     Ok(waiting.collect())
 }
 
-/// Leases those of these rows that are still free, as a claim does.
+/// Leases those of these recipients that are still unleased, as a claim does.
 pub async fn lease(db: &Db, worker: Uuid, places: &[QueuePosition]) -> Result<Vec<Claimed>, DbError> {
     let messages: Vec<Uuid> = places.iter().map(|place| place.message_id).collect();
     let recipients: Vec<Uuid> = places.iter().map(|place| place.recipient_id).collect();
@@ -180,5 +180,5 @@ pub async fn lease(db: &Db, worker: Uuid, places: &[QueuePosition]) -> Result<Ve
         &messages,
         &recipients
     );
-    db.timed("overdue.lease", query.fetch_all(&db.pool)).await
+    db.timed("lanes.expire_closed.lease", query.fetch_all(&db.pool)).await
 }

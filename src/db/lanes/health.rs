@@ -1,4 +1,4 @@
-//! What was learned of lanes' destinations, as it stands in their rows.
+//! Destination health of lanes: learned rates and unreachable states, stored in `lanes`.
 
 use std::collections::BTreeMap;
 
@@ -8,47 +8,47 @@ use crate::db::{Db, DbError};
 use crate::domain::destination_health::{Block, DestinationHealth, Learned, Observation};
 use crate::domain::unreachable::Cause;
 
-/// What a lane's attempts taught, and the reply that did.
+/// An observation from a lane's attempts, with the reply that caused it.
 #[derive(Debug, Clone)]
 pub struct Update {
     /// `lanes.id`.
     pub lane: i64,
-    /// What was seen; its rates are this worker's own and are multiplied by the number of live workers.
+    /// The observation; its rates are this worker's, and are multiplied by the number of live workers.
     pub lesson: Observation,
-    /// The reply of a lesson that is a complaint or a failure.
+    /// The reply, if the destination throttled or failed.
     pub reply: Option<String>,
-    /// Of a failure, what it was.
+    /// Details of a failure.
     pub failure: Option<Failure>,
 }
 
-/// Why a destination could not be used.
+/// Why a destination was unreachable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// In one word.
+    /// Cause code.
     pub cause: Cause,
-    /// The host that was tried, where one was found.
+    /// The host that was tried, if one was found.
     pub host: Option<String>,
 }
 
-/// How a lane fares after its lesson, be it as before or not.
+/// A lane's health before and after an observation; the two may be equal.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// `lanes.id`.
     pub lane: i64,
-    /// Before.
+    /// Health before the observation.
     pub before: DestinationHealth,
-    /// From now on.
+    /// Health after the observation.
     pub after: DestinationHealth,
-    /// What it was taught.
+    /// The observation.
     pub lesson: Observation,
 }
 
-/// Takes the lessons to heart. Under the lanes' locks, so that replicas that learn at the same time lower a rate or move
-/// a probe once.
+/// Applies observations under the lanes' row locks, so that replicas that observe the same thing at the same time lower
+/// a rate or move a probe only once.
 pub async fn learn(db: &Db, taught: &[Update]) -> Result<Vec<Change>, DbError> {
     let by_lane: BTreeMap<i64, &Update> = taught.iter().map(|one| (one.lane, one)).collect();
     let ids: Vec<i64> = by_lane.keys().copied().collect();
-    db.timed("conditions.learn", async {
+    db.timed("lanes.health.apply", async {
         let mut tx = db.pool.begin().await?;
         let rows = sqlx::query!(
             r#"SELECT id, learned_rate, learned_ceiling, learned_at, raised_at, blocked_since, block_failures,
@@ -102,7 +102,7 @@ async fn write(
     let failures: Vec<i16> = changes.iter().map(|c| c.after.block.map_or(0, |b| b.failures)).collect();
     let opens: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| c.after.block.map(|b| b.open_at)).collect();
     let unblocked: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| c.after.unblocked_at).collect();
-    // A rate that was raised or a block that has ended opens the lane at once; the rate's clock says then how much may go.
+    // A raised rate or an ended block opens the lane at once; the rate limiter then decides how much may be sent.
     sqlx::query!(
         "UPDATE lanes SET learned_rate = u.rate, learned_ceiling = u.ceiling, raised_at = u.raised_at,
              learned_reply = CASE WHEN u.rate IS NULL THEN NULL

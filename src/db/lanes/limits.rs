@@ -1,8 +1,9 @@
-//! Claims from lanes and streams that are limited: by a rate, by connections, by mails in flight.
+//! Claims from lanes and streams with limits: rate, connections or messages in flight.
 //!
-//! The limits hold over all replicas together: a rate's clock is in the lane's and the stream's row, and what each worker
-//! may have open is in `permits` and `stream_permits`. Both are read and written under the locks of those rows, in the
-//! transaction of the claim, so that exactly what was claimed is counted. Lanes without limits never come here.
+//! Limits hold across all replicas: the rate limiter's clock is in the lane's and the stream's row, and each worker's
+//! share of connections and concurrency is in `permits` and `stream_permits`. Both are read and written under locks on
+//! those rows, in the transaction of the claim, so that exactly the claimed messages are counted. Lanes without limits
+//! are claimed elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -15,78 +16,78 @@ use crate::db::{Db, DbError};
 use crate::domain::fair_share::{self, Claimant};
 use crate::domain::gcra::Gcra;
 
-/// Whose stream, and its name.
+/// Tenant and name of a stream.
 pub type StreamKey = (Uuid, String);
 
-/// What a worker would like to take from a limited lane, and what it has of it.
+/// A worker's request to claim from a limited lane, with its current use.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Lane and rows.
+    /// The lane and the number of recipients wanted.
     pub room: Room,
     /// The lane's stream.
     pub stream: StreamKey,
     /// Whether the stream as a whole is limited.
     pub is_stream_limited: bool,
-    /// Mails of the lane that this worker has in hand.
+    /// Messages of the lane in flight in this worker.
     pub in_hand: usize,
-    /// Its connections that are open for the lane.
+    /// Connections of this worker that are open for the lane.
     pub open: usize,
-    /// Mails of the stream that this worker has in hand.
+    /// Messages of the stream in flight in this worker.
     pub stream_in_hand: usize,
 }
 
-/// What came of it.
+/// The result of a claim from limited lanes.
 #[derive(Debug, Default)]
 pub struct Grant {
-    /// What was claimed.
+    /// Claimed recipients.
     pub claimed: Vec<Claimed>,
-    /// Connections that this worker may have open, by lane; for each wish of a lane that limits them.
+    /// Connections that this worker may have open, by lane; for each requested lane with a connection limit.
     pub connections: HashMap<i64, usize>,
-    /// Mails of each stream that limits them which this worker now has in flight.
+    /// Messages in flight in this worker, by stream; for streams with a concurrency limit.
     pub in_flight: HashMap<StreamKey, usize>,
-    /// Lanes that had less than they were asked for.
+    /// Lanes that had fewer due recipients than requested.
     pub emptied: Vec<i64>,
-    /// Whether others of their streams could have had what these did not use.
+    /// Whether other lanes of the same streams could have used what these left.
     pub is_unused: bool,
-    /// Lanes of which nothing may be taken before other workers give something back.
+    /// Lanes that are at their limit until other workers return permits.
     pub full: Vec<i64>,
-    /// When the lanes and streams that ran out of turns are open again.
+    /// When the lanes and streams that reached their rate open again.
     pub opens_at: Vec<DateTime<Utc>>,
 }
 
-/// Mails in hand for each connection: while one is sent, the next is at hand.
+/// Messages in flight per connection: while one is sent, the next is ready.
 pub const PIPELINE_DEPTH: usize = 2;
 
-/// Takes what these lanes' and their streams' limits allow: so many mails, and of each what else is due, together at most
-/// `most` rows where the wishes themselves are not more.
+/// Claims what the limits of these lanes and their streams allow, plus the other due recipients of the claimed
+/// messages, up to `most` rows in total (more only if the requests themselves add up to more).
 pub async fn claim(
     db: &Db,
     worker: Uuid,
-    wishes: &[Request],
+    requests: &[Request],
     most: usize,
     now: DateTime<Utc>,
 ) -> Result<Grant, DbError> {
-    db.timed("limits.claim", async {
+    db.timed("lanes.limits.claim", async {
         let mut tx = db.pool.begin().await?;
-        // Before the lanes, as the reaper does it.
+        // Locked before the lanes, in the same order as the rescue of dead workers' leases.
         let me = sqlx::query_scalar!("SELECT id FROM workers WHERE id = $1 FOR KEY SHARE", worker);
         if me.fetch_optional(&mut *tx).await?.is_none() {
             return Ok(Grant::default());
         }
-        let mut bounds = Limits::lock(&mut tx, worker, wishes, now).await?;
-        let rooms = bounds.rooms(wishes, now);
+        let mut limits = Limits::lock(&mut tx, worker, requests, now).await?;
+        let rooms = limits.rooms(requests, now);
         let taken = queue::take(&mut tx, worker, &rooms, now).await?;
         let mut claimed: Vec<Claimed> = taken.into_iter().map(|row| row.claimed).collect();
-        let mut granted = bounds.count(wishes, &claimed, now);
-        bounds.write(&mut tx, worker).await?;
+        let mut granted = limits.count(requests, &claimed, now);
+        limits.write(&mut tx, worker).await?;
         let along = queue::take_along(&mut tx, worker, &claimed, most.saturating_sub(claimed.len()), now).await?;
         tx.commit().await?;
-        let had_less = |room: &&Room| {
+        let is_emptied = |room: &&Room| {
             let rows = claimed.iter().filter(|row| row.lane_id == room.lane).count();
             i32::try_from(rows).is_ok_and(|rows| rows < room.rows)
         };
-        granted.emptied = rooms.iter().filter(had_less).map(|room| room.lane).collect();
-        granted.is_unused = rooms.len() < wishes.len() && !granted.emptied.is_empty() && granted.opens_at.is_empty();
+        granted.emptied = rooms.iter().filter(is_emptied).map(|room| room.lane).collect();
+        granted.is_unused = rooms.len() < requests.len() && !granted.emptied.is_empty() && granted.opens_at.is_empty();
         claimed.extend(along);
         granted.claimed = claimed;
         Ok(granted)
@@ -94,15 +95,15 @@ pub async fn claim(
     .await
 }
 
-/// What is left of a lane's or a stream's limits, under its lock.
+/// The remaining capacity of a lane or a stream, while its row is locked.
 #[derive(Debug)]
 struct Limit {
     turns: Option<Gcra>,
-    /// Connections or mails in flight, as limited.
+    /// The limit on connections or messages in flight.
     maximum: Option<usize>,
-    /// What other workers have of that.
+    /// The share of other workers.
     others: usize,
-    /// What this worker has of it after the claim.
+    /// The share of this worker after the claim.
     mine: usize,
     is_open: bool,
     opens_at: Option<DateTime<Utc>>,
@@ -120,12 +121,12 @@ impl Limit {
         }
     }
 
-    /// What this worker may have of the limit.
+    /// Returns the share that this worker may use.
     fn ours(&self) -> Option<usize> {
         Some(self.maximum?.saturating_sub(self.others))
     }
 
-    /// Rows that may start now; each may be a mail of its own.
+    /// Returns the number of recipients that may start now; each may be a separate message.
     fn rows(&self, in_hand: usize, depth: usize, now: DateTime<Utc>) -> usize {
         if !self.is_open {
             return 0;
@@ -134,7 +135,7 @@ impl Limit {
         places.min(self.turns.map_or(usize::MAX, |turns| turns.available(now)))
     }
 
-    /// Counts the mails that were taken.
+    /// Counts claimed messages against the rate.
     fn take(&mut self, mails: usize, now: DateTime<Utc>) {
         let Some(turns) = &mut self.turns else { return };
         *turns = turns.take(mails, now);
@@ -154,83 +155,88 @@ impl Limits {
     async fn lock(
         connection: &mut PgConnection,
         worker: Uuid,
-        wishes: &[Request],
+        requests: &[Request],
         now: DateTime<Utc>,
     ) -> Result<Self, sqlx::Error> {
         let limited: BTreeSet<&StreamKey> =
-            wishes.iter().filter(|wish| wish.is_stream_limited).map(|wish| &wish.stream).collect();
+            requests.iter().filter(|request| request.is_stream_limited).map(|request| &request.stream).collect();
         let streams = if limited.is_empty() {
             BTreeMap::new()
         } else {
             lock_streams(connection, worker, limited.into_iter().cloned().unzip(), now).await?
         };
-        let ids: Vec<i64> = wishes.iter().map(|wish| wish.room.lane).collect();
+        let ids: Vec<i64> = requests.iter().map(|request| request.room.lane).collect();
         Ok(Self { streams, lanes: lock_lanes(connection, worker, &ids, now).await? })
     }
 
-    /// What may be taken of each lane; of a limited stream, fairly among its lanes.
-    fn rooms(&self, wishes: &[Request], now: DateTime<Utc>) -> Vec<Room> {
+    /// Returns the quota of each lane; a limited stream is divided fairly among its lanes.
+    fn rooms(&self, requests: &[Request], now: DateTime<Utc>) -> Vec<Room> {
         let mut claimants = BTreeMap::<&StreamKey, Vec<(&Request, Claimant)>>::new();
-        for wish in wishes {
-            let bound =
-                self.lanes.get(&wish.room.lane).map_or(0, |bound| bound.rows(wish.in_hand, PIPELINE_DEPTH, now));
-            let room = bound.min(usize::try_from(wish.room.rows).unwrap_or(0));
-            claimants.entry(&wish.stream).or_default().push((wish, Claimant { held: wish.in_hand, room, weight: 1 }));
+        for request in requests {
+            let limit =
+                self.lanes.get(&request.room.lane).map_or(0, |limit| limit.rows(request.in_hand, PIPELINE_DEPTH, now));
+            let room = limit.min(usize::try_from(request.room.rows).unwrap_or(0));
+            claimants
+                .entry(&request.stream)
+                .or_default()
+                .push((request, Claimant { held: request.in_hand, room, weight: 1 }));
         }
-        let mut rooms = Vec::with_capacity(wishes.len());
-        for (stream, wishes) in claimants {
-            let in_hand = wishes.first().map_or(0, |(wish, _)| wish.stream_in_hand);
-            let total = self.streams.get(stream).map_or(usize::MAX, |bound| bound.rows(in_hand, 1, now));
-            let (wishes, claimants): (Vec<&Request>, Vec<Claimant>) = wishes.into_iter().unzip();
+        let mut rooms = Vec::with_capacity(requests.len());
+        for (stream, requests) in claimants {
+            let in_hand = requests.first().map_or(0, |(request, _)| request.stream_in_hand);
+            let total = self.streams.get(stream).map_or(usize::MAX, |limit| limit.rows(in_hand, 1, now));
+            let (requests, claimants): (Vec<&Request>, Vec<Claimant>) = requests.into_iter().unzip();
             let shares = fair_share::divide(total, &claimants);
             rooms.extend(
-                wishes
+                requests
                     .into_iter()
                     .zip(shares)
                     .filter(|(_, share)| *share > 0)
-                    .map(|(wish, share)| Room { rows: i32::try_from(share).unwrap_or(i32::MAX), ..wish.room }),
+                    .map(|(request, share)| Room { rows: i32::try_from(share).unwrap_or(i32::MAX), ..request.room }),
             );
         }
         rooms
     }
 
-    /// Counts what was claimed.
-    fn count(&mut self, wishes: &[Request], claimed: &[Claimed], now: DateTime<Utc>) -> Grant {
+    /// Counts the claimed recipients against the limits.
+    fn count(&mut self, requests: &[Request], claimed: &[Claimed], now: DateTime<Utc>) -> Grant {
         let mut granted = Grant::default();
         let mut by_lane = HashMap::<i64, HashSet<Uuid>>::new();
         for row in claimed {
             by_lane.entry(row.lane_id).or_default().insert(row.message_id);
         }
         let mut by_stream = BTreeMap::<&StreamKey, (usize, usize)>::new();
-        for wish in wishes {
-            let Some(bound) = self.lanes.get_mut(&wish.room.lane) else { continue };
-            let mails = by_lane.get(&wish.room.lane).map_or(0, HashSet::len);
-            let of_stream = by_stream.entry(&wish.stream).or_insert((wish.stream_in_hand, 0));
+        for request in requests {
+            let Some(limit) = self.lanes.get_mut(&request.room.lane) else { continue };
+            let mails = by_lane.get(&request.room.lane).map_or(0, HashSet::len);
+            let of_stream = by_stream.entry(&request.stream).or_insert((request.stream_in_hand, 0));
             of_stream.1 += mails;
-            bound.take(mails, now);
-            if let Some(ours) = bound.ours() {
-                let in_hand = wish.in_hand + mails;
-                // Never fewer than are open: they were granted before, and the limit may have been lowered since.
-                bound.mine = in_hand.min(ours).max(wish.open);
-                granted.connections.insert(wish.room.lane, bound.mine);
+            limit.take(mails, now);
+            if let Some(ours) = limit.ours() {
+                let in_hand = request.in_hand + mails;
+                // Never fewer than are open: those were granted before the limit was lowered.
+                limit.mine = in_hand.min(ours).max(request.open);
+                granted.connections.insert(request.room.lane, limit.mine);
                 if ours == 0 {
-                    granted.full.push(wish.room.lane);
+                    granted.full.push(request.room.lane);
                 }
             }
         }
         for (stream, (in_hand, mails)) in by_stream {
-            let Some(bound) = self.streams.get_mut(stream) else { continue };
-            bound.take(mails, now);
-            if bound.maximum.is_some() {
-                bound.mine = in_hand + mails;
-                granted.in_flight.insert(stream.clone(), bound.mine);
+            let Some(limit) = self.streams.get_mut(stream) else { continue };
+            limit.take(mails, now);
+            if limit.maximum.is_some() {
+                limit.mine = in_hand + mails;
+                granted.in_flight.insert(stream.clone(), limit.mine);
             }
-            if bound.ours() == Some(0) {
-                granted.full.extend(wishes.iter().filter(|wish| wish.stream == *stream).map(|wish| wish.room.lane));
+            if limit.ours() == Some(0) {
+                granted.full.extend(
+                    requests.iter().filter(|request| request.stream == *stream).map(|request| request.room.lane),
+                );
             }
         }
         granted.opens_at =
-            self.lanes.values().chain(self.streams.values()).filter_map(|bound| bound.opens_at).collect();
+            self.lanes.values().chain(self.streams.values()).filter_map(|limit| limit.opens_at).collect();
         granted
     }
 
@@ -259,11 +265,11 @@ async fn lock_streams(
     )
     .fetch_all(&mut *connection)
     .await?;
-    let mut bounds: BTreeMap<StreamKey, Limit> = rows
+    let mut limits: BTreeMap<StreamKey, Limit> = rows
         .into_iter()
         .map(|row| ((row.tenant_id, row.name), Limit::new(row.rate, row.used_until, row.concurrency, row.is_open)))
         .collect();
-    // A statement of its own: it sees what was committed before the locks were had.
+    // A separate statement, so that it sees everything committed before the locks were acquired.
     let others = sqlx::query!(
         r#"SELECT p.tenant_id, p.stream, sum(p.count) AS "count!" FROM stream_permits p
            JOIN unnest($1::uuid[], $2::text[]) AS u (tenant_id, stream) USING (tenant_id, stream)
@@ -275,11 +281,11 @@ async fn lock_streams(
     .fetch_all(connection)
     .await?;
     for row in others {
-        if let Some(bound) = bounds.get_mut(&(row.tenant_id, row.stream)) {
-            bound.others = usize::try_from(row.count).unwrap_or(0);
+        if let Some(limit) = limits.get_mut(&(row.tenant_id, row.stream)) {
+            limit.others = usize::try_from(row.count).unwrap_or(0);
         }
     }
-    Ok(bounds)
+    Ok(limits)
 }
 
 async fn lock_lanes(
@@ -298,7 +304,7 @@ async fn lock_lanes(
     .fetch_all(&mut *connection)
     .await?;
     let is_limited = rows.iter().any(|row| row.connections.is_some());
-    let mut bounds: BTreeMap<i64, Limit> = rows
+    let mut limits: BTreeMap<i64, Limit> = rows
         .into_iter()
         .map(|row| (row.id, Limit::new(row.rate, row.used_until, row.connections, row.is_open)))
         .collect();
@@ -312,29 +318,29 @@ async fn lock_lanes(
         .fetch_all(connection)
         .await?;
         for row in others {
-            if let Some(bound) = bounds.get_mut(&row.lane_id) {
-                bound.others = usize::try_from(row.count).unwrap_or(0);
+            if let Some(limit) = limits.get_mut(&row.lane_id) {
+                limit.others = usize::try_from(row.count).unwrap_or(0);
             }
         }
     }
-    Ok(bounds)
+    Ok(limits)
 }
 
 async fn write_lanes(
     connection: &mut PgConnection,
     worker: Uuid,
-    bounds: &BTreeMap<i64, Limit>,
+    limits: &BTreeMap<i64, Limit>,
 ) -> Result<(), sqlx::Error> {
     let (mut ids, mut used, mut opens) = (Vec::new(), Vec::new(), Vec::new());
-    for (id, bound) in bounds {
-        if let Some(turns) = bound.turns.filter(|_| bound.is_open) {
+    for (id, limit) in limits {
+        if let Some(turns) = limit.turns.filter(|_| limit.is_open) {
             ids.push(*id);
             used.push(turns.used_until);
-            opens.push(bound.opens_at);
+            opens.push(limit.opens_at);
         }
     }
     if !ids.is_empty() {
-        // While the destination is blocked open_at is the next probe's.
+        // While the destination is unreachable, `open_at` is the time of the next probe.
         sqlx::query!(
             "UPDATE lanes SET next_turn_at = u.used_until,
                  open_at = CASE WHEN blocked_since IS NULL THEN coalesce(u.opens_at, open_at) ELSE open_at END
@@ -347,12 +353,12 @@ async fn write_lanes(
         .execute(&mut *connection)
         .await?;
     }
-    let limited = bounds.iter().filter(|(_, bound)| bound.maximum.is_some());
-    let (ids, counts) = limited.map(|(id, bound)| (*id, count(bound.mine))).unzip();
+    let limited = limits.iter().filter(|(_, limit)| limit.maximum.is_some());
+    let (ids, counts) = limited.map(|(id, limit)| (*id, count(limit.mine))).unzip();
     set_permits(connection, worker, ids, counts).await
 }
 
-/// What a worker has of these lanes' connections; 0 gives all back.
+/// Sets a worker's connection permits for these lanes; 0 returns all of them.
 async fn set_permits(
     connection: &mut PgConnection,
     worker: Uuid,
@@ -381,15 +387,15 @@ async fn set_permits(
 async fn write_streams(
     connection: &mut PgConnection,
     worker: Uuid,
-    bounds: &BTreeMap<StreamKey, Limit>,
+    limits: &BTreeMap<StreamKey, Limit>,
 ) -> Result<(), sqlx::Error> {
     let (mut tenants, mut names) = (Vec::new(), Vec::new());
     let (mut used, mut opens) = (Vec::<Option<DateTime<Utc>>>::new(), Vec::new());
-    for ((tenant, name), bound) in bounds {
+    for ((tenant, name), limit) in limits {
         tenants.push(*tenant);
         names.push(name.clone());
-        used.push(bound.turns.filter(|_| bound.is_open).map(|turns| turns.used_until));
-        opens.push(bound.opens_at);
+        used.push(limit.turns.filter(|_| limit.is_open).map(|turns| turns.used_until));
+        opens.push(limit.opens_at);
     }
     if used.iter().any(Option::is_some) {
         sqlx::query!(
@@ -405,8 +411,8 @@ async fn write_streams(
         .execute(&mut *connection)
         .await?;
     }
-    let limited = bounds.iter().filter(|(_, bound)| bound.maximum.is_some());
-    let (keys, counts): (Vec<&StreamKey>, Vec<i32>) = limited.map(|(key, bound)| (key, count(bound.mine))).unzip();
+    let limited = limits.iter().filter(|(_, limit)| limit.maximum.is_some());
+    let (keys, counts): (Vec<&StreamKey>, Vec<i32>) = limited.map(|(key, limit)| (key, count(limit.mine))).unzip();
     set_stream_permits(connection, worker, &keys, &counts).await
 }
 
@@ -439,15 +445,15 @@ async fn set_stream_permits(
     Ok(())
 }
 
-/// What a worker holds of shared limits: connections by lane, and messages in flight by stream.
+/// A worker's share of limits: connections by lane, and messages in flight by stream.
 pub type Held = (HashMap<i64, usize>, HashMap<StreamKey, usize>);
 
-/// What is granted to a worker at present.
+/// Returns the permits of a worker.
 pub async fn held(db: &Db, worker: Uuid) -> Result<Held, DbError> {
     let lanes = sqlx::query!("SELECT lane_id, count FROM permits WHERE worker_id = $1", worker);
     let streams = sqlx::query!("SELECT tenant_id, stream, count FROM stream_permits WHERE worker_id = $1", worker);
     let size = |count: i32| usize::try_from(count).unwrap_or(0);
-    db.timed("limits.held", async {
+    db.timed("lanes.limits.held", async {
         let lanes = lanes.fetch_all(&db.pool).await?.into_iter().map(|row| (row.lane_id, size(row.count)));
         let streams = streams.fetch_all(&db.pool).await?;
         let streams = streams.into_iter().map(|row| ((row.tenant_id, row.stream), size(row.count)));
@@ -456,7 +462,7 @@ pub async fn held(db: &Db, worker: Uuid) -> Result<Held, DbError> {
     .await
 }
 
-/// Gives back what a worker no longer uses of lanes' connections and streams' concurrency; what it keeps is named.
+/// Returns a worker's unused connection and concurrency permits; the arguments give the numbers that it keeps.
 pub async fn give_back(
     db: &Db,
     worker: Uuid,
@@ -465,7 +471,7 @@ pub async fn give_back(
 ) -> Result<(), DbError> {
     let (ids, counts): (Vec<i64>, Vec<i32>) = lanes.iter().map(|(id, kept)| (*id, count(*kept))).unzip();
     let (keys, kept): (Vec<&StreamKey>, Vec<i32>) = streams.iter().map(|(key, kept)| (key, count(*kept))).unzip();
-    db.timed("limits.give_back", async {
+    db.timed("lanes.limits.release", async {
         let mut tx = db.pool.begin().await?;
         let me = sqlx::query_scalar!("SELECT id FROM workers WHERE id = $1 FOR KEY SHARE", worker);
         if me.fetch_optional(&mut *tx).await?.is_some() {

@@ -1,9 +1,9 @@
-//! `lanes`: what waits together, and which of them have something due.
+//! The table `lanes`: the queues, and which of them have due recipients.
 //!
-//! `ready_at` is a lower bound of the due times of a lane's free rows. Whoever adds or frees rows calls `lower` in the
-//! same transaction, which holds a share lock on the lane until it commits; [`raise`] raises the bound only under an
-//! exclusive lock, so that no row is ever overlooked. Both are functions in the database (`lower_lanes`, `raise_lanes`),
-//! which find the newest version of a lane however many older ones somebody's snapshot keeps.
+//! `ready_at` is a lower bound of the due times of a lane's unleased rows. Code that adds or releases rows calls
+//! `lower` in the same transaction, which holds a share lock on the lane until it commits; [`raise`] raises the bound
+//! only under an exclusive lock, so that no row is ever missed. Both are functions in the database (`lower_lanes`,
+//! `raise_lanes`), which find a lane's newest row version however many older versions a snapshot retains.
 
 pub mod admin;
 pub mod dedicated;
@@ -24,94 +24,95 @@ use super::queue::ready_at::{Lowered, lower};
 use super::{Db, DbError};
 use crate::domain::id::TenantId;
 
-/// What makes a lane.
+/// The natural key of a lane.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LaneName {
-    /// Whose mail.
+    /// The tenant.
     pub tenant: TenantId,
-    /// In which stream.
+    /// The stream.
     pub stream: String,
     /// `relay` or `mx`.
     pub route: String,
-    /// Destination domain; `*` for all that goes through a relay.
+    /// Destination domain; `*` for all domains of a relay route.
     pub domain: String,
 }
 
-/// A lane that is open and has something due, with what bounds it.
+/// An open lane with due recipients, with its limits.
 #[derive(Debug, Clone)]
 pub struct ReadyLane {
     /// `lanes.id`.
     pub id: i64,
-    /// Whose mail.
+    /// The tenant.
     pub tenant_id: Uuid,
-    /// In which stream.
+    /// The stream.
     pub stream: String,
     /// `mx`, `relay` or `relay:NAME`.
     pub route: String,
-    /// Destination domain; `*` for all that goes through a relay.
+    /// Destination domain; `*` for all domains of a relay route.
     pub domain: String,
-    /// The stream's; lower goes first.
+    /// The stream's priority; lower values are sent first.
     pub priority: i16,
-    /// The stream's share among those of its priority.
+    /// The stream's weight among streams of the same priority.
     pub weight: i16,
-    /// No free row of it is due earlier.
+    /// Lower bound of the due times of its unleased recipients.
     pub ready_at: DateTime<Utc>,
-    /// Connections at one time over all replicas, where limited.
+    /// Limit on concurrent connections across all replicas.
     pub connections: Option<i32>,
-    /// Mails over one connection, where limited.
+    /// Limit on messages per connection.
     pub mails_per_connection: Option<i32>,
-    /// Mails a second over all replicas, its own limit or one that was learned, whichever is less.
+    /// Messages per second across all replicas: the lower of the configured and the learned rate.
     pub rate: Option<f64>,
-    /// A limit that was learned, and that success raises.
+    /// The learned rate, which successful attempts raise.
     pub learned_rate: Option<f64>,
-    /// Since when its destination cannot be reached: what goes now is a probe.
+    /// Since when the destination is unreachable; the next message is a probe.
     pub blocked_since: Option<DateTime<Utc>>,
-    /// Mails a second of the stream as a whole.
+    /// Messages per second of the whole stream.
     pub stream_rate: Option<f64>,
-    /// Mails of the stream in flight over all replicas, where limited.
+    /// Limit on messages of the stream in flight across all replicas.
     pub stream_concurrency: Option<i32>,
 }
 
 impl ReadyLane {
-    /// Whether a claim has to ask the limits first.
+    /// Returns whether a claim must check limits first.
     pub fn is_limited(&self) -> bool {
         self.rate.is_some() || self.connections.is_some() || self.is_stream_limited()
     }
 
-    /// Whether the stream as a whole is limited.
+    /// Returns whether the whole stream is limited.
     pub fn is_stream_limited(&self) -> bool {
         self.stream_rate.is_some() || self.stream_concurrency.is_some()
     }
 
-    /// Whether new mail of it may be leased as it is stored, without a claim, and so without its bound being lowered: there is nothing that
-    /// a claim would have to ask, or to tell those who send it ([`super::messages::insert`]).
+    /// Returns whether new messages may be leased when they are stored (direct handoff), without a claim and without
+    /// lowering `ready_at`: no limit has to be checked, and none has to be passed to the sender
+    /// ([`super::messages::insert`]).
     pub fn is_passed_by(&self) -> bool {
         !self.is_limited() && self.mails_per_connection.is_none() && self.blocked_since.is_none()
     }
 
-    /// Whether it goes straight to the recipients' own servers.
+    /// Returns whether messages go directly to the recipient domain's mail exchangers.
     pub fn is_mx(&self) -> bool {
         self.route == "mx"
     }
 
-    /// Whether it is for all domains of a route that have no lane of their own.
+    /// Returns whether it is the shared lane of all domains of a route without a dedicated lane.
     pub fn is_shared(&self) -> bool {
         self.domain == "*"
     }
 }
 
-/// A lane as whoever puts mail into it knows it: by what never changes.
+/// A lane's id and natural key, which never change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedLane {
     /// `lanes.id`.
     pub id: i64,
-    /// What makes it.
+    /// Natural key.
     pub name: Arc<LaneName>,
 }
 
-/// The ids of those of these lanes that there are. Waits for nobody.
+/// Returns the ids of those of these lanes that exist. Takes no locks.
 pub async fn find(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, i64>, DbError> {
-    let Columns { tenants, streams, routes, domains } = Columns::of(names);
+    let Columns { tenants, streams, routes, domains } = Columns::new(names);
     let query = sqlx::query_as!(
         Row,
         "SELECT l.id, l.tenant_id, l.stream, l.route, l.domain
@@ -127,12 +128,13 @@ pub async fn find(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, 
     Ok(rows.into_iter().map(Row::by_name).collect())
 }
 
-/// Makes those of these lanes that are not there, and answers the ids of those that it has made. Waits for whoever is making one of
-/// them. Their own `priority` is that of their stream at the time, for workers of the version before: this one reads the
-/// stream's. Of a stream that there is not none is made. Not over a connection of the hot path: nobody else is to wait with it.
+/// Creates the missing ones of these lanes, and returns the ids of those that it created. Waits for concurrent
+/// transactions that create the same lanes. `lanes.priority` is set from the stream for workers of the previous
+/// version; this version reads the stream's priority. Lanes of a missing stream are not created. Does not use a
+/// connection of the hot path, so that nothing else waits with it.
 pub async fn make(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, i64>, DbError> {
-    let Columns { tenants, streams, routes, domains } = Columns::of(names);
-    // In one order, so that two replicas that make the same lanes never wait for each other.
+    let Columns { tenants, streams, routes, domains } = Columns::new(names);
+    // In a fixed order, so that two replicas that create the same lanes cannot deadlock.
     let query = sqlx::query_as!(
         Row,
         "INSERT INTO lanes (tenant_id, stream, route, domain, priority)
@@ -147,7 +149,7 @@ pub async fn make(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, 
         &routes as _,
         &domains as _
     );
-    let rows = db.timed("lanes.make", query.fetch_all(&db.pool)).await?;
+    let rows = db.timed("lanes.create", query.fetch_all(&db.pool)).await?;
     Ok(rows.into_iter().map(Row::by_name).collect())
 }
 
@@ -166,7 +168,7 @@ impl Row {
     }
 }
 
-/// Names of lanes, as `unnest` takes them.
+/// Lane keys as columns for `unnest`.
 struct Columns<'a> {
     tenants: Vec<Uuid>,
     streams: Vec<&'a str>,
@@ -175,7 +177,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(names: &'a [Arc<LaneName>]) -> Self {
+    fn new(names: &'a [Arc<LaneName>]) -> Self {
         Self {
             tenants: names.iter().map(|name| name.tenant.0).collect(),
             streams: names.iter().map(|name| &*name.stream).collect(),
@@ -185,10 +187,10 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Open lanes with something due, but for those to `skip`: of each stream the `limit` that have waited longest, the most
-/// urgent stream first.
+/// Returns open lanes with due recipients, except `skip`: of each stream the `limit` lanes that have waited longest, in
+/// order of the streams' priority.
 pub async fn ready(db: &Db, now: DateTime<Utc>, limit: i64, skip: &[i64]) -> Result<Vec<ReadyLane>, DbError> {
-    // Stream by stream, so that each looks at the start of its own part of `lanes_open` and at nothing that is closed.
+    // Stream by stream, so that each reads only the start of its part of the index `lanes_open`, and no closed lanes.
     let query = sqlx::query_as!(
         ReadyLane,
         r#"SELECT l.id, s.tenant_id, s.name AS stream, l.route, l.domain, s.priority, s.weight, l.ready_at,
@@ -209,8 +211,8 @@ pub async fn ready(db: &Db, now: DateTime<Utc>, limit: i64, skip: &[i64]) -> Res
     db.timed("lanes.ready", query.fetch_all(&db.pool.hot())).await
 }
 
-/// Lowers bounds that are above what waits. None should be: but a lane that no claim looks at would keep its mail for ever. Returns
-/// how many there were. Looks at every lane: for rare occasions.
+/// Lowers `ready_at` of lanes where it is above the first due time. None should be, but such a lane would never be
+/// claimed. Returns their number. Scans every lane, so call it rarely.
 pub async fn lower_wrong(db: &Db) -> Result<usize, DbError> {
     db.timed_for(SCAN_LIMIT, "lanes.lower_wrong", async {
         let mut tx = db.pool.begin().await?;
@@ -232,21 +234,21 @@ pub async fn lower_wrong(db: &Db) -> Result<usize, DbError> {
     .await
 }
 
-/// A lane whose bound may be too low.
+/// A lane whose `ready_at` may be too low.
 #[derive(Debug, Clone, Copy)]
 pub struct Raise {
     /// `lanes.id`.
     pub lane: i64,
-    /// Not beyond this moment, so that new rows need not lower the bound again; none where an empty lane is to rest.
+    /// Upper limit for the new bound, so that new rows need not lower it again; `None` lets an empty lane rest.
     pub most: Option<DateTime<Utc>>,
 }
 
-/// Raises `ready_at` of lanes to when they next have something due. Answers those that it looked at: lanes that are being
-/// added to are left alone.
+/// Raises `ready_at` of lanes to their next due time. Returns the lanes that it examined; lanes that are being added to
+/// are skipped.
 pub async fn raise(db: &Db, lanes: &[Raise]) -> Result<Vec<i64>, DbError> {
     let ids: Vec<i64> = lanes.iter().map(|raise| raise.lane).collect();
     let most: Vec<Option<DateTime<Utc>>> = lanes.iter().map(|raise| raise.most).collect();
-    // No bound is infinity: the function takes the lesser of it and the first due time.
+    // Without a limit, pass infinity: the function uses the lesser of it and the first due time.
     let query = sqlx::query_scalar!(
         r#"SELECT raise_lanes($1, ARRAY(SELECT coalesce(m, 'infinity') FROM unnest($2::timestamptz[]) WITH ORDINALITY AS u (m, n)
                                         ORDER BY n)) AS "lane!""#,

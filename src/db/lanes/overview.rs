@@ -1,5 +1,5 @@
-//! What waits where, and why it moves or not: lanes as an operator sees them. Only reads; counts stop at a bound, so that
-//! a queue of millions costs no more than a long one.
+//! Lanes as an operator sees them: state, limits and load. Read-only; counts stop at a maximum, so that a queue of
+//! millions costs no more than one of thousands.
 
 use chrono::{DateTime, Utc};
 
@@ -9,31 +9,31 @@ use crate::domain::id::{LaneId, TenantId};
 use crate::domain::lane::{Blocked, Lane, Learned, Paused, State, StreamTerms, Unprepared};
 use crate::domain::limits::LaneLimits;
 
-/// Which lanes.
+/// Filters for lanes.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Only these.
+    /// Only lanes with these ids.
     pub ids: Option<Vec<i64>>,
-    /// Only this stream's.
+    /// Only lanes of this stream.
     pub stream: Option<String>,
-    /// Only of this route.
+    /// Only lanes of this route.
     pub route: Option<String>,
-    /// Only to these domains.
+    /// Only lanes to these domains.
     pub domains: Option<Vec<String>>,
-    /// Only in this state.
+    /// Only lanes in this state.
     pub state: Option<State>,
-    /// Only those in which something waits, due now or later; or those in which nothing does.
+    /// Only lanes with (`true`) or without (`false`) waiting recipients, due now or later.
     pub waiting: Option<bool>,
-    /// Only those behind this place of the order.
+    /// Only lanes after this cursor.
     pub after: Option<Cursor>,
 }
 
-/// A place in the order of lanes: those in trouble first, then by age.
+/// A position in the order of lanes: closed lanes first, then by age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
-    /// Whether the lane there was open.
+    /// Whether the lane at the cursor was open.
     pub is_open: bool,
-    /// The lane there.
+    /// The lane at the cursor.
     pub id: LaneId,
 }
 
@@ -71,7 +71,7 @@ struct LaneRow {
     stream_in_use: i64,
 }
 
-/// Lanes with their state at `now`: those in trouble first, then by age.
+/// Returns lanes with their state at `now`: closed lanes first, then by age.
 pub async fn lanes(
     db: &Db,
     tenant: TenantId,
@@ -79,8 +79,8 @@ pub async fn lanes(
     limit: i64,
     now: DateTime<Utc>,
 ) -> Result<Vec<Lane>, DbError> {
-    // With custom plans the conditions on absent filters vanish while planning. By the rates' clocks a lane would seem
-    // throttled and open by turns, many times a second.
+    // With custom plans, the planner removes conditions on absent filters. Judged by the rate limiters' clocks, a lane
+    // would alternate between throttled and open many times a second.
     let query = sqlx::query_as!(
         LaneRow,
         r#"SELECT l.id, l.stream, l.route, l.domain, s.priority, c.state AS "state!", d.is_due AS "is_due!",
@@ -127,17 +127,17 @@ pub async fn lanes(
         limit,
         filter.waiting
     );
-    let rows = db.timed("traffic.lanes", query.fetch_all(&db.pool)).await?;
+    let rows = db.timed("lanes.overview.lanes", query.fetch_all(&db.pool)).await?;
     Ok(rows.into_iter().map(LaneRow::into_lane).collect())
 }
 
-/// One lane.
+/// Returns one lane.
 pub async fn lane(db: &Db, tenant: TenantId, id: LaneId, now: DateTime<Utc>) -> Result<Option<Lane>, DbError> {
     let filter = Filter { ids: Some(vec![id.0]), ..Filter::default() };
     Ok(lanes(db, tenant, &filter, 1, now).await?.pop())
 }
 
-/// What a stream imposes on all its lanes, and its priority; for a lane that does not exist yet.
+/// Returns a stream's pause, limits and priority, for a lane that does not exist yet.
 pub async fn stream_terms(
     db: &Db,
     tenant: TenantId,
@@ -154,7 +154,7 @@ pub async fn stream_terms(
         stream,
         now
     );
-    let Some(row) = db.timed("traffic.stream_terms", query.fetch_optional(&db.pool)).await? else {
+    let Some(row) = db.timed("lanes.overview.stream_terms", query.fetch_optional(&db.pool)).await? else {
         return Ok((StreamTerms::default(), 0));
     };
     let terms = StreamTerms {
@@ -177,7 +177,7 @@ impl LaneRow {
             route: self.route,
             domain: self.domain,
             priority: self.priority,
-            // The words are those of the query.
+            // The query above produces the state names.
             state: self.state.parse().unwrap_or(State::Open),
             is_due: self.is_due,
             open_at: self.open_at,
@@ -213,29 +213,29 @@ impl LaneRow {
     }
 }
 
-/// Rows of a lane are counted so far.
+/// Maximum count of a lane's recipients.
 pub const COUNTED: i64 = 10_000;
 
-/// How many recipients of a lane are where.
+/// Numbers of recipients in a lane.
 #[derive(Debug, Clone, Default)]
 pub struct Load {
-    /// Waiting: due now or later.
+    /// Waiting, due now or later.
     pub waiting: Count,
-    /// Of those, due now.
+    /// Waiting and due now.
     pub due: Count,
-    /// In workers' hands; `None` where so much waits that counting them would take a look through all of it.
+    /// Leased; `None` with a large backlog, where counting them would scan the whole queue.
     pub in_flight: Option<i64>,
     /// Held for an operator.
     pub held: Count,
-    /// When the first of those that wait is or was due.
+    /// The earliest due time among waiting recipients.
     pub oldest_due_at: Option<DateTime<Utc>>,
-    /// Those of them that cannot be prepared.
+    /// Waiting recipients that cannot be prepared.
     pub unprepared: Option<Unprepared>,
 }
 
-/// The load of these lanes, in their order.
+/// Returns the load of these lanes, in the given order.
 pub async fn loads(db: &Db, lanes: &[i64], now: DateTime<Utc>) -> Result<Vec<Load>, DbError> {
-    // From ready_at on, like a claim: before it lie only the index's entries of rows that have left.
+    // Starts at `ready_at`, as a claim does: before it are only dead index entries.
     let query = sqlx::query!(
         r#"SELECT w.waiting AS "waiting!", w.due AS "due!", w.oldest, h.held AS "held!"
            FROM unnest($1::bigint[]) WITH ORDINALITY AS u (id, n)
@@ -252,7 +252,7 @@ pub async fn loads(db: &Db, lanes: &[i64], now: DateTime<Utc>) -> Result<Vec<Loa
         now,
         COUNTED + 1
     );
-    let rows = db.timed("traffic.loads", query.fetch_all(&db.pool)).await?;
+    let rows = db.timed("lanes.overview.loads", query.fetch_all(&db.pool)).await?;
     let in_flight = in_flight(db, lanes).await?;
     let mut unprepared = unprepared(db, lanes).await?;
     let loads = rows.into_iter().enumerate().map(|(n, row)| Load {
@@ -266,7 +266,7 @@ pub async fn loads(db: &Db, lanes: &[i64], now: DateTime<Utc>) -> Result<Vec<Loa
     Ok(loads.collect())
 }
 
-/// What waits in each of these lanes, in their order, and cannot be prepared.
+/// Returns the waiting recipients of each lane that cannot be prepared, in the given order.
 pub async fn unprepared(db: &Db, lanes: &[i64]) -> Result<Vec<Option<Unprepared>>, DbError> {
     let query = sqlx::query!(
         r#"SELECT c.count AS "count!", f.preparation_failed_at AS "since?", f.preparation_error AS "error?"
@@ -283,7 +283,7 @@ pub async fn unprepared(db: &Db, lanes: &[i64]) -> Result<Vec<Option<Unprepared>
         lanes,
         COUNTED + 1
     );
-    let rows = db.timed("traffic.unprepared", query.fetch_all(&db.pool)).await?;
+    let rows = db.timed("lanes.overview.unprepared", query.fetch_all(&db.pool)).await?;
     let unprepared = rows.into_iter().map(|row| {
         let recipients = Count::bounded(row.count, COUNTED);
         row.since.zip(row.error).map(|(since, error)| Unprepared { recipients, since, error })
@@ -291,8 +291,8 @@ pub async fn unprepared(db: &Db, lanes: &[i64]) -> Result<Vec<Option<Unprepared>
     Ok(unprepared.collect())
 }
 
-/// Recipients of these lanes in workers' hands. No index knows them, since it would cost every claim: with a backlog
-/// they are not counted.
+/// Returns the number of leased recipients per lane; `None` with a backlog. They have no index, because it would make
+/// every claim more expensive.
 async fn in_flight(db: &Db, lanes: &[i64]) -> Result<Option<Vec<i64>>, DbError> {
     if queue::has_backlog(db).await? {
         return Ok(None);
@@ -304,5 +304,5 @@ async fn in_flight(db: &Db, lanes: &[i64]) -> Result<Option<Vec<i64>>, DbError> 
            GROUP BY u.n ORDER BY u.n"#,
         lanes
     );
-    db.timed("traffic.in_flight", query.fetch_all(&db.pool)).await.map(Some)
+    db.timed("lanes.overview.in_flight", query.fetch_all(&db.pool)).await.map(Some)
 }

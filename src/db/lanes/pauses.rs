@@ -1,4 +1,4 @@
-//! Pauses of lanes and streams: those that last (`lanes.paused_at`, `streams.paused_at`) and those that have ended (`pauses`).
+//! Pauses of lanes and streams: current ones (`lanes.paused_at`, `streams.paused_at`) and past ones (`pauses`).
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use crate::db::{Db, DbError};
 use crate::domain::id::{LaneId, TenantId};
 use crate::domain::pause::{Pause, paused_time};
 
-/// Pauses by what was paused, in the order of their beginnings.
+/// Pauses by lane and stream, in order of their start.
 #[derive(Debug, Clone, Default)]
 pub struct Pauses {
     streams: HashMap<(Uuid, String), Vec<Pause>>,
@@ -17,12 +17,12 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    /// Whether nothing was paused.
+    /// Returns whether there are no pauses.
     pub fn is_empty(&self) -> bool {
         self.streams.is_empty() && self.lanes.is_empty()
     }
 
-    /// How long a lane or its stream was paused between `since` and `now`.
+    /// Returns how long a lane or its stream was paused between `since` and `now`.
     pub fn paused_time(
         &self,
         (tenant, stream): (Uuid, &str),
@@ -31,7 +31,7 @@ impl Pauses {
         now: DateTime<Utc>,
     ) -> TimeDelta {
         let of_lane = self.lanes.get(&lane).into_iter().flatten();
-        // Mostly nothing was paused: no key is made to find that out.
+        // Usually nothing is paused; avoids allocating the key.
         if self.streams.is_empty() {
             return paused_time(of_lane.copied(), since, now);
         }
@@ -42,12 +42,12 @@ impl Pauses {
     }
 }
 
-/// How long a pause that has ended is remembered.
+/// Retention of past pauses.
 const REMEMBERED: TimeDelta = TimeDelta::days(90);
 
-/// All pauses that are remembered, of all tenants.
+/// Returns all retained pauses of all tenants.
 pub async fn all(db: &Db, now: DateTime<Utc>) -> Result<Pauses, DbError> {
-    // A domain's own lane on a relay's route begins with what waited in the lane of all: it inherits that one's pauses.
+    // A dedicated lane starts with recipients from the shared lane, so it inherits the shared lane's pauses.
     let query = sqlx::query!(
         r#"WITH past AS MATERIALIZED (
                SELECT tenant_id, stream, lane_id, paused_at, resumed_at FROM pauses WHERE resumed_at > $1
@@ -66,21 +66,21 @@ pub async fn all(db: &Db, now: DateTime<Utc>) -> Result<Pauses, DbError> {
            ORDER BY 4"#,
         now - REMEMBERED
     );
-    let rows = db.timed("pauses.all", query.fetch_all(&db.pool)).await?;
+    let rows = db.timed("lanes.pauses.all", query.fetch_all(&db.pool)).await?;
     let mut pauses = Pauses::default();
     for row in rows {
-        let of = match row.lane {
+        let list = match row.lane {
             Some(lane) => pauses.lanes.entry(lane).or_default(),
             None => pauses.streams.entry((row.tenant, row.stream)).or_default(),
         };
-        of.push(Pause { from: row.from, until: row.until });
+        list.push(Pause { from: row.from, until: row.until });
     }
     Ok(pauses)
 }
 
-/// Ends a lane's pause and records it. Returns whether there is such a lane.
+/// Ends a lane's pause and records it. Returns whether the lane exists.
 pub async fn resume_lane(db: &Db, tenant: TenantId, id: LaneId, now: DateTime<Utc>) -> Result<bool, DbError> {
-    db.timed("pauses.resume_lane", async {
+    db.timed("lanes.pauses.resume_lane", async {
         let mut tx = db.pool.begin().await?;
         let lane = sqlx::query!(
             "SELECT stream, paused_at FROM lanes WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE",
@@ -102,9 +102,9 @@ pub async fn resume_lane(db: &Db, tenant: TenantId, id: LaneId, now: DateTime<Ut
     .await
 }
 
-/// Ends a stream's pause and records it. Returns whether there is such a stream.
+/// Ends a stream's pause and records it. Returns whether the stream exists.
 pub async fn resume_stream(db: &Db, tenant: TenantId, name: &str, now: DateTime<Utc>) -> Result<bool, DbError> {
-    db.timed("pauses.resume_stream", async {
+    db.timed("lanes.pauses.resume_stream", async {
         let mut tx = db.pool.begin().await?;
         let stream = sqlx::query!(
             "SELECT paused_at FROM streams WHERE tenant_id = $1 AND name = $2 FOR NO KEY UPDATE",

@@ -1,5 +1,5 @@
-//! What a person may do to a message that is on its way: call it back, move it, try it now. Each is safe against a
-//! worker that has the message in hand: a leased row is left alone.
+//! Actions on a queued message: cancel, reschedule, retry now. Leased recipients are left alone, so each action is safe
+//! while a worker sends the message.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -11,9 +11,9 @@ use crate::db::{Db, DbError};
 use crate::domain::event::EventType;
 use crate::domain::id::{MessageId, TenantId};
 
-/// Calls back every recipient that is not in a worker's hand. Answers those that were called back now.
+/// Cancels every unleased recipient. Returns the recipients canceled now.
 pub async fn cancel(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>) -> Result<Vec<Uuid>, DbError> {
-    db.timed("control.cancel", async {
+    db.timed("messages.actions.cancel", async {
         let mut tx = db.pool.begin().await?;
         let canceled = sqlx::query_scalar!(
             "DELETE FROM queue WHERE message_id = $1 AND tenant_id = $2 AND lease IS NULL RETURNING recipient_id",
@@ -33,7 +33,7 @@ pub async fn cancel(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>
             )
             .execute(&mut *tx)
             .await?;
-            tell(&mut tx, tenant, id, EventType::Canceled, &canceled, None, now).await?;
+            append_events(&mut tx, tenant, id, EventType::Canceled, &canceled, None, now).await?;
         }
         tx.commit().await?;
         Ok(canceled)
@@ -41,7 +41,7 @@ pub async fn cancel(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>
     .await
 }
 
-/// Moves a message that waits for its `scheduled_at`. Answers whether any recipient was still waiting for it.
+/// Reschedules a message that waits for its `scheduled_at`. Returns whether any recipient was still waiting for it.
 pub async fn reschedule(
     db: &Db,
     tenant: TenantId,
@@ -49,7 +49,7 @@ pub async fn reschedule(
     at: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> Result<bool, DbError> {
-    db.timed("control.reschedule", async {
+    db.timed("messages.actions.reschedule", async {
         let mut tx = db.pool.begin().await?;
         let moved = sqlx::query!(
             "UPDATE queue SET due_at = $3, first_due_at = $3
@@ -69,7 +69,7 @@ pub async fn reschedule(
                 .await?;
             lower(&mut tx, moved.iter().map(|row| Lowered { lane: row.lane_id, due_at: at })).await?;
             let recipients: Vec<Uuid> = moved.iter().map(|row| row.recipient_id).collect();
-            tell(&mut tx, tenant, id, EventType::Scheduled, &recipients, Some(at), now).await?;
+            append_events(&mut tx, tenant, id, EventType::Scheduled, &recipients, Some(at), now).await?;
         }
         tx.commit().await?;
         Ok(!moved.is_empty())
@@ -77,9 +77,10 @@ pub async fn reschedule(
     .await
 }
 
-/// Makes deferred and held recipients due now, and those that could not be prepared; a blocked destination is probed. Answers those it concerned.
+/// Makes deferred and held recipients due now, and those that could not be prepared. An unreachable destination is
+/// probed. Returns the affected recipients.
 pub async fn retry(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>) -> Result<Vec<Uuid>, DbError> {
-    db.timed("control.retry", async {
+    db.timed("messages.actions.retry", async {
         let mut tx = db.pool.begin().await?;
         let due = sqlx::query!(
             "UPDATE queue SET due_at = $3, held = NULL, crashes = 0
@@ -99,16 +100,16 @@ pub async fn retry(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>)
     .await
 }
 
-/// A recipient that an operator sends again although it may have arrived.
+/// An uncertain recipient that an operator sends again.
 #[derive(Debug, Clone, Copy)]
 pub struct Requeued {
     /// The recipient.
     pub recipient_id: Uuid,
-    /// Where it will wait.
+    /// The lane that it is queued in.
     pub lane_id: i64,
 }
 
-/// Puts uncertain recipients of a message with `on_uncertain: hold` back into the queue. Answers those it concerned.
+/// Requeues uncertain recipients of a message with `on_uncertain: hold`. Returns the affected recipients.
 pub async fn requeue_uncertain(
     db: &Db,
     tenant: TenantId,
@@ -116,10 +117,10 @@ pub async fn requeue_uncertain(
     recipients: &[Requeued],
     now: DateTime<Utc>,
 ) -> Result<Vec<Uuid>, DbError> {
-    // The claim number starts anywhere: that of the row which has left must not come again, or a word that is still on its
-    // way about that one would end this one.
+    // The claim number starts at a random value: it must differ from that of the earlier row, or a late outcome of the
+    // earlier attempt would pass the fence and finish this one.
     let (ids, lane_ids): (Vec<Uuid>, Vec<i64>) = recipients.iter().map(|r| (r.recipient_id, r.lane_id)).unzip();
-    db.timed("control.requeue_uncertain", async {
+    db.timed("messages.actions.requeue_uncertain", async {
         let mut tx = db.pool.begin().await?;
         let requeued = sqlx::query!(
             "WITH back AS (
@@ -143,7 +144,7 @@ pub async fn requeue_uncertain(
         if !requeued.is_empty() {
             wanted_now(&mut tx, requeued.iter().map(|row| row.lane_id), now).await?;
             let recipients: Vec<Uuid> = requeued.iter().map(|row| row.recipient_id).collect();
-            tell(&mut tx, tenant, id, EventType::Deferred, &recipients, Some(now), now).await?;
+            append_events(&mut tx, tenant, id, EventType::Deferred, &recipients, Some(now), now).await?;
         }
         tx.commit().await?;
         Ok(requeued.into_iter().map(|row| row.recipient_id).collect())
@@ -151,7 +152,7 @@ pub async fn requeue_uncertain(
     .await
 }
 
-async fn tell(
+async fn append_events(
     connection: &mut PgConnection,
     tenant: TenantId,
     id: MessageId,

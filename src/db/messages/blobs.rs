@@ -1,4 +1,4 @@
-//! `blobs` and `blob_chunks`: attachments' bytes, once a tenant. Digests are SHA-256 in hexadecimal.
+//! The tables `blobs` and `blob_chunks`: attachments, stored once per tenant. Digests are SHA-256 in hexadecimal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use uuid::Uuid;
 use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
 
-/// How often a blob's last use is written down: often enough for the clean-up, which spares a day.
+/// Minimum interval between updates of `used_at`; the clean-up keeps blobs used within a day.
 const TOUCH_EVERY: TimeDelta = TimeDelta::hours(6);
 
-/// Which of these digests are stored already; marks them as used, so that no clean-up takes them away. May leave out one that
-/// somebody else is marking.
+/// Returns those of these digests that are stored, and marks them as used, so that the clean-up keeps them. May omit
+/// one that another transaction is marking.
 pub async fn known(db: &Db, tenant: TenantId, digests: &[String], now: DateTime<Utc>) -> Result<Vec<String>, DbError> {
     let query = sqlx::query_scalar!(
         r#"WITH marked AS (
@@ -32,11 +32,11 @@ pub async fn known(db: &Db, tenant: TenantId, digests: &[String], now: DateTime<
     db.timed("blobs.known", query.fetch_all(&db.pool)).await
 }
 
-/// Octets a chunk.
+/// Bytes per chunk.
 pub const CHUNK: usize = 1 << 20;
 
-/// Stores one blob, unless it is there: chunk by chunk, and then the row that says it is whole. A crash in between
-/// leaves chunks that the next one to store the same bytes finds.
+/// Stores one blob unless it exists: chunk by chunk, then the row that marks it complete. Chunks left by a crash in
+/// between are reused when the same bytes are stored again.
 pub async fn insert(db: &Db, tenant: TenantId, sha256: &str, data: &[u8], now: DateTime<Utc>) -> Result<(), DbError> {
     for (n, chunk) in (0i32..).zip(data.chunks(CHUNK)) {
         let query = sqlx::query!(
@@ -60,19 +60,19 @@ pub async fn insert(db: &Db, tenant: TenantId, sha256: &str, data: &[u8], now: D
     db.timed("blobs.insert", query.execute(&db.pool)).await.map(|_| ())
 }
 
-/// Small blobs that are to be stored together, by tenant and digest: in this order, so that two processes which store the same
-/// ones wait for each other in turn.
+/// Small blobs to store together, ordered by tenant and digest, so that two processes that store the same ones cannot
+/// deadlock.
 pub type Group = BTreeMap<(TenantId, String), Arc<Vec<u8>>>;
 
-/// Stores blobs of at most a chunk each in one statement, over a connection that keeps its plan (a plan of its own would hold all
-/// the bytes several times), and marks those as used that are there already.
+/// Stores blobs of at most one chunk each in one statement, on a connection with a cached plan (a custom plan would
+/// hold all bytes several times), and marks existing blobs as used.
 pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<(), DbError> {
     let keys: Vec<(TenantId, String)> = group.keys().cloned().collect();
     let data: Vec<&[u8]> = group.values().map(|blob| blob.as_slice()).collect();
     let (tenants, digests): (Vec<Uuid>, Vec<String>) =
         keys.iter().map(|(tenant, digest)| (tenant.0, digest.clone())).unzip();
     let sizes: Vec<i64> = data.iter().map(|data| i64::try_from(data.len()).unwrap_or(i64::MAX)).collect();
-    // In the list of what is selected, where rows go on one by one: in FROM all the bytes would be set aside first.
+    // Unnested in the select list, which streams row by row; in FROM, all bytes would be materialised first.
     let query = sqlx::query!(
         r#"WITH chunks AS (
                INSERT INTO blob_chunks (tenant_id, sha256, n, data)
@@ -98,7 +98,7 @@ pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<
     for (tenant, digests) in there {
         let known = known(db, tenant, &digests, now).await?;
         for (key, data) in keys.iter().zip(&data) {
-            // Marked or taken away meanwhile.
+            // Being marked by another transaction, or deleted meanwhile.
             if key.0 == tenant && digests.contains(&key.1) && !known.contains(&key.1) {
                 insert(db, tenant, &key.1, data, now).await?;
             }
@@ -107,7 +107,7 @@ pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<
     Ok(())
 }
 
-/// One chunk of a blob, counted from 0.
+/// Returns one chunk of a blob, counted from 0.
 pub async fn chunk(db: &Db, tenant: TenantId, sha256: &str, n: i32) -> Result<Option<Vec<u8>>, DbError> {
     let query = sqlx::query_scalar!(
         "SELECT data FROM blob_chunks WHERE tenant_id = $1 AND sha256 = decode($2, 'hex') AND n = $3",
@@ -118,14 +118,14 @@ pub async fn chunk(db: &Db, tenant: TenantId, sha256: &str, n: i32) -> Result<Op
     db.timed("blobs.chunk", query.fetch_optional(&db.pool)).await
 }
 
-/// One blob's bytes, of which there are so many; none where some are missing.
+/// Returns a blob of `size` bytes; `None` if any are missing.
 pub async fn get(db: &Db, tenant: TenantId, sha256: &str, size: u64) -> Result<Option<Vec<u8>>, DbError> {
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let mut data = Vec::new();
     for n in (0i32..).take(size.div_ceil(CHUNK)) {
         let Some(chunk) = chunk(db, tenant, sha256, n).await? else { return Ok(None) };
         if n == 0 {
-            // Most have one chunk, and are not copied.
+            // Most blobs have one chunk, which is not copied.
             data = chunk;
             data.reserve_exact(size.saturating_sub(data.len()));
         } else {

@@ -1,4 +1,4 @@
-//! What a message's JSON columns hold.
+//! Values of a message's JSON columns.
 
 use serde_json::{Value, json};
 

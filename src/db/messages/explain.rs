@@ -1,5 +1,5 @@
-//! What an explanation needs: a message's recipients and their places in the queue, read at one moment; how many stand
-//! before them; how fast their lane moved of late; whether anyone works at all.
+//! Data for explanations: a message's recipients and their queue rows in one snapshot, the number of messages ahead of
+//! them, the recent throughput of their lane, and whether any worker is alive.
 
 use std::time::Duration;
 
@@ -11,60 +11,60 @@ use crate::domain::explain::{Count, Pace};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::lane::Lane;
 
-/// A recipient, and its row in the queue where it has one.
+/// A recipient with its queue row, if any.
 #[derive(Debug, Clone)]
 pub struct PlaceRow {
-    /// Its id.
+    /// `recipients.id`.
     pub id: Uuid,
     /// `to`, `cc` or `bcc`.
     pub kind: String,
-    /// Its address.
+    /// Email address.
     pub address: String,
-    /// As shown: `scheduled` and `sending` included.
+    /// Status as shown in the API, including `scheduled` and `sending`.
     pub status: String,
-    /// Attempts made.
+    /// Number of attempts.
     pub attempts: i16,
-    /// When the last one began.
+    /// Start of the last attempt.
     pub last_attempt_at: Option<DateTime<Utc>>,
-    /// When it ended.
+    /// When it reached its end state.
     pub finished_at: Option<DateTime<Utc>>,
-    /// When a report that came back moved it to this end.
+    /// When a report moved it to this end state.
     pub reported_at: Option<DateTime<Utc>>,
-    /// When its owner called the mail spam.
+    /// When its owner reported the message as spam.
     pub complained_at: Option<DateTime<Utc>>,
-    /// The last reply's three digits.
+    /// SMTP code of the last reply.
     pub response_code: Option<i16>,
-    /// The last reply's enhanced code.
+    /// Enhanced status code of the last reply.
     pub response_enhanced: Option<String>,
-    /// The last reply's text.
+    /// Text of the last reply.
     pub response_text: Option<String>,
-    /// Host last spoken to.
+    /// Host of the last attempt.
     pub mx: Option<String>,
-    /// TLS version and cipher last used.
+    /// TLS version and cipher of the last attempt.
     pub tls: Option<String>,
-    /// Where it waits; `None` where it has no row in the queue.
+    /// The lane; `None` if it has no queue row.
     pub lane_id: Option<i64>,
-    /// When the next attempt may start; `None` while it is held.
+    /// When the next attempt is due; `None` while it is held.
     pub due_at: Option<DateTime<Utc>>,
-    /// When the first one could start.
+    /// When the first attempt was due.
     pub first_due_at: Option<DateTime<Utc>>,
-    /// Whether a worker has it in hand.
+    /// Whether it is leased.
     pub is_leased: bool,
-    /// Where that worker runs; `None` where it is not on the list of workers.
+    /// Host of the leasing worker; `None` if the worker is not registered.
     pub worker: Option<String>,
-    /// Seconds since that worker was last heard of.
+    /// Seconds since that worker's last heartbeat.
     pub silence: Option<f64>,
-    /// How many workers ended while they had it in hand, since its last attempt that came to an end.
+    /// Number of workers that died while they leased it, since its last finished attempt.
     pub crashes: Option<i16>,
-    /// Why it waits for an operator.
+    /// Why it is held for an operator.
     pub held: Option<String>,
     /// Why it could not be prepared.
     pub preparation_error: Option<String>,
-    /// Since when it cannot be.
+    /// Since when it cannot be prepared.
     pub preparation_failed_at: Option<DateTime<Utc>>,
 }
 
-/// A message's recipients in the order of the request.
+/// Returns a message's recipients in the order of the request.
 pub async fn places(
     db: &Db,
     tenant: TenantId,
@@ -92,12 +92,12 @@ pub async fn places(
     db.timed("explain.places", query.fetch_all(&db.pool)).await
 }
 
-/// Rows that are counted for all recipients of one message together.
+/// Maximum number of rows counted for all recipients of one message together.
 const COUNTED: i64 = 500_000;
-/// Rows that are counted for one recipient at most, and at least.
+/// Maximum and minimum number of rows counted per recipient.
 const COUNTED_EACH: (i64, i64) = (10_000, 100);
 
-/// How many other mails go before each recipient of a message that waits freely in a lane.
+/// Returns the number of other messages ahead of each unleased recipient of a message.
 pub async fn ahead(
     db: &Db,
     tenant: TenantId,
@@ -106,8 +106,8 @@ pub async fn ahead(
 ) -> Result<Vec<(Uuid, Count)>, DbError> {
     let share = COUNTED / i64::try_from(recipients.max(1)).unwrap_or(COUNTED);
     let bound = share.clamp(COUNTED_EACH.1, COUNTED_EACH.0);
-    // A mail is one however many it is for, and a message does not wait for itself. Its recipients of one lane that are due
-    // together have the same mails before them, which are counted once.
+    // Messages are counted once, whatever their number of recipients, and a message is not ahead of itself. Its
+    // recipients in one lane with the same due time have the same messages ahead of them, which are counted once.
     let query = sqlx::query!(
         r#"WITH mine AS MATERIALIZED (
                SELECT q.recipient_id, q.lane_id, q.due_at, l.ready_at FROM queue q JOIN lanes l ON l.id = q.lane_id
@@ -132,7 +132,7 @@ pub async fn ahead(
     Ok(rows.into_iter().map(|row| (row.recipient_id, mails(row.mails, row.rows, bound))).collect())
 }
 
-/// How many mails are due in each of these lanes, in their order: those that go before one that is accepted now.
+/// Returns the number of due messages in each lane, in the given order: those ahead of a message accepted now.
 pub async fn due(db: &Db, lanes: &[i64], now: DateTime<Utc>) -> Result<Vec<Count>, DbError> {
     let query = sqlx::query!(
         r#"SELECT w.rows AS "rows!", w.mails AS "mails!"
@@ -151,18 +151,18 @@ pub async fn due(db: &Db, lanes: &[i64], now: DateTime<Utc>) -> Result<Vec<Count
     Ok(rows.into_iter().map(|row| mails(row.mails, row.rows, COUNTED_EACH.0)).collect())
 }
 
-/// The mails among so many rows, of which at most one more than `bound` were looked at.
+/// Returns the number of messages among `rows` rows, of which at most `bound` + 1 were read.
 fn mails(mails: i64, rows: i64, bound: i64) -> Count {
     Count { number: mails.min(bound), is_more: rows > bound }
 }
 
-/// Events that are looked at for a lane's pace.
+/// Maximum number of events read for a lane's throughput.
 const EVENTS: i64 = 500;
-/// Events older than this say nothing of today.
+/// Maximum age of events considered for a lane's throughput.
 const RECENT: TimeDelta = TimeDelta::hours(1);
 
-/// What a lane handed over, out of the tenant's newest events: no index knows a lane's own. `relays` are the hosts of its
-/// route.
+/// Returns a lane's recent throughput, from the tenant's newest events, because events have no index by lane. `relays`
+/// are the hosts of its route.
 pub async fn pace(
     db: &Db,
     tenant: TenantId,
@@ -172,8 +172,8 @@ pub async fn pace(
 ) -> Result<Pace, DbError> {
     let is_mx = lane.route == "mx";
     let domain = (lane.domain != "*").then_some(&lane.domain);
-    // An event does not say in which lane it happened: the message knows its stream, the host that was spoken to the route.
-    // What a relay's domain with a lane of its own handed over is not the shared lane's.
+    // Events do not contain the lane: the message gives the stream, and the host gives the route. Messages of a
+    // dedicated lane do not count for the shared lane.
     let query = sqlx::query!(
         r#"WITH newest AS MATERIALIZED (
                SELECT recorded_at, type, message_id, recipient_id, mx FROM events
@@ -210,8 +210,8 @@ pub async fn pace(
     Ok(Pace { mails: row.mails, events: row.events, seconds })
 }
 
-/// Whether a worker has been heard of within its lease, by the database's clock. `lease` stands for that of a version that did not
-/// name its own.
+/// Returns whether any worker sent a heartbeat within its lease time, by the database's clock. `lease` applies to
+/// workers of versions that do not record their lease time.
 pub async fn has_workers(db: &Db, lease: Duration) -> Result<bool, DbError> {
     let query = sqlx::query_scalar!(
         r#"SELECT EXISTS (

@@ -1,32 +1,32 @@
-//! `idempotency_keys`: which request a key stands for.
+//! The table `idempotency_keys`: the request that each idempotency key was used for.
 //!
-//! A key belongs to the API key that used it. The first API key of a tenant that uses a text has it as it is, so that
-//! earlier versions, which know no owners, find it; every other one has it under `scoped` text.
+//! An idempotency key belongs to the API key that used it. The first API key of a tenant that uses a value stores it
+//! unchanged, so that earlier versions, which have no owners, find it; every other API key stores it as `scoped`.
 
 use uuid::Uuid;
 
 use crate::db::{Db, DbError};
 use crate::domain::id::{KeyId, TenantId};
 
-/// What a key stands for.
+/// The use of an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyUse {
-    /// The message that the first request made.
+    /// The message created by the first request.
     pub message_id: Uuid,
-    /// The API key that made it; `None` where an earlier version did, which kept one set of keys for the whole tenant.
+    /// The API key of the first request; `None` if an earlier version stored it, which shared keys across the tenant.
     pub owner: Option<Uuid>,
-    /// SHA-256 of the first request's bytes.
+    /// SHA-256 of the first request's body.
     pub fingerprint: Vec<u8>,
-    /// SHA-256 of the parsed request; `None` where an earlier version stored it.
+    /// SHA-256 of the parsed request; `None` if an earlier version stored it.
     pub digest: Option<Vec<u8>>,
 }
 
-/// The text under which an API key has an Idempotency-Key that another one used first. No header can hold the separator.
+/// Returns the stored value of an idempotency key that another API key used first. No header can contain the separator.
 pub(in crate::db) fn scoped(owner: KeyId, key: &str) -> String {
     format!("{}\u{1f}{key}", owner.0.simple())
 }
 
-/// The first use of this key by this API key, or by an unknown one of the tenant, if there was one.
+/// Returns the first use of this idempotency key by this API key, or by an unknown API key of the tenant.
 pub async fn find(db: &Db, tenant: TenantId, owner: KeyId, key: &str) -> Result<Option<KeyUse>, DbError> {
     let query = sqlx::query_as!(
         KeyUse,

@@ -1,5 +1,5 @@
-//! What makes messages ours: content, message, recipients and queue of a whole group of requests at once. When the transaction
-//! ([`crate::db::group_commit`]) has committed, their senders get 202.
+//! Inserts accepted messages: contents, messages, recipients and queue rows of a group of requests at once. The
+//! requests are answered with 202 after the transaction ([`crate::db::group_commit`]) has committed.
 
 mod rows;
 
@@ -22,77 +22,77 @@ use crate::domain::outcome::Outcome;
 use crate::domain::suppression::AddressKey;
 use rows::{Contents, Messages, Queue, Recipients};
 
-/// One message to commit.
+/// A message to insert.
 #[derive(Debug)]
 pub struct MessageInsert {
-    /// Whose it is.
+    /// The tenant.
     pub tenant: TenantId,
-    /// The message; its attachments' bytes are stored already.
+    /// The message; its attachments are already stored.
     pub message: NewMessage,
-    /// The lane of each recipient, in the recipients' order.
+    /// The lane of each recipient, in the order of recipients.
     pub lanes: Vec<NamedLane>,
-    /// The `Idempotency-Key`, whose it is, and what its request is compared by.
+    /// The idempotency key, if the request has one.
     pub idempotency: Option<IdempotencyKey>,
-    /// The worker that would have it at once, without a claim.
+    /// The worker that would lease it at once, without a claim (direct handoff).
     pub taker: Option<Uuid>,
 }
 
-/// A key that a request is to hold.
+/// The idempotency key of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
-    /// As in the header.
+    /// Value of the header.
     pub key: String,
-    /// The API key that the request came with.
+    /// The API key of the request.
     pub owner: KeyId,
-    /// SHA-256 of the request's bytes.
+    /// SHA-256 of the request body.
     pub fingerprint: [u8; 32],
     /// SHA-256 of the parsed request.
     pub digest: [u8; 32],
 }
 
-/// What became of one message of the group.
+/// The result for one message of the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Committed {
-    /// It is ours.
+    /// The message was inserted.
     New {
-        /// Those of its recipients who get nothing.
+        /// Suppressed recipients.
         suppressed: Vec<RecipientId>,
-        /// Those who are leased to the taker, as by a claim before the first. The others wait.
+        /// Recipients leased to the direct consumer, as by a claim. The others are queued.
         taken: Vec<RecipientId>,
-        /// Whether it carries a link to unsubscribe by.
+        /// Whether it carries an unsubscribe link.
         unsubscribe: bool,
     },
-    /// Its key was used before, by the request that made this message.
+    /// The idempotency key was used before, by the request that created this message.
     KeyUsed(KeyUse),
 }
 
 impl MessageInsert {
-    /// When its first attempt may start.
+    /// Returns the time from which the first attempt may start.
     pub fn due_at(&self) -> DateTime<Utc> {
         self.message.scheduled_at.unwrap_or(self.message.created_at)
     }
 }
 
-/// Messages that have been stored by a transaction, and what it still owes for them.
+/// Messages inserted by a transaction, and what the transaction has yet to write for them.
 #[derive(Debug)]
 pub(in crate::db) struct Inserted<'a> {
-    /// What became of each of the group.
+    /// The result for each message of the group.
     pub results: Vec<Committed>,
     fresh: Vec<&'a MessageInsert>,
     suppressed: Suppressed,
-    /// The rows that wait.
+    /// Queued recipients that no worker has leased.
     pub waiting: Vec<Lowered>,
 }
 
 impl Inserted<'_> {
-    /// That they were accepted, and who of them gets nothing.
+    /// Returns the events: accepted messages and suppressed recipients.
     pub fn events(&self) -> impl Iterator<Item = NewEvent<'_>> {
         self.fresh.iter().flat_map(|intake| events_of(intake, &self.suppressed))
     }
 }
 
-/// Stores the group, or nothing of it. No two members may share an idempotency key of one API key. The transaction owes the lanes their bounds,
-/// and then the events.
+/// Inserts the group, all or nothing. No two messages may share an idempotency key of one API key. The caller must then
+/// lower the lanes' `ready_at` and append the events, in this order.
 pub(in crate::db) async fn store<'a>(
     connection: &mut PgConnection,
     group: &'a [MessageInsert],
@@ -140,7 +140,7 @@ async fn claim_keys(
         return Ok(results);
     }
     let first = claim(connection, &keyed, now).await?;
-    // What another API key has is free for this one, under a text of its own.
+    // A value that another API key used is still available to this one, stored as `scoped`.
     let is_foreign = |keyed: &Keyed<'_>, used: &KeyUse| used.owner.is_some_and(|owner| owner != keyed.with.owner.0);
     let mut foreign = Vec::new();
     for (keyed, used) in keyed.drain(..).zip(first) {
@@ -158,12 +158,12 @@ async fn claim_keys(
     Ok(results)
 }
 
-/// A member of the group that has a key.
+/// A message of the group with an idempotency key.
 struct Keyed<'a> {
     n: usize,
     intake: &'a MessageInsert,
     with: &'a IdempotencyKey,
-    /// The text under which it is stored.
+    /// The stored value.
     key: Cow<'a, str>,
 }
 
@@ -184,7 +184,7 @@ impl<'a> Keyed<'a> {
     }
 }
 
-/// Claims keys that are free. Returns for each what it stands for now.
+/// Inserts unused idempotency keys. Returns the current use of each key.
 async fn claim(
     connection: &mut PgConnection,
     keyed: &[Keyed<'_>],
@@ -196,7 +196,7 @@ async fn claim(
     let digests: Vec<&[u8]> = keyed.iter().map(|one| &one.with.digest[..]).collect();
     let owners: Vec<Uuid> = keyed.iter().map(|one| one.with.owner.0).collect();
     let messages: Vec<Uuid> = keyed.iter().map(|one| one.intake.message.id.0).collect();
-    // In one order, so that two replicas with the same keys never wait for each other.
+    // In a fixed order, so that two replicas with the same keys cannot deadlock.
     sqlx::query!(
         "INSERT INTO idempotency_keys (tenant_id, key, fingerprint, message_ids, created_at, api_key_id, request_digest)
          SELECT tenant_id, key, fingerprint, ARRAY[message_id], $5, owner, digest
@@ -235,10 +235,11 @@ async fn claim(
     Ok(found)
 }
 
-/// Those who get nothing, each with what its history says of it.
+/// Suppressed recipients with their outcomes.
 type Suppressed = HashMap<RecipientId, Outcome>;
 
-/// Who of the group is suppressed when its mail is due, as this transaction sees it. Who is a moment later is found at claim.
+/// Returns the recipients of the group whose address is suppressed at their due time, as this transaction sees it.
+/// Later suppressions are checked at claim.
 async fn suppressed(connection: &mut PgConnection, group: &[&MessageInsert]) -> Result<Suppressed, sqlx::Error> {
     let (ids, addressed): (Vec<RecipientId>, Vec<Addressed<'_>>) = group
         .iter()
@@ -254,18 +255,18 @@ async fn suppressed(connection: &mut PgConnection, group: &[&MessageInsert]) -> 
     Ok(found.into_iter().filter_map(|(place, entry)| Some((*ids.get(place)?, entry.outcome()))).collect())
 }
 
-/// Writes all rows at once: each statement costs a way to the server and back. Answers the messages that carry a link to
-/// unsubscribe by, and the recipients that are leased to their takers: those whose lane is open, has no limit that a claim would
-/// have to ask, and nothing that is due and waits. Nobody takes for a worker that has been declared dead.
+/// Inserts all rows in one statement, because each statement costs a round trip. Returns the ids of messages that carry
+/// an unsubscribe link, and of recipients leased to their direct consumer: those whose lane is open, has no limit that
+/// a claim would check, and has nothing due in its queue. A worker that was declared dead gets no leases.
 async fn insert(
     connection: &mut PgConnection,
     group: &[&MessageInsert],
     suppressed: &Suppressed,
     now: DateTime<Utc>,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
-    let (contents, messages) = (Contents::of(group), Messages::of(group));
-    let (recipients, queue) = (Recipients::of(group, suppressed), Queue::of(group, suppressed));
-    // The newest version of a lane, found at the end of the index, as in lower_lanes.
+    let (contents, messages) = (Contents::new(group), Messages::new(group));
+    let (recipients, queue) = (Recipients::new(group, suppressed), Queue::new(group, suppressed));
+    // Finds the newest row version of a lane at the end of the index, as `lower_lanes` does.
     let marked = sqlx::query_scalar!(
         r#"WITH content AS (
                INSERT INTO contents (id, tenant_id, text, html, headers, attachments)
@@ -362,7 +363,7 @@ async fn insert(
     Ok(marked.into_iter().collect())
 }
 
-/// That it was accepted, and who of it gets nothing.
+/// Returns the events of one message: accepted, and its suppressed recipients.
 fn events_of<'a>(intake: &'a MessageInsert, suppressed: &'a Suppressed) -> impl Iterator<Item = NewEvent<'a>> {
     let ended = intake.message.recipients.iter().filter_map(|recipient| {
         Some(NewEvent {

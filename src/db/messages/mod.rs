@@ -1,4 +1,4 @@
-//! `messages`, `contents` and `recipients`, read: one message, a page of them, and what a delivery needs.
+//! Queries on `messages`, `contents` and `recipients`: one message, a page of messages, and the data for a delivery.
 
 pub mod actions;
 pub mod blobs;
@@ -15,77 +15,77 @@ use uuid::Uuid;
 use super::{Db, DbError, queue};
 use crate::domain::id::{MessageId, TenantId};
 
-/// A message as accepted.
+/// An accepted message.
 #[derive(Debug, Clone)]
 pub struct MessageRow {
-    /// Its id.
+    /// UUID.
     pub id: Uuid,
-    /// When it was accepted.
+    /// Time of acceptance.
     pub created_at: DateTime<Utc>,
-    /// In which stream.
+    /// The stream.
     pub stream: String,
     /// The sender's address.
     pub from_address: String,
     /// The sender's name.
     pub from_name: Option<String>,
-    /// `[{"email", "name"}]`.
+    /// Reply-To, `[{"email", "name"}]`.
     pub reply_to: Value,
-    /// Its subject.
+    /// Subject.
     pub subject: String,
-    /// `[{"name", "value"}]`.
+    /// Pairs, `[{"name", "value"}]`.
     pub tags: Value,
-    /// An object of strings.
+    /// Metadata, an object of strings.
     pub metadata: Value,
-    /// Not before.
+    /// Earliest time of sending.
     pub scheduled_at: Option<DateTime<Utc>>,
-    /// Not after.
+    /// Time after which it is not sent any more.
     pub expires_at: Option<DateTime<Utc>>,
     /// `retry`, `hold` or `fail`.
     pub on_uncertain: String,
-    /// Whether it goes out to suppressed addresses too.
+    /// Whether it is sent to suppressed addresses too.
     pub ignore_suppression: bool,
-    /// Octets of text, html and attachments.
+    /// Bytes of text, HTML and attachments.
     pub size: i64,
 }
 
-/// A recipient and where it is.
+/// A recipient with its delivery state.
 #[derive(Debug, Clone)]
 pub struct RecipientRow {
-    /// Its message.
+    /// The message.
     pub message_id: Uuid,
-    /// Its id.
+    /// UUID.
     pub id: Uuid,
     /// `to`, `cc` or `bcc`.
     pub kind: String,
-    /// Its address.
+    /// Email address.
     pub address: String,
-    /// Its name.
+    /// Display name.
     pub name: Option<String>,
-    /// As shown: `scheduled` and `sending` included.
+    /// Status as shown in the API, including `scheduled` and `sending`.
     pub status: String,
-    /// Attempts made.
+    /// Number of attempts.
     pub attempts: i16,
-    /// When the last one began.
+    /// Start of the last attempt.
     pub last_attempt_at: Option<DateTime<Utc>>,
-    /// When the next one is due, while it waits for one.
+    /// When the next attempt is due, while it waits for one.
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// Why it waits for an operator.
+    /// Why it is held for an operator.
     pub held: Option<String>,
-    /// When it ended.
+    /// When it reached its end state.
     pub finished_at: Option<DateTime<Utc>>,
-    /// The last reply's three digits.
+    /// SMTP code of the last reply.
     pub response_code: Option<i16>,
-    /// The last reply's enhanced code.
+    /// Enhanced status code of the last reply.
     pub response_enhanced: Option<String>,
-    /// The last reply's text.
+    /// Text of the last reply.
     pub response_text: Option<String>,
-    /// Host last spoken to.
+    /// Host of the last attempt.
     pub mx: Option<String>,
-    /// TLS version and cipher last used.
+    /// TLS version and cipher of the last attempt.
     pub tls: Option<String>,
 }
 
-/// One message.
+/// Returns one message.
 pub async fn get(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<MessageRow>, DbError> {
     let query = sqlx::query_as!(
         MessageRow,
@@ -98,7 +98,7 @@ pub async fn get(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<Mess
     db.timed("messages.get", query.fetch_optional(&db.pool)).await
 }
 
-/// The recipients of these messages, in the order of the messages' ids and of the requests.
+/// Returns the recipients of these messages, by message id and in the order of the requests.
 pub async fn recipients(
     db: &Db,
     tenant: TenantId,
@@ -122,47 +122,47 @@ pub async fn recipients(
     db.timed("messages.recipients", query.fetch_all(&db.pool)).await
 }
 
-/// What to list.
+/// Filters for messages.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Only messages with this status (a word of `MessageStatus`).
+    /// Only messages with this status (a `MessageStatus`).
     pub status: Option<String>,
     /// Only messages with this recipient.
     pub to: Option<String>,
     /// Only messages from this address.
     pub from: Option<String>,
-    /// Only messages whose subject contains this, whatever the case.
+    /// Only messages whose subject contains this, ignoring case.
     pub subject: Option<String>,
     /// Only messages with this tag: name and value.
     pub tag: Option<(String, String)>,
     /// Only messages of this stream.
     pub stream: Option<String>,
-    /// Only messages accepted at or after.
+    /// Only messages accepted at or after this time.
     pub created_after: Option<DateTime<Utc>>,
-    /// Only messages accepted before.
+    /// Only messages accepted before this time.
     pub created_before: Option<DateTime<Utc>>,
     /// Only messages older than this one.
     pub after: Option<MessageId>,
     /// Only messages from senders in these domains.
     pub sender_domains: Option<Vec<String>>,
-    /// Only messages of which a recipient waits in this lane.
+    /// Only messages with a recipient waiting in this lane.
     pub lane: Option<i64>,
-    /// Only messages of which a recipient is held for an operator, or only the others.
+    /// Only messages with (`true`) or without (`false`) a recipient held for an operator.
     pub held: Option<bool>,
     /// Only messages with a recipient at this domain.
     pub to_domain: Option<String>,
 }
 
-/// Statuses that few messages are in: `recipients_notable` knows them.
+/// Statuses that few messages have, indexed by `recipients_notable`.
 const NOTABLE: [&str; 6] = ["deferred", "bounced", "expired", "suppressed", "canceled", "uncertain"];
 
-/// How far back a page looks for a status that no index knows: judging a message costs 30 µs.
+/// Maximum number of messages examined per page for a status without an index; each costs 30 µs.
 pub const LOOKED_THROUGH: i64 = 5_000;
 
-/// Statuses that no index knows.
+/// Statuses without an index.
 const JUDGED: [&str; 3] = ["delivered", "relayed", "partial"];
 
-/// The time before which a page with this filter need not look, where there is more than one request may look through.
+/// Returns the time at which a page with this filter stops examining messages, if more exist than one request examines.
 pub async fn horizon(db: &Db, tenant: TenantId, filter: &Filter) -> Result<Option<DateTime<Utc>>, DbError> {
     if !filter.status.as_deref().is_some_and(|word| JUDGED.contains(&word)) {
         return Ok(None);
@@ -189,7 +189,7 @@ pub async fn page(
     now: DateTime<Utc>,
 ) -> Result<Vec<MessageRow>, DbError> {
     let tag = filter.tag.as_ref().map(|(name, value)| serde_json::json!([{"name": name, "value": value}]));
-    // Where few messages can match they are looked up by the index that knows them; else the newest are looked through.
+    // If few messages can match, they are found by index; otherwise the newest messages are scanned.
     let status = filter.status.as_deref();
     let is_notable = status.is_some_and(|word| NOTABLE.contains(&word));
     let is_in_queue = match status {
@@ -197,7 +197,7 @@ pub async fn page(
         Some("queued" | "scheduled") => !queue::has_backlog(db).await?,
         _ => false,
     };
-    // With custom plans the conditions on absent filters vanish while planning.
+    // With custom plans, the planner removes conditions on absent filters.
     let query = sqlx::query_as!(
         MessageRow,
         "SELECT m.id, m.created_at, m.stream, m.from_address, m.from_name, m.reply_to, m.subject, m.tags, m.metadata,
@@ -261,26 +261,26 @@ pub async fn page(
     db.timed("messages.page", query.fetch_all(&db.pool)).await
 }
 
-// What a delivery needs is looked up id by id (LATERAL, and OFFSET 0 keeps the planner from turning it round): each week's
-// partitions begin without statistics, and there Postgres would read the whole week for a list of a hundred ids. The span of
-// the ids leaves the other weeks out.
+// The data for a delivery is looked up id by id (LATERAL, with OFFSET 0 so that the planner keeps the join order): each
+// week's partitions start without statistics, and Postgres would scan the whole week for a list of a hundred ids. The
+// range of the ids excludes other weeks.
 
-/// What a message says.
+/// The content of a message.
 #[derive(Debug, Clone)]
 pub struct ContentRow {
-    /// Its id.
+    /// UUID.
     pub id: Uuid,
     /// Plain text.
     pub text: Option<String>,
     /// HTML.
     pub html: Option<String>,
-    /// `[{"name", "value"}]`.
+    /// Pairs, `[{"name", "value"}]`.
     pub headers: Value,
     /// `[{"filename", "content_type", "content_id", "sha256", "size"}]`.
     pub attachments: Value,
 }
 
-/// These contents.
+/// Returns these contents.
 pub async fn contents(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<ContentRow>, DbError> {
     let query = sqlx::query_as!(
         ContentRow,
@@ -297,7 +297,7 @@ pub async fn contents(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<Con
     db.timed("messages.contents", query.fetch_all(&db.pool.hot())).await
 }
 
-/// The descriptions of a message's attachments, as in [`ContentRow::attachments`].
+/// Returns the descriptions of a message's attachments, as in [`ContentRow::attachments`].
 pub async fn attachments(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<Value>, DbError> {
     let query = sqlx::query_scalar!(
         "SELECT attachments FROM contents
@@ -308,42 +308,42 @@ pub async fn attachments(db: &Db, tenant: TenantId, id: MessageId) -> Result<Opt
     db.timed("messages.attachments", query.fetch_optional(&db.pool)).await
 }
 
-/// A message as a delivery needs it.
+/// A message, as needed for delivery.
 #[derive(Debug, Clone)]
 pub struct DeliveryRow {
-    /// Whose it is.
+    /// The tenant.
     pub tenant_id: Uuid,
-    /// Its id.
+    /// UUID.
     pub id: Uuid,
-    /// What it says.
+    /// `contents.id`.
     pub content_id: Uuid,
-    /// When it was accepted.
+    /// Time of acceptance.
     pub created_at: DateTime<Utc>,
-    /// In which stream.
+    /// The stream.
     pub stream: String,
     /// The sender's address.
     pub from_address: String,
     /// The sender's name.
     pub from_name: Option<String>,
-    /// `[{"email", "name"}]`.
+    /// Reply-To, `[{"email", "name"}]`.
     pub reply_to: Value,
-    /// Its subject.
+    /// Subject.
     pub subject: String,
-    /// Not before.
+    /// Earliest time of sending.
     pub scheduled_at: Option<DateTime<Utc>>,
-    /// Not after.
+    /// Time after which it is not sent any more.
     pub expires_at: Option<DateTime<Utc>>,
     /// `retry`, `hold` or `fail`.
     pub on_uncertain: String,
-    /// Whether it goes out to suppressed addresses too.
+    /// Whether it is sent to suppressed addresses too.
     pub ignore_suppression: bool,
-    /// Whether it carries a link to unsubscribe by.
+    /// Whether it carries an unsubscribe link.
     pub unsubscribe: bool,
-    /// Octets of text, html and attachments.
+    /// Bytes of text, HTML and attachments.
     pub size: i64,
 }
 
-/// Messages that are about to be delivered.
+/// Returns messages to deliver.
 pub async fn for_delivery(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<DeliveryRow>, DbError> {
     let query = sqlx::query_as!(
         DeliveryRow,
@@ -363,22 +363,22 @@ pub async fn for_delivery(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec
     db.timed("messages.for_delivery", query.fetch_all(&db.pool.hot())).await
 }
 
-/// An addressee of a message that is about to be delivered.
+/// An addressee of a message to deliver.
 #[derive(Debug, Clone)]
 pub struct AddresseeRow {
-    /// Its message.
+    /// The message.
     pub message_id: Uuid,
-    /// Its id.
+    /// UUID.
     pub id: Uuid,
     /// `to`, `cc` or `bcc`.
     pub kind: String,
-    /// Its address.
+    /// Email address.
     pub address: String,
-    /// Its name.
+    /// Display name.
     pub name: Option<String>,
 }
 
-/// Everyone these messages are addressed to, in the order of the requests.
+/// Returns all addressees of these messages, in the order of the requests.
 pub async fn addressees(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result<Vec<AddresseeRow>, DbError> {
     let query = sqlx::query_as!(
         AddresseeRow,

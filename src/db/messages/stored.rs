@@ -1,4 +1,4 @@
-//! Stored messages, made whole again: all that a message's MIME depends on, for a delivery and for `raw` alike.
+//! Loads stored messages: everything that a message's MIME depends on, for deliveries and for `raw`.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,22 +15,22 @@ use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::message::{Attachment, Content, Draft, Header, NewMessage, NewRecipient};
 use crate::domain::unsubscribe::{Links, Ticket};
 
-/// Messages over this many octets are loaded without their content, which is fetched when there is memory for it.
+/// Messages of more bytes than this are loaded without their content, which is fetched when memory is available.
 const INLINE_LIMIT: i64 = 256 << 10;
 
-/// What is stored cannot be made into a mail.
+/// Why a stored message cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum StoredMessageError {
-    /// A column holds what this version cannot read.
-    #[error("what is stored of the message cannot be read: {0}")]
+    /// A column contains a value that this version cannot read.
+    #[error("the stored message cannot be read: {0}")]
     Unreadable(String),
-    /// An attachment's bytes are gone.
+    /// The bytes of an attachment are missing.
     #[error("the attachment {0} is not in the database")]
     NoBlob(String),
-    /// The keys of its domain cannot sign it.
+    /// The keys of the sender's domain cannot sign it.
     #[error("messages from domain {0} cannot be signed: {1}")]
     Unsigned(String, String),
-    /// It is to carry a link to unsubscribe by, and none can be made.
+    /// It must carry an unsubscribe link, and none can be created.
     #[error(
         "the stream's messages carry an unsubscribe link, which needs public_url (POSTRIDER_PUBLIC_URL) and secret_key \
          (POSTRIDER_SECRET_KEY) in this process"
@@ -41,25 +41,25 @@ pub enum StoredMessageError {
     Db(#[from] DbError),
 }
 
-/// A message and everyone it is addressed to.
+/// A message with its addressees.
 #[derive(Debug, Clone)]
 pub struct StoredMessage {
     /// The message.
     pub row: DeliveryRow,
-    /// In the order of the request.
+    /// Addressees in the order of the request.
     pub addressees: Vec<AddresseeRow>,
-    /// What it says, unless the message is large.
+    /// Content, unless the message is large.
     content: Option<ContentRow>,
-    /// The attachments' bytes that are at hand, by SHA-256.
+    /// Attachment bytes in memory, by SHA-256.
     files: HashMap<String, Vec<u8>>,
 }
 
-/// Whether a message of so many octets is kept in memory while it waits for its turn to be sent.
+/// Returns whether a message of `size` bytes is kept in memory while it waits to be sent.
 pub fn is_kept(size: u64) -> bool {
     size <= INLINE_LIMIT.unsigned_abs()
 }
 
-/// Loads messages of one tenant. Those that do not exist are left out.
+/// Loads messages of one tenant. Missing ones are left out.
 pub async fn load(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<StoredMessage>, DbError> {
     let (rows, addressees) =
         tokio::try_join!(messages::for_delivery(db, tenant, ids), messages::addressees(db, tenant, ids))?;
@@ -72,7 +72,7 @@ pub async fn load(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<StoredM
     }
     let stored = rows.into_iter().map(|row| StoredMessage {
         addressees: addressed.remove(&row.id).unwrap_or_default(),
-        // Copied, since the messages of a bulk send share it.
+        // Cloned, because messages of a bulk send share one content.
         content: contents.get(&row.content_id).cloned(),
         files: HashMap::new(),
         row,
@@ -81,10 +81,11 @@ pub async fn load(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<StoredM
 }
 
 impl StoredMessage {
-    /// A message that has just been stored, as it would be loaded. `unsubscribe`: whether it carries a link to unsubscribe by.
+    /// Returns a message that was just stored, as [`load`] would. `unsubscribe`: whether it carries an unsubscribe
+    /// link.
     pub fn of_new(tenant: TenantId, mut message: NewMessage, unsubscribe: bool) -> Self {
-        let at_hand = message.attachments.iter_mut().filter(|attachment| !attachment.data.is_empty());
-        let files = at_hand.map(|a| (a.description.sha256.clone(), std::mem::take(&mut a.data))).collect();
+        let in_memory = message.attachments.iter_mut().filter(|attachment| !attachment.data.is_empty());
+        let files = in_memory.map(|a| (a.description.sha256.clone(), std::mem::take(&mut a.data))).collect();
         let (id, size) = (message.id.0, i64::try_from(message.size()).unwrap_or(i64::MAX));
         let (headers, attachments) = (columns::headers(&message), columns::attachments(&message));
         let Content { text, html, .. } = message.content;
@@ -120,19 +121,20 @@ impl StoredMessage {
         }
     }
 
-    /// Whether the content has to be fetched, and may take much memory.
+    /// Returns whether the content must be fetched, and may need much memory.
     pub fn is_large(&self) -> bool {
         self.row.size > INLINE_LIMIT
     }
 
-    /// A recipient's address.
+    /// Returns a recipient's address.
     pub fn address(&self, recipient: Uuid) -> Result<Address, StoredMessageError> {
         let row = self.addressees.iter().find(|row| row.id == recipient);
         parse(&row.ok_or_else(|| StoredMessageError::Unreadable("a recipient is missing".into()))?.address)
     }
 
-    /// Everything the MIME depends on, attachments included. Takes the content along, so that a mail is not in memory twice
-    /// while it is sent; asked again, it fetches it again. `links` make the one to unsubscribe by, where it is to carry one.
+    /// Returns everything that the MIME depends on, including attachments. Moves the content out, so that a message is
+    /// not in memory twice while it is sent; a second call fetches it again. `links` creates the unsubscribe link, if
+    /// it carries one.
     pub async fn draft(&mut self, db: &Db, links: Option<&Links>) -> Result<Draft, StoredMessageError> {
         let (content, files) = (self.content.take(), std::mem::take(&mut self.files));
         let Self { row, addressees, .. } = &*self;
@@ -165,7 +167,7 @@ impl StoredMessage {
         })
     }
 
-    /// What its only recipient unsubscribes with.
+    /// Returns the unsubscribe ticket of its only recipient.
     fn ticket(&self) -> Result<Ticket, StoredMessageError> {
         let Self { row, addressees, .. } = self;
         let to = addressees.first().ok_or_else(|| StoredMessageError::Unreadable("its recipient is missing".into()))?;
@@ -183,11 +185,11 @@ async fn attachments(
     db: &Db,
     tenant: TenantId,
     descriptions: Vec<Attachment>,
-    mut at_hand: HashMap<String, Vec<u8>>,
+    mut in_memory: HashMap<String, Vec<u8>>,
 ) -> Result<Vec<(Attachment, Vec<u8>)>, StoredMessageError> {
     let mut attachments = Vec::with_capacity(descriptions.len());
     for description in descriptions {
-        let data = match at_hand.remove(&description.sha256) {
+        let data = match in_memory.remove(&description.sha256) {
             Some(data) => Some(data),
             None => blobs::get(db, tenant, &description.sha256, description.size).await?,
         };

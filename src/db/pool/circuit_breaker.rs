@@ -1,9 +1,10 @@
 //! Circuit breaker of the database, so that calls fail at once while it is away instead of each waiting for a timeout.
 //!
-//! A call that gets no response for a while, while no other call gets one either, trips it: a task probes the database with a
-//! connection of its own. If the probe fails, every call under way is given up and every new call fails at once. When a probe
-//! succeeds, calls go on with fresh connections. Requests get their 503 within
-//! [`CircuitBreaker::ACQUIRE_TIMEOUT`] of the time limit, nothing piles up, and an outage ends a moment after its cause.
+//! A call that gets no response for a while, while no other call gets one either, trips it: a task probes the database
+//! with a separate connection. If the probe fails, every call under way is aborted and every new call fails at once.
+//! When a probe succeeds, calls continue with fresh connections. Requests get their 503 within
+//! [`CircuitBreaker::ACQUIRE_TIMEOUT`] of the time limit, nothing piles up, and an outage ends a moment after its
+//! cause.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,27 +18,27 @@ use super::Pool;
 use super::error::{code, reason};
 use super::outage::{Outage, Trouble};
 
-/// Why a call was given up.
+/// Why a call was aborted.
 #[derive(Debug)]
 pub(in crate::db) enum GivenUp {
-    /// Its time was over.
+    /// The time limit was reached.
     TimedOut,
-    /// The database is not there, as was known before anything was sent.
+    /// The database was known to be unavailable before anything was sent.
     NotBegun(Outage),
-    /// The database was found not to be there.
+    /// The database was found to be unavailable during the call.
     Away(Outage),
 }
 
-/// Watches over every call of one [`crate::db::Db`].
+/// Circuit breaker for all calls of one [`crate::db::Db`].
 #[derive(Debug)]
 pub(in crate::db) struct CircuitBreaker {
     pool: Pool,
-    /// For how long a new connection may take.
+    /// Timeout for a new connection.
     patience: Duration,
     /// Silence after which a call trips the breaker.
     doubt: Duration,
-    /// Calls that were answered so far.
-    answers: AtomicU64,
+    /// Number of calls that got a response.
+    responses: AtomicU64,
     is_probing: AtomicBool,
     away: watch::Sender<Option<Outage>>,
     /// Why the last probe failed, if the database refused it.
@@ -47,11 +48,11 @@ pub(in crate::db) struct CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// Of the time limit: how long a call waits for a connection, and a probe for its response.
+    /// Fraction of the time limit that a call waits for a connection, and a probe for its response.
     pub(in crate::db) const ACQUIRE_TIMEOUT: f64 = 0.4;
-    /// Of the time limit: how long a silence is none.
+    /// Fraction of the time limit without a response after which a call trips the breaker.
     const DOUBT: f64 = 0.05;
-    /// For how long after a statement failed on a full disk the database counts as unable to take messages.
+    /// How long after a statement failed on a full disk the database counts as unable to accept messages.
     const DISK_FULL_FOR: Duration = Duration::from_secs(30);
     /// Pause between two probes while the database is away.
     const PAUSE: Duration = Duration::from_millis(250);
@@ -61,7 +62,7 @@ impl CircuitBreaker {
             pool,
             patience: limit.mul_f64(Self::ACQUIRE_TIMEOUT),
             doubt: limit.mul_f64(Self::DOUBT),
-            answers: AtomicU64::new(0),
+            responses: AtomicU64::new(0),
             is_probing: AtomicBool::new(false),
             away: watch::Sender::new(None),
             refusal: Mutex::default(),
@@ -69,18 +70,19 @@ impl CircuitBreaker {
         })
     }
 
-    /// Remembers that a statement failed for want of room.
+    /// Records that a statement failed because the disk is full.
     pub(in crate::db) fn note_disk_full(&self) {
         *self.disk_full.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Whether that was a moment ago. Reads go on when the disk is full, so that asking the database would not tell.
+    /// Returns whether a statement failed recently because the disk is full. Reads still succeed then, so a probe would
+    /// not show it.
     pub(in crate::db) fn is_disk_full(&self) -> bool {
         let at = *self.disk_full.lock().unwrap_or_else(PoisonError::into_inner);
         at.is_some_and(|at| at.elapsed() < Self::DISK_FULL_FOR)
     }
 
-    /// Runs one call: to its end, until its time is over, or until the database is found to be away.
+    /// Runs one call until it ends, its time limit is reached, or the database is found to be unavailable.
     pub(in crate::db) async fn over<T>(
         self: &Arc<Self>,
         limit: Duration,
@@ -90,7 +92,7 @@ impl CircuitBreaker {
         if let Some(outage) = away.borrow_and_update().clone() {
             return Err(GivenUp::NotBegun(outage));
         }
-        let (begun, at_begin) = (Instant::now(), self.answers());
+        let (begun, at_begin) = (Instant::now(), self.responses());
         let (mut heard, mut doubt) = (at_begin, self.doubt);
         loop {
             let left = limit.saturating_sub(begun.elapsed());
@@ -106,28 +108,28 @@ impl CircuitBreaker {
                     }
                 }
                 () = tokio::time::sleep(doubt.min(left)) => {
-                    let answers = self.answers();
+                    let responses = self.responses();
                     if left <= doubt {
                         self.renew_if_silent(begun, at_begin);
                         return Err(GivenUp::TimedOut);
                     }
-                    if answers == heard {
+                    if responses == heard {
                         self.trip();
                     }
-                    (heard, doubt) = (answers, doubt * 2);
+                    (heard, doubt) = (responses, doubt * 2);
                 }
             }
         }
     }
 
-    /// Why there was no connection to be had, if the last probe was told.
+    /// Returns why no connection was available, if the database told the last probe.
     pub(in crate::db) fn refusal(&self) -> Option<Outage> {
         let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
         refusal.as_ref().filter(|(at, _)| at.elapsed() < 2 * self.patience).map(|(_, outage)| outage.clone())
     }
 
-    fn answers(&self) -> u64 {
-        self.answers.load(Ordering::Relaxed)
+    fn responses(&self) -> u64 {
+        self.responses.load(Ordering::Relaxed)
     }
 
     fn learn<T>(self: &Arc<Self>, result: &Result<T, sqlx::Error>, begun: Instant, at_begin: u64) {
@@ -136,29 +138,29 @@ impl CircuitBreaker {
                 self.trip();
                 self.renew_if_silent(begun, at_begin);
             }
-            // Its connections were left behind while it waited for one: nobody has said a word.
+            // The pool was replaced while the call waited for a connection: this is not a response.
             Err(sqlx::Error::PoolClosed) => {}
             Err(error) if is_gone(error) => self.trip(),
-            _ => drop(self.answers.fetch_add(1, Ordering::Relaxed)),
+            _ => drop(self.responses.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
-    /// A call has waited in vain, and nobody else was answered meanwhile: these connections are dead, though new ones
-    /// may not be (a router that forgot them, for example). Those made since the call began were not tried by it.
+    /// Replaces the connections if no call got a response since this one began: they are dead, though new ones may work
+    /// (for example, after a router lost its state). Connections opened since the call began are kept.
     fn renew_if_silent(&self, begun: Instant, at_begin: u64) {
-        if self.answers() == at_begin {
+        if self.responses() == at_begin {
             self.pool.renew_those_of(begun);
         }
     }
 
-    /// Starts the probe task unless it runs.
+    /// Starts the probe task unless it is running.
     fn trip(self: &Arc<Self>) {
         if !self.is_probing.swap(true, Ordering::AcqRel) {
             tokio::spawn(probe(Arc::downgrade(self)));
         }
     }
 
-    /// Knocks once. Answers whether the database is there.
+    /// Probes once. Returns whether the database responds.
     async fn is_there(&self) -> bool {
         let probed = tokio::time::timeout(self.patience, self.pool.connect()).await;
         let outage = match probed {
@@ -171,25 +173,27 @@ impl CircuitBreaker {
                 Some((is_gone(&error), Outage::new(trouble, reason(&error))))
             }
             Err(_) => {
-                let detail = format!("no answer to a new connection within {} ms", self.patience.as_millis());
+                let detail = format!("no response to a new connection within {} ms", self.patience.as_millis());
                 Some((true, Outage::new(Trouble::Gone, detail)))
             }
         };
         let is_gone = outage.as_ref().is_some_and(|(is_gone, _)| *is_gone);
         let outage = outage.map(|(_, outage)| outage);
-        self.tell(outage.clone().filter(|_| is_gone));
+        self.publish(outage.clone().filter(|_| is_gone));
         *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = outage.map(|outage| (Instant::now(), outage));
         !is_gone
     }
 
-    /// Lets every call know.
-    fn tell(&self, outage: Option<Outage>) {
+    /// Publishes the state to all calls.
+    fn publish(&self, outage: Option<Outage>) {
         let was_away = self.away.borrow().is_some();
         match (&outage, was_away) {
-            // Whoever never heard it is told by the call that failed.
-            (Some(outage), false) if self.answers() > 0 => tracing::warn!(%outage, "the database is away"),
+            // If there was never a response, the failed call reports the error itself.
+            (Some(outage), false) if self.responses() > 0 => {
+                tracing::warn!(event = "database_away", %outage, "database unavailable; failing calls until it responds");
+            }
             (None, true) => {
-                tracing::warn!("the database is back");
+                tracing::warn!(event = "database_back", "database available again; opening fresh connections");
                 self.pool.renew();
             }
             _ => {}
@@ -211,7 +215,7 @@ async fn probe(breaker: Weak<CircuitBreaker>) {
     }
 }
 
-/// Whether the error says that nobody is there to ask, rather than what he answered.
+/// Returns whether the error means that the server is unreachable, not that it returned an error.
 fn is_gone(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => true,
@@ -229,13 +233,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_pool_that_was_left_behind_is_no_answer() {
+    async fn replaced_pool_is_not_a_response() {
         let limit = Duration::from_secs(10);
         let watch = CircuitBreaker::new(Pool::new(PgConnectOptions::new(), None, PgPoolOptions::new()), limit);
         let closed = watch.over(limit, ready(Err::<(), _>(sqlx::Error::PoolClosed))).await;
         assert!(matches!(closed, Ok(Err(sqlx::Error::PoolClosed))));
-        assert_eq!(watch.answers(), 0);
+        assert_eq!(watch.responses(), 0);
         let answered = watch.over(limit, ready(Err::<(), _>(sqlx::Error::RowNotFound))).await;
-        assert!(answered.is_ok() && watch.answers() == 1);
+        assert!(answered.is_ok() && watch.responses() == 1);
     }
 }

@@ -1,5 +1,5 @@
-//! A whole Postgres rather than one database of it: whether it is up, and a new database in it. For the private Postgres
-//! of `dev` and of the tests; each call brings its own connection.
+//! Operations on a Postgres server rather than one of its databases: readiness, and creating a database. For the
+//! private Postgres of `dev` and of the tests; each call opens a connection.
 
 use sqlx::{Connection as _, PgConnection};
 
@@ -8,18 +8,18 @@ use crate::db::DbError;
 /// SQLSTATE `cannot_connect_now`.
 const STARTING_UP: &str = "57P03";
 
-/// What a server says of itself.
+/// Readiness of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
-    /// It answers statements.
+    /// It executes statements.
     Ready,
-    /// It answers that it is starting up, maybe reading its log after a crash.
+    /// It is starting up, or recovering after a crash.
     StartingUp,
-    /// It does not answer.
+    /// It does not respond.
     Silent,
 }
 
-/// Asks the server behind `url`. Has no time limit of its own.
+/// Returns the readiness of the server at `url`. Has no time limit.
 pub async fn readiness(url: &str) -> Readiness {
     match select_one(url).await {
         Ok(()) => Readiness::Ready,
@@ -34,7 +34,7 @@ async fn select_one(url: &str) -> sqlx::Result<()> {
     connection.close().await
 }
 
-/// Makes a database unless it is there. `url` leads to another one of the same server.
+/// Creates a database unless it exists. `url` is another database of the same server.
 pub async fn ensure_database(url: &str, name: &str) -> Result<(), DbError> {
     let ensure = async {
         let mut connection = PgConnection::connect(url).await?;

@@ -1,9 +1,9 @@
-//! Whether Postgres keeps what it says it has committed. With `fsync` or `full_page_writes` off it may not, and 202
-//! would be a lie.
+//! Checks that Postgres keeps what it commits. With `fsync` or `full_page_writes` off, a crash may lose messages that
+//! were accepted with 202.
 
 use crate::db::{Db, DbError};
 
-/// Each setting that risks accepted mail, in words with the mend.
+/// Returns a description and a fix for each setting that risks accepted messages.
 pub async fn check(db: &Db) -> Result<Vec<String>, DbError> {
     let query = sqlx::query!(
         r#"SELECT name AS "name!", setting AS "setting!" FROM pg_settings
@@ -11,15 +11,15 @@ pub async fn check(db: &Db) -> Result<Vec<String>, DbError> {
     );
     let off = db.timed("durability.check", query.fetch_all(&db.pool)).await?;
     let problem = |name: &str, setting: &str| {
-        format!("Postgres runs with {name} = {setting}: a crash can lose mail that was accepted; set {name} = on")
+        format!("Postgres runs with {name} = {setting}: a crash can lose accepted messages; set {name} = on")
     };
     Ok(off.into_iter().map(|row| problem(&row.name, &row.setting)).collect())
 }
 
-/// Bytes that [`write_probe`] writes.
+/// Number of bytes that [`write_probe`] writes.
 const PROBE: i32 = 4 << 20;
 
-/// Whether the database has room: writes some megabytes into a table that vanishes with its transaction.
+/// Checks that the disk has space, by writing some megabytes to a table that is dropped with its transaction.
 pub async fn write_probe(db: &Db) -> Result<(), DbError> {
     db.timed("durability.write_probe", async {
         let mut tx = db.pool.begin().await?;

@@ -1,4 +1,4 @@
-//! What can go wrong between us and Postgres, sorted by what the caller can do about it.
+//! Database errors, by what the caller can do about them.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -15,49 +15,49 @@ pub enum DbError {
     /// Postgres cannot be reached, is shutting down, out of connections or read-only: try again later.
     #[error("{} ({query}): {}", words(source), reason(source))]
     Unavailable {
-        /// Which query.
+        /// Name of the query.
         query: &'static str,
-        /// Why.
+        /// Cause.
         source: sqlx::Error,
     },
-    /// Nobody answers there, whatever is asked: try again later.
+    /// The database is known to be unavailable: try again later.
     #[error("{} ({query}): {outage}", outage.trouble.words())]
     Away {
-        /// Which query.
+        /// Name of the query.
         query: &'static str,
-        /// What is known of it.
+        /// The outage.
         outage: Outage,
-        /// Whether something may have been sent before that was known.
+        /// Whether anything may have been sent before the outage was detected.
         begun: bool,
     },
-    /// No answer in time: try again later.
-    #[error("the database did not answer {query} within {} s", limit.as_secs())]
+    /// No response within the time limit: try again later.
+    #[error("the database did not respond to {query} within {} s", limit.as_secs())]
     Timeout {
-        /// Which query.
+        /// Name of the query.
         query: &'static str,
-        /// How long we waited.
+        /// The time limit.
         limit: Duration,
     },
     /// Postgres refused the statement itself: trying again will not help.
     #[error("the database refused {query}: {}", reason(source))]
     Refused {
-        /// Which query.
+        /// Name of the query.
         query: &'static str,
-        /// Why.
+        /// Cause.
         source: sqlx::Error,
     },
 }
 
-/// The class of deadlocks and failed serializations.
+/// SQLSTATE class of deadlocks and serialization failures.
 const ROLLBACK: &str = "40";
 
 impl DbError {
-    /// The service is stopping: this was not begun.
+    /// Returns the error of a call that was not started because the service is stopping.
     pub fn closed(query: &'static str) -> Self {
         Self::Unavailable { query, source: sqlx::Error::PoolClosed }
     }
 
-    /// What was asked for is not there, and ought to be.
+    /// Returns the error of a missing row that must exist.
     pub fn not_found(query: &'static str) -> Self {
         Self::Refused { query, source: sqlx::Error::RowNotFound }
     }
@@ -75,12 +75,12 @@ impl DbError {
         if refused { Self::Refused { query, source } } else { Self::Unavailable { query, source } }
     }
 
-    /// Whether the same call may succeed later.
+    /// Returns whether the same call may succeed later.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Away { .. } | Self::Timeout { .. })
     }
 
-    /// Whether Postgres may have done, or may yet do, what was asked, and only its answer is missing.
+    /// Returns whether Postgres may have executed the call, or may still, and only the response is missing.
     pub fn may_be_done(&self) -> bool {
         match self {
             Self::Address(_) => false,
@@ -88,19 +88,19 @@ impl DbError {
             Self::Away { begun, .. } => *begun,
             Self::Unavailable { source, .. } | Self::Refused { source, .. } => match source {
                 sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => false,
-                // It has answered that it did not, unless it was ended in the middle of a commit.
+                // The server reported a failure, so nothing was done, unless it was shut down during a commit.
                 sqlx::Error::Database(_) => code(source).is_some_and(|code| code.starts_with("57P")),
                 _ => true,
             },
         }
     }
 
-    /// Whether somebody else had locked for too long what it is about.
+    /// Returns whether a lock was not granted in time.
     pub fn is_locked_out(&self) -> bool {
         matches!(self, Self::Unavailable { source, .. } if code(source).as_deref() == Some(LOCK_NOT_AVAILABLE))
     }
 
-    /// Whether Postgres has taken a whole transaction back, and would maybe take its parts.
+    /// Returns whether the whole transaction was rolled back, and parts of it might succeed.
     pub fn is_undone(&self) -> bool {
         match self {
             Self::Refused { .. } => true,
@@ -111,7 +111,7 @@ impl DbError {
         }
     }
 
-    /// What is wrong with the database, where the same call may succeed later.
+    /// Returns what is wrong with the database, if the same call may succeed later.
     pub fn trouble(&self) -> Option<Trouble> {
         match self {
             Self::Away { outage, .. } => Some(outage.trouble),
@@ -121,7 +121,7 @@ impl DbError {
         }
     }
 
-    /// Whether the statement ran out of time rather than out of a database.
+    /// Returns whether the statement was too slow, rather than the database unavailable.
     pub fn is_too_slow(&self) -> bool {
         match self {
             Self::Timeout { .. } => true,
@@ -133,7 +133,7 @@ impl DbError {
     }
 }
 
-/// What the server or the system said. sqlx adds the line of Postgres' own C source, which helps nobody.
+/// Returns the message of the server or the system, without the line of Postgres' C source that sqlx adds.
 pub(in crate::db) fn reason(source: &sqlx::Error) -> String {
     match source {
         sqlx::Error::Database(error) => error.message().to_owned(),
@@ -153,14 +153,15 @@ fn words(source: &sqlx::Error) -> &'static str {
     }
 }
 
-/// SQLSTATE classes that pass: connection, authorization (a password is being changed), resources, operator intervention, serialization, read-only after failover,
-/// lock not available, system errors such as a full disk.
+/// Returns whether an error is temporary, by SQLSTATE: connection, authorization (a password is being changed),
+/// resources, operator intervention, serialization, read-only after a failover, lock not available, and system errors
+/// such as a full disk.
 fn is_passing(code: &str) -> bool {
     ["08", "28", "53", "57", "58", "40"].iter().any(|class| code.starts_with(class))
         || [READ_ONLY, IDLE_IN_TRANSACTION, LOCK_NOT_AVAILABLE, "3D000", "42501"].contains(&code)
 }
 
-/// Our own `idle_in_transaction_session_timeout`.
+/// SQLSTATE: `idle_in_transaction_session_timeout`, which the service sets.
 const IDLE_IN_TRANSACTION: &str = "25P03";
 
 pub(in crate::db) fn is_read_only(error: &sqlx::Error) -> bool {
@@ -171,7 +172,7 @@ pub(in crate::db) fn is_disk_full(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some(DISK_FULL)
 }
 
-/// The SQLSTATE that the database answered, if it did.
+/// Returns the SQLSTATE, if the database returned an error.
 pub(in crate::db) fn code(error: &sqlx::Error) -> Option<Cow<'_, str>> {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code)
 }
@@ -181,13 +182,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_never_left_this_process_is_not_done() {
+    fn call_that_was_never_sent_is_not_done() {
         let away = |begun| DbError::Away { query: "q", outage: Outage::new(Trouble::Gone, "gone"), begun };
         let unavailable = |source| DbError::Unavailable { query: "q", source };
         assert!(!away(false).may_be_done() && !unavailable(sqlx::Error::PoolTimedOut).may_be_done());
         assert!(away(true).may_be_done() && unavailable(sqlx::Error::WorkerCrashed).may_be_done());
         assert!(DbError::Timeout { query: "q", limit: Duration::ZERO }.may_be_done());
-        // It was done; only its answer cannot be read.
+        // It was executed; only the response cannot be read.
         assert!(DbError::from_sqlx("q", sqlx::Error::RowNotFound).may_be_done());
     }
 }

@@ -1,8 +1,8 @@
-//! Connections that can all be exchanged for fresh ones, while the service runs.
+//! A connection pool whose connections can all be replaced while the service runs.
 //!
-//! sqlx waits for ever for a connection whose peer has gone silent: after a call was given up it asks the connection
-//! whether it still works, and until the kernel gives up too (a quarter of an hour) its place is taken. So a pool that
-//! may hold such connections is left behind, with whatever still runs in it, and a new one takes its place.
+//! sqlx waits without limit for a connection whose peer has gone silent: after a call was aborted, it pings the
+//! connection, and the connection occupies its slot until the kernel gives up too (a quarter of an hour). A pool that
+//! may contain such connections is therefore abandoned, with whatever still runs in it, and replaced by a new one.
 
 pub(super) mod circuit_breaker;
 pub mod cluster;
@@ -28,12 +28,12 @@ use sqlx::{
 
 use session::HOT as HOT_SETTINGS;
 
-/// A server that stays read-only must not see us reconnect for every call.
+/// Minimum interval between reconnects, so that a server that stays read-only does not get one for every call.
 const SETTLES: Duration = Duration::from_secs(1);
-/// How long what still runs in a pool that was left behind may take: longer than any call.
+/// How long calls may still run in an abandoned pool: longer than any call takes.
 const LAST_CALLS: Duration = Duration::from_mins(3);
 
-/// The pool of the moment; statements run on it as they do on sqlx's own.
+/// The current pool; statements run on it as on a sqlx pool.
 #[derive(Debug, Clone)]
 pub(super) struct Pool(Arc<Inner>);
 
@@ -43,25 +43,25 @@ struct Inner {
     current: RwLock<Current>,
 }
 
-/// How connections are made.
+/// Connection options.
 #[derive(Debug)]
 struct Ways {
-    /// Each has a session of its own.
+    /// Options of connections to the server itself, each with a session.
     direct: PgConnectOptions,
-    /// These may lead through a connection pooler in transaction mode.
+    /// Options of connections that may go through a connection pooler in transaction mode.
     pooled: Option<PgConnectOptions>,
     options: PgPoolOptions,
-    /// How many there may be at present.
+    /// Current maximum number of connections.
     size: AtomicU32,
 }
 
 impl Ways {
-    /// Those that need no session of their own.
+    /// Returns the options of connections that need no session.
     fn ordinary(&self) -> &PgConnectOptions {
         self.pooled.as_ref().unwrap_or(&self.direct)
     }
 
-    /// Those whose plans are kept.
+    /// Returns the options of connections with cached plans.
     fn hot(&self) -> PgConnectOptions {
         self.direct.clone().options(HOT_SETTINGS)
     }
@@ -74,12 +74,13 @@ struct Current {
     since: Instant,
 }
 
-/// Connections for the hot path, of all that there may be: the two writers of the group commit and what is tried beside them, or a claim
-/// with its look-ups. Lanes that are looked up and small attachments come in between: they hold one for a statement.
+/// Number of connections for the hot path, out of the maximum: for the two writers of the group commit and the
+/// one-by-one fallback, or a claim with its lookups. Lane lookups and small attachments use one for a single statement
+/// in between.
 const HOT: u32 = 4;
 
 impl Current {
-    /// Opens nothing yet.
+    /// Creates the pools without connecting yet.
     fn new(ways: &Ways) -> Self {
         let all = ways.size.load(Ordering::Relaxed);
         let hot = HOT.min(all / 2).max(1);
@@ -96,12 +97,12 @@ impl Current {
     }
 }
 
-/// Begins every transaction but those of the group commit. What it commits may be acknowledged to somebody, so it says itself that
-/// a commit waits for the disk: a connection pooler may have dropped the session's setting.
+/// Begins every transaction except those of the group commit. A commit may be acknowledged to a caller, so it must be
+/// synchronous; it is set here because a connection pooler may have dropped the session's setting.
 const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = on";
 
 impl Pool {
-    /// Opens nothing yet. `pooled` may lead through a connection pooler in transaction mode.
+    /// Creates the pool without connecting yet. `pooled` may go through a connection pooler in transaction mode.
     pub(super) fn new(direct: PgConnectOptions, pooled: Option<PgConnectOptions>, options: PgPoolOptions) -> Self {
         let size = AtomicU32::new(options.get_max_connections());
         let ways = Ways { direct, pooled, options, size };
@@ -109,17 +110,17 @@ impl Pool {
         Self(Arc::new(Inner { ways, current }))
     }
 
-    /// How connections are made that have a session of their own.
+    /// Returns the options of connections with a session.
     pub(super) fn direct(&self) -> &PgConnectOptions {
         &self.0.ways.direct
     }
 
-    /// How the others are made, where that is another way.
+    /// Returns the options of connections through a pooler, if configured.
     pub(super) fn pooled(&self) -> Option<&PgConnectOptions> {
         self.0.ways.pooled.as_ref()
     }
 
-    /// How hot connections are made.
+    /// Returns the options of hot connections.
     pub(super) fn hot_options(&self) -> PgConnectOptions {
         self.0.ways.hot()
     }
@@ -128,14 +129,14 @@ impl Pool {
         self.0.current.read().unwrap_or_else(PoisonError::into_inner).pool.clone()
     }
 
-    /// Connections for the hot path: with each mail the same few statements. Their plans are kept, since planning took a
-    /// third of their time. A kept plan knows nothing of how much there is, and each week's partitions begin without
-    /// statistics: so every row is to be found by its key (Postgres would rather read the whole week than look up a hundred of
-    /// them, 25 ms a batch after three minutes' mail).
+    /// Returns the pool for the hot path: the few statements that run for each message. Their plans are cached, because
+    /// planning took a third of their time. A cached plan does not depend on table sizes, and each week's partitions
+    /// start without statistics. So every row must be found by its key: Postgres would otherwise scan the whole week
+    /// instead of looking up a hundred rows, which took 25 ms per batch after three minutes of traffic.
     ///
-    /// A join of a list with a table is to say `key = ANY (ARRAY[list.key])` of the first column of the table's key. With `=` the
-    /// index could be read from end to end in that column's order, which looks cheap while the table is empty, and the plan is
-    /// kept.
+    /// A join of a list with a table must use `key = ANY (ARRAY[list.key])` on the first column of the table's key.
+    /// With `=`, the plan could scan the whole index in that column's order, which looks cheap while the table is
+    /// empty, and the plan is cached.
     pub(super) fn hot(&self) -> PgPool {
         self.0.current.read().unwrap_or_else(PoisonError::into_inner).hot.clone()
     }
@@ -145,7 +146,7 @@ impl Pool {
         begin(self.current(), BEGIN)
     }
 
-    /// Begins a transaction on a hot connection with this statement.
+    /// Begins a transaction on a hot connection with `statement`.
     pub(super) fn begin_hot(
         &self,
         statement: &'static str,
@@ -153,49 +154,49 @@ impl Pool {
         begin(self.hot(), statement)
     }
 
-    /// A connection, to be given back by dropping it.
+    /// Acquires a connection; dropping it returns it to the pool.
     pub(super) fn acquire(&self) -> BoxFuture<'static, Result<PoolConnection<Postgres>, Error>> {
         Box::pin(self.current().acquire())
     }
 
-    /// A hot connection, to be given back by dropping it.
+    /// Acquires a hot connection; dropping it returns it to the pool.
     pub(super) fn acquire_hot(&self) -> BoxFuture<'static, Result<PoolConnection<Postgres>, Error>> {
         Box::pin(self.hot().acquire())
     }
 
-    /// A connection outside of the pool. Has no time limit of its own.
+    /// Opens a connection outside of the pool. Has no time limit.
     pub(super) async fn connect(&self) -> Result<PgConnection, Error> {
         self.0.ways.ordinary().connect().await
     }
 
-    /// The same with a session of its own.
+    /// Opens a connection with a session outside of the pool. Has no time limit.
     pub(super) async fn connect_directly(&self) -> Result<PgConnection, Error> {
         self.0.ways.direct.connect().await
     }
 
-    /// From now on at most so many connections.
+    /// Changes the maximum number of connections.
     pub(super) fn resize(&self, all: u32) {
         if self.0.ways.size.swap(all, Ordering::Relaxed) != all {
             self.renew();
         }
     }
 
-    /// A pool of one, for a connection that is kept for as long as the service runs.
+    /// Creates a pool of one, for a connection that is kept while the service runs.
     pub(super) fn single(&self) -> PgPool {
         self.0.ways.options.clone().max_connections(1).max_lifetime(None).connect_lazy_with(self.0.ways.direct.clone())
     }
 
-    /// From now on calls get fresh connections. What runs on the old ones is not disturbed.
+    /// Replaces the pool, so that calls get fresh connections. Calls on the old ones continue.
     pub(super) fn renew(&self) {
         self.renew_if(|_| true);
     }
 
-    /// The same, unless that was just done.
+    /// Replaces the pool, unless that was just done.
     pub(super) fn renew_unless_fresh(&self) {
         self.renew_if(|since| since.elapsed() >= SETTLES);
     }
 
-    /// The same, unless the connections are fresher than a call that began then: it says nothing of them.
+    /// Replaces the pool, unless its connections are newer than a call that began at `begun`.
     pub(super) fn renew_those_of(&self, begun: Instant) {
         self.renew_if(|since| since <= begun);
     }
@@ -208,8 +209,8 @@ impl Pool {
             }
             std::mem::replace(&mut *current, Current::new(&self.0.ways))
         };
-        let left_behind = old.pool.size() + old.hot.size();
-        tracing::info!(event = "connections_renewed", left_behind, "opening fresh connections to the database");
+        let abandoned = old.pool.size() + old.hot.size();
+        tracing::info!(event = "connections_renewed", abandoned, "opening fresh connections to the database");
         tokio::spawn(async move { tokio::time::timeout(LAST_CALLS, old.close()).await });
     }
 
@@ -220,7 +221,7 @@ impl Pool {
     }
 }
 
-/// Boxed, as is a connection: sqlx's future of one, which may have to be opened, has 30 KB, and so would each that awaits it.
+/// Begins a transaction. Boxed, because sqlx's future for opening a connection has 30 KB, as would each that awaits it.
 fn begin(pool: PgPool, statement: &'static str) -> BoxFuture<'static, Result<Transaction<'static, Postgres>, Error>> {
     Box::pin(async move { pool.begin_with(statement).await })
 }
@@ -264,7 +265,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_call_from_before_says_nothing_of_fresh_connections() {
+    async fn failure_of_an_older_call_does_not_renew_fresh_connections() {
         let pool = Pool::new(PgConnectOptions::new(), None, PgPoolOptions::new());
         let since = || pool.0.current.read().unwrap().since;
         let (begun, made) = (Instant::now(), since());

@@ -1,4 +1,4 @@
-//! What is wrong with the database while it cannot be used.
+//! Why the database cannot be used.
 
 use std::fmt::{self, Display};
 use std::sync::Arc;
@@ -11,32 +11,32 @@ pub(super) const LOCK_NOT_AVAILABLE: &str = "55P03";
 pub(super) const DISK_FULL: &str = "53100";
 /// SQLSTATE: too many connections.
 pub(super) const FULL: &str = "53300";
-/// SQLSTATE: the server takes no writes, as the old primary after a failover.
+/// SQLSTATE: the server is read-only, like the old primary after a failover.
 pub(super) const READ_ONLY: &str = "25006";
 
 /// What is wrong with the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// It cannot be reached, is starting or stopping, or does not answer.
+    /// It cannot be reached, is starting or stopping, or does not respond.
     Gone,
-    /// It takes no more connections.
+    /// It accepts no more connections.
     Full,
-    /// It takes no writes, as after a failover.
+    /// It is read-only, as after a failover.
     ReadOnly,
-    /// It did not answer this call in time.
+    /// It did not respond to this call in time.
     Slow,
-    /// It has no room for more on its disk.
+    /// Its disk is full.
     DiskFull,
-    /// It has no memory for this call.
+    /// It is out of memory.
     OutOfMemory,
     /// It is starting up or shutting down.
     Starting,
-    /// It does not let us in, or not do what we have to: the role, its password or privileges, the database's name.
+    /// It denies the connection or a statement: the role, its password or privileges, or the database name is wrong.
     Denied,
 }
 
 impl Trouble {
-    /// In words that an operator can act upon, as the end of a sentence about the database.
+    /// Returns a description for operators.
     pub fn words(self) -> &'static str {
         match self {
             Self::Gone => "the database is not available",
@@ -50,7 +50,7 @@ impl Trouble {
         }
     }
 
-    /// What a SQLSTATE says of the database.
+    /// Returns the trouble that a SQLSTATE indicates.
     pub(super) fn of_code(code: &str) -> Option<Self> {
         Some(match code {
             FULL => Self::Full,
@@ -66,12 +66,12 @@ impl Trouble {
     }
 }
 
-/// Why no call is answered.
+/// Why calls fail.
 #[derive(Debug, Clone)]
 pub struct Outage {
     /// What is wrong.
     pub trouble: Trouble,
-    /// The same in the database's or the system's words.
+    /// The message of the database or the system.
     detail: Arc<str>,
 }
 

@@ -1,38 +1,39 @@
-//! What the server says of itself: its clock, its connections, and whether a session keeps our settings.
+//! State of the server: its clock, its connections, and whether sessions keep their settings.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::clock::{Clock, Reading, Uptime};
 use crate::db::{Db, DbError, service};
 
-/// One look at the server.
+/// State of the server at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
-    /// What its clock said.
+    /// Reading of its clock.
     pub reading: Reading,
-    /// Connections and who has them.
+    /// Connections and their use.
     pub connections: Connections,
-    /// Whether a commit waits for the disk, as it must.
+    /// Whether commits are synchronous, as they must be.
     pub is_synchronous: bool,
 }
 
 /// Connections of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connections {
-    /// How many all processes of Postrider may have together: what the server allows a role like ours, less what others have.
+    /// How many all Postrider processes may use together: what the server allows this role, minus those of other
+    /// clients.
     pub available: u32,
-    /// How many of these are not in use.
+    /// How many of these are unused.
     pub free: u32,
-    /// Services of Postrider that have some, this one included.
+    /// Number of Postrider services that are connected, including this one.
     pub processes: u32,
 }
 
-/// Looks at the server by a connection of the hot path, which leads to the server itself.
+/// Reads the state of the server over a connection of the hot path, which goes to the server itself.
 pub async fn look(db: &Db) -> Result<Look, DbError> {
-    db.timed("server.look", async {
+    db.timed("server.read", async {
         let mut connection = db.pool.acquire_hot().await?;
         let asked = Uptime::now();
-        // Some limits are of newer versions only, and -1 is none.
+        // Some limits exist only in newer versions, and -1 means none.
         let row = sqlx::query!(
             r#"SELECT clock_timestamp() AS "time!", current_setting('synchronous_commit') <> 'off' AS "is_synchronous!",
                       least(current_setting('max_connections')::bigint
@@ -62,12 +63,12 @@ pub async fn look(db: &Db) -> Result<Look, DbError> {
     .await
 }
 
-/// The server's time.
+/// Returns the server's time.
 pub async fn time(db: &Db) -> Result<DateTime<Utc>, DbError> {
     look(db).await.map(|look| look.reading.time)
 }
 
-/// How far a clock is ahead of the server's.
+/// Returns how far a clock is ahead of the server's.
 pub async fn skew(db: &Db, clock: &dyn Clock) -> Result<TimeDelta, DbError> {
     let time = time(db).await?;
     Ok(clock.now() - time)

@@ -1,5 +1,5 @@
-//! What every connection is set to, and whether the server keeps to it: a connection pooler in transaction mode drops the
-//! settings of a session without a word, and shares a server connection among several clients.
+//! Session settings of connections, and a check that the server applies them: a connection pooler in transaction mode
+//! drops session settings silently, and shares a server connection among several clients.
 
 use std::time::Duration;
 
@@ -16,22 +16,22 @@ pub(in crate::db) type Setting = (&'static str, String);
 pub(in crate::db) fn settings(timeout: Duration) -> Vec<Setting> {
     let limit = format!("{}ms", timeout.as_millis());
     vec![
-        // 202 means committed, whatever the server's default is. Transactions set it once more: see `Pool::begin`.
+        // 202 means committed, whatever the server's default is. Transactions set it again: see `Pool::begin`.
         ("synchronous_commit", "on".into()),
-        // A generic plan of the claim would compile for 12 ms. Plans are made for each call, but on hot connections.
+        // JIT compilation of the claim's generic plan takes 12 ms. Plans are custom, except on hot connections.
         ("jit", "off".into()),
         ("plan_cache_mode", "force_custom_plan".into()),
         ("statement_timeout", limit.clone()),
         ("lock_timeout", limit.clone()),
         ("idle_in_transaction_session_timeout", limit),
-        // Each statement must see what was committed before it: locks are taken first and the truth read after.
+        // Each statement must see what was committed before it: transactions lock first and read afterwards.
         ("default_transaction_isolation", "read committed".into()),
         ("TimeZone", "UTC".into()),
     ]
 }
 
-/// Settings of the link itself, which may differ where something stands between us and the server. When we vanish without a
-/// word (SIGKILL, a dead link), what our connections hold is free soon.
+/// Settings of the network connection, which may differ behind a pooler. They release locks soon after this process
+/// vanishes (SIGKILL, a dead network connection).
 pub(in crate::db) const OF_LINK: [(&str, &str); 5] = [
     ("client_connection_check_interval", "2s"),
     ("tcp_keepalives_idle", "10"),
@@ -40,7 +40,7 @@ pub(in crate::db) const OF_LINK: [(&str, &str); 5] = [
     ("tcp_user_timeout", "20s"),
 ];
 
-/// The further settings of hot connections: a kept plan knows nothing of how much there is, see `Pool::hot`.
+/// Additional settings of hot connections: cached plans do not depend on table sizes, see `Pool::hot`.
 pub(in crate::db) const HOT: [(&str, &str); 4] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
@@ -51,49 +51,49 @@ pub(in crate::db) const HOT: [(&str, &str); 4] = [
 /// Why connections cannot be used as they are.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// Clients share server connections, and not all that we do can be done on those.
+    /// Clients share server connections, which do not support everything that the service needs.
     #[error(
-        "{key} leads to a connection pooler in transaction mode, on which LISTEN, migrations and kept plans cannot work: set \
+        "{key} leads to a connection pooler in transaction mode, on which LISTEN, migrations and cached plans cannot work: set \
          database.direct_url (POSTRIDER_DATABASE__DIRECT_URL) to the Postgres server itself, or use the pooler in session mode"
     )]
     Shared {
-        /// Which URL.
+        /// Configuration key of the URL.
         key: &'static str,
     },
-    /// Something on the way drops our settings.
+    /// A pooler drops session settings.
     #[error(
         "connections through {key} do not have the settings that Postrider needs ({}): {}",
         differences(lost),
         fix(key, user, lost)
     )]
     Lost {
-        /// Which URL.
+        /// Configuration key of the URL.
         key: &'static str,
         /// The role that connects.
         user: String,
         /// The settings that were not kept.
         lost: Vec<Lost>,
     },
-    /// Something on the way refuses our settings.
+    /// A pooler refuses session settings.
     #[error(
         "the connection pooler behind {key} refuses the settings of a session ({reason}): set database.direct_url \
          (POSTRIDER_DATABASE__DIRECT_URL) to the Postgres server itself, or use that as database.url"
     )]
     Unsupported {
-        /// Which URL.
+        /// Configuration key of the URL.
         key: &'static str,
-        /// What it said.
+        /// Error message.
         reason: String,
     },
-    /// A pooler that hands statements of one client to another.
+    /// A pooler mixes up the prepared statements of its clients.
     #[error(
         "the connection pooler behind {key} cannot keep prepared statements apart ({reason}): use PgBouncer 1.21 or later with \
          max_prepared_statements above 0, or set database.url to the Postgres server itself"
     )]
     NoStatements {
-        /// Which URL.
+        /// Configuration key of the URL.
         key: &'static str,
-        /// What it said.
+        /// Error message.
         reason: String,
     },
     /// The database failed.
@@ -101,14 +101,14 @@ pub enum SessionError {
     Db(#[from] DbError),
 }
 
-/// A setting that a connection does not have.
+/// A setting that a connection lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
-    /// Its name.
+    /// Name of the setting.
     pub name: &'static str,
-    /// What it has to be.
+    /// Required value.
     pub wanted: String,
-    /// What it is.
+    /// Actual value.
     pub found: String,
 }
 
@@ -124,14 +124,14 @@ fn fix(key: &str, user: &str, lost: &[Lost]) -> String {
     let user = user.replace('"', "\"\"");
     let set = |Lost { name, wanted, .. }: &Lost| format!("ALTER ROLE \"{user}\" SET {name} = '{wanted}';");
     let statements = lost.iter().map(set).collect::<Vec<_>>().join(" ");
-    format!("a pooler drops what a session sets, so give them to the role, and reconnect the pooler: {statements}")
+    format!("a pooler drops session settings, so set them on the role, and reconnect the pooler: {statements}")
 }
 
 const POOLED: &str = "database.url beside database.direct_url";
 const DIRECT: &str = "database.direct_url";
 const ONLY: &str = "database.url";
 
-/// Connects anew by each configured URL, and compares what the server has with what it was told.
+/// Opens a new connection to each configured URL, and compares the session's settings with the required ones.
 pub async fn check(db: &Db) -> Result<(), SessionError> {
     let (direct, pooled) = (db.pool.direct().clone(), db.pool.pooled().cloned());
     let wanted = settings(db.timeout);
@@ -171,12 +171,12 @@ async fn check_one(
     if lost.is_empty() { Ok(()) } else { Err(SessionError::Lost { key, user, lost }) }
 }
 
-/// `protocol_violation`: what poolers answer to a startup parameter that they do not know.
+/// `protocol_violation`: the error of poolers for an unknown startup parameter.
 fn is_about_startup(source: &sqlx::Error) -> bool {
     error::code(source).as_deref() == Some("08P01") && source.to_string().contains("startup parameter")
 }
 
-/// A prepared statement that is there already or is not there: another client's.
+/// A prepared statement already exists or is missing, because it is another client's.
 fn is_about_statements(source: &sqlx::Error) -> bool {
     matches!(error::code(source).as_deref(), Some("42P05" | "26000"))
 }
@@ -187,7 +187,7 @@ struct Seen {
     lost: Vec<Lost>,
 }
 
-/// Two connections: a pooler in transaction mode answers both from the same server connection while neither is busy.
+/// Opens two connections: a pooler in transaction mode serves both from one server connection while neither is busy.
 async fn look(options: &PgConnectOptions, wanted: &[Setting]) -> Result<Seen, sqlx::Error> {
     let mut first = options.connect().await?;
     let mut second = options.connect().await?;
@@ -211,7 +211,7 @@ async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection).await
 }
 
-/// Which settings the server does not have.
+/// Returns the settings that the server did not apply.
 fn lost(wanted: &[Setting], found: &[(String, String, Option<String>)]) -> Vec<Lost> {
     let mut lost = Vec::new();
     for (name, wanted) in wanted {
@@ -231,7 +231,7 @@ fn lost(wanted: &[Setting], found: &[(String, String, Option<String>)]) -> Vec<L
     lost
 }
 
-/// `10s`, `ms` or `250ms` in milliseconds; none where it is no time.
+/// Parses `10s`, `ms` or `250ms` into milliseconds; `None` if it is not a duration.
 fn millis(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (count, unit) = text.split_at(digits);
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_names_each_statement_that_fixes_the_role() {
+    fn error_names_each_statement_that_fixes_the_role() {
         let lost = vec![Lost { name: "synchronous_commit", wanted: "on".into(), found: "off".into() }];
         let error = SessionError::Lost { key: POOLED, user: "app".into(), lost };
         let text = error.to_string();

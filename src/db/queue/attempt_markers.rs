@@ -1,22 +1,22 @@
-//! Marks in `queue`: what is on record of an attempt while it lasts, for those who find the row after a crash. Whoever
-//! frees a row takes them off.
+//! Attempt markers in `queue`: the progress of a running attempt, recorded for the recovery after a crash. Releasing a
+//! row clears them.
 
 use super::{Claimed, Fence};
 use crate::db::{Db, DbError};
 
-/// What is put on record.
+/// A marker of a running attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptMarker {
-    /// This worker begins with a recipient that was in hand at a crash before: another crash is blamed on it.
+    /// The worker begins with a recipient that was in flight during an earlier crash: another crash counts against it.
     Begun,
-    /// The mail's text is about to be sent: after a crash nobody can know whether it arrived.
+    /// The message body is about to be sent: after a crash, the outcome is uncertain.
     DataStarted,
 }
 
-/// Marks all of these, or none. Answers `false`, with nothing written, where one of the claims no longer stands.
+/// Sets a marker on all of these claims, or on none. Returns `false`, with nothing written, if any claim is stale.
 pub async fn set(db: &Db, claimed: &[Claimed], mark: AttemptMarker) -> Result<bool, DbError> {
-    let rows = Fence::of(claimed.iter());
-    db.timed("marks.set", async {
+    let rows = Fence::new(claimed.iter());
+    db.timed("queue.attempt_markers.set", async {
         let mut tx = db.pool.begin().await?;
         let marked = sqlx::query!(
             "UPDATE queue SET begun = begun OR $5, data_started = data_started OR $6

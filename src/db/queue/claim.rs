@@ -1,4 +1,4 @@
-//! Claims: what is due is leased to a worker.
+//! Claims: leases due recipients to a worker.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::{Claimed, Room};
 use crate::db::{Db, DbError};
 
-/// Leases what is due in these lanes to `worker`, the oldest of each lane first; of messages whose recipients the room cuts
-/// apart also the others, as long as all are at most `most` rows. A worker that was declared dead gets nothing, however late
-/// its statement arrives. Of lanes that are limited, take with [`crate::db::lanes::limits::claim`].
+/// Leases due recipients of these lanes to `worker`, the oldest of each lane first. If a lane's quota splits a message,
+/// also leases the message's other due recipients, up to `most` rows in total. A worker that was declared dead gets
+/// nothing, however late its statement arrives. For lanes with limits, use [`crate::db::lanes::limits::claim`].
 pub async fn claim(
     db: &Db,
     worker: Uuid,
@@ -29,13 +29,13 @@ pub async fn claim(
     .await
 }
 
-/// A row that a claim brought, and when it was due.
+/// A claimed recipient, and when it was due.
 pub(in crate::db) struct Taken {
     pub claimed: Claimed,
     due_at: DateTime<Utc>,
 }
 
-/// The last row of each lane that filled its room: others of its message may be left.
+/// Returns the last row of each lane that used its quota up: other recipients of its message may be left.
 fn cut(taken: &[Taken], rooms: &[Room]) -> Vec<Claimed> {
     let last = |room: &Room| {
         let of_lane = || taken.iter().filter(|row| row.claimed.lane_id == room.lane);
@@ -55,8 +55,8 @@ pub(in crate::db) async fn take(
     let lanes: Vec<i64> = rooms.iter().map(|room| room.lane).collect();
     let rows: Vec<i32> = rooms.iter().map(|room| room.rows).collect();
     let from: Vec<DateTime<Utc>> = rooms.iter().map(|room| room.from).collect();
-    // By the rows' addresses, which their locks keep still: Postgres cannot know how few rows `room.rows` are, and would
-    // join by reading the whole queue.
+    // By `ctid`, which the row locks keep stable: Postgres cannot know how small `room.rows` is, and would scan the
+    // whole queue for a join.
     let rows = sqlx::query!(
         "WITH me AS MATERIALIZED (SELECT id FROM workers WHERE id = $4 FOR KEY SHARE)
          UPDATE queue SET lease = $4, claims = claims + 1
@@ -93,8 +93,8 @@ pub(in crate::db) async fn take(
     Ok(taken.collect())
 }
 
-/// Leases what else of these messages is due in the same lanes, at most `most` rows, so that a mail is one however many
-/// it is for.
+/// Leases the other due recipients of these messages in the same lanes, at most `most` rows, so that a message to
+/// several recipients is sent once.
 pub(in crate::db) async fn take_along(
     connection: &mut PgConnection,
     worker: Uuid,

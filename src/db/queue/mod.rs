@@ -1,5 +1,5 @@
-//! `queue`: claim what is due, and end each attempt. `end` alone ends one: its state and, in the same transaction, its
-//! event, fenced by the lease.
+//! The table `queue`: claims due recipients and records the result of attempts. Only `end` finishes an attempt: it
+//! writes the recipient's state and, in the same transaction, its event, fenced by the lease.
 
 pub mod attempt_markers;
 mod claim;
@@ -25,65 +25,66 @@ pub use claim::claim;
 pub(super) use claim::{take, take_along};
 use ready_at::Lowered;
 
-/// How many rows of a lane a claim may take.
+/// Number of recipients that a claim may take from a lane.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
     /// `lanes.id`.
     pub lane: i64,
-    /// Rows.
+    /// Maximum number of recipients.
     pub rows: i32,
-    /// No free row of the lane is due earlier: spares the claim the entries of rows that have left.
+    /// Lower bound of due times in the lane, so that the claim skips dead index entries.
     pub from: DateTime<Utc>,
 }
 
-/// A recipient in this worker's hand.
+/// A recipient leased to a worker.
 #[derive(Debug, Clone)]
 pub struct Claimed {
-    /// Its message.
+    /// The message.
     pub message_id: Uuid,
     /// The recipient.
     pub recipient_id: Uuid,
-    /// Whose it is.
+    /// The tenant.
     pub tenant_id: Uuid,
-    /// Where it waited.
+    /// The lane.
     pub lane_id: i64,
-    /// Attempts made before this one.
+    /// Number of earlier attempts.
     pub attempts: i16,
-    /// How many workers may have died of it.
+    /// Number of worker crashes that it may have caused.
     pub crashes: i16,
-    /// When the first attempt could start.
+    /// When the first attempt was due.
     pub first_due_at: DateTime<Utc>,
-    /// The worker that claimed it.
+    /// The worker that holds the lease.
     pub lease: Uuid,
-    /// Which claim of the row this is. What the worker does later counts only while the row still says both.
+    /// Number of the claim. Together with `lease`, it is the fence: an outcome counts only while the row still has
+    /// both.
     pub claims: i32,
 }
 
 impl Claimed {
-    /// What names the row.
+    /// Returns the primary key of the row.
     pub fn key(&self) -> (Uuid, Uuid) {
         (self.message_id, self.recipient_id)
     }
 }
 
-/// An attempt that is over.
+/// A finished attempt.
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// What was claimed.
+    /// The claimed recipient.
     pub claimed: Claimed,
-    /// What came of it; `None` where no attempt was made because time had run out. Of one that is suppressed, which entry
-    /// says so: no attempt either.
+    /// The outcome; `None` if the recipient expired without an attempt. For a suppressed recipient, also without an
+    /// attempt, it names the suppression.
     pub outcome: Option<Outcome>,
-    /// What follows.
+    /// The state change that follows.
     pub transition: Transition,
-    /// When the attempt began.
+    /// Start of the attempt.
     pub started_at: DateTime<Utc>,
-    /// Whether its envelope was for nobody else, so that a word about the mail is a word about it.
+    /// Whether it was the only recipient of its envelope, so that a reply about the message is about this recipient.
     pub is_alone: bool,
 }
 
 impl Finished {
-    /// What the attempt came to, where one was made.
+    /// Returns the outcome of the attempt, if one was made.
     fn attempt(&self) -> Option<&Outcome> {
         self.outcome.as_ref().filter(|_| self.transition != Transition::End(Status::Suppressed))
     }
@@ -92,8 +93,9 @@ impl Finished {
         if self.attempt().is_some() { self.claimed.attempts.saturating_add(1) } else { self.claimed.attempts }
     }
 
-    /// Who it was, where the reply says that there is no such mailbox. A reply to RCPT names one recipient. One to the mail's
-    /// text may mean any of those who were taken, and one to MAIL means none of them.
+    /// Returns the recipient to suppress, if the reply says that the mailbox does not exist. A reply to RCPT is about
+    /// one recipient. A reply to the message body may be about any accepted recipient, and a reply to MAIL is about
+    /// none.
     fn unknown(&self) -> Option<suppressions::Source> {
         let Claimed { tenant_id, message_id, recipient_id, .. } = self.claimed;
         let is_meant = match self.outcome.as_ref()?.stage {
@@ -108,7 +110,7 @@ impl Finished {
         })
     }
 
-    /// What the refusal means that ended it, where one did.
+    /// Returns the classification of the bounce, if it bounced.
     fn bounce(&self) -> Option<Bounce> {
         let is_bounce = self.transition.status() == Status::Bounced;
         let reply = &self.outcome.as_ref().filter(|_| is_bounce)?.reply;
@@ -116,28 +118,29 @@ impl Finished {
     }
 }
 
-/// Attempts that have been ended by a transaction, and what it still owes for them.
+/// Attempts finished by a transaction, and what the transaction has yet to write for them.
 #[derive(Debug)]
 pub(super) struct Ended<'a> {
-    /// Those that counted: where another has taken the lease, nothing is changed.
+    /// The attempts that were recorded; a stale lease changes nothing.
     pub counted: Vec<&'a Finished>,
 }
 
 impl Ended<'_> {
-    /// The rows that wait again.
+    /// Returns the recipients that wait for another attempt.
     pub fn retries(&self) -> impl Iterator<Item = Lowered> {
         self.counted
             .iter()
             .filter_map(|f| f.transition.next_attempt_at().map(|due_at| Lowered { lane: f.claimed.lane_id, due_at }))
     }
 
-    /// What has happened.
+    /// Returns the events.
     pub fn events(&self) -> impl Iterator<Item = NewEvent<'_>> {
         self.counted.iter().map(|finished| event(finished))
     }
 }
 
-/// Ends these attempts as all of a transaction that takes event numbers. Answers how many counted.
+/// Finishes these attempts, including `ready_at` and events, at the end of a transaction. Returns how many were
+/// recorded.
 pub(super) async fn conclude(
     connection: &mut PgConnection,
     batch: &[Finished],
@@ -149,7 +152,7 @@ pub(super) async fn conclude(
     Ok(ended.counted.len())
 }
 
-/// Ends these attempts. The transaction owes the lanes their bounds, and then the events.
+/// Finishes these attempts. The caller must then lower the lanes' `ready_at` and append the events, in this order.
 pub(super) async fn end<'a>(
     connection: &mut PgConnection,
     batch: &'a [Finished],
@@ -166,15 +169,15 @@ pub(super) async fn end<'a>(
     Ok(Ended { counted })
 }
 
-/// Takes ended rows out of the queue, frees those that are to be tried again, and writes down what came of their attempts.
-/// Answers those that were still ours.
+/// Deletes finished rows from the queue, releases those to be retried, and records the outcomes. Returns the rows whose
+/// lease was still valid.
 async fn leave(
     connection: &mut PgConnection,
     batch: &[Finished],
     now: DateTime<Utc>,
 ) -> Result<HashSet<(Uuid, Uuid, i32)>, sqlx::Error> {
-    let (rows, words) = (Fence::of(batch.iter().map(|f| &f.claimed)), Words::of(batch));
-    // Where no attempt was made (started_at is null) the last attempt's reply stays, unless there are words of ours.
+    let (rows, columns) = (Fence::new(batch.iter().map(|f| &f.claimed)), RecipientColumns::new(batch));
+    // Without an attempt (`started_at` is null), the last attempt's reply is kept, unless the service supplies a text.
     let left = sqlx::query!(
         r#"WITH over AS (
                SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::uuid[], $6::text[], $7::smallint[],
@@ -211,16 +214,16 @@ async fn leave(
         &rows.recipients,
         &rows.leases,
         &rows.claims,
-        &words.tenants,
-        &words.statuses as _,
-        &words.attempts,
-        &words.started as _,
-        &words.due as _,
-        &words.codes as _,
-        &words.enhanced as _,
-        &words.texts as _,
-        &words.mx as _,
-        &words.tls as _,
+        &columns.tenants,
+        &columns.statuses as _,
+        &columns.attempts,
+        &columns.started as _,
+        &columns.due as _,
+        &columns.codes as _,
+        &columns.enhanced as _,
+        &columns.texts as _,
+        &columns.mx as _,
+        &columns.tls as _,
         now
     )
     .fetch_all(connection)
@@ -228,13 +231,13 @@ async fn leave(
     Ok(left.into_iter().map(|row| (row.message_id, row.recipient_id, row.claims)).collect())
 }
 
-/// What recipients' rows say of attempts, as arrays.
-struct Words<'a> {
+/// Columns of `recipients` about attempts, as arrays.
+struct RecipientColumns<'a> {
     tenants: Vec<Uuid>,
     statuses: Vec<&'a str>,
     attempts: Vec<i16>,
     started: Vec<Option<DateTime<Utc>>>,
-    /// Of those that are to be tried again.
+    /// Due times of recipients to be retried.
     due: Vec<Option<DateTime<Utc>>>,
     codes: Vec<Option<i16>>,
     enhanced: Vec<Option<String>>,
@@ -243,8 +246,8 @@ struct Words<'a> {
     tls: Vec<Option<&'a str>>,
 }
 
-impl<'a> Words<'a> {
-    fn of(batch: &'a [Finished]) -> Self {
+impl<'a> RecipientColumns<'a> {
+    fn new(batch: &'a [Finished]) -> Self {
         let outcomes = || batch.iter().map(|f| f.outcome.as_ref());
         let code = |o: &Outcome| o.reply.code.and_then(|code| i16::try_from(code).ok());
         let enhanced = |o: &Outcome| o.reply.enhanced.map(|code| code.to_string());
@@ -263,7 +266,7 @@ impl<'a> Words<'a> {
     }
 }
 
-/// The columns that name claims, as arrays.
+/// Columns that identify claims, as arrays.
 #[derive(Default)]
 pub(super) struct Fence {
     pub messages: Vec<Uuid>,
@@ -273,7 +276,7 @@ pub(super) struct Fence {
 }
 
 impl Fence {
-    pub fn of<'a>(rows: impl Iterator<Item = &'a Claimed>) -> Self {
+    pub fn new<'a>(rows: impl Iterator<Item = &'a Claimed>) -> Self {
         let mut fence = Self::default();
         for row in rows {
             fence.messages.push(row.message_id);
@@ -300,19 +303,19 @@ fn event(finished: &Finished) -> NewEvent<'_> {
     }
 }
 
-/// When a claim that made no attempt is due again, and why.
+/// When a claim without an attempt is due again, and why.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rescheduled<'a> {
-    /// When it is due; as before where it is `None`.
+    /// The new due time; `None` keeps the current one.
     pub until: Option<DateTime<Utc>>,
     /// Why the message could not be prepared, and since when at the latest; `None` leaves what is recorded.
     pub problem: Option<(&'a str, DateTime<Utc>)>,
 }
 
-/// Releases claims without an attempt, due at another time.
+/// Releases claims without an attempt, with a new due time.
 pub async fn reschedule(db: &Db, claimed: &[Claimed], to: Rescheduled<'_>) -> Result<(), DbError> {
-    let rows = Fence::of(claimed.iter());
-    db.timed("queue.free", async {
+    let rows = Fence::new(claimed.iter());
+    db.timed("queue.reschedule", async {
         let mut tx = db.pool.begin().await?;
         let freed = sqlx::query_as!(
             Lowered,
@@ -339,7 +342,7 @@ pub async fn reschedule(db: &Db, claimed: &[Claimed], to: Rescheduled<'_>) -> Re
     .await
 }
 
-/// Everything leased to a worker. Looks through the whole queue: for rare occasions.
+/// Returns everything leased to a worker. Scans the whole queue, so call it rarely.
 pub async fn leased(db: &Db, worker: Uuid) -> Result<Vec<Claimed>, DbError> {
     db.timed_for(SCAN_LIMIT, "queue.leased", async {
         let mut tx = db.pool.begin().await?;
@@ -358,9 +361,9 @@ pub async fn leased(db: &Db, worker: Uuid) -> Result<Vec<Claimed>, DbError> {
     .await
 }
 
-/// Which of these claims stand: the ids of their recipients.
+/// Returns the recipients whose claims are still valid.
 pub async fn are_held(db: &Db, claimed: &[Claimed]) -> Result<HashSet<Uuid>, DbError> {
-    let rows = Fence::of(claimed.iter());
+    let rows = Fence::new(claimed.iter());
     let query = sqlx::query_scalar!(
         r#"SELECT queue.recipient_id
            FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[]) AS u (message_id, recipient_id, lease, claims)
@@ -374,9 +377,9 @@ pub async fn are_held(db: &Db, claimed: &[Claimed]) -> Result<HashSet<Uuid>, DbE
     db.timed("queue.are_held", query.fetch_all(&db.pool)).await.map(|ids| ids.into_iter().collect())
 }
 
-/// Holds claimed rows for an operator, with the reason.
+/// Holds claimed recipients for an operator, with a reason.
 pub async fn hold(db: &Db, claimed: &[Claimed], reason: &str) -> Result<(), DbError> {
-    let rows = Fence::of(claimed.iter());
+    let rows = Fence::new(claimed.iter());
     let query = sqlx::query!(
         "UPDATE queue SET lease = NULL, due_at = 'infinity', held = $5, begun = false, data_started = false
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[]) AS u (message_id, recipient_id, lease, claims)
@@ -391,9 +394,9 @@ pub async fn hold(db: &Db, claimed: &[Claimed], reason: &str) -> Result<(), DbEr
     db.timed("queue.hold", query.execute(&db.pool)).await.map(|_| ())
 }
 
-/// Whether so many recipients wait that most of the newest messages are in the queue.
+/// Returns whether the queue is so long that most of the newest messages are in it.
 pub(in crate::db) async fn has_backlog(db: &Db) -> Result<bool, DbError> {
     let query =
         sqlx::query_scalar!(r#"SELECT count(*) > 10000 AS "has!" FROM (SELECT 1 FROM queue LIMIT 10001) AS waiting"#);
-    db.timed("messages.has_backlog", query.fetch_one(&db.pool)).await
+    db.timed("queue.has_backlog", query.fetch_one(&db.pool)).await
 }

@@ -8,56 +8,56 @@ use super::{Db, DbError};
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// Why the schema is not the one this binary works with.
+/// Why the schema does not match this binary.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    /// Some migrations have not run yet.
+    /// Some migrations have not run.
     #[error(
         "the database schema is {missing} migration(s) behind this postrider: run `postrider migrate`, or start with --migrate"
     )]
     Behind {
-        /// How many.
+        /// Number of missing migrations.
         missing: usize,
     },
-    /// A newer binary has migrated it.
+    /// A newer binary has migrated the schema.
     #[error("the database schema is newer than this postrider knows (migration {version}): start the newer version")]
     Ahead {
-        /// The first migration we do not know.
+        /// The first unknown migration.
         version: i64,
     },
-    /// The first migration is not the one of any release.
+    /// The first migration is not that of any release.
     #[error(
         "the database was created by a pre-release build of postrider, whose schema cannot be upgraded; nothing was changed"
     )]
     PreRelease,
-    /// A migration that ran is not the one in this binary.
+    /// A migration that ran differs from the one in this binary.
     #[error(
         "migration {version} ran with other contents than this postrider has: was the database made by another build?"
     )]
     Different {
-        /// Which one.
+        /// Version of the migration.
         version: i64,
     },
-    /// Another application lives there.
+    /// The schema holds tables of another application.
     #[error(
         "the schema `{schema}` already holds tables of another application ({tables}), and nothing was changed: give Postrider a \
          database of its own, or a schema (CREATE SCHEMA postrider, and ?options=-csearch_path%3Dpostrider in the URL)"
     )]
     Occupied {
-        /// Where tables would be made.
+        /// The schema.
         schema: String,
-        /// Some of those that are there.
+        /// Some of its tables.
         tables: String,
     },
-    /// The role cannot make tables there.
+    /// The role cannot create tables in the schema.
     #[error(
         "the role `{role}` may not create tables in the schema `{schema}`: GRANT CREATE ON SCHEMA {schema} TO {role}, or make it the \
          owner of the database"
     )]
     NotAllowed {
-        /// Who connects.
+        /// The role that connects.
         role: String,
-        /// Where tables would be made.
+        /// The schema.
         schema: String,
     },
     /// The database failed.
@@ -69,7 +69,7 @@ pub enum SchemaError {
 }
 
 impl SchemaError {
-    /// Returns what the operator can do about it, where the message does not say so.
+    /// Returns what the operator can do about it, if the message does not say so.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::PreRelease => Some(
@@ -88,7 +88,7 @@ pub async fn migrate(db: &Db) -> Result<usize, SchemaError> {
         is_free(db).await?;
     }
     let missing = missing(&applied)?;
-    // With a session of its own: the lock that keeps others out belongs to one.
+    // Needs a session: the advisory lock that keeps other processes out belongs to one.
     // A migration may take longer than any statement of the service is allowed to.
     let mut connection = db.timed("schema.migrate", db.pool.connect_directly()).await?;
     for setting in ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"] {
@@ -102,7 +102,8 @@ pub async fn migrate(db: &Db) -> Result<usize, SchemaError> {
     Ok(missing)
 }
 
-/// Before the first migration: whether the tables can be made, and are alone there. Tables of extensions do not count.
+/// Checks before the first migration that the role can create tables and that the schema is empty, apart from tables of
+/// extensions.
 async fn is_free(db: &Db) -> Result<(), SchemaError> {
     let query = sqlx::query!(
         r#"SELECT current_user::text AS "role!", coalesce(current_schema()::text, 'public') AS "schema!",
@@ -123,7 +124,7 @@ async fn is_free(db: &Db) -> Result<(), SchemaError> {
     }
 }
 
-/// Whether the schema is exactly the one this binary knows.
+/// Checks that the schema is exactly that of this binary.
 pub async fn check(db: &Db) -> Result<(), SchemaError> {
     match missing(&applied(db).await?)? {
         0 => Ok(()),
@@ -131,13 +132,13 @@ pub async fn check(db: &Db) -> Result<(), SchemaError> {
     }
 }
 
-/// Returns how many migrations of this binary have not run, given those that have, in their order.
+/// Returns how many migrations of this binary have not run, given those that have, in order.
 fn missing(applied: &[(i64, Vec<u8>)]) -> Result<usize, SchemaError> {
     for (version, checksum) in applied {
         match MIGRATOR.iter().find(|migration| migration.version == *version) {
             None => return Err(SchemaError::Ahead { version: *version }),
             Some(known) if known.checksum.as_ref() == checksum.as_slice() => {}
-            // It never changes once released.
+            // The first migration never changes after its release.
             Some(_) if *version == 1 => return Err(SchemaError::PreRelease),
             Some(_) => return Err(SchemaError::Different { version: *version }),
         }

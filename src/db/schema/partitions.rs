@@ -1,4 +1,4 @@
-//! Weekly partitions of the tables that grow.
+//! Weekly partitions of growing tables.
 
 use std::time::Duration;
 
@@ -6,17 +6,17 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::db::{Db, DbError};
 
-/// The tables.
+/// Partitioned tables.
 const TABLES: [&str; 5] = ["contents", "messages", "recipients", "events", "webhook_attempts"];
-/// How far ahead partitions are made.
+/// How far ahead partitions are created.
 const WEEKS_AHEAD: i32 = 2;
-/// Tries of each partition while somebody else has locked its table, or makes it at the same moment.
+/// Maximum number of tries per partition while another transaction has locked its table or creates it.
 const TRIES: usize = 5;
-/// Between them.
+/// Pause between tries.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Makes the partitions of this week and the coming ones where they are missing, each in a transaction of its own that
-/// would rather fail than make others wait for long. After a few tries in vain the next call goes on.
+/// Creates missing partitions of this week and the coming ones, each in a separate transaction with a short lock
+/// timeout, so that others do not wait for long. If all tries fail, the next call continues.
 pub async fn ensure(db: &Db, now: DateTime<Utc>) -> Result<(), DbError> {
     for week in 0..=WEEKS_AHEAD {
         for table in TABLES {

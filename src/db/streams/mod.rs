@@ -1,4 +1,4 @@
-//! `streams`: what kinds of mail there are, and how each is treated.
+//! The table `streams`: kinds of traffic with their priorities and limits.
 
 pub mod retry_policies;
 
@@ -9,42 +9,42 @@ use crate::domain::id::TenantId;
 use crate::domain::limits::StreamChange;
 use crate::domain::retry::OwnPolicy;
 
-/// One stream.
+/// Returns one stream.
 #[derive(Debug, Clone)]
 pub struct StreamRow {
-    /// Its name, unique within the tenant.
+    /// Name, unique within the tenant.
     pub name: String,
-    /// 0–100; lower goes first.
+    /// Priority, 0–100; lower values are sent first.
     pub priority: i16,
-    /// 1–1000: its share among streams of the same priority.
+    /// Weight, 1–1000, among streams of the same priority.
     pub weight: i16,
-    /// Mails of it in flight at one time, over all lanes and replicas.
+    /// Limit on messages in flight, across all lanes and replicas.
     pub concurrency: Option<i32>,
-    /// Mails a second, over all lanes and replicas.
+    /// Limit on messages per second, across all lanes and replicas.
     pub rate: Option<f64>,
-    /// When it is tried again, as far as it has settings of its own.
+    /// Retry settings that differ from the configured ones.
     pub retry: OwnPolicy,
-    /// Whether its mail carries a link to unsubscribe by.
+    /// Whether its messages carry an unsubscribe link.
     pub unsubscribe: bool,
-    /// Since when an operator has stopped it.
+    /// When an operator paused it.
     pub paused_at: Option<DateTime<Utc>>,
-    /// The reason given.
+    /// Reason for the pause.
     pub pause_reason: Option<String>,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: DateTime<Utc>,
 }
 
-/// All streams of a tenant, the most urgent first.
+/// Returns all streams of a tenant, in order of priority.
 pub async fn all(db: &Db, tenant: TenantId) -> Result<Vec<StreamRow>, DbError> {
     read(db, tenant, None).await
 }
 
-/// One stream.
+/// Returns one stream.
 pub async fn get(db: &Db, tenant: TenantId, name: &str) -> Result<Option<StreamRow>, DbError> {
     read(db, tenant, Some(name)).await.map(|mut rows| rows.pop())
 }
 
-/// The names of streams, of whichever tenant, whose mail is to carry a link to unsubscribe by; for the doctor.
+/// Returns the names of streams, of any tenant, whose messages carry an unsubscribe link; for `postrider doctor`.
 pub async fn linking(db: &Db, limit: i64) -> Result<Vec<String>, DbError> {
     let query =
         sqlx::query_scalar!("SELECT DISTINCT name FROM streams WHERE unsubscribe ORDER BY name LIMIT $1", limit);
@@ -75,7 +75,7 @@ async fn read(db: &Db, tenant: TenantId, name: Option<&str>) -> Result<Vec<Strea
     Ok(rows.collect())
 }
 
-/// Makes a stream. Answers `false` where there is one of this name, which stays as it is.
+/// Creates a stream. Returns `false` if one of this name exists; it is left unchanged.
 pub async fn create(
     db: &Db,
     tenant: TenantId,
@@ -105,9 +105,9 @@ pub async fn create(
     db.timed("streams.create", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
 
-/// Changes a stream. Answers whether there is such a stream.
+/// Changes a stream. Returns whether it exists.
 ///
-/// Its priority is read from here wherever it counts: no lane is written, however many there are.
+/// The priority is always read from this table, so no lanes are updated, however many there are.
 pub async fn change(
     db: &Db,
     tenant: TenantId,
@@ -117,8 +117,8 @@ pub async fn change(
 ) -> Result<bool, DbError> {
     let sets_schedule = change.retry_schedule.is_change();
     let schedule = change.retry_schedule.value();
-    // With another rate the next turn is reckoned anew, for it may be a day away; but never twice. The same rate once more
-    // changes nothing.
+    // A different rate recalculates the next send time, which may be a day away; but the stream never gets two bursts.
+    // Setting the same rate again changes nothing.
     let query = sqlx::query!(
         "UPDATE streams SET
              priority = coalesce($3, priority), weight = coalesce($4, weight),
@@ -151,8 +151,8 @@ pub async fn change(
     db.timed("streams.change", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
 
-/// Stops a stream; mail is accepted and kept. A second time only the reason changes. Answers whether there is such a
-/// stream.
+/// Pauses a stream; messages are still accepted and queued. Pausing it again changes only the reason. Returns whether
+/// the stream exists.
 pub async fn pause(
     db: &Db,
     tenant: TenantId,

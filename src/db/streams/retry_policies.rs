@@ -1,22 +1,22 @@
-//! `streams`: how often and how long the mail of a stream is tried, where that is not as configured.
+//! Retry policies of streams that differ from the configured one.
 
 use uuid::Uuid;
 
 use crate::db::{Db, DbError};
 use crate::domain::retry::OwnPolicy;
 
-/// A stream and its own settings.
+/// A stream with retry settings.
 #[derive(Debug, Clone)]
 pub struct RetryRow {
-    /// Whose stream.
+    /// The tenant.
     pub tenant_id: Uuid,
     /// The stream.
     pub stream: String,
-    /// What it says of itself.
+    /// Its retry settings.
     pub own: OwnPolicy,
 }
 
-/// The streams of all tenants that have settings of their own.
+/// Returns the streams of all tenants that have retry settings.
 pub async fn all(db: &Db) -> Result<Vec<RetryRow>, DbError> {
     let query = sqlx::query!(
         r#"SELECT tenant_id, name AS stream, retry_schedule AS schedule, retry_window AS "window", greylist FROM streams

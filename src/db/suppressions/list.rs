@@ -1,4 +1,4 @@
-//! `suppressions` as the API reads and thins it out: pages, one address, all of them, and what is taken off.
+//! Queries of the suppression API: pages, one address, export, removal.
 
 use chrono::{DateTime, Utc};
 
@@ -7,24 +7,24 @@ use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
 
-/// What to list.
+/// Filters for suppressions.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Only entries of this address.
+    /// Only entries for this address.
     pub address: Option<AddressKey>,
-    /// Only entries of this stream; `''` for those of all streams.
+    /// Only entries for this stream; `''` for entries for all streams.
     pub stream: Option<String>,
     /// Only entries with this reason.
     pub reason: Option<Reason>,
-    /// Only entries made at or after.
+    /// Only entries created at or after this time.
     pub created_after: Option<DateTime<Utc>>,
-    /// Only entries made before.
+    /// Only entries created before this time.
     pub created_before: Option<DateTime<Utc>>,
-    /// Only entries behind this one: when it was made, its address and its stream.
+    /// Only entries after this one: its creation time, address and stream.
     pub after: Option<(DateTime<Utc>, String, String)>,
 }
 
-/// A page of entries that count, newest first.
+/// Returns a page of active entries, newest first.
 pub async fn page(
     db: &Db,
     tenant: TenantId,
@@ -58,7 +58,7 @@ pub async fn page(
     Ok(rows.into_iter().map(Suppression::from).collect())
 }
 
-/// The entries of one address that count, that of all streams first.
+/// Returns the active entries for one address, the entry for all streams first.
 pub async fn of_address(
     db: &Db,
     tenant: TenantId,
@@ -77,7 +77,7 @@ pub async fn of_address(
     Ok(rows.into_iter().map(Suppression::from).collect())
 }
 
-/// The next entries that count, in the order of addresses and streams, behind this one.
+/// Returns the next active entries after this one, by address and stream.
 pub async fn following(
     db: &Db,
     tenant: TenantId,
@@ -100,23 +100,22 @@ pub async fn following(
     Ok(rows.into_iter().map(Suppression::from).collect())
 }
 
-/// Entries to remove: those of an address, or the one of a stream (`''`: of all streams).
+/// Entries to remove: all entries for an address, or the one for a stream (`''`: for all streams).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removal {
-    /// Whose.
+    /// The address.
     pub address: AddressKey,
-    /// Which; none: every one.
+    /// The stream; `None` removes every entry for the address.
     pub stream: Option<String>,
 }
 
-/// Removes entries. Answers how many of them counted.
+/// Removes entries. Returns how many of them were active.
 pub async fn remove(db: &Db, tenant: TenantId, removals: &[Removal], now: DateTime<Utc>) -> Result<u64, DbError> {
     let addresses: Vec<&str> = removals.iter().map(|removal| removal.address.as_str()).collect();
     let streams: Vec<Option<&str>> = removals.iter().map(|removal| removal.stream.as_deref()).collect();
     db.timed("suppressions.remove", async {
         let mut tx = db.pool.begin().await?;
-        // Locked first, in the order of their keys: what another changes meanwhile is waited for, and the next statement
-        // sees it as it is then.
+        // Locked first, in key order: waits for concurrent changes, which the next statement then sees.
         sqlx::query!(
             "SELECT FROM suppressions s JOIN unnest($2::text[], $3::text[]) AS u (address, stream)
                  ON s.tenant_id = $1 AND s.address = u.address AND (u.stream IS NULL OR s.stream = u.stream)

@@ -1,7 +1,7 @@
-//! `suppressions`: who gets no mail. Looked up for whole batches at accept and at claim, one index look-up an address; kept
-//! by what happens to mail and by whoever may.
+//! The table `suppressions`: addresses that must not be sent to. Checked for whole batches at accept and at claim, with
+//! one index lookup per address; written by bounces, complaints, unsubscribes and the API.
 //!
-//! Whoever writes several entries does so in the order of their keys, so that two of them never wait for each other.
+//! Transactions that write several entries do so in key order, so that they cannot deadlock.
 
 pub mod list;
 pub mod unsubscribe;
@@ -17,7 +17,7 @@ use crate::domain::address::Address;
 use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
 
-/// An entry as it is stored.
+/// A stored entry.
 #[derive(Debug)]
 pub(super) struct Row {
     pub address: String,
@@ -35,7 +35,7 @@ impl From<Row> for Suppression {
         Self {
             address: AddressKey::stored(row.address),
             stream: Some(row.stream).filter(|stream| !stream.is_empty()),
-            // The column is checked; a word that a later version has added suppresses all the same.
+            // The column has a CHECK constraint; a reason added by a later version suppresses all the same.
             reason: row.reason.parse().unwrap_or(Reason::Manual),
             message_id: row.message_id.map(MessageId),
             recipient_id: row.recipient_id.map(RecipientId),
@@ -46,20 +46,21 @@ impl From<Row> for Suppression {
     }
 }
 
-/// Somebody who is about to get a mail.
+/// An address that a message is about to be sent to.
 #[derive(Debug, Clone)]
 pub struct Addressed<'a> {
-    /// Whose mail it is.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Where it goes.
+    /// The recipient's address.
     pub address: AddressKey,
-    /// In which stream.
+    /// The message's stream.
     pub stream: &'a str,
-    /// When: an entry that will have expired by then does not count.
+    /// Time of sending: entries that expire before it do not count.
     pub at: DateTime<Utc>,
 }
 
-/// Which of these are suppressed: their places in the list, and the entry of each, that of all streams first.
+/// Returns the suppressed ones of these addresses: the index in the list and the entry, preferring entries for all
+/// streams.
 pub async fn check(db: &Db, asked: &[Addressed<'_>]) -> Result<Vec<(usize, Suppression)>, DbError> {
     db.timed("suppressions.check", async {
         let mut connection = db.pool.acquire_hot().await?;
@@ -68,7 +69,7 @@ pub async fn check(db: &Db, asked: &[Addressed<'_>]) -> Result<Vec<(usize, Suppr
     .await
 }
 
-/// As [`check`], within a transaction.
+/// Like [`check`], within a transaction.
 pub(super) async fn find(
     connection: &mut PgConnection,
     asked: &[Addressed<'_>],
@@ -80,7 +81,8 @@ pub(super) async fn find(
     let addresses: Vec<&str> = asked.iter().map(|one| one.address.as_str()).collect();
     let streams: Vec<&str> = asked.iter().map(|one| one.stream).collect();
     let times: Vec<DateTime<Utc>> = asked.iter().map(|one| one.at).collect();
-    // One look-up an address, whatever Postgres knows of the table: with a limit it cannot be made another join.
+    // One index lookup per address, whatever the table's statistics: with LIMIT, the planner cannot choose another
+    // join.
     let rows = sqlx::query!(
         r#"SELECT u.n AS "n!", s.address AS "address!", s.stream AS "stream!", s.reason AS "reason!", s.message_id,
                   s.recipient_id, s.note, s.created_at AS "created_at!", s.expires_at
@@ -114,23 +116,23 @@ pub(super) async fn find(
     Ok(found.collect())
 }
 
-/// What becomes of an entry that is there already.
+/// How to handle an existing entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// It stays unless the new one lasts longer: nobody is sooner free by being added.
+    /// Keep it unless the new one lasts longer: adding an entry never shortens a suppression.
     Kept,
-    /// The new one takes its place.
+    /// Replace it.
     Replaced,
 }
 
-/// What adding entries came to.
+/// The result of adding entries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Added {
-    /// Entries that were not there.
+    /// Entries that were added.
     pub added: u64,
-    /// Entries that were there and are other now, or had expired.
+    /// Existing entries that were changed or had expired.
     pub updated: u64,
-    /// Entries that were as they are, or that were given twice.
+    /// Entries that were unchanged or given twice.
     pub unchanged: u64,
 }
 
@@ -150,8 +152,8 @@ pub async fn put(
     .await
 }
 
-/// Adds entries within a transaction, before it takes event numbers. Of the same entry given twice the later counts. However
-/// many replicas add the same at one time, there is one in the end.
+/// Adds entries within a transaction, before it takes event numbers. If an entry is given twice, the later one counts.
+/// Concurrent additions of the same entry result in one entry.
 pub(super) async fn add(
     connection: &mut PgConnection,
     entries: &[(TenantId, Suppression)],
@@ -173,7 +175,7 @@ pub(super) async fn add(
     let notes: Vec<Option<&str>> = distinct.values().map(|entry| entry.note.as_deref()).collect();
     let created: Vec<DateTime<Utc>> = distinct.values().map(|entry| entry.created_at).collect();
     let expires: Vec<Option<DateTime<Utc>>> = distinct.values().map(|entry| entry.expires_at).collect();
-    // A row that stays is locked all the same: who adds the same at the same time waits, and sees what we did.
+    // Unchanged rows are locked too: a concurrent transaction that adds the same entry waits, and sees this change.
     let written = sqlx::query_scalar!(
         r#"INSERT INTO suppressions AS s (tenant_id, address, stream, reason, message_id, recipient_id, note, created_at,
                                           expires_at)
@@ -218,8 +220,8 @@ pub(super) struct Source {
     pub recipient: RecipientId,
 }
 
-/// Suppresses these recipients for all mail of their tenants, within the transaction that records why and before it takes
-/// event numbers. An entry that is there stays.
+/// Suppresses these recipients for all messages of their tenants, within the transaction that records the cause, and
+/// before it takes event numbers. Existing entries are kept.
 pub(super) async fn add_recipients(
     connection: &mut PgConnection,
     reason: Reason,
@@ -263,10 +265,10 @@ pub(super) async fn add_recipients(
     add(connection, &entries, Existing::Kept, now).await.map(|_| ())
 }
 
-/// How many entries one statement removes.
+/// Maximum number of entries removed per statement.
 const EXPIRED: i64 = 1_000;
 
-/// Removes what has expired. Answers how many entries that were.
+/// Removes expired entries. Returns their number.
 pub async fn forget_expired(db: &Db, now: DateTime<Utc>) -> Result<u64, DbError> {
     let mut removed = 0;
     loop {
@@ -276,7 +278,7 @@ pub async fn forget_expired(db: &Db, now: DateTime<Utc>) -> Result<u64, DbError>
             now,
             EXPIRED
         );
-        let rows = db.timed("suppressions.forget_expired", query.execute(&db.pool)).await?.rows_affected();
+        let rows = db.timed("suppressions.remove_expired", query.execute(&db.pool)).await?.rows_affected();
         removed += rows;
         if rows < EXPIRED.unsigned_abs() {
             return Ok(removed);

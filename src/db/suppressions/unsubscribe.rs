@@ -1,4 +1,4 @@
-//! Somebody wants no more mail of a stream: the suppression and the event that tells of it, in one transaction.
+//! Unsubscribing from a stream: writes the suppression and its event in one transaction.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -11,8 +11,8 @@ use crate::domain::event::EventType;
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
 use crate::domain::unsubscribe::Ticket;
 
-/// Does as the link says. However often it is asked, and on however many replicas, there is one entry, and one event for
-/// each time that the address was not suppressed before, at least one for each mail whose link was used.
+/// Unsubscribes the address of a ticket. Idempotent, also across replicas: there is one entry, and one event for each
+/// time that the address was not suppressed before, and at least one for each message whose link was used.
 pub async fn unsubscribe(db: &Db, ticket: &Ticket, now: DateTime<Utc>) -> Result<(), DbError> {
     let entry = Suppression {
         address: AddressKey::from(&ticket.address),
@@ -27,8 +27,8 @@ pub async fn unsubscribe(db: &Db, ticket: &Ticket, now: DateTime<Utc>) -> Result
     db.timed("unsubscribe", async {
         let mut tx = db.pool.begin().await?;
         let done = suppressions::add(&mut tx, &[(ticket.tenant, entry)], Existing::Kept, now).await?;
-        // The entry's row is locked by now: whoever does the same at the same time has been waited for, and is seen here.
-        if done != (Added { unchanged: 1, ..Added::default() }) || !is_told(&mut tx, ticket).await? {
+        // The entry's row is locked, so this statement sees the result of concurrent unsubscribes.
+        if done != (Added { unchanged: 1, ..Added::default() }) || !has_event(&mut tx, ticket).await? {
             events::append(&mut tx, now, vec![event(ticket)]).await?;
         }
         tx.commit().await
@@ -36,8 +36,8 @@ pub async fn unsubscribe(db: &Db, ticket: &Ticket, now: DateTime<Utc>) -> Result
     .await
 }
 
-/// Whether an event has told of this mail's link.
-async fn is_told(connection: &mut PgConnection, ticket: &Ticket) -> Result<bool, sqlx::Error> {
+/// Returns whether an event for this message's link exists.
+async fn has_event(connection: &mut PgConnection, ticket: &Ticket) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM events WHERE tenant_id = $1 AND message_id = $2 AND recipient_id = $3
                           AND type = 'message.unsubscribed' AND recorded_at >= $4) AS "is_told!""#,

@@ -1,5 +1,5 @@
-//! `webhook_endpoints` as workers see them: taken in hand by one at a time, read on from their cursor, and what came of the
-//! posts recorded. Whatever a worker commits counts only while the endpoint is in its hand.
+//! Webhook delivery by workers: each endpoint is leased to one worker at a time, which reads events from its cursor and
+//! records the results of posts. A worker's commits count only while it holds the lease.
 
 mod record;
 
@@ -14,39 +14,39 @@ use crate::domain::endpoint::StoredSecret;
 use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::webhook::Health;
 
-/// Posts that wait for another try, of one endpoint; with more nothing new is begun.
+/// Maximum number of pending retries per endpoint; beyond it, no new posts are started.
 pub const MOST_RETRIES: i64 = 1_000;
 
-/// An endpoint in a worker's hand. Without `Debug`: it holds secrets.
+/// An endpoint leased to a worker. Without `Debug`, because it holds secrets.
 #[derive(Clone)]
 pub struct Endpoint {
-    /// Its id.
+    /// `webhook_endpoints.id`.
     pub id: EndpointId,
-    /// Whose events it gets.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Where they are posted.
+    /// URL to post to.
     pub url: String,
-    /// Types of events that it wants; `None`: all.
+    /// Types of events to post; `None` for all.
     pub types: Option<Vec<String>>,
-    /// Signs every post.
+    /// Signing secret.
     pub secret: StoredSecret,
-    /// The one before, and until when it signs as well.
+    /// The previous secret, and until when it signs too.
     pub old_secret: Option<(StoredSecret, DateTime<Utc>)>,
-    /// Posts at one time.
+    /// Maximum number of concurrent posts.
     pub concurrency: usize,
-    /// Posts a second.
+    /// Maximum posts per second.
     pub rate: Option<f64>,
-    /// Events a post.
+    /// Maximum events per post.
     pub batch: usize,
-    /// Every event up to this number is dealt with.
+    /// All events up to this `seq` are handled.
     pub cursor: i64,
-    /// How it has been answering.
+    /// Health of the endpoint.
     pub health: Health,
-    /// Posts that wait for another try, counted to [`MOST_RETRIES`].
+    /// Number of pending retries, counted up to [`MOST_RETRIES`].
     pub retries: i64,
 }
 
-/// As the queries have it.
+/// A row of the queries.
 struct Row {
     id: Uuid,
     tenant_id: Uuid,
@@ -92,8 +92,8 @@ impl From<Row> for Endpoint {
     }
 }
 
-/// Takes at most `limit` endpoints in hand for which there is something to do, and which nobody who lives has. `busy` are
-/// those that this worker has already.
+/// Leases at most `limit` endpoints with work to do that are not leased to another live worker. `busy` are the
+/// endpoints that this worker has already leased.
 pub async fn lease(
     db: &Db,
     worker: Uuid,
@@ -126,22 +126,22 @@ pub async fn lease(
         i32::try_from(Health::DOWN_AFTER).unwrap_or(i32::MAX),
         MOST_RETRIES
     );
-    let rows = db.timed("notify.lease", query.fetch_all(&db.pool)).await?;
+    let rows = db.timed("webhooks.delivery.lease", query.fetch_all(&db.pool)).await?;
     Ok(rows.into_iter().map(Endpoint::from).collect())
 }
 
-/// A post that failed and waits for another try.
+/// A failed post that waits for a retry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
-    /// Its events.
+    /// `seq` of its events.
     pub seqs: Vec<i64>,
-    /// Tries so far.
+    /// Number of tries so far.
     pub attempts: i16,
-    /// When the next one may start.
+    /// When the next try is due.
     pub due_at: DateTime<Utc>,
 }
 
-/// The first of an endpoint's posts that are due, in the order of their events, those in `busy` left out.
+/// Returns an endpoint's due retries in order of their events, except those in `busy`.
 pub async fn due(
     db: &Db,
     endpoint: EndpointId,
@@ -158,20 +158,20 @@ pub async fn due(
         busy,
         limit
     );
-    db.timed("notify.due", query.fetch_all(&db.pool)).await
+    db.timed("webhooks.delivery.due", query.fetch_all(&db.pool)).await
 }
 
-/// The post that an endpoint which is down is tried with: of those tried least, the first.
+/// Returns the post to probe a failing endpoint with: the first of those with the fewest tries.
 pub async fn probe(db: &Db, endpoint: EndpointId) -> Result<Option<Retry>, DbError> {
     let query = sqlx::query_as!(
         Retry,
         "SELECT seqs, attempts, due_at FROM webhook_retries WHERE endpoint_id = $1 ORDER BY attempts, seq LIMIT 1",
         endpoint.0
     );
-    db.timed("notify.probe", query.fetch_optional(&db.pool)).await
+    db.timed("webhooks.delivery.probe", query.fetch_optional(&db.pool)).await
 }
 
-/// These events, in the order of their numbers. What is not kept any longer is left out.
+/// Returns these events in order of `seq`. Events deleted by retention are left out.
 pub async fn events(db: &Db, tenant: TenantId, seqs: &[i64]) -> Result<Vec<EventRow>, DbError> {
     let query = sqlx::query_as!(
         EventRow,
@@ -192,5 +192,5 @@ pub async fn events(db: &Db, tenant: TenantId, seqs: &[i64]) -> Result<Vec<Event
         tenant.0,
         seqs
     );
-    db.timed("notify.events", query.fetch_all(&db.pool)).await
+    db.timed("webhooks.delivery.events", query.fetch_all(&db.pool)).await
 }

@@ -1,4 +1,4 @@
-//! `webhook_attempts`: the log of every post to a webhook endpoint, as its owner reads it.
+//! The table `webhook_attempts`: the log of posts to webhook endpoints.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -6,32 +6,32 @@ use uuid::Uuid;
 use crate::db::{Db, DbError};
 use crate::domain::id::{EndpointId, PostId, TenantId};
 
-/// One post to an endpoint, as its log has it.
+/// A logged post.
 #[derive(Debug, Clone)]
 pub struct PostRow {
-    /// Its id; the time part is its begin.
+    /// `UUIDv7` of its start time.
     pub id: Uuid,
-    /// The first of its events.
+    /// `seq` of its first event.
     pub seq: i64,
-    /// How many events.
+    /// Number of events.
     pub events: i16,
-    /// 1 for the first try.
+    /// Number of the try, starting at 1.
     pub attempt: i16,
-    /// Octets of the body.
+    /// Bytes of the request body.
     pub size: i32,
-    /// Status answered.
+    /// HTTP status of the response.
     pub status: Option<i16>,
-    /// The start of the body answered.
+    /// Start of the response body.
     pub answer: Option<String>,
-    /// Why there was no answer, or why it is none.
+    /// Why there was no response, or why it counts as a failure.
     pub error: Option<String>,
-    /// How long it took.
+    /// Duration in milliseconds.
     pub duration_ms: i32,
-    /// When it is tried again.
+    /// When the next try is due.
     pub next_attempt_at: Option<DateTime<Utc>>,
 }
 
-/// A page of an endpoint's log, newest first, starting behind `after`.
+/// Returns a page of an endpoint's log, newest first, starting after `after`.
 pub async fn page(
     db: &Db,
     tenant: TenantId,
@@ -49,5 +49,5 @@ pub async fn page(
         after.map(|id| id.0),
         limit
     );
-    db.timed("webhook_log.page", query.fetch_all(&db.pool)).await
+    db.timed("webhooks.log.page", query.fetch_all(&db.pool)).await
 }

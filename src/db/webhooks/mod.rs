@@ -1,10 +1,8 @@
-//! `webhook_endpoints` as their owners see and steer them. What is posted to them, and what comes of it, is the workers'
-//! (`notify`).
+//! Management of webhook endpoints (`webhook_endpoints`) by the API. Workers post the events ([`delivery`]).
 //!
-//! What a worker would overwrite (the cursor, how it has been failing, when it is open) or would not hear of (that it is
-//! disabled) takes the endpoint out of the worker's hand (`lease`): what that one commits afterwards changes nothing, and whoever
-//! takes the endpoint next reads it anew. At worst a post that is in flight is made twice, under the same `webhook-id`. All
-//! else a worker reads with every commit.
+//! A change that a worker would overwrite (cursor, health, `open_at`) or would not notice (disabling) also revokes the
+//! worker's `lease`: its later commits change nothing, and the next worker reads the endpoint again. At worst, a post
+//! in flight is repeated with the same `webhook-id`. A worker reads all other changes with every commit.
 
 pub mod delivery;
 pub mod log;
@@ -22,70 +20,70 @@ use crate::domain::event::EventType;
 use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::limits::Change;
 
-/// One endpoint, without its secrets.
+/// An endpoint, without its secrets.
 #[derive(Debug, Clone)]
 pub struct EndpointRow {
-    /// Its id.
+    /// `webhook_endpoints.id`.
     pub id: Uuid,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: DateTime<Utc>,
-    /// Where its events are posted.
+    /// URL to post to.
     pub url: String,
-    /// For people.
+    /// Description for people.
     pub description: String,
-    /// Types of events that it wants; `None`: all.
+    /// Types of events to post; `None` for all.
     pub events: Option<Vec<String>>,
-    /// Posts at one time.
+    /// Maximum number of concurrent posts.
     pub concurrency: i16,
-    /// Posts a second; `None`: as many as it takes.
+    /// Maximum posts per second; `None` for no limit.
     pub rate: Option<f64>,
-    /// Events in one post.
+    /// Maximum events per post.
     pub batch: i16,
-    /// Until when the secret before the present one signs as well.
+    /// Until when the previous secret signs too.
     pub old_secret_until: Option<DateTime<Utc>>,
-    /// Every event up to this number was posted, was not wanted, or waits for another try.
+    /// All events up to this `seq` were posted, were filtered out, or wait for a retry.
     pub cursor: i64,
-    /// Nothing is posted before then.
+    /// Time before which nothing is posted.
     pub open_at: Option<DateTime<Utc>>,
-    /// Since when no post has succeeded, where the last one failed.
+    /// Time of the first failure since the last success.
     pub failing_since: Option<DateTime<Utc>>,
-    /// How many have failed since.
+    /// Number of failures since then.
     pub failures: i32,
-    /// What the last failed one came to.
+    /// Error of the last failed post.
     pub last_error: Option<String>,
-    /// When a post last succeeded.
+    /// Time of the last successful post.
     pub last_success_at: Option<DateTime<Utc>>,
-    /// Since when nothing is posted.
+    /// When it was disabled.
     pub disabled_at: Option<DateTime<Utc>>,
-    /// Why.
+    /// Why it was disabled.
     pub disabled_reason: Option<String>,
-    /// Events of the tenant with a number above the cursor.
+    /// Number of the tenant's events after the cursor.
     pub behind: i64,
-    /// Posts that wait for another try.
+    /// Number of posts that wait for a retry.
     pub pending_retries: i64,
 }
 
-/// What a new endpoint needs.
+/// An endpoint to insert.
 #[derive(Debug)]
 pub struct NewEndpoint<'a> {
-    /// Its id.
+    /// `webhook_endpoints.id`.
     pub id: EndpointId,
-    /// Whose it is.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Where to post.
+    /// URL to post to.
     pub url: &'a Url,
-    /// What signs.
+    /// Signing secret.
     pub secret: &'a StoredSecret,
-    /// The rest.
+    /// Other settings.
     pub settings: &'a Settings,
-    /// Now.
+    /// Time of creation.
     pub created_at: DateTime<Utc>,
 }
 
-/// Stores a new endpoint. It gets what happens from now on.
+/// Inserts an endpoint. It receives events from now on.
 pub async fn insert(db: &Db, endpoint: &NewEndpoint<'_>) -> Result<(), DbError> {
     let settings = endpoint.settings.clone();
-    let events = words(&settings.events);
+    let events = stored_types(&settings.events);
     let query = sqlx::query!(
         "INSERT INTO webhook_endpoints (id, tenant_id, created_at, url, secret, description, events, concurrency, rate,
                                         batch, cursor)
@@ -105,7 +103,7 @@ pub async fn insert(db: &Db, endpoint: &NewEndpoint<'_>) -> Result<(), DbError> 
     db.timed("webhooks.insert", query.execute(&db.pool)).await.map(|_| ())
 }
 
-/// A page of a tenant's endpoints, newest first, starting behind `after`.
+/// Returns a page of a tenant's endpoints, newest first, starting after `after`.
 pub async fn page(
     db: &Db,
     tenant: TenantId,
@@ -115,7 +113,7 @@ pub async fn page(
     select(db, "webhooks.page", tenant, None, after, limit).await
 }
 
-/// One endpoint.
+/// Returns one endpoint.
 pub async fn get(db: &Db, tenant: TenantId, id: EndpointId) -> Result<Option<EndpointRow>, DbError> {
     Ok(select(db, "webhooks.get", tenant, Some(id), None, 1).await?.pop())
 }
@@ -128,7 +126,8 @@ async fn select(
     after: Option<EndpointId>,
     limit: i64,
 ) -> Result<Vec<EndpointRow>, DbError> {
-    // Numbers have no gaps, so that a difference counts. With custom plans the conditions on what is absent vanish.
+    // Numbers have no gaps, so a difference is a count. With custom plans, the planner removes conditions on absent
+    // filters.
     let query = sqlx::query_as!(
         EndpointRow,
         r#"SELECT id, created_at, url, description, events, concurrency, rate, batch, old_secret_until, cursor,
@@ -149,10 +148,10 @@ async fn select(
     db.timed(name, query.fetch_all(&db.pool)).await
 }
 
-const BY_HAND: &str = "Somebody disabled it.";
+const BY_HAND: &str = "Disabled through the API.";
 
-/// Changes an endpoint. Another URL has not failed yet, and one that is enabled begins anew, also with what waits for
-/// another try; what the old rate put off is put off no longer. Answers whether there is such an endpoint.
+/// Changes an endpoint. A new URL, or enabling it, resets its health and makes its retries due; a new rate clears the
+/// delay of the old one. Returns whether the endpoint exists.
 pub async fn change(
     db: &Db,
     tenant: TenantId,
@@ -162,8 +161,8 @@ pub async fn change(
 ) -> Result<bool, DbError> {
     db.timed("webhooks.change", async {
         let mut tx = db.pool.begin().await?;
-        let begins_anew = set(&mut tx, tenant, id, change, now).await?;
-        if begins_anew == Some(true) {
+        let is_reset = set(&mut tx, tenant, id, change, now).await?;
+        if is_reset == Some(true) {
             sqlx::query!(
                 "UPDATE webhook_retries SET due_at = $3 WHERE endpoint_id = $2 AND tenant_id = $1 AND due_at > $3",
                 tenant.0,
@@ -174,12 +173,12 @@ pub async fn change(
             .await?;
         }
         tx.commit().await?;
-        Ok(begins_anew.is_some())
+        Ok(is_reset.is_some())
     })
     .await
 }
 
-/// Answers whether the endpoint begins anew; none where there is no such endpoint.
+/// Updates an endpoint. Returns whether its health was reset; `None` if it does not exist.
 async fn set(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -188,7 +187,7 @@ async fn set(
     now: DateTime<Utc>,
 ) -> Result<Option<bool>, sqlx::Error> {
     let EndpointChange { url, disabled, settings } = change;
-    let events = words(&settings.events);
+    let events = stored_types(&settings.events);
     sqlx::query_scalar!(
         r#"UPDATE webhook_endpoints e SET
              url = coalesce($3, url),
@@ -228,7 +227,7 @@ async fn set(
     .await
 }
 
-/// Gives an endpoint a new secret; the present one signs as well for a day. Answers whether there is such an endpoint.
+/// Replaces an endpoint's secret; the old one signs too for a day. Returns whether the endpoint exists.
 pub async fn rotate(
     db: &Db,
     tenant: TenantId,
@@ -247,11 +246,11 @@ pub async fn rotate(
     db.timed("webhooks.rotate", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
 
-/// Removes an endpoint and what it was still to get; its log goes with its week. Answers whether there was one.
+/// Deletes an endpoint and its retries; its log is deleted with its weekly partitions. Returns whether it existed.
 pub async fn remove(db: &Db, tenant: TenantId, id: EndpointId) -> Result<bool, DbError> {
     db.timed("webhooks.remove", async {
         let mut tx = db.pool.begin().await?;
-        // The endpoint first, as whoever commits posts: a retry is never left without its endpoint.
+        // The endpoint first, like transactions that record posts, so that no retry is left without its endpoint.
         let done = sqlx::query!("DELETE FROM webhook_endpoints WHERE id = $2 AND tenant_id = $1", tenant.0, id.0)
             .execute(&mut *tx)
             .await?;
@@ -264,8 +263,8 @@ pub async fn remove(db: &Db, tenant: TenantId, id: EndpointId) -> Result<bool, D
     .await
 }
 
-/// Has every event above `after` posted again, without what waits for another try of them. An endpoint that has not come
-/// so far goes on where it is. Answers whether there is such an endpoint.
+/// Posts every event after `after` again, and deletes pending retries of these events. An endpoint whose cursor is
+/// lower keeps it. Returns whether the endpoint exists.
 pub async fn replay(db: &Db, tenant: TenantId, id: EndpointId, after: i64) -> Result<bool, DbError> {
     db.timed("webhooks.replay", async {
         let mut tx = db.pool.begin().await?;
@@ -291,18 +290,18 @@ pub async fn replay(db: &Db, tenant: TenantId, id: EndpointId, after: i64) -> Re
     .await
 }
 
-/// What became of a wish for a test event.
+/// The result of requesting a test event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tested {
-    /// It is on its way, with this number.
+    /// The event was written, with this `seq`.
     Written(i64),
-    /// Nothing is posted there.
+    /// The endpoint is disabled.
     Disabled,
-    /// There is no such endpoint.
+    /// No such endpoint.
     Missing,
 }
 
-/// Writes a test event, which goes to this endpoint alone.
+/// Writes a test event, which is posted only to this endpoint.
 pub async fn test(db: &Db, tenant: TenantId, id: EndpointId, now: DateTime<Utc>) -> Result<Tested, DbError> {
     db.timed("webhooks.test", async {
         let mut tx = db.pool.begin().await?;
@@ -332,7 +331,8 @@ pub async fn test(db: &Db, tenant: TenantId, id: EndpointId, now: DateTime<Utc>)
             bounce: None,
         };
         events::append(&mut tx, now, vec![event]).await?;
-        // Nobody else takes a number before the commit. Tests are rare enough to hold the counter for one more question.
+        // No other transaction takes a number before the commit. Tests are rare enough to hold the counter for another
+        // query.
         let seq =
             sqlx::query_scalar!("SELECT seq FROM events WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 1", tenant.0)
                 .fetch_one(&mut *tx)
@@ -343,8 +343,8 @@ pub async fn test(db: &Db, tenant: TenantId, id: EndpointId, now: DateTime<Utc>)
     .await
 }
 
-/// The types as they are stored.
-fn words(events: &Change<Vec<EventType>>) -> Option<Vec<String>> {
+/// Returns event types as stored.
+fn stored_types(events: &Change<Vec<EventType>>) -> Option<Vec<String>> {
     let Change::Set(types) = events else { return None };
     Some(types.iter().map(ToString::to_string).collect())
 }

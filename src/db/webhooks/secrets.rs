@@ -1,4 +1,4 @@
-//! The secrets of `webhook_endpoints` at rest: encrypted where there is a key, and removed when they sign no more.
+//! Webhook signing secrets at rest: encrypted if a key is configured, and removed when they expire.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -6,34 +6,34 @@ use uuid::Uuid;
 use crate::db::{Db, DbError};
 use crate::domain::endpoint::{SEALED, StoredSecret};
 
-/// Whether every worker reads encrypted secrets. Those of earlier versions would sign with what they cannot decrypt.
+/// Returns whether every worker can read encrypted secrets. Workers of earlier versions would sign with the ciphertext.
 pub async fn may_seal(db: &Db) -> Result<bool, DbError> {
     let query =
         sqlx::query_scalar!(r#"SELECT NOT EXISTS (SELECT FROM workers WHERE NOT reads_sealed_secrets) AS "may!""#);
-    db.timed("webhook_secrets.may_seal", query.fetch_one(&db.pool)).await
+    db.timed("webhooks.secrets.may_seal", query.fetch_one(&db.pool)).await
 }
 
-/// Removes secrets that sign no more. Returns how many.
+/// Removes expired secrets. Returns their number.
 pub async fn remove_expired(db: &Db, now: DateTime<Utc>) -> Result<u64, DbError> {
     let query = sqlx::query!(
         "UPDATE webhook_endpoints SET old_secret = NULL, old_secret_until = NULL
          WHERE old_secret_until <= $1",
         now
     );
-    db.timed("webhook_secrets.remove_expired", query.execute(&db.pool)).await.map(|done| done.rows_affected())
+    db.timed("webhooks.secrets.remove_expired", query.execute(&db.pool)).await.map(|done| done.rows_affected())
 }
 
-/// An endpoint with a secret in the clear. Without `Debug`: it holds secrets.
+/// An endpoint with an unencrypted secret. Without `Debug`, because it holds secrets.
 pub struct Clear {
     /// The endpoint.
     pub id: Uuid,
-    /// Signs every post, where it is in the clear.
+    /// Signing secret, if unencrypted.
     pub secret: Option<Vec<u8>>,
-    /// The one before, where it is in the clear.
+    /// Previous secret, if unencrypted.
     pub old_secret: Option<Vec<u8>>,
 }
 
-/// Some endpoints with a secret in the clear.
+/// Returns up to `limit` endpoints with an unencrypted secret.
 pub async fn clear(db: &Db, limit: i64) -> Result<Vec<Clear>, DbError> {
     let query = sqlx::query_as!(
         Clear,
@@ -43,10 +43,10 @@ pub async fn clear(db: &Db, limit: i64) -> Result<Vec<Clear>, DbError> {
         limit,
         SEALED
     );
-    db.timed("webhook_secrets.clear", query.fetch_all(&db.pool)).await
+    db.timed("webhooks.secrets.clear", query.fetch_all(&db.pool)).await
 }
 
-/// Replaces secrets in the clear by encrypted ones, unless they have changed since.
+/// Replaces unencrypted secrets by encrypted ones, unless they were changed meanwhile.
 pub async fn seal(
     db: &Db,
     clear: &Clear,
@@ -62,5 +62,5 @@ pub async fn seal(
         clear.secret.as_deref(),
         clear.old_secret.as_deref()
     );
-    db.timed("webhook_secrets.seal", query.execute(&db.pool)).await.map(|_| ())
+    db.timed("webhooks.secrets.seal", query.execute(&db.pool)).await.map(|_| ())
 }

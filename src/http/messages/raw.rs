@@ -56,7 +56,7 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     let need = size.saturating_mul(5) / 2;
     let share = if stored.is_large() { Some(api.responses.reserve(Some(caller.key_id()), need).await?) } else { None };
     let draft = stored.draft(&api.db, api.links.as_ref()).await?;
-    let sender_status = api.domains.senders.of(caller.tenant(), draft.from.address.domain()).await?;
+    let sender_status = api.domains.senders.get(caller.tenant(), draft.from.address.domain()).await?;
     let build = move || plan::built(&draft, sender_status.signer().as_deref());
     let kind = [(header::CONTENT_TYPE, "message/rfc822")];
     let mut response = match share {

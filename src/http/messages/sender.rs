@@ -70,7 +70,7 @@ impl PlannedSignature {
 
 /// Returns the sender domain's state and warnings about it. Fails if the configuration refuses unverified domains.
 pub(super) async fn admit(api: &Api, tenant: TenantId, domain: &str) -> Result<(SenderStatus, Vec<Warning>), ApiError> {
-    let sender_status = api.domains.senders.of(tenant, domain).await?;
+    let sender_status = api.domains.senders.get(tenant, domain).await?;
     let is_good = matches!(&sender_status, SenderStatus::Known(sender) if sender.status.is_good());
     if api.domains.refuses_unverified && !is_good {
         let message = match &sender_status {

@@ -33,7 +33,7 @@ impl Signing {
 
     /// Builds a message, and signs it if its sender's domain has keys.
     pub(crate) async fn build(&self, message: &StoredMessage, draft: &Draft) -> Result<Vec<u8>, StoredMessageError> {
-        let standing = self.senders.of(TenantId(message.row.tenant_id), draft.from.address.domain()).await?;
+        let standing = self.senders.get(TenantId(message.row.tenant_id), draft.from.address.domain()).await?;
         let mut mime = mail::build(draft);
         let SenderStatus::Known(sender) = standing else { return Ok(mime) };
         let unsigned =

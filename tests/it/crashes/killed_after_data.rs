@@ -38,7 +38,7 @@ async fn hold_waits_for_an_operator_and_the_first_ones_late_word_changes_nothing
     let ann = app.recipient(&mail.id).await;
     assert_eq!((&ann["status"], &ann["attempts"]), (&json!("uncertain"), &json!(1)));
     assert!(
-        ann["response"]["text"].as_str().unwrap().contains("between the mail's text and the server's reply"),
+        ann["response"]["text"].as_str().unwrap().contains("between the message body and the server's reply"),
         "{ann}"
     );
 

@@ -1,4 +1,4 @@
-//! The rows of a group of messages, column by column, as `unnest` takes them.
+//! The rows of a group of messages as columns for `unnest`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ pub(super) struct Contents<'a> {
 }
 
 impl<'a> Contents<'a> {
-    pub(super) fn of(group: &[&'a MessageInsert]) -> Self {
+    pub(super) fn new(group: &[&'a MessageInsert]) -> Self {
         Self {
             ids: group.iter().map(|i| i.message.id.0).collect(),
             tenants: group.iter().map(|i| i.tenant.0).collect(),
@@ -34,7 +34,7 @@ impl<'a> Contents<'a> {
     }
 }
 
-/// `messages`, but for their keys.
+/// `messages`, except their keys.
 pub(super) struct Messages<'a> {
     pub created: Vec<DateTime<Utc>>,
     pub streams: Vec<&'a str>,
@@ -53,9 +53,9 @@ pub(super) struct Messages<'a> {
 }
 
 impl<'a> Messages<'a> {
-    pub(super) fn of(group: &[&'a MessageInsert]) -> Self {
+    pub(super) fn new(group: &[&'a MessageInsert]) -> Self {
         let messages = || group.iter().map(|intake| &intake.message);
-        // A link is for one recipient: with several, each would need a mail of its own.
+        // An unsubscribe link is for one recipient; several recipients would each need a separate message.
         let may_carry_link = |m: &NewMessage| m.recipients.len() == 1 && !unsubscribe::is_in(&m.content.headers);
         Self {
             created: messages().map(|m| m.created_at).collect(),
@@ -85,13 +85,13 @@ pub(super) struct Recipients<'a> {
     pub kinds: Vec<&'a str>,
     pub addresses: Vec<String>,
     pub names: Vec<Option<&'a str>>,
-    /// Of those who get nothing, and what their history says of it.
+    /// For suppressed recipients: when they ended, and the recorded reply text.
     pub finished: Vec<Option<DateTime<Utc>>>,
     pub words: Vec<Option<&'a str>>,
 }
 
 impl<'a> Recipients<'a> {
-    pub(super) fn of(group: &[&'a MessageInsert], suppressed: &'a Suppressed) -> Self {
+    pub(super) fn new(group: &[&'a MessageInsert], suppressed: &'a Suppressed) -> Self {
         let rows: Vec<(&MessageInsert, i16, &NewRecipient)> = group
             .iter()
             .flat_map(|intake| {
@@ -113,7 +113,7 @@ impl<'a> Recipients<'a> {
     }
 }
 
-/// `queue`, and what workers are offered of it.
+/// `queue`, and the leases offered to workers.
 pub(super) struct Queue {
     pub messages: Vec<Uuid>,
     pub recipients: Vec<Uuid>,
@@ -121,15 +121,15 @@ pub(super) struct Queue {
     pub lanes: Vec<i64>,
     pub due: Vec<DateTime<Utc>>,
     pub expires: Vec<Option<DateTime<Utc>>>,
-    /// Which of the offers below it is, counted from 1.
+    /// Index of the offer below, counted from 1.
     pub offers: Vec<Option<i32>>,
-    /// Each worker and lane once.
+    /// Each distinct pair of worker and lane.
     pub offering: Vec<Uuid>,
     pub offered: Vec<i64>,
 }
 
 impl Queue {
-    pub(super) fn of(group: &[&MessageInsert], suppressed: &Suppressed) -> Self {
+    pub(super) fn new(group: &[&MessageInsert], suppressed: &Suppressed) -> Self {
         let rows: Vec<(&MessageInsert, &NewRecipient, i64)> = group
             .iter()
             .flat_map(|intake| {

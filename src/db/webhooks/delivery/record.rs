@@ -1,4 +1,4 @@
-//! What a worker has done for an endpoint, recorded in one short transaction.
+//! Records a worker's progress on an endpoint in one short transaction.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,64 +14,64 @@ use crate::domain::event::EventType;
 use crate::domain::id::EndpointId;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 
-/// One post, for the log.
+/// A post, for the log.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// `UUIDv7` of its begin.
+    /// `UUIDv7` of its start time.
     pub id: Uuid,
-    /// The first of its events.
+    /// `seq` of its first event.
     pub seq: i64,
-    /// How many they were.
+    /// Number of events.
     pub events: i16,
-    /// 1 for the first try.
+    /// Number of the try, starting at 1.
     pub number: i16,
-    /// Octets of the body.
+    /// Bytes of the request body.
     pub size: i32,
-    /// Status answered.
+    /// HTTP status of the response.
     pub status: Option<i16>,
-    /// The start of the body answered.
+    /// Start of the response body.
     pub answer: Option<String>,
-    /// Why there was no answer, or why it did not count.
+    /// Why there was no response, or why it counts as a failure.
     pub error: Option<String>,
-    /// How long it took.
+    /// Duration in milliseconds.
     pub duration_ms: i32,
-    /// When it is tried again.
+    /// When the next try is due.
     pub next_attempt_at: Option<DateTime<Utc>>,
 }
 
-/// What a worker has done for an endpoint since it last recorded something.
+/// A worker's progress on an endpoint since the last record.
 #[derive(Debug, Default, Clone)]
 pub struct Progress {
     /// Posts made.
     pub attempts: Vec<Attempt>,
-    /// Posts that are to be tried again, by their first event.
+    /// Posts to retry, by their first event.
     pub retries: BTreeMap<i64, Retry>,
-    /// Posts that no longer wait for another try, by their first event.
+    /// Posts that need no further retry, by their first event.
     pub settled: Vec<i64>,
-    /// Whether an endpoint that was down answered: then all that waits is due.
+    /// Whether a failing endpoint responded: then all pending retries are due.
     pub is_back: bool,
-    /// Why nothing is to be posted any more.
+    /// Why the endpoint is to be disabled.
     pub disabled: Option<String>,
 }
 
 impl Progress {
-    /// Whether there is nothing to record.
+    /// Returns whether nothing has to be recorded.
     pub fn is_empty(&self) -> bool {
         self.attempts.is_empty() && self.settled.is_empty()
     }
 }
 
-/// What becomes of an endpoint whose progress is recorded.
+/// Whether to keep the lease after recording progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// The worker goes on with it.
+    /// The worker keeps the lease.
     Keep,
-    /// Anybody may take it.
+    /// The lease is released.
     Release,
 }
 
-/// Records progress: the cursor, how the endpoint answers, what is tried again, the log, and all together. Answers the
-/// endpoint as it now is; none where it is no longer in this worker's hand: then nothing was recorded.
+/// Records progress: the cursor, the endpoint's health, retries and the log, in one transaction. Returns the updated
+/// endpoint; `None`, with nothing recorded, if the worker no longer holds the lease.
 pub async fn record(
     db: &Db,
     worker: Uuid,
@@ -80,7 +80,7 @@ pub async fn record(
     hold: Hold,
     now: DateTime<Utc>,
 ) -> Result<Option<Endpoint>, DbError> {
-    db.timed("notify.record", async {
+    db.timed("webhooks.delivery.record", async {
         let mut tx = db.pool.begin().await?;
         let Some(mut after) = advance(&mut tx, worker, endpoint, progress, hold, now).await? else {
             return Ok(None);
@@ -91,12 +91,12 @@ pub async fn record(
         }
         if is_touched {
             settle(&mut tx, endpoint.id, &progress.settled).await?;
-            put_off(&mut tx, endpoint, &progress.retries).await?;
+            reschedule(&mut tx, endpoint, &progress.retries).await?;
             after.retries = count(&mut tx, endpoint.id).await?;
         }
         let is_first_time = log(&mut tx, endpoint, &progress.attempts).await?;
         if let Some(reason) = progress.disabled.as_ref().filter(|_| is_first_time) {
-            events::append(&mut tx, now, vec![disabled(endpoint, &told(reason))]).await?;
+            events::append(&mut tx, now, vec![disabled(endpoint, &outcome(reason))]).await?;
         }
         tx.commit().await?;
         Ok(Some(after))
@@ -155,7 +155,7 @@ async fn settle(connection: &mut PgConnection, endpoint: EndpointId, posts: &[i6
         .map(|_| ())
 }
 
-async fn put_off(
+async fn reschedule(
     connection: &mut PgConnection,
     endpoint: &Endpoint,
     retries: &BTreeMap<i64, Retry>,
@@ -185,7 +185,7 @@ async fn count(connection: &mut PgConnection, endpoint: EndpointId) -> Result<i6
         .await
 }
 
-/// Answers `false` where they are in the log already: the commit's answer was lost.
+/// Logs posts. Returns `false` if they are in the log already, because the response to an earlier commit was lost.
 async fn log(connection: &mut PgConnection, endpoint: &Endpoint, attempts: &[Attempt]) -> Result<bool, sqlx::Error> {
     if attempts.is_empty() {
         return Ok(true);
@@ -226,8 +226,8 @@ async fn log(connection: &mut PgConnection, endpoint: &Endpoint, attempts: &[Att
     .map(|done| done.rows_affected() > 0)
 }
 
-/// Why an endpoint was disabled, as events tell what was said.
-fn told(reason: &str) -> Outcome {
+/// Returns the reason for disabling an endpoint as an outcome for the event.
+fn outcome(reason: &str) -> Outcome {
     Outcome {
         verdict: Verdict::Permanent,
         reply: Reply::ours(reason),
