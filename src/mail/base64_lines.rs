@@ -5,12 +5,12 @@ use base64::engine::general_purpose::STANDARD;
 
 /// The longest line.
 const LINE: usize = 76;
-/// Octets that fill one line.
+/// Bytes that fill one line.
 const PER_LINE: usize = LINE / 4 * 3;
-/// Octets encoded at a time: a call costs more than a line does, and a block stays in the nearest cache.
+/// Bytes encoded at a time: a call costs more than a line does, and a block stays in the nearest cache.
 const BLOCK: usize = PER_LINE * 128;
 
-/// How long `len` octets become.
+/// How long `len` bytes become.
 pub(super) fn encoded_len(len: usize) -> usize {
     len.div_ceil(3) * 4 + len.div_ceil(PER_LINE) * 2
 }

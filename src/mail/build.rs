@@ -1,4 +1,4 @@
-//! A draft becomes a mail: its header, and its body as a tree of parts (RFC 2046 §5.1, RFC 2387):
+//! A draft becomes a message: its header, and its body as a tree of parts (RFC 2046 §5.1, RFC 2387):
 //!
 //! ```text
 //! mixed ─┬─ alternative ─┬─ text
@@ -7,7 +7,7 @@
 //!        └─ attachments
 //! ```
 //!
-//! A container that would hold one part only is left out. The mail ends in a line end, also where the text does not.
+//! A container that would hold one part only is left out. The message ends in a line end, also where the text does not.
 
 use std::borrow::Cow;
 
@@ -18,12 +18,12 @@ use super::header;
 use super::text::Text;
 use crate::domain::message::{Attachment, Draft};
 
-/// Beyond the mail, for the signatures that are put before it.
+/// Beyond the message, for the signatures that are put before it.
 const ROOM: usize = 2 << 10;
 
 /// Renders a draft as it goes out after `DATA`, without dot-stuffing.
 ///
-/// Costs one buffer of the mail's size. Custom headers that this module writes itself, `Bcc` and names that are no
+/// Costs one buffer of the message's size. Custom headers that this module writes itself, `Bcc` and names that are no
 /// header names are left out; a message with such headers is refused long before it gets here.
 pub fn build(draft: &Draft) -> Vec<u8> {
     // Quoted-printable and base64 cannot contain `=_` (RFC 2045 §6.7), and text that does cannot travel as it is.
@@ -62,7 +62,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// At most this many octets are written.
+    /// At most this many bytes are written.
     fn size_limit(&self) -> usize {
         match self {
             Part::Text { text, .. } => 128 + text.size_limit,

@@ -1,8 +1,9 @@
 //! DKIM signatures (RFC 6376, RFC 8463), relaxed/relaxed.
 //!
-//! A signature is made of the mail, the keys and the mail's own date alone (`t=`), so that every attempt and every
-//! `raw` of a mail has the same one. The body is hashed once for all keys. Canonical forms and the signature's own field are mail-auth's; its
-//! `sign` takes `t=` from the system's clock, which would make each attempt another mail.
+//! A signature is made of the message, the keys and the message's own date alone (`t=`), so that every attempt and
+//! every `raw` of a message has the same one. The body is hashed once for all keys. Canonical forms and the signature's
+//! own field are mail-auth's; its `sign` takes `t=` from the system's clock, which would make each attempt another
+//! message.
 
 use chrono::{DateTime, Utc};
 use mail_auth::common::crypto::{HashAlgorithm, SigningKey as _};
@@ -11,8 +12,8 @@ use mail_auth::dkim::{Canonicalization, Signature};
 
 use crate::domain::dkim::{Signer, SigningKey};
 
-/// What is signed where it is present: what RFC 6376 §5.4.1 recommends, what describes the body, and what a receiver shows
-/// or acts on.
+/// What is signed where it is present: what RFC 6376 §5.4.1 recommends, what describes the body, and what a receiver
+/// shows or acts on.
 const SIGNED: [&str; 24] = [
     "From",
     "To",
@@ -43,7 +44,7 @@ const SIGNED: [&str; 24] = [
 /// What is signed once more than it is there, so that nobody can add another one that a reader would show (§8.15).
 const OVERSIGNED: [&str; 5] = ["From", "Subject", "To", "Reply-To", "Date"];
 
-/// Why a mail could not be signed.
+/// Why a message could not be signed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot be signed with {selector}: {why}")]
 pub struct SignError {
@@ -51,8 +52,8 @@ pub struct SignError {
     why: String,
 }
 
-/// Puts a signature of each key on top of the mail, where it stands: a large one is not to be in memory twice. On an error
-/// the mail is as it was.
+/// Puts a signature of each key on top of the message, where it stands: a large one is not to be in memory twice. On an
+/// error the message is as it was.
 pub fn sign(mime: &mut Vec<u8>, signer: &Signer, at: DateTime<Utc>) -> Result<(), SignError> {
     let signatures = signatures(mime, signer, at)?;
     // At most what is needed: a vector that grows by itself would double.
@@ -61,7 +62,7 @@ pub fn sign(mime: &mut Vec<u8>, signer: &Signer, at: DateTime<Utc>) -> Result<()
     Ok(())
 }
 
-/// The header fields to put before the mail.
+/// The header fields to put before the message.
 fn signatures(mime: &[u8], signer: &Signer, at: DateTime<Utc>) -> Result<Vec<u8>, SignError> {
     let (fields, body) = split(mime);
     // From the bottom up, as a verifier takes them (§5.4.2).
@@ -93,8 +94,8 @@ fn signatures(mime: &[u8], signer: &Signer, at: DateTime<Utc>) -> Result<Vec<u8>
 /// The longest line that RFC 5322 §2.1.1 wants.
 const LINE: usize = 78;
 
-/// Breaks the lines of a signature that are longer at their spaces: the names of domains and keys may be long. The canonical
-/// form stays the same, in which a fold is a space (§3.4.2).
+/// Breaks the lines of a signature that are longer at their spaces: the names of domains and keys may be long. The
+/// canonical form stays the same, in which a fold is a space (§3.4.2).
 fn fold(out: &mut Vec<u8>, header: &[u8]) {
     for line in header.split_inclusive(|byte| *byte == b'\n') {
         let mut rest = line;
@@ -142,7 +143,7 @@ fn is_signed(name: &[u8]) -> bool {
 /// A field's name, and what follows its colon, line end included.
 type Field<'a> = (&'a [u8], &'a [u8]);
 
-/// The fields of a mail whose lines end in CRLF, and its body.
+/// The fields of a message whose lines end in CRLF, and its body.
 fn split(mime: &[u8]) -> (Vec<Field<'_>>, &[u8]) {
     let (mut fields, mut rest) = (Vec::new(), mime);
     while !rest.is_empty() {

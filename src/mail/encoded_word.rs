@@ -6,15 +6,15 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// The longest encoded-word, in octets (RFC 2047 §2).
+/// The longest encoded-word, in bytes (RFC 2047 §2).
 const LONGEST: usize = 75;
 /// `=?utf-8?q?` and `?=`.
 const FRAME: usize = 12;
 
-/// The shortest room in which every character can be encoded: one of four octets, each as `=XX`.
+/// The shortest room in which every character can be encoded: one of four bytes, each as `=XX`.
 pub(super) const SHORTEST: usize = FRAME + 12;
 
-/// How the octets are written.
+/// How the bytes are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scheme {
     /// Letters and digits as they are, the rest as `=XX`.
@@ -30,7 +30,7 @@ impl Scheme {
         if q <= text.len() * 2 { Self::Q } else { Self::B }
     }
 
-    /// Writes the longest beginning of `text` that fits into `room` octets as one encoded-word and returns what is
+    /// Writes the longest beginning of `text` that fits into `room` bytes as one encoded-word and returns what is
     /// left of `text`. Never splits a character (RFC 2047 §5), and always takes one, also where there is no room.
     pub(super) fn write_one<'t>(self, out: &mut Vec<u8>, text: &'t str, room: usize) -> &'t str {
         let room = room.min(LONGEST).saturating_sub(FRAME);
@@ -49,7 +49,7 @@ impl Scheme {
         rest
     }
 
-    /// How many octets of `text` fit into `room` octets once encoded.
+    /// How many bytes of `text` fit into `room` bytes once encoded.
     fn fitting(self, text: &str, room: usize) -> usize {
         let (mut width, mut end) = (0, 0);
         for char in text.chars() {
@@ -88,7 +88,7 @@ pub(super) fn mimicked_by(text: &str) -> bool {
     })
 }
 
-/// Octets that may stand for themselves in every place where an encoded-word may stand (RFC 2047 §5 (3)).
+/// Bytes that may stand for themselves in every place where an encoded-word may stand (RFC 2047 §5 (3)).
 fn is_q_literal(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'!' | b'*' | b'+' | b'-' | b'/')
 }

@@ -6,24 +6,24 @@
 use super::encoded_word::{self, Scheme};
 use super::normalise::single_line;
 
-/// Lines are folded to at most this many octets where the text has a space to fold at. RFC 5322 asks for 78, RFC 2047
+/// Lines are folded to at most this many bytes where the text has a space to fold at. RFC 5322 asks for 78, RFC 2047
 /// for 76 where an encoded-word stands.
 const LINE: usize = 76;
 
-/// A word longer than this cannot stand in a header line as it is: with a name of 76 octets it would reach 998.
+/// A word longer than this cannot stand in a header line as it is: with a name of 76 bytes it would reach 998.
 pub(super) const LONGEST_WORD: usize = 900;
 
 /// A header field that is being written.
 pub(super) struct Field<'a> {
     out: &'a mut Vec<u8>,
-    /// Octets on the current line.
+    /// Bytes on the current line.
     column: usize,
     /// Whether nothing stands behind the colon yet.
     fresh: bool,
 }
 
 impl<'a> Field<'a> {
-    /// Begins a field with `name`, which is printable ASCII of at most 76 octets.
+    /// Begins a field with `name`, which is printable ASCII of at most 76 bytes.
     pub(super) fn new(out: &'a mut Vec<u8>, name: &str) -> Self {
         out.extend_from_slice(name.as_bytes());
         out.push(b':');
@@ -65,7 +65,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// How many octets a word may have to stand on a line of its own without making it too long.
+    /// How many bytes a word may have to stand on a line of its own without making it too long.
     pub(super) const fn room() -> usize {
         LINE - 1
     }
@@ -100,8 +100,8 @@ pub(super) fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
 
 /// Writes a field with free text, such as `Subject` and custom headers that are not known to have a syntax.
 ///
-/// Words that are plain ASCII stay as they are. A word that is not, or that has more than one space behind it, is encoded,
-/// and with it what stands between two such words where that is too little to stand alone.
+/// Words that are plain ASCII stay as they are. A word that is not, or that has more than one space behind it, is
+/// encoded, and with it what stands between two such words where that is too little to stand alone.
 pub(super) fn unstructured(out: &mut Vec<u8>, name: &str, value: &str) {
     let value = single_line(value);
     let mut field = Field::new(out, name);
@@ -128,8 +128,8 @@ pub(super) fn is_printable(text: &str) -> bool {
 /// Spans with less than this between them are one: two encoded-words cost more than the plain words between.
 const BETWEEN_SPANS: usize = 24;
 
-/// From where to where `value` has to be encoded, in bytes and in order. A span begins and ends with a word, and a plain word
-/// stands between two of them, because readers drop the space between encoded-words (RFC 2047 §6.2).
+/// From where to where `value` has to be encoded, in bytes and in order. A span begins and ends with a word, and a
+/// plain word stands between two of them, because readers drop the space between encoded-words (RFC 2047 §6.2).
 fn encoded_spans(value: &str) -> Vec<(usize, usize)> {
     if encoded_word::mimicked_by(value) {
         return vec![(0, value.len())];

@@ -1,4 +1,4 @@
-//! The header of a mail (RFC 5322 §3.6), up to the fields that describe its body.
+//! The header of a message (RFC 5322 §3.6), up to the fields that describe its body.
 
 use std::slice::from_ref;
 
@@ -39,7 +39,7 @@ pub(super) fn write(out: &mut Vec<u8>, draft: &Draft) {
     }
 }
 
-/// At most this many octets are written.
+/// At most this many bytes are written.
 pub(super) fn size_limit(draft: &Draft) -> usize {
     let mailbox = |mailbox: &Mailbox| {
         8 + mailbox.address.local().len()
@@ -52,7 +52,7 @@ pub(super) fn size_limit(draft: &Draft) -> usize {
     512 + draft.from.address.domain().len() + text_limit(&draft.subject) + mailboxes + headers
 }
 
-/// At most this many octets are written for a text: 78 for every 26 of it, half of them escaped, and a fold before.
+/// At most this many bytes are written for a text: 78 for every 26 of it, half of them escaped, and a fold before.
 fn text_limit(text: &str) -> usize {
     32 + text.len() * 3
 }

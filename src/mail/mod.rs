@@ -1,9 +1,9 @@
 //! Bytes ↔ types: turns a message into MIME. No sockets, no SQL, no clock, no dice.
 //!
 //! [`build`] promises, whatever the fields of a draft hold:
-//! - the same draft renders the same bytes, so that every attempt and every copy of the mail is the same mail;
-//! - every line ends in CRLF, is at most 998 octets long (RFC 5322 §2.1.1) and 7-bit, except for header lines with an
-//!   address whose local part is not ASCII (RFC 6532; such mail needs SMTPUTF8 anyway);
+//! - the same draft renders the same bytes, so that every attempt and every copy of the message is the same mail;
+//! - every line ends in CRLF, is at most 998 bytes long (RFC 5322 §2.1.1) and 7-bit, except for header lines with an
+//!   address whose local part is not ASCII (RFC 6532; such message needs SMTPUTF8 anyway);
 //! - no field can add a header, a recipient or a part;
 //! - what the sender wrote is what an RFC 5322/2045 reader gets back, bodies with their line ends as CRLF.
 

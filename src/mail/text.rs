@@ -3,7 +3,7 @@
 use super::normalise::lines;
 use super::{base64_lines, quoted_printable};
 
-/// The longest line that is sent as it is, in octets. The protocol allows 998; the rest is left to those on the way
+/// The longest line that is sent as it is, in bytes. The protocol allows 998; the rest is left to those on the way
 /// who add a character.
 const LONGEST_LINE: usize = 990;
 
@@ -37,7 +37,7 @@ pub(super) struct Text<'a> {
     pub(super) encoding: Encoding,
     /// `us-ascii` where that is enough: filters count a text that claims more than it has against a message.
     pub(super) charset: &'static str,
-    /// At most this many octets, once encoded.
+    /// At most this many bytes, once encoded.
     pub(super) size_limit: usize,
 }
 
@@ -64,7 +64,7 @@ impl<'a> Text<'a> {
         };
         let size_limit = match encoding {
             Encoding::SevenBit => normalised,
-            // A soft break costs 3 octets in 73 and a `From ` behind it 2 more; a line end, a last space and a first
+            // A soft break costs 3 bytes in 73 and a `From ` behind it 2 more; a line end, a last space and a first
             // `From ` cost 6 a line.
             Encoding::QuotedPrintable => quoted + quoted / 14 + 6 * count,
             Encoding::Base64 => base64_lines::encoded_len(normalised),

@@ -187,7 +187,7 @@ async fn what_is_changed_on_the_way_does_not_verify() {
         let forged = original.replace(from, to);
         assert_ne!(forged, original, "{from}");
         let outcomes = verified(forged.as_bytes(), &zone.also("acne.test")).await;
-        // A mail with two From is not even looked at by some verifiers.
+        // A message with two From is not even looked at by some verifiers.
         assert!(outcomes.iter().all(Result::is_err), "{from} → {to}: {outcomes:?}");
     }
     for (from, to) in [("X-Other: 1\r\n", ""), ("Hello  there. ", "Hello there."), ("Subject: Your", "SUBJECT:   Your")]
@@ -205,7 +205,7 @@ impl Zone {
     }
 }
 
-/// RFC 8463 appendix A: the keys, and the mail as signed there with both.
+/// RFC 8463 appendix A: the keys, and the message as signed there with both.
 const FOOTBALL: &str = "From: Joe SixPack <joe@football.example.com>\r\nTo: Suzie Q <suzie@shopping.example.net>\r\n\
     Subject: Is dinner ready?\r\nDate: Fri, 11 Jul 2003 21:00:37 -0700 (PDT)\r\n\
     Message-ID: <20030712040037.46341.5F8J@football.example.com>\r\n\r\n\

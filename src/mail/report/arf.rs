@@ -1,4 +1,5 @@
-//! Complaints: feedback reports (RFC 5965), and Outlook's reports (JMRP) that return the mail with a field of their own.
+//! Complaints: feedback reports (RFC 5965), and Outlook's reports (JMRP) that return the message with a field of their
+//! own.
 //!
 //! Providers redact the recipient. Then what the returned header names counts, where that is one alone.
 
@@ -13,7 +14,7 @@ use crate::domain::bounce::{BounceType, Category, Judgement};
 use crate::domain::outcome::Reply;
 use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
-/// Feedback types that say that somebody did not want the mail. `auth-failure` (RFC 6591) and `not-spam` do not.
+/// Feedback types that say that somebody did not want the message. `auth-failure` (RFC 6591) and `not-spam` do not.
 const COMPLAINTS: [&str; 7] = ["abuse", "fraud", "virus", "other", "opt-out", "opt-out-list", "miscategorized"];
 
 /// Reads a feedback report.
@@ -59,7 +60,7 @@ fn named(fields: &Fields, returned: &Returned) -> Vec<String> {
     named
 }
 
-/// What a report says that is no complaint (RFC 6591): how the mail fared.
+/// What a report says that is no complaint (RFC 6591): how the message fared.
 fn no_complaint(recipient: String, fields: &Fields) -> ReportedRecipient {
     let fate = fields.get("delivery-result").map(|word| cut(word, 100).to_ascii_lowercase());
     let action = match fate.as_deref() {

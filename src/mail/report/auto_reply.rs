@@ -37,7 +37,7 @@ const SUBJECTS: [&str; 26] = [
     "自動回覆",
 ];
 
-/// Notices that a mail was read, or thrown away unread.
+/// Notices that a message was read, or thrown away unread.
 pub(super) fn receipt(mail: &Mail<'_>) -> Option<Report> {
     let part = mail.part(&["message/disposition-notification", "message/global-disposition-notification"])?;
     rejected(mail, &Fields::read(&part.text())).or_else(|| Some(silent(ReportKind::AutoReply, "rfc8098", mail)))
@@ -65,7 +65,7 @@ pub(super) fn is_vacation(subject: &str) -> bool {
     SUBJECTS.iter().any(|words| subject.contains(words)) || subject.starts_with("auto: ")
 }
 
-/// Reads a mail that a machine has sent for its owner.
+/// Reads a message that a machine has sent for its owner.
 pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     let field = |name: &str| mail.fields.get(name).map(|value| value.trim().to_ascii_lowercase());
     let is_yes = |name: &str| field(name).is_some_and(|value| value != "no");

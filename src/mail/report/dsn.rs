@@ -1,4 +1,4 @@
-//! Delivery status notifications (RFC 3464, RFC 6533): a part with a group of fields for the mail and one for each
+//! Delivery status notifications (RFC 3464, RFC 6533): a part with a group of fields for the message and one for each
 //! recipient.
 
 use std::collections::HashSet;
@@ -20,7 +20,7 @@ const KINDS: [&str; 2] = ["message/delivery-status", "message/global-delivery-st
 /// For so many recipients the text is searched; it is once for each.
 const SOUGHT: usize = 100;
 
-/// Reads a mail that has such a part, or the fields of one in its text.
+/// Reads a message that has such a part, or the fields of one in its text.
 pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     let (rule, groups) = match mail.part(&KINDS) {
         Some(part) => {
@@ -170,7 +170,8 @@ fn behind(group: &Fields, mail: &Mail<'_>, notice: Option<&str>, recipient: &str
     actual.or_else(by_text).or_else(by_header).or_else(|| refused(said).filter(is_other))
 }
 
-/// The address that a server says it refused, in brackets as servers write it: `<ann@example.test>: Recipient address rejected`.
+/// The address that a server says it refused, in brackets as servers write it: `<ann@example.test>: Recipient address
+/// rejected`.
 fn refused(said: &str) -> Option<String> {
     let (at, found) = address::all_in(said).next()?;
     let is_bracketed = said[..at].ends_with('<') && said[at + found.len()..].starts_with('>');

@@ -3,7 +3,7 @@
 
 /// More fields are not looked at.
 const MOST: usize = 500;
-/// Longer values are cut, in octets.
+/// Longer values are cut, in bytes.
 const LONGEST: usize = 8_000;
 /// More groups are not looked at: as many recipients as a report may be about.
 const MOST_GROUPS: usize = 1_001;

@@ -297,7 +297,7 @@ pub(super) const LABELS: [&str; 25] = [
     "empfänger",
 ];
 
-/// Words that announce whom a failure is about: what lines begin with above them is the mail's own.
+/// Words that announce whom a failure is about: what lines begin with above them is the message's own.
 pub(super) const ANNOUNCEMENTS: [&str; 14] = [
     "did not reach the following recipient",
     "could not be reached:",
@@ -315,7 +315,7 @@ pub(super) const ANNOUNCEMENTS: [&str; 14] = [
     "following recipients failed",
 ];
 
-/// Words of a mail that arrived, was passed on or went to several others: nothing failed that they speak of.
+/// Words of a message that arrived, was passed on or went to several others: nothing failed that they speak of.
 pub(super) const SUCCESSES: [&str; 17] = [
     "return receipt",
     "delivery receipt",

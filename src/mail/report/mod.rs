@@ -1,10 +1,10 @@
 //! Reads mail that came back: DSNs, complaints, automatic replies.
 //!
-//! [`read`] promises an answer for any octets in bounded time and memory: what of a mail is looked at is limited in size,
-//! number and depth (`parts`). It believes nothing: whose mail it was is decided elsewhere, by a token of ours in
-//! [`Report::references`]. In this order: a DSN by its status part (RFC 3464, 6533), a complaint (RFC 5965 and what came
-//! before it), a notice of a reading (RFC 8098), a bounce in words that mail servers are known for, an automatic reply
-//! (RFC 3834), and at last anything that reads like a bounce.
+//! [`read`] promises an answer for any bytes in bounded time and memory: what of a message is looked at is limited in
+//! size, number and depth (`parts`). It believes nothing: whose mail it was is decided elsewhere, by a token of ours in
+//! [`Report::references`]. In this order: a DSN by its status part (RFC 3464, 6533), a complaint (RFC 5965 and what
+//! came before it), a notice of a reading (RFC 8098), a bounce in words that mail servers are known for, an automatic
+//! reply (RFC 3834), and at last anything that reads like a bounce.
 
 mod address;
 mod arf;
@@ -27,7 +27,7 @@ use std::borrow::Cow;
 use crate::domain::report::{Report, ReportKind};
 use parts::Mail;
 
-/// Reads a mail. Whatever the bytes, there is an answer.
+/// Reads a message. Whatever the bytes, there is an answer.
 pub fn read(mime: &[u8]) -> Report {
     let mime = with_line_feeds(mime);
     let mail = Mail::read(&mime);
@@ -51,7 +51,7 @@ fn with_line_feeds(mime: &[u8]) -> Cow<'_, [u8]> {
     mime.iter().map(|octet| if *octet == b'\r' { b'\n' } else { *octet }).collect()
 }
 
-/// A mail in short, for a log.
+/// A message in short, for a log.
 #[derive(Debug)]
 pub struct Summary {
     /// The `From` field.
@@ -62,7 +62,7 @@ pub struct Summary {
     pub text: String,
 }
 
-/// Sums a mail up, with at most so many characters of its text.
+/// Sums a message up, with at most so many characters of its text.
 pub fn summary(mime: &[u8], characters: usize) -> Summary {
     let mail = Mail::read(mime);
     let from = fields::cut(mail.fields.get("from").unwrap_or_default(), SHOWN).to_owned();
@@ -70,7 +70,7 @@ pub fn summary(mime: &[u8], characters: usize) -> Summary {
     Summary { from, subject, text: mail.text().trim().chars().take(characters).collect() }
 }
 
-/// Octets of a field in a summary.
+/// Bytes of a field in a summary.
 const SHOWN: usize = 500;
 
 /// A report that was passed on as an attachment: one level deep, and only where it is one by its own parts.

@@ -14,11 +14,11 @@ use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
 pub(super) use said::{about, member_of};
 
-/// Octets of a notice that are looked at.
+/// Bytes of a notice that are looked at.
 const LIMIT: usize = 32 * 1_024;
 /// Recipients of one notice.
 const MOST: usize = 100;
-/// Octets of a notice that says no more than that an address is refused.
+/// Bytes of a notice that says no more than that an address is refused.
 const REFUSAL: usize = 500;
 /// Lines of what is said of one recipient.
 const LINES: usize = 14;
@@ -58,7 +58,7 @@ pub(super) fn read(mail: &Mail<'_>, evidence: Evidence) -> Option<Report> {
     })
 }
 
-/// By what a mail is known to be a bounce.
+/// By what a message is known to be a bounce.
 fn rule(mail: &Mail<'_>, evidence: Evidence, lower: &str, notice: &str) -> Option<&'static str> {
     if is_receipt(mail, lower) || evidence != Evidence::Format && auto_reply::is_vacation(&mail.subject) {
         return None;
@@ -104,10 +104,11 @@ fn recipients(
     told.collect()
 }
 
-/// Whether the words are those of a receipt: the mail arrived, was passed on or went to several others, and nothing failed.
+/// Whether the words are those of a receipt: the message arrived, was passed on or went to several others, and nothing
+/// failed.
 pub(super) fn is_receipt(mail: &Mail<'_>, lower: &str) -> bool {
     let subject = mail.subject.to_lowercase();
-    // A receipt quotes the subject of the mail, whatever that is.
+    // A receipt quotes the subject of the message, whatever that is.
     if RECEIPTS.iter().any(|words| subject.starts_with(words)) {
         return !FAILURES.iter().any(|words| lower.contains(words));
     }
@@ -154,8 +155,8 @@ fn line_of<'a>(text: &'a str, at: usize, address: &str) -> (&'a str, &'a str) {
     (before, after)
 }
 
-/// A text without the mail that it returns, and that mail's header: at the first line that announces it, or where three
-/// lines in a row are fields of a header.
+/// A text without the message that it returns, and that message's header: at the first line that announces it, or where
+/// three lines in a row are fields of a header.
 pub(super) fn split(text: &str) -> (&str, Fields) {
     let text = cut(text, LIMIT * 2);
     let mut starts = Vec::new();

@@ -1,4 +1,4 @@
-//! A mail as its leaves, whatever their nesting.
+//! A message as its leaves, whatever their nesting.
 //!
 //! The splitting is ours, because it must stay bounded on hostile mail: mail-parser nests messages in messages without
 //! end. Of it are the reading of structured headers, the decoding and the character sets.
@@ -14,16 +14,16 @@ use memchr::memmem;
 
 use super::fields::Fields;
 
-/// Octets of a header that are looked at.
+/// Bytes of a header that are looked at.
 const HEADER: usize = 128 * 1_024;
-/// Octets of a leaf that are decoded.
+/// Bytes of a leaf that are decoded.
 const BODY: usize = 256 * 1_024;
 /// Leaves that are looked at.
 const MOST: usize = 40;
 /// Levels of multiparts that are looked into.
 const DEPTHS: usize = 6;
 
-/// A mail.
+/// A message.
 #[derive(Debug, Default)]
 pub(super) struct Mail<'a> {
     /// Its header.
@@ -47,7 +47,7 @@ pub(super) struct Part<'a> {
 }
 
 impl<'a> Mail<'a> {
-    /// Takes a mail apart.
+    /// Takes a message apart.
     pub fn read(mime: &'a [u8]) -> Self {
         let (header, _) = split(mime);
         let text = String::from_utf8_lossy(header);

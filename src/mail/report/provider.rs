@@ -1,5 +1,5 @@
-//! Notifications of providers that are JSON in a mail's text: those of Amazon SES, as SNS mails them, for bounces, complaints
-//! and deliveries.
+//! Notifications of providers that are JSON in a message's text: those of Amazon SES, as SNS messages them, for
+//! bounces, complaints and deliveries.
 
 use serde_json::Value;
 
@@ -111,7 +111,7 @@ fn address(value: &Value, name: &str) -> Option<String> {
     super::address::typed(value.get(name)?.as_str()?)
 }
 
-/// The Message-ID that the mail had when it was handed over.
+/// The Message-ID that the message had when it was handed over.
 fn message_id(sent: &Value) -> Option<String> {
     let headers = sent.get("headers").and_then(Value::as_array);
     let is_id = |field: &&Value| {

@@ -1,11 +1,11 @@
-//! What a report gives back of the mail that it is about: its header, whole, in part or quoted in a text.
+//! What a report gives back of the message that it is about: its header, whole, in part or quoted in a text.
 
 use super::address;
 use super::fields::{Fields, cut};
 use super::notice;
 use super::parts::Mail;
 
-/// Parts that a mail or its header is returned in.
+/// Parts that a message or its header is returned in.
 const KINDS: [&str; 7] = [
     "message/rfc822",
     "message/global",
@@ -22,7 +22,7 @@ const RECEIVED: usize = 20;
 /// More references are not given.
 const MOST: usize = 32;
 
-/// The header of the mail that a report is about; empty where it is not returned.
+/// The header of the message that a report is about; empty where it is not returned.
 #[derive(Debug, Default)]
 pub(super) struct Returned(pub Fields);
 
@@ -41,7 +41,8 @@ impl Returned {
         is_id.then(|| id.to_owned())
     }
 
-    /// Where a token of ours may stand: `first`, then the returned mail's envelope sender, then to whom the report came.
+    /// Where a token of ours may stand: `first`, then the returned mail's envelope sender, then to whom the report
+    /// came.
     pub fn references<'a>(&self, mail: &Mail<'_>, first: impl Iterator<Item = &'a str>) -> Vec<String> {
         let mut references: Vec<String> = Vec::new();
         let mut add = |reference: String| {
@@ -61,8 +62,8 @@ impl Returned {
         references
     }
 
-    /// To whom it went, where that is one alone: as its header says, as its envelope was noted, or as the last server wrote
-    /// (`for <ann@example.test>`, RFC 5321 §4.4).
+    /// To whom it went, where that is one alone: as its header says, as its envelope was noted, or as the last server
+    /// wrote (`for <ann@example.test>`, RFC 5321 §4.4).
     pub fn only_recipient(&self) -> Option<String> {
         const NOTED: [&str; 7] = [
             "x-hmxmroriginalrecipient",

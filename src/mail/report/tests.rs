@@ -1,5 +1,5 @@
-//! Mails that came back, as the large providers and common servers write them (`samples/`), with what is to be read in
-//! them (`samples/expected.txt`).
+//! Messages that came back, as the large providers and common servers write them (`samples/`), with what is to be read
+//! in them (`samples/expected.txt`).
 
 use std::fmt::Write as _;
 use std::fs;
@@ -175,7 +175,7 @@ fn ten_mebibytes_of_anything_are_read_in_a_moment() {
     }
 }
 
-/// A mail from a server's own name, with nothing but words.
+/// A message from a server's own name, with nothing but words.
 fn in_words(subject: &str, text: &str) -> Report {
     read(format!("Return-Path: <>\nFrom: postmaster@mx.test\nSubject: {subject}\n\n{text}\n").as_bytes())
 }

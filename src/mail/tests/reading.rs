@@ -1,8 +1,8 @@
-//! Reads a mail with mail-parser, an implementation that shares no code with ours.
+//! Reads a message with mail-parser, an implementation that shares no code with ours.
 
 use mail_parser::{Address, HeaderValue, Message, MessageParser, MessagePart, MimeHeaders, PartType};
 
-/// A leaf of a mail's tree as its reader gets it.
+/// A leaf of a message's tree as its reader gets it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Leaf {
     pub(super) content_type: String,

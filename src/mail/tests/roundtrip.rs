@@ -137,7 +137,7 @@ proptest! {
         let message = parse(&mail);
         let (mut read, expected) = (leaves(&message), expected_leaves(&draft));
         if let ([only], [wanted]) = (read.as_mut_slice(), expected.as_slice()) && !wanted.data.ends_with(b"\r\n") {
-            // The only part of a mail ends with the mail, which ends with a line.
+            // The only part of a message ends with the message, which ends with a line.
             only.data.truncate(wanted.data.len());
         }
         prop_assert_eq!(read, expected);

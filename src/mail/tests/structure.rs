@@ -1,4 +1,4 @@
-//! Which parts a mail has and how they nest.
+//! Which parts a message has and how they nest.
 
 use super::reading::tree;
 use super::{draft, file, header, mailbox, named};

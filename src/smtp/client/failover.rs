@@ -1,8 +1,10 @@
-//! The servers that a mail may go to: which is asked first, when the next one is, and what is said where none took it.
+//! The servers that a message may go to: which is asked first, when the next one is, and what is said where none took
+//! it.
 //!
-//! A route's relays are asked in the order of the configuration, a domain's own servers in that of their preference; but
-//! one that could not be reached is asked last for a while, so that it does not cost every mail a connection's time-out.
-//! When that while is over one mail tries it again, and the others go on as before until it has been reached.
+//! A route's relays are asked in the order of the configuration, a domain's own servers in that of their preference;
+//! but one that could not be reached is asked last for a while, so that it does not cost every message a connection's
+//! time-out. When that while is over one message tries it again, and the others go on as before until it has been
+//! reached.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,7 +60,7 @@ impl ServerHealthMap {
     }
 }
 
-/// A server that a mail may go to.
+/// A server that a message may go to.
 pub(in crate::smtp) struct Candidate<'a> {
     destination: &'a Destination,
     policy: &'a Arc<Policy>,
@@ -132,8 +134,8 @@ fn in_turn(servers: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
     others.into_iter().chain(deprioritised).collect()
 }
 
-/// Hands a mail to the first of these servers that has an ear for it. Once one has judged a recipient, no other is asked.
-/// The refusal has the words of all.
+/// Hands a message to the first of these servers that has an ear for it. Once one has judged a recipient, no other is
+/// asked. The refusal has the words of all.
 pub(in crate::smtp) async fn deliver(
     servers: Vec<Candidate<'_>>,
     call: &ServerDelivery<'_>,
@@ -182,7 +184,7 @@ pub(in crate::smtp) async fn deliver(
     }
 }
 
-/// What a server said that would not have the mail as a whole, for now; another one may. `None` where it has judged
+/// What a server said that would not have the message as a whole, for now; another one may. `None` where it has judged
 /// anybody.
 fn refusal(peer: &Peer, judgements: &[Judgement]) -> Option<Refusal> {
     let is_whole = |one: &Judgement| one.verdict == Verdict::Temporary && one.stage <= Stage::Mail;
@@ -190,7 +192,7 @@ fn refusal(peer: &Peer, judgements: &[Judgement]) -> Option<Refusal> {
     Some(Refusal { peer: peer.clone(), stage: first.stage, reply: first.reply.clone() })
 }
 
-/// What the servers said that did not take the mail.
+/// What the servers said that did not take the message.
 #[derive(Default)]
 struct Failures(Vec<(String, Refusal)>);
 

@@ -30,7 +30,7 @@ impl Judgement {
 pub(in crate::smtp) enum Ending {
     /// The server, or what is known of it, has judged at least one recipient.
     Judged(Judged),
-    /// The server was gone before it said a word about this mail: on a session that had been idle, not an attempt.
+    /// The server was gone before it said a word about this message: on a session that had been idle, not an attempt.
     HungUp(Reply),
     /// The watch did not want the text to be sent, or ended: not an attempt.
     CalledOff,
@@ -61,7 +61,7 @@ impl Judged {
     }
 }
 
-/// One mail.
+/// One message.
 #[derive(Clone, Copy)]
 pub(in crate::smtp) struct OutgoingMessage<'a> {
     pub envelope: &'a Envelope,

@@ -1,9 +1,9 @@
-//! What the sender is told about one mail: where it goes and for whom it is.
+//! What the sender is told about one message: where it goes and for whom it is.
 
 use crate::domain::address::Address;
 use crate::domain::routing::RouteName;
 
-/// Where a mail goes next.
+/// Where a message goes next.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Route {
     /// Through the relays of this name, which is not `mx`.
@@ -26,10 +26,10 @@ pub struct Envelope {
     pub dsn: Option<Dsn>,
 }
 
-/// Which notifications are wanted (RFC 3461): of failure and delay always, with the header of the mail and no more.
+/// Which notifications are wanted (RFC 3461): of failure and delay always, with the header of the message and no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dsn {
-    /// What names the mail in them (ENVID): printable ASCII, at most 100 characters.
+    /// What names the message in them (ENVID): printable ASCII, at most 100 characters.
     pub envelope_id: String,
     /// Whether of success too.
     pub success: bool,

@@ -29,7 +29,7 @@ pub struct Sender {
     /// Or why there is none; only a sender with a relay can do without.
     direct: Result<Direct, String>,
     pools: Arc<Pools>,
-    /// How long a mail waits for others to be done with their connections.
+    /// How long a message waits for others to be done with their connections.
     patience: Duration,
     /// The same where another server may take it.
     patience_or_next: Duration,
@@ -66,11 +66,11 @@ impl Sender {
         Ok(Self { relays, direct, pools: Arc::default(), patience, patience_or_next })
     }
 
-    /// Sends one mail to all recipients of the envelope, which must share the route. Answers one outcome for each, in
-    /// the envelope's order.
+    /// Sends one message to all recipients of the envelope, which must share the route. Answers one outcome for each,
+    /// in the envelope's order.
     ///
-    /// `mime` must have CRLF line ends. A call that is dropped closes its connection; whether the mail was taken is then
-    /// unknown.
+    /// `mime` must have CRLF line ends. A call that is dropped closes its connection; whether the message was taken is
+    /// then unknown.
     pub async fn send(&self, route: &Route, envelope: &Envelope, mime: &[u8]) -> Vec<Outcome> {
         let terms = SendOptions { urgent: true, limits: Limits::default(), watch: &|| true };
         self.send_if(route, envelope, mime, &terms).await.unwrap_or_else(|NotBegun(reply)| {
@@ -111,8 +111,8 @@ impl Sender {
         self.pools.open_connections(lane)
     }
 
-    /// From now on no mail is begun: whoever waits for a connection is turned away at once, and so is whoever comes. A mail
-    /// that is on its way is not disturbed.
+    /// From now on no message is begun: whoever waits for a connection is turned away at once, and so is whoever comes.
+    /// A message that is on its way is not disturbed.
     pub fn turn_away(&self) {
         self.pools.turn_away();
     }

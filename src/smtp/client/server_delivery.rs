@@ -1,4 +1,4 @@
-//! One mail to one server: a place at its gate, a session, the transaction.
+//! One message to one server: a place at its gate, a session, the transaction.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::transaction::recipient_limit::RecipientLimit;
 use crate::domain::outcome::{Peer, Reply, Stage, Verdict};
 use crate::smtp::sts;
 
-/// No attempt was made: every connection stayed in use, or the mail was called off. Says why.
+/// No attempt was made: every connection stayed in use, or the message was called off. Says why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotBegun(pub Reply);
 
@@ -27,7 +27,7 @@ impl NotBegun {
     }
 }
 
-/// Why a server did not get the mail.
+/// Why a server did not get the message.
 #[derive(Debug)]
 pub(in crate::smtp) enum Failure {
     /// Nobody did, nor will now.
@@ -44,7 +44,7 @@ impl From<NotBegun> for Failure {
     }
 }
 
-/// A mail on its way to the servers of one destination after the other.
+/// A message on its way to the servers of one destination after the other.
 #[derive(Clone, Copy)]
 pub(in crate::smtp) struct ServerDelivery<'a> {
     pub pools: &'a Arc<Pools>,
@@ -70,7 +70,7 @@ pub(in crate::smtp) struct Wait<'a> {
 }
 
 impl ServerDelivery<'_> {
-    /// Hands the mail to one server, in as many transactions as the number of recipients that it takes in one makes
+    /// Hands the message to one server, in as many transactions as the number of recipients that it takes in one makes
     /// necessary.
     pub async fn deliver(
         &self,
@@ -174,7 +174,7 @@ impl ServerDelivery<'_> {
         self.everyone(peer, Judgement::new(Verdict::Temporary, stage, reply))
     }
 
-    /// A session that may carry this mail, and its place in the pool.
+    /// A session that may carry this message, and its place in the pool.
     async fn session(
         &self,
         pool: &Pool,
@@ -206,7 +206,7 @@ impl ServerDelivery<'_> {
     }
 }
 
-/// What became of the recipients of a mail so far, in one transaction after the other.
+/// What became of the recipients of a message so far, in one transaction after the other.
 struct TransactionResults {
     judged: Vec<Option<Judgement>>,
     /// Those of them that the last transaction has judged.

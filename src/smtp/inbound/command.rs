@@ -45,7 +45,7 @@ pub(super) struct Auth {
 pub(super) struct Mail {
     /// The reverse path; empty for the null sender.
     pub(super) from: String,
-    /// The octets the client means to send (RFC 1870).
+    /// The bytes the client means to send (RFC 1870).
     pub(super) size: Option<u64>,
     /// Whether addresses and headers may be UTF-8 (RFC 6531).
     pub(super) smtputf8: bool,

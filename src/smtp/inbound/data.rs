@@ -1,16 +1,16 @@
-//! Bytes → one mail (RFC 5321 §4.5.2): ends at `CRLF . CRLF` and nowhere else, and takes the stuffed dots out.
+//! Bytes → one message (RFC 5321 §4.5.2): ends at `CRLF . CRLF` and nowhere else, and takes the stuffed dots out.
 //!
 //! Of a large mail as much may be kept as whoever reads it looks at; the rest is read over.
 //!
-//! A mail with a bare CR or LF is read to its true end and refused (§2.3.8): a server further on might take
+//! A message with a bare CR or LF is read to its true end and refused (§2.3.8): a server further on might take
 //! `LF . LF` for an end, and what follows for commands.
 
-/// Why a mail cannot be taken.
+/// Why a message cannot be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DataFault {
     /// A CR or LF without the other.
     BareLineBreak,
-    /// More octets than allowed.
+    /// More bytes than allowed.
     TooBig,
 }
 
@@ -28,12 +28,12 @@ enum At {
     Text,
 }
 
-/// Reads one mail from the bytes after 354.
+/// Reads one message from the bytes after 354.
 #[derive(Debug)]
 pub(super) struct DataReader {
     at: At,
     data: Vec<u8>,
-    /// Octets so far, kept or not.
+    /// Bytes so far, kept or not.
     size: usize,
     limit: usize,
     most_kept: usize,
@@ -41,12 +41,12 @@ pub(super) struct DataReader {
 }
 
 impl DataReader {
-    /// A reader for a mail of at most `limit` octets, which keeps the first `most_kept` of them.
+    /// A reader for a message of at most `limit` bytes, which keeps the first `most_kept` of them.
     pub(super) fn new(limit: usize, most_kept: usize) -> Self {
         Self { at: At::LineStart, data: Vec::new(), size: 0, limit, most_kept, fault: None }
     }
 
-    /// Takes what belongs to the mail, and answers how many bytes that was and whether its end has come.
+    /// Takes what belongs to the message, and answers how many bytes that was and whether its end has come.
     pub(super) fn push(&mut self, input: &[u8]) -> (usize, bool) {
         let mut next = 0;
         while let Some(&byte) = input.get(next) {
@@ -83,7 +83,7 @@ impl DataReader {
         (next, false)
     }
 
-    /// The mail or its beginning, once its end has come.
+    /// The message or its beginning, once its end has come.
     pub(super) fn finish(self) -> Result<Vec<u8>, DataFault> {
         self.fault.map_or(Ok(self.data), Err)
     }
@@ -116,7 +116,7 @@ mod tests {
 
     type Mail = Result<Vec<u8>, DataFault>;
 
-    /// What a mail came to, and what was left over for the next command.
+    /// What a message came to, and what was left over for the next command.
     fn read(chunks: &[&[u8]], limit: usize) -> Option<(Mail, Vec<u8>)> {
         read_of(chunks, limit, limit)
     }

@@ -9,7 +9,7 @@ const SKIP_LIMIT: usize = 1 << 20;
 /// Why a line is not a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LineFault {
-    /// More than [`LINE_LIMIT`] octets.
+    /// More than [`LINE_LIMIT`] bytes.
     TooLong,
     /// More than [`SKIP_LIMIT`] bytes after it was refused as too long.
     Endless,

@@ -2,16 +2,16 @@
 //!
 //! It promises little and keeps it:
 //!
-//! - a mail ends at `CRLF . CRLF` and nowhere else; one that holds a bare CR or LF is refused, so that no two servers
-//!   can disagree about where it ends ("SMTP smuggling");
-//! - what the [`Handler`] gets is what was sent, octet for octet, with the dots unstuffed (§4.5.2);
+//! - a message ends at `CRLF . CRLF` and nowhere else; one that holds a bare CR or LF is refused, so that no two
+//!   servers can disagree about where it ends ("SMTP smuggling");
+//! - what the [`Handler`] gets is what was sent, byte for byte, with the dots unstuffed (§4.5.2);
 //! - every wait and every size is bounded by [`Settings`];
 //! - commands that arrive together are answered in one write (RFC 2920).
 //!
-//! Extensions: PIPELINING, 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), SIZE (RFC 1870), ENHANCEDSTATUSCODES (RFC 2034), and
-//! with a certificate STARTTLS (RFC 3207): what came before the handshake is forgotten, said or buffered.
+//! Extensions: PIPELINING, 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), SIZE (RFC 1870), ENHANCEDSTATUSCODES (RFC 2034),
+//! and with a certificate STARTTLS (RFC 3207): what came before the handshake is forgotten, said or buffered.
 //!
-//! *Bytes → lines and mails → commands → session*, each readable alone: `line` and `data` are pure, `path` and
+//! *Bytes → lines and messages → commands → session*, each readable alone: `line` and `data` are pure, `path` and
 //! `command` are pure, `wire` is the socket, `session` the protocol, `peers` who may have how many, `seats` who leaves
 //! for another when all places are taken, `server` the listener. A
 //! session runs over any stream: TLS is one more.
@@ -41,11 +41,12 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether mail from `from` (empty for the null sender) to `to` is taken.
     fn rcpt(&self, from: &str, to: &str) -> impl Future<Output = Result<(), SmtpRefusal>> + Send;
 
-    /// Takes a mail, and answers the text of the reply to its final dot. With `Ok` the mail is this side's to keep.
+    /// Takes a message, and answers the text of the reply to its final dot. With `Ok` the message is this side's to
+    /// keep.
     fn message(&self, mail: ReceivedMail) -> impl Future<Output = Result<String, SmtpRefusal>> + Send;
 }
 
-/// A mail as it came over the wire.
+/// A message as it came over the wire.
 #[derive(Debug, Clone)]
 pub struct ReceivedMail {
     /// What the client called itself in EHLO or HELO.
@@ -56,7 +57,7 @@ pub struct ReceivedMail {
     pub to: Vec<String>,
     /// Where the client connected from.
     pub peer: SocketAddr,
-    /// The mail, lines ended by CRLF, dots unstuffed.
+    /// The message, lines ended by CRLF, dots unstuffed.
     pub data: Vec<u8>,
 }
 

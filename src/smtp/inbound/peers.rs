@@ -1,4 +1,4 @@
-//! Who is connected: so many connections at a time and mails a minute from one address, of IPv6 from one /64.
+//! Who is connected: so many connections at a time and messages a minute from one address, of IPv6 from one /64.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Settings;
 use crate::telemetry::RateLimitedLog;
 
-/// Over so long a time the mails of one address are counted.
+/// Over so long a time the messages of one address are counted.
 const MINUTE: Duration = Duration::from_mins(1);
 /// One part in so many of the places, and one place, is for sessions that are leaving.
 pub(super) const LEAVING: usize = 8;
@@ -21,7 +21,7 @@ const REMEMBERED: usize = 4_096;
 #[derive(Debug)]
 pub(super) struct Peers {
     max_connections: usize,
-    /// What one mail takes of its address's minute.
+    /// What one message takes of its address's minute.
     cost: Option<Duration>,
     seen: Mutex<HashMap<IpAddr, Seen>>,
     turned_away: RateLimitedLog,
@@ -31,7 +31,7 @@ pub(super) struct Peers {
 #[derive(Debug)]
 struct Seen {
     connections: usize,
-    /// Until when its mails so far take up its minute (virtual scheduling).
+    /// Until when its messages so far take up its minute (virtual scheduling).
     taken_until: Instant,
 }
 
@@ -90,14 +90,14 @@ impl Guest {
         self.address
     }
 
-    /// Logs that a mail may not begin.
+    /// Logs that a message may not begin.
     pub(super) fn note_refusal(&self, peer: SocketAddr, why: &str) {
         if let Some(count) = self.peers.refused.note(Instant::now()) {
             tracing::warn!(%peer, count, why, "mails were refused before they began, which may have been bounces");
         }
     }
 
-    /// Whether one more mail may begin, which is then counted.
+    /// Whether one more message may begin, which is then counted.
     pub(super) fn may_send(&self, now: Instant) -> bool {
         let Some(cost) = self.peers.cost else { return true };
         let mut all = self.peers.seen();

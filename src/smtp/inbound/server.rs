@@ -1,4 +1,4 @@
-//! The listener: one task a session, so many at once, and a stop that lets mails in transfer finish.
+//! The listener: one task a session, so many at once, and a stop that lets messages in transfer finish.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -45,7 +45,7 @@ impl<H: Handler> Server<H> {
         self.address
     }
 
-    /// Serves until `stop`. Then idle sessions get a 421 at once, those in the middle of a mail may end it within
+    /// Serves until `stop`. Then idle sessions get a 421 at once, those in the middle of a message may end it within
     /// [`Settings::grace`].
     pub async fn run(self, stop: CancellationToken) {
         let (mut sessions, peers) = (JoinSet::new(), Peers::new(&self.settings));

@@ -1,4 +1,4 @@
-//! One client's session (RFC 5321 §4.3.2): commands in their order, one mail after the other.
+//! One client's session (RFC 5321 §4.3.2): commands in their order, one message after the other.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use super::seats::Seat;
 use super::wire::Wire;
 use super::{Handler, ReceivedMail, Settings, SmtpRefusal};
 
-/// Bytes that are read of a mail beyond twice the largest size, so that the client gets to read the refusal.
+/// Bytes that are read of a message beyond twice the largest size, so that the client gets to read the refusal.
 const OVERRUN: usize = 1 << 20;
 /// How long the last reply of a session may take to leave.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ pub(super) struct Session<'a, S, H> {
     errors: u32,
     /// Since the last accepted recipient.
     commands: u32,
-    /// Until when a mail is to come.
+    /// Until when a message is to come.
     patient_until: Instant,
 }
 
@@ -91,8 +91,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
         }
     }
 
-    /// Greets, and speaks until the client leaves, breaks a limit or the server stops; or until it begins with TLS: then
-    /// the stream is answered, and nothing else of the session is left.
+    /// Greets, and speaks until the client leaves, breaks a limit or the server stops; or until it begins with TLS:
+    /// then the stream is answered, and nothing else of the session is left.
     pub(super) async fn run(mut self) -> Option<S> {
         self.wire.say(220, &format!("{} ESMTP Postrider", self.settings.hostname));
         self.converse().await
@@ -149,7 +149,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
         }
     }
 
-    /// Waits for a whole line. Replies leave only here and before a mail, when nothing more is there to be answered:
+    /// Waits for a whole line. Replies leave only here and before a message, when nothing more is there to be answered:
     /// so a pipelined group is answered in one write.
     async fn hear(&mut self) -> io::Result<Heard> {
         let deadline = (Instant::now() + self.settings.command_timeout).min(self.patient_until);
@@ -283,7 +283,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
     }
 
     async fn data(&mut self) -> io::Result<Next> {
-        // Nothing after this may be read as a command before the mail is over, so no error leaves `mail` behind.
+        // Nothing after this may be read as a command before the message is over, so no error leaves `mail` behind.
         let Some((mail, to)) = self.mail.take() else {
             return Ok(self.refuse(503, "5.5.1 Say MAIL first"));
         };

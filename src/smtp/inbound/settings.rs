@@ -9,37 +9,38 @@ use super::tls::Certificate;
 pub struct Settings {
     /// The name in the greeting and in the answer to EHLO.
     pub hostname: String,
-    /// Octets in one mail, announced as SIZE; more is answered 552.
+    /// Bytes in one message, announced as SIZE; more is answered 552.
     pub max_message: usize,
-    /// Octets of a mail that are kept, from its beginning: for those who look at no more. The rest is read over.
+    /// Bytes of a message that are kept, from its beginning: for those who look at no more. The rest is read over.
     pub most_kept: usize,
-    /// Recipients of one mail; more are answered 452 (RFC 5321 §4.5.3.1.8 asks for at least 100).
+    /// Recipients of one message; more are answered 452 (RFC 5321 §4.5.3.1.8 asks for at least 100).
     pub max_recipients: usize,
     /// Sessions at once; further clients are answered 421, unless one leaves for them.
     pub max_connections: usize,
-    /// Sessions at once from one address, of IPv6 from one /64; further ones are answered 421, unless one of them leaves.
+    /// Sessions at once from one address, of IPv6 from one /64; further ones are answered 421, unless one of them
+    /// leaves.
     pub max_per_peer: usize,
-    /// Mails a minute from one address, of IPv6 from one /64; further ones are answered 450.
+    /// Messages a minute from one address, of IPv6 from one /64; further ones are answered 450.
     pub mails_per_minute: Option<u32>,
     /// What STARTTLS shows; without it there is none.
     pub certificate: Option<Certificate>,
-    /// Whether AUTH is offered and every user and password accepted: for the inbox, so that an application's settings for
-    /// production can be tried. Nothing is kept of them.
+    /// Whether AUTH is offered and every user and password accepted: for the inbox, so that an application's settings
+    /// for production can be tried. Nothing is kept of them.
     pub accepts_any_login: bool,
     /// Refused commands of one session since its last accepted mail; after that it is closed with 421.
     pub max_errors: u32,
     /// Commands of one session since its last accepted recipient; after that it is closed with 421.
     pub max_commands: u32,
-    /// How long a session may go on without a mail; then it is closed with 421.
+    /// How long a session may go on without a message; then it is closed with 421.
     pub idle_timeout: Duration,
-    /// When all places are taken, or all of its network, a session that has been without a transaction for longer leaves with 421, so that another may
-    /// come.
+    /// When all places are taken, or all of its network, a session that has been without a transaction for longer
+    /// leaves with 421, so that another may come.
     pub idle_grace: Duration,
     /// From one command to the end of the next, and for one write.
     pub command_timeout: Duration,
     /// From 354 to the final dot, however many blocks that takes.
     pub data_timeout: Duration,
-    /// How long a stop waits for sessions that are in the middle of a mail.
+    /// How long a stop waits for sessions that are in the middle of a message.
     pub grace: Duration,
 }
 

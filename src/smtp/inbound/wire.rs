@@ -5,7 +5,7 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-/// Octets asked of the socket at a time.
+/// Bytes asked of the socket at a time.
 const READ: usize = 16 << 10;
 
 /// The longest text of a reply line, so that the line stays within RFC 5321 §4.5.3.1.5.

@@ -17,7 +17,7 @@ use super::policy::{Policy, PolicyError};
 use crate::domain::network::Place;
 use crate::http_client::{self, BoxError, HttpClient, HttpError, Lookup};
 
-/// The longest text of a policy in octets (RFC 8461 §3.3).
+/// The longest text of a policy in bytes (RFC 8461 §3.3).
 const LIMIT: usize = 64 * 1_024;
 
 /// Why there is no policy.

@@ -11,9 +11,9 @@ const PATTERNS: usize = 64;
 /// What follows where a host breaks the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::smtp) enum Mode {
-    /// The host gets no mail.
+    /// The host gets no message.
     Enforce,
-    /// It gets the mail, and the attempt says so.
+    /// It gets the message, and the attempt says so.
     Testing,
     /// Nothing: the domain is taking its policy back.
     None,

@@ -1,4 +1,4 @@
-//! What servers say, mangled: the octets that property tests feed to whatever reads replies.
+//! What servers say, mangled: the bytes that property tests feed to whatever reads replies.
 
 use std::ops::Range;
 
@@ -64,7 +64,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// A stream of octets that once was in order, or never.
+/// A stream of bytes that once was in order, or never.
 pub(in crate::smtp) fn stream() -> impl Strategy<Value = Vec<u8>> {
     let saying = prop_oneof![
         8 => prop::collection::vec(select(SAYINGS), 1..4).prop_map(|sayings| sayings.concat()),

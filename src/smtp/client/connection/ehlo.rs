@@ -18,7 +18,7 @@ pub(in crate::smtp) struct Capabilities {
     pub size: bool,
     /// The mechanisms of AUTH (RFC 4954), each once.
     pub mechanisms: Vec<String>,
-    /// The largest mail in octets, where the server names one.
+    /// The largest mail in bytes, where the server names one.
     pub size_limit: Option<u64>,
 }
 

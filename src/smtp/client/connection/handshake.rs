@@ -1,7 +1,7 @@
 //! Opens a session: TCP, greeting, EHLO, STARTTLS and EHLO again, AUTH (RFC 5321 §3.1, RFC 3207, RFC 4954).
 //!
-//! Whatever goes wrong here is temporary and concerns the server, never a recipient: a 5xx greeting sends us to the next
-//! server, refused credentials are an operator's mistake.
+//! Whatever goes wrong here is temporary and concerns the server, never a recipient: a 5xx greeting sends us to the
+//! next server, refused credentials are an operator's mistake.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ enum Failure {
 }
 
 impl Failure {
-    /// Whether the server has refused us in so many words, and waits for QUIT.
+    /// Whether the server has refused us explicitly, and waits for QUIT.
     fn may_quit(&self) -> bool {
         matches!(self, Self::Other(reply) if reply.code.is_some_and(|code| code != 421) || reply.enhanced.is_some_and(|code| code.subject == 7))
     }
@@ -82,8 +82,8 @@ impl Failure {
     }
 }
 
-/// Opens a session with `host` at `address`, if that is done by the deadline: a server that takes its time in every step
-/// could else have an hour of it.
+/// Opens a session with `host` at `address`, if that is done by the deadline: a server that takes its time in every
+/// step could else have an hour of it.
 pub(in crate::smtp) async fn open(
     host: &str,
     address: SocketAddr,
@@ -196,7 +196,7 @@ impl Opening<'_> {
             .await
             .map_err(|_| failed("it took too long".into()))?
             .map_err(|error| failed(words::io(&error)))?;
-        // Without it every mail waits 40 ms for a delayed ACK.
+        // Without it every message waits 40 ms for a delayed ACK.
         stream.set_nodelay(true).map_err(|error| failed(words::io(&error)))?;
         Ok(stream)
     }
@@ -240,7 +240,7 @@ impl Opening<'_> {
         if reply.is_positive() { Ok(Capabilities::default()) } else { Err(Failure::Other(reply.to_reply())) }
     }
 
-    /// Asks for TLS; answers whether the handshake comes next.
+    /// Asks for TLS; returns whether the handshake comes next.
     async fn starttls(&self, wire: &mut Wire, offer: &Capabilities, mode: TlsMode) -> Result<bool, Failure> {
         let required = matches!(mode, TlsMode::Required | TlsMode::Verified);
         if !offer.starttls() {

@@ -1,8 +1,9 @@
 //! Bytes → reply (RFC 5321 §4.2), without a socket.
 //!
-//! The code decides; everything else of a reply is read as leniently as possible. Bytes that are not UTF-8 are replaced, a
-//! bare LF ends a line, the text and the separator before it may be missing, and of a line or a reply that is too long the
-//! beginning is kept and the rest skipped. Only what has no code, or never ends, is an error, and nothing is a panic.
+//! The code decides; everything else of a reply is read as leniently as possible. Bytes that are not UTF-8 are
+//! replaced, a bare LF ends a line, the text and the separator before it may be missing, and of a line or a reply that
+//! is too long the beginning is kept and the rest skipped. Only what has no code, or never ends, is an error, and
+//! nothing is a panic.
 
 use crate::domain::outcome::Reply;
 
@@ -48,8 +49,8 @@ impl RawReply {
         self.code == 421
     }
 
-    /// An error where one line says yes and another no. Two replies may have been run together, so that what follows would
-    /// be taken for the answer to something else.
+    /// An error where one line says yes and another no. Two replies may have been run together, so that what follows
+    /// would be taken for the answer to something else.
     pub fn unambiguous(self) -> Result<Self, ReplyError> {
         if self.first_code / 100 == self.code / 100 {
             return Ok(self);
@@ -121,8 +122,8 @@ impl ReplyReader {
         }
     }
 
-    /// The reply as far as it came, for one that has no end: the code of any line decides (RFC 5321 §4.2.1). `rest` is what
-    /// [`Self::feed`] has not used up.
+    /// The reply as far as it came, for one that has no end: the code of any line decides (RFC 5321 §4.2.1). `rest` is
+    /// what [`Self::feed`] has not used up.
     pub fn so_far(mut self, rest: &[u8]) -> Option<RawReply> {
         let unfinished = self.long.take().unwrap_or_else(|| rest.to_vec());
         let unfinished = unfinished.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -302,7 +303,7 @@ mod tests {
             for reply in &read.0 {
                 prop_assert!((200..600).contains(&reply.code));
                 prop_assert!(reply.lines().count() <= LINES_LIMIT);
-                // An octet that is no UTF-8 becomes three.
+                // A byte that is no UTF-8 becomes three.
                 prop_assert!(reply.text.len() <= (TEXT_LIMIT + LINE_LIMIT) * 3 + LINES_LIMIT);
                 prop_assert!(reply.to_reply().text.len() <= Reply::TEXT_LIMIT);
             }

@@ -1,4 +1,4 @@
-//! A connection that has been opened and greeted, from one mail to the next.
+//! A connection that has been opened and greeted, from one message to the next.
 
 use lettre::transport::smtp::commands::{Quit, Rset};
 use tokio::time::{Instant, timeout};
@@ -14,7 +14,7 @@ pub(in crate::smtp) struct Session {
     pub wire: Wire,
     pub offer: Capabilities,
     pub peer: Peer,
-    /// Mails begun over this connection.
+    /// Messages begun over this connection.
     pub mails: u32,
     /// How many it may carry, where that is not the policy's number.
     pub most_mails: Option<u32>,
@@ -22,7 +22,7 @@ pub(in crate::smtp) struct Session {
     pub must_reset: bool,
     /// Why there is no TLS although the server offers it.
     pub without_tls: Option<Reply>,
-    /// Whether it is to be ended with QUIT although it carries no more mail.
+    /// Whether it is to be ended with QUIT although it carries no more message.
     pub may_part: bool,
     /// Whether nothing can be said over it any more.
     pub broken: bool,
@@ -61,18 +61,18 @@ impl Session {
         Self { _place: place, ..self }
     }
 
-    /// Notes that a mail is done.
+    /// Notes that a message is done.
     pub fn rest(&mut self) {
         self.used = Instant::now();
     }
 
-    /// Whether it has carried enough mails, is too old or has been idle for too long.
+    /// Whether it has carried enough messages, is too old or has been idle for too long.
     pub fn is_worn(&self, policy: &Policy) -> bool {
         let most = self.most_mails.unwrap_or(policy.mails);
         self.mails >= most || self.opened.elapsed() >= policy.age || self.used.elapsed() >= policy.idle
     }
 
-    /// Ends a transaction that was left open; answers whether the session can go on.
+    /// Ends a transaction that was left open; returns whether the session can go on.
     pub async fn reset(&mut self, policy: &Policy) -> bool {
         let reply = self.wire.ask(Rset, policy.timeouts.ehlo).await;
         self.must_reset = false;

@@ -1,6 +1,6 @@
-//! One connection as octets: a bounded input buffer, replies out of it, writes that know how far they came.
+//! One connection as bytes: a bounded input buffer, replies out of it, writes that know how far they came.
 //!
-//! Every call has a deadline for the whole of it, so that a server which sends an octet every ten seconds gains nothing.
+//! Every call has a deadline for the whole of it, so that a server which sends a byte every ten seconds gains nothing.
 
 use std::fmt::Display;
 use std::io;
@@ -58,7 +58,7 @@ impl WireError {
 /// A write that did not come to its end.
 #[derive(Debug)]
 pub(in crate::smtp) struct WriteError {
-    /// The other side has seen no more than this many octets of the write.
+    /// The other side has seen no more than this many bytes of the write.
     pub reached: usize,
     /// What happened.
     pub error: WireError,
@@ -106,8 +106,8 @@ impl Wire {
     }
 
     /// Reads the reply that says whether a message was taken, which must not be missed: each miss is one more copy. The
-    /// code of any line decides, also where the reply has no end; lines that are no replies, and replies that only ask to
-    /// go on, are passed over if another follows within `patience`.
+    /// code of any line decides, also where the reply has no end; lines that are no replies, and replies that only ask
+    /// to go on, are passed over if another follows within `patience`.
     pub async fn final_reply(&mut self, deadline: Instant, patience: Duration) -> Result<FinalReply, WireError> {
         let (mut until, mut is_clean) = (deadline, true);
         let mut missed = None;
@@ -267,7 +267,7 @@ mod tests {
         (Wire::new(Link::Plain(near.unwrap())), far.unwrap().0)
     }
 
-    /// Reads to the end of what a server says; answers the replies and why there are no more.
+    /// Reads to the end of what a server says; returns the replies and why there are no more.
     async fn listen(pieces: Vec<Vec<u8>>) -> (Vec<RawReply>, WireError) {
         let (mut wire, mut far) = pair().await;
         let deadline = Instant::now() + Duration::from_secs(10);

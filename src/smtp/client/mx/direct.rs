@@ -1,5 +1,5 @@
-//! Straight to a domain's own servers: who they are, and how safely the mail is to be carried there, by the configuration
-//! and by the domain's MTA-STS policy, whichever asks for more.
+//! Straight to a domain's own servers: who they are, and how safely the message is to be carried there, by the
+//! configuration and by the domain's MTA-STS policy, whichever asks for more.
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ pub(in crate::smtp) struct Direct {
     policies: Option<Arc<Policies>>,
     port: u16,
     manners: MxPolicies,
-    /// Of the servers that mail has gone to.
+    /// Of the servers that message has gone to.
     pub server_health: ServerHealthMap,
 }
 
-/// Where one mail may go.
+/// Where one message may go.
 pub(in crate::smtp) struct Way {
     /// In the order in which they are tried.
     pub servers: Vec<Destination>,

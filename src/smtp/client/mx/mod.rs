@@ -1,7 +1,7 @@
-//! Which servers take a domain's mail (RFC 5321 §5.1, RFC 7505).
+//! Which servers take a domain's message (RFC 5321 §5.1, RFC 7505).
 //!
-//! By preference, shuffled within equal; no MX falls to the domain's own addresses; a null MX and a domain that does not
-//! exist are permanent; everything that the DNS does not answer is temporary.
+//! By preference, shuffled within equal; no MX falls to the domain's own addresses; a null MX and a domain that does
+//! not exist are permanent; everything that the DNS does not answer is temporary.
 
 pub(in crate::smtp) mod direct;
 pub(in crate::smtp) mod mx_guard;
@@ -21,7 +21,7 @@ use crate::domain::outcome::{Reply, Stage, Verdict};
 use crate::smtp::sts;
 use mx_guard::MxGuard;
 
-/// The most addresses tried for one mail (RFC 5321 §5.1 wants at least two).
+/// The most addresses tried for one message (RFC 5321 §5.1 wants at least two).
 const ADDRESSES: usize = 5;
 /// The most of them that belong to one host, so that a second host gets its turn.
 const ADDRESSES_OF_A_HOST: usize = 3;

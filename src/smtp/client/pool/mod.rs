@@ -1,5 +1,5 @@
-//! Sessions that wait for the next mail: `deadpool` pools, one per destination and one more for each lane with limits of
-//! its own, and the sweep that ends the idle ones.
+//! Sessions that wait for the next message: `deadpool` pools, one per destination and one more for each lane with
+//! limits of its own, and the sweep that ends the idle ones.
 
 pub(in crate::smtp) mod connection_limiter;
 pub(in crate::smtp) mod lane;
@@ -72,7 +72,7 @@ impl managed::Manager for Connector {
     type Error = NoSession;
 
     async fn create(&self) -> Result<Slot, NoSession> {
-        // Boxed: most mails find a session, and each would carry the size of opening one.
+        // Boxed: most messages find a session, and each would carry the size of opening one.
         Box::pin(self.open()).await
     }
 
@@ -167,7 +167,7 @@ pub(in crate::smtp) struct Pools {
     sites: Mutex<HashMap<Destination, Site>>,
     lanes: Mutex<HashMap<i64, Arc<Lane>>>,
     sweeping: OnceLock<()>,
-    /// Cancelled when no mail is to be begun any more.
+    /// Cancelled when no message is to be begun any more.
     stopping: CancellationToken,
 }
 
@@ -228,18 +228,18 @@ impl Pools {
         self.lanes().get(&lane).map_or(0, |lane| lane.open())
     }
 
-    /// From now on no mail is begun.
+    /// From now on no message is begun.
     pub fn turn_away(&self) {
         self.stopping.cancel();
     }
 
-    /// Awaits what a mail needs before it is begun, unless everybody is turned away.
+    /// Awaits what a message needs before it is begun, unless everybody is turned away.
     pub async fn before_mail<T>(&self, work: impl Future<Output = T>) -> Result<T, NotBegun> {
         let done = self.stopping.run_until_cancelled(work).await;
         done.ok_or_else(|| NotBegun::because("the service is stopping"))
     }
 
-    /// Ends every session that is not in use, and takes no more mail.
+    /// Ends every session that is not in use, and takes no more message.
     pub async fn close(&self) {
         self.turn_away();
         let mut idle = Vec::new();

@@ -1,7 +1,8 @@
-//! The mail as it goes over the wire after 354 (RFC 5321 §4.5.2): dots stuffed, ended by CRLF, dot, CRLF.
+//! The message as it goes over the wire after 354 (RFC 5321 §4.5.2): dots stuffed, ended by CRLF, dot, CRLF.
 //!
-//! It goes out in chunks of bounded size, so that a mail of 40 MiB costs no second 40 MiB; the terminator is in the same
-//! chunk as the end of the mail, because two small writes would wait 40 ms for each other (Nagle and delayed ACK).
+//! It goes out in chunks of bounded size, so that a message of 40 MiB costs no second 40 MiB; the terminator is in the
+//! same chunk as the end of the message, because two small writes would wait 40 ms for each other (Nagle and delayed
+//! ACK).
 
 use memchr::memmem;
 use tokio::time::Instant;
@@ -10,28 +11,28 @@ use crate::smtp::client::connection::wire::{Wire, WireError};
 use crate::smtp::client::send_options::SendGuard;
 use crate::smtp::client::settings::Timeouts;
 
-/// The size of a chunk in octets.
+/// The size of a chunk in bytes.
 const CHUNK: usize = 64 * 1_024;
 
-/// The rate below which a server is taken for a tarpit, in octets a second; the mail as a whole gets
+/// The rate below which a server is taken for a tarpit, in bytes a second; the message as a whole gets
 /// [`Timeouts::block`] plus its size over this rate.
 const SLOWEST: usize = 8 * 1_024;
 
-/// Why the mail could not be written to its end.
+/// Why the message could not be written to its end.
 #[derive(Debug)]
 pub(in crate::smtp) enum BodyError {
     /// The watch did not want it to be ended.
     CalledOff,
     /// The link failed.
     Failed {
-        /// Whether the server may have seen the terminator, and so may have taken the mail.
+        /// Whether the server may have seen the terminator, and so may have taken the message.
         uncertain: bool,
         /// What happened.
         error: WireError,
     },
 }
 
-/// Writes the whole mail and its terminator.
+/// Writes the whole message and its terminator.
 pub(in crate::smtp) async fn send(
     wire: &mut Wire,
     mime: &[u8],
@@ -55,7 +56,7 @@ pub(in crate::smtp) async fn send(
     Ok(())
 }
 
-/// Cuts a mail into stuffed chunks.
+/// Cuts a message into stuffed chunks.
 struct Chunks<'a> {
     rest: &'a [u8],
     terminator: &'static [u8],

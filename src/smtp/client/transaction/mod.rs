@@ -1,9 +1,9 @@
-//! One message over one session: MAIL, RCPT, DATA, the text, the final dot (RFC 5321 §3.3), in one write up to DATA where
-//! the server can pipeline (RFC 2920).
+//! One message over one session: MAIL, RCPT, DATA, the text, the final dot (RFC 5321 §3.3), in one write up to DATA
+//! where the server can pipeline (RFC 2920).
 //!
-//! Each recipient is judged by the reply that was meant for it: a refusal at RCPT by that, everyone else by what came of
-//! the rest. Recipients beyond what the server takes in one transaction are left for the next one (RFC 5321 §4.5.3.1.10).
-//! The link may fail anywhere; what it means is decided in [`Transaction::transfer`] alone.
+//! Each recipient is judged by the reply that was meant for it: a refusal at RCPT by that, everyone else by what came
+//! of the rest. Recipients beyond what the server takes in one transaction are left for the next one (RFC 5321
+//! §4.5.3.1.10). The link may fail anywhere; what it means is decided in [`Transaction::transfer`] alone.
 
 pub(in crate::smtp) mod body;
 pub(in crate::smtp) mod dsn;
@@ -36,10 +36,10 @@ const DATA: &str = "DATA\r\n";
 /// About as long as a command is, in bytes.
 const COMMAND: usize = 96;
 
-/// What each recipient adds to the time that all commands of a mail may take together.
+/// What each recipient adds to the time that all commands of a message may take together.
 const RECIPIENT_TIME: Duration = Duration::from_secs(10);
 
-/// Hands one mail over to the recipients of the batch. Marks the session as broken where it cannot go on.
+/// Hands one message over to the recipients of the batch. Marks the session as broken where it cannot go on.
 pub(in crate::smtp) async fn run(
     session: &mut Session,
     message: OutgoingMessage<'_>,
@@ -269,7 +269,7 @@ impl<'a> Transaction<'a> {
         self.message.envelope.dsn.as_ref().filter(|_| self.session.offer.dsn)
     }
 
-    /// MAIL; answers whether it was taken. Its refusal is everyone's.
+    /// MAIL; returns whether it was taken. Its refusal is everyone's.
     async fn mail(&mut self) -> Result<bool, Stop> {
         let wait = self.deadline.min(Instant::now() + self.timeouts.mail);
         let mut sent = Ok(());
@@ -287,7 +287,7 @@ impl<'a> Transaction<'a> {
             Ok(reply) if reply.closes() => Err(Stop::HungUp(reply.to_reply())),
             Ok(reply) if reply.is_intermediate() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),
             Ok(reply) if reply.is_positive() => Ok(true),
-            // A session that was used before has carried enough; a new one may carry this mail.
+            // A session that was used before has carried enough; a new one may carry this message.
             Ok(reply) if self.session.mails > 1 && refusal::is_session_limit(&reply.to_reply()) => {
                 self.session.may_part = !self.pipelined;
                 Err(Stop::HungUp(reply.to_reply()))
@@ -332,7 +332,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// The mail and its dot, and the answer to it.
+    /// The message and its dot, and the answer to it.
     async fn transfer(&mut self) -> Result<(), Stop> {
         self.expect_silence()?;
         let watch = self.watch;
@@ -368,7 +368,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// The server wants a mail for no one: it gets an empty one, and its answer concerns nobody (RFC 2920 §3.1).
+    /// The server wants a message for no one: it gets an empty one, and its answer concerns nobody (RFC 2920 §3.1).
     async fn transfer_nothing(&mut self) -> Result<(), Stop> {
         self.pipelined = false;
         self.exchange("the final dot", ".\r\n", self.timeouts.data).await?;
