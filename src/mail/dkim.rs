@@ -1,9 +1,8 @@
 //! DKIM signatures (RFC 6376, RFC 8463), relaxed/relaxed.
 //!
-//! A signature is made of the message, the keys and the message's own date alone (`t=`), so that every attempt and
-//! every `raw` of a message has the same one. The body is hashed once for all keys. Canonical forms and the signature's
-//! own field are mail-auth's; its `sign` takes `t=` from the system's clock, which would make each attempt another
-//! message.
+//! A signature is made of the message, the keys and the message's own date alone (`t=`), so that every attempt and every
+//! `raw` of a message has the same one. The body is hashed once for all keys. Canonical forms and the signature's own field are mail-auth's; its
+//! `sign` takes `t=` from the system's clock, which would make each attempt another message.
 
 use chrono::{DateTime, Utc};
 use mail_auth::common::crypto::{HashAlgorithm, SigningKey as _};
@@ -12,8 +11,8 @@ use mail_auth::dkim::{Canonicalization, Signature};
 
 use crate::domain::dkim::{Signer, SigningKey};
 
-/// What is signed where it is present: what RFC 6376 §5.4.1 recommends, what describes the body, and what a receiver
-/// shows or acts on.
+/// What is signed where it is present: what RFC 6376 §5.4.1 recommends, what describes the body, and what a receiver shows
+/// or acts on.
 const SIGNED: [&str; 24] = [
     "From",
     "To",
@@ -52,8 +51,8 @@ pub struct SignError {
     why: String,
 }
 
-/// Puts a signature of each key on top of the message, where it stands: a large one is not to be in memory twice. On an
-/// error the message is as it was.
+/// Puts a signature of each key on top of the message, where it stands: a large one is not to be in memory twice. On an error
+/// the message is as it was.
 pub fn sign(mime: &mut Vec<u8>, signer: &Signer, at: DateTime<Utc>) -> Result<(), SignError> {
     let signatures = signatures(mime, signer, at)?;
     // At most what is needed: a vector that grows by itself would double.
@@ -94,8 +93,8 @@ fn signatures(mime: &[u8], signer: &Signer, at: DateTime<Utc>) -> Result<Vec<u8>
 /// The longest line that RFC 5322 §2.1.1 wants.
 const LINE: usize = 78;
 
-/// Breaks the lines of a signature that are longer at their spaces: the names of domains and keys may be long. The
-/// canonical form stays the same, in which a fold is a space (§3.4.2).
+/// Breaks the lines of a signature that are longer at their spaces: the names of domains and keys may be long. The canonical
+/// form stays the same, in which a fold is a space (§3.4.2).
 fn fold(out: &mut Vec<u8>, header: &[u8]) {
     for line in header.split_inclusive(|byte| *byte == b'\n') {
         let mut rest = line;

@@ -100,8 +100,8 @@ pub(super) fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
 
 /// Writes a field with free text, such as `Subject` and custom headers that are not known to have a syntax.
 ///
-/// Words that are plain ASCII stay as they are. A word that is not, or that has more than one space behind it, is
-/// encoded, and with it what stands between two such words where that is too little to stand alone.
+/// Words that are plain ASCII stay as they are. A word that is not, or that has more than one space behind it, is encoded,
+/// and with it what stands between two such words where that is too little to stand alone.
 pub(super) fn unstructured(out: &mut Vec<u8>, name: &str, value: &str) {
     let value = single_line(value);
     let mut field = Field::new(out, name);
@@ -128,8 +128,8 @@ pub(super) fn is_printable(text: &str) -> bool {
 /// Spans with less than this between them are one: two encoded-words cost more than the plain words between.
 const BETWEEN_SPANS: usize = 24;
 
-/// From where to where `value` has to be encoded, in bytes and in order. A span begins and ends with a word, and a
-/// plain word stands between two of them, because readers drop the space between encoded-words (RFC 2047 §6.2).
+/// From where to where `value` has to be encoded, in bytes and in order. A span begins and ends with a word, and a plain word
+/// stands between two of them, because readers drop the space between encoded-words (RFC 2047 §6.2).
 fn encoded_spans(value: &str) -> Vec<(usize, usize)> {
     if encoded_word::mimicked_by(value) {
         return vec![(0, value.len())];

@@ -1,8 +1,8 @@
 //! Header parameters such as `filename=` (RFC 2231).
 //!
 //! A name that is short, plain ASCII stands in quotes. Any other is written by RFC 2231, percent-encoded and in
-//! numbered pieces where it is long: Outlook, Gmail, Apple Mail and Thunderbird read that. For readers that do not, the
-//! type of the part holds the same name in encoded-words.
+//! numbered pieces where it is long: Outlook, Gmail, Apple Mail and Thunderbird read that. For readers that do not, the type
+//! of the part holds the same name in encoded-words.
 
 use super::encoded_word;
 use super::field::{Field, has_odd_spaces, is_printable};
@@ -40,8 +40,8 @@ pub(super) fn write_for_old_readers(field: &mut Field<'_>, name: &str, value: &s
     }
 }
 
-/// Whether `name=value` stands in quotes, which every reader knows: plain ASCII that fits into a line. Quotes and
-/// backslashes are left to RFC 2231: readers disagree about their escapes.
+/// Whether `name=value` stands in quotes, which every reader knows: plain ASCII that fits into a line. Quotes and backslashes
+/// are left to RFC 2231: readers disagree about their escapes.
 pub(super) fn is_quoted(name: &str, value: &str) -> bool {
     let fits = name.len() + value.len() + "=\"\"".len() <= Field::room();
     fits && is_printable(value)

@@ -1,7 +1,7 @@
 //! Quoted-printable lines (RFC 2045 §6.7).
 //!
-//! Ours and not a crate's: it writes straight into the message, with no copy of the text before or after, and keeps
-//! `From ` at a line's start from the mbox stores that would change it.
+//! Ours and not a crate's: it writes straight into the message, with no copy of the text before or after, and keeps `From `
+//! at a line's start from the mbox stores that would change it.
 
 /// The longest line before its `=` for a soft break; with it, 76.
 const LINE: usize = 75;
@@ -32,8 +32,8 @@ pub(super) fn write_line(out: &mut Vec<u8>, line: &[u8]) {
     }
 }
 
-/// Writes ASCII text so that every byte arrives, the line ends that are not CRLF too: those are escaped, and a soft
-/// break behind them keeps the text in its lines. Without a line end behind it.
+/// Writes ASCII text so that every byte arrives, the line ends that are not CRLF too: those are escaped, and a soft break
+/// behind them keeps the text in its lines. Without a line end behind it.
 pub(super) fn write_exact(out: &mut Vec<u8>, text: &[u8]) {
     let mut rest = text;
     loop {

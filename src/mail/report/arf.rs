@@ -1,5 +1,4 @@
-//! Complaints: feedback reports (RFC 5965), and Outlook's reports (JMRP) that return the message with a field of their
-//! own.
+//! Complaints: feedback reports (RFC 5965), and Outlook's reports (JMRP) that return the message with a field of their own.
 //!
 //! Providers redact the recipient. Then what the returned header names counts, where that is one alone.
 

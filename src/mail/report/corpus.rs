@@ -1,6 +1,6 @@
-//! Measures the reading of a labelled corpus that is kept elsewhere: `POSTRIDER_BOUNCE_CORPUS` names a folder with
-//! messages and with `labels.tsv`, whose lines are `file`, recipients (`,` between them), the first digit of the status
-//! and `hard` or `soft`, with tabs between them and `-` for what is not known.
+//! Measures the reading of a labelled corpus that is kept elsewhere: `POSTRIDER_BOUNCE_CORPUS` names a folder with messages and with
+//! `labels.tsv`, whose lines are `file`, recipients (`,` between them), the first digit of the status and `hard` or `soft`, with
+//! tabs between them and `-` for what is not known.
 //!
 //! `POSTRIDER_BOUNCE_CORPUS=… cargo test --lib -- --ignored --nocapture corpus`
 

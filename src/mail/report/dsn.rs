@@ -170,8 +170,7 @@ fn behind(group: &Fields, mail: &Mail<'_>, notice: Option<&str>, recipient: &str
     actual.or_else(by_text).or_else(by_header).or_else(|| refused(said).filter(is_other))
 }
 
-/// The address that a server says it refused, in brackets as servers write it: `<ann@example.test>: Recipient address
-/// rejected`.
+/// The address that a server says it refused, in brackets as servers write it: `<ann@example.test>: Recipient address rejected`.
 fn refused(said: &str) -> Option<String> {
     let (at, found) = address::all_in(said).next()?;
     let is_bracketed = said[..at].ends_with('<') && said[at + found.len()..].starts_with('>');

@@ -1,10 +1,10 @@
 //! Reads mail that came back: DSNs, complaints, automatic replies.
 //!
-//! [`read`] promises an answer for any bytes in bounded time and memory: what of a message is looked at is limited in
-//! size, number and depth (`parts`). It believes nothing: whose mail it was is decided elsewhere, by a token of ours in
-//! [`Report::references`]. In this order: a DSN by its status part (RFC 3464, 6533), a complaint (RFC 5965 and what
-//! came before it), a notice of a reading (RFC 8098), a bounce in words that mail servers are known for, an automatic
-//! reply (RFC 3834), and at last anything that reads like a bounce.
+//! [`read`] promises an answer for any bytes in bounded time and memory: what of a message is looked at is limited in size,
+//! number and depth (`parts`). It believes nothing: whose mail it was is decided elsewhere, by a token of ours in
+//! [`Report::references`]. In this order: a DSN by its status part (RFC 3464, 6533), a complaint (RFC 5965 and what came
+//! before it), a notice of a reading (RFC 8098), a bounce in words that mail servers are known for, an automatic reply
+//! (RFC 3834), and at last anything that reads like a bounce.
 
 mod address;
 mod arf;

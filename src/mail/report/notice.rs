@@ -104,8 +104,7 @@ fn recipients(
     told.collect()
 }
 
-/// Whether the words are those of a receipt: the message arrived, was passed on or went to several others, and nothing
-/// failed.
+/// Whether the words are those of a receipt: the message arrived, was passed on or went to several others, and nothing failed.
 pub(super) fn is_receipt(mail: &Mail<'_>, lower: &str) -> bool {
     let subject = mail.subject.to_lowercase();
     // A receipt quotes the subject of the message, whatever that is.
@@ -155,8 +154,8 @@ fn line_of<'a>(text: &'a str, at: usize, address: &str) -> (&'a str, &'a str) {
     (before, after)
 }
 
-/// A text without the message that it returns, and that message's header: at the first line that announces it, or where
-/// three lines in a row are fields of a header.
+/// A text without the message that it returns, and that message's header: at the first line that announces it, or where three
+/// lines in a row are fields of a header.
 pub(super) fn split(text: &str) -> (&str, Fields) {
     let text = cut(text, LIMIT * 2);
     let mut starts = Vec::new();

@@ -1,5 +1,5 @@
-//! Notifications of providers that are JSON in a message's text: those of Amazon SES, as SNS messages them, for
-//! bounces, complaints and deliveries.
+//! Notifications of providers that are JSON in a message's text: those of Amazon SES, as SNS messages them, for bounces, complaints
+//! and deliveries.
 
 use serde_json::Value;
 

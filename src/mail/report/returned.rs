@@ -41,8 +41,7 @@ impl Returned {
         is_id.then(|| id.to_owned())
     }
 
-    /// Where a token of ours may stand: `first`, then the returned mail's envelope sender, then to whom the report
-    /// came.
+    /// Where a token of ours may stand: `first`, then the returned mail's envelope sender, then to whom the report came.
     pub fn references<'a>(&self, mail: &Mail<'_>, first: impl Iterator<Item = &'a str>) -> Vec<String> {
         let mut references: Vec<String> = Vec::new();
         let mut add = |reference: String| {
@@ -62,8 +61,8 @@ impl Returned {
         references
     }
 
-    /// To whom it went, where that is one alone: as its header says, as its envelope was noted, or as the last server
-    /// wrote (`for <ann@example.test>`, RFC 5321 §4.4).
+    /// To whom it went, where that is one alone: as its header says, as its envelope was noted, or as the last server wrote
+    /// (`for <ann@example.test>`, RFC 5321 §4.4).
     pub fn only_recipient(&self) -> Option<String> {
         const NOTED: [&str; 7] = [
             "x-hmxmroriginalrecipient",

@@ -7,8 +7,8 @@ use super::fields::cut;
 /// More of a diagnostic is not looked at, in bytes.
 const LIMIT: usize = 8_000;
 
-/// The reply that a text quotes, with the status that a report gives beside it. The text's own enhanced code is the
-/// other server's and counts more, unless it says nothing (x.0.0) or is of another class.
+/// The reply that a text quotes, with the status that a report gives beside it. The text's own enhanced code is the other
+/// server's and counts more, unless it says nothing (x.0.0) or is of another class.
 pub(super) fn reply(text: &str, status: Option<EnhancedCode>) -> Reply {
     read(text, status, true)
 }

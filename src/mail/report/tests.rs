@@ -1,5 +1,5 @@
-//! Messages that came back, as the large providers and common servers write them (`samples/`), with what is to be read
-//! in them (`samples/expected.txt`).
+//! Messages that came back, as the large providers and common servers write them (`samples/`), with what is to be read in
+//! them (`samples/expected.txt`).
 
 use std::fmt::Write as _;
 use std::fs;

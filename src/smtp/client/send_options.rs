@@ -33,23 +33,21 @@ pub trait SendGuard: Sync {
     /// Asked once a session is at hand and nothing has been said of this message.
     fn go(&self) -> bool;
 
-    /// Awaited once, when the server waits for the text, before its first byte. `accepted` are the places in the
-    /// envelope of the recipients that it took, at least one. `false` closes the connection instead, and no attempt was
-    /// made.
+    /// Awaited once, when the server waits for the text, before its first byte. `accepted` are the places in the envelope
+    /// of the recipients that it took, at least one. `false` closes the connection instead, and no attempt was made.
     fn before_text<'a>(&'a self, accepted: &'a [usize]) -> BoxFuture<'a, bool> {
         let _ = accepted;
         ready(true).boxed()
     }
 
-    /// Asked before the write that ends a text of several writes, which may have taken long. `false` closes the
-    /// connection instead, and no attempt was made: the server has not seen the end.
+    /// Asked before the write that ends a text of several writes, which may have taken long. `false` closes the connection
+    /// instead, and no attempt was made: the server has not seen the end.
     fn before_end(&self) -> bool {
         true
     }
 
-    /// Told of recipients, by their places in the envelope, that are done with while others go in a further
-    /// transaction. The call returns their outcomes again in the end; should this process die before, they must not get
-    /// a second copy.
+    /// Told of recipients, by their places in the envelope, that are done with while others go in a further transaction. The
+    /// call returns their outcomes again in the end; should this process die before, they must not get a second copy.
     fn settled(&self, outcomes: Vec<(usize, Outcome)>) {
         let _ = outcomes;
     }

@@ -66,11 +66,11 @@ impl Sender {
         Ok(Self { relays, direct, pools: Arc::default(), patience, patience_or_next })
     }
 
-    /// Sends one message to all recipients of the envelope, which must share the route. Answers one outcome for each,
-    /// in the envelope's order.
+    /// Sends one message to all recipients of the envelope, which must share the route. Answers one outcome for each, in
+    /// the envelope's order.
     ///
-    /// `mime` must have CRLF line ends. A call that is dropped closes its connection; whether the message was taken is
-    /// then unknown.
+    /// `mime` must have CRLF line ends. A call that is dropped closes its connection; whether the message was taken is then
+    /// unknown.
     pub async fn send(&self, route: &Route, envelope: &Envelope, mime: &[u8]) -> Vec<Outcome> {
         let terms = SendOptions { urgent: true, limits: Limits::default(), watch: &|| true };
         self.send_if(route, envelope, mime, &terms).await.unwrap_or_else(|NotBegun(reply)| {
@@ -111,8 +111,8 @@ impl Sender {
         self.pools.open_connections(lane)
     }
 
-    /// From now on no message is begun: whoever waits for a connection is turned away at once, and so is whoever comes.
-    /// A message that is on its way is not disturbed.
+    /// From now on no message is begun: whoever waits for a connection is turned away at once, and so is whoever comes. A message
+    /// that is on its way is not disturbed.
     pub fn turn_away(&self) {
         self.pools.turn_away();
     }

@@ -16,16 +16,16 @@ pub struct Settings {
     pub hostname: String,
     /// The relay behind [`RouteName::Relay`](crate::domain::routing::RouteName::Relay).
     pub relay: Option<Relay>,
-    /// The relays behind each [`RouteName::Named`](crate::domain::routing::RouteName::Named), at least one, in the
-    /// order in which they are asked.
+    /// The relays behind each [`RouteName::Named`](crate::domain::routing::RouteName::Named), at least one, in the order
+    /// in which they are asked.
     pub routes: BTreeMap<String, Vec<Relay>>,
-    /// The resolver for mail exchangers and relays. Where there is none the system's is asked, for relays with its
-    /// hosts file.
+    /// The resolver for mail exchangers and relays. Where there is none the system's is asked, for relays with its hosts
+    /// file.
     pub dns: Option<SocketAddr>,
     /// The port of mail exchangers: 25.
     pub mx_port: u16,
-    /// How much TLS is asked of a domain's mail exchangers, `*` standing for all that are not named; opportunistic
-    /// where neither is there.
+    /// How much TLS is asked of a domain's mail exchangers, `*` standing for all that are not named; opportunistic where
+    /// neither is there.
     pub mx_tls: BTreeMap<String, TlsMode>,
     /// The most connections to one destination (the relay, or one address of a mail exchanger), at least 1.
     pub connections: usize,
@@ -98,8 +98,8 @@ impl Settings {
 
 /// How long to wait: RFC 5321 §4.5.3.2 and, where it says nothing, our own choice. Each is for a whole reply.
 ///
-/// The commands of one message up to DATA together get `mail + rcpt + data` plus 10 s a recipient, and the message
-/// itself `block` plus its size at 8 KiB a second: a server that is slow in every step is given up all the same.
+/// The commands of one message up to DATA together get `mail + rcpt + data` plus 10 s a recipient, and the message itself
+/// `block` plus its size at 8 KiB a second: a server that is slow in every step is given up all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     /// For a free connection, where all are in use (ours: 300 s).
@@ -118,8 +118,8 @@ pub struct Timeouts {
     pub ehlo: Duration,
     /// For the TLS handshake (ours: 60 s).
     pub tls: Duration,
-    /// For a server to become ready for MAIL, from connection to last reply. Once so much has gone by with the servers
-    /// or addresses of one destination together, no third is tried (ours: 600 s).
+    /// For a server to become ready for MAIL, from connection to last reply. Once so much has gone by with the servers or
+    /// addresses of one destination together, no third is tried (ours: 600 s).
     pub session: Duration,
     /// For the reply to MAIL (300 s).
     pub mail: Duration,

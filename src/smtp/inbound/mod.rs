@@ -2,14 +2,14 @@
 //!
 //! It promises little and keeps it:
 //!
-//! - a message ends at `CRLF . CRLF` and nowhere else; one that holds a bare CR or LF is refused, so that no two
-//!   servers can disagree about where it ends ("SMTP smuggling");
+//! - a message ends at `CRLF . CRLF` and nowhere else; one that holds a bare CR or LF is refused, so that no two servers
+//!   can disagree about where it ends ("SMTP smuggling");
 //! - what the [`Handler`] gets is what was sent, byte for byte, with the dots unstuffed (§4.5.2);
 //! - every wait and every size is bounded by [`Settings`];
 //! - commands that arrive together are answered in one write (RFC 2920).
 //!
-//! Extensions: PIPELINING, 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), SIZE (RFC 1870), ENHANCEDSTATUSCODES (RFC 2034),
-//! and with a certificate STARTTLS (RFC 3207): what came before the handshake is forgotten, said or buffered.
+//! Extensions: PIPELINING, 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), SIZE (RFC 1870), ENHANCEDSTATUSCODES (RFC 2034), and
+//! with a certificate STARTTLS (RFC 3207): what came before the handshake is forgotten, said or buffered.
 //!
 //! *Bytes → lines and messages → commands → session*, each readable alone: `line` and `data` are pure, `path` and
 //! `command` are pure, `wire` is the socket, `session` the protocol, `peers` who may have how many, `seats` who leaves
@@ -41,8 +41,7 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether mail from `from` (empty for the null sender) to `to` is taken.
     fn rcpt(&self, from: &str, to: &str) -> impl Future<Output = Result<(), SmtpRefusal>> + Send;
 
-    /// Takes a message, and answers the text of the reply to its final dot. With `Ok` the message is this side's to
-    /// keep.
+    /// Takes a message, and answers the text of the reply to its final dot. With `Ok` the message is this side's to keep.
     fn message(&self, mail: ReceivedMail) -> impl Future<Output = Result<String, SmtpRefusal>> + Send;
 }
 

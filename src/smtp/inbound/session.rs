@@ -91,8 +91,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
         }
     }
 
-    /// Greets, and speaks until the client leaves, breaks a limit or the server stops; or until it begins with TLS:
-    /// then the stream is answered, and nothing else of the session is left.
+    /// Greets, and speaks until the client leaves, breaks a limit or the server stops; or until it begins with TLS: then
+    /// the stream is answered, and nothing else of the session is left.
     pub(super) async fn run(mut self) -> Option<S> {
         self.wire.say(220, &format!("{} ESMTP Postrider", self.settings.hostname));
         self.converse().await

@@ -17,15 +17,14 @@ pub struct Settings {
     pub max_recipients: usize,
     /// Sessions at once; further clients are answered 421, unless one leaves for them.
     pub max_connections: usize,
-    /// Sessions at once from one address, of IPv6 from one /64; further ones are answered 421, unless one of them
-    /// leaves.
+    /// Sessions at once from one address, of IPv6 from one /64; further ones are answered 421, unless one of them leaves.
     pub max_per_peer: usize,
     /// Messages a minute from one address, of IPv6 from one /64; further ones are answered 450.
     pub mails_per_minute: Option<u32>,
     /// What STARTTLS shows; without it there is none.
     pub certificate: Option<Certificate>,
-    /// Whether AUTH is offered and every user and password accepted: for the inbox, so that an application's settings
-    /// for production can be tried. Nothing is kept of them.
+    /// Whether AUTH is offered and every user and password accepted: for the inbox, so that an application's settings for
+    /// production can be tried. Nothing is kept of them.
     pub accepts_any_login: bool,
     /// Refused commands of one session since its last accepted mail; after that it is closed with 421.
     pub max_errors: u32,
@@ -33,8 +32,8 @@ pub struct Settings {
     pub max_commands: u32,
     /// How long a session may go on without a message; then it is closed with 421.
     pub idle_timeout: Duration,
-    /// When all places are taken, or all of its network, a session that has been without a transaction for longer
-    /// leaves with 421, so that another may come.
+    /// When all places are taken, or all of its network, a session that has been without a transaction for longer leaves with 421, so that another may
+    /// come.
     pub idle_grace: Duration,
     /// From one command to the end of the next, and for one write.
     pub command_timeout: Duration,

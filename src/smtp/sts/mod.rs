@@ -1,12 +1,13 @@
 //! MTA-STS (RFC 8461): a domain may say that its mail goes to certain hosts only, over TLS with a valid certificate.
 //!
-//! It says so with a TXT record under `_mta-sts.DOMAIN` and a text at `https://mta-sts.DOMAIN/.well-known/mta-sts.txt`.
-//! Asked for before a message goes straight to a domain's own servers, remembered for as long as the policy wants,
-//! fetched once for all who wait; what is remembered is looked after while mail goes by it. It never stops mail by
-//! itself: where no policy can be had and none is remembered, mail goes as to a domain that has none (RFC 8461 §5).
+//! It says so with a TXT record under `_mta-sts.DOMAIN` and a text at
+//! `https://mta-sts.DOMAIN/.well-known/mta-sts.txt`. Asked for before a message goes straight to a domain's own servers,
+//! remembered for as long as the policy wants, fetched once for all who wait; what is remembered is looked after while mail
+//! goes by it. It never stops mail by itself: where no
+//! policy can be had and none is remembered, mail goes as to a domain that has none (RFC 8461 §5).
 //!
-//! Off with `delivery.mta_sts = false`. What applied is in the attempt, behind the cipher, or behind the reply where
-//! there was none.
+//! Off with `delivery.mta_sts = false`. What applied is in the attempt, behind the cipher, or behind the reply where there
+//! was none.
 
 mod cache;
 mod fetch;
@@ -30,8 +31,8 @@ use super::client::settings::Settings;
 use crate::domain::outcome::{EnhancedCode, Peer, Reply};
 
 impl Policy {
-    /// Notes behind the cipher which policy applied, and how the host would break it; behind the replies, where there
-    /// is no cipher.
+    /// Notes behind the cipher which policy applied, and how the host would break it; behind the replies, where there is no
+    /// cipher.
     pub fn report(&self, peer: &mut Peer, judgements: &mut [Judgement]) {
         let named = peer.mx.as_deref().is_some_and(|host| self.names(host));
         let note = match self.mode {
@@ -82,8 +83,8 @@ impl Policies {
     }
 
     /// The policy that message to this domain is to follow. Takes up to the time-outs for the DNS and for a fetch where
-    /// none is remembered and the domain has not been asked about for a while; one that is remembered holds at once,
-    /// and whether it still does is asked meanwhile: a slow server of policies slows no message.
+    /// none is remembered and the domain has not been asked about for a while; one that is remembered holds at once, and
+    /// whether it still does is asked meanwhile: a slow server of policies slows no message.
     pub async fn of(self: &Arc<Self>, domain: &str) -> Option<Arc<Policy>> {
         let domain = domain.trim_end_matches('.');
         if domain.starts_with('[') {

@@ -10,8 +10,8 @@ use crate::mail::report::returned::Returned;
 /// Bytes of a line that are looked at, before an address and behind it.
 const LINE: usize = 200;
 
-/// Those of the header field for it; those that lines begin with, below an announcement where there is one; those that
-/// lines end with behind a colon; any other; or whom the returned mail was for.
+/// Those of the header field for it; those that lines begin with, below an announcement where there is one; those that lines
+/// end with behind a colon; any other; or whom the returned mail was for.
 pub(super) fn recipients(mail: &Mail<'_>, returned: &Returned, notice: &str, rule: &str) -> Vec<String> {
     let failed =
         mail.fields.all("x-failed-recipients").flat_map(|value| address::all_in(value).map(|(_, found)| found));
@@ -61,8 +61,8 @@ pub(super) fn recipients(mail: &Mail<'_>, returned: &Returned, notice: &str, rul
     first.or_else(in_subject).into_iter().collect()
 }
 
-/// Whether the line of the address there says that the message arrived, was passed on or went to several others: a
-/// transcript may tell of some that they have it.
+/// Whether the line of the address there says that the message arrived, was passed on or went to several others: a transcript may tell
+/// of some that they have it.
 fn is_success(notice: &str, at: usize, found: &str) -> bool {
     let (before, after) = line_of(notice, at, found);
     let line = format!("{} {}", cut(before, LINE), cut(after, LINE)).to_lowercase();
@@ -110,8 +110,7 @@ pub(super) fn is_leading(notice: &str, at: usize) -> bool {
     line.is_empty() || !is_said && LABELS.contains(&line.as_str())
 }
 
-/// Whether the line of the address there is Sendmail's last word about it in a transcript: `550 <ann@example.test>...
-/// User unknown`.
+/// Whether the line of the address there is Sendmail's last word about it in a transcript: `550 <ann@example.test>... User unknown`.
 fn is_refused(notice: &str, at: usize, found: &str) -> bool {
     let (before, after) = line_of(notice, at, found);
     let code = before.trim_end_matches(['<', ' ']).split(' ').next().unwrap_or_default();

@@ -1,11 +1,11 @@
-//! What servers say, mangled: the bytes that property tests feed to whatever reads replies.
+//! Corrupted server replies, for property tests of everything that reads replies.
 
 use std::ops::Range;
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-/// Sayings that are in order, each a stream of one or more replies.
+/// Valid streams, each of one or more replies.
 const SAYINGS: &[&[u8]] = &[
     b"220 mx.test ESMTP ready\r\n",
     b"250-mx.test greets you\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n250-STARTTLS\r\n\
@@ -23,7 +23,7 @@ enum Change {
     Put(Index, u8),
     Insert(Index, Vec<u8>),
     Remove(Index, usize),
-    /// A part over and over.
+    /// Repeats a part.
     Repeat(Index, usize, usize),
 }
 
@@ -64,7 +64,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// A stream of bytes that once was in order, or never.
+/// Returns streams of corrupted replies, and of random bytes.
 pub(in crate::smtp) fn stream() -> impl Strategy<Value = Vec<u8>> {
     let saying = prop_oneof![
         8 => prop::collection::vec(select(SAYINGS), 1..4).prop_map(|sayings| sayings.concat()),
@@ -78,7 +78,7 @@ pub(in crate::smtp) fn stream() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// The same in the pieces in which it arrives.
+/// Returns the same streams, cut into pieces as they arrive.
 pub(in crate::smtp) fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
     (stream(), prop::collection::vec(any::<Index>(), 0..12)).prop_map(|(octets, cuts)| {
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(octets.len() + 1)).collect();

@@ -1,7 +1,7 @@
 //! Which servers take a domain's message (RFC 5321 §5.1, RFC 7505).
 //!
-//! By preference, shuffled within equal; no MX falls to the domain's own addresses; a null MX and a domain that does
-//! not exist are permanent; everything that the DNS does not answer is temporary.
+//! By preference, shuffled within equal; no MX falls to the domain's own addresses; a null MX and a domain that does not
+//! exist are permanent; everything that the DNS does not answer is temporary.
 
 pub(in crate::smtp) mod direct;
 pub(in crate::smtp) mod mx_guard;

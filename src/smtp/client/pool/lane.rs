@@ -1,7 +1,7 @@
 //! The connections of one lane, counted over all servers that its mail goes to.
 //!
-//! A message takes a turn before it looks for a session, and every session has a place from before it connects until it
-//! is closed. There are never more turns than places, so whoever has a turn finds an idle session to use or to close.
+//! A message takes a turn before it looks for a session, and every session has a place from before it connects until it is
+//! closed. There are never more turns than places, so whoever has a turn finds an idle session to use or to close.
 
 use std::sync::Arc;
 

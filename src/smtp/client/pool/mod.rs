@@ -1,5 +1,5 @@
-//! Sessions that wait for the next message: `deadpool` pools, one per destination and one more for each lane with
-//! limits of its own, and the sweep that ends the idle ones.
+//! Sessions that wait for the next message: `deadpool` pools, one per destination and one more for each lane with limits of
+//! its own, and the sweep that ends the idle ones.
 
 pub(in crate::smtp) mod connection_limiter;
 pub(in crate::smtp) mod lane;

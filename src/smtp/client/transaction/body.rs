@@ -1,8 +1,7 @@
 //! The message as it goes over the wire after 354 (RFC 5321 §4.5.2): dots stuffed, ended by CRLF, dot, CRLF.
 //!
-//! It goes out in chunks of bounded size, so that a message of 40 MiB costs no second 40 MiB; the terminator is in the
-//! same chunk as the end of the message, because two small writes would wait 40 ms for each other (Nagle and delayed
-//! ACK).
+//! It goes out in chunks of bounded size, so that a message of 40 MiB costs no second 40 MiB; the terminator is in the same
+//! chunk as the end of the message, because two small writes would wait 40 ms for each other (Nagle and delayed ACK).
 
 use memchr::memmem;
 use tokio::time::Instant;

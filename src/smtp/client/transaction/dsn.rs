@@ -1,7 +1,7 @@
 //! The parameters that ask for delivery status notifications (RFC 3461 §4, RFC 6533 §3).
 //!
-//! `RET=HDRS`: a bounce need not bring back the whole message. `ENVID` names the message, `ORCPT` the address that we
-//! sent to, so that the notification speaks of it whatever the message was forwarded to.
+//! `RET=HDRS`: a bounce need not bring back the whole message. `ENVID` names the message, `ORCPT` the address that we sent to, so
+//! that the notification speaks of it whatever the message was forwarded to.
 
 use std::fmt::Write as _;
 

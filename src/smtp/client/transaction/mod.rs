@@ -1,9 +1,9 @@
-//! One message over one session: MAIL, RCPT, DATA, the text, the final dot (RFC 5321 §3.3), in one write up to DATA
-//! where the server can pipeline (RFC 2920).
+//! One message over one session: MAIL, RCPT, DATA, the text, the final dot (RFC 5321 §3.3), in one write up to DATA where
+//! the server can pipeline (RFC 2920).
 //!
-//! Each recipient is judged by the reply that was meant for it: a refusal at RCPT by that, everyone else by what came
-//! of the rest. Recipients beyond what the server takes in one transaction are left for the next one (RFC 5321
-//! §4.5.3.1.10). The link may fail anywhere; what it means is decided in [`Transaction::transfer`] alone.
+//! Each recipient is judged by the reply that was meant for it: a refusal at RCPT by that, everyone else by what came of
+//! the rest. Recipients beyond what the server takes in one transaction are left for the next one (RFC 5321 §4.5.3.1.10).
+//! The link may fail anywhere; what it means is decided in [`Transaction::transfer`] alone.
 
 pub(in crate::smtp) mod body;
 pub(in crate::smtp) mod dsn;
