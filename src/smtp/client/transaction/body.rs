@@ -1,7 +1,8 @@
-//! The message as it goes over the wire after 354 (RFC 5321 §4.5.2): dots stuffed, ended by CRLF, dot, CRLF.
+//! The message as sent after 354 (RFC 5321 §4.5.2): dots stuffed, ended by CRLF, dot, CRLF.
 //!
-//! It goes out in chunks of bounded size, so that a message of 40 MiB costs no second 40 MiB; the terminator is in the same
-//! chunk as the end of the message, because two small writes would wait 40 ms for each other (Nagle and delayed ACK).
+//! It is sent in chunks of bounded size, so that a message of 40 MiB needs no second 40 MiB. The terminator is in the
+//! same chunk as the end of the message, because two small writes would wait 40 ms for each other (Nagle and delayed
+//! ACK).
 
 use memchr::memmem;
 use tokio::time::Instant;
@@ -10,23 +11,23 @@ use crate::smtp::client::connection::wire::{Wire, WireError};
 use crate::smtp::client::send_options::SendGuard;
 use crate::smtp::client::settings::Timeouts;
 
-/// The size of a chunk in bytes.
+/// Size of a chunk in bytes.
 const CHUNK: usize = 64 * 1_024;
 
-/// The rate below which a server is taken for a tarpit, in bytes a second; the message as a whole gets
+/// Minimum rate in bytes per second, below which a server counts as a tarpit; the whole message gets
 /// [`Timeouts::block`] plus its size over this rate.
 const SLOWEST: usize = 8 * 1_024;
 
-/// Why the message could not be written to its end.
+/// Why the message was not written to its end.
 #[derive(Debug)]
 pub(in crate::smtp) enum BodyError {
-    /// The watch did not want it to be ended.
+    /// The send guard stopped it.
     CalledOff,
-    /// The link failed.
+    /// The connection failed.
     Failed {
-        /// Whether the server may have seen the terminator, and so may have taken the message.
+        /// Whether the server may have received the terminator, and so may have accepted the message.
         uncertain: bool,
-        /// What happened.
+        /// Why it failed.
         error: WireError,
     },
 }
@@ -65,11 +66,11 @@ struct Chunks<'a> {
     done: bool,
 }
 
-/// What is to be written at once.
+/// Bytes to write at once.
 #[derive(Debug)]
 struct Chunk<'a> {
     octets: &'a [u8],
-    /// Where the terminator begins, in the last chunk.
+    /// Start of the terminator, in the last chunk.
     terminator_at: Option<usize>,
 }
 
@@ -81,7 +82,7 @@ impl<'a> Chunks<'a> {
         Self { rest: mime, terminator, at_line_start: true, size, buffer, done: false }
     }
 
-    /// The next chunk; `None` after the one that holds the terminator.
+    /// Returns the next chunk; `None` after the one with the terminator.
     fn next(&mut self) -> Option<Chunk<'_>> {
         if self.done {
             return None;
@@ -99,7 +100,7 @@ impl<'a> Chunks<'a> {
         Some(Chunk { octets: &self.buffer, terminator_at })
     }
 
-    /// Copies up to and including the next line end that a dot follows, or as much as there is room for.
+    /// Copies up to and including the next line end that is followed by a dot, or as much as fits.
     fn step(&mut self) {
         if self.at_line_start && self.rest.first() == Some(&b'.') {
             self.buffer.push(b'.');
@@ -128,7 +129,7 @@ mod tests {
         wired
     }
 
-    /// Line by line, as RFC 5321 §4.5.2 words it.
+    /// Stuffs line by line, as described in RFC 5321 §4.5.2.
     fn by_the_book(mime: &[u8]) -> Vec<u8> {
         let mut wired = Vec::new();
         for line in mime.split_inclusive(|octet| *octet == b'\n') {

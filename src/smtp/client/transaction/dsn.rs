@@ -1,7 +1,7 @@
-//! The parameters that ask for delivery status notifications (RFC 3461 §4, RFC 6533 §3).
+//! The parameters that request delivery status notifications (RFC 3461 §4, RFC 6533 §3).
 //!
-//! `RET=HDRS`: a bounce need not bring back the whole message. `ENVID` names the message, `ORCPT` the address that we sent to, so
-//! that the notification speaks of it whatever the message was forwarded to.
+//! `RET=HDRS`: a bounce need not return the whole message. `ENVID` identifies the message, `ORCPT` the address that we
+//! sent to, so that the notification contains it even if the message was forwarded.
 
 use std::fmt::Write as _;
 
@@ -10,17 +10,17 @@ use lettre::transport::smtp::extension::{MailParameter, RcptParameter};
 use crate::domain::address::Address;
 use crate::smtp::client::route::Dsn;
 
-/// The longest ORCPT, its name left out (RFC 3461 §4.2).
+/// Maximum length of ORCPT without its name (RFC 3461 §4.2).
 const LONGEST: usize = 500;
 
-/// Of MAIL.
+/// Returns the parameters of MAIL.
 pub(in crate::smtp) fn of_mail(dsn: &Dsn) -> [MailParameter; 2] {
     let other =
         |keyword: &str, value: &str| MailParameter::Other { keyword: keyword.into(), value: Some(value.into()) };
     [other("RET", "HDRS"), other("ENVID", &dsn.envelope_id)]
 }
 
-/// Of one RCPT. What has to be written as xtext is written so by the command.
+/// Returns the parameters of one RCPT. The command encodes them as xtext where necessary.
 pub(in crate::smtp) fn of_recipient(dsn: &Dsn, to: &Address) -> Vec<RcptParameter> {
     let other = |keyword: &str, value: String| RcptParameter::Other { keyword: keyword.into(), value: Some(value) };
     let notify = if dsn.success { "SUCCESS,FAILURE,DELAY" } else { "FAILURE,DELAY" };
@@ -32,7 +32,7 @@ pub(in crate::smtp) fn of_recipient(dsn: &Dsn, to: &Address) -> Vec<RcptParamete
     parameters
 }
 
-/// The address with its type; beyond ASCII in the seven-bit form, which every server takes.
+/// Returns the address with its type; beyond ASCII in the seven-bit form, which every server accepts.
 fn original(to: &Address) -> String {
     let address = to.to_string();
     if address.is_ascii() {
