@@ -1,16 +1,16 @@
-//! Bytes → one message (RFC 5321 §4.5.2): ends at `CRLF . CRLF` and nowhere else, and takes the stuffed dots out.
+//! Reads one message from bytes (RFC 5321 §4.5.2): it ends at `CRLF . CRLF` only, and stuffed dots are removed.
 //!
-//! Of a large mail as much may be kept as whoever reads it looks at; the rest is read over.
+//! Only the beginning of a large message is kept, as much as its reader needs; the rest is skipped.
 //!
-//! A message with a bare CR or LF is read to its true end and refused (§2.3.8): a server further on might take
-//! `LF . LF` for an end, and what follows for commands.
+//! A message with a bare CR or LF is read to its true end and refused (§2.3.8): another server might take `LF . LF` for
+//! the end, and what follows for commands.
 
-/// Why a message cannot be taken.
+/// Why a message is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DataFault {
-    /// A CR or LF without the other.
+    /// It contains a CR or LF without the other.
     BareLineBreak,
-    /// More bytes than allowed.
+    /// It has more bytes than allowed.
     TooBig,
 }
 
@@ -33,7 +33,7 @@ enum At {
 pub(super) struct DataReader {
     at: At,
     data: Vec<u8>,
-    /// Bytes so far, kept or not.
+    /// Bytes so far, including those not kept.
     size: usize,
     limit: usize,
     most_kept: usize,
@@ -41,12 +41,12 @@ pub(super) struct DataReader {
 }
 
 impl DataReader {
-    /// A reader for a message of at most `limit` bytes, which keeps the first `most_kept` of them.
+    /// Creates a reader for a message of at most `limit` bytes, which keeps the first `most_kept` of them.
     pub(super) fn new(limit: usize, most_kept: usize) -> Self {
         Self { at: At::LineStart, data: Vec::new(), size: 0, limit, most_kept, fault: None }
     }
 
-    /// Takes what belongs to the message, and answers how many bytes that was and whether its end has come.
+    /// Consumes the bytes that belong to the message; returns how many, and whether its end was reached.
     pub(super) fn push(&mut self, input: &[u8]) -> (usize, bool) {
         let mut next = 0;
         while let Some(&byte) = input.get(next) {
@@ -56,7 +56,7 @@ impl DataReader {
                     self.keep(b"\r\n");
                     self.at = At::LineStart;
                 }
-                // The byte itself is looked at again, now as text.
+                // The same byte is processed again, as text.
                 (At::DotReturn | At::Return, _) => {
                     self.refuse(DataFault::BareLineBreak);
                     self.at = At::Text;
@@ -83,7 +83,7 @@ impl DataReader {
         (next, false)
     }
 
-    /// The message or its beginning, once its end has come.
+    /// Returns the message or its beginning, once its end was reached.
     pub(super) fn finish(self) -> Result<Vec<u8>, DataFault> {
         self.fault.map_or(Ok(self.data), Err)
     }
@@ -101,7 +101,7 @@ impl DataReader {
         }
     }
 
-    /// Notes the first fault and lets go of the memory; the rest is read over.
+    /// Records the first fault and frees the memory; the rest is skipped.
     fn refuse(&mut self, fault: DataFault) {
         self.fault.get_or_insert(fault);
         self.data = Vec::new();
@@ -116,7 +116,7 @@ mod tests {
 
     type Mail = Result<Vec<u8>, DataFault>;
 
-    /// What a message came to, and what was left over for the next command.
+    /// Returns the result for a message, and the bytes left for the next command.
     fn read(chunks: &[&[u8]], limit: usize) -> Option<(Mail, Vec<u8>)> {
         read_of(chunks, limit, limit)
     }
@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    /// What a client does before it sends (RFC 5321 §4.5.2).
+    /// Stuffs dots as a client does before sending (RFC 5321 §4.5.2).
     fn stuffed(mail: &[u8]) -> Vec<u8> {
         let lines = mail.split_inclusive(|byte| *byte == b'\n');
         lines.flat_map(|line| if line.starts_with(b".") { [b".", line].concat() } else { line.to_vec() }).collect()

@@ -1,9 +1,9 @@
-//! The TXT record under `_mta-sts.DOMAIN` (RFC 8461 §3.1): it says that there is a policy, and which edition of it.
+//! The TXT record under `_mta-sts.DOMAIN` (RFC 8461 §3.1), which announces a policy and its id.
 
-/// How every record of ours begins; other records under the name are not our business.
+/// Prefix of MTA-STS records; other records under the name are ignored.
 const START: &str = "v=STSv1;";
 
-/// The `id` of the one policy record among these TXT records. More than one, or one that is not well-formed, counts as
+/// Returns the `id` of the only policy record among these TXT records. Several records, or a malformed one, count as
 /// none (RFC 8461 §3.1).
 pub(super) fn policy_id<'a>(records: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let mut ours = records.filter(|record| record.starts_with(START));
@@ -16,7 +16,7 @@ pub(super) fn policy_id<'a>(records: impl Iterator<Item = &'a str>) -> Option<&'
     for field in fields.filter(|field| !field.is_empty()) {
         let (key, value) = field.split_once('=')?;
         if key == "id" {
-            // Of a field that comes twice the first one counts.
+            // The first of duplicate fields counts.
             id.get_or_insert(value);
         }
     }
