@@ -17,16 +17,16 @@ use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
 const KINDS: [&str; 2] = ["message/delivery-status", "message/global-delivery-status"];
 
-/// For so many recipients the text is searched; it is once for each.
+/// Maximum recipients for which the text is searched, once for each.
 const SOUGHT: usize = 100;
 
-/// Reads a message that has such a part, or the fields of one in its text.
+/// Parses a message that has such a part, or its fields in the text.
 pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     let (rule, groups) = match mail.part(&KINDS) {
         Some(part) => {
             let groups = Fields::groups(&part.text());
             if groups.iter().all(|group| !is_about_recipient(group)) && !groups.is_empty() {
-                // A receipt, as Sendmail writes it of an alias. Nothing is read from its words.
+                // A receipt, as Sendmail writes it for an alias. Its text is ignored.
                 return Some(silent(ReportKind::Unknown, "rfc3464-no-recipient", mail));
             }
             ("rfc3464", groups)
@@ -42,7 +42,7 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
         .enumerate()
         .filter_map(|(number, group)| recipient(group, mail, &returned, notice.filter(|_| number < SOUGHT), is_only))
         .collect();
-    // A second answer for the same recipient is about another try.
+    // A second group for the same recipient is about another attempt.
     let mut seen = HashSet::new();
     recipients.retain(|recipient| seen.insert((recipient.recipient.clone(), recipient.action.as_str())));
     if recipients.is_empty() {
@@ -58,7 +58,7 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     })
 }
 
-/// Whether a group has a field that is said of recipients alone.
+/// Returns whether a group has a field that is only used for recipients.
 fn is_about_recipient(group: &Fields) -> bool {
     const FIELDS: [&str; 7] = [
         "final-recipient",
@@ -72,7 +72,7 @@ fn is_about_recipient(group: &Fields) -> bool {
     FIELDS.iter().any(|field| group.get(field).is_some())
 }
 
-/// Some gateways turn the part into text.
+/// Parses the fields from the text: some gateways convert the part to text.
 fn in_text(mail: &Mail<'_>) -> Option<Vec<Fields>> {
     let is_status = |part: &&super::parts::Part<'_>| {
         matches!(part.kind.as_str(), "text/plain" | "text/delivery-status" | "application/octet-stream")
@@ -98,7 +98,7 @@ fn recipient(
     let is_about_one =
         ["final-recipient", "original-recipient", "action", "status"].iter().filter(|f| group.get(f).is_some());
     let named = ["final-recipient", "x-actual-recipient"].iter().find_map(|name| address::typed(group.get(name)?));
-    // Some leave the address out, and name it in the header alone.
+    // Some servers leave the address out, and name it only in the header.
     let recipient = named.or_else(|| original.clone()).or_else(|| {
         let failed = mail.fields.get("x-failed-recipients").and_then(address::first_in).map(str::to_owned);
         (is_about_one.count() >= 2).then(|| failed.or_else(|| returned.only_recipient())).flatten()
@@ -112,7 +112,7 @@ fn recipient(
     };
     let told = if matches!(action, Action::Failed | Action::Delayed) { told() } else { None };
     if action == Action::Delayed && told.as_deref().is_some_and(is_expired) && group.get("will-retry-until").is_none() {
-        // OpenSMTPD calls its last word so.
+        // OpenSMTPD's term for a permanent failure.
         action = Action::Failed;
     }
     let reply = reply(group, action, status, told.clone());
@@ -121,7 +121,7 @@ fn recipient(
     Some(ReportedRecipient { recipient, original, behind, action, reply, judgement })
 }
 
-/// What was said: the diagnostic, or the words of the notice where there is none or it tells nothing.
+/// Returns the reply: the diagnostic, or the text of the notice if there is no diagnostic or it is uninformative.
 fn reply(group: &Fields, action: Action, status: Option<EnhancedCode>, told: Option<String>) -> Reply {
     if !matches!(action, Action::Failed | Action::Delayed) {
         return status::reply(
@@ -147,7 +147,7 @@ fn is_expired(text: &str) -> bool {
     ["envelope expired", "message expired"].iter().any(|words| text.contains(words))
 }
 
-/// The mailbox that failed behind the one that is named: Exim and Sendmail name an alias, and its member beside it.
+/// Returns the mailbox that failed behind the named one: Exim and Sendmail name an alias, and its member beside it.
 fn behind(group: &Fields, mail: &Mail<'_>, notice: Option<&str>, recipient: &str, said: &str) -> Option<String> {
     let original = group.get("original-recipient").and_then(address::typed);
     let is_other = |found: &String| {
@@ -170,18 +170,19 @@ fn behind(group: &Fields, mail: &Mail<'_>, notice: Option<&str>, recipient: &str
     actual.or_else(by_text).or_else(by_header).or_else(|| refused(said).filter(is_other))
 }
 
-/// The address that a server says it refused, in brackets as servers write it: `<ann@example.test>: Recipient address rejected`.
+/// Returns the address that a server says it refused, in brackets as servers write it: `<ann@example.test>: Recipient
+/// address rejected`.
 fn refused(said: &str) -> Option<String> {
     let (at, found) = address::all_in(said).next()?;
     let is_bracketed = said[..at].ends_with('<') && said[at + found.len()..].starts_with('>');
-    // What else a reply names is whom to ask, or who sent it.
+    // Other addresses in a reply are contacts or senders.
     let before = said[..at].to_ascii_lowercase();
     let is_sender =
         ["mail from", "sender", "from:", "contact", "report", "mailto"].iter().any(|words| before.contains(words));
     (is_bracketed && !is_sender).then(|| found.to_owned())
 }
 
-/// The action, or what the status makes of it where it is missing or strange.
+/// Returns the action, or derives it from the status if it is missing or unknown.
 fn action(word: Option<&str>, status: Option<EnhancedCode>) -> Option<Action> {
     let word = word.map(|word| cut(word, 100).to_ascii_lowercase()).unwrap_or_default();
     match word.split(|c: char| !c.is_ascii_alphabetic()).find(|word| !word.is_empty()).unwrap_or_default() {
@@ -198,7 +199,7 @@ fn action(word: Option<&str>, status: Option<EnhancedCode>) -> Option<Action> {
     }
 }
 
-/// As Exim writes an address that is not ASCII in its text.
+/// Encodes an address that is not ASCII as Exim does in its text.
 fn octal(address: &str) -> String {
     let mut written = String::with_capacity(address.len());
     for octet in address.bytes() {
@@ -210,14 +211,14 @@ fn octal(address: &str) -> String {
     written
 }
 
-/// The text of `smtp; 550 …` and the like, and of `<192.0.2.1 #5.0.0 smtp; 550 "…">`.
+/// Returns the text of `smtp; 550 …` and the like, and of `<192.0.2.1 #5.0.0 smtp; 550 "…">`.
 fn untyped(value: &str) -> &str {
     let value = value.trim();
     let inner = value.strip_prefix('<').and_then(|inner| inner.strip_suffix('>'));
     if let Some((before, text)) =
         inner.and_then(|inner| inner.split_once("smtp;")).filter(|(before, _)| before.len() < 100)
     {
-        // Where it has a code of its own, all of it is shown.
+        // If it has its own code, all of it is shown.
         return if before.contains("#5.0.0") || !before.contains('#') { text.trim() } else { value };
     }
     match value.split_once(';') {
