@@ -197,8 +197,8 @@ async fn what_is_changed_on_the_way_does_not_verify() {
 }
 
 impl Zone {
-    /// The same keys for another domain as well.
-    /// Returns the same keys for another domain as well.
+    /// Publishes the same keys for another domain as well.
+    fn also(&self, domain: &str) -> Self {
         let known = self.0.lock().unwrap();
         let renamed = known.iter().map(|(name, key)| (name.replace("acme.test", domain).into(), key.clone()));
         Self(Mutex::new(renamed.chain(known.clone()).collect()))

@@ -1,4 +1,4 @@
-//! Notifications of providers that are JSON in a message's text: those of Amazon SES, as SNS messages them, for bounces, complaints
+//! Parses providers' notifications in JSON: those of Amazon SES, as SNS sends them by email, for bounces, complaints
 //! and deliveries.
 
 use serde_json::Value;
@@ -10,20 +10,20 @@ use super::status;
 use crate::domain::bounce::{self, BounceType, Category, Judgement};
 use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
-/// Recipients of one notification.
+/// Maximum recipients of one notification.
 const MOST: usize = 100;
 
-/// Reads a notification.
+/// Parses a notification.
 pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     let text = mail.text();
     let start = text.find('{')?;
     if !["notificationType", "eventType"].iter().any(|key| text.contains(key)) {
         return None;
     }
-    // Servers that keep to 998 bytes a line break longer ones, Sendmail with `!`.
+    // Servers that keep to 998 bytes a line break longer lines, Sendmail with `!`.
     let json = text[start..].replace("!\r\n ", "").replace("!\n ", "").replace(['\r', '\n'], "");
     let value = serde_json::Deserializer::from_str(&json).into_iter::<Value>().next()?.ok()?;
-    // SNS may wrap it as text.
+    // SNS may wrap it in a JSON string.
     let inner = value.get("Message").and_then(Value::as_str).and_then(|inner| serde_json::from_str(inner).ok());
     let value = inner.unwrap_or(value);
     let kind = value.get("notificationType").or_else(|| value.get("eventType"))?.as_str()?;
@@ -56,7 +56,7 @@ fn bounced(bounce: &Value) -> Vec<ReportedRecipient> {
         let said = said.split_once(';').filter(|(kind, _)| !kind.contains(' ')).map_or(said, |(_, said)| said);
         let reply = status::refusal(said.trim(), text("status").parse().ok());
         let judgement = bounce::judge(&reply);
-        // Without a word of the server there is the provider's.
+        // Without a reply of the server, the provider's type counts.
         let judgement = if judgement.rule == "none" { by_type(is_permanent, detail) } else { judgement };
         Some(ReportedRecipient {
             recipient: address(&one, "emailAddress")?,
@@ -111,7 +111,7 @@ fn address(value: &Value, name: &str) -> Option<String> {
     super::address::typed(value.get(name)?.as_str()?)
 }
 
-/// The Message-ID that the message had when it was handed over.
+/// Returns the Message-ID that the message had when it was submitted.
 fn message_id(sent: &Value) -> Option<String> {
     let headers = sent.get("headers").and_then(Value::as_array);
     let is_id = |field: &&Value| {

@@ -1,5 +1,5 @@
-//! Messages that came back, as the large providers and common servers write them (`samples/`), with what is to be read in
-//! them (`samples/expected.txt`).
+//! Tests with incoming reports of the large providers and common servers (`samples/`), and their expected results
+//! (`samples/expected.txt`).
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,7 +14,7 @@ fn samples() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/mail/report/samples"))
 }
 
-/// A report on one line, as the table has it.
+/// Formats a report on one line, as in the table.
 fn told(report: &Report) -> String {
     let mut line = format!("{} {}", report.kind.as_str(), report.rule);
     for recipient in &report.recipients {
@@ -51,7 +51,7 @@ fn mails_that_came_back_are_read_as_a_reader_would() {
         if got != expected {
             let _ = writeln!(wrong, "{name}: {got}\n  and not: {expected}\n  {report:?}");
         }
-        // Files have bare LF, the wire has CRLF.
+        // The files have bare LF, the wire has CRLF.
         let on_the_wire = String::from_utf8(mail).unwrap().replace('\n', "\r\n");
         assert_eq!(told(&read(on_the_wire.as_bytes())), got, "{name} with CRLF");
         assert_eq!(told(&read(on_the_wire.replace('\n', "").as_bytes())), got, "{name} with CR");
@@ -75,7 +75,7 @@ fn a_complaint_that_names_its_recipient_twice_has_one() {
 }
 
 #[test]
-fn a_report_cut_anywhere_behind_its_status_says_the_same() {
+fn a_report_cut_after_its_status_gives_the_same_result() {
     let mail = fs::read(samples().join("postfix-real-two.eml")).unwrap();
     let text = String::from_utf8_lossy(&mail).into_owned();
     let returned = text.find("message/rfc822").or_else(|| text.find("text/rfc822-headers")).unwrap();
@@ -85,7 +85,7 @@ fn a_report_cut_anywhere_behind_its_status_says_the_same() {
     }
 }
 
-/// Pieces that reports are made of.
+/// Fragments that reports consist of.
 const PIECES: [&str; 24] = [
     "From: mailer-daemon@mx.test\n",
     "Subject: failure notice\n",
@@ -175,7 +175,7 @@ fn ten_mebibytes_of_anything_are_read_in_a_moment() {
     }
 }
 
-/// A message from a server's own name, with nothing but words.
+/// Parses a message from a server, with plain text only.
 fn in_words(subject: &str, text: &str) -> Report {
     read(format!("Return-Path: <>\nFrom: postmaster@mx.test\nSubject: {subject}\n\n{text}\n").as_bytes())
 }

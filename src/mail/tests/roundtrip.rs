@@ -1,4 +1,4 @@
-//! Whatever the fields hold, an independent parser gives them back and finds nothing else.
+//! Property tests: an independent parser gets every field back and finds nothing else.
 
 use mail_parser::HeaderName;
 use proptest::collection::vec;
@@ -13,7 +13,7 @@ use crate::mail::content_id::whole;
 use crate::mail::normalise::{lines, single_line};
 use crate::mail::{build, header as head};
 
-/// Any text at all, and such as is known to be hard.
+/// Generates arbitrary text, and text that is known to be difficult.
 fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<String>(),
@@ -143,7 +143,7 @@ proptest! {
         prop_assert_eq!(read, expected);
     }
 
-    /// What has a syntax of its own is neither encoded nor changed, but for its white space.
+    /// Structured fields are neither encoded nor changed, except for their white space.
     #[test]
     fn structured_fields_keep_all_but_white_space(header in any_structured_header()) {
         let mut draft = draft(Some("x"), None, vec![]);

@@ -1,4 +1,4 @@
-//! Which parts a message has and how they nest.
+//! Tests which parts a message has and how they nest.
 
 use super::reading::tree;
 use super::{draft, file, header, mailbox, named};
@@ -93,7 +93,7 @@ fn fields_stand_in_their_order_and_custom_ones_before_the_body() {
 }
 
 #[test]
-fn a_mail_to_bcc_alone_names_nobody() {
+fn a_message_to_bcc_alone_names_no_recipient() {
     let mut draft = draft(Some("x"), None, vec![]);
     draft.to.clear();
     assert!(String::from_utf8(build(&draft)).unwrap().contains("\r\nTo: undisclosed-recipients:;\r\n"));

@@ -74,7 +74,13 @@ impl Peers {
     /// Logs that a client was refused a session.
     pub(super) fn note_turned_away(&self, peer: SocketAddr, why: &str) {
         if let Some(count) = self.turned_away.note(Instant::now()) {
-            tracing::warn!(event = "smtp_clients_refused", %peer, count, why, "refused SMTP clients, which may have had bounces");
+            tracing::warn!(
+                event = "smtp_clients_refused",
+                %peer,
+                count,
+                why,
+                "refused SMTP clients, which may have had bounces; they should try again later"
+            );
         }
     }
 
@@ -93,7 +99,13 @@ impl Guest {
     /// Logs that a message was refused before its text.
     pub(super) fn note_refusal(&self, peer: SocketAddr, why: &str) {
         if let Some(count) = self.peers.refused.note(Instant::now()) {
-            tracing::warn!(event = "smtp_messages_refused", %peer, count, why, "refused messages, which may be bounces");
+            tracing::warn!(
+                event = "smtp_messages_refused",
+                %peer,
+                count,
+                why,
+                "refused messages, which may be bounces; if so, raise the limit"
+            );
         }
     }
 

@@ -75,7 +75,11 @@ impl<H: Handler> Server<H> {
                         None => turn_away(stream, peer, &peers, "Too many connections from your address, try again later"),
                     },
                     Err(error) => {
-                        tracing::warn!(event = "smtp_accept_failed", %error, "cannot accept an SMTP connection; trying again");
+                        tracing::warn!(
+                            event = "smtp_accept_failed",
+                            %error,
+                            "cannot accept an SMTP connection; trying again"
+                        );
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },

@@ -296,7 +296,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             Ok(data) => data,
             Err(fault) => {
                 // Its recipient was accepted, so the message may be a lost bounce.
-                tracing::warn!(event = "smtp_message_malformed", peer = %self.peer, ?fault, from = mail.from, ?to, "refused a message");
+                tracing::warn!(
+                    event = "smtp_message_refused",
+                    peer = %self.peer,
+                    ?fault,
+                    from = mail.from,
+                    ?to,
+                    "refused a message that is too big or has bare line breaks; a bounce may be lost"
+                );
                 let (code, text) = match fault {
                     DataFault::TooBig => (552, "5.3.4 The message is too big"),
                     DataFault::BareLineBreak => (550, "5.5.2 The message contains a bare CR or LF; use CRLF"),

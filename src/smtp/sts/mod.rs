@@ -129,7 +129,14 @@ impl Policies {
                 }
                 Err(error) => {
                     let remembered = known.policy(now).is_some();
-                    tracing::warn!(event = "mta_sts_fetch_failed", domain, id, %error, remembered, "failed to fetch MTA-STS policy");
+                    tracing::warn!(
+                        event = "mta_sts_fetch_failed",
+                        domain,
+                        id,
+                        %error,
+                        remembered,
+                        "failed to fetch MTA-STS policy; applying the remembered one, if any"
+                    );
                     known.failed(&id, now);
                 }
             }

@@ -113,7 +113,8 @@ impl Resolver {
         }
         let hosts = in_order(records, &self.own_name);
         if hosts.is_empty() {
-            let why = format!("this machine is the first mail exchanger of {domain}, so there is no server to relay to");
+            let why =
+                format!("this machine is the first mail exchanger of {domain}, so there is no server to relay to");
             return Err(Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 6, why)));
         }
         let (hosts, others): (Vec<Name>, Vec<Name>) = hosts.into_iter().partition(is_wanted);
