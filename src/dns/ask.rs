@@ -106,7 +106,7 @@ fn read(answer: Result<Lookup, NetError>, text: impl Fn(&RData) -> Option<String
 /// Joins the strings of a record (RFC 7208 §3.3). Invalid UTF-8 and control characters are replaced, as a database
 /// would refuse some of them.
 fn joined(text: &TXT) -> String {
-    let octets = text.txt_data.concat();
+    let bytes = text.txt_data.concat();
     let shown = |c: char| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
-    String::from_utf8_lossy(&octets).chars().map(shown).collect()
+    String::from_utf8_lossy(&bytes).chars().map(shown).collect()
 }

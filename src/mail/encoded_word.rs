@@ -26,7 +26,7 @@ pub(super) enum Scheme {
 impl Scheme {
     /// Chooses the scheme for `text`: Q if a person can still read most of it, that is if at most half of it is
     /// escaped.
-    pub(super) fn of(text: &str) -> Self {
+    pub(super) fn choose(text: &str) -> Self {
         let q: usize = text.chars().map(q_width).sum();
         if q <= text.len() * 2 { Self::Q } else { Self::B }
     }
@@ -70,7 +70,7 @@ impl Scheme {
 
 /// Returns `text` as encoded-words of at most `room` bytes each.
 pub(super) fn words(text: &str, room: usize) -> Vec<String> {
-    let scheme = Scheme::of(text);
+    let scheme = Scheme::choose(text);
     let (mut rest, mut words) = (text, Vec::new());
     while !rest.is_empty() {
         let mut word = Vec::new();

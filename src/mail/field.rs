@@ -55,7 +55,7 @@ impl<'a> Field<'a> {
 
     /// Writes `text` as encoded-words.
     pub(super) fn encoded(&mut self, text: &str) {
-        let scheme = Scheme::of(text);
+        let scheme = Scheme::choose(text);
         let mut rest = text;
         while !rest.is_empty() {
             self.space(!self.fresh && self.column + 1 + encoded_word::SHORTEST > LINE);

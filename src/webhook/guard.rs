@@ -16,7 +16,7 @@ use crate::domain::network::{Allowed, Place};
 use crate::http_client::Lookup;
 
 /// How long the creation of an endpoint waits for the DNS.
-const PATIENCE: Duration = Duration::from_secs(5);
+const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Returns the settings that would permit an address in `place`.
 fn settings(place: Place) -> &'static str {
@@ -98,7 +98,7 @@ impl Guard {
         Self { is_plain: true, ..self.clone() }
     }
 
-    fn of_scheme(&self, url: &Url) -> Self {
+    fn for_scheme(&self, url: &Url) -> Self {
         if url.scheme() == "http" { self.plain() } else { self.clone() }
     }
 
@@ -106,7 +106,7 @@ impl Guard {
     /// name again.
     pub async fn admits(&self, url: &Url) -> Result<(), Denied> {
         let Some(host) = self.name(url)? else { return Ok(()) };
-        match timeout(PATIENCE, self.of_scheme(url).addresses(&host)).await {
+        match timeout(DNS_TIMEOUT, self.for_scheme(url).addresses(&host)).await {
             Ok(Err(Refusal::Denied(denied))) => Err(denied),
             Ok(Ok(_) | Err(Refusal::Dns(_))) | Err(_) => Ok(()),
         }
@@ -129,7 +129,7 @@ impl Guard {
             Some(Host::Ipv4(ip)) => IpAddr::V4(ip),
             Some(Host::Ipv6(ip)) => IpAddr::V6(ip),
         };
-        self.of_scheme(url).check(&ip.to_string(), ip).map(|()| None)
+        self.for_scheme(url).check(&ip.to_string(), ip).map(|()| None)
     }
 
     /// Returns a lookup for a client, which resolves names to permitted addresses only.

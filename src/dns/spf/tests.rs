@@ -126,9 +126,9 @@ async fn variants_are_judged_as_receivers_do() {
         let known = ["pyspf", "dkimpy", "authheaders", "mail-auth"];
         assert!(variant.others.keys().all(|reader| known.contains(reader)), "{}", variant.title);
         match kind {
-            "spf" => of_spf(&variant, &mail_auth).await,
-            "dkim" => of_dkim(&variant, &mail_auth).await,
-            "dmarc" => of_dmarc(&variant).await,
+            "spf" => check_spf_variant(&variant, &mail_auth).await,
+            "dkim" => check_dkim_variant(&variant, &mail_auth).await,
+            "dmarc" => check_dmarc_variant(&variant).await,
             other => panic!("{other}"),
         }
         judged += 1;
@@ -136,7 +136,7 @@ async fn variants_are_judged_as_receivers_do() {
     assert!(judged >= 150, "{judged}");
 }
 
-async fn of_spf(variant: &Variant<'_>, mail_auth: &MailAuth) {
+async fn check_spf_variant(variant: &Variant<'_>, mail_auth: &MailAuth) {
     let (title, zone) = (variant.title, &Memory::new(variant.zone.iter().copied()));
     let (address, result) = variant.expected.split_once(' ').unwrap();
     variant.assert_second(&mail_auth.spf(zone, address.parse().unwrap()).await, result);
@@ -157,7 +157,7 @@ async fn of_spf(variant: &Variant<'_>, mail_auth: &MailAuth) {
     }
 }
 
-async fn of_dkim(variant: &Variant<'_>, mail_auth: &MailAuth) {
+async fn check_dkim_variant(variant: &Variant<'_>, mail_auth: &MailAuth) {
     let Variant { title, expected, .. } = variant;
     let is_new = variant.zone.iter().any(|record| record.contains("{e}"));
     let algorithm = if is_new { Algorithm::Ed25519 } else { Algorithm::Rsa };
@@ -177,7 +177,7 @@ async fn of_dkim(variant: &Variant<'_>, mail_auth: &MailAuth) {
     assert_eq!(verdict.is_verified, Some(*expected == "ok"), "{title}");
 }
 
-async fn of_dmarc(variant: &Variant<'_>) {
+async fn check_dmarc_variant(variant: &Variant<'_>) {
     let [domain, status, policy] = variant.expected.split(' ').collect::<Vec<_>>().try_into().unwrap();
     let zone = Memory::new(variant.zone.iter().copied());
     variant.assert_second(readers::dmarc(&zone, domain), policy);

@@ -59,8 +59,8 @@ fn escaped(text: &str, all: bool) -> Option<(char, usize)> {
     }
     let digits = text.strip_prefix('+')?.get(..2)?;
     let is_hex = digits.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
-    let octet = u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?;
-    (matches!(octet, b'+' | b'=') || all && octet.is_ascii_graphic()).then_some((octet.into(), 3))
+    let byte = u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?;
+    (matches!(byte, b'+' | b'=') || all && byte.is_ascii_graphic()).then_some((byte.into(), 3))
 }
 
 /// Returns the addresses in a text in order, each with its position.

@@ -19,7 +19,7 @@ const COMPLAINTS: [&str; 7] = ["abuse", "fraud", "virus", "other", "opt-out", "o
 
 /// Parses a feedback report.
 pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
-    let returned = Returned::of(mail);
+    let returned = Returned::find(mail);
     let Some(part) = mail.part(&["message/feedback-report"]) else {
         return jmrp(mail, &returned);
     };

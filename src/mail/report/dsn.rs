@@ -33,7 +33,7 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
         }
         None => ("rfc3464-in-text", in_text(mail)?),
     };
-    let returned = Returned::of(mail);
+    let returned = Returned::find(mail);
     let text = mail.text();
     let notice = Some(notice::split(&text).0);
     let is_only = groups.iter().filter(|group| is_about_recipient(group)).count() == 1;
@@ -105,24 +105,27 @@ fn recipient(
     })?;
     let status = group.get("status").and_then(|text| status::enhanced(text, true));
     let mut action = action(group.get("action"), status)?;
-    let told = || {
+    let from_notice = || {
         let named = original.iter().chain([&recipient]);
         let written = |name: &String| [Some(name.clone()), (!name.is_ascii()).then(|| octal(name))];
         named.flat_map(written).flatten().find_map(|name| notice::about(notice?, &name, is_only))
     };
-    let told = if matches!(action, Action::Failed | Action::Delayed) { told() } else { None };
-    if action == Action::Delayed && told.as_deref().is_some_and(is_expired) && group.get("will-retry-until").is_none() {
+    let from_notice = if matches!(action, Action::Failed | Action::Delayed) { from_notice() } else { None };
+    if action == Action::Delayed
+        && from_notice.as_deref().is_some_and(is_expired)
+        && group.get("will-retry-until").is_none()
+    {
         // OpenSMTPD's term for a permanent failure.
         action = Action::Failed;
     }
-    let reply = reply(group, action, status, told.clone());
-    let judgement = (action == Action::Failed).then(|| bounce::judge_beside(&reply, told.as_deref()));
+    let reply = reply(group, action, status, from_notice.clone());
+    let judgement = (action == Action::Failed).then(|| bounce::judge_beside(&reply, from_notice.as_deref()));
     let behind = (action == Action::Failed).then(|| behind(group, mail, notice, &recipient, &reply.text)).flatten();
     Some(ReportedRecipient { recipient, original, behind, action, reply, judgement })
 }
 
 /// Returns the reply: the diagnostic, or the text of the notice if there is no diagnostic or it is uninformative.
-fn reply(group: &Fields, action: Action, status: Option<EnhancedCode>, told: Option<String>) -> Reply {
+fn reply(group: &Fields, action: Action, status: Option<EnhancedCode>, from_notice: Option<String>) -> Reply {
     if !matches!(action, Action::Failed | Action::Delayed) {
         return status::reply(
             &group.get("diagnostic-code").map(untyped).unwrap_or_default().replace('\n', " "),
@@ -133,7 +136,7 @@ fn reply(group: &Fields, action: Action, status: Option<EnhancedCode>, told: Opt
     let diagnostic = diagnostic.map(untyped).find(|text| !text.is_empty()).map(|text| text.replace('\n', " "));
     let comment =
         group.get("status").and_then(|text| text.split_once('(')).map(|(_, comment)| comment.trim_end_matches(')'));
-    let said = diagnostic.into_iter().chain(told).chain(comment.map(str::to_owned));
+    let said = diagnostic.into_iter().chain(from_notice).chain(comment.map(str::to_owned));
     let mut replies = said.filter(|text| !text.trim().is_empty()).map(|text| status::refusal(&text, status));
     let Some(first) = replies.next() else { return status::refusal("", status) };
     if action == Action::Failed && bounce::judge(&first).rule == "none" {
@@ -202,10 +205,10 @@ fn action(word: Option<&str>, status: Option<EnhancedCode>) -> Option<Action> {
 /// Encodes an address that is not ASCII as Exim does in its text.
 fn octal(address: &str) -> String {
     let mut written = String::with_capacity(address.len());
-    for octet in address.bytes() {
-        match octet {
-            0..=0x7f => written.push(octet.into()),
-            _ => _ = write!(written, "\\{octet:03o}"),
+    for byte in address.bytes() {
+        match byte {
+            0..=0x7f => written.push(byte.into()),
+            _ => _ = write!(written, "\\{byte:03o}"),
         }
     }
     written

@@ -48,7 +48,7 @@ fn with_line_feeds(mime: &[u8]) -> Cow<'_, [u8]> {
     if memchr::memchr(b'\n', mime).is_some() {
         return Cow::Borrowed(mime);
     }
-    mime.iter().map(|octet| if *octet == b'\r' { b'\n' } else { *octet }).collect()
+    mime.iter().map(|byte| if *byte == b'\r' { b'\n' } else { *byte }).collect()
 }
 
 /// Summary of a message, for a log.
@@ -83,7 +83,7 @@ fn nested(mail: &Mail<'_>) -> Option<Report> {
 
 /// Returns a report without recipients.
 fn silent(kind: ReportKind, rule: &'static str, mail: &Mail<'_>) -> Report {
-    let returned = returned::Returned::of(mail);
+    let returned = returned::Returned::find(mail);
     Report {
         kind,
         rule,

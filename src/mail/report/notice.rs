@@ -42,7 +42,7 @@ pub(super) fn read(mail: &Mail<'_>, evidence: Evidence) -> Option<Report> {
     let lines = notice.lines().filter(|line| !line.starts_with('>'));
     let lower = lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ").to_lowercase();
     let rule = rule(mail, evidence, &lower, notice)?;
-    let returned = Returned(if quoted.len() > 0 { quoted } else { Returned::of(mail).0 });
+    let returned = Returned(if quoted.len() > 0 { quoted } else { Returned::find(mail).0 });
     let is_delay = DELAYS.iter().any(|words| lower.contains(words)) || mail.subject.to_lowercase().contains("delayed");
     let action = if is_delay { Action::Delayed } else { Action::Failed };
     let recipients = recipients(mail, &returned, notice, rule, action);
@@ -92,7 +92,7 @@ fn recipients(
 ) -> Vec<ReportedRecipient> {
     let named = whom::recipients(mail, returned, notice, rule);
     let is_only = named.len() == 1;
-    let told = named.into_iter().map(|named| {
+    let reported = named.into_iter().map(|named| {
         let reply = said::said(notice, &named, is_only);
         let judgement = (action == Action::Failed).then(|| bounce::judge(&reply));
         let (recipient, behind) = match said::alias_of(notice, &named) {
@@ -101,7 +101,7 @@ fn recipients(
         };
         ReportedRecipient { recipient, original: None, behind, action, reply, judgement }
     });
-    told.collect()
+    reported.collect()
 }
 
 /// Returns whether the text is a receipt: the message arrived, was forwarded or went to several others, and nothing

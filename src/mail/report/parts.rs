@@ -102,12 +102,12 @@ impl<'a> Mail<'a> {
 
     /// Returns the readable text: all text leaves, only the plain ones if there are any.
     pub fn text(&self) -> String {
-        let of = |kind: &str| {
+        let text_of = |kind: &str| {
             let texts = self.parts.iter().filter(|part| part.kind == kind).map(Part::text);
             texts.collect::<Vec<_>>().join("\n\n")
         };
-        let plain = of("text/plain");
-        if plain.trim().is_empty() { html_to_text(&of("text/html")) } else { plain }
+        let plain = text_of("text/plain");
+        if plain.trim().is_empty() { html_to_text(&text_of("text/html")) } else { plain }
     }
 }
 
@@ -120,18 +120,18 @@ impl<'a> Part<'a> {
     /// Returns the decoded text.
     pub fn text(&self) -> String {
         let body = &self.body[..self.body.len().min(BODY)];
-        let octets = match self.encoding.as_deref() {
+        let bytes = match self.encoding.as_deref() {
             Some("base64") => base64_decode(body).map_or(Cow::Borrowed(body), Cow::Owned),
             Some("quoted-printable") => quoted_printable_decode(body).map_or(Cow::Borrowed(body), Cow::Owned),
             _ => Cow::Borrowed(body),
         };
         // Non-ASCII text that is valid UTF-8 is UTF-8, whatever charset is declared.
-        let utf8 = std::str::from_utf8(&octets).ok().filter(|text| !text.is_ascii());
+        let utf8 = std::str::from_utf8(&bytes).ok().filter(|text| !text.is_ascii());
         let decoder = || self.charset.as_deref().and_then(|charset| charset_decoder(charset.as_bytes()));
         match (utf8, decoder()) {
             (Some(text), _) => text.to_owned(),
-            (None, Some(decode)) => decode(&octets),
-            (None, None) => String::from_utf8_lossy(&octets).into_owned(),
+            (None, Some(decode)) => decode(&bytes),
+            (None, None) => String::from_utf8_lossy(&bytes).into_owned(),
         }
     }
 }
@@ -154,7 +154,7 @@ fn split(entity: &[u8]) -> (&[u8], &[u8]) {
 
 /// Returns the text after `--` if the first line of a body begins so.
 fn first_delimiter(body: &[u8]) -> Option<&str> {
-    let mut lines = body[..body.len().min(HEADER)].split(|octet| *octet == b'\n');
+    let mut lines = body[..body.len().min(HEADER)].split(|byte| *byte == b'\n');
     let delimiter = lines.find_map(|line| line.strip_prefix(b"--"))?;
     std::str::from_utf8(delimiter).ok().map(str::trim_ascii_end).filter(|rest| (1..=70).contains(&rest.len()))
 }

@@ -50,7 +50,7 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
 fn bounced(bounce: &Value) -> Vec<ReportedRecipient> {
     let is_permanent = bounce.get("bounceType").and_then(Value::as_str) == Some("Permanent");
     let detail = bounce.get("bounceSubType").and_then(Value::as_str).unwrap_or_default();
-    let told = list(bounce, "bouncedRecipients").filter_map(|one| {
+    let recipients = list(bounce, "bouncedRecipients").filter_map(|one| {
         let text = |name: &str| one.get(name).and_then(Value::as_str).unwrap_or_default();
         let said = text("diagnosticCode");
         let said = said.split_once(';').filter(|(kind, _)| !kind.contains(' ')).map_or(said, |(_, said)| said);
@@ -67,7 +67,7 @@ fn bounced(bounce: &Value) -> Vec<ReportedRecipient> {
             judgement: Some(judgement),
         })
     });
-    told.collect()
+    recipients.collect()
 }
 
 fn by_type(is_permanent: bool, detail: &str) -> Judgement {
@@ -91,7 +91,7 @@ fn complaints(complaint: &Value) -> Vec<ReportedRecipient> {
 fn delivered(delivery: &Value) -> Vec<ReportedRecipient> {
     let said = delivery.get("smtpResponse").and_then(Value::as_str).unwrap_or_default();
     let named = list(delivery, "recipients").filter_map(|one| one.as_str().and_then(super::address::typed));
-    let told = named.map(|recipient| ReportedRecipient {
+    let recipients = named.map(|recipient| ReportedRecipient {
         recipient,
         original: None,
         behind: None,
@@ -99,7 +99,7 @@ fn delivered(delivery: &Value) -> Vec<ReportedRecipient> {
         reply: status::reply(said, None),
         judgement: None,
     });
-    told.collect()
+    recipients.collect()
 }
 
 fn list(value: &Value, name: &str) -> impl Iterator<Item = Value> {

@@ -28,7 +28,7 @@ pub(super) struct Returned(pub Fields);
 
 impl Returned {
     /// Finds the header in the part that returns it, or quoted below the text.
-    pub fn of(mail: &Mail<'_>) -> Self {
+    pub fn find(mail: &Mail<'_>) -> Self {
         let part = mail.part(&KINDS).map(|part| Fields::read(&part.text())).filter(|fields| fields.len() > 0);
         Self(part.unwrap_or_else(|| notice::split(&mail.text()).1))
     }

@@ -35,10 +35,10 @@ fn read(text: &str, status: Option<EnhancedCode>, may_succeed: bool) -> Reply {
 
 /// Returns the three digits of a reply and their position: the first number that can be a code.
 fn code(text: &str, may_succeed: bool) -> Option<(u16, usize)> {
-    let octets = text.as_bytes();
-    octets.windows(3).enumerate().find_map(|(at, digits)| {
-        let before = at.checked_sub(1).and_then(|before| octets.get(before));
-        let after = octets.get(at + 3);
+    let bytes = text.as_bytes();
+    bytes.windows(3).enumerate().find_map(|(at, digits)| {
+        let before = at.checked_sub(1).and_then(|before| bytes.get(before));
+        let after = bytes.get(at + 3);
         let is_alone = before.is_none_or(|b| !b.is_ascii_alphanumeric() && !b".@_/$+-=&%".contains(b))
             && after.is_none_or(|b| b.is_ascii_whitespace() || b"-:;,)]".contains(b));
         let code = is_alone.then(|| std::str::from_utf8(digits).ok()?.parse::<u16>().ok()).flatten()?;

@@ -15,7 +15,7 @@ fn samples() -> &'static Path {
 }
 
 /// Formats a report on one line, as in the table.
-fn told(report: &Report) -> String {
+fn summary_line(report: &Report) -> String {
     let mut line = format!("{} {}", report.kind.as_str(), report.rule);
     for recipient in &report.recipients {
         let said = &recipient.reply;
@@ -47,14 +47,14 @@ fn mails_that_came_back_are_read_as_a_reader_would() {
         names.push(format!("{name}.eml"));
         let mail = fs::read(samples().join(format!("{name}.eml"))).unwrap();
         let report = read(&mail);
-        let got = told(&report);
+        let got = summary_line(&report);
         if got != expected {
             let _ = writeln!(wrong, "{name}: {got}\n  and not: {expected}\n  {report:?}");
         }
         // The files have bare LF, the wire has CRLF.
         let on_the_wire = String::from_utf8(mail).unwrap().replace('\n', "\r\n");
-        assert_eq!(told(&read(on_the_wire.as_bytes())), got, "{name} with CRLF");
-        assert_eq!(told(&read(on_the_wire.replace('\n', "").as_bytes())), got, "{name} with CR");
+        assert_eq!(summary_line(&read(on_the_wire.as_bytes())), got, "{name} with CRLF");
+        assert_eq!(summary_line(&read(on_the_wire.replace('\n', "").as_bytes())), got, "{name} with CR");
     }
     assert!(wrong.is_empty(), "\n{wrong}");
     let mut files: Vec<String> =
@@ -133,13 +133,13 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_cut_out_of_a_sample_is_read(sample in 0_usize..100, from in 0_usize..4_000, length in 0_usize..200, octet: u8) {
+    fn whatever_is_cut_out_of_a_sample_is_read(sample in 0_usize..100, from in 0_usize..4_000, length in 0_usize..200, byte: u8) {
         let mut files: Vec<_> = fs::read_dir(samples()).unwrap().map(|file| file.unwrap().path()).collect();
         files.sort();
         let mut mail = fs::read(&files[sample % files.len()]).unwrap();
         let from = from.min(mail.len());
         let to = (from + length).min(mail.len());
-        mail.splice(from..to, [octet]);
+        mail.splice(from..to, [byte]);
         is_sane(&mail);
         is_sane(&mail[..from]);
     }

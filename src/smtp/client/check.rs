@@ -42,7 +42,7 @@ impl Sender {
 
 async fn peer(pools: &Arc<Pools>, server: &Server) -> Result<Peer, (Stage, Reply)> {
     let ours = |why: &str| (Stage::Connect, Reply::ours(why));
-    let (pool, _) = pools.of(&server.destination, &server.policy, None).map_err(|error| ours(&error.to_string()))?;
+    let (pool, _) = pools.pool(&server.destination, &server.policy, None).map_err(|error| ours(&error.to_string()))?;
     match pool.get().await {
         Ok(slot) => slot.0.as_ref().map(|session| session.peer.clone()).ok_or_else(|| ours("there is no session")),
         Err(PoolError::Backend(NoSession::Refused(refusal))) => Err((refusal.stage, refusal.reply)),

@@ -208,7 +208,7 @@ impl Failures {
         let text = text.collect::<Vec<_>>().join("; ");
         let count = self.0.len();
         let mut refusals = self.0.into_iter().map(|(_, refusal)| refusal);
-        let first = refusals.next().unwrap_or_else(Refusal::by_nobody);
+        let first = refusals.next().unwrap_or_else(Refusal::no_server);
         let closest = refusals.fold(first, |best, next| if next.stage > best.stage { next } else { best });
         if count < 2 {
             return closest;

@@ -92,7 +92,7 @@ pub(in crate::smtp) enum EightBit {
 }
 
 impl EightBit {
-    pub fn of(mime: &[u8]) -> Self {
+    pub fn detect(mime: &[u8]) -> Self {
         if mime.is_ascii() {
             return Self::Nowhere;
         }

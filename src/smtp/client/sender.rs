@@ -92,7 +92,7 @@ impl Sender {
         if envelope.to.is_empty() {
             return Ok(Vec::new());
         }
-        let message = OutgoingMessage { envelope, mime, eight_bit: EightBit::of(mime) };
+        let message = OutgoingMessage { envelope, mime, eight_bit: EightBit::detect(mime) };
         let (peer, judgements) = self.deliver(route, message, terms).await?;
         let duration = started.elapsed();
         Ok(judgements.into_iter().map(|judgement| judgement.into_outcome(peer.clone(), duration)).collect())
@@ -159,14 +159,14 @@ impl Sender {
 
     /// Sends to the first of a domain's mail exchangers that accepts the transaction.
     async fn to_exchangers(&self, domain: &str, call: &ServerDelivery<'_>) -> Result<Handed, NotBegun> {
-        let nobody = |judgement| call.everyone(Peer { is_final: true, ..Peer::default() }, judgement);
+        let for_all = |judgement| call.everyone(Peer { is_final: true, ..Peer::default() }, judgement);
         let direct = match &self.direct {
             Ok(direct) => direct,
-            Err(reason) => return Ok(nobody(unset(reason.clone()))),
+            Err(reason) => return Ok(for_all(unset(reason.clone()))),
         };
         let Way { servers, policy, sts } = match self.pools.before_mail(direct.way(domain)).await? {
             Ok(way) => way,
-            Err(judgement) => return Ok(nobody(judgement)),
+            Err(judgement) => return Ok(for_all(judgement)),
         };
         let servers = servers.iter().map(|destination| direct.server_health.candidate(destination, &policy)).collect();
         let call = &ServerDelivery { sts: sts.as_deref(), ..*call };

@@ -78,7 +78,7 @@ impl ServerDelivery<'_> {
         wait: Wait<'_>,
         limit: &RecipientLimit,
     ) -> Result<(Peer, Vec<Judgement>), Failure> {
-        let pool = self.pools.of(destination, policy, self.lane);
+        let pool = self.pools.pool(destination, policy, self.lane);
         let (pool, gate) = pool.map_err(|error| refusal(destination, policy, error.to_string()))?;
         let pass = self.pools.before_mail(timeout_at(wait.until, gate.enter(self.terms.urgent))).await?;
         let _pass = pass.map_err(|_| busy(destination, policy))?.map_err(|_| stopping())?;

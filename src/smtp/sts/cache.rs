@@ -97,7 +97,7 @@ pub(super) struct Cache(Mutex<HashMap<String, Arc<Place>>>);
 
 impl Cache {
     /// Returns the domain's entry, and creates it if needed.
-    pub fn of(&self, domain: &str, now: Instant) -> Arc<Place> {
+    pub fn entry(&self, domain: &str, now: Instant) -> Arc<Place> {
         let mut domains = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = domains.get(domain) {
             return place.clone();
@@ -173,14 +173,14 @@ mod tests {
     #[tokio::test]
     async fn the_cache_is_bounded_and_forgets_policies_last() {
         let (cache, now) = (Cache::default(), Instant::now());
-        cache.of("kept.test", now).known().fetched("1", policy(3_600), now);
+        cache.entry("kept.test", now).known().fetched("1", policy(3_600), now);
         for index in 0..=DOMAINS {
-            let _ = cache.of(&format!("{index}.test"), now);
+            let _ = cache.entry(&format!("{index}.test"), now);
         }
         assert!(cache.0.lock().unwrap().len() <= DOMAINS);
-        assert!(cache.of("kept.test", now).known().policy(now).is_some());
+        assert!(cache.entry("kept.test", now).known().policy(now).is_some());
         for index in 0..=DOMAINS {
-            cache.of(&format!("p{index}.test"), now).known().fetched("1", policy(3_600), now);
+            cache.entry(&format!("p{index}.test"), now).known().fetched("1", policy(3_600), now);
         }
         assert!(cache.0.lock().unwrap().len() <= DOMAINS);
     }

@@ -85,12 +85,12 @@ impl Policies {
     /// Returns the policy for messages to this domain. Takes up to the time-outs for the DNS and a fetch if none is
     /// cached and the domain has not been looked up recently. A cached policy is returned at once and renewed in the
     /// background, so that a slow policy server delays no message.
-    pub async fn of(self: &Arc<Self>, domain: &str) -> Option<Arc<Policy>> {
+    pub async fn get(self: &Arc<Self>, domain: &str) -> Option<Arc<Policy>> {
         let domain = domain.trim_end_matches('.');
         if domain.starts_with('[') {
             return None;
         }
-        let place = self.cache.of(domain, Instant::now());
+        let place = self.cache.entry(domain, Instant::now());
         let (remembered, is_fresh) = {
             let (known, now) = (place.known(), Instant::now());
             (known.policy(now), known.is_fresh(now, self.period))

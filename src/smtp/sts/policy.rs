@@ -108,7 +108,7 @@ impl Pattern {
         let (wildcard, name) = text.strip_prefix("*.").map_or((false, text.as_str()), |name| (true, name));
         let is_label = |label: &str| {
             (1..=63).contains(&label.len())
-                && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'))
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
         };
         let good = name.len() <= 253 && name.split('.').all(is_label);
         good.then(|| Self { wildcard, name: name.to_owned() })

@@ -20,7 +20,7 @@ pub(super) fn policy_id<'a>(records: impl Iterator<Item = &'a str>) -> Option<&'
             id.get_or_insert(value);
         }
     }
-    id.filter(|id| (1..=32).contains(&id.len()) && id.bytes().all(|octet| octet.is_ascii_alphanumeric()))
+    id.filter(|id| (1..=32).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
 #[cfg(test)]

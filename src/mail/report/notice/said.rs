@@ -27,9 +27,9 @@ pub(super) fn said(notice: &str, recipient: &str, is_only: bool) -> Reply {
     if is_telling(&near) {
         return Reply { enhanced, ..near };
     }
-    let told = paragraphs(notice).map(|text| status::refusal(&text, None)).find(is_telling);
+    let telling = paragraphs(notice).map(|text| status::refusal(&text, None)).find(is_telling);
     let whole = || if near.text.is_empty() { status::refusal(notice, None) } else { near.clone() };
-    Reply { enhanced, ..told.unwrap_or_else(whole) }
+    Reply { enhanced, ..telling.unwrap_or_else(whole) }
 }
 
 /// Returns the first quoted reply, with its continuation lines.

@@ -116,7 +116,7 @@ pub(super) fn is_leading(notice: &str, at: usize) -> bool {
 fn is_refused(notice: &str, at: usize, found: &str) -> bool {
     let (before, after) = line_of(notice, at, found);
     let code = before.trim_end_matches(['<', ' ']).split(' ').next().unwrap_or_default();
-    let is_code = code.len() == 3 && code.starts_with(['4', '5']) && code.bytes().all(|octet| octet.is_ascii_digit());
+    let is_code = code.len() == 3 && code.starts_with(['4', '5']) && code.bytes().all(|byte| byte.is_ascii_digit());
     is_code && after.trim_start_matches('>').starts_with("...")
 }
 

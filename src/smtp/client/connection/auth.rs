@@ -102,9 +102,9 @@ async fn explained(wire: &mut Wire, challenge: &RawReply, wait: Duration) -> Aut
     // A challenge that is too long has been truncated.
     let text = challenge.text.trim();
     let whole = text.len() - text.len() % 4;
-    if let Ok(told) = STANDARD.decode(text.get(..whole).unwrap_or_default()) {
-        let told = String::from_utf8_lossy(&told).replace(char::is_control, " ");
-        reply.text = format!("{} ({})", reply.text, told.trim());
+    if let Ok(decoded) = STANDARD.decode(text.get(..whole).unwrap_or_default()) {
+        let decoded = String::from_utf8_lossy(&decoded).replace(char::is_control, " ");
+        reply.text = format!("{} ({})", reply.text, decoded.trim());
     }
     AuthError::Refused(reply)
 }

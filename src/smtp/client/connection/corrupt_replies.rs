@@ -28,26 +28,26 @@ enum Change {
 }
 
 impl Change {
-    fn make(&self, octets: &mut Vec<u8>) {
+    fn make(&self, bytes: &mut Vec<u8>) {
         let reach = |at: &Index, length: usize| -> Range<usize> {
-            let start = at.index(octets.len() + 1);
-            start..(start + length).min(octets.len())
+            let start = at.index(bytes.len() + 1);
+            start..(start + length).min(bytes.len())
         };
         match self {
-            Self::Put(at, octet) if !octets.is_empty() => {
-                let at = at.index(octets.len());
-                octets[at] = *octet;
+            Self::Put(at, byte) if !bytes.is_empty() => {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
             }
             Self::Put(..) => {}
             Self::Insert(at, piece) => {
                 let at = reach(at, 0);
-                octets.splice(at, piece.iter().copied());
+                bytes.splice(at, piece.iter().copied());
             }
-            Self::Remove(at, length) => drop(octets.drain(reach(at, *length))),
+            Self::Remove(at, length) => drop(bytes.drain(reach(at, *length))),
             Self::Repeat(at, length, times) => {
                 let part = reach(at, *length);
-                let copies = octets[part.clone()].repeat(*times);
-                octets.splice(part, copies);
+                let copies = bytes[part.clone()].repeat(*times);
+                bytes.splice(part, copies);
             }
         }
     }
@@ -55,10 +55,10 @@ impl Change {
 
 fn change() -> impl Strategy<Value = Change> {
     let at = any::<Index>;
-    let octet = || prop_oneof![any::<u8>(), select(b"\r\n -250\0\xff".to_vec())];
+    let byte = || prop_oneof![any::<u8>(), select(b"\r\n -250\0\xff".to_vec())];
     prop_oneof![
-        (at(), octet()).prop_map(|(at, octet)| Change::Put(at, octet)),
-        (at(), prop::collection::vec(octet(), 0..8)).prop_map(|(at, piece)| Change::Insert(at, piece)),
+        (at(), byte()).prop_map(|(at, byte)| Change::Put(at, byte)),
+        (at(), prop::collection::vec(byte(), 0..8)).prop_map(|(at, piece)| Change::Insert(at, piece)),
         (at(), 0..40_usize).prop_map(|(at, length)| Change::Remove(at, length)),
         (at(), 0..40_usize, 0..300_usize).prop_map(|(at, length, times)| Change::Repeat(at, length, times)),
     ]
@@ -70,20 +70,20 @@ pub(in crate::smtp) fn stream() -> impl Strategy<Value = Vec<u8>> {
         8 => prop::collection::vec(select(SAYINGS), 1..4).prop_map(|sayings| sayings.concat()),
         1 => prop::collection::vec(any::<u8>(), 0..300),
     ];
-    (saying, prop::collection::vec(change(), 0..6)).prop_map(|(mut octets, changes)| {
+    (saying, prop::collection::vec(change(), 0..6)).prop_map(|(mut bytes, changes)| {
         for change in &changes {
-            change.make(&mut octets);
+            change.make(&mut bytes);
         }
-        octets
+        bytes
     })
 }
 
 /// Returns the same streams, cut into pieces as they arrive.
 pub(in crate::smtp) fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
-    (stream(), prop::collection::vec(any::<Index>(), 0..12)).prop_map(|(octets, cuts)| {
-        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(octets.len() + 1)).collect();
-        cuts.extend([0, octets.len()]);
+    (stream(), prop::collection::vec(any::<Index>(), 0..12)).prop_map(|(bytes, cuts)| {
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        cuts.extend([0, bytes.len()]);
         cuts.sort_unstable();
-        cuts.windows(2).map(|ends| octets[ends[0]..ends[1]].to_vec()).collect()
+        cuts.windows(2).map(|ends| bytes[ends[0]..ends[1]].to_vec()).collect()
     })
 }

@@ -24,7 +24,7 @@ pub(in crate::smtp) struct Capabilities {
 
 impl Capabilities {
     /// Parses the reply to EHLO. Keywords are case-insensitive; the first line is the server's name.
-    pub fn of(reply: &RawReply) -> Self {
+    pub fn parse(reply: &RawReply) -> Self {
         // Some servers say `AUTH=LOGIN PLAIN`, alone or in addition, as in a draft before RFC 2554.
         let keyword = |line: &str| {
             let line = line.trim().to_ascii_uppercase();
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn offer(text: &str) -> Capabilities {
-        Capabilities::of(&RawReply { code: 250, first_code: 250, text: text.into() })
+        Capabilities::parse(&RawReply { code: 250, first_code: 250, text: text.into() })
     }
 
     #[test]
@@ -121,10 +121,10 @@ mod tests {
         }
 
         #[test]
-        fn a_corrupt_ehlo_reply_offers_no_more_than_it_says(octets in corrupt_replies::stream()) {
+        fn a_corrupt_ehlo_reply_offers_no_more_than_it_says(bytes in corrupt_replies::stream()) {
             let mut reader = ReplyReader::default();
-            if let Ok((_, Some(reply))) = reader.feed(&octets) {
-                let offer = Capabilities::of(&reply);
+            if let Ok((_, Some(reply))) = reader.feed(&bytes) {
+                let offer = Capabilities::parse(&reply);
                 let says = |keyword: &str| reply.text.to_ascii_uppercase().contains(keyword);
                 prop_assert!(!offer.starttls() || says("STARTTLS"));
                 prop_assert!(!offer.pipelining || says("PIPELINING"));

@@ -56,7 +56,7 @@ pub(in crate::smtp) struct Refusal {
 
 impl Refusal {
     /// Returns the refusal for an empty list of servers.
-    pub fn by_nobody() -> Self {
+    pub fn no_server() -> Self {
         let reply = Reply::ours_with(4, 4, 4, "there is no server to try");
         Self { peer: Peer::default(), stage: Stage::Connect, reply }
     }
@@ -230,7 +230,7 @@ impl Opening<'_> {
         let (client, wait) = (&self.policy.client, self.policy.timeouts.ehlo);
         let reply = wire.ask(Ehlo::new(client.clone()), wait).await.map_err(|error| Failure::wire("EHLO", &error))?;
         if reply.is_positive() {
-            return Ok(Capabilities::of(&reply));
+            return Ok(Capabilities::parse(&reply));
         }
         if reply.code < 500 {
             return Err(Failure::Other(reply.to_reply()));

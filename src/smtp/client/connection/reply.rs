@@ -192,8 +192,8 @@ mod tests {
     use super::super::corrupt_replies;
     use super::*;
 
-    fn take(octets: &[u8]) -> Result<Option<RawReply>, ReplyError> {
-        ReplyReader::default().feed(octets).map(|(_, reply)| reply)
+    fn take(bytes: &[u8]) -> Result<Option<RawReply>, ReplyError> {
+        ReplyReader::default().feed(bytes).map(|(_, reply)| reply)
     }
 
     fn reply(code: u16, text: &str) -> RawReply {
@@ -222,9 +222,9 @@ mod tests {
 
     #[test]
     fn what_is_not_a_reply_is_an_error() {
-        for octets in ["\r\n", "25\r\n", "ok\r\n", "2500 ok\r\n", "100 go\r\n", "600 ?\r\n", "-50 ?\r\n", " 250 ok\r\n"]
+        for bytes in ["\r\n", "25\r\n", "ok\r\n", "2500 ok\r\n", "100 go\r\n", "600 ?\r\n", "-50 ?\r\n", " 250 ok\r\n"]
         {
-            assert!(matches!(take(octets.as_bytes()), Err(ReplyError::NoCode(_))), "{octets:?}");
+            assert!(matches!(take(bytes.as_bytes()), Err(ReplyError::NoCode(_))), "{bytes:?}");
         }
     }
 
@@ -257,16 +257,16 @@ mod tests {
 
     #[test]
     fn a_reply_without_end_has_the_code_of_its_lines() {
-        let so_far = |octets: &[u8]| {
+        let so_far = |bytes: &[u8]| {
             let mut reader = ReplyReader::default();
-            let (used, _) = reader.feed(octets).unwrap();
-            reader.so_far(&octets[used..]).map(|reply| reply.code)
+            let (used, _) = reader.feed(bytes).unwrap();
+            reader.so_far(&bytes[used..]).map(|reply| reply.code)
         };
-        for octets in [&b"250-one\r\n"[..], b"250-one\r\n25", b"250 o", b"250", b"250-o"] {
-            assert_eq!(so_far(octets), Some(250), "{octets:?}");
+        for bytes in [&b"250-one\r\n"[..], b"250-one\r\n25", b"250 o", b"250", b"250-o"] {
+            assert_eq!(so_far(bytes), Some(250), "{bytes:?}");
         }
-        for octets in [&b""[..], b"2", b"25", b"hello"] {
-            assert_eq!(so_far(octets), None, "{octets:?}");
+        for bytes in [&b""[..], b"2", b"25", b"hello"] {
+            assert_eq!(so_far(bytes), None, "{bytes:?}");
         }
         assert_eq!(so_far(format!("451 {}", "x".repeat(5_000)).as_bytes()), Some(451));
     }
@@ -315,13 +315,13 @@ mod tests {
             size in 1_usize..40,
         ) {
             let last = lines.len() - 1;
-            let octets: Vec<u8> = lines
+            let bytes: Vec<u8> = lines
                 .iter()
                 .enumerate()
                 .flat_map(|(n, text)| format!("451{}{text}\r\n", if n == last { ' ' } else { '-' }).into_bytes())
                 .collect();
             let (mut reader, mut held, mut got) = (ReplyReader::default(), Vec::new(), None);
-            for piece in octets.chunks(size) {
+            for piece in bytes.chunks(size) {
                 held.extend_from_slice(piece);
                 let (used, reply) = reader.feed(&held).unwrap();
                 held.drain(..used);

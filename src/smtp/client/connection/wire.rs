@@ -180,11 +180,11 @@ impl Wire {
         Ok(())
     }
 
-    /// Writes all of `octets` and flushes.
-    pub async fn write(&mut self, octets: &[u8], deadline: Instant) -> Result<(), WriteError> {
+    /// Writes all of `bytes` and flushes.
+    pub async fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), WriteError> {
         let mut done = 0;
         let written = timeout_at(deadline, async {
-            while let Some(rest) = octets.get(done..).filter(|rest| !rest.is_empty()) {
+            while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
                 match self.link.write(rest).await? {
                     0 => return Err(io::ErrorKind::WriteZero.into()),
                     count => done += count,
@@ -198,7 +198,7 @@ impl Wire {
             Err(_) => WireError::TimedOut,
         };
         // A TLS stream buffers: a failed write may have sent any part of its input.
-        let reached = if matches!(self.link, Link::Tls(_)) { octets.len() } else { done };
+        let reached = if matches!(self.link, Link::Tls(_)) { bytes.len() } else { done };
         Err(WriteError { reached, error })
     }
 
@@ -298,9 +298,9 @@ mod tests {
 
         #[test]
         fn a_corrupt_stream_ends(pieces in corrupt_replies::pieces()) {
-            let octets = pieces.concat().len();
+            let bytes = pieces.concat().len();
             let (replies, end) = Runtime::new().unwrap().block_on(listen(pieces));
-            prop_assert!(replies.len() <= octets / 4);
+            prop_assert!(replies.len() <= bytes / 4);
             prop_assert!(matches!(end, WireError::Closed | WireError::Garbled(_)), "{end}");
         }
     }

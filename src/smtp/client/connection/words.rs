@@ -102,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    fn of(error: Error) -> String {
+    fn described(error: Error) -> String {
         io(&io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
@@ -110,25 +110,28 @@ mod tests {
     fn no_names_of_types_are_shown() {
         let day = |days: u64| UnixTime::since_unix_epoch(Duration::from_secs(days * 86_400));
         let expired = CertificateError::ExpiredContext { time: day(400), not_after: day(365) };
-        assert_eq!(of(Error::InvalidCertificate(expired)), "the certificate expired on 1971-01-01");
+        assert_eq!(described(Error::InvalidCertificate(expired)), "the certificate expired on 1971-01-01");
         let misnamed = CertificateError::NotValidForNameContext {
             expected: ServerName::try_from("mx.test").unwrap(),
             presented: vec!["DnsName(\"other.test\")".into()],
         };
         assert_eq!(
-            of(Error::InvalidCertificate(misnamed)),
+            described(Error::InvalidCertificate(misnamed)),
             "the certificate is valid for other.test, and not for mx.test"
         );
         let other = OtherError(std::sync::Arc::new(io::Error::other("CaUsedAsEndEntity")));
         assert_eq!(
-            of(Error::InvalidCertificate(CertificateError::Other(other))),
+            described(Error::InvalidCertificate(CertificateError::Other(other))),
             "the certificate is an authority's own and no server's"
         );
         assert_eq!(
-            of(Error::AlertReceived(AlertDescription::HandshakeFailure)),
+            described(Error::AlertReceived(AlertDescription::HandshakeFailure)),
             "the server refused it: handshake failure"
         );
-        assert_eq!(of(Error::InvalidMessage(InvalidMessage::InvalidContentType)), "the server's answer is not TLS");
+        assert_eq!(
+            described(Error::InvalidMessage(InvalidMessage::InvalidContentType)),
+            "the server's answer is not TLS"
+        );
         assert_eq!(io(&io::Error::from_raw_os_error(111)), "Connection refused");
     }
 }

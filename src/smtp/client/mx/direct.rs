@@ -46,7 +46,7 @@ impl Direct {
     /// Finds the domain's servers; returns a judgement for the recipients if there are none.
     pub async fn way(&self, domain: &str) -> Result<Way, Judgement> {
         let sts = match &self.policies {
-            Some(policies) => policies.of(domain).await,
+            Some(policies) => policies.get(domain).await,
             None => None,
         };
         let found = self.resolver.exchangers(domain, sts.as_deref()).await?.into_iter();

@@ -181,7 +181,7 @@ struct Site {
 impl Pools {
     /// Returns the pool of this lane at the destination, or the shared one, with the destination's connection limiter;
     /// creates them if needed.
-    pub fn of(
+    pub fn pool(
         self: &Arc<Self>,
         destination: &Destination,
         policy: &Arc<Policy>,

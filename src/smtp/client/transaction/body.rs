@@ -48,7 +48,7 @@ pub(in crate::smtp) async fn send(
         }
         is_first = false;
         let deadline = whole.min(Instant::now() + timeouts.block);
-        wire.write(chunk.octets, deadline).await.map_err(|failure| BodyError::Failed {
+        wire.write(chunk.bytes, deadline).await.map_err(|failure| BodyError::Failed {
             uncertain: chunk.terminator_at.is_some_and(|at| failure.reached > at),
             error: failure.error,
         })?;
@@ -69,7 +69,7 @@ struct Chunks<'a> {
 /// Bytes to write at once.
 #[derive(Debug)]
 struct Chunk<'a> {
-    octets: &'a [u8],
+    bytes: &'a [u8],
     /// Start of the terminator, in the last chunk.
     terminator_at: Option<usize>,
 }
@@ -97,7 +97,7 @@ impl<'a> Chunks<'a> {
             self.buffer.extend_from_slice(self.terminator);
             self.done = true;
         }
-        Some(Chunk { octets: &self.buffer, terminator_at })
+        Some(Chunk { bytes: &self.buffer, terminator_at })
     }
 
     /// Copies up to and including the next line end that is followed by a dot, or as much as fits.
@@ -124,7 +124,7 @@ mod tests {
         let mut chunks = Chunks::new(mime, size);
         let mut wired = Vec::new();
         while let Some(chunk) = chunks.next() {
-            wired.extend_from_slice(chunk.octets);
+            wired.extend_from_slice(chunk.bytes);
         }
         wired
     }
@@ -132,7 +132,7 @@ mod tests {
     /// Stuffs line by line, as described in RFC 5321 §4.5.2.
     fn by_the_book(mime: &[u8]) -> Vec<u8> {
         let mut wired = Vec::new();
-        for line in mime.split_inclusive(|octet| *octet == b'\n') {
+        for line in mime.split_inclusive(|byte| *byte == b'\n') {
             if line.starts_with(b".") {
                 wired.push(b'.');
             }
@@ -157,7 +157,7 @@ mod tests {
         let mut chunks = Chunks::new(b"0123456789", 4);
         let mut sizes = Vec::new();
         while let Some(chunk) = chunks.next() {
-            sizes.push((chunk.octets.len(), chunk.terminator_at));
+            sizes.push((chunk.bytes.len(), chunk.terminator_at));
         }
         assert_eq!(sizes, [(4, None), (4, None), (7, Some(2))]);
     }

@@ -14,14 +14,14 @@ use crate::smtp::client::route::Dsn;
 const LONGEST: usize = 500;
 
 /// Returns the parameters of MAIL.
-pub(in crate::smtp) fn of_mail(dsn: &Dsn) -> [MailParameter; 2] {
+pub(in crate::smtp) fn mail_parameters(dsn: &Dsn) -> [MailParameter; 2] {
     let other =
         |keyword: &str, value: &str| MailParameter::Other { keyword: keyword.into(), value: Some(value.into()) };
     [other("RET", "HDRS"), other("ENVID", &dsn.envelope_id)]
 }
 
 /// Returns the parameters of one RCPT. The command encodes them as xtext where necessary.
-pub(in crate::smtp) fn of_recipient(dsn: &Dsn, to: &Address) -> Vec<RcptParameter> {
+pub(in crate::smtp) fn rcpt_parameters(dsn: &Dsn, to: &Address) -> Vec<RcptParameter> {
     let other = |keyword: &str, value: String| RcptParameter::Other { keyword: keyword.into(), value: Some(value) };
     let notify = if dsn.success { "SUCCESS,FAILURE,DELAY" } else { "FAILURE,DELAY" };
     let original = original(to);
@@ -60,7 +60,7 @@ mod tests {
         let to: Address = to.parse().unwrap();
         let dsn = Dsn { envelope_id: "x".into(), success };
         let spoken = lettre::Address::new_dangerous(to.local(), to.domain());
-        Rcpt::new(spoken, of_recipient(&dsn, &to)).to_string()
+        Rcpt::new(spoken, rcpt_parameters(&dsn, &to)).to_string()
     }
 
     #[test]

@@ -251,7 +251,7 @@ impl<'a> Transaction<'a> {
             write_parameter(out, MailParameter::SmtpUtfEight);
         }
         if let Some(dsn) = self.dsn() {
-            dsn::of_mail(dsn).into_iter().for_each(|parameter| write_parameter(out, parameter));
+            dsn::mail_parameters(dsn).into_iter().for_each(|parameter| write_parameter(out, parameter));
         }
         out.push_str("\r\n");
     }
@@ -260,7 +260,7 @@ impl<'a> Transaction<'a> {
         let to = &self.message.envelope.to[index];
         write_path(out, "RCPT TO:<", Some(to));
         if let Some(dsn) = self.dsn() {
-            dsn::of_recipient(dsn, to).into_iter().for_each(|parameter| write_parameter(out, parameter));
+            dsn::rcpt_parameters(dsn, to).into_iter().for_each(|parameter| write_parameter(out, parameter));
         }
         out.push_str("\r\n");
     }
