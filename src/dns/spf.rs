@@ -165,7 +165,7 @@ impl<Z: Zone> Evaluation<'_, Z> {
         let hosts = answered(self.zone.exchangers(name).await, name)?;
         self.void(hosts.is_empty(), name)?;
         if hosts.len() > MOST_HOSTS {
-            return permanent(format!("`{text}` stands for {} mail exchangers; {MOST_HOSTS} are allowed", hosts.len()));
+            return permanent(format!("`{text}` names {} mail exchangers; {MOST_HOSTS} are allowed", hosts.len()));
         }
         for exchanger in hosts {
             let host = exchanger.split_whitespace().last().unwrap_or_default();

@@ -30,7 +30,7 @@ pub enum Denied {
     #[error("the URL must begin with https:// or http://")]
     Scheme,
     /// The URL contains credentials, which would appear in every log.
-    #[error("the URL must not hold a user name or a password")]
+    #[error("the URL must not contain a user name or a password")]
     Credentials,
     /// The URL has no host.
     #[error("the URL names no host")]

@@ -115,7 +115,7 @@ impl Poster {
         let mut outcome = match timeout_at(until, self.answer(post)).await {
             Ok(Ok(response)) => judge(response, until, now).await,
             Ok(Err(why)) => Outcome::failed(why),
-            Err(_) => Outcome::failed(format!("no answer within {} s", self.limit.as_secs_f64())),
+            Err(_) => Outcome::failed(format!("no response within {} s", self.limit.as_secs_f64())),
         };
         outcome.duration = begun.elapsed();
         outcome
@@ -159,7 +159,7 @@ impl Outcome {
         match (status, detail) {
             (Some(status), Some(detail)) => format!("{status}: {}", start(detail, 200)),
             (Some(status), None) => status,
-            (None, detail) => detail.unwrap_or("no answer").to_owned(),
+            (None, detail) => detail.unwrap_or("no response").to_owned(),
         }
     }
 }

@@ -57,7 +57,7 @@ impl Zone {
 /// Returns the verification result of each signature.
 async fn verified(mail: &[u8], zone: &Zone) -> Vec<Result<(), String>> {
     let dns = MessageAuthenticator(crate::dns::resolver(Some("127.0.0.1:9".parse().unwrap())).unwrap());
-    let message = AuthenticatedMessage::parse(mail).expect("a mail");
+    let message = AuthenticatedMessage::parse(mail).expect("a message");
     let parameters = Parameters {
         params: &message,
         cache_txt: Some(zone),
@@ -116,7 +116,7 @@ async fn both_keys_verify_and_signatures_are_reproducible() {
     let text = String::from_utf8(mail).unwrap();
     assert!(text.ends_with(MAIL) && text.lines().all(|line| line.len() <= 998), "{text}");
     assert!(text.contains("a=ed25519-sha256; s=ed25519; d=acme.test;\r\n\tc=relaxed/relaxed;"), "{text}");
-    assert!(text.contains("t=1795435200"), "the mail's date: {text}");
+    assert!(text.contains("t=1795435200"), "the message's date: {text}");
     let plain: String = text.split_whitespace().collect();
     let h = "h=Content-Transfer-Encoding:Content-Type:List-Unsubscribe:MIME-Version:Message-ID:Subject:To:From:Date:\
              From:Subject:To:Reply-To:Date;";

@@ -46,6 +46,6 @@ async fn peer(pools: &Arc<Pools>, server: &Server) -> Result<Peer, (Stage, Reply
     match pool.get().await {
         Ok(slot) => slot.0.as_ref().map(|session| session.peer.clone()).ok_or_else(|| ours("there is no session")),
         Err(PoolError::Backend(NoSession::Refused(refusal))) => Err((refusal.stage, refusal.reply)),
-        Err(_) => Err(ours("no connection could be had")),
+        Err(_) => Err(ours("could not open a connection")),
     }
 }

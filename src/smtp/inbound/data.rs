@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn dots_at_line_starts_are_unstuffed() {
-        let mail = whole(b"..\r\n...\r\na.b\r\n.x\r\n.\r\n").expect("an end").expect("a mail");
+        let mail = whole(b"..\r\n...\r\na.b\r\n.x\r\n.\r\n").expect("an end").expect("a message");
         assert_eq!(mail, b".\r\n..\r\na.b\r\nx\r\n");
     }
 

@@ -29,7 +29,7 @@ pub(in crate::smtp) fn tls(error: &Error) -> String {
         Error::NoCertificatesPresented => "the server showed no certificate".into(),
         Error::AlertReceived(alert) => format!("the server refused it: {}", spaced(&format!("{alert:?}"))),
         Error::PeerIncompatible(_) => "the server offers no protocol version or cipher that is supported here".into(),
-        Error::InvalidMessage(_) => "the server's answer is not TLS".into(),
+        Error::InvalidMessage(_) => "the server's response is not TLS".into(),
         Error::PeerMisbehaved(_) | Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
             "the server violated the TLS protocol".into()
         }
@@ -130,7 +130,7 @@ mod tests {
         );
         assert_eq!(
             described(Error::InvalidMessage(InvalidMessage::InvalidContentType)),
-            "the server's answer is not TLS"
+            "the server's response is not TLS"
         );
         assert_eq!(io(&io::Error::from_raw_os_error(111)), "Connection refused");
     }

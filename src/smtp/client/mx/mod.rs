@@ -78,7 +78,7 @@ impl Resolver {
             }
         }
         if allowed.is_empty() {
-            let why = format!("no mail exchanger of {domain} is at an address that mail is sent to: {refused}");
+            let why = format!("no mail exchanger of {domain} is at a permitted address: {refused}");
             return Err(Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 6, why)));
         }
         Ok(allowed)
@@ -224,7 +224,7 @@ fn unwanted(domain: &str, hosts: &[Name]) -> Judgement {
 }
 
 fn unanswered(domain: &str, why: &str) -> Judgement {
-    let why = format!("the DNS did not say who takes mail for {domain}: {why}");
+    let why = format!("cannot look up the mail exchangers of {domain}: {why}");
     Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 3, why))
 }
 

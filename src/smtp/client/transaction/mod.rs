@@ -353,7 +353,7 @@ impl<'a> Transaction<'a> {
                 }
                 Ok(FinalReply { reply, .. }) if uncertain => (Stage::FinalDot, Verdict::Accepted, reply.to_reply()),
                 _ if uncertain => (Stage::FinalDot, Verdict::Uncertain, ours("the final dot", &error)),
-                _ => (Stage::Data, Verdict::Temporary, ours("the mail's text", &error)),
+                _ => (Stage::Data, Verdict::Temporary, ours("the message text", &error)),
             };
             self.stage = stage;
             return Err(Stop::Rest(verdict, reply));

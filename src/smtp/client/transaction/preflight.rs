@@ -32,7 +32,8 @@ pub(in crate::smtp) fn preflight(
         return permanent(6, 7, "the address needs SMTPUTF8 and the server does not offer it".into());
     }
     // A non-ASCII address in a header field concerns all recipients: the header must not go to this server (RFC 6531
-    // §3.2), whoever the envelope names. Rewriting the header would drop a sender or recipient and break the signature.
+    // §3.2), whatever recipients the envelope has. Rewriting the header would drop a sender or recipient and break the
+    // signature.
     if message.eight_bit == EightBit::Header && !offer.smtputf8() {
         let why = "an address in the header fields needs SMTPUTF8 and the server does not offer it";
         return permanent(6, 7, why.into());
