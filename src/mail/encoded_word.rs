@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn lookalikes_are_told_from_urls() {
+    fn lookalikes_are_distinguished_from_urls() {
         assert!(mimicked_by("=?utf-8?q?x?="));
         assert!(mimicked_by("see =?x?B?"));
         assert!(mimicked_by("=?q?"));

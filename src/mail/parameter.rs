@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_name_stands_in_quotes() {
+    fn a_plain_name_is_quoted() {
         assert_eq!(disposition("a b.pdf"), "Content-Disposition: attachment; filename=\"a b.pdf\"\r\n");
     }
 

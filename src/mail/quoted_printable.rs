@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_an_mbox_would_change_is_kept_from_it() {
+    fn a_line_that_an_mbox_would_change_is_escaped() {
         assert_eq!(encoded("From here"), "=46rom here");
         assert!(encoded(&format!("{}From here", "x".repeat(75))).ends_with("=\r\n=46rom here"));
     }

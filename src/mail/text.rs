@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boundary_cannot_stand_in_a_text() {
+    fn a_text_never_contains_the_boundary() {
         assert_eq!(encoding("--=_boundary_1"), Encoding::QuotedPrintable);
         assert!(!written("--=_boundary_1").contains("=_"));
     }

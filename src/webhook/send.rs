@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_of_an_answer_are_replaced() {
+    fn control_characters_of_a_response_are_replaced() {
         assert_eq!(start("a\x1b[31m\0b\u{9b}\r\n\tc", 99), "a\u{fffd}[31m\u{fffd}b\u{fffd}\r\n\tc");
         assert_eq!(start("äöü", 2), "äö");
     }

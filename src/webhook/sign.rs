@@ -36,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_the_standard_is_signed_as_the_standard_has_it() {
+    fn the_example_of_the_standard_has_its_signature() {
         let secret = STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let body = br#"{"test": 2432232314}"#;
         let signed = signature(std::iter::once(&secret[..]), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn while_secrets_change_either_one_verifies_and_no_other() {
+    fn during_a_rotation_both_secrets_verify_and_no_other() {
         let (new, old) = ([1; 32], [2; 24]);
         let now = SystemClock.now().timestamp();
         let signed = signature([&new[..], &old].into_iter(), "evt_1", now, b"{}");

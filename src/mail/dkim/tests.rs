@@ -148,7 +148,7 @@ fn fields_that_receivers_act_on_are_signed() {
 }
 
 #[test]
-fn a_mail_is_signed_where_it_stands() {
+fn a_message_is_signed_in_place() {
     let (signer, _) = signer("acme.test", &Algorithm::ALL);
     let draft = crate::domain::message::Draft {
         id: crate::domain::id::MessageId(uuid::Uuid::nil()),
@@ -168,7 +168,7 @@ fn a_mail_is_signed_where_it_stands() {
 }
 
 #[tokio::test]
-async fn what_is_changed_on_the_way_does_not_verify() {
+async fn a_changed_message_does_not_verify() {
     let (signer, zone) = signer("acme.test", &Algorithm::ALL);
     let original = String::from_utf8(signed(MAIL, &signer, at())).unwrap();
     for (from, to) in [

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn typed_addresses_lose_what_is_around_them() {
+    fn typed_addresses_lose_brackets_and_comments() {
         for (value, address) in [
             ("rfc822; ann@example.test", "ann@example.test"),
             ("RFC822;<ann@example.test>", "ann@example.test"),

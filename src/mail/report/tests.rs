@@ -38,7 +38,7 @@ fn summary_line(report: &Report) -> String {
 }
 
 #[test]
-fn mails_that_came_back_are_read_as_a_reader_would() {
+fn sample_reports_give_the_expected_results() {
     let table = fs::read_to_string(samples().join("expected.txt")).unwrap();
     let mut wrong = String::new();
     let mut names = Vec::new();
@@ -126,14 +126,14 @@ fn is_sane(mime: &[u8]) {
 
 proptest! {
     #[test]
-    fn whatever_is_put_together_is_read(pieces in prop::collection::vec((0..PIECES.len(), "\\PC{0,6}"), 0..40)) {
+    fn any_combination_of_fragments_is_parsed(pieces in prop::collection::vec((0..PIECES.len(), "\\PC{0,6}"), 0..40)) {
         let mail: Vec<&str> = pieces.iter().flat_map(|(piece, odd)| [PIECES[*piece], odd]).collect();
         let mail = mail.concat();
         is_sane(mail.as_bytes());
     }
 
     #[test]
-    fn whatever_is_cut_out_of_a_sample_is_read(sample in 0_usize..100, from in 0_usize..4_000, length in 0_usize..200, byte: u8) {
+    fn a_sample_with_a_part_cut_out_is_parsed(sample in 0_usize..100, from in 0_usize..4_000, length in 0_usize..200, byte: u8) {
         let mut files: Vec<_> = fs::read_dir(samples()).unwrap().map(|file| file.unwrap().path()).collect();
         files.sort();
         let mut mail = fs::read(&files[sample % files.len()]).unwrap();
@@ -146,7 +146,7 @@ proptest! {
 }
 
 #[test]
-fn ten_mebibytes_of_anything_are_read_in_a_moment() {
+fn ten_mebibytes_are_parsed_quickly() {
     let nested = "Content-Type: multipart/mixed; boundary=x\n\n--x\n";
     for piece in [
         "a",
@@ -181,7 +181,7 @@ fn in_words(subject: &str, text: &str) -> Report {
 }
 
 #[test]
-fn receipts_and_absences_in_words_are_no_failures() {
+fn receipts_and_absence_notices_are_no_failures() {
     for (subject, text) in [
         ("Read: Undelivered mail", "Your message\n\n  To: ann@example.test\n\nwas read today."),
         ("Delivered: Failure of your server", "Your message was delivered to\n\n  ann@example.test"),

@@ -147,12 +147,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_mail_is_a_mail() {
+    fn an_empty_message_is_a_message() {
         assert_eq!(whole(b".\r\n"), Some(Ok(vec![])));
     }
 
     #[test]
-    fn nothing_but_crlf_dot_crlf_ends_a_mail() {
+    fn only_crlf_dot_crlf_ends_a_message() {
         for end in
             ["\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r.\r\n", "\r\n.\r", "\r\n.\r.\r\n", "\r\n\0.\r\n", "\r\n. \r\n"]
         {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_with_bare_line_breaks_is_refused_at_its_true_end() {
+    fn a_message_with_bare_line_breaks_is_refused_at_its_end() {
         for inside in ["a\nb", "a\rb", "\n.\n", "\n.\r\nRSET", "\r\n.\nRSET", "\r\n.\rRSET", "\r\r\n", ".\n"] {
             let bytes = format!("{inside}\r\n.\r\nQUIT\r\n");
             let (data, left) = read(&[bytes.as_bytes()], 1_000).expect("an end");
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_kept_is_read_over_and_counts_all_the_same() {
+    fn skipped_bytes_count_towards_the_limit() {
         let wire: &[u8] = b"..345\r\n.6\r\n\r\n.\r\nQUIT\r\n";
         let whole = b".345\r\n6\r\n\r\n";
         for most_kept in 0..=whole.len() {
@@ -198,7 +198,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_was_sent_is_what_arrives(lines in prop::collection::vec("[.a\u{e9}\0]{0,4}", 0..8), cut in 1_usize..7) {
+        fn a_message_arrives_as_it_was_sent(lines in prop::collection::vec("[.a\u{e9}\0]{0,4}", 0..8), cut in 1_usize..7) {
             let mail: Vec<u8> = lines.iter().flat_map(|line| format!("{line}\r\n").into_bytes()).collect();
             let wire = [stuffed(&mail).as_slice(), b".\r\nQUIT\r\n"].concat();
             let chunks: Vec<&[u8]> = wire.chunks(cut).collect();

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_line_is_taken() {
+    fn the_longest_line_is_accepted() {
         let mut line = vec![b'x'; LINE_LIMIT - 2];
         line.extend_from_slice(b"\r\n");
         assert!(matches!(all(&[&line]).as_slice(), [Ok(_)]));

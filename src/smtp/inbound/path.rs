@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_told_from_others() {
+    fn invalid_addresses_are_recognized() {
         for good in [
             "a@b.test",
             "a..b@c.test",

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_of_addresses_fills_the_memory() {
+    fn the_number_of_remembered_addresses_is_bounded() {
         let (peers, mut now) = (peers(9, Some(60)), Instant::now());
         for n in 0..20_000_u32 {
             assert!(peers.enter(IpAddr::from(n.to_be_bytes()), |_| false, now).unwrap().may_send(now));

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_dns_is_asked_once_in_a_while() {
+    async fn the_dns_is_queried_once_per_period() {
         let (mut known, start) = (Known::default(), Instant::now());
         assert!(!known.is_fresh(start, MINUTE));
         known.asked(start);

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_policy_is_said() {
+    fn an_invalid_policy_is_an_error() {
         assert_eq!(Policy::parse(""), Err(PolicyError::Version));
         assert_eq!(Policy::parse("<html>not found</html>"), Err(PolicyError::Version));
         assert_eq!(Policy::parse("mode: none\nversion: STSv1\nmax_age: 1"), Err(PolicyError::Version));

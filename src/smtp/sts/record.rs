@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_good_record_is_none() {
+    fn an_invalid_or_duplicate_record_counts_as_none() {
         let long = format!("v=STSv1; id={}", "a".repeat(33));
         for record in ["", "v=STSv1", "v=STSv1; id=", "v=STSv1; id=a-b", "v=STSv1; a", "v=STSv2; id=a", &long] {
             assert_eq!(id([record]), None, "{record}");

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_reply_the_beginning_is_kept() {
+    fn a_long_reply_is_truncated() {
         let long = format!("250 {}\r\n", "x".repeat(20_000));
         assert_eq!(take(long.as_bytes()), Ok(Some(reply(250, &"x".repeat(LINE_LIMIT - 4)))));
         let many = "250-x\r\n".repeat(5_000) + "250 end\r\n";

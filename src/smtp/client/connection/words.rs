@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn no_names_of_types_are_shown() {
+    fn error_texts_contain_no_type_names() {
         let day = |days: u64| UnixTime::since_unix_epoch(Duration::from_secs(days * 86_400));
         let expired = CertificateError::ExpiredContext { time: day(400), not_after: day(365) };
         assert_eq!(described(Error::InvalidCertificate(expired)), "the certificate expired on 1971-01-01");

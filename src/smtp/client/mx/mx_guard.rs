@@ -70,7 +70,7 @@ mod tests {
     ];
 
     #[test]
-    fn only_what_is_public_or_allowed_takes_mail() {
+    fn only_public_or_allowed_addresses_are_admitted() {
         let guard = MxGuard::default();
         assert_eq!(admitted(&guard, &ADDRESSES), [true, false, false, false, false, false, false, false]);
         let private = MxGuard {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_literal_needs_a_setting_that_speaks_of_its_address() {
+    fn a_literal_needs_a_setting_that_covers_its_address() {
         let admits = |guard: &MxGuard, ip: &str| guard.admits_literal("[x]", ip.parse().unwrap());
         assert!(!admits(&MxGuard::default(), "1.1.1.1") && !admits(&MxGuard::default(), "10.0.0.1"));
         let rules = vec!["1.1.1.0/24".parse().unwrap()];

@@ -61,14 +61,14 @@ mod tests {
     }
 
     #[test]
-    fn an_eighth_is_for_what_is_urgent() {
+    fn an_eighth_is_reserved_for_urgent_messages() {
         for (places, common, urgent) in [(1, 1, 0), (2, 1, 1), (8, 7, 1), (16, 14, 2), (100, 88, 12)] {
             assert_eq!(admitted(places), (common, urgent), "{places}");
         }
     }
 
     #[test]
-    fn a_closed_gate_turns_away() {
+    fn a_closed_limiter_refuses_waiters() {
         let gate = ConnectionLimiter::new(4);
         gate.close();
         assert!(matches!(gate.enter(true).now_or_never(), Some(Err(_))));

@@ -164,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn stuffing_is_by_the_book_whatever_the_chunks(
+        fn stuffing_follows_the_rfc_for_any_chunk_size(
             mime in prop::collection::vec(prop::sample::select(b".\r\nab".to_vec()), 0..200),
             size in 1_usize..50,
         ) {

@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_named_in_xtext() {
+    fn an_address_is_written_as_xtext() {
         assert_eq!(
             command("ann+a=b@example.test", false),
             "RCPT TO:<ann+a=b@example.test> NOTIFY=FAILURE,DELAY ORCPT=rfc822;ann+2Ba+3Db@example.test\r\n"
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_beyond_ascii_is_named_in_seven_bits() {
+    fn a_non_ascii_address_is_written_in_seven_bits() {
         assert!(command("jörg+x@example.test", false).ends_with(" ORCPT=utf-8;j\\x{F6}rg\\x{2B}x@example.test\r\n"));
     }
 }
