@@ -115,7 +115,7 @@ fn recipient(
         && from_notice.as_deref().is_some_and(is_expired)
         && group.get("will-retry-until").is_none()
     {
-        // OpenSMTPD's term for a permanent failure.
+        // OpenSMTPD reports its final failure as a delay.
         action = Action::Failed;
     }
     let reply = reply(group, action, status, from_notice.clone());

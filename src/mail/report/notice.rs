@@ -69,7 +69,7 @@ fn rule(mail: &Mail<'_>, evidence: Evidence, lower: &str, notice: &str) -> Optio
     let by_daemon = || {
         let is_about_failure = has_subject(mail) || has(&FAILURES) || format.is_some();
         let is_bounce = is_daemon(mail) && is_about_failure && (whom::has_leading(notice) || has_subject(mail));
-        (is_bounce || is_by_nobody(mail) && is_refusal(notice)).then_some("text")
+        (is_bounce || has_null_sender(mail) && is_refusal(notice)).then_some("text")
     };
     match (evidence, format) {
         (Evidence::Format, Some(name)) if is_from_server(mail) || failed.is_some() || has_subject(mail) => Some(name),
@@ -122,13 +122,13 @@ fn is_daemon(mail: &Mail<'_>) -> bool {
     names.into_iter().any(|from| SENDERS.iter().any(|name| from.contains(name)))
 }
 
-/// Returns whether the message has no personal sender and asks for no reply.
-fn is_by_nobody(mail: &Mail<'_>) -> bool {
+/// Returns whether `From` and `Return-Path` are both `<>`: the message has no sender and expects no reply.
+fn has_null_sender(mail: &Mail<'_>) -> bool {
     let is_null = |name: &str| mail.fields.get(name).is_some_and(|value| value.trim() == "<>");
     is_null("from") && is_null("return-path")
 }
 
-/// Returns whether the text says that an address is no longer in use.
+/// Returns whether the text reads like the permanent failure of an address.
 fn is_refusal(notice: &str) -> bool {
     bounce::judge(&Reply::ours(cut(notice.trim(), REFUSAL))).kind == BounceType::Hard
 }

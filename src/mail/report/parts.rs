@@ -80,7 +80,7 @@ impl<'a> Mail<'a> {
             self.report_type = Some(report);
         }
         let boundary = kind.and_then(|kind| kind.attribute("boundary")).filter(|boundary| !boundary.is_empty());
-        // Some servers break its line without the required space, so that the header lacks it.
+        // Some servers fold the field without the required space, so that the header lacks the boundary.
         let boundary = boundary.or_else(|| first_delimiter(body).filter(|_| name.starts_with("multipart/")));
         if let Some(boundary) = boundary.filter(|_| name.starts_with("multipart/") && depth < DEPTHS) {
             let pieces = pieces(body, boundary.as_bytes());

@@ -56,7 +56,7 @@ fn bounced(bounce: &Value) -> Vec<ReportedRecipient> {
         let said = said.split_once(';').filter(|(kind, _)| !kind.contains(' ')).map_or(said, |(_, said)| said);
         let reply = status::refusal(said.trim(), text("status").parse().ok());
         let judgement = bounce::judge(&reply);
-        // Without a reply of the server, the provider's type counts.
+        // If the server's reply says nothing, the provider's bounce type counts.
         let judgement = if judgement.rule == "none" { by_type(is_permanent, detail) } else { judgement };
         Some(ReportedRecipient {
             recipient: address(&one, "emailAddress")?,

@@ -10,9 +10,9 @@ use crate::mail::report::returned::Returned;
 /// Maximum bytes examined of a line before and after an address.
 const LINE: usize = 200;
 
-/// Returns the first of these that exist: the recipients in the header field for them; those at the beginning of lines,
-/// below an announcement if there is one; those at the end of lines after a colon; any others; the recipients of the
-/// returned message.
+/// Returns the first of these that exist: the recipients in `X-Failed-Recipients`; those at the beginning of lines, below
+/// an announcement if there is one; those at the end of lines after a colon; any other; the only recipient of the
+/// returned message; an address in the subject.
 pub(super) fn recipients(mail: &Mail<'_>, returned: &Returned, notice: &str, rule: &str) -> Vec<String> {
     let failed =
         mail.fields.all("x-failed-recipients").flat_map(|value| address::all_in(value).map(|(_, found)| found));
