@@ -1,8 +1,8 @@
-//! HTTP/1.1 client for servers that nobody here controls: webhook endpoints and publishers of MTA-STS policies.
+//! HTTP/1.1 client for servers that nothing vouches for: webhook endpoints and publishers of MTA-STS policies.
 //!
-//! No redirects, no proxies, names resolved by the caller's own lookup. A server cannot keep the client busy: at most
-//! [`RESPONSE_LIMIT`] bytes are read in response to a request, which bounds informational responses (RFC 9110 §15.2), of which
-//! HTTP allows any number, along with everything else. The caller sets the time limit.
+//! No redirects, no proxies; names are resolved by the caller's lookup. A server cannot keep the client busy: at most
+//! [`RESPONSE_LIMIT`] bytes are read in response to a request. This also bounds informational responses (RFC 9110
+//! §15.2), of which HTTP allows any number. The caller sets the time limit.
 
 use std::error::Error;
 use std::fmt;
@@ -29,31 +29,31 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower::Service;
 
-/// The most bytes that are read between two writes: TLS handshake messages, informational responses, the response's head and
-/// what was read of its body.
+/// Maximum bytes read between two writes: TLS handshake messages, informational responses, the response's head and the
+/// part of its body that has been read.
 pub const RESPONSE_LIMIT: usize = 256 << 10;
-/// The longest head of a response in bytes.
+/// Maximum length of a response's head in bytes.
 const HEAD_LIMIT: usize = 64 << 10;
-/// As `reqwest` and browsers do: a dead connection is noticed.
+/// TCP keepalive interval, as in `reqwest` and browsers; it detects dead connections.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// Any error.
+/// Any error that can cross threads.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 /// Resolves a host name to the addresses that may be connected to.
 pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Vec<IpAddr>, BoxError>> + Send + Sync>;
 
-/// What connections a client makes, and keeps.
+/// Which connections a client makes and keeps.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// Whether URLs must begin with `https://`.
     pub https_only: bool,
     /// Idle connections kept for each host.
     pub idle_per_host: usize,
-    /// How long they are kept.
+    /// How long idle connections are kept.
     pub idle_timeout: Duration,
 }
 
-/// Sends requests.
+/// An HTTP/1.1 client with bounded responses.
 pub struct HttpClient(Client<HttpsConnector<Limiter>, Full<Bytes>>);
 
 impl fmt::Debug for HttpClient {
@@ -62,26 +62,26 @@ impl fmt::Debug for HttpClient {
     }
 }
 
-/// Why there is no response, or no more of it.
+/// Why a response is missing or incomplete.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// The URL is none that HTTP can name.
+    /// The URL cannot be put into an HTTP request.
     #[error("the URL is not valid: {0}")]
     Url(#[from] hyper::http::Error),
-    /// No connection, or no valid response.
+    /// The connection failed, or the response is not valid.
     #[error("{}", causes(.0))]
     Request(#[from] hyper_util::client::legacy::Error),
-    /// The response broke off.
+    /// The response ended early.
     #[error("{}", causes(.0))]
     Body(#[from] hyper::Error),
-    /// Informational responses without end.
+    /// The server sent informational responses up to the limit.
     #[error("Too many informational responses.")]
     Informational,
 }
 
 impl HttpClient {
-    /// A client that verifies certificates with `tls` and resolves names with `lookup`. Addresses in URLs are connected to
-    /// without a lookup: the caller has to check them.
+    /// Creates a client that verifies certificates with `tls` and resolves names with `lookup`. IP addresses in URLs
+    /// are used without a lookup: the caller has to check them.
     pub fn new(tls: ClientConfig, lookup: Lookup, settings: Settings) -> Self {
         let mut http = HttpConnector::new_with_resolver(Resolver(lookup));
         http.enforce_http(false);
@@ -107,13 +107,13 @@ impl HttpClient {
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("Postrider/", env!("CARGO_PKG_VERSION"))));
         self.0.request(request).await.map_err(|error| {
-            // A head alone is limited to less.
+            // The only part of the response read so far is its head, whose own limit is lower.
             if is_limit(&error) { HttpError::Informational } else { error.into() }
         })
     }
 }
 
-/// The next bytes of a response's body; `None` at its end.
+/// Returns the next bytes of a response's body; `None` at its end.
 pub async fn chunk(response: &mut Response<Incoming>) -> Result<Option<Bytes>, HttpError> {
     while let Some(frame) = response.body_mut().frame().await {
         if let Ok(data) = frame?.into_data() {
@@ -123,7 +123,7 @@ pub async fn chunk(response: &mut Response<Incoming>) -> Result<Option<Bytes>, H
     Ok(None)
 }
 
-/// hyper's own words leave the cause out.
+/// Formats an error with its causes, which hyper's own `Display` omits.
 fn causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -134,13 +134,13 @@ fn causes(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// Whether [`RESPONSE_LIMIT`] is the cause.
+/// Returns whether [`RESPONSE_LIMIT`] is the cause.
 fn is_limit(error: &(dyn Error + 'static)) -> bool {
     let io = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     io.is_some_and(|inner| inner.is::<ResponseTooLong>() || is_limit(inner)) || error.source().is_some_and(is_limit)
 }
 
-/// A [`Lookup`] as hyper calls it.
+/// Adapts a [`Lookup`] to hyper.
 #[derive(Clone)]
 struct Resolver(Lookup);
 
@@ -186,14 +186,14 @@ fn limited(stream: TokioIo<TcpStream>) -> TokioIo<Limited> {
     TokioIo::new(Limited { stream: stream.into_inner(), received: 0 })
 }
 
-/// A connection on which the other side may send [`RESPONSE_LIMIT`] bytes between two writes of ours.
+/// A connection on which the peer may send [`RESPONSE_LIMIT`] bytes between two of our writes.
 struct Limited {
     stream: TcpStream,
     /// Bytes read since the last write.
     received: usize,
 }
 
-/// The other side has sent [`RESPONSE_LIMIT`] bytes.
+/// The peer has sent [`RESPONSE_LIMIT`] bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("more than {RESPONSE_LIMIT} bytes in response to one request")]
 struct ResponseTooLong;
@@ -217,7 +217,7 @@ impl AsyncRead for Limited {
 }
 
 impl Limited {
-    /// Counts from zero again where something was written.
+    /// Resets the count after a write.
     fn note(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if matches!(written, Poll::Ready(Ok(1..))) {
             self.received = 0;

@@ -41,7 +41,7 @@ mod smtp {
         for reply in &replies {
             assert!(reply.text.len() <= (64 * 1_024 + 2_048) * 3 + 100);
             assert!(reply.to_reply().text.len() <= crate::domain::outcome::Reply::TEXT_LIMIT);
-            let offer = ehlo::Capabilities::of(reply);
+            let offer = ehlo::Capabilities::parse(reply);
             assert!(!offer.starttls() || reply.text.to_ascii_uppercase().contains("STARTTLS"));
             let _ = (offer.eight_bit_mime(), offer.smtputf8());
         }

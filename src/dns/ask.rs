@@ -1,4 +1,4 @@
-//! Questions about records as they stand now, in text. Nothing is remembered: whoever asks has just changed something.
+//! Looks up records as they are now, as text. Nothing is cached: the caller has usually just changed a record.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -11,13 +11,13 @@ use hickory_resolver::proto::rr::rdata::TXT;
 use hickory_resolver::proto::rr::{Name, RData};
 use tokio::time::timeout;
 
-/// How long one question may take.
+/// Time limit of one query.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The records found, none where there are none, or why there is no answer.
+/// The records found (empty if there are none), or why the query failed.
 type Answer = Result<Vec<String>, String>;
 
-/// Asks the DNS.
+/// Queries the DNS without a cache.
 #[derive(Clone)]
 pub struct Asker(TokioResolver);
 
@@ -28,20 +28,20 @@ impl fmt::Debug for Asker {
 }
 
 impl Asker {
-    /// Asks `server`, or whom the system asks.
+    /// Creates an asker that queries `server`, or the system's resolvers.
     pub fn new(server: Option<SocketAddr>) -> Result<Self, NetError> {
         let mut dns = super::builder(server)?;
         dns.options_mut().cache_size = 0;
         dns.build().map(Self)
     }
 
-    /// The TXT records of a name, the strings of each joined.
+    /// Returns the TXT records of a name, each record's strings joined.
     pub async fn texts(&self, name: &str) -> Answer {
         let text = |data: &RData| if let RData::TXT(text) = data { Some(joined(text)) } else { None };
         self.ask(name, |name| self.0.txt_lookup(name), text).await
     }
 
-    /// The mail exchangers of a name, each `preference host`.
+    /// Returns the mail exchangers of a name, each as `preference host`.
     pub async fn exchangers(&self, name: &str) -> Answer {
         let text = |data: &RData| {
             if let RData::MX(mx) = data { Some(format!("{} {}", mx.preference, mx.exchange.to_ascii())) } else { None }
@@ -49,7 +49,7 @@ impl Asker {
         self.ask(name, |name| self.0.mx_lookup(name), text).await
     }
 
-    /// The addresses of a host.
+    /// Returns the addresses of a host.
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, String> {
         let name = absolute(host)?;
         match timeout(LIMIT, self.0.lookup_ip(name)).await {
@@ -60,7 +60,7 @@ impl Asker {
         }
     }
 
-    /// The names that an address points back to, in lower case.
+    /// Returns the names in an address's PTR records, in lower case.
     pub async fn names(&self, address: IpAddr) -> Answer {
         let name = |data: &RData| {
             let RData::PTR(host) = data else { return None };
@@ -103,9 +103,10 @@ fn read(answer: Result<Lookup, NetError>, text: impl Fn(&RData) -> Option<String
     }
 }
 
-/// The strings of a record as one (RFC 7208 §3.3). What is no text is shown as such: a database would not take it all.
+/// Joins the strings of a record (RFC 7208 §3.3). Invalid UTF-8 and control characters are replaced, as a database
+/// would refuse some of them.
 fn joined(text: &TXT) -> String {
-    let octets = text.txt_data.concat();
+    let bytes = text.txt_data.concat();
     let shown = |c: char| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
-    String::from_utf8_lossy(&octets).chars().map(shown).collect()
+    String::from_utf8_lossy(&bytes).chars().map(shown).collect()
 }

@@ -1,7 +1,7 @@
-//! Whether records are published, and what receivers make of them.
+//! Checks whether records are published, and how receivers evaluate them.
 //!
-//! From where we send is what the record that is to be published lets pass: the addresses of the hostname, or of what
-//! `domains.spf` names. Those are what SPF is evaluated for, and what a return path's mail exchangers have to lead to.
+//! The addresses we send from are those that the expected record allows: the addresses of the hostname, or of what
+//! `domains.spf` names. SPF is evaluated for them, and a return path's mail exchangers must lead to them.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,21 +17,21 @@ use crate::domain::dns_records::{
     Answer, Evidence, Finding, Host, Purpose, Record, RecordType, SpfEvidence, is_meant, judge,
 };
 
-/// Questions at one time.
+/// Concurrent queries.
 const AT_ONCE: usize = 8;
-/// Questions in all: a domain's records can lead to as many as their owner likes.
+/// Maximum queries of a check: the owner of a domain decides how many further records it refers to.
 const MOST_QUESTIONS: usize = 400;
-/// Of a return path's mail exchangers so many are looked up.
+/// Maximum mail exchangers of a return path that are looked up.
 const MOST_EXCHANGERS: usize = 10;
-/// An address that sends for nobody (RFC 2544).
+/// An address that no one sends from (RFC 2544).
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 255, 254));
 
-/// Asks for every record, and says what was found of each, in their order.
+/// Looks up every record and returns a finding for each, in the same order.
 pub async fn check(dns: &Asker, records: Vec<Record>) -> Vec<Finding> {
     check_in(dns, records).await
 }
 
-/// The same in any zone. No question is put twice.
+/// Does the same in any zone. No query is sent twice.
 pub(super) async fn check_in<Z: Zone>(zone: &Z, records: Vec<Record>) -> Vec<Finding> {
     let zone = Remembered { zone, known: Mutex::default() };
     stream::iter(records).map(|record| one(&zone, record)).buffered(AT_ONCE).collect().await
@@ -46,7 +46,7 @@ async fn one<Z: Zone>(zone: &Z, record: Record) -> Finding {
             RecordType::Mx => zone.exchangers(&name).await,
         };
         at = name;
-        // What is not answered may be there: its parent does not speak for it.
+        // A query that failed may hide a record, so the parent's record does not count.
         match &answer {
             Ok(found) if !found.iter().any(|value| is_meant(record.purpose, value)) => {
                 passed_over.extend(found.clone());
@@ -74,7 +74,7 @@ async fn one<Z: Zone>(zone: &Z, record: Record) -> Finding {
     judge(record, &at, answer, &evidence)
 }
 
-/// What receivers make of the one SPF record there is.
+/// Evaluates the only SPF record as receivers do.
 async fn spf<Z: Zone>(zone: &Z, record: &Record, found: &str) -> SpfEvidence {
     let addresses = match addresses_of(zone, &record.name, &record.value).await {
         Ok(addresses) if addresses.is_empty() => {
@@ -111,7 +111,7 @@ async fn spf<Z: Zone>(zone: &Z, record: &Record, found: &str) -> SpfEvidence {
     }
 }
 
-/// Of the domains that a record includes or goes on to, those that have no record.
+/// Returns the domains that a record includes or redirects to and that have no SPF record.
 async fn dead<Z: Zone>(zone: &Z, record: &str) -> Vec<String> {
     let mut dead = Vec::new();
     for target in targets(record).into_iter().filter(|target| !target.contains('%')) {
@@ -122,7 +122,7 @@ async fn dead<Z: Zone>(zone: &Z, record: &str) -> Vec<String> {
     dead
 }
 
-/// Whether a record would let us pass and be no error for anybody else.
+/// Returns whether a record lets our addresses pass and is no error for other senders.
 async fn is_good<Z: Zone>(zone: &Z, domain: &str, record: &str, addresses: &[IpAddr]) -> bool {
     for address in addresses {
         if check_host(zone, *address, domain, Some(record)).await.result != SpfResult::Pass {
@@ -133,7 +133,7 @@ async fn is_good<Z: Zone>(zone: &Z, domain: &str, record: &str, addresses: &[IpA
     !matches!(stranger, SpfResult::Pass | SpfResult::PermError)
 }
 
-/// Where each mail exchanger leads. Ours by name leads here wherever it does.
+/// Finds where each mail exchanger leads. One with our name counts as ours whatever its addresses.
 async fn hosts<Z: Zone>(zone: &Z, record: &Record, found: &[String]) -> Vec<Host> {
     let host = |value: &str| {
         let host = value.split_whitespace().last().unwrap_or_default();
@@ -153,7 +153,7 @@ async fn hosts<Z: Zone>(zone: &Z, record: &Record, found: &[String]) -> Vec<Host
     led
 }
 
-/// A question that was answered.
+/// A query that was answered.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Question {
     Texts(String),
@@ -162,21 +162,21 @@ enum Question {
     Names(IpAddr),
 }
 
-/// Answers of either kind.
+/// A cached answer.
 #[derive(Clone)]
 enum Known {
     Texts(Result<Vec<String>, String>),
     Addresses(Result<Vec<IpAddr>, String>),
 }
 
-/// A zone whose answers are remembered for one check, and that is asked no more than it may be.
+/// A zone that caches its answers for one check, and limits the number of queries.
 struct Remembered<'z, Z> {
     zone: &'z Z,
     known: Mutex<HashMap<Question, Known>>,
 }
 
 impl<Z: Zone> Remembered<'_, Z> {
-    /// What is known; an error where no more may be asked.
+    /// Returns the cached answer, or an error once the limit is reached.
     fn recall(&self, question: &Question) -> Option<Known> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let is_full = known.len() >= MOST_QUESTIONS;

@@ -1,4 +1,4 @@
-//! The resolver: the configured one, or the system's; and what operators ask it about their own records.
+//! The resolver, as configured or the system's, and queries about operators' own records.
 
 mod ask;
 mod check;
@@ -18,7 +18,8 @@ pub use check::check;
 pub use own::is_own;
 pub use words::words;
 
-/// Asks `server`, or whom the system asks where there is none. Hosts have IPv4 and IPv6 addresses.
+/// Creates a resolver that queries `server`, or the system's resolvers if it is `None`. Hosts are looked up with IPv4
+/// and IPv6 addresses.
 pub fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
     builder(server)?.build()
 }

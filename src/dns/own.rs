@@ -1,8 +1,8 @@
-//! Which addresses are this machine's.
+//! Tells which addresses belong to this machine.
 
 use std::net::{IpAddr, UdpSocket};
 
-/// Whether an address is this machine's: to others a socket cannot be bound.
+/// Returns whether an address belongs to this machine: a socket cannot be bound to any other.
 pub fn is_own(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }

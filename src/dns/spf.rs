@@ -1,7 +1,7 @@
-//! `check_host()` of RFC 7208 §4: what a receiver makes of an SPF record for an address, and why.
+//! `check_host()` of RFC 7208 §4: how a receiver evaluates an SPF record for an address, and why.
 //!
-//! Its own and not mail-auth's, because that one does not say why, takes the first of several records, and skips terms that
-//! §4.6 makes an error. Macros are expanded by mail-auth. Names are asked for at most as often as a receiver would.
+//! This replaces mail-auth's evaluation, which does not give a reason, uses the first of several records, and skips
+//! terms that §4.6 makes an error. mail-auth expands the macros. No more queries are sent than a receiver would send.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -12,37 +12,37 @@ use mail_auth::spf::{Mechanism as Parsed, Spf as ParsedSpf, Variables};
 
 use crate::domain::dns_records::spf::{Mechanism, Spf, SpfResult, is_spf, parse};
 
-/// Terms that ask the DNS, and look-ups that found nothing (§4.6.4).
+/// Maximum terms that query the DNS, and maximum look-ups that find nothing (§4.6.4).
 const MOST_LOOKUPS: u32 = 10;
 const MOST_VOID_LOOKUPS: u32 = 2;
-/// Mail exchangers of one `mx`, and names of one `ptr`.
+/// Maximum mail exchangers of one `mx`, and names of one `ptr`.
 const MOST_HOSTS: usize = 10;
 
-/// Records, or why there is no answer. No records where there are none.
+/// The records found (empty if there are none), or why the query failed.
 type Answer<T> = Result<Vec<T>, String>;
 
-/// Where records are looked up.
+/// A source of DNS records.
 pub trait Zone: Sync {
-    /// The TXT records of a name.
+    /// Returns the TXT records of a name.
     fn texts(&self, name: &str) -> impl Future<Output = Answer<String>> + Send;
-    /// The addresses of a host.
+    /// Returns the addresses of a host.
     fn addresses(&self, host: &str) -> impl Future<Output = Answer<IpAddr>> + Send;
-    /// The mail exchangers of a name, each `preference host`.
+    /// Returns the mail exchangers of a name, each as `preference host`.
     fn exchangers(&self, name: &str) -> impl Future<Output = Answer<String>> + Send;
-    /// The names an address points back to.
+    /// Returns the names in an address's PTR records.
     fn names(&self, address: IpAddr) -> impl Future<Output = Answer<String>> + Send;
 }
 
-/// What came of an evaluation.
+/// Result of an evaluation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// The result.
     pub result: SpfResult,
-    /// What led to it, in words that follow "because".
+    /// The reason, phrased to follow "because".
     pub reason: String,
 }
 
-/// Evaluates the record of `domain` for `address`. `record` stands for the one in the DNS, where it is given.
+/// Evaluates the SPF record of `domain` for `address`. `record`, if given, replaces the one in the DNS.
 pub async fn check_host<Z: Zone>(zone: &Z, address: IpAddr, domain: &str, record: Option<&str>) -> Outcome {
     let mut evaluation = Evaluation { zone, address, sender: domain, lookups: 0, voids: 0 };
     let outcome = match record {
@@ -54,7 +54,7 @@ pub async fn check_host<Z: Zone>(zone: &Z, address: IpAddr, domain: &str, record
 }
 
 type Judged = (SpfResult, String);
-/// An error ends the evaluation wherever it is.
+/// An error ends the whole evaluation.
 type Step<T> = Result<T, Judged>;
 
 fn permanent<T>(reason: String) -> Step<T> {
@@ -80,7 +80,7 @@ impl<Z: Zone> Evaluation<'_, Z> {
         }
     }
 
-    /// A record may include others, so this calls itself.
+    /// Evaluates a record. It calls itself for records that are included.
     fn evaluate<'s>(
         &'s mut self,
         domain: &'s str,
@@ -103,13 +103,13 @@ impl<Z: Zone> Evaluation<'_, Z> {
             self.count(domain, &format!("redirect={target}"))?;
             let target = self.expand(&target, domain);
             match self.check(&target).await? {
-                (SpfResult::None, why) => permanent(format!("{why}, and that of {domain} goes on there")),
+                (SpfResult::None, why) => permanent(format!("{why}, and the record of {domain} redirects to it")),
                 judged => Ok(judged),
             }
         })
     }
 
-    /// Whether a mechanism matches, and through what, where that is not plain.
+    /// Returns whether a mechanism matches, and through which include.
     async fn matches(&mut self, domain: &str, text: &str, mechanism: &Mechanism) -> Step<Option<String>> {
         let is_match = match mechanism {
             Mechanism::All => true,
@@ -148,7 +148,7 @@ impl<Z: Zone> Evaluation<'_, Z> {
         let target = self.expand(target, domain);
         match self.check(&target).await? {
             (SpfResult::Pass, why) => Ok(Some(format!(": {why}"))),
-            (SpfResult::None, why) => permanent(format!("{why}, and that of {domain} includes it")),
+            (SpfResult::None, why) => permanent(format!("{why}, and the record of {domain} includes it")),
             _ => Ok(None),
         }
     }
@@ -165,7 +165,7 @@ impl<Z: Zone> Evaluation<'_, Z> {
         let hosts = answered(self.zone.exchangers(name).await, name)?;
         self.void(hosts.is_empty(), name)?;
         if hosts.len() > MOST_HOSTS {
-            return permanent(format!("`{text}` stands for {} mail exchangers; {MOST_HOSTS} are allowed", hosts.len()));
+            return permanent(format!("`{text}` names {} mail exchangers; {MOST_HOSTS} are allowed", hosts.len()));
         }
         for exchanger in hosts {
             let host = exchanger.split_whitespace().last().unwrap_or_default();
@@ -176,7 +176,7 @@ impl<Z: Zone> Evaluation<'_, Z> {
         Ok(false)
     }
 
-    /// An error of the DNS is no match here (§5.5).
+    /// Checks a `ptr` mechanism. A DNS error counts as no match (§5.5).
     async fn is_named(&mut self, within: &str) -> Step<bool> {
         let names = self.zone.names(self.address).await.unwrap_or_default();
         self.void(names.is_empty(), within)?;
@@ -213,7 +213,7 @@ impl<Z: Zone> Evaluation<'_, Z> {
         target.map_or_else(|| domain.to_owned(), |target| self.expand(target, domain))
     }
 
-    /// A name with its macros expanded, cut from the left to what a name may have (§7.3).
+    /// Expands the macros of a name, and shortens the result from the left to the longest valid name (§7.3).
     fn expand(&self, target: &str, domain: &str) -> String {
         if !target.contains('%') {
             return target.to_owned();
@@ -241,17 +241,17 @@ fn answered<T>(answer: Answer<T>, name: &str) -> Step<Vec<T>> {
     answer.map_err(|why| (SpfResult::TempError, format!("the DNS did not answer for {name} ({why})")))
 }
 
-/// Whether an address lies in a network. An IPv4 address in IPv6 is one of IPv4.
+/// Returns whether an address lies in a network. An IPv4-mapped IPv6 address counts as IPv4.
 fn is_in(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
     IpNet::new(network, prefix).is_ok_and(|network| network.contains(&address.to_canonical()))
 }
 
-/// Networks looked at to find out whence we send, and addresses taken.
+/// Maximum terms read, and maximum addresses returned, to find where we send from.
 const MOST_SOURCES: usize = 20;
 const MOST_ADDRESSES: usize = 8;
 
-/// Addresses that the record lets pass: of a host all, of a network its first and its last. Of what another record includes,
-/// those too. They are where we send from, if the record is the one that names us alone.
+/// Returns addresses that the record lets pass: all addresses of a host, the first and last of a network, and those of
+/// included records. For the record that names only us, these are the addresses we send from.
 pub async fn addresses_of<Z: Zone>(zone: &Z, domain: &str, record: &str) -> Result<Vec<IpAddr>, String> {
     let mut todo = vec![(domain.to_owned(), record.to_owned())];
     let (mut addresses, mut asked) = (Vec::new(), 0);
@@ -288,7 +288,7 @@ pub async fn addresses_of<Z: Zone>(zone: &Z, domain: &str, record: &str) -> Resu
     Ok(addresses)
 }
 
-/// The first and the last address of a network.
+/// Returns the first and the last address of a network.
 fn ends(network: IpAddr, prefix: u8) -> Vec<IpAddr> {
     IpNet::new(network, prefix).map(|network| vec![network.network(), network.broadcast()]).unwrap_or_default()
 }

@@ -1,8 +1,8 @@
-//! What the resolver's errors mean, in words for people: its own name its types.
+//! Describes the resolver's errors for people; the library's own texts contain type names.
 
 use hickory_resolver::net::{DnsError, NetError};
 
-/// Why there is no answer, to stand behind a colon.
+/// Describes why a query failed, to follow a colon.
 pub fn words(error: &NetError) -> String {
     match error {
         _ if error.is_nx_domain() => "the name does not exist".into(),
@@ -10,6 +10,6 @@ pub fn words(error: &NetError) -> String {
         NetError::Dns(DnsError::ResponseCode(code)) => format!("the DNS server answered {}", code.to_str()),
         NetError::Timeout => "the DNS server took too long".into(),
         NetError::NoConnections | NetError::Io(_) | NetError::Busy => "the DNS server cannot be reached".into(),
-        _ => "the DNS server gave no usable answer".into(),
+        _ => "the DNS server sent no usable response".into(),
     }
 }

@@ -1,8 +1,8 @@
 //! Attachments and inline parts: their headers (RFC 2045, 2183, 2392) and their bytes.
 //!
-//! Every byte arrives: in base64, or where the file is ASCII text as it is or in quoted-printable, since filters count
-//! ASCII text in base64 against a message. The line ends of a `message/*` part alone become CRLF: such a part may only
-//! travel as it is (RFC 2046 §5.2).
+//! All bytes are preserved: in base64, or for ASCII text unencoded or in quoted-printable, since filters count ASCII
+//! text in base64 against a message. Only the line ends of a `message/*` part become CRLF: such a part must not be
+//! encoded (RFC 2046 §5.2).
 
 use std::borrow::Cow;
 
@@ -15,21 +15,21 @@ use super::{base64_lines, quoted_printable};
 use crate::domain::header_syntax::LONGEST_LINE;
 use crate::domain::message::Attachment;
 
-/// What a file is called when its type is unknown, or cannot be kept on the way.
+/// The type of a file whose own type is unknown or cannot be preserved.
 const OPAQUE: &str = "application/octet-stream";
 
-/// How the bytes travel.
+/// Transfer encoding of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encoding {
-    /// As they are, line ends included.
+    /// Unencoded, with the original line ends.
     SevenBit,
-    /// As they are, with CRLF for every line end.
+    /// Unencoded, with CRLF for every line end.
     Lines,
     QuotedPrintable,
     Base64,
 }
 
-/// A file as a part.
+/// A file as a MIME part.
 #[derive(Debug)]
 pub(super) struct File<'a> {
     description: &'a Attachment,
@@ -37,13 +37,13 @@ pub(super) struct File<'a> {
     media_type: &'a str,
     content_id: Option<Cow<'a, str>>,
     encoding: Encoding,
-    /// At most this many bytes are written.
+    /// Upper bound of the bytes written.
     pub(super) size_limit: usize,
 }
 
 impl<'a> File<'a> {
-    /// Chooses the type to declare and the encoding. A file in which `boundary` stands cannot travel as it is. `domain` is the
-    /// sender's.
+    /// Chooses the declared type and the encoding. A file that contains `boundary` cannot be sent unencoded. `domain`
+    /// is the sender's.
     pub(super) fn new(file: &'a Attachment, data: &'a [u8], domain: &str, boundary: &str) -> Self {
         let given = media_type(&file.content_type);
         let (media_type, encoding, encoded) = match given.split_once('/').unwrap_or_default().0 {
@@ -60,13 +60,14 @@ impl<'a> File<'a> {
             _ => (given, Encoding::Base64, base64_lines::encoded_len(data.len())),
         };
         let content_id = file.content_id.as_deref().map(|id| content_id::whole(id, domain));
-        // A byte of a name becomes `%XX` in a line with a frame of 29 around it, and `=XX` in an encoded-word of 26 for 12.
+        // A byte of a name becomes `%XX` in a line with a frame of 29 around it, and `=XX` in an encoded-word of 26 for
+        // 12.
         let names = file.filename.len() * 10 + content_id.as_ref().map_or(0, |id| id.len() * 3);
         let size_limit = 512 + file.content_type.len() * 2 + names + encoded;
         Self { description: file, data, media_type, content_id, encoding, size_limit }
     }
 
-    /// Writes the part: its headers, an empty line and its bytes, with nothing behind the last line.
+    /// Writes the part: its headers, an empty line and its bytes, without a final line end.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         self.write_type(out);
         let encoding = match self.encoding {
@@ -92,8 +93,8 @@ impl<'a> File<'a> {
         }
     }
 
-    /// The type, with a `name` for readers that know no `filename*` (RFC 2231) where there is no other. That an encoded-word
-    /// stands in quotes is against RFC 2047 §5, and what these readers expect.
+    /// Writes the type, with a `name` for readers without support for `filename*` (RFC 2231) unless the type has one.
+    /// An encoded-word in quotes violates RFC 2047 §5, but is what these readers expect.
     fn write_type(&self, out: &mut Vec<u8>) {
         let name = &self.description.filename;
         let mut content_type = Field::new(out, "Content-Type");
@@ -108,8 +109,8 @@ impl<'a> File<'a> {
     }
 }
 
-/// Whether a file may be declared to be the `message/*` that its sender says it is: ASCII without NUL, in lines that can be
-/// sent as they are. `message/global` and its kin may travel encoded (RFC 6532 §3.7).
+/// Returns whether a file may be declared as the given `message/*` type: ASCII without NUL, in lines that can be sent
+/// unencoded. `message/global` and similar types may be encoded (RFC 6532 §3.7).
 pub fn may_be_declared(content_type: &str, data: &[u8]) -> bool {
     let is_message = content_type.get(..8).is_some_and(|kind| kind.eq_ignore_ascii_case("message/"));
     !is_message || is_global(content_type) || as_message(data).is_some()
@@ -119,7 +120,7 @@ fn is_global(content_type: &str) -> bool {
     content_type.get(..14).is_some_and(|kind| kind.eq_ignore_ascii_case("message/global"))
 }
 
-/// The text of a file that begins with a header, as every `message/*` does, and can travel as it is.
+/// Returns the text of a file that begins with a header, as every `message/*` does, and can be sent unencoded.
 fn as_message(data: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(data).ok().filter(|text| text.is_ascii())?;
     let name = lines(text).next()?.split_once(':')?.0.trim_end();
@@ -128,7 +129,7 @@ fn as_message(data: &[u8]) -> Option<&str> {
     (begins_with_field && is_fit).then_some(text)
 }
 
-/// The encoding for a text file, and how long it is then at most.
+/// Returns the encoding for a text file, and the maximum encoded length.
 fn text_encoding(data: &[u8], boundary: &str) -> (Encoding, usize) {
     let base64 = (Encoding::Base64, base64_lines::encoded_len(data.len()));
     let is_text = |byte: &u8| matches!(byte, b'\t' | b'\r' | b'\n' | b' '..=b'~');
@@ -140,7 +141,7 @@ fn text_encoding(data: &[u8], boundary: &str) -> (Encoding, usize) {
     let has_crlf_only = crlfs == line_ends && memchr::memchr_iter(b'\r', data).count() == crlfs;
     let fits = |line: &[u8]| is_plain(line.strip_suffix(b"\r").unwrap_or(line));
     if has_crlf_only && data.split(|byte| *byte == b'\n').all(fits) {
-        // The sender cannot know the boundary, which is made of the message's id.
+        // The sender cannot know the boundary, which is derived from the message's id.
         if memchr::memmem::find(data, boundary.as_bytes()).is_none() {
             return (Encoding::SevenBit, data.len());
         }
@@ -152,12 +153,12 @@ fn text_encoding(data: &[u8], boundary: &str) -> (Encoding, usize) {
     };
     let further = data.split(|byte| *byte == b'\n').filter(is_escaped_further).count();
     let escaped = data.len() + 2 * unprintable + 4 * further;
-    // A soft break costs 3 bytes in 73 and a `From ` behind it 2 more, and each line end may have one.
+    // A soft break costs 3 bytes in 73 and a `From ` after it 2 more, and each line end may have one.
     let quoted = escaped + escaped / 14 + 3 * (line_ends - crlfs) + 8;
     if quoted * 3 <= data.len() * 4 { (Encoding::QuotedPrintable, quoted) } else { base64 }
 }
 
-/// Whether a media type has a parameter `name`.
+/// Returns whether a media type has a parameter `name`.
 fn has_name(media_type: &str) -> bool {
     let mut parameters = media_type.split(';').skip(1);
     parameters.any(|parameter| {
@@ -178,8 +179,8 @@ fn write_disposition(out: &mut Vec<u8>, file: &Attachment) {
     disposition.end();
 }
 
-/// The type to declare. `multipart/*` may not travel in base64 (RFC 2045 §6.4), and as anything else its bytes would be
-/// changed on the way.
+/// Returns the type to declare. `multipart/*` must not be base64-encoded (RFC 2045 §6.4), and unencoded its bytes would
+/// be changed in transit.
 fn media_type(given: &str) -> &str {
     let essence = given.split(';').next().unwrap_or_default().trim();
     let is_token = |part: &str| !part.is_empty() && part.bytes().all(is_token_byte);
@@ -190,12 +191,12 @@ fn media_type(given: &str) -> &str {
     if is_type && is_short && is_printable(given) { given } else { OPAQUE }
 }
 
-/// RFC 2045 §5.1.
+/// Returns whether a byte may be in a token (RFC 2045 §5.1).
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&byte)
 }
 
-/// An id that no reader can misread: what does not belong is percent-encoded, as it is in a `cid:` link (RFC 2392 §2).
+/// Returns an id that is valid in a header: other characters are percent-encoded, as in a `cid:` link (RFC 2392 §2).
 fn bare_id(id: &str) -> String {
     let mut bare = String::with_capacity(id.len());
     for char in id.chars() {

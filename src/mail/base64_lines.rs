@@ -3,19 +3,19 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// The longest line.
+/// Maximum line length.
 const LINE: usize = 76;
-/// Octets that fill one line.
+/// Bytes encoded in one line.
 const PER_LINE: usize = LINE / 4 * 3;
-/// Octets encoded at a time: a call costs more than a line does, and a block stays in the nearest cache.
+/// Bytes encoded at a time: a call costs more than a line does, and a block stays in the nearest cache.
 const BLOCK: usize = PER_LINE * 128;
 
-/// How long `len` octets become.
+/// Returns the encoded length of `len` bytes.
 pub(super) fn encoded_len(len: usize) -> usize {
     len.div_ceil(3) * 4 + len.div_ceil(PER_LINE) * 2
 }
 
-/// Writes `data` in lines with CRLF between them, and nothing behind the last one.
+/// Writes `data` in lines with CRLF between them, and no line end after the last.
 pub(super) fn write(out: &mut Vec<u8>, data: &[u8]) {
     let mut encoded = String::with_capacity(BLOCK.min(data.len()) / 3 * 4 + 4);
     for (index, block) in data.chunks(BLOCK).enumerate() {

@@ -1,4 +1,4 @@
-//! A draft becomes a mail: its header, and its body as a tree of parts (RFC 2046 §5.1, RFC 2387):
+//! Renders a draft as a message: its header, and its body as a tree of parts (RFC 2046 §5.1, RFC 2387):
 //!
 //! ```text
 //! mixed ─┬─ alternative ─┬─ text
@@ -7,7 +7,7 @@
 //!        └─ attachments
 //! ```
 //!
-//! A container that would hold one part only is left out. The mail ends in a line end, also where the text does not.
+//! A container with only one part is left out. The message ends with a line end, even if the text does not.
 
 use std::borrow::Cow;
 
@@ -18,15 +18,16 @@ use super::header;
 use super::text::Text;
 use crate::domain::message::{Attachment, Draft};
 
-/// Beyond the mail, for the signatures that are put before it.
+/// Capacity reserved for the signatures that are put before the message.
 const ROOM: usize = 2 << 10;
 
-/// Renders a draft as it goes out after `DATA`, without dot-stuffing.
+/// Renders a draft as it is sent after `DATA`, without dot-stuffing.
 ///
-/// Costs one buffer of the mail's size. Custom headers that this module writes itself, `Bcc` and names that are no
-/// header names are left out; a message with such headers is refused long before it gets here.
+/// Allocates one buffer of the message's size. Custom headers that this module writes itself, `Bcc`, and invalid header
+/// names are left out; the API already refuses a message with such headers.
 pub fn build(draft: &Draft) -> Vec<u8> {
-    // Quoted-printable and base64 cannot contain `=_` (RFC 2045 §6.7), and text that does cannot travel as it is.
+    // Quoted-printable and base64 cannot contain `=_` (RFC 2045 §6.7), and text that contains the boundary is not sent
+    // unencoded.
     let boundary = format!("=_{}", draft.id.0.simple());
     let domain = draft.from.address.domain();
     let ids = || draft.attachments.iter().filter_map(|(file, _)| file.content_id.as_deref());
@@ -39,7 +40,7 @@ pub fn build(draft: &Draft) -> Vec<u8> {
     if !out.ends_with(b"\r\n") {
         out.extend_from_slice(b"\r\n");
     }
-    debug_assert!(out.len() <= size_limit, "{} octets where {size_limit} were reserved", out.len());
+    debug_assert!(out.len() <= size_limit, "{} bytes but {size_limit} were reserved", out.len());
     out
 }
 
@@ -51,7 +52,7 @@ enum Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// `parts` in a container, or the part itself where there is only one.
+    /// Returns `parts` in a container, or the part itself if there is only one.
     fn container(subtype: &'static str, mut parts: Vec<Part<'a>>) -> Part<'a> {
         match parts.pop() {
             Some(only) if parts.is_empty() => only,
@@ -62,7 +63,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// At most this many octets are written.
+    /// Returns an upper bound of the bytes written.
     fn size_limit(&self) -> usize {
         match self {
             Part::Text { text, .. } => 128 + text.size_limit,
@@ -72,7 +73,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// The tree of `draft`'s parts, with `html` as its HTML.
+/// Returns the tree of `draft`'s parts, with `html` as its HTML.
 fn root<'a>(draft: &'a Draft, html: Option<&'a Cow<'a, str>>, boundary: &str) -> Part<'a> {
     let text_part = |subtype, text| Part::Text { subtype, text: Text::new(text, boundary) };
     let (content, domain) = (&draft.content, draft.from.address.domain());
@@ -97,7 +98,7 @@ fn root<'a>(draft: &'a Draft, html: Option<&'a Cow<'a, str>>, boundary: &str) ->
     Part::container("mixed", mixed)
 }
 
-/// The body's writer: it numbers the containers, so that each has a boundary of its own.
+/// Writes the body and numbers the containers, so that each has a unique boundary.
 struct Bodies<'a> {
     out: &'a mut Vec<u8>,
     boundary: &'a str,
@@ -105,7 +106,7 @@ struct Bodies<'a> {
 }
 
 impl Bodies<'_> {
-    /// Writes a part with its headers and nothing behind its last line.
+    /// Writes a part with its headers, without a final line end.
     fn write(&mut self, part: &Part<'_>) {
         match part {
             Part::File(file) => file.write(self.out),

@@ -1,21 +1,22 @@
-//! Ids of inline parts. A `Content-ID` is a message id and has an `@` (RFC 2045 §7); senders give `logo` and link to
-//! `cid:logo`. Such an id gets the sender's domain, in the part and in every link to it (RFC 2392 §2).
+//! Ids of inline parts. A `Content-ID` is a message id and has an `@` (RFC 2045 §7); applications pass `logo` and link
+//! to `cid:logo`. Such an id is extended by the sender's domain, in the part and in every link to it (RFC 2392 §2).
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-/// The id as the part declares it.
+/// Returns the id as the part declares it.
 pub(super) fn whole<'i>(id: &'i str, domain: &str) -> Cow<'i, str> {
     if is_bare(id) { Cow::Owned(format!("{id}@{domain}")) } else { Cow::Borrowed(id) }
 }
 
-/// Whether an id lacks an `@`, and is so plain that every link to it is found. Others stay as they are given.
+/// Returns whether an id has no `@` and only characters that make every link to it recognizable. Other ids stay
+/// unchanged.
 fn is_bare(id: &str) -> bool {
     !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._~+=-$!*".contains(&byte))
 }
 
-/// `html` with its links to bare ones of `ids` made whole.
+/// Returns `html` with its links to bare `ids` extended by the domain.
 pub(super) fn link<'h, 'i>(html: &'h str, ids: impl Iterator<Item = &'i str>, domain: &str) -> Cow<'h, str> {
     let ids: Vec<&str> = ids.filter(|id| is_bare(id)).collect();
     if ids.is_empty() {
@@ -23,7 +24,7 @@ pub(super) fn link<'h, 'i>(html: &'h str, ids: impl Iterator<Item = &'i str>, do
     }
     let mut linked = String::new();
     let mut written = 0;
-    // Schemes have no case, and a link in any is rare enough to look at each `:`.
+    // Schemes are case-insensitive, and colons are rare enough to check each `:`.
     for colon in memchr::memchr_iter(b':', html.as_bytes()) {
         let is_cid = html.get(colon.saturating_sub(3)..colon).is_some_and(|scheme| scheme.eq_ignore_ascii_case("cid"));
         let rest = &html[colon + 1..];

@@ -1,8 +1,9 @@
 //! DKIM signatures (RFC 6376, RFC 8463), relaxed/relaxed.
 //!
-//! A signature is made of the mail, the keys and the mail's own date alone (`t=`), so that every attempt and every
-//! `raw` of a mail has the same one. The body is hashed once for all keys. Canonical forms and the signature's own field are mail-auth's; its
-//! `sign` takes `t=` from the system's clock, which would make each attempt another mail.
+//! A signature depends only on the message, the keys and the message's date (`t=`), so that every attempt and every
+//! `raw` of a message has the same one. The body is hashed once for all keys. mail-auth provides the canonical forms
+//! and writes the signature field; its `sign` takes `t=` from the system's clock, which would make each attempt a
+//! different message.
 
 use chrono::{DateTime, Utc};
 use mail_auth::common::crypto::{HashAlgorithm, SigningKey as _};
@@ -11,8 +12,8 @@ use mail_auth::dkim::{Canonicalization, Signature};
 
 use crate::domain::dkim::{Signer, SigningKey};
 
-/// What is signed where it is present: what RFC 6376 §5.4.1 recommends, what describes the body, and what a receiver shows
-/// or acts on.
+/// Fields that are signed if present: those recommended by RFC 6376 §5.4.1, those that describe the body, and those
+/// that a receiver shows or acts on.
 const SIGNED: [&str; 24] = [
     "From",
     "To",
@@ -40,10 +41,10 @@ const SIGNED: [&str; 24] = [
     "Disposition-Notification-To",
 ];
 
-/// What is signed once more than it is there, so that nobody can add another one that a reader would show (§8.15).
+/// Fields listed once more than they occur, so that adding another one invalidates the signature (§8.15).
 const OVERSIGNED: [&str; 5] = ["From", "Subject", "To", "Reply-To", "Date"];
 
-/// Why a mail could not be signed.
+/// Why a message could not be signed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot be signed with {selector}: {why}")]
 pub struct SignError {
@@ -51,20 +52,20 @@ pub struct SignError {
     why: String,
 }
 
-/// Puts a signature of each key on top of the mail, where it stands: a large one is not to be in memory twice. On an error
-/// the mail is as it was.
+/// Prepends a signature of each key to the message, in place: a large message must not be in memory twice. On an error
+/// the message is unchanged.
 pub fn sign(mime: &mut Vec<u8>, signer: &Signer, at: DateTime<Utc>) -> Result<(), SignError> {
     let signatures = signatures(mime, signer, at)?;
-    // At most what is needed: a vector that grows by itself would double.
+    // Reserves exactly what is needed: a vector that grows by itself would double.
     mime.reserve_exact(signatures.len());
     mime.splice(..0, signatures);
     Ok(())
 }
 
-/// The header fields to put before the mail.
+/// Returns the header fields to prepend to the message.
 fn signatures(mime: &[u8], signer: &Signer, at: DateTime<Utc>) -> Result<Vec<u8>, SignError> {
     let (fields, body) = split(mime);
-    // From the bottom up, as a verifier takes them (§5.4.2).
+    // From the bottom up, as a verifier reads them (§5.4.2).
     let chosen: Vec<Field<'_>> = fields.into_iter().rev().filter(|(name, _)| is_signed(name)).collect();
     let mut canonical = Vec::with_capacity(1_024);
     Canonicalization::Relaxed.canonicalize_headers(chosen.iter().copied(), &mut canonical);
@@ -90,16 +91,16 @@ fn signatures(mime: &[u8], signer: &Signer, at: DateTime<Utc>) -> Result<Vec<u8>
     Ok(out)
 }
 
-/// The longest line that RFC 5322 §2.1.1 wants.
+/// Maximum line length recommended by RFC 5322 §2.1.1.
 const LINE: usize = 78;
 
-/// Breaks the lines of a signature that are longer at their spaces: the names of domains and keys may be long. The canonical
-/// form stays the same, in which a fold is a space (§3.4.2).
+/// Folds long lines of a signature at their spaces: the names of domains and keys may be long. The canonical form, in
+/// which a fold is a space (§3.4.2), stays the same.
 fn fold(out: &mut Vec<u8>, header: &[u8]) {
     for line in header.split_inclusive(|byte| *byte == b'\n') {
         let mut rest = line;
         while rest.len() > LINE + "\r\n".len() {
-            // Not behind the name, which a `: ` ends, and not where a line begins.
+            // Not after the field name, which ends with `: `, and not at the beginning of a line.
             let spaces = memchr::memchr_iter(b' ', rest).filter(|at| *at > 0 && rest[at - 1] == b';');
             let Some(at) = spaces
                 .take_while(|at| *at <= LINE)
@@ -122,7 +123,7 @@ fn signature(key: &SigningKey, fields: &[u8], mut signature: Signature) -> Resul
     Ok(signature)
 }
 
-/// What is signed: the canonical fields, then the signature's own without its `b=` (§3.7).
+/// The signed data: the canonical fields, then the signature field without its `b=` (§3.7).
 struct Signable<'a> {
     fields: &'a [u8],
     signature: &'a Signature,
@@ -139,10 +140,10 @@ fn is_signed(name: &[u8]) -> bool {
     SIGNED.iter().any(|signed| name.eq_ignore_ascii_case(signed.as_bytes()))
 }
 
-/// A field's name, and what follows its colon, line end included.
+/// A field's name, and its value with the line end.
 type Field<'a> = (&'a [u8], &'a [u8]);
 
-/// The fields of a mail whose lines end in CRLF, and its body.
+/// Splits a message with CRLF line ends into its fields and its body.
 fn split(mime: &[u8]) -> (Vec<Field<'_>>, &[u8]) {
     let (mut fields, mut rest) = (Vec::new(), mime);
     while !rest.is_empty() {
@@ -158,7 +159,7 @@ fn split(mime: &[u8]) -> (Vec<Field<'_>>, &[u8]) {
     (fields, rest)
 }
 
-/// Where the first field ends, with the lines that continue it.
+/// Returns the end of the first field, including its continuation lines.
 fn end_of_field(text: &[u8]) -> usize {
     let continues = |end: usize| matches!(text.get(end), Some(b' ' | b'\t'));
     let ends = memchr::memchr_iter(b'\n', text).map(|line_end| line_end + 1);

@@ -1,37 +1,38 @@
-//! Encoded-words, `=?utf-8?q?…?=` (RFC 2047): what stands in a header when its text is not plain ASCII.
+//! Encoded-words, `=?utf-8?q?…?=` (RFC 2047), for header text that is not plain ASCII.
 //!
-//! Ours and not lettre's, because lettre writes text that merely looks like an encoded-word as it is, which readers
-//! then decode, and knows base64 only, which spam filters count against mostly-ASCII subjects.
+//! Not lettre's implementation, because lettre leaves text that looks like an encoded-word unencoded, which readers
+//! then decode, and supports base64 only, which spam filters count against mostly-ASCII subjects.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// The longest encoded-word, in octets (RFC 2047 §2).
+/// Maximum length of an encoded-word in bytes (RFC 2047 §2).
 const LONGEST: usize = 75;
 /// `=?utf-8?q?` and `?=`.
 const FRAME: usize = 12;
 
-/// The shortest room in which every character can be encoded: one of four octets, each as `=XX`.
+/// Minimum space in which every character can be encoded: one of four bytes, each as `=XX`.
 pub(super) const SHORTEST: usize = FRAME + 12;
 
-/// How the octets are written.
+/// Encoding of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scheme {
-    /// Letters and digits as they are, the rest as `=XX`.
+    /// Letters and digits unencoded, the rest as `=XX`.
     Q,
     /// Base64.
     B,
 }
 
 impl Scheme {
-    /// The scheme for `text`: Q as long as a person can still read most of it, so at most half of it is escaped.
-    pub(super) fn of(text: &str) -> Self {
+    /// Chooses the scheme for `text`: Q if a person can still read most of it, that is if at most half of it is
+    /// escaped.
+    pub(super) fn choose(text: &str) -> Self {
         let q: usize = text.chars().map(q_width).sum();
         if q <= text.len() * 2 { Self::Q } else { Self::B }
     }
 
-    /// Writes the longest beginning of `text` that fits into `room` octets as one encoded-word and returns what is
-    /// left of `text`. Never splits a character (RFC 2047 §5), and always takes one, also where there is no room.
+    /// Writes the longest beginning of `text` that fits into `room` bytes as one encoded-word, and returns the rest of
+    /// `text`. Never splits a character (RFC 2047 §5), and always writes at least one, even if it does not fit.
     pub(super) fn write_one<'t>(self, out: &mut Vec<u8>, text: &'t str, room: usize) -> &'t str {
         let room = room.min(LONGEST).saturating_sub(FRAME);
         let (word, rest) = text.split_at(self.fitting(text, room));
@@ -49,7 +50,7 @@ impl Scheme {
         rest
     }
 
-    /// How many octets of `text` fit into `room` octets once encoded.
+    /// Returns how many bytes of `text` fit into `room` bytes once encoded.
     fn fitting(self, text: &str, room: usize) -> usize {
         let (mut width, mut end) = (0, 0);
         for char in text.chars() {
@@ -67,9 +68,9 @@ impl Scheme {
     }
 }
 
-/// `text` as encoded-words of at most `room` bytes each.
+/// Returns `text` as encoded-words of at most `room` bytes each.
 pub(super) fn words(text: &str, room: usize) -> Vec<String> {
-    let scheme = Scheme::of(text);
+    let scheme = Scheme::choose(text);
     let (mut rest, mut words) = (text, Vec::new());
     while !rest.is_empty() {
         let mut word = Vec::new();
@@ -79,8 +80,8 @@ pub(super) fn words(text: &str, room: usize) -> Vec<String> {
     words
 }
 
-/// Whether a reader may take some of `text` for an encoded-word: `=?…?q?` or `=?…?b?`. Many readers look for them
-/// anywhere, not only between spaces as RFC 2047 says.
+/// Returns whether a reader may take part of `text` for an encoded-word: `=?…?q?` or `=?…?b?`. Many readers recognize
+/// them anywhere, not only between spaces as RFC 2047 requires.
 pub(super) fn mimicked_by(text: &str) -> bool {
     let bytes = text.as_bytes();
     memchr::memmem::find(bytes, b"=?").is_some_and(|start| {
@@ -88,7 +89,7 @@ pub(super) fn mimicked_by(text: &str) -> bool {
     })
 }
 
-/// Octets that may stand for themselves in every place where an encoded-word may stand (RFC 2047 §5 (3)).
+/// Returns whether a byte may be unencoded wherever an encoded-word is allowed (RFC 2047 §5 (3)).
 fn is_q_literal(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'!' | b'*' | b'+' | b'-' | b'/')
 }
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn lookalikes_are_told_from_urls() {
+    fn lookalikes_are_distinguished_from_urls() {
         assert!(mimicked_by("=?utf-8?q?x?="));
         assert!(mimicked_by("see =?x?B?"));
         assert!(mimicked_by("=?q?"));

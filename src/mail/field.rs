@@ -1,37 +1,37 @@
 //! One header field, folded as it is written (RFC 5322 §2.2.3).
 //!
-//! Ours and not lettre's `HeaderValue`, because lettre loses leading and doubled spaces at readers that trim them,
-//! never folds between addresses without names, and lets a word of any length through.
+//! Not lettre's `HeaderValue`, because with lettre readers that trim spaces lose leading and doubled ones, and lettre
+//! never folds between addresses without names and lets a word of any length through.
 
 use super::encoded_word::{self, Scheme};
 use super::normalise::single_line;
 
-/// Lines are folded to at most this many octets where the text has a space to fold at. RFC 5322 asks for 78, RFC 2047
-/// for 76 where an encoded-word stands.
+/// Maximum line length in bytes if the text has a space to fold at. RFC 5322 recommends 78, RFC 2047 requires 76 for
+/// lines with an encoded-word.
 const LINE: usize = 76;
 
-/// A word longer than this cannot stand in a header line as it is: with a name of 76 octets it would reach 998.
+/// A longer word must not be in a header line: after a name of 76 bytes the line would reach 998.
 pub(super) const LONGEST_WORD: usize = 900;
 
-/// A header field that is being written.
+/// A header field being written.
 pub(super) struct Field<'a> {
     out: &'a mut Vec<u8>,
-    /// Octets on the current line.
+    /// Bytes on the current line.
     column: usize,
-    /// Whether nothing stands behind the colon yet.
+    /// Whether nothing follows the colon yet.
     fresh: bool,
 }
 
 impl<'a> Field<'a> {
-    /// Begins a field with `name`, which is printable ASCII of at most 76 octets.
+    /// Begins a field with `name`, which is printable ASCII of at most 76 bytes.
     pub(super) fn new(out: &'a mut Vec<u8>, name: &str) -> Self {
         out.extend_from_slice(name.as_bytes());
         out.push(b':');
         Self { out, column: name.len() + 1, fresh: true }
     }
 
-    /// Writes a space and one unbreakable word made of `pieces`, on a new line where it does not fit on this one. The
-    /// first word stays beside the name however long it is: some readers take a bare `Name:` for an empty field, others
+    /// Writes a space and one unbreakable word made of `pieces`, on a new line if it does not fit on this one. The
+    /// first word always stays on the line of the name: some readers take a bare `Name:` for an empty field, others
     /// keep the space of the fold.
     pub(super) fn word(&mut self, pieces: &[&str]) {
         let width: usize = pieces.iter().map(|piece| piece.len()).sum();
@@ -42,7 +42,7 @@ impl<'a> Field<'a> {
         self.column += width;
     }
 
-    /// Writes `piece` behind the last word.
+    /// Appends `piece` to the last word.
     pub(super) fn push(&mut self, piece: &str) {
         self.out.extend_from_slice(piece.as_bytes());
         self.column += piece.len();
@@ -55,7 +55,7 @@ impl<'a> Field<'a> {
 
     /// Writes `text` as encoded-words.
     pub(super) fn encoded(&mut self, text: &str) {
-        let scheme = Scheme::of(text);
+        let scheme = Scheme::choose(text);
         let mut rest = text;
         while !rest.is_empty() {
             self.space(!self.fresh && self.column + 1 + encoded_word::SHORTEST > LINE);
@@ -65,12 +65,12 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// How many octets a word may have to stand on a line of its own without making it too long.
+    /// Returns the maximum length of a word on a line of its own.
     pub(super) const fn room() -> usize {
         LINE - 1
     }
 
-    /// How many bytes the next word may have in lines of at most `line`: the first word stands beside the name.
+    /// Returns the maximum length of the next word in lines of at most `line` bytes: the first word follows the name.
     pub(super) fn room_at_most(&self, line: usize) -> usize {
         if self.fresh { line - self.column - 1 } else { line - 1 }
     }
@@ -91,17 +91,17 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Writes a field of ours: printable ASCII with single spaces.
+/// Writes a field generated here: printable ASCII with single spaces.
 pub(super) fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
     let mut field = Field::new(out, name);
     field.words(value);
     field.end();
 }
 
-/// Writes a field with free text, such as `Subject` and custom headers that are not known to have a syntax.
+/// Writes a field with free text, such as `Subject` and custom headers without a known syntax.
 ///
-/// Words that are plain ASCII stay as they are. A word that is not, or that has more than one space behind it, is encoded,
-/// and with it what stands between two such words where that is too little to stand alone.
+/// Plain ASCII words stay unencoded. Other words, and words with more than one space after them, are encoded, together
+/// with short text between two such words.
 pub(super) fn unstructured(out: &mut Vec<u8>, name: &str, value: &str) {
     let value = single_line(value);
     let mut field = Field::new(out, name);
@@ -115,21 +115,22 @@ pub(super) fn unstructured(out: &mut Vec<u8>, name: &str, value: &str) {
     field.end();
 }
 
-/// Whether the spaces of `text` could be lost at a reader: those at its ends and those beside another.
+/// Returns whether a reader could lose spaces of `text`: those at its ends and those next to another space.
 pub(super) fn has_odd_spaces(text: &str) -> bool {
     text.starts_with(' ') || text.ends_with(' ') || text.contains("  ")
 }
 
-/// Whether `text` is ASCII without control characters.
+/// Returns whether `text` is ASCII without control characters.
 pub(super) fn is_printable(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// Spans with less than this between them are one: two encoded-words cost more than the plain words between.
+/// Spans with less than this between them are merged: two encoded-words are longer than one with the plain words
+/// between.
 const BETWEEN_SPANS: usize = 24;
 
-/// From where to where `value` has to be encoded, in bytes and in order. A span begins and ends with a word, and a plain word
-/// stands between two of them, because readers drop the space between encoded-words (RFC 2047 §6.2).
+/// Returns the byte ranges of `value` that have to be encoded, in order. A span begins and ends with a word, and two
+/// spans have a plain word between them, because readers drop the space between encoded-words (RFC 2047 §6.2).
 fn encoded_spans(value: &str) -> Vec<(usize, usize)> {
     if encoded_word::mimicked_by(value) {
         return vec![(0, value.len())];
@@ -138,12 +139,12 @@ fn encoded_spans(value: &str) -> Vec<(usize, usize)> {
         return Vec::new();
     }
     let mut spans = Vec::new();
-    // Where the last word began; none as long as there are only spaces.
+    // Start of the last word; `None` while there are only spaces.
     let (mut last, mut offset) = (None, 0);
     for word in value.split(' ') {
         let end = offset + word.len();
         let begins_with_spaces = last.is_none() && offset > 0;
-        // A space beside another is kept by encoding it with the word before it, at the beginning with the first word.
+        // A doubled space is preserved by encoding it with the word before it, or at the beginning with the first word.
         if word.is_empty() || begins_with_spaces {
             extend(&mut spans, last.unwrap_or(0), end);
         } else if !is_printable(word) || word.len() > LONGEST_WORD {
@@ -157,7 +158,7 @@ fn encoded_spans(value: &str) -> Vec<(usize, usize)> {
     spans
 }
 
-/// Adds a span, to the one before where little stands between.
+/// Adds a span, or extends the previous one if there is little text between them.
 fn extend(spans: &mut Vec<(usize, usize)>, start: usize, end: usize) {
     match spans.last_mut() {
         Some(span) if start < span.1 + BETWEEN_SPANS => span.1 = end,
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_word_stands_beside_the_name_even_if_that_is_long() {
+    fn the_first_word_stays_on_the_line_of_a_long_name() {
         let mut out = Vec::new();
         unstructured(&mut out, &"X".repeat(76), "ä");
         assert_eq!(String::from_utf8(out).unwrap(), format!("{}: =?utf-8?b?w6Q=?=\r\n", "X".repeat(76)));

@@ -1,4 +1,4 @@
-//! The header of a mail (RFC 5322 §3.6), up to the fields that describe its body.
+//! The header of a message (RFC 5322 §3.6), up to the fields that describe its body.
 
 use std::slice::from_ref;
 
@@ -9,17 +9,18 @@ use crate::domain::header_syntax::{Syntax, syntax};
 use crate::domain::id::MessageId;
 use crate::domain::message::{Draft, Header};
 
-/// The `Message-ID` of a message, with its angle brackets; the same for every attempt (RFC 5322 §3.6.4).
+/// Returns the `Message-ID` of a message with its angle brackets; the same for every attempt (RFC 5322 §3.6.4).
 pub fn message_id(id: MessageId, from: &Address) -> String {
     format!("<{}@{}>", id.0.simple(), from.domain())
 }
 
-/// Writes every field that does not describe the body.
+/// Writes every field except those that describe the body.
 pub(super) fn write(out: &mut Vec<u8>, draft: &Draft) {
     write_field(out, "Date", &draft.date.format("%a, %d %b %Y %H:%M:%S +0000").to_string());
     mailboxes::write(out, "From", from_ref(&draft.from));
     if draft.to.is_empty() && draft.cc.is_empty() {
-        // Everyone is in `Bcc`: an empty group says so, where a missing field counts as a sign of spam.
+        // All recipients are in `Bcc`: an empty group says so, while spam filters count a missing field against a
+        // message.
         write_field(out, "To", "undisclosed-recipients:;");
     }
     mailboxes::write(out, "To", &draft.to);
@@ -31,7 +32,7 @@ pub(super) fn write(out: &mut Vec<u8>, draft: &Draft) {
     for Header { name, value } in draft.content.headers.iter().filter(|header| is_custom(&header.name)) {
         match syntax(name) {
             Syntax::Text => unstructured(out, name, value),
-            // Nothing is no id and no URL, so that a field of them would be an error.
+            // An empty value is not a valid id or URL.
             _ if value.trim().is_empty() => {}
             Syntax::Phrase => structured::write_with_phrase(out, name, value),
             Syntax::Structured => structured::write(out, name, value),
@@ -39,7 +40,7 @@ pub(super) fn write(out: &mut Vec<u8>, draft: &Draft) {
     }
 }
 
-/// At most this many octets are written.
+/// Returns an upper bound of the bytes written.
 pub(super) fn size_limit(draft: &Draft) -> usize {
     let mailbox = |mailbox: &Mailbox| {
         8 + mailbox.address.local().len()
@@ -52,12 +53,12 @@ pub(super) fn size_limit(draft: &Draft) -> usize {
     512 + draft.from.address.domain().len() + text_limit(&draft.subject) + mailboxes + headers
 }
 
-/// At most this many octets are written for a text: 78 for every 26 of it, half of them escaped, and a fold before.
+/// Returns an upper bound of the bytes written for a text: 78 for every 26 of it, half of them escaped, and a fold.
 fn text_limit(text: &str) -> usize {
     32 + text.len() * 3
 }
 
-/// Whether `name` is a header name (RFC 5322 §3.6.8) that the sender may set.
+/// Returns whether `name` is a header name (RFC 5322 §3.6.8) that the sender may set.
 fn is_custom(name: &str) -> bool {
     const OURS: [&str; 10] =
         ["Date", "From", "To", "Cc", "Bcc", "Reply-To", "Subject", "Message-ID", "MIME-Version", "Resent-Bcc"];
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_header_names_of_the_senders_own_are_custom() {
+    fn only_names_the_sender_may_set_are_custom() {
         for name in ["X-Entity-Ref", "References", "List-Unsubscribe", "Sender", "x"] {
             assert!(is_custom(name), "{name}");
         }

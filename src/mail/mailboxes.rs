@@ -1,17 +1,18 @@
 //! Address lists: `From`, `To`, `Cc`, `Reply-To` (RFC 5322 §3.4).
 //!
-//! Ours and not lettre's `Mailboxes`, because lettre writes 50 addresses without names onto one line of any length, and
-//! parses every address a second time.
+//! Not lettre's `Mailboxes`, because lettre writes 50 addresses without names onto one line of any length, and parses
+//! every address a second time.
 
 use super::encoded_word;
 use super::field::{Field, has_odd_spaces, is_printable};
 use super::normalise::single_line;
 use crate::domain::address::Mailbox;
 
-/// A quoted name cannot be folded everywhere (readers differ); a longer one is written as encoded-words, which can.
+/// Maximum length of a quoted name. Not all readers unfold a quoted name; a longer one is written as encoded-words,
+/// which can be folded.
 const LONGEST_QUOTED: usize = 60;
 
-/// Writes an address list; an empty one writes nothing.
+/// Writes an address list; writes nothing if it is empty.
 pub(super) fn write(out: &mut Vec<u8>, header: &str, mailboxes: &[Mailbox]) {
     if mailboxes.is_empty() {
         return;
@@ -32,7 +33,7 @@ pub(super) fn write(out: &mut Vec<u8>, header: &str, mailboxes: &[Mailbox]) {
     field.end();
 }
 
-/// Writes a display name: as it is, in quotes, or as encoded-words.
+/// Writes a display name: plain, in quotes, or as encoded-words.
 pub(super) fn phrase(field: &mut Field<'_>, name: &str) {
     if !is_printable(name) || has_odd_spaces(name) || encoded_word::mimicked_by(name) {
         field.encoded(name);
@@ -45,7 +46,7 @@ pub(super) fn phrase(field: &mut Field<'_>, name: &str) {
     }
 }
 
-/// RFC 5322 §3.2.3.
+/// Returns whether a byte may be in an atom (RFC 5322 §3.2.3).
 fn is_atext(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
 }

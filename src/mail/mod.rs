@@ -1,11 +1,11 @@
-//! Bytes ↔ types: turns a message into MIME. No sockets, no SQL, no clock, no dice.
+//! Renders messages as MIME and parses reports. No sockets, SQL, clock or randomness.
 //!
-//! [`build`] promises, whatever the fields of a draft hold:
-//! - the same draft renders the same bytes, so that every attempt and every copy of the mail is the same mail;
-//! - every line ends in CRLF, is at most 998 octets long (RFC 5322 §2.1.1) and 7-bit, except for header lines with an
-//!   address whose local part is not ASCII (RFC 6532; such mail needs SMTPUTF8 anyway);
+//! [`build`] guarantees for any draft:
+//! - the same draft renders the same bytes, so that every attempt sends the same message;
+//! - every line ends in CRLF, has at most 998 bytes (RFC 5322 §2.1.1) and is 7-bit, except for header lines with an
+//!   address whose local part is not ASCII (RFC 6532; such messages need SMTPUTF8 anyway);
 //! - no field can add a header, a recipient or a part;
-//! - what the sender wrote is what an RFC 5322/2045 reader gets back, bodies with their line ends as CRLF.
+//! - an RFC 5322/2045 reader gets back what the sender wrote, bodies with CRLF line ends.
 
 mod attachment;
 mod base64_lines;

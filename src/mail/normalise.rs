@@ -1,15 +1,15 @@
-//! Line ends: any of CR, LF and CRLF ends a line of text (RFC 5321 §2.3.8 wants CRLF on the wire), and none of them may
-//! stand in a header value.
+//! Line ends: CR, LF and CRLF each end a line of text (RFC 5321 §2.3.8 requires CRLF on the wire), and none of them may
+//! be in a header value.
 
 use std::borrow::Cow;
 
-/// The lines of `text` without their ends; joined by CRLF they are its normal form. A text that ends with a line end
-/// has an empty last line, so that nothing is lost.
+/// Returns the lines of `text` without their ends; joined by CRLF they are its normal form. A text that ends with a
+/// line end has an empty last line, so that nothing is lost.
 pub(super) fn lines(text: &str) -> Lines<'_> {
     Lines { rest: Some(text) }
 }
 
-/// See [`lines`].
+/// Iterator returned by [`lines`].
 pub(super) struct Lines<'a> {
     rest: Option<&'a str>,
 }
@@ -29,8 +29,8 @@ impl<'a> Iterator for Lines<'a> {
     }
 }
 
-/// A header value with every CR, LF and NUL replaced by a space. They are refused long before, when a message is
-/// accepted; this is the second lock on the door.
+/// Returns a header value with every CR, LF and NUL replaced by a space. The API already refuses them; this is a second
+/// safeguard.
 pub(super) fn single_line(value: &str) -> Cow<'_, str> {
     if memchr::memchr3(b'\r', b'\n', 0, value.as_bytes()).is_none() {
         return Cow::Borrowed(value);

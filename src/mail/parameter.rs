@@ -1,8 +1,8 @@
 //! Header parameters such as `filename=` (RFC 2231).
 //!
-//! A name that is short, plain ASCII stands in quotes. Any other is written by RFC 2231, percent-encoded and in
-//! numbered pieces where it is long: Outlook, Gmail, Apple Mail and Thunderbird read that. For readers that do not, the type
-//! of the part holds the same name in encoded-words.
+//! A name that is short, plain ASCII is quoted. Any other is written as specified by RFC 2231, percent-encoded and in
+//! numbered pieces if long; Outlook, Gmail, Apple Mail and Thunderbird read that. For other readers the part's type
+//! contains the same name in encoded-words.
 
 use super::encoded_word;
 use super::field::{Field, has_odd_spaces, is_printable};
@@ -25,7 +25,7 @@ pub(super) fn write(field: &mut Field<'_>, name: &str, value: &str) {
     }
 }
 
-/// Writes `name="=?utf-8?…?="` as the last parameter of `field`, for readers that know no RFC 2231.
+/// Writes `name="=?utf-8?…?="` as the last parameter of `field`, for readers without support for RFC 2231.
 pub(super) fn write_for_old_readers(field: &mut Field<'_>, name: &str, value: &str) {
     let value = single_line(value);
     let frame = name.len() + "=\"\"".len();
@@ -40,8 +40,8 @@ pub(super) fn write_for_old_readers(field: &mut Field<'_>, name: &str, value: &s
     }
 }
 
-/// Whether `name=value` stands in quotes, which every reader knows: plain ASCII that fits into a line. Quotes and backslashes
-/// are left to RFC 2231: readers disagree about their escapes.
+/// Returns whether `name=value` is written in quotes, which every reader supports: plain ASCII that fits into a line.
+/// Quotes and backslashes are written as RFC 2231, as readers disagree about their escapes.
 pub(super) fn is_quoted(name: &str, value: &str) -> bool {
     let fits = name.len() + value.len() + "=\"\"".len() <= Field::room();
     fits && is_printable(value)
@@ -50,7 +50,7 @@ pub(super) fn is_quoted(name: &str, value: &str) -> bool {
         && !encoded_word::mimicked_by(value)
 }
 
-/// `value` percent-encoded, in pieces of at most `room` octets, none of which splits a character.
+/// Returns `value` percent-encoded, in pieces of at most `room` bytes, none of which splits a character.
 fn pieces(value: &str, room: usize) -> Vec<String> {
     let mut pieces = vec![String::new()];
     for char in value.chars() {
@@ -64,7 +64,7 @@ fn pieces(value: &str, room: usize) -> Vec<String> {
     pieces
 }
 
-/// Letters, digits and `-._` as they are, every other octet as `%XX`.
+/// Percent-encodes all bytes except letters, digits and `-._`.
 pub(super) fn percent_encoded(text: &str) -> String {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut encoded = String::with_capacity(text.len());
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_name_stands_in_quotes() {
+    fn a_plain_name_is_quoted() {
         assert_eq!(disposition("a b.pdf"), "Content-Disposition: attachment; filename=\"a b.pdf\"\r\n");
     }
 

@@ -1,14 +1,14 @@
 //! Quoted-printable lines (RFC 2045 §6.7).
 //!
-//! Ours and not a crate's: it writes straight into the mail, with no copy of the text before or after, and keeps `From `
-//! at a line's start from the mbox stores that would change it.
+//! Written here because it writes straight into the message, without a copy of the text, and protects `From ` at the
+//! start of a line from mbox stores that would change it.
 
-/// The longest line before its `=` for a soft break; with it, 76.
+/// Maximum line length before the `=` of a soft break; with it, 76.
 const LINE: usize = 75;
 
-/// Writes one line of text, without a line end behind it.
+/// Writes one line of text, without a line end.
 pub(super) fn write_line(out: &mut Vec<u8>, line: &[u8]) {
-    // A space or tab at the end of a line is dropped by some on the way, so the last one is escaped.
+    // Some servers drop a space or tab at the end of a line, so the last one is escaped.
     let (mut rest, last) = match line {
         [rest @ .., last @ (b' ' | b'\t')] => (rest, Some(*last)),
         _ => (line, None),
@@ -32,8 +32,8 @@ pub(super) fn write_line(out: &mut Vec<u8>, line: &[u8]) {
     }
 }
 
-/// Writes ASCII text so that every byte arrives, the line ends that are not CRLF too: those are escaped, and a soft break
-/// behind them keeps the text in its lines. Without a line end behind it.
+/// Writes ASCII text so that all bytes are preserved. Line ends other than CRLF are escaped and followed by a soft
+/// break, which keeps the line structure. Writes no final line end.
 pub(super) fn write_exact(out: &mut Vec<u8>, text: &[u8]) {
     let mut rest = text;
     loop {
@@ -57,18 +57,18 @@ pub(super) fn write_escape(out: &mut Vec<u8>, byte: u8) {
     out.extend_from_slice(&[b'=', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
 }
 
-/// Whether `byte` may stand for itself within a line.
+/// Returns whether `byte` may be unencoded within a line.
 pub(super) fn is_literal(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'<' | b'>'..=b'~')
 }
 
-/// How many octets at the start of `text` stand for themselves, at most `room`.
+/// Returns how many bytes at the start of `text` need no encoding, at most `room`.
 fn literal_run(text: &[u8], room: usize) -> usize {
     let window = &text[..text.len().min(room)];
     window.iter().position(|&byte| !is_literal(byte)).unwrap_or(window.len())
 }
 
-/// Writes an escape, on a new line if it does not fit at `column`, and returns the column behind it.
+/// Writes an escape, on a new line if it does not fit at `column`, and returns the new column.
 fn escape(out: &mut Vec<u8>, byte: u8, mut column: usize) -> usize {
     if column + 3 > LINE {
         column = soft_break(out);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_an_mbox_would_change_is_kept_from_it() {
+    fn a_line_that_an_mbox_would_change_is_escaped() {
         assert_eq!(encoded("From here"), "=46rom here");
         assert!(encoded(&format!("{}From here", "x".repeat(75))).ends_with("=\r\n=46rom here"));
     }

@@ -1,8 +1,9 @@
-//! Header fields with a syntax of their own: ids, URLs, addresses and keywords (RFC 2047 §5, RFC 2369, RFC 5322 §3.6).
+//! Header fields with a syntax: ids, URLs, addresses and keywords (RFC 2047 §5, RFC 2369, RFC 5322 §3.6).
 //!
-//! They are folded where white space stands or may stand, and never encoded; runs of white space become one space. A
-//! request with a part that is not ASCII or longer than a line is refused (`domain/header_syntax.rs`); of what was stored
-//! before that rule, characters beyond ASCII are percent-encoded, and a part too long is broken where the line ends.
+//! They are folded where white space is or is allowed, and never encoded; runs of white space become one space. The API
+//! refuses a value with a part that is not ASCII or longer than a line (`domain/header_syntax.rs`); in values stored
+//! before that rule, non-ASCII characters are percent-encoded, and a part that is too long is broken at the end of the
+//! line.
 
 use std::borrow::Cow;
 
@@ -19,7 +20,7 @@ pub(super) fn write(out: &mut Vec<u8>, name: &str, value: &str) {
     field.end();
 }
 
-/// Writes a field whose value is a phrase and something in angle brackets; only the phrase may be encoded.
+/// Writes a field whose value is a phrase and text in angle brackets; only the phrase may be encoded.
 pub(super) fn write_with_phrase(out: &mut Vec<u8>, name: &str, value: &str) {
     let value = single_line(value);
     let (phrase, rest) = phrase_and_rest(&value);
@@ -27,7 +28,7 @@ pub(super) fn write_with_phrase(out: &mut Vec<u8>, name: &str, value: &str) {
     if is_printable(phrase) {
         parts(&mut field, phrase);
     } else {
-        // Quotes are not read in an encoded phrase.
+        // Quotes have no meaning in an encoded phrase.
         let bare = phrase.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(phrase);
         mailboxes::phrase(&mut field, bare);
     }
@@ -46,10 +47,10 @@ fn parts(field: &mut Field<'_>, value: &str) {
     }
 }
 
-/// Writes a part that fits a line; one that does not goes on in the next.
+/// Writes a part; one that does not fit a line continues on the next.
 fn one(field: &mut Field<'_>, part: &str) {
     let mut rest = part;
-    // It is ASCII, so that it can be split anywhere.
+    // It is ASCII, so it can be split anywhere.
     while let Some((line, behind)) =
         rest.split_at_checked(field.room_at_most(LONGEST_LINE)).filter(|(_, behind)| !behind.is_empty())
     {
@@ -59,7 +60,7 @@ fn one(field: &mut Field<'_>, part: &str) {
     field.word(&[rest]);
 }
 
-/// A word without what may not stand in such a field.
+/// Returns a word without characters that are not allowed in such a field.
 fn ascii(word: &str) -> Cow<'_, str> {
     if is_printable(word) {
         return Cow::Borrowed(word);

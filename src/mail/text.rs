@@ -1,25 +1,25 @@
-//! Text bodies: which transfer encoding a text needs (RFC 2045 §6), and the text in it.
+//! Text bodies: the transfer encoding that a text needs (RFC 2045 §6), and writing it.
 
 use super::normalise::lines;
 use super::{base64_lines, quoted_printable};
 
-/// The longest line that is sent as it is, in octets. The protocol allows 998; the rest is left to those on the way
-/// who add a character.
+/// Maximum length in bytes of a line that is sent unencoded. The protocol allows 998; the rest is left to servers that
+/// add a character.
 const LONGEST_LINE: usize = 990;
 
-/// How a text travels.
+/// Transfer encoding of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
-    /// As it is.
+    /// Unencoded.
     SevenBit,
-    /// Mostly readable, every line within 76.
+    /// Mostly readable, lines of at most 76 characters.
     QuotedPrintable,
-    /// Where quoted-printable would be longer.
+    /// If quoted-printable would be longer.
     Base64,
 }
 
 impl Encoding {
-    /// The word in `Content-Transfer-Encoding`.
+    /// Returns the value of `Content-Transfer-Encoding`.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::SevenBit => "7bit",
@@ -29,20 +29,20 @@ impl Encoding {
     }
 }
 
-/// A text body with the encoding chosen for it.
+/// A text body with its encoding.
 #[derive(Debug)]
 pub(super) struct Text<'a> {
     source: &'a str,
-    /// The encoding.
+    /// Transfer encoding.
     pub(super) encoding: Encoding,
-    /// `us-ascii` where that is enough: filters count a text that claims more than it has against a message.
+    /// `us-ascii` if that is sufficient: filters count an unnecessary charset against a message.
     pub(super) charset: &'static str,
-    /// At most this many octets, once encoded.
+    /// Upper bound of the encoded bytes.
     pub(super) size_limit: usize,
 }
 
 impl<'a> Text<'a> {
-    /// Chooses the encoding. Where `boundary` stands in the text, the text cannot stand as it is.
+    /// Chooses the encoding. A text that contains `boundary` is not sent unencoded.
     pub(super) fn new(text: &'a str, boundary: &str) -> Self {
         let (mut plain, mut count) = (true, 0);
         for line in lines(text).map(str::as_bytes) {
@@ -50,7 +50,7 @@ impl<'a> Text<'a> {
             plain = plain && is_plain(line);
         }
         plain = plain && memchr::memmem::find(text.as_bytes(), boundary.as_bytes()).is_none();
-        // Nothing is escaped of a text that is sent as it is.
+        // Nothing is escaped in a text that is sent unencoded.
         let escapes = |line: &str| line.bytes().filter(|byte| !quoted_printable::is_literal(*byte)).count();
         let escapes: usize = if plain { 0 } else { lines(text).map(escapes).sum() };
         let normalised = text.len() + count;
@@ -64,7 +64,7 @@ impl<'a> Text<'a> {
         };
         let size_limit = match encoding {
             Encoding::SevenBit => normalised,
-            // A soft break costs 3 octets in 73 and a `From ` behind it 2 more; a line end, a last space and a first
+            // A soft break costs 3 bytes in 73 and a `From ` after it 2 more; a line end, a final space and an initial
             // `From ` cost 6 a line.
             Encoding::QuotedPrintable => quoted + quoted / 14 + 6 * count,
             Encoding::Base64 => base64_lines::encoded_len(normalised),
@@ -73,7 +73,7 @@ impl<'a> Text<'a> {
         Self { source: text, encoding, charset, size_limit }
     }
 
-    /// Writes the text with CRLF between its lines, and nothing behind the last one.
+    /// Writes the text with CRLF between its lines, and no line end after the last.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         match self.encoding {
             Encoding::SevenBit => join_lines(out, self.source, Vec::extend_from_slice),
@@ -87,14 +87,14 @@ impl<'a> Text<'a> {
     }
 }
 
-/// Whether a line survives as it is: ASCII without control characters, not too long, without white space at its end
-/// (dropped by some on the way) and without the `From ` that an mbox store would change.
+/// Returns whether a line can be sent unencoded: ASCII without control characters, not too long, without white space at
+/// its end (some servers drop it) and without an initial `From ` (mbox stores change it).
 pub(super) fn is_plain(line: &[u8]) -> bool {
     line.len() <= LONGEST_LINE
         && !line.ends_with(b" ")
         && !line.ends_with(b"\t")
         && !line.starts_with(b"From ")
-        // Every byte is looked at, many at once, which is faster than to stop at the first.
+        // Examining all bytes is vectorized, which is faster than stopping at the first.
         && line.iter().fold(true, |plain, byte| plain & matches!(byte, b'\t' | b' '..=b'~'))
 }
 
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boundary_cannot_stand_in_a_text() {
+    fn a_text_never_contains_the_boundary() {
         assert_eq!(encoding("--=_boundary_1"), Encoding::QuotedPrintable);
         assert!(!written("--=_boundary_1").contains("=_"));
     }

@@ -1,6 +1,6 @@
-//! Which targets may be posted to: those on the Internet by HTTPS, and what the configuration allows. A name is resolved,
-//! every address is checked, and the connection goes to a checked address: what the name means a moment later does not
-//! matter (DNS rebinding).
+//! Which targets may be posted to: public addresses over HTTPS, and those that the configuration allows. A name is
+//! resolved, every address is checked, and the connection goes to a checked address, so a later change of the DNS has
+//! no effect (DNS rebinding).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::dns::{is_own, words};
 use crate::domain::network::{Allowed, Place};
 use crate::http_client::Lookup;
 
-/// How long whoever creates an endpoint waits for the DNS.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the creation of an endpoint waits for the DNS.
+const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What would permit an address there.
+/// Returns the settings that would permit an address in `place`.
 fn settings(place: Place) -> &'static str {
     if place.is_private() { "`webhooks.allow_private` or `webhooks.allow`" } else { "`webhooks.allow`" }
 }
@@ -26,93 +26,93 @@ fn settings(place: Place) -> &'static str {
 /// Why a target may not be posted to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// Not HTTP.
+    /// The scheme is neither `https` nor `http`.
     #[error("the URL must begin with https:// or http://")]
     Scheme,
-    /// A password would be in every log.
-    #[error("the URL must not hold a user name or a password")]
+    /// The URL contains credentials, which would appear in every log.
+    #[error("the URL must not contain a user name or a password")]
     Credentials,
-    /// None that could be resolved.
+    /// The URL has no host.
     #[error("the URL names no host")]
     Host,
-    /// An address that is not on the Internet.
+    /// The address is not public.
     #[error("{host} is at {ip}, a {place} address: only {} can permit that", settings(*.place))]
     Address {
-        /// As in the URL.
+        /// Host as in the URL.
         host: String,
-        /// Where it is.
+        /// Address of the host.
         ip: IpAddr,
-        /// In which part of the address space.
+        /// Part of the address space.
         place: Place,
     },
-    /// An address on the Internet that is our own.
+    /// The address is public and belongs to this machine.
     #[error("{host} is at {ip}, an address of this machine: only `webhooks.allow` can permit that")]
     Own {
-        /// As in the URL.
+        /// Host as in the URL.
         host: String,
-        /// Where it is.
+        /// Address of the host.
         ip: IpAddr,
     },
-    /// Without TLS, over the Internet.
+    /// The address is public and the URL has no TLS.
     #[error("{host} is at {ip}, a public address: it needs https://, or only `webhooks.allow` can permit http://")]
     Unencrypted {
-        /// As in the URL.
+        /// Host as in the URL.
         host: String,
-        /// Where it is.
+        /// Address of the host.
         ip: IpAddr,
     },
-    /// An address of another machine, in `postrider dev`.
+    /// The address belongs to another machine; refused by `postrider dev`.
     #[error(
         "{host} is at {ip}, another machine: `postrider dev` posts to this machine only, such as http://127.0.0.1:3000/ \
          or its own receiver, /dev/hooks"
     )]
     NotThisMachine {
-        /// As in the URL.
+        /// Host as in the URL.
         host: String,
-        /// Where it is.
+        /// Address of the host.
         ip: IpAddr,
     },
-    /// The DNS says so.
+    /// The name does not exist, or has no address.
     #[error("{0} does not exist, or has no address")]
     Unknown(String),
 }
 
-/// Decides, and resolves.
+/// Resolves hosts and decides which addresses may be posted to.
 #[derive(Clone)]
 pub struct Guard {
     dns: TokioResolver,
     allowed: Arc<Allowed>,
-    /// Whether it decides for `http://`.
+    /// Whether the target is `http://`.
     is_plain: bool,
 }
 
 impl Guard {
-    /// Resolves with `dns`; admits the Internet and what is `allowed`.
+    /// Creates a guard that resolves with `dns` and admits public addresses and those in `allowed`.
     pub fn new(dns: TokioResolver, allowed: Allowed) -> Self {
         Self { dns, allowed: Arc::new(allowed), is_plain: false }
     }
 
-    /// The same for `http://`, which is for private networks and for what is allowed by name: events hold addresses, subjects
-    /// and metadata, and a signature keeps nobody from reading them.
+    /// Returns the same guard for `http://`, which is for private networks and for hosts allowed by name: events
+    /// contain addresses, subjects and metadata, and a signature does not hide them.
     pub(super) fn plain(&self) -> Self {
         Self { is_plain: true, ..self.clone() }
     }
 
-    fn of_scheme(&self, url: &Url) -> Self {
+    fn for_scheme(&self, url: &Url) -> Self {
         if url.scheme() == "http" { self.plain() } else { self.clone() }
     }
 
-    /// Whether this URL may be posted to as things are now. That the DNS does not answer is no reason against it: at each
-    /// post it is asked again.
+    /// Checks whether this URL may be posted to now. A DNS failure is no reason to refuse it: every post resolves the
+    /// name again.
     pub async fn admits(&self, url: &Url) -> Result<(), Denied> {
         let Some(host) = self.name(url)? else { return Ok(()) };
-        match timeout(PATIENCE, self.of_scheme(url).addresses(&host)).await {
+        match timeout(DNS_TIMEOUT, self.for_scheme(url).addresses(&host)).await {
             Ok(Err(Refusal::Denied(denied))) => Err(denied),
             Ok(Ok(_) | Err(Refusal::Dns(_))) | Err(_) => Ok(()),
         }
     }
 
-    /// What can be said without the DNS. Answers the name that is to be resolved, if it is one.
+    /// Makes the checks that need no DNS. Returns the name to resolve, or `None` for an IP address.
     pub(super) fn name(&self, url: &Url) -> Result<Option<String>, Denied> {
         if !matches!(url.scheme(), "https" | "http") {
             return Err(Denied::Scheme);
@@ -129,10 +129,10 @@ impl Guard {
             Some(Host::Ipv4(ip)) => IpAddr::V4(ip),
             Some(Host::Ipv6(ip)) => IpAddr::V6(ip),
         };
-        self.of_scheme(url).check(&ip.to_string(), ip).map(|()| None)
+        self.for_scheme(url).check(&ip.to_string(), ip).map(|()| None)
     }
 
-    /// Resolves names for a client, to addresses that may be connected to.
+    /// Returns a lookup for a client, which resolves names to permitted addresses only.
     pub(super) fn lookup(&self) -> Lookup {
         let guard = self.clone();
         Arc::new(move |host| {
@@ -141,7 +141,7 @@ impl Guard {
         })
     }
 
-    /// The addresses that may be connected to, at least one.
+    /// Resolves a host to its permitted addresses, at least one.
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, Refusal> {
         let found = match self.dns.lookup_ip(format!("{host}.")).await {
             Ok(found) => found,
@@ -177,12 +177,12 @@ impl Guard {
     }
 }
 
-/// Why there is no address.
+/// Why a host has no permitted address.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error(transparent)]
     Denied(#[from] Denied),
-    #[error("the DNS does not answer: {}", words(.0))]
+    #[error("cannot resolve the host: {}", words(.0))]
     Dns(#[from] NetError),
 }
 
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
     use crate::dns::resolver;
 
-    /// A guard whose resolver is not there.
+    /// A guard whose resolver cannot be reached.
     fn guard(allowed: Allowed) -> Guard {
         Guard::new(resolver(Some("127.0.0.1:1".parse().unwrap())).unwrap(), allowed)
     }
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_spelling_of_an_address_of_ours_is_admitted() {
+    async fn no_spelling_of_a_private_address_is_admitted() {
         let guard = guard(Allowed::default());
         for host in [
             "127.0.0.1",
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_this_machine_is_admitted_where_that_is_asked() {
+    async fn only_this_machine_is_admitted_if_so_configured() {
         let rules = vec!["10.0.0.0/8".parse().unwrap(), "1.1.1.1".parse().unwrap()];
         let guard = guard(Allowed { this_machine_only: true, private: true, rules });
         for url in ["http://127.0.0.1:3000/", "http://[::1]/", "http://localhost:8080/dev/hooks"] {

@@ -1,5 +1,5 @@
-//! Posts to webhook endpoints by Standard Webhooks 1.0. The only client for addresses that users of the API name: what it
-//! may reach is decided by [`Guard`], at creation and again at every connection.
+//! Posts to webhook endpoints as specified by Standard Webhooks 1.0. This is the only client for addresses that API
+//! users choose; [`Guard`] decides which it may reach, at creation and again at every connection.
 
 mod guard;
 mod send;

@@ -1,5 +1,5 @@
-//! One post and what came of it: 15 s in total, 64 KiB of the answer read, no redirects, no proxies. Never fails: every
-//! failure is an outcome.
+//! One webhook post and its outcome: 15 s in total, up to 64 KiB of the response read, no redirects, no proxies.
+//! Posting never returns an error: every failure is an outcome.
 
 use std::time::Duration;
 
@@ -18,57 +18,57 @@ use super::sign::signature;
 use crate::domain::webhook::retry_after;
 use crate::http_client::{self, HttpClient, HttpError};
 
-/// So much of an answer is read, in octets; the connection is closed on what is longer.
+/// Maximum bytes read of a response; a connection with a longer one is closed.
 const READ: usize = 64 * 1_024;
-/// So much of it is kept, in characters.
+/// Maximum characters kept of a response.
 const KEPT: usize = 1_000;
-/// Connections kept open to one host.
+/// Idle connections kept for each host.
 const IDLE: usize = 32;
 
-/// What is posted.
+/// A webhook delivery to post.
 #[derive(Clone)]
 pub struct Post<'a> {
-    /// Where to.
+    /// Endpoint URL.
     pub url: &'a str,
-    /// `webhook-id`.
+    /// Value of `webhook-id`.
     pub id: String,
-    /// JSON.
+    /// JSON body.
     pub body: String,
-    /// Each signs.
+    /// Secrets; each adds a signature.
     pub secrets: Vec<&'a [u8]>,
-    /// When it is posted.
+    /// Time of the post.
     pub now: DateTime<Utc>,
 }
 
-/// Whether a post arrived.
+/// Whether a post succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// 2xx.
+    /// The status is 2xx.
     Success,
-    /// Anything else.
+    /// Any other status, or no response.
     Failed,
-    /// 410: the endpoint wants no more.
+    /// The status is 410: the endpoint accepts no more events.
     Gone,
 }
 
-/// What came of a post.
+/// Result of a post.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// Whether it arrived.
+    /// Whether the post succeeded.
     pub verdict: Verdict,
-    /// The status answered.
+    /// Status of the response.
     pub status: Option<u16>,
-    /// The start of the body answered.
+    /// Start of the response's body.
     pub answer: Option<String>,
-    /// Why there was no answer, or why it does not count.
+    /// Why there was no response, or why it does not count.
     pub error: Option<String>,
-    /// How long we were asked to wait.
+    /// How long the endpoint asked to wait (`Retry-After`).
     pub retry_after: Option<TimeDelta>,
-    /// From the start to the answer.
+    /// Time from the start to the end of the response.
     pub duration: Duration,
 }
 
-/// Why there is no client.
+/// Why the client could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// TLS could not be set up.
@@ -76,10 +76,10 @@ pub enum SetupError {
     Tls(#[from] rustls::Error),
 }
 
-/// Posts.
+/// Posts webhook deliveries.
 pub struct Poster {
     client: HttpClient,
-    /// For `http://`.
+    /// The client for `http://`.
     plain: HttpClient,
     guard: Guard,
     limit: Duration,
@@ -92,7 +92,7 @@ impl std::fmt::Debug for Poster {
 }
 
 impl Poster {
-    /// Posts where `guard` admits it; a post and its answer take at most `limit`.
+    /// Creates a poster for the targets that `guard` admits; a post and its response take at most `limit`.
     pub fn new(guard: Guard, limit: Duration) -> Result<Self, SetupError> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -107,7 +107,7 @@ impl Poster {
         Ok(Self { client, plain, guard, limit })
     }
 
-    /// Posts, and tells what came of it.
+    /// Posts and returns the outcome.
     pub async fn post(&self, post: Post<'_>) -> Outcome {
         let begun = Instant::now();
         let until = begun + self.limit;
@@ -115,7 +115,7 @@ impl Poster {
         let mut outcome = match timeout_at(until, self.answer(post)).await {
             Ok(Ok(response)) => judge(response, until, now).await,
             Ok(Err(why)) => Outcome::failed(why),
-            Err(_) => Outcome::failed(format!("no answer within {} s", self.limit.as_secs_f64())),
+            Err(_) => Outcome::failed(format!("no response within {} s", self.limit.as_secs_f64())),
         };
         outcome.duration = begun.elapsed();
         outcome
@@ -123,7 +123,7 @@ impl Poster {
 
     async fn answer(&self, post: Post<'_>) -> Result<Response<Incoming>, String> {
         let url = Url::parse(post.url).map_err(|error| format!("the URL is not valid: {error}"))?;
-        // Addresses in the URL itself are never resolved, so that the client does not ask the guard.
+        // The client does not resolve IP addresses in the URL, so it would not call the guard for them.
         self.guard.name(&url).map_err(|denied| denied.to_string())?;
         let timestamp = post.now.timestamp();
         let signed = signature(post.secrets.into_iter(), &post.id, timestamp, post.body.as_bytes());
@@ -140,7 +140,7 @@ impl Poster {
 }
 
 impl Outcome {
-    /// Nothing was posted, or no answer came.
+    /// Returns an outcome without a response.
     pub fn failed(why: String) -> Self {
         Self {
             verdict: Verdict::Failed,
@@ -152,14 +152,14 @@ impl Outcome {
         }
     }
 
-    /// What it came to, in words.
+    /// Describes the outcome in one line.
     pub fn words(&self) -> String {
         let status = self.status.map(|status| format!("answered {status}"));
         let detail = self.error.as_deref().or(self.answer.as_deref()).filter(|text| !text.is_empty());
         match (status, detail) {
             (Some(status), Some(detail)) => format!("{status}: {}", start(detail, 200)),
             (Some(status), None) => status,
-            (None, detail) => detail.unwrap_or("no answer").to_owned(),
+            (None, detail) => detail.unwrap_or("no response").to_owned(),
         }
     }
 }
@@ -168,7 +168,7 @@ async fn judge(mut response: Response<Incoming>, until: Instant, now: DateTime<U
     let status = response.status();
     let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let asked = asked.and_then(|text| retry_after(text, now));
-    // The status has come and decides; a body that does not is no reason to post again.
+    // The status decides. A body that does not arrive is no reason to post again.
     let mut body = Vec::new();
     while body.len() < READ
         && let Ok(Ok(Some(piece))) = timeout_at(until, http_client::chunk(&mut response)).await
@@ -191,8 +191,8 @@ async fn judge(mut response: Response<Incoming>, until: Instant, now: DateTime<U
     }
 }
 
-/// The first so many characters. Control characters, which a terminal would obey and of which Postgres holds no NUL, are
-/// replaced; line breaks and tabs stay.
+/// Returns the first `characters` characters. Control characters, which a terminal would interpret, and NUL, which
+/// Postgres cannot store, are replaced; line breaks and tabs stay.
 fn start(text: &str, characters: usize) -> String {
     let is_shown = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');
     text.chars().take(characters).map(|c| if is_shown(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_of_an_answer_are_replaced() {
+    fn control_characters_of_a_response_are_replaced() {
         assert_eq!(start("a\x1b[31m\0b\u{9b}\r\n\tc", 99), "a\u{fffd}[31m\u{fffd}b\u{fffd}\r\n\tc");
         assert_eq!(start("äöü", 2), "äö");
     }

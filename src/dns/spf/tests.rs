@@ -1,5 +1,5 @@
-//! Records as they are found in the DNS against what receivers make of them (`domain/dns_records/variants.txt`), and what follows
-//! from it for a domain.
+//! Evaluates SPF, DKIM and DMARC records found in practice as receivers do (`domain/dns_records/variants.txt`), and
+//! checks the resulting findings.
 
 mod readers;
 
@@ -16,7 +16,7 @@ use readers::MailAuth;
 
 const VARIANTS: &str = include_str!("../../domain/dns_records/variants.txt");
 
-/// A zone in memory. What `breaks` does not answer.
+/// A zone in memory. Queries for the name `breaks` fail.
 #[derive(Default)]
 struct Memory {
     records: HashMap<(String, String), Vec<String>>,
@@ -24,7 +24,7 @@ struct Memory {
 }
 
 impl Memory {
-    /// A line is `NAME TYPE VALUE`.
+    /// Creates a zone from lines of the form `NAME TYPE VALUE`.
     fn new<'l>(lines: impl IntoIterator<Item = &'l str>) -> Self {
         let mut zone = Self::default();
         for line in lines {
@@ -94,7 +94,7 @@ async fn found_of(zone: &Memory, terms: &Terms, domain: &str, purpose: Purpose, 
     findings.into_iter().find(|finding| finding.purpose == purpose).unwrap()
 }
 
-/// One of the table: its title, the verdict, what other readers say instead, and the zone.
+/// One entry of the table: its title, the verdict, other readers' deviating results, and the zone.
 struct Variant<'t> {
     title: &'t str,
     expected: &'t str,
@@ -111,7 +111,7 @@ impl<'t> Variant<'t> {
         Self { title, expected, others: others.into_iter().map(other).collect(), zone }
     }
 
-    /// mail-auth says what the table does, or what stands there beside it.
+    /// Asserts that mail-auth agrees with the table, or with the deviation listed for it.
     fn assert_second(&self, said: &str, expected: &str) {
         assert_eq!(said, self.others.get("mail-auth").copied().unwrap_or(expected), "mail-auth on {}", self.title);
     }
@@ -126,9 +126,9 @@ async fn variants_are_judged_as_receivers_do() {
         let known = ["pyspf", "dkimpy", "authheaders", "mail-auth"];
         assert!(variant.others.keys().all(|reader| known.contains(reader)), "{}", variant.title);
         match kind {
-            "spf" => of_spf(&variant, &mail_auth).await,
-            "dkim" => of_dkim(&variant, &mail_auth).await,
-            "dmarc" => of_dmarc(&variant).await,
+            "spf" => check_spf_variant(&variant, &mail_auth).await,
+            "dkim" => check_dkim_variant(&variant, &mail_auth).await,
+            "dmarc" => check_dmarc_variant(&variant).await,
             other => panic!("{other}"),
         }
         judged += 1;
@@ -136,19 +136,19 @@ async fn variants_are_judged_as_receivers_do() {
     assert!(judged >= 150, "{judged}");
 }
 
-async fn of_spf(variant: &Variant<'_>, mail_auth: &MailAuth) {
+async fn check_spf_variant(variant: &Variant<'_>, mail_auth: &MailAuth) {
     let (title, zone) = (variant.title, &Memory::new(variant.zone.iter().copied()));
     let (address, result) = variant.expected.split_once(' ').unwrap();
     variant.assert_second(&mail_auth.spf(zone, address.parse().unwrap()).await, result);
     let outcome = check_host(zone, address.parse().unwrap(), "acme.test", None).await;
     assert_eq!(outcome.result.to_string(), result, "{title}: {}", outcome.reason);
-    // The verdict on the record, where that address is ours.
+    // The finding for the record, if that address is ours.
     let ours = if address.contains(':') { format!("ip6:{address}") } else { format!("ip4:{address}") };
     let finding = found(zone, &terms(&ours), "acme.test", Purpose::Spf).await;
     let status = if result == "pass" { RecordStatus::Ok } else { finding.status };
     assert_eq!(finding.status, status, "{title}: {finding:?}");
     assert_eq!(finding.status == RecordStatus::Ok, result == "pass", "{title}: {finding:?}");
-    // What is suggested is good for us and an error for nobody.
+    // The suggested record passes for us and is no error for others.
     if let Some((_, record)) = finding.mend.as_deref().and_then(|mend| mend.split_once("Make it: ")) {
         let with = |ip: &str| check_host(zone, ip.parse().unwrap(), "acme.test", Some(record));
         assert_eq!(with(address).await.result, SpfResult::Pass, "{title}: {record}");
@@ -157,7 +157,7 @@ async fn of_spf(variant: &Variant<'_>, mail_auth: &MailAuth) {
     }
 }
 
-async fn of_dkim(variant: &Variant<'_>, mail_auth: &MailAuth) {
+async fn check_dkim_variant(variant: &Variant<'_>, mail_auth: &MailAuth) {
     let Variant { title, expected, .. } = variant;
     let is_new = variant.zone.iter().any(|record| record.contains("{e}"));
     let algorithm = if is_new { Algorithm::Ed25519 } else { Algorithm::Rsa };
@@ -177,7 +177,7 @@ async fn of_dkim(variant: &Variant<'_>, mail_auth: &MailAuth) {
     assert_eq!(verdict.is_verified, Some(*expected == "ok"), "{title}");
 }
 
-async fn of_dmarc(variant: &Variant<'_>) {
+async fn check_dmarc_variant(variant: &Variant<'_>) {
     let [domain, status, policy] = variant.expected.split(' ').collect::<Vec<_>>().try_into().unwrap();
     let zone = Memory::new(variant.zone.iter().copied());
     variant.assert_second(readers::dmarc(&zone, domain), policy);
@@ -189,7 +189,7 @@ async fn of_dmarc(variant: &Variant<'_>) {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_is_no_verdict() {
+async fn a_failed_query_gives_no_verdict() {
     let lines = ["acme.test TXT v=spf1 include:relay.test ip4:192.0.2.1 -all"];
     let zone = Memory { breaks: Some("relay.test".into()), ..Memory::new(lines) };
     let finding = found(&zone, &terms("ip4:192.0.2.1"), "acme.test", Purpose::Spf).await;
@@ -221,7 +221,7 @@ async fn a_relay_is_known_by_its_own_record() {
 }
 
 #[tokio::test]
-async fn what_is_good_for_us_alone_has_a_warning() {
+async fn a_record_that_fails_for_others_has_a_warning() {
     let warning = async |record: &str| {
         let record = format!("acme.test TXT {record}");
         let finding = found(&Memory::new([record.as_str()]), &terms("ip4:192.0.2.1"), "acme.test", Purpose::Spf).await;
@@ -234,7 +234,7 @@ async fn what_is_good_for_us_alone_has_a_warning() {
 }
 
 #[tokio::test]
-async fn a_return_path_may_lead_to_another_name_of_ours() {
+async fn a_return_path_may_lead_to_another_of_our_names() {
     let terms = Terms { return_path: Some("bounce.acme.test".into()), ..terms("a:mail.acme.test") };
     for (host, status) in [
         ("in.acme.test", RecordStatus::Ok),

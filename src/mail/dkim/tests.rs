@@ -1,5 +1,5 @@
-//! Our signatures against an independent verifier (mail-auth's), that verifier against the RFCs' own examples, and what
-//! must not verify.
+//! Checks our signatures with an independent verifier (mail-auth's), that verifier with the RFCs' own examples, and
+//! that changed messages do not verify.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use crate::domain::dkim::{Algorithm, NewKey, SigningKey, record};
 use crate::domain::id::TenantId;
 use crate::domain::keyring::Keyring;
 
-/// A DNS of TXT records alone, which the verifier takes for its cache and never looks past.
+/// A DNS with TXT records only, used as the verifier's cache, which it never looks past.
 #[derive(Default)]
 struct Zone(Mutex<HashMap<Box<str>, Txt>>);
 
@@ -54,10 +54,10 @@ impl Zone {
     }
 }
 
-/// For each signature whether it verifies, or why not.
+/// Returns the verification result of each signature.
 async fn verified(mail: &[u8], zone: &Zone) -> Vec<Result<(), String>> {
     let dns = MessageAuthenticator(crate::dns::resolver(Some("127.0.0.1:9".parse().unwrap())).unwrap());
-    let message = AuthenticatedMessage::parse(mail).expect("a mail");
+    let message = AuthenticatedMessage::parse(mail).expect("a message");
     let parameters = Parameters {
         params: &message,
         cache_txt: Some(zone),
@@ -78,7 +78,7 @@ type NoPtr = mail_auth::common::cache::NoCache<std::net::IpAddr, RecordSet<Box<s
 type NoV4 = mail_auth::common::cache::NoCache<Box<str>, RecordSet<std::net::Ipv4Addr>>;
 type NoV6 = mail_auth::common::cache::NoCache<Box<str>, RecordSet<std::net::Ipv6Addr>>;
 
-/// A signer with new keys, and what is published of them.
+/// Returns a signer with new keys, and the DNS records for them.
 fn signer(domain: &str, algorithms: &[Algorithm]) -> (Signer, Zone) {
     let ring = Keyring::new("secret", []);
     let (mut keys, mut zone) = (Vec::new(), Zone::default());
@@ -108,7 +108,7 @@ const MAIL: &str = "Date: Mon, 23 Nov 2026 12:00:00 +0000\r\nFrom: Acme <billing
                     Content-Transfer-Encoding: 7bit\r\n\r\nHello  there. \r\n\r\n.\r\n\r\n\r\n";
 
 #[tokio::test]
-async fn both_keys_sign_what_verifies_and_the_same_mail_gets_the_same_signatures() {
+async fn both_keys_verify_and_signatures_are_reproducible() {
     let (signer, zone) = signer("acme.test", &Algorithm::ALL);
     let mail = signed(MAIL, &signer, at());
     assert_eq!(verified(&mail, &zone).await, [Ok(()), Ok(())]);
@@ -116,7 +116,7 @@ async fn both_keys_sign_what_verifies_and_the_same_mail_gets_the_same_signatures
     let text = String::from_utf8(mail).unwrap();
     assert!(text.ends_with(MAIL) && text.lines().all(|line| line.len() <= 998), "{text}");
     assert!(text.contains("a=ed25519-sha256; s=ed25519; d=acme.test;\r\n\tc=relaxed/relaxed;"), "{text}");
-    assert!(text.contains("t=1795435200"), "the mail's date: {text}");
+    assert!(text.contains("t=1795435200"), "the message's date: {text}");
     let plain: String = text.split_whitespace().collect();
     let h = "h=Content-Transfer-Encoding:Content-Type:List-Unsubscribe:MIME-Version:Message-ID:Subject:To:From:Date:\
              From:Subject:To:Reply-To:Date;";
@@ -148,7 +148,7 @@ fn fields_that_receivers_act_on_are_signed() {
 }
 
 #[test]
-fn a_mail_is_signed_where_it_stands() {
+fn a_message_is_signed_in_place() {
     let (signer, _) = signer("acme.test", &Algorithm::ALL);
     let draft = crate::domain::message::Draft {
         id: crate::domain::id::MessageId(uuid::Uuid::nil()),
@@ -168,7 +168,7 @@ fn a_mail_is_signed_where_it_stands() {
 }
 
 #[tokio::test]
-async fn what_is_changed_on_the_way_does_not_verify() {
+async fn a_changed_message_does_not_verify() {
     let (signer, zone) = signer("acme.test", &Algorithm::ALL);
     let original = String::from_utf8(signed(MAIL, &signer, at())).unwrap();
     for (from, to) in [
@@ -187,7 +187,7 @@ async fn what_is_changed_on_the_way_does_not_verify() {
         let forged = original.replace(from, to);
         assert_ne!(forged, original, "{from}");
         let outcomes = verified(forged.as_bytes(), &zone.also("acne.test")).await;
-        // A mail with two From is not even looked at by some verifiers.
+        // Some verifiers reject a message with two From fields outright.
         assert!(outcomes.iter().all(Result::is_err), "{from} → {to}: {outcomes:?}");
     }
     for (from, to) in [("X-Other: 1\r\n", ""), ("Hello  there. ", "Hello there."), ("Subject: Your", "SUBJECT:   Your")]
@@ -197,7 +197,7 @@ async fn what_is_changed_on_the_way_does_not_verify() {
 }
 
 impl Zone {
-    /// The same keys for another domain as well.
+    /// Publishes the same keys for another domain as well.
     fn also(&self, domain: &str) -> Self {
         let known = self.0.lock().unwrap();
         let renamed = known.iter().map(|(name, key)| (name.replace("acme.test", domain).into(), key.clone()));
@@ -205,7 +205,7 @@ impl Zone {
     }
 }
 
-/// RFC 8463 appendix A: the keys, and the mail as signed there with both.
+/// RFC 8463 appendix A: the keys, and the message as signed there with both.
 const FOOTBALL: &str = "From: Joe SixPack <joe@football.example.com>\r\nTo: Suzie Q <suzie@shopping.example.net>\r\n\
     Subject: Is dinner ready?\r\nDate: Fri, 11 Jul 2003 21:00:37 -0700 (PDT)\r\n\
     Message-ID: <20030712040037.46341.5F8J@football.example.com>\r\n\r\n\
@@ -232,7 +232,7 @@ fn football() -> Zone {
 }
 
 #[tokio::test]
-async fn the_example_of_rfc_8463_verifies_and_signed_by_us_with_its_key_it_does_too() {
+async fn the_example_of_rfc_8463_verifies_also_when_we_sign_it() {
     let zone = football();
     let example = format!("{FOOTBALL_SIGNATURES}{FOOTBALL}");
     assert_eq!(verified(example.as_bytes(), &zone).await, [Ok(()), Ok(())]);
@@ -250,7 +250,7 @@ async fn the_example_of_rfc_8463_verifies_and_signed_by_us_with_its_key_it_does_
     assert!(text.contains("bh=2jUSOH9NhtVGCQWNr9BrIAPreKQjO6Sn7XIkfJVOzv8=;"), "the body hash of the RFC: {text}");
 }
 
-/// RFC 6376 appendix A.2, with the key that is published in §C.
+/// RFC 6376 appendix A.2, with the key published in appendix C.
 const BRISBANE_RSA: &str = "v=DKIM1; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDwIRP/UC3SBsEmGqZ9ZJW3/DkMoGeLnQg1fWn7/zYtIxN2SnFCjxOCKG9v3b4jYfcTNh5ijSsq631uBItLa7od+v/RtdC2UzJ1lWT947qR+Rcac2gbto/NMqJ0fzfVjH4OuKhitdY9tf6mcwGjaNBcWToIMmPSPDdQPNUYckcQ2QIDAQAB";
 const RFC_6376: &str = "DKIM-Signature: v=1; a=rsa-sha256; s=brisbane; d=example.com;\r\n\
     \x20     c=simple/simple; q=dns/txt; i=joe@football.example.com;\r\n\
@@ -267,13 +267,13 @@ const RFC_6376: &str = "DKIM-Signature: v=1; a=rsa-sha256; s=brisbane; d=example
 #[tokio::test]
 async fn the_example_of_rfc_6376_verifies() {
     let zone = Zone::default().with("brisbane._domainkey.example.com", BRISBANE_RSA);
-    // Its body has one space between the sentences; canonical form `simple` keeps spaces.
+    // Its body has one space between the sentences; the canonical form `simple` preserves spaces.
     let example = format!("{RFC_6376}{}", FOOTBALL.replace("game.  Are", "game. Are"));
     assert_eq!(verified(example.as_bytes(), &zone).await, [Ok(())]);
     assert!(verified(example.replace("lost", "won").as_bytes(), &zone).await.iter().all(Result::is_err));
 }
 
-/// Every shape of line end and space.
+/// Generates bodies with all kinds of line ends and spaces.
 fn body() -> impl Strategy<Value = String> {
     proptest::collection::vec("[a-z .=\t]{0,12}", 0..8).prop_map(|lines| lines.join("\r\n") + "\r\n")
 }
@@ -282,7 +282,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn whatever_a_mail_holds_its_signature_verifies(subject in "[ -~]{0,60}", fold in any::<bool>(), body in body()) {
+    fn the_signature_of_any_message_verifies(subject in "[ -~]{0,60}", fold in any::<bool>(), body in body()) {
         let (signer, zone) = signer("acme.test", &[Algorithm::Ed25519]);
         let fold = if fold { "\r\n\t" } else { "" };
         let mail = format!("From: a@acme.test\r\nSubject:{fold} x{subject}\r\nTo: b@x.test\r\n\r\n{body}");

@@ -1,14 +1,14 @@
-//! Addresses in reports: typed (`rfc822; ann@example.test`), encoded for the envelope (xtext, RFC 3461 §4; RFC 6533 §3), and
-//! anywhere in a text.
+//! Addresses in reports: typed (`rfc822; ann@example.test`), encoded for the envelope (xtext, RFC 3461 §4; RFC 6533
+//! §3), and anywhere in a text.
 
 use super::fields::cut;
 
-/// Longer ones are none.
+/// Maximum length of an address.
 const LONGEST: usize = 320;
-/// More of a text's addresses are not looked at.
+/// Maximum addresses examined of a text.
 const MOST: usize = 1_000;
 
-/// The address of a field such as `Final-Recipient`: without its type, brackets and comment, decoded.
+/// Parses the address of a field such as `Final-Recipient`: without type, brackets and comment, decoded.
 pub(super) fn typed(value: &str) -> Option<String> {
     let value = value.replace('\n', "");
     let value = match value.split_once(';') {
@@ -18,7 +18,7 @@ pub(super) fn typed(value: &str) -> Option<String> {
     let value = value.trim();
     let value = match (value.find('<'), value.rfind('>')) {
         (Some(start), Some(end)) if start < end => &value[start + 1..end],
-        // A comment, but no quoted local part is cut.
+        // Cuts a comment, but not a quoted local part.
         _ if value.starts_with('"') => value,
         _ => value.split([' ', '\t', '(']).next().unwrap_or_default(),
     };
@@ -27,7 +27,7 @@ pub(super) fn typed(value: &str) -> Option<String> {
     is_address.then_some(address)
 }
 
-/// Without the source route of old (`@one.test,@two.test:ann@example.test`).
+/// Removes an obsolete source route (`@one.test,@two.test:ann@example.test`).
 fn without_route(address: &str) -> &str {
     match address.strip_prefix('@').and_then(|route| route.split_once(':')) {
         Some((_, address)) if !address.is_empty() => address,
@@ -35,8 +35,9 @@ fn without_route(address: &str) -> &str {
     }
 }
 
-/// Undoes xtext (`+2B`) and the form of addresses that are not ASCII (`\x{E9}`). Many reports have them decoded already,
-/// and `+20` may be part of an address: only what must be encoded is taken for encoded, unless the `@` is as well.
+/// Decodes xtext (`+2B`) and the form of addresses that are not ASCII (`\x{E9}`). Many reports contain decoded
+/// addresses, of which `+20` may be a part, so only characters that must be encoded are decoded, unless the `@` is
+/// encoded too.
 pub(super) fn decoded(text: &str) -> String {
     let all = !text.contains('@') && text.contains("+40");
     let mut plain = String::with_capacity(text.len());
@@ -49,7 +50,7 @@ pub(super) fn decoded(text: &str) -> String {
     plain
 }
 
-/// The character that an escape at the start stands for, and the escape's length.
+/// Returns the character encoded by an escape at the start, and the escape's length.
 fn escaped(text: &str, all: bool) -> Option<(char, usize)> {
     if let Some(rest) = text.strip_prefix("\\x{") {
         let (digits, _) = rest.split_once('}').filter(|(digits, _)| (2..=6).contains(&digits.len()))?;
@@ -58,21 +59,21 @@ fn escaped(text: &str, all: bool) -> Option<(char, usize)> {
     }
     let digits = text.strip_prefix('+')?.get(..2)?;
     let is_hex = digits.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
-    let octet = u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?;
-    (matches!(octet, b'+' | b'=') || all && octet.is_ascii_graphic()).then_some((octet.into(), 3))
+    let byte = u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?;
+    (matches!(byte, b'+' | b'=') || all && byte.is_ascii_graphic()).then_some((byte.into(), 3))
 }
 
-/// The addresses in a text, in their order, each with where it begins.
+/// Returns the addresses in a text in order, each with its position.
 pub(super) fn all_in(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.match_indices('@').filter_map(|(at, _)| around(text, at)).take(MOST)
 }
 
-/// The first address in a text.
+/// Returns the first address in a text.
 pub(super) fn first_in(text: &str) -> Option<&str> {
     all_in(text).next().map(|(_, address)| address)
 }
 
-/// The address around the `@` that stands there.
+/// Returns the address around the `@` at this position.
 fn around(text: &str, at: usize) -> Option<(usize, &str)> {
     let is_local = |c: char| c.is_alphanumeric() || "!#$%&*+/=?^_`{|}~.-'".contains(c);
     let is_domain = |c: char| c.is_alphanumeric() || c == '.' || c == '-';
@@ -85,14 +86,14 @@ fn around(text: &str, at: usize) -> Option<(usize, &str)> {
     let domain = &after[..after.find(|c| !is_domain(c)).unwrap_or(after.len())];
     let domain = domain.trim_end_matches(['.', '-']);
     let address = text[start..=at].trim_start_matches(['\'', '.', '`', '/', '=']);
-    // The last part of an address of X.400, as Exchange writes it.
+    // The last part of an X.400 address, as Exchange writes it.
     let address = match address.get(..5) {
         Some(kind) if kind.eq_ignore_ascii_case("smtp=") => &address[5..],
         _ => address,
     };
     let start = at + 1 - address.len();
     let is_address = address.len() > 1 && !domain.is_empty() && !domain.starts_with(['.', '-']);
-    // What is quoted may be anything.
+    // A quoted local part may contain anything.
     let is_address = is_address && !address.contains(char::is_control);
     is_address.then(|| (start, &text[start..=at + domain.len()]))
 }
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn typed_addresses_lose_what_is_around_them() {
+    fn typed_addresses_lose_brackets_and_comments() {
         for (value, address) in [
             ("rfc822; ann@example.test", "ann@example.test"),
             ("RFC822;<ann@example.test>", "ann@example.test"),

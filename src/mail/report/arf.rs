@@ -1,6 +1,7 @@
-//! Complaints: feedback reports (RFC 5965), and Outlook's reports (JMRP) that return the mail with a field of their own.
+//! Complaints: feedback reports (RFC 5965), and Outlook's reports (JMRP), which return the message with an additional
+//! field.
 //!
-//! Providers redact the recipient. Then what the returned header names counts, where that is one alone.
+//! Providers redact the recipient. The recipient in the returned header is used then, if there is only one.
 
 use std::collections::HashSet;
 
@@ -13,12 +14,12 @@ use crate::domain::bounce::{BounceType, Category, Judgement};
 use crate::domain::outcome::Reply;
 use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
-/// Feedback types that say that somebody did not want the mail. `auth-failure` (RFC 6591) and `not-spam` do not.
+/// Feedback types of an unwanted message. `auth-failure` (RFC 6591) and `not-spam` are not among them.
 const COMPLAINTS: [&str; 7] = ["abuse", "fraud", "virus", "other", "opt-out", "opt-out-list", "miscategorized"];
 
-/// Reads a feedback report.
+/// Parses a feedback report.
 pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
-    let returned = Returned::of(mail);
+    let returned = Returned::find(mail);
     let Some(part) = mail.part(&["message/feedback-report"]) else {
         return jmrp(mail, &returned);
     };
@@ -41,7 +42,7 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     })
 }
 
-/// Whom the report names, and where it names nobody, to whom the returned mail went.
+/// Returns the recipients that the report names, or if it names none, the recipient of the returned message.
 fn named(fields: &Fields, returned: &Returned) -> Vec<String> {
     let known = ["original-rcpt-to", "removal-recipient", "original-recipient", "final-recipient"];
     let mut named: Vec<String> = known
@@ -50,7 +51,7 @@ fn named(fields: &Fields, returned: &Returned) -> Vec<String> {
         .filter_map(address::typed)
         .filter(|recipient| !is_redacted(recipient))
         .collect();
-    // Many name it in several fields, and a return path speaks of one alone.
+    // Many reports name the recipient in several fields, and a return path belongs to one recipient.
     let mut seen = HashSet::new();
     named.retain(|recipient| seen.insert(recipient.to_lowercase()));
     if named.is_empty() {
@@ -59,7 +60,7 @@ fn named(fields: &Fields, returned: &Returned) -> Vec<String> {
     named
 }
 
-/// What a report says that is no complaint (RFC 6591): how the mail fared.
+/// Returns the result of a report that is not a complaint (RFC 6591): whether the message was delivered.
 fn no_complaint(recipient: String, fields: &Fields) -> ReportedRecipient {
     let fate = fields.get("delivery-result").map(|word| cut(word, 100).to_ascii_lowercase());
     let action = match fate.as_deref() {
@@ -96,7 +97,7 @@ pub(super) fn complained(recipient: String, kind: &str) -> ReportedRecipient {
     }
 }
 
-/// Whether the address was made unreadable.
+/// Returns whether the address was redacted.
 fn is_redacted(address: &str) -> bool {
     let local = address.split('@').next().unwrap_or_default().to_ascii_lowercase();
     local.is_empty()

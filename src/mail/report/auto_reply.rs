@@ -1,5 +1,4 @@
-//! Automatic replies (RFC 3834 and what came before it) and notices of a reading (RFC 8098): they say nothing of the
-//! delivery.
+//! Automatic replies (RFC 3834 and older forms) and read receipts (RFC 8098), which say nothing about the delivery.
 
 use super::fields::Fields;
 use super::parts::Mail;
@@ -7,7 +6,7 @@ use super::{address, notice, silent, status};
 use crate::domain::bounce;
 use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
-/// How subjects of vacation notices begin or what they hold, in lower case.
+/// Beginnings and parts of the subjects of vacation notices, in lower case.
 const SUBJECTS: [&str; 26] = [
     "out of office",
     "out of the office",
@@ -37,13 +36,13 @@ const SUBJECTS: [&str; 26] = [
     "自動回覆",
 ];
 
-/// Notices that a mail was read, or thrown away unread.
+/// Parses a receipt that says that a message was read, or deleted unread.
 pub(super) fn receipt(mail: &Mail<'_>) -> Option<Report> {
     let part = mail.part(&["message/disposition-notification", "message/global-disposition-notification"])?;
     rejected(mail, &Fields::read(&part.text())).or_else(|| Some(silent(ReportKind::AutoReply, "rfc8098", mail)))
 }
 
-/// A mailbox that refuses mail once the server has taken it says so in the same form (RFC 5429 §2.1).
+/// Parses the refusal of a mailbox after the server accepted the message, which has the same form (RFC 5429 §2.1).
 fn rejected(mail: &Mail<'_>, fields: &Fields) -> Option<Report> {
     let disposition = fields.get("disposition")?.to_ascii_lowercase();
     let text = mail.text();
@@ -59,13 +58,13 @@ fn rejected(mail: &Mail<'_>, fields: &Fields) -> Option<Report> {
     Some(Report { recipients: vec![one], ..silent(ReportKind::Dsn, "rfc5429", mail) })
 }
 
-/// Whether a subject is one of vacation notices.
+/// Returns whether a subject is that of a vacation notice.
 pub(super) fn is_vacation(subject: &str) -> bool {
     let subject = subject.to_lowercase();
     SUBJECTS.iter().any(|words| subject.contains(words)) || subject.starts_with("auto: ")
 }
 
-/// Reads a mail that a machine has sent for its owner.
+/// Parses an automatic reply.
 pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     let field = |name: &str| mail.fields.get(name).map(|value| value.trim().to_ascii_lowercase());
     let is_yes = |name: &str| field(name).is_some_and(|value| value != "no");

@@ -1,6 +1,6 @@
-//! Measures the reading of a labelled corpus that is kept elsewhere: `POSTRIDER_BOUNCE_CORPUS` names a folder with mails and with
-//! `labels.tsv`, whose lines are `file`, recipients (`,` between them), the first digit of the status and `hard` or `soft`, with
-//! tabs between them and `-` for what is not known.
+//! Measures the parser on a labelled corpus outside the repository: `POSTRIDER_BOUNCE_CORPUS` names a folder with
+//! messages and `labels.tsv`. Its tab-separated columns are `file`, recipients (separated by `,`), the first digit of
+//! the status, and `hard` or `soft`; `-` means unknown.
 //!
 //! `POSTRIDER_BOUNCE_CORPUS=… cargo test --lib -- --ignored --nocapture corpus`
 
@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::domain::bounce::BounceType;
 use crate::domain::report::{Action, Report};
 
-/// How many of how many.
+/// Correct results and their total.
 #[derive(Default)]
 struct Share(usize, usize);
 
@@ -25,7 +25,7 @@ impl Share {
     }
 }
 
-/// The first digit of the first recipient's status, and whether its failure is hard.
+/// Returns the first digit of the first recipient's status, and whether its failure is hard.
 fn judged(report: &Report) -> (String, String) {
     let first = report.recipients.first();
     let class = first.and_then(|one| {

@@ -1,4 +1,4 @@
-//! Delivery status notifications (RFC 3464, RFC 6533): a part with a group of fields for the mail and one for each
+//! Delivery status notifications (RFC 3464, RFC 6533): a part with a group of fields for the message and one for each
 //! recipient.
 
 use std::collections::HashSet;
@@ -17,23 +17,23 @@ use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
 const KINDS: [&str; 2] = ["message/delivery-status", "message/global-delivery-status"];
 
-/// For so many recipients the text is searched; it is once for each.
+/// Maximum recipients for which the text is searched, once for each.
 const SOUGHT: usize = 100;
 
-/// Reads a mail that has such a part, or the fields of one in its text.
+/// Parses a message that has such a part, or its fields in the text.
 pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     let (rule, groups) = match mail.part(&KINDS) {
         Some(part) => {
             let groups = Fields::groups(&part.text());
             if groups.iter().all(|group| !is_about_recipient(group)) && !groups.is_empty() {
-                // A receipt, as Sendmail writes it of an alias. Nothing is read from its words.
+                // A receipt, as Sendmail writes it for an alias. Its text is ignored.
                 return Some(silent(ReportKind::Unknown, "rfc3464-no-recipient", mail));
             }
             ("rfc3464", groups)
         }
         None => ("rfc3464-in-text", in_text(mail)?),
     };
-    let returned = Returned::of(mail);
+    let returned = Returned::find(mail);
     let text = mail.text();
     let notice = Some(notice::split(&text).0);
     let is_only = groups.iter().filter(|group| is_about_recipient(group)).count() == 1;
@@ -42,7 +42,7 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
         .enumerate()
         .filter_map(|(number, group)| recipient(group, mail, &returned, notice.filter(|_| number < SOUGHT), is_only))
         .collect();
-    // A second answer for the same recipient is about another try.
+    // A second group for the same recipient is about another attempt.
     let mut seen = HashSet::new();
     recipients.retain(|recipient| seen.insert((recipient.recipient.clone(), recipient.action.as_str())));
     if recipients.is_empty() {
@@ -58,7 +58,7 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     })
 }
 
-/// Whether a group has a field that is said of recipients alone.
+/// Returns whether a group has a field that is only used for recipients.
 fn is_about_recipient(group: &Fields) -> bool {
     const FIELDS: [&str; 7] = [
         "final-recipient",
@@ -72,7 +72,7 @@ fn is_about_recipient(group: &Fields) -> bool {
     FIELDS.iter().any(|field| group.get(field).is_some())
 }
 
-/// Some gateways turn the part into text.
+/// Parses the fields from the text: some gateways convert the part to text.
 fn in_text(mail: &Mail<'_>) -> Option<Vec<Fields>> {
     let is_status = |part: &&super::parts::Part<'_>| {
         matches!(part.kind.as_str(), "text/plain" | "text/delivery-status" | "application/octet-stream")
@@ -98,31 +98,34 @@ fn recipient(
     let is_about_one =
         ["final-recipient", "original-recipient", "action", "status"].iter().filter(|f| group.get(f).is_some());
     let named = ["final-recipient", "x-actual-recipient"].iter().find_map(|name| address::typed(group.get(name)?));
-    // Some leave the address out, and name it in the header alone.
+    // Some servers leave the address out, and name it only in the header.
     let recipient = named.or_else(|| original.clone()).or_else(|| {
         let failed = mail.fields.get("x-failed-recipients").and_then(address::first_in).map(str::to_owned);
         (is_about_one.count() >= 2).then(|| failed.or_else(|| returned.only_recipient())).flatten()
     })?;
     let status = group.get("status").and_then(|text| status::enhanced(text, true));
     let mut action = action(group.get("action"), status)?;
-    let told = || {
+    let from_notice = || {
         let named = original.iter().chain([&recipient]);
         let written = |name: &String| [Some(name.clone()), (!name.is_ascii()).then(|| octal(name))];
         named.flat_map(written).flatten().find_map(|name| notice::about(notice?, &name, is_only))
     };
-    let told = if matches!(action, Action::Failed | Action::Delayed) { told() } else { None };
-    if action == Action::Delayed && told.as_deref().is_some_and(is_expired) && group.get("will-retry-until").is_none() {
-        // OpenSMTPD calls its last word so.
+    let from_notice = if matches!(action, Action::Failed | Action::Delayed) { from_notice() } else { None };
+    if action == Action::Delayed
+        && from_notice.as_deref().is_some_and(is_expired)
+        && group.get("will-retry-until").is_none()
+    {
+        // OpenSMTPD reports its final failure as a delay.
         action = Action::Failed;
     }
-    let reply = reply(group, action, status, told.clone());
-    let judgement = (action == Action::Failed).then(|| bounce::judge_beside(&reply, told.as_deref()));
+    let reply = reply(group, action, status, from_notice.clone());
+    let judgement = (action == Action::Failed).then(|| bounce::judge_beside(&reply, from_notice.as_deref()));
     let behind = (action == Action::Failed).then(|| behind(group, mail, notice, &recipient, &reply.text)).flatten();
     Some(ReportedRecipient { recipient, original, behind, action, reply, judgement })
 }
 
-/// What was said: the diagnostic, or the words of the notice where there is none or it tells nothing.
-fn reply(group: &Fields, action: Action, status: Option<EnhancedCode>, told: Option<String>) -> Reply {
+/// Returns the reply: the diagnostic, or the text of the notice if there is no diagnostic or it is uninformative.
+fn reply(group: &Fields, action: Action, status: Option<EnhancedCode>, from_notice: Option<String>) -> Reply {
     if !matches!(action, Action::Failed | Action::Delayed) {
         return status::reply(
             &group.get("diagnostic-code").map(untyped).unwrap_or_default().replace('\n', " "),
@@ -133,7 +136,7 @@ fn reply(group: &Fields, action: Action, status: Option<EnhancedCode>, told: Opt
     let diagnostic = diagnostic.map(untyped).find(|text| !text.is_empty()).map(|text| text.replace('\n', " "));
     let comment =
         group.get("status").and_then(|text| text.split_once('(')).map(|(_, comment)| comment.trim_end_matches(')'));
-    let said = diagnostic.into_iter().chain(told).chain(comment.map(str::to_owned));
+    let said = diagnostic.into_iter().chain(from_notice).chain(comment.map(str::to_owned));
     let mut replies = said.filter(|text| !text.trim().is_empty()).map(|text| status::refusal(&text, status));
     let Some(first) = replies.next() else { return status::refusal("", status) };
     if action == Action::Failed && bounce::judge(&first).rule == "none" {
@@ -147,7 +150,7 @@ fn is_expired(text: &str) -> bool {
     ["envelope expired", "message expired"].iter().any(|words| text.contains(words))
 }
 
-/// The mailbox that failed behind the one that is named: Exim and Sendmail name an alias, and its member beside it.
+/// Returns the mailbox that failed behind the named one: Exim and Sendmail name an alias, and its member beside it.
 fn behind(group: &Fields, mail: &Mail<'_>, notice: Option<&str>, recipient: &str, said: &str) -> Option<String> {
     let original = group.get("original-recipient").and_then(address::typed);
     let is_other = |found: &String| {
@@ -170,18 +173,19 @@ fn behind(group: &Fields, mail: &Mail<'_>, notice: Option<&str>, recipient: &str
     actual.or_else(by_text).or_else(by_header).or_else(|| refused(said).filter(is_other))
 }
 
-/// The address that a server says it refused, in brackets as servers write it: `<ann@example.test>: Recipient address rejected`.
+/// Returns the address that a server says it refused, in brackets as servers write it: `<ann@example.test>: Recipient
+/// address rejected`.
 fn refused(said: &str) -> Option<String> {
     let (at, found) = address::all_in(said).next()?;
     let is_bracketed = said[..at].ends_with('<') && said[at + found.len()..].starts_with('>');
-    // What else a reply names is whom to ask, or who sent it.
+    // Other addresses in a reply are contacts or senders.
     let before = said[..at].to_ascii_lowercase();
     let is_sender =
         ["mail from", "sender", "from:", "contact", "report", "mailto"].iter().any(|words| before.contains(words));
     (is_bracketed && !is_sender).then(|| found.to_owned())
 }
 
-/// The action, or what the status makes of it where it is missing or strange.
+/// Returns the action, or derives it from the status if it is missing or unknown.
 fn action(word: Option<&str>, status: Option<EnhancedCode>) -> Option<Action> {
     let word = word.map(|word| cut(word, 100).to_ascii_lowercase()).unwrap_or_default();
     match word.split(|c: char| !c.is_ascii_alphabetic()).find(|word| !word.is_empty()).unwrap_or_default() {
@@ -198,26 +202,26 @@ fn action(word: Option<&str>, status: Option<EnhancedCode>) -> Option<Action> {
     }
 }
 
-/// As Exim writes an address that is not ASCII in its text.
+/// Encodes an address that is not ASCII as Exim does in its text.
 fn octal(address: &str) -> String {
     let mut written = String::with_capacity(address.len());
-    for octet in address.bytes() {
-        match octet {
-            0..=0x7f => written.push(octet.into()),
-            _ => _ = write!(written, "\\{octet:03o}"),
+    for byte in address.bytes() {
+        match byte {
+            0..=0x7f => written.push(byte.into()),
+            _ => _ = write!(written, "\\{byte:03o}"),
         }
     }
     written
 }
 
-/// The text of `smtp; 550 …` and the like, and of `<192.0.2.1 #5.0.0 smtp; 550 "…">`.
+/// Returns the text of `smtp; 550 …` and the like, and of `<192.0.2.1 #5.0.0 smtp; 550 "…">`.
 fn untyped(value: &str) -> &str {
     let value = value.trim();
     let inner = value.strip_prefix('<').and_then(|inner| inner.strip_suffix('>'));
     if let Some((before, text)) =
         inner.and_then(|inner| inner.split_once("smtp;")).filter(|(before, _)| before.len() < 100)
     {
-        // Where it has a code of its own, all of it is shown.
+        // If it has its own code, all of it is shown.
         return if before.contains("#5.0.0") || !before.contains('#') { text.trim() } else { value };
     }
     match value.split_once(';') {

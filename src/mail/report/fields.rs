@@ -1,19 +1,19 @@
-//! Fields as they stand in headers and in the parts of reports: `Name: value`, continued by lines that begin with white
-//! space (RFC 5322 §2.2).
+//! Fields in headers and in the parts of reports: `Name: value`, continued by lines that begin with white space (RFC
+//! 5322 §2.2).
 
-/// More fields are not looked at.
+/// Maximum fields read.
 const MOST: usize = 500;
-/// Longer values are cut, in octets.
+/// Maximum length of a value in bytes; longer ones are truncated.
 const LONGEST: usize = 8_000;
-/// More groups are not looked at: as many recipients as a report may be about.
+/// Maximum groups read, and thus maximum recipients of a report.
 const MOST_GROUPS: usize = 1_001;
 
-/// The fields of a header or of a group.
+/// The fields of a header or a group.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Fields(Vec<(String, String)>);
 
 impl Fields {
-    /// Reads up to the first empty line. Lines that are no fields are left out.
+    /// Parses fields up to the first empty line. Lines that are not fields are skipped.
     pub fn read(text: &str) -> Self {
         let mut fields = Self::default();
         for line in text.lines().skip_while(|line| line.trim().is_empty()) {
@@ -25,7 +25,7 @@ impl Fields {
         fields
     }
 
-    /// All groups, separated by empty lines.
+    /// Parses all groups, which are separated by empty lines.
     pub fn groups(text: &str) -> Vec<Self> {
         let mut groups: Vec<Self> = Vec::new();
         let mut is_new = true;
@@ -57,23 +57,23 @@ impl Fields {
         }
     }
 
-    /// The first value of this name, in lower case; lines are kept apart by `\n`.
+    /// Returns the first value of this name, which is in lower case; lines are separated by `\n`.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(own, value)| own == name && !value.is_empty()).map(|(_, value)| value.as_str())
     }
 
-    /// Every value of this name, in lower case.
+    /// Returns every value of this name, which is in lower case.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(own, value)| own == name && !value.is_empty()).map(|(_, value)| value.as_str())
     }
 
-    /// How many there are.
+    /// Returns the number of fields.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 }
 
-/// The name and the value of a line that begins a field.
+/// Returns the name and the value of a line that begins a field.
 pub(super) fn named(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.split_once(':')?;
     let name = name.trim_end();
@@ -81,7 +81,7 @@ pub(super) fn named(line: &str) -> Option<(&str, &str)> {
     is_name.then_some((name, value))
 }
 
-/// The beginning of a text, cut between characters.
+/// Returns the beginning of a text, cut between characters.
 pub(super) fn cut(text: &str, limit: usize) -> &str {
     &text[..text.floor_char_boundary(limit)]
 }

@@ -1,7 +1,7 @@
-//! The bounces that mail servers wrote before RFC 3464, and some still do, told by their words.
+//! Recognizes, by their text, the bounces that mail servers wrote before RFC 3464, and that some still write.
 
-/// Formats: the name of the rule, and words of which any tells it, in lower case and on one line. The first that
-/// fits counts.
+/// Known formats: the name of the rule, and phrases of which any identifies it, in lower case and on one line. The
+/// first match counts.
 pub(super) const FORMATS: [(&str, &[&str]); 21] = [
     (
         "qmail",
@@ -134,7 +134,7 @@ pub(super) const FORMATS: [(&str, &[&str]); 21] = [
     ),
 ];
 
-/// How subjects of bounces read, in lower case.
+/// Phrases in the subjects of bounces, in lower case.
 pub(super) const SUBJECTS: [&str; 63] = [
     "undeliver",
     "delivery status notification",
@@ -201,7 +201,7 @@ pub(super) const SUBJECTS: [&str; 63] = [
     "доставк",
 ];
 
-/// The local parts that servers send bounces from.
+/// Local parts that servers send bounces from.
 pub(super) const SENDERS: [&str; 9] = [
     "mailer-daemon",
     "postmaster",
@@ -214,7 +214,7 @@ pub(super) const SENDERS: [&str; 9] = [
     "microsoftexchange",
 ];
 
-/// Words of a delay.
+/// Phrases of a delay notice.
 pub(super) const DELAYS: [&str; 14] = [
     "warning message only",
     "will be retried",
@@ -232,7 +232,7 @@ pub(super) const DELAYS: [&str; 14] = [
     "temporarily delayed",
 ];
 
-/// Lines that a returned mail is announced by.
+/// Lines that announce a returned message.
 pub(super) const SEPARATORS: [&str; 32] = [
     "--- below this line is a copy of the message",
     "------ this is a copy of",
@@ -268,7 +268,7 @@ pub(super) const SEPARATORS: [&str; 32] = [
     "included is a copy of the message header",
 ];
 
-/// What may stand before an address on its line.
+/// Text that may precede an address on its line.
 pub(super) const LABELS: [&str; 25] = [
     "to",
     "recipient",
@@ -297,7 +297,7 @@ pub(super) const LABELS: [&str; 25] = [
     "empfänger",
 ];
 
-/// Words that announce whom a failure is about: what lines begin with above them is the mail's own.
+/// Phrases that announce the failed recipients: addresses at the beginning of lines above them belong to the message.
 pub(super) const ANNOUNCEMENTS: [&str; 14] = [
     "did not reach the following recipient",
     "could not be reached:",
@@ -315,7 +315,7 @@ pub(super) const ANNOUNCEMENTS: [&str; 14] = [
     "following recipients failed",
 ];
 
-/// Words of a mail that arrived, was passed on or went to several others: nothing failed that they speak of.
+/// Phrases about a message that arrived, was forwarded or went to several others: they report no failure.
 pub(super) const SUCCESSES: [&str; 17] = [
     "return receipt",
     "delivery receipt",
@@ -336,11 +336,11 @@ pub(super) const SUCCESSES: [&str; 17] = [
     "has been delivered to the mailbox",
 ];
 
-/// How subjects of receipts begin, in lower case.
+/// Beginnings of the subjects of receipts, in lower case.
 pub(super) const RECEIPTS: [&str; 8] =
     ["read: ", "delivered: ", "relayed: ", "expanded: ", "gelesen: ", "lu : ", "leído: ", "letto: "];
 
-/// Words that only a failure has.
+/// Phrases that only failures contain.
 pub(super) const FAILURES: [&str; 40] = [
     "undeliver",
     "not be delivered",
@@ -384,7 +384,7 @@ pub(super) const FAILURES: [&str; 40] = [
     "did not receive this message",
 ];
 
-/// What stands before addresses that a failure is not about.
+/// Words before addresses that a failure is not about.
 pub(super) const NOT_ABOUT: [&str; 16] = [
     "from",
     "subject",

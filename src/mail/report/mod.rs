@@ -1,10 +1,10 @@
-//! Reads mail that came back: DSNs, complaints, automatic replies.
+//! Parses incoming reports: DSNs, complaints, automatic replies.
 //!
-//! [`read`] promises an answer for any octets in bounded time and memory: what of a mail is looked at is limited in size,
-//! number and depth (`parts`). It believes nothing: whose mail it was is decided elsewhere, by a token of ours in
-//! [`Report::references`]. In this order: a DSN by its status part (RFC 3464, 6533), a complaint (RFC 5965 and what came
-//! before it), a notice of a reading (RFC 8098), a bounce in words that mail servers are known for, an automatic reply
-//! (RFC 3834), and at last anything that reads like a bounce.
+//! [`read`] returns a report for any bytes in bounded time and memory: the parts of a message that it examines are
+//! limited in size, number and depth (`parts`). It trusts nothing: the message that a report is about is determined
+//! elsewhere, by our token in [`Report::references`]. It recognizes, in this order: a DSN by its status part (RFC 3464,
+//! 6533), a complaint (RFC 5965 and older forms), a read receipt (RFC 8098), a bounce in the known text of a mail
+//! server, an automatic reply (RFC 3834), and finally anything that reads like a bounce.
 
 mod address;
 mod arf;
@@ -27,7 +27,7 @@ use std::borrow::Cow;
 use crate::domain::report::{Report, ReportKind};
 use parts::Mail;
 
-/// Reads a mail. Whatever the bytes, there is an answer.
+/// Parses a message. Any bytes give a report.
 pub fn read(mime: &[u8]) -> Report {
     let mime = with_line_feeds(mime);
     let mail = Mail::read(&mime);
@@ -43,26 +43,26 @@ pub fn read(mime: &[u8]) -> Report {
         .unwrap_or_else(Report::unknown)
 }
 
-/// Files of old systems end their lines with CR alone.
+/// Converts files of old systems, whose lines end with CR alone.
 fn with_line_feeds(mime: &[u8]) -> Cow<'_, [u8]> {
     if memchr::memchr(b'\n', mime).is_some() {
         return Cow::Borrowed(mime);
     }
-    mime.iter().map(|octet| if *octet == b'\r' { b'\n' } else { *octet }).collect()
+    mime.iter().map(|byte| if *byte == b'\r' { b'\n' } else { *byte }).collect()
 }
 
-/// A mail in short, for a log.
+/// Summary of a message, for a log.
 #[derive(Debug)]
 pub struct Summary {
     /// The `From` field.
     pub from: String,
-    /// The `Subject`, decoded.
+    /// The decoded `Subject`.
     pub subject: String,
     /// The beginning of the text.
     pub text: String,
 }
 
-/// Sums a mail up, with at most so many characters of its text.
+/// Summarizes a message, with at most `characters` characters of its text.
 pub fn summary(mime: &[u8], characters: usize) -> Summary {
     let mail = Mail::read(mime);
     let from = fields::cut(mail.fields.get("from").unwrap_or_default(), SHOWN).to_owned();
@@ -70,10 +70,10 @@ pub fn summary(mime: &[u8], characters: usize) -> Summary {
     Summary { from, subject, text: mail.text().trim().chars().take(characters).collect() }
 }
 
-/// Octets of a field in a summary.
+/// Maximum bytes of a field in a summary.
 const SHOWN: usize = 500;
 
-/// A report that was passed on as an attachment: one level deep, and only where it is one by its own parts.
+/// Parses a report that was forwarded as an attachment: one level deep, and only if it has the parts of a report.
 fn nested(mail: &Mail<'_>) -> Option<Report> {
     let inner = Mail::read(mail.part(&["message/rfc822"])?.body());
     let report = dsn::read(&inner).or_else(|| arf::read(&inner))?;
@@ -81,9 +81,9 @@ fn nested(mail: &Mail<'_>) -> Option<Report> {
     (is_report && report.rule.starts_with("rfc")).then_some(report)
 }
 
-/// A report that says nothing of recipients.
+/// Returns a report without recipients.
 fn silent(kind: ReportKind, rule: &'static str, mail: &Mail<'_>) -> Report {
-    let returned = returned::Returned::of(mail);
+    let returned = returned::Returned::find(mail);
     Report {
         kind,
         rule,

@@ -1,4 +1,4 @@
-//! Bounces in words: whom they name, and what was said of each, by where it stands in the text.
+//! Parses bounces in plain text: which recipients they name, and what they say of each, by its position in the text.
 
 mod said;
 mod whom;
@@ -14,35 +14,35 @@ use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
 pub(super) use said::{about, member_of};
 
-/// Octets of a notice that are looked at.
+/// Maximum bytes of a notice that are examined.
 const LIMIT: usize = 32 * 1_024;
-/// Recipients of one notice.
+/// Maximum recipients of one notice.
 const MOST: usize = 100;
-/// Octets of a notice that says no more than that an address is refused.
+/// Maximum bytes of a notice that only says that an address is refused.
 const REFUSAL: usize = 500;
-/// Lines of what is said of one recipient.
+/// Maximum lines about one recipient.
 const LINES: usize = 14;
 
-/// What must speak for a bounce.
+/// Evidence required to treat a message as a bounce.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Evidence {
-    /// Words or a header field that servers alone write.
+    /// A phrase or a header field that only servers write.
     Format,
-    /// A server's own name as sender, and words or a subject of a failure.
+    /// A server's name as sender, and a phrase or a subject of a failure.
     Server,
     /// A server's name as sender, or no sender at all.
     Sender,
 }
 
-/// Reads a bounce that has no status part.
+/// Parses a bounce without a status part.
 pub(super) fn read(mail: &Mail<'_>, evidence: Evidence) -> Option<Report> {
     let text = mail.text();
     let (notice, quoted) = split(&text);
-    // A person quotes a bounce; a server says that it is one.
+    // A person quotes a bounce; a server announces one.
     let lines = notice.lines().filter(|line| !line.starts_with('>'));
     let lower = lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ").to_lowercase();
     let rule = rule(mail, evidence, &lower, notice)?;
-    let returned = Returned(if quoted.len() > 0 { quoted } else { Returned::of(mail).0 });
+    let returned = Returned(if quoted.len() > 0 { quoted } else { Returned::find(mail).0 });
     let is_delay = DELAYS.iter().any(|words| lower.contains(words)) || mail.subject.to_lowercase().contains("delayed");
     let action = if is_delay { Action::Delayed } else { Action::Failed };
     let recipients = recipients(mail, &returned, notice, rule, action);
@@ -58,7 +58,7 @@ pub(super) fn read(mail: &Mail<'_>, evidence: Evidence) -> Option<Report> {
     })
 }
 
-/// By what a mail is known to be a bounce.
+/// Returns the rule that identifies a message as a bounce.
 fn rule(mail: &Mail<'_>, evidence: Evidence, lower: &str, notice: &str) -> Option<&'static str> {
     if is_receipt(mail, lower) || evidence != Evidence::Format && auto_reply::is_vacation(&mail.subject) {
         return None;
@@ -69,7 +69,7 @@ fn rule(mail: &Mail<'_>, evidence: Evidence, lower: &str, notice: &str) -> Optio
     let by_daemon = || {
         let is_about_failure = has_subject(mail) || has(&FAILURES) || format.is_some();
         let is_bounce = is_daemon(mail) && is_about_failure && (whom::has_leading(notice) || has_subject(mail));
-        (is_bounce || is_by_nobody(mail) && is_refusal(notice)).then_some("text")
+        (is_bounce || has_null_sender(mail) && is_refusal(notice)).then_some("text")
     };
     match (evidence, format) {
         (Evidence::Format, Some(name)) if is_from_server(mail) || failed.is_some() || has_subject(mail) => Some(name),
@@ -92,7 +92,7 @@ fn recipients(
 ) -> Vec<ReportedRecipient> {
     let named = whom::recipients(mail, returned, notice, rule);
     let is_only = named.len() == 1;
-    let told = named.into_iter().map(|named| {
+    let reported = named.into_iter().map(|named| {
         let reply = said::said(notice, &named, is_only);
         let judgement = (action == Action::Failed).then(|| bounce::judge(&reply));
         let (recipient, behind) = match said::alias_of(notice, &named) {
@@ -101,13 +101,14 @@ fn recipients(
         };
         ReportedRecipient { recipient, original: None, behind, action, reply, judgement }
     });
-    told.collect()
+    reported.collect()
 }
 
-/// Whether the words are those of a receipt: the mail arrived, was passed on or went to several others, and nothing failed.
+/// Returns whether the text is a receipt: the message arrived, was forwarded or went to several others, and nothing
+/// failed.
 pub(super) fn is_receipt(mail: &Mail<'_>, lower: &str) -> bool {
     let subject = mail.subject.to_lowercase();
-    // A receipt quotes the subject of the mail, whatever that is.
+    // A receipt quotes the subject of the message, which may be anything.
     if RECEIPTS.iter().any(|words| subject.starts_with(words)) {
         return !FAILURES.iter().any(|words| lower.contains(words));
     }
@@ -115,19 +116,19 @@ pub(super) fn is_receipt(mail: &Mail<'_>, lower: &str) -> bool {
     says(&SUCCESSES) && !says(&FAILURES)
 }
 
-/// Whether a server wrote it in its own name.
+/// Returns whether a server is the sender.
 fn is_daemon(mail: &Mail<'_>) -> bool {
     let names = ["from", "return-path"].into_iter().filter_map(|name| mail.fields.get(name)).map(str::to_lowercase);
     names.into_iter().any(|from| SENDERS.iter().any(|name| from.contains(name)))
 }
 
-/// Whether nobody's name stands under it, and none is to be answered.
-fn is_by_nobody(mail: &Mail<'_>) -> bool {
+/// Returns whether `From` and `Return-Path` are both `<>`: the message has no sender and expects no reply.
+fn has_null_sender(mail: &Mail<'_>) -> bool {
     let is_null = |name: &str| mail.fields.get(name).is_some_and(|value| value.trim() == "<>");
     is_null("from") && is_null("return-path")
 }
 
-/// Whether the words give an address up.
+/// Returns whether the text reads like the permanent failure of an address.
 fn is_refusal(notice: &str) -> bool {
     bounce::judge(&Reply::ours(cut(notice.trim(), REFUSAL))).kind == BounceType::Hard
 }
@@ -147,15 +148,15 @@ fn has_subject(mail: &Mail<'_>) -> bool {
     SUBJECTS.iter().any(|words| subject.contains(words))
 }
 
-/// The line of the address there: what stands before and behind it.
+/// Returns the line of the address at this position: the text before and after it.
 fn line_of<'a>(text: &'a str, at: usize, address: &str) -> (&'a str, &'a str) {
     let before = text[..at].rsplit('\n').next().unwrap_or_default();
     let after = text[at + address.len()..].split('\n').next().unwrap_or_default();
     (before, after)
 }
 
-/// A text without the mail that it returns, and that mail's header: at the first line that announces it, or where three
-/// lines in a row are fields of a header.
+/// Splits a text into the notice and the header of the returned message, which begins at the first line that announces
+/// it, or where three consecutive lines are header fields.
 pub(super) fn split(text: &str) -> (&str, Fields) {
     let text = cut(text, LIMIT * 2);
     let mut starts = Vec::new();
@@ -176,7 +177,7 @@ pub(super) fn split(text: &str) -> (&str, Fields) {
         let fields = || rest.iter().take(12).filter(|(_, line)| is_field(line)).count();
         let announced = SEPARATORS.iter().any(|words| lower.starts_with(words));
         let in_a_row = || is_field(line) && rest.iter().skip(1).take(4).filter(|(_, line)| is_field(line)).count() >= 2;
-        // Drawn lines say it by themselves.
+        // A separator line is sufficient.
         let is_drawn = announced && (lower.starts_with(['-', '|']) || lower.starts_with("original message details:"));
         if is_drawn || announced && fields() > 0 || in_a_row() {
             return (cut(&text[..*start], LIMIT), quoted(&text[*start..], is_field));
@@ -185,7 +186,7 @@ pub(super) fn split(text: &str) -> (&str, Fields) {
     (cut(text, LIMIT), Fields::default())
 }
 
-/// Names of fields that a header has and a notice has not.
+/// Names of fields that are in headers and not in notices.
 const KNOWN: [&str; 14] = [
     "return-path",
     "received",
@@ -203,7 +204,7 @@ const KNOWN: [&str; 14] = [
     "authentication-results",
 ];
 
-/// The header at or soon below the start of a text, without the quoting of lines.
+/// Returns the header at or near the start of a text, without quote prefixes.
 fn quoted(text: &str, is_field: impl Fn(&str) -> bool) -> Fields {
     let lines: Vec<&str> = text.lines().skip_while(|line| !is_field(line)).take(500).collect();
     let is_quoted = lines.first().is_some_and(|line| line.starts_with('>'));

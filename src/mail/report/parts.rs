@@ -1,7 +1,7 @@
-//! A mail as its leaves, whatever their nesting.
+//! Splits a message into its leaves, at any nesting.
 //!
-//! The splitting is ours, because it must stay bounded on hostile mail: mail-parser nests messages in messages without
-//! end. Of it are the reading of structured headers, the decoding and the character sets.
+//! The splitting is done here, because it must be bounded for hostile messages: mail-parser nests messages in messages
+//! without limit. mail-parser parses structured headers, decodes, and converts character sets.
 
 use std::borrow::Cow;
 
@@ -14,32 +14,32 @@ use memchr::memmem;
 
 use super::fields::Fields;
 
-/// Octets of a header that are looked at.
+/// Maximum bytes of a header that are examined.
 const HEADER: usize = 128 * 1_024;
-/// Octets of a leaf that are decoded.
+/// Maximum bytes of a leaf that are decoded.
 const BODY: usize = 256 * 1_024;
-/// Leaves that are looked at.
+/// Maximum leaves that are examined.
 const MOST: usize = 40;
-/// Levels of multiparts that are looked into.
+/// Maximum depth of multiparts that is examined.
 const DEPTHS: usize = 6;
 
-/// A mail.
+/// A parsed message.
 #[derive(Debug, Default)]
 pub(super) struct Mail<'a> {
-    /// Its header.
+    /// Header fields.
     pub fields: Fields,
-    /// `Subject`, decoded.
+    /// Decoded `Subject`.
     pub subject: String,
     /// The `report-type` of the outermost multipart/report.
     pub report_type: Option<String>,
-    /// Its leaves, in their order. What is returned (message/rfc822) is one.
+    /// Leaves in order. A returned message (message/rfc822) is one.
     pub parts: Vec<Part<'a>>,
 }
 
-/// A leaf.
+/// A leaf of a message.
 #[derive(Debug)]
 pub(super) struct Part<'a> {
-    /// `text/plain` and the like, in lower case.
+    /// Media type such as `text/plain`, in lower case.
     pub kind: String,
     charset: Option<String>,
     encoding: Option<String>,
@@ -47,7 +47,7 @@ pub(super) struct Part<'a> {
 }
 
 impl<'a> Mail<'a> {
-    /// Takes a mail apart.
+    /// Parses a message.
     pub fn read(mime: &'a [u8]) -> Self {
         let (header, _) = split(mime);
         let text = String::from_utf8_lossy(header);
@@ -80,7 +80,7 @@ impl<'a> Mail<'a> {
             self.report_type = Some(report);
         }
         let boundary = kind.and_then(|kind| kind.attribute("boundary")).filter(|boundary| !boundary.is_empty());
-        // Some break its line without the space that belongs there, and the header has it no more.
+        // Some servers fold the field without the required space, so that the header lacks the boundary.
         let boundary = boundary.or_else(|| first_delimiter(body).filter(|_| name.starts_with("multipart/")));
         if let Some(boundary) = boundary.filter(|_| name.starts_with("multipart/") && depth < DEPTHS) {
             let pieces = pieces(body, boundary.as_bytes());
@@ -95,54 +95,54 @@ impl<'a> Mail<'a> {
         self.parts.push(Part { kind: name, charset: attribute("charset"), encoding, body });
     }
 
-    /// The first leaf of one of these types.
+    /// Returns the first leaf of one of these types.
     pub fn part(&self, kinds: &[&str]) -> Option<&Part<'a>> {
         self.parts.iter().find(|part| kinds.contains(&part.kind.as_str()))
     }
 
-    /// What people are to read: the text of all leaves that are text, plain text where there is any.
+    /// Returns the readable text: all text leaves, only the plain ones if there are any.
     pub fn text(&self) -> String {
-        let of = |kind: &str| {
+        let text_of = |kind: &str| {
             let texts = self.parts.iter().filter(|part| part.kind == kind).map(Part::text);
             texts.collect::<Vec<_>>().join("\n\n")
         };
-        let plain = of("text/plain");
-        if plain.trim().is_empty() { html_to_text(&of("text/html")) } else { plain }
+        let plain = text_of("text/plain");
+        if plain.trim().is_empty() { html_to_text(&text_of("text/html")) } else { plain }
     }
 }
 
 impl<'a> Part<'a> {
-    /// Its bytes as they stand, which for a part of a message type are not encoded (RFC 2046 §5.2.1).
+    /// Returns the raw bytes, which are not encoded in parts of a message type (RFC 2046 §5.2.1).
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
 
-    /// Its text, decoded.
+    /// Returns the decoded text.
     pub fn text(&self) -> String {
         let body = &self.body[..self.body.len().min(BODY)];
-        let octets = match self.encoding.as_deref() {
+        let bytes = match self.encoding.as_deref() {
             Some("base64") => base64_decode(body).map_or(Cow::Borrowed(body), Cow::Owned),
             Some("quoted-printable") => quoted_printable_decode(body).map_or(Cow::Borrowed(body), Cow::Owned),
             _ => Cow::Borrowed(body),
         };
-        // Text that is UTF-8 beyond ASCII is no other charset's by chance, whatever is declared.
-        let utf8 = std::str::from_utf8(&octets).ok().filter(|text| !text.is_ascii());
+        // Non-ASCII text that is valid UTF-8 is UTF-8, whatever charset is declared.
+        let utf8 = std::str::from_utf8(&bytes).ok().filter(|text| !text.is_ascii());
         let decoder = || self.charset.as_deref().and_then(|charset| charset_decoder(charset.as_bytes()));
         match (utf8, decoder()) {
             (Some(text), _) => text.to_owned(),
-            (None, Some(decode)) => decode(&octets),
-            (None, None) => String::from_utf8_lossy(&octets).into_owned(),
+            (None, Some(decode)) => decode(&bytes),
+            (None, None) => String::from_utf8_lossy(&bytes).into_owned(),
         }
     }
 }
 
-/// The header and the body of an entity.
+/// Splits an entity into header and body.
 fn split(entity: &[u8]) -> (&[u8], &[u8]) {
     let mut start = 0;
     loop {
         let end = memchr::memchr(b'\n', &entity[start..]).map_or(entity.len(), |at| start + at + 1);
         if matches!(&entity[start..end], b"\n" | b"\r\n") {
-            // With the empty line: without it the last field is not taken for one.
+            // Includes the empty line: otherwise the last field is not recognized.
             return (&entity[..end.min(HEADER)], &entity[end..]);
         }
         if end == entity.len() {
@@ -152,14 +152,14 @@ fn split(entity: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// What stands behind `--` on the first line of a body that begins so.
+/// Returns the text after `--` if the first line of a body begins so.
 fn first_delimiter(body: &[u8]) -> Option<&str> {
-    let mut lines = body[..body.len().min(HEADER)].split(|octet| *octet == b'\n');
+    let mut lines = body[..body.len().min(HEADER)].split(|byte| *byte == b'\n');
     let delimiter = lines.find_map(|line| line.strip_prefix(b"--"))?;
     std::str::from_utf8(delimiter).ok().map(str::trim_ascii_end).filter(|rest| (1..=70).contains(&rest.len()))
 }
 
-/// The pieces of a multipart's body, those that nobody looks at left out (RFC 2046 §5.1.1).
+/// Returns the parts of a multipart's body, without preamble and epilogue (RFC 2046 §5.1.1).
 fn pieces<'a>(body: &'a [u8], boundary: &[u8]) -> Vec<&'a [u8]> {
     let delimiter = [b"--", boundary].concat();
     let mut pieces = Vec::new();
@@ -179,7 +179,7 @@ fn pieces<'a>(body: &'a [u8], boundary: &[u8]) -> Vec<&'a [u8]> {
         }
         open = Some(memchr::memchr(b'\n', after).map_or(body.len(), |end| at + delimiter.len() + end + 1));
     }
-    // Cut off before its end.
+    // The body was truncated.
     pieces.extend(open.and_then(|start| body.get(start..)));
     pieces
 }

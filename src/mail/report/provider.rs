@@ -1,4 +1,4 @@
-//! Notifications of providers that are JSON in a mail's text: those of Amazon SES, as SNS mails them, for bounces, complaints
+//! Parses providers' notifications in JSON: those of Amazon SES, as SNS sends them by email, for bounces, complaints
 //! and deliveries.
 
 use serde_json::Value;
@@ -10,20 +10,20 @@ use super::status;
 use crate::domain::bounce::{self, BounceType, Category, Judgement};
 use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
-/// Recipients of one notification.
+/// Maximum recipients of one notification.
 const MOST: usize = 100;
 
-/// Reads a notification.
+/// Parses a notification.
 pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     let text = mail.text();
     let start = text.find('{')?;
     if !["notificationType", "eventType"].iter().any(|key| text.contains(key)) {
         return None;
     }
-    // Servers that keep to 998 bytes a line break longer ones, Sendmail with `!`.
+    // Servers that keep to 998 bytes a line break longer lines, Sendmail with `!`.
     let json = text[start..].replace("!\r\n ", "").replace("!\n ", "").replace(['\r', '\n'], "");
     let value = serde_json::Deserializer::from_str(&json).into_iter::<Value>().next()?.ok()?;
-    // SNS may wrap it as text.
+    // SNS may wrap it in a JSON string.
     let inner = value.get("Message").and_then(Value::as_str).and_then(|inner| serde_json::from_str(inner).ok());
     let value = inner.unwrap_or(value);
     let kind = value.get("notificationType").or_else(|| value.get("eventType"))?.as_str()?;
@@ -50,13 +50,13 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
 fn bounced(bounce: &Value) -> Vec<ReportedRecipient> {
     let is_permanent = bounce.get("bounceType").and_then(Value::as_str) == Some("Permanent");
     let detail = bounce.get("bounceSubType").and_then(Value::as_str).unwrap_or_default();
-    let told = list(bounce, "bouncedRecipients").filter_map(|one| {
+    let recipients = list(bounce, "bouncedRecipients").filter_map(|one| {
         let text = |name: &str| one.get(name).and_then(Value::as_str).unwrap_or_default();
         let said = text("diagnosticCode");
         let said = said.split_once(';').filter(|(kind, _)| !kind.contains(' ')).map_or(said, |(_, said)| said);
         let reply = status::refusal(said.trim(), text("status").parse().ok());
         let judgement = bounce::judge(&reply);
-        // Without a word of the server there is the provider's.
+        // If the server's reply says nothing, the provider's bounce type counts.
         let judgement = if judgement.rule == "none" { by_type(is_permanent, detail) } else { judgement };
         Some(ReportedRecipient {
             recipient: address(&one, "emailAddress")?,
@@ -67,7 +67,7 @@ fn bounced(bounce: &Value) -> Vec<ReportedRecipient> {
             judgement: Some(judgement),
         })
     });
-    told.collect()
+    recipients.collect()
 }
 
 fn by_type(is_permanent: bool, detail: &str) -> Judgement {
@@ -91,7 +91,7 @@ fn complaints(complaint: &Value) -> Vec<ReportedRecipient> {
 fn delivered(delivery: &Value) -> Vec<ReportedRecipient> {
     let said = delivery.get("smtpResponse").and_then(Value::as_str).unwrap_or_default();
     let named = list(delivery, "recipients").filter_map(|one| one.as_str().and_then(super::address::typed));
-    let told = named.map(|recipient| ReportedRecipient {
+    let recipients = named.map(|recipient| ReportedRecipient {
         recipient,
         original: None,
         behind: None,
@@ -99,7 +99,7 @@ fn delivered(delivery: &Value) -> Vec<ReportedRecipient> {
         reply: status::reply(said, None),
         judgement: None,
     });
-    told.collect()
+    recipients.collect()
 }
 
 fn list(value: &Value, name: &str) -> impl Iterator<Item = Value> {
@@ -111,7 +111,7 @@ fn address(value: &Value, name: &str) -> Option<String> {
     super::address::typed(value.get(name)?.as_str()?)
 }
 
-/// The Message-ID that the mail had when it was handed over.
+/// Returns the Message-ID that the message had when it was submitted.
 fn message_id(sent: &Value) -> Option<String> {
     let headers = sent.get("headers").and_then(Value::as_array);
     let is_id = |field: &&Value| {

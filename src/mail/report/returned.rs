@@ -1,11 +1,11 @@
-//! What a report gives back of the mail that it is about: its header, whole, in part or quoted in a text.
+//! The returned message in a report: its header, whole, in part or quoted in a text.
 
 use super::address;
 use super::fields::{Fields, cut};
 use super::notice;
 use super::parts::Mail;
 
-/// Parts that a mail or its header is returned in.
+/// Types of parts that contain a returned message or its header.
 const KINDS: [&str; 7] = [
     "message/rfc822",
     "message/global",
@@ -15,25 +15,25 @@ const KINDS: [&str; 7] = [
     "text/rfc822-header",
     "message/partial",
 ];
-/// Fields of the report itself that name to whom it came.
+/// Fields of the report itself that contain its recipient.
 const OWN: [&str; 6] = ["x-original-to", "delivered-to", "envelope-to", "x-envelope-to", "x-rcpt-to", "to"];
-/// Received fields that are looked at.
+/// Maximum Received fields that are examined.
 const RECEIVED: usize = 20;
-/// More references are not given.
+/// Maximum references returned.
 const MOST: usize = 32;
 
-/// The header of the mail that a report is about; empty where it is not returned.
+/// Header of the message that a report is about; empty if it is not returned.
 #[derive(Debug, Default)]
 pub(super) struct Returned(pub Fields);
 
 impl Returned {
-    /// Of the part that returns it, or quoted below the text.
-    pub fn of(mail: &Mail<'_>) -> Self {
+    /// Finds the header in the part that returns it, or quoted below the text.
+    pub fn find(mail: &Mail<'_>) -> Self {
         let part = mail.part(&KINDS).map(|part| Fields::read(&part.text())).filter(|fields| fields.len() > 0);
         Self(part.unwrap_or_else(|| notice::split(&mail.text()).1))
     }
 
-    /// `Message-ID` without brackets.
+    /// Returns the `Message-ID` without brackets.
     pub fn message_id(&self) -> Option<String> {
         let value = self.0.get("message-id")?;
         let id = value.trim().trim_start_matches('<').split(['>', ' ', '\n']).next().unwrap_or_default();
@@ -41,7 +41,8 @@ impl Returned {
         is_id.then(|| id.to_owned())
     }
 
-    /// Where a token of ours may stand: `first`, then the returned mail's envelope sender, then to whom the report came.
+    /// Returns the places that may contain our token: `first`, then the returned message's envelope sender, then the
+    /// recipient of the report.
     pub fn references<'a>(&self, mail: &Mail<'_>, first: impl Iterator<Item = &'a str>) -> Vec<String> {
         let mut references: Vec<String> = Vec::new();
         let mut add = |reference: String| {
@@ -61,8 +62,8 @@ impl Returned {
         references
     }
 
-    /// To whom it went, where that is one alone: as its header says, as its envelope was noted, or as the last server wrote
-    /// (`for <ann@example.test>`, RFC 5321 §4.4).
+    /// Returns the message's recipient, if it is the only one: from its header, its recorded envelope, or the last
+    /// server's Received field (`for <ann@example.test>`, RFC 5321 §4.4).
     pub fn only_recipient(&self) -> Option<String> {
         const NOTED: [&str; 7] = [
             "x-hmxmroriginalrecipient",

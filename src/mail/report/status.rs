@@ -1,19 +1,19 @@
-//! A reply as reports quote it: codes among words.
+//! Parses replies as reports quote them: codes within text.
 
 use crate::domain::outcome::{EnhancedCode, Reply};
 
 use super::fields::cut;
 
-/// More of a diagnostic is not looked at, in octets.
+/// Maximum bytes of a diagnostic that are examined.
 const LIMIT: usize = 8_000;
 
-/// The reply that a text quotes, with the status that a report gives beside it. The text's own enhanced code is the other
-/// server's and counts more, unless it says nothing (x.0.0) or is of another class.
+/// Parses the reply that a text quotes, with the status that a report adds. The text's enhanced code is the other
+/// server's and takes precedence, unless it says nothing (x.0.0) or is of another class.
 pub(super) fn reply(text: &str, status: Option<EnhancedCode>) -> Reply {
     read(text, status, true)
 }
 
-/// The same of a refusal: what a transcript quotes of steps that succeeded before (`250 ok`) is passed over.
+/// Parses a refusal in the same way, but ignores replies to steps that succeeded before (`250 ok`).
 pub(super) fn refusal(text: &str, status: Option<EnhancedCode>) -> Reply {
     read(text, status, false)
 }
@@ -33,16 +33,16 @@ fn read(text: &str, status: Option<EnhancedCode>, may_succeed: bool) -> Reply {
     Reply { code, enhanced: own.or(status), ..Reply::ours(plain(text, code)) }
 }
 
-/// The three digits of a reply, and where they stand: the first number that can be one.
+/// Returns the three digits of a reply and their position: the first number that can be a code.
 fn code(text: &str, may_succeed: bool) -> Option<(u16, usize)> {
-    let octets = text.as_bytes();
-    octets.windows(3).enumerate().find_map(|(at, digits)| {
-        let before = at.checked_sub(1).and_then(|before| octets.get(before));
-        let after = octets.get(at + 3);
+    let bytes = text.as_bytes();
+    bytes.windows(3).enumerate().find_map(|(at, digits)| {
+        let before = at.checked_sub(1).and_then(|before| bytes.get(before));
+        let after = bytes.get(at + 3);
         let is_alone = before.is_none_or(|b| !b.is_ascii_alphanumeric() && !b".@_/$+-=&%".contains(b))
             && after.is_none_or(|b| b.is_ascii_whitespace() || b"-:;,)]".contains(b));
         let code = is_alone.then(|| std::str::from_utf8(digits).ok()?.parse::<u16>().ok()).flatten()?;
-        // A time in a sentence is none.
+        // A time of day is not a code.
         let is_span =
             [" sec", " min", " hour", " day", " message", " byte", " kb", " mb", " user", " recipient", " times"]
                 .iter()
@@ -52,7 +52,7 @@ fn code(text: &str, may_succeed: bool) -> Option<(u16, usize)> {
     })
 }
 
-/// The first enhanced code in a text that is no part of something longer, such as an IP address.
+/// Returns the first enhanced code in a text that is not part of something longer, such as an IP address.
 pub(super) fn enhanced(text: &str, may_succeed: bool) -> Option<EnhancedCode> {
     text.match_indices(['2', '4', '5']).find_map(|(at, _)| {
         if text[..at].ends_with(|c: char| c.is_alphanumeric() || "._/=+@&".contains(c)) {
@@ -67,7 +67,7 @@ pub(super) fn enhanced(text: &str, may_succeed: bool) -> Option<EnhancedCode> {
     })
 }
 
-/// A text on as few lines as it has, without the codes that begin each line of a reply.
+/// Returns the text of a reply without the codes at the beginning of each line.
 fn plain(text: &str, code: Option<u16>) -> String {
     let digits = code.map(|code| code.to_string()).unwrap_or_default();
     let strip = |line: &str| {
@@ -78,7 +78,7 @@ fn plain(text: &str, code: Option<u16>) -> String {
         let is_code = word.trim_start_matches('#').trim_end_matches([':', ')']).parse::<EnhancedCode>().is_ok();
         if is_code { after.trim() } else { rest }.to_owned()
     };
-    // Some put the lines of a reply on one line.
+    // Some servers join the lines of a reply.
     let joined = digits.len() == 3;
     let lines: Vec<String> = text
         .split('\n')

@@ -1,5 +1,5 @@
-//! Mails that came back, as the large providers and common servers write them (`samples/`), with what is to be read in
-//! them (`samples/expected.txt`).
+//! Tests with incoming reports of the large providers and common servers (`samples/`), and their expected results
+//! (`samples/expected.txt`).
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,8 +14,8 @@ fn samples() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/mail/report/samples"))
 }
 
-/// A report on one line, as the table has it.
-fn told(report: &Report) -> String {
+/// Formats a report on one line, as in the table.
+fn summary_line(report: &Report) -> String {
     let mut line = format!("{} {}", report.kind.as_str(), report.rule);
     for recipient in &report.recipients {
         let said = &recipient.reply;
@@ -38,7 +38,7 @@ fn told(report: &Report) -> String {
 }
 
 #[test]
-fn mails_that_came_back_are_read_as_a_reader_would() {
+fn sample_reports_give_the_expected_results() {
     let table = fs::read_to_string(samples().join("expected.txt")).unwrap();
     let mut wrong = String::new();
     let mut names = Vec::new();
@@ -47,14 +47,14 @@ fn mails_that_came_back_are_read_as_a_reader_would() {
         names.push(format!("{name}.eml"));
         let mail = fs::read(samples().join(format!("{name}.eml"))).unwrap();
         let report = read(&mail);
-        let got = told(&report);
+        let got = summary_line(&report);
         if got != expected {
             let _ = writeln!(wrong, "{name}: {got}\n  and not: {expected}\n  {report:?}");
         }
-        // Files have bare LF, the wire has CRLF.
+        // The files have bare LF, the wire has CRLF.
         let on_the_wire = String::from_utf8(mail).unwrap().replace('\n', "\r\n");
-        assert_eq!(told(&read(on_the_wire.as_bytes())), got, "{name} with CRLF");
-        assert_eq!(told(&read(on_the_wire.replace('\n', "").as_bytes())), got, "{name} with CR");
+        assert_eq!(summary_line(&read(on_the_wire.as_bytes())), got, "{name} with CRLF");
+        assert_eq!(summary_line(&read(on_the_wire.replace('\n', "").as_bytes())), got, "{name} with CR");
     }
     assert!(wrong.is_empty(), "\n{wrong}");
     let mut files: Vec<String> =
@@ -75,7 +75,7 @@ fn a_complaint_that_names_its_recipient_twice_has_one() {
 }
 
 #[test]
-fn a_report_cut_anywhere_behind_its_status_says_the_same() {
+fn a_report_cut_after_its_status_gives_the_same_result() {
     let mail = fs::read(samples().join("postfix-real-two.eml")).unwrap();
     let text = String::from_utf8_lossy(&mail).into_owned();
     let returned = text.find("message/rfc822").or_else(|| text.find("text/rfc822-headers")).unwrap();
@@ -85,7 +85,7 @@ fn a_report_cut_anywhere_behind_its_status_says_the_same() {
     }
 }
 
-/// Pieces that reports are made of.
+/// Fragments that reports consist of.
 const PIECES: [&str; 24] = [
     "From: mailer-daemon@mx.test\n",
     "Subject: failure notice\n",
@@ -126,27 +126,27 @@ fn is_sane(mime: &[u8]) {
 
 proptest! {
     #[test]
-    fn whatever_is_put_together_is_read(pieces in prop::collection::vec((0..PIECES.len(), "\\PC{0,6}"), 0..40)) {
+    fn any_combination_of_fragments_is_parsed(pieces in prop::collection::vec((0..PIECES.len(), "\\PC{0,6}"), 0..40)) {
         let mail: Vec<&str> = pieces.iter().flat_map(|(piece, odd)| [PIECES[*piece], odd]).collect();
         let mail = mail.concat();
         is_sane(mail.as_bytes());
     }
 
     #[test]
-    fn whatever_is_cut_out_of_a_sample_is_read(sample in 0_usize..100, from in 0_usize..4_000, length in 0_usize..200, octet: u8) {
+    fn a_sample_with_a_part_cut_out_is_parsed(sample in 0_usize..100, from in 0_usize..4_000, length in 0_usize..200, byte: u8) {
         let mut files: Vec<_> = fs::read_dir(samples()).unwrap().map(|file| file.unwrap().path()).collect();
         files.sort();
         let mut mail = fs::read(&files[sample % files.len()]).unwrap();
         let from = from.min(mail.len());
         let to = (from + length).min(mail.len());
-        mail.splice(from..to, [octet]);
+        mail.splice(from..to, [byte]);
         is_sane(&mail);
         is_sane(&mail[..from]);
     }
 }
 
 #[test]
-fn ten_mebibytes_of_anything_are_read_in_a_moment() {
+fn ten_mebibytes_are_parsed_quickly() {
     let nested = "Content-Type: multipart/mixed; boundary=x\n\n--x\n";
     for piece in [
         "a",
@@ -175,13 +175,13 @@ fn ten_mebibytes_of_anything_are_read_in_a_moment() {
     }
 }
 
-/// A mail from a server's own name, with nothing but words.
+/// Parses a message from a server, with plain text only.
 fn in_words(subject: &str, text: &str) -> Report {
     read(format!("Return-Path: <>\nFrom: postmaster@mx.test\nSubject: {subject}\n\n{text}\n").as_bytes())
 }
 
 #[test]
-fn receipts_and_absences_in_words_are_no_failures() {
+fn receipts_and_absence_notices_are_no_failures() {
     for (subject, text) in [
         ("Read: Undelivered mail", "Your message\n\n  To: ann@example.test\n\nwas read today."),
         ("Delivered: Failure of your server", "Your message was delivered to\n\n  ann@example.test"),

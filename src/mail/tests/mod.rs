@@ -1,4 +1,4 @@
-//! Whole mails: their structure, and that every field reads back.
+//! Tests of whole messages: their structure, and that every field reads back.
 
 mod reading;
 mod roundtrip;

@@ -1,8 +1,8 @@
-//! Reads a mail with mail-parser, an implementation that shares no code with ours.
+//! Parses a message with mail-parser, an implementation that shares no code with ours.
 
 use mail_parser::{Address, HeaderValue, Message, MessageParser, MessagePart, MimeHeaders, PartType};
 
-/// A leaf of a mail's tree as its reader gets it.
+/// A leaf of a message's tree, as a reader sees it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Leaf {
     pub(super) content_type: String,
@@ -22,7 +22,7 @@ pub(super) fn parse(mail: &[u8]) -> Message<'_> {
         .expect("mail-parser reads it")
 }
 
-/// The tree as text: `mixed(alternative(text/plain, text/html), application/pdf)`.
+/// Formats the tree as text: `mixed(alternative(text/plain, text/html), application/pdf)`.
 pub(super) fn tree(mail: &[u8]) -> String {
     let message = parse(mail);
     branch(&message, message.root_part())
@@ -43,7 +43,7 @@ fn content_type(part: &MessagePart<'_>) -> String {
     format!("{}/{}", declared.ctype(), declared.subtype().unwrap())
 }
 
-/// Every part that is not a container, in order.
+/// Returns every part that is not a container, in order.
 pub(super) fn leaves(message: &Message<'_>) -> Vec<Leaf> {
     let leaves = message.parts.iter().filter(|part| !matches!(part.body, PartType::Multipart(_)));
     leaves
@@ -56,13 +56,13 @@ pub(super) fn leaves(message: &Message<'_>) -> Vec<Leaf> {
         .collect()
 }
 
-/// Names and addresses of an address field.
+/// Returns names and addresses of an address field.
 pub(super) fn people(field: Option<&Address<'_>>) -> Vec<(Option<String>, String)> {
     let each = field.into_iter().flat_map(Address::iter);
     each.map(|person| (person.name().map(Into::into), person.address().unwrap_or_default().into())).collect()
 }
 
-/// Names and values of the header's fields, the values of address and date fields left out.
+/// Returns names and values of the header's fields, without the values of address and date fields.
 pub(super) fn fields(message: &Message<'_>) -> Vec<(String, String)> {
     let value = |value: &HeaderValue<'_>| value.as_text().unwrap_or_default().to_owned();
     message.headers().iter().map(|field| (field.name().to_owned(), value(field.value()))).collect()

@@ -1,4 +1,4 @@
-//! Whatever the fields hold, an independent parser gives them back and finds nothing else.
+//! Property tests: an independent parser gets every field back and finds nothing else.
 
 use mail_parser::HeaderName;
 use proptest::collection::vec;
@@ -13,7 +13,7 @@ use crate::mail::content_id::whole;
 use crate::mail::normalise::{lines, single_line};
 use crate::mail::{build, header as head};
 
-/// Any text at all, and such as is known to be hard.
+/// Generates arbitrary text, and text that is known to be difficult.
 fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<String>(),
@@ -137,13 +137,13 @@ proptest! {
         let message = parse(&mail);
         let (mut read, expected) = (leaves(&message), expected_leaves(&draft));
         if let ([only], [wanted]) = (read.as_mut_slice(), expected.as_slice()) && !wanted.data.ends_with(b"\r\n") {
-            // The only part of a mail ends with the mail, which ends with a line.
+            // The only part of a message ends with the message, which ends with a line.
             only.data.truncate(wanted.data.len());
         }
         prop_assert_eq!(read, expected);
     }
 
-    /// What has a syntax of its own is neither encoded nor changed, but for its white space.
+    /// Structured fields are neither encoded nor changed, except for their white space.
     #[test]
     fn structured_fields_keep_all_but_white_space(header in any_structured_header()) {
         let mut draft = draft(Some("x"), None, vec![]);

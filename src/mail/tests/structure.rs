@@ -1,4 +1,4 @@
-//! Which parts a mail has and how they nest.
+//! Tests which parts a message has and how they nest.
 
 use super::reading::tree;
 use super::{draft, file, header, mailbox, named};
@@ -13,7 +13,7 @@ fn logo() -> (crate::domain::message::Attachment, Vec<u8>) {
 }
 
 #[test]
-fn a_plain_mail_is_what_one_would_write_by_hand() {
+fn a_plain_message_has_the_simplest_form() {
     let mail = String::from_utf8(build(&draft(Some("Hello\n.\n"), None, vec![]))).unwrap();
     assert_eq!(
         mail,
@@ -31,7 +31,7 @@ fn a_plain_mail_is_what_one_would_write_by_hand() {
 }
 
 #[test]
-fn an_alternative_mail_shows_its_boundaries() {
+fn an_alternative_message_shows_its_boundaries() {
     let mail = String::from_utf8(build(&draft(Some("Hi"), Some("<p>Hi</p>\n"), vec![]))).unwrap();
     let boundary = "=_0193661b3d007abc8def0123456789ab_1";
     let body = mail.split_once("MIME-Version: 1.0\r\n").unwrap().1;
@@ -72,7 +72,7 @@ fn parts_nest_as_readers_expect() {
 }
 
 #[test]
-fn fields_stand_in_their_order_and_custom_ones_before_the_body() {
+fn fields_are_in_order_and_custom_ones_precede_the_body() {
     let mut draft = draft(Some("x"), None, vec![]);
     draft.cc = vec![named("Bo", "bo@example.test")];
     draft.reply_to = vec![mailbox("help@acme.test")];
@@ -93,7 +93,7 @@ fn fields_stand_in_their_order_and_custom_ones_before_the_body() {
 }
 
 #[test]
-fn a_mail_to_bcc_alone_names_nobody() {
+fn a_message_to_bcc_alone_names_no_recipient() {
     let mut draft = draft(Some("x"), None, vec![]);
     draft.to.clear();
     assert!(String::from_utf8(build(&draft)).unwrap().contains("\r\nTo: undisclosed-recipients:;\r\n"));

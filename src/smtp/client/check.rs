@@ -1,4 +1,4 @@
-//! Tries relays out as far as a mail would get, without one: connection, EHLO, TLS, AUTH.
+//! Checks relays as far as possible without sending a message: connection, EHLO, TLS, AUTH.
 
 use std::sync::Arc;
 
@@ -10,21 +10,21 @@ use super::sender::Sender;
 use crate::domain::outcome::{Peer, Reply, Stage};
 use crate::domain::routing::RouteName;
 
-/// What came of one relay.
+/// Result of checking one relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checked {
-    /// The route it belongs to.
+    /// Route of the relay.
     pub route: RouteName,
-    /// The relay's URL without its password.
+    /// URL of the relay without its password.
     pub relay: String,
-    /// Who answered, or how far it came and what was said.
+    /// The server reached; or the stage that failed, and the reply.
     pub found: Result<Peer, (Stage, Reply)>,
 }
 
 impl Sender {
-    /// Opens a session with every relay of every route and ends it again, by route and in the order of each.
+    /// Opens and closes a session with every relay of every route, sorted by route and in the configured order.
     pub async fn check(&self) -> Vec<Checked> {
-        // Nothing is left behind for mail.
+        // A separate pool: no session is left for messages.
         let pools = Arc::<Pools>::default();
         let mut routes: Vec<_> = self.relays.iter().collect();
         routes.sort_by_key(|(route, _)| *route);
@@ -42,10 +42,10 @@ impl Sender {
 
 async fn peer(pools: &Arc<Pools>, server: &Server) -> Result<Peer, (Stage, Reply)> {
     let ours = |why: &str| (Stage::Connect, Reply::ours(why));
-    let (pool, _) = pools.of(&server.destination, &server.policy, None).map_err(|error| ours(&error.to_string()))?;
+    let (pool, _) = pools.pool(&server.destination, &server.policy, None).map_err(|error| ours(&error.to_string()))?;
     match pool.get().await {
         Ok(slot) => slot.0.as_ref().map(|session| session.peer.clone()).ok_or_else(|| ours("there is no session")),
         Err(PoolError::Backend(NoSession::Refused(refusal))) => Err((refusal.stage, refusal.reply)),
-        Err(_) => Err(ours("no connection could be had")),
+        Err(_) => Err(ours("could not open a connection")),
     }
 }

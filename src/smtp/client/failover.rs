@@ -1,8 +1,9 @@
-//! The servers that a mail may go to: which is asked first, when the next one is, and what is said where none took it.
+//! Chooses between the servers of a destination: which is tried first, when the next one is tried, and the reply if
+//! none accepts the message.
 //!
-//! A route's relays are asked in the order of the configuration, a domain's own servers in that of their preference; but
-//! one that could not be reached is asked last for a while, so that it does not cost every mail a connection's time-out.
-//! When that while is over one mail tries it again, and the others go on as before until it has been reached.
+//! A route's relays are tried in the configured order, a domain's servers by preference; but a server that could not be
+//! reached is tried last for a while, so that it does not cost every message a connection time-out. After that while
+//! one message tries it again, and the others keep avoiding it until it has been reached.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,14 +18,14 @@ use super::server_delivery::{Failure, NotBegun, ServerDelivery, Wait};
 use super::transaction::recipient_limit::RecipientLimit;
 use crate::domain::outcome::{Peer, Reply, Stage, Verdict};
 
-/// How long a server that could not be reached is asked last, if finding out did not take longer.
+/// How long a server that could not be reached is tried last, unless the failed attempt took longer.
 const DEPRIORITISED_FOR: Duration = Duration::from_secs(30);
-/// Servers remembered before those in good health are forgotten.
+/// Number of servers remembered before the healthy ones are forgotten.
 const REMEMBERED: usize = 10_000;
 
-/// One relay.
+/// A configured relay.
 pub(in crate::smtp) struct Server {
-    /// As an operator knows it, without the password.
+    /// The relay's URL without its password.
     pub name: String,
     pub destination: Destination,
     pub policy: Arc<Policy>,
@@ -36,18 +37,18 @@ impl Server {
         Self { name, destination, policy, health: Arc::default() }
     }
 
-    /// One of those to ask.
+    /// Returns the relay as a candidate for a delivery.
     pub fn candidate(&self) -> Candidate<'_> {
         Candidate { destination: &self.destination, policy: &self.policy, health: self.health.clone() }
     }
 }
 
-/// The health of servers that are not configured but found.
+/// The health of servers found through the DNS.
 #[derive(Default)]
 pub(in crate::smtp) struct ServerHealthMap(Mutex<HashMap<Destination, Arc<ServerHealth>>>);
 
 impl ServerHealthMap {
-    /// One of those to ask.
+    /// Returns a server as a candidate for a delivery.
     pub fn candidate<'a>(&self, destination: &'a Destination, policy: &'a Arc<Policy>) -> Candidate<'a> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED && !known.contains_key(destination) {
@@ -58,14 +59,14 @@ impl ServerHealthMap {
     }
 }
 
-/// A server that a mail may go to.
+/// A server that a message may be sent to.
 pub(in crate::smtp) struct Candidate<'a> {
     destination: &'a Destination,
     policy: &'a Arc<Policy>,
     health: Arc<ServerHealth>,
 }
 
-/// Whether a server could be reached of late, and what else is known of it.
+/// Whether a server could be reached recently, and its recipient limit.
 #[derive(Debug, Default)]
 pub(in crate::smtp) struct ServerHealth {
     past: Mutex<Past>,
@@ -74,9 +75,9 @@ pub(in crate::smtp) struct ServerHealth {
 
 #[derive(Debug, Default)]
 struct Past {
-    /// Until when it is asked last.
+    /// Until when the server is tried last.
     deprioritised: Option<Instant>,
-    /// How often it could not be reached.
+    /// How often the server could not be reached.
     failures: u64,
 }
 
@@ -85,14 +86,15 @@ impl ServerHealth {
         self.past().deprioritised = None;
     }
 
-    /// It could not be reached, and it took so long to find out.
+    /// Records that the server could not be reached, and how long it took to find out.
     fn was_not_reached(&self, cost: Duration, now: Instant) {
         let mut past = self.past();
         past.deprioritised = Some(now + cost.max(DEPRIORITISED_FOR));
         past.failures += 1;
     }
 
-    /// Whether it is asked last. Where the time is over, whoever asks goes to see, and for the others it goes on.
+    /// Returns whether the server is tried last. When the time is over, one caller gets `false` and tries the server;
+    /// for the others the time starts again.
     fn is_last(&self, now: Instant) -> bool {
         let mut past = self.past();
         match past.deprioritised {
@@ -113,7 +115,7 @@ impl ServerHealth {
         self.past().failures
     }
 
-    /// Whether it could not be reached since there were so many failures, nor has been after that.
+    /// Returns whether the server has failed again since its count was `failures`, and has not been reached after that.
     fn has_failed_since(&self, failures: u64) -> bool {
         let past = self.past();
         past.deprioritised.is_some() && past.failures != failures
@@ -124,7 +126,7 @@ impl ServerHealth {
     }
 }
 
-/// The servers in the order in which to ask them now.
+/// Returns the servers in the order in which to try them now.
 fn in_turn(servers: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
     let (now, is_choice) = (Instant::now(), servers.len() > 1);
     let (deprioritised, others): (Vec<_>, Vec<_>) =
@@ -132,8 +134,8 @@ fn in_turn(servers: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
     others.into_iter().chain(deprioritised).collect()
 }
 
-/// Hands a mail to the first of these servers that has an ear for it. Once one has judged a recipient, no other is asked.
-/// The refusal has the words of all.
+/// Delivers a message to the first of these servers that accepts the transaction. Once a server has judged a recipient,
+/// no other is tried. The refusal combines the replies of all.
 pub(in crate::smtp) async fn deliver(
     servers: Vec<Candidate<'_>>,
     call: &ServerDelivery<'_>,
@@ -169,7 +171,7 @@ pub(in crate::smtp) async fn deliver(
                 busy = Some(why);
             }
             Err(Failure::Refused(refusal)) => {
-                // The wait for a place is no fault of the server's; it is long only for the last one.
+                // Waiting for a connection is not the server's fault; the wait is long only for the last server.
                 let cost = if is_only_left { Duration::ZERO } else { asked.elapsed() };
                 health.was_not_reached(cost, Instant::now());
                 failures.push(destination, refusal);
@@ -182,15 +184,15 @@ pub(in crate::smtp) async fn deliver(
     }
 }
 
-/// What a server said that would not have the mail as a whole, for now; another one may. `None` where it has judged
-/// anybody.
+/// Returns the refusal of a server that temporarily refused the whole message; another server may accept it. Returns
+/// `None` if the server has judged any recipient.
 fn refusal(peer: &Peer, judgements: &[Judgement]) -> Option<Refusal> {
     let is_whole = |one: &Judgement| one.verdict == Verdict::Temporary && one.stage <= Stage::Mail;
     let first = judgements.first().filter(|_| judgements.iter().all(is_whole))?;
     Some(Refusal { peer: peer.clone(), stage: first.stage, reply: first.reply.clone() })
 }
 
-/// What the servers said that did not take the mail.
+/// The refusals of the servers that did not accept the message.
 #[derive(Default)]
 struct Failures(Vec<(String, Refusal)>);
 
@@ -199,13 +201,14 @@ impl Failures {
         self.0.push((format!("{}:{}", destination.host, destination.port), refusal));
     }
 
-    /// One refusal with the words of all. It is that of the server that was come closest to: its reply tells most.
+    /// Combines the refusals into one. It is based on the attempt that came furthest, whose reply is the most
+    /// informative.
     fn into_one(self) -> Refusal {
         let text = self.0.iter().map(|(name, refusal)| format!("{name}: {}", words(&refusal.reply)));
         let text = text.collect::<Vec<_>>().join("; ");
         let count = self.0.len();
         let mut refusals = self.0.into_iter().map(|(_, refusal)| refusal);
-        let first = refusals.next().unwrap_or_else(Refusal::by_nobody);
+        let first = refusals.next().unwrap_or_else(Refusal::no_server);
         let closest = refusals.fold(first, |best, next| if next.stage > best.stage { next } else { best });
         if count < 2 {
             return closest;
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn each_relay_is_named_with_its_words_and_the_one_that_spoke_last_gives_the_code() {
+    fn each_relay_is_named_and_the_furthest_attempt_gives_the_code() {
         let dead = || ("a.test", Stage::Connect, Reply::ours_with(4, 4, 1, "could not connect"));
         let busy = || ("b.test", Stage::Session, Reply::from_lines(421, ["4.3.2 busy"].into_iter()));
         for said in [[dead(), busy()], [busy(), dead()]] {
@@ -246,11 +249,11 @@ mod tests {
             assert!(one.reply.text.contains("a.test:25: could not connect"), "{}", one.reply.text);
             assert!(one.reply.text.contains("b.test:25: 421 4.3.2 busy"), "{}", one.reply.text);
         }
-        assert_eq!(failures(&[busy()]).reply.text, "busy", "a single relay speaks for itself");
+        assert_eq!(failures(&[busy()]).reply.text, "busy", "the text of a single relay is not prefixed");
     }
 
     #[test]
-    fn after_a_while_one_mail_goes_to_see_and_the_others_wait_for_its_word() {
+    fn after_a_while_one_message_probes_and_the_others_wait() {
         let (health, start) = (ServerHealth::default(), Instant::now());
         assert!(!health.is_last(start));
         health.was_not_reached(Duration::ZERO, start);
@@ -262,14 +265,14 @@ mod tests {
     }
 
     #[test]
-    fn what_took_long_to_find_out_is_remembered_for_long() {
+    fn a_slow_failure_is_remembered_longer() {
         let (health, start) = (ServerHealth::default(), Instant::now());
         health.was_not_reached(20 * DEPRIORITISED_FOR, start);
         assert!(health.is_last(start + 19 * DEPRIORITISED_FOR) && !health.is_last(start + 20 * DEPRIORITISED_FOR));
     }
 
     #[test]
-    fn the_mail_that_goes_to_see_is_held_back_by_a_later_failure_only() {
+    fn a_probe_is_held_back_by_a_later_failure_only() {
         let (health, start) = (ServerHealth::default(), Instant::now());
         health.was_not_reached(Duration::ZERO, start);
         let before = health.failures();
@@ -281,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_of_servers_is_bounded_and_the_dead_are_kept() {
+    fn server_memory_is_bounded_and_keeps_unreachable_ones() {
         let (server_health, policy) = (ServerHealthMap::default(), policy());
         let destination = |n: usize| Destination { host: format!("{n}.test"), port: 25, ip: None, policy: 1 };
         server_health.candidate(&destination(0), &policy).health.was_not_reached(Duration::ZERO, Instant::now());

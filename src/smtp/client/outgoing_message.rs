@@ -1,4 +1,4 @@
-//! What goes into a transaction, and what comes out of it.
+//! Input and result of a transaction.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::route::Envelope;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::refusal;
 
-/// What became of a recipient.
+/// Result for one recipient.
 #[derive(Debug, Clone)]
 pub(in crate::smtp) struct Judgement {
     pub verdict: Verdict,
@@ -19,7 +19,7 @@ impl Judgement {
         Self { verdict, stage, reply }
     }
 
-    /// The same as others know it.
+    /// Converts the judgement to an outcome.
     pub fn into_outcome(self, peer: Peer, duration: Duration) -> Outcome {
         Outcome { verdict: self.verdict, reply: self.reply, peer, duration, stage: self.stage }
     }
@@ -28,30 +28,30 @@ impl Judgement {
 /// How a transaction ended.
 #[derive(Debug)]
 pub(in crate::smtp) enum Ending {
-    /// The server, or what is known of it, has judged at least one recipient.
+    /// At least one recipient was judged, by the server or before anything was sent.
     Judged(Judged),
-    /// The server was gone before it said a word about this mail: on a session that had been idle, not an attempt.
+    /// The server closed an idle session before it replied to anything of this message: not an attempt.
     HungUp(Reply),
-    /// The watch did not want the text to be sent, or ended: not an attempt.
+    /// The send guard stopped the message before its text or its end: not an attempt.
     CalledOff,
 }
 
-/// What became of the recipients of one transaction.
+/// Results for the recipients of one transaction.
 #[derive(Debug, Default)]
 pub(in crate::smtp) struct Judged {
-    /// By their places in the envelope.
+    /// Judgements, by position in the envelope.
     pub done: Vec<(usize, Judgement)>,
-    /// Recipients beyond the server's limit, in the envelope's order, with what they get where there is no further
-    /// transaction.
+    /// Recipients beyond the server's limit, in the envelope's order, with the judgement that applies if no further
+    /// transaction follows.
     pub left: Vec<(usize, Judgement)>,
-    /// Whether there may be another transaction for those at once.
+    /// Whether another transaction for the rest may follow at once.
     pub may_go_on: bool,
-    /// How many recipients the server took, where it said that these are all it takes.
+    /// How many recipients the server accepted, if it refused more.
     pub limit: Option<usize>,
 }
 
 impl Judged {
-    /// Says why there was no TLS to whoever was refused for that.
+    /// Adds the reason why there was no TLS to refusals that ask for TLS.
     pub fn explain(&mut self, why: &Reply) {
         for (_, Judgement { verdict, reply, .. }) in self.done.iter_mut().chain(&mut self.left) {
             if *verdict != Verdict::Accepted && refusal::asks_for_tls(reply) {
@@ -61,23 +61,23 @@ impl Judged {
     }
 }
 
-/// One mail.
+/// A message and its envelope.
 #[derive(Clone, Copy)]
 pub(in crate::smtp) struct OutgoingMessage<'a> {
     pub envelope: &'a Envelope,
     pub mime: &'a [u8],
-    /// Which bytes above 127 `mime` has.
+    /// Where `mime` has bytes above 127.
     pub eight_bit: EightBit,
 }
 
-/// For which recipients of the envelope a transaction is.
+/// The recipients of the envelope for one transaction.
 #[derive(Clone, Copy)]
 pub(in crate::smtp) struct Batch<'a> {
-    /// Their places.
+    /// Positions of the recipients.
     pub places: &'a [usize],
-    /// The most of them that are named to the server.
+    /// Maximum recipients to send in RCPT.
     pub most: usize,
-    /// Whether others of the envelope were named to the server before.
+    /// Whether an earlier transaction was for other recipients of the envelope.
     pub is_further: bool,
 }
 
@@ -85,14 +85,14 @@ pub(in crate::smtp) struct Batch<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::smtp) enum EightBit {
     Nowhere,
-    /// In the body alone.
+    /// In the body only.
     Body,
-    /// In header fields, so that it is an internationalized message (RFC 6532).
+    /// In header fields, so it is an internationalized message (RFC 6532).
     Header,
 }
 
 impl EightBit {
-    pub fn of(mime: &[u8]) -> Self {
+    pub fn detect(mime: &[u8]) -> Self {
         if mime.is_ascii() {
             return Self::Nowhere;
         }

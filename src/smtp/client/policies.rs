@@ -1,5 +1,5 @@
-//! How sessions are opened, by destination: to each relay in its own way, to mail exchangers by what is asked of the
-//! recipient's domain.
+//! How sessions are opened: to each relay as configured, to mail exchangers by the TLS requirements for the recipient's
+//! domain.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -20,11 +20,11 @@ use crate::domain::relay::{Relay, TlsMode};
 use crate::domain::routing::RouteName;
 use crate::smtp::sts;
 
-/// Makes policies, each with an id of its own.
+/// Creates policies, each with a unique id.
 pub(in crate::smtp) struct Policies {
     settings: Settings,
     client: ClientId,
-    /// What resolves the names of relays, where it is not the system.
+    /// Resolver for the names of relays; `None` for the system's.
     dns: Option<TokioResolver>,
     guard: Arc<MxGuard>,
     made: u32,
@@ -42,7 +42,7 @@ impl Policies {
         &self.settings
     }
 
-    /// Every route's relays. The same relay in two routes is one, with its connections.
+    /// Returns every route's relays. Routes with the same relay share it and its connections.
     pub fn relays(&mut self) -> Result<HashMap<RouteName, Vec<Arc<Server>>>, SetupError> {
         let rest = self.settings.relay.iter().map(|relay| (RouteName::Relay, vec![relay.clone()]));
         let named = self.settings.routes.iter().map(|(name, relays)| (RouteName::Named(name.clone()), relays.clone()));
@@ -77,7 +77,7 @@ impl Policies {
         Ok(Server::new(relay.to_string(), destination, Arc::new(policy)))
     }
 
-    /// What is asked of mail exchangers.
+    /// Returns the policies for mail exchangers.
     pub fn mx(&mut self) -> Result<MxPolicies, SetupError> {
         let (ca_file, asked) = (self.settings.mta_sts.ca_file.clone(), self.settings.mx_tls.clone());
         let mut policy = |mode| self.policy(mode, ca_file.as_deref());
@@ -116,7 +116,7 @@ impl Policies {
 pub(in crate::smtp) struct MxPolicies {
     none: Arc<Policy>,
     opportunistic: Arc<Policy>,
-    /// Opportunistic, telling what is wrong with a certificate: for an MTA-STS policy that is being tested.
+    /// Opportunistic, and reports certificate errors; for an MTA-STS policy in testing mode.
     probing: Arc<Policy>,
     required: Arc<Policy>,
     pub verified: Arc<Policy>,
@@ -124,8 +124,8 @@ pub(in crate::smtp) struct MxPolicies {
 }
 
 impl MxPolicies {
-    /// The policy for a domain's mail exchangers: what the configuration asks, or its MTA-STS policy where that asks for
-    /// more.
+    /// Returns the policy for a domain's mail exchangers: the stricter of the configuration and the domain's MTA-STS
+    /// policy.
     pub fn towards(&self, domain: &str, sts: Option<sts::Mode>) -> &Arc<Policy> {
         let asked = self.asked.get(domain).or_else(|| self.asked.get("*")).copied();
         match (asked.unwrap_or(TlsMode::Opportunistic), sts) {

@@ -1,14 +1,14 @@
-//! What the sender is told about one mail: where it goes and for whom it is.
+//! Where a message goes, and its envelope.
 
 use crate::domain::address::Address;
 use crate::domain::routing::RouteName;
 
-/// Where a mail goes next.
+/// Next hop of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Route {
-    /// Through the relays of this name, which is not `mx`.
+    /// The relays of the route with this name, which is not `mx`.
     Relay(RouteName),
-    /// To the domain's own mail exchangers.
+    /// The domain's mail exchangers.
     Mx {
         /// A domain as in [`Address::domain`], or an address literal such as `[192.0.2.1]`.
         domain: String,
@@ -18,19 +18,20 @@ pub enum Route {
 /// The SMTP envelope (RFC 5321 §2.3.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
-    /// The return path; `None` is `<>`.
+    /// Return path; `None` is `<>`.
     pub from: Option<Address>,
-    /// The recipients, each of whom gets an outcome.
+    /// Recipients; each gets an outcome.
     pub to: Vec<Address>,
-    /// What is asked of a server that offers delivery status notifications.
+    /// Notifications to request from a server that supports them.
     pub dsn: Option<Dsn>,
 }
 
-/// Which notifications are wanted (RFC 3461): of failure and delay always, with the header of the mail and no more.
+/// Delivery status notifications to request (RFC 3461): always of failure and delay, with the header of the message
+/// only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dsn {
-    /// What names the mail in them (ENVID): printable ASCII, at most 100 characters.
+    /// Identifies the message in notifications (ENVID): printable ASCII, at most 100 characters.
     pub envelope_id: String,
-    /// Whether of success too.
+    /// Whether to request notifications of success.
     pub success: bool,
 }

@@ -1,53 +1,55 @@
-//! On which terms a mail is sent: how urgent it is, what its lane allows, and who is asked on the way.
+//! Options for sending a message: its urgency, the limits of its lane, and callbacks.
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 
 use crate::domain::outcome::Outcome;
 
-/// The terms of one call.
+/// Options of one call.
 #[derive(Clone)]
 pub struct SendOptions<'a> {
-    /// Whether the mail may use the last connections to a destination, which are kept for such mail.
+    /// Whether the message may use the last connections to a destination, which are reserved for urgent messages.
     pub urgent: bool,
-    /// What its lane allows.
+    /// Limits of the message's lane.
     pub limits: Limits,
-    /// Asked before the mail is begun, before its text, and before the end of a long one.
+    /// Called before the message is begun, before its text, and before the end of a long one.
     pub watch: &'a dyn SendGuard,
 }
 
-/// What a lane allows. The default is what the settings say, over connections that all lanes share.
+/// Limits of a lane. The default is the settings' limits, over connections that all lanes share.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Where set, this lane has connections of its own.
+    /// Id of a lane with its own connections; `None` for shared ones.
     pub lane: Option<i64>,
-    /// The most connections that the lane may have open over all its servers, idle ones included; at least 1. Beside
-    /// it each destination keeps to the settings' limit. Counts for a `lane` only; the last call's holds.
+    /// Maximum connections of the lane over all its servers, including idle ones; at least 1. Each destination also
+    /// keeps to the settings' limit. Only used with `lane`; the last call's value applies.
     pub connections: Option<usize>,
-    /// The most mails over one connection, in place of the settings' number.
+    /// Maximum messages over one connection, instead of the settings' number.
     pub mails_per_connection: Option<u32>,
 }
 
-/// Asked on the way whether the mail is still to go. A closure stands for [`SendGuard::go`].
+/// Decides whether a message is still to be sent. A closure implements [`SendGuard::go`].
 pub trait SendGuard: Sync {
-    /// Asked once a session is at hand and nothing has been said of this mail.
+    /// Called once a session is open and before anything of this message is sent.
     fn go(&self) -> bool;
 
-    /// Awaited once, when the server waits for the text, before its first octet. `accepted` are the places in the envelope
-    /// of the recipients that it took, at least one. `false` closes the connection instead, and no attempt was made.
+    /// Awaited once, when the server waits for the text, before its first byte. `accepted` are the envelope positions
+    /// of the recipients that the server accepted, at least one. `false` closes the connection, and no attempt was
+    /// made.
     fn before_text<'a>(&'a self, accepted: &'a [usize]) -> BoxFuture<'a, bool> {
         let _ = accepted;
         ready(true).boxed()
     }
 
-    /// Asked before the write that ends a text of several writes, which may have taken long. `false` closes the connection
-    /// instead, and no attempt was made: the server has not seen the end.
+    /// Called before the write that ends a text of several writes, which may have taken long. `false` closes the
+    /// connection, and no attempt was made: the server has not received the end.
     fn before_end(&self) -> bool {
         true
     }
 
-    /// Told of recipients, by their places in the envelope, that are done with while others go in a further transaction. The
-    /// call returns their outcomes again in the end; should this process die before, they must not get a second copy.
+    /// Called with the outcomes of recipients, by envelope position, that are final while others go in a further
+    /// transaction. The call returns them again at the end. The implementation must save them, so that these recipients
+    /// get no duplicate if the process dies before.
     fn settled(&self, outcomes: Vec<(usize, Outcome)>) {
         let _ = outcomes;
     }

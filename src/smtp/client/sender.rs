@@ -1,4 +1,4 @@
-//! Joins the parts: route → servers → session → transaction → one outcome per recipient.
+//! Connects the parts: route → servers → session → transaction → one outcome per recipient.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,21 +21,21 @@ use super::settings::{Settings, SetupError};
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::routing::RouteName;
 
-/// Sends mail. Shared by reference or in an `Arc`; every call may run at the same time as any other.
+/// Sends messages. Shared by reference or in an `Arc`; calls may run concurrently.
 ///
 /// Must be used inside a Tokio runtime.
 pub struct Sender {
     pub(in crate::smtp) relays: HashMap<RouteName, Vec<Arc<Server>>>,
-    /// Or why there is none; only a sender with a relay can do without.
+    /// Direct delivery, or why it is unavailable; only a sender with a relay can be created without.
     direct: Result<Direct, String>,
     pools: Arc<Pools>,
-    /// How long a mail waits for others to be done with their connections.
+    /// How long a message waits for a free connection.
     patience: Duration,
-    /// The same where another server may take it.
+    /// The same if another server can be tried.
     patience_or_next: Duration,
 }
 
-/// Who was spoken to, and the judgement of each recipient.
+/// The server used, and the judgement of each recipient.
 type Handed = (Peer, Vec<Judgement>);
 
 impl fmt::Debug for Sender {
@@ -66,11 +66,11 @@ impl Sender {
         Ok(Self { relays, direct, pools: Arc::default(), patience, patience_or_next })
     }
 
-    /// Sends one mail to all recipients of the envelope, which must share the route. Answers one outcome for each, in
-    /// the envelope's order.
+    /// Sends one message to all recipients of the envelope, which must share the route. Returns one outcome per
+    /// recipient, in the envelope's order.
     ///
-    /// `mime` must have CRLF line ends. A call that is dropped closes its connection; whether the mail was taken is then
-    /// unknown.
+    /// `mime` must have CRLF line ends. Dropping the call closes its connection; whether the server accepted the
+    /// message is then unknown.
     pub async fn send(&self, route: &Route, envelope: &Envelope, mime: &[u8]) -> Vec<Outcome> {
         let terms = SendOptions { urgent: true, limits: Limits::default(), watch: &|| true };
         self.send_if(route, envelope, mime, &terms).await.unwrap_or_else(|NotBegun(reply)| {
@@ -79,8 +79,8 @@ impl Sender {
         })
     }
 
-    /// As [`Sender::send`], on these terms. Where they do not let it go, or no session became free in time, no attempt
-    /// was made.
+    /// Sends like [`Sender::send`], with these options. Returns an error, and makes no attempt, if they stop the
+    /// message or no session becomes free in time.
     pub async fn send_if(
         &self,
         route: &Route,
@@ -92,13 +92,13 @@ impl Sender {
         if envelope.to.is_empty() {
             return Ok(Vec::new());
         }
-        let message = OutgoingMessage { envelope, mime, eight_bit: EightBit::of(mime) };
+        let message = OutgoingMessage { envelope, mime, eight_bit: EightBit::detect(mime) };
         let (peer, judgements) = self.deliver(route, message, terms).await?;
         let duration = started.elapsed();
         Ok(judgements.into_iter().map(|judgement| judgement.into_outcome(peer.clone(), duration)).collect())
     }
 
-    /// Whether this is one of those to whom mail on this route goes: its relays, or direct to whom the recipients name.
+    /// Returns whether messages on this route go to this peer: to the route's relays, or to mail exchangers.
     pub fn leads_to(&self, route: &RouteName, peer: &Peer) -> bool {
         let is_relay = |mx: &String| {
             self.relays.get(route).is_some_and(|relays| relays.iter().any(|relay| relay.destination.host == *mx))
@@ -106,18 +106,18 @@ impl Sender {
         if route.is_mx() { peer.is_final } else { !peer.is_final && peer.mx.as_ref().is_none_or(is_relay) }
     }
 
-    /// How many connections a lane with [`Limits::lane`] has open or is opening, idle ones included.
+    /// Returns the number of connections that a lane with [`Limits::lane`] has open or is opening, including idle ones.
     pub fn open_connections(&self, lane: i64) -> usize {
         self.pools.open_connections(lane)
     }
 
-    /// From now on no mail is begun: whoever waits for a connection is turned away at once, and so is whoever comes. A mail
-    /// that is on its way is not disturbed.
+    /// Begins no more messages from now on: calls that wait for a connection, and new calls, fail at once. Messages
+    /// being sent are not interrupted.
     pub fn turn_away(&self) {
         self.pools.turn_away();
     }
 
-    /// The same, and ends the sessions that are idle, within the time-out for QUIT.
+    /// Begins no more messages, and ends idle sessions within the time-out for QUIT.
     pub async fn close(&self) {
         self.pools.close().await;
     }
@@ -146,7 +146,7 @@ impl Sender {
         }
     }
 
-    /// To the first of a route's relays that has an ear for it.
+    /// Sends to the first of a route's relays that accepts the transaction.
     async fn through(&self, name: &RouteName, call: &ServerDelivery<'_>) -> Result<Handed, NotBegun> {
         let relays = self.relays.get(name).map(Vec::as_slice).unwrap_or_default();
         if relays.is_empty() {
@@ -157,16 +157,16 @@ impl Sender {
         Ok(failover::deliver(relays, call).await?.unwrap_or_else(|refusal| call.refused(refusal)))
     }
 
-    /// To the first of a domain's own servers that has an ear for it.
+    /// Sends to the first of a domain's mail exchangers that accepts the transaction.
     async fn to_exchangers(&self, domain: &str, call: &ServerDelivery<'_>) -> Result<Handed, NotBegun> {
-        let nobody = |judgement| call.everyone(Peer { is_final: true, ..Peer::default() }, judgement);
+        let for_all = |judgement| call.everyone(Peer { is_final: true, ..Peer::default() }, judgement);
         let direct = match &self.direct {
             Ok(direct) => direct,
-            Err(reason) => return Ok(nobody(unset(reason.clone()))),
+            Err(reason) => return Ok(for_all(unset(reason.clone()))),
         };
         let Way { servers, policy, sts } = match self.pools.before_mail(direct.way(domain)).await? {
             Ok(way) => way,
-            Err(judgement) => return Ok(nobody(judgement)),
+            Err(judgement) => return Ok(for_all(judgement)),
         };
         let servers = servers.iter().map(|destination| direct.server_health.candidate(destination, &policy)).collect();
         let call = &ServerDelivery { sts: sts.as_deref(), ..*call };
@@ -185,7 +185,7 @@ impl Sender {
     }
 }
 
-/// Our own mistake, of which the destination knows nothing.
+/// A failure on our side, unrelated to the destination.
 fn unset(why: String) -> Judgement {
     Judgement::new(Verdict::Temporary, Stage::Mail, Reply::ours_with(4, 3, 5, why))
 }

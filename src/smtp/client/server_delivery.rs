@@ -1,4 +1,4 @@
-//! One mail to one server: a place at its gate, a session, the transaction.
+//! One message to one server: a connection permit, a session, the transaction.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::transaction::recipient_limit::RecipientLimit;
 use crate::domain::outcome::{Peer, Reply, Stage, Verdict};
 use crate::smtp::sts;
 
-/// No attempt was made: every connection stayed in use, or the mail was called off. Says why.
+/// No attempt was made: every connection stayed in use, or the message was canceled. Contains the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotBegun(pub Reply);
 
@@ -27,14 +27,14 @@ impl NotBegun {
     }
 }
 
-/// Why a server did not get the mail.
+/// Why a server did not get the message.
 #[derive(Debug)]
 pub(in crate::smtp) enum Failure {
-    /// Nobody did, nor will now.
+    /// No attempt was made, and no other server is to be tried.
     NotBegun(NotBegun),
-    /// It did not come to a try: the next server may be tried.
+    /// No attempt was made; the next server may be tried.
     Busy(NotBegun),
-    /// No session could be had: the next server may be tried.
+    /// No session could be opened; the next server may be tried.
     Refused(Refusal),
 }
 
@@ -44,34 +44,33 @@ impl From<NotBegun> for Failure {
     }
 }
 
-/// A mail on its way to the servers of one destination after the other.
+/// The delivery of a message to the servers of one destination, one after the other.
 #[derive(Clone, Copy)]
 pub(in crate::smtp) struct ServerDelivery<'a> {
     pub pools: &'a Arc<Pools>,
     pub message: OutgoingMessage<'a>,
     pub terms: &'a SendOptions<'a>,
-    /// Where the lane has connections of its own.
+    /// The lane, if it has its own connections.
     pub lane: Option<&'a Arc<Lane>>,
-    /// Until when it waits for others to be done with their connections.
+    /// Until when the message waits for a free connection.
     pub patience: Instant,
-    /// The same where there is another server to try.
+    /// How long it waits if there is another server to try.
     pub patience_or_next: Duration,
-    /// When it began.
+    /// When the delivery began.
     pub started: Instant,
-    /// The MTA-STS policy that is to be told of in outcomes.
+    /// The MTA-STS policy to report in outcomes.
     pub sts: Option<&'a sts::Policy>,
 }
 
-/// A wait at one server's gate.
+/// The wait for a connection to one server.
 pub(in crate::smtp) struct Wait<'a> {
     pub until: Instant,
-    /// Whether others have found out meanwhile that it is not worth it.
+    /// Returns whether the server was found unreachable in the meantime.
     pub is_vain: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl ServerDelivery<'_> {
-    /// Hands the mail to one server, in as many transactions as the number of recipients that it takes in one makes
-    /// necessary.
+    /// Sends the message to one server, in as many transactions as its recipient limit requires.
     pub async fn deliver(
         &self,
         destination: &Destination,
@@ -79,12 +78,12 @@ impl ServerDelivery<'_> {
         wait: Wait<'_>,
         limit: &RecipientLimit,
     ) -> Result<(Peer, Vec<Judgement>), Failure> {
-        let pool = self.pools.of(destination, policy, self.lane);
+        let pool = self.pools.pool(destination, policy, self.lane);
         let (pool, gate) = pool.map_err(|error| refusal(destination, policy, error.to_string()))?;
         let pass = self.pools.before_mail(timeout_at(wait.until, gate.enter(self.terms.urgent))).await?;
         let _pass = pass.map_err(|_| busy(destination, policy))?.map_err(|_| stopping())?;
         if (wait.is_vain)() {
-            let why = format!("{} could not be reached while it was waited for", destination.host);
+            let why = format!("{} became unreachable during the wait", destination.host);
             return Err(Failure::Busy(NotBegun::because(why)));
         }
         let mut results = TransactionResults::new(self.message.envelope.to.len());
@@ -92,14 +91,14 @@ impl ServerDelivery<'_> {
             match self.one_transaction(&pool, destination, policy, &mut results, limit).await {
                 Ok(()) if results.may_go_on => self.settle(&mut results),
                 Ok(()) => return Ok(results.into_all()),
-                // Those that were judged are done with, whatever becomes of the others.
+                // Judged recipients are final, whatever happens to the others.
                 Err(_) if results.has_begun() => return Ok(results.into_all()),
                 Err(failure) => return Err(failure),
             }
         }
     }
 
-    /// Tells of those who were judged by the last transaction.
+    /// Reports the recipients judged by the last transaction to the send guard.
     fn settle(&self, results: &mut TransactionResults) {
         let fresh = std::mem::take(&mut results.fresh);
         let judged = fresh.into_iter().filter_map(|place| Some((place, results.judged[place].clone()?)));
@@ -113,7 +112,7 @@ impl ServerDelivery<'_> {
         self.terms.watch.settled(places.into_iter().zip(judgements.into_iter().map(outcome)).collect());
     }
 
-    /// One transaction for recipients that have no judgement yet.
+    /// Runs one transaction for the recipients that have no judgement yet.
     async fn one_transaction(
         &self,
         pool: &Pool,
@@ -123,7 +122,7 @@ impl ServerDelivery<'_> {
         limit: &RecipientLimit,
     ) -> Result<(), Failure> {
         loop {
-            // Boxed once: it would be moved, and held, several times over.
+            // Boxed once: it would otherwise be moved, and stored, several times.
             let session = Box::pin(self.session(pool, destination, policy));
             let (mut slot, mut session) = self.pools.before_mail(session).await??;
             let was_idle = session.mails > 0;
@@ -153,8 +152,8 @@ impl ServerDelivery<'_> {
                     return Ok(());
                 }
                 Ending::CalledOff => return Err(called_off()),
-                // It died of old age: not an attempt. Where one did the others have, so the next one is new; each round
-                // costs a used session, so that there is an end.
+                // The session timed out on the server: not an attempt. The other idle sessions have probably timed out
+                // too, so the next one is new. Each round uses up an idle session, so the loop ends.
                 Ending::HungUp(_) if was_idle => drop(take_idle(pool, |_| false)),
                 Ending::HungUp(reply) => {
                     results.stop(peer, &Judgement::new(Verdict::Temporary, Stage::Mail, reply));
@@ -164,17 +163,17 @@ impl ServerDelivery<'_> {
         }
     }
 
-    /// The same judgement of everyone.
+    /// Returns the same judgement for all recipients.
     pub fn everyone(&self, peer: Peer, judgement: Judgement) -> (Peer, Vec<Judgement>) {
         (peer, vec![judgement; self.message.envelope.to.len()])
     }
 
-    /// No server would have it.
+    /// Returns a judgement for all recipients if no server accepted a session or the transaction.
     pub fn refused(&self, Refusal { peer, stage, reply }: Refusal) -> (Peer, Vec<Judgement>) {
         self.everyone(peer, Judgement::new(Verdict::Temporary, stage, reply))
     }
 
-    /// A session that may carry this mail, and its place in the pool.
+    /// Returns a session that may carry this message, and its slot in the pool.
     async fn session(
         &self,
         pool: &Pool,
@@ -189,12 +188,12 @@ impl ServerDelivery<'_> {
                 }
                 PoolError::Closed => stopping(),
                 PoolError::Timeout(_) | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => {
-                    refusal(destination, policy, "no connection could be had".into())
+                    refusal(destination, policy, "could not open a connection".into())
                 }
             })?;
             let Some(mut session) = slot.0.take() else { continue };
             session.most_mails = self.terms.limits.mails_per_connection;
-            // Another lane may have been allowed more.
+            // A session may have been used by a lane with a higher limit.
             if session.mails > 0 && session.is_worn(policy) {
                 session.quit(policy).await;
                 drop(session);
@@ -206,16 +205,16 @@ impl ServerDelivery<'_> {
     }
 }
 
-/// What became of the recipients of a mail so far, in one transaction after the other.
+/// Results for a message's recipients over several transactions.
 struct TransactionResults {
     judged: Vec<Option<Judgement>>,
-    /// Those of them that the last transaction has judged.
+    /// The recipients judged by the last transaction.
     fresh: Vec<usize>,
-    /// Those that have no judgement yet.
+    /// The recipients without a judgement.
     places: Vec<usize>,
-    /// What they get where there is no further transaction.
+    /// Their judgements if no further transaction follows.
     left: Vec<Judgement>,
-    /// Whether there is to be one.
+    /// Whether a further transaction follows.
     may_go_on: bool,
     peer: Peer,
 }
@@ -226,13 +225,13 @@ impl TransactionResults {
         Self { judged, fresh: Vec::new(), places, left: Vec::new(), may_go_on: false, peer: Peer::default() }
     }
 
-    /// Whether a transaction has judged somebody, or asked for less.
+    /// Returns whether a transaction has judged a recipient, or lowered the limit.
     fn has_begun(&self) -> bool {
         !self.left.is_empty()
     }
 
-    /// Takes what came of a transaction with at most `most` recipients. There is another one where it brought something
-    /// forward: judgements, or a lower limit.
+    /// Adds the result of a transaction with at most `most` recipients. Another one follows if this one made progress:
+    /// judgements, or a lower limit.
     fn take(&mut self, peer: Peer, Judged { done, left, may_go_on, limit }: Judged, most: usize) {
         let is_forward = !done.is_empty() || limit.is_some_and(|limit| limit < most);
         for (place, judgement) in done {
@@ -244,7 +243,7 @@ impl TransactionResults {
         self.peer = peer;
     }
 
-    /// Whoever has no judgement yet gets this one.
+    /// Gives this judgement to all recipients that have none.
     fn stop(&mut self, peer: Peer, judgement: &Judgement) {
         self.left = vec![judgement.clone(); self.places.len()];
         self.may_go_on = false;
@@ -276,5 +275,5 @@ fn stopping() -> Failure {
 }
 
 fn called_off() -> Failure {
-    NotBegun::because("it was called off").into()
+    NotBegun::because("the message is no longer to be sent").into()
 }

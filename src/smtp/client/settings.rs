@@ -1,4 +1,4 @@
-//! How the sender is set up: plain data, and what can be wrong with it.
+//! Settings of the sender, and setup errors.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,55 +9,53 @@ use super::mx::mx_guard::MxGuard;
 use crate::domain::network::Allowed;
 use crate::domain::relay::{Relay, TlsMode};
 
-/// Everything a [`Sender`](crate::smtp::Sender) needs to know.
+/// Settings of a [`Sender`](crate::smtp::Sender).
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The name given in EHLO: a host name, or an IP address, which is sent as an address literal.
+    /// Name in EHLO: a host name, or an IP address, which is sent as an address literal.
     pub hostname: String,
     /// The relay behind [`RouteName::Relay`](crate::domain::routing::RouteName::Relay).
     pub relay: Option<Relay>,
-    /// The relays behind each [`RouteName::Named`](crate::domain::routing::RouteName::Named), at least one, in the order
-    /// in which they are asked.
+    /// Relays of each [`RouteName::Named`](crate::domain::routing::RouteName::Named), at least one, in the order in
+    /// which they are tried.
     pub routes: BTreeMap<String, Vec<Relay>>,
-    /// The resolver for mail exchangers and relays. Where there is none the system's is asked, for relays with its hosts
-    /// file.
+    /// DNS server for mail exchangers and relays. `None` uses the system's; relays then also use the hosts file.
     pub dns: Option<SocketAddr>,
-    /// The port of mail exchangers: 25.
+    /// Port of mail exchangers: 25.
     pub mx_port: u16,
-    /// How much TLS is asked of a domain's mail exchangers, `*` standing for all that are not named; opportunistic where
-    /// neither is there.
+    /// TLS mode by recipient domain; `*` applies to all other domains. Opportunistic if neither matches.
     pub mx_tls: BTreeMap<String, TlsMode>,
-    /// The most connections to one destination (the relay, or one address of a mail exchanger), at least 1.
+    /// Maximum connections to one destination (the relay, or one address of a mail exchanger), at least 1.
     pub connections: usize,
-    /// The most mails over one connection, at least 1.
+    /// Maximum messages over one connection, at least 1.
     pub mails_per_connection: u32,
-    /// The oldest a connection may get before it is replaced.
+    /// Maximum age of a connection before it is replaced.
     pub connection_age: Duration,
-    /// How long a connection to the relay is kept when there is nothing to send.
+    /// How long an idle connection to the relay is kept.
     pub relay_idle: Duration,
-    /// The same for mail exchangers, which dislike idle connections more.
+    /// How long an idle connection to a mail exchanger is kept; they tolerate idle connections less.
     pub mx_idle: Duration,
-    /// How long to wait for what.
+    /// Time-outs.
     pub timeouts: Timeouts,
-    /// Whether a domain's mail exchanger may be this machine: for development and tests.
+    /// Whether this machine may be a mail exchanger; for development and tests.
     pub allow_loopback_mx: bool,
-    /// Where mail exchangers may be besides the Internet and this machine.
+    /// Networks, in addition to public addresses and this machine, where mail exchangers may be.
     pub allow_private_mx: Allowed,
-    /// Whether and how the MTA-STS policies of domains are followed.
+    /// Whether and how MTA-STS policies are followed.
     pub mta_sts: MtaSts,
 }
 
-/// How MTA-STS policies (RFC 8461) are looked for.
+/// Settings for MTA-STS policies (RFC 8461).
 #[derive(Debug, Clone)]
 pub struct MtaSts {
-    /// Whether they are.
+    /// Whether policies are followed.
     pub enabled: bool,
-    /// The port of the HTTPS servers that publish them: 443.
+    /// Port of the HTTPS servers that publish policies: 443.
     pub port: u16,
-    /// For how long a domain's DNS record is not asked for again.
+    /// How long a domain's DNS record is cached.
     pub period: Duration,
-    /// A PEM file of certificates that are trusted besides the system's, for those servers and for mail exchangers
-    /// that must show a valid certificate.
+    /// PEM file of certificates that are trusted in addition to the system's, for those servers and for mail exchangers
+    /// that must present a valid certificate.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -90,25 +88,25 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Which addresses may be mail exchangers.
+    /// Returns which addresses may be mail exchangers.
     pub(in crate::smtp) fn mx_guard(&self) -> MxGuard {
         MxGuard { loopback: self.allow_loopback_mx, allowed: self.allow_private_mx.clone() }
     }
 }
 
-/// How long to wait: RFC 5321 §4.5.3.2 and, where it says nothing, our own choice. Each is for a whole reply.
+/// Time-outs of RFC 5321 §4.5.3.2, and our own where it has none. Each is for a whole reply.
 ///
-/// The commands of one mail up to DATA together get `mail + rcpt + data` plus 10 s a recipient, and the mail itself
-/// `block` plus its size at 8 KiB a second: a server that is slow in every step is given up all the same.
+/// The commands of one message up to DATA together get `mail + rcpt + data` plus 10 s per recipient, and the message
+/// itself `block` plus its size at 8 KiB/s. This bounds the time of a server that is slow in every step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For a free connection, where all are in use (ours: 300 s).
+    /// For a free connection, if all are in use (ours: 300 s).
     pub slot: Duration,
-    /// For a free connection, where another server may take the mail instead (ours: 10 s).
+    /// For a free connection, if another server can be tried instead (ours: 10 s).
     pub slot_or_next: Duration,
-    /// For all answers of the DNS together (ours: 20 s).
+    /// For all DNS queries of a message together (ours: 20 s).
     pub dns: Duration,
-    /// For an MTA-STS policy, from connection to last octet (RFC 8461 §3.3 suggests 60 s; ours: 20 s).
+    /// For an MTA-STS policy, from connection to last byte (RFC 8461 §3.3 suggests 60 s; ours: 20 s).
     pub policy: Duration,
     /// To establish TCP with one address (ours: 30 s).
     pub connect: Duration,
@@ -118,8 +116,8 @@ pub struct Timeouts {
     pub ehlo: Duration,
     /// For the TLS handshake (ours: 60 s).
     pub tls: Duration,
-    /// For a server to become ready for MAIL, from connection to last reply. Once so much has gone by with the servers or
-    /// addresses of one destination together, no third is tried (ours: 600 s).
+    /// For the opening of a session, from connection to the last reply before MAIL. Once it has passed with the servers
+    /// or addresses of one destination together, no third one is tried (ours: 600 s).
     pub session: Duration,
     /// For the reply to MAIL (300 s).
     pub mail: Duration,
@@ -127,11 +125,11 @@ pub struct Timeouts {
     pub rcpt: Duration,
     /// For the reply to DATA (120 s).
     pub data: Duration,
-    /// For a block of the mail to be written (180 s).
+    /// For a block of the message to be written (180 s).
     pub block: Duration,
     /// For the reply to the final dot (600 s).
     pub final_dot: Duration,
-    /// For the reply to QUIT, and for words of parting from a server that hangs up (ours: 5 s).
+    /// For the reply to QUIT, and for a last reply from a server that closes the connection (ours: 5 s).
     pub quit: Duration,
 }
 
@@ -158,21 +156,21 @@ impl Default for Timeouts {
     }
 }
 
-/// Why a [`Sender`](crate::smtp::Sender) cannot be made of these settings.
+/// Why a [`Sender`](crate::smtp::Sender) could not be created from these settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// The name for EHLO would break the command.
+    /// The host name is not valid in EHLO.
     #[error("the host name {0:?} cannot be given in EHLO: it must be a host name or an IP address")]
     Hostname(String),
-    /// A limit of zero.
+    /// A limit is zero.
     #[error("{0} must be at least 1")]
     Zero(&'static str),
-    /// The file of trusted certificates.
+    /// The file of trusted certificates could not be used.
     #[error("cannot read certificates from {path}: {reason}", path = path.display())]
     CaFile {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why it could not be used.
         reason: String,
     },
     /// TLS could not be set up.

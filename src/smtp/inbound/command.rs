@@ -1,8 +1,8 @@
-//! A line → a command (RFC 5321 §4.1.1). Pure: whatever the bytes, the answer is a command or a fault to reply.
+//! Parses a line into a command (RFC 5321 §4.1.1). Pure: any bytes give a command or a fault to reply.
 
 use super::path;
 
-/// What the client asks for.
+/// A client's command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Command {
     /// `EHLO name`
@@ -36,7 +36,7 @@ pub(super) enum Command {
 pub(super) struct Auth {
     /// The mechanism, in upper case.
     pub(super) mechanism: String,
-    /// Whether the first response came with the command. It is not kept: nobody checks it.
+    /// Whether the first response came with the command. It is not kept, because it is never checked.
     pub(super) has_initial_response: bool,
 }
 
@@ -45,18 +45,18 @@ pub(super) struct Auth {
 pub(super) struct Mail {
     /// The reverse path; empty for the null sender.
     pub(super) from: String,
-    /// The octets the client means to send (RFC 1870).
+    /// Message size in bytes that the client announced (RFC 1870).
     pub(super) size: Option<u64>,
     /// Whether addresses and headers may be UTF-8 (RFC 6531).
     pub(super) smtputf8: bool,
 }
 
-/// Why a line is not a command, as the text of a reply.
+/// Why a line is not a command, as a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CommandFault {
     /// The reply code.
     pub(super) code: u16,
-    /// The enhanced code and the words.
+    /// The enhanced code and the text.
     pub(super) text: &'static str,
 }
 
@@ -64,7 +64,7 @@ const fn fault(code: u16, text: &'static str) -> CommandFault {
     CommandFault { code, text }
 }
 
-/// Also where STARTTLS is not.
+/// Also the reply to STARTTLS without a certificate.
 pub(super) const NOT_OFFERED: CommandFault = fault(502, "5.5.1 This command is not offered");
 const NO_ARGUMENT: CommandFault = fault(501, "5.5.4 This command takes no argument");
 const NO_ARGUMENT_GIVEN: CommandFault = fault(501, "5.5.4 This command takes an argument");
@@ -80,7 +80,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, CommandFault> {
         return Err(fault(500, "5.5.2 The command is not UTF-8"));
     };
     if line.chars().any(char::is_control) {
-        return Err(fault(500, "5.5.2 The command holds a control character"));
+        return Err(fault(500, "5.5.2 The command contains a control character"));
     }
     let (verb, argument) = line.split_once(' ').unwrap_or((line, ""));
     let argument = argument.trim();
@@ -99,7 +99,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, CommandFault> {
         "STARTTLS" => alone(argument, Command::StartTls),
         "AUTH" => auth(argument),
         "BDAT" | "EXPN" => Err(NOT_OFFERED),
-        _ => Err(fault(500, "5.5.1 There is no such command")),
+        _ => Err(fault(500, "5.5.1 Unknown command")),
     }
 }
 
@@ -108,7 +108,7 @@ fn alone(argument: &str, command: Command) -> Result<Command, CommandFault> {
 }
 
 fn name(argument: &str) -> Result<String, CommandFault> {
-    // Clients write what they like here; the first word is the name.
+    // Clients append all kinds of text here; the first word is the name.
     argument.split(' ').next().filter(|name| !name.is_empty()).map(str::to_owned).ok_or(NO_NAME)
 }
 
@@ -121,7 +121,7 @@ fn auth(argument: &str) -> Result<Command, CommandFault> {
     Ok(Command::Auth(Auth { mechanism: mechanism.to_ascii_uppercase(), has_initial_response }))
 }
 
-/// Splits `KEYWORD:<path> parameters`; a blank after the colon is wrong and common.
+/// Splits `KEYWORD:<path> parameters`; a space after the colon is invalid but common.
 fn keyword_and_path<'a>(argument: &'a str, keyword: &str) -> Option<(&'a str, &'a str)> {
     let (head, rest) = argument.split_once(':')?;
     if !head.eq_ignore_ascii_case(keyword) {
@@ -146,7 +146,7 @@ fn mail(argument: &str) -> Result<Mail, CommandFault> {
                     return Err(UNKNOWN_PARAMETER);
                 }
             }
-            // RFC 4954 §5: who submitted it, for those who trust the client.
+            // RFC 4954 §5: the original submitter, which only matters from trusted clients.
             ("AUTH", Some(_)) if !auth => auth = true,
             ("SMTPUTF8", None) if !mail.smtputf8 => mail.smtputf8 = true,
             ("SIZE" | "BODY" | "SMTPUTF8" | "AUTH", _) => return Err(BAD_PARAMETER),
@@ -156,7 +156,7 @@ fn mail(argument: &str) -> Result<Mail, CommandFault> {
     Ok(mail)
 }
 
-/// Up to 20 digits (RFC 1870 §3); what no `u64` holds is as good as the largest.
+/// Parses up to 20 digits (RFC 1870 §3); a number too large for `u64` becomes the largest.
 fn size(value: &str) -> Result<u64, CommandFault> {
     if !(1..=20).contains(&value.len()) || !value.bytes().all(|b| b.is_ascii_digit()) {
         return Err(BAD_PARAMETER);
@@ -238,7 +238,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_bytes_there_is_an_answer(
+        fn any_bytes_give_a_command_or_a_fault(
             verb in prop::sample::select(vec!["", "MAIL FROM:", "RCPT TO:", "EHLO ", "MAIL FROM:<"]),
             rest in prop::collection::vec(any::<u8>(), 0..60),
         ) {

@@ -1,16 +1,16 @@
-//! Bytes → one mail (RFC 5321 §4.5.2): ends at `CRLF . CRLF` and nowhere else, and takes the stuffed dots out.
+//! Reads one message from bytes (RFC 5321 §4.5.2): it ends at `CRLF . CRLF` only, and stuffed dots are removed.
 //!
-//! Of a large mail as much may be kept as whoever reads it looks at; the rest is read over.
+//! Only the beginning of a large message is kept, as much as its reader needs; the rest is skipped.
 //!
-//! A mail with a bare CR or LF is read to its true end and refused (§2.3.8): a server further on might take
-//! `LF . LF` for an end, and what follows for commands.
+//! A message with a bare CR or LF is read to its true end and refused (§2.3.8): another server might take `LF . LF` for
+//! the end, and what follows for commands.
 
-/// Why a mail cannot be taken.
+/// Why a message is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DataFault {
-    /// A CR or LF without the other.
+    /// It contains a CR or LF without the other.
     BareLineBreak,
-    /// More octets than allowed.
+    /// It has more bytes than allowed.
     TooBig,
 }
 
@@ -28,12 +28,12 @@ enum At {
     Text,
 }
 
-/// Reads one mail from the bytes after 354.
+/// Reads one message from the bytes after 354.
 #[derive(Debug)]
 pub(super) struct DataReader {
     at: At,
     data: Vec<u8>,
-    /// Octets so far, kept or not.
+    /// Bytes so far, including those not kept.
     size: usize,
     limit: usize,
     most_kept: usize,
@@ -41,12 +41,12 @@ pub(super) struct DataReader {
 }
 
 impl DataReader {
-    /// A reader for a mail of at most `limit` octets, which keeps the first `most_kept` of them.
+    /// Creates a reader for a message of at most `limit` bytes, which keeps the first `most_kept` of them.
     pub(super) fn new(limit: usize, most_kept: usize) -> Self {
         Self { at: At::LineStart, data: Vec::new(), size: 0, limit, most_kept, fault: None }
     }
 
-    /// Takes what belongs to the mail, and answers how many bytes that was and whether its end has come.
+    /// Consumes the bytes that belong to the message; returns how many, and whether its end was reached.
     pub(super) fn push(&mut self, input: &[u8]) -> (usize, bool) {
         let mut next = 0;
         while let Some(&byte) = input.get(next) {
@@ -56,7 +56,7 @@ impl DataReader {
                     self.keep(b"\r\n");
                     self.at = At::LineStart;
                 }
-                // The byte itself is looked at again, now as text.
+                // The same byte is processed again, as text.
                 (At::DotReturn | At::Return, _) => {
                     self.refuse(DataFault::BareLineBreak);
                     self.at = At::Text;
@@ -83,7 +83,7 @@ impl DataReader {
         (next, false)
     }
 
-    /// The mail or its beginning, once its end has come.
+    /// Returns the message or its beginning, once its end was reached.
     pub(super) fn finish(self) -> Result<Vec<u8>, DataFault> {
         self.fault.map_or(Ok(self.data), Err)
     }
@@ -101,7 +101,7 @@ impl DataReader {
         }
     }
 
-    /// Notes the first fault and lets go of the memory; the rest is read over.
+    /// Records the first fault and frees the memory; the rest is skipped.
     fn refuse(&mut self, fault: DataFault) {
         self.fault.get_or_insert(fault);
         self.data = Vec::new();
@@ -116,7 +116,7 @@ mod tests {
 
     type Mail = Result<Vec<u8>, DataFault>;
 
-    /// What a mail came to, and what was left over for the next command.
+    /// Returns the result for a message, and the bytes left for the next command.
     fn read(chunks: &[&[u8]], limit: usize) -> Option<(Mail, Vec<u8>)> {
         read_of(chunks, limit, limit)
     }
@@ -142,17 +142,17 @@ mod tests {
 
     #[test]
     fn dots_at_line_starts_are_unstuffed() {
-        let mail = whole(b"..\r\n...\r\na.b\r\n.x\r\n.\r\n").expect("an end").expect("a mail");
+        let mail = whole(b"..\r\n...\r\na.b\r\n.x\r\n.\r\n").expect("an end").expect("a message");
         assert_eq!(mail, b".\r\n..\r\na.b\r\nx\r\n");
     }
 
     #[test]
-    fn an_empty_mail_is_a_mail() {
+    fn an_empty_message_is_a_message() {
         assert_eq!(whole(b".\r\n"), Some(Ok(vec![])));
     }
 
     #[test]
-    fn nothing_but_crlf_dot_crlf_ends_a_mail() {
+    fn only_crlf_dot_crlf_ends_a_message() {
         for end in
             ["\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r.\r\n", "\r\n.\r", "\r\n.\r.\r\n", "\r\n\0.\r\n", "\r\n. \r\n"]
         {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_with_bare_line_breaks_is_refused_at_its_true_end() {
+    fn a_message_with_bare_line_breaks_is_refused_at_its_end() {
         for inside in ["a\nb", "a\rb", "\n.\n", "\n.\r\nRSET", "\r\n.\nRSET", "\r\n.\rRSET", "\r\r\n", ".\n"] {
             let bytes = format!("{inside}\r\n.\r\nQUIT\r\n");
             let (data, left) = read(&[bytes.as_bytes()], 1_000).expect("an end");
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_kept_is_read_over_and_counts_all_the_same() {
+    fn skipped_bytes_count_towards_the_limit() {
         let wire: &[u8] = b"..345\r\n.6\r\n\r\n.\r\nQUIT\r\n";
         let whole = b".345\r\n6\r\n\r\n";
         for most_kept in 0..=whole.len() {
@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    /// What a client does before it sends (RFC 5321 §4.5.2).
+    /// Stuffs dots as a client does before sending (RFC 5321 §4.5.2).
     fn stuffed(mail: &[u8]) -> Vec<u8> {
         let lines = mail.split_inclusive(|byte| *byte == b'\n');
         lines.flat_map(|line| if line.starts_with(b".") { [b".", line].concat() } else { line.to_vec() }).collect()
@@ -198,7 +198,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_was_sent_is_what_arrives(lines in prop::collection::vec("[.a\u{e9}\0]{0,4}", 0..8), cut in 1_usize..7) {
+        fn a_message_arrives_as_it_was_sent(lines in prop::collection::vec("[.a\u{e9}\0]{0,4}", 0..8), cut in 1_usize..7) {
             let mail: Vec<u8> = lines.iter().flat_map(|line| format!("{line}\r\n").into_bytes()).collect();
             let wire = [stuffed(&mail).as_slice(), b".\r\nQUIT\r\n"].concat();
             let chunks: Vec<&[u8]> = wire.chunks(cut).collect();

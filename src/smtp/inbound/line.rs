@@ -1,15 +1,15 @@
-//! Bytes → command lines (RFC 5321 §2.3.8): only CRLF ends one.
+//! Splits bytes into command lines (RFC 5321 §2.3.8): only CRLF ends one.
 
-/// The longest command line, its CRLF included: 512 of RFC 5321 §4.5.3.1.4 and what extensions add, generously.
+/// Maximum length of a command line with its CRLF: the 512 of RFC 5321 §4.5.3.1.4 and ample space for extensions.
 pub(super) const LINE_LIMIT: usize = 2_048;
 
-/// The most bytes that are skipped of a line that is too long, before the client is left.
+/// Maximum bytes skipped of a line that is too long, before the session ends.
 const SKIP_LIMIT: usize = 1 << 20;
 
 /// Why a line is not a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LineFault {
-    /// More than [`LINE_LIMIT`] octets.
+    /// More than [`LINE_LIMIT`] bytes.
     TooLong,
     /// More than [`SKIP_LIMIT`] bytes after it was refused as too long.
     Endless,
@@ -17,16 +17,16 @@ pub(super) enum LineFault {
     BareLineFeed,
 }
 
-/// Takes lines off the front of a buffer.
+/// Removes lines from the front of a buffer.
 #[derive(Debug, Default)]
 pub(super) struct LineReader {
-    /// The line at the front was refused as too long, and its end has not come yet: so many bytes were skipped.
+    /// Bytes skipped of a line that was refused as too long and has not ended yet.
     skipped: Option<usize>,
 }
 
 impl LineReader {
-    /// The next line without its CRLF, or `None` where more bytes are needed. Never leaves more than one line's worth
-    /// behind when it answers `None`.
+    /// Returns the next line without its CRLF, or `None` if more bytes are needed. `None` leaves at most one line's
+    /// worth in the buffer.
     pub(super) fn take(&mut self, input: &mut Vec<u8>) -> Option<Result<Vec<u8>, LineFault>> {
         loop {
             let Some(end) = input.iter().position(|byte| *byte == b'\n') else {
@@ -47,7 +47,7 @@ impl LineReader {
         }
     }
 
-    /// No end of line in sight: refuses what is already too long, once, and forgets it.
+    /// Handles a buffer without a line end: refuses a line that is too long, once, and discards it.
     fn wait(&mut self, input: &mut Vec<u8>) -> Option<Result<Vec<u8>, LineFault>> {
         if let Some(skipped) = &mut self.skipped {
             *skipped += input.len();
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_line_is_taken() {
+    fn the_longest_line_is_accepted() {
         let mut line = vec![b'x'; LINE_LIMIT - 2];
         line.extend_from_slice(b"\r\n");
         assert!(matches!(all(&[&line]).as_slice(), [Ok(_)]));

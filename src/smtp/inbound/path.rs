@@ -1,12 +1,12 @@
 //! Paths in MAIL and RCPT (RFC 5321 §4.1.2, RFC 6531 §3.3): `<local@domain>`, the null path, old source routes.
 //!
-//! Liberal where it harms nobody (`a..b@example.test` exists), strict where a path could be taken for something else:
-//! no blanks, brackets or control characters outside a quoted local part.
+//! Lenient where it is harmless (`a..b@example.test` exists), strict where a path could be misread: no spaces, brackets
+//! or control characters outside a quoted local part.
 
-/// The longest path, its brackets included (RFC 5321 §4.5.3.1.3).
+/// Maximum length of a path with its brackets (RFC 5321 §4.5.3.1.3).
 const PATH_LIMIT: usize = 256;
 
-/// Splits `<path>` off the front, minding `>` inside quotes, and answers it with what follows.
+/// Splits `<path>` off the front, ignoring `>` inside quotes; returns the path and the rest.
 pub(super) fn split(text: &str) -> Option<(&str, &str)> {
     let inner = text.strip_prefix('<')?;
     let (mut quoted, mut escaped) = (false, false);
@@ -22,7 +22,7 @@ pub(super) fn split(text: &str) -> Option<(&str, &str)> {
     None
 }
 
-/// The address in a path, its source route dropped (RFC 5321 appendix C), or `None` where it is none.
+/// Returns the address in a path without its source route (RFC 5321 appendix C), or `None` if it is invalid.
 pub(super) fn address(path: &str) -> Option<&str> {
     if path.len() + 2 > PATH_LIMIT {
         return None;
@@ -42,7 +42,7 @@ fn is_local(local: &str) -> bool {
     }
 }
 
-/// Whether no quote stands bare in it and no backslash at its end.
+/// Returns whether the content has no unescaped quote and no backslash at its end.
 fn is_quoted_content(content: &str) -> bool {
     let mut escaped = false;
     for byte in content.bytes() {
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_told_from_others() {
+    fn invalid_addresses_are_recognized() {
         for good in [
             "a@b.test",
             "a..b@c.test",

@@ -1,4 +1,4 @@
-//! Who is connected: so many connections at a time and mails a minute from one address, of IPv6 from one /64.
+//! Limits per client: concurrent connections and messages a minute from one address, or from one /64 of IPv6.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -10,18 +10,18 @@ use tokio::time::Instant;
 use super::Settings;
 use crate::telemetry::RateLimitedLog;
 
-/// Over so long a time the mails of one address are counted.
+/// Period over which the messages of one address are counted.
 const MINUTE: Duration = Duration::from_mins(1);
-/// One part in so many of the places, and one place, is for sessions that are leaving.
+/// The limit of sessions may be exceeded by one part in this many, plus one, while other sessions are ending.
 pub(super) const LEAVING: usize = 8;
-/// Beyond so many addresses those of which nothing has to be remembered are forgotten.
+/// Number of addresses above which those without state are forgotten.
 const REMEMBERED: usize = 4_096;
 
-/// Everybody who is, or was of late.
+/// Counts of current and recent clients.
 #[derive(Debug)]
 pub(super) struct Peers {
     max_connections: usize,
-    /// What one mail takes of its address's minute.
+    /// How much of its address's minute one message uses.
     cost: Option<Duration>,
     seen: Mutex<HashMap<IpAddr, Seen>>,
     turned_away: RateLimitedLog,
@@ -31,11 +31,11 @@ pub(super) struct Peers {
 #[derive(Debug)]
 struct Seen {
     connections: usize,
-    /// Until when its mails so far take up its minute (virtual scheduling).
+    /// Until when the address's messages so far use up its minute (virtual scheduling).
     taken_until: Instant,
 }
 
-/// A connection's place; dropping it gives the place back.
+/// The connection's entry in the counts; dropping it removes it.
 #[derive(Debug)]
 pub(super) struct Guest {
     peers: Arc<Peers>,
@@ -49,8 +49,8 @@ impl Peers {
         Arc::new(Self { max_connections: settings.max_per_peer, cost, seen: Mutex::default(), turned_away, refused })
     }
 
-    /// A place for one more connection from there, where there is one: at the limit where `make_room` finds one for the
-    /// address's network, whose session takes a moment to leave.
+    /// Counts one more connection from this address, if the limit allows it or `make_room` ends a session of the
+    /// address's network, which takes a moment to close.
     pub(super) fn enter(
         self: &Arc<Self>,
         address: IpAddr,
@@ -71,33 +71,45 @@ impl Peers {
         Some(Guest { peers: self.clone(), address })
     }
 
-    /// Logs that there was no place for somebody.
+    /// Logs that a client was refused a session.
     pub(super) fn note_turned_away(&self, peer: SocketAddr, why: &str) {
         if let Some(count) = self.turned_away.note(Instant::now()) {
-            tracing::warn!(%peer, count, why, "SMTP clients were turned away, who may have had bounces to bring");
+            tracing::warn!(
+                event = "smtp_clients_refused",
+                %peer,
+                count,
+                why,
+                "refused SMTP clients, which may have had bounces; they should try again later"
+            );
         }
     }
 
     fn seen(&self) -> MutexGuard<'_, HashMap<IpAddr, Seen>> {
-        // No step under this lock leaves it half changed.
+        // No code under this lock panics between two changes.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Guest {
-    /// The network that it counts for.
+    /// Returns the network that the connection counts for.
     pub(super) fn network(&self) -> IpAddr {
         self.address
     }
 
-    /// Logs that a mail may not begin.
+    /// Logs that a message was refused before its text.
     pub(super) fn note_refusal(&self, peer: SocketAddr, why: &str) {
         if let Some(count) = self.peers.refused.note(Instant::now()) {
-            tracing::warn!(%peer, count, why, "mails were refused before they began, which may have been bounces");
+            tracing::warn!(
+                event = "smtp_messages_refused",
+                %peer,
+                count,
+                why,
+                "refused messages, which may be bounces; if so, raise the limit"
+            );
         }
     }
 
-    /// Whether one more mail may begin, which is then counted.
+    /// Returns whether one more message may begin, and counts it.
     pub(super) fn may_send(&self, now: Instant) -> bool {
         let Some(cost) = self.peers.cost else { return true };
         let mut all = self.peers.seen();
@@ -123,7 +135,7 @@ impl Drop for Guest {
     }
 }
 
-/// What one owner has: an address of IPv4, a /64 of IPv6.
+/// Returns the network of an address that usually has one owner: an IPv4 address, or a /64 of IPv6.
 fn neighbourhood(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -151,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_has_so_many_places_and_another_its_own() {
+    fn each_network_has_its_own_connection_limit() {
         let (peers, now) = (peers(1, None), Instant::now());
         let first = enter(&peers, "2001:db8::1", now).expect("a place");
         assert!(enter(&peers, "2001:db8::2", now).is_none(), "the same network");
@@ -159,7 +171,7 @@ mod tests {
         assert!(enter(&peers, "::ffff:192.0.2.1", now).is_some());
         drop(first);
         assert!(enter(&peers, "2001:db8::2", now).is_some());
-        assert!(peers.seen().is_empty(), "nobody is there, and nothing to be remembered");
+        assert!(peers.seen().is_empty(), "no connections and no state are left");
     }
 
     #[test]
@@ -175,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_may_send_so_many_mails_a_minute_over_all_its_connections() {
+    fn the_message_rate_counts_all_connections_of_an_address() {
         let (peers, now) = (peers(9, Some(3)), Instant::now());
         let enter = |text| enter(&peers, text, now).unwrap();
         let (one, two) = (enter("192.0.2.1"), enter("192.0.2.1"));
@@ -189,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_of_addresses_fills_the_memory() {
+    fn the_number_of_remembered_addresses_is_bounded() {
         let (peers, mut now) = (peers(9, Some(60)), Instant::now());
         for n in 0..20_000_u32 {
             assert!(peers.enter(IpAddr::from(n.to_be_bytes()), |_| false, now).unwrap().may_send(now));

@@ -1,8 +1,8 @@
-//! Who may be asked to leave when the server is full, or one network's share of it: sessions that have had no transaction
-//! for longest.
+//! Decides which session ends when the server, or one network's share of it, is full: the one without a transaction for
+//! longest.
 //!
-//! A session counts as busy while it has an accepted recipient. All others hold a connection for nothing, and idle ones would
-//! keep everybody else out until their time is up.
+//! A session is busy while it has an accepted recipient. All others hold a connection without using it, and idle ones
+//! would block new clients until they time out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,32 +20,32 @@ pub(super) struct Seats {
 
 #[derive(Debug)]
 struct Taken {
-    /// The network it comes from (`Guest::network`).
+    /// The client's network (`Guest::network`).
     network: IpAddr,
-    /// Since when it has no transaction; none while it has one.
+    /// Since when the session has no transaction; `None` while it has one.
     idle_since: Option<Instant>,
     leave: CancellationToken,
 }
 
-/// One session's seat; dropping it gives it back.
+/// A session's seat; dropping it frees the seat.
 #[derive(Debug)]
 pub(super) struct Seat {
     seats: Arc<Seats>,
     number: u64,
-    /// Cancelled where the seat is wanted for another.
+    /// Cancelled when the session must end for another.
     pub leave: CancellationToken,
 }
 
 impl Seats {
-    /// Notes a session that begins.
+    /// Registers a session.
     pub fn take(self: &Arc<Self>, number: u64, network: IpAddr, now: Instant) -> Seat {
         let leave = CancellationToken::new();
         self.all().insert(number, Taken { network, idle_since: Some(now), leave: leave.clone() });
         Seat { seats: self.clone(), number, leave }
     }
 
-    /// Asks the session that has had no transaction for longest to leave, of all or of one network. Returns false if all are
-    /// busy, or have been idle for less than `grace` and may be about to begin one.
+    /// Ends the session without a transaction for longest, of all or of one network. Returns false if all are busy, or
+    /// have been idle for less than `grace` and may be about to begin a transaction.
     pub fn make_room(&self, of: Option<IpAddr>, grace: Duration, now: Instant) -> bool {
         let mut all = self.all();
         let idle = all.iter().filter(|(_, taken)| of.is_none_or(|network| taken.network == network));
@@ -57,13 +57,13 @@ impl Seats {
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<u64, Taken>> {
-        // No step under this lock leaves it half changed.
+        // No code under this lock panics between two changes.
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Seat {
-    /// Notes whether the session has a transaction.
+    /// Records whether the session has a transaction.
     pub fn note(&self, is_busy: bool, now: Instant) {
         if let Some(taken) = self.seats.all().get_mut(&self.number) {
             taken.idle_since = if is_busy { None } else { taken.idle_since.or(Some(now)) };

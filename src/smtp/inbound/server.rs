@@ -1,4 +1,4 @@
-//! The listener: one task a session, so many at once, and a stop that lets mails in transfer finish.
+//! The listener: one task per session, up to a limit, and a stop that lets messages in transfer finish.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -15,13 +15,13 @@ use super::seats::{Seat, Seats};
 use super::session::Session;
 use super::{Handler, Settings};
 
-/// How long to leave the listener alone after an error such as too many open files.
+/// How long to wait after an accept error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// So long a session that leaves for another has for its farewell.
+/// How long a session that must end has to do so.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long a TLS handshake may take.
+/// Maximum duration of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// A bound listener; [`run`](Server::run) serves it.
@@ -33,19 +33,19 @@ pub struct Server<H> {
 }
 
 impl<H: Handler> Server<H> {
-    /// Listens on `address`; port 0 takes a free one. Fails where the port is taken.
+    /// Binds to `address`; port 0 selects a free port. Returns an error if the port is in use.
     pub async fn bind(address: impl ToSocketAddrs, settings: Settings, handler: Arc<H>) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address, settings: Arc::new(settings), handler })
     }
 
-    /// Where it listens.
+    /// Returns the local address.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until `stop`. Then idle sessions get a 421 at once, those in the middle of a mail may end it within
+    /// Serves until `stop`. Idle sessions then get a 421 at once; those in the middle of a message may finish it within
     /// [`Settings::grace`].
     pub async fn run(self, stop: CancellationToken) {
         let (mut sessions, peers) = (JoinSet::new(), Peers::new(&self.settings));
@@ -57,7 +57,7 @@ impl<H: Handler> Server<H> {
                 () = stop.cancelled() => break,
                 Some(ended) = sessions.join_next(), if !sessions.is_empty() => report(ended),
                 accepted = self.listener.accept() => match accepted {
-                    // Whoever leaves for another takes a moment for that: so many more may be there.
+                    // A session that ends for another needs a moment, so the limit may be exceeded meanwhile.
                     Ok((stream, peer))
                         if sessions.len() >= most
                             && (sessions.len() > most + most / LEAVING || !seats.make_room(None, grace, Instant::now())) =>
@@ -75,7 +75,11 @@ impl<H: Handler> Server<H> {
                         None => turn_away(stream, peer, &peers, "Too many connections from your address, try again later"),
                     },
                     Err(error) => {
-                        tracing::warn!(%error, "cannot accept an SMTP connection");
+                        tracing::warn!(
+                            event = "smtp_accept_failed",
+                            %error,
+                            "cannot accept an SMTP connection; trying again"
+                        );
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -89,7 +93,7 @@ impl<H: Handler> Server<H> {
     }
 }
 
-/// A place among those of the peer's network; one of its own idle sessions makes way where they are taken.
+/// Counts a session for the peer's network; at the limit, ends an idle session of that network.
 fn enter(peers: &Arc<Peers>, seats: &Seats, peer: SocketAddr, grace: Duration) -> Option<Guest> {
     let now = Instant::now();
     peers.enter(peer.ip(), |network| seats.make_room(Some(network), grace, now), now)
@@ -103,7 +107,7 @@ async fn serve<H: Handler>(
     handler: Arc<H>,
     stop: CancellationToken,
 ) {
-    // A short reply must not wait for the acknowledgement of the one before.
+    // A short reply must not wait for the acknowledgement of the previous one (Nagle).
     let _ = stream.set_nodelay(true);
     let gone = async {
         seat.leave.cancelled().await;
@@ -111,7 +115,7 @@ async fn serve<H: Handler>(
     };
     tokio::select! {
         () = speak(stream, peer, (&guest, &seat), &settings, &*handler, stop) => {}
-        // It does not even read that it is to leave.
+        // The client does not even read the 421.
         () = gone => {}
     }
 }
@@ -130,12 +134,12 @@ async fn speak<H: Handler>(
     let Some(handshake) = seat.leave.run_until_cancelled(handshake).await else { return };
     match handshake {
         Ok(Ok(stream)) => Session::new(stream, peer, (guest, seat), handler, settings, stop).run_secure().await,
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "a client did not come to terms about TLS"),
-        Err(_) => tracing::debug!(%peer, "a client was too slow in its TLS handshake"),
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake with an SMTP client failed"),
+        Err(_) => tracing::debug!(%peer, "TLS handshake with an SMTP client timed out"),
     }
 }
 
-/// Says that there is no place, without waiting: a fresh socket has room for one line.
+/// Refuses a client without waiting: the buffer of a new socket has space for one line.
 fn turn_away(stream: TcpStream, peer: SocketAddr, peers: &Peers, why: &str) {
     peers.note_turned_away(peer, why);
     if let Ok(mut stream) = stream.into_std() {
@@ -143,11 +147,11 @@ fn turn_away(stream: TcpStream, peer: SocketAddr, peers: &Peers, why: &str) {
     }
 }
 
-/// A panic in one session ends that session only.
+/// Logs the panic of a session, which ends that session only.
 fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        tracing::error!(%error, "an SMTP session panicked");
+        tracing::error!(event = "smtp_session_panicked", %error, "an SMTP session panicked; other sessions continue");
     }
 }

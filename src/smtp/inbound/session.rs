@@ -1,4 +1,4 @@
-//! One client's session (RFC 5321 §4.3.2): commands in their order, one mail after the other.
+//! One client's session (RFC 5321 §4.3.2): commands in order, one message after the other.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,9 +17,9 @@ use super::seats::Seat;
 use super::wire::Wire;
 use super::{Handler, ReceivedMail, Settings, SmtpRefusal};
 
-/// Bytes that are read of a mail beyond twice the largest size, so that the client gets to read the refusal.
+/// Bytes read of a message beyond twice the maximum size, so that the client can read the refusal.
 const OVERRUN: usize = 1 << 20;
-/// How long the last reply of a session may take to leave.
+/// Time limit for sending the last reply of a session.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A session over any stream.
@@ -32,33 +32,33 @@ pub(super) struct Session<'a, S, H> {
     guest: &'a Guest,
     seat: &'a Seat,
     stop: CancellationToken,
-    /// Whether the stream is one of TLS.
+    /// Whether the stream uses TLS.
     is_secure: bool,
     helo: Option<String>,
     has_logged_in: bool,
     mail: Option<(Mail, Vec<String>)>,
     errors: u32,
-    /// Since the last accepted recipient.
+    /// Commands since the last accepted recipient.
     commands: u32,
-    /// Until when a mail is to come.
+    /// Deadline for the next message.
     patient_until: Instant,
 }
 
-/// What follows a command.
+/// What to do after a command.
 #[derive(PartialEq, Eq)]
 enum Next {
     Go,
     Quit,
-    /// The client was told to begin with TLS.
+    /// Start the TLS handshake.
     StartTls,
 }
 
-/// What the client sent while a command was awaited.
+/// The event that ended a wait for a command.
 enum Heard {
     Line(Result<Vec<u8>, LineFault>),
-    /// Nothing: this side is stopping.
+    /// The server is stopping.
     Stop,
-    /// Nothing: its place is wanted for another.
+    /// The session must end for another.
     Leave,
 }
 
@@ -91,14 +91,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
         }
     }
 
-    /// Greets, and speaks until the client leaves, breaks a limit or the server stops; or until it begins with TLS: then
-    /// the stream is answered, and nothing else of the session is left.
+    /// Sends the greeting, and runs until the client disconnects, breaks a limit or the server stops; or until
+    /// STARTTLS, which returns the stream and discards the rest of the session.
     pub(super) async fn run(mut self) -> Option<S> {
         self.wire.say(220, &format!("{} ESMTP Postrider", self.settings.hostname));
         self.converse().await
     }
 
-    /// The same over TLS: the client was greeted before, and has to say EHLO again (RFC 3207 §4.2).
+    /// Runs over TLS: the client was greeted before, and has to send EHLO again (RFC 3207 §4.2).
     pub(super) async fn run_secure(mut self) {
         self.is_secure = true;
         self.converse().await;
@@ -107,8 +107,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
     async fn converse(mut self) -> Option<S> {
         match self.speak().await {
             Ok(Next::StartTls) => return Some(self.wire.into_stream()),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.wire.say(421, "4.4.2 Waited too long"),
-            // The client went away; there is nobody left to tell.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.wire.say(421, "4.4.2 Timeout"),
+            // The client disconnected.
             Err(_) | Ok(_) => {}
         }
         self.wire.close(Instant::now() + FAREWELL).await;
@@ -123,7 +123,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
                     return Ok(Next::Quit);
                 }
                 Heard::Leave => {
-                    self.wire.say(421, "4.3.2 All places are taken, and you send nothing; come back later");
+                    self.wire.say(421, "4.3.2 Server busy and this session is idle, try again later");
                     return Ok(Next::Quit);
                 }
                 Heard::Line(Ok(line)) => self.obey(&line).await?,
@@ -139,7 +139,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             }
             self.commands += 1;
             if self.commands > self.settings.max_commands {
-                self.wire.say(421, "4.7.0 Too many commands without a mail");
+                self.wire.say(421, "4.7.0 Too many commands without a message");
                 return Ok(Next::Quit);
             }
             if self.errors > self.settings.max_errors {
@@ -149,8 +149,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
         }
     }
 
-    /// Waits for a whole line. Replies leave only here and before a mail, when nothing more is there to be answered:
-    /// so a pipelined group is answered in one write.
+    /// Waits for a whole line. Replies are sent only here and before a message, when no more commands are buffered, so
+    /// a pipelined group is answered in one write.
     async fn hear(&mut self) -> io::Result<Heard> {
         let deadline = (Instant::now() + self.settings.command_timeout).min(self.patient_until);
         loop {
@@ -182,11 +182,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             Ok(Command::Data) => return self.data().await,
             Ok(Command::Rset) => {
                 self.mail = None;
-                self.ok("2.0.0 Forgotten")
+                self.ok("2.0.0 Reset")
             }
             Ok(Command::Noop) => self.ok("2.0.0 OK"),
             Ok(Command::Vrfy) => {
-                self.wire.say(252, "2.5.0 Send it and see");
+                self.wire.say(252, "2.5.0 Cannot verify, send the message");
                 Next::Go
             }
             Ok(Command::Help) => {
@@ -232,7 +232,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             return self.refuse(command::NOT_OFFERED.code, command::NOT_OFFERED.text);
         }
         if self.mail.is_some() {
-            return self.refuse(503, "5.5.1 Not in the middle of a mail");
+            return self.refuse(503, "5.5.1 Not allowed during a transaction");
         }
         self.wire.say(220, "2.0.0 Begin");
         Next::StartTls
@@ -240,21 +240,21 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
 
     fn mail(&mut self, mail: Mail) -> Next {
         if self.helo.is_none() {
-            return self.refuse(503, "5.5.1 Say EHLO first");
+            return self.refuse(503, "5.5.1 Send EHLO first");
         }
         if self.mail.is_some() {
-            return self.refuse(503, "5.5.1 A mail has begun already");
+            return self.refuse(503, "5.5.1 A transaction has already begun");
         }
         if !mail.smtputf8 && !mail.from.is_ascii() {
             return self.refuse(553, "5.6.7 This address needs SMTPUTF8");
         }
         if mail.size.is_some_and(|size| size > self.settings.max_message as u64) {
             self.guest.note_refusal(self.peer, "too big");
-            return self.refuse(552, "5.3.4 The mail is too big");
+            return self.refuse(552, "5.3.4 The message is too big");
         }
         if !self.guest.may_send(Instant::now()) {
             self.guest.note_refusal(self.peer, "too many a minute");
-            return self.refuse(450, "4.7.1 Too many mails from your address, try again later");
+            return self.refuse(450, "4.7.1 Too many messages from your address, try again later");
         }
         self.mail = Some((mail, Vec::new()));
         self.ok("2.1.0 Sender OK")
@@ -262,19 +262,19 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
 
     async fn rcpt(&mut self, to: String) -> Next {
         let Some((mail, recipients)) = &mut self.mail else {
-            return self.refuse(503, "5.5.1 Say MAIL first");
+            return self.refuse(503, "5.5.1 Send MAIL first");
         };
         if !mail.smtputf8 && !to.is_ascii() {
             return self.refuse(553, "5.6.7 This address needs SMTPUTF8");
         }
         if recipients.len() >= self.settings.max_recipients {
-            return self.refuse(452, "4.5.3 Too many recipients in one mail");
+            return self.refuse(452, "4.5.3 Too many recipients in one message");
         }
         match self.handler.rcpt(&mail.from, &to).await {
             Ok(()) => {
                 recipients.push(to);
                 self.commands = 0;
-                // Noted here and not only before a wait: DATA may have arrived with this command.
+                // Recorded here and not only before a wait: DATA may have arrived with this command.
                 self.seat.note(true, Instant::now());
                 self.ok("2.1.5 Recipient OK")
             }
@@ -283,9 +283,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
     }
 
     async fn data(&mut self) -> io::Result<Next> {
-        // Nothing after this may be read as a command before the mail is over, so no error leaves `mail` behind.
+        // Nothing after this may be read as a command before the message ends, so no error returns with `mail` set.
         let Some((mail, to)) = self.mail.take() else {
-            return Ok(self.refuse(503, "5.5.1 Say MAIL first"));
+            return Ok(self.refuse(503, "5.5.1 Send MAIL first"));
         };
         if to.is_empty() {
             self.mail = Some((mail, to));
@@ -295,11 +295,18 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
         let data = match self.read_mail().await? {
             Ok(data) => data,
             Err(fault) => {
-                // Its recipient was taken, so that this may be a loss.
-                tracing::warn!(peer = %self.peer, ?fault, from = mail.from, ?to, "a mail was refused for its form");
+                // Its recipient was accepted, so the message may be a lost bounce.
+                tracing::warn!(
+                    event = "smtp_message_refused",
+                    peer = %self.peer,
+                    ?fault,
+                    from = mail.from,
+                    ?to,
+                    "refused a message that is too big or has bare line breaks; a bounce may be lost"
+                );
                 let (code, text) = match fault {
-                    DataFault::TooBig => (552, "5.3.4 The mail is too big"),
-                    DataFault::BareLineBreak => (550, "5.5.2 The mail holds a bare CR or LF; lines must end with CRLF"),
+                    DataFault::TooBig => (552, "5.3.4 The message is too big"),
+                    DataFault::BareLineBreak => (550, "5.5.2 The message contains a bare CR or LF; use CRLF"),
                 };
                 return Ok(self.refuse(code, text));
             }
@@ -328,7 +335,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             }
             left = left.saturating_sub(used);
             if left == 0 {
-                self.wire.say(552, "5.3.4 The mail is too big");
+                self.wire.say(552, "5.3.4 The message is too big");
                 return Err(io::ErrorKind::InvalidData.into());
             }
             self.wire.fill(deadline).await?;
@@ -336,7 +343,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
     }
 
     fn leave_endless_line(&mut self) -> Next {
-        self.wire.say(421, "4.7.0 The line has no end");
+        self.wire.say(421, "4.7.0 The line is too long");
         Next::Quit
     }
 

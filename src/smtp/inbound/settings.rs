@@ -1,45 +1,46 @@
-//! The server's name and its bounds.
+//! Name and limits of the server.
 
 use std::time::Duration;
 
 use super::tls::Certificate;
 
-/// How a [`Server`](super::Server) names itself and what it bears.
+/// Settings of a [`Server`](super::Server).
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The name in the greeting and in the answer to EHLO.
+    /// Name in the greeting and in the reply to EHLO.
     pub hostname: String,
-    /// Octets in one mail, announced as SIZE; more is answered 552.
+    /// Maximum bytes of a message, announced as SIZE; a larger one gets 552.
     pub max_message: usize,
-    /// Octets of a mail that are kept, from its beginning: for those who look at no more. The rest is read over.
+    /// Bytes kept of a message, from its beginning; the rest is read and discarded.
     pub most_kept: usize,
-    /// Recipients of one mail; more are answered 452 (RFC 5321 §4.5.3.1.8 asks for at least 100).
+    /// Maximum recipients of one message; more get 452 (RFC 5321 §4.5.3.1.8 requires at least 100).
     pub max_recipients: usize,
-    /// Sessions at once; further clients are answered 421, unless one leaves for them.
+    /// Maximum concurrent sessions; further clients get 421, unless an idle session ends for them.
     pub max_connections: usize,
-    /// Sessions at once from one address, of IPv6 from one /64; further ones are answered 421, unless one of them leaves.
+    /// Maximum concurrent sessions of one address, or of one /64 of IPv6; further ones get 421, unless an idle one of
+    /// them ends.
     pub max_per_peer: usize,
-    /// Mails a minute from one address, of IPv6 from one /64; further ones are answered 450.
+    /// Maximum messages a minute from one address, or from one /64 of IPv6; further ones get 450.
     pub mails_per_minute: Option<u32>,
-    /// What STARTTLS shows; without it there is none.
+    /// Certificate for STARTTLS; without one STARTTLS is not offered.
     pub certificate: Option<Certificate>,
-    /// Whether AUTH is offered and every user and password accepted: for the inbox, so that an application's settings for
-    /// production can be tried. Nothing is kept of them.
+    /// Whether AUTH is offered and accepts every user and password: for the inbox, so that an application's production
+    /// settings can be tried. Credentials are not stored.
     pub accepts_any_login: bool,
-    /// Refused commands of one session since its last accepted mail; after that it is closed with 421.
+    /// Refused commands of one session since its last accepted message; above this it is closed with 421.
     pub max_errors: u32,
-    /// Commands of one session since its last accepted recipient; after that it is closed with 421.
+    /// Commands of one session since its last accepted recipient; above this it is closed with 421.
     pub max_commands: u32,
-    /// How long a session may go on without a mail; then it is closed with 421.
+    /// How long a session may continue without a message before it is closed with 421.
     pub idle_timeout: Duration,
-    /// When all places are taken, or all of its network, a session that has been without a transaction for longer leaves with 421, so that another may
-    /// come.
+    /// When all sessions, or all of a network, are in use, one without a transaction for longer than this is closed
+    /// with 421 to admit a new client.
     pub idle_grace: Duration,
-    /// From one command to the end of the next, and for one write.
+    /// Time limit from one command to the end of the next, and for one write.
     pub command_timeout: Duration,
-    /// From 354 to the final dot, however many blocks that takes.
+    /// Time limit from 354 to the final dot.
     pub data_timeout: Duration,
-    /// How long a stop waits for sessions that are in the middle of a mail.
+    /// How long a stop waits for sessions in the middle of a message.
     pub grace: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What STARTTLS shows: a certificate chain and its key, by rustls with aws-lc-rs.
+//! The certificate for STARTTLS: a chain and its key, with rustls and aws-lc-rs.
 
 use std::fmt;
 use std::io;
@@ -17,24 +17,24 @@ use tokio_rustls::server::TlsStream;
 #[derive(Clone)]
 pub struct Certificate(TlsAcceptor);
 
-/// Why there is none.
+/// Why a certificate could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// The file cannot be read, or holds none.
+    /// A file could not be read, or contains no certificate or key.
     #[error("{path}: {reason}", path = path.display())]
     File {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// Why it could not be read.
         reason: pem::Error,
     },
-    /// The key does not fit the certificate, or is of a kind that is not known.
+    /// The key does not match the certificate, or is of an unsupported kind.
     #[error("the certificate cannot be used: {0}")]
     Unusable(#[from] rustls::Error),
 }
 
 impl Certificate {
-    /// Reads both from PEM files. Fails where one cannot be used.
+    /// Reads the chain and the key from PEM files.
     pub fn read(chain: &Path, key: &Path) -> Result<Self, CertificateError> {
         let unreadable = |path: &Path| {
             let path = path.to_owned();
@@ -49,7 +49,7 @@ impl Certificate {
         Ok(Self(Arc::new(config).into()))
     }
 
-    /// Does the handshake.
+    /// Performs the TLS handshake.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.0.accept(stream).await
     }

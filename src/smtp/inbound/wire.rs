@@ -1,20 +1,20 @@
-//! The stream of one session: bytes read but not yet used, replies written but not yet sent, and a limit on each wait.
+//! The stream of one session: buffered input and output, with a time limit on each wait.
 
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
-/// Octets asked of the socket at a time.
+/// Bytes read from the socket at a time.
 const READ: usize = 16 << 10;
 
-/// The longest text of a reply line, so that the line stays within RFC 5321 §4.5.3.1.5.
+/// Maximum length of a reply line's text, which keeps the line within RFC 5321 §4.5.3.1.5.
 const TEXT_LIMIT: usize = 480;
 
 /// A buffered stream.
 pub(super) struct Wire<S> {
     stream: S,
-    /// What was read and not yet used.
+    /// Bytes read and not yet consumed.
     pub(super) input: Vec<u8>,
     output: Vec<u8>,
 }
@@ -24,12 +24,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self { stream, input: Vec::new(), output: Vec::new() }
     }
 
-    /// Notes a reply; it leaves with the next [`flush`](Self::flush).
+    /// Buffers a reply; the next [`flush`](Self::flush) sends it.
     pub(super) fn say(&mut self, code: u16, text: &str) {
         self.line(code, b' ', text);
     }
 
-    /// Notes a reply of several lines, such as the one to EHLO.
+    /// Buffers a reply of several lines, such as the one to EHLO.
     pub(super) fn say_lines(&mut self, code: u16, lines: &[&str]) {
         for (index, text) in lines.iter().enumerate() {
             self.line(code, if index + 1 < lines.len() { b'-' } else { b' ' }, text);
@@ -39,13 +39,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     fn line(&mut self, code: u16, separator: u8, text: &str) {
         self.output.extend_from_slice(code.to_string().as_bytes());
         self.output.push(separator);
-        // A handler's words may quote anything, and a line break in them would be a reply of its own.
+        // A handler's text may quote anything; a line break in it would start another reply.
         let plain = text.bytes().map(|byte| if (b' '..=b'~').contains(&byte) { byte } else { b'?' });
         self.output.extend(plain.take(TEXT_LIMIT));
         self.output.extend_from_slice(b"\r\n");
     }
 
-    /// Sends all noted replies in one write.
+    /// Sends all buffered replies in one write.
     pub(super) async fn flush(&mut self, deadline: Instant) -> io::Result<()> {
         if self.output.is_empty() {
             return Ok(());
@@ -55,7 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(())
     }
 
-    /// Reads more; the end of the stream is an error. May be dropped at any time without losing bytes.
+    /// Reads more; the end of the stream is an error. Cancel-safe: no bytes are lost.
     pub(super) async fn fill(&mut self, deadline: Instant) -> io::Result<()> {
         self.input.reserve(READ);
         match timeout_at(deadline, self.stream.read_buf(&mut self.input)).await?? {
@@ -64,14 +64,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// The stream alone: what was read and not yet used is forgotten.
+    /// Returns the stream; buffered input is discarded.
     pub(super) fn into_stream(self) -> S {
         self.stream
     }
 
-    /// Tells the client that nothing more will come, so that it reads the last reply.
+    /// Closes the write side after the last reply, so that the client reads it.
     pub(super) async fn close(mut self, deadline: Instant) {
-        // Best effort: the client may be gone already.
+        // Best effort: the client may have disconnected.
         let _ = self.flush(deadline).await;
         let _ = timeout_at(deadline, self.stream.shutdown()).await;
     }

@@ -1,4 +1,4 @@
-//! What is known of domains' policies, in memory and bounded: pure, the time comes from the caller.
+//! Cached policies of domains, in bounded memory; the caller passes the time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,25 +8,25 @@ use tokio::time::Instant;
 
 use super::policy::Policy;
 
-/// The most domains that are remembered.
+/// Maximum domains remembered.
 const DOMAINS: usize = 10_000;
-/// After a fetch that failed nobody tries again for so long (RFC 8461 §3.3 asks for 5 minutes or more).
+/// Time before a failed fetch is repeated (RFC 8461 §3.3 requires at least 5 minutes).
 const AFTER_FAILURE: Duration = Duration::from_mins(5);
-/// A policy that is not renewed is fetched again after so long, so that it does not run out while it is still published
-/// and somebody keeps us from its DNS record (RFC 8461 §10.2).
+/// Time after which an unchanged policy is fetched again, so that it does not expire while it is still published and an
+/// attacker blocks its DNS record (RFC 8461 §10.2).
 const RENEWAL: Duration = Duration::from_hours(24);
 
-/// What is known of one domain.
+/// Cached state of one domain.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     policy: Option<Kept>,
-    /// When the DNS was asked last.
+    /// When the DNS was last queried.
     asked: Option<Instant>,
-    /// The edition whose fetch failed last, and when.
+    /// The policy id whose fetch failed last, and when.
     failed: Option<(String, Instant)>,
 }
 
-/// A policy and what it was fetched as.
+/// A policy with its id and the time of its fetch.
 #[derive(Debug)]
 struct Kept {
     policy: Arc<Policy>,
@@ -35,25 +35,25 @@ struct Kept {
 }
 
 impl Known {
-    /// The policy that holds now. What was fetched once holds to the end of its `max_age`, whatever DNS and HTTPS say
-    /// meanwhile: else an attacker had only to block them (RFC 8461 §5.1).
+    /// Returns the policy in force. A fetched policy is in force until the end of its `max_age`, whatever DNS and HTTPS
+    /// return in the meantime; otherwise an attacker would only have to block them (RFC 8461 §5.1).
     pub fn policy(&self, now: Instant) -> Option<Arc<Policy>> {
         let kept = self.policy.as_ref()?;
         (now.duration_since(kept.fetched) < kept.policy.max_age).then(|| kept.policy.clone())
     }
 
-    /// Whether the DNS was asked within this time.
+    /// Returns whether the DNS was queried within this period.
     pub fn is_fresh(&self, now: Instant, period: Duration) -> bool {
         self.asked.is_some_and(|asked| now.duration_since(asked) < period)
     }
 
-    /// The DNS has been asked.
+    /// Records that the DNS was queried.
     pub fn asked(&mut self, now: Instant) {
         self.asked = Some(now);
     }
 
-    /// Whether the edition `id` is to be fetched: it is new to us, ours runs out, or it is time to renew it; and its
-    /// fetch has not failed just now.
+    /// Returns whether the policy with this id is to be fetched: the id is new, the cached policy expires soon, or is
+    /// due for renewal; and its last fetch has not just failed.
     pub fn wants(&self, id: &str, now: Instant) -> bool {
         if self.failed.as_ref().is_some_and(|(failed, at)| failed == id && now.duration_since(*at) < AFTER_FAILURE) {
             return false;
@@ -64,40 +64,40 @@ impl Known {
         })
     }
 
-    /// The edition `id` has been fetched.
+    /// Records that the policy with this id was fetched.
     pub fn fetched(&mut self, id: &str, policy: Policy, now: Instant) {
         self.policy = Some(Kept { policy: Arc::new(policy), id: id.to_owned(), fetched: now });
         self.failed = None;
     }
 
-    /// It could not be had.
+    /// Records that the fetch failed.
     pub fn failed(&mut self, id: &str, now: Instant) {
         self.failed = Some((id.to_owned(), now));
     }
 }
 
-/// One domain.
+/// Cache entry of one domain.
 #[derive(Debug, Default)]
 pub(super) struct Place {
     known: Mutex<Known>,
-    /// Locked by whoever asks for it; the others wait for his answer, or go by what is known.
+    /// Locked while the domain's policy is looked up; others wait for the result, or use the cached policy.
     pub asking: tokio::sync::Mutex<()>,
 }
 
 impl Place {
-    /// What is known of it.
+    /// Locks and returns the cached state.
     pub fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// All domains.
+/// Cache of all domains.
 #[derive(Default)]
 pub(super) struct Cache(Mutex<HashMap<String, Arc<Place>>>);
 
 impl Cache {
-    /// The domain's place, made where there is none.
-    pub fn of(&self, domain: &str, now: Instant) -> Arc<Place> {
+    /// Returns the domain's entry, and creates it if needed.
+    pub fn entry(&self, domain: &str, now: Instant) -> Arc<Place> {
         let mut domains = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = domains.get(domain) {
             return place.clone();
@@ -109,8 +109,8 @@ impl Cache {
     }
 }
 
-/// Forgets domains that have no policy, and only where those are too few others: a policy that is forgotten could be
-/// kept from us the next time.
+/// Removes domains without a policy, and others only if that is not enough: an attacker could block the next fetch of a
+/// policy that was removed.
 fn make_room(domains: &mut HashMap<String, Arc<Place>>, now: Instant) {
     let is_asked_for = |place: &Place| place.asking.try_lock().is_err();
     domains.retain(|_, place| is_asked_for(place) || place.known().policy(now).is_some());
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_fetched_again_when_its_id_changes_and_before_it_ends() {
+    async fn a_changed_or_expiring_policy_is_fetched_again() {
         let (mut known, start) = (Known::default(), Instant::now());
         known.fetched("1", policy(86_400 * 30), start);
         assert!(!known.wants("1", start + Duration::from_hours(23)));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_dns_is_asked_once_in_a_while() {
+    async fn the_dns_is_queried_once_per_period() {
         let (mut known, start) = (Known::default(), Instant::now());
         assert!(!known.is_fresh(start, MINUTE));
         known.asked(start);
@@ -173,14 +173,14 @@ mod tests {
     #[tokio::test]
     async fn the_cache_is_bounded_and_forgets_policies_last() {
         let (cache, now) = (Cache::default(), Instant::now());
-        cache.of("kept.test", now).known().fetched("1", policy(3_600), now);
+        cache.entry("kept.test", now).known().fetched("1", policy(3_600), now);
         for index in 0..=DOMAINS {
-            let _ = cache.of(&format!("{index}.test"), now);
+            let _ = cache.entry(&format!("{index}.test"), now);
         }
         assert!(cache.0.lock().unwrap().len() <= DOMAINS);
-        assert!(cache.of("kept.test", now).known().policy(now).is_some());
+        assert!(cache.entry("kept.test", now).known().policy(now).is_some());
         for index in 0..=DOMAINS {
-            cache.of(&format!("p{index}.test"), now).known().fetched("1", policy(3_600), now);
+            cache.entry(&format!("p{index}.test"), now).known().fetched("1", policy(3_600), now);
         }
         assert!(cache.0.lock().unwrap().len() <= DOMAINS);
     }

@@ -1,5 +1,5 @@
-//! Fetches a policy over HTTPS (RFC 8461 §3.3): a valid certificate, no redirects, no proxy, no address inside our own
-//! network, a bounded text in bounded time. What is at the other end is up to whoever we are sent mail for.
+//! Fetches a policy over HTTPS (RFC 8461 §3.3): a valid certificate, no redirects, no proxy, public addresses only,
+//! bounded size and time. The server is chosen by the owner of the recipient's domain.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,36 +17,36 @@ use super::policy::{Policy, PolicyError};
 use crate::domain::network::Place;
 use crate::http_client::{self, BoxError, HttpClient, HttpError, Lookup};
 
-/// The longest text of a policy in octets (RFC 8461 §3.3).
+/// Maximum length of a policy in bytes (RFC 8461 §3.3).
 const LIMIT: usize = 64 * 1_024;
 
-/// Why there is no policy.
+/// Why a fetch failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
-    /// The domain makes no host name.
-    #[error("the domain makes no URL")]
+    /// The domain gives no valid host name.
+    #[error("the domain gives no valid URL")]
     Url,
-    /// No connection, no valid certificate, or no answer.
+    /// The connection, the certificate or the response failed.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// Not in time.
-    #[error("no answer within {} s", .0.as_secs_f64())]
+    /// The time limit passed.
+    #[error("no response within {} s", .0.as_secs_f64())]
     TimedOut(Duration),
-    /// Redirects are among them.
-    #[error("it answered {0}")]
+    /// The status is not 200; redirects count as failures.
+    #[error("the server returned {0}")]
     Status(StatusCode),
-    /// A page, as parked domains have one under every name.
-    #[error("the answer is not text/plain")]
+    /// The response is of another type, such as the page that parked domains serve under every name.
+    #[error("the response is not text/plain")]
     ContentType,
-    /// More than [`LIMIT`].
-    #[error("the policy is longer than {LIMIT} octets")]
+    /// The policy is longer than [`LIMIT`].
+    #[error("the policy is longer than {LIMIT} bytes")]
     TooLong,
-    /// Not a policy.
+    /// The response is not a policy.
     #[error("the policy is not well-formed: {0}")]
     Policy(#[from] PolicyError),
 }
 
-/// Fetches policies.
+/// Fetches policies over HTTPS.
 pub(super) struct Fetcher {
     client: HttpClient,
     port: u16,
@@ -54,9 +54,9 @@ pub(super) struct Fetcher {
 }
 
 impl Fetcher {
-    /// `tls` verifies certificates; `wait` is for all of a fetch.
+    /// Creates a fetcher. `tls` verifies certificates; `wait` is the time limit of a whole fetch.
     pub fn new(dns: TokioResolver, tls: ClientConfig, port: u16, allow_loopback: bool, wait: Duration) -> Self {
-        // Nobody is asked twice within minutes.
+        // No server is contacted twice within minutes, so no connections are kept.
         let settings = http_client::Settings { https_only: true, idle_per_host: 0, idle_timeout: Duration::ZERO };
         let lookup: Lookup = Arc::new(move |host| {
             let dns = dns.clone();
@@ -65,7 +65,7 @@ impl Fetcher {
         Self { client: HttpClient::new(tls, lookup, settings), port, wait }
     }
 
-    /// The policy that the domain publishes now.
+    /// Fetches the policy that the domain publishes now.
     pub async fn fetch(&self, domain: &str) -> Result<Policy, FetchError> {
         timeout(self.wait, self.request(domain)).await.map_err(|_| FetchError::TimedOut(self.wait))?
     }
@@ -94,7 +94,7 @@ impl Fetcher {
     }
 }
 
-/// Resolves with our resolver, and to addresses of other people's machines only.
+/// Resolves a host to its public addresses.
 async fn lookup(dns: &TokioResolver, host: &str, allow_loopback: bool) -> Result<Vec<IpAddr>, BoxError> {
     let found = dns.lookup_ip(format!("{host}.")).await?;
     let allowed = |ip: &IpAddr| Place::classify(*ip) == Place::Public || (allow_loopback && ip.is_loopback());

@@ -1,13 +1,13 @@
-//! MTA-STS (RFC 8461): a domain may say that its mail goes to certain hosts only, over TLS with a valid certificate.
+//! MTA-STS (RFC 8461): a domain may require that its messages go only to certain hosts, over TLS with a valid
+//! certificate.
 //!
-//! It says so with a TXT record under `_mta-sts.DOMAIN` and a text at
-//! `https://mta-sts.DOMAIN/.well-known/mta-sts.txt`. Asked for before a mail goes straight to a domain's own servers,
-//! remembered for as long as the policy wants, fetched once for all who wait; what is remembered is looked after while mail
-//! goes by it. It never stops mail by itself: where no
-//! policy can be had and none is remembered, mail goes as to a domain that has none (RFC 8461 §5).
+//! It publishes a TXT record under `_mta-sts.DOMAIN` and a policy at `https://mta-sts.DOMAIN/.well-known/mta-sts.txt`.
+//! The policy is looked up before a message goes directly to a domain's mail exchangers, fetched once for all waiting
+//! messages, cached for its `max_age`, and renewed while messages use it. A failed fetch never stops messages: without
+//! a cached policy, they go as to a domain without one (RFC 8461 §5).
 //!
-//! Off with `delivery.mta_sts = false`. What applied is in the attempt, behind the cipher, or behind the reply where there
-//! was none.
+//! `delivery.mta_sts = false` turns it off. The policy that applied is shown in the attempt, after the cipher, or after
+//! the reply if there was no cipher.
 
 mod cache;
 mod fetch;
@@ -31,7 +31,7 @@ use super::client::settings::Settings;
 use crate::domain::outcome::{EnhancedCode, Peer, Reply};
 
 impl Policy {
-    /// Notes behind the cipher which policy applied, and how the host would break it; behind the replies, where there is no
+    /// Appends to the cipher which policy applied, and how the host would violate it; to the replies if there is no
     /// cipher.
     pub fn report(&self, peer: &mut Peer, judgements: &mut [Judgement]) {
         let named = peer.mx.as_deref().is_some_and(|host| self.names(host));
@@ -53,7 +53,7 @@ impl Policy {
         }
     }
 
-    /// The reply to tell of where there was no session: what the policy stood against is said to be the policy's.
+    /// Returns the reply to report if there was no session; marks a failure that the policy caused.
     pub fn explain(&self, reply: Reply) -> Reply {
         match reply.enhanced {
             Some(EnhancedCode { class, subject: 7, detail }) if reply.code.is_none() && self.mode == Mode::Enforce => {
@@ -64,7 +64,7 @@ impl Policy {
     }
 }
 
-/// Finds out which policy holds for a domain.
+/// Looks up and caches the policies of domains.
 pub(super) struct Policies {
     dns: TokioResolver,
     dns_wait: Duration,
@@ -74,7 +74,7 @@ pub(super) struct Policies {
 }
 
 impl Policies {
-    /// `tls` verifies certificates of HTTPS servers.
+    /// Creates an empty cache. `tls` verifies certificates of HTTPS servers.
     pub fn new(settings: &Settings, dns: TokioResolver, tls: ClientConfig) -> Self {
         let (port, loopback) = (settings.mta_sts.port, settings.allow_loopback_mx);
         let fetcher = Fetcher::new(dns.clone(), tls, port, loopback, settings.timeouts.policy);
@@ -82,15 +82,15 @@ impl Policies {
         Self { dns, dns_wait, period, fetcher, cache: Cache::default() }
     }
 
-    /// The policy that mail to this domain is to follow. Takes up to the time-outs for the DNS and for a fetch where
-    /// none is remembered and the domain has not been asked about for a while; one that is remembered holds at once, and
-    /// whether it still does is asked meanwhile: a slow server of policies slows no mail.
-    pub async fn of(self: &Arc<Self>, domain: &str) -> Option<Arc<Policy>> {
+    /// Returns the policy for messages to this domain. Takes up to the time-outs for the DNS and a fetch if none is
+    /// cached and the domain has not been looked up recently. A cached policy is returned at once and renewed in the
+    /// background, so that a slow policy server delays no message.
+    pub async fn get(self: &Arc<Self>, domain: &str) -> Option<Arc<Policy>> {
         let domain = domain.trim_end_matches('.');
         if domain.starts_with('[') {
             return None;
         }
-        let place = self.cache.of(domain, Instant::now());
+        let place = self.cache.entry(domain, Instant::now());
         let (remembered, is_fresh) = {
             let (known, now) = (place.known(), Instant::now());
             (known.policy(now), known.is_fresh(now, self.period))
@@ -112,7 +112,7 @@ impl Policies {
         policy.filter(|policy| policy.mode != Mode::None)
     }
 
-    /// Asks, unless somebody has just done it.
+    /// Looks the policy up, unless another call has just done so.
     async fn ask(&self, domain: &str, place: &Place) {
         let _turn = place.asking.lock().await;
         if place.known().is_fresh(Instant::now(), self.period) {
@@ -129,7 +129,14 @@ impl Policies {
                 }
                 Err(error) => {
                     let remembered = known.policy(now).is_some();
-                    tracing::warn!(domain, id, %error, remembered, "the domain's MTA-STS policy could not be had");
+                    tracing::warn!(
+                        event = "mta_sts_fetch_failed",
+                        domain,
+                        id,
+                        %error,
+                        remembered,
+                        "failed to fetch MTA-STS policy; applying the remembered one, if any"
+                    );
                     known.failed(&id, now);
                 }
             }
@@ -137,7 +144,7 @@ impl Policies {
         place.known().asked(Instant::now());
     }
 
-    /// The edition of the policy that the DNS tells of. No answer is as good as none: what is remembered holds.
+    /// Returns the policy id in the DNS. A failed query counts as no record: the cached policy stays in force.
     async fn published(&self, domain: &str) -> Option<String> {
         let lookup = self.dns.txt_lookup(format!("_mta-sts.{domain}."));
         let found = timeout(self.dns_wait, lookup).await.ok()?.ok()?;

@@ -1,29 +1,29 @@
-//! A domain's policy (RFC 8461 §3.2): which hosts take its mail, and what follows where they do not or show no valid
-//! certificate.
+//! A domain's policy (RFC 8461 §3.2): which hosts accept its messages, and what follows if they do not, or present no
+//! valid certificate.
 
 use std::time::Duration;
 
-/// The longest time a policy may be kept (RFC 8461 §3.2: a year, 31557600 s).
+/// Maximum time a policy is cached (RFC 8461 §3.2: a year, 31557600 s).
 const LONGEST: Duration = Duration::from_hours(8_766);
-/// The most patterns of one policy, so that what we keep of it is bounded.
+/// Maximum patterns of one policy, which bounds its memory.
 const PATTERNS: usize = 64;
 
-/// What follows where a host breaks the policy.
+/// What follows if a host violates the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::smtp) enum Mode {
-    /// The host gets no mail.
+    /// The host gets no messages.
     Enforce,
-    /// It gets the mail, and the attempt says so.
+    /// The host gets messages, and the attempt shows the violation.
     Testing,
-    /// Nothing: the domain is taking its policy back.
+    /// Nothing: the domain is withdrawing its policy.
     None,
 }
 
-/// A policy as it was fetched.
+/// A fetched policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::smtp) struct Policy {
     pub mode: Mode,
-    /// For how long it holds from when it was fetched.
+    /// How long the policy is in force after its fetch.
     pub max_age: Duration,
     patterns: Vec<Pattern>,
 }
@@ -31,35 +31,35 @@ pub(in crate::smtp) struct Policy {
 /// A host name, or `*.` and a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pattern {
-    /// Whether one label stands before `name`.
+    /// Whether one label precedes `name`.
     wildcard: bool,
-    /// In lower case, without a dot at the end.
+    /// Name in lower case, without a dot at the end.
     name: String,
 }
 
 /// Why a text is not a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(in crate::smtp) enum PolicyError {
-    /// The first line is another.
+    /// The first line is not the version.
     #[error("it does not begin with version: STSv1")]
     Version,
-    /// A line that is no `key: value`.
+    /// A line is not `key: value`.
     #[error("a line is not key: value")]
     Line,
-    /// `mode` is missing or none of the three.
+    /// `mode` is missing or unknown.
     #[error("its mode is not enforce, testing or none")]
     Mode,
-    /// `max_age` is missing or no number of at most ten digits.
+    /// `max_age` is missing or not a number of at most ten digits.
     #[error("its max_age is not a number of seconds")]
     MaxAge,
-    /// No `mx` where the mode needs one, too many of them, or one that is no host name.
+    /// There is no `mx` although the mode needs one, there are too many, or one is not a host name.
     #[error("its mx lines are not 1 to {PATTERNS} host names")]
     Mx,
 }
 
 impl Policy {
-    /// Reads the text of `/.well-known/mta-sts.txt`. Keys that are not known are passed over, and of a key that comes
-    /// twice, `mx` apart, the first one counts.
+    /// Parses the text of `/.well-known/mta-sts.txt`. Unknown keys are ignored, and the first of duplicate keys counts,
+    /// except for `mx`.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
         let mut lines = text.lines().filter(|line| !line.trim().is_empty());
         if lines.next().and_then(pair) != Some(("version", "STSv1")) {
@@ -90,12 +90,12 @@ impl Policy {
         Ok(Self { mode, max_age: Duration::from_secs(seconds).min(LONGEST), patterns })
     }
 
-    /// Whether this mail exchanger may get mail.
+    /// Returns whether messages may go to this mail exchanger.
     pub fn allows(&self, host: &str) -> bool {
         self.mode != Mode::Enforce || self.names(host)
     }
 
-    /// Whether the policy names this mail exchanger (RFC 8461 §4.1).
+    /// Returns whether the policy names this mail exchanger (RFC 8461 §4.1).
     pub fn names(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         self.patterns.iter().any(|pattern| pattern.fits(&host))
@@ -108,13 +108,13 @@ impl Pattern {
         let (wildcard, name) = text.strip_prefix("*.").map_or((false, text.as_str()), |name| (true, name));
         let is_label = |label: &str| {
             (1..=63).contains(&label.len())
-                && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'))
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
         };
         let good = name.len() <= 253 && name.split('.').all(is_label);
         good.then(|| Self { wildcard, name: name.to_owned() })
     }
 
-    /// A wildcard stands for exactly one label.
+    /// Returns whether the pattern matches; a wildcard matches exactly one label.
     fn fits(&self, host: &str) -> bool {
         let name = if self.wildcard { host.split_once('.').map(|(_, parent)| parent) } else { Some(host) };
         name == Some(&self.name)
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_policy_is_said() {
+    fn an_invalid_policy_is_an_error() {
         assert_eq!(Policy::parse(""), Err(PolicyError::Version));
         assert_eq!(Policy::parse("<html>not found</html>"), Err(PolicyError::Version));
         assert_eq!(Policy::parse("mode: none\nversion: STSv1\nmax_age: 1"), Err(PolicyError::Version));

@@ -1,9 +1,9 @@
-//! The TXT record under `_mta-sts.DOMAIN` (RFC 8461 §3.1): it says that there is a policy, and which edition of it.
+//! The TXT record under `_mta-sts.DOMAIN` (RFC 8461 §3.1), which announces a policy and its id.
 
-/// How every record of ours begins; other records under the name are not our business.
+/// Prefix of MTA-STS records; other records under the name are ignored.
 const START: &str = "v=STSv1;";
 
-/// The `id` of the one policy record among these TXT records. More than one, or one that is not well-formed, counts as
+/// Returns the `id` of the only policy record among these TXT records. Several records, or a malformed one, count as
 /// none (RFC 8461 §3.1).
 pub(super) fn policy_id<'a>(records: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let mut ours = records.filter(|record| record.starts_with(START));
@@ -16,11 +16,11 @@ pub(super) fn policy_id<'a>(records: impl Iterator<Item = &'a str>) -> Option<&'
     for field in fields.filter(|field| !field.is_empty()) {
         let (key, value) = field.split_once('=')?;
         if key == "id" {
-            // Of a field that comes twice the first one counts.
+            // The first of duplicate fields counts.
             id.get_or_insert(value);
         }
     }
-    id.filter(|id| (1..=32).contains(&id.len()) && id.bytes().all(|octet| octet.is_ascii_alphanumeric()))
+    id.filter(|id| (1..=32).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
 #[cfg(test)]
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_good_record_is_none() {
+    fn an_invalid_or_duplicate_record_counts_as_none() {
         let long = format!("v=STSv1; id={}", "a".repeat(33));
         for record in ["", "v=STSv1", "v=STSv1; id=", "v=STSv1; id=a-b", "v=STSv1; a", "v=STSv2; id=a", &long] {
             assert_eq!(id([record]), None, "{record}");

@@ -253,7 +253,7 @@ async fn redirects_silence_and_answers_without_end() {
     app.notify().await;
     assert_eq!(moved.log(&app).await, [(Some(307), Some("redirects are not followed".into()), 1)]);
     assert!(receiver.posts("/elsewhere").is_empty());
-    assert_eq!(silent.log(&app).await, [(None, Some("no answer within 0.3 s".into()), 1)]);
+    assert_eq!(silent.log(&app).await, [(None, Some("no response within 0.3 s".into()), 1)]);
     assert_eq!(long.log(&app).await, [(Some(200), None, 1)]);
     let kept = "SELECT length(answer) FROM webhook_attempts WHERE status = 200";
     let kept: i32 = sqlx::query_scalar(kept).fetch_one(&mut app.database.connect().await).await.unwrap();

@@ -1,6 +1,6 @@
-//! What mail-auth makes of the variants: a second reader beside ours.
+//! Evaluates the variants with mail-auth, as a second implementation beside ours.
 //!
-//! The two signed messages are dkimpy's work. A name that a zone does not know is asked of a server that knows none.
+//! dkimpy signed the two messages. Names that the zone does not have are queried from a server that knows no names.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -30,7 +30,7 @@ pub(super) const RSA: &str = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAjpleTu
 /// The key of `signed-ed25519.eml`.
 pub(super) const ED25519: &str = "zqn1Up5bkNe//YC8yOz7neGu9+n1isRqKtik/flPg+E=";
 
-/// Answers that are there already.
+/// A cache filled in advance.
 struct Known<K, V>(HashMap<K, V>);
 
 impl<K: Eq + Hash, V: Clone> ResolverCache<K, V> for Known<K, V> {
@@ -53,7 +53,7 @@ impl<K: Eq + Hash, V: Clone> ResolverCache<K, V> for Known<K, V> {
     fn insert(&self, _: K, _: V, _: Instant) {}
 }
 
-/// The records of one type, each name's as `read` has them.
+/// Returns the records of one type, parsed by `read`.
 fn known<V>(zone: &Memory, kind: &str, read: impl Fn(&[String]) -> V) -> Known<Box<str>, V> {
     let of_kind = zone.records.iter().filter(|((_, its), _)| its == kind);
     Known(of_kind.map(|((name, _), values)| (format!("{name}.").into(), read(values))).collect())
@@ -63,14 +63,14 @@ fn set<T>(records: Vec<T>) -> RecordSet<T> {
     RecordSet { rrset: records.into(), dnssec_status: DnssecStatus::Indeterminate }
 }
 
-/// The first record that can be read, as mail-auth takes it.
+/// Returns the first record that can be parsed, as mail-auth does.
 fn first<T: TxtRecordParser + Into<Txt>>(values: &[String]) -> Txt {
     let mut read = values.iter().map(|value| T::parse(value.as_bytes()));
     let last = read.next_back();
     read.find(Result::is_ok).or(last).expect("a value").into()
 }
 
-/// The reader.
+/// mail-auth with a resolver that knows no names.
 pub(super) struct MailAuth(MessageAuthenticator);
 
 impl MailAuth {
@@ -80,7 +80,7 @@ impl MailAuth {
         tokio::spawn(async move {
             let mut packet = [0; 4_096];
             while let Ok((length, from)) = socket.recv_from(&mut packet).await {
-                // The question comes back as the answer that there is no such name.
+                // The query is sent back as a response with code NXDOMAIN.
                 packet[2] |= 0x80;
                 packet[3] = 0x83;
                 let _ = socket.send_to(&packet[..length], from).await;
@@ -109,7 +109,7 @@ impl MailAuth {
         format!("{:?}", self.0.check_host(parameters).await.result()).to_lowercase()
     }
 
-    /// Whether a message is verified that the key of this algorithm signed.
+    /// Returns whether a message signed with the key of this algorithm verifies.
     pub(super) async fn dkim(&self, zone: &Memory, algorithm: Algorithm) -> &'static str {
         let signed = match algorithm {
             Algorithm::Rsa => include_str!("signed-rsa.eml"),
@@ -134,7 +134,7 @@ fn parse_all<T: std::str::FromStr>(values: &[String]) -> Vec<T> {
     values.iter().filter_map(|value| value.parse().ok()).collect()
 }
 
-/// The policy of the one record at the domain, or at its organisation, that can be read.
+/// Returns the policy of the only valid record at the domain, or at its organisational domain.
 pub(super) fn dmarc(zone: &Memory, domain: &str) -> &'static str {
     let organisation = crate::domain::dns_records::organisation(domain);
     for (name, is_below) in [(domain, false), (organisation, domain != organisation)] {

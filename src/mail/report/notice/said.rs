@@ -1,4 +1,4 @@
-//! What a text says of one recipient, by where it stands.
+//! Finds what a text says of one recipient, by its position.
 
 use super::whom::is_leading;
 use super::{LINES, line_of};
@@ -7,13 +7,13 @@ use crate::domain::outcome::Reply;
 use crate::mail::report::address;
 use crate::mail::report::status;
 
-/// Mentions of one recipient that are looked at.
+/// Maximum mentions of one recipient that are examined.
 const MENTIONS: usize = 20;
-/// Paragraphs that are judged.
+/// Maximum paragraphs that are examined.
 const PARAGRAPHS: usize = 50;
 
-/// What a notice says of a recipient as a reply. Of the only one the rest of it is said as well: a transcript of the session
-/// may stand below.
+/// Returns what a notice says of a recipient, as a reply. For the only recipient this includes the rest of the notice,
+/// which may contain a transcript of the session.
 pub(super) fn said(notice: &str, recipient: &str, is_only: bool) -> Reply {
     let near = status::refusal(&about(notice, recipient, is_only).unwrap_or_default(), None);
     if near.code.is_some() || near.enhanced.is_some() || !is_only {
@@ -27,12 +27,12 @@ pub(super) fn said(notice: &str, recipient: &str, is_only: bool) -> Reply {
     if is_telling(&near) {
         return Reply { enhanced, ..near };
     }
-    let told = paragraphs(notice).map(|text| status::refusal(&text, None)).find(is_telling);
+    let telling = paragraphs(notice).map(|text| status::refusal(&text, None)).find(is_telling);
     let whole = || if near.text.is_empty() { status::refusal(notice, None) } else { near.clone() };
-    Reply { enhanced, ..told.unwrap_or_else(whole) }
+    Reply { enhanced, ..telling.unwrap_or_else(whole) }
 }
 
-/// The first reply that is quoted, with the lines that go on with it.
+/// Returns the first quoted reply, with its continuation lines.
 fn coded(notice: &str) -> Option<Reply> {
     let mut lines = notice.lines().map(|line| line.trim().trim_start_matches(['<', '>', ' ', '['])).peekable();
     while let Some(line) = lines.next() {
@@ -60,9 +60,9 @@ fn mentions<'a>(text: &'a str, recipient: &'a str) -> impl Iterator<Item = usize
     found.map(|(at, _)| at).take(MENTIONS)
 }
 
-/// The lines of a text that are about an address. Wherever it stands: a reply in which it stands, with what the other server said
-/// above; what is behind it on its line, and below up to an empty line or another address; and at last what is before it on its line, or above it. Of
-/// the only recipient also the paragraph below the empty line, if that quotes a code.
+/// Returns the lines of a text that are about an address: a reply that contains it, with the server's lines above; the
+/// text after it on its line, and the lines below up to an empty line or another address; and finally the text before
+/// it on its line, or above it. For the only recipient also the paragraph below the empty line, if that quotes a code.
 pub(in crate::mail::report) fn about(text: &str, recipient: &str, is_only: bool) -> Option<String> {
     let mut all: Vec<usize> = mentions(text, recipient).collect();
     if all.is_empty() {
@@ -86,7 +86,8 @@ pub(in crate::mail::report) fn about(text: &str, recipient: &str, is_only: bool)
     first.or(label).or_else(|| above(text, at)).or_else(|| is_only.then(|| next(text, at, recipient)).flatten())
 }
 
-/// The reply in which the address stands, and the lines of a transcript (`<<<`) above it: `550 5.1.1 <ann@…>... User unknown`.
+/// Returns the reply that contains the address, and the lines of a transcript (`<<<`) above it: `550 5.1.1 <ann@…>...
+/// User unknown`.
 fn quoted(text: &str, at: usize, recipient: &str) -> Option<String> {
     let (before, after) = line_of(text, at, recipient);
     leading_code(before)?;
@@ -99,7 +100,7 @@ fn quoted(text: &str, at: usize, recipient: &str) -> Option<String> {
     Some(above.chain([own.as_str()]).collect::<Vec<_>>().join("\n"))
 }
 
-/// The code that a line of a transcript begins with.
+/// Returns the code at the beginning of a transcript's line.
 fn leading_code(line: &str) -> Option<u16> {
     let line = line.trim_start_matches(['<', '>', ' ', '\t']);
     line.get(..3).and_then(|digits| status::refusal(digits, None).code)
@@ -108,7 +109,7 @@ fn leading_code(line: &str) -> Option<u16> {
 fn below(text: &str, at: usize, recipient: &str) -> String {
     let after = text[at + recipient.len()..].trim_start_matches(['>', '"', '\'', ')', ']', ':', ',', ' ', '.', '\t']);
     let (first, below) = after.split_once('\n').unwrap_or((after, ""));
-    // The answer to another command is another's, and so is one of another code.
+    // A reply to another command, or with another code, is about something else.
     let mut code = None;
     let is_own = |line: &&str| {
         let its = leading_code(line);
@@ -119,7 +120,7 @@ fn below(text: &str, at: usize, recipient: &str) -> String {
     paragraph(std::iter::once(first).chain(below.lines().take_while(is_own)), recipient)
 }
 
-/// The lines right above the address, up to an empty one or another address.
+/// Returns the lines directly above the address, up to an empty one or another address.
 fn above(text: &str, at: usize) -> Option<String> {
     let start = text[..at].rfind('\n')?;
     let is_own = |line: &&str| !line.trim().is_empty() && !line.contains('@') && !line.trim_end().ends_with(':');
@@ -128,7 +129,7 @@ fn above(text: &str, at: usize) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
-/// The next paragraph, if it quotes a code.
+/// Returns the next paragraph, if it quotes a code.
 fn next(text: &str, at: usize, recipient: &str) -> Option<String> {
     let (_, below) = text[at..].split_once('\n')?;
     let lines = below.lines().skip_while(|line| line.trim().is_empty()).take_while(|line| !line.trim().is_empty());
@@ -137,7 +138,7 @@ fn next(text: &str, at: usize, recipient: &str) -> Option<String> {
     (quoted.code.is_some() || quoted.enhanced.is_some()).then_some(next)
 }
 
-/// Lines up to one that begins with another address.
+/// Returns lines up to one that begins with another address.
 fn paragraph<'a>(lines: impl Iterator<Item = &'a str>, recipient: &str) -> String {
     let is_about_another = |line: &str| {
         let first = address::all_in(line).next().filter(|(start, _)| is_leading(line, *start));
@@ -147,7 +148,8 @@ fn paragraph<'a>(lines: impl Iterator<Item = &'a str>, recipient: &str) -> Strin
     lines.take(LINES).collect::<Vec<_>>().join("\n")
 }
 
-/// The address that was sent to, of one that an alias became: `(expanded from: list@…)`, `(generated from list@…)`.
+/// Returns the alias that was sent to, for an address it was expanded to: `(expanded from: list@…)`, `(generated from
+/// list@…)`.
 pub(super) fn alias_of(notice: &str, member: &str) -> Option<String> {
     mentions(notice, member).find_map(|at| {
         let after = &notice[at + member.len()..];
@@ -155,7 +157,7 @@ pub(super) fn alias_of(notice: &str, member: &str) -> Option<String> {
         let until = after.split("\n\n").next().unwrap_or_default();
         let lower = until.to_ascii_lowercase();
         let from = ["expanded from", "generated from"].iter().filter_map(|words| lower.find(words)).min()?;
-        // Not of the next address.
+        // Not the alias of the next address.
         let is_own = address::all_in(&until[..from]).all(|(_, found)| found.eq_ignore_ascii_case(member));
         address::first_in(&until[from..])
             .filter(|alias| is_own && !alias.eq_ignore_ascii_case(member))
@@ -163,7 +165,7 @@ pub(super) fn alias_of(notice: &str, member: &str) -> Option<String> {
     })
 }
 
-/// The address that failed behind an alias: the one above the words that name the alias.
+/// Returns the address that failed behind an alias: the one above the text that names the alias.
 pub(in crate::mail::report) fn member_of(text: &str, alias: &str) -> Option<String> {
     let lower = text.to_ascii_lowercase();
     mentions(text, alias).find_map(|at| {

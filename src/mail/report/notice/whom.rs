@@ -1,4 +1,4 @@
-//! Whom a bounce in words is about.
+//! Finds the recipients that a plain-text bounce is about.
 
 use super::{MOST, line_of};
 use crate::mail::report::address;
@@ -7,11 +7,12 @@ use crate::mail::report::formats::{ANNOUNCEMENTS, LABELS, NOT_ABOUT, SENDERS, SU
 use crate::mail::report::parts::Mail;
 use crate::mail::report::returned::Returned;
 
-/// Octets of a line that are looked at, before an address and behind it.
+/// Maximum bytes examined of a line before and after an address.
 const LINE: usize = 200;
 
-/// Those of the header field for it; those that lines begin with, below an announcement where there is one; those that lines
-/// end with behind a colon; any other; or whom the returned mail was for.
+/// Returns the first of these that exist: the recipients in `X-Failed-Recipients`; those at the beginning of lines, below
+/// an announcement if there is one; those at the end of lines after a colon; any other; the only recipient of the
+/// returned message; an address in the subject.
 pub(super) fn recipients(mail: &Mail<'_>, returned: &Returned, notice: &str, rule: &str) -> Vec<String> {
     let failed =
         mail.fields.all("x-failed-recipients").flat_map(|value| address::all_in(value).map(|(_, found)| found));
@@ -61,20 +62,20 @@ pub(super) fn recipients(mail: &Mail<'_>, returned: &Returned, notice: &str, rul
     first.or_else(in_subject).into_iter().collect()
 }
 
-/// Whether the line of the address there says that the mail arrived, was passed on or went to several others: a transcript may tell
-/// of some that they have it.
+/// Returns whether the line of the address says that the message arrived, was forwarded or went to several others: a
+/// transcript may list successful recipients.
 fn is_success(notice: &str, at: usize, found: &str) -> bool {
     let (before, after) = line_of(notice, at, found);
     let line = format!("{} {}", cut(before, LINE), cut(after, LINE)).to_lowercase();
     SUCCESSES.iter().any(|words| line.contains(words))
 }
 
-/// Whether there is an address that a line begins with.
+/// Returns whether a line begins with an address.
 pub(super) fn has_leading(notice: &str) -> bool {
     address::all_in(notice).any(|(at, _)| is_leading(notice, at))
 }
 
-/// Where the words that announce recipients begin.
+/// Returns where the phrase that announces recipients begins.
 fn announcement(notice: &str) -> Option<usize> {
     let plain = notice.to_ascii_lowercase().replace(['\n', '\r', '\t'], " ");
     ANNOUNCEMENTS.iter().filter_map(|words| plain.find(words)).min()
@@ -93,32 +94,33 @@ fn distinct<'a>(found: impl Iterator<Item = &'a str>) -> Vec<String> {
     distinct
 }
 
-/// Addresses of the mail that came back itself, in lower case: it is not about them.
+/// Returns the addresses of the report itself, in lower case: it is not about them.
 fn own(mail: &Mail<'_>, returned: &Returned) -> Vec<String> {
     let fields = ["to", "delivered-to", "from"].into_iter().flat_map(|name| mail.fields.all(name));
     let sender = returned.0.get("from").into_iter();
     fields.chain(sender).flat_map(|value| address::all_in(value).map(|(_, found)| found.to_lowercase())).collect()
 }
 
-/// Whether the address there begins its line, but for a label and what encloses it.
+/// Returns whether the address begins its line, except for a label and brackets.
 pub(super) fn is_leading(notice: &str, at: usize) -> bool {
     let line = notice[..at].rsplit('\n').next().unwrap_or_default();
     let is_said = line.trim_start().starts_with(">>>") || line.trim_start().starts_with("<<<");
     let enclosing = |c: char| c.is_whitespace() || "<\"'-*(>:[・■●※【".contains(c);
     let line = line.trim_matches(enclosing).to_lowercase();
-    // A transcript names whom the session was about, failed or not.
+    // A transcript lists all recipients of the session, failed or not.
     line.is_empty() || !is_said && LABELS.contains(&line.as_str())
 }
 
-/// Whether the line of the address there is Sendmail's last word about it in a transcript: `550 <ann@example.test>... User unknown`.
+/// Returns whether the line of the address is Sendmail's final result for it in a transcript: `550
+/// <ann@example.test>... User unknown`.
 fn is_refused(notice: &str, at: usize, found: &str) -> bool {
     let (before, after) = line_of(notice, at, found);
     let code = before.trim_end_matches(['<', ' ']).split(' ').next().unwrap_or_default();
-    let is_code = code.len() == 3 && code.starts_with(['4', '5']) && code.bytes().all(|octet| octet.is_ascii_digit());
+    let is_code = code.len() == 3 && code.starts_with(['4', '5']) && code.bytes().all(|byte| byte.is_ascii_digit());
     is_code && after.trim_start_matches('>').starts_with("...")
 }
 
-/// Whether the address there ends its line, behind words and a colon: `Unknown user: ann@example.test`.
+/// Returns whether the address ends its line, after text and a colon: `Unknown user: ann@example.test`.
 fn is_trailing(notice: &str, at: usize, found: &str) -> bool {
     let (before, after) = line_of(notice, at, found);
     let Some(words) = before.trim_end_matches(['<', ' ', '"', '\t']).strip_suffix(':') else { return false };
@@ -126,7 +128,7 @@ fn is_trailing(notice: &str, at: usize, found: &str) -> bool {
     !last.is_empty() && !NOT_ABOUT.contains(&last.as_str()) && after.trim_matches(['>', '"', '.', ' ', '\r']).is_empty()
 }
 
-/// Names without a domain, alone on their lines, of a server that writes its own users so.
+/// Returns names without a domain, alone on their lines, from a server that writes its own users this way.
 fn bare_names(mail: &Mail<'_>, notice: &str) -> Vec<String> {
     let from = mail.fields.get("from").and_then(address::first_in).and_then(|from| from.split_once('@'));
     let Some((_, domain)) = from else { return Vec::new() };

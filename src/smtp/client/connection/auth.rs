@@ -12,20 +12,20 @@ use super::reply::RawReply;
 use super::wire::Wire;
 use crate::domain::relay::{Login, Mechanism, Password};
 
-/// Why the server does not know us.
+/// Why authentication failed.
 #[derive(Debug)]
 pub(in crate::smtp) enum AuthError {
-    /// It offers none of the mechanisms that we may use, which are these.
+    /// The server offers none of the mechanisms that may be used, which are these.
     NoMechanism(String),
-    /// There is no password: the file that should hold it says why.
+    /// The password file gave no password, for this reason.
     NoPassword(String),
-    /// It said no, or something that is no part of the exchange.
+    /// The server refused, or sent a reply that is no part of the exchange.
     Refused(RawReply),
     /// The connection failed, for this reason.
     Wire(String),
 }
 
-/// Introduces us. The caller has made sure that the connection may carry a password.
+/// Authenticates. The caller has made sure that the connection may carry a password.
 pub(in crate::smtp) async fn log_in(
     wire: &mut Wire,
     offer: &Capabilities,
@@ -53,7 +53,7 @@ async fn exchange(
     wait: Duration,
 ) -> Result<(), AuthError> {
     let (user, password) = (&login.user, password.expose_secret());
-    // LOGIN asks for user and password in this order, in words that differ from server to server.
+    // LOGIN prompts for user and password in this order; the prompts' text differs from server to server.
     let answers = match mechanism {
         Spoken::Login => vec![user.clone(), password.to_owned()],
         Spoken::Xoauth2 => vec![format!("user={user}\u{1}auth=Bearer {password}\u{1}\u{1}")],
@@ -67,7 +67,7 @@ async fn exchange(
     } else {
         answers.next();
     }
-    // Some servers take no initial response, and ask for it.
+    // Some servers ignore the initial response and send a challenge for it.
     let again = (is_plain && answers.peek().is_none()).then_some(initial);
     let mut reply = ask(wire, command, wait).await?;
     for answer in answers.chain(again) {
@@ -79,7 +79,7 @@ async fn exchange(
     match reply.code {
         334 if mechanism == Spoken::Xoauth2 => Err(explained(wire, &reply, wait).await),
         334 => {
-            // It wants more than there is to say: the exchange is canceled (RFC 4954 §4).
+            // The server sent a further challenge that has no response: cancel the exchange (RFC 4954 §4).
             ask(wire, "*\r\n", wait).await?;
             Err(AuthError::Refused(reply))
         }
@@ -92,30 +92,32 @@ async fn ask(wire: &mut Wire, line: impl Display, wait: Duration) -> Result<RawR
     wire.ask(line, wait).await.map_err(|error| AuthError::Wire(error.to_string()))
 }
 
-/// The refusal of a token comes as a challenge, which wants an empty answer before the server says no in plain words.
+/// Reads the refusal of a token. It comes as a challenge, which needs an empty response before the server sends its
+/// final reply.
 async fn explained(wire: &mut Wire, challenge: &RawReply, wait: Duration) -> AuthError {
     let mut reply = match ask(wire, "\r\n", wait).await {
         Ok(reply) => reply,
         Err(error) => return error,
     };
-    // One that is too long has been cut.
+    // A challenge that is too long has been truncated.
     let text = challenge.text.trim();
     let whole = text.len() - text.len() % 4;
-    if let Ok(told) = STANDARD.decode(text.get(..whole).unwrap_or_default()) {
-        let told = String::from_utf8_lossy(&told).replace(char::is_control, " ");
-        reply.text = format!("{} ({})", reply.text, told.trim());
+    if let Ok(decoded) = STANDARD.decode(text.get(..whole).unwrap_or_default()) {
+        let decoded = String::from_utf8_lossy(&decoded).replace(char::is_control, " ");
+        reply.text = format!("{} ({})", reply.text, decoded.trim());
     }
     AuthError::Refused(reply)
 }
 
-/// What must not be repeated: some servers quote the command that they refuse, and their replies are kept and shown.
+/// Secrets to remove from replies: some servers quote the command that they refuse, and replies are stored and shown.
 struct Secrets(Vec<String>);
 
-/// The longest command line (RFC 5321 §4.5.3.1.4); a longer initial response goes in a line of its own (RFC 4954 §4).
+/// Maximum length of a command line (RFC 5321 §4.5.3.1.4); a longer initial response goes in a line of its own (RFC
+/// 4954 §4).
 const LINE: usize = 512;
-/// What stands where a secret was.
+/// Replacement for a secret.
 const REMOVED: &str = "[removed]";
-/// The shortest part of a secret that is looked for.
+/// The shortest part of a secret that is removed.
 const SHORTEST: usize = 8;
 
 impl Secrets {
@@ -138,7 +140,7 @@ impl Secrets {
         }
     }
 
-    /// The text without secrets, and without longer parts of them.
+    /// Returns the text without secrets, and without long parts of them.
     fn strip(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for secret in &self.0 {
@@ -165,7 +167,7 @@ async fn password(password: &Password) -> Result<SecretString, AuthError> {
     let text = tokio::fs::read_to_string(path).await.map_err(|error| failed(error.to_string()))?;
     let token = text.trim();
     if token.is_empty() || token.contains(|c: char| c.is_control() || c.is_whitespace()) {
-        return Err(failed("it should hold an access token and nothing else".into()));
+        return Err(failed("it must contain an access token and nothing else".into()));
     }
     Ok(token.to_owned().into())
 }

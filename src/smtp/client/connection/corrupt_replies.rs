@@ -1,11 +1,11 @@
-//! What servers say, mangled: the octets that property tests feed to whatever reads replies.
+//! Corrupted server replies, for property tests of everything that reads replies.
 
 use std::ops::Range;
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-/// Sayings that are in order, each a stream of one or more replies.
+/// Valid streams, each of one or more replies.
 const SAYINGS: &[&[u8]] = &[
     b"220 mx.test ESMTP ready\r\n",
     b"250-mx.test greets you\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n250-STARTTLS\r\n\
@@ -23,31 +23,31 @@ enum Change {
     Put(Index, u8),
     Insert(Index, Vec<u8>),
     Remove(Index, usize),
-    /// A part over and over.
+    /// Repeats a part.
     Repeat(Index, usize, usize),
 }
 
 impl Change {
-    fn make(&self, octets: &mut Vec<u8>) {
+    fn make(&self, bytes: &mut Vec<u8>) {
         let reach = |at: &Index, length: usize| -> Range<usize> {
-            let start = at.index(octets.len() + 1);
-            start..(start + length).min(octets.len())
+            let start = at.index(bytes.len() + 1);
+            start..(start + length).min(bytes.len())
         };
         match self {
-            Self::Put(at, octet) if !octets.is_empty() => {
-                let at = at.index(octets.len());
-                octets[at] = *octet;
+            Self::Put(at, byte) if !bytes.is_empty() => {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
             }
             Self::Put(..) => {}
             Self::Insert(at, piece) => {
                 let at = reach(at, 0);
-                octets.splice(at, piece.iter().copied());
+                bytes.splice(at, piece.iter().copied());
             }
-            Self::Remove(at, length) => drop(octets.drain(reach(at, *length))),
+            Self::Remove(at, length) => drop(bytes.drain(reach(at, *length))),
             Self::Repeat(at, length, times) => {
                 let part = reach(at, *length);
-                let copies = octets[part.clone()].repeat(*times);
-                octets.splice(part, copies);
+                let copies = bytes[part.clone()].repeat(*times);
+                bytes.splice(part, copies);
             }
         }
     }
@@ -55,35 +55,35 @@ impl Change {
 
 fn change() -> impl Strategy<Value = Change> {
     let at = any::<Index>;
-    let octet = || prop_oneof![any::<u8>(), select(b"\r\n -250\0\xff".to_vec())];
+    let byte = || prop_oneof![any::<u8>(), select(b"\r\n -250\0\xff".to_vec())];
     prop_oneof![
-        (at(), octet()).prop_map(|(at, octet)| Change::Put(at, octet)),
-        (at(), prop::collection::vec(octet(), 0..8)).prop_map(|(at, piece)| Change::Insert(at, piece)),
+        (at(), byte()).prop_map(|(at, byte)| Change::Put(at, byte)),
+        (at(), prop::collection::vec(byte(), 0..8)).prop_map(|(at, piece)| Change::Insert(at, piece)),
         (at(), 0..40_usize).prop_map(|(at, length)| Change::Remove(at, length)),
         (at(), 0..40_usize, 0..300_usize).prop_map(|(at, length, times)| Change::Repeat(at, length, times)),
     ]
 }
 
-/// A stream of octets that once was in order, or never.
+/// Returns streams of corrupted replies, and of random bytes.
 pub(in crate::smtp) fn stream() -> impl Strategy<Value = Vec<u8>> {
     let saying = prop_oneof![
         8 => prop::collection::vec(select(SAYINGS), 1..4).prop_map(|sayings| sayings.concat()),
         1 => prop::collection::vec(any::<u8>(), 0..300),
     ];
-    (saying, prop::collection::vec(change(), 0..6)).prop_map(|(mut octets, changes)| {
+    (saying, prop::collection::vec(change(), 0..6)).prop_map(|(mut bytes, changes)| {
         for change in &changes {
-            change.make(&mut octets);
+            change.make(&mut bytes);
         }
-        octets
+        bytes
     })
 }
 
-/// The same in the pieces in which it arrives.
+/// Returns the same streams, cut into pieces as they arrive.
 pub(in crate::smtp) fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
-    (stream(), prop::collection::vec(any::<Index>(), 0..12)).prop_map(|(octets, cuts)| {
-        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(octets.len() + 1)).collect();
-        cuts.extend([0, octets.len()]);
+    (stream(), prop::collection::vec(any::<Index>(), 0..12)).prop_map(|(bytes, cuts)| {
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        cuts.extend([0, bytes.len()]);
         cuts.sort_unstable();
-        cuts.windows(2).map(|ends| octets[ends[0]..ends[1]].to_vec()).collect()
+        cuts.windows(2).map(|ends| bytes[ends[0]..ends[1]].to_vec()).collect()
     })
 }

@@ -1,4 +1,4 @@
-//! What a server offers in its answer to EHLO (RFC 5321 §4.1.1.1).
+//! What a server offers in its reply to EHLO (RFC 5321 §4.1.1.1).
 
 use lettre::transport::smtp::authentication::Mechanism;
 use lettre::transport::smtp::extension::{Extension, ServerInfo};
@@ -6,26 +6,26 @@ use lettre::transport::smtp::response::{Category, Code, Detail, Response, Severi
 
 use super::reply::RawReply;
 
-/// The extensions that matter to us. The default is a server that offers none, as after HELO.
+/// The extensions that the client uses. The default is a server that offers none, as after HELO.
 #[derive(Debug, Clone, Default)]
 pub(in crate::smtp) struct Capabilities {
     info: ServerInfo,
     /// Commands may be sent in groups (RFC 2920).
     pub pipelining: bool,
-    /// Notifications may be asked for (RFC 3461).
+    /// Notifications may be requested (RFC 3461).
     pub dsn: bool,
     /// SIZE is offered (RFC 1870).
     pub size: bool,
-    /// The mechanisms of AUTH (RFC 4954), each once.
+    /// The mechanisms of AUTH (RFC 4954), without duplicates.
     pub mechanisms: Vec<String>,
-    /// The largest mail in octets, where the server names one.
+    /// The largest message in bytes, if the server announces a limit.
     pub size_limit: Option<u64>,
 }
 
 impl Capabilities {
-    /// Reads the reply to EHLO. Keywords are case-insensitive; the first line is the server's name.
-    pub fn of(reply: &RawReply) -> Self {
-        // Some say `AUTH=LOGIN PLAIN`, alone or besides, as a draft before RFC 2554 had it.
+    /// Parses the reply to EHLO. Keywords are case-insensitive; the first line is the server's name.
+    pub fn parse(reply: &RawReply) -> Self {
+        // Some servers say `AUTH=LOGIN PLAIN`, alone or in addition, as in a draft before RFC 2554.
         let keyword = |line: &str| {
             let line = line.trim().to_ascii_uppercase();
             line.strip_prefix("AUTH=").map(|mechanisms| format!("AUTH {mechanisms}")).unwrap_or(line)
@@ -53,28 +53,28 @@ impl Capabilities {
             }
         }
         let code = Code::new(Severity::PositiveCompletion, Category::MailSystem, Detail::Zero);
-        // The first line is ours: lettre would take a server that is named STARTTLS at its word.
+        // The first line is replaced: lettre would read the name of a server called STARTTLS as a keyword.
         let lines = std::iter::once("server".to_owned()).chain(keywords).collect();
         offer.info = ServerInfo::from_response(&Response::new(code, lines)).unwrap_or_default();
         offer
     }
 
-    /// RFC 3207.
+    /// Returns whether STARTTLS is offered (RFC 3207).
     pub fn starttls(&self) -> bool {
         self.info.supports_feature(Extension::StartTls)
     }
 
-    /// RFC 6152.
+    /// Returns whether 8BITMIME is offered (RFC 6152).
     pub fn eight_bit_mime(&self) -> bool {
         self.info.supports_feature(Extension::EightBitMime)
     }
 
-    /// RFC 6531.
+    /// Returns whether SMTPUTF8 is offered (RFC 6531).
     pub fn smtputf8(&self) -> bool {
         self.info.supports_feature(Extension::SmtpUtfEight)
     }
 
-    /// The first of `mechanisms` that is offered (RFC 4954).
+    /// Returns the first of `mechanisms` that is offered (RFC 4954).
     pub fn mechanism(&self, mechanisms: &[Mechanism]) -> Option<Mechanism> {
         self.info.get_auth_mechanism(mechanisms)
     }
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn offer(text: &str) -> Capabilities {
-        Capabilities::of(&RawReply { code: 250, first_code: 250, text: text.into() })
+        Capabilities::parse(&RawReply { code: 250, first_code: 250, text: text.into() })
     }
 
     #[test]
@@ -121,10 +121,10 @@ mod tests {
         }
 
         #[test]
-        fn a_mangled_greeting_is_survived_and_offers_no_more_than_it_says(octets in corrupt_replies::stream()) {
+        fn a_corrupt_ehlo_reply_offers_no_more_than_it_says(bytes in corrupt_replies::stream()) {
             let mut reader = ReplyReader::default();
-            if let Ok((_, Some(reply))) = reader.feed(&octets) {
-                let offer = Capabilities::of(&reply);
+            if let Ok((_, Some(reply))) = reader.feed(&bytes) {
+                let offer = Capabilities::parse(&reply);
                 let says = |keyword: &str| reply.text.to_ascii_uppercase().contains(keyword);
                 prop_assert!(!offer.starttls() || says("STARTTLS"));
                 prop_assert!(!offer.pipelining || says("PIPELINING"));

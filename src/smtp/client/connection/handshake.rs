@@ -1,7 +1,7 @@
 //! Opens a session: TCP, greeting, EHLO, STARTTLS and EHLO again, AUTH (RFC 5321 §3.1, RFC 3207, RFC 4954).
 //!
-//! Whatever goes wrong here is temporary and concerns the server, never a recipient: a 5xx greeting sends us to the next
-//! server, refused credentials are an operator's mistake.
+//! Every failure here is temporary and concerns the server, never a recipient: a 5xx greeting leads to the next server,
+//! and refused credentials are a configuration error.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,18 +26,18 @@ use crate::smtp::client::settings::Timeouts;
 
 /// How sessions to one kind of destination are opened and kept.
 pub(in crate::smtp) struct Policy {
-    /// Tells policies apart: sessions are shared under the same one only.
+    /// Identifies the policy: only deliveries with the same policy share sessions.
     pub id: u32,
     pub client: ClientId,
     pub mode: TlsMode,
     pub implicit_tls: bool,
     pub tls: Tls,
     pub credentials: Option<Login>,
-    /// Whether the servers are the recipients' own.
+    /// Whether the servers are the recipient domain's own.
     pub is_final: bool,
-    /// What resolves a server's name, where it is not the system.
+    /// Resolver for the server's name; `None` for the system's.
     pub dns: Option<TokioResolver>,
-    /// Which addresses may be connected to; `None` where the configuration names the server.
+    /// Which addresses may be connected to; `None` for servers named in the configuration.
     pub guard: Option<Arc<MxGuard>>,
     pub connections: usize,
     pub mails: u32,
@@ -46,7 +46,7 @@ pub(in crate::smtp) struct Policy {
     pub timeouts: Timeouts,
 }
 
-/// A server that would not have us.
+/// A session that could not be opened.
 #[derive(Debug)]
 pub(in crate::smtp) struct Refusal {
     pub peer: Peer,
@@ -55,24 +55,24 @@ pub(in crate::smtp) struct Refusal {
 }
 
 impl Refusal {
-    /// Where nobody was there to be asked.
-    pub fn by_nobody() -> Self {
+    /// Returns the refusal for an empty list of servers.
+    pub fn no_server() -> Self {
         let reply = Reply::ours_with(4, 4, 4, "there is no server to try");
         Self { peer: Peer::default(), stage: Stage::Connect, reply }
     }
 }
 
-/// Why an opening stopped.
+/// Why a session could not be opened.
 enum Failure {
-    /// STARTTLS or the TLS handshake: opportunistic TLS goes on without.
+    /// STARTTLS or the TLS handshake failed: opportunistic TLS continues without.
     Tls(Reply),
-    /// There is nobody.
+    /// The TCP connection failed.
     Connect(Reply),
     Other(Reply),
 }
 
 impl Failure {
-    /// Whether the server has refused us in so many words, and waits for QUIT.
+    /// Returns whether the server refused with a reply and waits for QUIT.
     fn may_quit(&self) -> bool {
         matches!(self, Self::Other(reply) if reply.code.is_some_and(|code| code != 421) || reply.enhanced.is_some_and(|code| code.subject == 7))
     }
@@ -82,8 +82,8 @@ impl Failure {
     }
 }
 
-/// Opens a session with `host` at `address`, if that is done by the deadline: a server that takes its time in every step
-/// could else have an hour of it.
+/// Opens a session with `host` at `address` before the deadline. Without one, a server that is slow in every step could
+/// take an hour.
 pub(in crate::smtp) async fn open(
     host: &str,
     address: SocketAddr,
@@ -158,7 +158,7 @@ impl Opening<'_> {
         Ok(Session::new(wire, offer, self.peer(cipher)))
     }
 
-    /// The connection and what was got over it; or where that is a refusal, a goodbye.
+    /// Returns the connection and the result; on a refusal, quits the session.
     fn or_quit<T>(&self, wire: Wire, result: Result<T, Failure>) -> Result<(Wire, T), Failure> {
         match result {
             Ok(got) => Ok((wire, got)),
@@ -171,11 +171,11 @@ impl Opening<'_> {
         }
     }
 
-    /// Says goodbye to a server that would not have us (RFC 5321 §4.1.1.10), and lets nobody wait for it.
+    /// Sends QUIT to a server that refused the session (RFC 5321 §4.1.1.10), in the background.
     fn quit(&self, mut wire: Wire) {
         let wait = self.policy.timeouts.quit;
         tokio::spawn(async move {
-            // The connection is closed whatever the answer is.
+            // The connection is closed whatever the reply is.
             let _ = timeout(wait, async {
                 wire.ask(Quit, wait).await?;
                 wire.end().await
@@ -196,7 +196,7 @@ impl Opening<'_> {
             .await
             .map_err(|_| failed("it took too long".into()))?
             .map_err(|error| failed(words::io(&error)))?;
-        // Without it every mail waits 40 ms for a delayed ACK.
+        // Without TCP_NODELAY every message waits 40 ms for a delayed ACK.
         stream.set_nodelay(true).map_err(|error| failed(words::io(&error)))?;
         Ok(stream)
     }
@@ -230,7 +230,7 @@ impl Opening<'_> {
         let (client, wait) = (&self.policy.client, self.policy.timeouts.ehlo);
         let reply = wire.ask(Ehlo::new(client.clone()), wait).await.map_err(|error| Failure::wire("EHLO", &error))?;
         if reply.is_positive() {
-            return Ok(Capabilities::of(&reply));
+            return Ok(Capabilities::parse(&reply));
         }
         if reply.code < 500 {
             return Err(Failure::Other(reply.to_reply()));
@@ -240,7 +240,7 @@ impl Opening<'_> {
         if reply.is_positive() { Ok(Capabilities::default()) } else { Err(Failure::Other(reply.to_reply())) }
     }
 
-    /// Asks for TLS; answers whether the handshake comes next.
+    /// Requests TLS; returns whether the handshake comes next.
     async fn starttls(&self, wire: &mut Wire, offer: &Capabilities, mode: TlsMode) -> Result<bool, Failure> {
         let required = matches!(mode, TlsMode::Required | TlsMode::Verified);
         if !offer.starttls() {
@@ -248,14 +248,14 @@ impl Opening<'_> {
             return if required { Err(why()) } else { Ok(false) };
         }
         let reply = wire.ask(Starttls, self.policy.timeouts.ehlo).await;
-        // Some servers, and firewalls before them, offer TLS and drop the connection where it is asked for.
+        // Some servers, and firewalls in front of them, offer TLS and drop the connection on STARTTLS.
         let failed = |error: WireError| Failure::Tls(Reply::ours_with(4, 4, 2, format!("at STARTTLS: {error}")));
         let reply = reply.map_err(failed)?;
         if !reply.is_positive() {
             return if required || reply.closes() { Err(Failure::Other(reply.to_reply())) } else { Ok(false) };
         }
         if wire.has_leftovers() {
-            // Somebody on the way put words into the server's mouth that would seem to come out of the TLS session.
+            // An attacker may have injected plain text that would seem to come from inside the TLS session.
             let why = "the server sent plain text behind its reply to STARTTLS";
             return Err(Failure::Other(Reply::ours_with(4, 7, 0, why)));
         }

@@ -1,25 +1,25 @@
-//! Bytes → reply (RFC 5321 §4.2), without a socket.
+//! Parses bytes into replies (RFC 5321 §4.2), without a socket.
 //!
-//! The code decides; everything else of a reply is read as leniently as possible. Bytes that are not UTF-8 are replaced, a
-//! bare LF ends a line, the text and the separator before it may be missing, and of a line or a reply that is too long the
-//! beginning is kept and the rest skipped. Only what has no code, or never ends, is an error, and nothing is a panic.
+//! The code decides; the rest of a reply is read as leniently as possible. Bytes that are not UTF-8 are replaced, a
+//! bare LF ends a line, the text and the separator before it may be missing, and a line or a reply that is too long is
+//! truncated. Only a reply without a code or without an end is an error, and nothing panics.
 
 use crate::domain::outcome::Reply;
 
-/// The bytes that are kept of a line, without its ending. RFC 5321 §4.5.3.1.5 asks for 512. Longer lines occur, such as
-/// challenges of 12,288 bytes (RFC 4954 §4); what is behind is skipped.
+/// Maximum bytes kept of a line, without its ending. RFC 5321 §4.5.3.1.5 requires 512. Longer lines occur, such as
+/// challenges of 12,288 bytes (RFC 4954 §4); they are truncated.
 pub(in crate::smtp) const LINE_LIMIT: usize = 2_048;
-/// The lines that are kept of a reply.
+/// Maximum lines kept of a reply.
 const LINES_LIMIT: usize = 100;
-/// The bytes that are kept of a reply, all lines together.
+/// Maximum bytes kept of a reply, all lines together.
 const TEXT_LIMIT: usize = 64 * 1_024;
-/// A reply of more bytes than this is given up.
+/// Maximum bytes read of a reply; a longer one is an error.
 pub(in crate::smtp) const REPLY_LIMIT: usize = 256 * 1_024;
 
-/// A reply as it came, not yet judged.
+/// A reply as received, not yet interpreted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::smtp) struct RawReply {
-    /// 200–599: that of the last line.
+    /// The code of the last line, 200–599.
     pub code: u16,
     /// The code of the first line, which should be the same.
     pub first_code: u16,
@@ -28,28 +28,28 @@ pub(in crate::smtp) struct RawReply {
 }
 
 impl RawReply {
-    /// The texts of the lines, at least one.
+    /// Returns the texts of the lines, at least one.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.text.split('\n')
     }
 
-    /// 2yz: done.
+    /// Returns whether the reply is 2yz: the command succeeded.
     pub fn is_positive(&self) -> bool {
         self.code / 100 == 2
     }
 
-    /// 3yz: go on.
+    /// Returns whether the reply is 3yz: more input is expected.
     pub fn is_intermediate(&self) -> bool {
         self.code / 100 == 3
     }
 
-    /// 421: the server closes the connection (RFC 5321 §3.8).
+    /// Returns whether the reply is 421: the server closes the connection (RFC 5321 §3.8).
     pub fn closes(&self) -> bool {
         self.code == 421
     }
 
-    /// An error where one line says yes and another no. Two replies may have been run together, so that what follows would
-    /// be taken for the answer to something else.
+    /// Returns an error if the lines have codes of different classes. Two replies may have been merged, and every later
+    /// reply would then be attributed to the wrong command.
     pub fn unambiguous(self) -> Result<Self, ReplyError> {
         if self.first_code / 100 == self.code / 100 {
             return Ok(self);
@@ -58,7 +58,7 @@ impl RawReply {
         Err(ReplyError::CodeChanged(self.first_code, self.code, excerpt(last.as_bytes())))
     }
 
-    /// The reply as the rest of the program keeps it.
+    /// Converts the reply to the form that is stored.
     pub fn to_reply(&self) -> Reply {
         Reply::from_lines(self.code, self.lines())
     }
@@ -67,18 +67,18 @@ impl RawReply {
 /// Why the bytes are not a reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(in crate::smtp) enum ReplyError {
-    /// More bytes than the limit, and no end.
+    /// The reply is longer than the limit.
     #[error("the reply is longer than {REPLY_LIMIT} bytes")]
     TooLong,
-    /// A line that does not start with a code.
+    /// A line does not start with a code.
     #[error("not a reply: {0:?}")]
     NoCode(String),
-    /// The lines of one reply disagree.
+    /// The lines of one reply have different codes.
     #[error("the lines of the reply have different codes, {0} and {1}: {2:?}")]
     CodeChanged(u16, u16, String),
 }
 
-/// Puts one reply together from the bytes as they arrive.
+/// Assembles one reply from the bytes as they arrive.
 #[derive(Debug, Default)]
 pub(in crate::smtp) struct ReplyReader {
     /// The codes of the first and the last line so far.
@@ -91,8 +91,8 @@ pub(in crate::smtp) struct ReplyReader {
 }
 
 impl ReplyReader {
-    /// Takes lines from `input` until the reply is complete. Returns how many bytes were used up; the rest, at most
-    /// [`LINE_LIMIT`], is to be offered again with more behind it.
+    /// Consumes lines of `input` until the reply is complete. Returns how many bytes were consumed; the caller passes
+    /// the rest, at most [`LINE_LIMIT`], again with more bytes appended.
     pub fn feed(&mut self, input: &[u8]) -> Result<(usize, Option<RawReply>), ReplyError> {
         let mut used = 0;
         loop {
@@ -121,17 +121,17 @@ impl ReplyReader {
         }
     }
 
-    /// The reply as far as it came, for one that has no end: the code of any line decides (RFC 5321 §4.2.1). `rest` is what
-    /// [`Self::feed`] has not used up.
+    /// Returns the reply as far as it was received, for one without an end: the code of any line decides (RFC 5321
+    /// §4.2.1). `rest` is the input that [`Self::feed`] has not consumed.
     pub fn so_far(mut self, rest: &[u8]) -> Option<RawReply> {
         let unfinished = self.long.take().unwrap_or_else(|| rest.to_vec());
         let unfinished = unfinished.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        // What is not a line says nothing; those before it count.
+        // An invalid rest is ignored; the lines before it count.
         let _ = self.line(unfinished, unfinished.len());
         self.finish()
     }
 
-    /// Takes one line without its LF, of which `length` bytes were read just now; returns whether it was the last.
+    /// Adds one line without its LF, of which `length` bytes were read just now; returns whether it was the last.
     fn line(&mut self, line: &[u8], length: usize) -> Result<bool, ReplyError> {
         let (code, last, text) = split(line.strip_suffix(b"\r").unwrap_or(line))?;
         self.count(length)?;
@@ -158,7 +158,7 @@ impl ReplyReader {
     }
 }
 
-/// Code, whether it is the last line, and text.
+/// Splits a line into its code, whether it is the last, and its text.
 fn split(line: &[u8]) -> Result<(u16, bool, &[u8]), ReplyError> {
     read(line).ok_or_else(|| ReplyError::NoCode(excerpt(line)))
 }
@@ -175,7 +175,7 @@ fn read(line: &[u8]) -> Option<(u16, bool, &[u8])> {
     match rest.split_first() {
         Some((b'-', text)) => Some((code, false, text)),
         Some((b' ' | b'\t', text)) => Some((code, true, text)),
-        // A number of four digits is something else.
+        // Four digits are not a reply code.
         Some((b'0'..=b'9', _)) => None,
         None | Some(_) => Some((code, true, rest)),
     }
@@ -192,8 +192,8 @@ mod tests {
     use super::super::corrupt_replies;
     use super::*;
 
-    fn take(octets: &[u8]) -> Result<Option<RawReply>, ReplyError> {
-        ReplyReader::default().feed(octets).map(|(_, reply)| reply)
+    fn take(bytes: &[u8]) -> Result<Option<RawReply>, ReplyError> {
+        ReplyReader::default().feed(bytes).map(|(_, reply)| reply)
     }
 
     fn reply(code: u16, text: &str) -> RawReply {
@@ -222,9 +222,9 @@ mod tests {
 
     #[test]
     fn what_is_not_a_reply_is_an_error() {
-        for octets in ["\r\n", "25\r\n", "ok\r\n", "2500 ok\r\n", "100 go\r\n", "600 ?\r\n", "-50 ?\r\n", " 250 ok\r\n"]
+        for bytes in ["\r\n", "25\r\n", "ok\r\n", "2500 ok\r\n", "100 go\r\n", "600 ?\r\n", "-50 ?\r\n", " 250 ok\r\n"]
         {
-            assert!(matches!(take(octets.as_bytes()), Err(ReplyError::NoCode(_))), "{octets:?}");
+            assert!(matches!(take(bytes.as_bytes()), Err(ReplyError::NoCode(_))), "{bytes:?}");
         }
     }
 
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_reply_the_beginning_is_kept() {
+    fn a_long_reply_is_truncated() {
         let long = format!("250 {}\r\n", "x".repeat(20_000));
         assert_eq!(take(long.as_bytes()), Ok(Some(reply(250, &"x".repeat(LINE_LIMIT - 4)))));
         let many = "250-x\r\n".repeat(5_000) + "250 end\r\n";
@@ -257,22 +257,22 @@ mod tests {
 
     #[test]
     fn a_reply_without_end_has_the_code_of_its_lines() {
-        let so_far = |octets: &[u8]| {
+        let so_far = |bytes: &[u8]| {
             let mut reader = ReplyReader::default();
-            let (used, _) = reader.feed(octets).unwrap();
-            reader.so_far(&octets[used..]).map(|reply| reply.code)
+            let (used, _) = reader.feed(bytes).unwrap();
+            reader.so_far(&bytes[used..]).map(|reply| reply.code)
         };
-        for octets in [&b"250-one\r\n"[..], b"250-one\r\n25", b"250 o", b"250", b"250-o"] {
-            assert_eq!(so_far(octets), Some(250), "{octets:?}");
+        for bytes in [&b"250-one\r\n"[..], b"250-one\r\n25", b"250 o", b"250", b"250-o"] {
+            assert_eq!(so_far(bytes), Some(250), "{bytes:?}");
         }
-        for octets in [&b""[..], b"2", b"25", b"hello"] {
-            assert_eq!(so_far(octets), None, "{octets:?}");
+        for bytes in [&b""[..], b"2", b"25", b"hello"] {
+            assert_eq!(so_far(bytes), None, "{bytes:?}");
         }
         assert_eq!(so_far(format!("451 {}", "x".repeat(5_000)).as_bytes()), Some(451));
     }
 
-    /// All replies in a stream that arrives in these pieces, and what ended it. What waits for its line's end is held
-    /// against the limit.
+    /// Reads all replies of a stream that arrives in these pieces, and the error that ended it. Asserts that the unread
+    /// rest stays within the limit.
     fn read_all(pieces: &[Vec<u8>]) -> (Vec<RawReply>, Option<ReplyError>) {
         let (mut reader, mut held, mut replies) = (ReplyReader::default(), Vec::new(), Vec::new());
         for piece in pieces {
@@ -297,12 +297,12 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(1_000))]
 
         #[test]
-        fn mangled_octets_are_survived_within_bounds_however_they_arrive(pieces in corrupt_replies::pieces()) {
+        fn corrupt_replies_are_read_within_bounds(pieces in corrupt_replies::pieces()) {
             let read = read_all(&pieces);
             for reply in &read.0 {
                 prop_assert!((200..600).contains(&reply.code));
                 prop_assert!(reply.lines().count() <= LINES_LIMIT);
-                // An octet that is no UTF-8 becomes three.
+                // A byte that is not UTF-8 becomes three.
                 prop_assert!(reply.text.len() <= (TEXT_LIMIT + LINE_LIMIT) * 3 + LINES_LIMIT);
                 prop_assert!(reply.to_reply().text.len() <= Reply::TEXT_LIMIT);
             }
@@ -310,18 +310,18 @@ mod tests {
         }
 
         #[test]
-        fn how_the_octets_are_cut_makes_no_difference(
+        fn how_the_bytes_are_cut_makes_no_difference(
             lines in prop::collection::vec("[ -~]{0,20}", 1..6),
             size in 1_usize..40,
         ) {
             let last = lines.len() - 1;
-            let octets: Vec<u8> = lines
+            let bytes: Vec<u8> = lines
                 .iter()
                 .enumerate()
                 .flat_map(|(n, text)| format!("451{}{text}\r\n", if n == last { ' ' } else { '-' }).into_bytes())
                 .collect();
             let (mut reader, mut held, mut got) = (ReplyReader::default(), Vec::new(), None);
-            for piece in octets.chunks(size) {
+            for piece in bytes.chunks(size) {
                 held.extend_from_slice(piece);
                 let (used, reply) = reader.feed(&held).unwrap();
                 held.drain(..used);

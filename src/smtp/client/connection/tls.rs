@@ -1,4 +1,4 @@
-//! TLS for outgoing connections: rustls with aws-lc-rs, once with certificates verified and once without.
+//! TLS for outgoing connections: rustls with aws-lc-rs, with and without verified certificates.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,19 +19,20 @@ use super::words;
 use crate::domain::relay::TlsMode;
 use crate::smtp::client::settings::SetupError;
 
-/// The longest text about a certificate, in characters.
+/// Maximum length of a text about a certificate, in characters.
 const FAULT_LIMIT: usize = 200;
 
 /// A connector for one [`TlsMode`].
 #[derive(Clone)]
 pub(in crate::smtp) struct Tls {
     connector: TlsConnector,
-    /// Looks at certificates that were taken unseen.
+    /// Verifies certificates after a handshake that accepted any.
     judge: Option<Arc<WebPkiServerVerifier>>,
 }
 
 impl Tls {
-    /// `ca_file` is trusted besides the system's certificates; it matters for [`TlsMode::Verified`] only.
+    /// Creates a connector. `ca_file` is trusted in addition to the system's certificates; it matters for
+    /// [`TlsMode::Verified`] only.
     pub fn new(mode: TlsMode, ca_file: Option<&Path>) -> Result<Self, SetupError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
@@ -44,7 +45,7 @@ impl Tls {
         Ok(Self { connector: Arc::new(config).into(), judge: None })
     }
 
-    /// Opportunistic, and [`Tls::fault`] says what a strict one would not have liked.
+    /// Creates an opportunistic connector; [`Tls::fault`] then returns why a strict one would have failed.
     pub fn probing(ca_file: Option<&Path>) -> Result<Self, SetupError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let judge = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca_file)?), provider).build();
@@ -52,22 +53,22 @@ impl Tls {
         Ok(Self { judge: Some(judge), ..Self::new(TlsMode::Opportunistic, None)? })
     }
 
-    /// What the connections are made with.
+    /// Returns the TLS configuration.
     pub fn config(&self) -> ClientConfig {
         self.connector.config().as_ref().clone()
     }
 
-    /// Does the handshake. `host` is what the certificate must be valid for; `ip` stands in where it is not a host name.
+    /// Performs the handshake. The certificate must be valid for `host`, or for `ip` if `host` is not a host name.
     pub async fn connect(&self, host: &str, ip: IpAddr, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         self.connector.connect(server_name(host, ip), stream).await
     }
 
-    /// What is wrong with the server's certificate, where that is looked at and did not end the handshake.
+    /// Returns what is wrong with the server's certificate, if it is checked only after the handshake.
     pub fn fault(&self, host: &str, ip: IpAddr, stream: &TlsStream<TcpStream>) -> Option<String> {
         let judge = self.judge.as_ref()?;
         let (own, others) = stream.get_ref().1.peer_certificates()?.split_first()?;
         let fault = judge.verify_server_cert(own, others, &server_name(host, ip), &[], UnixTime::now()).err()?;
-        // It may repeat every name in the certificate, of which there may be any number.
+        // The error may repeat every name in the certificate, and there may be any number.
         Some(words::tls(&fault).chars().filter(|c| !c.is_control()).take(FAULT_LIMIT).collect())
     }
 }
@@ -76,7 +77,7 @@ fn server_name(host: &str, ip: IpAddr) -> ServerName<'static> {
     ServerName::try_from(host.to_owned()).unwrap_or(ServerName::IpAddress(ip.into()))
 }
 
-/// Protocol and cipher, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
+/// Returns protocol and cipher, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
 pub(in crate::smtp) fn describe(stream: &TlsStream<TcpStream>) -> String {
     let (_, connection) = stream.get_ref();
     let version = match connection.protocol_version() {
@@ -90,7 +91,7 @@ pub(in crate::smtp) fn describe(stream: &TlsStream<TcpStream>) -> String {
 
 fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, SetupError> {
     let mut roots = RootCertStore::empty();
-    // A certificate of the system's that cannot be read is one fewer to trust, and no reason to stop.
+    // A system certificate that cannot be parsed is skipped.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = ca_file {
         let unreadable = |reason: String| SetupError::CaFile { path: path.into(), reason };
@@ -102,14 +103,14 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, SetupError> {
             added += 1;
         }
         if added == 0 {
-            return Err(unreadable("it holds no certificate".into()));
+            return Err(unreadable("it contains no certificate".into()));
         }
     }
     Ok(roots)
 }
 
-/// Takes every certificate, for TLS that is opportunistic (RFC 7435) or required: against a listener it helps, against a man in the middle
-/// nothing would, as he could as well take STARTTLS out of the offer.
+/// Accepts every certificate, for TLS that is opportunistic (RFC 7435) or required. This protects against passive
+/// listeners. Verification would not protect against an active attacker, who can remove STARTTLS from the offer.
 struct AnyCertificate(Arc<CryptoProvider>);
 
 impl fmt::Debug for AnyCertificate {

@@ -1,6 +1,7 @@
-//! One connection as octets: a bounded input buffer, replies out of it, writes that know how far they came.
+//! One connection as a stream of bytes: a bounded input buffer, the replies read from it, and writes that report how
+//! many bytes were sent.
 //!
-//! Every call has a deadline for the whole of it, so that a server which sends an octet every ten seconds gains nothing.
+//! Every call has one deadline for all of it, so that a server which sends a byte every ten seconds gains nothing.
 
 use std::fmt::Display;
 use std::io;
@@ -17,54 +18,55 @@ use tokio_rustls::client::TlsStream;
 use super::reply::{LINE_LIMIT, REPLY_LIMIT, RawReply, ReplyError, ReplyReader};
 use super::words;
 
-/// Room for one line that is too long by half: [`ReplyReader`] takes its beginning before the buffer is full.
+/// Size of the buffer, half as large again as one line that is too long: [`ReplyReader`] consumes the line's beginning
+/// before the buffer is full.
 const BUFFER: usize = LINE_LIMIT * 2;
 
-/// The most lines or replies that are passed over while the answer to the final dot is looked for.
+/// Maximum lines or replies that are skipped while waiting for the reply to the final dot.
 const PASSED_OVER: usize = 20;
 
-/// The answer to the final dot.
+/// The reply to the final dot.
 #[derive(Debug)]
 pub(in crate::smtp) struct FinalReply {
     pub reply: RawReply,
-    /// Whether it was a reply as it should be, so that the connection can be used again.
+    /// Whether the reply was valid, so that the connection can be used again.
     pub is_clean: bool,
 }
 
-/// Why nothing more can be said or heard.
+/// Why the connection can no longer be used.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::smtp) enum WireError {
-    /// The other side closed the connection.
+    /// The server closed the connection.
     #[error("the server closed the connection")]
     Closed,
-    /// The operating system or the TLS layer gave up.
+    /// The operating system or the TLS layer reported an error.
     #[error("the connection broke: {}", words::io(.0))]
     Io(#[from] io::Error),
     /// The deadline passed.
     #[error("the server took too long")]
     TimedOut,
-    /// The other side does not speak SMTP.
+    /// The server does not speak SMTP.
     #[error("the server's reply could not be understood: {0}")]
     Garbled(#[from] ReplyError),
 }
 
 impl WireError {
-    /// Whether the other side had gone away, as it does with a connection that was idle for too long.
+    /// Returns whether the server had disconnected, as servers do with connections that are idle for too long.
     pub fn is_hangup(&self) -> bool {
         matches!(self, Self::Closed | Self::Io(_))
     }
 }
 
-/// A write that did not come to its end.
+/// A write that did not complete.
 #[derive(Debug)]
 pub(in crate::smtp) struct WriteError {
-    /// The other side has seen no more than this many octets of the write.
+    /// Upper bound of the bytes of this write that the server received.
     pub reached: usize,
-    /// What happened.
+    /// Why the write failed.
     pub error: WireError,
 }
 
-/// The transport beneath.
+/// The transport of a connection.
 pub(in crate::smtp) enum Link {
     /// Plain text.
     Plain(TcpStream),
@@ -72,7 +74,7 @@ pub(in crate::smtp) enum Link {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// A connection and what has been read ahead from it.
+/// A connection and the bytes read ahead from it.
 pub(in crate::smtp) struct Wire {
     link: Link,
     buffer: Box<[u8; BUFFER]>,
@@ -85,17 +87,17 @@ impl Wire {
         Self { link, buffer: Box::new([0; BUFFER]), start: 0, end: 0 }
     }
 
-    /// Whether something has been read that no one asked for.
+    /// Returns whether unsolicited bytes have been read.
     pub fn has_leftovers(&self) -> bool {
         self.start < self.end
     }
 
-    /// What has been read that no one asked for.
+    /// Returns the unsolicited bytes that have been read.
     pub fn leftovers(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
-    /// The transport, and what was read ahead is lost: see [`Self::has_leftovers`].
+    /// Returns the transport and drops the bytes read ahead; see [`Self::has_leftovers`].
     pub fn into_link(self) -> Link {
         self.link
     }
@@ -105,9 +107,9 @@ impl Wire {
         Ok(self.read_reply(&mut ReplyReader::default(), deadline).await?.unambiguous()?)
     }
 
-    /// Reads the reply that says whether a message was taken, which must not be missed: each miss is one more copy. The
-    /// code of any line decides, also where the reply has no end; lines that are no replies, and replies that only ask to
-    /// go on, are passed over if another follows within `patience`.
+    /// Reads the reply that says whether the message was accepted. It must not be missed: each miss causes a duplicate.
+    /// The code of any line decides, even if the reply has no end; lines that are not replies, and 3yz replies, are
+    /// skipped if another reply follows within `patience`.
     pub async fn final_reply(&mut self, deadline: Instant, patience: Duration) -> Result<FinalReply, WireError> {
         let (mut until, mut is_clean) = (deadline, true);
         let mut missed = None;
@@ -137,7 +139,7 @@ impl Wire {
         Err(missed.unwrap_or(WireError::TimedOut))
     }
 
-    /// Passes over the rest of a line, as long as it is no longer than a reply may be.
+    /// Skips the rest of a line, up to the maximum length of a reply.
     async fn skip_line(&mut self, deadline: Instant) -> Result<(), WireError> {
         let mut skipped = 0;
         loop {
@@ -178,11 +180,11 @@ impl Wire {
         Ok(())
     }
 
-    /// Writes all of `octets` and pushes them out.
-    pub async fn write(&mut self, octets: &[u8], deadline: Instant) -> Result<(), WriteError> {
+    /// Writes all of `bytes` and flushes.
+    pub async fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), WriteError> {
         let mut done = 0;
         let written = timeout_at(deadline, async {
-            while let Some(rest) = octets.get(done..).filter(|rest| !rest.is_empty()) {
+            while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
                 match self.link.write(rest).await? {
                     0 => return Err(io::ErrorKind::WriteZero.into()),
                     count => done += count,
@@ -195,8 +197,8 @@ impl Wire {
             Ok(Err(error)) => WireError::Io(error),
             Err(_) => WireError::TimedOut,
         };
-        // A TLS stream buffers: a write that failed may have sent any part of what it was given.
-        let reached = if matches!(self.link, Link::Tls(_)) { octets.len() } else { done };
+        // A TLS stream buffers: a failed write may have sent any part of its input.
+        let reached = if matches!(self.link, Link::Tls(_)) { bytes.len() } else { done };
         Err(WriteError { reached, error })
     }
 
@@ -207,13 +209,13 @@ impl Wire {
         self.reply(deadline).await
     }
 
-    /// Reads until the other side has closed the connection, however much it still says.
+    /// Reads and discards until the server has closed the connection.
     pub async fn end(&mut self) -> Result<(), WireError> {
         while self.link.read(&mut self.buffer[..]).await? > 0 {}
         Ok(())
     }
 
-    /// Whether the connection is open and silent. Costs a system call and never waits.
+    /// Returns whether the connection is open and has no unread input. Makes a system call and never waits.
     pub fn is_quiet(&mut self) -> bool {
         !self.has_leftovers() && self.link.read(&mut [0; 1]).now_or_never().is_none()
     }
@@ -260,14 +262,14 @@ mod tests {
     use super::super::corrupt_replies;
     use super::*;
 
-    /// A connection and its other end.
+    /// Returns a connection and its other end.
     async fn pair() -> (Wire, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         (Wire::new(Link::Plain(near.unwrap())), far.unwrap().0)
     }
 
-    /// Reads to the end of what a server says; answers the replies and why there are no more.
+    /// Reads all replies of a server; returns them and the error that ended the stream.
     async fn listen(pieces: Vec<Vec<u8>>) -> (Vec<RawReply>, WireError) {
         let (mut wire, mut far) = pair().await;
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -282,7 +284,7 @@ mod tests {
         };
         let saying = async {
             for piece in pieces {
-                // It may have heard enough.
+                // The reader may have stopped.
                 let _ = far.write_all(&piece).await;
                 tokio::task::yield_now().await;
             }
@@ -295,10 +297,10 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(200))]
 
         #[test]
-        fn a_mangled_stream_comes_to_an_end(pieces in corrupt_replies::pieces()) {
-            let octets = pieces.concat().len();
+        fn a_corrupt_stream_ends(pieces in corrupt_replies::pieces()) {
+            let bytes = pieces.concat().len();
             let (replies, end) = Runtime::new().unwrap().block_on(listen(pieces));
-            prop_assert!(replies.len() <= octets / 4);
+            prop_assert!(replies.len() <= bytes / 4);
             prop_assert!(matches!(end, WireError::Closed | WireError::Garbled(_)), "{end}");
         }
     }

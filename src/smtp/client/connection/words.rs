@@ -1,4 +1,4 @@
-//! Errors of the operating system and of TLS, in words for people: the libraries' own name their types.
+//! Describes errors of the operating system and of TLS for people; the libraries' own texts contain type names.
 
 use std::io;
 
@@ -6,10 +6,10 @@ use chrono::DateTime;
 use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, Error};
 
-/// The most names of a certificate that are repeated.
+/// Maximum names of a certificate that are repeated.
 const NAMES: usize = 5;
 
-/// What happened to a connection, to stand behind a colon.
+/// Describes why a connection failed, to follow a colon.
 pub(in crate::smtp) fn io(error: &io::Error) -> String {
     if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         return tls(error);
@@ -22,24 +22,24 @@ pub(in crate::smtp) fn io(error: &io::Error) -> String {
     text[..end].to_owned()
 }
 
-/// Why there is no TLS.
+/// Describes why TLS failed.
 pub(in crate::smtp) fn tls(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(error) => certificate(error),
         Error::NoCertificatesPresented => "the server showed no certificate".into(),
         Error::AlertReceived(alert) => format!("the server refused it: {}", spaced(&format!("{alert:?}"))),
-        Error::PeerIncompatible(_) => "the server offers no protocol version or cipher that is taken here".into(),
-        Error::InvalidMessage(_) => "the server's answer is not TLS".into(),
+        Error::PeerIncompatible(_) => "the server offers no protocol version or cipher that is supported here".into(),
+        Error::InvalidMessage(_) => "the server's response is not TLS".into(),
         Error::PeerMisbehaved(_) | Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
-            "the server broke the rules of TLS".into()
+            "the server violated the TLS protocol".into()
         }
-        Error::DecryptError => "the server's answer cannot be decrypted".into(),
+        Error::DecryptError => "the server's response cannot be decrypted".into(),
         Error::General(text) => text.clone(),
-        _ => "the handshake cannot go on".into(),
+        _ => "the handshake cannot continue".into(),
     }
 }
 
-/// What is wrong with a certificate.
+/// Describes what is wrong with a certificate.
 fn certificate(error: &CertificateError) -> String {
     match error {
         CertificateError::Expired => "the certificate has expired".into(),
@@ -71,7 +71,7 @@ fn certificate(error: &CertificateError) -> String {
     }
 }
 
-/// `DnsName("mx.test")` as `mx.test`.
+/// Turns `DnsName("mx.test")` into `mx.test`.
 fn plain(name: &str) -> &str {
     name.split('"').nth(1).unwrap_or(name)
 }
@@ -81,7 +81,7 @@ fn date(time: UnixTime) -> String {
     date.map_or_else(|| "an unknown day".into(), |date| date.format("%Y-%m-%d").to_string())
 }
 
-/// `HandshakeFailure` as `handshake failure`.
+/// Turns `HandshakeFailure` into `handshake failure`.
 fn spaced(name: &str) -> String {
     let mut words = String::with_capacity(name.len() + 4);
     for letter in name.chars() {
@@ -102,33 +102,36 @@ mod tests {
 
     use super::*;
 
-    fn of(error: Error) -> String {
+    fn described(error: Error) -> String {
         io(&io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
     #[test]
-    fn no_names_of_types_are_shown() {
+    fn error_texts_contain_no_type_names() {
         let day = |days: u64| UnixTime::since_unix_epoch(Duration::from_secs(days * 86_400));
         let expired = CertificateError::ExpiredContext { time: day(400), not_after: day(365) };
-        assert_eq!(of(Error::InvalidCertificate(expired)), "the certificate expired on 1971-01-01");
+        assert_eq!(described(Error::InvalidCertificate(expired)), "the certificate expired on 1971-01-01");
         let misnamed = CertificateError::NotValidForNameContext {
             expected: ServerName::try_from("mx.test").unwrap(),
             presented: vec!["DnsName(\"other.test\")".into()],
         };
         assert_eq!(
-            of(Error::InvalidCertificate(misnamed)),
+            described(Error::InvalidCertificate(misnamed)),
             "the certificate is valid for other.test, and not for mx.test"
         );
         let other = OtherError(std::sync::Arc::new(io::Error::other("CaUsedAsEndEntity")));
         assert_eq!(
-            of(Error::InvalidCertificate(CertificateError::Other(other))),
+            described(Error::InvalidCertificate(CertificateError::Other(other))),
             "the certificate is an authority's own and no server's"
         );
         assert_eq!(
-            of(Error::AlertReceived(AlertDescription::HandshakeFailure)),
+            described(Error::AlertReceived(AlertDescription::HandshakeFailure)),
             "the server refused it: handshake failure"
         );
-        assert_eq!(of(Error::InvalidMessage(InvalidMessage::InvalidContentType)), "the server's answer is not TLS");
+        assert_eq!(
+            described(Error::InvalidMessage(InvalidMessage::InvalidContentType)),
+            "the server's response is not TLS"
+        );
         assert_eq!(io(&io::Error::from_raw_os_error(111)), "Connection refused");
     }
 }

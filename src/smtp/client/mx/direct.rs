@@ -1,5 +1,5 @@
-//! Straight to a domain's own servers: who they are, and how safely the mail is to be carried there, by the configuration
-//! and by the domain's MTA-STS policy, whichever asks for more.
+//! Direct delivery to a domain's mail exchangers: which servers, and with which TLS requirements. The stricter of the
+//! configuration and the domain's MTA-STS policy applies.
 
 use std::sync::Arc;
 
@@ -12,24 +12,24 @@ use crate::smtp::client::pool::Destination;
 use crate::smtp::client::settings::Settings;
 use crate::smtp::sts::{self, Policies};
 
-/// What is needed for direct routes.
+/// Everything that direct routes need.
 pub(in crate::smtp) struct Direct {
     resolver: Resolver,
-    /// None where they are not to be followed.
+    /// MTA-STS policies; `None` if they are not followed.
     policies: Option<Arc<Policies>>,
     port: u16,
     manners: MxPolicies,
-    /// Of the servers that mail has gone to.
+    /// Health of the mail exchangers.
     pub server_health: ServerHealthMap,
 }
 
-/// Where one mail may go.
+/// Where one message may go.
 pub(in crate::smtp) struct Way {
-    /// In the order in which they are tried.
+    /// Servers in the order in which they are tried.
     pub servers: Vec<Destination>,
-    /// How to go there.
+    /// How sessions with them are opened.
     pub policy: Arc<handshake::Policy>,
-    /// The MTA-STS policy that is to be told of in the attempt.
+    /// The MTA-STS policy to report in the attempt.
     pub sts: Option<Arc<sts::Policy>>,
 }
 
@@ -43,10 +43,10 @@ impl Direct {
         Self { resolver, policies, port: settings.mx_port, manners, server_health: ServerHealthMap::default() }
     }
 
-    /// Finds the domain's servers, or what to tell the recipients.
+    /// Finds the domain's servers; returns a judgement for the recipients if there are none.
     pub async fn way(&self, domain: &str) -> Result<Way, Judgement> {
         let sts = match &self.policies {
-            Some(policies) => policies.of(domain).await,
+            Some(policies) => policies.get(domain).await,
             None => None,
         };
         let found = self.resolver.exchangers(domain, sts.as_deref()).await?.into_iter();

@@ -1,7 +1,7 @@
-//! Which servers take a domain's mail (RFC 5321 §5.1, RFC 7505).
+//! Finds the mail exchangers of a domain (RFC 5321 §5.1, RFC 7505).
 //!
-//! By preference, shuffled within equal; no MX falls to the domain's own addresses; a null MX and a domain that does not
-//! exist are permanent; everything that the DNS does not answer is temporary.
+//! They are sorted by preference and shuffled within equal ones. Without MX records the domain's own addresses are
+//! used; a null MX and a domain that does not exist are permanent failures; every failed DNS query is temporary.
 
 pub(in crate::smtp) mod direct;
 pub(in crate::smtp) mod mx_guard;
@@ -21,9 +21,9 @@ use crate::domain::outcome::{Reply, Stage, Verdict};
 use crate::smtp::sts;
 use mx_guard::MxGuard;
 
-/// The most addresses tried for one mail (RFC 5321 §5.1 wants at least two).
+/// Maximum addresses tried for one message (RFC 5321 §5.1 requires at least two).
 const ADDRESSES: usize = 5;
-/// The most of them that belong to one host, so that a second host gets its turn.
+/// Maximum addresses of one host among them, so that a second host is tried too.
 const ADDRESSES_OF_A_HOST: usize = 3;
 
 /// One address of a mail exchanger.
@@ -33,7 +33,7 @@ pub(in crate::smtp) struct Exchanger {
     pub ip: IpAddr,
 }
 
-/// Asks the DNS.
+/// Finds mail exchangers in the DNS.
 pub(in crate::smtp) struct Resolver {
     dns: TokioResolver,
     wait: std::time::Duration,
@@ -51,13 +51,13 @@ impl Resolver {
         })
     }
 
-    /// The DNS itself.
+    /// Returns the DNS resolver.
     pub fn dns(&self) -> TokioResolver {
         self.dns.clone()
     }
 
-    /// The addresses to try in this order, at least one, or what to tell the recipients. A `policy` that is enforced
-    /// leaves the hosts that it names.
+    /// Returns the addresses in the order to try them, at least one, or a judgement for the recipients. An enforced
+    /// `policy` leaves only the hosts that it names.
     pub async fn exchangers(&self, domain: &str, policy: Option<&sts::Policy>) -> Result<Vec<Exchanger>, Judgement> {
         let found = if domain.starts_with('[') {
             let ip = literal(domain).ok_or_else(|| no_such_domain(format!("{domain} is not an address literal")))?;
@@ -78,7 +78,7 @@ impl Resolver {
             }
         }
         if allowed.is_empty() {
-            let why = format!("no mail exchanger of {domain} is at an address that mail is sent to: {refused}");
+            let why = format!("no mail exchanger of {domain} is at a permitted address: {refused}");
             return Err(Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 6, why)));
         }
         Ok(allowed)
@@ -108,12 +108,13 @@ impl Resolver {
             };
         }
         if records.iter().all(|(_, host)| host.is_root()) {
-            let why = format!("{domain} takes no mail (null MX)");
+            let why = format!("{domain} accepts no mail (null MX)");
             return Err(Judgement::new(Verdict::Permanent, Stage::Connect, Reply::ours_with(5, 1, 10, why)));
         }
         let hosts = in_order(records, &self.own_name);
         if hosts.is_empty() {
-            let why = format!("this machine is the first mail exchanger of {domain}, and has nowhere to hand it on");
+            let why =
+                format!("this machine is the first mail exchanger of {domain}, so there is no server to relay to");
             return Err(Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 6, why)));
         }
         let (hosts, others): (Vec<Name>, Vec<Name>) = hosts.into_iter().partition(is_wanted);
@@ -127,12 +128,12 @@ impl Resolver {
         let error = match self.addresses_of(name.clone()).await {
             Ok(found) => return Ok(found),
             Err(error) if error.is_no_records_found() => match self.dns.ipv6_lookup(name).await {
-                // The answer for IPv4 hides what became of the question for IPv6, and a bounce must not rest on half.
+                // The result for IPv4 hides that of the IPv6 query; a bounce must rest on both.
                 Err(error) if error.is_no_records_found() => {
                     return Err(no_such_domain(format!("{domain} has neither mail exchangers nor an address")));
                 }
                 Err(error) => words(&error),
-                Ok(_) => "its answers have just changed".into(),
+                Ok(_) => "its records have just changed".into(),
             },
             Err(error) => words(&error),
         };
@@ -171,7 +172,8 @@ impl Resolver {
     }
 }
 
-/// Lowest preference first, chance within equal; from ourselves on nobody (RFC 5321 §5.1: that would be a loop).
+/// Sorts by preference, shuffles equal ones, and drops ourselves and everything behind us (RFC 5321 §5.1: that would
+/// loop).
 fn in_order(mut records: Vec<(u16, Name)>, own_name: &str) -> Vec<Name> {
     let is_own = |host: &Name| host.to_ascii().trim_end_matches('.').eq_ignore_ascii_case(own_name);
     let own = records.iter().filter(|(_, host)| is_own(host)).map(|(preference, _)| *preference).min();
@@ -190,17 +192,17 @@ fn literal(domain: &str) -> Option<IpAddr> {
     }
 }
 
-/// A host's name as it is shown.
+/// Returns a host's name for display.
 fn text(host: &Name) -> String {
     host.to_ascii().trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// The address that an MX record has in place of a name.
+/// Returns the address that an MX record contains in place of a name.
 fn number(host: &Name) -> Option<IpAddr> {
     host.to_ascii().trim_end_matches('.').parse().ok()
 }
 
-/// Not for long: the address will not become a name.
+/// Refuses an address literal permanently: it will not become a name later.
 fn refused_literal(domain: &str) -> Judgement {
     let why = format!(
         "mail to address literals such as {domain} is not sent: only `delivery.allow_private_mx` can permit that"
@@ -212,7 +214,8 @@ fn no_such_domain(why: String) -> Judgement {
     Judgement::new(Verdict::Permanent, Stage::Connect, Reply::ours_with(5, 1, 2, why))
 }
 
-/// Temporary like all that goes wrong with a policy: either side may be about to be changed (RFC 8461 §5.1).
+/// The judgement if the policy names no exchanger. It is temporary, as all policy failures are: the domain may be about
+/// to change its MX records or its policy (RFC 8461 §5.1).
 fn unwanted(domain: &str, hosts: &[Name]) -> Judgement {
     let hosts: Vec<String> = hosts.iter().map(|host| host.to_ascii().trim_end_matches('.').to_owned()).collect();
     let why =
@@ -221,7 +224,7 @@ fn unwanted(domain: &str, hosts: &[Name]) -> Judgement {
 }
 
 fn unanswered(domain: &str, why: &str) -> Judgement {
-    let why = format!("the DNS did not say who takes mail for {domain}: {why}");
+    let why = format!("cannot look up the mail exchangers of {domain}: {why}");
     Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 3, why))
 }
 
@@ -247,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_mx_hands_on_only_towards_the_primary() {
+    fn a_backup_mx_relays_only_towards_the_primary() {
         let records = [(10, "a.test."), (20, "Me.test."), (20, "b.test."), (30, "c.test.")];
         assert_eq!(ordered(&records, "me.test"), ["a.test."]);
     }

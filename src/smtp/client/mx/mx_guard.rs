@@ -1,23 +1,23 @@
-//! Which addresses mail may go to when the recipient's domain names them: those of the Internet that are not this machine's,
-//! and what the configuration allows. Whoever may send mail to any address could else have this service speak to hosts inside
-//! our network, and read what they say.
+//! Which addresses messages may be sent to when the recipient's domain names them: public ones that are not this
+//! machine's, and those that the configuration allows. Otherwise anyone who can submit messages for any address could
+//! make this service connect to hosts inside our network, and read their replies.
 
 use std::net::IpAddr;
 
 use crate::dns;
 use crate::domain::network::{Allowed, Place};
 
-/// What is allowed.
+/// The configured exceptions.
 #[derive(Debug, Clone, Default)]
 pub(in crate::smtp) struct MxGuard {
-    /// This machine.
+    /// Whether this machine is allowed.
     pub loopback: bool,
-    /// Private networks, and others by network or name.
+    /// Private networks, and networks and names allowed individually.
     pub allowed: Allowed,
 }
 
 impl MxGuard {
-    /// Whether this address of `host` may be a mail exchanger's. Says why not, and what would permit it.
+    /// Checks whether this address of `host` may be a mail exchanger's. The error says which setting would permit it.
     pub fn check(&self, host: &str, ip: IpAddr) -> Result<(), String> {
         let place = Place::classify(ip);
         let is_admitted = match place {
@@ -34,14 +34,14 @@ impl MxGuard {
         Err(format!("{host} is at {ip}, {at}: only `{setting}` can permit that"))
     }
 
-    /// Whether an address literal may be sent to, which is so where a setting speaks of its address.
+    /// Returns whether an address literal may be sent to: only if a setting covers its address.
     pub fn admits_literal(&self, literal: &str, ip: IpAddr) -> bool {
         let is_public = Place::classify(ip) == Place::Public;
         (!is_public && self.check(literal, ip).is_ok()) || self.allowed.names(literal, ip)
     }
 
-    /// The same of an address that is about to be connected to. Costs system calls, and so is asked for each connection and
-    /// not for each message.
+    /// Checks an address that is about to be connected to. Makes system calls, so it runs once per connection and not
+    /// per message.
     pub fn check_own(&self, host: &str, ip: IpAddr) -> Result<(), String> {
         if self.loopback || self.allowed.names(host, ip) || !dns::is_own(ip) {
             return Ok(());
@@ -70,7 +70,7 @@ mod tests {
     ];
 
     #[test]
-    fn only_what_is_public_or_allowed_takes_mail() {
+    fn only_public_or_allowed_addresses_are_admitted() {
         let guard = MxGuard::default();
         assert_eq!(admitted(&guard, &ADDRESSES), [true, false, false, false, false, false, false, false]);
         let private = MxGuard {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_literal_needs_a_setting_that_speaks_of_its_address() {
+    fn a_literal_needs_a_setting_that_covers_its_address() {
         let admits = |guard: &MxGuard, ip: &str| guard.admits_literal("[x]", ip.parse().unwrap());
         assert!(!admits(&MxGuard::default(), "1.1.1.1") && !admits(&MxGuard::default(), "10.0.0.1"));
         let rules = vec!["1.1.1.0/24".parse().unwrap()];

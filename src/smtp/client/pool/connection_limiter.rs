@@ -1,17 +1,18 @@
-//! Lets mail to one destination pass, so many at a time, and keeps the last places for what is urgent: a destination that
-//! answers slowly is full of newsletters before long, and the password reset should not have to wait for one of them.
+//! Limits the concurrent connections to one destination, and reserves the last ones for urgent messages. A destination
+//! that responds slowly soon has all connections in use for newsletters; a password reset must not wait for one of
+//! them.
 
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
-/// The gate of one destination, whatever pools its sessions are in.
+/// The limiter of one destination, shared by all pools with sessions to it.
 #[derive(Debug)]
 pub(in crate::smtp) struct ConnectionLimiter {
     all: Semaphore,
-    /// Of those, what mail that is not urgent may take: all but an eighth, at least one.
+    /// Permits that messages which are not urgent may use: all but an eighth, at least one.
     common: Semaphore,
 }
 
-/// A place at the destination.
+/// The right to use one connection to the destination.
 #[derive(Debug)]
 pub(in crate::smtp) struct ConnectionPermit<'a> {
     _common: Option<SemaphorePermit<'a>>,
@@ -19,20 +20,20 @@ pub(in crate::smtp) struct ConnectionPermit<'a> {
 }
 
 impl ConnectionLimiter {
-    /// With so many places. A single one is for everybody.
+    /// Creates a limiter with this number of connections. A single connection is not reserved.
     pub fn new(places: usize) -> Self {
         let places = places.min(Semaphore::MAX_PERMITS);
         let reserve = if places < 2 { 0 } else { (places / 8).max(1) };
         Self { all: Semaphore::new(places), common: Semaphore::new(places - reserve) }
     }
 
-    /// Waits for a place. The error says that the gate was closed.
+    /// Waits for a connection. Returns an error if the limiter was closed.
     pub async fn enter(&self, urgent: bool) -> Result<ConnectionPermit<'_>, AcquireError> {
         let common = if urgent { None } else { Some(self.common.acquire().await?) };
         Ok(ConnectionPermit { _common: common, _all: self.all.acquire().await? })
     }
 
-    /// Turns away whoever waits and whoever comes.
+    /// Refuses all current and future waiters.
     pub fn close(&self) {
         self.common.close();
         self.all.close();
@@ -45,7 +46,7 @@ mod tests {
 
     use super::*;
 
-    /// How many get in at once, common mail first.
+    /// Returns how many common and then urgent messages get a permit at once.
     fn admitted(places: usize) -> (usize, usize) {
         let gate = ConnectionLimiter::new(places);
         let mut inside = Vec::new();
@@ -60,14 +61,14 @@ mod tests {
     }
 
     #[test]
-    fn an_eighth_is_for_what_is_urgent() {
+    fn an_eighth_is_reserved_for_urgent_messages() {
         for (places, common, urgent) in [(1, 1, 0), (2, 1, 1), (8, 7, 1), (16, 14, 2), (100, 88, 12)] {
             assert_eq!(admitted(places), (common, urgent), "{places}");
         }
     }
 
     #[test]
-    fn a_closed_gate_turns_away() {
+    fn a_closed_limiter_refuses_waiters() {
         let gate = ConnectionLimiter::new(4);
         gate.close();
         assert!(matches!(gate.enter(true).now_or_never(), Some(Err(_))));

@@ -1,13 +1,13 @@
-//! The connections of one lane, counted over all servers that its mail goes to.
+//! The connections of one lane, counted over all servers that its messages go to.
 //!
-//! A mail takes a turn before it looks for a session, and every session has a place from before it connects until it is
-//! closed. There are never more turns than places, so whoever has a turn finds an idle session to use or to close.
+//! A message acquires a turn before it gets a session, and every session holds a place from before it connects until it
+//! is closed. There are never more turns than places, so the holder of a turn finds an idle session to use or to close.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// A lane's counts.
+/// The counts of a lane.
 #[derive(Debug)]
 pub(in crate::smtp) struct Lane {
     pub id: i64,
@@ -34,7 +34,7 @@ impl Lane {
         Self { id, counts: watch::Sender::new(Counts { limit: usize::MAX, turns: 0, open: 0 }) }
     }
 
-    /// The limit from now on. What is open beyond it is closed as it becomes idle.
+    /// Sets the limit. Excess connections are closed as they become idle.
     pub fn allow(&self, limit: usize) {
         self.counts.send_if_modified(|counts| std::mem::replace(&mut counts.limit, limit) != limit);
     }
@@ -45,7 +45,7 @@ impl Lane {
         Turn(self.clone())
     }
 
-    /// Takes a place, if there is one.
+    /// Acquires a place, if one is free.
     pub fn place(self: &Arc<Self>) -> Option<Place> {
         self.change(|counts| (counts.open < counts.limit).then(|| counts.open += 1))?;
         Some(Place(self.clone()))
@@ -56,13 +56,13 @@ impl Lane {
         self.when(|counts| (counts.open < counts.limit).then_some(())).await;
     }
 
-    /// How many connections are open beyond the limit.
+    /// Returns the number of connections open beyond the limit.
     pub fn excess(&self) -> usize {
         let counts = self.counts.borrow();
         counts.open.saturating_sub(counts.limit)
     }
 
-    /// Connections that are open or being opened.
+    /// Returns the number of connections that are open or being opened.
     pub fn open(&self) -> usize {
         self.counts.borrow().open
     }
@@ -70,12 +70,12 @@ impl Lane {
     async fn when(&self, mut reached: impl FnMut(&mut Counts) -> Option<()>) {
         let mut news = self.counts.subscribe();
         while self.change(&mut reached).is_none() {
-            // The other end is ours.
+            // The sender is in `self`, so it cannot be dropped.
             let _ = news.changed().await;
         }
     }
 
-    /// Changes the counts and wakes nobody: taking something makes room for no one.
+    /// Changes the counts without waking waiters: acquiring frees nothing.
     fn change<T>(&self, change: impl FnOnce(&mut Counts) -> Option<T>) -> Option<T> {
         let mut changed = None;
         self.counts.send_if_modified(|counts| {
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_limit_takes_nothing_away_and_gives_nothing_more() {
+    fn a_lower_limit_closes_nothing_and_opens_nothing() {
         let lane = Arc::new(Lane::new(1));
         lane.allow(2);
         let places = [lane.place(), lane.place()];

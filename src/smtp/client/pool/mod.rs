@@ -1,5 +1,5 @@
-//! Sessions that wait for the next mail: `deadpool` pools, one per destination and one more for each lane with limits of
-//! its own, and the sweep that ends the idle ones.
+//! Idle sessions: `deadpool` pools, one per destination and one more for each lane with its own limits, and the sweep
+//! that ends sessions idle for too long.
 
 pub(in crate::smtp) mod connection_limiter;
 pub(in crate::smtp) mod lane;
@@ -25,27 +25,27 @@ use crate::domain::outcome::{Peer, Reply, Stage};
 use connection_limiter::ConnectionLimiter;
 use lane::{Lane, Place};
 
-/// How often idle sessions are looked for.
+/// How often idle sessions are checked.
 const SWEEP: Duration = Duration::from_secs(1);
-/// The most addresses of a relay that are tried.
+/// Maximum addresses of a relay that are tried.
 const RELAY_ADDRESSES: usize = 5;
 
-/// So many servers or addresses are tried, however much time each takes (RFC 5321 §5.1).
+/// Servers or addresses that are tried in any case, however long each takes (RFC 5321 §5.1).
 pub(in crate::smtp) const AT_LEAST: usize = 2;
 
-/// What sessions are shared by.
+/// The key by which sessions are shared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(in crate::smtp) struct Destination {
     pub host: String,
     pub port: u16,
-    /// The one address meant, or `None` for any that `host` has.
+    /// The address to connect to, or `None` for any address of `host`.
     pub ip: Option<IpAddr>,
-    /// [`Policy::id`]: what was asked of TLS, and as whom we are known there.
+    /// [`Policy::id`]: the TLS requirements and credentials.
     pub policy: u32,
 }
 
-/// A place in a pool. It is empty while somebody speaks over the session, so that a call which is dropped midway takes
-/// its connection with it and leaves nothing that could be used again.
+/// A slot of a pool. It is empty while a call uses the session, so that a call dropped midway closes its connection and
+/// leaves no session in an unknown state.
 pub(in crate::smtp) struct Slot(pub Option<Session>);
 
 /// Opens and checks the sessions of one pool.
@@ -58,10 +58,10 @@ pub(in crate::smtp) struct Connector {
 
 pub(in crate::smtp) type Pool = managed::Pool<Connector>;
 
-/// Why there is no session.
+/// Why no session was returned.
 #[derive(Debug)]
 pub(in crate::smtp) enum NoSession {
-    /// The server would not have us.
+    /// The session could not be opened.
     Refused(Refusal),
     /// The lane's connections stayed in use.
     NoPlace,
@@ -72,12 +72,12 @@ impl managed::Manager for Connector {
     type Error = NoSession;
 
     async fn create(&self) -> Result<Slot, NoSession> {
-        // Boxed: most mails find a session, and each would carry the size of opening one.
+        // Boxed: most messages find an idle session, and each would otherwise carry the size of this future.
         Box::pin(self.open()).await
     }
 
     async fn recycle(&self, slot: &mut Slot, _: &Metrics) -> RecycleResult<NoSession> {
-        let unfit = Err(RecycleError::message("not fit for another mail"));
+        let unfit = Err(RecycleError::message("not usable for another message"));
         let Some(session) = slot.0.as_mut() else { return unfit };
         if session.broken || !session.wire.is_quiet() {
             return unfit;
@@ -94,7 +94,7 @@ impl managed::Manager for Connector {
 }
 
 impl Connector {
-    /// Opens a session to the first of the destination's addresses that has one.
+    /// Opens a session with the first of the destination's addresses that accepts one.
     async fn open(&self) -> Result<Slot, NoSession> {
         let place = match &self.lane {
             Some(lane) => Some(self.place(lane).await?),
@@ -115,7 +115,7 @@ impl Connector {
         Err(NoSession::Refused(last.unwrap_or_else(|| self.refusal(format!("{host} has no address")))))
     }
 
-    /// A place in the lane, for which an idle session to another of its servers may have to end.
+    /// Acquires a place of the lane, and may end an idle session with another server for it.
     async fn place(&self, lane: &Arc<Lane>) -> Result<Place, NoSession> {
         let place = async {
             loop {
@@ -156,32 +156,32 @@ impl Connector {
     }
 }
 
-/// Whether the DNS is to be asked: it knows neither addresses nor this machine.
+/// Returns whether the DNS is to be queried: not for IP addresses and `localhost`.
 fn is_name(host: &str) -> bool {
     host.parse::<IpAddr>().is_err() && !host.trim_end_matches('.').eq_ignore_ascii_case("localhost")
 }
 
-/// All pools.
+/// All pools of a sender.
 #[derive(Default)]
 pub(in crate::smtp) struct Pools {
     sites: Mutex<HashMap<Destination, Site>>,
     lanes: Mutex<HashMap<i64, Arc<Lane>>>,
     sweeping: OnceLock<()>,
-    /// Cancelled when no mail is to be begun any more.
+    /// Cancelled when no more messages are begun.
     stopping: CancellationToken,
 }
 
-/// What there is for one destination.
+/// The pools of one destination.
 struct Site {
     gate: Arc<ConnectionLimiter>,
-    /// The lanes' own, and under `None` the one that the others share.
+    /// The pools of lanes with their own connections; the shared pool has the key `None`.
     pools: HashMap<Option<i64>, Pool>,
 }
 
 impl Pools {
-    /// The pool of this lane at the destination, or the one that is shared, with the gate that stands before both; made
-    /// where there is none.
-    pub fn of(
+    /// Returns the pool of this lane at the destination, or the shared one, with the destination's connection limiter;
+    /// creates them if needed.
+    pub fn pool(
         self: &Arc<Self>,
         destination: &Destination,
         policy: &Arc<Policy>,
@@ -208,7 +208,8 @@ impl Pools {
         let pool = Pool::builder(connector)
             .max_size(policy.connections)
             .wait_timeout(Some(policy.timeouts.slot))
-            // The one used last is the least likely to have been closed by the server, and the others can go idle.
+            // The session used last is the least likely to have been closed by the server, and the others can become
+            // idle.
             .queue_mode(QueueMode::Lifo)
             .runtime(deadpool::Runtime::Tokio1)
             .build()?;
@@ -216,30 +217,30 @@ impl Pools {
         Ok((pool, site.gate.clone()))
     }
 
-    /// The lane of this id, with this limit from now on.
+    /// Returns the lane of this id, and sets its limit.
     pub fn lane(&self, id: i64, limit: Option<usize>) -> Arc<Lane> {
         let lane = self.lanes().entry(id).or_insert_with(|| Arc::new(Lane::new(id))).clone();
         lane.allow(limit.map_or(usize::MAX, |limit| limit.max(1)));
         lane
     }
 
-    /// The connections that a lane has of its own, idle ones included.
+    /// Returns the number of a lane's own connections, including idle ones.
     pub fn open_connections(&self, lane: i64) -> usize {
         self.lanes().get(&lane).map_or(0, |lane| lane.open())
     }
 
-    /// From now on no mail is begun.
+    /// Begins no more messages from now on.
     pub fn turn_away(&self) {
         self.stopping.cancel();
     }
 
-    /// Awaits what a mail needs before it is begun, unless everybody is turned away.
+    /// Awaits a step before a message is begun, unless the service is stopping.
     pub async fn before_mail<T>(&self, work: impl Future<Output = T>) -> Result<T, NotBegun> {
         let done = self.stopping.run_until_cancelled(work).await;
         done.ok_or_else(|| NotBegun::because("the service is stopping"))
     }
 
-    /// Ends every session that is not in use, and takes no more mail.
+    /// Ends every idle session and begins no more messages.
     pub async fn close(&self) {
         self.turn_away();
         let mut idle = Vec::new();
@@ -253,7 +254,7 @@ impl Pools {
         quit(idle).await;
     }
 
-    /// Takes at most so many idle sessions of a lane out of its pools.
+    /// Removes at most `most` idle sessions of a lane from its pools.
     fn take_idle_of(&self, lane: i64, most: usize) -> Vec<(Session, Arc<Policy>)> {
         let mut taken = Vec::new();
         let pools: Vec<Pool> = self.lock().values().filter_map(|site| site.pools.get(&Some(lane)).cloned()).collect();
@@ -268,7 +269,7 @@ impl Pools {
         taken
     }
 
-    /// Takes out what is worn or more than a lane may have, and forgets pools and lanes that nobody uses.
+    /// Removes sessions that are worn or exceed a lane's limit, and forgets unused pools and lanes.
     fn take_worn(&self) -> Vec<(Session, Arc<Policy>)> {
         let mut worn = Vec::new();
         self.lock().retain(|_, site| {
@@ -298,19 +299,19 @@ impl Pools {
     }
 }
 
-/// Takes the idle sessions that are not to be kept out of a pool.
+/// Removes the idle sessions for which `keep` returns false from a pool.
 pub(in crate::smtp) fn take_idle(pool: &Pool, mut keep: impl FnMut(&Session) -> bool) -> Vec<(Session, Arc<Policy>)> {
     let removed = pool.retain(|slot, _| slot.0.as_ref().is_some_and(&mut keep)).removed;
     let policy = &pool.manager().policy;
     removed.into_iter().filter_map(|slot| Some((slot.0?, policy.clone()))).collect()
 }
 
-/// Says goodbye to all of them at once; bounded by the time-out for QUIT.
+/// Quits all sessions concurrently, within the time-out for QUIT.
 async fn quit(sessions: Vec<(Session, Arc<Policy>)>) {
     join_all(sessions.into_iter().map(async |(mut session, policy)| session.quit(&policy).await)).await;
 }
 
-/// Runs until the pools are gone.
+/// Runs until the pools are dropped.
 async fn sweep(pools: Weak<Pools>) {
     loop {
         tokio::time::sleep(SWEEP).await;

@@ -1,7 +1,8 @@
-//! The mail as it goes over the wire after 354 (RFC 5321 §4.5.2): dots stuffed, ended by CRLF, dot, CRLF.
+//! The message as sent after 354 (RFC 5321 §4.5.2): dots stuffed, ended by CRLF, dot, CRLF.
 //!
-//! It goes out in chunks of bounded size, so that a mail of 40 MiB costs no second 40 MiB; the terminator is in the same
-//! chunk as the end of the mail, because two small writes would wait 40 ms for each other (Nagle and delayed ACK).
+//! It is sent in chunks of bounded size, so that a message of 40 MiB needs no second 40 MiB. The terminator is in the
+//! same chunk as the end of the message, because two small writes would wait 40 ms for each other (Nagle and delayed
+//! ACK).
 
 use memchr::memmem;
 use tokio::time::Instant;
@@ -10,28 +11,28 @@ use crate::smtp::client::connection::wire::{Wire, WireError};
 use crate::smtp::client::send_options::SendGuard;
 use crate::smtp::client::settings::Timeouts;
 
-/// The size of a chunk in octets.
+/// Size of a chunk in bytes.
 const CHUNK: usize = 64 * 1_024;
 
-/// The rate below which a server is taken for a tarpit, in octets a second; the mail as a whole gets
+/// Minimum rate in bytes per second, below which a server counts as a tarpit; the whole message gets
 /// [`Timeouts::block`] plus its size over this rate.
 const SLOWEST: usize = 8 * 1_024;
 
-/// Why the mail could not be written to its end.
+/// Why the message was not written to its end.
 #[derive(Debug)]
 pub(in crate::smtp) enum BodyError {
-    /// The watch did not want it to be ended.
+    /// The send guard stopped it.
     CalledOff,
-    /// The link failed.
+    /// The connection failed.
     Failed {
-        /// Whether the server may have seen the terminator, and so may have taken the mail.
+        /// Whether the server may have received the terminator, and so may have accepted the message.
         uncertain: bool,
-        /// What happened.
+        /// Why it failed.
         error: WireError,
     },
 }
 
-/// Writes the whole mail and its terminator.
+/// Writes the whole message and its terminator.
 pub(in crate::smtp) async fn send(
     wire: &mut Wire,
     mime: &[u8],
@@ -47,7 +48,7 @@ pub(in crate::smtp) async fn send(
         }
         is_first = false;
         let deadline = whole.min(Instant::now() + timeouts.block);
-        wire.write(chunk.octets, deadline).await.map_err(|failure| BodyError::Failed {
+        wire.write(chunk.bytes, deadline).await.map_err(|failure| BodyError::Failed {
             uncertain: chunk.terminator_at.is_some_and(|at| failure.reached > at),
             error: failure.error,
         })?;
@@ -55,7 +56,7 @@ pub(in crate::smtp) async fn send(
     Ok(())
 }
 
-/// Cuts a mail into stuffed chunks.
+/// Cuts a message into stuffed chunks.
 struct Chunks<'a> {
     rest: &'a [u8],
     terminator: &'static [u8],
@@ -65,11 +66,11 @@ struct Chunks<'a> {
     done: bool,
 }
 
-/// What is to be written at once.
+/// Bytes to write at once.
 #[derive(Debug)]
 struct Chunk<'a> {
-    octets: &'a [u8],
-    /// Where the terminator begins, in the last chunk.
+    bytes: &'a [u8],
+    /// Start of the terminator, in the last chunk.
     terminator_at: Option<usize>,
 }
 
@@ -81,7 +82,7 @@ impl<'a> Chunks<'a> {
         Self { rest: mime, terminator, at_line_start: true, size, buffer, done: false }
     }
 
-    /// The next chunk; `None` after the one that holds the terminator.
+    /// Returns the next chunk; `None` after the one with the terminator.
     fn next(&mut self) -> Option<Chunk<'_>> {
         if self.done {
             return None;
@@ -96,10 +97,10 @@ impl<'a> Chunks<'a> {
             self.buffer.extend_from_slice(self.terminator);
             self.done = true;
         }
-        Some(Chunk { octets: &self.buffer, terminator_at })
+        Some(Chunk { bytes: &self.buffer, terminator_at })
     }
 
-    /// Copies up to and including the next line end that a dot follows, or as much as there is room for.
+    /// Copies up to and including the next line end that is followed by a dot, or as much as fits.
     fn step(&mut self) {
         if self.at_line_start && self.rest.first() == Some(&b'.') {
             self.buffer.push(b'.');
@@ -123,15 +124,15 @@ mod tests {
         let mut chunks = Chunks::new(mime, size);
         let mut wired = Vec::new();
         while let Some(chunk) = chunks.next() {
-            wired.extend_from_slice(chunk.octets);
+            wired.extend_from_slice(chunk.bytes);
         }
         wired
     }
 
-    /// Line by line, as RFC 5321 §4.5.2 words it.
+    /// Stuffs line by line, as described in RFC 5321 §4.5.2.
     fn by_the_book(mime: &[u8]) -> Vec<u8> {
         let mut wired = Vec::new();
-        for line in mime.split_inclusive(|octet| *octet == b'\n') {
+        for line in mime.split_inclusive(|byte| *byte == b'\n') {
             if line.starts_with(b".") {
                 wired.push(b'.');
             }
@@ -156,14 +157,14 @@ mod tests {
         let mut chunks = Chunks::new(b"0123456789", 4);
         let mut sizes = Vec::new();
         while let Some(chunk) = chunks.next() {
-            sizes.push((chunk.octets.len(), chunk.terminator_at));
+            sizes.push((chunk.bytes.len(), chunk.terminator_at));
         }
         assert_eq!(sizes, [(4, None), (4, None), (7, Some(2))]);
     }
 
     proptest! {
         #[test]
-        fn stuffing_is_by_the_book_whatever_the_chunks(
+        fn stuffing_follows_the_rfc_for_any_chunk_size(
             mime in prop::collection::vec(prop::sample::select(b".\r\nab".to_vec()), 0..200),
             size in 1_usize..50,
         ) {

@@ -1,7 +1,7 @@
-//! The parameters that ask for delivery status notifications (RFC 3461 §4, RFC 6533 §3).
+//! The parameters that request delivery status notifications (RFC 3461 §4, RFC 6533 §3).
 //!
-//! `RET=HDRS`: a bounce need not bring back the whole mail. `ENVID` names the mail, `ORCPT` the address that we sent to, so
-//! that the notification speaks of it whatever the mail was forwarded to.
+//! `RET=HDRS`: a bounce need not return the whole message. `ENVID` identifies the message, `ORCPT` the address that we
+//! sent to, so that the notification contains it even if the message was forwarded.
 
 use std::fmt::Write as _;
 
@@ -10,18 +10,18 @@ use lettre::transport::smtp::extension::{MailParameter, RcptParameter};
 use crate::domain::address::Address;
 use crate::smtp::client::route::Dsn;
 
-/// The longest ORCPT, its name left out (RFC 3461 §4.2).
+/// Maximum length of ORCPT without its name (RFC 3461 §4.2).
 const LONGEST: usize = 500;
 
-/// Of MAIL.
-pub(in crate::smtp) fn of_mail(dsn: &Dsn) -> [MailParameter; 2] {
+/// Returns the parameters of MAIL.
+pub(in crate::smtp) fn mail_parameters(dsn: &Dsn) -> [MailParameter; 2] {
     let other =
         |keyword: &str, value: &str| MailParameter::Other { keyword: keyword.into(), value: Some(value.into()) };
     [other("RET", "HDRS"), other("ENVID", &dsn.envelope_id)]
 }
 
-/// Of one RCPT. What has to be written as xtext is written so by the command.
-pub(in crate::smtp) fn of_recipient(dsn: &Dsn, to: &Address) -> Vec<RcptParameter> {
+/// Returns the parameters of one RCPT. The command encodes them as xtext where necessary.
+pub(in crate::smtp) fn rcpt_parameters(dsn: &Dsn, to: &Address) -> Vec<RcptParameter> {
     let other = |keyword: &str, value: String| RcptParameter::Other { keyword: keyword.into(), value: Some(value) };
     let notify = if dsn.success { "SUCCESS,FAILURE,DELAY" } else { "FAILURE,DELAY" };
     let original = original(to);
@@ -32,7 +32,7 @@ pub(in crate::smtp) fn of_recipient(dsn: &Dsn, to: &Address) -> Vec<RcptParamete
     parameters
 }
 
-/// The address with its type; beyond ASCII in the seven-bit form, which every server takes.
+/// Returns the address with its type; beyond ASCII in the seven-bit form, which every server accepts.
 fn original(to: &Address) -> String {
     let address = to.to_string();
     if address.is_ascii() {
@@ -60,11 +60,11 @@ mod tests {
         let to: Address = to.parse().unwrap();
         let dsn = Dsn { envelope_id: "x".into(), success };
         let spoken = lettre::Address::new_dangerous(to.local(), to.domain());
-        Rcpt::new(spoken, of_recipient(&dsn, &to)).to_string()
+        Rcpt::new(spoken, rcpt_parameters(&dsn, &to)).to_string()
     }
 
     #[test]
-    fn an_address_is_named_in_xtext() {
+    fn an_address_is_written_as_xtext() {
         assert_eq!(
             command("ann+a=b@example.test", false),
             "RCPT TO:<ann+a=b@example.test> NOTIFY=FAILURE,DELAY ORCPT=rfc822;ann+2Ba+3Db@example.test\r\n"
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_beyond_ascii_is_named_in_seven_bits() {
+    fn a_non_ascii_address_is_written_in_seven_bits() {
         assert!(command("jörg+x@example.test", false).ends_with(" ORCPT=utf-8;j\\x{F6}rg\\x{2B}x@example.test\r\n"));
     }
 }

@@ -1,9 +1,10 @@
-//! One message over one session: MAIL, RCPT, DATA, the text, the final dot (RFC 5321 §3.3), in one write up to DATA where
-//! the server can pipeline (RFC 2920).
+//! One message over one session: MAIL, RCPT, DATA, the text, the final dot (RFC 5321 §3.3). The commands up to DATA are
+//! sent in one write if the server supports pipelining (RFC 2920).
 //!
-//! Each recipient is judged by the reply that was meant for it: a refusal at RCPT by that, everyone else by what came of
-//! the rest. Recipients beyond what the server takes in one transaction are left for the next one (RFC 5321 §4.5.3.1.10).
-//! The link may fail anywhere; what it means is decided in [`Transaction::transfer`] alone.
+//! Each recipient is judged by the reply to its command: one refused at RCPT by that reply, all others by the replies
+//! to the commands that concern the whole transaction. Recipients beyond the server's limit are left for the next
+//! transaction (RFC 5321 §4.5.3.1.10). The connection may fail anywhere; only [`Transaction::transfer`] decides what a
+//! failure during the text means.
 
 pub(in crate::smtp) mod body;
 pub(in crate::smtp) mod dsn;
@@ -29,17 +30,17 @@ use crate::domain::refusal;
 use body::BodyError;
 use preflight::{preflight, size};
 
-/// More recipients than this are not pipelined, lest both sides wait for the other to read (RFC 2920 §3.1).
+/// Maximum recipients of a pipelined group; with more, both sides could wait for the other to read (RFC 2920 §3.1).
 const PIPELINE_LIMIT: usize = 200;
 
 const DATA: &str = "DATA\r\n";
-/// About as long as a command is, in bytes.
+/// Approximate length of a command in bytes.
 const COMMAND: usize = 96;
 
-/// What each recipient adds to the time that all commands of a mail may take together.
+/// Time that each recipient adds to the time limit for all commands of a message.
 const RECIPIENT_TIME: Duration = Duration::from_secs(10);
 
-/// Hands one mail over to the recipients of the batch. Marks the session as broken where it cannot go on.
+/// Sends one message to the recipients of the batch. Marks the session as broken if it cannot continue.
 pub(in crate::smtp) async fn run(
     session: &mut Session,
     message: OutgoingMessage<'_>,
@@ -71,13 +72,13 @@ pub(in crate::smtp) async fn run(
     Ending::Judged(judged)
 }
 
-/// Why the dialogue cannot go on; the session cannot either.
+/// Why the dialogue stopped; the session cannot continue either.
 enum Stop {
     HungUp(Reply),
     CalledOff,
-    /// Whoever has no judgement yet gets this one.
+    /// All recipients without a judgement get this one.
     Rest(Verdict, Reply),
-    /// The server has sent a reply too many: nobody knows which was meant for whom. Nothing was handed over.
+    /// The server has sent one reply too many, so replies cannot be matched to commands. No text was sent.
     OutOfStep,
 }
 
@@ -87,21 +88,21 @@ struct Transaction<'a> {
     timeouts: &'a Timeouts,
     watch: &'a dyn SendGuard,
     is_further: bool,
-    /// How far it has come.
+    /// The current stage.
     stage: Stage,
-    /// The recipients that have their judgement.
+    /// The recipients with a judgement.
     judged: Vec<(usize, Judgement)>,
-    /// The recipients that are named to the server.
+    /// The recipients sent in RCPT.
     sent: Vec<usize>,
-    /// Those of them that it has not refused.
+    /// The recipients among them that were not refused.
     open: Vec<usize>,
-    /// How many it has taken.
+    /// Number of recipients that the server accepted.
     taken: usize,
-    /// Those that it refused for their number alone.
+    /// The recipients refused only because of their number.
     over: Vec<(usize, Judgement)>,
-    /// Those that were not named.
+    /// The recipients not sent in RCPT.
     unnamed: Vec<usize>,
-    /// What was said of everyone who was not refused at RCPT.
+    /// Judgement of all recipients that were not refused at RCPT.
     whole: Option<Judgement>,
     smtputf8: bool,
     pipelined: bool,
@@ -153,7 +154,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// What came of it, where `stopped` is what everyone gets who has no judgement yet.
+    /// Returns the result; recipients without a judgement get `stopped`.
     fn judged(mut self, stopped: Option<Judgement>) -> Judged {
         let is_stopped = stopped.is_some();
         let whole = self.whole.take().or(stopped);
@@ -163,7 +164,7 @@ impl<'a> Transaction<'a> {
         let last = whole.unwrap_or_else(unsent);
         let limit = (!self.over.is_empty()).then_some(self.taken).filter(|taken| *taken > 0);
         self.judged.extend(self.open.iter().map(|place| (*place, last.clone())));
-        // What was said at MAIL is said of all; what came later can be said of those alone who were named.
+        // A reply to MAIL applies to all recipients; a later one only to those sent in RCPT.
         let others = match (last.stage, last.verdict, self.over.first()) {
             (Stage::Mail, ..) | (_, Verdict::Temporary, _) => last,
             (.., Some((_, first))) => first.clone(),
@@ -175,9 +176,9 @@ impl<'a> Transaction<'a> {
         Judged { done: self.judged, left, may_go_on, limit }
     }
 
-    /// Takes back what replies out of step have said of recipients; what follows for everyone.
+    /// Withdraws the judgements made from replies that cannot be matched; returns the judgement for all others.
     fn forget_replies(&mut self) -> Judgement {
-        let why = "the server sent a reply that nothing had asked for";
+        let why = "the server sent an unexpected reply";
         let unknown = Judgement::new(Verdict::Temporary, self.stage, Reply::ours_with(4, 5, 0, why));
         let is_reply = |judgement: &&mut Judgement| judgement.reply.code.is_some();
         for judgement in self.judged.iter_mut().map(|(_, judgement)| judgement).filter(is_reply) {
@@ -186,12 +187,12 @@ impl<'a> Transaction<'a> {
         unknown
     }
 
-    /// Whether the server hung up because it had been named too many recipients, some of whom it took.
+    /// Returns whether the server closed the connection because of the number of recipients, after it accepted some.
     fn is_cut_short_by(&self, reply: &Reply) -> bool {
         self.stage == Stage::Rcpt && self.taken > 0 && reply.code == Some(421) && refusal::is_recipient_limit(reply)
     }
 
-    /// The same recipients again, fewer at a time.
+    /// Leaves the recipients for further transactions with fewer at a time.
     fn cut_short(self, reply: &Judgement) -> Judged {
         let again = self.open.into_iter().chain(self.unnamed).map(|place| (place, reply.clone()));
         let mut left: Vec<_> = self.over.into_iter().chain(again).collect();
@@ -229,7 +230,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// All commands up to DATA.
+    /// Returns all commands up to DATA.
     fn group(&self) -> String {
         let mut group = String::with_capacity(COMMAND * (self.sent.len() + 2));
         self.write_mail(&mut group);
@@ -250,7 +251,7 @@ impl<'a> Transaction<'a> {
             write_parameter(out, MailParameter::SmtpUtfEight);
         }
         if let Some(dsn) = self.dsn() {
-            for parameter in dsn::of_mail(dsn) {
+            for parameter in dsn::mail_parameters(dsn) {
                 write_parameter(out, parameter);
             }
         }
@@ -261,19 +262,19 @@ impl<'a> Transaction<'a> {
         let to = &self.message.envelope.to[index];
         write_path(out, "RCPT TO:<", Some(to));
         if let Some(dsn) = self.dsn() {
-            for parameter in dsn::of_recipient(dsn, to) {
+            for parameter in dsn::rcpt_parameters(dsn, to) {
                 write_parameter(out, parameter);
             }
         }
         out.push_str("\r\n");
     }
 
-    /// What is asked to be told, where the server can be asked.
+    /// Returns the notifications to request, if the server supports them.
     fn dsn(&self) -> Option<&'a Dsn> {
         self.message.envelope.dsn.as_ref().filter(|_| self.session.offer.dsn)
     }
 
-    /// MAIL; answers whether it was taken. Its refusal is everyone's.
+    /// Sends MAIL; returns whether it was accepted. A refusal applies to all recipients.
     async fn mail(&mut self) -> Result<bool, Stop> {
         let wait = self.deadline.min(Instant::now() + self.timeouts.mail);
         let mut sent = Ok(());
@@ -291,7 +292,7 @@ impl<'a> Transaction<'a> {
             Ok(reply) if reply.closes() => Err(Stop::HungUp(reply.to_reply())),
             Ok(reply) if reply.is_intermediate() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),
             Ok(reply) if reply.is_positive() => Ok(true),
-            // A session that was used before has carried enough; a new one may carry this mail.
+            // The session has carried as many messages as the server allows; a new one may carry this message.
             Ok(reply) if self.session.mails > 1 && refusal::is_session_limit(&reply.to_reply()) => {
                 self.session.may_part = !self.pipelined;
                 Err(Stop::HungUp(reply.to_reply()))
@@ -303,7 +304,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// RCPT for each; a refusal is that recipient's own, unless it is for their number alone.
+    /// Sends RCPT for each recipient. A refusal applies to that recipient, unless it is only because of their number.
     async fn recipients(&mut self, greeted: bool) -> Result<(), Stop> {
         if !greeted && !self.pipelined {
             return Ok(());
@@ -336,7 +337,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// The mail and its dot, and the answer to it.
+    /// Sends the message and the final dot, and reads the reply.
     async fn transfer(&mut self) -> Result<(), Stop> {
         self.expect_silence()?;
         let watch = self.watch;
@@ -346,7 +347,8 @@ impl<'a> Transaction<'a> {
         let (wire, patience) = (&mut self.session.wire, self.timeouts.quit);
         if let Err(failure) = body::send(wire, self.message.mime, self.timeouts, self.watch).await {
             let BodyError::Failed { uncertain, error } = failure else { return Err(Stop::CalledOff) };
-            // A server that hangs up has often said why, and may have taken what it has seen to the end.
+            // A server that closes the connection has often sent the reason, and may have accepted a message that it
+            // received whole.
             let said = wire.final_reply(Instant::now() + patience, patience).await;
             let (stage, verdict, reply) = match said {
                 Ok(FinalReply { reply, .. }) if reply.code >= 400 => {
@@ -355,7 +357,7 @@ impl<'a> Transaction<'a> {
                 }
                 Ok(FinalReply { reply, .. }) if uncertain => (Stage::FinalDot, Verdict::Accepted, reply.to_reply()),
                 _ if uncertain => (Stage::FinalDot, Verdict::Uncertain, ours("the final dot", &error)),
-                _ => (Stage::Data, Verdict::Temporary, ours("the mail's text", &error)),
+                _ => (Stage::Data, Verdict::Temporary, ours("the message text", &error)),
             };
             self.stage = stage;
             return Err(Stop::Rest(verdict, reply));
@@ -372,14 +374,15 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// The server wants a mail for no one: it gets an empty one, and its answer concerns nobody (RFC 2920 §3.1).
+    /// Sends an empty message after all recipients were refused; the reply concerns no one (RFC 2920 §3.1).
     async fn transfer_nothing(&mut self) -> Result<(), Stop> {
         self.pipelined = false;
         self.exchange("the final dot", ".\r\n", self.timeouts.data).await?;
         Ok(())
     }
 
-    /// A reply too many would be taken for the answer to what comes next. Only 421 may come unasked (RFC 5321 §3.8).
+    /// Returns an error if there is an extra reply, which would be taken for the reply to the next command. Only 421
+    /// may come unsolicited (RFC 5321 §3.8).
     fn expect_silence(&mut self) -> Result<(), Stop> {
         match self.session.wire.leftovers() {
             [] => Ok(()),
@@ -391,7 +394,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Sends a command, unless it went with the group, and reads its reply.
+    /// Sends a command, unless it was part of the group, and reads its reply.
     async fn exchange(&mut self, stage: &str, command: &str, wait: Duration) -> Result<RawReply, Stop> {
         let deadline = self.deadline.min(Instant::now() + wait);
         let lost = |error: &WireError| Stop::Rest(Verdict::Temporary, ours(stage, error));
@@ -404,7 +407,7 @@ impl<'a> Transaction<'a> {
         if reply.closes() { Err(Stop::Rest(Verdict::Temporary, reply.to_reply())) } else { Ok(reply) }
     }
 
-    /// Everyone who was not refused gets this.
+    /// Gives this reply to all recipients that were not refused.
     fn judge_whole(&mut self, reply: &RawReply) {
         let reply = reply.to_reply();
         let is_positive = reply.code.is_some_and(|code| (200..300).contains(&code));
@@ -413,7 +416,7 @@ impl<'a> Transaction<'a> {
     }
 }
 
-/// A command's verb and its path, which is empty without an address.
+/// Writes a command's verb and its path, which is empty without an address.
 fn write_path(out: &mut String, verb: &str, address: Option<&Address>) {
     out.push_str(verb);
     if let Some(address) = address {
@@ -433,7 +436,7 @@ fn ours(stage: &str, error: &WireError) -> Reply {
     Reply::ours_with(4, 4, 2, format!("at {stage}: {error}"))
 }
 
-/// No reply to MAIL.
+/// Classifies a missing reply to MAIL.
 fn silence(stage: &str, error: &WireError) -> Stop {
     let reply = ours(stage, error);
     if error.is_hangup() { Stop::HungUp(reply) } else { Stop::Rest(Verdict::Temporary, reply) }

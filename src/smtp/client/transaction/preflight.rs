@@ -1,11 +1,11 @@
-//! What can be judged about a recipient before anything is said to the server.
+//! Judges recipients before anything is sent to the server.
 
 use crate::domain::address::Address;
 use crate::domain::outcome::{Reply, Stage, Verdict};
 use crate::smtp::client::connection::ehlo::Capabilities;
 use crate::smtp::client::outgoing_message::{EightBit, Judgement, OutgoingMessage};
 
-/// The refusal of a recipient whom this server cannot be asked about; nothing of it is sent.
+/// Returns the refusal of a recipient that this server cannot accept; nothing is sent for it.
 pub(in crate::smtp) fn preflight(
     offer: &Capabilities,
     message: OutgoingMessage<'_>,
@@ -20,7 +20,7 @@ pub(in crate::smtp) fn preflight(
     if let Some(limit) = offer.size_limit
         && size as u64 > limit
     {
-        return permanent(3, 4, format!("the mail has {size} octets and the server takes at most {limit}"));
+        return permanent(3, 4, format!("the message has {size} bytes and the server accepts at most {limit}"));
     }
     if breaks_commands(to) {
         return permanent(1, 3, "the address cannot be given in SMTP".into());
@@ -31,9 +31,9 @@ pub(in crate::smtp) fn preflight(
     if !offer.smtputf8() && (to.needs_smtputf8() || from.is_some_and(Address::needs_smtputf8)) {
         return permanent(6, 7, "the address needs SMTPUTF8 and the server does not offer it".into());
     }
-    // An address beyond ASCII in any header field is everyone's: the header must not go to this server (RFC 6531 §3.2), and
-    // an envelope without that recipient does not change it. Written in another way it would lack who it is from or to, and
-    // its signature would not fit.
+    // A non-ASCII address in a header field concerns all recipients: the header must not go to this server (RFC 6531
+    // §3.2), whatever recipients the envelope has. Rewriting the header would drop a sender or recipient and break the
+    // signature.
     if message.eight_bit == EightBit::Header && !offer.smtputf8() {
         let why = "an address in the header fields needs SMTPUTF8 and the server does not offer it";
         return permanent(6, 7, why.into());
@@ -45,12 +45,12 @@ pub(in crate::smtp) fn preflight(
     None
 }
 
-/// The size that SIZE speaks of (RFC 1870 §6.1): with line ends, without stuffed dots and terminator.
+/// Returns the size for SIZE (RFC 1870 §6.1): with line ends, without stuffed dots and terminator.
 pub(in crate::smtp) fn size(mime: &[u8]) -> usize {
     if mime.is_empty() || mime.ends_with(b"\r\n") { mime.len() } else { mime.len() + 2 }
 }
 
-/// The last line of defence: an address with a line end in it would be a second command.
+/// Returns whether an address could inject a second command; earlier checks already refuse such addresses.
 fn breaks_commands(address: &Address) -> bool {
     [address.local(), address.domain()].iter().any(|part| part.is_empty() || part.chars().any(char::is_control))
 }

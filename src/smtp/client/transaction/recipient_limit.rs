@@ -1,19 +1,19 @@
-//! How many recipients a server takes in one transaction, as it was last seen (RFC 5321 §4.5.3.1.8).
+//! The number of recipients that a server accepts in one transaction, as last observed (RFC 5321 §4.5.3.1.8).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a limit is kept to before the server is tried with more.
+/// How long a limit is used before more recipients are tried.
 const KEPT: Duration = Duration::from_hours(1);
 
-/// What is known of one server.
+/// Limit of one server.
 #[derive(Debug, Default)]
 pub(in crate::smtp) struct RecipientLimit(Mutex<Option<(usize, Instant)>>);
 
 impl RecipientLimit {
-    /// The most recipients to name in one transaction.
+    /// Returns the maximum recipients of one transaction.
     pub fn get(&self, now: Instant) -> usize {
         let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match known {
@@ -22,7 +22,7 @@ impl RecipientLimit {
         }
     }
 
-    /// The server took so many and no more.
+    /// Records that the server accepted this number of recipients and no more.
     pub fn learn(&self, most: usize, now: Instant) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((most.max(1), now));
     }
@@ -37,7 +37,7 @@ mod tests {
         let (limit, start) = (RecipientLimit::default(), Instant::now());
         assert_eq!(limit.get(start), usize::MAX);
         limit.learn(0, start);
-        assert_eq!(limit.get(start), 1, "nobody at all is no limit");
+        assert_eq!(limit.get(start), 1, "the limit is at least 1");
         limit.learn(10, start);
         assert_eq!(limit.get(start + KEPT - Duration::from_secs(1)), 10);
         assert_eq!(limit.get(start + KEPT), usize::MAX);

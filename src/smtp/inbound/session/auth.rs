@@ -1,4 +1,5 @@
-//! AUTH (RFC 4954) where every user and password is accepted. Responses are read and dropped: they may be real passwords.
+//! AUTH (RFC 4954) that accepts every user and password. Responses are read and discarded: they may contain real
+//! passwords.
 
 use std::io;
 
@@ -13,13 +14,13 @@ use super::{Heard, Next, Session};
 const LOGIN: [&str; 2] = ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"];
 
 impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'_, S, H> {
-    /// Holds the dialogue of the mechanism, and accepts whatever is answered.
+    /// Runs the exchange of the mechanism, and accepts any response.
     pub(super) async fn auth(&mut self, auth: &Auth) -> io::Result<Next> {
         if !self.settings.accepts_any_login {
             return Ok(self.refuse(NOT_OFFERED.code, NOT_OFFERED.text));
         }
         if self.helo.is_none() || self.mail.is_some() || self.has_logged_in {
-            return Ok(self.refuse(503, "5.5.1 AUTH comes once, after EHLO and before MAIL"));
+            return Ok(self.refuse(503, "5.5.1 AUTH is allowed once, after EHLO and before MAIL"));
         }
         let challenges: &[&str] = match auth.mechanism.as_str() {
             "PLAIN" => &[""],
@@ -34,7 +35,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'_, S, H> {
                     return Ok(Next::Quit);
                 }
                 Heard::Leave => {
-                    self.wire.say(421, "4.3.2 All places are taken, and you send nothing; come back later");
+                    self.wire.say(421, "4.3.2 Server busy and this session is idle, try again later");
                     return Ok(Next::Quit);
                 }
                 Heard::Line(Ok(line)) if line == b"*" => return Ok(self.refuse(501, "5.7.0 Canceled")),
@@ -47,7 +48,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'_, S, H> {
             }
         }
         self.has_logged_in = true;
-        self.wire.say(235, "2.7.0 Accepted, like every user and password");
+        self.wire.say(235, "2.7.0 Accepted; every user and password is");
         Ok(Next::Go)
     }
 }
