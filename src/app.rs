@@ -173,7 +173,10 @@ impl App {
         tokio::join!(stop_inbound, serve(self.server), serve(self.public));
         // A client that does not read keeps its connection's task alive; it must not delay the stop.
         if tokio::time::timeout(REQUEST_GRACE, self.accepting.wait()).await.is_err() {
-            tracing::warn!(event = "connections_not_ended", "some connections did not end in time; stopping without them");
+            tracing::warn!(
+                event = "connections_not_ended",
+                "some connections did not end in time; stopping without them"
+            );
         }
         if let Some(running) = self.worker
             && running.await.is_err()
