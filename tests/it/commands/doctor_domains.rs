@@ -84,8 +84,7 @@ async fn a_stream_whose_links_cannot_be_made_has_a_line() {
     let app = with_secret(&dns).start().await;
     app.sql("UPDATE streams SET unsubscribe = true WHERE name = 'bulk'").await;
     let (lines, is_well) = doctor(&app.database.url, &dns, Some(SECRET)).await;
-    let expected =
-        "BAD   streams: messages of bulk wait for unsubscribe links: set public_url (POSTRIDER_PUBLIC_URL)";
+    let expected = "BAD   streams: messages of bulk wait for unsubscribe links: set public_url (POSTRIDER_PUBLIC_URL)";
     assert!(!is_well && lines.iter().any(|line| line == expected), "{lines:#?}");
     let public = [("POSTRIDER_PUBLIC_URL", "https://mail.acme.test")];
     let (lines, _) = doctor_with(&app.database.url, &dns, Some(SECRET), &public).await;
