@@ -82,7 +82,7 @@ fn declarable(given: String, data: &[u8], at: &Pointer<'_>, faults: &mut Faults)
         return Some(given);
     }
     let at = Pointer::Field(at, "content_type");
-    let message = "a message may not be encoded (RFC 2046 §5.2.1), and this one begins with no header, or contains bytes \
+    let message = "a message may not be encoded (RFC 2046 §5.2.1), and this one begins with no header, or has bytes \
                    outside ASCII, a NUL or a line over 998 characters: encode its parts first, or give it as \
                    `application/octet-stream`";
     at.fault(faults, Code::InvalidContentType, message);
