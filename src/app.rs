@@ -85,7 +85,11 @@ impl App {
         server_watch::ready(&db).await?;
         db::schema::check(&db).await?;
         for problem in db::pool::durability::check(&db).await? {
-            tracing::warn!(event = "durability_problem", "{problem}");
+            tracing::warn!(
+                event = "durability_problem",
+                problem,
+                "a crash can lose accepted messages; change the named setting"
+            );
         }
         // A separate pool: requests that wait for a connection must never delay a heartbeat.
         let working = if roles == Roles::Api { None } else { Some(open(config, true)?) };

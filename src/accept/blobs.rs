@@ -72,12 +72,12 @@ impl Blobs {
         attachment: &mut NewAttachment,
         keeps: bool,
     ) -> Result<(), Arc<DbError>> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, stored) = oneshot::channel();
         let gone = || Arc::new(DbError::closed("blobs.insert_group"));
         let digest = attachment.description.sha256.clone();
         let data = Arc::new(std::mem::take(&mut attachment.data));
         self.small.send(Pending { tenant, digest, data: data.clone(), reply }).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())??;
+        stored.await.map_err(|_| gone())??;
         if keeps {
             attachment.data = Arc::unwrap_or_clone(data);
         }

@@ -118,7 +118,7 @@ impl Reader {
         if fields.len() < *least {
             let missing = names.get(fields.len()).copied().unwrap_or_default();
             let message = format!(
-                "{}, but the first line has {least}: column `{missing}` is missing; leave a field without a value empty",
+                "{}, but the first line has {least}: column `{missing}` is missing; leave fields without a value empty",
                 counted(fields.len())
             );
             return Read::Refused(fault(&format!("/{missing}"), Code::Required, message));

@@ -107,10 +107,10 @@ impl Lanes {
             return Ok(NamedLane { id: *id, name: name.clone() });
         }
         let name = Arc::new(name);
-        let (reply, answer) = oneshot::channel();
+        let (reply, found) = oneshot::channel();
         let gone = || Arc::new(DbError::closed(FINDING));
         self.unknown.send(Pending { name: name.clone(), reply }).await.map_err(|_| gone())?;
-        let id = answer.await.map_err(|_| gone())??;
+        let id = found.await.map_err(|_| gone())??;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= CACHED {
             known.clear();
@@ -134,10 +134,10 @@ async fn find(db: Db, receiver: async_channel::Receiver<Pending>) {
         for Pending { name, reply } in std::iter::once(first).chain(others) {
             waiting.entry(name).or_default().push(reply);
         }
-        let waiting = answer(waiting, async |names| lanes::find(&db, names).await).await;
-        let waiting = answer(waiting, async |names| make(&db, names).await).await;
+        let waiting = complete(waiting, async |names| lanes::find(&db, names).await).await;
+        let waiting = complete(waiting, async |names| make(&db, names).await).await;
         // Lanes that another process was creating at the same time.
-        let waiting = answer(waiting, async |names| lanes::find(&db, names).await).await;
+        let waiting = complete(waiting, async |names| lanes::find(&db, names).await).await;
         for reply in waiting.into_values().flatten() {
             let _ = reply.send(Err(Arc::new(DbError::not_found(FINDING))));
         }
@@ -145,7 +145,7 @@ async fn find(db: Db, receiver: async_channel::Receiver<Pending>) {
 }
 
 /// Completes the lookups whose lanes `find` returns, or all of them if the database fails. Returns the others.
-async fn answer(waiting: Waiting, find: impl AsyncFnOnce(&[Arc<LaneName>]) -> Result<Ids, DbError>) -> Waiting {
+async fn complete(waiting: Waiting, find: impl AsyncFnOnce(&[Arc<LaneName>]) -> Result<Ids, DbError>) -> Waiting {
     if waiting.is_empty() {
         return waiting;
     }

@@ -166,7 +166,7 @@ impl Gate {
             header_from = summary.from,
             subject = summary.subject,
             text = summary.text,
-            "received mail for postmaster; it is kept in this log only"
+            "received a message for postmaster; it is kept only in this log"
         );
     }
 }
@@ -176,7 +176,7 @@ impl Handler for Gate {
         if self.is_postmaster(to) {
             let has_room =
                 self.postmaster.lock().unwrap_or_else(PoisonError::into_inner).admits_one_more(Instant::now());
-            let full = || SmtpRefusal::temporary(7, 1, "Too much mail for postmaster, try again later");
+            let full = || SmtpRefusal::temporary(7, 1, "Too many messages for postmaster, try again later");
             return if has_room { Ok(()) } else { Err(full()) };
         }
         self.feedback.admits(to).map_err(|fault| {
@@ -189,7 +189,7 @@ impl Handler for Gate {
                     to,
                     count,
                     "refused return paths with an invalid signature; if secret_key was changed, add the old one to \
-                                     previous_secret_keys"
+                     previous_secret_keys"
                 );
             }
             let text = match fault {
@@ -212,12 +212,12 @@ impl Handler for Gate {
         // contains.
         data.splice(..0, format!("Return-Path: <{from}>\r\n").into_bytes());
         match self.feedback.take(data, Origin::Smtp { to: &to, peer }, false).await {
-            Ok(taken) if taken.is_early() => {
+            Ok(outcome) if outcome.is_early() => {
                 Err(SmtpRefusal::temporary(3, 2, "Try again later: the message is still being sent"))
             }
             Ok(_) if logged => Ok("Accepted for postmaster".into()),
-            Ok(taken) => {
-                Ok(format!("Accepted as {}, {} recipients changed", taken.report.kind.as_str(), taken.applied()))
+            Ok(outcome) => {
+                Ok(format!("Accepted as {}, {} recipients changed", outcome.report.kind.as_str(), outcome.applied()))
             }
             // The sending server keeps the message until it is committed here.
             Err(error) => {

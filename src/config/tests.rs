@@ -225,9 +225,9 @@ fn problems_of_routes_are_reported() {
 fn tls_is_set_per_domain() {
     let toml = "[delivery.tls]\n\"bank.test\" = \"verified\"\n\"*\" = \"required\"\n";
     let config = sound(toml, &[("POSTRIDER_DELIVERY__TLS", "Old.test=none,*=opportunistic")]);
-    let asked: Vec<(String, TlsMode)> = config.delivery.tls_ascii().into_iter().collect();
+    let modes: Vec<(String, TlsMode)> = config.delivery.tls_ascii().into_iter().collect();
     let expected = [("*", TlsMode::Opportunistic), ("bank.test", TlsMode::Verified), ("old.test", TlsMode::None)];
-    assert_eq!(asked, expected.map(|(domain, mode)| (domain.to_owned(), mode)));
+    assert_eq!(modes, expected.map(|(domain, mode)| (domain.to_owned(), mode)));
     for wrong in ["bank.test=maybe", "a b=none", "none"] {
         let problems = problems("", &[("POSTRIDER_DELIVERY__TLS", wrong)]);
         assert!(problems.len() == 1 && problems[0].starts_with("delivery.tls: "), "{problems:?}");
