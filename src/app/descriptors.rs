@@ -26,7 +26,7 @@ const MIN_CONNECTIONS: u64 = 16;
 /// Divisor for the share of connections reserved for recipients' pages, if these have a separate listener.
 const PUBLIC_PART: usize = 4;
 
-/// Raises the soft limit on open files to the hard limit, up to [`MAX_RAISED`]. Returns the limit in force.
+/// Raises the soft limit on open files to the hard limit, up to 65,536. Returns the limit in force.
 pub fn raise() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.unwrap_or(MAX_RAISED).min(MAX_RAISED);

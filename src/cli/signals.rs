@@ -23,7 +23,7 @@ impl Signals {
         tokio::spawn(async move {
             self.next().await;
             eprintln!(
-                "postrider: stopped at once; other workers continue the messages in flight when their leases expire"
+                "postrider: stopped at once; a worker continues the messages in flight when their leases expire"
             );
             std::process::exit(130);
         });
