@@ -1,5 +1,5 @@
-//! Builds the parts from the configuration, runs the roles, and stops them in the order that loses nothing: first no
-//! new requests, then what was accepted is committed, then what is being sent is finished.
+//! Builds the service from the configuration, runs its roles, and stops them in an order that loses no messages: it
+//! first refuses new requests, then commits accepted messages, then finishes messages in flight.
 
 mod bounce_intake;
 mod delivery;
@@ -40,14 +40,14 @@ pub use domains::settings as domain_settings;
 use server_watch::ServerWatch;
 pub use webhooks::guard;
 
-/// Which parts of the service a process runs.
+/// The roles that a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Roles {
     /// API and worker.
     All,
-    /// The API alone.
+    /// Only the API.
     Api,
-    /// A worker alone.
+    /// Only a worker.
     Worker,
 }
 
@@ -57,47 +57,55 @@ pub struct App {
     db: Db,
     wake: Arc<Notify>,
     server: Option<Server>,
-    /// Serves the pages for recipients alone.
+    /// Serves only the pages for recipients.
     public: Option<Server>,
-    /// Takes mail that comes back.
+    /// Receives bounces and complaints.
     inbound: Option<InboundServer>,
-    /// The acceptor's tasks; they end when the last request has.
+    /// The acceptor's tasks; they end with the last request.
     accepting: TaskTracker,
     worker: Option<JoinHandle<()>>,
-    /// Ends the worker's claiming and the chores.
+    /// Stops the worker's claiming and the background tasks.
     stop: CancellationToken,
 }
 
-/// How long requests that are under way may take when the service stops.
+/// How long requests in progress may take when the service stops.
 const REQUEST_GRACE: Duration = Duration::from_secs(30);
 
 impl App {
-    /// Starts the roles. With `inbox`, the API shows it.
+    /// Starts the roles. With `inbox`, the API serves it.
     pub async fn start(
         config: &Config,
         roles: Roles,
         clock: SharedClock,
         inbox: Option<Arc<Inbox>>,
     ) -> anyhow::Result<Self> {
-        // What cannot be is told before anything is touched.
+        // Report configuration errors before anything is changed.
         bounce_intake::paths(config)?;
         let db = open(config, true)?;
         server_watch::ready(&db).await?;
         db::schema::check(&db).await?;
         for problem in db::pool::durability::check(&db).await? {
-            tracing::warn!("{problem}");
+            tracing::warn!(
+                event = "durability_problem",
+                problem,
+                "a crash can lose accepted messages; change the named setting"
+            );
         }
-        // Connections of its own: requests that wait for theirs must never keep a heartbeat from being sent.
+        // A separate pool: requests that wait for a connection must never delay a heartbeat.
         let working = if roles == Roles::Api { None } else { Some(open(config, true)?) };
-        // Before anything is done that depends on the time.
+        // This sets the clock, so it precedes everything that depends on the time.
         let watch = ServerWatch::start(config, clock.clone(), db.clone(), working.clone()).await?;
-        warn_of_copies(config);
+        warn_of_duplicates(config);
         if let Err(error) = db::schema::partitions::ensure(&db, clock.now()).await {
-            tracing::warn!(%error, "could not make partitions ahead; trying again in an hour");
+            tracing::warn!(
+                event = "partitions_failed",
+                %error,
+                "failed to create partitions ahead of time; trying again in an hour"
+            );
         }
         let wake = Arc::new(Notify::new());
         let accepting = TaskTracker::new();
-        // The listener first: a port that is taken must not cost a worker's registration.
+        // Bind the port before the worker registers: a port in use must not leave a registered worker behind.
         let listeners = Listeners::bind(config, roles).await?;
         let limits = descriptors::http_limits(config, roles, inbox.is_some())?;
         let stop = CancellationToken::new();
@@ -133,30 +141,30 @@ impl App {
         Ok(Self { db, wake, server, public, inbound, accepting, worker, stop })
     }
 
-    /// Where the API listens.
+    /// Returns the address on which the API listens.
     pub fn api_address(&self) -> Option<SocketAddr> {
         self.server.as_ref().map(|server| server.address)
     }
 
-    /// Where the pages for recipients are served alone.
+    /// Returns the address on which only the pages for recipients are served.
     pub fn public_address(&self) -> Option<SocketAddr> {
         self.public.as_ref().map(|server| server.address)
     }
 
-    /// Where mail that comes back is taken.
+    /// Returns the address on which bounces and complaints are received.
     pub fn inbound_address(&self) -> Option<SocketAddr> {
         self.inbound.as_ref().map(|inbound| inbound.address)
     }
 
-    /// The signal that tells workers in this process of new messages.
+    /// Returns the signal that notifies workers in this process of new messages.
     pub fn wake(&self) -> Arc<Notify> {
         self.wake.clone()
     }
 
-    /// Stops: every request that was answered 202 is committed, every mail that is being sent is finished.
+    /// Stops the service. Every message accepted with 202 is committed, and messages in flight are finished.
     pub async fn stop(self) {
         self.stop.cancel();
-        let taking = async {
+        let stop_inbound = async {
             if let Some(inbound) = self.inbound {
                 inbound.stop().await;
             }
@@ -166,22 +174,28 @@ impl App {
                 server.stop(REQUEST_GRACE).await;
             }
         };
-        tokio::join!(taking, serve(self.server), serve(self.public));
-        // A connection whose client does not read keeps its part of the API alive; it must not keep us.
+        tokio::join!(stop_inbound, serve(self.server), serve(self.public));
+        // A client that does not read keeps its connection's task alive; it must not delay the stop.
         if tokio::time::timeout(REQUEST_GRACE, self.accepting.wait()).await.is_err() {
-            tracing::warn!("some connections did not end in time");
+            tracing::warn!(
+                event = "connections_not_ended",
+                "some connections did not end in time; stopping without them"
+            );
         }
         if let Some(running) = self.worker
             && running.await.is_err()
         {
-            tracing::error!("the worker ended in a panic");
+            tracing::error!(
+                event = "worker_panicked",
+                "worker panicked; other workers rescue its leases when they expire"
+            );
         }
         self.db.close().await;
     }
 }
 
-/// Says which settings make copies of mail when the service stops.
-fn warn_of_copies(config: &Config) {
+/// Warns about settings that can send messages twice when the service stops.
+fn warn_of_duplicates(config: &Config) {
     let (grace, final_dot) = (config.delivery.shutdown_grace, config.timeouts.final_dot);
     if grace < final_dot {
         tracing::warn!(
@@ -211,19 +225,23 @@ impl Listeners {
     }
 }
 
-/// Between two looks whether next week's partitions are there: they are made two weeks ahead.
-const PARTITIONS_EVERY: Duration = Duration::from_hours(1);
+/// Interval of the check that partitions exist; they are created two weeks ahead.
+const PARTITION_INTERVAL: Duration = Duration::from_hours(1);
 
 async fn keep_partitions(db: Db, clock: SharedClock) {
     loop {
-        tokio::time::sleep(PARTITIONS_EVERY).await;
+        tokio::time::sleep(PARTITION_INTERVAL).await;
         if let Err(error) = db::schema::partitions::ensure(&db, clock.now()).await {
-            tracing::warn!(%error, "could not make partitions ahead; trying again in an hour");
+            tracing::warn!(
+                event = "partitions_failed",
+                %error,
+                "failed to create partitions ahead of time; trying again in an hour"
+            );
         }
     }
 }
 
-/// Listens, or says which setting to change.
+/// Binds a listener. The error names the setting to change.
 pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     listen_as(address, "POSTRIDER_LISTEN")
 }
@@ -231,9 +249,9 @@ pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 fn listen_as(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
     http::bind(address).map_err(|error| {
         let fix = match error.kind() {
-            ErrorKind::AddrInUse => format!("stop the program that does, or choose another address with {setting}"),
+            ErrorKind::AddrInUse => format!("stop the program that uses it, or choose another address with {setting}"),
             ErrorKind::AddrNotAvailable => {
-                format!("this machine has no such address; set {setting} to one of its own, or to 0.0.0.0 for all")
+                format!("this machine has no such address; set {setting} to one that it has, or to 0.0.0.0 for all")
             }
             ErrorKind::PermissionDenied => {
                 format!("ports below 1024 need CAP_NET_BIND_SERVICE; choose another with {setting}")
@@ -244,12 +262,12 @@ fn listen_as(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> 
     })
 }
 
-/// Where the database is, without credentials, for error messages.
+/// Returns the database's address, without credentials, for error messages.
 pub fn database_target(config: &Config) -> String {
     config.database.url.as_ref().map_or_else(|| "no database".into(), ToString::to_string)
 }
 
-/// The pool of connections of a command.
+/// Opens the connection pool of a command.
 pub fn database(config: &Config) -> anyhow::Result<Db> {
     open(config, false)
 }
@@ -258,7 +276,7 @@ fn open(config: &Config, is_service: bool) -> anyhow::Result<Db> {
     let database = &config.database;
     let url = database.url.as_ref().context(
         "no database is configured: set DATABASE_URL (such as postgres://user:password@host/postrider), or try \
-         `postrider dev`, which brings its own",
+         `postrider dev`, which starts its own",
     )?;
     Ok(Db::open(&Opening {
         url: url.expose(),
@@ -269,7 +287,7 @@ fn open(config: &Config, is_service: bool) -> anyhow::Result<Db> {
     })?)
 }
 
-/// A worker that is registered and not yet running, and that shares its process with no API.
+/// Registers a worker in a process without an API. The worker does not run yet.
 pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc<Notify>) -> anyhow::Result<Worker> {
     let group_commit = GroupCommit::start(&db, &clock);
     worker(config, db, clock, wake, group_commit).await
@@ -290,11 +308,11 @@ async fn worker(
         lease: delivery.lease,
         policy: delivery.retry_policy(),
         routes: routes::table(config),
-        returns: bounce_intake::of_worker(config)?,
+        returns: bounce_intake::worker_returns(config)?,
         links: config.unsubscribe_links(),
         grace: delivery.shutdown_grace,
         publish: domains::terms(config),
-        fingerprints: fingerprints::of(config),
+        fingerprints: fingerprints::from_config(config),
         keyring: config.keyring(),
     };
     let dependencies = worker::Dependencies {
@@ -307,9 +325,9 @@ async fn worker(
     Ok(Worker::start(db, clock, dependencies, settings, wake).await?)
 }
 
-/// How mail is sent.
+/// Returns the settings of the SMTP client.
 pub fn sender_settings(config: &Config) -> anyhow::Result<smtp::Settings> {
-    let waits = &config.timeouts;
+    let timeouts = &config.timeouts;
     Ok(smtp::Settings {
         hostname: hostname(config),
         relay: routes::default_relay(config)?,
@@ -320,14 +338,14 @@ pub fn sender_settings(config: &Config) -> anyhow::Result<smtp::Settings> {
         connections: config.delivery.connections as usize,
         mails_per_connection: config.delivery.mails_per_connection,
         timeouts: smtp::Timeouts {
-            connect: waits.connect,
-            greeting: waits.command,
-            ehlo: waits.command,
-            mail: waits.command,
-            rcpt: waits.command,
-            data: waits.data,
-            block: waits.block,
-            final_dot: waits.final_dot,
+            connect: timeouts.connect,
+            greeting: timeouts.command,
+            ehlo: timeouts.command,
+            mail: timeouts.command,
+            rcpt: timeouts.command,
+            data: timeouts.data,
+            block: timeouts.block,
+            final_dot: timeouts.final_dot,
             ..smtp::Timeouts::default()
         },
         allow_loopback_mx: config.delivery.allow_loopback_mx,
@@ -341,7 +359,7 @@ pub fn sender_settings(config: &Config) -> anyhow::Result<smtp::Settings> {
     })
 }
 
-/// The name given in EHLO.
+/// Returns the name given in EHLO.
 fn hostname(config: &Config) -> String {
     config.hostname.clone().unwrap_or_else(machine_name)
 }
@@ -363,7 +381,7 @@ fn api_settings(config: &Config, db: &Db, clock: &SharedClock) -> anyhow::Result
     })
 }
 
-/// The machine's own name, where the system tells it and it can stand in EHLO.
+/// Returns the machine's name, if it is known and valid in EHLO, and `localhost` otherwise.
 fn machine_name() -> String {
     let name = std::fs::read_to_string(PathBuf::from("/proc/sys/kernel/hostname")).unwrap_or_default();
     let name = name.trim();

@@ -1,4 +1,4 @@
-//! Time, passed in rather than asked for, so that a test can let three days of retries go by in a millisecond.
+//! Clocks. Callers pass a clock in, so that a test can run three days of retries in a millisecond.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -6,57 +6,56 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 
-/// Tells the time of day. Postgres keeps microseconds, so a clock never answers anything finer.
+/// A source of the current time. Postgres stores microseconds, so a clock never returns a finer time.
 pub trait Clock: std::fmt::Debug + Send + Sync + 'static {
-    /// The current time, in whole microseconds.
+    /// Returns the current time, in whole microseconds.
     fn now(&self) -> DateTime<Utc>;
 
-    /// Takes note of what the database's clock says. Returns how far the machine's own clock is ahead of it, where this clock
-    /// follows the database's.
+    /// Adjusts this clock to a reading of the database's clock. Returns how far the machine's clock is ahead of the
+    /// database's, if this clock follows the database's.
     fn follow(&self, _reading: &Reading) -> Option<TimeDelta> {
         None
     }
 }
 
-/// What the database's clock said at some moment between two of ours.
+/// A reading of the database's clock, taken between two moments of this machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {
-    /// When it was asked.
+    /// When the query was sent.
     pub asked: Uptime,
-    /// When its answer was here.
+    /// When the result arrived.
     pub answered: Uptime,
-    /// What it said.
+    /// The database's time.
     pub time: DateTime<Utc>,
 }
 
 /// A clock shared by all parts of one process.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// The machine's own clock.
+/// The machine's clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "the one place that asks the machine")]
+    #[allow(clippy::disallowed_methods, reason = "the only place that reads the machine's clock")]
     fn now(&self) -> DateTime<Utc> {
         Utc::now().trunc_subsecs(6)
     }
 }
 
-/// The database's clock, as far as we know it: the one clock that all replicas share. What it said last is carried on by the
-/// time since the machine started, so that nothing happens when the machine's own clock is wrong or jumps. Until the database
-/// has said something, the machine's own clock has to do.
+/// The database's clock, which all replicas share. The last reading is advanced by the time since the machine started,
+/// so a machine clock that is wrong or jumps has no effect. Before the first reading, the machine's clock is used.
 #[derive(Debug)]
 pub struct DatabaseClock {
     machine: SharedClock,
-    /// The database's time less that since the machine started, in microseconds.
+    /// The database's time minus the time since the machine started, in microseconds.
     offset: AtomicI64,
 }
 
 impl DatabaseClock {
     const UNKNOWN: i64 = i64::MIN;
 
-    /// Follows no reading yet.
+    /// Creates a clock without a reading.
     pub fn new(machine: SharedClock) -> Self {
         Self { machine, offset: AtomicI64::new(Self::UNKNOWN) }
     }
@@ -86,8 +85,8 @@ impl Clock for DatabaseClock {
     }
 }
 
-/// The offset that agrees with a reading and is nearest to the known one: however slow an answer was, it moves no clock that it
-/// does not prove wrong.
+/// Returns the offset that agrees with a reading and is nearest to the known one, so that a slow query does not move a
+/// clock that it does not prove wrong.
 fn corrected(known: Option<i64>, reading: &Reading) -> i64 {
     let time = reading.time.timestamp_micros();
     let (least, most) = (time - reading.answered.micros(), time - reading.asked.micros());
@@ -97,13 +96,13 @@ fn corrected(known: Option<i64>, reading: &Reading) -> i64 {
     }
 }
 
-/// A moment since the machine started. Time in which the machine slept counts, as it does for everyone else: `Instant`
-/// stands still meanwhile, and a worker must not believe that its lease did.
+/// The time since the machine started, including time in which it was suspended. `Instant` stops during suspension, but
+/// a worker's lease does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Uptime(Duration);
 
 impl Uptime {
-    /// The present moment.
+    /// Returns the current moment.
     pub fn now() -> Self {
         Self(since_start())
     }
@@ -112,12 +111,12 @@ impl Uptime {
         i64::try_from(self.0.as_micros()).unwrap_or(i64::MAX)
     }
 
-    /// How long ago it was.
+    /// Returns the time elapsed since this moment.
     pub fn elapsed(self) -> Duration {
         Self::now().0.saturating_sub(self.0)
     }
 
-    /// How long the machine had run then: on Linux the same in all of its processes.
+    /// Returns the time between the machine's start and this moment. On Linux it is comparable between processes.
     pub fn since_boot(self) -> Duration {
         self.0
     }
@@ -129,7 +128,7 @@ fn since_start() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// Elsewhere `Instant` has to do.
+/// Other systems use `Instant`.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn since_start() -> Duration {
     use std::time::Instant;

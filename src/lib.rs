@@ -1,24 +1,25 @@
-//! Postrider takes mail from applications over HTTP, keeps it in Postgres and delivers it over SMTP.
+//! Postrider accepts messages from applications over HTTP, stores them in Postgres and delivers them over SMTP.
 //!
-//! A mail moves one way through the modules, in this order:
+//! A message passes through the modules in this order:
 //!
 //! ```text
 //! http ─▶ accept ─▶ db ─▶ worker ─▶ smtp ─▶ worker ─▶ db
 //! ```
 //!
-//! - [`http`] turns a request into a call and a result into an answer;
-//! - [`accept`] turns bytes into a validated message and commits it together with its neighbours;
-//! - [`feedback`] takes mail that comes back, and lets bounces and complaints take effect;
-//! - [`db`] holds every SQL statement;
-//! - [`worker`] claims what is due, has it sent, and commits what came of it;
-//! - [`mail`] turns a message into MIME, without touching a socket;
-//! - [`smtp`] speaks to other mail servers and knows no database;
-//! - [`webhook`] posts events to those who asked for them, and knows no database either;
-//! - [`http_client`] sends requests to servers that are not trusted, for webhooks and MTA-STS policies;
-//! - [`domain`] holds the types and rules that all of them share, free of I/O.
+//! - [`http`] maps requests to calls and results to responses;
+//! - [`accept`] validates messages and commits them in groups;
+//! - [`feedback`] applies the bounces and complaints that come back;
+//! - [`db`] contains every SQL statement;
+//! - [`worker`] claims due recipients, sends their messages and commits the outcomes;
+//! - [`mail`] builds MIME messages and parses reports, without I/O;
+//! - [`smtp`] talks to other mail servers and does not use the database;
+//! - [`webhook`] posts events to webhook endpoints and does not use the database;
+//! - [`http_client`] sends requests to untrusted servers, for webhooks and MTA-STS policies;
+//! - [`domain`] contains the shared types and rules, without I/O.
 //!
-//! [`app`] builds the parts and stops them; [`cli`] holds one file a command; [`dev`] is the embedded
-//! Postgres and the inbox that catches mail on a developer's machine; [`mod@bench`] measures all of it from outside.
+//! [`app`] builds, starts and stops the service; [`cli`] has one file per command; [`dev`] contains the embedded
+//! Postgres and the inbox that catches messages on a developer's machine; [`mod@bench`] measures the service from
+//! outside.
 
 pub mod accept;
 pub mod app;

@@ -1,8 +1,8 @@
-//! The `postrider` binary: reads the command line and hands over to [`postrider::cli`].
+//! The `postrider` binary, which runs [`postrider::cli`].
 
 use std::process::ExitCode;
 
-/// Large attachments come and go; mimalloc gives their memory back where glibc's heap keeps it.
+/// mimalloc returns the memory of large attachments to the system, which glibc's heap keeps.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

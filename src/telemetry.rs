@@ -1,4 +1,4 @@
-//! The process's own log, on standard error: standard output belongs to what a command answers.
+//! Logging to standard error. Standard output is for the output of commands.
 
 use std::io::IsTerminal as _;
 
@@ -14,8 +14,8 @@ pub use rate_limited_log::RateLimitedLog;
 
 /// Starts logging. A second call changes nothing.
 pub fn start(log: &Log) {
-    // The filter was checked with the configuration. What Postgres finds worth a notice (a table that is there already)
-    // is of no use to an operator, who can ask for it with a filter of their own.
+    // The filter was checked with the configuration. Notices of Postgres ("relation already exists") do not help an
+    // operator; a filter in the configuration can enable them.
     let quiet = format!("sqlx::postgres::notice=warn,{}", log.filter);
     let filter = EnvFilter::try_new(quiet).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()

@@ -1,9 +1,9 @@
-//! Attachments' bytes on their way into the database.
+//! Stores the bytes of attachments in the database.
 //!
-//! Small ones that arrive while a statement is under way go into the next one together: a statement of its own, with its plan,
-//! its round trip and its `fsync`, costs more than the bytes do. Large ones go by themselves, chunk by chunk, so that nobody
-//! waits for them; and they are asked for first, since most of what is sent again and again need not be sent to the
-//! database again.
+//! Small attachments that arrive while a statement runs are stored together by the next statement: a separate
+//! statement, with its plan, round trip and `fsync`, costs more than the bytes. Large attachments are stored
+//! individually, chunk by chunk, so that they delay no other request. The database is first asked whether it already
+//! has them, because most large attachments are sent repeatedly.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
 use crate::domain::message::NewAttachment;
 
-/// Up to so many octets it costs more to ask whether a blob is there than to send it for nothing.
+/// Size in bytes up to which sending a blob costs less than asking whether the database already has it.
 const SMALL: usize = 128 << 10;
-/// Octets a statement, beyond which a group is not filled further: as many as one chunk of a large blob.
-const GROUP_OCTETS: usize = CHUNK;
-/// Blobs that may wait for the writer before others wait to be let in.
+/// Bytes in one group, after which no further blob is added: the size of one chunk of a large blob.
+const GROUP_BYTES: usize = CHUNK;
+/// Capacity of the writer's queue, in blobs.
 const WAITING: usize = 256;
 
 type Key = (TenantId, String);
@@ -45,14 +45,15 @@ pub(super) struct Blobs {
 }
 
 impl Blobs {
-    /// Starts the writer of small ones; it ends when this is dropped and all that waited is stored.
+    /// Starts the writer of small attachments. It ends when this is dropped and its queue is empty.
     pub(super) fn start(db: &Db, clock: SharedClock, tasks: &TaskTracker) -> Self {
         let (small, receiver) = async_channel::bounded(WAITING);
         tasks.spawn(Writer { db: db.clone(), clock: clock.clone(), receiver }.run());
         Self { db: db.clone(), clock, small }
     }
 
-    /// Stores the attachments' bytes that are not there yet, and lets go of them; where `keeps`, of the large ones only.
+    /// Stores the bytes of attachments that the database does not have yet, and drops them from memory. With `keeps`,
+    /// small attachments keep their bytes.
     pub(super) async fn store(
         &self,
         tenant: TenantId,
@@ -71,12 +72,12 @@ impl Blobs {
         attachment: &mut NewAttachment,
         keeps: bool,
     ) -> Result<(), Arc<DbError>> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, stored) = oneshot::channel();
         let gone = || Arc::new(DbError::closed("blobs.insert_group"));
         let digest = attachment.description.sha256.clone();
         let data = Arc::new(std::mem::take(&mut attachment.data));
         self.small.send(Pending { tenant, digest, data: data.clone(), reply }).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())??;
+        stored.await.map_err(|_| gone())??;
         if keeps {
             attachment.data = Arc::unwrap_or_clone(data);
         }
@@ -122,7 +123,7 @@ impl Writer {
         }
     }
 
-    /// One blob that Postgres refuses must not take its neighbours with it.
+    /// Stores each blob individually, so that one blob refused by Postgres does not fail the rest of its group.
     async fn one_by_one(&self, group: blobs::Group, replies: Vec<(Key, Reply)>) {
         let mut results = BTreeMap::new();
         for (key, data) in group {
@@ -135,15 +136,15 @@ impl Writer {
         }
     }
 
-    /// Takes whatever waits already, each blob once, and waits for nothing.
+    /// Adds the blobs already queued to the group, each blob once, without waiting.
     fn gather(&self, first: Pending) -> (blobs::Group, Vec<(Key, Reply)>) {
-        let (mut group, mut replies, mut octets) = (BTreeMap::new(), Vec::new(), 0);
+        let (mut group, mut replies, mut bytes) = (BTreeMap::new(), Vec::new(), 0);
         let mut next = Some(first);
         while let Some(Pending { tenant, digest, data, reply }) = next {
-            octets += data.len();
+            bytes += data.len();
             replies.push(((tenant, digest.clone()), reply));
             group.insert((tenant, digest), data);
-            next = if octets < GROUP_OCTETS { self.receiver.try_recv().ok() } else { None };
+            next = if bytes < GROUP_BYTES { self.receiver.try_recv().ok() } else { None };
         }
         (group, replies)
     }

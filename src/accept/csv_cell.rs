@@ -1,20 +1,20 @@
-//! Cells of CSV that a spreadsheet would run as a formula get an apostrophe in front, as OWASP advises (CSV injection); reading
-//! takes it away again, so that an export is imported to the same values.
+//! Prefixes CSV cells that a spreadsheet would run as a formula with an apostrophe, as OWASP recommends against CSV
+//! injection. Reading removes it, so that importing an export yields the same values.
 
-/// First characters by which spreadsheets recognise a formula, or separate cells from one.
+/// First characters that make spreadsheets read a cell as a formula, or split it.
 const FORMULA: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
 
-/// Whether the value, behind any apostrophes, begins like a formula.
+/// Whether the value, after any apostrophes, begins like a formula.
 fn is_formula(value: &str) -> bool {
     value.trim_start_matches('\'').starts_with(FORMULA)
 }
 
-/// The value as it is written.
+/// Returns the cell to write for a value.
 pub fn neutralised(value: String) -> String {
     if is_formula(&value) { format!("'{value}") } else { value }
 }
 
-/// The value that was written.
+/// Returns the value of a cell that [`neutralised`] wrote.
 pub fn restored(cell: String) -> String {
     match cell.strip_prefix('\'') {
         Some(value) if is_formula(value) => value.to_owned(),

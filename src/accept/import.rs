@@ -1,5 +1,5 @@
-//! Suppressions to import, record by record: NDJSON, or CSV with or without a line of column names. Both have the fields of
-//! an export, so that what was exported can be imported as it is.
+//! Reads suppressions to import, record by record, from NDJSON, or from CSV with or without a header line. Both formats
+//! have the fields of an export, so that an export can be imported unchanged.
 
 use std::borrow::Cow;
 
@@ -13,64 +13,64 @@ use super::request::{Context, Rejection, json};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::suppression::Suppression;
 
-/// How the records are written.
+/// Format of the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// A JSON object a line.
+    /// One JSON object per line.
     Ndjson,
     /// RFC 4180.
     Csv,
 }
 
-/// Reads records one after the other.
+/// Reads records in order.
 #[derive(Debug)]
 pub struct Reader {
     format: Format,
-    /// The columns of a CSV, once its first record was seen.
+    /// The columns of a CSV, once its first record has been read.
     columns: Option<Columns>,
 }
 
 /// The columns of a CSV.
 #[derive(Debug)]
 struct Columns {
-    /// Those of [`COLUMNS`], in the order of the file.
+    /// Names from [`COLUMNS`], in the order of the file.
     names: Vec<&'static str>,
-    /// The fewest fields that a record may have: of one that has fewer, nobody knows what the missing ones were to say.
+    /// Minimum number of fields in a record. The values that a shorter record lacks cannot be known.
     least: usize,
 }
 
-/// What one record is.
+/// Result of reading one record.
 #[derive(Debug)]
 pub enum Read {
-    /// An entry.
+    /// A suppression.
     Entry(Suppression),
-    /// The names of the columns.
+    /// The header line.
     Columns,
-    /// Nothing that can be imported.
+    /// A record that cannot be imported.
     Refused(Fault),
-    /// Column names of which one is unknown: nothing that follows can be read.
+    /// A header line that cannot be read, and with it none of the records that follow.
     Unreadable(Fault),
 }
 
-/// The most fields that a record can have: one more than there are columns, to be told of.
+/// Maximum number of fields read from a record: one more than there are columns, so that an extra one is detected.
 const FIELDS: usize = COLUMNS.len() + 1;
 
 impl Reader {
-    /// For records of this format.
+    /// Creates a reader of records in this format.
     pub fn new(format: Format) -> Self {
         Self { format, columns: None }
     }
 
     /// Reads the next record.
     pub fn read(&mut self, record: &Record, context: &Context<'_>) -> Read {
-        let read = match &record.octets {
+        let read = match &record.bytes {
             None => self.unread(fault("", Code::TooLong, format!("longer than {LONGEST} bytes"))),
             Some(_) if record.is_unclosed => {
                 self.unread(fault("", Code::InvalidValue, "a quote is never closed".into()))
             }
-            Some(octets) => match self.format {
-                Format::Ndjson => entry(json::read(octets, FIELDS + 1), context),
-                Format::Csv => self.csv(octets, context),
+            Some(bytes) => match self.format {
+                Format::Ndjson => entry(json::read(bytes, FIELDS + 1), context),
+                Format::Csv => self.csv(bytes, context),
             },
         };
         match read {
@@ -80,7 +80,8 @@ impl Reader {
         }
     }
 
-    /// A record whose fields are not known. Where it is the first of a CSV, neither are the columns of all that follow.
+    /// Refuses a record whose fields cannot be read. If it is the first record of a CSV, the columns are unknown, so
+    /// none of the records that follow can be read either.
     fn unread(&self, fault: Fault) -> Read {
         if self.format == Format::Csv && self.columns.is_none() {
             Read::Unreadable(fault)
@@ -89,8 +90,8 @@ impl Reader {
         }
     }
 
-    fn csv(&mut self, octets: &[u8], context: &Context<'_>) -> Read {
-        let Ok(text) = std::str::from_utf8(octets) else {
+    fn csv(&mut self, bytes: &[u8], context: &Context<'_>) -> Read {
+        let Ok(text) = std::str::from_utf8(bytes) else {
             return self.unread(fault("", Code::InvalidValue, "not UTF-8".into()));
         };
         let fields = match fields(text) {
@@ -104,20 +105,20 @@ impl Reader {
                     self.columns = Some(Columns { least: names.len(), names });
                     return Read::Columns;
                 }
-                // Without names the columns are those of an export, from the first on.
+                // Without a header line the columns are those of an export, starting with the first.
                 Ok(None) => self.columns.insert(Columns { names: COLUMNS.to_vec(), least: fields.len() }),
                 Err(fault) => return Read::Unreadable(fault),
             },
         };
         let Columns { names, least } = columns;
         if fields.len() > names.len() {
-            let message = format!("{} where there are {} columns", counted(fields.len()), names.len());
+            let message = format!("{}, but there are {} columns", counted(fields.len()), names.len());
             return Read::Refused(fault("", Code::TooMany, message));
         }
         if fields.len() < *least {
             let missing = names.get(fields.len()).copied().unwrap_or_default();
             let message = format!(
-                "{} where the first line has {least}: the column `{missing}` is missing; an empty field says that there is no value",
+                "{}, but the first line has {least}: column `{missing}` is missing; leave fields without a value empty",
                 counted(fields.len())
             );
             return Read::Refused(fault(&format!("/{missing}"), Code::Required, message));
@@ -132,21 +133,21 @@ fn counted(fields: usize) -> String {
     if fields == 1 { "1 field".into() } else { format!("{fields} fields") }
 }
 
-/// The fault, with all lines of a record that has several: none of them was read.
+/// Adds the line numbers of a record that spans several lines to the fault, because none of these lines was read.
 fn spanning(record: &Record, fault: Fault) -> Fault {
     let Record { line, last_line, .. } = record;
     if line == last_line {
         return fault;
     }
     let message =
-        format!("{}; lines {line} to {last_line} were not read: a quote makes one record of them", fault.message);
+        format!("{}; lines {line} to {last_line} were not read: a quote joins them into one record", fault.message);
     Fault { message, ..fault }
 }
 
 fn entry(value: Result<Value<'_>, Rejection>, context: &Context<'_>) -> Read {
     match value {
         Ok(value) => line(value, context).map_or_else(Read::Refused, Read::Entry),
-        // The line is counted by the one that calls.
+        // The caller knows the line number.
         Err(Rejection::Malformed { column, message, .. }) => {
             Read::Refused(fault("", Code::InvalidValue, format!("{message} (column {column})")))
         }
@@ -158,7 +159,7 @@ fn fault(pointer: &str, code: Code, message: String) -> Fault {
     Fault { pointer: pointer.to_owned(), code: code.as_str(), message }
 }
 
-/// The columns that a first record names; `None` where it is an entry already.
+/// Returns the columns that the first record names, or `None` if it is an entry.
 fn columns(fields: &[String]) -> Result<Option<Vec<&'static str>>, Fault> {
     let has_name = fields.iter().any(|field| field.trim().eq_ignore_ascii_case("address"));
     if !has_name && fields.iter().any(|field| field.contains('@')) {
@@ -174,16 +175,16 @@ fn columns(fields: &[String]) -> Result<Option<Vec<&'static str>>, Fault> {
     let columns: Vec<&'static str> = fields.iter().map(known).collect::<Result<_, _>>()?;
     let twice = columns.iter().enumerate().find(|(n, name)| columns.iter().take(*n).any(|earlier| earlier == *name));
     if let Some((_, name)) = twice {
-        return Err(fault("", Code::DuplicateField, format!("the column `{name}` stands there twice")));
+        return Err(fault("", Code::DuplicateField, format!("duplicate column `{name}`")));
     }
     if columns.contains(&"address") {
         return Ok(Some(columns));
     }
-    Err(fault("", Code::Required, "there is no column `address`".into()))
+    Err(fault("", Code::Required, "the column `address` is missing".into()))
 }
 
-/// The fields of one record. A quote inside of a field, which should have been in quotes itself, may make one record of
-/// several lines: then nothing of it is read, so that no line is lost without a word.
+/// Splits one record into its fields. A quote inside an unquoted field can join several lines into one record. Such a
+/// record is refused as a whole, so that no line is lost silently.
 fn fields(record: &str) -> Result<Vec<String>, Fault> {
     let too_many = || fault("", Code::TooMany, format!("more than {} fields", COLUMNS.len()));
     let (fields, is_whole) = split(record).ok_or_else(too_many)?;
@@ -194,13 +195,13 @@ fn fields(record: &str) -> Result<Vec<String>, Fault> {
     Err(fault("", Code::InvalidValue, message.into()))
 }
 
-/// The fields of one record, and whether they are all of it; `None` where there are too many.
+/// Returns the fields of one record and whether they cover all of it, or `None` if there are too many.
 fn split(record: &str) -> Option<(Vec<String>, bool)> {
     let (mut text, mut ends) = (vec![0; record.len() + 1], [0; FIELDS]);
     let mut reader = csv_core::Reader::new();
     let (result, mut read, written, count) = reader.read_record(record.as_bytes(), &mut text, &mut ends);
     let (result, count) = match result {
-        // The end of the record is the end of what there is.
+        // The end of the input ends the record.
         ReadRecordResult::InputEmpty => {
             let (result, more_read, _, more) =
                 reader.read_record(&record.as_bytes()[read..], text.get_mut(written..)?, ends.get_mut(count..)?);
@@ -216,7 +217,7 @@ fn split(record: &str) -> Option<(Vec<String>, bool)> {
     let field = |end: &usize| {
         let field = text.get(start..*end).unwrap_or_default();
         start = *end;
-        // Cut at separators, what was UTF-8 is UTF-8.
+        // UTF-8 cut at separators is still UTF-8.
         csv_cell::restored(String::from_utf8_lossy(field).into_owned())
     };
     Some((ends.get(..count)?.iter().map(field).collect(), read == record.len()))
@@ -230,11 +231,11 @@ mod tests {
     fn read(reader: &mut Reader, text: &str) -> Read {
         let (limits, streams) = (Limits::default(), ["news".to_owned()]);
         let context = Context { now: "2026-11-23T12:00:00Z".parse().unwrap(), limits: &limits, streams: &streams };
-        let record = Record { line: 1, last_line: 1, octets: Some(text.into()), is_unclosed: false };
+        let record = Record { line: 1, last_line: 1, bytes: Some(text.into()), is_unclosed: false };
         reader.read(&record, &context)
     }
 
-    fn told(read: Read) -> String {
+    fn summary(read: Read) -> String {
         match read {
             Read::Entry(entry) => format!(
                 "{} {} {} {}",
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_taken_apart_as_rfc_4180_says() {
+    fn a_record_is_split_as_rfc_4180_says() {
         for (record, expected) in [
             ("a,b", vec!["a", "b"]),
             ("a,", vec!["a", ""]),
@@ -268,17 +269,17 @@ mod tests {
     #[test]
     fn columns_are_named_or_those_of_an_export() {
         let mut named = Reader::new(Format::Csv);
-        assert_eq!(told(read(&mut named, "Reason, address,note")), "columns");
-        assert_eq!(told(read(&mut named, "complaint,Ann@b.test,\"a, b\"")), "ann@b.test  complaint a, b");
-        assert_eq!(told(read(&mut named, ",ann@b.test,")), "ann@b.test  manual ");
-        assert_eq!(told(read(&mut named, ",ann@b.test")), "refused /note required");
-        assert_eq!(told(read(&mut named, "complaint,ann@b.test,x,y")), "refused  too_many");
-        assert_eq!(told(read(&mut named, "rude,ann@b.test,")), "refused /reason invalid_value");
+        assert_eq!(summary(read(&mut named, "Reason, address,note")), "columns");
+        assert_eq!(summary(read(&mut named, "complaint,Ann@b.test,\"a, b\"")), "ann@b.test  complaint a, b");
+        assert_eq!(summary(read(&mut named, ",ann@b.test,")), "ann@b.test  manual ");
+        assert_eq!(summary(read(&mut named, ",ann@b.test")), "refused /note required");
+        assert_eq!(summary(read(&mut named, "complaint,ann@b.test,x,y")), "refused  too_many");
+        assert_eq!(summary(read(&mut named, "rude,ann@b.test,")), "refused /reason invalid_value");
         let mut bare = Reader::new(Format::Csv);
-        assert_eq!(told(read(&mut bare, "ann@b.test,news,unsubscribe")), "ann@b.test news unsubscribe ");
-        assert_eq!(told(read(&mut bare, "address,,")), "refused /address invalid_address");
-        assert_eq!(told(read(&mut bare, "bo@b.test,,,a note")), "bo@b.test  manual a note");
-        assert_eq!(told(read(&mut bare, "bo@b.test")), "refused /stream required");
+        assert_eq!(summary(read(&mut bare, "ann@b.test,news,unsubscribe")), "ann@b.test news unsubscribe ");
+        assert_eq!(summary(read(&mut bare, "address,,")), "refused /address invalid_address");
+        assert_eq!(summary(read(&mut bare, "bo@b.test,,,a note")), "bo@b.test  manual a note");
+        assert_eq!(summary(read(&mut bare, "bo@b.test")), "refused /stream required");
         for (names, code) in [
             ("address,colour", "unknown_field"),
             ("reason", "required"),
@@ -286,7 +287,7 @@ mod tests {
             ("address,x@y", "unknown_field"),
             ("x@y,Address", "unknown_field"),
         ] {
-            assert_eq!(told(read(&mut Reader::new(Format::Csv), names)), format!("unreadable {code}"), "{names}");
+            assert_eq!(summary(read(&mut Reader::new(Format::Csv), names)), format!("unreadable {code}"), "{names}");
         }
     }
 
@@ -294,7 +295,7 @@ mod tests {
     fn a_line_of_json_is_an_entry() {
         let mut reader = Reader::new(Format::Ndjson);
         assert_eq!(
-            told(read(&mut reader, r#"{"address": "ann@b.test", "reason": "complaint"}"#)),
+            summary(read(&mut reader, r#"{"address": "ann@b.test", "reason": "complaint"}"#)),
             "ann@b.test  complaint "
         );
         for (line, expected) in [
@@ -304,7 +305,7 @@ mod tests {
             (r#"{"address": "ann"}"#, "refused /address invalid_address"),
             (r#"{"address": "ann@b.test", "stream": "other"}"#, "refused /stream unknown_stream"),
         ] {
-            assert_eq!(told(read(&mut reader, line)), expected, "{line}");
+            assert_eq!(summary(read(&mut reader, line)), expected, "{line}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Idempotency keys, by API key, of requests that this process is working on, so that a second one is told to wait. Between
-//! processes the key's row decides.
+//! Idempotency keys of the requests that this process is handling, by API key, so that a concurrent request with the
+//! same key is refused. Across processes the key's row decides.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ type Keys = Arc<Mutex<HashSet<(KeyId, String)>>>;
 #[derive(Debug, Default)]
 pub(super) struct InFlight(Keys);
 
-/// Gives the key back when dropped.
+/// Releases the key when dropped.
 #[derive(Debug)]
 pub(super) struct Guard {
     keys: Keys,
@@ -20,7 +20,7 @@ pub(super) struct Guard {
 }
 
 impl InFlight {
-    /// Takes a key, unless it is in use.
+    /// Reserves a key, unless it is in use.
     pub(super) fn enter(&self, owner: KeyId, key: &str) -> Option<Guard> {
         let key = (owner, key.to_owned());
         let entered = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());

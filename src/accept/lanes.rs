@@ -1,7 +1,7 @@
-//! Which lane a recipient waits in.
+//! Finds the lane of a recipient.
 //!
-//! With a lane a domain, many new ones come at a time: what is asked for while statements are under way goes into the next one
-//! together.
+//! With one lane per domain, many new lanes may be needed at once: lookups that arrive while a statement runs share the
+//! next one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,13 +17,13 @@ use crate::domain::id::TenantId;
 use crate::domain::message::NewMessage;
 use crate::domain::routing::{RouteName, RouteTable};
 
-/// Beyond this many lanes the cache starts anew; it holds what is in use, not what ever was.
+/// Maximum number of cached lanes. When it is reached the cache is cleared, so that it holds lanes in use.
 const CACHED: usize = 200_000;
-/// Lanes that may wait for a finder before others wait to be let in.
+/// Capacity of the lookup queue, in lanes.
 const WAITING: usize = 1_024;
-/// Who asks for lanes is answered by one statement together with so many.
+/// Maximum number of lookups per statement.
 const GROUP: usize = 256;
-/// What one finder waits for, somebody's lock on a new lane, must not keep everybody's.
+/// Number of finders. With more than one, a finder that waits for a lock on a new lane does not delay all lookups.
 const FINDERS: usize = 2;
 
 type Found = Result<i64, Arc<DbError>>;
@@ -34,7 +34,7 @@ struct Pending {
     reply: oneshot::Sender<Found>,
 }
 
-/// Finds lanes, and remembers them: a lane's id never changes.
+/// Finds lanes and caches them. A lane's id never changes.
 #[derive(Debug)]
 pub(super) struct Lanes {
     routes: RouteTable,
@@ -53,16 +53,17 @@ impl Lanes {
         Self { splits: DedicatedLanes::new(db.clone()), routes, known: RwLock::default(), unknown }
     }
 
-    /// The lanes of a message's recipients, in their order.
+    /// Returns the lanes of a message's recipients, in the order of the recipients.
     pub(super) async fn all(&self, tenant: TenantId, message: &NewMessage) -> Result<Vec<NamedLane>, Arc<DbError>> {
         let from = message.from.address.domain();
         let lane = |domain| self.one(tenant, &message.stream, from, domain);
         try_join_all(message.recipients.iter().map(|recipient| lane(recipient.mailbox.address.domain()))).await
     }
 
-    /// The lane of mail from `sender_domain` to `domain` in a stream. Through relays it is one for all domains but those
-    /// split off, since relays are the only destination there is to be slow: 100,000 domains cost nothing this way. Direct
-    /// it is one a domain, so that one that is down delays no other.
+    /// Returns the lane of messages from `sender_domain` to `domain` in a stream. A route through relays has one lane
+    /// for all domains except those with a dedicated lane: the relays are the only destination that can be slow, so
+    /// 100,000 domains need no lanes. Direct to MX each domain has its own lane, so that an unreachable domain delays
+    /// no other.
     pub(super) async fn one(
         &self,
         tenant: TenantId,
@@ -80,14 +81,14 @@ impl Lanes {
         if route.is_mx() {
             return self.find(name(domain)).await;
         }
-        match self.own_lane(tenant, stream, route, domain).await? {
+        match self.dedicated_lane(tenant, stream, route, domain).await? {
             Some(id) => Ok(NamedLane { id, name: Arc::new(name(domain)) }),
             None => self.find(name("*")).await,
         }
     }
 
-    /// The lane that a domain has of its own on a route that else has one for all.
-    async fn own_lane(
+    /// Returns the dedicated lane of a domain on a route with one lane for all domains.
+    async fn dedicated_lane(
         &self,
         tenant: TenantId,
         stream: &str,
@@ -106,10 +107,10 @@ impl Lanes {
             return Ok(NamedLane { id: *id, name: name.clone() });
         }
         let name = Arc::new(name);
-        let (reply, answer) = oneshot::channel();
+        let (reply, found) = oneshot::channel();
         let gone = || Arc::new(DbError::closed(FINDING));
         self.unknown.send(Pending { name: name.clone(), reply }).await.map_err(|_| gone())?;
-        let id = answer.await.map_err(|_| gone())??;
+        let id = found.await.map_err(|_| gone())??;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= CACHED {
             known.clear();
@@ -121,9 +122,9 @@ impl Lanes {
 
 const FINDING: &str = "lanes.find";
 
-/// Those who wait for each lane.
+/// Pending lookups by lane.
 type Waiting = BTreeMap<Arc<LaneName>, Vec<oneshot::Sender<Found>>>;
-/// The ids of lanes.
+/// Ids of lanes by name.
 type Ids = HashMap<LaneName, i64>;
 
 async fn find(db: Db, receiver: async_channel::Receiver<Pending>) {
@@ -133,18 +134,18 @@ async fn find(db: Db, receiver: async_channel::Receiver<Pending>) {
         for Pending { name, reply } in std::iter::once(first).chain(others) {
             waiting.entry(name).or_default().push(reply);
         }
-        let waiting = answer(waiting, async |names| lanes::find(&db, names).await).await;
-        let waiting = answer(waiting, async |names| make(&db, names).await).await;
-        // What somebody else was making at that moment.
-        let waiting = answer(waiting, async |names| lanes::find(&db, names).await).await;
+        let waiting = complete(waiting, async |names| lanes::find(&db, names).await).await;
+        let waiting = complete(waiting, async |names| make(&db, names).await).await;
+        // Lanes that another process was creating at the same time.
+        let waiting = complete(waiting, async |names| lanes::find(&db, names).await).await;
         for reply in waiting.into_values().flatten() {
             let _ = reply.send(Err(Arc::new(DbError::not_found(FINDING))));
         }
     }
 }
 
-/// Answers those whose lanes are found this way, or all where the database fails. The others are left.
-async fn answer(waiting: Waiting, find: impl AsyncFnOnce(&[Arc<LaneName>]) -> Result<Ids, DbError>) -> Waiting {
+/// Completes the lookups whose lanes `find` returns, or all of them if the database fails. Returns the others.
+async fn complete(waiting: Waiting, find: impl AsyncFnOnce(&[Arc<LaneName>]) -> Result<Ids, DbError>) -> Waiting {
     if waiting.is_empty() {
         return waiting;
     }
@@ -164,7 +165,7 @@ async fn answer(waiting: Waiting, find: impl AsyncFnOnce(&[Arc<LaneName>]) -> Re
     left
 }
 
-/// Makes lanes. One that Postgres refuses must not take its neighbours with it: it is left out.
+/// Creates lanes. A lane that Postgres refuses is left out, so that it does not fail the others.
 async fn make(db: &Db, names: &[Arc<LaneName>]) -> Result<Ids, DbError> {
     match lanes::make(db, names).await {
         Err(DbError::Refused { .. }) if names.len() > 1 => {}
@@ -176,11 +177,12 @@ async fn make(db: &Db, names: &[Arc<LaneName>]) -> Result<Ids, DbError> {
             Ok(one) => made.extend(one),
             Err(error) if error.is_passing() => return Err(error),
             Err(error) => tracing::error!(
+                event = "lane_creation_refused",
                 %error,
                 stream = name.stream,
                 route = name.route,
                 domain = name.domain,
-                "the database refuses to make a lane; new mail for it is answered 500 until that is mended"
+                "database refused to create a lane; requests that need it fail with 500 until this is fixed"
             ),
         }
     }

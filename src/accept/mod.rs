@@ -1,8 +1,9 @@
-//! From a validated message to a committed one.
+//! Commits validated messages.
 //!
-//! [`Acceptor::accept`] answers only after the message is in Postgres: attachments first (`blobs`), so that large ones
-//! delay nobody, then everything else together with whatever else arrived at the same moment
-//! ([`GroupCommit`]). A request with an `Idempotency-Key` makes at most one message, on however many replicas it is tried.
+//! [`Acceptor::accept`] returns only after the message is in Postgres. Attachments are stored first (`blobs`), so that
+//! large ones delay no other request; the rest is committed in one transaction with the other messages of the same
+//! moment ([`GroupCommit`]). A request with an `Idempotency-Key` creates at most one message, no matter how many
+//! replicas receive it.
 
 mod blobs;
 pub mod csv_cell;
@@ -36,11 +37,11 @@ use streams::Streams;
 /// Why a valid message was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
-    /// The key was used with another request.
+    /// The key was used with a different request.
     #[error("this Idempotency-Key was used before with a different request")]
     KeyReused,
-    /// A request with this key is being worked on.
-    #[error("a request with this Idempotency-Key is still being worked on")]
+    /// A request with this key is in progress.
+    #[error("a request with this Idempotency-Key is still in progress")]
     KeyInFlight,
     /// The database failed.
     #[error(transparent)]
@@ -53,19 +54,19 @@ impl From<DbError> for AcceptError {
     }
 }
 
-/// What the sender is told.
+/// Result of accepting a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Accepted {
-    /// The message was committed now.
+    /// The message was committed by this request.
     New {
-        /// Those of its recipients who get nothing: their addresses are on the suppression list.
+        /// Recipients that are not sent to, because their addresses are on the suppression list.
         suppressed: Vec<RecipientId>,
     },
-    /// The same request was accepted before, as this message.
+    /// The same request was accepted earlier, as this message.
     Replayed(MessageId),
 }
 
-/// Accepts messages. One a process.
+/// Accepts messages. A process has one.
 #[derive(Debug)]
 pub struct Acceptor {
     db: Db,
@@ -78,8 +79,8 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Starts tasks on `tasks`; they end when the acceptor is dropped. `wake` and workers of other processes are told of mail that
-    /// waits.
+    /// Creates the acceptor and starts its tasks on `tasks`; they end when the acceptor is dropped. Committed messages
+    /// notify `wake` and the workers of other processes.
     pub fn new(
         db: Db,
         clock: SharedClock,
@@ -101,27 +102,27 @@ impl Acceptor {
         }
     }
 
-    /// The names of the tenant's streams, the most urgent first; at most a few seconds old.
+    /// Returns the names of the tenant's streams, most urgent first. The result is at most a few seconds old.
     pub async fn streams(&self, tenant: TenantId) -> Result<Arc<[String]>, DbError> {
         self.streams.names(tenant).await
     }
 
-    /// Whether the mail of a stream is to carry a link to unsubscribe by; at most a few seconds old.
+    /// Returns whether messages of a stream carry an unsubscribe link. The result is at most a few seconds old.
     pub async fn asks_for_links(&self, tenant: TenantId, stream: &str) -> Result<bool, DbError> {
         self.streams.asks_for_links(tenant, stream).await
     }
 
-    /// Asks anew which streams there are, so that a new one can be sent to at once.
+    /// Clears the cached streams, so that a new stream can be used at once.
     pub fn forget_streams(&self) {
         self.streams.forget();
     }
 
-    /// Tells workers, here and elsewhere, that something has become due.
+    /// Notifies workers, in this and in other processes, that messages have become due.
     pub fn wake(&self) {
         self.wake.iter().for_each(|wake| wake.notify_one());
     }
 
-    /// Which lane mail from `sender_domain` to `domain` waits in. Domains as in
+    /// Returns the lane of messages from `sender_domain` to `domain`. Domains are in the form of
     /// [`Address::domain`](crate::domain::address::Address::domain).
     pub async fn lane(
         &self,
@@ -133,12 +134,12 @@ impl Acceptor {
         Ok(self.lanes.one(tenant, stream, sender_domain, domain).await.map_err(AcceptError::Db)?.id)
     }
 
-    /// What a key of an API key stands for, if it was used before.
+    /// Returns the first use of an API key's idempotency key, if there is one.
     pub async fn first_use(&self, tenant: TenantId, owner: KeyId, key: &str) -> Result<Option<KeyUse>, DbError> {
         db::messages::idempotency::find(&self.db, tenant, owner, key).await
     }
 
-    /// Commits a message. When this answers, the message is ours.
+    /// Commits a message. Once this returns `Ok`, the service is responsible for the message.
     pub async fn accept(
         &self,
         tenant: TenantId,
@@ -148,7 +149,8 @@ impl Acceptor {
         let _guard = match &idempotency {
             Some(with) => {
                 let guard = self.in_flight.enter(with.owner, &with.key).ok_or(AcceptError::KeyInFlight)?;
-                // Only now: the request that made the key may have ended since it was last looked up.
+                // Look the key up again under the guard: the request that created it may have ended since the last
+                // lookup.
                 if let Some(first) = self.first_use(tenant, with.owner, &with.key).await? {
                     return replayed(&first, with);
                 }
@@ -169,7 +171,7 @@ impl Acceptor {
     }
 }
 
-/// The message of the first request, if this is the same.
+/// Returns the message of the first request, if this request is the same.
 fn replayed(first: &KeyUse, with: &IdempotencyKey) -> Result<Accepted, AcceptError> {
     let is_same = first.fingerprint == with.fingerprint || first.digest.as_deref() == Some(&with.digest[..]);
     if is_same { Ok(Accepted::Replayed(MessageId(first.message_id))) } else { Err(AcceptError::KeyReused) }

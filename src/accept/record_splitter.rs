@@ -1,45 +1,46 @@
-//! A body that arrives piece by piece → its records, each with the numbers of its lines: a line of NDJSON, or a record of CSV
-//! (RFC 4180), which may have line ends within quotes.
+//! Splits a body that arrives in pieces into records with their line numbers. A record is a line of NDJSON, or a record
+//! of CSV (RFC 4180), which may have line ends within quotes.
 //!
-//! LF, CRLF and CR alone end a line. JSON has no bare CR within strings, so that none is cut. Holds one record at a time. One that is too long is skipped up to its line's end and told of as such: a quote that is
-//! never closed costs the lines it swallows and no memory.
+//! LF, CRLF and a lone CR end a line. JSON strings contain no bare CR, so none is split. One record is held at a time.
+//! A record that is too long is skipped up to the end of its line and reported: a quote that is never closed costs the
+//! lines after it, but no memory.
 
-/// Octets of the longest record: an entry has a twentieth of that.
+/// Maximum length of a record, in bytes. A typical entry is twenty times shorter.
 pub const LONGEST: usize = 16 << 10;
 
-/// A record and where it stands.
+/// A record and its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its first line, from 1.
+    /// Its first line, counted from 1.
     pub line: u64,
-    /// Its last line: another one where a quote holds line ends.
+    /// Its last line, which differs from the first if a quote contains line ends.
     pub last_line: u64,
-    /// Its octets without the line end; none where there were too many.
-    pub octets: Option<Vec<u8>>,
-    /// Whether a quote of it is never closed.
+    /// Its bytes without the line end; `None` if it is too long.
+    pub bytes: Option<Vec<u8>>,
+    /// Whether it has a quote that is never closed.
     pub is_unclosed: bool,
 }
 
-/// Takes a body apart.
+/// Splits a body into records.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "what the last bytes said, of which any may hold with any other")]
+#[allow(clippy::struct_excessive_bools, reason = "independent parts of the parser's state")]
 pub struct RecordSplitter {
     /// Whether line ends within quotes belong to the record.
     has_quotes: bool,
     current: Vec<u8>,
     in_quotes: bool,
-    /// Whether the last byte was a CR: an LF behind it belongs to the same line end.
+    /// Whether the last byte was a CR: an LF after it belongs to the same line end.
     after_cr: bool,
-    /// Whether the current record is too long, and is skipped.
+    /// Whether the current record is too long and is being skipped.
     is_skipping: bool,
-    /// Lines that have ended.
+    /// Number of lines that have ended.
     ended: u64,
     /// The line on which the current record began.
     began: u64,
 }
 
 impl RecordSplitter {
-    /// For a body with, or without, quotes that hold line ends.
+    /// Creates a splitter. With `has_quotes`, quotes may contain line ends.
     pub fn new(has_quotes: bool) -> Self {
         Self {
             has_quotes,
@@ -52,7 +53,7 @@ impl RecordSplitter {
         }
     }
 
-    /// Takes the next piece; `take` gets each record that it completes. Blank lines are none.
+    /// Processes the next piece and passes each record that it completes to `take`. Blank lines are skipped.
     pub fn push(&mut self, piece: &[u8], mut take: impl FnMut(Record)) {
         for &byte in piece {
             let is_open = self.in_quotes && !self.is_skipping;
@@ -74,7 +75,7 @@ impl RecordSplitter {
                 continue;
             }
             if byte == b'"' && self.has_quotes {
-                // A doubled quote opens again what it has closed.
+                // A doubled quote closes and reopens the quoted part.
                 self.in_quotes = !self.in_quotes;
             }
             if self.current.len() == LONGEST {
@@ -86,22 +87,22 @@ impl RecordSplitter {
         }
     }
 
-    /// The last record, which may lack its line end.
+    /// Passes the last record, which may lack a line end, to `take`.
     pub fn finish(mut self, mut take: impl FnMut(Record)) {
         self.complete(&mut take);
     }
 
     fn complete(&mut self, take: &mut impl FnMut(Record)) {
-        let mut octets = std::mem::take(&mut self.current);
-        if self.began == 1 && octets.starts_with(b"\xef\xbb\xbf") {
-            octets.drain(..3);
+        let mut bytes = std::mem::take(&mut self.current);
+        if self.began == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
+            bytes.drain(..3);
         }
         let (is_skipping, is_unclosed) = (std::mem::take(&mut self.is_skipping), std::mem::take(&mut self.in_quotes));
-        if is_skipping || !octets.trim_ascii().is_empty() {
-            // A body may end with a line end that an open quote has kept.
-            let has_kept_end = matches!(octets.last(), Some(b'\n' | b'\r'));
+        if is_skipping || !bytes.trim_ascii().is_empty() {
+            // With an open quote, the body's last line end is part of the record.
+            let has_kept_end = matches!(bytes.last(), Some(b'\n' | b'\r'));
             let last_line = if has_kept_end { self.ended } else { self.ended + 1 };
-            take(Record { line: self.began, last_line, octets: (!is_skipping).then_some(octets), is_unclosed });
+            take(Record { line: self.began, last_line, bytes: (!is_skipping).then_some(bytes), is_unclosed });
         }
     }
 }
@@ -114,15 +115,15 @@ mod tests {
 
     fn split(body: &[u8], has_quotes: bool, piece: usize) -> Vec<(u64, Option<String>)> {
         let (mut records, mut list) = (RecordSplitter::new(has_quotes), Vec::new());
-        let text = |octets: Vec<u8>| String::from_utf8_lossy(&octets).into_owned();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         for piece in body.chunks(piece) {
-            records.push(piece, |record| list.push((record.line, record.octets.map(text))));
+            records.push(piece, |record| list.push((record.line, record.bytes.map(text))));
         }
-        records.finish(|record| list.push((record.line, record.octets.map(text))));
+        records.finish(|record| list.push((record.line, record.bytes.map(text))));
         list
     }
 
-    /// The lines of each record, and whether it is unclosed.
+    /// Returns the first and last line of each record, and whether it has an unclosed quote.
     fn spans(body: &[u8], piece: usize) -> Vec<(u64, u64, bool)> {
         let (mut records, mut list) = (RecordSplitter::new(true), Vec::new());
         for piece in body.chunks(piece) {
@@ -132,23 +133,23 @@ mod tests {
         list
     }
 
-    fn of(list: &[(u64, Option<&str>)]) -> Vec<(u64, Option<String>)> {
+    fn owned(list: &[(u64, Option<&str>)]) -> Vec<(u64, Option<String>)> {
         list.iter().map(|(line, text)| (*line, text.map(str::to_owned))).collect()
     }
 
     #[test]
-    fn lines_are_numbered_and_blank_ones_are_none() {
+    fn lines_are_numbered_and_blank_lines_skipped() {
         let body = b"\xef\xbb\xbf{\"a\": 1}\r\n\n  \n{\"b\": \"\n{\"c\": 3}";
-        let expected = of(&[(1, Some("{\"a\": 1}")), (4, Some("{\"b\": \"")), (5, Some("{\"c\": 3}"))]);
+        let expected = owned(&[(1, Some("{\"a\": 1}")), (4, Some("{\"b\": \"")), (5, Some("{\"c\": 3}"))]);
         for piece in [1, 2, 3, 100] {
             assert_eq!(split(body, false, piece), expected);
         }
     }
 
     #[test]
-    fn a_line_end_within_quotes_ends_no_record() {
+    fn a_line_end_within_quotes_does_not_end_a_record() {
         let body = b"address,note\na@b.test,\"two\nlines, \"\"quoted\"\"\"\nc@d.test,\n";
-        let expected = of(&[
+        let expected = owned(&[
             (1, Some("address,note")),
             (2, Some("a@b.test,\"two\nlines, \"\"quoted\"\"\"")),
             (4, Some("c@d.test,")),
@@ -161,7 +162,7 @@ mod tests {
     #[test]
     fn a_cr_alone_ends_a_line_of_csv() {
         let body = b"c20@x.test\rc21@x.test\r\n\rc22@x.test,\"a\rb\"\r";
-        let expected = of(&[(1, Some("c20@x.test")), (2, Some("c21@x.test")), (4, Some("c22@x.test,\"a\rb\""))]);
+        let expected = owned(&[(1, Some("c20@x.test")), (2, Some("c21@x.test")), (4, Some("c22@x.test,\"a\rb\""))]);
         for piece in [1, 3, 100] {
             assert_eq!(split(body, true, piece), expected);
         }
@@ -169,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_cr_alone_ends_a_line_of_ndjson() {
-        let expected = of(&[(1, Some("{\"a\": \"\\r\"}")), (2, Some("{}")), (4, Some("{}"))]);
+        let expected = owned(&[(1, Some("{\"a\": \"\\r\"}")), (2, Some("{}")), (4, Some("{}"))]);
         for piece in [1, 3, 100] {
             assert_eq!(split(b"{\"a\": \"\\r\"}\r{}\r\n\r{}", false, piece), expected);
         }
@@ -188,11 +189,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_skipped_to_its_end_and_told_of() {
+    fn a_long_record_is_skipped_and_reported() {
         let long = "x".repeat(LONGEST + 1);
         let body = format!("{}\na\n{long}\nb\n", "x".repeat(LONGEST));
         let read = split(body.as_bytes(), false, 1_000);
-        assert_eq!(read[1..], of(&[(2, Some("a")), (3, None), (4, Some("b"))]));
+        assert_eq!(read[1..], owned(&[(2, Some("a")), (3, None), (4, Some("b"))]));
         assert_eq!(read[0].1.as_ref().map(String::len), Some(LONGEST));
         let unclosed = format!("a,\"{}\nb\n", "line\n".repeat(LONGEST / 5 + 3));
         let read = split(unclosed.as_bytes(), true, 1_000);

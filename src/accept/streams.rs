@@ -1,4 +1,4 @@
-//! Which streams there are, asked for at most every few seconds.
+//! Caches the streams of each tenant for a few seconds.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use crate::db::{self, Db, DbError};
 use crate::domain::id::TenantId;
 
-/// How old an answer may be.
-const FRESH: Duration = Duration::from_secs(5);
+/// Cache TTL.
+const CACHE_TTL: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone)]
 struct Known {
-    asked: Instant,
-    /// The most urgent first.
+    loaded_at: Instant,
+    /// Names of the streams, most urgent first.
     names: Arc<[String]>,
-    /// Those whose mail is to carry a link to unsubscribe by.
+    /// Streams whose messages carry an unsubscribe link.
     linking: Arc<[String]>,
 }
 
@@ -30,34 +30,34 @@ impl Streams {
         Self { db, known: Mutex::default() }
     }
 
-    /// Forgets what is known.
+    /// Clears the cache.
     pub(super) fn forget(&self) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// The names of a tenant's streams, the most urgent first.
+    /// Returns the names of a tenant's streams, most urgent first.
     pub(super) async fn names(&self, tenant: TenantId) -> Result<Arc<[String]>, DbError> {
-        Ok(self.of(tenant).await?.names)
+        Ok(self.get(tenant).await?.names)
     }
 
-    /// Whether the mail of a stream is to carry a link to unsubscribe by.
+    /// Returns whether messages of a stream carry an unsubscribe link.
     pub(super) async fn asks_for_links(&self, tenant: TenantId, name: &str) -> Result<bool, DbError> {
-        Ok(self.of(tenant).await?.linking.iter().any(|linking| linking == name))
+        Ok(self.get(tenant).await?.linking.iter().any(|linking| linking == name))
     }
 
-    async fn of(&self, tenant: TenantId) -> Result<Known, DbError> {
+    async fn get(&self, tenant: TenantId) -> Result<Known, DbError> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&tenant).cloned();
         if let Some(known) = known
-            && known.asked.elapsed() < FRESH
+            && known.loaded_at.elapsed() < CACHE_TTL
         {
             return Ok(known);
         }
         let rows = db::streams::all(&self.db, tenant).await?;
         let linking = rows.iter().filter(|row| row.unsubscribe).map(|row| row.name.clone()).collect();
         let names = rows.into_iter().map(|row| row.name).collect();
-        let answer = Known { asked: Instant::now(), names, linking };
+        let loaded = Known { loaded_at: Instant::now(), names, linking };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(tenant, answer.clone());
-        Ok(answer)
+        known.insert(tenant, loaded.clone());
+        Ok(loaded)
     }
 }

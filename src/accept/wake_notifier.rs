@@ -1,4 +1,4 @@
-//! Tells workers in other processes that messages were committed: at most every [`PAUSE`], however many there were.
+//! Notifies workers in other processes that messages were committed, at most once per [`PAUSE`].
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,12 +8,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::db::{self, Db};
 
-/// The least time between two announcements.
+/// Minimum time between two notifications.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How often the task looks whether anyone is left to announce for.
+/// How often the task checks whether the signal still exists.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// Starts the task; it ends when the signal it answers has been dropped.
+/// Starts the task and returns its signal. The task ends when the signal has been dropped.
 pub(super) fn start(db: Db, tasks: &TaskTracker) -> Arc<Notify> {
     let signal = Arc::new(Notify::new());
     tasks.spawn(run(db, Arc::downgrade(&signal)));
@@ -26,7 +26,7 @@ async fn run(db: Db, signal: Weak<Notify>) {
             continue;
         }
         if let Err(error) = db::pool::pg_notify::notify(&db).await {
-            tracing::debug!(%error, "could not announce new messages; the workers' poll finds them");
+            tracing::debug!(%error, "failed to notify other processes of new messages; their next poll finds them");
         }
         tokio::time::sleep(PAUSE).await;
     }

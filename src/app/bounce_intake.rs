@@ -1,5 +1,5 @@
-//! What comes back, as the configuration has it: the return paths that workers make and that everybody else reads, the
-//! server that takes mail for them, and what takes effect behind it.
+//! Builds bounce processing from the configuration: the return paths, the SMTP server that receives messages for them,
+//! and [`Feedback`], which processes these messages.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,35 +21,35 @@ use crate::smtp::inbound::{Certificate, Handler, ReceivedMail, Server, Settings,
 use crate::telemetry::RateLimitedLog;
 use crate::worker::Returns;
 
-/// The return paths, where there is a domain for them.
+/// Returns the return paths, if a domain is configured for them.
 pub(super) fn paths(config: &Config) -> anyhow::Result<Option<ReturnPaths>> {
     let Some(domain) = config.return_path.domain_ascii() else {
         if config.inbound.listen.is_some() {
-            bail!("inbound.listen needs return_path.domain: mail is taken for return paths alone");
+            bail!("inbound.listen needs return_path.domain: only messages to return paths are received");
         }
         return Ok(None);
     };
     let keyring = config.keyring().context(
-        "return_path.domain needs secret_key (POSTRIDER_SECRET_KEY), which signs return paths: take the output of \
+        "return_path.domain needs secret_key (POSTRIDER_SECRET_KEY), which signs return paths: use the output of \
          `openssl rand -base64 33`",
     )?;
     Ok(Some(ReturnPaths::new(keyring, domain, config.return_path.lifetime)))
 }
 
-/// The same as workers want it.
-pub(super) fn of_worker(config: &Config) -> anyhow::Result<Option<Returns>> {
+/// Returns the workers' settings for return paths.
+pub(super) fn worker_returns(config: &Config) -> anyhow::Result<Option<Returns>> {
     let success = config.delivery.dsn_success;
     Ok(paths(config)?.map(|paths| Returns { paths, verp: config.return_path.verp, success }))
 }
 
-/// What lets it take effect.
+/// Creates the processor of bounces and complaints.
 pub(super) fn feedback(config: &Config, db: Db, clock: SharedClock) -> anyhow::Result<Arc<Feedback>> {
-    // What is no address was refused when the configuration was read.
+    // Invalid addresses were refused when the configuration was read.
     let complaints = config.inbound.feedback.as_ref().and_then(|address| address.parse().ok());
     Ok(Arc::new(Feedback::new(db, clock, paths(config)?, complaints)))
 }
 
-/// The running server.
+/// The running SMTP server for bounces and complaints.
 #[derive(Debug)]
 pub(super) struct InboundServer {
     pub address: SocketAddr,
@@ -58,28 +58,28 @@ pub(super) struct InboundServer {
 }
 
 impl InboundServer {
-    /// Listens, where that is configured.
+    /// Starts the server, if `inbound.listen` is configured.
     pub(super) async fn start(config: &Config, feedback: Arc<Feedback>) -> anyhow::Result<Option<Self>> {
         let Some(listen) = config.inbound.listen else { return Ok(None) };
         let server = Server::bind(listen, settings(config)?, Arc::new(Gate::new(config, feedback)))
             .await
-            .with_context(|| format!("cannot take mail on {listen} (inbound.listen)"))?;
+            .with_context(|| format!("cannot receive messages on {listen} (inbound.listen)"))?;
         let (address, stop) = (server.local_addr(), CancellationToken::new());
         Ok(Some(Self { address, running: tokio::spawn(server.run(stop.clone())), stop }))
     }
 
-    /// Takes no more, once mails in transfer have been answered.
+    /// Stops the server after the messages in transfer have been answered.
     pub(super) async fn stop(self) {
         self.stop.cancel();
         if self.running.await.is_err() {
-            tracing::error!("the inbound server ended in a panic");
+            tracing::error!(event = "inbound_server_panicked", "inbound server panicked");
         }
     }
 }
 
-/// Recipients of one mail: it takes effect by the return path that it came to. A bounce has one.
+/// Maximum number of recipients of one message. A bounce has one, the return path that identifies its message.
 const RECIPIENTS: usize = 1;
-/// Refused commands of one session: whoever tries out return paths does not get far.
+/// Maximum number of refused commands in one session, which limits clients that guess return paths.
 const ERRORS: u32 = 10;
 
 fn settings(config: &Config) -> anyhow::Result<Settings> {
@@ -108,25 +108,25 @@ fn certificate(inbound: &Inbound) -> anyhow::Result<Option<Certificate>> {
     }
 }
 
-/// Octets of a mail that are read: reports say first what they have to say, and return the mail last. What is beyond is
-/// read over, since who returns a large mail whole must not be refused.
+/// Bytes of a message that are kept: reports come first and the returned message last. The rest is read and dropped, so
+/// that a bounce with a large returned message is not refused.
 const KEPT: usize = 1 << 20;
 
-/// Lets in what is for us.
+/// Accepts messages to return paths, to the complaint address and to postmaster.
 struct Gate {
     feedback: Arc<Feedback>,
     forged: RateLimitedLog,
-    /// Domains whose postmaster we are: that of return paths, and this host's name.
+    /// Domains whose postmaster is here: the domain of return paths, and this host's name.
     domains: Vec<String>,
     postmaster: Mutex<Minute>,
 }
 
-/// Mails to postmaster that are taken a minute: each is a line in the log.
+/// Maximum number of messages to postmaster per minute; each is logged.
 const POSTMASTER_A_MINUTE: u32 = 60;
-/// Characters of such a mail that are logged.
+/// Maximum number of characters of such a message that are logged.
 const POSTMASTER_TEXT: usize = 1_000;
 
-/// How many there were in the minute that began then.
+/// Number of messages in the minute that began at `began`.
 #[derive(Debug, Default)]
 struct Minute {
     began: Option<Instant>,
@@ -134,7 +134,7 @@ struct Minute {
 }
 
 impl Minute {
-    fn takes_one_more(&mut self, now: Instant) -> bool {
+    fn admits_one_more(&mut self, now: Instant) -> bool {
         if self.began.is_none_or(|began| now.duration_since(began) >= Duration::from_mins(1)) {
             *self = Self { began: Some(now), count: 0 };
         }
@@ -149,14 +149,14 @@ impl Gate {
         Self { feedback, forged: RateLimitedLog::default(), domains, postmaster: Mutex::default() }
     }
 
-    /// Whoever runs a mail server has to be reachable there (RFC 5321 §4.5.1), with a domain or without.
+    /// Whether `to` is postmaster, with a domain of this server or without one (RFC 5321 §4.5.1).
     fn is_postmaster(&self, to: &str) -> bool {
         let (local, domain) = to.rsplit_once('@').map_or((to, None), |(local, domain)| (local, Some(domain)));
         let is_ours = |domain: &str| self.domains.iter().any(|ours| ours.eq_ignore_ascii_case(domain));
         local.eq_ignore_ascii_case("postmaster") && domain.is_none_or(is_ours)
     }
 
-    /// There is no mailbox here but the log.
+    /// Logs a message to postmaster: there is no mailbox for it.
     fn log_for_postmaster(from: &str, peer: SocketAddr, data: &[u8]) {
         let summary = mail::report::summary(data, POSTMASTER_TEXT);
         tracing::warn!(
@@ -166,7 +166,7 @@ impl Gate {
             header_from = summary.from,
             subject = summary.subject,
             text = summary.text,
-            "received mail for postmaster; it is kept in this log only"
+            "received a message for postmaster; it is kept only in this log"
         );
     }
 }
@@ -174,27 +174,31 @@ impl Gate {
 impl Handler for Gate {
     async fn rcpt(&self, _from: &str, to: &str) -> Result<(), SmtpRefusal> {
         if self.is_postmaster(to) {
-            let takes = self.postmaster.lock().unwrap_or_else(PoisonError::into_inner).takes_one_more(Instant::now());
-            let full = || SmtpRefusal::temporary(7, 1, "Too much mail for postmaster, try again later");
-            return if takes { Ok(()) } else { Err(full()) };
+            let has_room =
+                self.postmaster.lock().unwrap_or_else(PoisonError::into_inner).admits_one_more(Instant::now());
+            let full = || SmtpRefusal::temporary(7, 1, "Too many messages for postmaster, try again later");
+            return if has_room { Ok(()) } else { Err(full()) };
         }
         self.feedback.admits(to).map_err(|fault| {
-            tracing::debug!(to, %fault, "mail is not for us");
+            tracing::debug!(to, %fault, "refused a recipient that is not ours");
             if fault == TokenFault::Forged
                 && let Some(count) = self.forged.note(Instant::now())
             {
                 tracing::warn!(
+                    event = "forged_return_path",
                     to,
                     count,
-                    "return paths that are not signed by us were refused: if secret_key was changed, the one before it \
-                     belongs in previous_secret_keys"
+                    "refused return paths with an invalid signature; if secret_key was changed, add the old one to \
+                     previous_secret_keys"
                 );
             }
-            let words = match fault {
+            let text = match fault {
                 TokenFault::Expired => "This return path has expired",
-                TokenFault::Missing | TokenFault::Forged => "No such mailbox; bounces of our mail are taken here alone",
+                TokenFault::Missing | TokenFault::Forged => {
+                    "No such mailbox; this server accepts only bounces of its own messages"
+                }
             };
-            SmtpRefusal::permanent(1, 1, words)
+            SmtpRefusal::permanent(1, 1, text)
         })
     }
 
@@ -204,16 +208,25 @@ impl Handler for Gate {
         if logged {
             Self::log_for_postmaster(&from, peer, &data);
         }
-        // As the last server on a mail's way does (RFC 5321 §4.4): the first counts, whatever the mail itself says.
+        // The final delivery server adds this header (RFC 5321 §4.4). The first one counts, whatever the message
+        // contains.
         data.splice(..0, format!("Return-Path: <{from}>\r\n").into_bytes());
         match self.feedback.take(data, Origin::Smtp { to: &to, peer }, false).await {
-            Ok(taken) if taken.is_early() => Err(SmtpRefusal::temporary(3, 2, "Not now: the mail is still being sent")),
-            Ok(_) if logged => Ok("Taken for postmaster".into()),
-            Ok(taken) => Ok(format!("Taken as {}, {} recipients changed", taken.report.kind.as_str(), taken.applied())),
-            // It is the other side's to keep until it is committed here.
+            Ok(outcome) if outcome.is_early() => {
+                Err(SmtpRefusal::temporary(3, 2, "Try again later: the message is still being sent"))
+            }
+            Ok(_) if logged => Ok("Accepted for postmaster".into()),
+            Ok(outcome) => {
+                Ok(format!("Accepted as {}, {} recipients changed", outcome.report.kind.as_str(), outcome.applied()))
+            }
+            // The sending server keeps the message until it is committed here.
             Err(error) => {
-                tracing::warn!(%error, "a mail that came back could not take effect; its server will try again");
-                Err(SmtpRefusal::temporary(3, 0, "Not now: the database cannot take it"))
+                tracing::warn!(
+                    event = "report_not_applied",
+                    %error,
+                    "failed to apply a bounce or complaint; the sending server will try again"
+                );
+                Err(SmtpRefusal::temporary(3, 0, "Try again later: the database is unavailable"))
             }
         }
     }
@@ -240,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_and_its_key_come_together_and_are_read_at_the_start() {
+    fn certificate_and_key_come_together_and_are_read_at_start() {
         let mut inbound = Inbound { cert_file: Some("/nowhere/chain.pem".into()), ..Inbound::default() };
         assert!(format!("{:#}", certificate(&inbound).unwrap_err()).contains("both"));
         inbound.key_file = Some("/nowhere/key.pem".into());

@@ -1,4 +1,4 @@
-//! What the API tells of the sending side, out of the same configuration that the workers have.
+//! Describes message delivery for the API, from the same configuration that the workers use.
 
 use crate::config::Config;
 use crate::domain::routing::RouteName;
@@ -7,13 +7,13 @@ use crate::smtp::Relay;
 
 use super::routes;
 
-/// The routes with their relays, the limits and the retries, as configured.
+/// Returns the configured routes with their relays, the limits and the retry policy.
 pub(super) fn delivery_info(config: &Config) -> anyhow::Result<Delivery> {
-    let asked = config.delivery.tls_ascii();
+    let tls = config.delivery.tls_ascii();
     Ok(Delivery {
         table: routes::table(config),
         ways: ways(config)?,
-        mx_tls: asked.into_iter().map(|(domain, mode)| (domain, mode.as_str().to_owned())).collect(),
+        mx_tls: tls.into_iter().map(|(domain, mode)| (domain, mode.as_str().to_owned())).collect(),
         connections: config.delivery.connections,
         mails_per_connection: config.delivery.mails_per_connection,
         policy: config.delivery.retry_policy(),
@@ -21,7 +21,7 @@ pub(super) fn delivery_info(config: &Config) -> anyhow::Result<Delivery> {
     })
 }
 
-/// Every route that mail may take.
+/// Returns every route that messages can take.
 fn ways(config: &Config) -> anyhow::Result<Vec<RouteInfo>> {
     let mut ways = Vec::new();
     match routes::default_relay(config)? {

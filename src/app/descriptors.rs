@@ -1,6 +1,7 @@
-//! File descriptors: those that the database and SMTP need come first, HTTP connections get what is left.
+//! Divides file descriptors: the database and SMTP get theirs first, and HTTP connections get the rest.
 //!
-//! A process that has none left can neither reach its database nor deliver, so no client of the API may take the last.
+//! A process without free descriptors can neither reach its database nor deliver messages, so clients of the API must
+//! not use up the last ones.
 
 use anyhow::bail;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -9,25 +10,26 @@ use super::Roles;
 use crate::config::Config;
 use crate::http::ServerLimits;
 
-/// What the soft limit is raised to at most: some systems allow a billion, which costs those who look at each.
-const ENOUGH: u64 = 65_536;
-/// Listeners, standard streams, epoll, DNS sockets, files that are read now and then.
+/// Upper bound for the raised soft limit. Some systems allow a billion, which is slow for programs that iterate over
+/// all descriptors.
+const MAX_RAISED: u64 = 65_536;
+/// Listeners, standard streams, epoll, DNS sockets, and files that are read occasionally.
 const BASE: u64 = 64;
-/// Connections to the database beside the two pools: NOTIFY, probes, the pools' changeover.
+/// Database connections outside of the two pools: NOTIFY, probes, and overlap when a pool is replaced.
 const DATABASE_EXTRA: u64 = 16;
-/// Webhook posts and MTA-STS policies under way.
+/// Webhook posts and MTA-STS fetches in progress.
 const FETCHES: u64 = 64;
-/// The server that takes mail in `postrider dev` and `postrider inbox`.
+/// The SMTP server of `postrider dev` and `postrider inbox`.
 const INBOX: u64 = 256;
-/// HTTP connections below which nothing is served.
-const FEWEST: u64 = 16;
-/// Pages for recipients get this part of the connections, where they have a listener of their own.
+/// Minimum number of HTTP connections; with fewer the service does not start.
+const MIN_CONNECTIONS: u64 = 16;
+/// Divisor for the share of connections reserved for recipients' pages, if these have a separate listener.
 const PUBLIC_PART: usize = 4;
 
-/// Raises the soft limit on open files to the hard one, within reason. Returns what holds from now on.
+/// Raises the soft limit on open files to the hard limit, up to 65,536. Returns the limit in force.
 pub fn raise() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let wanted = maximum.unwrap_or(ENOUGH).min(ENOUGH);
+    let wanted = maximum.unwrap_or(MAX_RAISED).min(MAX_RAISED);
     let current = current.unwrap_or(u64::MAX);
     if current < wanted && setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).is_ok() {
         return wanted;
@@ -35,14 +37,14 @@ pub fn raise() -> u64 {
     current
 }
 
-/// The limits of the HTTP server, and of the one for recipients' pages.
+/// The limits of the HTTP server, and of the server for recipients' pages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HttpLimits {
     pub api: ServerLimits,
     pub public: ServerLimits,
 }
 
-/// Divides what this process may open.
+/// Divides the file descriptors of this process.
 pub(super) fn http_limits(config: &Config, roles: Roles, has_inbox: bool) -> anyhow::Result<HttpLimits> {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let reserved = reserved(config, roles, has_inbox);
@@ -54,15 +56,15 @@ pub(super) fn http_limits(config: &Config, roles: Roles, has_inbox: bool) -> any
                 event = "open_files_low",
                 open_files = files,
                 reserved,
-                "the limit on open files is lower than what database and SMTP may need; raise it (ulimit -n, LimitNOFILE)"
+                "open file limit is below what the database and SMTP may need; raise it (ulimit -n, LimitNOFILE)"
             );
         }
         return Ok(divide(config, 0));
     }
-    if left < FEWEST {
+    if left < MIN_CONNECTIONS {
         bail!(
-            "this process may open {files} files, and database and SMTP need {reserved}: raise the limit (`ulimit -n`, \
-             LimitNOFILE in systemd, `ulimits` in compose) to {} or more, or lower delivery.concurrency",
+            "this process may open {files} files, but the database and SMTP need {reserved}: raise the limit \
+             (`ulimit -n`, LimitNOFILE in systemd, `ulimits` in compose) to {} or more, or lower delivery.concurrency",
             reserved + wanted
         );
     }
@@ -72,14 +74,14 @@ pub(super) fn http_limits(config: &Config, roles: Roles, has_inbox: bool) -> any
             open_files = files,
             reserved,
             max_connections = left,
-            "the limit on open files is low; fewer HTTP connections are served than http.max_connections; raise it \
+            "open file limit is low; serving fewer HTTP connections than http.max_connections; raise the limit \
              (ulimit -n, LimitNOFILE)"
         );
     }
     Ok(divide(config, usize::try_from(left.min(wanted)).unwrap_or(usize::MAX)))
 }
 
-/// What has to be free for the work itself.
+/// Returns the number of descriptors reserved for the database, SMTP and webhooks.
 fn reserved(config: &Config, roles: Roles, has_inbox: bool) -> u64 {
     let database = u64::from(config.database.max_connections);
     let (api, worker) = (roles != Roles::Worker, roles != Roles::Api);
@@ -89,7 +91,7 @@ fn reserved(config: &Config, roles: Roles, has_inbox: bool) -> u64 {
         reserved += config.inbound.listen.map_or(0, |_| u64::from(config.inbound.connections));
     }
     if worker {
-        // Each message in hand may have a connection of its own, and a few are kept for the next.
+        // Each message in flight may use one connection, and idle ones are kept for reuse.
         reserved += database + u64::from(config.delivery.concurrency) + u64::from(config.delivery.connections);
     }
     reserved + if has_inbox { INBOX } else { 0 }
@@ -120,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_for_recipients_take_a_quarter_of_the_connections() {
+    fn pages_for_recipients_get_a_quarter_of_the_connections() {
         let mut config = Config::default();
         let HttpLimits { api, public } = divide(&config, 400);
         assert_eq!((api.connections, api.per_peer, public.connections), (400, 400, 0));

@@ -1,4 +1,4 @@
-//! What signs mail and what is to be published of senders' domains, out of the configuration.
+//! Builds DKIM signing and the DNS records of sender domains from the configuration.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::dns::Asker;
 use crate::domain::dns_records::Terms;
 use crate::http::Domains;
 
-/// What goes into the records of senders' domains.
+/// Returns the configured values that the DNS records of sender domains contain.
 pub fn terms(config: &Config) -> Terms {
     let hostname = super::hostname(config);
     Terms {
@@ -24,7 +24,7 @@ pub fn terms(config: &Config) -> Terms {
     }
 }
 
-/// What stands for a host in an SPF record (RFC 7208 §5).
+/// Returns the SPF mechanism for a host (RFC 7208 §5).
 fn mechanism(hostname: &str) -> String {
     match hostname.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         Some(literal) => match literal.strip_prefix("IPv6:") {
@@ -35,12 +35,12 @@ fn mechanism(hostname: &str) -> String {
     }
 }
 
-/// What signs mail.
+/// Creates the cache of sender domains and their signing keys.
 pub(super) fn senders(config: &Config, db: Db, clock: SharedClock) -> Arc<SenderCache> {
     Arc::new(SenderCache::new(db, clock, config.keyring(), config.dkim.algorithms()))
 }
 
-/// What the API knows of senders' domains.
+/// Returns the API's settings for sender domains.
 pub fn settings(config: &Config, db: &Db, clock: &SharedClock) -> anyhow::Result<Domains> {
     Ok(Domains {
         senders: senders(config, db.clone(), clock.clone()),
@@ -51,7 +51,7 @@ pub fn settings(config: &Config, db: &Db, clock: &SharedClock) -> anyhow::Result
     })
 }
 
-/// Whom to ask for what is published.
+/// Creates the DNS client that looks up published records.
 pub fn asker(config: &Config) -> anyhow::Result<Asker> {
     Asker::new(config.dns).context("cannot set up the DNS resolver")
 }
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_named_in_spf_as_what_it_is() {
+    fn a_host_gets_the_spf_mechanism_of_its_kind() {
         assert_eq!(mechanism("mail.acme.test"), "a:mail.acme.test");
         assert_eq!(mechanism("[192.0.2.1]"), "ip4:192.0.2.1");
         assert_eq!(mechanism("[IPv6:2001:db8::1]"), "ip6:2001:db8::1");

@@ -1,13 +1,14 @@
-//! Which settings have to be the same in all replicas on one database, and what becomes of a difference: mail that one replica
-//! accepts another could not sign, route or answer for.
+//! Compares the settings that must be the same in all replicas on one database. With different settings, one replica
+//! could accept messages that another cannot sign or route.
 
 use crate::config::{Config, SecretKey, SecretUrl};
 use crate::db::workers::{self, Living};
 use crate::db::{Db, DbError};
 use crate::domain::fingerprint::{Fingerprints, differences, of_secrets, of_text};
 
-/// Of this configuration. Credentials of relays are left out: they may be replaced one replica at a time.
-pub fn of(config: &Config) -> Fingerprints {
+/// Returns the fingerprints of a configuration. Relay credentials are left out, so that they can be replaced one
+/// replica at a time.
+pub fn from_config(config: &Config) -> Fingerprints {
     let secrets = config.secret_key.iter().chain(&config.previous_secret_keys).map(SecretKey::expose);
     let relays = |urls: &[SecretUrl]| urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let routes = config.routes.iter().map(|(name, route)| {
@@ -30,18 +31,18 @@ pub fn of(config: &Config) -> Fingerprints {
     .collect()
 }
 
-/// A worker that is configured differently.
+/// A worker with a different configuration.
 #[derive(Debug)]
 pub struct Differing {
     /// The worker.
     pub worker: Living,
-    /// The settings that differ.
+    /// Names of the settings that differ.
     pub settings: Vec<String>,
 }
 
-/// The living workers whose settings differ from these.
+/// Returns the running workers whose settings differ from `config`.
 pub async fn differing(config: &Config, db: &Db) -> Result<Vec<Differing>, DbError> {
-    let ours = of(config);
+    let ours = from_config(config);
     let living = workers::living(db, config.delivery.lease).await?;
     let differing = living.into_iter().filter_map(|worker| {
         let settings = differences(&ours, &worker.settings);

@@ -1,4 +1,4 @@
-//! The routes of the configuration, as the domain and the sender know them.
+//! Converts the configured routes into the types of the domain and of the SMTP client.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::config::{Config, SecretUrl};
 use crate::domain::relay::Relay;
 use crate::domain::routing::{RouteName, RouteTable, Rule};
 
-/// Which mail goes which way. API and worker ask the same table.
+/// Returns the route table, which the API and the worker share.
 pub fn table(config: &Config) -> RouteTable {
     let rule = |(name, route): (&String, &crate::config::Route)| Rule {
         route: if route.is_direct() { RouteName::Mx } else { RouteName::Named(name.clone()) },
@@ -19,7 +19,7 @@ pub fn table(config: &Config) -> RouteTable {
     RouteTable::new(config.routes.iter().map(rule).collect(), rest)
 }
 
-/// The relay that takes what no route does.
+/// Returns the relay for messages that match no route.
 pub(super) fn default_relay(config: &Config) -> anyhow::Result<Option<Relay>> {
     let Some(url) = &config.relay_url else { return Ok(None) };
     let mut relay = read(url).context("relay_url (POSTRIDER_RELAY_URL)")?;
@@ -27,7 +27,7 @@ pub(super) fn default_relay(config: &Config) -> anyhow::Result<Option<Relay>> {
     Ok(Some(relay))
 }
 
-/// The relays of each route that has some.
+/// Returns the relays of each route that has relays.
 pub(super) fn relays(config: &Config) -> anyhow::Result<BTreeMap<String, Vec<Relay>>> {
     let mut routes = BTreeMap::new();
     for (name, route) in config.routes.iter().filter(|(_, route)| !route.is_direct()) {
@@ -63,10 +63,10 @@ mod tests {
         config.routes.insert("news".into(), route(&["smtp://a.test", "smtp://b.test"], &["bulk"], &[]));
         config.routes.insert("own".into(), route(&["mx"], &[], &["BÜCHER.test"]));
         let table = table(&config);
-        let of = |stream, sender| table.of(stream, sender).to_string();
-        assert_eq!(of("bulk", "acme.test"), "relay:news");
-        assert_eq!(of("bulk", "xn--bcher-kva.test"), "mx");
-        assert_eq!(of("transactional", "acme.test"), "relay");
+        let route_of = |stream, sender| table.of(stream, sender).to_string();
+        assert_eq!(route_of("bulk", "acme.test"), "relay:news");
+        assert_eq!(route_of("bulk", "xn--bcher-kva.test"), "mx");
+        assert_eq!(route_of("transactional", "acme.test"), "relay");
         let relays = relays(&config).unwrap();
         assert_eq!(relays.len(), 1, "mx needs no relays");
         assert_eq!(relays["news"].iter().map(|relay| relay.host.as_str()).collect::<Vec<_>>(), ["a.test", "b.test"]);

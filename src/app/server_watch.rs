@@ -1,5 +1,5 @@
-//! Watches the database server while the service runs: follows its clock, keeps to this process's part of its connections,
-//! and warns where commits do not wait for the disk or replicas are configured differently.
+//! Watches the database server while the service runs: follows its clock, keeps to this process's share of its
+//! connections, and warns if commits do not wait for the disk or replicas are configured differently.
 
 use std::time::{Duration, Instant};
 
@@ -13,45 +13,47 @@ use crate::db::pool::session::{self, SessionError};
 use crate::db::{Db, DbError, Trouble};
 use crate::domain::connection_share::Share;
 
-/// Between two looks at the server.
-const EVERY: Duration = Duration::from_secs(5);
-/// Looks in a row that must grant more connections before more are opened.
-const PATIENCE: u32 = 3;
-/// With so many connections free on the server nobody uses fewer for the others' sake: a restart in turn has one replica too many
-/// for a moment.
-const PLENTY: u32 = 10;
-/// Between two comparisons with the other replicas.
-const COMPARE_EVERY: Duration = Duration::from_mins(1);
-/// How far the machine's clock may be off before it is said, and after how much more it is said again.
+/// Poll interval.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// Number of consecutive polls that must allow more connections before more are opened.
+const GRANTS_TO_GROW: u32 = 3;
+/// Number of free connections on the server with which the share is not reduced: a rolling restart briefly has one
+/// replica more.
+const ENOUGH_FREE: u32 = 10;
+/// Interval of the comparison with other replicas.
+const COMPARE_INTERVAL: Duration = Duration::from_mins(1);
+/// Clock skew that is reported, and the change of skew after which it is reported again.
 const SKEW: TimeDelta = TimeDelta::seconds(2);
-/// For how long a start waits for others to leave some connections.
-const ROOM: Duration = Duration::from_secs(30);
+/// How long a start waits for free database connections.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 
-/// What is watched, and what was found so far.
+/// The watch and its last findings.
 #[derive(Debug)]
 pub(super) struct ServerWatch {
     config: Config,
     clock: SharedClock,
-    /// Accepts mail and commits outcomes.
+    /// The pool that accepts messages and commits outcomes.
     api: Db,
-    /// The worker's, where there is one.
+    /// The worker's pool, if there is a worker.
     worker: Option<Db>,
     wanted: Share,
     share: Share,
-    /// Looks in a row that grant more than the present share.
+    /// Number of consecutive polls that allow more than the current share.
     grants: u32,
-    /// The last skew that was said.
-    said_skew: TimeDelta,
+    /// The skew last reported.
+    reported_skew: TimeDelta,
     compared: Option<Instant>,
 }
 
-/// Waits until the server has room for us, at most for a while, and makes sure that connections are what they must be.
+/// Waits up to [`CONNECT_PATIENCE`] until the server accepts a connection, and checks the settings of sessions.
 pub(super) async fn ready(db: &Db) -> Result<(), SessionError> {
     let begun = Instant::now();
     loop {
         match session::check(db).await {
-            Err(SessionError::Db(error)) if error.trouble() == Some(Trouble::Full) && begun.elapsed() < ROOM => {
-                tracing::warn!(event = "connections_refused", %error, "waiting for the database to take connections");
+            Err(SessionError::Db(error))
+                if error.trouble() == Some(Trouble::Full) && begun.elapsed() < CONNECT_PATIENCE =>
+            {
+                tracing::warn!(event = "connections_refused", %error, "database refuses connections; waiting");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             checked => return checked,
@@ -60,7 +62,7 @@ pub(super) async fn ready(db: &Db) -> Result<(), SessionError> {
 }
 
 impl ServerWatch {
-    /// Looks for the first time: afterwards the clock is the database's.
+    /// Polls the server for the first time. Afterwards the clock follows the database's.
     pub(super) async fn start(
         config: &Config,
         clock: SharedClock,
@@ -77,31 +79,31 @@ impl ServerWatch {
             wanted,
             share: wanted,
             grants: 0,
-            said_skew: TimeDelta::zero(),
+            reported_skew: TimeDelta::zero(),
             compared: None,
         };
         let look = server::look(&watch.api).await?;
         let fit = wanted.fit(look.connections.available, look.connections.processes);
-        // One that starts takes no more than its part, whatever is free.
+        // A starting process uses at most its share, even if more connections are free.
         if fit != wanted && config.database.direct_url.is_none() {
-            watch.tell_short(fit, &look);
+            watch.warn_short(fit, &look);
             watch.set(fit);
         }
         watch.follow(&look);
         Ok(watch)
     }
 
-    /// Never ends.
+    /// Polls the server forever.
     pub(super) async fn run(mut self) {
         loop {
-            tokio::time::sleep(EVERY).await;
-            // The worker's part is the one that nobody else uses up.
+            tokio::time::sleep(POLL_INTERVAL).await;
+            // Only the worker uses its pool, so requests cannot exhaust it.
             match server::look(self.worker.as_ref().unwrap_or(&self.api)).await {
                 Ok(look) => self.follow(&look),
-                Err(error) if error.trouble() == Some(Trouble::Full) => self.give_way(&error),
-                Err(error) => tracing::debug!(%error, "could not look at the database server"),
+                Err(error) if error.trouble() == Some(Trouble::Full) => self.yield_connections(&error),
+                Err(error) => tracing::debug!(%error, "failed to poll the database server"),
             }
-            if self.compared.is_none_or(|at| at.elapsed() >= COMPARE_EVERY) {
+            if self.compared.is_none_or(|at| at.elapsed() >= COMPARE_INTERVAL) {
                 self.compared = Some(Instant::now());
                 self.compare().await;
             }
@@ -110,15 +112,15 @@ impl ServerWatch {
 
     fn follow(&mut self, look: &Look) {
         if let Some(skew) = self.clock.follow(&look.reading) {
-            self.tell_skew(skew);
+            self.report_skew(skew);
         }
         if !look.is_synchronous {
             tracing::error!(
                 event = "synchronous_commit_off",
-                "the database does not keep the settings of our sessions; connect to the server itself"
+                "database does not keep session settings; connect to the server directly instead of through a pooler"
             );
         }
-        // Behind a pooler the server's connections are not ours to count.
+        // Behind a pooler, the server's connections belong to the pooler.
         if self.config.database.direct_url.is_none() {
             let fit = self.wanted.fit(look.connections.available, look.connections.processes);
             self.resize(fit, look);
@@ -127,36 +129,36 @@ impl ServerWatch {
 
     fn resize(&mut self, fit: Share, look: &Look) {
         self.grants = if fit.total() > self.share.total() { self.grants + 1 } else { 0 };
-        let is_short = fit.total() < self.share.total() && look.connections.free < PLENTY;
+        let is_short = fit.total() < self.share.total() && look.connections.free < ENOUGH_FREE;
         if is_short {
-            self.tell_short(fit, look);
+            self.warn_short(fit, look);
             self.set(fit);
-        } else if self.grants >= PATIENCE {
+        } else if self.grants >= GRANTS_TO_GROW {
             tracing::info!(
                 event = "connections_enough",
                 allowed = fit.total(),
-                "using more database connections again"
+                "database has enough connections; using more again"
             );
             self.set(fit);
         }
     }
 
-    fn tell_short(&self, fit: Share, look: &Look) {
+    fn warn_short(&self, fit: Share, look: &Look) {
         tracing::warn!(
             event = "connections_short",
             wanted = self.wanted.total(),
             allowed = fit.total(),
             available = look.connections.available,
             processes = look.connections.processes,
-            "the database server allows fewer connections than its replicas want: raise max_connections of the server, or lower \
-             database.max_connections; until then each replica uses its part"
+            "database server allows fewer connections than the replicas need; using a share; raise max_connections of \
+             the server, or lower database.max_connections"
         );
     }
 
-    /// No connection was to be had even for this look: the API gives half of its own to whoever comes first, which may be the
-    /// worker.
-    fn give_way(&mut self, error: &DbError) {
-        tracing::warn!(event = "connections_refused", %error, "the database takes no more connections; using fewer");
+    /// Halves the API's pool when no connection was available even for the poll. Any process may use the freed
+    /// connections, this process's worker included.
+    fn yield_connections(&mut self, error: &DbError) {
+        tracing::warn!(event = "connections_refused", %error, "database refuses more connections; using fewer");
         self.grants = 0;
         self.set(Share { api: (self.share.api / 2).max(2), ..self.share });
     }
@@ -169,18 +171,18 @@ impl ServerWatch {
         }
     }
 
-    fn tell_skew(&mut self, skew: TimeDelta) {
-        if (skew - self.said_skew).abs() < SKEW {
+    fn report_skew(&mut self, skew: TimeDelta) {
+        if (skew - self.reported_skew).abs() < SKEW {
             return;
         }
-        self.said_skew = skew;
+        self.reported_skew = skew;
         if skew.abs() < SKEW {
-            tracing::info!(event = "clock_skew_over", "the machine's clock agrees with the database's again");
+            tracing::info!(event = "clock_skew_over", "machine's clock agrees with the database's again");
         } else {
             tracing::warn!(
                 event = "clock_skew",
                 skew_seconds = skew.num_seconds(),
-                "the machine's clock differs from the database's, which is the one that counts; check time synchronisation"
+                "machine's clock differs from the database's; using the database's; check time synchronisation"
             );
         }
     }
@@ -199,7 +201,7 @@ impl ServerWatch {
                     );
                 }
             }
-            Err(error) => tracing::debug!(%error, "could not compare the settings of replicas"),
+            Err(error) => tracing::debug!(%error, "failed to compare the settings of replicas"),
         }
     }
 }

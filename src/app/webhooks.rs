@@ -1,4 +1,4 @@
-//! Where webhooks may be, as the API asks it and whoever posts to them.
+//! Builds the check of webhook addresses, for the API and for the workers.
 
 use std::sync::Arc;
 
@@ -9,13 +9,14 @@ use crate::dns;
 use crate::http::TargetCheck;
 use crate::webhook::Guard;
 
-/// Where webhooks may go.
+/// Creates the guard that decides which addresses webhooks may be posted to.
 pub fn guard(config: &Config) -> anyhow::Result<Guard> {
     let dns = dns::resolver(config.dns).context("cannot set up the DNS resolver")?;
     Ok(Guard::new(dns, config.webhooks.allowed()))
 }
 
-/// The same guard before an endpoint is made or moved: one that could never be posted to is refused at once.
+/// Creates the check that the API runs before an endpoint is created or changed, so that an endpoint with a denied
+/// address is refused at once.
 pub(super) fn target_check(config: &Config) -> anyhow::Result<TargetCheck> {
     let guard = Arc::new(guard(config)?);
     Ok(TargetCheck::new(move |url| {

@@ -7,14 +7,14 @@ use tokio_util::sync::CancellationToken;
 use super::signals::Signals;
 use crate::bench;
 
-/// Measures, and prints the figures. Exits with 1 where mail was lost or came twice.
+/// Runs the benchmark and prints the results. Exits with 1 if messages were lost or duplicated.
 pub(super) async fn run(options: bench::Options) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
-    let asked = Signals::listen()?;
+    let signals = Signals::listen()?;
     tokio::spawn({
         let stop = stop.clone();
         async move {
-            asked.stop_requested().await;
+            signals.stop_requested().await;
             stop.cancel();
         }
     });
@@ -28,7 +28,7 @@ pub(super) async fn run(options: bench::Options) -> anyhow::Result<ExitCode> {
     Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Needs no configuration, and no more than one thread.
+/// Runs the server. It needs no configuration and only one thread.
 pub(super) fn sink(args: bench::sink::Args) -> anyhow::Result<ExitCode> {
     bench::sink::run(args)?;
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! `postrider dev`: the whole product on one machine, with nothing to set up. Nothing it sends leaves the machine.
+//! `postrider dev`: the whole service on one machine, without setup. No message leaves the machine.
 
 mod facts;
 mod isolate;
@@ -25,28 +25,28 @@ use crate::domain::key::{Scope, Secret};
 
 use facts::Facts;
 
-/// The inbox's SMTP port where it is free: other development mail catchers use the same.
+/// Preferred SMTP port of the inbox, which other mail catchers for development use too.
 const INBOX_PORT: u16 = 1025;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where the state lives: database, inbox and dev.json
+    /// Directory for the database, the inbox and dev.json
     #[arg(long, value_name = "DIR", default_value = ".postrider")]
     dir: PathBuf,
-    /// Where the API listens [default: `listen` of the configuration, 127.0.0.1:8080]
+    /// Address on which the API listens [default: `listen` of the configuration, 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
 }
 
 pub(super) async fn run(mut config: Config, args: Args) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&args.dir)
-        .with_context(|| format!("cannot make {}: choose another directory with --dir", args.dir.display()))?;
+        .with_context(|| format!("cannot create {}: choose another directory with --dir", args.dir.display()))?;
     keep_out_of_git(&args.dir)?;
     config.listen = args.listen.unwrap_or(config.listen);
-    // The port first: a mistake there should show before Postgres has been set up.
+    // Check the port before Postgres is set up, so that a port in use is reported at once.
     drop(TcpListener::bind(config.listen).await.with_context(|| {
         format!(
-            "cannot listen on {}: stop the program that does, or choose another address with --listen",
+            "cannot listen on {}: stop the program that uses it, or choose another address with --listen",
             config.listen
         )
     })?);
@@ -88,7 +88,7 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
     let next_message = inbox.last() + 1;
     let app = App::start(config, Roles::All, Arc::new(DatabaseClock::default()), Some(inbox.clone())).await?;
     let api = format!("http://{}", reachable(app.api_address().context("the API does not listen")?));
-    let bounces_smtp = app.inbound_address().context("nothing takes bounces")?.to_string();
+    let bounces_smtp = app.inbound_address().context("the server for bounces does not listen")?.to_string();
     let inbox_smtp = catcher.address.to_string();
     let facts = Facts { api, api_key, admin_key, database_url, inbox_smtp, bounces_smtp };
     let signals = Signals::listen()?;
@@ -96,14 +96,14 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
     facts.print(dir, next_message);
 
     signals.stop_requested().await;
-    // Requests that wait for a message would hold up the stop.
+    // Requests that wait for a message would delay the stop.
     inbox.stop_waiting();
     app.stop().await;
     catcher.stop().await;
     Ok(())
 }
 
-/// Takes messages on the usual port where that is free, else on any.
+/// Starts the inbox on the preferred port if it is free, and otherwise on any free port.
 async fn catch(inbox: Arc<Inbox>) -> anyhow::Result<Catcher> {
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match Catcher::start(at(INBOX_PORT), inbox.clone()).await {
@@ -112,7 +112,7 @@ async fn catch(inbox: Arc<Inbox>) -> anyhow::Result<Catcher> {
     }
 }
 
-/// The keys of an earlier start where they still work, else new ones.
+/// Returns the API keys of an earlier start if they are still valid, and otherwise creates new ones.
 async fn own_keys(db: &Db, dir: &Path) -> anyhow::Result<(String, String)> {
     let (api_key, admin_key) = Facts::read(dir).map(|facts| (facts.api_key, facts.admin_key)).unzip();
     Ok((

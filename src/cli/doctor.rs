@@ -1,4 +1,4 @@
-//! `postrider doctor`: one line a check, with the mend. Exits with 1 where something is wrong.
+//! `postrider doctor`: prints one line per check, with the fix. Exits with 1 if a check fails.
 
 mod domains;
 mod service;
@@ -14,7 +14,7 @@ use crate::db::{Db, schema, streams};
 use crate::domain::outcome::{Peer, Reply, Stage};
 use crate::smtp::{Checked, Sender, Settings, Timeouts};
 
-/// How long a relay may take to answer.
+/// Timeout of each step of a session with a relay.
 const LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
@@ -41,7 +41,7 @@ impl Report {
         println!("ok    {what}: {finding}");
     }
 
-    /// Worth a look, and no reason to fail.
+    /// Prints a warning, which does not fail the command.
     fn warn(what: &str, finding: impl Display) {
         println!("WARN  {what}: {finding}");
     }
@@ -60,7 +60,7 @@ async fn database(config: &Config, report: &mut Report) {
     if let Err(error) = db.ping().await {
         return report.bad("database", format!("{error} ({})", app::database_target(config)));
     }
-    Report::ok("database", "it answers");
+    Report::ok("database", "reachable");
     match schema::check(&db).await {
         Ok(()) => Report::ok("schema", "up to date"),
         Err(error) => report.bad("schema", error),
@@ -76,18 +76,18 @@ async fn database(config: &Config, report: &mut Report) {
     db.close().await;
 }
 
-/// Writes as much as a busy minute does, and takes it back.
+/// Writes about as much as in a busy minute, and rolls it back.
 async fn disk(db: &Db, report: &mut Report) {
     match durability::write_probe(db).await {
-        Ok(()) => Report::ok("disk", "the database takes writes"),
+        Ok(()) => Report::ok("disk", "the database accepts writes"),
         Err(error) => report.bad("disk", error),
     }
 }
 
-/// Streams that are told of by name.
+/// Maximum number of streams named in one line.
 const STREAMS: i64 = 10;
 
-/// Mail of a stream that asks for links to unsubscribe by waits where none can be made.
+/// Checks that unsubscribe links can be created, because messages of streams with such links wait otherwise.
 async fn links(config: &Config, db: &Db, report: &mut Report) {
     let needed = [
         ("public_url (POSTRIDER_PUBLIC_URL)", config.public_url.is_none()),
@@ -99,15 +99,15 @@ async fn links(config: &Config, db: &Db, report: &mut Report) {
         Ok(names) if names.is_empty() || missing.is_empty() => {}
         Ok(names) => report.bad(
             "streams",
-            format!("mail of {} waits for links to unsubscribe by: set {}", names.join(", "), missing.join(" and ")),
+            format!("messages of {} wait for unsubscribe links: set {}", names.join(", "), missing.join(" and ")),
         ),
     }
 }
 
-/// One line a relay of every route, in the order in which they are asked.
+/// Prints one line for each relay of every route, in the order in which they are tried.
 async fn relays(config: &Config, report: &mut Report) {
     if config.relay_url.is_none() {
-        Report::ok("relay", "none: mail that no route takes goes directly to the recipients' servers");
+        Report::ok("relay", "none: messages that match no route go direct to MX");
     }
     let sender = app::sender_settings(config).and_then(|settings| Ok(Sender::new(within_limit(settings))?));
     let sender = match sender {
@@ -117,12 +117,12 @@ async fn relays(config: &Config, report: &mut Report) {
     for Checked { route, relay, found } in sender.check().await {
         let what = format!("route {route}, {relay}");
         match found {
-            Ok(Peer { tls: Some(tls), .. }) => Report::ok(&what, format!("takes mail over {tls}")),
+            Ok(Peer { tls: Some(tls), .. }) => Report::ok(&what, format!("accepts messages over {tls}")),
             Ok(_) => Report::ok(
                 &what,
-                "takes mail in plain text: fine on this machine or a private network; else add ?tls=required",
+                "accepts messages without TLS: fine on this machine or a private network; otherwise add ?tls=required",
             ),
-            Err((stage, reply)) => report.bad(&what, format!("{} ({})", reply.text, mend(stage, &reply))),
+            Err((stage, reply)) => report.bad(&what, format!("{} ({})", reply.text, fix(stage, &reply))),
         }
     }
 }
@@ -133,17 +133,17 @@ fn within_limit(settings: Settings) -> Settings {
     Settings { timeouts, ..settings }
 }
 
-/// What an operator can do about a session that could not be had.
-fn mend(stage: Stage, reply: &Reply) -> &'static str {
+/// Returns the fix for a session that could not be established.
+fn fix(stage: Stage, reply: &Reply) -> &'static str {
     let enhanced = reply.enhanced.map(|code| (code.subject, code.detail));
     match (stage, reply.code, enhanced) {
-        (Stage::Connect, ..) => "check the relay's host and port, and whether a firewall lets us out",
+        (Stage::Connect, ..) => "check the relay's host and port, and that a firewall allows the connection",
         (_, None, Some((7, 5))) => {
-            "the certificate must be valid for the host in the URL; name the authority of one's own in ca_file"
+            "the certificate must be valid for the host in the URL; for a private CA, set ca_file"
         }
         (_, None, Some((7, 10))) => "use the port that offers STARTTLS, or smtps://",
-        (_, None, Some((7, 0))) => "choose what it offers with ?auth=, and see that token_file can be read",
-        (_, Some(530 | 534 | 535 | 538), _) => "check user and password or token in the URL",
-        _ => "ask whoever runs the relay",
+        (_, None, Some((7, 0))) => "choose an offered mechanism with ?auth=, and check that token_file is readable",
+        (_, Some(530 | 534 | 535 | 538), _) => "check the user and the password or token in the URL",
+        _ => "ask the relay's operator",
     }
 }

@@ -1,4 +1,4 @@
-//! `postrider inbox`: the mail catcher of `dev` on its own, for a compose file or a test environment.
+//! `postrider inbox`: the mail catcher of `dev` alone, for a compose file or a test environment.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -22,26 +22,26 @@ use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where to take mail
+    /// Address on which to receive messages over SMTP
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:1025")]
     smtp: SocketAddr,
-    /// Where to answer GET /v1/dev/inbox
+    /// Address on which to serve GET /v1/dev/inbox
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8025")]
     http: SocketAddr,
-    /// Where to keep the mails
+    /// Directory for the messages
     #[arg(long, value_name = "DIR", default_value = ".postrider/inbox")]
     dir: PathBuf,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&args.dir)
-        .with_context(|| format!("cannot make {}: choose another directory with --dir", args.dir.display()))?;
+        .with_context(|| format!("cannot create {}: choose another directory with --dir", args.dir.display()))?;
     keep_out_of_git(&args.dir)?;
     let inbox = Inbox::open(args.dir, Arc::new(SystemClock)).await?;
     let catcher = Catcher::start(args.smtp, inbox.clone()).await?;
     let server = Server::start(listen(args.http).await?, router(inbox.clone()), ServerLimits::default())?;
     let signals = Signals::listen()?;
-    tracing::info!(smtp = %catcher.address, http = %server.address, "the inbox takes mail");
+    tracing::info!(event = "inbox_started", smtp = %catcher.address, http = %server.address, "inbox is running");
     signals.stop_requested().await;
     inbox.stop_waiting();
     catcher.stop().await;
@@ -54,13 +54,13 @@ fn router(inbox: Arc<Inbox>) -> Router {
     http::finish(dev::complete(health, inbox))
 }
 
-/// Puts a `.gitignore` into a directory of ours that keeps all of it out of a repository around it: it holds keys and
-/// messages.
+/// Writes a `.gitignore` into the directory that excludes all of it from a surrounding repository, because it contains
+/// keys and messages.
 pub(super) fn keep_out_of_git(dir: &Path) -> anyhow::Result<()> {
     let path = dir.join(".gitignore");
     match std::fs::OpenOptions::new().write(true).create_new(true).open(&path) {
         Ok(mut file) => file.write_all(b"*\n"),
-        // A user's own file stays.
+        // Keep a file that the user wrote.
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
@@ -76,7 +76,7 @@ pub(super) struct Catcher {
 }
 
 impl Catcher {
-    /// Takes mail on `address`.
+    /// Starts the server on `address`.
     pub(super) async fn start(address: SocketAddr, inbox: Arc<Inbox>) -> anyhow::Result<Self> {
         let server = inbound::Server::bind(
             address,
@@ -84,13 +84,13 @@ impl Catcher {
             inbox,
         )
         .await
-        .with_context(|| format!("the inbox cannot take mail on {address}"))?;
+        .with_context(|| format!("the inbox cannot listen on {address}"))?;
         let address = server.local_addr();
         let stop = CancellationToken::new();
         Ok(Self { address, running: tokio::spawn(server.run(stop.clone())), stop })
     }
 
-    /// Takes no more, once mails in transfer have arrived.
+    /// Stops the server after the messages in transfer have arrived.
     pub(super) async fn stop(self) {
         self.stop.cancel();
         let _ = self.running.await;

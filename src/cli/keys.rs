@@ -1,4 +1,4 @@
-//! `postrider keys`: make, list and revoke API keys of the default tenant.
+//! `postrider keys`: creates, lists and revokes API keys of the default tenant.
 
 use std::process::ExitCode;
 
@@ -21,16 +21,16 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a key and print it: it is shown once and never stored
+    /// Create a key and print it; it is shown once, and only its hash is stored
     Create {
-        /// What you call it
+        /// Name of the key
         #[arg(long, value_parser = name)]
         name: String,
-        /// What it allows: send, read or admin; may be repeated [default: send and read]
+        /// Scope: send, read or admin; may be repeated [default: send and read]
         #[arg(long)]
         scope: Vec<Scope>,
     },
-    /// Print all keys, newest first, one a line: id, name, scopes, sender domains, when it was made and last used, state
+    /// Print all keys, newest first, one per line: id, name, scopes, sender domains, created, last used, state
     List,
     /// Revoke a key; running replicas refuse it within seconds
     Revoke {
@@ -59,7 +59,7 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes a key of the default tenant.
+/// Creates a key of the default tenant.
 pub(super) async fn create(db: &Db, name: &str, scopes: &[Scope]) -> anyhow::Result<Secret> {
     let secret = Secret::from_bytes(rand::random());
     let mut words: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
@@ -81,7 +81,7 @@ pub(super) async fn create(db: &Db, name: &str, scopes: &[Scope]) -> anyhow::Res
     Ok(secret)
 }
 
-/// Keys read at a time.
+/// Page size of the list.
 const PAGE: i64 = 100;
 
 async fn list(db: &Db) -> anyhow::Result<()> {
@@ -99,7 +99,7 @@ async fn list(db: &Db) -> anyhow::Result<()> {
     }
 }
 
-/// One key, its columns separated by tabs, which no name holds.
+/// Formats one key as a line with columns separated by tabs, which a name cannot contain.
 fn line(row: &KeyRow) -> String {
     let date = |at: chrono::DateTime<chrono::Utc>| at.format("%Y-%m-%dT%H:%M:%SZ").to_string();
     let state = match (row.revoked_at, row.expires_at) {
@@ -122,7 +122,7 @@ fn line(row: &KeyRow) -> String {
 
 async fn revoke(db: &Db, id: KeyId) -> anyhow::Result<()> {
     if !keys::revoke(db, TenantId::DEFAULT, id, SystemClock.now()).await? {
-        bail!("there is no API key {id}; `postrider keys list` prints them");
+        bail!("there is no API key {id}; `postrider keys list` prints all keys");
     }
     tracing::info!(event = "api_key_revoked", by = "cli", key = %id, "revoked an API key");
     println!("{id} is revoked");

@@ -1,4 +1,4 @@
-//! `postrider migrate`: the schema up to date, and nothing else.
+//! `postrider migrate`: brings the schema up to date.
 
 use std::process::ExitCode;
 

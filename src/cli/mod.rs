@@ -1,4 +1,4 @@
-//! The command line: one file a command. Errors are one line that says what to do.
+//! The command line, with one file per command. An error is one line, followed by a hint if there is a fix.
 
 mod bench;
 mod dev;
@@ -23,9 +23,13 @@ use crate::db::schema::SchemaError;
 use crate::telemetry;
 
 #[derive(Debug, Parser)]
-#[command(name = "postrider", version, about = "Takes mail over HTTP, keeps it in Postgres, delivers it over SMTP")]
+#[command(
+    name = "postrider",
+    version,
+    about = "Accepts messages over HTTP, stores them in Postgres, delivers them over SMTP"
+)]
 struct Cli {
-    /// Configuration file; without it, ./postrider.toml is read if it is there
+    /// Configuration file [default: ./postrider.toml, if it exists]
     #[arg(long, global = true, env = "POSTRIDER_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -34,7 +38,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run everything on this machine: a private Postgres, API, worker and an inbox that catches every mail
+    /// Run everything on this machine: a private Postgres, API, worker, and an inbox that catches every message
     Dev(dev::Args),
     /// Run API and worker against a database
     Serve(serve::Args),
@@ -44,15 +48,15 @@ enum Command {
     Keys(keys::Args),
     /// Print the OpenAPI document
     Openapi,
-    /// Check the database and the configuration, one line each
+    /// Check the database, the service and the configuration; one line per check
     Doctor,
-    /// Run only the inbox: an SMTP server that catches every mail, and the API to read them
+    /// Run only the inbox: an SMTP server that catches every message, and the API to read them
     Inbox(inbox::Args),
-    /// Ask a running `serve` on this machine whether it lives (for containers)
+    /// Check whether `serve` is running on this machine (for containers)
     Healthcheck,
-    /// Measure this installation: rates, latency, CPU, memory, WAL and disk for each mail, and what was lost or came twice
+    /// Measure this installation: rates, latency, CPU, memory, WAL and disk per message, and lost or duplicate messages
     Bench(crate::bench::Options),
-    /// The server that `bench` sends to
+    /// Run the server that `bench` sends to
     #[command(hide = true)]
     BenchSink(crate::bench::sink::Args),
 }
@@ -71,7 +75,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// An error and its causes in one line. Many errors of libraries repeat their cause, which is then left out.
+/// Formats an error and its causes as one line. A cause that the error text already contains is left out.
 fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
@@ -83,7 +87,7 @@ fn one_line(error: &anyhow::Error) -> String {
     line
 }
 
-/// sqlx ends the errors of Postgres with the line of the server's C source.
+/// Removes the line of the server's C source that sqlx appends to errors of Postgres.
 fn without_source_line(text: &str) -> String {
     let kept = text.rsplit_once(" at line ").filter(|(_, number)| number.bytes().all(|b| b.is_ascii_digit()));
     kept.map_or(text, |(kept, _)| kept)
@@ -91,7 +95,7 @@ fn without_source_line(text: &str) -> String {
         .replace("error communicating with database: ", "")
 }
 
-/// Names the database where it is what failed.
+/// Adds the database's address to database errors.
 fn with_target(error: anyhow::Error, target: &str) -> anyhow::Error {
     let is_about_it =
         error.chain().any(|cause| cause.is::<DbError>() || cause.is::<SchemaError>() || cause.is::<SessionError>());
@@ -99,7 +103,7 @@ fn with_target(error: anyhow::Error, target: &str) -> anyhow::Error {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    // Needs no configuration: a build script prints it.
+    // This needs no configuration, so that build scripts can run it.
     if let Command::Openapi = cli.command {
         println!("{}", crate::http::document().to_pretty_json()?);
         return Ok(ExitCode::SUCCESS);

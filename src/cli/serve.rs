@@ -13,7 +13,7 @@ use crate::db::schema;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Run one role only; any number of each may run on one database
+    /// Run only one role; any number of processes of each role can share a database
     #[arg(long, value_enum)]
     only: Option<Role>,
     /// Bring the schema up to date first
@@ -31,7 +31,7 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> 
     if args.migrate {
         let db = app::database(&config)?;
         let ran = schema::migrate(&db).await?;
-        tracing::info!(ran, "the schema is up to date");
+        tracing::info!(event = "schema_up_to_date", ran, "schema is up to date");
         db.close().await;
     }
     let roles = match args.only {
@@ -44,17 +44,17 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> 
     let address = app.api_address().map(tracing::field::display);
     let public = app.public_address().map(tracing::field::display);
     let inbound = app.inbound_address().map(tracing::field::display);
-    let sends = way(&config);
+    let sends = outgoing_routes(&config);
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(event = "started", address, public, inbound, ?roles, sends, version, "postrider is running");
     signals.stop_requested().await;
     app.stop().await;
-    tracing::info!("stopped");
+    tracing::info!(event = "stopped", "stopped");
     Ok(ExitCode::SUCCESS)
 }
 
-/// The way that messages take out of here, in words, without credentials. The rest goes by what is named last.
-fn way(config: &Config) -> String {
+/// Describes the routes of outgoing messages, without credentials. The last entry is for messages that match no route.
+fn outgoing_routes(config: &Config) -> String {
     let to = |route: &Route| {
         let relays: Vec<String> = route.relays.iter().map(SecretUrl::to_string).collect();
         if route.is_direct() { "direct to MX".to_owned() } else { relays.join(", ") }
@@ -72,16 +72,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_start_line_names_every_way_and_no_password() {
+    fn the_start_line_names_every_route_and_no_password() {
         let mut config = Config::default();
-        assert_eq!(way(&config), "direct to MX, since relay_url is not set");
+        assert_eq!(outgoing_routes(&config), "direct to MX, since relay_url is not set");
         let url = |text: &str| SecretUrl::from(text.to_owned());
         config.relay_url = Some(url("smtp://user:hunter2@relay.example:587?tls=required"));
         config.routes.insert("own".into(), Route { relays: vec![url("mx")], ..Route::default() });
         let news = vec![url("smtps://u:hunter2@a.example"), url("smtps://b.example")];
         config.routes.insert("news".into(), Route { relays: news, ..Route::default() });
         assert_eq!(
-            way(&config),
+            outgoing_routes(&config),
             "route news: smtps://a.example, smtps://b.example; route own: direct to MX; \
              through the relay smtp://relay.example:587"
         );

@@ -1,8 +1,8 @@
-//! SIGTERM and Ctrl-C: the first asks for a stop, the second insists.
+//! SIGTERM and Ctrl-C: the first signal stops the service in order, the second at once.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Both signals, caught from the moment this is made: a service must not announce that it runs before it can be
+/// Handlers of both signals. They are installed before the service reports that it runs, so that it can always be
 /// stopped in order.
 #[derive(Debug)]
 pub struct Signals {
@@ -11,18 +11,18 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches them from now on.
+    /// Installs the signal handlers.
     pub fn listen() -> anyhow::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for the first signal. From then on a second one ends the process at once.
+    /// Waits for the first signal. After it, a second one ends the process at once.
     pub async fn stop_requested(mut self) {
         self.next().await;
-        tracing::info!("stopping: finishing what is in flight (once more to stop at once)");
+        tracing::info!(event = "stopping", "stopping: finishing messages in flight (signal again to stop at once)");
         tokio::spawn(async move {
             self.next().await;
-            eprintln!("postrider: stopped at once; what was in flight goes on when a worker starts again");
+            eprintln!("postrider: stopped at once; a worker continues the messages in flight when their leases expire");
             std::process::exit(130);
         });
     }

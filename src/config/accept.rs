@@ -1,17 +1,17 @@
-//! `[accept]`: how large a request may be and how much of them is held in memory.
+//! `[accept]`: limits on the size of requests and on the memory they use.
 
 use serde::{Deserialize, Serialize};
 
 use super::range::within;
 
-/// Limits on what applications POST.
+/// Limits on requests.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Accept {
-    /// The largest request body: `POSTRIDER_ACCEPT__MAX_BODY_MIB`, MiB, 1–100, default 40. More is answered 413.
+    /// Maximum size of a request body: `POSTRIDER_ACCEPT__MAX_BODY_MIB`, MiB, 1–100, default 40. Larger bodies get 413.
     pub max_body_mib: u32,
-    /// What large request bodies may take up in memory at one time, as they came and decoded:
-    /// `POSTRIDER_ACCEPT__BODY_MEMORY_MIB`, MiB, 1–65536, default 64, not less than `max_body_mib`. Requests beyond it wait for
-    /// room; a single larger one is read alone.
+    /// Total memory for large request bodies, received and decoded: `POSTRIDER_ACCEPT__BODY_MEMORY_MIB`, MiB, 1–65536,
+    /// default 64, not less than `max_body_mib`. Further requests wait for free memory; a single larger one is read
+    /// alone.
     pub body_memory_mib: u32,
     /// Recipients in one message, to, cc and bcc together: `POSTRIDER_ACCEPT__MAX_RECIPIENTS`, 1–1000, default 50.
     pub max_recipients: u32,

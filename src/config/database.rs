@@ -1,4 +1,4 @@
-//! `[database]`: where everything durable is kept.
+//! `[database]`: the Postgres database.
 
 use std::time::Duration;
 
@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 use super::range::{within, within_time};
 use super::secret_url::SecretUrl;
 
-/// The one Postgres that all replicas share.
+/// The Postgres database that all replicas share.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Database {
-    /// `DATABASE_URL` or `POSTRIDER_DATABASE__URL` (which wins), `postgres://user:password@host:port/name`; default
-    /// unset, with which only `dev` and the commands that need no database run.
+    /// The database's URL: `POSTRIDER_DATABASE__URL` or, if that is unset, `DATABASE_URL`,
+    /// `postgres://user:password@host:port/name`, default unset. Without it, only `dev` and the commands that need no
+    /// database run.
     pub url: Option<SecretUrl>,
-    /// The same server past a connection pooler in transaction mode, where `url` leads through one:
-    /// `POSTRIDER_DATABASE__DIRECT_URL`, like `url`, default unset. Kept plans, LISTEN and migrations go there.
+    /// A direct connection to the same server, if `url` goes through a connection pooler in transaction mode:
+    /// `POSTRIDER_DATABASE__DIRECT_URL`, like `url`, default unset. Prepared statements, LISTEN and migrations use it.
     pub direct_url: Option<SecretUrl>,
-    /// Connections that the API and the worker of this process each open at most:
-    /// `POSTRIDER_DATABASE__MAX_CONNECTIONS`, 2–1000, default 14. Fewer where the
-    /// server does not allow so many.
+    /// Maximum number of connections of the API, and of the worker, of this process:
+    /// `POSTRIDER_DATABASE__MAX_CONNECTIONS`, 2–1000, default 14. Lowered if the server allows fewer.
     pub max_connections: u32,
-    /// The longest that one call may take before it counts as failed: `POSTRIDER_DATABASE__TIMEOUT`, a duration,
-    /// 100ms–10m, default `10s`. A database that nobody answers for is given up after half of it.
+    /// Timeout of a database call: `POSTRIDER_DATABASE__TIMEOUT`, a duration, 100ms–10m, default `10s`. A database that
+    /// does not respond at all is given up after half of it.
     #[serde(with = "super::duration")]
     pub timeout: Duration,
 }

@@ -1,4 +1,4 @@
-//! `[delivery]`: how much is sent at a time, when it is tried again, and how the process stops.
+//! `[delivery]`: concurrency, retries and shutdown of delivery.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,69 +16,71 @@ use super::routes::ascii;
 /// The workers' settings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Delivery {
-    /// Messages in hand at a time in this process: `POSTRIDER_DELIVERY__CONCURRENCY`, 1–10000, default 256.
+    /// Maximum number of messages in flight in this process: `POSTRIDER_DELIVERY__CONCURRENCY`, 1–10000, default 256.
     pub concurrency: u32,
-    /// SMTP connections of this process to one destination: `POSTRIDER_DELIVERY__CONNECTIONS`, 1–1000, default 16.
+    /// Maximum number of SMTP connections of this process to one destination: `POSTRIDER_DELIVERY__CONNECTIONS`,
+    /// 1–1000, default 16.
     pub connections: u32,
-    /// Mails sent over one connection before it is closed: `POSTRIDER_DELIVERY__MAILS_PER_CONNECTION`, 1–100000,
-    /// default 100.
+    /// Number of messages sent over one connection before it is closed: `POSTRIDER_DELIVERY__MAILS_PER_CONNECTION`,
+    /// 1–100000, default 100.
     pub mails_per_connection: u32,
-    /// The sum of the mails held in memory while they are sent: `POSTRIDER_DELIVERY__MEMORY_MIB`, MiB, 1–65536,
-    /// default 64. A single larger mail is sent alone.
+    /// Total memory for messages while they are sent: `POSTRIDER_DELIVERY__MEMORY_MIB`, MiB, 1–65536, default 64. A
+    /// single larger message is sent alone.
     pub memory_mib: u32,
-    /// How long a worker owns what it claimed without a sign of life: `POSTRIDER_DELIVERY__LEASE`, a duration, 1s–1h,
-    /// default `60s`. After a crash, its mail moves again this much later.
+    /// How long a worker's leases last without a heartbeat: `POSTRIDER_DELIVERY__LEASE`, a duration, 1s–1h, default
+    /// `60s`. After a crash, the messages that the process had leased are sent again after this time.
     #[serde(with = "super::duration")]
     pub lease: Duration,
-    /// The waits after the first, second, … attempt, ±20 %; the last one repeats: `POSTRIDER_DELIVERY__RETRY_SCHEDULE`,
-    /// durations (in a variable separated by commas), 1–50 of 1s–7d, default `1m,5m,15m,30m,1h,2h,4h`.
+    /// Delays after the first, second, … attempt, ±20 %; the last one repeats: `POSTRIDER_DELIVERY__RETRY_SCHEDULE`,
+    /// durations (separated by commas in a variable), 1–50 of 1s–7d, default `1m,5m,15m,30m,1h,2h,4h`.
     #[serde(with = "super::duration::list")]
     pub retry_schedule: Vec<Duration>,
-    /// From the first attempt to giving up as `expired`: `POSTRIDER_DELIVERY__RETRY_WINDOW`, a duration, 1s–30d,
-    /// default `72h`.
+    /// Time from the first attempt until a recipient becomes `expired`: `POSTRIDER_DELIVERY__RETRY_WINDOW`, a duration,
+    /// 1s–30d, default `72h`.
     #[serde(with = "super::duration")]
     pub retry_window: Duration,
-    /// The first wait where the reply speaks of greylisting: `POSTRIDER_DELIVERY__GREYLIST`, a duration, 1s–1d,
+    /// First retry delay after a reply that mentions greylisting: `POSTRIDER_DELIVERY__GREYLIST`, a duration, 1s–1d,
     /// default `5m`.
     #[serde(with = "super::duration")]
     pub greylist: Duration,
-    /// How long a stop waits for mail in flight: `POSTRIDER_DELIVERY__SHUTDOWN_GRACE`, a duration, 0s–1h, default
-    /// `620s`: longer than the longest wait for a final reply, so that a restart makes no duplicates.
+    /// How long a stop waits for messages in flight: `POSTRIDER_DELIVERY__SHUTDOWN_GRACE`, a duration, 0s–1h, default
+    /// `620s`: longer than `timeouts.final_dot`, so that a restart causes no duplicates.
     #[serde(with = "super::duration")]
     pub shutdown_grace: Duration,
     /// Whether a recipient's mail server may be this machine: `POSTRIDER_DELIVERY__ALLOW_LOOPBACK_MX`, default false.
-    /// For tests; otherwise a domain that points its MX at 127.0.0.1 makes a loop.
+    /// Only for tests: a domain whose MX is 127.0.0.1 causes a mail loop.
     pub allow_loopback_mx: bool,
-    /// Where a recipient's mail servers may be besides the Internet: `POSTRIDER_DELIVERY__ALLOW_PRIVATE_MX`, default false.
-    /// `true` stands for every private network; or addresses, networks and names of hosts (in a variable separated by
-    /// commas), which may be sent to as address literals too. With it, whoever may send reaches the SMTP servers there.
+    /// Private addresses at which recipients' mail servers may be: `POSTRIDER_DELIVERY__ALLOW_PRIVATE_MX`, default
+    /// false. `true` allows every private network. A list of addresses, networks and host names (separated by commas in
+    /// a variable) allows these, also as address literals. Every key with the scope `send` can then reach the SMTP
+    /// servers there.
     pub allow_private_mx: PrivateMx,
-    /// Whether the MTA-STS policies (RFC 8461) of recipients' domains are followed on the direct way:
-    /// `POSTRIDER_DELIVERY__MTA_STS`, default true. They are fetched over HTTPS from `mta-sts.DOMAIN`.
+    /// Whether the MTA-STS policies (RFC 8461) of recipient domains are enforced when sending direct to MX:
+    /// `POSTRIDER_DELIVERY__MTA_STS`, default true. Policies are fetched over HTTPS from `mta-sts.DOMAIN`.
     pub mta_sts: bool,
-    /// How much TLS is asked of the servers of a recipient's domain, `*` standing for all that are not named:
-    /// `POSTRIDER_DELIVERY__TLS`, a map of domain to `none`, `opportunistic` (where offered, any certificate), `required`
-    /// (always, any certificate) or `verified` (always, a certificate valid for the server's name), in a variable
-    /// `DOMAIN=WORD` separated by commas; default empty, which means opportunistic. An MTA-STS policy can only ask for
-    /// more. A relay's TLS is in its URL.
+    /// TLS mode for the servers of a recipient domain; `*` is every domain that is not listed:
+    /// `POSTRIDER_DELIVERY__TLS`, a map of domain to `none`, `opportunistic` (if offered, any certificate), `required`
+    /// (always, any certificate) or `verified` (always, a certificate valid for the server's name), as `DOMAIN=WORD`
+    /// separated by commas in a variable; default empty, which means opportunistic. An MTA-STS policy can only make it
+    /// stricter. A relay's URL contains its TLS mode.
     pub tls: BTreeMap<String, TlsMode>,
-    /// Certificates (PEM) to trust for recipients' servers besides the system's, where `tls` says `verified` or MTA-STS
-    /// does: `POSTRIDER_DELIVERY__MX_CA_FILE`, a path, default unset.
+    /// Certificates (PEM) to trust for recipients' servers in addition to the system's, if `tls` or MTA-STS requires
+    /// verification: `POSTRIDER_DELIVERY__MX_CA_FILE`, a path, default unset.
     pub mx_ca_file: Option<PathBuf>,
-    /// Whether servers that offer DSN (RFC 3461) are asked to tell of success too, so that `relayed` becomes `delivered`:
-    /// `POSTRIDER_DELIVERY__DSN_SUCCESS`, default false. Needs `return_path.domain`.
+    /// Whether success notifications are requested from servers that offer DSN (RFC 3461), so that `relayed` becomes
+    /// `delivered`: `POSTRIDER_DELIVERY__DSN_SUCCESS`, default false. Needs `return_path.domain`.
     pub dsn_success: bool,
 }
 
-/// [`Delivery::allow_private_mx`].
+/// Value of [`Delivery::allow_private_mx`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PrivateMx {
     /// Every private network, or none.
     All(bool),
-    /// These.
+    /// A list of addresses, networks and host names.
     These(Vec<String>),
-    /// These, as a variable has them.
+    /// The same list, separated by commas, from a variable.
     Listed(String),
 }
 
@@ -116,21 +118,21 @@ impl Default for Delivery {
 }
 
 impl Delivery {
-    /// The rules for trying again, as the domain knows them.
+    /// Returns the retry policy.
     pub fn retry_policy(&self) -> Policy {
         Policy { schedule: self.retry_schedule.clone(), window: self.retry_window, greylist: self.greylist }
     }
 
-    /// [`Delivery::allow_private_mx`] as the domain knows it.
+    /// Returns [`Delivery::allow_private_mx`] as parsed rules.
     pub fn private_mx(&self) -> Allowed {
-        // What is no rule was refused when the configuration was read.
+        // Invalid rules were refused when the configuration was read.
         let rules = self.allow_private_mx.rules().into_iter().filter_map(|rule| rule.parse().ok()).collect();
         Allowed { private: matches!(self.allow_private_mx, PrivateMx::All(true)), rules, ..Allowed::default() }
     }
 
-    /// [`Delivery::tls`] with domains as addresses have them: A-labels, lower case.
+    /// Returns [`Delivery::tls`] with domains in the form that addresses use: A-labels, lower case.
     pub fn tls_ascii(&self) -> BTreeMap<String, TlsMode> {
-        // What is no domain is the `*`.
+        // The only key that is not a domain is `*`.
         let named = |domain: &String| ascii(domain).unwrap_or_else(|| domain.clone());
         self.tls.iter().map(|(domain, mode)| (named(domain), *mode)).collect()
     }
@@ -144,7 +146,7 @@ impl Delivery {
         within(self.memory_mib, 1..=65_536)?;
         within_time(self.lease, second..=Duration::from_hours(1))?;
         if !(1..=50).contains(&self.retry_schedule.len()) {
-            return Err(format!("must hold 1 to 50 durations, holds {}", self.retry_schedule.len()));
+            return Err(format!("must have 1 to 50 durations, has {}", self.retry_schedule.len()));
         }
         self.retry_schedule.iter().try_for_each(|wait| within_time(*wait, second..=7 * day))?;
         within_time(self.retry_window, second..=30 * day)?;

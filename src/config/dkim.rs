@@ -1,15 +1,15 @@
-//! `[dkim]`: which keys sign.
+//! `[dkim]`: signing algorithms.
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::dkim::Algorithm;
 
-/// How mail is signed.
+/// DKIM signing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Dkim {
-    /// Which of a domain's keys sign its mail, in this order: `POSTRIDER_DKIM__ALGORITHMS`, `ed25519`, `rsa` or both,
-    /// or `none` alone, default both. RSA is known to every receiver and costs 0.3 ms a mail; ed25519 is twenty times
-    /// faster.
+    /// Algorithms of the keys that sign a domain's messages, in this order: `POSTRIDER_DKIM__ALGORITHMS`, `ed25519`,
+    /// `rsa` or both, or only `none`, default both. Every receiver supports RSA, which takes 0.3 ms per message;
+    /// ed25519 is twenty times faster.
     pub algorithms: Vec<String>,
 }
 
@@ -19,13 +19,13 @@ impl Default for Dkim {
     }
 }
 
-/// The word for no signatures at all: an empty variable counts as not set.
+/// The word for no signatures; an empty variable counts as unset.
 const NONE: &str = "none";
 
 impl Dkim {
-    /// The algorithms, as the domain knows them.
+    /// Returns the algorithms, without duplicates.
     pub fn algorithms(&self) -> Vec<Algorithm> {
-        // What is no algorithm was refused when the configuration was read.
+        // Invalid algorithms were refused when the configuration was read.
         let mut algorithms: Vec<Algorithm> = self.algorithms.iter().filter_map(|word| word.parse().ok()).collect();
         algorithms.sort_unstable();
         algorithms.dedup();
@@ -37,7 +37,7 @@ impl Dkim {
             [none] if none == NONE => Ok(()),
             list => list.iter().try_for_each(|word| {
                 let known = word.parse::<Algorithm>();
-                known.map(|_| ()).map_err(|_| format!("holds ed25519, rsa or both, or none alone, and not {word:?}"))
+                known.map(|_| ()).map_err(|_| format!("must be ed25519, rsa or both, or only none, is {word:?}"))
             }),
         }
     }

@@ -1,28 +1,28 @@
-//! `[domains]`: senders' domains and what they publish.
+//! `[domains]`: sender domains and their DNS records.
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::dns_records;
 
-/// What is done with mail of domains that were not verified.
+/// Handling of messages from unverified domains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unverified {
-    /// It is taken, with warnings.
+    /// They are accepted, with warnings.
     Allow,
-    /// It is refused.
+    /// They are refused.
     Refuse,
 }
 
-/// Settings of senders' domains.
+/// Settings of sender domains.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Domains {
-    /// Whether mail is taken from domains that are not registered or not verified: `POSTRIDER_DOMAINS__UNVERIFIED`,
-    /// `allow` or `refuse`, default `allow`.
+    /// Whether messages from domains that are not registered or not verified are accepted:
+    /// `POSTRIDER_DOMAINS__UNVERIFIED`, `allow` or `refuse`, default `allow`.
     pub unverified: Unverified,
-    /// What stands for this installation in SPF records: `POSTRIDER_DOMAINS__SPF`, mechanisms separated by spaces such
-    /// as `include:spf.relay.example`, default unset, which means `a:` and the hostname. Behind a relay it is what the
-    /// relay's operator tells. SPF records are evaluated for the addresses that these mechanisms let pass.
+    /// SPF mechanisms of this installation: `POSTRIDER_DOMAINS__SPF`, mechanisms separated by spaces, such as
+    /// `include:spf.relay.example`, default unset, which means `a:` and the hostname. For a relay, use the mechanisms
+    /// that its operator documents. SPF records are evaluated for the addresses that these mechanisms allow.
     pub spf: Option<String>,
 }
 
@@ -38,10 +38,10 @@ impl Domains {
         let is_whole =
             |term: &str| term.starts_with("v=spf1") || term.trim_start_matches(['+', '-', '~', '?']) == "all";
         if spf.trim().is_empty() || spf.contains(['"', ';']) || spf.split(' ').any(is_whole) {
-            return Err("holds the mechanisms alone, such as include:spf.relay.example: without v=spf1 and all".into());
+            return Err("must be mechanisms such as include:spf.relay.example, without v=spf1 and all".into());
         }
         dns_records::spf::parse(&format!("v=spf1 {spf} ~all"))
-            .map_err(|why| format!("holds mechanisms of SPF, such as include:spf.relay.example: {why}"))?;
+            .map_err(|why| format!("must be SPF mechanisms such as include:spf.relay.example: {why}"))?;
         Ok(())
     }
 }

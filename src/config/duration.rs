@@ -1,4 +1,4 @@
-//! Durations as people write them: `90s`, `5m`, `1h30m`, `3d`, `250ms`; a bare number is seconds.
+//! Durations in human-readable form: `90s`, `5m`, `1h30m`, `3d`, `250ms`. A bare number is in seconds.
 //!
 //! For use as `#[serde(with = "super::duration")]`, and `duration::list` for a `Vec`.
 
@@ -12,11 +12,11 @@ use serde::{Serialize, Serializer};
 /// Units, largest first, with their length in milliseconds.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// A duration in its written form. Shown in the largest unit that divides it.
+/// A duration in human-readable form, displayed in the largest unit that divides it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Human(pub Duration);
 
-/// What is expected where none was found.
+/// The error of a text that is not a duration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a duration such as 90s, 5m, 1h30m or 3d")]
 pub(super) struct NotADuration(String);
@@ -29,17 +29,17 @@ impl FromStr for Human {
     }
 }
 
-/// Reads a duration as people write it, elsewhere than in the configuration.
+/// Parses a duration outside of the configuration.
 pub fn duration(text: &str) -> Option<Duration> {
     text.parse::<Human>().ok().map(|human| human.0)
 }
 
-/// Writes a duration in the largest unit that divides it.
+/// Formats a duration in the largest unit that divides it.
 pub fn duration_text(duration: Duration) -> String {
     Human(duration).to_string()
 }
 
-/// `None` where the text is not a duration, or one of more than 500 million years.
+/// Parses a duration. Returns `None` if the text is not a duration or exceeds 500 million years.
 fn milliseconds(text: &str) -> Option<u64> {
     if let Ok(seconds) = text.parse::<u64>() {
         return seconds.checked_mul(1_000);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_people_write() {
+    fn parses_human_readable_durations() {
         let read = ["90s", "5m", "4h", "3d", "1h30m", "250ms", "300", " 1m ", "0s"].map(seconds);
         assert_eq!(read, [90.0, 300.0, 14_400.0, 259_200.0, 5_400.0, 0.25, 300.0, 60.0, 0.0].map(Some));
     }

@@ -1,4 +1,4 @@
-//! The configuration file: TOML to single settings.
+//! Reads the settings in the configuration file.
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use super::keys::Keys;
 use super::load::Setting;
 use super::problem::{Origin, Problems};
 
-/// The file that is read where none is named.
+/// The file that is read if none is named.
 pub(super) const DEFAULT: &str = "postrider.toml";
 
-/// The text of the file at `path`, or of [`DEFAULT`] if there is one, with its path.
+/// Returns the text and the path of the file at `path`, or of [`DEFAULT`] if it exists.
 pub(super) fn read<'a>(path: Option<&'a Path>, problems: &mut Problems) -> Option<(String, &'a Path)> {
     let chosen = path.unwrap_or(Path::new(DEFAULT));
     match std::fs::read_to_string(chosen) {
@@ -24,7 +24,7 @@ pub(super) fn read<'a>(path: Option<&'a Path>, problems: &mut Problems) -> Optio
     }
 }
 
-/// Every value of the file that has a known key.
+/// Returns every value in the file that has a known key.
 pub(super) fn settings(text: &str, path: &Path, keys: &Keys, problems: &mut Problems) -> Vec<Setting> {
     let dict = match toml::from_str::<Dict>(text) {
         Ok(dict) => dict,
@@ -40,7 +40,7 @@ pub(super) fn settings(text: &str, path: &Path, keys: &Keys, problems: &mut Prob
     found
 }
 
-/// What every level of the tables shares.
+/// The state shared by all levels of the tables.
 struct Walk<'a> {
     keys: &'a Keys,
     origin: Origin,
@@ -58,7 +58,7 @@ fn walk(dict: Dict, prefix: &str, to: &mut Walk<'_>) {
         match (to.keys.is_section(&key), value) {
             (true, Value::Dict(_, section)) => walk(section, &format!("{key}."), to),
             (true, _) => to.problems.push(&key, format!("is a section: write [{key}]"), to.origin.clone()),
-            (false, _) => to.problems.push(&key, to.keys.stranger(&key), to.origin.clone()),
+            (false, _) => to.problems.push(&key, to.keys.unknown(&key), to.origin.clone()),
         }
     }
 }

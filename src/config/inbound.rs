@@ -1,4 +1,4 @@
-//! `[inbound]`: the SMTP server that takes what comes back.
+//! `[inbound]`: the SMTP server that receives bounces and complaints.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,26 +8,28 @@ use serde::{Deserialize, Serialize};
 use super::range::within;
 use crate::domain::address::Address;
 
-/// Bounces and complaints over SMTP.
+/// Settings of the SMTP server for bounces and complaints.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Inbound {
-    /// Where mail to return paths is taken: `POSTRIDER_INBOUND__LISTEN`, an address and port, default unset, with which it
-    /// is not. Mail to postmaster is taken too and logged (`event = "postmaster_mail"`). Needs `return_path.domain`. Processes with the API listen; port 0 takes a free one.
+    /// Address on which messages to return paths are received: `POSTRIDER_INBOUND__LISTEN`, an address and port,
+    /// default unset, which disables the server. Messages to postmaster are accepted too and logged (`event =
+    /// "postmaster_mail"`). Needs `return_path.domain`. Processes that run the API listen; port 0 uses a free port.
     pub listen: Option<SocketAddr>,
     /// The address to which mailbox providers send complaints: `POSTRIDER_INBOUND__FEEDBACK`, default unset.
     pub feedback: Option<String>,
-    /// The largest mail, also of `POST /v1/inbound`: `POSTRIDER_INBOUND__MAX_MESSAGE_MIB`, MiB, 1–100, default 50. Of a
-    /// mail that comes over SMTP the first mebibyte is kept.
+    /// Maximum size of a message, also of `POST /v1/inbound`: `POSTRIDER_INBOUND__MAX_MESSAGE_MIB`, MiB, 1–100, default
+    /// 50. Of a message received over SMTP, only the first MiB is kept in memory.
     pub max_message_mib: u32,
-    /// Connections at a time: `POSTRIDER_INBOUND__CONNECTIONS`, 1–10000, default 50.
+    /// Maximum number of concurrent connections: `POSTRIDER_INBOUND__CONNECTIONS`, 1–10000, default 50.
     pub connections: u32,
-    /// Connections at a time from one address (IPv6: one /64): `POSTRIDER_INBOUND__CONNECTIONS_PER_PEER`, 1–10000,
-    /// default 10.
+    /// Maximum number of concurrent connections from one address (IPv6: one /64):
+    /// `POSTRIDER_INBOUND__CONNECTIONS_PER_PEER`, 1–10000, default 10.
     pub connections_per_peer: u32,
-    /// Mails a minute from one address (IPv6: one /64): `POSTRIDER_INBOUND__MAILS_PER_MINUTE`, 1–1000000, default 600.
+    /// Maximum number of messages per minute from one address (IPv6: one /64): `POSTRIDER_INBOUND__MAILS_PER_MINUTE`,
+    /// 1–1000000, default 600.
     pub mails_per_minute: u32,
-    /// The certificate chain (PEM) for STARTTLS: `POSTRIDER_INBOUND__CERT_FILE`, a path, default unset, with which STARTTLS
-    /// is not offered. Read at the start.
+    /// The certificate chain (PEM) for STARTTLS: `POSTRIDER_INBOUND__CERT_FILE`, a path, default unset, which means
+    /// that STARTTLS is not offered. Read at the start.
     pub cert_file: Option<PathBuf>,
     /// Its private key (PEM): `POSTRIDER_INBOUND__KEY_FILE`, a path, default unset.
     pub key_file: Option<PathBuf>,
@@ -49,7 +51,7 @@ impl Default for Inbound {
 }
 
 impl Inbound {
-    /// Octets of the largest mail.
+    /// Returns the maximum size of a message, in bytes.
     pub fn max_message(&self) -> u64 {
         u64::from(self.max_message_mib) << 20
     }

@@ -1,5 +1,5 @@
-//! Brings the sources together: every single setting is tried alone first, so that each problem is found, with its
-//! origin; what is sound is merged over the defaults by figment.
+//! Merges the sources. Each setting is first checked alone, so that every problem is found with its origin; valid
+//! settings are merged over the defaults by figment.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use super::keys::Keys;
 use super::problem::{ConfigErrors, Origin, Problems};
 use super::{Config, file, variables};
 
-/// One value for one known key.
+/// A value for a known key.
 #[derive(Debug)]
 pub(super) struct Setting {
     pub key: String,
@@ -32,7 +32,7 @@ pub(super) fn load(path: Option<&Path>, env: impl Iterator<Item = (String, Strin
     merge(settings, problems)
 }
 
-/// The defaults with `settings` over them, the later the stronger.
+/// Merges `settings` over the defaults; later settings win.
 pub(super) fn merge(settings: Vec<Setting>, mut problems: Problems) -> Result<Config, ConfigErrors> {
     let defaults = Figment::from(Serialized::defaults(Config::default()));
     let mut merged = defaults.clone();
@@ -65,8 +65,8 @@ pub(super) fn merge(settings: Vec<Setting>, mut problems: Problems) -> Result<Co
 
 fn extract(figment: &Figment) -> Result<Config, String> {
     figment.extract::<Config>().map_err(|error| {
-        let words = in_words(&error.kind);
-        // In a map whose keys are the operator's, the key is told with the value.
+        let words = describe(&error.kind);
+        // In a map whose keys the operator chooses, the message names the key.
         match error.path.as_slice() {
             [section, map, key @ ..] if (section.as_str(), map.as_str()) == ("delivery", "tls") => {
                 format!("{} {words}", key.join("."))
@@ -76,8 +76,8 @@ fn extract(figment: &Figment) -> Result<Config, String> {
     })
 }
 
-/// serde's and std's words for a value of the wrong kind, made an operator's.
-fn in_words(kind: &Kind) -> String {
+/// Rewrites the messages of serde and std about a value of the wrong type for operators.
+fn describe(kind: &Kind) -> String {
     match kind {
         Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => {
             let wanted = if wanted.starts_with(['u', 'i']) { "a whole number" } else { wanted };

@@ -1,25 +1,25 @@
-//! `[log]`: what goes to standard error, and in which form.
+//! `[log]`: filter and format of the log on standard error.
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
-/// The process's own log.
+/// Logging.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Log {
-    /// `POSTRIDER_LOG__FORMAT`, `text` for people or `json` for collectors, default `text`.
+    /// The format: `POSTRIDER_LOG__FORMAT`, `text` for people or `json` for log collectors, default `text`.
     pub format: Format,
-    /// Which events are logged: `POSTRIDER_LOG__FILTER`, tracing's filter directives such as
+    /// Which events are logged: `POSTRIDER_LOG__FILTER`, filter directives of `tracing` such as
     /// `info,postrider::smtp=debug`, default `info`.
     pub filter: String,
 }
 
-/// The form of a log line.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// One line for people.
+    /// Human-readable text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -31,7 +31,7 @@ impl Default for Log {
 
 impl Log {
     pub(super) fn check(&self) -> Result<(), String> {
-        let broken = |error| format!("is no log filter such as `info,postrider::smtp=debug`: {error}");
+        let broken = |error| format!("is not a log filter such as `info,postrider::smtp=debug`: {error}");
         EnvFilter::try_new(&self.filter).map(drop).map_err(broken)
     }
 }

@@ -1,12 +1,12 @@
-//! The configuration: one typed structure, plain data, read once at the start.
+//! The configuration: a typed structure of plain data, read once at the start.
 //!
-//! Three sources, later wins: the defaults written here, `postrider.toml` (or the file given by `--config`), and the
-//! environment. A key `section.name` is the variable `POSTRIDER_SECTION__NAME`; `DATABASE_URL` stands for
-//! `database.url` unless `POSTRIDER_DATABASE__URL` is set. Any variable with `_FILE` appended names a file that
-//! holds the value, as secrets are handed to containers. An empty variable counts as not set.
+//! There are three sources, of which later ones win: the defaults, `postrider.toml` (or the file given by `--config`),
+//! and the environment. A key `section.name` is the variable `POSTRIDER_SECTION__NAME`; `DATABASE_URL` stands for
+//! `database.url` unless `POSTRIDER_DATABASE__URL` is set. A variable with `_FILE` appended names a file that contains
+//! the value, as is usual for container secrets. An empty variable counts as unset.
 //!
-//! A start with a wrong configuration does not happen: unknown keys and bad values are reported all at once, one line
-//! each, with the key and where it came from. `postrider.example.toml` shows every key; a test keeps it complete.
+//! The service does not start with an invalid configuration: all unknown keys and invalid values are reported at once,
+//! one per line, with the key and its source. `postrider.example.toml` lists every key, which a test verifies.
 
 mod accept;
 mod database;
@@ -60,58 +60,60 @@ pub use secret_url::SecretUrl;
 pub use timeouts::Timeouts;
 pub use webhooks::Webhooks;
 
-/// Everything an operator can choose. Sections are fields of their own types.
+/// All settings. Each section is a field.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Config {
-    /// Where the API listens: `POSTRIDER_LISTEN`, an address and port, default `127.0.0.1:8080`. Port 0 takes a free one.
+    /// Address on which the API listens: `POSTRIDER_LISTEN`, an address and port, default `127.0.0.1:8080`. Port 0 uses
+    /// a free port.
     pub listen: SocketAddr,
-    /// Where only the pages for recipients (`/u/…`) are served, so that the API need not be public: `POSTRIDER_PUBLIC_LISTEN`,
-    /// an address and port, default unset. `listen` serves them too.
+    /// Address on which only the pages for recipients (`/u/…`) are served, so that the API need not be public:
+    /// `POSTRIDER_PUBLIC_LISTEN`, an address and port, default unset. `listen` serves them too.
     pub public_listen: Option<SocketAddr>,
-    /// The relay that takes all mail for which there is no route: `POSTRIDER_RELAY_URL`,
-    /// `smtp://[user:pass@]host:port?tls=none|opportunistic|required` or `smtps://…`; default unset, which means direct to
-    /// the recipients' mail servers.
+    /// The relay for all messages that match no route: `POSTRIDER_RELAY_URL`,
+    /// `smtp://[user:pass@]host:port?tls=none|opportunistic|required` or `smtps://…`; default unset, which means direct
+    /// to MX.
     pub relay_url: Option<SecretUrl>,
-    /// Certificates (PEM) to trust for the relay besides the system's: `POSTRIDER_RELAY_CA_FILE`, a path, default unset.
+    /// Certificates (PEM) to trust for the relay in addition to the system's: `POSTRIDER_RELAY_CA_FILE`, a path,
+    /// default unset.
     pub relay_ca_file: Option<PathBuf>,
-    /// The DNS resolver to ask: `POSTRIDER_DNS`, an address and port, default unset, which means the system's.
+    /// The DNS resolver: `POSTRIDER_DNS`, an address and port, default unset, which means the system's.
     pub dns: Option<SocketAddr>,
-    /// The port on which recipients' mail servers are called: `POSTRIDER_MX_PORT`, 1–65535, default 25.
+    /// The port of recipients' mail servers: `POSTRIDER_MX_PORT`, 1–65535, default 25.
     pub mx_port: u16,
-    /// The name given in EHLO and Message-ID: `POSTRIDER_HOSTNAME`, a domain name or `[address]`, default unset,
-    /// which means the machine's own name.
+    /// The name given in EHLO and Message-ID: `POSTRIDER_HOSTNAME`, a domain name or `[address]`, default unset, which
+    /// means the machine's name.
     pub hostname: Option<String>,
-    /// How the API is reached from outside, for links in mail: `POSTRIDER_PUBLIC_URL`, `https://host[/path]`, default unset.
+    /// The public URL of the API, for links in messages: `POSTRIDER_PUBLIC_URL`, `https://host[/path]`, default unset.
     pub public_url: Option<Url>,
-    /// Encrypts DKIM keys at rest, and signs return paths and unsubscribe links: `POSTRIDER_SECRET_KEY`, 32 characters or
-    /// more, default unset, with which there are none of them. The same in all replicas.
+    /// Encrypts DKIM keys at rest, and signs return paths and unsubscribe links: `POSTRIDER_SECRET_KEY`, 32 characters
+    /// or more, default unset, which disables these features. Must be the same in all replicas.
     pub secret_key: Option<SecretKey>,
-    /// Secret keys that were in use before: what they sealed and signed is still good:
-    /// `POSTRIDER_PREVIOUS_SECRET_KEYS`, default empty.
+    /// Earlier secret keys, with which encrypted and signed data remains valid: `POSTRIDER_PREVIOUS_SECRET_KEYS`,
+    /// default empty.
     pub previous_secret_keys: Vec<SecretKey>,
     /// The database.
     pub database: Database,
-    /// What clients of the API may hold.
+    /// Limits on HTTP connections.
     pub http: Http,
-    /// What a request may hold.
+    /// Limits on requests.
     pub accept: Accept,
-    /// How mail is sent and tried again.
+    /// Delivery and retries.
     pub delivery: Delivery,
-    /// Where bounces of our mail are sent.
+    /// The return path of messages.
     pub return_path: ReturnPath,
-    /// The server that takes them.
+    /// The SMTP server for bounces and complaints.
     pub inbound: Inbound,
-    /// How long the sending side waits for other mail servers.
+    /// Timeouts of the SMTP client.
     pub timeouts: Timeouts,
-    /// Senders' domains and what they publish.
+    /// Sender domains and their DNS records.
     pub domains: Domains,
-    /// How mail is signed.
+    /// DKIM signing.
     pub dkim: Dkim,
-    /// Where webhooks may go.
+    /// Limits on webhook endpoints.
     pub webhooks: Webhooks,
-    /// What is logged, and how.
+    /// Logging.
     pub log: Log,
-    /// Which mail goes through which relays, by the routes' names.
+    /// Routes by name.
     pub routes: BTreeMap<String, Route>,
 }
 
@@ -145,31 +147,31 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the file at `path`, then the variables in `env` over it. Without a path, `postrider.toml` in the working
-    /// directory is read if it is there; a path that names no file is a problem like any other.
+    /// Reads the file at `path`, then the variables in `env`, which win. Without a path, `postrider.toml` in the
+    /// working directory is read if it exists. A path without a file is reported as a problem.
     pub fn load(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigErrors> {
         load::load(path, env)
     }
 
-    /// [`Config::load`] with the variables of this process.
+    /// Calls [`Config::load`] with the variables of this process.
     pub fn from_environment(path: Option<&Path>) -> Result<Self, ConfigErrors> {
-        // `std::env::vars` panics on a variable that is not UTF-8; one of ours would be no valid value anyway.
+        // `std::env::vars` panics on a variable that is not UTF-8, which is never a valid value here.
         let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
         Self::load(path, std::env::vars_os().map(|(name, value)| (text(name), text(value))))
     }
 
-    /// The secrets that are configured, as the domain knows them; none without `secret_key`.
+    /// Returns the keyring of the configured secrets, or `None` without `secret_key`.
     pub fn keyring(&self) -> Option<Keyring> {
         let secret = self.secret_key.as_ref()?;
         Some(Keyring::new(secret.expose(), self.previous_secret_keys.iter().map(SecretKey::expose)))
     }
 
-    /// Makes the links to unsubscribe by; none without `public_url` and `secret_key`.
+    /// Returns the creator of unsubscribe links, or `None` without `public_url` and `secret_key`.
     pub fn unsubscribe_links(&self) -> Option<Links> {
         Some(Links::new(self.public_url.as_ref()?, self.keyring()?))
     }
 
-    /// The first value that its type allows and its meaning does not.
+    /// Returns an error for the first value that has the right type but is not valid.
     fn check(&self) -> Result<(), String> {
         if let Some(url) = &self.relay_url {
             url.check_relay()?;
@@ -193,7 +195,7 @@ impl Config {
     }
 }
 
-/// The name goes into EHLO and into header fields as it is, so nothing but a name may be in it.
+/// Checks the hostname, which is written to EHLO and to header fields unchanged.
 fn check_hostname(name: &str) -> Result<(), String> {
     let literal = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let ok = match literal {
@@ -203,7 +205,7 @@ fn check_hostname(name: &str) -> Result<(), String> {
     if ok { Ok(()) } else { Err("must be a domain name such as mail.example.net, or an [address]".into()) }
 }
 
-/// Paths are appended to it, and it stands in header fields.
+/// Checks the public URL, to which paths are appended and which is written to header fields.
 fn check_public_url(url: &Url) -> Result<(), String> {
     let plain =
         url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();

@@ -1,24 +1,24 @@
-//! What is wrong with a configuration, in one line each.
+//! Problems of a configuration, one per line.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// One thing to mend.
+/// A problem to fix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {message}{origin}")]
 pub struct Problem {
     /// The key, such as `accept.max_body_mib`, or the name of an unknown variable, or the file that cannot be read.
     pub key: String,
-    /// What is wrong with it. Never holds a secret.
+    /// What is wrong. Never contains a secret.
     pub message: String,
-    /// Where the value stands.
+    /// The source of the value.
     pub origin: Origin,
 }
 
-/// Where a value was given.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// The key of the problem says it already.
+    /// The key of the problem names the source.
     Key,
     /// The configuration file.
     File(PathBuf),
@@ -36,12 +36,12 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Every problem of one configuration; shown one a line.
+/// All problems of a configuration, displayed one per line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<Problem>);
 
 impl ConfigErrors {
-    /// The problems, those of the file first.
+    /// Returns the problems, those of the file first.
     pub fn problems(&self) -> &[Problem] {
         &self.0
     }
@@ -59,23 +59,23 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// Problems as they are found.
+/// Collects problems.
 #[derive(Debug, Default)]
 pub(super) struct Problems(Vec<Problem>);
 
 impl Problems {
     pub(super) fn push(&mut self, key: impl Into<String>, message: impl Into<String>, origin: Origin) {
-        // One line each, whatever a parser or an operator wrote into its message.
+        // Messages of parsers, and values in them, may have several lines.
         let message = message.into().lines().collect::<Vec<_>>().join(" ");
         self.0.push(Problem { key: key.into(), message, origin });
     }
 
-    /// Whether something is wrong with this key.
+    /// Whether there is a problem with this key.
     pub(super) fn concern(&self, key: &str) -> bool {
         self.0.iter().any(|problem| problem.key == key)
     }
 
-    /// `value` if nothing was wrong.
+    /// Returns `value` if there are no problems.
     pub(super) fn or<T>(self, value: T) -> Result<T, ConfigErrors> {
         if self.0.is_empty() { Ok(value) } else { Err(ConfigErrors(self.0)) }
     }

@@ -1,4 +1,4 @@
-//! Ranges of numbers and durations, checked in words an operator can act on.
+//! Range checks of numbers and durations.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::duration::Human;
 
-/// Whether `value` lies in `range`; the error says both.
+/// Checks that `value` lies in `range`. The error names both.
 pub(super) fn within<T: Copy + PartialOrd + Display>(value: T, range: RangeInclusive<T>) -> Result<(), String> {
     if range.contains(&value) {
         return Ok(());
@@ -14,7 +14,7 @@ pub(super) fn within<T: Copy + PartialOrd + Display>(value: T, range: RangeInclu
     Err(format!("must be between {} and {}, is {value}", range.start(), range.end()))
 }
 
-/// [`within`] for durations.
+/// Checks that a duration lies in `range`, like [`within`].
 pub(super) fn within_time(value: Duration, range: RangeInclusive<Duration>) -> Result<(), String> {
     let (start, end) = range.into_inner();
     within(Human(value), Human(start)..=Human(end))

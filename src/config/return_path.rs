@@ -1,4 +1,4 @@
-//! `[return_path]`: where bounces of our mail are sent, and how they find their message.
+//! `[return_path]`: the signed return paths by which bounces are matched to messages.
 
 use std::time::Duration;
 
@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 use super::range::within_time;
 use super::routes::ascii;
 
-/// What stands in MAIL FROM.
+/// Settings of the return path, the address in MAIL FROM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReturnPath {
-    /// The domain of signed return paths, whose MX leads to us or to who posts to `/v1/inbound`:
-    /// `POSTRIDER_RETURN_PATH__DOMAIN`, a domain name, default unset, with which bounces go to the sender's address. Needs
-    /// `secret_key`.
+    /// The domain of signed return paths. Its MX is `inbound.listen`, or a server that posts messages to `/v1/inbound`:
+    /// `POSTRIDER_RETURN_PATH__DOMAIN`, a domain name, default unset, which means that bounces go to the sender's
+    /// address. Needs `secret_key`.
     pub domain: Option<String>,
-    /// Whether each recipient of a message gets an SMTP transaction of its own, with a return path that names that recipient:
-    /// `POSTRIDER_RETURN_PATH__VERP`, default false. Without it the recipients of one transaction share a return path, and any of
-    /// them can forge a bounce or a complaint about another. So such a report changes no status and suppresses nobody: its event
-    /// says `"vouched": false`. Reports about messages to one recipient always count. With it a message to 50 recipients is
-    /// transferred 50 times.
+    /// Whether each recipient of a message gets a separate SMTP transaction, with a return path that identifies the
+    /// recipient: `POSTRIDER_RETURN_PATH__VERP`, default false. Without it, the recipients of one transaction share a
+    /// return path, and any of them can forge a bounce or a complaint about another. Such a report changes no status
+    /// and suppresses no address; its event has `"vouched": false`. Reports about messages to one recipient always
+    /// count. With it, a message to 50 recipients is transferred 50 times.
     pub verp: bool,
-    /// How long a return path is good for: `POSTRIDER_RETURN_PATH__LIFETIME`, a duration, counted in days, 1d–365d, default
-    /// `60d`.
+    /// How long a return path is valid: `POSTRIDER_RETURN_PATH__LIFETIME`, a duration, counted in days, 1d–365d,
+    /// default `60d`.
     #[serde(with = "super::duration")]
     pub lifetime: Duration,
 }
@@ -35,7 +35,7 @@ impl Default for ReturnPath {
 }
 
 impl ReturnPath {
-    /// The domain as addresses have it: A-labels, lower case.
+    /// Returns the domain in the form that addresses use: A-labels, lower case.
     pub fn domain_ascii(&self) -> Option<String> {
         ascii(self.domain.as_deref()?)
     }
@@ -43,7 +43,7 @@ impl ReturnPath {
     pub(super) fn check(&self) -> Result<(), String> {
         within_time(self.lifetime, DAY..=365 * DAY)?;
         match &self.domain {
-            // Beyond that no return path would fit into an address.
+            // With a longer domain, a return path would exceed the length of an address.
             Some(domain) if ascii(domain).is_none_or(|ascii| ascii.len() > 200) => {
                 Err(format!("{domain:?} is not a domain name such as return.example.net, of at most 200 characters"))
             }

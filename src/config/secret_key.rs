@@ -1,28 +1,28 @@
-//! A secret that other keys are derived from: wiped from memory when dropped, never shown.
+//! A secret from which keys are derived. It is wiped from memory when dropped and never displayed.
 
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What the operator chose as the service's own secret.
+/// The secret key of the installation.
 #[derive(Clone)]
 pub struct SecretKey(SecretString);
 
-/// Characters of the shortest one: 24 random octets in base64.
-const SHORTEST: usize = 32;
+/// Minimum length in characters: 24 random bytes in base64.
+const MIN_LENGTH: usize = 32;
 
 impl SecretKey {
-    /// The secret, for the one who derives keys from it.
+    /// Returns the secret, to derive keys from it.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
-        if self.expose().len() >= SHORTEST {
+        if self.expose().len() >= MIN_LENGTH {
             Ok(())
         } else {
-            Err(format!("must have {SHORTEST} characters or more: take the output of `openssl rand -base64 33`"))
+            Err(format!("must have {MIN_LENGTH} characters or more: use the output of `openssl rand -base64 33`"))
         }
     }
 }
@@ -39,7 +39,7 @@ impl fmt::Debug for SecretKey {
     }
 }
 
-/// Without the secret, like every other way of showing it.
+/// Serialises without the secret.
 impl Serialize for SecretKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str("")

@@ -1,4 +1,4 @@
-//! A URL that may hold a password: wiped from memory when dropped, never shown in full.
+//! A URL that may contain a password. It is wiped from memory when dropped and never displayed in full.
 
 use std::fmt;
 
@@ -8,17 +8,17 @@ use url::Url;
 
 use crate::domain::relay::Relay;
 
-/// A URL with credentials, such as the relay's or the database's. Printing it leaves out user, password and query.
+/// A URL with credentials, such as that of a relay or of the database. Its text form has no user, password or query.
 #[derive(Clone)]
 pub struct SecretUrl(SecretString);
 
 impl SecretUrl {
-    /// The URL in full, for the one who connects.
+    /// Returns the full URL, to connect to it.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// Whether this is a URL of one of `schemes`, with a host where one is needed. Messages never hold the value.
+    /// Checks that this is a URL with one of `schemes`, and with a host if `needs_host`. Errors never contain the URL.
     pub(super) fn check(&self, schemes: &[&str], needs_host: bool) -> Result<(), String> {
         let url = Url::parse(self.expose()).map_err(|error| format!("is not a URL: {error}"))?;
         if !schemes.contains(&url.scheme()) {
@@ -26,12 +26,12 @@ impl SecretUrl {
             return Err(format!("must start with {}, starts with {}:", names.join(" or "), url.scheme()));
         }
         if needs_host && url.host_str().is_none_or(str::is_empty) {
-            return Err("names no host".into());
+            return Err("has no host".into());
         }
         Ok(())
     }
 
-    /// Whether this is a relay's URL. Messages never hold user or password.
+    /// Checks that this is a relay's URL. Errors never contain the user or the password.
     pub(super) fn check_relay(&self) -> Result<(), String> {
         self.check(&["smtp", "smtps"], true)?;
         self.expose().parse::<Relay>().map(drop).map_err(|error| format!("cannot be used: {error}"))
@@ -59,7 +59,7 @@ impl fmt::Debug for SecretUrl {
     }
 }
 
-/// Without the secret, like every other way of showing it.
+/// Serialises without the credentials.
 impl Serialize for SecretUrl {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(check("smtp://inbox:1025?tls=none", true), Ok(()));
         assert_eq!(check("smtps://user:p%40ss@[::1]", true), Ok(()));
         assert_eq!(check("http://relay", true), Err("must start with smtp:// or smtps://, starts with http:".into()));
-        assert_eq!(check("smtp:relay", true), Err("names no host".into()));
+        assert_eq!(check("smtp:relay", true), Err("has no host".into()));
         assert!(check("relay.example", true).is_err_and(|error| error.starts_with("is not a URL")));
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator sees: which source wins, and what a wrong configuration says.
+//! Tests of the precedence of sources and of the errors of an invalid configuration.
 
 use std::path::Path;
 use std::time::Duration;
@@ -40,7 +40,7 @@ fn nothing_given_is_the_default() {
 }
 
 #[test]
-fn the_environment_wins_over_the_file_and_the_file_over_the_default() {
+fn environment_wins_over_file_and_file_over_default() {
     let toml = "mx_port = 2525\n[accept]\nmax_recipients = 10\nmax_attachments = 5\n";
     let config = sound(toml, &[("POSTRIDER_ACCEPT__MAX_RECIPIENTS", "11"), ("POSTRIDER_MX_PORT", "1025")]);
     let accept = &config.accept;
@@ -72,7 +72,7 @@ fn a_variable_is_read_as_what_its_key_holds() {
 }
 
 #[test]
-fn what_comes_back_is_configured_in_words_an_operator_can_act_on() {
+fn bounce_settings_and_their_errors() {
     let config = sound(
         "[return_path]\ndomain = \"BÜCHER.test\"\nlifetime = \"30d\"\n[inbound]\nlisten = \"127.0.0.1:0\"\n",
         &[("POSTRIDER_INBOUND__FEEDBACK", "fbl@return.acme.test"), ("POSTRIDER_RETURN_PATH__VERP", "true")],
@@ -92,7 +92,7 @@ fn what_comes_back_is_configured_in_words_an_operator_can_act_on() {
 }
 
 #[test]
-fn our_own_name_wins_over_database_url() {
+fn postrider_database_url_wins_over_database_url() {
     let url = |env: &[(&str, &str)]| sound("", env).database.url.expect("a URL").expose().to_owned();
     let plain = ("DATABASE_URL", "postgres://a@one/x");
     assert_eq!(url(&[plain]), plain.1);
@@ -159,7 +159,7 @@ fn all_problems_are_reported_at_once_one_line_each() {
     accept.max_body_mib: must be between 1 and 100, is 101 (from POSTRIDER_ACCEPT__MAX_BODY_MIB)
     accept.max_recipients: must be a whole number, is signed int `-1` (from POSTRIDER_ACCEPT__MAX_RECIPIENTS)
     hostname: must be a domain name such as mail.example.net, or an [address] (from POSTRIDER_HOSTNAME)
-    log.filter: is no log filter such as `info,postrider::smtp=debug`: invalid filter directive (from POSTRIDER_LOG__FILTER)
+    log.filter: is not a log filter such as `info,postrider::smtp=debug`: invalid filter directive (from POSTRIDER_LOG__FILTER)
     mx_port: must be a whole number, is string "smtp" (from POSTRIDER_MX_PORT)
     relay_url: must start with smtp:// or smtps://, starts with http: (from POSTRIDER_RELAY_URL)
     "#);
@@ -192,7 +192,7 @@ fn routes_come_from_the_file_and_from_variables() {
 }
 
 #[test]
-fn routes_with_mistakes_are_reported_like_all_else() {
+fn problems_of_routes_are_reported() {
     let toml = "\
         routes.plain = 5\n\
         [routes.\"a b\"]\n\
@@ -208,12 +208,12 @@ fn routes_with_mistakes_are_reported_like_all_else() {
         relays = [\"mx\", \"smtp://a\"]\n";
     let problems = problems(toml, &[("POSTRIDER_ROUTES__NEWS__RELAIS", "smtp://x")]);
     insta::assert_snapshot!(problems.join("\n"), @r#"
-    routes.a b: a route's name is of letters, digits, - and _, at most 64 of them (in postrider.toml)
+    routes.a b: a route's name must be 1 to 64 letters, digits, - and _ (in postrider.toml)
     routes.news.relay: unknown key; did you mean routes.news.relays? (in postrider.toml)
     routes.plain: is a section: write [routes.plain] (in postrider.toml)
     POSTRIDER_ROUTES__NEWS__RELAIS: unknown variable; did you mean POSTRIDER_ROUTES__NEWS__RELAYS?
-    routes.mixed.relays: must be relays, or `mx` and nothing else (in postrider.toml)
-    routes.news.relays: the relay 2 of 2 cannot be used: tls is none, opportunistic or required, not "maybe" (in postrider.toml)
+    routes.mixed.relays: must be relays, or only `mx` (in postrider.toml)
+    routes.news.relays: relay 2 of 2 cannot be used: tls is none, opportunistic or required, not "maybe" (in postrider.toml)
     routes.news.sender_domains: "@acme.test" is not a domain name such as example.net (in postrider.toml)
     routes.news.streams: "bulk mail" is not the name of a stream (in postrider.toml)
     routes.empty.relays: must name at least one relay, or `mx`
@@ -222,12 +222,12 @@ fn routes_with_mistakes_are_reported_like_all_else() {
 }
 
 #[test]
-fn tls_is_asked_domain_by_domain() {
+fn tls_is_set_per_domain() {
     let toml = "[delivery.tls]\n\"bank.test\" = \"verified\"\n\"*\" = \"required\"\n";
     let config = sound(toml, &[("POSTRIDER_DELIVERY__TLS", "Old.test=none,*=opportunistic")]);
-    let asked: Vec<(String, TlsMode)> = config.delivery.tls_ascii().into_iter().collect();
+    let modes: Vec<(String, TlsMode)> = config.delivery.tls_ascii().into_iter().collect();
     let expected = [("*", TlsMode::Opportunistic), ("bank.test", TlsMode::Verified), ("old.test", TlsMode::None)];
-    assert_eq!(asked, expected.map(|(domain, mode)| (domain.to_owned(), mode)));
+    assert_eq!(modes, expected.map(|(domain, mode)| (domain.to_owned(), mode)));
     for wrong in ["bank.test=maybe", "a b=none", "none"] {
         let problems = problems("", &[("POSTRIDER_DELIVERY__TLS", wrong)]);
         assert!(problems.len() == 1 && problems[0].starts_with("delivery.tls: "), "{problems:?}");
@@ -248,7 +248,7 @@ fn limits_that_contradict_each_other_are_a_problem() {
 }
 
 #[test]
-fn variables_for_the_command_line_and_from_kubernetes_are_no_mistakes() {
+fn variables_of_command_line_and_kubernetes_are_ignored() {
     sound(
         "",
         &[
@@ -318,7 +318,7 @@ fn the_example_shows_every_key_with_its_default() {
     for (key, default) in keys.iter() {
         let is_shown = |setting: &Setting| &*keys::general(&setting.key) == key;
         assert!(given.iter().any(is_shown), "{key} is missing from postrider.example.toml");
-        // What is the operator's to name has no default to show.
+        // A key that the operator names has no default.
         let is_named = key.contains('*') || matches!(default, Value::Dict(..));
         if !is_named && !matches!(default, Value::Empty(..)) {
             assert_eq!(config.find_ref(key), Some(default), "{key}");

@@ -1,5 +1,5 @@
-//! `[timeouts]`: how long a sending SMTP session waits, by RFC 5321 §4.5.3.2. Shorter than the RFC's makes duplicates
-//! (a server that was still storing the mail gets it again), so change these with care.
+//! `[timeouts]`: timeouts of the SMTP client (RFC 5321 §4.5.3.2). Timeouts below those of the RFC cause duplicates: a
+//! server that is still storing a message receives it again.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::range::within_time;
 
-/// Waits of the sending side; each 1s–1h.
+/// Timeouts of the SMTP client, each 1s–1h.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Timeouts {
     /// For a TCP connection: `POSTRIDER_TIMEOUTS__CONNECT`, a duration, default `30s`.
@@ -19,7 +19,7 @@ pub struct Timeouts {
     /// For the reply to DATA: `POSTRIDER_TIMEOUTS__DATA`, a duration, default `2m`.
     #[serde(with = "super::duration")]
     pub data: Duration,
-    /// For a block of the mail to be taken: `POSTRIDER_TIMEOUTS__BLOCK`, a duration, default `3m`.
+    /// For the server to receive a block of the message: `POSTRIDER_TIMEOUTS__BLOCK`, a duration, default `3m`.
     #[serde(with = "super::duration")]
     pub block: Duration,
     /// For the reply to the final dot: `POSTRIDER_TIMEOUTS__FINAL_DOT`, a duration, default `10m`.

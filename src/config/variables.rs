@@ -1,4 +1,4 @@
-//! The environment: `POSTRIDER_SECTION__NAME`, `DATABASE_URL` and their `_FILE` forms to single settings.
+//! Reads the settings in environment variables: `POSTRIDER_SECTION__NAME`, `DATABASE_URL` and their `_FILE` forms.
 //!
 //! A variable is text, so the key decides how it is read: `POSTRIDER_HOSTNAME=123` is a name, `POSTRIDER_MX_PORT=123`
 //! a number, a list is separated by commas, and so is a map of `key=value`. Names in a variable are lower case:
@@ -12,14 +12,14 @@ use super::keys::Keys;
 use super::load::Setting;
 use super::problem::{Origin, Problems};
 
-/// What all variables of ours start with.
+/// Prefix of all variables of Postrider.
 const PREFIX: &str = "POSTRIDER_";
-/// A key's variable with this appended names a file that holds the value.
+/// Suffix of variables that name a file with the value.
 const FILE: &str = "_FILE";
-/// Variables that the command line reads, and that are no keys.
+/// Variables that the command line reads, and that are not keys.
 const COMMAND_LINE: [&str; 1] = ["POSTRIDER_CONFIG"];
 
-/// Every variable of ours with a known key, the weaker first.
+/// Returns the settings of all variables with a known key; later ones win.
 pub(super) fn settings(
     env: impl Iterator<Item = (String, String)>,
     keys: &Keys,
@@ -64,7 +64,7 @@ pub(super) fn settings(
     found
 }
 
-/// What a variable stands for: a key's value, or the name of a file with it.
+/// The meaning of a variable: the value of a key, or the name of a file with it.
 enum Meaning {
     Value(String),
     File(String),
@@ -72,7 +72,7 @@ enum Meaning {
 
 fn meaning(name: &str, keys: &Keys) -> Option<Meaning> {
     let known = |name: &str| key_of(name).filter(|key| keys.default_of(key).is_some());
-    // The plain name first: `relay_ca_file` is a key, and not the file form of a `relay_ca`.
+    // Look the plain name up first: `relay_ca_file` is a key, and not the file form of `relay_ca`.
     known(name).map(Meaning::Value).or_else(|| known(name.strip_suffix(FILE)?).map(Meaning::File))
 }
 
@@ -92,8 +92,8 @@ fn is_ours(name: &str, value: &str) -> bool {
     named && !value.is_empty() && !COMMAND_LINE.contains(&name) && !is_service_link(name, value)
 }
 
-/// Kubernetes gives every container the addresses of all services; of one called `postrider` as `POSTRIDER_PORT=tcp://…`,
-/// `POSTRIDER_SERVICE_HOST`, `POSTRIDER_PORT_8080_TCP_ADDR` and so on. They are nobody's mistake.
+/// Whether Kubernetes set the variable: it gives every container the addresses of all services. Those of a service
+/// called `postrider` are `POSTRIDER_PORT=tcp://…`, `POSTRIDER_SERVICE_HOST`, `POSTRIDER_PORT_8080_TCP_ADDR` and so on.
 fn is_service_link(name: &str, value: &str) -> bool {
     let rest = name.strip_prefix(PREFIX).unwrap_or_default();
     let port =
@@ -108,7 +108,7 @@ fn unknown(name: &str, keys: &Keys) -> String {
     format!("unknown variable{}", near.map(|near| format!("; did you mean {near}?")).unwrap_or_default())
 }
 
-/// Secrets are often written with an editor or `echo`, which end the file with one newline.
+/// Removes the newline with which editors and `echo` end a file.
 fn without_newline(mut text: String) -> String {
     if text.ends_with('\n') {
         text.pop();
@@ -119,12 +119,12 @@ fn without_newline(mut text: String) -> String {
     text
 }
 
-/// The items of a list, separated by commas or, as in a file, by line ends.
+/// Splits a list at commas, or at line ends as in a file.
 fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split([',', '\n']).map(str::trim).filter(|item| !item.is_empty())
 }
 
-/// The text as the kind of value that the key's default is. What does not fit stays text, and is then refused by name.
+/// Converts the text to the type of the key's default. A text that does not fit stays text and is refused later.
 fn typed(text: &str, default: Option<&Value>) -> Value {
     match default {
         Some(Value::Num(..)) => text.trim().parse::<i64>().map_or_else(|_| Value::from(text), Value::from),

@@ -1,4 +1,4 @@
-//! `[webhooks]`: where events may be posted, and for how long a post may take.
+//! `[webhooks]`: where events may be posted, and how long a post may take.
 
 use std::time::Duration;
 
@@ -11,15 +11,17 @@ use crate::domain::network::{Allowed, Rule};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Webhooks {
     /// Whether endpoints may be at private and loopback addresses: `POSTRIDER_WEBHOOKS__ALLOW_PRIVATE`, default false
-    /// (`dev` posts to this machine only, whatever is set). With it, whoever may create a webhook can reach what this machine can reach there.
+    /// (`dev` always posts to this machine only). With it, every key that may create a webhook can reach the private
+    /// hosts that this machine can reach.
     pub allow_private: bool,
-    /// Where endpoints may be besides the Internet: `POSTRIDER_WEBHOOKS__ALLOW`, addresses, networks and names of hosts,
-    /// default empty. A name is allowed with whatever addresses it has.
+    /// Private addresses at which endpoints may be: `POSTRIDER_WEBHOOKS__ALLOW`, addresses, networks and host names,
+    /// default empty. A host name is allowed with all of its addresses.
     pub allow: Vec<String>,
-    /// How long a post may take, its answer included: `POSTRIDER_WEBHOOKS__TIMEOUT`, a duration, 1s–60s, default `15s`.
+    /// How long a post may take, including its response: `POSTRIDER_WEBHOOKS__TIMEOUT`, a duration, 1s–60s, default
+    /// `15s`.
     #[serde(with = "super::duration")]
     pub timeout: Duration,
-    /// Whether endpoints may be on this machine only, whatever the keys above say. Not a key: `postrider dev` sets it.
+    /// Whether endpoints must be on this machine, regardless of the keys above. Not a key: `postrider dev` sets it.
     #[serde(skip)]
     pub this_machine_only: bool,
 }
@@ -31,9 +33,9 @@ impl Default for Webhooks {
 }
 
 impl Webhooks {
-    /// What is allowed besides the Internet, as the domain knows it.
+    /// Returns the addresses that are allowed in addition to public ones.
     pub fn allowed(&self) -> Allowed {
-        // What is no rule was refused when the configuration was read.
+        // Invalid rules were refused when the configuration was read.
         let rules = self.allow.iter().filter_map(|rule| rule.trim().parse().ok()).collect();
         Allowed { this_machine_only: self.this_machine_only, private: self.allow_private, rules }
     }

@@ -1,4 +1,4 @@
-//! Which message a report is about, and how that is known.
+//! Finds the message that a report is about.
 
 use std::net::SocketAddr;
 
@@ -11,40 +11,40 @@ use crate::domain::id::{MessageId, TenantId};
 use crate::domain::report::Report;
 use crate::domain::return_path::{ReturnPaths, Token, TokenFault};
 
-/// How a mail came to us.
+/// How a report was received.
 #[derive(Debug, Clone, Copy)]
 pub enum Origin<'a> {
-    /// Over SMTP, from anybody.
+    /// Over SMTP, from an unauthenticated client.
     Smtp {
-        /// The recipients of its envelope.
+        /// The envelope's recipients.
         to: &'a [String],
-        /// Who brought it.
+        /// The client.
         peer: SocketAddr,
     },
-    /// From a caller whose key may do anything with the data of this tenant, and of no other.
+    /// From a caller with an admin key of this tenant.
     Key {
-        /// Whose data.
+        /// The tenant of the key.
         tenant: TenantId,
-        /// The envelope's recipient, where the caller knows it.
+        /// The envelope's recipient, if the caller knows it.
         to: Option<&'a str>,
     },
 }
 
 impl Origin<'_> {
-    /// Who brought it, over SMTP.
+    /// Returns the SMTP client.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         if let Self::Smtp { peer, .. } = self { Some(*peer) } else { None }
     }
 }
 
-/// How the message is known.
+/// How the message was identified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Basis {
-    /// By the return path that the mail was sent to.
+    /// By the return path to which the report was sent.
     Envelope,
-    /// By a return path or an envelope id in the mail.
+    /// By a return path or an envelope id in the report.
     Reference,
-    /// By our Message-ID, which is no secret, and the recipient's address.
+    /// By its Message-ID, which is not secret, and the recipient's address.
     MessageId,
 }
 
@@ -59,12 +59,12 @@ impl Basis {
     }
 }
 
-/// Why it is not known.
+/// Why the message was not found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotFound {
-    /// There is no token to believe.
+    /// There is no valid token.
     Token(TokenFault),
-    /// The message is not stored, or is another tenant's.
+    /// The message is not stored, or belongs to another tenant.
     Message,
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Found {
     pub message: MessageId,
     pub tenant: Uuid,
     pub basis: Basis,
-    /// The recipient that the return path names.
+    /// The recipient that the return path identifies.
     pub position: Option<u16>,
     /// All recipients, in the order of the request; at least one.
     pub rows: Vec<ReportedMessageRecipient>,
@@ -101,7 +101,7 @@ pub(super) async fn message(
 ) -> Result<Result<Found, NotFound>, DbError> {
     let (message, position, basis) = match named(paths, origin, report, now) {
         Ok((token, basis)) => (token.message, token.position, basis),
-        Err(fault) => match ours(origin, report) {
+        Err(fault) => match by_message_id(origin, report) {
             Some(message) => (message, None, Basis::MessageId),
             None => return Ok(Err(NotFound::Token(fault))),
         },
@@ -112,7 +112,8 @@ pub(super) async fn message(
     Ok(Ok(Found { message, tenant, basis, position, rows }))
 }
 
-/// The first good token, the envelope's before the report's. Where there is none, what is wrong with those that there are.
+/// Returns the first valid token, from the envelope or else from the report. If there is none, returns the most
+/// specific fault.
 fn named(
     paths: Option<&ReturnPaths>,
     origin: &Origin<'_>,
@@ -136,9 +137,9 @@ fn named(
     Err(worst)
 }
 
-/// Our message by its Message-ID, for those who may do anything with it anyway. A forged or expired return path is passed
-/// over: the key vouches for the mail.
-fn ours(origin: &Origin<'_>, report: &Report) -> Option<MessageId> {
+/// Returns the message named by its Message-ID, if the caller has an admin key. A forged or expired return path is
+/// ignored, because the key vouches for the report.
+fn by_message_id(origin: &Origin<'_>, report: &Report) -> Option<MessageId> {
     let Origin::Key { .. } = origin else { return None };
     let id = report.original_message_id.as_deref()?.trim().trim_start_matches('<');
     let (id, _) = id.split_once('@')?;
@@ -151,16 +152,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_id_counts_for_a_key_alone_and_only_as_we_write_it() {
+    fn a_message_id_counts_only_with_a_key_and_in_our_form() {
         let key = Origin::Key { tenant: TenantId::DEFAULT, to: None };
         let id = MessageId::new(DateTime::UNIX_EPOCH);
         let report = |text: String| Report { original_message_id: Some(text), ..Report::unknown() };
         for text in [format!("{}@acme.test", id.0.simple()), format!("<{}@x>", id.0.simple())] {
-            assert_eq!(ours(&key, &report(text.clone())), Some(id));
-            assert_eq!(ours(&Origin::Smtp { to: &[], peer: ([192, 0, 2, 1], 25).into() }, &report(text)), None);
+            assert_eq!(by_message_id(&key, &report(text.clone())), Some(id));
+            assert_eq!(
+                by_message_id(&Origin::Smtp { to: &[], peer: ([192, 0, 2, 1], 25).into() }, &report(text)),
+                None
+            );
         }
         for text in [format!("{}@acme.test", id.0), id.0.simple().to_string(), "x@y".into(), String::new()] {
-            assert_eq!(ours(&key, &report(text)), None);
+            assert_eq!(by_message_id(&key, &report(text)), None);
         }
     }
 }

@@ -1,22 +1,24 @@
-//! Mail that comes back takes effect: bounces, notes of success, complaints (RFC 3464, RFC 5965), from wherever they come.
+//! Applies reports about sent messages: bounces, success notifications and complaints (RFC 3464, RFC 5965).
 //!
 //! ```text
-//! MIME ─▶ Report (mail) ─▶ its message, by a signed token ─▶ its recipients ─▶ effects, committed with their events (db)
+//! MIME ─▶ report (mail) ─▶ message, by a signed token ─▶ recipients ─▶ effects, committed with their events (db)
 //! ```
 //!
-//! It promises:
-//! - nothing changes without a return path of ours that is signed and still good, in the envelope or in what the report
-//!   says; or, from a caller with an admin key alone, our Message-ID together with the recipient's address;
-//! - the same report twice changes nothing the second time, and says so;
-//! - a return path that several recipients know vouches for nothing, since each of them could have forged the report: an event
-//!   tells of it, marked as not vouched, and no state changes and nobody is suppressed; of a complaint, for one recipient;
-//! - an address is suppressed as unknown only where the mailbox that failed is the one that was sent to, and not one behind it;
-//! - a recipient that waits for another attempt is not touched, except by a complaint, which stops the next one; of one that
-//!   is being sent to this moment the report is to be told again ([`ReportOutcome::is_early`]), since its server may have been
-//!   quicker than we;
-//! - what it answers is committed.
+//! Guarantees:
+//! - Nothing changes without a return path with a valid signature that has not expired, in the envelope or in the
+//!   report. A caller with an admin key may instead give the Message-ID together with the recipient's address.
+//! - A report that is received twice changes nothing the second time, and the result says so.
+//! - A return path that several recipients know does not authenticate a report, because each of them could have forged
+//!   it. Such a report creates an event marked as not vouched; it changes no state and suppresses no address. A
+//!   complaint of this kind creates an event for one recipient only.
+//! - An address is suppressed as unknown only if the mailbox that failed is the one that was sent to, and not one
+//!   behind it.
+//! - A recipient that waits for another attempt is not changed, except by a complaint, which stops the next attempt. A
+//!   report about a recipient with an attempt in progress must be sent again ([`ReportOutcome::is_early`]): it may have
+//!   arrived before the outcome of the attempt was recorded.
+//! - A returned result has been committed.
 //!
-//! Automatic replies and what nobody understands are counted and let go.
+//! Automatic replies and messages that are not understood are counted and dropped.
 
 mod message_lookup;
 mod outcome;
@@ -43,31 +45,32 @@ use message_lookup::Found;
 pub use message_lookup::{Basis, NotFound, Origin};
 pub use outcome::{RecipientOutcome, ReportOutcome};
 
-/// Takes what comes back.
+/// Applies bounces and complaints.
 #[derive(Debug)]
 pub struct Feedback {
     db: Db,
     clock: SharedClock,
     paths: Option<ReturnPaths>,
-    /// Where complaints are sent.
+    /// The address to which complaints are sent.
     complaints: Option<Address>,
-    /// How many there were since the start, by kind.
+    /// Number of reports since the start, by kind.
     counts: [AtomicU64; 4],
-    /// Permits to read: a mail may cost a second, and sending comes first.
+    /// Permits to parse: parsing a message can take a second, and sending has priority.
     reading: Arc<Semaphore>,
 }
 
-/// Mails that are read at a time.
-const READ_AT_A_TIME: usize = 2;
+/// Maximum number of messages parsed concurrently.
+const PARSE_CONCURRENCY: usize = 2;
 
 impl Feedback {
-    /// Without return paths it can explain, and little more.
+    /// Creates the processor. Without `paths` it can only parse reports, and identify messages by Message-ID for an
+    /// admin key.
     pub fn new(db: Db, clock: SharedClock, paths: Option<ReturnPaths>, complaints: Option<Address>) -> Self {
-        let reading = Arc::new(Semaphore::new(READ_AT_A_TIME));
+        let reading = Arc::new(Semaphore::new(PARSE_CONCURRENCY));
         Self { db, clock, paths, complaints, counts: Default::default(), reading }
     }
 
-    /// Whether mail to this address is for us: a good return path, or where complaints are sent.
+    /// Checks that an address is a valid return path or the address for complaints.
     pub fn admits(&self, to: &str) -> Result<(), TokenFault> {
         let is_complaints = |ours: &Address| to.parse::<Address>().is_ok_and(|to| recipient_match::are_same(ours, &to));
         if self.complaints.as_ref().is_some_and(is_complaints) {
@@ -77,28 +80,28 @@ impl Feedback {
         paths.read(to, self.clock.now()).map(|_| ())
     }
 
-    /// Reads a mail and lets it take effect, unless `dry_run`: then it says what would come of it. Fails only where the
-    /// database does, with nothing changed.
+    /// Parses a message and applies the report in it. With `dry_run`, returns the effects without applying them. Fails
+    /// only if the database fails; nothing is changed then.
     pub async fn take(&self, mime: Vec<u8>, origin: Origin<'_>, dry_run: bool) -> Result<ReportOutcome, DbError> {
         let size = mime.len();
-        // The task keeps the permit, whatever becomes of its caller. The semaphore is never closed.
+        // The blocking task keeps the permit, even if the caller is canceled. The semaphore is never closed.
         let permit = self.reading.clone().acquire_owned().await.ok();
         let read = move || {
             let report = mail::report::read(&mime);
             drop(permit);
             report
         };
-        // Up to a hundred megabytes of somebody else's making: off the async threads, and a panic is that mail's own.
+        // Parse up to 100 MB of untrusted input off the async threads. A panic affects only this message.
         let report = tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
-            tracing::error!(%error, size, "a mail that came back could not be read");
+            tracing::error!(event = "report_parser_failed", %error, size, "failed to parse a report; ignoring it");
             Report::unknown()
         });
-        let taken = match report.kind {
+        let outcome = match report.kind {
             ReportKind::Dsn | ReportKind::Complaint => self.act(report, &origin, dry_run).await?,
             ReportKind::AutoReply | ReportKind::Unknown => ReportOutcome::idle(report),
         };
-        self.note(&taken, &origin, size, dry_run);
-        Ok(taken)
+        self.note(&outcome, &origin, size, dry_run);
+        Ok(outcome)
     }
 
     async fn act(&self, mut report: Report, origin: &Origin<'_>, dry_run: bool) -> Result<ReportOutcome, DbError> {
@@ -117,75 +120,76 @@ impl Feedback {
             recipient_match::keep_first(&mut pairs);
         }
         let reached = recipient_match::reached(&report.recipients, &found);
-        let told: Vec<Option<(&ReportedMessageRecipient, RecipientReport)>> = report
+        let reports: Vec<Option<(&ReportedMessageRecipient, RecipientReport)>> = report
             .recipients
             .iter()
             .zip(pairs)
             .map(|(reported, place)| {
                 let (place, row) = place.and_then(|place| Some((place, found.rows.get(place)?)))?;
-                let mut told = told(reported, row, &found);
-                told.is_own_mailbox &= !reached.contains(&place);
-                Some((row, told))
+                let mut report = recipient_report(reported, row, &found);
+                report.is_own_mailbox &= !reached.contains(&place);
+                Some((row, report))
             })
             .collect();
-        let words = self.words(&found, &told, dry_run).await?;
-        let mut words = words.into_iter();
-        let results = told.iter().map(|one| {
+        let effects = self.effects(&found, &reports, dry_run).await?;
+        let mut effects = effects.into_iter();
+        let results = reports.iter().map(|one| {
             let (row, _) = one.as_ref()?;
-            Some((RecipientId(row.id), words.next()?))
+            Some((RecipientId(row.id), effects.next()?))
         });
         let results: Vec<_> = results.collect();
         Ok(ReportOutcome::found(report, &found, results, dry_run))
     }
 
-    /// What comes, or would come, of those that were paired, in their order.
-    async fn words(
+    /// Returns the effects on the matched recipients, in order, and applies them unless `dry_run`.
+    async fn effects(
         &self,
         found: &Found,
-        told: &[Option<(&ReportedMessageRecipient, RecipientReport)>],
+        reports: &[Option<(&ReportedMessageRecipient, RecipientReport)>],
         dry_run: bool,
     ) -> Result<Vec<ReportEffect>, DbError> {
-        let told: Vec<&(&ReportedMessageRecipient, RecipientReport)> = told.iter().flatten().collect();
-        if dry_run || told.is_empty() {
-            let word = |(row, told): &&(&ReportedMessageRecipient, RecipientReport)| {
+        let reports: Vec<&(&ReportedMessageRecipient, RecipientReport)> = reports.iter().flatten().collect();
+        if dry_run || reports.is_empty() {
+            let effect = |(row, report): &&(&ReportedMessageRecipient, RecipientReport)| {
                 let status = row.status.parse().unwrap_or(Status::Canceled);
-                let word = ReportEffect::of(told.action, status, row.attempts, row.has_complained);
-                if told.is_vouched { word } else { word.unvouched(&row.unvouched) }
+                let effect = ReportEffect::of(report.action, status, row.attempts, row.has_complained);
+                if report.is_vouched { effect } else { effect.unvouched(&row.unvouched) }
             };
-            return Ok(told.iter().map(word).collect());
+            return Ok(reports.iter().map(effect).collect());
         }
-        let told: Vec<RecipientReport> = told.into_iter().map(|(_, told)| told.clone()).collect();
-        delivery_reports::apply(&self.db, TenantId(found.tenant), found.message, &told, self.clock.now()).await
+        let reports: Vec<RecipientReport> = reports.into_iter().map(|(_, report)| report.clone()).collect();
+        delivery_reports::apply(&self.db, TenantId(found.tenant), found.message, &reports, self.clock.now()).await
     }
 
-    /// One line a mail in the log.
-    fn note(&self, taken: &ReportOutcome, origin: &Origin<'_>, size: usize, dry_run: bool) {
+    /// Logs one line per message.
+    fn note(&self, outcome: &ReportOutcome, origin: &Origin<'_>, size: usize, dry_run: bool) {
         if dry_run {
             return;
         }
-        let kind = taken.report.kind;
+        let kind = outcome.report.kind;
         let count = self.counts.get(kind as usize).map_or(0, |count| count.fetch_add(1, Ordering::Relaxed) + 1);
         tracing::info!(
+            event = "report_received",
             kind = kind.as_str(),
-            rule = taken.report.rule,
-            about = taken.message.map(|(id, _)| id).map(tracing::field::display),
-            applied = taken.applied(),
-            reason = taken.lost.map(NotFound::as_str),
+            rule = outcome.report.rule,
+            about = outcome.message.map(|(id, _)| id).map(tracing::field::display),
+            applied = outcome.applied(),
+            reason = outcome.lost.map(NotFound::as_str),
             peer = origin.peer().map(tracing::field::display),
             size,
             count,
-            "a mail came back"
+            "received a report"
         );
     }
 }
 
-/// What is told of a recipient.
-fn told(reported: &ReportedRecipient, row: &ReportedMessageRecipient, found: &Found) -> RecipientReport {
+/// Returns the report to apply to a recipient.
+fn recipient_report(reported: &ReportedRecipient, row: &ReportedMessageRecipient, found: &Found) -> RecipientReport {
     let judged = || (reported.action == Action::Failed).then(|| bounce::judge(&reported.reply));
     RecipientReport {
         recipient: row.id,
         action: reported.action,
-        // Cut to what the database takes, whoever made it.
+        // Truncated to what the database accepts.
         reply: reported.reply.clone().in_words(reported.reply.text.as_str()),
         judgement: reported.judgement.or_else(judged),
         is_vouched: recipient_match::is_vouched(found),
@@ -193,7 +197,7 @@ fn told(reported: &ReportedRecipient, row: &ReportedMessageRecipient, found: &Fo
     }
 }
 
-/// A complaint may name nobody, for its owner's sake; a return path does all the same.
+/// Returns the complaining recipient of a complaint that names none for privacy, but whose return path identifies it.
 fn complaint_of(kind: ReportKind, row: &ReportedMessageRecipient) -> Option<ReportedRecipient> {
     (kind == ReportKind::Complaint).then(|| ReportedRecipient {
         recipient: row.address.clone(),

@@ -1,79 +1,79 @@
-//! What came of a mail that came back, for whoever handed it over.
+//! The result of processing a received report.
 
 use super::message_lookup::{Basis, Found, NotFound};
 use crate::domain::delivery::{NoEffectReason, ReportEffect};
 use crate::domain::id::{MessageId, RecipientId};
 use crate::domain::report::{Report, ReportedRecipient};
 
-/// All that is to be said of it.
+/// The result of processing a received report.
 #[derive(Debug)]
 pub struct ReportOutcome {
-    /// What was understood; its recipients are in `results`.
+    /// The parsed report. Its recipients are in `results`.
     pub report: Report,
-    /// The message that it is about, and how that is known.
+    /// The message that it is about, and how the message was identified.
     pub message: Option<(MessageId, Basis)>,
-    /// Why the message is not known, where it was looked for.
+    /// Why the message was not found, if a lookup was made.
     pub lost: Option<NotFound>,
-    /// Each reported recipient.
+    /// The result for each reported recipient.
     pub results: Vec<RecipientOutcome>,
 }
 
-/// A reported recipient.
+/// The result for a reported recipient.
 #[derive(Debug)]
 pub struct RecipientOutcome {
-    /// What is said of it.
+    /// The report about the recipient.
     pub reported: ReportedRecipient,
-    /// Which of the message's recipients it is.
+    /// The matching recipient of the message.
     pub recipient: Option<RecipientId>,
-    /// What came, or would come, of it; none where it is none of the message's.
+    /// The effect, which a dry run does not apply; `None` if no recipient of the message matches.
     pub word: Option<ReportEffect>,
     /// Whether the recipient was changed.
     pub applied: bool,
 }
 
 impl ReportOutcome {
-    /// Of a mail that is about no delivery.
+    /// Creates the result of a message that is not about a delivery.
     pub(super) fn idle(report: Report) -> Self {
-        Self::of(report, None, None, Vec::new(), true)
+        Self::new(report, None, None, Vec::new(), true)
     }
 
-    /// Of a report whose message is not known.
+    /// Creates the result of a report whose message was not found.
     pub(super) fn lost(report: Report, why: NotFound) -> Self {
-        Self::of(report, None, Some(why), Vec::new(), true)
+        Self::new(report, None, Some(why), Vec::new(), true)
     }
 
-    /// Of a report with what came of each of its recipients.
+    /// Creates the result of a report with the effect on each recipient.
     pub(super) fn found(
         report: Report,
         found: &Found,
-        words: Vec<Option<(RecipientId, ReportEffect)>>,
+        effects: Vec<Option<(RecipientId, ReportEffect)>>,
         dry_run: bool,
     ) -> Self {
-        Self::of(report, Some((found.message, found.basis)), None, words, dry_run)
+        Self::new(report, Some((found.message, found.basis)), None, effects, dry_run)
     }
 
-    fn of(
+    fn new(
         mut report: Report,
         message: Option<(MessageId, Basis)>,
         lost: Option<NotFound>,
-        words: Vec<Option<(RecipientId, ReportEffect)>>,
+        effects: Vec<Option<(RecipientId, ReportEffect)>>,
         dry_run: bool,
     ) -> Self {
-        let mut words = words.into_iter();
+        let mut effects = effects.into_iter();
         let results = std::mem::take(&mut report.recipients).into_iter().map(|reported| {
-            let (recipient, word) = words.next().flatten().unzip();
+            let (recipient, word) = effects.next().flatten().unzip();
             let applied = !dry_run && matches!(word, Some(ReportEffect::Ends(_) | ReportEffect::Complains));
             RecipientOutcome { reported, recipient, word, applied }
         });
         Self { results: results.collect(), report, message, lost }
     }
 
-    /// Whether it speaks of somebody who is being sent to this moment, so that it should be told again.
+    /// Whether it is about a recipient with an attempt in progress, so that the report should be sent again.
     pub fn is_early(&self) -> bool {
         self.results.iter().any(|result| result.word == Some(ReportEffect::Nothing(NoEffectReason::InHand)))
     }
 
-    /// Recipients of whom something was changed.
+    /// Returns the number of recipients that were changed.
     pub fn applied(&self) -> usize {
         self.results.iter().filter(|result| result.applied).count()
     }

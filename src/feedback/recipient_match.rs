@@ -1,4 +1,4 @@
-//! Which recipients of a message a report speaks of.
+//! Matches the recipients in a report to the recipients of a message.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,31 +8,32 @@ use crate::domain::address::Address;
 use crate::domain::delivery::Status;
 use crate::domain::report::{Action, ReportedRecipient};
 
-/// Reported recipients that are looked at: our messages have not so many.
-const LOOKED_AT: usize = 1_000;
+/// Maximum number of reported recipients that are matched, which is the maximum of a message.
+const MAX_MATCHED: usize = 1_000;
 
-/// The place of each reported recipient among the message's, where it has one. A place is given once, to the gravest word.
+/// Returns, for each reported recipient, the index of the matching recipient of the message. Each recipient is matched
+/// once, to the most severe report.
 ///
-/// A return path that names a recipient speaks of that one and of nobody else, whatever address the mail was forwarded to. One
-/// that names none leaves it to the addresses; where there is one on each side they are each other's. A Message-ID is no
-/// secret, so that with it the address has to be right.
+/// A return path that identifies a recipient matches only that one, even if the message was forwarded to another
+/// address. Otherwise the addresses decide; if the report and the message have one recipient each, these match. A
+/// Message-ID is not secret, so with it the address must match.
 pub(super) fn pairs(reported: &[ReportedRecipient], found: &Found) -> Vec<Option<usize>> {
     let only = only_candidate(found).is_some() && found.basis != Basis::MessageId && reported.len() == 1;
-    let index = Index::of(found);
-    let mut order: Vec<(usize, &ReportedRecipient)> = reported.iter().enumerate().take(LOOKED_AT).collect();
-    order.sort_by_key(|(_, one)| gravity(one.action));
-    let (mut places, mut taken) = (vec![None; reported.len()], HashSet::new());
+    let index = Index::new(found);
+    let mut order: Vec<(usize, &ReportedRecipient)> = reported.iter().enumerate().take(MAX_MATCHED).collect();
+    order.sort_by_key(|(_, one)| severity(one.action));
+    let (mut places, mut matched) = (vec![None; reported.len()], HashSet::new());
     for (number, one) in order {
         let place = if only { Some(first_candidate(found)) } else { index.place(one) };
-        if let (Some(slot), Some(place)) = (places.get_mut(number), place.filter(|place| taken.insert(*place))) {
+        if let (Some(slot), Some(place)) = (places.get_mut(number), place.filter(|place| matched.insert(*place))) {
             *slot = Some(place);
         }
     }
     places
 }
 
-/// Leaves the first place alone. Who complains does so for one recipient: where the return path does not say for which, a list of
-/// several is not that.
+/// Keeps only the first match. A complaint is about one recipient, so without a return path that identifies it, further
+/// recipients in the complaint are ignored.
 pub(super) fn keep_first(places: &mut [Option<usize>]) {
     let mut is_first = true;
     for place in places {
@@ -40,15 +41,16 @@ pub(super) fn keep_first(places: &mut [Option<usize>]) {
     }
 }
 
-/// The places of which the report says that the mail arrived somewhere behind them, whatever failed there besides.
+/// Returns the indexes of the recipients for which the report says that the message reached some mailbox behind the
+/// address, even if others failed.
 pub(super) fn reached(reported: &[ReportedRecipient], found: &Found) -> HashSet<usize> {
-    let index = Index::of(found);
+    let index = Index::new(found);
     let arrived =
         |one: &&ReportedRecipient| matches!(one.action, Action::Delivered | Action::Relayed | Action::Expanded);
-    reported.iter().take(LOOKED_AT).filter(arrived).filter_map(|one| index.place(one)).collect()
+    reported.iter().take(MAX_MATCHED).filter(arrived).filter_map(|one| index.place(one)).collect()
 }
 
-/// The one whom a report can only be about.
+/// Returns the recipient if the report can only be about one.
 pub(super) fn only_candidate(found: &Found) -> Option<&ReportedMessageRecipient> {
     match found.position {
         Some(position) => found.rows.get(usize::from(position)),
@@ -57,29 +59,30 @@ pub(super) fn only_candidate(found: &Found) -> Option<&ReportedMessageRecipient>
     }
 }
 
-/// Whether nobody but the recipient that it is about knows the return path. Each of several recipients of one mail knows that of
-/// all, and may write whatever it likes of the others.
+/// Whether only the reported recipient knows the return path. Recipients that share a return path could forge reports
+/// about each other.
 pub(super) fn is_vouched(found: &Found) -> bool {
     found.position.is_some() || found.rows.len() == 1
 }
 
-/// Whether a failure may give the address up: it is said of that mailbox. A server that expands an alias tells of the mailbox
-/// behind it, whose failure says nothing of the alias; neither does one where a note of success came before.
+/// Whether a failure is about the recipient's own mailbox, so that the address may be suppressed. A server that expands
+/// an alias reports a mailbox behind it, whose failure does not prove that the alias is invalid. Neither does a failure
+/// after a success notification.
 pub(super) fn is_own_mailbox(reported: &ReportedRecipient, row: &ReportedMessageRecipient) -> bool {
-    let reached_somebody = row.is_reported && row.status == Status::Delivered.as_str();
-    if reached_somebody || reported.behind.is_some() {
+    let was_delivered = row.is_reported && row.status == Status::Delivered.as_str();
+    if was_delivered || reported.behind.is_some() {
         return false;
     }
     let Ok(ours) = row.address.parse::<Address>() else { return false };
     let failed = bare(&reported.recipient);
     match failed.parse::<Address>() {
         Ok(failed) => are_same(&ours, &failed),
-        // Some servers name their own mailboxes without a domain.
+        // Some servers report their mailboxes without a domain.
         Err(_) => failed.to_lowercase() == ours.local().to_lowercase(),
     }
 }
 
-/// Without the brackets that some servers put around an address.
+/// Removes the angle brackets that some servers put around an address.
 fn bare(address: &str) -> &str {
     address.trim().trim_matches(['<', '>'])
 }
@@ -88,15 +91,14 @@ fn first_candidate(found: &Found) -> usize {
     found.position.map_or(0, usize::from)
 }
 
-/// The message's recipients by their addresses: as they are, and with case folded, since only its server may say that it
-/// matters, and few do.
+/// The message's recipients by address: exact, and with case folded, because few servers have case-sensitive mailboxes.
 struct Index {
     exact: HashMap<Address, usize>,
     folded: HashMap<String, usize>,
 }
 
 impl Index {
-    fn of(found: &Found) -> Self {
+    fn new(found: &Found) -> Self {
         let is_candidate = |place: &usize| found.position.is_none_or(|position| usize::from(position) == *place);
         let mut index = Self { exact: HashMap::new(), folded: HashMap::new() };
         for (place, row) in found.rows.iter().enumerate().filter(|(place, _)| is_candidate(place)) {
@@ -108,7 +110,7 @@ impl Index {
         index
     }
 
-    /// The address that we sent to before the one that it became on its way.
+    /// Returns the index of a reported recipient. The original address is tried before the final one.
     fn place(&self, one: &ReportedRecipient) -> Option<usize> {
         let known = [one.original.as_deref(), Some(one.recipient.as_str())].into_iter().flatten();
         let known: Vec<Address> = known.filter_map(|text| bare(text).parse().ok()).collect();
@@ -121,12 +123,12 @@ fn folded(address: &Address) -> String {
     format!("{}@{}", address.local().to_lowercase(), address.domain())
 }
 
-/// Whether two addresses are the same but for upper and lower case.
+/// Whether two addresses are equal, ignoring case.
 pub(super) fn are_same(one: &Address, other: &Address) -> bool {
     folded(one) == folded(other)
 }
 
-fn gravity(action: Action) -> u8 {
+fn severity(action: Action) -> u8 {
     match action {
         Action::Failed | Action::Complained => 0,
         Action::Delivered => 1,
@@ -171,15 +173,15 @@ mod tests {
     const TWO: [&str; 2] = ["ann@example.test", "Bo@example.test"];
 
     #[test]
-    fn a_return_path_that_names_a_recipient_speaks_of_that_one_alone() {
+    fn a_return_path_with_a_recipient_matches_only_that_one() {
         let found = found(&TWO, Some(1), Basis::Envelope);
-        assert_eq!(pairs(&[failed("somebody@else.test")], &found), [Some(1)], "forwarded");
+        assert_eq!(pairs(&[failed("someone@else.test")], &found), [Some(1)], "forwarded");
         assert_eq!(pairs(&[failed("ann@example.test")], &found), [Some(1)], "never another's");
         assert_eq!(pairs(&[failed("ann@example.test"), failed("bo@example.test")], &found), [None, Some(1)]);
     }
 
     #[test]
-    fn one_that_names_none_leaves_it_to_the_addresses() {
+    fn without_a_named_recipient_the_addresses_decide() {
         let found = found(&TWO, None, Basis::Envelope);
         assert_eq!(pairs(&[failed("BO@EXAMPLE.TEST"), failed("ann@example.test")], &found), [Some(1), Some(0)]);
         assert_eq!(pairs(&[failed("x@else.test")], &found), [None]);
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn one_on_each_side_are_each_others_but_not_by_a_message_id() {
+    fn single_recipients_match_but_not_by_message_id() {
         let rows = ["ann@example.test"];
         assert_eq!(pairs(&[failed("x@else.test")], &found(&rows, None, Basis::Reference)), [Some(0)]);
         assert_eq!(pairs(&[failed("x@else.test")], &found(&rows, None, Basis::MessageId)), [None]);
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_goes_to_the_gravest_word() {
+    fn a_recipient_is_matched_to_the_most_severe_report() {
         let twice = [about("ann@example.test", None, Action::Delayed), failed("ann@example.test")];
         assert_eq!(pairs(&twice, &found(&TWO, None, Basis::Envelope)), [None, Some(0)]);
     }
@@ -208,14 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn a_return_path_that_several_know_vouches_for_nothing() {
+    fn a_shared_return_path_does_not_vouch() {
         let vouched = |rows: &[&str], position| is_vouched(&found(rows, position, Basis::Envelope));
         assert!(vouched(&TWO, Some(0)) && vouched(&["ann@example.test"], None));
         assert!(!vouched(&TWO, None), "the other recipient knows the return path too");
     }
 
     #[test]
-    fn an_address_is_given_up_only_where_it_failed_itself() {
+    fn only_a_failure_of_the_own_mailbox_counts() {
         let mut row = found(&["ann@example.test"], None, Basis::Envelope).rows.remove(0);
         assert!(is_own_mailbox(&failed("Ann@Example.test"), &row) && is_own_mailbox(&failed("ann"), &row));
         let member = about("member@else.test", Some("ann@example.test"), Action::Failed);
@@ -228,14 +230,14 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_the_mail_behind_an_address_keeps_it_good() {
+    fn a_delivery_behind_an_address_counts_as_reached() {
         let some = [failed("ann@example.test"), about("ANN@example.test", None, Action::Delivered)];
         assert_eq!(reached(&some, &found(&TWO, None, Basis::Envelope)), HashSet::from([0]));
         assert!(reached(&some[..1], &found(&TWO, None, Basis::Envelope)).is_empty());
     }
 
     #[test]
-    fn a_place_that_there_is_not_is_nobodys() {
+    fn a_position_beyond_the_recipients_matches_none() {
         let found = found(&TWO, Some(7), Basis::Envelope);
         assert_eq!(pairs(&[failed("ann@example.test")], &found), [None]);
     }

@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// Keys remembered; when there are more, all of them are forgotten.
+/// Maximum number of keys; when it is reached, all of them are removed.
 const REMEMBERED: usize = 1_000;
 
-/// Remembers what was logged recently.
+/// Tracks the keys logged recently.
 #[derive(Debug, Default)]
 pub struct KeyedLogLimit {
     logged: Mutex<HashMap<String, DateTime<Utc>>>,

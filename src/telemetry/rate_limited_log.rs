@@ -1,19 +1,19 @@
-//! A line in the log that others may cause as often as they like: at most one a minute, which says how many there were.
+//! Limits a log line that clients can cause to one per minute, which carries the number of occurrences.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// From one line to the next.
+/// Minimum time between two lines.
 const PAUSE: Duration = Duration::from_mins(1);
 
-/// Counts what is not logged.
+/// Counts occurrences that are not logged.
 #[derive(Debug, Default)]
 pub struct RateLimitedLog(Mutex<(Option<Instant>, u64)>);
 
 impl RateLimitedLog {
-    /// Notes that it happened. Where it is to be logged now, answers how often it did since the last line.
+    /// Counts an occurrence. If it is to be logged now, returns the number of occurrences since the last line.
     pub fn note(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (last, count) = &mut *state;
@@ -31,11 +31,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_a_minute_says_how_many_there_were() {
-        let (seldom, now) = (RateLimitedLog::default(), Instant::now());
-        assert_eq!(seldom.note(now), Some(1));
-        assert_eq!(seldom.note(now), None);
-        assert_eq!(seldom.note(now + PAUSE - Duration::from_millis(1)), None);
-        assert_eq!(seldom.note(now + PAUSE), Some(3));
+    fn one_line_per_minute_has_the_count() {
+        let (log, now) = (RateLimitedLog::default(), Instant::now());
+        assert_eq!(log.note(now), Some(1));
+        assert_eq!(log.note(now), None);
+        assert_eq!(log.note(now + PAUSE - Duration::from_millis(1)), None);
+        assert_eq!(log.note(now + PAUSE), Some(3));
     }
 }

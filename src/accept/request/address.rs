@@ -16,7 +16,7 @@ pub const FIELDS: &[&str] = &["email", "name"];
 
 const MAX_REPLY_TO: usize = 10;
 
-/// One mailbox in either form.
+/// Parses a mailbox, given as a string or as an object.
 pub fn mailbox(node: Node<'_, '_>, faults: &mut Faults) -> Option<Mailbox> {
     let Node { value, at } = node;
     match value {
@@ -35,7 +35,7 @@ fn object(value: Value<'_>, at: &Pointer<'_>, faults: &mut Faults) -> Option<Mai
         let at = node.at;
         let text = node.string(faults)?;
         if text.trim_end().ends_with('>') {
-            at.fault(faults, Code::InvalidAddress, "only the address belongs here; the name goes into `name`");
+            at.fault(faults, Code::InvalidAddress, "must be only the address; put the name into `name`");
             return None;
         }
         read::<Address>(text.trim_matches(' '), &at, faults)
@@ -45,13 +45,13 @@ fn object(value: Value<'_>, at: &Pointer<'_>, faults: &mut Faults) -> Option<Mai
         Some(node) => {
             let at = node.at;
             let name = node.line(0..=Mailbox::MAX_NAME, faults)?;
-            noted(Mailbox::new(address?, &name), &at, faults)
+            or_fault(Mailbox::new(address?, &name), &at, faults)
         }
     }
 }
 
-/// The mailbox in `from` or `reply_to`. Some readers take an address for the sender that stands in the quotes of another one,
-/// such as `"a> <b@other.test"@acme.test`, which a key of `acme.test` must not be able to write.
+/// Parses a mailbox in `from` or `reply_to`. Some mail clients show an address inside a quoted local part as the
+/// sender, such as in `"a> <b@other.test"@acme.test`, which a key limited to `acme.test` must not be able to send.
 pub fn sender(node: Node<'_, '_>, faults: &mut Faults) -> Option<Mailbox> {
     let at = node.at;
     let mailbox = mailbox(node, faults)?;
@@ -59,26 +59,30 @@ pub fn sender(node: Node<'_, '_>, faults: &mut Faults) -> Option<Mailbox> {
     if local.starts_with('"')
         && let Some(c) = local.chars().find(|c| "<>@,;:()\\".contains(*c))
     {
-        at.fault(faults, Code::InvalidAddress, format_args!("`{c}` may not stand in the quotes before a sender's @"));
+        at.fault(
+            faults,
+            Code::InvalidAddress,
+            format_args!("the quoted local part of a sender's address must not contain `{c}`"),
+        );
         return None;
     }
     Some(mailbox)
 }
 
-/// Reads an address or a mailbox out of a text.
+/// Parses an address or a mailbox from a text.
 fn read<T: std::str::FromStr<Err = AddressError>>(text: &str, at: &Pointer<'_>, faults: &mut Faults) -> Option<T> {
-    // Control characters have a code of their own; the length is the parser's to judge.
+    // Control characters have a separate code. The parser checks the length.
     if !one_line(text, at, 0..=usize::MAX, faults) {
         return None;
     }
-    noted(text.parse(), at, faults)
+    or_fault(text.parse(), at, faults)
 }
 
-fn noted<T>(result: Result<T, AddressError>, at: &Pointer<'_>, faults: &mut Faults) -> Option<T> {
+fn or_fault<T>(result: Result<T, AddressError>, at: &Pointer<'_>, faults: &mut Faults) -> Option<T> {
     result.map_err(|error| at.fault(faults, Code::InvalidAddress, error)).ok()
 }
 
-/// `reply_to`: one mailbox or up to ten.
+/// Parses `reply_to`: one mailbox, or an array of up to ten.
 pub fn reply_to(node: Option<Node<'_, '_>>, faults: &mut Faults) -> Vec<Mailbox> {
     let mut list = Vec::new();
     if let Some(node) = node {
@@ -88,7 +92,7 @@ pub fn reply_to(node: Option<Node<'_, '_>>, faults: &mut Faults) -> Vec<Mailbox>
     list
 }
 
-/// `to`, `cc` and `bcc` in this order; an address that was named before is not named again.
+/// Parses `to`, `cc` and `bcc` in this order. Duplicate addresses are dropped.
 pub fn recipients(fields: &mut Fields<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Vec<NewRecipient> {
     let limit = context.limits.recipients;
     let mut list: Vec<NewRecipient> = Vec::new();

@@ -1,4 +1,5 @@
-//! Attachments and inline images: base64 in JSON → bytes with a name, a media type, a size and a digest.
+//! Parses attachments and inline images: decodes base64, and determines the name, the media type, the size and the
+//! digest.
 
 use std::borrow::Cow;
 
@@ -17,14 +18,14 @@ use crate::mail;
 /// The fields of an attachment.
 pub const FIELDS: &[&str] = &["filename", "content", "content_type", "content_id"];
 
-/// Bytes of no known kind.
+/// The media type of unknown content.
 const OPAQUE: &str = "application/octet-stream";
 
 const MAX_FILENAME: usize = 255;
 const MAX_CONTENT_TYPE: usize = 255;
 const MAX_CONTENT_ID: usize = 128;
 
-/// `attachments`: an array in the sender's order.
+/// Parses `attachments`, an array, and keeps its order.
 pub fn attachments(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults) -> Vec<NewAttachment> {
     let mut list: Vec<NewAttachment> = Vec::new();
     let Some(node) = node else { return list };
@@ -34,7 +35,7 @@ pub fn attachments(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults
         let id = &new.description.content_id;
         if id.is_some() && list.iter().any(|earlier| earlier.description.content_id == *id) {
             let at = Pointer::Field(&at, "content_id");
-            at.fault(faults, Code::DuplicateValue, "another attachment has this content_id");
+            at.fault(faults, Code::DuplicateValue, "another attachment has the same content_id");
         }
         list.push(new);
     });
@@ -46,7 +47,7 @@ fn attachment(node: Node<'_, '_>, faults: &mut Faults) -> Option<NewAttachment> 
     let mut fields = Fields::open(value, &at, FIELDS, faults)?;
     let filename = fields.require("filename", faults).and_then(|node| node.line(1..=MAX_FILENAME, faults));
     let data = fields.require("content", faults).and_then(|node| decoded(node, faults));
-    // The outer option is "given", the inner one "valid": a fault in either must not look like an absent field.
+    // The outer option means "given", the inner one "valid": an invalid value must not be treated as an absent field.
     let given_type = fields.take("content_type").map(|node| content_type(node, faults));
     let given_id = fields.take("content_id").map(|node| content_id(node, faults));
     let (filename, data) = (filename?, data?);
@@ -70,25 +71,25 @@ fn attachment(node: Node<'_, '_>, faults: &mut Faults) -> Option<NewAttachment> 
     Some(NewAttachment { description, data })
 }
 
-/// What a file's ending says, or bytes of no known kind.
+/// Guesses the media type from the file's extension.
 fn guessed_type(filename: &str) -> &'static str {
     mime_guess::from_path(filename).first_raw().unwrap_or(OPAQUE)
 }
 
-/// A type that the sender gave, where the bytes can travel under it.
+/// Checks that the content can be sent with the given media type.
 fn declarable(given: String, data: &[u8], at: &Pointer<'_>, faults: &mut Faults) -> Option<String> {
     if mail::may_be_declared(&given, data) {
         return Some(given);
     }
     let at = Pointer::Field(at, "content_type");
-    let message = "a message may not be encoded (RFC 2046 §5.2.1), and this one begins with no header, or holds bytes beyond \
-                   ASCII, a NUL or a line over 998 characters: encode its parts first, or give it as \
+    let message = "a message may not be encoded (RFC 2046 §5.2.1), and this one begins with no header, or has bytes \
+                   outside ASCII, a NUL or a line over 998 characters: encode its parts first, or give it as \
                    `application/octet-stream`";
     at.fault(faults, Code::InvalidContentType, message);
     None
 }
 
-/// Standard base64 with padding (RFC 4648 §4). White space is skipped, since many encoders wrap lines.
+/// Decodes standard base64 with padding (RFC 4648 §4). White space is skipped, because many encoders wrap lines.
 fn decoded(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<u8>> {
     let at = node.at;
     let mut text = node.string(faults)?;
@@ -116,7 +117,7 @@ fn why_not_base64(text: &str) -> Cow<'static, str> {
     }
 }
 
-/// A media type with optional parameters (RFC 2045 §5.1).
+/// Parses a media type with optional parameters (RFC 2045 §5.1).
 fn content_type(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
     let at = node.at;
     let text = node.line(1..=MAX_CONTENT_TYPE, faults)?;
@@ -159,7 +160,7 @@ fn is_media_type(text: &str) -> bool {
     rest.is_empty()
 }
 
-/// The length of the quoted string that begins the text, ASCII without control characters.
+/// Returns the length of the quoted string at the start of the text, which must be ASCII without control characters.
 fn quoted(text: &str) -> Option<usize> {
     let mut bytes = text.bytes().enumerate().skip(1);
     while let Some((index, byte)) = bytes.next() {
@@ -173,12 +174,12 @@ fn quoted(text: &str) -> Option<usize> {
     None
 }
 
-/// RFC 2045 `token`: printable ASCII without its `tspecials`.
+/// Whether a byte is allowed in a `token` of RFC 2045: printable ASCII except `tspecials`.
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&byte)
 }
 
-/// What `cid:` links in the HTML name, with or without angle brackets (RFC 2392).
+/// Parses a content id, to which `cid:` links in the HTML refer, with or without angle brackets (RFC 2392).
 fn content_id(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
     let at = node.at;
     let text = node.line(1..=MAX_CONTENT_ID, faults)?;
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_is_guessed_from_the_ending() {
+    fn a_type_is_guessed_from_the_extension() {
         for (name, kind) in [
             ("invoice.PDF", "application/pdf"),
             ("a.b.png", "image/png"),

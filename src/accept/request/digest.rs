@@ -1,11 +1,11 @@
-//! What an `Idempotency-Key` is compared by: a digest of the parsed request. The order of names, white space, escapes and
-//! `null` (which is the same as a missing field) do not matter; everything else does.
+//! Computes the digest of a parsed request, by which requests with the same `Idempotency-Key` are compared. The order
+//! of names, white space, escapes and `null` (which equals a missing field) do not matter; everything else does.
 
 use serde_json_borrow::Value;
 use sha2::{Digest as _, Sha256};
 
-/// SHA-256 of a JSON value. Every part is preceded by its kind and length, so that different values never run into the same
-/// bytes. Depth is bounded by the parser.
+/// Returns the SHA-256 of a JSON value. Every part is prefixed with its type and length, so that different values never
+/// produce the same bytes. The parser bounds the depth.
 pub fn digest(value: &Value<'_>) -> [u8; 32] {
     let mut hash = Sha256::new();
     write(value, &mut hash);
@@ -52,19 +52,19 @@ fn length(kind: u8, length: usize, hash: &mut Sha256) {
 mod tests {
     use super::*;
 
-    fn of(json: &str) -> [u8; 32] {
+    fn digest_of(json: &str) -> [u8; 32] {
         digest(&serde_json::from_str(json).unwrap())
     }
 
     #[test]
     fn order_space_escapes_and_null_do_not_matter() {
-        let one = of(r#"{"a":"x","b":[1,{"c":true,"d":"e"}]}"#);
+        let one = digest_of(r#"{"a":"x","b":[1,{"c":true,"d":"e"}]}"#);
         for same in [
             r#" { "b" : [ 1, {"d":"e", "c":true} ], "a" : "x" } "#,
             r#"{"a":"\u0078","b":[1,{"c":true,"d":"e"}]}"#,
             r#"{"a":"x","b":[1,{"c":true,"d":"e","f":null}],"g":null}"#,
         ] {
-            assert_eq!(of(same), one, "{same}");
+            assert_eq!(digest_of(same), one, "{same}");
         }
     }
 
@@ -90,7 +90,7 @@ mod tests {
             r#"{"a":["x","y"]}"#,
             r#"{"a":["y","x"]}"#,
         ];
-        let digests: std::collections::HashSet<_> = all.iter().map(|json| of(json)).collect();
+        let digests: std::collections::HashSet<_> = all.iter().map(|json| digest_of(json)).collect();
         assert_eq!(digests.len(), all.len());
     }
 }

@@ -1,4 +1,4 @@
-//! The body of `POST /v1/domains`.
+//! Parses the body of `POST /v1/domains`.
 
 use super::fields::Fields;
 use super::pointer::Pointer;
@@ -6,10 +6,10 @@ use super::{Rejection, json};
 use crate::domain::address::Address;
 use crate::domain::fault::{Code, Faults};
 
-/// The longest name: `_dmarc.` and selectors are put before it.
+/// Maximum length of a name, which leaves room for prefixes such as `_dmarc.` and selectors.
 const MAX_NAME: usize = 200;
 
-/// Reads the name of a new domain, as addresses have it: A-labels, lower case.
+/// Parses the name of a new domain and returns it in the form that addresses use: A-labels, lower case.
 pub fn parse(body: &[u8]) -> Result<String, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
@@ -30,10 +30,10 @@ pub fn parse(body: &[u8]) -> Result<String, Rejection> {
     }
 }
 
-/// A domain that mail can be sent from, or why a text is none.
+/// Returns the domain, or the reason why messages cannot be sent from it.
 fn name(text: &str) -> Result<String, String> {
     if text.contains('@') {
-        return Err("give the part behind the @ alone".into());
+        return Err("give only the part after the @".into());
     }
     let address: Address =
         format!("postmaster@{text}").parse().map_err(|error| format!("not a domain name: {error}"))?;
@@ -42,7 +42,7 @@ fn name(text: &str) -> Result<String, String> {
         return Err("give a domain below a top-level one, such as example.com".into());
     }
     if name.len() > MAX_NAME {
-        return Err(format!("longer than {MAX_NAME} octets"));
+        return Err(format!("longer than {MAX_NAME} bytes"));
     }
     Ok(name.to_owned())
 }
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_mail_cannot_be_signed_for_is_refused() {
+    fn a_domain_that_cannot_be_signed_for_is_refused() {
         let long = format!("{0}.{0}.{0}.{0}.test", "a".repeat(50));
         for name in ["", "a@acme.test", "test", "acme.test.", "[192.0.2.1]", "a b.test", "a/b.test", "-a.test", &long] {
             let body = serde_json::json!({ "name": name }).to_string();

@@ -1,4 +1,4 @@
-//! An object whose field names we know, as against those whose names the sender chose.
+//! Access to objects with a fixed set of field names, unlike those whose names the sender chooses.
 
 use std::borrow::Cow;
 
@@ -10,12 +10,12 @@ use super::walk::Node;
 use crate::domain::fault::{Code, Faults};
 use crate::domain::limits::Change;
 
-/// Notes that a name stands twice in an object.
+/// Adds a fault for a duplicate name in an object.
 pub fn duplicate(at: &Pointer<'_>, name: &str, faults: &mut Faults) {
-    at.fault(faults, Code::DuplicateField, format_args!("`{}` stands twice in this object", cut(name)));
+    at.fault(faults, Code::DuplicateField, format_args!("duplicate key `{}`", cut(name)));
 }
 
-/// An object whose field names we know. Its unknown and duplicate names are noted when it is opened.
+/// An object with a fixed set of field names. Opening it adds a fault for each unknown or duplicate name.
 #[derive(Debug)]
 pub struct Fields<'p, 'v> {
     entries: Vec<(Cow<'v, str>, Value<'v>)>,
@@ -51,7 +51,7 @@ impl<'p, 'v> Fields<'p, 'v> {
         Some(Self { entries, at, known })
     }
 
-    /// Takes a field out; `None` where it is missing or `null`. The first of duplicates counts.
+    /// Removes and returns a field, or returns `None` if it is missing or `null`. The first of duplicates counts.
     pub fn take(&mut self, name: &'static str) -> Option<Node<'p, 'v>> {
         debug_assert!(self.known.contains(&name), "{name} is read but not in the list of known fields");
         let (_, value) = self.entries.iter_mut().find(|(key, _)| key == name)?;
@@ -61,7 +61,7 @@ impl<'p, 'v> Fields<'p, 'v> {
         }
     }
 
-    /// Takes a field that may change something: missing leaves it as it is, `null` takes it away.
+    /// Removes a field and returns the change that it describes: a missing field keeps the value, `null` clears it.
     pub fn change<T>(&mut self, name: &'static str, read: impl FnOnce(Node<'p, 'v>) -> Option<T>) -> Change<T> {
         debug_assert!(self.known.contains(&name), "{name} is read but not in the list of known fields");
         let Some((_, value)) = self.entries.iter_mut().find(|(key, _)| key == name) else { return Change::Keep };
@@ -71,15 +71,15 @@ impl<'p, 'v> Fields<'p, 'v> {
         }
     }
 
-    /// Notes where a field is `null` that has nothing to go back to.
+    /// Adds a fault if a field that cannot be cleared is `null`.
     pub fn not_null(&self, name: &'static str, faults: &mut Faults) {
         if self.entries.iter().any(|(key, value)| key == name && matches!(value, Value::Null)) {
             let at = Pointer::Field(self.at, name);
-            at.fault(faults, Code::InvalidType, "give a value, or leave it out to keep the one there is");
+            at.fault(faults, Code::InvalidType, "must not be null; leave it out to keep the current value");
         }
     }
 
-    /// Takes a field that must be there.
+    /// Removes and returns a required field, or adds a fault if it is missing.
     pub fn require(&mut self, name: &'static str, faults: &mut Faults) -> Option<Node<'p, 'v>> {
         let node = self.take(name);
         if node.is_none() {

@@ -1,4 +1,5 @@
-//! Custom headers: any name but those that the service sets itself or that others would take for proof or for routing.
+//! Parses custom headers. Headers that the service sets itself, or that other servers use for authentication or
+//! routing, are refused.
 
 use super::pointer::{Pointer, cut};
 use super::walk::Node;
@@ -6,19 +7,19 @@ use crate::domain::fault::{Code, Faults};
 use crate::domain::header_syntax::{self, Syntax};
 use crate::domain::message::Header;
 
-/// The longest header name, in characters: with its colon and a space it still fits a line of 78 (RFC 5322 §2.1.1).
+/// Maximum length of a header name, in characters: with a colon and a space it fits a line of 78 (RFC 5322 §2.1.1).
 const MAX_NAME: usize = 76;
-/// The longest value, in characters.
+/// Maximum length of a value, in characters.
 const MAX_VALUE: usize = 998;
-/// The same where the value is folded between its parts: `References` of a long thread.
+/// Maximum length of a value that is folded between its parts, such as `References` of a long thread.
 const MAX_STRUCTURED: usize = 8_000;
 
 /// A header that a request may not set.
 #[derive(Debug, Clone, Copy)]
 pub struct Denied {
-    /// Lower-case name; a `*` at its end stands for any ending.
+    /// Lower-case name; a `*` at its end matches any suffix.
     pub name: &'static str,
-    /// What to do instead, or why there is no instead.
+    /// What to do instead, or why the header cannot be set.
     pub instead: &'static str,
 }
 
@@ -38,9 +39,9 @@ pub const DENIED: &[Denied] = &[
     Denied { name: "return-path", instead: "it is written by the receiving server" },
     Denied { name: "received", instead: "it is written by the servers on the way" },
     Denied { name: "received-*", instead: "it is written by the servers on the way" },
-    Denied { name: "delivered-to", instead: "it is written by the receiving server, which takes it for a mail loop" },
+    Denied { name: "delivered-to", instead: "it is written by the receiving server, which would detect a mail loop" },
     Denied { name: "apparently-to", instead: "use the field `to`" },
-    Denied { name: "resent-*", instead: "it belongs to mail that a person sends on" },
+    Denied { name: "resent-*", instead: "it is for messages that a person resends" },
     Denied { name: "dkim-signature", instead: "signatures are made by the service" },
     Denied { name: "domainkey-signature", instead: "signatures are made by the service" },
     Denied { name: "arc-*", instead: "it is written by the servers on the way" },
@@ -48,8 +49,8 @@ pub const DENIED: &[Denied] = &[
 ];
 
 impl Denied {
-    /// The entry that a header name falls under, in any case.
-    pub fn of(name: &str) -> Option<&'static Self> {
+    /// Returns the entry that matches a header name, ignoring case.
+    pub fn find(name: &str) -> Option<&'static Self> {
         DENIED.iter().find(|denied| match denied.name.strip_suffix('*') {
             Some(prefix) => {
                 name.len() > prefix.len() && name.as_bytes()[..prefix.len()].eq_ignore_ascii_case(prefix.as_bytes())
@@ -59,17 +60,17 @@ impl Denied {
     }
 }
 
-/// `headers`: an object of strings, in the sender's order.
+/// Parses `headers`, an object of strings, and keeps its order.
 pub fn headers(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults) -> Vec<Header> {
     let mut list: Vec<Header> = Vec::new();
     let Some(node) = node else { return list };
     node.each_entry(limit, format_args!("at most {limit} headers are allowed"), faults, |name, node, faults| {
         let at = node.at;
         let named = check_name(name, &at, faults);
-        // Header names have no case, so `X-A` beside `x-a` is the same one twice.
+        // Header names are case-insensitive, so `X-A` and `x-a` are duplicates.
         let again = list.iter().any(|earlier| earlier.name.eq_ignore_ascii_case(name));
         if again {
-            at.fault(faults, Code::DuplicateField, "the same header stands twice; header names have no case");
+            at.fault(faults, Code::DuplicateField, "duplicate header; header names are case-insensitive");
         }
         let longest = if header_syntax::syntax(name) == Syntax::Text { MAX_VALUE } else { MAX_STRUCTURED };
         let Some(value) = node.line(0..=longest, faults).filter(|_| named && !again) else { return };
@@ -83,13 +84,13 @@ pub fn headers(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults) ->
 
 fn check_name(name: &str, at: &Pointer<'_>, faults: &mut Faults) -> bool {
     if name.chars().any(char::is_control) {
-        at.fault(faults, Code::ControlCharacter, "a control character may not stand in a header name");
+        at.fault(faults, Code::ControlCharacter, "a header name must not contain control characters");
     } else if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') {
-        let message = "a header name is one or more printable ASCII characters without space and colon";
+        let message = "a header name must be printable ASCII characters without spaces and colons";
         at.fault(faults, Code::InvalidHeader, message);
     } else if name.len() > MAX_NAME {
-        at.fault(faults, Code::TooLong, format_args!("a header name has at most {MAX_NAME} characters"));
-    } else if let Some(denied) = Denied::of(name) {
+        at.fault(faults, Code::TooLong, format_args!("a header name must have at most {MAX_NAME} characters"));
+    } else if let Some(denied) = Denied::find(name) {
         let message = format_args!("`{}` cannot be set here: {}", cut(name), denied.instead);
         at.fault(faults, Code::ForbiddenHeader, message);
     } else {
@@ -103,14 +104,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_deny_list_knows_no_case_and_takes_no_bystanders() {
+    fn the_deny_list_ignores_case_and_matches_whole_names() {
         for name in ["From", "BCC", "Content-Type", "content-x", "Resent-To", "ARC-Seal", "Received-SPF", "Message-ID"]
         {
-            assert!(Denied::of(name).is_some(), "{name}");
+            assert!(Denied::find(name).is_some(), "{name}");
         }
         for name in ["X-From", "Content", "List-Unsubscribe", "References", "In-Reply-To", "Precedence", "To-Do", "é"]
         {
-            assert!(Denied::of(name).is_none(), "{name}");
+            assert!(Denied::find(name).is_none(), "{name}");
         }
     }
 }

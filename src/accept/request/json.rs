@@ -1,18 +1,18 @@
-//! Bytes → a borrowed JSON tree (RFC 8259), with bounds on what the tree may cost.
+//! Parses bytes into a borrowed JSON tree (RFC 8259) of bounded size.
 //!
-//! A tree takes up to 56 bytes a value, so that 40 MiB of `[1,1,1,…]` would take a gigabyte: the values are counted
-//! before the tree is built. Depth is bounded by the parser (127). Duplicate names are kept for [`super::walk`] to
-//! report. A byte order mark is skipped, as RFC 8259 §8.1 allows.
+//! A tree takes up to 56 bytes per value, so 40 MiB of `[1,1,1,…]` would take a gigabyte: values are counted before the
+//! tree is built. The parser bounds the depth (127). Duplicate names are kept, and reported by [`super::walk`]. A byte
+//! order mark is skipped, as RFC 8259 §8.1 allows.
 
 use memchr::{memchr_iter, memchr2};
 use serde_json_borrow::Value;
 
 use super::Rejection;
 
-/// How many values one message may hold; a real one has a few hundred at most.
+/// Maximum number of values in one message; a typical one has at most a few hundred.
 pub const MAX_VALUES: usize = 20_000;
 
-/// Reads a whole body as one JSON value of at most `max_values` values, itself included.
+/// Parses a body as one JSON value of at most `max_values` values, including itself.
 pub fn read(body: &[u8], max_values: usize) -> Result<Value<'_>, Rejection> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let text = std::str::from_utf8(body)
@@ -21,7 +21,7 @@ pub fn read(body: &[u8], max_values: usize) -> Result<Value<'_>, Rejection> {
         return Err(malformed_at(body, 0, "the body is empty".into()));
     }
     if let Some(offset) = exceeds(body, max_values) {
-        return Err(malformed_at(body, offset, format!("the body holds more than {max_values} JSON values")));
+        return Err(malformed_at(body, offset, format!("the body has more than {max_values} JSON values")));
     }
     serde_json::from_str(text).map_err(|error| Rejection::Malformed {
         line: error.line(),
@@ -30,7 +30,7 @@ pub fn read(body: &[u8], max_values: usize) -> Result<Value<'_>, Rejection> {
     })
 }
 
-/// Where the body passes `max` values: all but the first follow a `[`, a `{` or a `,`.
+/// Returns the offset at which the body exceeds `max` values: all but the first follow a `[`, a `{` or a `,`.
 fn exceeds(body: &[u8], max: usize) -> Option<usize> {
     if body.len() <= max {
         return None;
@@ -52,7 +52,7 @@ fn exceeds(body: &[u8], max: usize) -> Option<usize> {
     None
 }
 
-/// The index behind the closing quote of the string whose content starts at `start`.
+/// Returns the index after the closing quote of the string whose content starts at `start`.
 fn string_end(body: &[u8], start: usize) -> usize {
     let mut index = start;
     while let Some(step) = body.get(index..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
@@ -65,7 +65,7 @@ fn string_end(body: &[u8], start: usize) -> usize {
     body.len()
 }
 
-/// The parser's words without its position, which has fields of its own.
+/// Returns the parser's message without its position, which has separate fields.
 fn describe(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);

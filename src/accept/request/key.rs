@@ -1,4 +1,4 @@
-//! The body of `POST /v1/keys`.
+//! Parses the body of `POST /v1/keys`.
 
 use chrono::{DateTime, Utc};
 
@@ -11,10 +11,10 @@ use crate::domain::key::Scope;
 
 /// The fields of the body.
 const FIELDS: &[&str] = &["name", "scopes", "sender_domains", "expires_at"];
-/// Sender domains of one key.
+/// Maximum number of sender domains of one key.
 const MAX_DOMAINS: usize = 100;
 
-/// A key as asked for.
+/// The requested key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRequest {
     /// 1–128 characters.
@@ -27,7 +27,7 @@ pub struct KeyRequest {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// Reads the body. Without `scopes` a key may send and read.
+/// Parses the body. Without `scopes`, the key gets `send` and `read`.
 pub fn parse(body: &[u8], context: &Context<'_>) -> Result<KeyRequest, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
@@ -42,7 +42,7 @@ pub fn parse(body: &[u8], context: &Context<'_>) -> Result<KeyRequest, Rejection
         && request.sender_domains.is_some()
         && request.scopes.contains(&Scope::Admin)
     {
-        let message = "`admin` reaches everything of the tenant: leave `sender_domains` out, or leave `admin` out";
+        let message = "the scope `admin` includes all data of the tenant: leave out `sender_domains` or `admin`";
         Pointer::Field(&at, "sender_domains").fault(&mut faults, Code::InvalidValue, message);
     }
     match request {
@@ -82,7 +82,7 @@ fn sender_domains(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> Option<Ve
     node.each(MAX_DOMAINS, format_args!("at most {MAX_DOMAINS} domains"), faults, |node, faults| {
         let at = node.at;
         let Some(domain) = node.string(faults) else { return };
-        // A domain is what may stand behind the @ of an address.
+        // A valid domain forms a valid address.
         match format!("postmaster@{domain}").parse::<Address>() {
             Ok(address) if !domain.contains('@') => domains.push(address.domain().to_owned()),
             _ => at.fault(faults, Code::InvalidValue, "not a domain name"),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_may_send_and_read_unless_told_otherwise() {
+    fn a_key_without_scopes_may_send_and_read() {
         let key = read(r#"{"name": "shop"}"#).expect("valid");
         assert_eq!((key.scopes, key.sender_domains), (vec![Scope::Send, Scope::Read], None));
     }
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told() {
+    fn every_fault_is_reported() {
         let faults = read(
             r#"{"scopes": ["send", "fly"], "sender_domains": ["a@b"], "expires_at": "1969-01-01T00:00:00Z", "x": 1}"#,
         );

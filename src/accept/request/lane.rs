@@ -1,4 +1,4 @@
-//! The bodies of `PUT /v1/lanes` and `PATCH /v1/lanes/{id}`.
+//! Parses the bodies of `PUT /v1/lanes` and `PATCH /v1/lanes/{id}`.
 
 use super::fields::Fields;
 use super::pointer::Pointer;
@@ -17,17 +17,17 @@ const FIELDS: &[&str] = &["stream", "route", "domain", "connections", "rate", "m
 /// A lane with its limits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LaneRequest {
-    /// In which stream.
+    /// The stream.
     pub stream: String,
-    /// Along which route.
+    /// The route.
     pub route: RouteName,
-    /// Destination domain as A-labels; `*` for all of a relay's.
+    /// Destination domain as A-labels; `*` for all domains of a relay.
     pub domain: String,
-    /// Its limits; what is missing it has not.
+    /// Its limits. A missing one does not apply.
     pub limits: LaneLimits,
 }
 
-/// Reads a lane; its route must be one of `routes`.
+/// Parses a lane. Its route must be one of `routes`.
 pub fn parse(body: &[u8], routes: &[RouteName], context: &Context<'_>) -> Result<LaneRequest, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
@@ -51,7 +51,7 @@ pub fn parse(body: &[u8], routes: &[RouteName], context: &Context<'_>) -> Result
     }
 }
 
-/// Reads changes to a lane's limits: `null` takes one away, what is missing stays.
+/// Parses changes to a lane's limits: `null` removes a limit, a missing field keeps it.
 pub fn parse_change(body: &[u8]) -> Result<LaneChange, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
@@ -77,7 +77,7 @@ fn route(node: Node<'_, '_>, routes: &[RouteName], faults: &mut Faults) -> Optio
     let route = RouteName::parse(&text).filter(|route| routes.contains(route));
     if route.is_none() {
         let known: Vec<String> = routes.iter().map(ToString::to_string).collect();
-        at.fault(faults, Code::InvalidValue, format_args!("there is no such route; known are {}", known.join(", ")));
+        at.fault(faults, Code::InvalidValue, format_args!("unknown route; known are {}", known.join(", ")));
     }
     route
 }
@@ -87,15 +87,15 @@ fn domain(node: Node<'_, '_>, route: Option<&RouteName>, faults: &mut Faults) ->
     let text = node.string(faults)?;
     if text == "*" {
         if route.is_some_and(RouteName::is_mx) {
-            at.fault(faults, Code::InvalidValue, "direct to MX each domain has a lane of its own; name the domain");
+            at.fault(faults, Code::InvalidValue, "direct to MX, each domain has its own lane; name the domain");
         }
         return Some("*".into());
     }
-    // A domain is what may stand behind the @ of an address.
+    // A valid domain forms a valid address.
     match format!("postmaster@{text}").parse::<Address>() {
         Ok(address) if !text.contains('@') => Some(address.domain().to_owned()),
         _ => {
-            at.fault(faults, Code::InvalidValue, "not a domain name; `*` stands for all that go through a relay");
+            at.fault(faults, Code::InvalidValue, "not a domain name; `*` means all domains through a relay");
             None
         }
     }
@@ -131,11 +131,11 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told() {
+    fn every_fault_is_reported() {
         let body = r#"{"stream": "no", "route": "relay", "domain": "a@b", "connections": 0, "rate": "x",
                        "mails_per_connection": 1.5, "pace": 1}"#;
-        let mut told = read(body).expect_err("not valid");
-        told.sort();
+        let mut found = read(body).expect_err("not valid");
+        found.sort();
         let expected = [
             ("/connections", "invalid_value"),
             ("/domain", "invalid_value"),
@@ -145,13 +145,13 @@ mod tests {
             ("/route", "invalid_value"),
             ("/stream", "unknown_stream"),
         ];
-        assert_eq!(told, expected.map(|(pointer, code)| (pointer.to_owned(), code)));
+        assert_eq!(found, expected.map(|(pointer, code)| (pointer.to_owned(), code)));
         let star = read(r#"{"stream": "bulk", "route": "mx", "domain": "*"}"#).expect_err("not valid");
         assert_eq!(star, [("/domain".to_owned(), "invalid_value")]);
     }
 
     #[test]
-    fn null_takes_away_and_nothing_leaves_as_it_is() {
+    fn null_clears_a_limit_and_a_missing_field_keeps_it() {
         let change = parse_change(br#"{"connections": 5, "rate": null}"#).expect("valid");
         let expected =
             LaneChange { connections: Change::Set(5), rate: Change::Clear, mails_per_connection: Change::Keep };

@@ -1,4 +1,4 @@
-//! Metadata: strings that the sender keeps with a message; they come back in status and events and are never sent.
+//! Parses metadata: strings stored with a message, returned in its status and events, and never sent.
 
 use serde_json::{Map, Value};
 
@@ -7,10 +7,10 @@ use crate::domain::fault::{Code, Faults};
 
 const MAX_ENTRIES: usize = 50;
 const MAX_NAME: usize = 256;
-/// All names and values together, in octets.
+/// Maximum size of all names and values together, in bytes.
 const MAX_SIZE: usize = 16 * 1024;
 
-/// `metadata`: an object of strings. Values may have line ends, but no NUL, which Postgres cannot hold.
+/// Parses `metadata`, an object of strings. Values may have line ends, but no NUL, which Postgres cannot store.
 pub fn metadata(node: Option<Node<'_, '_>>, faults: &mut Faults) -> Map<String, Value> {
     let mut map = Map::new();
     let Some(node) = node else { return map };
@@ -30,7 +30,7 @@ pub fn metadata(node: Option<Node<'_, '_>>, faults: &mut Faults) -> Map<String, 
         },
     );
     if size > MAX_SIZE {
-        let message = format_args!("names and values take {size} octets together; at most {MAX_SIZE} are allowed");
+        let message = format_args!("names and values have {size} bytes together; at most {MAX_SIZE} are allowed");
         at.fault(faults, Code::TooLarge, message);
     }
     map

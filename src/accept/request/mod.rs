@@ -1,13 +1,12 @@
-//! The bytes of a request → a validated message, or every fault in it at once.
+//! Parses the bytes of a request into a validated message, or into a list of all its faults.
 //!
-//! A body is read once into a borrowed JSON tree ([`json`]), then walked by hand ([`walk`], [`fields`]): a derived `Deserialize`
-//! stops at the first fault, and the sender would mend them one request at a time. Strings stay slices of the body
-//! until they are stored, so a 39 MiB attachment is decoded from where it arrived.
+//! A body is parsed once into a borrowed JSON tree ([`json`]), which is then walked ([`walk`], [`fields`]): a derived
+//! `Deserialize` stops at the first fault, so that the sender would have to fix them one request at a time. Strings
+//! stay slices of the body until they are stored, so a 39 MiB attachment is decoded without a copy.
 //!
-//! What a caller can rely on: a [`NewMessage`] that comes out of [`parse`] holds no CR, LF or NUL in anything that goes
-//! into a header or a command, has at least one recipient and no more than allowed, and nothing in it is unknown to
-//! Postgres text (no NUL). Parsing is pure CPU (2 KiB: 8 µs; some ms per MiB of attachment): run large bodies off the async
-//! threads.
+//! A [`NewMessage`] that [`parse`] returns has no CR, LF or NUL in anything that goes into a header or a command, at
+//! least one recipient and no more than allowed, and no NUL, which Postgres cannot store. Parsing uses only CPU time (2
+//! KiB: 8 µs; some ms per MiB of attachment): parse large bodies off the async threads.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest as _, Sha256};
@@ -42,7 +41,7 @@ pub mod webhook;
 #[cfg(test)]
 mod tests;
 
-/// The counts that an installation may change. Lengths of single fields are fixed by the mail formats.
+/// Limits that an installation can change. The email formats determine the lengths of single fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Recipients of one message in `to`, `cc` and `bcc` together, counted before duplicates are dropped.
@@ -63,7 +62,7 @@ impl Default for Limits {
     }
 }
 
-/// What a message is checked against besides itself.
+/// The context in which a message is validated.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
     /// When the request arrived; becomes the time part of the ids and `created_at`.
@@ -74,15 +73,15 @@ pub struct Context<'a> {
     pub streams: &'a [String],
 }
 
-/// Why a body is not a request.
+/// Why a body is not a valid request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// Not JSON, not UTF-8, nested too deep or holding too many values (HTTP 400).
+    /// Not JSON, not UTF-8, nested too deep or with too many values (HTTP 400).
     #[error("{message} (line {line}, column {column})")]
     Malformed {
         /// Line of the fault, from 1.
         line: usize,
-        /// Octet in the line, from 1; 0 where the line had just begun.
+        /// Byte in the line, from 1; 0 if the fault is at the start of the line.
         column: usize,
         /// What is wrong there.
         message: String,
@@ -92,31 +91,32 @@ pub enum Rejection {
     Invalid(Vec<Fault>),
 }
 
-/// Reads the body of `POST /v1/messages`.
+/// Parses the body of `POST /v1/messages`.
 pub fn parse(body: &[u8], context: &Context<'_>) -> Result<NewMessage, Rejection> {
     validate(json::read(body, json::MAX_VALUES)?, context)
 }
 
-/// The same of a request that has an `Idempotency-Key`, with what that is compared by.
+/// Parses the body of a request with an `Idempotency-Key`, and computes its fingerprints.
 pub fn parse_keyed(body: &[u8], context: &Context<'_>) -> Result<(NewMessage, Fingerprints), Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let fingerprints = Fingerprints { bytes: Sha256::digest(body).into(), parsed: digest::digest(&value) };
     Ok((validate(value, context)?, fingerprints))
 }
 
-/// What the request of an `Idempotency-Key` is compared by. Unlike [`parse_keyed`] it takes what is not valid any more, such
-/// as an `expires_at` that has passed since: a repeated request gets its first answer all the same.
+/// Returns the fingerprints by which requests with the same `Idempotency-Key` are compared. Unlike [`parse_keyed`], it
+/// accepts a request that is no longer valid, such as one whose `expires_at` has passed: a repeated request gets the
+/// first response.
 pub fn fingerprints(body: &[u8]) -> Result<Fingerprints, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     Ok(Fingerprints { bytes: Sha256::digest(body).into(), parsed: digest::digest(&value) })
 }
 
-/// Two digests of one request.
+/// Two digests of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprints {
     /// SHA-256 of its bytes, which earlier versions compare.
     pub bytes: [u8; 32],
-    /// SHA-256 of what it says.
+    /// SHA-256 of its parsed content.
     pub parsed: [u8; 32],
 }
 

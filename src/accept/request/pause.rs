@@ -1,4 +1,4 @@
-//! The body of `POST …/pause` of a lane or a stream: why.
+//! Parses the body of `POST …/pause` of a lane or a stream: the reason.
 
 use super::fields::Fields;
 use super::pointer::Pointer;
@@ -7,10 +7,10 @@ use crate::domain::fault::Faults;
 
 /// The fields of the body.
 const FIELDS: &[&str] = &["reason"];
-/// The longest reason, in characters.
+/// Maximum length of a reason, in characters.
 const MAX_REASON: usize = 500;
 
-/// Reads the reason. An empty body gives none.
+/// Parses the reason. An empty body has none.
 pub fn parse(body: &[u8]) -> Result<Option<String>, Rejection> {
     if body.trim_ascii().is_empty() {
         return Ok(None);

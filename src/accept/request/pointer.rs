@@ -1,4 +1,5 @@
-//! Where a value stands in a body (RFC 6901), kept as a path on the stack until there is a fault to be told.
+//! The position of a value in a body as a JSON pointer (RFC 6901), kept as a path on the stack until a fault is
+//! reported.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,11 +17,12 @@ pub enum Pointer<'p> {
     Index(&'p Pointer<'p>, usize),
 }
 
-/// Names longer than this, in characters, are cut in pointers and messages, which would else echo megabytes.
+/// Maximum length, in characters, of names in pointers and messages. Longer names are cut, so that responses do not
+/// echo megabytes.
 pub const SHOWN: usize = 100;
 
 impl Pointer<'_> {
-    /// Notes a fault here. The message is put together only if the list has room for it.
+    /// Adds a fault at this position. The message is formatted only if the list is not full.
     pub fn fault(&self, faults: &mut Faults, code: Code, message: impl fmt::Display) {
         if faults.is_full() {
             faults.push("", code, "");
@@ -43,7 +45,7 @@ impl fmt::Display for Pointer<'_> {
     }
 }
 
-/// A text short enough to be shown in an answer.
+/// Cuts a text to the length shown in responses.
 pub fn cut(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]).into(),

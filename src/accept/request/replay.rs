@@ -1,4 +1,4 @@
-//! The body of `POST /v1/webhooks/{id}/replay`: from where.
+//! Parses the body of `POST /v1/webhooks/{id}/replay`: where to start.
 
 use std::ops::RangeInclusive;
 
@@ -11,19 +11,19 @@ use crate::domain::fault::{Code, Faults};
 
 /// The fields of the body.
 const FIELDS: &[&str] = &["after_seq", "since"];
-/// What an event's number can be.
+/// The range of an event's number.
 const SEQ: RangeInclusive<u64> = 0..=i64::MAX.cast_unsigned();
 
-/// Where a replay begins.
+/// Where a replay starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// Behind this event.
+    /// After this event.
     After(i64),
-    /// With the first event of this time or later.
+    /// With the first event at or after this time.
     Since(DateTime<Utc>),
 }
 
-/// Reads where to begin: a number or a time, not both.
+/// Parses where to start: a number or a time, not both.
 pub fn parse(body: &[u8]) -> Result<Start, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
@@ -38,7 +38,7 @@ pub fn parse(body: &[u8]) -> Result<Start, Rejection> {
             (Some(node), None) => node.whole(SEQ, &mut faults).map(Start::After),
             (None, Some(node)) => schedule::time(Some(node), &mut faults).map(|(time, _)| Start::Since(time)),
             (None, None) => {
-                let message = "`after_seq` is required, the number behind which to begin; or `since`, a time";
+                let message = "give `after_seq`, the number after which to start, or `since`, a time";
                 Pointer::Field(&at, "after_seq").fault(&mut faults, Code::Required, message);
                 None
             }
@@ -55,13 +55,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_begins_behind_a_number_or_at_a_time() {
+    fn it_starts_after_a_number_or_at_a_time() {
         assert_eq!(parse(br#"{"after_seq": 0}"#), Ok(Start::After(0)));
         assert_eq!(parse(br#"{"since": "1970-01-01T01:00:00+01:00"}"#), Ok(Start::Since(DateTime::UNIX_EPOCH)));
     }
 
     #[test]
-    fn what_says_no_place_is_refused() {
+    fn a_body_without_a_start_is_refused() {
         for (body, pointer, code) in [
             ("{}", "/after_seq", "required"),
             (r#"{"after_seq": 1, "since": "2026-11-23T12:00:00Z"}"#, "", "invalid_value"),
@@ -73,8 +73,8 @@ mod tests {
             ("[]", "", "invalid_type"),
         ] {
             let Err(Rejection::Invalid(faults)) = parse(body.as_bytes()) else { panic!("{body} passed") };
-            let told: Vec<_> = faults.iter().map(|fault| (fault.pointer.as_str(), fault.code)).collect();
-            assert_eq!(told, [(pointer, code)], "{body}");
+            let found: Vec<_> = faults.iter().map(|fault| (fault.pointer.as_str(), fault.code)).collect();
+            assert_eq!(found, [(pointer, code)], "{body}");
         }
     }
 }

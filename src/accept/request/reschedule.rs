@@ -1,4 +1,4 @@
-//! The body of `PATCH /v1/messages/{id}`: a new `scheduled_at`.
+//! Parses the body of `PATCH /v1/messages/{id}`: a new `scheduled_at`.
 
 use chrono::{DateTime, Utc};
 
@@ -10,7 +10,7 @@ use crate::domain::fault::{Code, Faults};
 /// The fields of the body.
 const FIELDS: &[&str] = &["scheduled_at"];
 
-/// Reads the new time of a message that expires at `expires_at`. A time that has passed means now.
+/// Parses the new time of a message that expires at `expires_at`. A time in the past means now.
 pub fn parse(
     body: &[u8],
     expires_at: Option<DateTime<Utc>>,

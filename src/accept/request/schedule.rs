@@ -1,5 +1,5 @@
-//! When a message may leave and when it is no longer wanted. Times are RFC 3339, kept to the microsecond as Postgres
-//! does.
+//! Parses the times between which a message may be sent. Times are in RFC 3339 and truncated to microseconds, as in
+//! Postgres.
 
 use chrono::{DateTime, SubsecRound, Utc};
 
@@ -9,34 +9,34 @@ use super::pointer::{Pointer, cut};
 use super::walk::Node;
 use crate::domain::fault::{Code, Faults};
 
-/// A message's window; both ends may be open.
+/// The time window of a message; both ends may be open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Window {
-    /// Not before; a time that has passed already means now and is dropped.
+    /// Not before this time. A time in the past means now and is dropped.
     pub scheduled_at: Option<DateTime<Utc>>,
-    /// Not after; later than now and than `scheduled_at`.
+    /// Not after this time, which is later than now and than `scheduled_at`.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// `scheduled_at` and `expires_at`.
+/// Parses `scheduled_at` and `expires_at`.
 pub fn window(fields: &mut Fields<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Window {
     let scheduled_at = scheduled_at(fields.take("scheduled_at"), context, faults);
     let expires_at = expires_at(fields.take("expires_at"), scheduled_at, context, faults);
     Window { scheduled_at, expires_at }
 }
 
-/// One `scheduled_at`; `None` where it is missing or has passed already.
+/// Parses `scheduled_at`. Returns `None` if it is missing or in the past.
 pub fn scheduled_at(node: Option<Node<'_, '_>>, context: &Context<'_>, faults: &mut Faults) -> Option<DateTime<Utc>> {
     let (now, ahead) = (context.now, context.limits.schedule_ahead);
     let (time, at) = time(node, faults)?;
     if time > now + ahead {
-        let message = format_args!("more than {} days ahead", ahead.num_days());
+        let message = format_args!("must be at most {} days ahead", ahead.num_days());
         at.fault(faults, Code::InvalidTimestamp, message);
     }
     (time > now).then_some(time)
 }
 
-/// One `expires_at`: later than now and than `start`.
+/// Parses `expires_at`, which must be later than now and than `start`.
 pub fn expires_at(
     node: Option<Node<'_, '_>>,
     start: Option<DateTime<Utc>>,
@@ -45,14 +45,14 @@ pub fn expires_at(
 ) -> Option<DateTime<Utc>> {
     let (time, at) = time(node, faults)?;
     if time <= context.now {
-        at.fault(faults, Code::InvalidTimestamp, "this time has passed already");
+        at.fault(faults, Code::InvalidTimestamp, "must be in the future");
     } else if start.is_some_and(|start| time <= start) {
         at.fault(faults, Code::InvalidTimestamp, "must be later than `scheduled_at`");
     }
     Some(time)
 }
 
-/// One time, and where it stands.
+/// Parses a time and returns it with its position.
 pub fn time<'p>(node: Option<Node<'p, '_>>, faults: &mut Faults) -> Option<(DateTime<Utc>, Pointer<'p>)> {
     let node = node?;
     let at = node.at;

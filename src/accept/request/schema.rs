@@ -16,36 +16,37 @@ use crate::domain::outcome::OnUncertain;
 pub struct SendRequest {
     /// The sender.
     pub from: AddressInput,
-    /// Recipients named in `To`. At least one recipient is needed in `to`, `cc` and `bcc`, and 50 are allowed in all
-    /// three together; an address that was named before is not sent to twice.
+    /// Recipients in `To`. The request needs at least one recipient in `to`, `cc` or `bcc`, and may have 50 in all
+    /// three together. Duplicate addresses are sent to once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<AddressesInput>,
-    /// Recipients named in `Cc`.
+    /// Recipients in `Cc`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cc: Option<AddressesInput>,
-    /// Recipients named nowhere in the mail.
+    /// Recipients that no header of the message names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bcc: Option<AddressesInput>,
-    /// Where answers go: up to 10 addresses.
+    /// Addresses for replies, up to 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<AddressesInput>,
     /// One line of up to 998 characters; may be empty.
     #[schema(example = "Your invoice", max_length = 998)]
     pub subject: String,
-    /// The plain text body, with any line ends; an empty one beside an `html` counts as none. At least one of `text`, `html` and `attachments` is needed.
+    /// The plain text body, with any line ends. With an `html`, an empty text counts as absent. At least one of `text`,
+    /// `html` and `attachments` is required.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "Thank you for your order.")]
     pub text: Option<String>,
-    /// The HTML body, with any line ends; an empty one counts as none.
+    /// The HTML body, with any line ends. An empty one counts as absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "<p>Thank you for your order.</p>")]
     pub html: Option<String>,
-    /// Up to 50 custom headers. A name is up to 76 printable ASCII characters without a colon; a value is one line of up
-    /// to 998 characters. Fields of ids, URLs and keywords (`References`, `List-Unsubscribe`, …) take ASCII alone, up to 8000
-    /// characters, and no part without white space that is longer than a line. Refused, because the service sets them itself, from other fields, or leaves them to the servers
-    /// on the way: `apparently-to`, `arc-*`, `authentication-results`, `bcc`, `cc`, `content-*`, `date`, `delivered-to`,
-    /// `dkim-signature`, `domainkey-signature`, `from`, `message-id`, `mime-version`, `received`, `received-*`, `reply-to`,
-    /// `resent-*`, `return-path`, `sender`, `subject`, `to`.
+    /// Up to 50 custom headers. A name is up to 76 printable ASCII characters without a colon; a value is one line of
+    /// up to 998 characters. Headers of ids, URLs and keywords (`References`, `List-Unsubscribe`, …) must be ASCII, up
+    /// to 8000 characters, without a part longer than a line. Headers that the service sets itself, sets from other
+    /// fields, or leaves to other servers are refused: `apparently-to`, `arc-*`, `authentication-results`, `bcc`, `cc`,
+    /// `content-*`, `date`, `delivered-to`, `dkim-signature`, `domainkey-signature`, `from`, `message-id`,
+    /// `mime-version`, `received`, `received-*`, `reply-to`, `resent-*`, `return-path`, `sender`, `subject`, `to`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = json!({"X-Entity-Ref": "42"}))]
     pub headers: Option<BTreeMap<String, String>>,
@@ -53,34 +54,35 @@ pub struct SendRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 20)]
     pub attachments: Option<Vec<AttachmentInput>>,
-    /// Up to 20 names and values to find the message by; they come back in status and events.
+    /// Up to 20 names and values by which messages can be filtered. Status and events contain them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 20)]
     pub tags: Option<Vec<TagInput>>,
-    /// Up to 50 strings, 16 KiB together, that come back in status and events.
+    /// Up to 50 strings, 16 KiB together. Status and events contain them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = json!({"order": "42"}))]
     pub metadata: Option<BTreeMap<String, String>>,
-    /// Not available yet: a request with a template is answered with the fault `not_available`.
+    /// Not available yet: a request with a template is refused with the fault `not_available`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<TemplateInput>,
-    /// The stream to travel in; `transactional` if none is named.
+    /// The stream; `transactional` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "transactional")]
     pub stream: Option<String>,
-    /// Not before this time, up to 365 days ahead; a time that has passed means now.
+    /// The message is not sent before this time, up to 365 days ahead. A time in the past means now.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "2026-12-01T09:00:00Z")]
     pub scheduled_at: Option<DateTime<Utc>>,
-    /// Not after this time, which must lie ahead and after `scheduled_at`.
+    /// The message is not sent after this time, which must be in the future and later than `scheduled_at`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "2026-12-01T10:00:00Z")]
     pub expires_at: Option<DateTime<Utc>>,
-    /// What to do when the link dies after the mail was handed over but before the server said so; `retry` by default.
+    /// What to do if the connection drops after the message was transferred and before the server's reply; `retry` by
+    /// default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_uncertain: Option<OnUncertain>,
-    /// Goes out to addresses on the suppression list too, whatever they are there for, complaints included. Needs a key with
-    /// the scope `admin`.
+    /// Whether to send to addresses on the suppression list too, for whatever reason they are listed, including
+    /// complaints. Needs a key with the scope `admin`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ignore_suppression: Option<bool>,
 }
@@ -92,18 +94,18 @@ pub enum AddressInput {
     /// `a@b`, `Name <a@b>` or `"Quoted, Name" <a@b>`; one address only.
     #[schema(example = "Acme Billing <billing@acme.test>")]
     Text(String),
-    /// The same in parts.
+    /// The address and the name as separate fields.
     Parts(AddressParts),
 }
 
-/// An address and its name, apart.
+/// An address and its name as separate fields.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddressParts {
-    /// The bare address, up to 254 octets.
+    /// The bare address, up to 254 bytes.
     #[schema(example = "bo@example.test")]
     pub email: String,
-    /// The name shown beside it.
+    /// The display name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "Bo Å", max_length = 256)]
     pub name: Option<String>,
@@ -119,27 +121,27 @@ pub enum AddressesInput {
     Many(Vec<AddressInput>),
 }
 
-/// A file to send along, or an image inside the HTML.
+/// An attached file, or an image inside the HTML.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttachmentInput {
-    /// The name shown to the reader.
+    /// The file name shown to the recipient.
     #[schema(example = "invoice.pdf", min_length = 1, max_length = 255)]
     pub filename: String,
-    /// The bytes in base64 (RFC 4648 §4: standard alphabet, padded); white space is skipped.
+    /// The content in base64 (RFC 4648 §4: standard alphabet, padded). White space is skipped.
     #[schema(example = "JVBERi0xLjcK")]
     pub content: String,
-    /// The media type; guessed from the file name if none is given.
+    /// The media type; by default it is guessed from the file name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "application/pdf", max_length = 255)]
     pub content_type: Option<String>,
-    /// Makes it inline: the name by which `cid:` links in the HTML refer to it. Unique in the message.
+    /// Makes the file inline: `cid:` links in the HTML refer to it by this id, which must be unique in the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "logo", max_length = 128)]
     pub content_id: Option<String>,
 }
 
-/// A name and a value for the sender's own filters.
+/// A name and a value by which messages can be filtered.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TagInput {
@@ -151,11 +153,11 @@ pub struct TagInput {
     pub value: String,
 }
 
-/// A stored template and what to fill it with.
+/// A stored template and its variables.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TemplateInput {
-    /// The template.
+    /// The template's id.
     #[schema(example = "invoice")]
     pub id: String,
     /// Its variables.

@@ -1,4 +1,4 @@
-//! The fields of one message: `POST /v1/messages`, and each item of a batch.
+//! Parses a message: the body of `POST /v1/messages`, and each item of a batch.
 
 use std::borrow::Cow;
 
@@ -36,10 +36,10 @@ pub const FIELDS: &[&str] = &[
 /// The stream of a message that names none.
 pub const DEFAULT_STREAM: &str = "transactional";
 
-/// The longest subject, in characters: a line of RFC 5322 before it is folded and encoded.
+/// Maximum length of a subject, in characters: a line of RFC 5322 before folding and encoding.
 const MAX_SUBJECT: usize = 998;
 
-/// Reads one message; `None` exactly when it noted a fault.
+/// Parses a message. Returns `None` exactly when it has added a fault.
 pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Option<NewMessage> {
     let before = faults.len();
     let Node { value, at } = node;
@@ -57,7 +57,7 @@ pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -
     let subject = subject(&mut fields, templated, faults);
     let text = fields.take("text").map(|node| node.prose(faults));
     let html = fields.take("html").map(|node| node.prose(faults)).filter(|html| !is_blank(html.as_deref()));
-    // Beside an `html`, an empty text says nothing either.
+    // With an `html`, an empty text also counts as absent.
     let text = text.filter(|text| html.is_none() || !is_blank(text.as_deref()));
     let files = fields.take("attachments");
     let has_files = files.as_ref().and_then(|node| node.value.as_array()).is_some_and(|files| !files.is_empty());
@@ -95,31 +95,31 @@ pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -
     })
 }
 
-/// Whether a body has nothing to show, which counts as none: a reader would show it instead of the other one.
+/// Whether a body is blank, which counts as absent: a mail client would show it instead of the other body.
 fn is_blank(body: Option<&str>) -> bool {
     body.is_some_and(|body| body.trim().is_empty())
 }
 
-/// Required, though it may be `""`: a forgotten subject is far more often a bug in the program than a wish.
+/// Parses the subject. It is required, though it may be `""`: a missing subject is usually a bug in the application.
 fn subject<'v>(fields: &mut Fields<'_, 'v>, templated: bool, faults: &mut Faults) -> Option<Cow<'v, str>> {
     let node = if templated { fields.take("subject") } else { fields.require("subject", faults) };
     node?.line(0..=MAX_SUBJECT, faults)
 }
 
-/// Whether a template was asked for, which is in the contract but not in this version.
+/// Adds a fault if a template is given, which this version does not support yet. Returns whether one is given.
 fn refuse_template(node: Option<Node<'_, '_>>, faults: &mut Faults) -> bool {
     let Some(node) = node else { return false };
     node.at.fault(faults, Code::NotAvailable, "templates are not available yet; give `subject` and `text` or `html`");
     true
 }
 
-/// A stream's name, one of `streams`; the default one where it is missing.
+/// Parses a stream's name, which must be one of `streams`. Returns the default stream if it is missing.
 pub fn stream<'v>(node: Option<Node<'_, 'v>>, streams: &[String], faults: &mut Faults) -> Cow<'v, str> {
     let Some(node) = node else { return DEFAULT_STREAM.into() };
     let at = node.at;
     let Some(name) = node.string(faults) else { return DEFAULT_STREAM.into() };
     if !streams.iter().any(|known| *known == name) {
-        let message = format_args!("there is no such stream; known are {}", streams.join(", "));
+        let message = format_args!("unknown stream; known are {}", streams.join(", "));
         at.fault(faults, Code::UnknownStream, message);
     }
     name

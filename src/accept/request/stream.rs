@@ -1,4 +1,4 @@
-//! The bodies of `POST /v1/streams` and `PATCH /v1/streams/{name}`.
+//! Parses the bodies of `POST /v1/streams` and `PATCH /v1/streams/{name}`.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -17,15 +17,15 @@ const SETTINGS: &[&str] =
 const FIELDS: &[&str] =
     &["name", "priority", "weight", "concurrency", "rate", "retry_schedule", "retry_window", "greylist", "unsubscribe"];
 
-/// Waits in one schedule.
+/// Maximum number of delays in a schedule.
 const MAX_WAITS: usize = 50;
 const SECOND: Duration = Duration::from_secs(1);
-/// As in the configuration (`[delivery]`).
+/// Ranges as in the configuration (`[delivery]`).
 const WAIT: RangeInclusive<Duration> = SECOND..=Duration::from_hours(7 * 24);
 const WINDOW: RangeInclusive<Duration> = SECOND..=Duration::from_hours(30 * 24);
 const GREYLIST: RangeInclusive<Duration> = SECOND..=Duration::from_hours(24);
 
-/// Reads a new stream: its name and its settings.
+/// Parses a new stream: its name and its settings.
 pub fn parse(body: &[u8]) -> Result<(String, StreamChange), Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
@@ -40,8 +40,8 @@ pub fn parse(body: &[u8]) -> Result<(String, StreamChange), Rejection> {
     }
 }
 
-/// Reads changes to a stream: `null` makes a setting as configured again, what is missing stays. Priority and weight are
-/// not configured, and neither is the link to unsubscribe by.
+/// Parses changes to a stream: `null` resets a setting to the configured value, a missing field keeps it. `priority`,
+/// `weight` and `unsubscribe` have no configured values and cannot be `null`.
 pub fn parse_change(body: &[u8]) -> Result<StreamChange, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
@@ -75,16 +75,16 @@ fn schedule(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<i32>> {
     let at = node.at;
     let before = faults.len();
     let mut waits = Vec::new();
-    node.each(MAX_WAITS, format_args!("at most {MAX_WAITS} waits"), faults, |node, faults| {
+    node.each(MAX_WAITS, format_args!("at most {MAX_WAITS} delays are allowed"), faults, |node, faults| {
         waits.extend(node.seconds(WAIT, faults));
     });
     if waits.is_empty() && faults.len() == before {
-        at.fault(faults, Code::Required, "give at least one wait, or null for the configured schedule");
+        at.fault(faults, Code::Required, "give at least one delay, or null for the configured schedule");
     }
     (faults.len() == before).then_some(waits)
 }
 
-/// Letters, digits, `-` and `_`: it stands in paths.
+/// Parses a stream's name: letters, digits, `-` and `_`, because it is part of URL paths.
 fn name(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
     let at = node.at;
     let name = node.line(1..=64, faults)?;
@@ -117,11 +117,11 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told() {
+    fn every_fault_is_reported() {
         let body = br#"{"name": "a b", "priority": 101, "weight": 0, "concurrency": -1, "rate": 0,
                         "retry_schedule": ["1m", "0s", "250ms", true], "retry_window": "31d", "greylist": [], "x": 1}"#;
-        let mut told = faults(parse(body).expect_err("not valid"));
-        told.sort();
+        let mut found = faults(parse(body).expect_err("not valid"));
+        found.sort();
         let expected = [
             ("/concurrency", "invalid_value"),
             ("/greylist", "invalid_type"),
@@ -135,7 +135,7 @@ mod tests {
             ("/weight", "invalid_value"),
             ("/x", "unknown_field"),
         ];
-        assert_eq!(told, expected.map(|(pointer, code)| (pointer.to_owned(), code)));
+        assert_eq!(found, expected.map(|(pointer, code)| (pointer.to_owned(), code)));
         assert_eq!(faults(parse_change(br#"{"name": "b"}"#).expect_err("a name stays")).len(), 1);
         let null =
             faults(parse_change(br#"{"priority": null, "weight": null, "rate": null}"#).expect_err("no numbers"));

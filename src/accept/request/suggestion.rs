@@ -1,11 +1,10 @@
-//! Which known name was probably meant by an unknown one: another spelling, the word of another mail service, or a
-//! typing error.
+//! Suggests a known name for an unknown one: a different spelling, the term of another email service, or a typo.
 
 use super::pointer::SHOWN;
 
-/// What other services (SES, Mailgun, Mandrill, Postmark, Resend, `SendGrid`, `SparkPost`, Nodemailer) call our fields: in lower
-/// case, without separators. A name that means several things stands in several rows; the first row whose field is known
-/// at that place decides.
+/// Names of our fields in other services (SES, Mailgun, Mandrill, Postmark, Resend, `SendGrid`, `SparkPost`, Nodemailer),
+/// in lower case and without separators. A name with several meanings is in several rows; the first row whose field is
+/// known in the object decides.
 const SYNONYMS: &[(&str, &[&str])] = &[
     ("filename", &["name", "file", "path", "title"]),
     ("content_type", &["type", "mimetype", "mime", "mediatype"]),
@@ -68,7 +67,7 @@ const SYNONYMS: &[(&str, &[&str])] = &[
     ("note", &["comment", "description"]),
 ];
 
-/// The known name that was probably meant.
+/// Returns the known name that was probably meant.
 pub fn suggestion(name: &str, known: &[&'static str]) -> Option<&'static str> {
     if name.chars().count() > SHOWN {
         return None;
@@ -78,7 +77,7 @@ pub fn suggestion(name: &str, known: &[&'static str]) -> Option<&'static str> {
     same.or_else(|| synonym(&name, known)).or_else(|| nearest(&name, known))
 }
 
-/// Without what differs between the styles of names.
+/// Normalises a name to lower case without separators.
 fn plain(name: &str) -> String {
     name.replace(['_', '-', ' ', '.', ':'], "").to_lowercase()
 }
@@ -88,7 +87,7 @@ fn synonym(name: &str, known: &[&'static str]) -> Option<&'static str> {
     meant.find_map(|(field, _)| known.iter().find(|known| *known == field).copied())
 }
 
-/// The known name that is a few letters off.
+/// Returns the known name that differs in few letters.
 fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
     let (near, distance) = known
         .iter()
@@ -102,7 +101,7 @@ mod tests {
     use super::*;
     use crate::accept::request::{address, attachments, send, suppression, tags};
 
-    /// Checks what is suggested for each name in an object that knows `known`.
+    /// Checks the suggestion for each name in an object with the `known` fields.
     fn table(known: &[&'static str], rows: &[(&str, &[&str])]) {
         for (field, names) in rows {
             for name in *names {

@@ -1,5 +1,5 @@
-//! The bodies of `POST /v1/suppressions` and `POST /v1/suppressions/remove`, and one line of an import, whose fields are
-//! those of an export.
+//! Parses the bodies of `POST /v1/suppressions` and `POST /v1/suppressions/remove`, and lines of an import, which have
+//! the fields of an export.
 
 use std::borrow::Cow;
 
@@ -15,21 +15,21 @@ use crate::domain::address::Address;
 use crate::domain::fault::{Code, Fault, Faults};
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
 
-/// Entries of one request.
+/// Maximum number of entries in one request.
 pub const MAX_ENTRIES: usize = 1_000;
 
 /// The fields of a new entry.
 pub const FIELDS: &[&str] = &["address", "stream", "reason", "note", "expires_at"];
-/// The fields of a line to import: those of an export, in its order.
+/// The fields of an imported line: those of an export, in its order.
 pub const COLUMNS: &[&str] =
     &["address", "stream", "reason", "note", "created_at", "expires_at", "message_id", "recipient_id"];
 /// The fields of an entry to remove.
 pub const REMOVED: &[&str] = &["address", "stream"];
 
-/// The word for the entry of all streams, where an entry is chosen by its stream.
+/// Selects the entry for all streams, where an entry is selected by its stream.
 pub const ALL_STREAMS: &str = "*";
 
-/// Reads new entries: one, or an array of them. An address alone stands for an entry.
+/// Parses new entries: one, or an array of them. A bare address is an entry too.
 pub fn parse(body: &[u8], context: &Context<'_>) -> Result<Vec<Suppression>, Rejection> {
     let mut entries = Vec::new();
     list(body, |node, faults| {
@@ -44,7 +44,7 @@ pub fn parse(body: &[u8], context: &Context<'_>) -> Result<Vec<Suppression>, Rej
     Ok(entries)
 }
 
-/// Reads which entries are to go: one, or an array of them. An address alone stands for all of its entries.
+/// Parses the entries to remove: one, or an array of them. A bare address means all of its entries.
 pub fn parse_removal(body: &[u8]) -> Result<Vec<Removal>, Rejection> {
     let mut removals = Vec::new();
     list(body, |node, faults| {
@@ -63,12 +63,12 @@ pub fn parse_removal(body: &[u8]) -> Result<Vec<Removal>, Rejection> {
     Ok(removals)
 }
 
-/// The stream by which an entry is chosen, as it is stored.
+/// Returns the stored form of the stream that selects an entry.
 pub fn chosen_stream(word: &str) -> String {
     if word == ALL_STREAMS { String::new() } else { word.to_owned() }
 }
 
-/// One line of an import; the fault that was found first where it is none.
+/// Parses a line of an import. Returns the first fault if it is not valid.
 pub fn line(value: Value<'_>, context: &Context<'_>) -> Result<Suppression, Fault> {
     let (at, mut faults) = (Pointer::Root, Faults::default());
     let read = Fields::open(value, &at, COLUMNS, &mut faults).and_then(|mut fields| {
@@ -76,9 +76,9 @@ pub fn line(value: Value<'_>, context: &Context<'_>) -> Result<Suppression, Faul
         let created = schedule::time(fields.take("created_at"), &mut faults);
         if let Some((time, at)) = created {
             if time > context.now {
-                at.fault(&mut faults, Code::InvalidTimestamp, "this time has not come yet");
+                at.fault(&mut faults, Code::InvalidTimestamp, "must not be in the future");
             } else if time < DateTime::UNIX_EPOCH {
-                at.fault(&mut faults, Code::InvalidTimestamp, "this time is before 1970");
+                at.fault(&mut faults, Code::InvalidTimestamp, "must not be before 1970");
             }
             entry.created_at = time;
         }
@@ -96,11 +96,11 @@ pub fn line(value: Value<'_>, context: &Context<'_>) -> Result<Suppression, Faul
     }
 }
 
-/// Walks the body: one value, or an array of up to [`MAX_ENTRIES`].
+/// Visits the values in the body: one value, or an array of up to [`MAX_ENTRIES`].
 fn list(body: &[u8], visit: impl FnMut(Node<'_, '_>, &mut Faults)) -> Result<(), Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
-    let why = format_args!("at most {MAX_ENTRIES} entries are allowed in one request; import more");
+    let why = format_args!("at most {MAX_ENTRIES} entries are allowed in one request; use an import for more");
     Node::root(value).one_or_each(MAX_ENTRIES, why, &mut faults, visit);
     if faults.is_empty() { Ok(()) } else { Err(Rejection::Invalid(faults.into_vec())) }
 }
@@ -118,7 +118,7 @@ fn manual(address: AddressKey, now: DateTime<Utc>) -> Suppression {
     }
 }
 
-/// The fields that every entry has. `None` exactly where there is no address.
+/// Parses the fields that every entry has. Returns `None` exactly when there is no address.
 fn entry(fields: &mut Fields<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Option<Suppression> {
     let address = fields.require("address", faults).and_then(|node| address(node, faults));
     let stream = fields.take("stream").map(|node| send::stream(Some(node), context.streams, faults));
@@ -128,14 +128,14 @@ fn entry(fields: &mut Fields<'_, '_>, context: &Context<'_>, faults: &mut Faults
     Some(Suppression {
         stream: stream.map(Cow::into_owned),
         reason: reason.unwrap_or(Reason::Manual),
-        // A CSV cannot tell an empty note from none.
+        // CSV cannot distinguish an empty note from a missing one.
         note: note.map(Cow::into_owned).filter(|note| !note.is_empty()),
         expires_at,
         ..manual(address?, context.now)
     })
 }
 
-/// A bare address.
+/// Parses a bare address.
 fn address(node: Node<'_, '_>, faults: &mut Faults) -> Option<AddressKey> {
     let at = node.at;
     let text = node.string(faults)?;
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_with_its_place() {
+    fn every_fault_is_reported_with_its_pointer() {
         let body = r#"["x", 5, {"reason": "rude"}, {"address": "a@b.test", "stream": "no", "note": "a\nb",
                        "expires_at": "2020-01-01T00:00:00Z", "email": "x"}, {"address": "Ann <a@b.test>"}, ""]"#;
         let expected = [

@@ -1,4 +1,4 @@
-//! Tags: names and values for the sender's own filters; they come back in status, lists and events.
+//! Parses tags: names and values for the sender's filters, returned in status, lists and events.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ pub const FIELDS: &[&str] = &["name", "value"];
 
 const MAX_LENGTH: usize = 256;
 
-/// `tags`: an array of `{"name", "value"}`.
+/// Parses `tags`, an array of `{"name", "value"}`.
 pub fn tags(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults) -> Vec<Tag> {
     let mut list = Vec::new();
     if let Some(node) = node {
@@ -30,7 +30,7 @@ fn tag(node: Node<'_, '_>, faults: &mut Faults) -> Option<Tag> {
     Some(Tag { name: name?.into_owned(), value: value?.into_owned() })
 }
 
-/// Letters, digits, `_` and `-` only, so that `?tag=name:value` needs no escaping.
+/// Parses a name or value: only letters, digits, `_` and `-`, so that `?tag=name:value` needs no escaping.
 fn word<'v>(node: Node<'_, 'v>, faults: &mut Faults) -> Option<Cow<'v, str>> {
     let at = node.at;
     let text = node.line(1..=MAX_LENGTH, faults)?;

@@ -1,4 +1,4 @@
-//! What every test of requests starts from.
+//! Common helpers of the request tests.
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ fn accepted(body: &Value) -> NewMessage {
     parse_bytes(body.to_string().as_bytes()).expect("a valid message")
 }
 
-/// Pointers and codes of all faults; none where the message is valid.
+/// Returns the pointers and codes of all faults; none if the message is valid.
 fn faults(body: &[u8]) -> Vec<(String, &'static str)> {
     match parse_bytes(body) {
         Ok(_) => Vec::new(),
@@ -33,7 +33,7 @@ fn faults(body: &[u8]) -> Vec<(String, &'static str)> {
     }
 }
 
-/// The smallest valid message with some fields put in; `null` takes one out.
+/// Returns the smallest valid message with some fields changed; `null` removes a field.
 fn with(changes: &Value) -> Value {
     let mut body = json!({"from": "a@acme.test", "to": "ann@example.test", "subject": "Hi", "text": "Hello"});
     let (Value::Object(fields), Value::Object(changes)) = (&mut body, changes) else { panic!("objects") };

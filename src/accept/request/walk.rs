@@ -1,7 +1,7 @@
-//! Typed access to a JSON tree: every step knows its JSON pointer (RFC 6901), and what does not fit is noted as a fault
-//! and skipped, so that the walk sees the whole body.
+//! Typed access to a JSON tree. Every step has its JSON pointer (RFC 6901), and an invalid value adds a fault and is
+//! skipped, so that the walk covers the whole body.
 //!
-//! `null` is the same as a missing field. Functions return `None` exactly when the value is absent or a fault was noted.
+//! `null` equals a missing field. Functions return `None` exactly when the value is absent or a fault was added.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,22 +15,22 @@ use super::pointer::Pointer;
 use crate::config;
 use crate::domain::fault::{Code, Faults};
 
-/// One value and where it stands.
+/// A value and its position.
 #[derive(Debug)]
 pub struct Node<'p, 'v> {
     /// The value; owned, so that a string with escapes is moved and not copied.
     pub value: Value<'v>,
-    /// Where it stands.
+    /// Its position.
     pub at: Pointer<'p>,
 }
 
 impl<'v> Node<'_, 'v> {
-    /// The whole body.
+    /// Creates the node of the whole body.
     pub fn root(value: Value<'v>) -> Self {
         Self { value, at: Pointer::Root }
     }
 
-    /// Notes that the value is of another type than `expected`, such as `a string`.
+    /// Adds a fault because the value is not of the type `expected`, such as `a string`.
     pub fn wrong_type(&self, expected: &str, faults: &mut Faults) {
         let found = match &self.value {
             Value::Null => "null",
@@ -43,7 +43,7 @@ impl<'v> Node<'_, 'v> {
         self.at.fault(faults, Code::InvalidType, format_args!("expected {expected}, found {found}"));
     }
 
-    /// Any string.
+    /// Returns a string.
     pub fn string(self, faults: &mut Faults) -> Option<Cow<'v, str>> {
         if let Value::Str(text) = self.value {
             return Some(text);
@@ -52,7 +52,7 @@ impl<'v> Node<'_, 'v> {
         None
     }
 
-    /// `true` or `false`.
+    /// Returns a boolean.
     pub fn boolean(self, faults: &mut Faults) -> Option<bool> {
         if let Value::Bool(value) = self.value {
             return Some(value);
@@ -61,7 +61,7 @@ impl<'v> Node<'_, 'v> {
         None
     }
 
-    /// A whole number within `range`, in the type of its column.
+    /// Returns an integer within `range`, in the type of its column.
     pub fn whole<T: TryFrom<u64>>(self, range: RangeInclusive<u64>, faults: &mut Faults) -> Option<T> {
         let Value::Number(number) = self.value else {
             self.wrong_type("a number", faults);
@@ -75,7 +75,7 @@ impl<'v> Node<'_, 'v> {
         value
     }
 
-    /// A number within `range`.
+    /// Returns a number within `range`.
     pub fn number(self, range: RangeInclusive<f64>, faults: &mut Faults) -> Option<f64> {
         let Value::Number(number) = self.value else {
             self.wrong_type("a number", faults);
@@ -89,7 +89,7 @@ impl<'v> Node<'_, 'v> {
         value
     }
 
-    /// Whole seconds within `range`, as a number or as a duration such as `90s`, `5m` or `1h30m`.
+    /// Returns whole seconds within `range`, given as a number or as a duration such as `90s`, `5m` or `1h30m`.
     pub fn seconds(self, range: RangeInclusive<Duration>, faults: &mut Faults) -> Option<i32> {
         let at = self.at;
         let duration = match self.value {
@@ -111,25 +111,25 @@ impl<'v> Node<'_, 'v> {
         seconds
     }
 
-    /// A text for a body: any line ends, but no NUL, which Postgres text cannot hold.
+    /// Returns a text of several lines, with any line ends, but without NUL, which Postgres cannot store.
     pub fn prose(self, faults: &mut Faults) -> Option<String> {
         let at = self.at;
         let text = self.string(faults)?;
         if memchr::memchr(0, text.as_bytes()).is_some() {
-            at.fault(faults, Code::ControlCharacter, "NUL (U+0000) may not stand in a text");
+            at.fault(faults, Code::ControlCharacter, "must not contain NUL (U+0000)");
             return None;
         }
         Some(text.into_owned())
     }
 
-    /// A text on one line: no control character, its length in characters within `length`.
+    /// Returns a text on one line, without control characters, whose length in characters is within `length`.
     pub fn line(self, length: RangeInclusive<usize>, faults: &mut Faults) -> Option<Cow<'v, str>> {
         let at = self.at;
         let text = self.string(faults)?;
         one_line(&text, &at, length, faults).then_some(text)
     }
 
-    /// Visits the elements of an array. Beyond `limit` elements `why` is a fault, and the rest is not looked at.
+    /// Visits the elements of an array. More than `limit` elements add the fault `why`, and the rest is not visited.
     pub fn each(
         self,
         limit: usize,
@@ -151,7 +151,7 @@ impl<'v> Node<'_, 'v> {
         }
     }
 
-    /// Visits the elements of an array, or the one value that stands in its place.
+    /// Visits the elements of an array, or a single value in its place.
     pub fn one_or_each(
         self,
         limit: usize,
@@ -166,7 +166,7 @@ impl<'v> Node<'_, 'v> {
         }
     }
 
-    /// Visits the entries of an object whose names the sender chose. Beyond `limit` entries `why` is a fault.
+    /// Visits the entries of an object whose names the sender chooses. More than `limit` entries add the fault `why`.
     pub fn each_entry(
         self,
         limit: usize,
@@ -186,7 +186,7 @@ impl<'v> Node<'_, 'v> {
                 return;
             }
             let at = Pointer::Field(&self.at, &name);
-            // Linear, but over `limit` names at most.
+            // Linear, but over at most `limit` names.
             if seen.contains(&name) {
                 duplicate(&at, &name, faults);
             } else {
@@ -197,11 +197,11 @@ impl<'v> Node<'_, 'v> {
     }
 }
 
-/// Whether a text has no control character and a length within bounds; notes a fault if not.
+/// Whether a text has no control character and a length within bounds. Adds a fault if not.
 pub fn one_line(text: &str, at: &Pointer<'_>, length: RangeInclusive<usize>, faults: &mut Faults) -> bool {
     if let Some((index, c)) = text.chars().enumerate().find(|(_, c)| c.is_control()) {
         let message =
-            format_args!("the control character U+{:04X} may not stand here (character {index})", u32::from(c));
+            format_args!("must not contain the control character U+{:04X} (at character {index})", u32::from(c));
         at.fault(faults, Code::ControlCharacter, message);
         return false;
     }
@@ -209,7 +209,7 @@ pub fn one_line(text: &str, at: &Pointer<'_>, length: RangeInclusive<usize>, fau
         at.fault(faults, Code::Required, "must not be empty");
         return false;
     }
-    // A text has at least as many octets as characters, so most need no counting.
+    // A text has at least as many bytes as characters, so most need no counting.
     if text.len() > *length.end() && text.chars().count() > *length.end() {
         at.fault(faults, Code::TooLong, format_args!("longer than {} characters", length.end()));
         return false;

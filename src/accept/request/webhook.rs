@@ -1,4 +1,4 @@
-//! The bodies of `POST /v1/webhooks` and `PATCH /v1/webhooks/{id}`.
+//! Parses the bodies of `POST /v1/webhooks` and `PATCH /v1/webhooks/{id}`.
 
 use url::Url;
 
@@ -15,7 +15,7 @@ const FIELDS: &[&str] = &["url", "events", "description", "concurrency", "rate",
 /// The fields that may be changed.
 const CHANGES: &[&str] = &["url", "events", "description", "concurrency", "rate", "batch", "disabled"];
 
-/// Reads a new endpoint: its URL and its settings. Whether the URL leads somewhere allowed is not known here.
+/// Parses a new endpoint: its URL and its settings. The caller checks whether its address is allowed.
 pub fn parse(body: &[u8]) -> Result<(Url, Settings), Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
@@ -31,7 +31,8 @@ pub fn parse(body: &[u8]) -> Result<(Url, Settings), Rejection> {
     }
 }
 
-/// Reads changes to an endpoint: `null` makes `events`, `description` and `rate` as usual again, what is missing stays.
+/// Parses changes to an endpoint: `null` resets `events`, `description` and `rate` to the default, a missing field
+/// keeps the value.
 pub fn parse_change(body: &[u8]) -> Result<EndpointChange, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
@@ -65,12 +66,12 @@ fn url(node: Node<'_, '_>, faults: &mut Faults) -> Option<Url> {
         Err(error) => format!("not a URL such as https://example.com/hooks: {error}"),
         Ok(url) if !matches!(url.scheme(), "http" | "https") => "must begin with https:// or http://".into(),
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            "a name or password may not stand in it; check the signature of what arrives instead".into()
+            "must not contain a user or password; verify the signature of deliveries instead".into()
         }
-        Ok(url) if url.fragment().is_some() => "a fragment (#…) is never sent, and may not stand in it".into(),
-        // What is not ASCII grows when it is encoded.
+        Ok(url) if url.fragment().is_some() => "must not contain a fragment (#…), which is never sent".into(),
+        // Characters that are not ASCII get longer when they are encoded.
         Ok(url) if url.as_str().len() > MAX_URL => {
-            at.fault(faults, Code::TooLong, format_args!("longer than {MAX_URL} characters once it is encoded"));
+            at.fault(faults, Code::TooLong, format_args!("longer than {MAX_URL} characters after encoding"));
             return None;
         }
         Ok(url) => return Some(url),
@@ -88,7 +89,7 @@ fn events(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<EventType>> {
         let at = node.at;
         match node.string(faults).map(|word| word.parse::<EventType>()) {
             Some(Ok(kind)) if types.contains(&kind) => {
-                at.fault(faults, Code::DuplicateValue, format_args!("`{kind}` stands there already"));
+                at.fault(faults, Code::DuplicateValue, format_args!("duplicate type `{kind}`"));
             }
             Some(Ok(kind)) => types.push(kind),
             Some(Err(error)) => {
@@ -111,12 +112,12 @@ mod tests {
 
     fn faults(rejection: Rejection) -> Vec<(String, &'static str)> {
         let Rejection::Invalid(faults) = rejection else { return Vec::new() };
-        let mut told: Vec<_> = faults.into_iter().map(|fault| (fault.pointer, fault.code)).collect();
-        told.sort();
-        told
+        let mut found: Vec<_> = faults.into_iter().map(|fault| (fault.pointer, fault.code)).collect();
+        found.sort();
+        found
     }
 
-    fn of_url(url: &str) -> Result<String, &'static str> {
+    fn parse_url(url: &str) -> Result<String, &'static str> {
         let body = serde_json::json!({ "url": url }).to_string();
         parse(body.as_bytes()).map(|(url, _)| url.into()).map_err(|rejection| faults(rejection)[0].1)
     }
@@ -129,7 +130,7 @@ mod tests {
 
     #[test]
     fn only_what_can_be_posted_to_is_a_url() {
-        assert_eq!(of_url("HTTP://Bücher.test:8080/a b"), Ok("http://xn--bcher-kva.test:8080/a%20b".into()));
+        assert_eq!(parse_url("HTTP://Bücher.test:8080/a b"), Ok("http://xn--bcher-kva.test:8080/a%20b".into()));
         for (url, code) in [
             ("", "required"),
             ("hooks.acme.test", "invalid_url"),
@@ -145,12 +146,12 @@ mod tests {
             (&format!("https://hooks.acme.test/{}", "x".repeat(MAX_URL)), "too_long"),
             (&format!("https://hooks.acme.test/{}", "ö".repeat(1_000)), "too_long"),
         ] {
-            assert_eq!(of_url(url), Err(code), "{url}");
+            assert_eq!(parse_url(url), Err(code), "{url}");
         }
     }
 
     #[test]
-    fn every_fault_is_told() {
+    fn every_fault_is_reported() {
         let body = br#"{"events": ["message.bounced", "message.lost", "message.bounced", 5], "description": ["x"],
                         "concurrency": 257, "rate": 0, "batch": 101, "disabled": true}"#;
         let expected = [
@@ -164,15 +165,15 @@ mod tests {
             ("/rate", "invalid_value"),
             ("/url", "required"),
         ];
-        let told = faults(parse(body).expect_err("not valid"));
-        assert_eq!(told, expected.map(|(pointer, code)| (pointer.to_owned(), code)));
+        let found = faults(parse(body).expect_err("not valid"));
+        assert_eq!(found, expected.map(|(pointer, code)| (pointer.to_owned(), code)));
         let empty = faults(parse_change(br#"{"events": [], "disabled": "no"}"#).expect_err("not valid"));
         let expected = [("/disabled", "invalid_type"), ("/events", "required")];
         assert_eq!(empty, expected.map(|(pointer, code)| (pointer.to_owned(), code)));
     }
 
     #[test]
-    fn a_change_tells_what_stays_from_what_goes() {
+    fn a_change_distinguishes_null_from_missing() {
         let change = parse_change(br#"{"events": null, "rate": 5, "disabled": false}"#).expect("valid");
         assert_eq!((change.settings.events, change.settings.rate), (Change::Clear, Change::Set(5.0)));
         assert_eq!((change.url, change.disabled, change.settings.description), (None, Some(false), Change::Keep));

@@ -1,5 +1,5 @@
-//! What a script or a person needs to know of a running `dev`: `DIR/dev.json`, the same for a shell in `DIR/dev.env`, and
-//! what is printed.
+//! Addresses and keys of a running `dev`: in `DIR/dev.json` for programs, in `DIR/dev.env` for shells, and printed for
+//! people.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -23,7 +23,7 @@ pub(super) struct Facts {
     pub admin_key: String,
     pub database_url: String,
     pub inbox_smtp: String,
-    /// Where bounces are received. An earlier version did not write it.
+    /// Address that receives bounces. Earlier versions did not write it.
     #[serde(default)]
     pub bounces_smtp: String,
 }
@@ -43,7 +43,7 @@ impl Facts {
         write_own(dir, JSON, &text)
     }
 
-    /// Variables for `. DIR/dev.env`. No value holds a character that a shell would act on.
+    /// Returns the content of `DIR/dev.env`. No value contains a character that is special in a shell.
     fn shell(&self) -> String {
         let Self { api, api_key, admin_key, inbox_smtp, bounces_smtp, .. } = self;
         format!(
@@ -51,7 +51,7 @@ impl Facts {
         )
     }
 
-    /// Prints what to do next. `next` is the number that the next message in the inbox gets.
+    /// Prints the addresses, the keys and first commands. `next` is the number of the next message in the inbox.
     pub(super) fn print(&self, dir: &Path, next: u64) {
         let Self { api, api_key, admin_key, inbox_smtp, bounces_smtp, .. } = self;
         println!(
@@ -75,21 +75,21 @@ Read it:
 
   curl -sS '{api}/v1/dev/inbox/{next}?wait=10'
 
-Ctrl-C stops everything; a second start finds its data again.
+Ctrl-C stops everything; the next start keeps the data.
 ",
             dir = dir.display()
         );
     }
 }
 
-/// The secret of an earlier start, else a new one: DKIM keys are sealed with it.
+/// Returns the secret key of an earlier start, which encrypts DKIM keys, or creates one.
 pub(super) fn own_secret(dir: &Path) -> anyhow::Result<String> {
     const NAME: &str = "secret_key";
     let path = dir.join(NAME);
     match std::fs::read_to_string(&path) {
         Ok(secret) => return Ok(secret.trim().to_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        // A new one would lock away what this one has sealed.
+        // A new secret could not decrypt what this one has encrypted.
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
     let secret = hex(&rand::random::<[u8; 32]>());
@@ -97,16 +97,16 @@ pub(super) fn own_secret(dir: &Path) -> anyhow::Result<String> {
     Ok(secret)
 }
 
-/// Writes a file for this user's eyes only: it holds keys.
+/// Writes a file that only this user can read, because it contains keys.
 fn write_own(dir: &Path, name: &str, text: &[u8]) -> anyhow::Result<()> {
     let (path, fresh) = (dir.join(name), dir.join(format!("{name}.new")));
     let write = || -> std::io::Result<()> {
-        // One that a crash left behind may have another mode.
+        // A file left by a crash may have another mode.
         let _ = std::fs::remove_file(&fresh);
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
         file.write_all(text)?;
         file.sync_all()?;
-        // A script that waits for the file must never see half of it.
+        // A script that waits for the file must never see it incomplete.
         std::fs::rename(&fresh, &path)
     };
     write().with_context(|| format!("cannot write {}", path.display()))

@@ -1,5 +1,5 @@
-//! What makes `dev` safe to start anywhere, also beside a production `postrider.toml` or with its environment: every
-//! setting by which something could leave this machine is replaced.
+//! Makes `dev` safe to start anywhere, also with a production `postrider.toml` or environment: it replaces every
+//! setting through which data could leave this machine.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -8,11 +8,11 @@ use crate::dev::local_only::is_local_url;
 
 use super::super::healthcheck::reachable;
 
-/// The domain of return paths, where none is configured.
+/// The domain of return paths, if none is configured.
 const RETURN_DOMAIN: &str = "return.postrider.test";
 
-/// Sends every message to `inbox` and every webhook to this machine, whatever is configured. Returns the keys whose
-/// values are ignored.
+/// Changes the configuration so that every message goes to `inbox` and every webhook to this machine. Returns the
+/// configuration keys whose values are ignored.
 pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr) -> Vec<String> {
     let mut ignored = Vec::new();
     let mut ignore = |is_set: bool, key: &str| {
@@ -23,7 +23,7 @@ pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr
     ignore(config.database.url.is_some(), "database.url (DATABASE_URL)");
     config.database.url = Some(database_url.to_owned().into());
 
-    // With no routes and a relay, the table of routes has one entry: no message goes direct to MX.
+    // With a relay and without routes, the route table has one entry, so no message goes direct to MX.
     ignore(config.relay_url.is_some(), "relay_url");
     config.relay_url = Some(format!("smtp://{inbox}?tls=none").into());
     ignore(config.relay_ca_file.take().is_some(), "relay_ca_file");
@@ -35,16 +35,16 @@ pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr
     ignore(!config.webhooks.allow.is_empty(), "webhooks.allow");
     config.webhooks = Webhooks { timeout: config.webhooks.timeout, this_machine_only: true, ..Webhooks::default() };
 
-    // A link in a caught message must not lead to a production server, which would take its signature for its own.
+    // A link in a caught message must not lead to a production server, which might accept its signature.
     let is_elsewhere = config.public_url.as_ref().is_some_and(|url| !is_local_url(url));
     ignore(is_elsewhere, "public_url");
     if is_elsewhere || config.public_url.is_none() {
-        // A port that is yet to be chosen is not known.
+        // Port 0 is replaced when the listener starts, so the URL is not known yet.
         config.public_url =
             (config.listen.port() != 0).then(|| format!("http://{}", reachable(config.listen)).parse().ok()).flatten();
     }
 
-    // Bounces come from this machine. Port 25 and certificates are for a server on the Internet.
+    // Bounces come from this machine only.
     let is_open = config.inbound.listen.is_some_and(|address| !address.ip().is_loopback());
     ignore(is_open, "inbound.listen");
     if is_open || config.inbound.listen.is_none() {
@@ -52,7 +52,7 @@ pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr
     }
     config.return_path.domain.get_or_insert_with(|| RETURN_DOMAIN.into());
 
-    // The DNS shows the records of other keys than those that `dev` makes.
+    // The DNS has no records of the keys that `dev` creates.
     ignore(config.domains.unverified == Unverified::Refuse, "domains.unverified");
     config.domains.unverified = Unverified::Allow;
     ignored
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn dev_replaces_every_way_out_and_names_it() {
+    fn dev_replaces_and_names_every_outgoing_setting() {
         let mut config = Config {
             relay_url: Some("smtp://relay.example:587".to_owned().into()),
             relay_ca_file: Some("/etc/ca.pem".into()),

@@ -1,5 +1,5 @@
-//! What other servers make of our mail: the secret key, the records of each registered domain, and this machine's name
-//! on the direct way.
+//! Checks what other servers verify: the secret key, the DNS records of each registered domain, and this machine's name
+//! when it sends direct to MX.
 
 use std::net::IpAddr;
 
@@ -13,8 +13,8 @@ use crate::dns::{self, Asker};
 use crate::domain::dns_records::{Finding, PublishedKey, RecordStatus, records};
 use crate::domain::id::TenantId;
 
-/// Domains that are looked at.
-const MOST: i64 = 1_000;
+/// Maximum number of domains checked.
+const MAX_DOMAINS: i64 = 1_000;
 
 pub(super) async fn check(config: &Config, report: &mut Report) {
     let dns = match settings::asker(config) {
@@ -22,8 +22,8 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
         Err(error) => return report.bad("dns", format!("{error:#}")),
     };
     if let Ok(db) = app::database(config) {
-        match domains::all(&db, MOST).await {
-            Ok(rows) => of_domains(config, &db, &dns, rows, report).await,
+        match domains::all(&db, MAX_DOMAINS).await {
+            Ok(rows) => registered(config, &db, &dns, rows, report).await,
             Err(error) => report.bad("domains", error),
         }
         db.close().await;
@@ -34,7 +34,7 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
     }
 }
 
-async fn of_domains(config: &Config, db: &Db, dns: &Asker, rows: Vec<DomainRow>, report: &mut Report) {
+async fn registered(config: &Config, db: &Db, dns: &Asker, rows: Vec<DomainRow>, report: &mut Report) {
     match (&config.secret_key, rows.is_empty()) {
         (Some(_), _) => Report::ok("secret_key", "it is set"),
         (None, true) => match webhooks::secrets::clear(db, 1).await {
@@ -46,17 +46,18 @@ async fn of_domains(config: &Config, db: &Db, dns: &Asker, rows: Vec<DomainRow>,
             }
             Ok(_) => Report::warn(
                 "secret_key",
-                "it is not set, so the secrets of webhooks are not encrypted in the database: take the output of `openssl rand -base64 33`",
+                "it is not set, so the secrets of webhooks are not encrypted in the database: set it to the output of \
+                 `openssl rand -base64 33`",
             ),
             Err(error) => report.bad("secret_key", error),
         },
         (None, false) => report.bad(
             "secret_key",
-            "it is not set, and mail of registered domains waits: set it to what their keys were made with",
+            "it is not set, and messages from registered domains wait: set it to the key they were created with",
         ),
     }
     if rows.is_empty() {
-        Report::ok("domains", "none are registered, so mail is not signed: POST /v1/domains");
+        Report::ok("domains", "none are registered, so messages are not signed: register them with POST /v1/domains");
     }
     let clock = std::sync::Arc::new(crate::clock::SystemClock);
     let senders = SenderCache::new(db.clone(), clock, config.keyring(), config.dkim.algorithms());
@@ -67,7 +68,7 @@ async fn of_domains(config: &Config, db: &Db, dns: &Asker, rows: Vec<DomainRow>,
     }
 }
 
-/// One line a record, and one for the keys where they cannot be opened.
+/// Prints one line for each record, and one if the keys cannot be decrypted.
 async fn one(
     config: &Config,
     db: &Db,
@@ -80,7 +81,10 @@ async fn one(
     if let SenderStatus::Known(sender) = senders.get(tenant, &row.name).await?
         && let Err(error) = &sender.signer
     {
-        report.bad(&format!("domain {}", row.name), format!("its keys cannot be opened, so its mail waits: {error}"));
+        report.bad(
+            &format!("domain {}", row.name),
+            format!("its keys cannot be decrypted, so its messages wait: {error}"),
+        );
     }
     let keys: Vec<PublishedKey> = domains::keys(db, tenant, std::slice::from_ref(&row.name))
         .await?
@@ -95,7 +99,7 @@ async fn one(
     Ok(())
 }
 
-/// `idle` are the places of keys that do not sign: theirs are not missed.
+/// Prints the line of one record. `idle` are the names of keys that do not sign, whose records are not required.
 fn record(domain: &str, finding: Finding, idle: &[String], report: &mut Report) {
     let what = format!("domain {domain}, {}", finding.name);
     if let Some(warning) = finding.warning.filter(|_| finding.status == RecordStatus::Ok) {
@@ -103,27 +107,33 @@ fn record(domain: &str, finding: Finding, idle: &[String], report: &mut Report) 
     }
     match (finding.status, finding.mend) {
         (RecordStatus::Ok, _) if idle.contains(&finding.name) => Report::ok(&what, "published (not in use)"),
-        _ if idle.contains(&finding.name) => Report::ok(&what, "not as it should be (not in use)"),
+        _ if idle.contains(&finding.name) => Report::ok(&what, "differs from the expected record (not in use)"),
         (RecordStatus::Ok, _) => Report::ok(&what, "published"),
-        (_, Some(mend)) => report.bad(&what, mend),
-        (_, None) => report.bad(&what, "not as it should be"),
+        (_, Some(fix)) => report.bad(&what, fix),
+        (_, None) => report.bad(&what, "differs from the expected record"),
     }
 }
 
-/// Receivers look our address up, and expect the name that it points to to lead back to it, and to be the one we greet
-/// with.
+/// Checks the hostname: receivers look up the PTR record of the sending address and expect it to be the name in EHLO,
+/// which must resolve to that address.
 async fn own_name(hostname: &str, dns: &Asker, report: &mut Report) {
     let what = format!("hostname {hostname}");
     if !hostname.contains('.') {
-        return report.bad(&what, "other servers know no such name: set hostname to one that leads to this machine");
+        return report.bad(
+            &what,
+            "other servers cannot resolve this name: set hostname to a name that resolves to this machine",
+        );
     }
     if hostname.starts_with('[') {
-        return report.bad(&what, "many servers refuse an address as a name: set hostname to one that leads to it");
+        return report
+            .bad(&what, "many servers refuse an address as a name: set hostname to a name that resolves to it");
     }
     match dns.addresses(hostname).await {
-        Err(why) => report.bad(&what, format!("the DNS did not answer ({why}): see that `dns` names a resolver")),
+        Err(why) => {
+            report.bad(&what, format!("the DNS did not answer ({why}): check that `dns` is the address of a resolver"))
+        }
         Ok(addresses) if addresses.is_empty() => {
-            report.bad(&what, "it has no address: publish an A record with the one this machine sends from");
+            report.bad(&what, "it has no address: publish an A record with the address that this machine sends from");
         }
         Ok(addresses) => {
             for address in addresses {
@@ -135,18 +145,18 @@ async fn own_name(hostname: &str, dns: &Asker, report: &mut Report) {
 
 async fn points_back(what: &str, hostname: &str, address: IpAddr, dns: &Asker, report: &mut Report) {
     match dns.names(address).await {
-        Err(why) => report.bad(what, format!("the DNS did not answer what {address} points to ({why})")),
+        Err(why) => report.bad(what, format!("the DNS did not answer the PTR query for {address} ({why})")),
         Ok(names) if names.iter().any(|name| name.eq_ignore_ascii_case(hostname.trim_end_matches('.'))) => {
-            Report::ok(what, format!("it leads to {address}, which points back to it"));
+            Report::ok(what, format!("it resolves to {address}, whose PTR record names it"));
         }
         Ok(names) if names.is_empty() => report.bad(
             what,
-            format!("it leads to {address}, which points to no name: ask whoever gave you the address for a PTR record"),
+            format!("it resolves to {address}, which has no PTR record: ask the provider of the address for one"),
         ),
         Ok(names) => report.bad(
             what,
             format!(
-                "it leads to {address}, which points to {}: have its PTR record name {hostname}, or set hostname to that",
+                "it resolves to {address}, whose PTR record is {}: change it to {hostname}, or set hostname to it",
                 names.join(", ")
             ),
         ),

@@ -1,5 +1,5 @@
-//! What stands still in the service: no worker, an old backlog, pauses, unreachable destinations, held recipients, dead
-//! webhooks, clocks and replicas that differ.
+//! Checks what keeps messages or events from moving: missing workers, an old backlog, pauses, unreachable destinations,
+//! held recipients, failing webhooks, and clocks and replicas that differ.
 
 use std::fmt::Write as _;
 
@@ -13,9 +13,9 @@ use crate::db::overview::{self, Overview, Stopped};
 use crate::db::pool::server;
 use crate::db::{Db, DbError, workers};
 
-/// Due messages wait no longer than this while workers keep up.
+/// Age of the oldest due message that is reported: workers that keep up stay below it.
 const BACKLOG: TimeDelta = TimeDelta::minutes(5);
-/// Clocks that differ by more are reported.
+/// Clock skew that is reported.
 const SKEW: TimeDelta = TimeDelta::seconds(2);
 
 pub(super) async fn check(config: &Config, db: &Db, report: &mut Report) {
@@ -78,7 +78,7 @@ async fn replicas(config: &Config, db: &Db, overview: &Overview, report: &mut Re
 
 fn stopped(overview: &Overview, report: &mut Report) {
     for paused in &overview.paused {
-        Report::warn(&paused.name, described("paused", paused, "resume it when the reason is gone"));
+        Report::warn(&paused.name, described("paused", paused, "resume it when the reason no longer applies"));
     }
     for blocked in &overview.blocked {
         report.bad(&blocked.name, described("destination unreachable", blocked, "see GET /v1/lanes"));

@@ -54,10 +54,10 @@ async fn postmaster_is_reachable_and_keeps_no_bounce_out() {
         assert_eq!(client.codes(3).await, [250, 250, 354], "{to}");
         assert_eq!(
             client.say("Subject: hello\r\n\r\nHow are you?\r\n.\r\n").await,
-            "250 2.0.0 Taken for postmaster\r\n"
+            "250 2.0.0 Accepted for postmaster\r\n"
         );
     }
-    assert_eq!(app.bring_back(&path, &bounce()).await, "250 2.0.0 Taken as dsn, 1 recipients changed\r\n");
+    assert_eq!(app.bring_back(&path, &bounce()).await, "250 2.0.0 Accepted as dsn, 1 recipients changed\r\n");
     assert_eq!(app.events(&id).await, ["accepted", "relayed", "bounced"]);
 }
 
@@ -67,10 +67,10 @@ async fn a_token_in_the_mail_that_is_forged_or_too_old_changes_nothing() {
     let (id, path) = relayed(&app).await;
     let fbl = "fbl@return.acme.test";
     let forged = dsn(Some(&"a".repeat(48)), Some(&path.replace("b+", "b+a")), &[failed("ann@example.test")]);
-    assert_eq!(app.bring_back(fbl, &forged).await, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
+    assert_eq!(app.bring_back(fbl, &forged).await, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
     app.clock.advance(TimeDelta::days(61));
     let old = dsn(None, Some(&path), &[failed("ann@example.test")]);
-    assert_eq!(app.bring_back(fbl, &old).await, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
+    assert_eq!(app.bring_back(fbl, &old).await, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
     assert_eq!(app.bring_back(&path, &old).await, "550 5.1.1 This return path has expired\r\n");
     assert_eq!(app.events(&id).await, ["accepted", "relayed"]);
 }
@@ -128,7 +128,7 @@ async fn a_bounce_that_returns_a_large_mail_whole_is_read() {
     let (id, path) = relayed(&app).await;
     let whole = format!("Hello.\r\n{}", "A line of the mail.\r\n".repeat(550_000));
     let reply = app.bring_back(&path, &bounce().replace("Hello.\r\n", &whole)).await;
-    assert_eq!(reply, "250 2.0.0 Taken as dsn, 1 recipients changed\r\n");
+    assert_eq!(reply, "250 2.0.0 Accepted as dsn, 1 recipients changed\r\n");
     assert_eq!(app.status(&id).await, "bounced");
 }
 
@@ -142,7 +142,7 @@ async fn a_person_who_writes_that_a_server_sent_it_is_not_believed() {
         let mut client = Client::connect(app.inbound()).await;
         client.send(&format!("EHLO x\r\nMAIL FROM:<{from}>\r\nRCPT TO:<{path}>\r\nDATA\r\n")).await;
         assert_eq!(client.codes(4).await, [250, 250, 250, 354]);
-        assert_eq!(client.say(forged).await, format!("250 2.0.0 Taken as {kind} recipients changed\r\n"));
+        assert_eq!(client.say(forged).await, format!("250 2.0.0 Accepted as {kind} recipients changed\r\n"));
     }
     assert_eq!(app.status(&id).await, "bounced");
 }
@@ -153,8 +153,8 @@ async fn another_replica_takes_the_same_mail() {
     let (id, path) = relayed(&app).await;
     let (other, _) = app.another_api().await;
     let mut client = Client::connect(other.inbound_address().unwrap()).await;
-    assert_eq!(client.bring(&path, &bounce()).await, "250 2.0.0 Taken as dsn, 1 recipients changed\r\n");
-    assert_eq!(app.bring_back(&path, &bounce()).await, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
+    assert_eq!(client.bring(&path, &bounce()).await, "250 2.0.0 Accepted as dsn, 1 recipients changed\r\n");
+    assert_eq!(app.bring_back(&path, &bounce()).await, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
     assert_eq!(app.status(&id).await, "bounced");
     other.stop().await;
 }
@@ -167,11 +167,11 @@ async fn while_the_database_is_away_the_mail_is_the_other_sides_to_keep() {
     until_relayed(&site.api, &sent.id).await;
     site.postgres.kill().await;
     let mut client = Client::connect(site.inbound()).await;
-    assert_eq!(client.bring(&path, &bounce()).await, "451 4.3.0 Not now: the database cannot take it\r\n");
+    assert_eq!(client.bring(&path, &bounce()).await, "451 4.3.0 Try again later: the database is unavailable\r\n");
     site.postgres.start_again().await;
     site.works().await;
     let mut client = Client::connect(site.inbound()).await;
-    assert_eq!(client.bring(&path, &bounce()).await, "250 2.0.0 Taken as dsn, 1 recipients changed\r\n");
+    assert_eq!(client.bring(&path, &bounce()).await, "250 2.0.0 Accepted as dsn, 1 recipients changed\r\n");
     assert_eq!(site.api.status(&sent.id).await, "bounced");
     site.end().await;
 }

@@ -48,7 +48,7 @@ async fn a_relayed_mail_bounces_once_however_often_the_bounce_comes() {
     let (id, path) = relayed(&app, json!({"tags": [{"name": "kind", "value": "invoice"}]})).await;
     assert!(path.starts_with("b+") && path.ends_with("@return.acme.test"), "{path}");
     let bounce = dsn(None, None, &[failed("ann@example.test")]);
-    assert_eq!(app.bring_back(&path, &bounce).await, "250 2.0.0 Taken as dsn, 1 recipients changed\r\n");
+    assert_eq!(app.bring_back(&path, &bounce).await, "250 2.0.0 Accepted as dsn, 1 recipients changed\r\n");
 
     let recipient = app.recipient(&id).await;
     assert_eq!((&recipient["status"], &recipient["response"]["code"]), (&json!("bounced"), &json!(550)));
@@ -60,10 +60,13 @@ async fn a_relayed_mail_bounces_once_however_often_the_bounce_comes() {
     assert_eq!((&event["response"]["text"], &event["tags"][0]["value"]), (&json!("no such user"), &json!("invoice")));
 
     // Again, and from a server that shouts.
-    assert_eq!(app.bring_back(&path, &bounce).await, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
-    assert_eq!(app.bring_back(&path.to_uppercase(), &bounce).await, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
+    assert_eq!(app.bring_back(&path, &bounce).await, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
+    assert_eq!(
+        app.bring_back(&path.to_uppercase(), &bounce).await,
+        "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n"
+    );
     let late = dsn(None, None, &[delivered("ann@example.test")]);
-    assert_eq!(app.bring_back(&path, &late).await, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
+    assert_eq!(app.bring_back(&path, &late).await, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
     assert_eq!(app.events(&id).await.len(), 3);
     let ledger = app.get("/v1/ledger").await.body;
     assert_eq!((&ledger["balanced"], &ledger["bounced"], &ledger["relayed"]), (&json!(true), &json!(1), &json!(0)));
@@ -100,7 +103,7 @@ async fn bounce_by_a_shared_return_path_moves_no_state() {
     let about = [failed("BO@example.test"), delivered("cy@example.test"), failed("nobody@example.test")];
     for _ in 0..2 {
         let reply = app.bring_back(&path, &dsn(None, None, &about)).await;
-        assert_eq!(reply, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
+        assert_eq!(reply, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
     }
     assert_eq!((app.states(&id).await, suppressed(&app).await), (vec!["relayed".to_owned(); 3], vec![]));
     // Each is told of once, and as what it is.
@@ -120,7 +123,7 @@ async fn co_recipient_cannot_forge_complaints() {
     let forged = complaint(&path).replace("Version: 1\r\n", &format!("Version: 1\r\n{named}"));
     for way in [path.as_str(), "fbl@return.acme.test"] {
         let reply = app.bring_back(way, &forged).await;
-        assert_eq!(reply, "250 2.0.0 Taken as complaint, 0 recipients changed\r\n");
+        assert_eq!(reply, "250 2.0.0 Accepted as complaint, 0 recipients changed\r\n");
     }
     let complaints = told(&app, &id, "complained").await;
     assert_eq!((complaints.len(), &complaints[0]["vouched"]), (1, &json!(false)), "one mail tells of one recipient");
@@ -179,7 +182,7 @@ async fn a_complaint_is_an_event_and_the_mail_stays_where_it_is() {
     let (id, path) = relayed(&app, json!({})).await;
     for changed in [1, 0] {
         let reply = app.bring_back("fbl@return.acme.test", &complaint(&path)).await;
-        assert_eq!(reply, format!("250 2.0.0 Taken as complaint, {changed} recipients changed\r\n"));
+        assert_eq!(reply, format!("250 2.0.0 Accepted as complaint, {changed} recipients changed\r\n"));
     }
     assert_eq!(app.status(&id).await, "relayed");
     assert_eq!(app.events(&id).await, ["accepted", "relayed", "complained"]);
@@ -194,7 +197,7 @@ async fn a_complaint_is_an_event_and_the_mail_stays_where_it_is() {
 async fn who_is_away_has_not_bounced() {
     let app = start().await;
     let (id, path) = relayed(&app, json!({})).await;
-    assert_eq!(app.bring_back(&path, AWAY).await, "250 2.0.0 Taken as auto_reply, 0 recipients changed\r\n");
+    assert_eq!(app.bring_back(&path, AWAY).await, "250 2.0.0 Accepted as auto_reply, 0 recipients changed\r\n");
     assert_eq!(app.bring_back(&path, "Subject: hello\r\n\r\nHow are you?\r\n").await[..3], *"250");
     assert_eq!(app.events(&id).await, ["accepted", "relayed"]);
 }
@@ -208,7 +211,7 @@ async fn who_waits_for_another_attempt_is_not_touched() {
     assert_eq!(app.status(&sent.id).await, "deferred");
     let path = from_of(&app.smtp.lines().iter().find(|line| line.text.starts_with("MAIL")).unwrap().text);
     let bounce = dsn(None, None, &[failed("ann@example.test")]);
-    assert_eq!(app.bring_back(&path, &bounce).await, "250 2.0.0 Taken as dsn, 0 recipients changed\r\n");
+    assert_eq!(app.bring_back(&path, &bounce).await, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
     assert_eq!(app.status(&sent.id).await, "deferred");
     app.clock.advance(TimeDelta::minutes(10));
     app.run_until_idle().await;
@@ -225,13 +228,13 @@ async fn a_bounce_that_is_quicker_than_our_own_record_is_asked_to_come_again() {
     gate.reached().await;
     let path = from_of(&app.smtp.lines().iter().find(|line| line.text.starts_with("MAIL")).unwrap().text);
     let bounce = dsn(None, None, &[failed("ann@example.test")]);
-    assert_eq!(app.bring_back(&path, &bounce).await, "451 4.3.2 Not now: the mail is still being sent\r\n");
+    assert_eq!(app.bring_back(&path, &bounce).await, "451 4.3.2 Try again later: the message is still being sent\r\n");
     let request = app.request(Method::POST, &format!("/v1/inbound?recipient={}", path.replace('+', "%2B")));
     let answer = Answer::to(request.header("content-type", "message/rfc822").body(bounce.clone())).await;
     assert_eq!((answer.problem(), &answer.headers["retry-after"]), ((409, "still_sending"), &"2".parse().unwrap()));
     gate.open();
     working.await.unwrap().unwrap();
-    assert_eq!(app.bring_back(&path, &bounce).await, "250 2.0.0 Taken as dsn, 1 recipients changed\r\n");
+    assert_eq!(app.bring_back(&path, &bounce).await, "250 2.0.0 Accepted as dsn, 1 recipients changed\r\n");
     assert_eq!(app.events(&sent.id).await, ["accepted", "relayed", "bounced"]);
 }
 
@@ -330,7 +333,7 @@ async fn who_complains_of_a_first_copy_gets_no_second() {
     let path = from_of(&app.smtp.lines().iter().find(|line| line.text.starts_with("MAIL")).unwrap().text);
     for changed in [1, 0] {
         let reply = app.bring_back("fbl@return.acme.test", &complaint(&path)).await;
-        assert_eq!(reply, format!("250 2.0.0 Taken as complaint, {changed} recipients changed\r\n"));
+        assert_eq!(reply, format!("250 2.0.0 Accepted as complaint, {changed} recipients changed\r\n"));
     }
     assert_eq!(suppressed(&app).await, [("ann@example.test".into(), "complaint".into())]);
     app.clock.advance(TimeDelta::minutes(10));

@@ -51,7 +51,7 @@ async fn each_record_and_the_name_of_the_machine_have_a_line() {
     assert!(lines.len() == 7 && lines.iter().all(|line| line.starts_with("ok    ")), "{lines:#?}");
 
     let (lines, is_well) = doctor(url, &dns, Some("another secret that is just as long")).await;
-    assert!(!is_well && lines[1].contains("its keys cannot be opened") && lines[1].contains("previous_secret_keys"));
+    assert!(!is_well && lines[1].contains("its keys cannot be decrypted") && lines[1].contains("previous_secret_keys"));
     let (lines, _) = doctor(url, &dns, None).await;
     assert!(lines[0].starts_with("BAD   secret_key: it is not set"), "{lines:#?}");
 }
@@ -84,8 +84,7 @@ async fn a_stream_whose_links_cannot_be_made_has_a_line() {
     let app = with_secret(&dns).start().await;
     app.sql("UPDATE streams SET unsubscribe = true WHERE name = 'bulk'").await;
     let (lines, is_well) = doctor(&app.database.url, &dns, Some(SECRET)).await;
-    let expected =
-        "BAD   streams: mail of bulk waits for links to unsubscribe by: set public_url (POSTRIDER_PUBLIC_URL)";
+    let expected = "BAD   streams: messages of bulk wait for unsubscribe links: set public_url (POSTRIDER_PUBLIC_URL)";
     assert!(!is_well && lines.iter().any(|line| line == expected), "{lines:#?}");
     let public = [("POSTRIDER_PUBLIC_URL", "https://mail.acme.test")];
     let (lines, _) = doctor_with(&app.database.url, &dns, Some(SECRET), &public).await;

@@ -22,7 +22,7 @@ async fn doctor_names_what_stands_still() {
     let lines = doctor(&app.database.url, &words).await;
     assert!(lines.iter().all(|line| !line.starts_with("BAD")), "{lines:#?}");
     assert!(lines.iter().any(|line| line.starts_with("ok    server: PostgreSQL ")), "{lines:#?}");
-    assert!(lines.contains(&"ok    disk: the database takes writes".to_owned()), "{lines:#?}");
+    assert!(lines.contains(&"ok    disk: the database accepts writes".to_owned()), "{lines:#?}");
 
     app.send(json!({})).await;
     app.sql(

@@ -1,4 +1,4 @@
-//! The documented schema and the reader know the same fields.
+//! Checks that the documented schema and the parser have the same fields.
 
 use serde_json::{Value, json};
 use utoipa::PartialSchema;
@@ -20,7 +20,7 @@ fn sorted(fields: &[&str]) -> Vec<String> {
     names
 }
 
-/// A body whose `name` field has a type that no field has, within the valid object that `wrap` puts into a message.
+/// Checks every documented field with a value of a wrong type, in a valid object that `wrap` puts into a message.
 fn check<S: PartialSchema>(pointer: &str, valid: &Value, wrap: impl Fn(Value) -> Value) {
     let body = |name: &str, value: Value| {
         let mut object = valid.clone();

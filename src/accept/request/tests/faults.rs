@@ -1,4 +1,4 @@
-//! Bad input → pointer and code, and all of it at once.
+//! Tests of invalid input: the pointer and code of each fault, and that all faults are reported at once.
 
 use serde_json::{Value, json};
 
@@ -182,7 +182,7 @@ fn a_body_that_is_not_an_object_or_names_a_field_twice() {
 }
 
 #[test]
-fn every_fault_is_told_at_once() {
+fn every_fault_is_reported_at_once() {
     let body = json!({
         "from": "nobody", "to": ["ann@example.test", "bo", {"mail": "x"}], "cc": 4, "text": "\u{0}",
         "headers": {"To": "x", "X-A": "\n"}, "attachments": [{"content": "?"}], "stream": "x", "expires_at": "x",
@@ -209,7 +209,7 @@ fn every_fault_is_told_at_once() {
 }
 
 #[test]
-fn the_message_of_a_fault_says_what_would_mend_it() {
+fn the_message_of_a_fault_says_how_to_fix_it() {
     for (change, words) in [
         (json!({"to": "a@b.test, c@d.test"}), "array"),
         (json!({"scheduledAt": "x"}), "did you mean `scheduled_at`"),
@@ -228,7 +228,7 @@ fn the_message_of_a_fault_says_what_would_mend_it() {
 }
 
 #[test]
-fn a_flood_of_faults_gets_a_short_answer() {
+fn a_flood_of_faults_gets_a_short_response() {
     let unknown: serde_json::Map<_, _> = (0..5_000).map(|n| (format!("f{n}"), json!(1))).collect();
     let found = faults(with(&Value::Object(unknown)).to_string().as_bytes());
     assert_eq!(found.len(), 101);
@@ -240,7 +240,7 @@ fn a_flood_of_faults_gets_a_short_answer() {
 }
 
 #[test]
-fn malformed_json_is_told_apart() {
+fn malformed_json_is_distinguished() {
     for body in [b"{".as_slice(), b"", b"{\"subject\":\"\\ud800\"}", b"\xff", b"{'a':1}"] {
         assert!(matches!(parse_bytes(body), Err(Rejection::Malformed { .. })), "{body:?}");
     }

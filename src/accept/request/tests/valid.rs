@@ -1,4 +1,4 @@
-//! Valid messages come out as they were meant.
+//! Tests of valid messages.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -78,7 +78,7 @@ fn a_blank_body_is_none_where_there_is_another() {
 }
 
 #[test]
-fn headers_of_long_threads_and_attached_messages_are_taken() {
+fn headers_of_long_threads_and_attached_messages_are_valid() {
     let thread = "<0123456789012345678901234567890123456789@a.test> ".repeat(100);
     let mail = STANDARD.encode("From: a@b.test\n\nHi\n");
     let message = accepted(&with(&json!({
@@ -92,7 +92,7 @@ fn headers_of_long_threads_and_attached_messages_are_taken() {
 }
 
 #[test]
-fn an_address_that_is_named_twice_is_kept_where_it_stood_first() {
+fn a_duplicate_address_is_kept_at_its_first_position() {
     let message = accepted(&with(&json!({
         "to": ["Ann <ann@example.test>", "ann@EXAMPLE.test"], "cc": "ann@example.test", "bcc": ["Ann@example.test"],
     })));
