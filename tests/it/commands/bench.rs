@@ -140,7 +140,7 @@ async fn a_backlog_waits_and_the_api_alone_sends_nothing() {
     assert_eq!((&told["end_to_end_per_s"], &told["lost"]), (&Value::Null, &Value::Null));
     // Now others wait too.
     let refused = run(bench(&["--yes", "--database-url", &database.url])).await;
-    assert!(complaint(&refused).contains("mail waits in this database"), "{}", complaint(&refused));
+    assert!(complaint(&refused).contains("messages wait in this database"), "{}", complaint(&refused));
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn nobodys_mail_is_sent_to_the_sink() {
     Api::new(api.address.clone().unwrap(), key(&database.url).await).send(json!({})).await;
     let refused = run(bench(&["--yes", "--database-url", &database.url])).await;
     let said = complaint(&refused);
-    assert!(!refused.status.success() && said.contains("mail waits in this database"), "{said}");
+    assert!(!refused.status.success() && said.contains("messages wait in this database"), "{said}");
     assert!(api.terminate().await.success());
 }
 
