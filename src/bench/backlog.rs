@@ -1,6 +1,6 @@
 //! `--backlog`: messages that wait in the queue while others are measured. The transaction that commits requests
-//! (`db::messages::insert`) inserts them, in groups, so that every table has the same rows as in production. Only HTTP is
-//! skipped, and the messages have a short text.
+//! (`db::messages::insert`) inserts them, in groups, so that every table has the same rows as in production. Only HTTP
+//! is skipped, and the messages have a short text.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! CPU time and memory of processes, from `/proc` (Linux only). Times have the resolution of the kernel's ticks, a hundredth
-//! of a second, which is enough for runs of seconds.
+//! CPU time and memory of processes, from `/proc` (Linux only). Times have the resolution of the kernel's ticks, a
+//! hundredth of a second, which is enough for runs of seconds.
 
 use std::fs;
 use std::time::Duration;

@@ -20,7 +20,8 @@ pub enum Dkim {
     Rsa,
 }
 
-/// Encrypts the keys of the bench's domain. It is a constant, so that a later run on the same database can decrypt them.
+/// Encrypts the keys of the bench's domain. It is a constant, so that a later run on the same database can decrypt
+/// them.
 const SECRET: &str = "the bench signs for a domain that does not exist";
 
 /// The settings of the service for it.

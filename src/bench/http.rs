@@ -1,5 +1,5 @@
-//! A minimal HTTP/1.1 client, so that the load generator takes little CPU from the service that is measured. It sends one
-//! request at a time over a persistent connection.
+//! A minimal HTTP/1.1 client, so that the load generator takes little CPU from the service that is measured. It sends
+//! one request at a time over a persistent connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,7 +30,8 @@ impl Connection {
         Ok(Self { stream, answer: Vec::with_capacity(4_096), body: 0 })
     }
 
-    /// Sends a request that is given in two parts, and returns the status. After an error the connection must not be used.
+    /// Sends a request that is given in two parts, and returns the status. After an error the connection must not be
+    /// used.
     pub(super) async fn exchange(&mut self, request: (&[u8], &[u8])) -> io::Result<u16> {
         tokio::time::timeout(LIMIT, async {
             self.stream.write_all(request.0).await?;

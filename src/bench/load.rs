@@ -1,5 +1,5 @@
-//! The load: a number of connections, each of which sends the next message as soon as the last one is answered. It runs in a
-//! separate thread with a single-threaded runtime, which costs less CPU than sharing one.
+//! The load: a number of connections, each of which sends the next message as soon as the last one is answered. It runs
+//! in a separate thread with a single-threaded runtime, which costs less CPU than sharing one.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! The requests: one is built once, and each message's numbers are written over those of the last. Also reads the numbers back
-//! for the sink.
+//! The requests: one is built once, and each message's numbers are written over those of the last. Also reads the
+//! numbers back for the sink.
 //!
 //! A message's number is in the header `X-Bench-Id` and in the address of each of its recipients,
 //! `nNUMBER.PLACE@dDOMAIN.bench.test`, so that the sink sees whether the right text came to the right recipient.

@@ -1,5 +1,5 @@
-//! The measurement: a few messages one at a time while the service is idle, then the load, until everything has arrived and its
-//! outcome is recorded.
+//! The measurement: a few messages one at a time while the service is idle, then the load, until everything has arrived
+//! and its outcome is recorded.
 
 use std::time::Duration;
 

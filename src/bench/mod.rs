@@ -1,14 +1,16 @@
 //! `postrider bench`: measures an installation from outside, for operators and developers.
 //!
-//! It starts separate processes: a Postgres (durable, as in production) or uses a given one, the service as an operator runs it
-//! (`process::service`), and a sink that accepts and counts every message ([`sink`]). It sends requests over HTTP from this
-//! process (`load`), waits until everything has arrived and is recorded, and prints the figures (`report`).
+//! It starts separate processes: a Postgres (durable, as in production) or uses a given one, the service as an operator
+//! runs it (`process::service`), and a sink that accepts and counts every message ([`sink`]). It sends requests over
+//! HTTP from this process (`load`), waits until everything has arrived and is recorded, and prints the figures
+//! (`report`).
 //!
 //! Guarantees:
 //! - the service has no special mode: events, statuses, leases and lanes are the same as in production;
-//! - `lost` and `duplicates` are counted: every message has its number in a header and in its recipients' addresses, the sink
-//!   remembers each pair, and both are compared with what was answered 202;
-//! - CPU is measured separately for the service, Postgres with all its backends, the sink, and the generator (this process);
+//! - `lost` and `duplicates` are counted: every message has its number in a header and in its recipients' addresses, the
+//!   sink remembers each pair, and both are compared with what was answered 202;
+//! - CPU is measured separately for the service, Postgres with all its backends, the sink, and the generator (this
+//!   process);
 //! - however it ends, no process that it started outlives it, and its directory is removed;
 //! - on a given database it sends no messages of others: it refuses to run if some wait there.
 //!

@@ -1,5 +1,5 @@
-//! The figures, calculated from what was measured, as JSON and as a table. What was not measured is `null`, and `-` in the
-//! table. `mail` in a JSON key means a message, to any number of recipients.
+//! The figures, calculated from what was measured, as JSON and as a table. What was not measured is `null`, and `-` in
+//! the table. `mail` in a JSON key means a message, to any number of recipients.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -22,10 +22,11 @@ pub struct Report {
     accept_p99_ms: Option<f64>,
     /// The maximum.
     accept_max_ms: Option<f64>,
-    /// Messages per second from the first request to the last message at the sink; with an external relay, until all outcomes
-    /// were recorded.
+    /// Messages per second from the first request to the last message at the sink; with an external relay, until all
+    /// outcomes were recorded.
     end_to_end_per_s: Option<f64>,
-    /// CPU of service and Postgres per message, in µs; messages of the backlog that were sent in the meantime count too.
+    /// CPU of service and Postgres per message, in µs; messages of the backlog that were sent in the meantime count
+    /// too.
     cpu_us_per_mail: Option<f64>,
     cpu_us_service: Option<f64>,
     cpu_us_postgres: Option<f64>,

@@ -1,5 +1,5 @@
-//! Starts and stops everything that takes part: the database, the sink and the service, in this order, because each needs the
-//! address of the one before.
+//! Starts and stops everything that takes part: the database, the sink and the service, in this order, because each
+//! needs the address of the one before.
 
 use std::time::Duration;
 

@@ -40,7 +40,8 @@ pub(in crate::bench) struct Service {
     pub pid: u32,
 }
 
-/// This program with these settings and the harmless ones of the operator. It runs in `dir`, which has no `postrider.toml`.
+/// This program with these settings and the harmless ones of the operator. It runs in `dir`, which has no
+/// `postrider.toml`.
 fn command(arguments: &[&str], dir: &Path, settings: &[(&str, String)]) -> Result<Command, BenchError> {
     let mut command = Command::new(program()?);
     command.args(arguments).current_dir(dir).stdin(Stdio::null()).kill_on_drop(true).process_group(0);

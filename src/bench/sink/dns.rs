@@ -1,5 +1,5 @@
-//! The DNS of the recipients' domains: every name below `bench.test` has the sink as its only mail exchanger. Other names do
-//! not exist.
+//! The DNS of the recipients' domains: every name below `bench.test` has the sink as its only mail exchanger. Other
+//! names do not exist.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

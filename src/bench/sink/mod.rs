@@ -1,8 +1,9 @@
-//! The sink: an SMTP server that accepts and counts every message and stores none, in a separate process (the hidden command
-//! `bench-sink`), so that its CPU is not counted as the service's. For direct delivery it is also the DNS server.
+//! The sink: an SMTP server that accepts and counts every message and stores none, in a separate process (the hidden
+//! command `bench-sink`), so that its CPU is not counted as the service's. For direct delivery it is also the DNS
+//! server.
 //!
-//! It reports on standard output, in JSON lines (`Told`). A line on standard input requests the numbers that it has seen; the end
-//! of the input ends it, so that it never outlives the bench. It has one thread.
+//! It reports on standard output, in JSON lines (`Told`). A line on standard input requests the numbers that it has
+//! seen; the end of the input ends it, so that it never outlives the bench. It has one thread.
 
 mod dns;
 mod session;
@@ -53,8 +54,8 @@ pub(super) enum Told {
     Arrived { number: u64, first_octet: Duration },
     /// The counts so far.
     Count(Count),
-    /// The numbers that were seen, as `Seen` writes them: a recipient's number is the message's number times the recipients
-    /// per message, plus its position.
+    /// The numbers that were seen, as `Seen` writes them: a recipient's number is the message's number times the
+    /// recipients per message, plus its position.
     Seen { count: Count, numbers: String },
 }
 

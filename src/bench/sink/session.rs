@@ -1,5 +1,5 @@
-//! One SMTP session of the sink (RFC 5321), with PIPELINING (RFC 2920): replies are written once no complete command is left to
-//! read. Only the beginning of a message is kept, for its number.
+//! One SMTP session of the sink (RFC 5321), with PIPELINING (RFC 2920): replies are written once no complete command is
+//! left to read. Only the beginning of a message is kept, for its number.
 
 use std::io;
 use std::time::Duration;

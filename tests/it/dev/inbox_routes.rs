@@ -34,7 +34,7 @@ async fn inbox_with_a_mail(dir: &tempfile::TempDir) -> Arc<Inbox> {
     assert_eq!(client.codes(5).await, [250, 250, 250, 250, 354]);
     client.send(&format!("{MAIL}.\r\n")).await;
     received.wait_for(|count| *count == 1).await.expect("a mail");
-    assert_eq!(client.reply().await, "250 2.0.0 Mail 1 is in the inbox\r\n");
+    assert_eq!(client.reply().await, "250 2.0.0 Message 1 is in the inbox\r\n");
     inbox
 }
 
