@@ -231,7 +231,7 @@ impl Handler for Inbox {
                 Ok(format!("Message {n} is in the inbox"))
             }
             Err(error) => {
-                tracing::error!(event = "inbox_store_failed", %error, "inbox failed to store a message; its sender retries");
+                tracing::error!(event = "inbox_store_failed", %error, "inbox cannot store a message; sender retries");
                 Err(SmtpRefusal::temporary(3, 0, "The inbox failed to store the message"))
             }
         }

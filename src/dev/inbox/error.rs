@@ -54,7 +54,7 @@ impl IntoResponse for InboxError {
         let code = self.code();
         let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let detail = if let Self::Io(error) = &self {
-            tracing::error!(event = "inbox_files_failed", %error, "inbox failed to access its files; check its directory");
+            tracing::error!(event = "inbox_files_failed", %error, "inbox cannot access its files; check its directory");
             "The inbox failed to read or write its files; see the log.".to_owned()
         } else {
             self.to_string()

@@ -52,7 +52,7 @@ async fn mails_at_the_same_moment_share_a_blob_and_arrive_whole() {
 }
 
 #[tokio::test]
-async fn a_file_that_postgres_refuses_keeps_no_other_from_being_stored() {
+async fn refused_attachment_does_not_prevent_storing_others() {
     let app = TestApp::start().await;
     app.sql(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -92,7 +92,7 @@ async fn what_cannot_be_meant_is_answered_with_its_mend() {
 }
 
 #[tokio::test]
-async fn a_rare_type_is_looked_for_in_parts_and_nothing_is_passed_over() {
+async fn rare_type_is_searched_in_parts_and_nothing_is_skipped() {
     let app = TestApp::start().await;
     let before = app.send(json!({})).await;
     app.sql(

@@ -234,7 +234,7 @@ async fn after_a_crash_that_it_was_near() {
 }
 
 #[tokio::test]
-async fn a_mail_to_several_is_one_before_others_and_none_before_itself() {
+async fn message_to_several_counts_once_in_the_queue_position() {
     let app = TestApp::start().await;
     let several = |from: usize| (from..from + 5).map(|n| format!("r{n}@example.test")).collect::<Vec<_>>();
     let first = app.send(json!({"to": several(0)})).await;

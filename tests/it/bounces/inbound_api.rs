@@ -77,7 +77,7 @@ async fn mail_that_was_never_ours_is_explained_too() {
 }
 
 #[tokio::test]
-async fn forged_and_strange_tokens_change_nothing_and_the_answer_says_so() {
+async fn forged_and_unknown_tokens_change_nothing_and_are_reported() {
     let app = TestApp::builder().taking_returns().start().await;
     let (id, path) = relayed(&app, json!({})).await;
     let about = || [failed("ann@example.test")];
@@ -91,7 +91,7 @@ async fn forged_and_strange_tokens_change_nothing_and_the_answer_says_so() {
 }
 
 #[tokio::test]
-async fn the_callers_word_for_the_envelope_is_enough_and_so_is_our_message_id_with_the_right_address() {
+async fn envelope_or_message_id_with_address_identifies_the_recipient() {
     let app = TestApp::builder().taking_returns().start().await;
     let (id, path) = relayed(&app, json!({})).await;
     let query = format!("?recipient={}", path.replace('+', "%2B"));

@@ -75,7 +75,7 @@ async fn a_relayed_mail_bounces_once_however_often_the_bounce_comes() {
 }
 
 #[tokio::test]
-async fn a_note_of_success_makes_delivered_of_relayed_and_a_bounce_may_still_follow() {
+async fn success_report_makes_delivered_and_a_bounce_may_follow() {
     let app = start().await;
     let (id, path) = relayed(&app, json!({})).await;
     for (about, state) in [
@@ -216,7 +216,7 @@ async fn who_waits_for_another_attempt_is_not_touched() {
 }
 
 #[tokio::test]
-async fn a_bounce_that_is_quicker_than_our_own_record_is_asked_to_come_again() {
+async fn bounce_before_the_outcome_is_recorded_is_deferred() {
     let app = start().await;
     let gate = Gate::default();
     app.smtp.dot().does([Action::Stall(gate.clone())]);
@@ -286,7 +286,7 @@ async fn servers_that_offer_it_are_asked_for_notifications() {
 }
 
 #[tokio::test]
-async fn without_a_domain_for_it_the_sender_is_the_return_path_and_nothing_is_asked() {
+async fn without_return_path_domain_the_sender_is_the_return_path() {
     let app = TestApp::start().await;
     app.smtp.offers(["PIPELINING", "DSN"]);
     app.send(json!({})).await;

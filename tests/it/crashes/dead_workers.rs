@@ -90,7 +90,7 @@ fn run(app: &TestApp) -> (CancellationToken, JoinHandle<()>) {
 }
 
 #[tokio::test]
-async fn one_that_is_told_to_stop_gives_back_at_once_what_waits_for_a_connection() {
+async fn stopping_worker_releases_messages_waiting_for_a_connection() {
     let app = TestApp::builder().config(|config| config.delivery.connections = 1).start().await;
     let gate = app.smtp.dot().stalls();
     let first = app.send(json!({})).await;

@@ -29,7 +29,7 @@ async fn reap(app: &TestApp) -> Reaped {
 const ONE_UNCERTAIN: Reaped = Reaped { workers: 1, freed: 0, held: 0, uncertain: 1 };
 
 #[tokio::test]
-async fn hold_waits_for_an_operator_and_the_first_ones_late_word_changes_nothing() {
+async fn hold_waits_for_an_operator_and_ignores_a_late_outcome() {
     let app = TestApp::start().await;
     let gate = app.smtp.dot().stalls();
     let mail = app.send(json!({"on_uncertain": "hold"})).await;

@@ -122,7 +122,7 @@ async fn killed_after_the_dot_the_same_mail_goes_again() {
 }
 
 #[tokio::test]
-async fn killed_after_the_dot_there_is_no_second_copy_where_the_sender_wants_none() {
+async fn killed_after_final_dot_with_hold_or_fail_makes_no_copy() {
     for choice in ["hold", "fail"] {
         let scene = Scene::set().await;
         let gate = scene.smtp.dot().stalls();
@@ -162,7 +162,7 @@ async fn killed_after_the_250_the_same_mail_goes_again() {
 }
 
 #[tokio::test]
-async fn killed_after_the_250_there_is_no_second_copy_where_the_sender_wants_none() {
+async fn killed_after_250_with_hold_or_fail_makes_no_copy() {
     for choice in ["hold", "fail"] {
         let ending = killed_after_the_250(json!({"on_uncertain": choice})).await;
         assert_eq!((ending.status.as_str(), ending.copies), ("uncertain", 1), "{choice}");

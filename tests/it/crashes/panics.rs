@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::app::TestApp;
 
 #[tokio::test]
-async fn one_whose_deadline_cannot_be_reckoned_is_held_and_the_others_go() {
+async fn message_with_an_overflowing_deadline_is_held_others_are_sent() {
     let app = TestApp::start().await;
     let mail = app.send(json!({})).await;
     // The last days that a date can have: to add the retry window is too much.

@@ -41,7 +41,7 @@ async fn blame(app: &TestApp) -> BTreeMap<String, i16> {
 }
 
 #[tokio::test]
-async fn the_guilty_one_is_held_after_three_and_its_neighbour_goes_free() {
+async fn crashing_message_is_held_after_three_crashes_others_are_sent() {
     let app = TestApp::start().await;
     let guilty = app.send(json!({"to": "guilty@example.test"})).await;
     // So that the guilty one is the first wherever there is an order.

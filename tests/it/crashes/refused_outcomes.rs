@@ -49,7 +49,7 @@ async fn is_relayed(app: &TestApp, mail: &Sent) {
 }
 
 #[tokio::test]
-async fn outcomes_that_are_refused_again_and_again_keep_no_other_waiting() {
+async fn repeatedly_refused_outcomes_do_not_delay_others() {
     let app = TestApp::builder().config(|config| config.delivery.shutdown_grace = Duration::ZERO).start().await;
     app.sql(REFUSE).await;
     let (stop, running) = works(&app).await;
@@ -65,7 +65,7 @@ async fn outcomes_that_are_refused_again_and_again_keep_no_other_waiting() {
 }
 
 #[tokio::test]
-async fn outcomes_that_somebody_has_locked_keep_no_other_waiting_and_are_recorded_later() {
+async fn locked_outcomes_do_not_delay_others_and_are_recorded_later() {
     let app = TestApp::builder().config(|config| config.database.timeout = Duration::from_secs(1)).start().await;
     app.sql(REFUSE).await;
     let mut lock = app.database.connect().await;

@@ -58,7 +58,7 @@ async fn handed_over(app: &TestApp, mail: &Sent) -> Vec<bool> {
 }
 
 #[tokio::test]
-async fn new_mail_is_leased_as_it_is_committed_and_sent_as_it_would_be_loaded() {
+async fn new_message_is_leased_at_commit_and_sent_as_if_loaded() {
     let app = at_work(|_| {}).await;
     let gate = app.smtp.dot().stalls();
     let mail = app
@@ -167,7 +167,7 @@ async fn of_a_message_only_those_are_taken_who_get_something() {
 
 /// Accepting and finishing share transactions; neither suffers for the other.
 #[tokio::test]
-async fn outcomes_that_postgres_refuses_or_somebody_has_locked_keep_no_new_mail_from_being_accepted() {
+async fn refused_or_locked_outcomes_do_not_prevent_accepting_messages() {
     let app = at_work(|_| {}).await;
     app.sql(
         "CREATE FUNCTION hinder() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -208,7 +208,7 @@ async fn outcomes_that_postgres_refuses_or_somebody_has_locked_keep_no_new_mail_
 
 /// And what Postgres refuses to accept keeps no outcome from being recorded.
 #[tokio::test]
-async fn a_message_that_postgres_refuses_keeps_no_outcome_from_being_recorded() {
+async fn a_refused_message_does_not_prevent_recording_outcomes() {
     let app = at_work(|_| {}).await;
     app.sql(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$

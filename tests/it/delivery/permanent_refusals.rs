@@ -96,7 +96,7 @@ async fn ten_recipients_with_three_fates() {
 }
 
 #[tokio::test]
-async fn a_mail_that_the_server_finds_too_large_has_bounced_without_being_sent() {
+async fn message_above_the_servers_size_bounces_without_being_sent() {
     let app = TestApp::start().await;
     app.smtp.offers(["PIPELINING", "SIZE 2000"]);
     let mail = app.send(json!({"text": "A line of the mail.\n".repeat(200)})).await;
@@ -107,7 +107,7 @@ async fn a_mail_that_the_server_finds_too_large_has_bounced_without_being_sent()
 }
 
 #[tokio::test]
-async fn an_address_that_the_server_cannot_be_told_has_bounced_and_the_others_have_not() {
+async fn address_that_needs_smtputf8_bounces_and_the_others_do_not() {
     let app = TestApp::start().await;
     app.smtp.offers(["PIPELINING"]);
     let mail = app.send(json!({"to": "ann@example.test", "bcc": "jörg@example.test"})).await;

@@ -38,7 +38,7 @@ async fn its_schedule_and_window_are_its_own() {
 }
 
 #[tokio::test]
-async fn its_wait_after_greylisting_too_and_a_time_in_the_reply_comes_first() {
+async fn stream_has_its_greylisting_wait_but_the_reply_comes_first() {
     let app = start("UPDATE streams SET greylist = 1200 WHERE name = 'bulk'").await;
     app.smtp.rcpt("bo@example.test").replies(["451 4.7.1 Greylisted"]);
     app.smtp.rcpt("cy@example.test").replies(["451 4.7.1 Greylisted for 30 seconds"]);

@@ -27,7 +27,7 @@ fn by_rule(config: &mut Config, news: &SmtpServer, acme: &SmtpServer, both: &Smt
 }
 
 #[tokio::test]
-async fn the_most_particular_route_takes_the_mail_and_the_rest_goes_through_the_relay() {
+async fn most_specific_route_wins_and_the_rest_uses_the_relay() {
     let (news, acme, both) = (SmtpServer::start().await, SmtpServer::start().await, SmtpServer::start().await);
     let app = TestApp::builder().config(|config| by_rule(config, &news, &acme, &both)).start().await;
     for (from, stream) in [

@@ -35,7 +35,7 @@ async fn rotated(app: &TestApp) -> Value {
 }
 
 #[tokio::test]
-async fn new_keys_sign_once_they_are_published_and_the_old_records_stay_a_week() {
+async fn new_keys_sign_once_published_and_old_records_stay_a_week() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
     let made = registered(&app, "acme.test").await;
@@ -85,7 +85,7 @@ async fn new_keys_sign_once_they_are_published_and_the_old_records_stay_a_week()
 }
 
 #[tokio::test]
-async fn a_key_that_was_never_to_sign_keeps_nobody_from_rotating_again() {
+async fn a_key_that_never_signs_does_not_prevent_another_rotation() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).config(|config| config.dkim.algorithms = vec!["rsa".into()]).start().await;
     registered(&app, "acme.test").await;
@@ -103,7 +103,7 @@ async fn a_key_that_was_never_to_sign_keeps_nobody_from_rotating_again() {
 }
 
 #[tokio::test]
-async fn a_check_that_began_before_a_rotation_does_not_put_off_the_next() {
+async fn a_check_begun_before_a_rotation_does_not_delay_the_next() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
     publish(&dns, &registered(&app, "acme.test").await);

@@ -7,7 +7,7 @@ use crate::support::clock::minutes;
 use crate::support::dns::DnsServer;
 
 #[tokio::test]
-async fn a_domain_that_is_not_there_bounces_and_one_that_is_not_answered_for_waits() {
+async fn missing_domain_bounces_and_unanswered_domain_is_deferred() {
     let dns = DnsServer::start().await;
     dns.null_mx("nomail.test");
     dns.empty("empty.test");

@@ -104,7 +104,7 @@ async fn a_streams_own_window_counts() {
 }
 
 #[tokio::test]
-async fn looking_for_ready_lanes_passes_by_ten_thousand_that_are_closed() {
+async fn finding_ready_lanes_skips_ten_thousand_closed_ones() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     app.sql(

@@ -171,7 +171,7 @@ async fn the_first_mail_to_a_domain_is_handed_over_like_any_other() {
 }
 
 #[tokio::test]
-async fn what_a_paused_lane_keeps_keeps_nothing_else_from_being_handed_over() {
+async fn paused_lane_does_not_prevent_handoff_in_other_lanes() {
     let dns = dns().await;
     let app = TestApp::builder().direct(&dns).whole().start().await;
     let mut connection = app.database.connect().await;

@@ -51,7 +51,7 @@ async fn taking_event_numbers_costs_the_same_however_many_were_taken() {
 
 /// A lane's bound is raised past what has left it, and lowered for what comes: the claim begins there.
 #[tokio::test]
-async fn claiming_lowering_and_raising_cost_the_same_however_much_has_gone_through_a_lane() {
+async fn cost_of_claiming_is_independent_of_a_lanes_past_traffic() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     app.run_until_idle().await;
@@ -125,7 +125,7 @@ const KEPT: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan
 
 /// Each week's partitions begin without statistics.
 #[tokio::test]
-async fn sending_reads_no_week_through_before_postgres_has_statistics_of_it() {
+async fn sending_scans_no_partition_without_statistics() {
     let app = TestApp::start().await;
     let first = app.send(json!({})).await;
     app.run_until_idle().await;

@@ -131,7 +131,7 @@ async fn a_relay_that_refuses_many_domains_asks_for_less_itself() {
 }
 
 #[tokio::test]
-async fn a_domain_that_takes_as_much_as_before_goes_with_the_others_again() {
+async fn recovered_domain_rejoins_the_relays_lane() {
     let app = TestApp::start().await;
     app.smtp.rcpt("ann@busy.test").replies(["450 4.7.0 busy.test takes no more"]);
     send(&app, "ann@busy.test", 1).await;
@@ -149,7 +149,7 @@ async fn a_domain_that_takes_as_much_as_before_goes_with_the_others_again() {
 }
 
 #[tokio::test]
-async fn a_mail_to_two_domains_goes_to_the_one_that_is_not_slowed_at_once() {
+async fn message_to_two_domains_goes_to_the_unthrottled_one_at_once() {
     let app = TestApp::start().await;
     app.smtp.rcpt("ann@busy.test").replies(["450 4.7.1 busy.test takes no more"]);
     let mail = app.send(json!({"to": ["ann@busy.test", "cy@calm.test"]})).await;

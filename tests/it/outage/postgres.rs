@@ -119,7 +119,7 @@ async fn new_mail_whose_commit_is_not_answered_is_found_and_sent() {
 
 /// A worker that is told to stop may have taken new mail into its hands that is not committed yet.
 #[tokio::test]
-async fn new_mail_that_is_committed_while_the_service_stops_stays_in_nobodys_hand() {
+async fn message_committed_during_a_stop_is_left_unleased() {
     let site = Site::start().await;
     site.works().await;
     site.waits_at_commit().await;

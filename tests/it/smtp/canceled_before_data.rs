@@ -72,7 +72,7 @@ async fn a_mail_that_is_called_off_at_its_text_was_not_begun() {
 }
 
 #[tokio::test]
-async fn it_is_asked_once_a_mail_and_the_commands_still_go_in_one_group() {
+async fn guard_is_called_once_per_message_and_commands_are_pipelined() {
     let smtp = SmtpServer::start().await;
     let (sender, watch) = (sender(relay(&smtp)), AtTheText::that(true));
     assert!(send(&sender, &watch).await);

@@ -114,7 +114,7 @@ async fn second(script: impl Fn(&SmtpServer)) -> (Vec<Outcome>, SmtpServer) {
 }
 
 #[tokio::test]
-async fn what_becomes_of_the_second_transaction_changes_nothing_of_the_first() {
+async fn second_transaction_does_not_change_the_first_ones_outcome() {
     let usual = || Action::from("250 2.0.0 queued");
     let expect = |outcomes: &[Outcome], third: Verdict, copies_are: usize, smtp: &SmtpServer| {
         assert_eq!(verdicts(outcomes), [Accepted, Accepted, third]);

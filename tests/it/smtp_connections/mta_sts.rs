@@ -300,7 +300,7 @@ async fn many_mails_at_once_fetch_it_once() {
 }
 
 #[tokio::test]
-async fn a_session_for_a_domain_without_policy_is_not_used_for_one_that_has_one() {
+async fn session_without_policy_is_not_reused_for_a_domain_with_one() {
     let world = world().await;
     world.publishes("enforce", "mx.example.test");
     world.dns.mx("plain.test", 10, "mx.example.test");

@@ -45,7 +45,7 @@ async fn the_lowest_preference_is_asked_first() {
 }
 
 #[tokio::test]
-async fn the_next_server_is_asked_where_the_first_is_dead_or_refuses_us() {
+async fn next_server_is_used_if_the_first_is_dead_or_refuses() {
     let dns = DnsServer::start().await;
     let [first, second, third] = three().await;
     for (preference, host, ip) in
@@ -74,7 +74,7 @@ async fn two(dns: &DnsServer) -> (SmtpServer, SmtpServer, Sender) {
 }
 
 #[tokio::test]
-async fn the_next_server_is_asked_where_the_first_will_not_have_the_mail_for_now() {
+async fn next_server_is_used_if_the_first_defers_the_message() {
     for reply in ["421 4.3.2 closing", "452 4.3.1 no room"] {
         let dns = DnsServer::start().await;
         let (first, second, sender) = two(&dns).await;

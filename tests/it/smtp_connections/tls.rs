@@ -136,7 +136,7 @@ async fn opportunistic_tls_takes_any_certificate() {
 }
 
 #[tokio::test]
-async fn opportunistic_tls_goes_without_where_there_is_none_or_it_fails() {
+async fn opportunistic_tls_falls_back_to_plain_text() {
     let smtp = SmtpServer::start().await;
     assert_eq!(send_one(&sender(opportunistic(&smtp))).await.verdict, Accepted);
 

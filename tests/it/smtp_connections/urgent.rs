@@ -16,7 +16,7 @@ async fn send(sender: &Sender, urgent: bool) -> Result<Vec<Outcome>, NotBegun> {
 }
 
 #[tokio::test]
-async fn urgent_mail_goes_at_once_while_all_other_connections_are_stalled() {
+async fn urgent_message_is_sent_while_all_connections_are_stalled() {
     let smtp = SmtpServer::start().await;
     let timeouts = Timeouts { slot: Duration::from_millis(50), ..Timeouts::default() };
     let sender = Arc::new(sender(Settings { connections: 8, timeouts, ..relay(&smtp) }));

@@ -46,7 +46,7 @@ async fn a_mail_arrives_over_tls_after_another_ehlo() {
 }
 
 #[tokio::test]
-async fn what_is_injected_before_the_handshake_is_no_part_of_the_session() {
+async fn commands_injected_before_the_handshake_are_discarded() {
     let certificate = Certificate::valid_for("mx.acme.test");
     let (kept, server) = serve(settings(&certificate)).await;
     let mut client = Client::connect(server.address).await;
@@ -71,7 +71,7 @@ async fn starttls_has_its_place() {
 }
 
 #[tokio::test]
-async fn who_does_not_come_to_terms_is_dropped_and_the_others_are_served() {
+async fn failed_handshake_is_dropped_and_other_clients_are_served() {
     let certificate = Certificate::valid_for("mx.acme.test");
     let (_kept, server) = serve(Settings { max_connections: 1, ..settings(&certificate) }).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();

@@ -130,7 +130,7 @@ async fn who_is_suppressed_between_two_attempts_gets_no_other() {
 }
 
 #[tokio::test]
-async fn a_stream_has_its_own_entries_and_an_expired_one_counts_for_nothing() {
+async fn streams_have_separate_entries_and_expired_ones_are_ignored() {
     let app = TestApp::start().await;
     let until = app.clock.text_in(minutes(10));
     suppress(
@@ -243,7 +243,7 @@ async fn an_unknown_mailbox_is_suppressed_and_passing_trouble_is_not() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_text_names_nobody_unless_the_mail_was_for_one() {
+async fn refusal_after_data_suppresses_only_a_sole_recipient() {
     let app = TestApp::start().await;
     let unknown = "550 5.1.1 user unknown";
     app.smtp.dot().replies([unknown, unknown]);

@@ -140,7 +140,7 @@ async fn forged_links_lead_nowhere() {
 }
 
 #[tokio::test]
-async fn mail_that_waits_is_held_back_and_a_link_works_when_its_message_is_gone() {
+async fn waiting_message_is_suppressed_and_link_outlives_its_message() {
     let app = start().await;
     let (_, path) = sent(&app, json!({})).await;
     let waiting = app.send(json!({"stream": "news", "scheduled_at": app.clock.text_in(hours(1))})).await;
@@ -234,7 +234,7 @@ async fn only_mail_to_one_recipient_of_a_stream_that_asks_has_a_link() {
 }
 
 #[tokio::test]
-async fn every_attempt_is_the_same_mail_whatever_becomes_of_the_stream() {
+async fn every_attempt_sends_the_same_bytes_if_the_stream_changes() {
     let app = start().await;
     app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"]);
     let mail = app.send(json!({"stream": "news"})).await;
@@ -274,7 +274,7 @@ async fn without_the_settings_a_stream_cannot_ask_for_it() {
 }
 
 #[tokio::test]
-async fn a_worker_that_can_make_no_link_puts_the_mail_off_without_an_attempt() {
+async fn worker_without_link_settings_makes_no_attempt() {
     let app = TestApp::start().await;
     app.sql("UPDATE streams SET unsubscribe = true WHERE name = 'bulk'").await;
     let mail = app.send(json!({"stream": "bulk"})).await;

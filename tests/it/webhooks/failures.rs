@@ -29,7 +29,7 @@ async fn mails(app: &TestApp, count: usize) {
 }
 
 #[tokio::test]
-async fn a_post_that_fails_alone_is_tried_by_the_schedule_under_its_id_and_holds_nobody_up() {
+async fn single_failing_post_is_retried_with_its_id_and_delays_none() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let hook = Hook::add(&app, &receiver.url("/hook"), "concurrency = 1").await;
     receiver.answers("/hook", [Reply::Status(500)]);
@@ -57,7 +57,7 @@ async fn a_post_that_fails_alone_is_tried_by_the_schedule_under_its_id_and_holds
 }
 
 #[tokio::test]
-async fn a_post_that_never_succeeds_while_others_do_is_given_up_after_ten_tries() {
+async fn single_failing_post_is_given_up_after_ten_tries() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let hook = Hook::add(&app, &receiver.url("/hook"), "concurrency = 1").await;
     receiver.answers("/hook", [Reply::Status(400)]);
@@ -76,7 +76,7 @@ async fn a_post_that_never_succeeds_while_others_do_is_given_up_after_ten_tries(
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_dead_for_a_day_gets_everything_once_it_is_back() {
+async fn endpoint_down_for_a_day_gets_everything_when_it_is_back() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let hook = Hook::add(&app, &receiver.url("/hook"), "").await;
     receiver.always("/hook", Reply::Status(502));
@@ -107,7 +107,7 @@ async fn an_endpoint_that_is_dead_for_a_day_gets_everything_once_it_is_back() {
 }
 
 #[tokio::test]
-async fn while_it_is_down_one_post_at_a_time_finds_out_and_no_single_one_can_keep_it_down() {
+async fn failing_endpoint_is_probed_by_one_post_at_a_time() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let hook = Hook::add(&app, &receiver.url("/hook"), "concurrency = 1").await;
     mails(&app, 8).await;
