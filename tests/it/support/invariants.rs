@@ -1,14 +1,14 @@
-//! What must hold in the database whenever nothing is being done (design.md, "Invariants").
+//! The invariants of the database (ARCHITECTURE.md, "Invariants").
 
 use sqlx::PgConnection;
 
-/// Holds at any moment, whoever is doing what.
+/// Invariants that hold at any time, also under load.
 const LANES: (&str, &str) = (
     "no lane sleeps longer than its earliest row",
     "SELECT count(*) FROM lanes l JOIN queue q ON q.lane_id = l.id AND q.lease IS NULL WHERE q.due_at < l.ready_at",
 );
 
-/// Name and query; each answers how many rows break the rule.
+/// Names and queries; each query returns the number of rows that break the invariant.
 const RULES: &[(&str, &str)] = &[
     ("no recipient is in a worker's hand", "SELECT count(*) FROM queue WHERE lease IS NOT NULL"),
     (
@@ -96,14 +96,14 @@ const RULES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Panics with the rule that does not hold.
+/// Panics with the invariant that does not hold.
 pub async fn check(connection: &mut PgConnection) {
     for rule in RULES {
         hold(*rule, connection).await;
     }
 }
 
-/// Panics where a row is due that no worker would look for.
+/// Panics if a row is due that no worker would find.
 pub async fn no_lane_oversleeps(connection: &mut PgConnection) {
     hold(LANES, connection).await;
 }
