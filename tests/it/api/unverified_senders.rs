@@ -1,4 +1,4 @@
-//! What is said, and done, about mail from domains that are not registered, not verified or not aligned.
+//! Warnings and refusals for messages from domains that are not registered, not verified or not aligned.
 
 use postrider::config::{Config, Unverified};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::support::clock::hours;
 use crate::support::dns::DnsServer;
 use crate::support::domains::{checked, publish, records, registered, with_secret};
 
-/// The codes of the warnings in a 202, which a dry run tells as well.
+/// The codes of the warnings in a 202, which a dry run has too.
 async fn warnings(app: &TestApp, from: &str) -> Vec<String> {
     let codes = |body: &Value| -> Vec<String> {
         let all = body["warnings"].as_array().map(Vec::as_slice).unwrap_or_default();

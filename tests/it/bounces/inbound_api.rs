@@ -1,4 +1,4 @@
-//! `POST /v1/inbound`: the same for those who receive bounces elsewhere, and the explanation of any mail.
+//! `POST /v1/inbound`: processes bounces that arrive elsewhere, and explains any message.
 
 use postrider::domain::key::Scope;
 use reqwest::Method;
@@ -104,7 +104,7 @@ async fn envelope_or_message_id_with_address_identifies_the_recipient() {
     let answer = hand_in(&app, "", &by_id(failed("else@example.test"))).await.body;
     assert_eq!((&answer["found_by"], &answer["applied"]), (&json!("message_id"), &json!(false)));
     assert_eq!(answer["recipients"][0]["reason"], "not_a_recipient");
-    // Over SMTP anybody could say that.
+    // Over SMTP, anyone could send this.
     app.bring_back("fbl@return.acme.test", &by_id(failed("ann@example.test"))).await;
     assert_eq!(app.status(&id).await, "delivered");
     let answer = hand_in(&app, "", &by_id(failed("ann@example.test"))).await.body;

@@ -1,4 +1,4 @@
-//! The server for what comes back lets in bounces of our own mail, and nobody else; and keeps nothing that is not committed.
+//! The bounce server accepts only bounces of messages that Postrider sent, and confirms only what is committed.
 
 use std::time::Duration;
 
@@ -176,7 +176,7 @@ async fn inbound_server_defers_bounces_during_a_database_outage() {
     site.end().await;
 }
 
-/// The server has the mail a moment before its outcome is committed.
+/// The server receives the bounce a moment before the outcome is committed.
 async fn until_relayed(api: &Api, id: &str) {
     let relayed = async { while api.status(id).await != "relayed" {} };
     tokio::time::timeout(Duration::from_secs(20), relayed).await.expect("an outcome");

@@ -1,4 +1,4 @@
-//! An outcome that Postgres does not take. The others are recorded all the same, and it is not lost.
+//! Postgres refuses an outcome. The others are recorded, and it is not lost.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::app::TestApp;
 use crate::support::client::Sent;
 
-/// Postgres refuses whatever becomes of these recipients, or has it wait for a lock.
+/// Makes Postgres refuse the outcomes of these recipients, or wait for a lock.
 const REFUSE: &str = "
     CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -19,7 +19,7 @@ const REFUSE: &str = "
     END $$;
     CREATE TRIGGER refuse BEFORE UPDATE ON recipients FOR EACH ROW EXECUTE FUNCTION refuse()";
 
-/// A worker that works until it is told to stop.
+/// A worker that runs until it is stopped.
 async fn works(app: &TestApp) -> (CancellationToken, JoinHandle<()>) {
     let (worker, stop) = (app.another_worker().await, CancellationToken::new());
     let running = tokio::spawn({
@@ -29,7 +29,7 @@ async fn works(app: &TestApp) -> (CancellationToken, JoinHandle<()>) {
     (stop, running)
 }
 
-/// Four mails to addresses that begin like this, one after the other, so that no two are recorded together.
+/// Four messages to addresses with this prefix, one after the other, so that no two are recorded together.
 async fn four(app: &TestApp, name: &str) -> Vec<Sent> {
     let mut sent = Vec::new();
     for n in 1..=4 {

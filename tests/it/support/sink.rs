@@ -116,7 +116,7 @@ impl<'a> Connection<'a> {
         *self.shared.manner.lock().unwrap()
     }
 
-    /// Whether this is every `n`th call.
+    /// Returns true for every `of`-th call.
     fn is_turn(&self, of: usize) -> bool {
         self.shared.turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(of)
     }
