@@ -1,4 +1,4 @@
-//! What arrives at another mail server is what was asked for, byte for byte, and nothing besides.
+//! The message that arrives at another mail server has exactly the requested content, byte for byte.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::app::TestApp;
 use crate::support::clock::hours;
 
-/// Octets that look like nothing, of every value, lines starting with dots among them.
+/// Bytes of every value, with lines that start with dots among them.
 fn noise(length: u32) -> Vec<u8> {
     (0..length).map(|n| (n.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect()
 }

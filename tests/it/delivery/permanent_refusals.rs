@@ -1,4 +1,4 @@
-//! A refusal for good ends the recipient it was meant for, at once, with the server's own words.
+//! A permanent refusal ends its recipient at once, with the server's reply.
 
 use serde_json::json;
 
@@ -38,7 +38,7 @@ async fn a_refused_mail_has_bounced_for_all_who_were_taken() {
     assert_eq!(app.status(&mail.id).await, "bounced");
 }
 
-/// What is refused for good says what it means; what is put off does not, whatever its words.
+/// A permanent refusal is classified; a deferral is not.
 #[tokio::test]
 async fn each_bounce_says_what_it_means() {
     let app = TestApp::start().await;
@@ -65,8 +65,8 @@ async fn each_bounce_says_what_it_means() {
     assert_eq!(bounce(to[3]), ("message.deferred", json!(null)));
 }
 
-/// Four are taken, three are told to wait and three are refused: each gets the answer that was meant for it, and only
-/// those who wait are tried again.
+/// Four are accepted, three deferred and three refused: each gets its own reply, and only the deferred ones are
+/// retried.
 #[tokio::test]
 async fn ten_recipients_with_three_fates() {
     let app = TestApp::start().await;

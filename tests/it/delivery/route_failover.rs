@@ -1,5 +1,5 @@
-//! A route with several relays: the next one takes the mail where the first is dead, and a dead one does not cost every
-//! mail its time-out.
+//! A route with several relays: if the first is dead, the next one is used, and a dead relay does not cost every
+//! message a timeout.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn with<const N: usize>(relays: &[String; N], settings: Settings) -> Sender {
     sender(Settings { routes: [("news".to_owned(), relays)].into(), ..settings })
 }
 
-/// With one connection to each relay, for which mail waits so long while there is another.
+/// With one connection to each relay, and this limit of the wait for it if there is another relay.
 fn one_by_one<const N: usize>(relays: &[String; N], slot_or_next: Duration) -> Sender {
     let timeouts = Timeouts { slot_or_next, ..Timeouts::default() };
     with(relays, Settings { connections: 1, timeouts, ..Settings::default() })

@@ -1,4 +1,4 @@
-//! Which way a mail takes, by its stream and its sender's domain.
+//! The route of a message, by its stream and its sender's domain.
 
 use postrider::config::{Config, Route};
 use serde_json::json;
@@ -15,7 +15,7 @@ fn route<const N: usize>(relays: [String; N]) -> Route {
     Route { relays: relays.map(Into::into).into(), ..Route::default() }
 }
 
-/// Bulk mail through `news`, mail from acme.test through `acme`, bulk mail from acme.test through `both`.
+/// Bulk messages through `news`, messages from acme.test through `acme`, bulk messages from acme.test through `both`.
 fn by_rule(config: &mut Config, news: &SmtpServer, acme: &SmtpServer, both: &SmtpServer) {
     let (streams, sender_domains) = (vec!["bulk".to_owned()], vec!["acme.test".to_owned()]);
     let rules = [

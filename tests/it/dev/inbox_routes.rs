@@ -1,4 +1,4 @@
-//! A mail goes in over SMTP and is read back over HTTP.
+//! A message is sent to the inbox over SMTP and read over HTTP.
 
 use std::sync::Arc;
 
@@ -132,7 +132,7 @@ async fn a_person_can_look_at_it_and_nothing_of_it_runs() {
         assert_eq!(answer.status(), StatusCode::OK, "{path}");
         let policy = answer.headers()[header::CONTENT_SECURITY_POLICY].to_str().expect("text").to_owned();
         assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe-eval"), "{path}: {policy}");
-        // Our own pages run our own script file; a message's HTML runs nothing.
+        // The inbox's pages run their own script; a message's HTML runs none.
         let is_message = path.ends_with("/html");
         assert_eq!(policy.starts_with("sandbox;"), is_message);
         assert_eq!(policy.contains("script-src 'self'"), !is_message, "{path}: {policy}");

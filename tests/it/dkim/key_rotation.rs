@@ -1,4 +1,4 @@
-//! A domain gets new keys: they sign when their records are seen, and nothing that is under way loses its record.
+//! A domain gets new keys: they sign when their records are seen, and messages in transit keep their records.
 
 use postrider::clock::Clock as _;
 use postrider::db::domains;
@@ -17,9 +17,9 @@ fn in_state(domain: &Value, state: &str) -> Vec<String> {
     keys(domain).into_iter().filter(|key| key.2 == state).map(|key| key.0).collect()
 }
 
-/// Who signs now, all of them verifiably.
+/// The selectors that sign now; all signatures verify.
 async fn signers(app: &TestApp, dns: &DnsServer) -> Vec<String> {
-    // Past what a worker remembers.
+    // Longer than the worker's cache TTL.
     app.clock.advance(minutes(1));
     app.send(json!({})).await;
     app.run_until_idle().await;
@@ -110,7 +110,7 @@ async fn a_check_begun_before_a_rotation_does_not_delay_the_next() {
     checked(&app, "acme.test").await;
     let before = shown(&app, "acme.test").await;
     let pending = rotated(&app).await;
-    // As a replica records it that had asked for the old keys alone.
+    // As a replica records it that has queried only the old keys.
     let verdict = Verdict {
         findings: Vec::new(),
         seen: Vec::new(),

@@ -1,4 +1,4 @@
-//! What the DNS says about a domain decides between a bounce and another try, and nobody else has to wait for it.
+//! The DNS response for a domain decides between a bounce and a retry, and does not delay other domains.
 
 use serde_json::json;
 
@@ -50,7 +50,7 @@ async fn a_dns_that_comes_back_delivers() {
     dns.mends("example.test");
     dns.has_address("example.test", "127.0.0.1");
     app.clock.advance(minutes(10));
-    // Another, since what the DNS has said is remembered for a while by a clock that stands still.
+    // Another domain, because the DNS response is cached, by a clock that stands still.
     app.another_worker().await.drain().await.unwrap();
     assert_eq!(app.events(&mail.id).await, ["accepted", "deferred", "delivered"]);
 }

@@ -1,4 +1,4 @@
-//! A destination that asks for less gets less, until it takes as much as before.
+//! A destination that throttles gets a lower rate, until it accepts as much as before.
 
 use serde_json::json;
 use sqlx::Row as _;
@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use crate::support::app::TestApp;
 use crate::support::clock::{millis, minutes, seconds};
 
-/// What was learned of the lane of this domain.
+/// The learned rate of this domain's lane.
 async fn learned(app: &TestApp, domain: &str) -> Option<f64> {
     let mut connection = app.database.connect().await;
     let query = sqlx::query("SELECT learned_rate FROM lanes WHERE domain = $1").bind(domain);
@@ -155,7 +155,7 @@ async fn message_to_two_domains_goes_to_the_unthrottled_one_at_once() {
     let mail = app.send(json!({"to": ["ann@busy.test", "cy@calm.test"]})).await;
     app.run_until_idle().await;
     assert_eq!(app.states(&mail.id).await, ["deferred", "relayed"]);
-    // Uses up the only turn.
+    // Uses the only slot of the rate.
     send(&app, "bo@busy.test", 1).await;
     app.run_until_idle().await;
     let mail = app.send(json!({"to": ["ann@busy.test", "cy@calm.test"]})).await;

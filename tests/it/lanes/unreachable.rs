@@ -1,4 +1,4 @@
-//! A destination that cannot be reached is probed by few, and whatever else goes there waits without an attempt.
+//! An unreachable destination is probed with few messages; the others wait without an attempt.
 
 use postrider::clock::Clock as _;
 use postrider::config::Route;
@@ -13,7 +13,7 @@ use crate::support::clock::{hours, seconds};
 use crate::support::dns::DnsServer;
 use crate::support::smtp::Action;
 
-/// The server hangs up on so many connections before it says a word.
+/// The server hangs up on this many connections before the greeting.
 fn hangs_up<const N: usize>(app: &TestApp) {
     app.smtp.greeting().does(std::array::from_fn::<_, N, _>(|_| Action::Drop));
 }
@@ -149,7 +149,7 @@ async fn a_worker_that_does_not_get_out_stops_no_other() {
     app.run_until_idle().await;
     assert_eq!((app.status(&second.id).await.as_str(), failures(&app).await), ("relayed", 0));
 
-    // What it has not reached since, it blocks for nobody else, and it leaves it to the others.
+    // A destination that it has not tried since is not blocked for other workers.
     let third = app.send(json!({})).await;
     cut_off.drain().await.unwrap();
     assert_eq!((app.status(&third.id).await.as_str(), failures(&app).await), ("deferred", 0));

@@ -1,4 +1,4 @@
-//! A mail and its recipients: each gets the answer that was meant for it.
+//! A message and its recipients: each recipient gets its own reply.
 
 use postrider::domain::outcome::Verdict::{Accepted, Permanent, Temporary};
 use postrider::smtp::Envelope;

@@ -1,4 +1,4 @@
-//! A destination that answers slowly is soon full of newsletters; what is urgent finds a connection all the same.
+//! Newsletters fill the connections to a slow destination; urgent messages still find a connection.
 
 use std::sync::Arc;
 use std::time::Duration;

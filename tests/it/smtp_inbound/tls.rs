@@ -1,4 +1,4 @@
-//! STARTTLS of the receiving server (RFC 3207): what came before the handshake is forgotten.
+//! STARTTLS of the inbound server (RFC 3207): input from before the handshake is discarded.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ fn settings(certificate: &Certificate) -> Settings {
     Settings { certificate: Some(Shown::read(&chain, &key).unwrap()), ..Settings::default() }
 }
 
-/// Does the handshake and trusts this certificate alone.
+/// Does the handshake, and trusts only this certificate.
 async fn secured(client: Client, certificate: &Certificate) -> Client {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.der()).unwrap();
@@ -54,7 +54,7 @@ async fn commands_injected_before_the_handshake_are_discarded() {
     let injected = "EHLO evil\r\nMAIL FROM:<evil@x.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n";
     assert_eq!(client.code(&format!("STARTTLS\r\n{injected}")).await, 220);
     let mut client = secured(client, &certificate).await;
-    // The first answer is to our own command, and no mail has begun.
+    // The first reply is to the test's own command, and no message has started.
     assert_eq!(client.code("RCPT TO:<c@d.test>\r\n").await, 503);
     assert_eq!(client.code("EHLO x\r\n").await, 250);
     assert_eq!(client.code("DATA\r\n").await, 503);

@@ -1,4 +1,4 @@
-//! A suppressed address gets nothing, and everybody can see why.
+//! A suppressed address gets no messages, and `explain` says why.
 
 use postrider::domain::key::Scope;
 use reqwest::Method;
@@ -290,8 +290,8 @@ async fn two_mails_that_bounce_at_one_time_make_one_entry() {
     second.stop().await;
 }
 
-/// One statement for a whole group at accept and one for a whole claim; each address in it reads a few pages of the index,
-/// however long the list is.
+/// One statement for a whole group at accept and one for a whole claim; each address in it reads a few pages of the
+/// index, however long the list is.
 #[tokio::test]
 async fn the_look_up_costs_the_same_however_long_the_list_is() {
     let app = TestApp::start().await;
@@ -304,7 +304,7 @@ async fn the_look_up_costs_the_same_however_long_the_list_is() {
             SELECT '00000000-0000-0000-0000-000000000000', 'a' || n || '@example.test', 'manual', now()
             FROM generate_series(1, $1) n ON CONFLICT DO NOTHING";
         sqlx::query(fill).bind(many).execute(&mut connection).await.unwrap();
-        // Without ANALYZE: nothing that Postgres has to learn first.
+        // Without ANALYZE, so that the plan does not depend on statistics.
         let list = |value: fn(i32) -> String| (1..=256).map(value).collect::<Vec<String>>().join(", ");
         let explain = format!(
             "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE look_up (ARRAY[{}]::uuid[], ARRAY[{}], ARRAY[{}], ARRAY[{}])",

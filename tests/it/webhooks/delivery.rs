@@ -1,4 +1,4 @@
-//! Events arrive at webhook endpoints: signed, each of them, in order, whatever workers do.
+//! All events arrive at webhook endpoints, signed and in order, with any number of workers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Endpoints that fail: what is tried again and when, who waits and who does not.
+//! Endpoints that fail: which posts are retried and when, and which posts wait.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ async fn single_failing_post_is_given_up_after_ten_tries() {
     app.send(json!({})).await;
     app.notify().await;
     for _ in 0..9 {
-        // The one that is tried again comes first, and then one that is taken.
+        // The retried post comes first, and then one that succeeds.
         receiver.answers("/hook", [Reply::Status(400)]);
         app.clock.advance(hours(30));
         app.send(json!({})).await;
@@ -260,7 +260,7 @@ async fn redirects_silence_and_answers_without_end() {
     assert_eq!(kept, 1_000);
 }
 
-/// Answers every request with these bytes, once or for ever, on connections of its own.
+/// Answers every request with these bytes, once or endlessly, on separate connections.
 async fn speaks(bytes: &'static [u8], is_endless: bool) -> (String, tokio::task::JoinHandle<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
@@ -336,7 +336,7 @@ async fn three_of_ten_hang_and_the_others_do_not_wait() {
     for round in 1..=10 {
         app.send(json!({})).await;
         let begun = Instant::now();
-        // Of each mail two events: it was accepted and it was relayed.
+        // Each message has two events: accepted and relayed.
         for path in &paths[3..] {
             receiver.received(path, 2 * (3 + round)).await;
         }
@@ -360,7 +360,7 @@ async fn when_too_much_waits_for_another_try_nothing_new_is_begun() {
     app.send(json!({})).await;
     app.notify().await;
     assert_eq!((receiver.posts("/hook").len(), hook.state(&app).await.cursor), (0, 0));
-    // Their events are not there, so that they are let go when their time has come.
+    // Their events do not exist, so that the deliveries are dropped when they are due.
     app.notify_in(3_600).await;
     let state = hook.state(&app).await;
     assert_eq!((receiver.seqs("/hook"), state.retries, state.cursor), (vec![1], 0, 1));
