@@ -1,6 +1,6 @@
-//! What it costs to sign a mail: `cargo bench --bench dkim`.
+//! The cost of signing a message: `cargo bench --bench dkim`.
 //!
-//! The aims are 15 µs with ed25519 and 0.3 ms with RSA-2048 for a mail of 2 KiB; a large one costs its hash.
+//! The targets are 15 µs with ed25519 and 0.3 ms with RSA-2048 for a message of 2 KiB; hashing dominates for large ones.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

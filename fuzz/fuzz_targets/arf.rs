@@ -1,10 +1,10 @@
-//! Whatever a feedback report and the mail in it say. An octet 0 divides the two.
+//! Feedback reports, and the messages in them, with any content. A zero byte separates the two.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// As the files know each other in the product.
+/// The modules under test, at the same paths as in the product.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;

@@ -1,10 +1,10 @@
-//! Whatever a DSN says of the mail and its recipients, and however it quotes a reply: it is read and judged.
+//! DSNs with any content: the message, the recipients and the quoted replies are read and classified.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// As the files know each other in the product.
+/// The modules under test, at the same paths as in the product.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;

@@ -1,11 +1,11 @@
-//! Whatever a client sends: lines, commands and mails are read within bounds, the same however the octets arrive, and a mail
-//! ends at CRLF.CRLF alone. The first octet says how the rest is cut.
+//! Any input from a client: lines, commands and messages are read within bounds, with the same result for every split of the
+//! bytes, and a message ends only at CRLF.CRLF. The first byte is the size of the pieces.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// As the files know each other in the product.
+/// The modules under test, at the same paths as in the product.
 #[path = "../../src/smtp/inbound"]
 mod inbound {
     mod command;
@@ -18,7 +18,7 @@ mod inbound {
 
     const LIMIT: usize = 1_024;
 
-    /// Every line; a fault stands for one that is none.
+    /// Every line, or its fault.
     fn lines(octets: &[u8], size: usize) -> Vec<Result<Vec<u8>, LineFault>> {
         let (mut reader, mut input, mut lines) = (LineReader::default(), Vec::new(), Vec::new());
         for piece in octets.chunks(size) {
@@ -31,7 +31,7 @@ mod inbound {
         lines
     }
 
-    /// A mail, and how many octets it took.
+    /// A message, and its length in bytes.
     fn mail(octets: &[u8], size: usize) -> Option<(Result<Vec<u8>, data::DataFault>, usize)> {
         let (mut reader, mut taken) = (DataReader::new(LIMIT, LIMIT), 0);
         for piece in octets.chunks(size) {
@@ -47,7 +47,7 @@ mod inbound {
 
     pub fn check(octets: &[u8], size: usize) {
         let all = lines(octets, octets.len().max(1));
-        // An endless line may be noticed sooner or later; what is a line is one however it came.
+        // An endless line may be noticed sooner or later, but the valid lines are the same for every split.
         let good = |lines: &[Result<Vec<u8>, LineFault>]| lines.iter().filter_map(|line| line.clone().ok()).collect::<Vec<_>>();
         assert_eq!(good(&all), good(&lines(octets, size)));
         for line in good(&all) {

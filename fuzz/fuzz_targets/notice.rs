@@ -1,10 +1,10 @@
-//! Whatever a bounce in words says. The whole of it is judged as a reply as well.
+//! Bounces in plain text with any content. The whole text is also classified as a reply.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// As the files know each other in the product.
+/// The modules under test, at the same paths as in the product.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;

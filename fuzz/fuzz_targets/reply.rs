@@ -1,11 +1,11 @@
-//! Whatever a server says: replies are read within bounds, however the octets arrive, and what EHLO offers is understood.
-//! The first octet says how the rest is cut.
+//! SMTP replies with any content: they are read within bounds, with the same result for every split of the bytes, and EHLO
+//! capabilities are parsed. The first byte is the size of the pieces.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// As the files know each other in the product.
+/// The modules under test, at the same paths as in the product.
 #[path = "../../src/domain"]
 mod domain {
     pub mod outcome;

@@ -1,10 +1,10 @@
-//! Whatever a text says: a token is read or refused, and none is taken that was not made with the secret.
+//! Return paths: any text is read or refused, and no token is accepted that was not made with the secret.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// As the files know each other in the product.
+/// The modules under test, at the same paths as in the product.
 #[path = "../../src/domain"]
 mod domain {
     pub mod address;
@@ -24,7 +24,7 @@ fuzz_target!(|octets: &[u8]| {
     let text = String::from_utf8_lossy(octets);
     assert!(paths.read(&text, now).is_err() && paths.find(&text, now).is_err());
 
-    // Of a true one nothing but the case of its letters can be changed.
+    // In a valid token, only the case of letters may be changed.
     let token = Token { message: MessageId(uuid::Uuid::from_u128(7)), position: Some(3) };
     let mut letters = paths.token(token, now).into_bytes();
     let whole = letters.clone();

@@ -185,7 +185,7 @@ async fn replies_out_of_step_bounce_nobody() {
         for offered in ["PIPELINING", "8BITMIME"] {
             let smtp = SmtpServer::start().await;
             smtp.offers([offered]);
-            // One reply too many: each later one is read as the reply to the previous command.
+            // One reply too many: each later one is read as the reply for the next recipient.
             smtp.mail().does([Action::Octets(b"250 2.0.0 queued\r\n250 2.1.0 ok\r\n".to_vec())]);
             smtp.rcpt(refused).replies(["550 5.1.1 unknown"]);
             let outcomes = send(&sender(relay(&smtp)), to).await;
