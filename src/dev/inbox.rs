@@ -265,9 +265,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let inbox = open(dir.path(), 10).await;
         inbox.store(mail("=?utf-8?q?=C3=A9?=")).await.expect("stored");
-        let before = inbox.get(1).await.expect("a mail");
+        let before = inbox.get(1).await.expect("a message");
         let inbox = open(dir.path(), 10).await;
-        assert_eq!(inbox.get(1).await.expect("a mail"), before);
+        assert_eq!(inbox.get(1).await.expect("a message"), before);
         assert_eq!(before.summary.subject.as_deref(), Some("é"));
         assert_eq!(inbox.store(mail("two")).await.expect("stored"), 2);
     }

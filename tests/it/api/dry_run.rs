@@ -171,7 +171,7 @@ async fn a_large_mail_is_shown_whole() {
     let content = "QUJD".repeat(200_000);
     let plan = dry_run(&app, json!({"attachments": [{"filename": "a.bin", "content": content}]})).await.body;
     let mime = &plan["mime"];
-    assert_eq!(mime["encoding"], "utf-8", "mails are 7-bit");
+    assert_eq!(mime["encoding"], "utf-8", "messages are 7-bit");
     assert!(mime["size"].as_u64().unwrap() > 800_000 && mime["content"].as_str().unwrap().len() > 800_000);
 }
 

@@ -123,7 +123,7 @@ async fn co_recipient_cannot_forge_complaints() {
         assert_eq!(reply, "250 2.0.0 Taken as complaint, 0 recipients changed\r\n");
     }
     let complaints = told(&app, &id, "complained").await;
-    assert_eq!((complaints.len(), &complaints[0]["vouched"]), (1, &json!(false)), "one mail tells of one recipient");
+    assert_eq!((complaints.len(), &complaints[0]["vouched"]), (1, &json!(false)), "one report is about one recipient");
     assert_eq!(suppressed(&app).await, []);
     let (reset, _) = relayed(&app, json!({"to": "bo@example.test"})).await;
     assert_eq!(app.status(&reset).await, "relayed");

@@ -106,7 +106,7 @@ async fn stopping_worker_releases_messages_waiting_for_a_connection() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), given_back).await.expect("the second is given back");
+    tokio::time::timeout(Duration::from_secs(20), given_back).await.expect("the second is released");
     assert_eq!(app.status(&first.id).await, "sending");
 
     gate.open();

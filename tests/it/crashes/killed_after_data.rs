@@ -144,7 +144,7 @@ async fn without_the_record_nothing_is_sent() {
 
     tx.rollback().await.unwrap();
     first.await.unwrap();
-    assert_eq!(app.events(&mail.id).await, ["accepted", "relayed"], "it was given back, and that was no attempt");
+    assert_eq!(app.events(&mail.id).await, ["accepted", "relayed"], "it was released without an attempt");
 }
 
 #[tokio::test]

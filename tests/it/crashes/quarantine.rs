@@ -57,7 +57,7 @@ async fn crashing_message_is_held_after_three_crashes_others_are_sent() {
         end.reached().await;
         assert_eq!(worker.dies(&app, &reaper).await, Reaped { workers: 1, freed: 2, ..Reaped::default() });
         let both = ["guilty@example.test", "innocent@example.test"].map(|address| (address.to_owned(), deaths));
-        assert_eq!(blame(&app).await, BTreeMap::from(both), "while both were begun, nobody knows");
+        assert_eq!(blame(&app).await, BTreeMap::from(both), "the cause is unknown while both are in flight");
     }
 
     // Now they are tried one after the other.

@@ -86,7 +86,7 @@ async fn ten_recipients_with_three_fates() {
     app.run_until_idle().await;
     assert_eq!(app.states(&mail.id).await, [vec!["relayed"; 7], vec!["bounced"; 3]].concat());
     assert_eq!(app.status(&mail.id).await, "partial");
-    let [first, second] = app.smtp.mails().try_into().expect("two mails");
+    let [first, second] = app.smtp.mails().try_into().expect("two messages");
     let sorted = |mut addresses: Vec<String>| {
         addresses.sort();
         addresses

@@ -33,7 +33,7 @@ async fn inbox_with_a_mail(dir: &tempfile::TempDir) -> Arc<Inbox> {
     client.send("EHLO x\r\nMAIL FROM:<r@a.test>\r\nRCPT TO:<bo@b.test>\r\nRCPT TO:<bcc@b.test>\r\nDATA\r\n").await;
     assert_eq!(client.codes(5).await, [250, 250, 250, 250, 354]);
     client.send(&format!("{MAIL}.\r\n")).await;
-    received.wait_for(|count| *count == 1).await.expect("a mail");
+    received.wait_for(|count| *count == 1).await.expect("a message");
     assert_eq!(client.reply().await, "250 2.0.0 Message 1 is in the inbox\r\n");
     inbox
 }

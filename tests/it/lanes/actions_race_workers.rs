@@ -40,7 +40,7 @@ impl Working {
 fn reached(app: &TestApp) -> BTreeSet<String> {
     let all: Vec<String> = app.smtp.mails().into_iter().flat_map(|mail| mail.to).collect();
     let once: BTreeSet<String> = all.iter().cloned().collect();
-    assert_eq!(once.len(), all.len(), "somebody got a mail twice");
+    assert_eq!(once.len(), all.len(), "a recipient got a message twice");
     once
 }
 

@@ -65,7 +65,7 @@ async fn is_waited_for(watcher: &mut PgConnection) {
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
                    AND query LIKE 'INSERT INTO lanes%'";
-    until("somebody waits for the lane", async || count(watcher, waiting).await > 0).await;
+    until("a transaction waits for the lane", async || count(watcher, waiting).await > 0).await;
 }
 
 #[tokio::test]

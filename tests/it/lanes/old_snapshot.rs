@@ -259,7 +259,7 @@ async fn throughput_stays() {
     }
     rate(&sink).await;
     let before = rate(&sink).await;
-    println!("without: {before} mails/s");
+    println!("without: {before} messages/s");
     let mut held = postgres.connect("mail").await;
     sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM queue")
         .execute(&mut held)
@@ -268,16 +268,16 @@ async fn throughput_stays() {
     let (begun, mut with) = (Instant::now(), Vec::new());
     while begun.elapsed() < Duration::from_secs(seconds) {
         with.push(rate(&sink).await);
-        println!("held for {:>4} s: {} mails/s", begun.elapsed().as_secs(), with.last().unwrap());
+        println!("held for {:>4} s: {} messages/s", begun.elapsed().as_secs(), with.last().unwrap());
     }
     held.close().await.unwrap();
     rate(&sink).await;
     let after = rate(&sink).await;
-    println!("without: {after} mails/s");
+    println!("without: {after} messages/s");
     senders.shutdown().await;
     assert!(service.terminate().await.success());
     postgres.stop().await;
     let (last, without) = (&with[with.len() * 2 / 3..], usize::midpoint(before, after));
     let last = last.iter().sum::<usize>() / last.len();
-    assert!(last * 10 >= without * 8, "{last} mails/s with, {without} without");
+    assert!(last * 10 >= without * 8, "{last} messages/s with, {without} without");
 }

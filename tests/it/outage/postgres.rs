@@ -109,7 +109,7 @@ async fn new_mail_whose_commit_is_not_answered_is_found_and_sent() {
         become_one(&mut lock, leased).await;
     };
     tokio::join!(site.refuses(), cut_off);
-    assert_eq!(site.smtp.mails().len(), 1, "nobody knows that there is another");
+    assert_eq!(site.smtp.mails().len(), 1, "the other one is unknown");
     site.postgres.proxy.open();
     site.smtp.received(2).await;
     site.works().await;

@@ -72,7 +72,7 @@ pub fn keys(domain: &Value) -> Vec<(String, String, String)> {
 /// For each signature of a message: domain, selector, and whether it verifies.
 pub async fn signatures(dns: &DnsServer, mail: &[u8]) -> Vec<(String, String, bool)> {
     let verifier = MessageAuthenticator(postrider::dns::resolver(Some(dns.address())).unwrap());
-    let message = AuthenticatedMessage::parse(mail).expect("a mail");
+    let message = AuthenticatedMessage::parse(mail).expect("a message");
     let outputs = verifier.verify_dkim(&message).await;
     let one = |output: &mail_auth::DkimOutput<'_>| {
         let signature = output.signature().expect("a signature that can be read");
