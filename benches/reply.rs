@@ -17,13 +17,13 @@ mod smtp {
     pub mod reply;
 
     /// Reads all replies, and returns their number.
-    pub fn read_all(mut octets: &[u8]) -> usize {
+    pub fn read_all(mut bytes: &[u8]) -> usize {
         let mut replies = 0;
-        while !octets.is_empty() {
-            let (used, reply) = reply::ReplyReader::default().feed(octets).unwrap();
+        while !bytes.is_empty() {
+            let (used, reply) = reply::ReplyReader::default().feed(bytes).unwrap();
             divan::black_box(reply.unwrap().to_reply());
             replies += 1;
-            octets = &octets[used..];
+            bytes = &bytes[used..];
         }
         replies
     }
@@ -33,9 +33,9 @@ fn main() {
     divan::main();
 }
 
-fn read(bencher: Bencher, octets: &[u8]) {
-    let replies = smtp::read_all(octets);
-    bencher.counter(ItemsCount::new(replies)).bench_local(|| smtp::read_all(black_box(octets)));
+fn read(bencher: Bencher, bytes: &[u8]) {
+    let replies = smtp::read_all(bytes);
+    bencher.counter(ItemsCount::new(replies)).bench_local(|| smtp::read_all(black_box(bytes)));
 }
 
 /// The replies for one message of a pipelined session.

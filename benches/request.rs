@@ -33,8 +33,8 @@ fn read(bencher: Bencher, request: &Value) {
 }
 
 #[divan::bench(args = [2 << 10, 64 << 10])]
-fn text(bencher: Bencher, octets: usize) {
-    let request = mail(octets);
+fn text(bencher: Bencher, bytes: usize) {
+    let request = mail(bytes);
     read(bencher, &request);
 }
 
@@ -46,9 +46,9 @@ fn fifty_recipients(bencher: Bencher) {
 }
 
 #[divan::bench(args = [100 << 10, 10 << 20])]
-fn attachment(bencher: Bencher, octets: usize) {
+fn attachment(bencher: Bencher, bytes: usize) {
     let mut request = mail(2 << 10);
-    request["attachments"] = json!([{"filename": "a.pdf", "content": STANDARD.encode(vec![0xa5; octets])}]);
+    request["attachments"] = json!([{"filename": "a.pdf", "content": STANDARD.encode(vec![0xa5; bytes])}]);
     read(bencher, &request);
 }
 

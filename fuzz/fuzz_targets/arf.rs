@@ -17,12 +17,12 @@ mod mail {
     pub mod report;
 }
 
-fuzz_target!(|octets: &[u8]| {
-    let at = octets.iter().position(|octet| *octet == 0).unwrap_or(octets.len());
+fuzz_target!(|bytes: &[u8]| {
+    let at = bytes.iter().position(|octet| *octet == 0).unwrap_or(bytes.len());
     const START: &[u8] =
         b"Content-Type: multipart/report; boundary=x\r\n\r\n--x\r\nContent-Type: message/feedback-report\r\n\r\n";
     let mail =
-        [START, &octets[..at], b"\r\n--x\r\nContent-Type: message/rfc822\r\n\r\n", &octets[at..], b"\r\n--x--\r\n"]
+        [START, &bytes[..at], b"\r\n--x\r\nContent-Type: message/rfc822\r\n\r\n", &bytes[at..], b"\r\n--x--\r\n"]
             .concat();
     let report = mail::report::read(&mail);
     assert!(report.references.len() <= 32 && report.recipients.len() <= 1_001);

@@ -17,8 +17,8 @@ mod mail {
     pub mod report;
 }
 
-fuzz_target!(|octets: &[u8]| {
-    let report = mail::report::read(octets);
+fuzz_target!(|bytes: &[u8]| {
+    let report = mail::report::read(bytes);
     assert!(report.references.len() <= 32 && report.recipients.len() <= 1_001);
     for recipient in &report.recipients {
         assert!(!recipient.recipient.is_empty() && !recipient.recipient.contains(char::is_control));

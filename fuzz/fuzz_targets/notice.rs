@@ -17,10 +17,10 @@ mod mail {
     pub mod report;
 }
 
-fuzz_target!(|octets: &[u8]| {
+fuzz_target!(|bytes: &[u8]| {
     const START: &[u8] =
         b"Return-Path: <>\r\nFrom: mailer-daemon@mx.test\r\nTo: b+t@c.test\r\nSubject: failure notice\r\n\r\n";
-    let mail = [START, octets].concat();
+    let mail = [START, bytes].concat();
     let report = mail::report::read(&mail);
     assert!(report.references.len() <= 32 && report.recipients.len() <= 1_001);
     for recipient in &report.recipients {
@@ -29,5 +29,5 @@ fuzz_target!(|octets: &[u8]| {
             recipient.reply.text.len() <= domain::outcome::Reply::TEXT_LIMIT && !recipient.reply.text.contains('\0')
         );
     }
-    let _ = domain::bounce::judge(&domain::outcome::Reply::from_lines(550, String::from_utf8_lossy(octets).lines()));
+    let _ = domain::bounce::judge(&domain::outcome::Reply::from_lines(550, String::from_utf8_lossy(bytes).lines()));
 });

@@ -38,7 +38,7 @@ fn routes() -> OpenApiRouter<Arc<Inbox>> {
         .routes(routes!(attachment))
 }
 
-/// The routes, without the shared state's other routes.
+/// The routes, to be merged with others.
 pub fn router(inbox: Arc<Inbox>) -> Router {
     Router::from(routes()).with_state(inbox)
 }
