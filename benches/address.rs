@@ -1,6 +1,6 @@
-//! What it costs to read an address: `cargo bench --bench address`.
+//! The cost of parsing an address: `cargo bench --bench address`.
 //!
-//! The aim is a few hundred ns for a plain one: a request may hold fifty.
+//! The target is a few hundred ns for a plain address: a request may have fifty.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -27,7 +27,7 @@ fn mailbox(bencher: Bencher, text: &str) {
     bencher.bench_local(|| black_box(text).parse::<Mailbox>().unwrap());
 }
 
-/// A refusal must not cost more than an acceptance.
+/// An invalid address must not cost more than a valid one.
 #[divan::bench(args = ["ann", "a b@example.test", "ann@example..test", "ann@b\u{fc}cher.\u{200e}example"])]
 fn refused(bencher: Bencher, text: &str) {
     bencher.bench_local(|| black_box(text).parse::<Address>().unwrap_err());

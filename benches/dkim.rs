@@ -1,6 +1,6 @@
-//! What it costs to sign a mail: `cargo bench --bench dkim`.
+//! The cost of signing a message: `cargo bench --bench dkim`.
 //!
-//! The aims are 15 µs with ed25519 and 0.3 ms with RSA-2048 for a mail of 2 KiB; a large one costs its hash.
+//! The targets are 15 µs with ed25519 and 0.3 ms with RSA-2048 for a message of 2 KiB; hashing dominates for large ones.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -27,15 +27,15 @@ fn signer(algorithms: &[Algorithm]) -> Signer {
     Signer { domain: domain.into(), keys: algorithms.iter().map(key).collect() }
 }
 
-fn mail(octets: usize) -> Vec<u8> {
+fn mail(bytes: usize) -> Vec<u8> {
     let head = "Date: Sat, 28 Nov 2026 09:00:00 +0000\r\nFrom: Acme <billing@acme.test>\r\nTo: ann@example.test\r\n\
                 Subject: Your invoice\r\nMessage-ID: <019a@acme.test>\r\nMIME-Version: 1.0\r\nContent-Type: text/plain\r\n\r\n";
     let line = "Your invoice is attached, and this line is about as long as most are.\r\n";
-    [head, &line.repeat(octets / line.len())].concat().into_bytes()
+    [head, &line.repeat(bytes / line.len())].concat().into_bytes()
 }
 
-fn run(bencher: Bencher<'_, '_>, algorithms: &[Algorithm], octets: usize) {
-    let (signer, mail) = (signer(algorithms), mail(octets));
+fn run(bencher: Bencher<'_, '_>, algorithms: &[Algorithm], bytes: usize) {
+    let (signer, mail) = (signer(algorithms), mail(bytes));
     let at: DateTime<Utc> = DateTime::from_timestamp(1_795_000_000, 0).unwrap();
     let bencher = bencher.counter(BytesCount::new(mail.len())).with_inputs(|| mail.clone());
     bencher.bench_local_refs(|mail| sign(mail, &signer, at).unwrap());

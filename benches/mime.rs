@@ -1,6 +1,6 @@
-//! What it costs to render a mail: `cargo bench --bench mime`.
+//! The cost of rendering a message: `cargo bench --bench mime`.
 //!
-//! The aims are a few µs for a mail of 2 KiB text and html, and 10 ms for a file of 10 MiB.
+//! The targets are a few µs for a message of 2 KiB text and HTML, and 10 ms for a file of 10 MiB.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

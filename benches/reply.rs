@@ -1,29 +1,29 @@
-//! What it costs to read what a server says: `cargo bench --bench reply`.
+//! The cost of reading SMTP replies: `cargo bench --bench reply`.
 //!
-//! The aim is well under a µs for a reply of one line: a mail has four of them.
+//! The target is well under a µs for a reply of one line: a message has four of them.
 
 #![allow(dead_code, unused_imports, clippy::unwrap_used, missing_docs, reason = "the file is taken as it is")]
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-/// As the file knows it in the product.
+/// A module that the file needs, at the same path as in the product.
 use postrider::domain;
 
-/// The reader is nobody's business outside of `smtp`, so its file is taken as it is.
+/// The reader is private to `smtp`, so its file is included.
 #[path = "../src/smtp/client/connection"]
 mod smtp {
     #[cfg(test)]
     pub mod corrupt_replies;
     pub mod reply;
 
-    /// Reads every reply there is, and answers how many.
-    pub fn read_all(mut octets: &[u8]) -> usize {
+    /// Reads all replies, and returns their number.
+    pub fn read_all(mut bytes: &[u8]) -> usize {
         let mut replies = 0;
-        while !octets.is_empty() {
-            let (used, reply) = reply::ReplyReader::default().feed(octets).unwrap();
+        while !bytes.is_empty() {
+            let (used, reply) = reply::ReplyReader::default().feed(bytes).unwrap();
             divan::black_box(reply.unwrap().to_reply());
             replies += 1;
-            octets = &octets[used..];
+            bytes = &bytes[used..];
         }
         replies
     }
@@ -33,12 +33,12 @@ fn main() {
     divan::main();
 }
 
-fn read(bencher: Bencher, octets: &[u8]) {
-    let replies = smtp::read_all(octets);
-    bencher.counter(ItemsCount::new(replies)).bench_local(|| smtp::read_all(black_box(octets)));
+fn read(bencher: Bencher, bytes: &[u8]) {
+    let replies = smtp::read_all(bytes);
+    bencher.counter(ItemsCount::new(replies)).bench_local(|| smtp::read_all(black_box(bytes)));
 }
 
-/// What one mail of a pipelined session is answered.
+/// The replies for one message of a pipelined session.
 #[divan::bench]
 fn a_mail_is_taken(bencher: Bencher) {
     read(bencher, b"250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n250 2.0.0 queued as 4Xy7Qk2\r\n");

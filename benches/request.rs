@@ -1,6 +1,6 @@
-//! What it costs to make a validated message of a request's body: `cargo bench --bench request`.
+//! The cost of parsing and validating a request's body: `cargo bench --bench request`.
 //!
-//! The aims are 8 µs for 2 KiB of text and a few ms for each MiB of attachment.
+//! The targets are 8 µs for 2 KiB of text and a few ms for each MiB of attachment.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -16,7 +16,7 @@ fn main() {
     divan::main();
 }
 
-/// What an application sends, with this much text.
+/// The body of a request, with this much text.
 fn mail(text: usize) -> Value {
     json!({
         "from": "Acme Billing <billing@acme.test>", "to": ["ann@example.test"], "reply_to": "help@acme.test",
@@ -33,8 +33,8 @@ fn read(bencher: Bencher, request: &Value) {
 }
 
 #[divan::bench(args = [2 << 10, 64 << 10])]
-fn text(bencher: Bencher, octets: usize) {
-    let request = mail(octets);
+fn text(bencher: Bencher, bytes: usize) {
+    let request = mail(bytes);
     read(bencher, &request);
 }
 
@@ -46,13 +46,13 @@ fn fifty_recipients(bencher: Bencher) {
 }
 
 #[divan::bench(args = [100 << 10, 10 << 20])]
-fn attachment(bencher: Bencher, octets: usize) {
+fn attachment(bencher: Bencher, bytes: usize) {
     let mut request = mail(2 << 10);
-    request["attachments"] = json!([{"filename": "a.pdf", "content": STANDARD.encode(vec![0xa5; octets])}]);
+    request["attachments"] = json!([{"filename": "a.pdf", "content": STANDARD.encode(vec![0xa5; bytes])}]);
     read(bencher, &request);
 }
 
-/// Every fault is told at once; that must not be dear either.
+/// A body with many faults, which are all reported at once.
 #[divan::bench]
 fn full_of_faults(bencher: Bencher) {
     read(

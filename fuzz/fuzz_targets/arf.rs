@@ -1,10 +1,10 @@
-//! Whatever a feedback report and the mail in it say. An octet 0 divides the two.
+//! Feedback reports, and the messages in them, with any content. A zero byte separates the two.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// As the files know each other in the product.
+/// The modules under test, at the same paths as in the product.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;
@@ -17,12 +17,12 @@ mod mail {
     pub mod report;
 }
 
-fuzz_target!(|octets: &[u8]| {
-    let at = octets.iter().position(|octet| *octet == 0).unwrap_or(octets.len());
+fuzz_target!(|bytes: &[u8]| {
+    let at = bytes.iter().position(|octet| *octet == 0).unwrap_or(bytes.len());
     const START: &[u8] =
         b"Content-Type: multipart/report; boundary=x\r\n\r\n--x\r\nContent-Type: message/feedback-report\r\n\r\n";
     let mail =
-        [START, &octets[..at], b"\r\n--x\r\nContent-Type: message/rfc822\r\n\r\n", &octets[at..], b"\r\n--x--\r\n"]
+        [START, &bytes[..at], b"\r\n--x\r\nContent-Type: message/rfc822\r\n\r\n", &bytes[at..], b"\r\n--x--\r\n"]
             .concat();
     let report = mail::report::read(&mail);
     assert!(report.references.len() <= 32 && report.recipients.len() <= 1_001);

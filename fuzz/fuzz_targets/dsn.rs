@@ -1,10 +1,10 @@
-//! Whatever a DSN says of the mail and its recipients, and however it quotes a reply: it is read and judged.
+//! DSNs with any content: the message, the recipients and the quoted replies are read and classified.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// As the files know each other in the product.
+/// The modules under test, at the same paths as in the product.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;
@@ -17,11 +17,11 @@ mod mail {
     pub mod report;
 }
 
-fuzz_target!(|octets: &[u8]| {
+fuzz_target!(|bytes: &[u8]| {
     const START: &[u8] =
         b"From: mailer-daemon@mx.test\r\nContent-Type: multipart/report; boundary=x\r\n\r\n--x\r\n\r\n\
         Sorry.\r\n--x\r\nContent-Type: message/delivery-status\r\n\r\n";
-    let mail = [START, octets, b"\r\n--x--\r\n"].concat();
+    let mail = [START, bytes, b"\r\n--x--\r\n"].concat();
     let report = mail::report::read(&mail);
     assert!(report.references.len() <= 32 && report.recipients.len() <= 1_001);
     for recipient in &report.recipients {

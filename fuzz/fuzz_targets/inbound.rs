@@ -1,11 +1,11 @@
-//! Whatever a client sends: lines, commands and mails are read within bounds, the same however the octets arrive, and a mail
-//! ends at CRLF.CRLF alone. The first octet says how the rest is cut.
+//! Any input from a client: lines, commands and messages are read within bounds, with the same result for every split of the
+//! bytes, and a message ends only at CRLF.CRLF. The first byte is the size of the pieces.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// As the files know each other in the product.
+/// The modules under test, at the same paths as in the product.
 #[path = "../../src/smtp/inbound"]
 mod inbound {
     mod command;
@@ -18,10 +18,10 @@ mod inbound {
 
     const LIMIT: usize = 1_024;
 
-    /// Every line; a fault stands for one that is none.
-    fn lines(octets: &[u8], size: usize) -> Vec<Result<Vec<u8>, LineFault>> {
+    /// Every line, or its fault.
+    fn lines(bytes: &[u8], size: usize) -> Vec<Result<Vec<u8>, LineFault>> {
         let (mut reader, mut input, mut lines) = (LineReader::default(), Vec::new(), Vec::new());
-        for piece in octets.chunks(size) {
+        for piece in bytes.chunks(size) {
             input.extend_from_slice(piece);
             while let Some(line) = reader.take(&mut input) {
                 lines.push(line);
@@ -31,10 +31,10 @@ mod inbound {
         lines
     }
 
-    /// A mail, and how many octets it took.
-    fn mail(octets: &[u8], size: usize) -> Option<(Result<Vec<u8>, data::DataFault>, usize)> {
+    /// A message, and its length in bytes.
+    fn mail(bytes: &[u8], size: usize) -> Option<(Result<Vec<u8>, data::DataFault>, usize)> {
         let (mut reader, mut taken) = (DataReader::new(LIMIT, LIMIT), 0);
-        for piece in octets.chunks(size) {
+        for piece in bytes.chunks(size) {
             let (used, is_over) = reader.push(piece);
             taken += used;
             if is_over {
@@ -45,20 +45,20 @@ mod inbound {
         None
     }
 
-    pub fn check(octets: &[u8], size: usize) {
-        let all = lines(octets, octets.len().max(1));
-        // An endless line may be noticed sooner or later; what is a line is one however it came.
+    pub fn check(bytes: &[u8], size: usize) {
+        let all = lines(bytes, bytes.len().max(1));
+        // An endless line may be noticed sooner or later, but the valid lines are the same for every split.
         let good = |lines: &[Result<Vec<u8>, LineFault>]| lines.iter().filter_map(|line| line.clone().ok()).collect::<Vec<_>>();
-        assert_eq!(good(&all), good(&lines(octets, size)));
+        assert_eq!(good(&all), good(&lines(bytes, size)));
         for line in good(&all) {
             assert!(!line.contains(&b'\n') && line.len() <= line::LINE_LIMIT);
             if let Ok(command::Command::Mail(command::Mail { from: path, .. }) | command::Command::Rcpt(path)) = command::parse(&line) {
                 assert!(!path.chars().any(char::is_control) && path.len() <= 256);
             }
         }
-        let whole = mail(octets, octets.len().max(1));
-        assert_eq!(whole, mail(octets, size));
-        let end = if octets.starts_with(b".\r\n") { Some(3) } else { octets.windows(5).position(|five| five == b"\r\n.\r\n").map(|at| at + 5) };
+        let whole = mail(bytes, bytes.len().max(1));
+        assert_eq!(whole, mail(bytes, size));
+        let end = if bytes.starts_with(b".\r\n") { Some(3) } else { bytes.windows(5).position(|five| five == b"\r\n.\r\n").map(|at| at + 5) };
         assert_eq!(whole.as_ref().map(|(_, taken)| *taken), end);
         if let Some((Ok(mail), taken)) = whole {
             assert!(mail.len() <= LIMIT.min(taken));
@@ -68,8 +68,8 @@ mod inbound {
     }
 }
 
-fuzz_target!(|octets: &[u8]| {
-    if let Some((size, octets)) = octets.split_first() {
-        inbound::check(octets, usize::from(*size).max(1));
+fuzz_target!(|bytes: &[u8]| {
+    if let Some((size, bytes)) = bytes.split_first() {
+        inbound::check(bytes, usize::from(*size).max(1));
     }
 });

@@ -1,10 +1,10 @@
-//! Whatever mail comes back is read: its parts, automatic replies, bounces in words.
+//! Any returned message: its parts, automatic replies, bounces in plain text.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// As the files know each other in the product.
+/// The modules under test, at the same paths as in the product.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;
@@ -17,8 +17,8 @@ mod mail {
     pub mod report;
 }
 
-fuzz_target!(|octets: &[u8]| {
-    let report = mail::report::read(octets);
+fuzz_target!(|bytes: &[u8]| {
+    let report = mail::report::read(bytes);
     assert!(report.references.len() <= 32 && report.recipients.len() <= 1_001);
     for recipient in &report.recipients {
         assert!(!recipient.recipient.is_empty() && !recipient.recipient.contains(char::is_control));

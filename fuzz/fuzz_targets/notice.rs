@@ -1,10 +1,10 @@
-//! Whatever a bounce in words says. The whole of it is judged as a reply as well.
+//! Bounces in plain text with any content. The whole text is also classified as a reply.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// As the files know each other in the product.
+/// The modules under test, at the same paths as in the product.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;
@@ -17,10 +17,10 @@ mod mail {
     pub mod report;
 }
 
-fuzz_target!(|octets: &[u8]| {
+fuzz_target!(|bytes: &[u8]| {
     const START: &[u8] =
         b"Return-Path: <>\r\nFrom: mailer-daemon@mx.test\r\nTo: b+t@c.test\r\nSubject: failure notice\r\n\r\n";
-    let mail = [START, octets].concat();
+    let mail = [START, bytes].concat();
     let report = mail::report::read(&mail);
     assert!(report.references.len() <= 32 && report.recipients.len() <= 1_001);
     for recipient in &report.recipients {
@@ -29,5 +29,5 @@ fuzz_target!(|octets: &[u8]| {
             recipient.reply.text.len() <= domain::outcome::Reply::TEXT_LIMIT && !recipient.reply.text.contains('\0')
         );
     }
-    let _ = domain::bounce::judge(&domain::outcome::Reply::from_lines(550, String::from_utf8_lossy(octets).lines()));
+    let _ = domain::bounce::judge(&domain::outcome::Reply::from_lines(550, String::from_utf8_lossy(bytes).lines()));
 });

@@ -1,11 +1,11 @@
-//! Whatever a server says: replies are read within bounds, however the octets arrive, and what EHLO offers is understood.
-//! The first octet says how the rest is cut.
+//! SMTP replies with any content: they are read within bounds, with the same result for every split of the bytes, and EHLO
+//! capabilities are parsed. The first byte is the size of the pieces.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// As the files know each other in the product.
+/// The modules under test, at the same paths as in the product.
 #[path = "../../src/domain"]
 mod domain {
     pub mod outcome;
@@ -16,9 +16,9 @@ mod smtp {
     pub mod ehlo;
     pub mod reply;
 
-    pub fn read_all(octets: &[u8], size: usize) -> (Vec<reply::RawReply>, Option<reply::ReplyError>) {
+    pub fn read_all(bytes: &[u8], size: usize) -> (Vec<reply::RawReply>, Option<reply::ReplyError>) {
         let (mut reader, mut held, mut replies) = (reply::ReplyReader::default(), Vec::new(), Vec::new());
-        for piece in octets.chunks(size.max(1)) {
+        for piece in bytes.chunks(size.max(1)) {
             held.extend_from_slice(piece);
             loop {
                 match reader.feed(&held) {
@@ -36,8 +36,8 @@ mod smtp {
         (replies, None)
     }
 
-    pub fn check(octets: &[u8], size: usize) {
-        let (replies, end) = read_all(octets, size);
+    pub fn check(bytes: &[u8], size: usize) {
+        let (replies, end) = read_all(bytes, size);
         for reply in &replies {
             assert!(reply.text.len() <= (64 * 1_024 + 2_048) * 3 + 100);
             assert!(reply.to_reply().text.len() <= crate::domain::outcome::Reply::TEXT_LIMIT);
@@ -45,12 +45,12 @@ mod smtp {
             assert!(!offer.starttls() || reply.text.to_ascii_uppercase().contains("STARTTLS"));
             let _ = (offer.eight_bit_mime(), offer.smtputf8());
         }
-        assert_eq!((replies, end), read_all(octets, octets.len()));
+        assert_eq!((replies, end), read_all(bytes, bytes.len()));
     }
 }
 
-fuzz_target!(|octets: &[u8]| {
-    if let Some((size, octets)) = octets.split_first() {
-        smtp::check(octets, usize::from(*size));
+fuzz_target!(|bytes: &[u8]| {
+    if let Some((size, bytes)) = bytes.split_first() {
+        smtp::check(bytes, usize::from(*size));
     }
 });

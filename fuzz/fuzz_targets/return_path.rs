@@ -1,10 +1,10 @@
-//! Whatever a text says: a token is read or refused, and none is taken that was not made with the secret.
+//! Return paths: any text is read or refused, and no token is accepted that was not made with the secret.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// As the files know each other in the product.
+/// The modules under test, at the same paths as in the product.
 #[path = "../../src/domain"]
 mod domain {
     pub mod address;
@@ -17,18 +17,18 @@ use domain::id::MessageId;
 use domain::keyring::Keyring;
 use domain::return_path::{ReturnPaths, Token};
 
-fuzz_target!(|octets: &[u8]| {
+fuzz_target!(|bytes: &[u8]| {
     let keyring = Keyring::new("a secret that the fuzzer does not know", ["one from before"]);
     let paths = ReturnPaths::new(keyring, "return.test", std::time::Duration::from_hours(24 * 60));
     let now = chrono::DateTime::from_timestamp(1_795_435_200, 0).unwrap();
-    let text = String::from_utf8_lossy(octets);
+    let text = String::from_utf8_lossy(bytes);
     assert!(paths.read(&text, now).is_err() && paths.find(&text, now).is_err());
 
-    // Of a true one nothing but the case of its letters can be changed.
+    // In a valid token, only the case of letters may be changed.
     let token = Token { message: MessageId(uuid::Uuid::from_u128(7)), position: Some(3) };
     let mut letters = paths.token(token, now).into_bytes();
     let whole = letters.clone();
-    for change in octets.chunks_exact(2) {
+    for change in bytes.chunks_exact(2) {
         let place = usize::from(change[0]) % letters.len();
         letters[place] = change[1];
     }

@@ -1,6 +1,6 @@
-//! `--backlog`: mails that wait in the queue while others are measured. They are put there by the very transaction that
-//! commits requests (`db::intake`), in groups, so that every table holds what it would hold in production; only HTTP
-//! is spared, and their text is short.
+//! `--backlog`: messages that wait in the queue while others are measured. The transaction that commits requests
+//! (`db::messages::insert`) inserts them, in groups, so that every table has the same rows as in production. Only HTTP
+//! is skipped, and the messages have a short text.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,17 +25,17 @@ use crate::domain::limits::StreamChange;
 use crate::domain::message::{Content, NewMessage, NewRecipient, RecipientKind};
 use crate::domain::outcome::OnUncertain;
 
-/// The stream of a backlog that is paused.
+/// The stream of a paused backlog.
 pub(super) const STREAM: &str = "bench-backlog";
-/// Mails in one transaction, and transactions at one time.
+/// Messages per transaction, and concurrent transactions.
 const GROUP: u64 = 500;
 const WRITERS: usize = 3;
-/// Text of each mail.
+/// Text of each message.
 const SIZE: usize = 200;
-/// When what is scheduled is due.
+/// How far ahead a scheduled backlog is due.
 const LATER: TimeDelta = TimeDelta::days(30);
 
-/// What all of them have in common.
+/// What all messages of the backlog have in common.
 struct Kind {
     stream: &'static str,
     lanes: Vec<NamedLane>,
@@ -45,7 +45,7 @@ struct Kind {
     scheduled: bool,
 }
 
-/// Puts there what is missing of it. Answers how many wait.
+/// Inserts the missing messages of the backlog. Returns how many wait.
 pub(super) async fn fill(db: &Db, options: &Options, there: Holding) -> Result<u64, BenchError> {
     let there = u64::try_from(there.backlog).unwrap_or(0);
     let missing = options.backlog.saturating_sub(there);
@@ -69,12 +69,12 @@ pub(super) async fn fill(db: &Db, options: &Options, there: Holding) -> Result<u
             _ = ticks.tick() => progress::step(&format!("backlog: {} of {missing}", done.load(Ordering::Relaxed))),
         }
     }
-    // What was written for it is not to be paid for by what is measured.
+    // The checkpoint keeps the cost of these writes out of the measurement.
     checkpoint(db).await.doing(doing)?;
     Ok(options.backlog)
 }
 
-/// Makes its stream and its lanes.
+/// Creates the stream and the lanes of the backlog.
 async fn kind(db: &Db, options: &Options) -> Result<Kind, BenchError> {
     let doing = "make the backlog's stream";
     let (now, tenant) = (SystemClock.now(), TenantId::DEFAULT);
@@ -86,7 +86,7 @@ async fn kind(db: &Db, options: &Options) -> Result<Kind, BenchError> {
     };
     if options.backlog_kind == Backlog::Paused {
         streams::create(db, tenant, STREAM, StreamChange::default(), now).await.doing(doing)?;
-        streams::pause(db, tenant, STREAM, Some("the bench measures beside it"), now).await.doing(doing)?;
+        streams::pause(db, tenant, STREAM, Some("the bench measures other messages"), now).await.doing(doing)?;
     }
     let (route, domains) = if options.direct { ("mx", options.domains) } else { ("relay", 1) };
     let mut found = Vec::new();
@@ -112,7 +112,7 @@ fn domain(number: u64) -> String {
     format!("d{number:05}.{}", mail::RECIPIENTS)
 }
 
-/// Writes groups until all are taken.
+/// Inserts groups of messages until none is left.
 async fn write(
     db: Db,
     kind: Arc<Kind>,

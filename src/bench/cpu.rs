@@ -1,26 +1,26 @@
-//! What processes have used, from `/proc` (Linux; elsewhere nothing is known). Times are as exact as the kernel's ticks, a
-//! hundredth of a second: fine for runs of seconds.
+//! CPU time and memory of processes, from `/proc` (Linux only). Times have the resolution of the kernel's ticks, a
+//! hundredth of a second, which is enough for runs of seconds.
 
 use std::fs;
 use std::time::Duration;
 
-/// Ticks of `/proc` in a second, on every Linux that Rust runs on.
+/// Ticks of `/proc` per second, on every Linux that Rust supports.
 const TICKS: u64 = 100;
-/// How often a changing family of processes is counted anew.
+/// How often a changing group of processes is counted again.
 const TRIES: usize = 10;
 
-/// One process, as `/proc/PID/stat` has it (proc(5)).
+/// One process, from `/proc/PID/stat` (proc(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stat {
     name: String,
     parent: u32,
-    /// Its own ticks.
+    /// Ticks of this process.
     own: u64,
-    /// Those of children that have ended and were waited for.
+    /// Ticks of its children that ended and were waited for.
     children: u64,
 }
 
-/// CPU time of one process, all threads together; of its children only those that have ended.
+/// CPU time of one process, with all threads and with the children that have ended.
 pub(super) fn of(pid: u32) -> Option<Duration> {
     stat(pid).map(|stat| time(stat.own + stat.children))
 }
@@ -42,13 +42,13 @@ pub(super) fn of_family(parent: u32) -> Option<Duration> {
     found
 }
 
-/// The parent of a process, if that is called so.
+/// The parent of a process, if it has this name.
 pub(super) fn parent(pid: u32, name: &str) -> Option<u32> {
     let parent = stat(pid)?.parent;
     (stat(parent)?.name == name).then_some(parent)
 }
 
-/// A process's resident memory in MiB: the most there was, and what there is.
+/// A process's resident memory in MiB: the maximum so far, and now.
 pub(super) fn memory(pid: u32) -> Option<(f64, f64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     Some((mebibytes(&text, "VmHWM:")?, mebibytes(&text, "VmRSS:")?))

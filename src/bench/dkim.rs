@@ -1,4 +1,4 @@
-//! `--dkim`: the sender's domain gets its keys through the API, as an operator's does.
+//! `--dkim`: registers the sender's domain through the API, as an operator does.
 
 use std::net::SocketAddr;
 
@@ -8,11 +8,11 @@ use super::BenchError;
 use super::error::Doing as _;
 use super::http::Connection;
 
-/// How mail is signed.
+/// How messages are signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dkim {
-    /// Not at all.
+    /// Not signed
     None,
     /// Ed25519 (RFC 8463)
     Ed25519,
@@ -20,10 +20,11 @@ pub enum Dkim {
     Rsa,
 }
 
-/// Seals the keys of the bench's own domain. No secret, so that a later run on the same database finds keys it can open.
+/// Encrypts the keys of the bench's domain. It is a constant, so that a later run on the same database can decrypt
+/// them.
 const SECRET: &str = "the bench signs for a domain that does not exist";
 
-/// What the service is told of it.
+/// The settings of the service for it.
 pub(super) fn settings(dkim: Dkim) -> [(&'static str, String); 2] {
     let algorithm = match dkim {
         // An earlier run may have registered the domain.
@@ -34,7 +35,7 @@ pub(super) fn settings(dkim: Dkim) -> [(&'static str, String); 2] {
     [("POSTRIDER_SECRET_KEY", SECRET.to_owned()), ("POSTRIDER_DKIM__ALGORITHMS", algorithm.to_owned())]
 }
 
-/// Registers the sender's domain for signing, before anything is sent. To be called with a key that administers.
+/// Registers the sender's domain for signing, before anything is sent. `key` needs the scope `admin`.
 pub(super) async fn register(api: SocketAddr, key: &str, domain: &str, dkim: Dkim) -> Result<(), BenchError> {
     if dkim == Dkim::None {
         return Ok(());

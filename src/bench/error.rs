@@ -1,22 +1,22 @@
-//! Why there are no figures: one line that says what to do.
+//! Errors of the bench: each is one line that says what to do.
 
 use std::error::Error;
 
-/// Why a measurement was not made.
+/// Why a measurement failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// It would be wrong or useless to go on; says what to do instead.
+    /// The run would be wrong or useless; the text says what to do instead.
     #[error("{0}")]
     Refused(String),
-    /// A part of the stage failed.
+    /// A part of the setup failed.
     #[error("cannot {doing}: {source}")]
     Failed {
-        /// What was being done, as after "cannot".
+        /// What was being done, as a phrase that follows "cannot".
         doing: String,
-        /// Why not.
+        /// The cause.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// Somebody asked for the end.
+    /// The run was interrupted.
     #[error("stopped before the end: there are no figures")]
     Stopped,
 }
@@ -27,9 +27,9 @@ impl BenchError {
     }
 }
 
-/// Says what failed.
+/// Adds what was being done to an error.
 pub(super) trait Doing<T> {
-    /// `doing` stands after "cannot".
+    /// Adds `doing`, a phrase that follows "cannot".
     fn doing(self, doing: impl Into<String>) -> Result<T, BenchError>;
 }
 

@@ -1,13 +1,13 @@
-//! How long things took: counts by size in constant memory, exact below a millisecond and to 0.2 % above.
+//! A histogram of durations in constant memory, exact below a millisecond and to 0.2 % above.
 
 use std::time::Duration;
 
-/// Sizes within one power of two.
+/// Buckets within one power of two.
 const PARTS: u64 = 1_024;
-/// Powers of two above that: up to 19 hours.
+/// Powers of two above that, up to 19 hours.
 const DOUBLINGS: u64 = 26;
 
-/// Counts of times.
+/// Counts of durations.
 #[derive(Debug, Clone)]
 pub(super) struct Histogram {
     counts: Vec<u64>,
@@ -22,7 +22,7 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Counts one.
+    /// Counts one duration.
     pub(super) fn add(&mut self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let last = self.counts.len() - 1;
@@ -31,7 +31,7 @@ impl Histogram {
         self.total += 1;
     }
 
-    /// The time that `thousandths` of all took at most, in milliseconds; `None` where there were none.
+    /// The duration that `thousandths` of all did not exceed, in milliseconds; `None` if there are none.
     pub(super) fn at(&self, thousandths: u64) -> Option<f64> {
         let rank = (self.total * thousandths).div_ceil(1_000).max(1);
         let mut below = 0;
@@ -43,7 +43,7 @@ impl Histogram {
     }
 }
 
-/// Where a size is counted: itself at first, then half of `PARTS` places for each power of two.
+/// The index of a value's bucket: the value itself at first, then half of `PARTS` buckets for each power of two.
 fn place(micros: u64) -> u64 {
     if micros < PARTS {
         return micros;
@@ -52,7 +52,7 @@ fn place(micros: u64) -> u64 {
     (doubling * PARTS / 2) + (micros >> doubling)
 }
 
-/// The smallest size that is counted there.
+/// The smallest value of a bucket.
 fn size(place: u64) -> u64 {
     if place < PARTS {
         return place;

@@ -1,5 +1,5 @@
-//! HTTP/1.1 by hand, as little of it as a load generator needs: it must not take the machine from what is measured. One
-//! request at a time over a connection that is kept.
+//! A minimal HTTP/1.1 client, so that the load generator takes little CPU from the service that is measured. It sends
+//! one request at a time over a persistent connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,9 +9,9 @@ use memchr::memmem;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// No request takes longer.
+/// Time limit of a request.
 const LIMIT: Duration = Duration::from_mins(1);
-/// No answer that is read is larger.
+/// Size limit of a response.
 const ANSWER_LIMIT: usize = 1 << 20;
 
 /// A connection to an API.
@@ -19,7 +19,7 @@ const ANSWER_LIMIT: usize = 1 << 20;
 pub(super) struct Connection {
     stream: TcpStream,
     answer: Vec<u8>,
-    /// Where the answer's body begins.
+    /// Where the response's body begins.
     body: usize,
 }
 
@@ -30,7 +30,8 @@ impl Connection {
         Ok(Self { stream, answer: Vec::with_capacity(4_096), body: 0 })
     }
 
-    /// Sends a request that is given in two parts, and answers the status. After an error the connection is of no use.
+    /// Sends a request that is given in two parts, and returns the status. After an error the connection must not be
+    /// used.
     pub(super) async fn exchange(&mut self, request: (&[u8], &[u8])) -> io::Result<u16> {
         tokio::time::timeout(LIMIT, async {
             self.stream.write_all(request.0).await?;
@@ -52,7 +53,7 @@ impl Connection {
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
-    /// A request of any other kind.
+    /// Sends any other request.
     pub(super) async fn call(&mut self, method: &str, path: &str, key: &str, body: &str) -> io::Result<u16> {
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n\
@@ -62,27 +63,27 @@ impl Connection {
         self.exchange((head.as_bytes(), body.as_bytes())).await
     }
 
-    /// The last answer's body.
+    /// The last response's body.
     pub(super) fn body(&self) -> &[u8] {
         self.answer.get(self.body..).unwrap_or_default()
     }
 }
 
-/// The status and where the body begins, once the answer has come as a whole.
+/// The status and where the body begins, once the response is complete.
 fn complete(answer: &[u8]) -> io::Result<Option<(u16, usize)>> {
     let odd = |why: &'static str| io::Error::new(io::ErrorKind::InvalidData, why);
     if answer.len() > ANSWER_LIMIT {
-        return Err(odd("the answer is too large"));
+        return Err(odd("the response is too large"));
     }
     let Some(end) = memmem::find(answer, b"\r\n\r\n") else { return Ok(None) };
-    let head = std::str::from_utf8(&answer[..end]).map_err(|_| odd("the answer's head is no text"))?;
+    let head = std::str::from_utf8(&answer[..end]).map_err(|_| odd("the response's head is not text"))?;
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.get(9..12)?.parse().ok()).ok_or_else(|| odd("not HTTP"))?;
     let length = lines
         .filter_map(|line| line.split_once(':'))
         .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
         .and_then(|(_, value)| value.trim().parse::<usize>().ok())
-        .ok_or_else(|| odd("the answer does not say how long it is"))?;
+        .ok_or_else(|| odd("the response has no length"))?;
     let body = end + 4;
     Ok((answer.len() >= body + length).then_some((status, body)))
 }

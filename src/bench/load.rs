@@ -1,5 +1,5 @@
-//! The load: so many connections, each sending the next mail as soon as its last one is answered. In a thread of its own
-//! with a runtime of one thread, which is cheaper than sharing.
+//! The load: a number of connections, each of which sends the next message as soon as the last one is answered. It runs
+//! in a separate thread with a single-threaded runtime, which costs less CPU than sharing one.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,33 +19,33 @@ use super::options::Options;
 use super::seen::Seen;
 use crate::clock::Uptime;
 
-/// A connection that breaks so often in a row gives up.
+/// Failures in a row after which a connection gives up.
 const BREAKS: u32 = 20;
-/// Between a break and the next connection.
+/// Pause between a failure and the next connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What came of the load.
+/// The result of the load.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     /// The numbers that were answered 202.
     pub accepted: Seen,
-    /// How many those are.
+    /// How many were answered 202.
     pub count: u64,
-    /// From the first octet sent to the whole answer, of what was accepted.
+    /// From the first byte sent to the complete response, of accepted messages.
     pub latency: Histogram,
     /// When the first request was sent.
     pub begun: Duration,
-    /// When the last 202 was there.
+    /// When the last 202 arrived.
     pub last: Duration,
-    /// Answers other than 202.
+    /// Responses other than 202.
     pub refused: u64,
-    /// Requests without an answer: whether they were accepted is not known.
+    /// Requests without a response: whether they were accepted is unknown.
     pub unanswered: u64,
-    /// The first answer other than 202, or why there was none.
+    /// The first response other than 202, or why there was none.
     pub complaint: Option<String>,
 }
 
-/// A load that runs.
+/// A running load.
 #[derive(Debug)]
 pub(super) struct Load {
     accepted: Arc<AtomicU64>,
@@ -66,7 +66,7 @@ struct Shared {
 }
 
 impl Load {
-    /// Starts it: mails from the number `first` on, to these APIs.
+    /// Starts the load: messages numbered from `first` on, to these APIs.
     pub(super) fn start(options: &Options, first: u64, apis: &[SocketAddr], key: &str) -> Result<Self, BenchError> {
         let (tell, done) = oneshot::channel();
         let (accepted, stop) = (Arc::<AtomicU64>::default(), CancellationToken::new());
@@ -96,12 +96,12 @@ impl Load {
         Ok(Self { accepted, stop, done })
     }
 
-    /// How many were answered 202 so far.
+    /// Returns how many were answered 202 so far.
     pub(super) fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the load.
     pub(super) async fn end(&mut self) -> Result<Answers, BenchError> {
         (&mut self.done).await.doing("generate the load")
     }
@@ -127,7 +127,7 @@ async fn run(shared: Arc<Shared>, senders: Vec<(SocketAddr, Request)>) -> Answer
     shared.record(std::mem::take)
 }
 
-/// One connection's part.
+/// Sends messages over one connection.
 async fn send(shared: &Shared, api: SocketAddr, mut request: Request) {
     let (mut connection, mut breaks) = (None, 0);
     while let Some(number) = shared.next().await {
@@ -168,7 +168,7 @@ impl Shared {
         with(&mut self.answers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The next mail's number, once it may be sent.
+    /// Returns the next message's number, once it may be sent.
     async fn next(&self) -> Option<u64> {
         if self.duration.is_some_and(|duration| self.begun.elapsed() >= duration) {
             return None;
@@ -205,7 +205,7 @@ impl Shared {
     fn unanswered(&self, error: &std::io::Error) {
         self.record(|answers| {
             answers.unanswered += 1;
-            answers.complaint.get_or_insert_with(|| format!("a request got no answer: {error}"));
+            answers.complaint.get_or_insert_with(|| format!("a request got no response: {error}"));
         });
     }
 }

@@ -1,4 +1,4 @@
-//! On what was measured: figures without it say nothing.
+//! The machine that was measured.
 
 use std::fs;
 use std::path::Path;
@@ -7,29 +7,29 @@ use serde::Serialize;
 
 use crate::db::bench::Server;
 
-/// The machine, as far as it tells.
+/// The machine, as far as it is known.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Machine {
     /// The processor's name.
     pub cpu: Option<String>,
-    /// Processors that this process may use.
+    /// The number of processors that this process may use.
     pub cores: usize,
-    /// All memory, in MiB.
+    /// Total memory, in MiB.
     pub memory_mib: Option<u64>,
     /// The kernel's release.
     pub kernel: Option<String>,
-    /// What the machine did in the minute before: processes that ran or waited for a processor or a disk.
+    /// The load average of the minute before: processes that ran or waited for a processor or a disk.
     pub load_before: Option<f64>,
-    /// Of the directory with the database, if that is the bench's own.
+    /// The file system of the database directory, if the bench started the database.
     pub file_system: Option<String>,
     /// The server's version.
     pub postgres: String,
-    /// The server's settings that count.
+    /// The server's settings that affect the figures.
     pub postgres_settings: Vec<String>,
 }
 
 impl Machine {
-    /// Asks this machine. `database` is where the bench's own Postgres lives.
+    /// Reads the facts about this machine. `database` is the directory of the bench's Postgres.
     pub(super) fn of(server: &Server, database: Option<&Path>) -> Self {
         let read = |path: &str| fs::read_to_string(path).ok();
         let field = |path: &str, name: &str| {
@@ -51,15 +51,17 @@ impl Machine {
         }
     }
 
-    /// What a reader of the figures must know.
+    /// Returns what a reader of the figures must know.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if cfg!(debug_assertions) {
-            warnings.push("this is a debug build: the figures are of no use; build with --release".to_owned());
+            warnings.push("this is a debug build, whose figures are useless: build with --release".to_owned());
         }
         if let Some("tmpfs" | "ramfs") = self.file_system.as_deref() {
-            warnings
-                .push("the database is in memory, where a commit costs nothing: choose a disk with --dir".to_owned());
+            warnings.push(
+                "the database is in memory, where a commit costs nothing: choose a directory on a disk with --dir"
+                    .to_owned(),
+            );
         }
         let off = |setting: &&String| setting.ends_with(" = off");
         warnings

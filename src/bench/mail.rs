@@ -1,7 +1,7 @@
-//! What is sent: one request, built once, in which each mail's numbers are written over those of the last. And how the
-//! sink reads the numbers back.
+//! The requests: one is built once, and each message's numbers are written over those of the last. Also reads the
+//! numbers back for the sink.
 //!
-//! A mail's number stands in the header `X-Bench-Id` and in the address of each of its recipients,
+//! A message's number is in the header `X-Bench-Id` and in the address of each of its recipients,
 //! `nNUMBER.PLACE@dDOMAIN.bench.test`, so that the sink sees whether the right text came to the right recipient.
 
 use std::sync::Arc;
@@ -14,26 +14,26 @@ use super::options::Options;
 
 /// The sender's domain.
 pub(super) const SENDER_DOMAIN: &str = "sender.bench.test";
-/// What the recipients' domains end in.
+/// The parent domain of the recipients' domains.
 pub(super) const RECIPIENTS: &str = "bench.test";
-/// The header with the mail's number.
+/// The header with the message's number.
 pub(super) const HEADER: &str = "X-Bench-Id";
 
-/// Digits of a mail's number.
+/// Digits of a message's number.
 const DIGITS: usize = 10;
-/// Stand in the request for what is different in each mail, and are as long.
+/// Placeholders for what differs in each message; they have the same length.
 const NUMBER: &str = "@@NUMBER@@";
 const DOMAIN: &str = "@@DOM@";
 const FILE: &str = "@@FILE_START@@@@";
-/// A request's part behind its last number is shared if it is larger than this: else one write is cheaper.
+/// The part of a request behind its last number is shared if it is larger than this; otherwise one write costs less.
 const SHARED_FROM: usize = 16 << 10;
 
-/// A request with its mail.
+/// A request with its message.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
-    /// With everything that differs.
+    /// The part that differs.
     own: Vec<u8>,
-    /// What follows, the same in all of them.
+    /// The part that follows, which is the same in all requests.
     shared: Arc<[u8]>,
     numbers: Vec<usize>,
     domains: Vec<usize>,
@@ -42,7 +42,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// Builds it, for an API at `host` and with this key.
+    /// Builds the request, for an API at `host` and with this key.
     pub(super) fn new(options: &Options, host: &str, key: &str) -> Self {
         let body = body(options);
         let head = format!(
@@ -61,12 +61,12 @@ impl Request {
         }
         let mut request = Self { own, shared, numbers, domains, file, domain_count: options.domains.into() };
         request.of(0);
-        // From now on its file stays as it is.
+        // From now on the file does not change.
         request.file = file.filter(|_| !options.same_attachment);
         request
     }
 
-    /// Makes it the request of this mail: two parts, to be written one after the other.
+    /// Makes it the request of this message: two parts, to be written one after the other.
     pub(super) fn of(&mut self, number: u64) -> (&[u8], &[u8]) {
         let digits = format!("{number:010}");
         let domain = format!("d{:05}", number % self.domain_count);
@@ -84,7 +84,7 @@ impl Request {
     }
 }
 
-/// The JSON, with the attachment last.
+/// Returns the JSON, with the attachment last.
 fn body(options: &Options) -> String {
     let to: Vec<String> =
         (0..options.recipients).map(|place| format!("\"n{NUMBER}.{place:03}@{DOMAIN}.{RECIPIENTS}\"")).collect();
@@ -106,7 +106,7 @@ fn body(options: &Options) -> String {
     body
 }
 
-/// So many octets of lines of words, which compress about as mail does.
+/// Returns text of this size in bytes, in lines of words, which compresses about as well as email.
 pub(super) fn text(size: usize) -> String {
     const WORDS: [&str; 32] = [
         "invoice", "order", "the", "your", "of", "to", "and", "we", "shipped", "payment", "account", "please", "visit",
@@ -125,13 +125,13 @@ pub(super) fn text(size: usize) -> String {
     text
 }
 
-/// So many octets that do not compress.
+/// Returns this number of bytes, which do not compress.
 fn noise(size: usize) -> Vec<u8> {
     let mut random = Random(size as u64);
     (0..size).map(|_| random.next()).collect()
 }
 
-/// The same numbers each time, so that runs are alike.
+/// A generator with a fixed seed, so that runs are alike.
 struct Random(u64);
 
 impl Random {
@@ -141,18 +141,18 @@ impl Random {
     }
 }
 
-/// Whom a recipient's address names.
+/// The recipient that an address names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recipient {
-    /// The one at this place in the mail with this number.
+    /// The one at this position in the message with this number.
     Numbered { number: u64, place: u16 },
     /// One of the backlog.
     Waiting(u64),
-    /// Nobody that the bench writes to.
+    /// Not an address that the bench sends to.
     Stranger,
 }
 
-/// Reads an address, or what there is of it.
+/// Reads an address, which may be incomplete.
 pub(super) fn recipient(address: &[u8]) -> Recipient {
     let read = || {
         let (kind, rest) = address.split_first()?;
@@ -169,12 +169,12 @@ pub(super) fn recipient(address: &[u8]) -> Recipient {
     read().unwrap_or(Recipient::Stranger)
 }
 
-/// The local part of one of the backlog.
+/// The local part of a recipient of the backlog.
 pub(super) fn waiting(number: u64) -> String {
     format!("w{number:010}")
 }
 
-/// The number in a mail's header, given its first lines.
+/// The number in a message's header, given its first lines.
 pub(super) fn number(head: &[u8]) -> Option<u64> {
     let at = memmem::find(head, HEADER.as_bytes())? + HEADER.len() + 2;
     digits_of(head.get(at..at + DIGITS)?)

@@ -1,5 +1,5 @@
-//! The measurement itself: a few mails one at a time while the service is idle, then the load, until everything has arrived
-//! and its outcome is on record.
+//! The measurement: a few messages one at a time while the service is idle, then the load, until everything has arrived
+//! and its outcome is recorded.
 
 use std::time::Duration;
 
@@ -21,16 +21,16 @@ use crate::clock::{Clock as _, SystemClock, Uptime};
 use crate::db::bench::{Server, hold, is_settled, server};
 use crate::domain::id::MessageId;
 
-/// Between two looks at what has arrived.
+/// Poll interval for what has arrived.
 const LOOK: Duration = Duration::from_millis(50);
-/// Between two mails while the service is idle.
+/// Pause between two messages while the service is idle.
 const PAUSE: Duration = Duration::from_millis(30);
-/// How long one of those may take.
+/// Time limit of one of these messages.
 const ONE: Duration = Duration::from_secs(5);
-/// How long outcomes may take to be on record once all has arrived.
+/// Time limit for recording the outcomes once everything has arrived.
 const SETTLES: Duration = Duration::from_secs(10);
 
-/// What everybody has used at one moment.
+/// The resources used by all processes at one time.
 #[derive(Debug, Clone)]
 pub(super) struct Sample {
     pub service: Option<Duration>,
@@ -41,27 +41,27 @@ pub(super) struct Sample {
     pub count: Count,
 }
 
-/// All that the figures are reckoned from.
+/// Everything that the figures are calculated from.
 #[derive(Debug)]
 pub(super) struct Measured {
     pub idle: Vec<Duration>,
-    /// Resident memory of the largest process of the service before the load, and the most there was, in MiB.
+    /// Resident memory of the largest process of the service before the load, and its maximum, in MiB.
     pub memory: (Option<f64>, Option<f64>),
     pub before: Sample,
     pub after: Sample,
     pub answers: Answers,
     pub seen: Option<Seen>,
     pub settled: bool,
-    /// When all was on record, since the machine started; `None` with a worker-less run.
+    /// When everything was recorded, since the machine started; `None` in a run without workers.
     pub ended: Duration,
     pub seconds: Vec<Second>,
     pub machine: Machine,
     pub backlog: u64,
 }
 
-/// Measures.
+/// Runs the measurement.
 pub(super) async fn measure(options: &Options, stage: &mut Stage) -> Result<Report, BenchError> {
-    let first = server(&stage.db).await.doing("ask the database")?;
+    let first = server(&stage.db).await.doing("query the database")?;
     let own = options.database_url.is_none().then(|| stage.scratch.postgres());
     let machine = Machine::of(&first, own.as_deref());
     machine.warnings().iter().for_each(|warning| progress::step(&format!("note: {warning}")));
@@ -94,14 +94,14 @@ pub(super) async fn measure(options: &Options, stage: &mut Stage) -> Result<Repo
     Ok(Report::of(options, measured))
 }
 
-/// From the 202 to the first octet at the sink, of mails sent one at a time.
+/// Returns the times from the 202 to the first byte at the sink, of messages sent one at a time.
 async fn idle(options: &Options, stage: &mut Stage) -> Result<Vec<Duration>, BenchError> {
     let (Some(sink), Some(service)) = (&mut stage.sink, stage.services.first()) else { return Ok(Vec::new()) };
     if !is_idle(options) {
         return Ok(Vec::new());
     }
-    progress::step("sending single mails while it is idle");
-    let doing = "send a mail";
+    progress::step("sending single messages while the service is idle");
+    let doing = "send a message";
     let mut connection = Connection::open(service.api).await.doing(doing)?;
     let mut request = Request::new(options, &service.api.to_string(), &stage.key);
     let mut waits = Vec::new();
@@ -112,7 +112,7 @@ async fn idle(options: &Options, stage: &mut Stage) -> Result<Vec<Duration>, Ben
             let said = String::from_utf8_lossy(connection.body());
             return BenchError::refused(format!("nothing was accepted: the API answered {status}: {said}"));
         }
-        // One that the sink was told to refuse, for example, never comes.
+        // A message that the sink refuses, for example, never arrives.
         if let Ok(Some(first_octet)) = tokio::time::timeout(ONE, sink.arrived(number)).await {
             waits.push(first_octet.saturating_sub(answered));
         }
@@ -122,7 +122,7 @@ async fn idle(options: &Options, stage: &mut Stage) -> Result<Vec<Duration>, Ben
     Ok(waits)
 }
 
-/// Waits for the end of the load, and until what was accepted has arrived or nothing more does.
+/// Waits for the end of the load, and until everything accepted has arrived or nothing more arrives.
 async fn until_arrived(
     options: &Options,
     stage: &Stage,
@@ -137,7 +137,7 @@ async fn until_arrived(
             _ = ticks.tick() => {}
         }
         let count = stage.sink.as_ref().map_or(*before, super::process::Sink::count);
-        // It may be older than `before`.
+        // The count may be older than `before`.
         let arrived = count.arrived.saturating_sub(before.arrived);
         progress.show(load.accepted(), arrived, count.waiting.saturating_sub(before.waiting));
         if count != last || answers.is_none() {
@@ -145,20 +145,20 @@ async fn until_arrived(
         }
         let Some(ended) = &answers else { continue };
         let all = ended.count * u64::from(options.recipients);
-        // Without our sink the database has to say when all is over.
+        // Without the bench's sink, the database says when everything is done.
         if stage.sink.is_none() || arrived >= all || changed.elapsed() > options.patience {
             return Ok((answers.unwrap_or_default(), progress.seconds()));
         }
     }
 }
 
-/// Waits until every outcome is on record. Answers whether it is.
+/// Waits until every outcome is recorded. Returns whether it is.
 async fn until_settled(options: &Options, stage: &Stage, since: MessageId) -> Result<bool, BenchError> {
-    // A relay of somebody else's takes its time; with our sink all has arrived by now.
+    // An external relay takes longer; with the bench's sink everything has arrived by now.
     let limit = if stage.sink.is_some() { SETTLES } else { Duration::from_mins(10).max(options.patience) };
     let begun = Uptime::now();
     while begun.elapsed() < limit {
-        if is_settled(&stage.db, since).await.doing("ask the database")? {
+        if is_settled(&stage.db, since).await.doing("query the database")? {
             return Ok(true);
         }
         tokio::time::sleep(LOOK).await;
@@ -166,7 +166,7 @@ async fn until_settled(options: &Options, stage: &Stage, since: MessageId) -> Re
     Ok(false)
 }
 
-/// Resident memory of the largest process of the service: the most there was, and what there is, in MiB.
+/// Resident memory of the largest process of the service: the maximum so far and now, in MiB.
 fn memory(stage: &Stage) -> Option<(f64, f64)> {
     let each = stage.services.iter().filter_map(|service| cpu::memory(service.pid));
     each.max_by(|(one, _), (other, _)| one.total_cmp(other))
@@ -174,12 +174,12 @@ fn memory(stage: &Stage) -> Option<(f64, f64)> {
 
 impl Sample {
     async fn take(stage: &mut Stage) -> Result<Self, BenchError> {
-        // Asked, and not as it was last told: that may be a tenth of a second old.
+        // Requests a new count: the last one may be a tenth of a second old.
         let count = match &mut stage.sink {
             Some(sink) => sink.seen().await?.0,
             None => Count::default(),
         };
-        let server = server(&stage.db).await.doing("ask the database")?;
+        let server = server(&stage.db).await.doing("query the database")?;
         let backend = u32::try_from(server.backend_pid).ok().filter(|_| server.is_local);
         let postmaster = backend.and_then(|backend| cpu::parent(backend, "postgres"));
         Ok(Self {

@@ -1,19 +1,20 @@
-//! `postrider bench`: measures an installation from outside, for operators and for us.
+//! `postrider bench`: measures an installation from outside, for operators and developers.
 //!
-//! It sets a stage of separate processes: a Postgres of its own (durable: what is measured is what a 202 stands on) or one
-//! that is given, the service as an operator runs it (`process::service`), and a sink that takes every mail and
-//! counts it ([`sink`]). It loads the API over HTTP from this process (`load`), waits until everything has arrived and
-//! is on record, and tells the figures (`report`).
+//! It starts separate processes: a Postgres (durable, as in production) or uses a given one, the service as an operator
+//! runs it (`process::service`), and a sink that accepts and counts every message ([`sink`]). It sends requests over
+//! HTTP from this process (`load`), waits until everything has arrived and is recorded, and prints the figures
+//! (`report`).
 //!
-//! What it promises:
-//! - the service runs in no special mode: events, statuses, leases and lanes are what they are in production;
-//! - `lost` and `duplicates` are counted: every mail carries its number in a header and in its recipients' addresses, the
-//!   sink remembers each pair, and both are held against what was answered 202;
-//! - the CPU of each side is its own: service, Postgres with all its backends, sink, and generator (this process);
-//! - whatever way it ends, nothing that it started outlives it, and its directory is removed;
-//! - on a database that is given it sends nobody's mail: where some waits it refuses to run.
+//! Guarantees:
+//! - the service has no special mode: events, statuses, leases and lanes are the same as in production;
+//! - `lost` and `duplicates` are counted: every message has its number in a header and in its recipients' addresses, the
+//!   sink remembers each pair, and both are compared with what was answered 202;
+//! - CPU is measured separately for the service, Postgres with all its backends, the sink, and the generator (this
+//!   process);
+//! - however it ends, no process that it started outlives it, and its directory is removed;
+//! - on a given database it sends no messages of others: it refuses to run if some wait there.
 //!
-//! In the order of a run: `options`, `stage` (with `process`), `backlog`, `mail` and `http` (what is sent, and how),
+//! In the order of a run: `options`, `stage` (with `process`), `backlog`, `mail` and `http` (the requests),
 //! `load`, `measure` (with `cpu`, `histogram`, `seen`, `progress`), `report`, `machine`.
 
 mod backlog;
@@ -41,7 +42,7 @@ pub use report::Report;
 
 use tokio_util::sync::CancellationToken;
 
-/// Measures, and leaves nothing behind. With `stop` it ends early, in order.
+/// Runs the measurement, and cleans up. When `stop` is cancelled, it ends early and cleans up as well.
 pub async fn run(options: &Options, stop: CancellationToken) -> Result<Report, BenchError> {
     options.check()?;
     let setting = Box::pin(stage::Stage::set(options));

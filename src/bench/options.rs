@@ -1,4 +1,4 @@
-//! What can be chosen: the command's options, which are also told beside the figures.
+//! The command's options, which are also part of the JSON report.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,27 +9,27 @@ use super::BenchError;
 use super::dkim::Dkim;
 use crate::config;
 
-/// The largest number of mails of one run, and of a backlog.
+/// The largest number of messages of one run, and of a backlog.
 const MOST: u64 = 50_000_000;
 
-/// What is measured, and with what.
+/// What to measure, and how.
 #[derive(Debug, Clone, clap::Args, Serialize)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Options {
-    /// Mails to send [default: 50000]; with --duration, the most
+    /// Messages to send [default: 50000]; with --duration, the maximum
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=MOST))]
     pub messages: Option<u64>,
-    /// Send for so long, such as 90s or 1h
+    /// Send for this time, such as 90s or 1h
     #[arg(long, value_parser = duration, value_name = "TIME")]
     #[serde(serialize_with = "seconds")]
     pub duration: Option<Duration>,
-    /// At most so many mails a second; without it, as fast as answers come
+    /// Send at most this many messages per second; by default, as fast as responses come
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: Option<u32>,
-    /// Octets of each mail's text
+    /// Bytes of each message's text
     #[arg(long, default_value_t = 2_048, value_parser = clap::value_parser!(u32).range(1..=4 << 20))]
     pub size: u32,
-    /// Recipients of each mail
+    /// Recipients of each message
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=50))]
     pub recipients: u16,
     /// HTTP connections, each with one request at a time
@@ -38,105 +38,106 @@ pub struct Options {
     /// Sign with DKIM
     #[arg(long, value_enum, default_value_t = Dkim::None)]
     pub dkim: Dkim,
-    /// Attach a file of so many octets, a different one to each mail
-    #[arg(long, default_value_t = 0, value_name = "OCTETS", value_parser = clap::value_parser!(u32).range(..=28 << 20))]
+    /// Attach a file of this many bytes, a different one to each message
+    #[arg(long, default_value_t = 0, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(..=28 << 20))]
     pub attachment: u32,
-    /// Attach the same file to every mail: it is stored once
+    /// Attach the same file to every message, which is stored once
     #[arg(long)]
     pub same_attachment: bool,
-    /// Spread the recipients over so many domains
+    /// Distribute the recipients over this many domains
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub domains: u32,
-    /// Send directly to the domains' servers, found by MX records, instead of through a relay: each domain has its own
-    /// lane. The sink is every domain's server, and their DNS
+    /// Send direct to MX instead of through a relay, so that each domain has its own lane. The sink is the mail server
+    /// of every domain, and the DNS server
     #[arg(long, conflicts_with = "relay")]
     pub direct: bool,
-    /// Have so many mails wait in the queue while it measures. They are put there by the product's own commit, without
-    /// HTTP, and their text is short
+    /// Have this many messages wait in the queue during the run. They are inserted by the product's own transaction,
+    /// without HTTP, and have a short text
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MOST))]
     pub backlog: u64,
     /// What the backlog waits for
     #[arg(long, value_enum, default_value_t = Backlog::Paused)]
     pub backlog_kind: Backlog,
-    /// Processes of the service, each with API and worker; the connections are spread over them
+    /// Processes of the service, each with API and worker; the connections are distributed over them
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub replicas: u16,
-    /// Hold a transaction open elsewhere while it measures, as a backup does
+    /// Hold another transaction open during the run, as a backup does
     #[arg(long)]
     pub held_transaction: bool,
     /// Measure the API alone: no worker runs, nothing is sent
     #[arg(long)]
     pub accept_only: bool,
-    /// How long nothing may arrive before what is missing counts as lost
+    /// Count missing messages as lost when nothing has arrived for this time
     #[arg(long, value_parser = duration, value_name = "TIME", default_value = "15s")]
     #[serde(serialize_with = "seconds_of")]
     pub patience: Duration,
-    /// Send to this SMTP server, as HOST:PORT or a relay URL, instead of the bench's own sink. Who has got what is then
-    /// known only as far as the database tells
+    /// Send to this SMTP server, as HOST:PORT or a relay URL, instead of the bench's sink. Lost and duplicated messages
+    /// are then not counted
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip)]
     pub relay: Option<String>,
-    /// Use this database instead of a Postgres of the bench's own. Everything stays in it
+    /// Use this database instead of starting a Postgres. All data stays in it
     #[arg(long, value_name = "URL")]
     #[serde(skip)]
     pub database_url: Option<String>,
-    /// Run although the database given has messages in it. Where some still wait to be sent, it refuses all the same
+    /// Run even if the given database has messages in it. If some still wait to be sent, the bench does not run
     #[arg(long)]
     #[serde(skip)]
     pub yes: bool,
-    /// Where to keep the database meanwhile; a disk as the real one's. Default: the system's temporary directory
+    /// Directory for the database during the run, on a disk like that of production. Default: the system's temporary
+    /// directory
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]
     pub dir: Option<PathBuf>,
-    /// Print one JSON object on standard output, and the table on standard error
+    /// Print one JSON object to standard output, and the table to standard error
     #[arg(long)]
     #[serde(skip)]
     pub json: bool,
-    /// Have the sink refuse every Nth recipient for good, to see that losses are counted
+    /// Make the sink refuse every Nth recipient permanently, to test that losses are counted
     #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub sink_refuses: Option<u64>,
-    /// Have the sink take every Nth mail and hang up without a word, to see that copies are counted
+    /// Make the sink accept every Nth message and hang up without a reply, to test that duplicates are counted
     #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub sink_hangs_up: Option<u64>,
 }
 
-/// What a backlog waits for.
+/// What the backlog waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backlog {
-    /// Its stream is paused.
+    /// Its stream is paused
     Paused,
-    /// It is scheduled for 30 days later, in the lane of the mail that is measured
+    /// It is scheduled for 30 days later, in the lane of the measured messages
     Scheduled,
-    /// Nothing: it is due, in the less urgent stream `bulk`, and is sent meanwhile
+    /// Nothing: it is due, in the less urgent stream `bulk`, and is sent during the run
     Due,
 }
 
 impl Options {
-    /// What the parser cannot know.
+    /// Checks combinations of options.
     pub(super) fn check(&self) -> Result<(), BenchError> {
-        // A mail beyond this would be answered 413: the body is base64.
+        // A larger message would be answered 413, because the body is base64.
         let body = u64::from(self.attachment) * 4 / 3 + u64::from(self.size);
         if body > 39 << 20 {
-            return BenchError::refused("--attachment and --size together are more than a request may hold (40 MiB)");
+            return BenchError::refused("--attachment and --size together exceed the size of a request (40 MiB)");
         }
         if self.direct && self.backlog > 0 && self.backlog_kind == Backlog::Due && self.domains > 10_000 {
-            return BenchError::refused("a backlog that is due goes with up to 10000 domains");
+            return BenchError::refused("--backlog-kind due allows up to 10000 domains");
         }
         if self.relay.is_some() && self.backlog > 0 && self.backlog_kind == Backlog::Due {
             return BenchError::refused(
-                "--backlog-kind due needs the bench's own sink, which counts it: leave out --relay",
+                "--backlog-kind due needs the bench's sink, which counts it: leave out --relay",
             );
         }
         Ok(())
     }
 
-    /// The most mails that the run may send.
+    /// Returns the maximum number of messages that the run may send.
     pub(super) fn most(&self) -> u64 {
         self.messages.unwrap_or(if self.duration.is_some() { MOST } else { 50_000 })
     }
 
-    /// Whether the bench's own sink takes the mail.
+    /// Returns whether the bench's sink receives the messages.
     pub(super) fn counts(&self) -> bool {
         self.relay.is_none() && !self.accept_only
     }

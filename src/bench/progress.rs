@@ -1,4 +1,4 @@
-//! What is shown on standard error while it runs: a line for each step, then one a second.
+//! Progress on standard error: a line for each step, then one per second.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::clock::Uptime;
 
-/// Tells what is being done.
+/// Prints what is being done.
 pub(super) fn step(what: &str) {
     eprintln!("  {what}");
 }
@@ -19,13 +19,13 @@ pub(super) struct Second {
     pub at: f64,
     /// Answered 202 so far.
     pub accepted: u64,
-    /// Recipients that have got it so far.
+    /// Recipients whose message has arrived so far.
     pub arrived: u64,
-    /// Of the backlog.
+    /// Recipients of the backlog that have arrived so far.
     pub waiting: u64,
 }
 
-/// How far the run is.
+/// The progress of a run.
 #[derive(Debug)]
 pub(super) struct Progress {
     begun: Uptime,
@@ -38,7 +38,7 @@ impl Progress {
         Self { begun: Uptime::now(), seconds: vec![zero] }
     }
 
-    /// Shows a line if a second has gone by.
+    /// Prints a line if a second has passed.
     pub(super) fn show(&mut self, accepted: u64, arrived: u64, waiting: u64) {
         let at = self.begun.elapsed().as_secs_f64();
         let last = self.seconds.last().copied().filter(|last| at - last.at >= 1.0);
@@ -53,13 +53,13 @@ impl Progress {
         );
         if waiting > 0 {
             let rate = rate(waiting, last.waiting);
-            let _ = write!(line, "   of the backlog {} ({rate}/s)", grouped(waiting));
+            let _ = write!(line, "   backlog sent {} ({rate}/s)", grouped(waiting));
         }
         eprintln!("{line}");
         self.seconds.push(Second { at, accepted, arrived, waiting });
     }
 
-    /// Every second there was.
+    /// Returns every second of the run.
     pub(super) fn seconds(self) -> Vec<Second> {
         self.seconds
     }

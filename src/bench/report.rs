@@ -1,5 +1,5 @@
-//! The figures: reckoned from what was measured, as JSON and as a table. What was not measured is `null`, and `-` in the
-//! table; a mail is a message, for however many recipients.
+//! The figures, calculated from what was measured, as JSON and as a table. What was not measured is `null`, and `-` in
+//! the table. `mail` in a JSON key means a message, to any number of recipients.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,21 +11,22 @@ use super::measure::{Measured, Sample};
 use super::options::Options;
 use super::progress::{Second, grouped};
 
-/// What came out.
+/// The figures of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Mails answered 202 a second, from the first request to the last answer.
+    /// Messages answered 202 per second, from the first request to the last response.
     accept_per_s: f64,
-    /// From a request's first octet to its answer's last, in ms: half of them took at most this.
+    /// From a request's first byte to its response's last, in ms: the median.
     accept_p50_ms: Option<f64>,
-    /// 99 of 100 took at most this.
+    /// The 99th percentile.
     accept_p99_ms: Option<f64>,
-    /// The longest.
+    /// The maximum.
     accept_max_ms: Option<f64>,
-    /// Mails a second from the first request to the last mail at the sink; with a relay of somebody else's, until all was on
-    /// record.
+    /// Messages per second from the first request to the last message at the sink; with an external relay, until all
+    /// outcomes were recorded.
     end_to_end_per_s: Option<f64>,
-    /// CPU of service and Postgres for each mail, in µs; mails of the backlog that were sent meanwhile count too.
+    /// CPU of service and Postgres per message, in µs; messages of the backlog that were sent in the meantime count
+    /// too.
     cpu_us_per_mail: Option<f64>,
     cpu_us_service: Option<f64>,
     cpu_us_postgres: Option<f64>,
@@ -33,37 +34,37 @@ pub struct Report {
     cpu_us_generator: Option<f64>,
     wal_bytes_per_mail: f64,
     disk_bytes_per_mail: f64,
-    /// Of the largest process of the service, the most there was.
+    /// Resident memory of the largest process of the service: the maximum.
     service_rss_mib: Option<f64>,
-    /// Before the load.
+    /// The same before the load.
     service_rss_idle_mib: Option<f64>,
-    /// From the 202 to the first octet at the sink, one mail at a time: half of them took at most this.
+    /// From the 202 to the first byte at the sink, one message at a time: the median.
     idle_first_byte_p50_ms: Option<f64>,
     idle_first_byte_max_ms: Option<f64>,
-    /// Mails answered 202.
+    /// Messages answered 202.
     accepted: u64,
-    /// Recipients that have got their mail.
+    /// Recipients whose message arrived.
     arrived: Option<u64>,
-    /// Recipients of accepted mails that have not.
+    /// Recipients of accepted messages whose message did not arrive.
     lost: Option<u64>,
-    /// Mails that came again, by recipients.
+    /// Messages that arrived again, counted by recipients.
     duplicates: Option<u64>,
-    /// Mails that came to somebody whose they are not.
+    /// Messages that arrived at a wrong recipient.
     misdelivered: Option<u64>,
-    /// Mails that came with a DKIM signature.
+    /// Messages that arrived with a DKIM signature.
     signed: Option<u64>,
-    /// Whether every outcome was on record in the end.
+    /// Whether every outcome was recorded in the end.
     settled: bool,
-    /// Answers other than 202.
+    /// Responses other than 202.
     refused: u64,
-    /// Requests without an answer.
+    /// Requests without a response.
     unanswered: u64,
-    /// The first of either.
+    /// The first refusal or failure.
     complaint: Option<String>,
-    /// Mails that waited in the queue, and how many of them were sent meanwhile.
+    /// Messages that waited in the queue, and how many of them were sent during the run.
     backlog: u64,
     backlog_sent: u64,
-    /// From the first request until all was on record, in seconds.
+    /// From the first request until all outcomes were recorded, in seconds.
     seconds: f64,
     each_second: Vec<Second>,
     options: Options,
@@ -73,7 +74,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Reckons.
+    /// Calculates the figures.
     pub(super) fn of(options: &Options, measured: Measured) -> Self {
         let Measured { answers, before, after, .. } = &measured;
         let (accepted, recipients) = (answers.count, u64::from(options.recipients));
@@ -123,12 +124,12 @@ impl Report {
         }
     }
 
-    /// Whether everything that was accepted has come once, and is on record.
+    /// Returns whether every accepted message arrived exactly once, and is recorded.
     pub fn is_whole(&self) -> bool {
         self.settled && [self.lost, self.duplicates, self.misdelivered].iter().all(|count| count.unwrap_or(0) == 0)
     }
 
-    /// For a reader.
+    /// Returns the table for people.
     pub fn table(&self) -> String {
         let count = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), grouped);
         let mut rows = vec![
@@ -139,23 +140,23 @@ impl Report {
                 format!("{p50} / {p99} / {max} ms")
             }),
             ("end to end", format!("{}/s", whole(self.end_to_end_per_s))),
-            ("CPU a mail", {
+            ("CPU per message", {
                 let [service, postgres] = [self.cpu_us_service, self.cpu_us_postgres].map(whole);
                 format!("{} µs (service {service}, Postgres {postgres})", whole(self.cpu_us_per_mail))
             }),
-            ("  beside it", {
+            ("  bench itself", {
                 let [sink, generator] = [self.cpu_us_sink, self.cpu_us_generator].map(whole);
                 format!("sink {sink} µs, generator {generator} µs")
             }),
-            ("WAL / disk a mail", {
-                let [wal, disk] = [self.wal_bytes_per_mail, self.disk_bytes_per_mail].map(|octets| whole(Some(octets)));
-                format!("{wal} / {disk} octets")
+            ("WAL / disk per message", {
+                let [wal, disk] = [self.wal_bytes_per_mail, self.disk_bytes_per_mail].map(|bytes| whole(Some(bytes)));
+                format!("{wal} / {disk} bytes")
             }),
-            ("service's memory", {
+            ("memory of the service", {
                 let [idle, most] = [self.service_rss_idle_mib, self.service_rss_mib].map(whole);
-                format!("{most} MiB at most, {idle} MiB before the load")
+                format!("at most {most} MiB, {idle} MiB before the load")
             }),
-            ("202 to first octet, idle", {
+            ("202 to first byte, idle", {
                 let [p50, max] = [self.idle_first_byte_p50_ms, self.idle_first_byte_max_ms].map(tenths);
                 format!("p50 {p50} ms, max {max} ms")
             }),
@@ -168,7 +169,7 @@ impl Report {
         })
     }
 
-    /// What is told only where it is so.
+    /// Returns the rows that are shown only if they apply.
     fn remarks(&self) -> Vec<(&'static str, String)> {
         let mut rows = Vec::new();
         if self.backlog > 0 {
@@ -179,21 +180,21 @@ impl Report {
             let (refused, unanswered) = (grouped(self.refused), grouped(self.unanswered));
             rows.push((
                 "not accepted",
-                format!("{refused} refused, {unanswered} without an answer; first {complaint}"),
+                format!("{refused} refused, {unanswered} without a response; first: {complaint}"),
             ));
         }
         if let Some(wrong @ 1..) = self.misdelivered {
-            rows.push(("misdelivered", format!("{} came to somebody whose they are not", grouped(wrong))));
+            rows.push(("misdelivered", format!("{} arrived at a wrong recipient", grouped(wrong))));
         }
         if !self.settled {
-            rows.push(("unsettled", "not every outcome was on record in the end".to_owned()));
+            rows.push(("unsettled", "not every outcome was recorded in the end".to_owned()));
         }
         rows
     }
 }
 
 impl Measured {
-    /// Recipients of what was answered 202 that the sink has not seen.
+    /// Returns the number of recipients of accepted messages that the sink has not seen.
     fn lost(&self, recipients: u64) -> Option<u64> {
         let seen = self.seen.as_ref()?;
         let missing = |number: u64| (0..recipients).filter(|place| !seen.has(number * recipients + place)).count();
@@ -201,7 +202,7 @@ impl Measured {
     }
 }
 
-/// µs of CPU for each mail.
+/// Returns the CPU per message, in µs.
 fn used(before: Duration, after: Duration, mails: u64) -> Option<f64> {
     (mails > 0).then(|| after.saturating_sub(before).as_secs_f64() * 1_000_000.0 / figure(mails))
 }
@@ -215,7 +216,7 @@ fn figure(count: u64) -> f64 {
     count as f64
 }
 
-#[allow(clippy::cast_precision_loss, reason = "octets of far less than 2^52")]
+#[allow(clippy::cast_precision_loss, reason = "far less than 2^52 bytes")]
 fn growth(before: i64, after: i64) -> f64 {
     (after - before) as f64
 }

@@ -1,5 +1,5 @@
-//! The directory in which the bench's Postgres lives meanwhile. It is removed with us, by whatever end: a shell waits for a
-//! pipe to close that only we hold, then for Postgres to have ended.
+//! The temporary directory of the bench's Postgres. It is removed even if this process is killed: a shell waits until a
+//! pipe closes that only this process holds open, and until Postgres has ended, and then removes it.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use super::BenchError;
 use super::error::Doing as _;
 
-/// `$1` is the directory. As root, Postgres's files may be elsewhere, with a link to them.
+/// `$1` is the directory. If started as root, Postgres's files may be elsewhere, with a link to them.
 const SWEEPER: &str = r#"
 read -r _
 tries=0
@@ -20,7 +20,7 @@ done
 rm -rf "$1"
 "#;
 
-/// The directory, and who removes it.
+/// The directory, and the process that removes it.
 #[derive(Debug)]
 pub(super) struct Scratch {
     path: PathBuf,
@@ -28,15 +28,15 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes it in `parent`, where it is made if need be; without one in the system's temporary directory.
+    /// Creates it in `parent`, which is created if it is missing, or in the system's temporary directory.
     pub(super) fn new(parent: Option<&Path>) -> Result<Self, BenchError> {
         use std::os::unix::process::CommandExt as _;
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
         let path = parent.join(format!("postrider-bench-{}-{:08x}", std::process::id(), rand::random::<u32>()));
-        let doing = format!("make the directory {}: choose another with --dir", path.display());
+        let doing = format!("create the directory {}: choose another with --dir", path.display());
         fs::create_dir_all(&parent).and_then(|()| fs::create_dir(&path)).doing(&doing)?;
         let path = path.canonicalize().doing(&doing)?;
-        // Started as root, Postgres belongs to another user, who has to get there.
+        // If started as root, Postgres runs as another user, who must be able to enter the directory.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).doing(doing)?;
         let mut command = Command::new("/bin/sh");
         command.args(["-c", SWEEPER, "postrider-sweeper"]).arg(&path).current_dir("/");
@@ -45,17 +45,17 @@ impl Scratch {
         Ok(Self { path, sweeper })
     }
 
-    /// Where it is.
+    /// The path of the directory.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where Postgres is to live.
+    /// The directory for Postgres.
     pub(super) fn postgres(&self) -> PathBuf {
         self.path.join("postgres")
     }
 
-    /// Removes it, once Postgres has ended, and waits for that.
+    /// Waits until Postgres has ended and the directory is removed.
     pub(super) fn remove(mut self) -> Result<(), BenchError> {
         drop(self.sweeper.stdin.take());
         self.sweeper.wait().map(drop).doing(format!("remove {}", self.path.display()))

@@ -1,17 +1,17 @@
-//! Which numbers there have been: a bit each, so that fifty million mails take six megabytes.
+//! A set of numbers with one bit each, so that fifty million messages take six megabytes.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// A set of numbers that grows as it needs.
+/// A set of numbers that grows as needed.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Seen(Vec<u8>);
 
-/// Beyond this, a number is nobody's: memory must not depend on what somebody writes into a mail.
+/// Larger numbers are ignored, so that memory does not depend on what a message contains.
 const LIMIT: u64 = 50 * 51_000_000;
 
 impl Seen {
-    /// Adds a number. Answers whether it is new; a number out of bounds never is.
+    /// Adds a number. Returns whether it is new; a number out of bounds never is.
     pub(super) fn add(&mut self, number: u64) -> bool {
         let Some((byte, bit)) = place(number) else { return false };
         if byte >= self.0.len() {
@@ -22,7 +22,7 @@ impl Seen {
         is_new
     }
 
-    /// Whether it was added.
+    /// Returns whether the number was added.
     pub(super) fn has(&self, number: u64) -> bool {
         place(number).is_some_and(|(byte, bit)| self.0.get(byte).is_some_and(|bits| bits & bit != 0))
     }
@@ -35,12 +35,12 @@ impl Seen {
         })
     }
 
-    /// As text.
+    /// Returns the set as text.
     pub(super) fn to_text(&self) -> String {
         STANDARD.encode(&self.0)
     }
 
-    /// Of [`Seen::to_text`].
+    /// Reads the text of [`Seen::to_text`].
     pub(super) fn from_text(text: &str) -> Option<Self> {
         STANDARD.decode(text).ok().map(Self)
     }

@@ -1,5 +1,5 @@
-//! Sets the stage and clears it: the database, the sink, the service, in this order, since each is told where the last one
-//! is.
+//! Starts and stops everything that takes part: the database, the sink and the service, in this order, because each
+//! needs the address of the one before.
 
 use std::time::Duration;
 
@@ -15,38 +15,38 @@ use crate::db::bench::{Holding, holding};
 use crate::dev::postgres::{self, Postgres};
 use crate::domain::id::TenantId;
 
-/// Mails that are sent one at a time first, while the service is idle. The load's numbers follow on theirs.
+/// Messages that are sent one at a time first, while the service is idle. The numbers of the load follow theirs.
 pub(super) const IDLE_MAILS: u64 = 30;
-/// One question to the database.
+/// Time limit of a database call.
 const ASK: Duration = Duration::from_mins(2);
-/// What is needed on disk whatever is sent: the cluster and its first WAL.
+/// Disk space that is needed in any case: the cluster and its first WAL.
 const BASE: u64 = 256 << 20;
-/// How far WAL grows in the bench's own Postgres.
+/// Maximum size of the WAL in the bench's Postgres.
 const WAL: u64 = 1 << 30;
 
 /// Everything that takes part.
 pub(super) struct Stage {
     pub scratch: Scratch,
     postgres: Option<Postgres>,
-    /// To look at the database with.
+    /// Reads the database.
     pub db: Db,
     pub sink: Option<Sink>,
     pub services: Vec<Service>,
-    /// May do everything.
+    /// An API key with every scope.
     pub key: String,
-    /// Mails that wait.
+    /// Messages of the backlog.
     pub backlog: u64,
 }
 
 impl Stage {
-    /// Sets it, ready for the first request.
+    /// Starts everything, ready for the first request.
     pub(super) async fn set(options: &Options) -> Result<Self, BenchError> {
         let scratch = Scratch::new(options.dir.as_deref())?;
         let (postgres, url) = if let Some(url) = &options.database_url {
             (None, url.clone())
         } else {
             check_disk(options, &scratch)?;
-            progress::step("starting a Postgres");
+            progress::step("starting Postgres");
             let doing = "start a Postgres";
             let started = postgres::Options { dir: scratch.postgres(), durable: true };
             let postgres = Postgres::start(started).await.doing(doing)?;
@@ -76,7 +76,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Ends what was started, in the order that loses nothing, and removes what was written.
+    /// Stops what was started, in the order that loses nothing, and removes what was written.
     pub(super) async fn clear(self) -> Result<(), BenchError> {
         for service in self.services {
             service.stop().await;
@@ -96,9 +96,9 @@ impl Stage {
 
 /// Refuses a run that would fill the disk.
 fn check_disk(options: &Options, scratch: &Scratch) -> Result<(), BenchError> {
-    let free = statvfs(scratch.path()).doing("ask how much disk is free")?;
+    let free = statvfs(scratch.path()).doing("read how much disk space is free")?;
     let free = free.f_bavail * free.f_frsize;
-    // What is not sent by number is sent by time: nobody knows how many that will be.
+    // With --duration, the number of messages is not known in advance.
     let mails = if options.duration.is_some() && options.messages.is_none() { 1_000_000 } else { options.most() };
     let own = u64::from(options.size) + u64::from(options.attachment) + 2_048 + 512 * u64::from(options.recipients);
     let written = mails * own + options.backlog * 2_048;
@@ -106,7 +106,7 @@ fn check_disk(options: &Options, scratch: &Scratch) -> Result<(), BenchError> {
     if needed > free {
         let mib = |octets: u64| octets >> 20;
         return BenchError::refused(format!(
-            "this needs about {} MiB in {}, and {} MiB are free: send fewer or smaller mails, or choose another --dir",
+            "this needs about {} MiB in {}, and {} MiB are free: send fewer or smaller messages, or choose another --dir",
             mib(needed),
             scratch.path().display(),
             mib(free)
@@ -115,24 +115,24 @@ fn check_disk(options: &Options, scratch: &Scratch) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Refuses to send anybody's mail to the sink, and to mix with what is there unless that is wanted.
+/// Refuses to send other messages to the sink, and to use a database with messages without `--yes`.
 async fn check_database(db: &Db, options: &Options) -> Result<Holding, BenchError> {
     let there = holding(db, TenantId::DEFAULT, backlog::STREAM).await;
-    let there = there.doing("look what the database holds")?;
+    let there = there.doing("read what the database contains")?;
     if there.others {
         return BenchError::refused(
-            "mail waits in this database, and the bench would send it to its sink: take an empty database",
+            "messages wait in this database, and the bench would send them to its sink: use an empty database",
         );
     }
     if there.messages && !options.yes {
         return BenchError::refused(
-            "this database has messages in it: take an empty one, or say --yes to add the bench's mail to them",
+            "this database has messages in it: use an empty one, or add the bench's messages to them with --yes",
         );
     }
     Ok(there)
 }
 
-/// What each process of the service is told.
+/// The settings of each process of the service.
 fn service_settings(options: &Options, url: String, sink: Option<&Sink>) -> Vec<(&'static str, String)> {
     let mut settings = vec![
         ("DATABASE_URL", url),
@@ -150,7 +150,7 @@ fn service_settings(options: &Options, url: String, sink: Option<&Sink>) -> Vec<
     let address = match (&options.relay, sink) {
         (Some(relay), _) => relay.clone(),
         (None, Some(sink)) => sink.smtp.to_string(),
-        // Nobody sends.
+        // No worker runs.
         (None, None) => "127.0.0.1:9".to_owned(),
     };
     let url = if address.contains("://") { address } else { format!("smtp://{address}?tls=none") };

@@ -1,7 +1,8 @@
-//! A receiver for webhooks in `postrider dev`: `POST /dev/hooks` is answered 204 and kept, for a person or a test to read.
+//! A webhook receiver in `postrider dev`: `POST /dev/hooks` returns 204 and records the post, for a person or a test to
+//! read.
 //!
-//! Kept in memory, the newest `CAPACITY` posts. Signatures are shown and not checked: only the endpoint's creator
-//! knows its secret.
+//! The newest `CAPACITY` posts are kept in memory. Signatures are shown but not verified, because only the endpoint's
+//! creator knows its secret.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,12 +33,12 @@ use crate::domain::problem::Problem;
 
 mod page;
 
-/// Posts kept; the oldest go first.
+/// Maximum number of posts kept; the oldest are dropped first.
 const CAPACITY: usize = 200;
-/// Bytes of one post.
+/// Maximum size of a post, in bytes.
 const MAX_BODY: usize = 1 << 20;
 
-/// What was posted, the newest first.
+/// The received posts, newest first.
 #[derive(Debug)]
 pub struct Hooks {
     clock: SharedClock,
@@ -64,23 +65,23 @@ pub struct HookPost {
     /// The `webhook-signature` header.
     #[schema(example = "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=")]
     pub webhook_signature: Option<String>,
-    /// The body: JSON where it is JSON, else a string.
+    /// The body: parsed if it is JSON, otherwise a string.
     #[schema(value_type = Object)]
     pub body: Value,
-    /// The body as it arrived, which is what the signature covers.
+    /// The body as received, which the signature covers.
     #[schema(example = "{\"type\":\"webhook.test\"}")]
     pub raw_body: String,
 }
 
-/// What was posted to `/dev/hooks`.
+/// A list of posts received at `/dev/hooks`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct HookPage {
-    /// The posts, the newest first.
+    /// The posts, newest first.
     pub data: Vec<HookPost>,
 }
 
 impl Hooks {
-    /// An empty list. With `stop`, whoever waits for a post is answered.
+    /// Creates an empty list. When `stop` is cancelled, waiting requests return.
     pub fn new(clock: SharedClock, stop: CancellationToken) -> Self {
         Self { clock, kept: Mutex::default(), last: watch::Sender::new(0), stop }
     }
@@ -104,7 +105,7 @@ impl Hooks {
         self.last.send_replace(n);
     }
 
-    /// The newest posts that the query asks for.
+    /// Returns the newest posts that match the query.
     fn list(&self, query: &HooksQuery) -> Vec<HookPost> {
         let of_type = |post: &HookPost| query.r#type.as_ref().is_none_or(|wanted| post.body["type"] == **wanted);
         let kept = self.kept();
@@ -115,7 +116,7 @@ impl Hooks {
     async fn wait(&self, query: &HooksQuery, deadline: Instant) {
         let mut last = self.last.subscribe();
         let arrives = async { while self.list(query).is_empty() && last.changed().await.is_ok() {} };
-        // Either end is fine: the caller looks again.
+        // The caller reads the list again in either case.
         let _ = self.stop.run_until_cancelled(timeout_at(deadline, arrives)).await;
     }
 
@@ -129,7 +130,7 @@ pub fn router(hooks: Arc<Hooks>) -> Router {
     Router::from(routes()).route("/dev/hooks", get(page::show).post(receive)).with_state(hooks)
 }
 
-/// Their part of the OpenAPI document.
+/// The OpenAPI document of these routes.
 pub fn document() -> Document {
     routes().into_openapi()
 }
@@ -165,13 +166,13 @@ struct HooksQuery {
 
 /// List received webhooks
 ///
-/// What was posted to `/dev/hooks` of this process, the newest first, at most 200. Make an endpoint with that URL to see
-/// events arrive.
+/// Returns the posts received at `/dev/hooks` of this process, newest first, at most 200. To receive events, create a
+/// webhook endpoint with that URL.
 #[utoipa::path(
     get, path = "/v1/dev/hooks", tag = "dev", operation_id = "list_received_hooks", params(HooksQuery),
     responses(
         (status = 200, description = "The posts", body = HookPage),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid query parameter", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn list(
@@ -187,7 +188,7 @@ async fn list(
 /// Delete received webhooks
 #[utoipa::path(
     delete, path = "/v1/dev/hooks", tag = "dev", operation_id = "clear_received_hooks",
-    responses((status = 204, description = "All posts received so far are deleted")),
+    responses((status = 204, description = "All received posts are deleted")),
 )]
 async fn clear(State(hooks): State<Arc<Hooks>>) -> StatusCode {
     hooks.kept().clear();

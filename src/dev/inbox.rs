@@ -1,11 +1,13 @@
-//! The inbox of `postrider dev`: takes every mail for everybody over SMTP, and keeps it for a person or a test to read.
+//! The inbox of `postrider dev`: accepts every message for any recipient over SMTP, and stores it for a person or a
+//! test to read.
 //!
-//! Each mail has a number, ascending from 1, and two files: `000001.eml`, the mail octet for octet, and `000001.json`,
-//! its [`Summary`]. The second is written last: it alone makes a mail exist, so that whatever a crash leaves behind is
-//! either a whole mail or swept away by the next start. Summaries are also held in memory, so that listing reads no
-//! file. Beyond [`CAPACITY`] mails the oldest go.
+//! Each message has a number, ascending from 1, and two files: `000001.eml`, the message byte for byte, and
+//! `000001.json`, its [`Summary`]. A message exists once its summary is written, which is the last step; the next start
+//! removes files that a crash left without one. Summaries are also kept in memory, so that listing reads no file.
+//! Beyond [`CAPACITY`] messages the oldest are deleted.
 //!
-//! A mail is answered 250 once the files are written. There is no fsync: this is not a place for mail that matters.
+//! A message is answered with 250 once its files are written. They are not synced to disk: the inbox is only for
+//! testing.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,17 +36,17 @@ pub use summary::{Envelope, Page, Summary};
 use files::Files;
 use simulator::Simulator;
 
-/// Mails kept; the oldest go first.
+/// Maximum number of messages kept; the oldest are deleted first.
 pub const CAPACITY: usize = 10_000;
 
-/// The mails of one directory. Only one process may have it open.
+/// The messages of one directory. Only one process may have it open.
 pub struct Inbox {
     files: Files,
     clock: SharedClock,
     capacity: usize,
     index: Mutex<Index>,
     received: watch::Sender<u64>,
-    /// Refuses and defers at the addresses that are made for it.
+    /// Refuses and defers at the addresses of the simulator.
     simulator: Simulator,
     /// Ends every wait for a message.
     stop: CancellationToken,
@@ -56,7 +58,7 @@ struct Index {
 }
 
 impl Inbox {
-    /// Opens the inbox in `dir`, which is made if need be, and sweeps away what a crash left half written.
+    /// Opens the inbox in `dir`, which is created if it is missing, and removes partly written files.
     pub async fn open(dir: impl Into<PathBuf>, clock: SharedClock) -> Result<Arc<Self>, InboxError> {
         Self::with_capacity(dir, clock, CAPACITY).await
     }
@@ -79,17 +81,17 @@ impl Inbox {
         Ok(Arc::new(Self { files, clock, capacity, index, received, simulator, stop }))
     }
 
-    /// Mails received since the inbox was opened: `wait_for(|n| *n >= 3)` waits for the third.
+    /// The number of messages received since the inbox was opened: `wait_for(|n| *n >= 3)` waits for the third.
     pub fn received(&self) -> watch::Receiver<u64> {
         self.received.subscribe()
     }
 
-    /// The number of the newest message there was, kept or deleted; 0 where there was none.
+    /// The number of the newest message, even if it was deleted; 0 if there was none.
     pub fn last(&self) -> u64 {
         self.index().next - 1
     }
 
-    /// At most `limit` messages that pass the filter, with numbers below `before`, the newest first.
+    /// Returns at most `limit` messages that match the filter, with numbers below `before`, newest first.
     pub fn list(&self, limit: usize, before: Option<u64>, filter: &Filter) -> Page {
         let index = self.index();
         let below = index.mails.range(..before.unwrap_or(u64::MAX)).rev().map(|(_, summary)| summary);
@@ -100,18 +102,18 @@ impl Inbox {
         Page { data, has_more, next }
     }
 
-    /// Returns once a message passes the filter, or at the deadline.
+    /// Waits until a message matches the filter, or until the deadline.
     pub async fn wait(&self, filter: &Filter, deadline: Instant) {
         let mut received = self.received();
         let arrives = async {
-            // Messages that arrive after this look are told of by the channel.
+            // The channel reports messages that arrive after this check.
             while self.list(1, None, filter).data.is_empty() && received.changed().await.is_ok() {}
         };
-        // Either end is fine: the caller looks again.
+        // The caller reads the inbox again in either case.
         let _ = self.stop.run_until_cancelled(timeout_at(deadline, arrives)).await;
     }
 
-    /// What tells the time here.
+    /// The clock of the inbox.
     pub fn clock(&self) -> SharedClock {
         self.clock.clone()
     }
@@ -121,26 +123,26 @@ impl Inbox {
         self.stop.clone()
     }
 
-    /// Ends all waits, also those to come: the process is stopping.
+    /// Ends all current and future waits, because the process is stopping.
     pub fn stop_waiting(&self) {
         self.stop.cancel();
     }
 
-    /// Mail `n`, taken apart.
+    /// Returns message `n`, parsed.
     pub async fn get(&self, n: u64) -> Result<InboxMail, InboxError> {
         let summary = self.summary(n)?;
         let files = self.files.clone();
         blocking(move || Ok(mail::parse(&files.eml(n)?, Summary::clone(&summary)))).await
     }
 
-    /// Mail `n` as it came over the wire.
+    /// Returns message `n` as received.
     pub async fn raw(&self, n: u64) -> Result<Vec<u8>, InboxError> {
         self.summary(n)?;
         let files = self.files.clone();
         blocking(move || files.eml(n)).await
     }
 
-    /// Attachment `i` of mail `n`, decoded; `i` counts from 0 in the order of [`InboxMail::attachments`].
+    /// Returns attachment `i` of message `n`, decoded; `i` counts from 0 in the order of [`InboxMail::attachments`].
     pub async fn attachment(&self, n: u64, i: usize) -> Result<AttachmentFile, InboxError> {
         self.summary(n)?;
         let files = self.files.clone();
@@ -154,7 +156,7 @@ impl Inbox {
         blocking(move || Ok(files.remove(n)?)).await
     }
 
-    /// Forgets every mail received so far, and answers how many those were. Numbers go on ascending.
+    /// Deletes all messages received so far, and returns their number. Message numbers continue to ascend.
     pub async fn clear(&self) -> Result<usize, InboxError> {
         let gone: Vec<u64> = std::mem::take(&mut self.index().mails).into_keys().collect();
         let (count, files) = (gone.len(), self.files.clone());
@@ -162,7 +164,7 @@ impl Inbox {
         Ok(count)
     }
 
-    /// Keeps a mail, and answers its number.
+    /// Stores a message, and returns its number.
     pub async fn store(&self, mail: ReceivedMail) -> Result<u64, InboxError> {
         let n = {
             let mut index = self.index();
@@ -186,7 +188,7 @@ impl Inbox {
         Ok(n)
     }
 
-    /// Puts a mail into the index, and takes the oldest out where there are too many.
+    /// Adds a message to the index, and removes the oldest if there are too many.
     fn insert(&self, summary: Summary) -> Option<u64> {
         let mut index = self.index();
         index.mails.insert(summary.n, Arc::new(summary));
@@ -198,12 +200,12 @@ impl Inbox {
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
-        // No step under this lock leaves the index half changed.
+        // No step under this lock leaves the index partly changed.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Runs file work or parsing off the async threads; a panic in it is an error, not the end.
+/// Runs file access or parsing outside of the async threads; a panic becomes an error.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, InboxError> + Send + 'static,
 ) -> Result<T, InboxError> {
@@ -226,11 +228,11 @@ impl Handler for Inbox {
             Ok(n) => {
                 let subject = self.summary(n).ok().and_then(|summary| summary.subject.clone()).unwrap_or_default();
                 tracing::info!(event = "inbox_message_received", n, to, subject, "message in the inbox");
-                Ok(format!("Mail {n} is in the inbox"))
+                Ok(format!("Message {n} is in the inbox"))
             }
             Err(error) => {
-                tracing::error!(%error, "the inbox could not keep a mail");
-                Err(SmtpRefusal::temporary(3, 0, "The inbox could not keep the mail"))
+                tracing::error!(event = "inbox_store_failed", %error, "inbox cannot store a message; sender retries");
+                Err(SmtpRefusal::temporary(3, 0, "The inbox failed to store the message"))
             }
         }
     }
@@ -263,9 +265,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let inbox = open(dir.path(), 10).await;
         inbox.store(mail("=?utf-8?q?=C3=A9?=")).await.expect("stored");
-        let before = inbox.get(1).await.expect("a mail");
+        let before = inbox.get(1).await.expect("a message");
         let inbox = open(dir.path(), 10).await;
-        assert_eq!(inbox.get(1).await.expect("a mail"), before);
+        assert_eq!(inbox.get(1).await.expect("a message"), before);
         assert_eq!(before.summary.subject.as_deref(), Some("é"));
         assert_eq!(inbox.store(mail("two")).await.expect("stored"), 2);
     }

@@ -1,8 +1,8 @@
-//! Keeps web pages of others out of the inbox, which has no password.
+//! Protects the inbox, which has no password, from foreign web pages.
 //!
-//! A page on the Internet can make a browser call `127.0.0.1` in two ways. It can give a name of its own this machine's
-//! address (DNS rebinding), and then read the answers: such requests carry that name in `Host`. And it can submit a form
-//! to our address without reading the answer: such requests carry its `Origin` or `Sec-Fetch-Site`.
+//! A page on the Internet can make a browser call `127.0.0.1` in two ways. It can resolve its own name to this address
+//! (DNS rebinding) and then read the responses: such requests have that name in `Host`. And it can submit a form to
+//! this address without reading the response: such requests have its `Origin` or `Sec-Fetch-Site`.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
@@ -16,7 +16,7 @@ use crate::domain::problem::{Problem, ProblemCode};
 /// Names that no public DNS server can give an address: the special-use names of RFC 6761 and ICANN's `internal`.
 const LOCAL_ENDINGS: [&str; 3] = [".localhost", ".internal", ".test"];
 
-/// Refuses a request for a name that is not this machine's, or one that another site's page made.
+/// Refuses a request whose host name is not this machine's, or which another site's page made.
 pub async fn check(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let Some(host) = asked_for(request.uri(), headers) else { return next.run(request).await };
@@ -35,7 +35,7 @@ pub async fn check(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Whether a URL leads to this machine or its own network.
+/// Returns whether a URL leads to this machine or its local network.
 pub fn is_local_url(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(ip)) => Place::classify(ip.into()) != Place::Public,
@@ -45,7 +45,7 @@ pub fn is_local_url(url: &Url) -> bool {
     }
 }
 
-/// The host that the request is for, without the port. Browsers always send it.
+/// Returns the host of the request, without the port. Browsers always send it.
 fn asked_for(uri: &Uri, headers: &HeaderMap) -> Option<String> {
     let text = match uri.authority() {
         Some(authority) => authority.as_str(),
@@ -61,7 +61,8 @@ fn without_port(authority: &str) -> &str {
     }
 }
 
-/// Whether no stranger can be behind this name: an address, a name without dots, or one that is never in the DNS.
+/// Returns whether a name cannot belong to a foreign site: an address, a name without dots, or one that is never in the
+/// DNS.
 fn is_local_name(host: &str) -> bool {
     let host = host.trim_end_matches('.');
     match Host::parse(host) {
@@ -86,7 +87,7 @@ fn is_from_another_site(headers: &HeaderMap, host: &str) -> bool {
     })
 }
 
-/// The body is written by the layer that knows the request's id.
+/// Builds the response; a layer that knows the request id writes its body.
 fn refusal(code: ProblemCode, detail: String) -> Response {
     let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::FORBIDDEN);
     let mut response = status.into_response();

@@ -1,6 +1,5 @@
-//! What makes `postrider dev` the whole product on one machine: a private [`postgres`], an [`inbox`] that catches every
-//! mail over real SMTP, the [`routes`] that read it back, a [`page`] to look at it, and [`hooks`], a receiver for webhooks.
-//! Nothing here runs in production.
+//! The parts of `postrider dev`: an embedded [`postgres`], an [`inbox`] that accepts every message over SMTP, its HTTP
+//! [`routes`], its [`page`], and the webhook receiver [`hooks`]. They never run in production.
 
 use std::sync::Arc;
 
@@ -14,14 +13,14 @@ pub mod page;
 pub mod postgres;
 pub mod routes;
 
-/// Adds the routes of the inbox and of the webhook receiver, and keeps pages of other sites away from all of them.
+/// Adds the routes of the inbox and of the webhook receiver, and refuses requests from other sites' pages.
 pub fn complete(router: Router, inbox: Arc<inbox::Inbox>) -> Router {
     let hooks = Arc::new(hooks::Hooks::new(inbox.clock(), inbox.stopping()));
     let all = router.merge(routes::router(inbox.clone())).merge(page::router(inbox)).merge(hooks::router(hooks));
     all.layer(middleware::from_fn(local_only::check))
 }
 
-/// The part of the OpenAPI document that describes them.
+/// The OpenAPI document of these routes.
 pub fn document() -> OpenApi {
     let mut document = routes::document();
     document.merge(hooks::document());

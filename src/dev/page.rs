@@ -1,7 +1,7 @@
-//! The inbox for a person with a browser, in `postrider dev` and `postrider inbox` only: a list, and one message.
+//! The web pages of the inbox, in `postrider dev` and `postrider inbox` only: a list, and one message.
 //!
-//! Messages come from anybody. Every word of one is escaped, and its HTML is shown in a frame that may run, load and
-//! submit nothing. Our own pages run one script of ours, which reloads a list, and load nothing from elsewhere.
+//! Messages are untrusted. Their text is escaped, and their HTML is shown in a frame that may not run scripts, load
+//! resources or submit forms. The pages have one script, which reloads a list, and load nothing from other hosts.
 
 mod cid;
 mod markup;
@@ -21,18 +21,18 @@ use super::routes::{invalid, number};
 
 pub(super) use markup::{Tab, escaped};
 
-/// Messages in the list.
+/// Maximum number of messages in the list.
 const SHOWN: usize = 50;
 
-/// For our own pages: our style sheet, script, forms and frames, nothing else.
+/// The policy of the inbox's pages: only their own style sheet, script, forms and frames.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
     frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// For a message's HTML: styles and images that it brings itself, no script, no form, no network.
+/// The policy of a message's HTML: inline styles and images, no scripts, no forms, no network.
 const MAIL_POLICY: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 
-/// `/inbox` and what belongs to it.
+/// The routes of the pages.
 pub fn router(inbox: Arc<Inbox>) -> Router {
     let text = |kind, text: &'static str| get(([(header::CONTENT_TYPE, kind), NO_SNIFFING], text));
     Router::new()
@@ -46,10 +46,10 @@ pub fn router(inbox: Arc<Inbox>) -> Router {
         .with_state(inbox)
 }
 
-/// What the list shows.
+/// The query of the list.
 #[derive(Debug, Default, Deserialize)]
 struct ListQuery {
-    /// Words of the subject, the sender or a recipient.
+    /// Text to search for in the subject, the sender and the recipients.
     #[serde(default)]
     q: String,
     /// Only messages with a number below this one.
@@ -92,7 +92,7 @@ async fn clear(State(inbox): State<Arc<Inbox>>) -> Result<Redirect, InboxError> 
     Ok(Redirect::to("/inbox"))
 }
 
-/// One of our own pages.
+/// Returns a page of the inbox.
 pub(super) fn page(title: &str, tab: Tab, body: &str) -> Response {
     html(PAGE_POLICY, markup::page(title, tab, body))
 }

@@ -1,12 +1,12 @@
-//! A private Postgres for `postrider dev` and for the tests, made of the binaries that the machine has.
+//! An embedded Postgres for `postrider dev`, `postrider bench` and the tests, started from the installed binaries.
 //!
-//! What it promises:
+//! Guarantees:
 //!
-//! - one directory is one cluster; a second start finds its data, a half-made cluster is made again;
-//! - it listens on 127.0.0.1 only, on a port free at the time, with a generated password;
-//! - it never outlives the process that started it, however that one ends: its `process` is watched over a pipe;
+//! - one directory is one cluster; a second start finds its data, and an incomplete cluster is created again;
+//! - it listens on 127.0.0.1 only, on a free port, with a generated password;
+//! - it never outlives the process that started it, even if that is killed: a watchdog waits on a pipe (`process`);
 //! - two processes never share a directory: the second gets [`PostgresError::InUse`];
-//! - as root it runs as another user, since Postgres refuses to run as root.
+//! - if started as root, it runs as another user, because Postgres refuses to run as root.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,23 +28,23 @@ use cluster::Cluster;
 use home::{Home, Lock};
 use process::Watched;
 
-/// Starts in a row where one fails for a passing reason: another program took the port in between, for example.
+/// Maximum number of starts if they fail for a temporary reason, such as another program that took the port.
 const TRIES: u32 = 3;
 
-/// How long a fast shutdown may take before Postgres is told to drop everything.
+/// Time limit of a fast shutdown; an immediate shutdown follows.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// Where the cluster lives and how safe it is.
+/// Where the cluster is, and whether it is durable.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The cluster's directory, made if need be. Started as root where some directory above it is closed to other
-    /// users, the files are kept in `/var/lib/postrider/…`, and this directory holds a link to them.
+    /// The cluster's directory, created if it is missing. If this process is root and other users cannot enter a parent
+    /// directory, the files are in `/var/lib/postrider/…`, and this directory has a link to them.
     pub dir: PathBuf,
     /// `false` only in tests: no fsync, so a crash of the machine loses the cluster. A crash of the process does not.
     pub durable: bool,
 }
 
-/// A running cluster. Dropped without [`stop`](Postgres::stop), it shuts down on its own, a moment later.
+/// A running cluster. If it is dropped without [`stop`](Postgres::stop), it shuts down a moment later.
 pub struct Postgres {
     process: Watched,
     port: u16,
@@ -54,7 +54,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts the cluster, making it first if need be, and answers once it takes connections.
+    /// Starts the cluster, creating it first if it is missing, and returns once it accepts connections.
     pub async fn start(options: Options) -> Result<Self, PostgresError> {
         let home = Home::open(&options.dir)?;
         let lock = home.lock().await?;
@@ -66,7 +66,7 @@ impl Postgres {
             match start_once(&home, &cluster, options.durable).await {
                 Ok((process, port)) => return Ok(Self { process, port, password: cluster.password, _lock: lock }),
                 Err(error) if tries < TRIES && error.is_passing() => {
-                    tracing::warn!(%error, "Postgres did not start; trying again");
+                    tracing::warn!(event = "dev_postgres_start_failed", %error, "postgres did not start; trying again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
                 Err(error) => return Err(error),
@@ -74,7 +74,7 @@ impl Postgres {
         }
     }
 
-    /// The URL of a database, for the cluster's superuser. The database `postgres` is always there.
+    /// The URL of a database, for the cluster's superuser. The database `postgres` always exists.
     pub fn url(&self, database: &str) -> String {
         ready::url(self.port, &self.password, database)
     }
@@ -84,13 +84,13 @@ impl Postgres {
         self.port
     }
 
-    /// Makes a database unless it is there, and answers its URL. For names that need no escaping in a URL.
+    /// Creates a database unless it exists, and returns its URL. The name must not need escaping in a URL.
     pub async fn ensure_database(&self, name: &str) -> Result<String, PostgresError> {
         db::pool::cluster::ensure_database(&self.url("postgres"), name).await?;
         Ok(self.url(name))
     }
 
-    /// Shuts down fast: open transactions are rolled back, everything committed is on disk. Answers once it has ended.
+    /// Shuts down fast: open transactions are rolled back, everything committed is on disk. Returns once it has ended.
     pub async fn stop(self) -> Result<(), PostgresError> {
         self.process.stop(STOP_LIMIT).await
     }
@@ -103,14 +103,14 @@ async fn start_once(home: &Home, cluster: &Cluster, durable: bool) -> Result<(Wa
     match ready::wait(&mut process, &ready::url(port, &cluster.password, "postgres"), home).await {
         Ok(()) => Ok((process, port)),
         Err(error) => {
-            // Whatever is left of it must not be in the way of the next try.
+            // Removes its remains, which would prevent the next start.
             let _ = process.stop(STOP_LIMIT).await;
             Err(error)
         }
     }
 }
 
-/// A port that nobody listened on a moment ago.
+/// A port that was free a moment ago.
 fn free_port() -> Result<u16, PostgresError> {
     let probe = std::net::TcpListener::bind(("127.0.0.1", 0));
     probe.and_then(|listener| Ok(listener.local_addr()?.port())).map_err(|source| PostgresError::NoPort { source })

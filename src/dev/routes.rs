@@ -1,4 +1,4 @@
-//! The inbox over HTTP, in `postrider dev` only: what a test reads instead of a mailbox.
+//! The HTTP API of the inbox, in `postrider dev` only, which tests use instead of a mailbox.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use crate::domain::binary::Binary;
 use crate::domain::fault::{Code, Fault};
 use crate::domain::problem::Problem;
 
-/// Mails in a page where the request says nothing.
+/// Default number of messages per page.
 const DEFAULT_LIMIT: usize = 20;
-/// Mails in a page at most.
+/// Maximum number of messages per page.
 const MAX_LIMIT: usize = 100;
-/// Seconds that a request may wait for a message.
+/// Maximum wait for a message, in seconds.
 const MAX_WAIT: u64 = 60;
 
 /// All routes of the inbox.
@@ -38,12 +38,12 @@ fn routes() -> OpenApiRouter<Arc<Inbox>> {
         .routes(routes!(attachment))
 }
 
-/// The routes, to be served beside others.
+/// The routes, to be merged with others.
 pub fn router(inbox: Arc<Inbox>) -> Router {
     Router::from(routes()).with_state(inbox)
 }
 
-/// Their part of the OpenAPI document.
+/// The OpenAPI document of these routes.
 pub fn document() -> Document {
     routes().into_openapi()
 }
@@ -107,12 +107,12 @@ struct GetQuery {
 
 /// List messages in the inbox
 ///
-/// The newest first.
+/// Newest first.
 #[utoipa::path(
     get, path = "/v1/dev/inbox", tag = "dev", operation_id = "list_inbox", params(ListQuery),
     responses(
         (status = 200, description = "One page of messages", body = Page),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid query parameter", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn list(
@@ -126,7 +126,7 @@ async fn list(
     }
     let filter = Filter { to, from, subject, after, any: None };
     let wait = wait_time(wait)?;
-    // A page of older messages is never worth a wait.
+    // No new message can appear on a page of older ones.
     if before.is_none() {
         inbox.wait(&filter, Instant::now() + wait).await;
     }
@@ -135,14 +135,14 @@ async fn list(
 
 /// Read the newest message
 ///
-/// The newest of those that are asked for, in full. With `wait`, the request is answered as soon as there is one: a test
-/// needs no loop.
+/// Returns the newest message that matches the parameters, in full. With `wait`, the request waits until there is one,
+/// so that a test needs no loop.
 #[utoipa::path(
     get, path = "/v1/dev/inbox/latest", tag = "dev", operation_id = "get_latest_inbox_message", params(LatestQuery),
     responses(
         (status = 200, description = "The message", body = InboxMail),
         (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid query parameter", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn latest(
@@ -182,7 +182,7 @@ pub(super) fn wait_time(seconds: Option<u64>) -> Result<Duration, InboxError> {
     responses(
         (status = 200, description = "The message", body = InboxMail),
         (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is not valid", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid query parameter", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn get(
@@ -212,13 +212,13 @@ async fn delete(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Resul
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Read a mail as it came over the wire
+/// Read the raw message
 #[utoipa::path(
     get, path = "/v1/dev/inbox/{n}/raw", tag = "dev", operation_id = "get_inbox_raw",
-    params(("n" = u64, Path, description = "The mail's number")),
+    params(("n" = u64, Path, description = "The message's number")),
     responses(
-        (status = 200, description = "The mail, octet for octet", body = inline(Binary), content_type = "message/rfc822"),
-        (status = 404, description = "There is no such mail", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The raw message", body = inline(Binary), content_type = "message/rfc822"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn raw(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<Response, InboxError> {
@@ -230,12 +230,12 @@ async fn raw(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<R
 #[utoipa::path(
     get, path = "/v1/dev/inbox/{n}/attachments/{i}", tag = "dev", operation_id = "get_inbox_attachment",
     params(
-        ("n" = u64, Path, description = "The mail's number"),
-        ("i" = u64, Path, description = "The attachment's place, counted from 0"),
+        ("n" = u64, Path, description = "The message's number"),
+        ("i" = u64, Path, description = "The attachment's position, counted from 0"),
     ),
     responses(
         (status = 200, description = "The decoded content", body = inline(Binary), content_type = "application/octet-stream"),
-        (status = 404, description = "There is no such mail or attachment", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn attachment(
@@ -256,25 +256,25 @@ async fn attachment(
 
 /// Empty the inbox
 ///
-/// Numbers go on ascending.
+/// Deletes all messages. Message numbers continue to ascend.
 #[utoipa::path(
     delete, path = "/v1/dev/inbox", tag = "dev", operation_id = "clear_inbox",
-    responses((status = 204, description = "The mails received so far are deleted")),
+    responses((status = 204, description = "All messages are deleted")),
 )]
 async fn clear(State(inbox): State<Arc<Inbox>>) -> Result<StatusCode, InboxError> {
     inbox.clear().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What came by mail is anybody's: a browser must not guess that it is a page.
+/// Messages are untrusted: a browser must not guess that one is a page.
 const NO_SNIFFING: (header::HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
 
-/// A number in a path; what is none leads nowhere.
+/// Parses a number in a path; anything else is not found.
 pub(super) fn number(text: &str) -> Result<u64, InboxError> {
     text.parse().map_err(|_| InboxError::NoNumber)
 }
 
-/// Always a download, whatever the type; the name by RFC 6266 and RFC 8187.
+/// Makes the response a download for every type, with the name encoded as in RFC 6266 and RFC 8187.
 fn disposition(filename: Option<&str>) -> HeaderValue {
     let encoded = filename.unwrap_or("attachment").bytes().fold(String::new(), |mut text, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -1,4 +1,5 @@
-//! Ends another process when we are gone, by whatever end: a shell that waits for a pipe to close that only we hold.
+//! Ends another process when this one ends, even if it is killed: a shell waits until a pipe closes that only this
+//! process holds open.
 
 use std::process::Stdio;
 
@@ -15,12 +16,12 @@ impl Guard {
     pub(super) fn over(pid: u32) -> std::io::Result<Self> {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", GUARD]).arg(pid.to_string());
-        // In a group of its own: a Ctrl-C in the terminal is for us.
+        // In a separate process group, so that Ctrl-C in the terminal reaches only this process.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         Ok(Self(command.spawn()?))
     }
 
-    /// The process has ended: its number may soon be another one's.
+    /// Stops guarding: the process has ended, and its pid may be reused.
     pub(super) async fn dismiss(mut self) {
         let _ = self.0.kill().await;
     }

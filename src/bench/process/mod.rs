@@ -1,4 +1,4 @@
-//! The processes of the stage, each of which ends with us: the service, and the sink.
+//! The processes of the service and the sink, each of which ends with this process.
 
 mod guard;
 mod service;
@@ -12,7 +12,7 @@ pub(super) use sink::Sink;
 use super::BenchError;
 use super::error::Doing as _;
 
-/// This program's own file.
+/// The path of this program.
 fn program() -> Result<PathBuf, BenchError> {
     std::env::current_exe().doing("find this program's own file")
 }

@@ -1,4 +1,4 @@
-//! The service as an operator runs it: `serve` of this very program, with a configuration of its own.
+//! The service as an operator runs it: `serve` of this program, with a separate configuration.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,13 +14,13 @@ use super::program;
 use crate::bench::BenchError;
 use crate::bench::error::Doing as _;
 
-/// How long a start may take.
+/// Time limit of a start.
 const START: Duration = Duration::from_secs(30);
-/// How long a stop may take.
+/// Time limit of a stop.
 const STOP: Duration = Duration::from_secs(20);
-/// Warnings that are shown of one process.
+/// Warnings that are shown per process.
 const SHOWN: usize = 10;
-/// What the operator's environment may say: sizes, limits and times. Nothing of where mail goes or what is stored where.
+/// Settings that are read from the operator's environment: sizes, limits and times, but no destinations and no storage.
 const PASSED_ON: [&str; 5] = [
     "POSTRIDER_ACCEPT__",
     "POSTRIDER_DELIVERY__",
@@ -34,13 +34,14 @@ const PASSED_ON: [&str; 5] = [
 pub(in crate::bench) struct Service {
     child: Child,
     guard: Guard,
-    /// Where its API listens.
+    /// The address of its API.
     pub api: SocketAddr,
-    /// Its number.
+    /// The process id.
     pub pid: u32,
 }
 
-/// This program with these settings and the operator's that are harmless. It runs in `dir`, where no `postrider.toml` is.
+/// This program with these settings and the harmless ones of the operator. It runs in `dir`, which has no
+/// `postrider.toml`.
 fn command(arguments: &[&str], dir: &Path, settings: &[(&str, String)]) -> Result<Command, BenchError> {
     let mut command = Command::new(program()?);
     command.args(arguments).current_dir(dir).stdin(Stdio::null()).kill_on_drop(true).process_group(0);
@@ -55,7 +56,7 @@ fn command(arguments: &[&str], dir: &Path, settings: &[(&str, String)]) -> Resul
     Ok(command)
 }
 
-/// Runs another command of this program, and answers what it printed.
+/// Runs another command of this program, and returns what it printed.
 pub(in crate::bench) async fn run_to_end(
     arguments: &[&str],
     dir: &Path,
@@ -72,7 +73,7 @@ pub(in crate::bench) async fn run_to_end(
 }
 
 impl Service {
-    /// Starts it and waits until it runs.
+    /// Starts the service and waits until it runs.
     pub(in crate::bench) async fn start(
         arguments: &[&str],
         dir: &Path,
@@ -99,10 +100,10 @@ impl Service {
         Ok(Self { child, guard, api, pid })
     }
 
-    /// Stops it in order.
+    /// Stops it gracefully.
     pub(in crate::bench) async fn stop(mut self) {
         if let Some(pid) = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw) {
-            // One that has ended by itself is no failure.
+            // A process that has already ended is not a failure.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
         if tokio::time::timeout(STOP, self.child.wait()).await.is_err() {
@@ -112,22 +113,22 @@ impl Service {
     }
 }
 
-/// Where it listens, once it says that it runs; else what it said before it ended.
+/// Returns the address of the API once the service runs; otherwise, what it logged before it ended.
 async fn ready(lines: &mut Lines<BufReader<ChildStderr>>) -> Result<SocketAddr, String> {
-    let mut said = String::from("it ended without a word");
+    let mut said = String::from("it ended without a message");
     while let Ok(Some(line)) = lines.next_line().await {
         let event: Value = serde_json::from_str(&line).unwrap_or_default();
         let fields = &event["fields"];
         if fields["message"] == "postrider is running" {
             let address = fields["address"].as_str().and_then(|address| address.parse().ok());
-            return address.ok_or_else(|| "it does not say where it listens".to_owned());
+            return address.ok_or_else(|| "it does not log its address".to_owned());
         }
         said = line;
     }
     Err(said)
 }
 
-/// Passes on what it warns of: figures beside it may not be what they seem.
+/// Prints its warnings, because they may explain the figures.
 async fn show(mut lines: Lines<BufReader<ChildStderr>>) {
     let mut shown = 0;
     while let Ok(Some(line)) = lines.next_line().await {

@@ -1,4 +1,4 @@
-//! The sink's process, and what it tells.
+//! The sink's process, and its reports.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -15,18 +15,18 @@ use crate::bench::options::Options;
 use crate::bench::seen::Seen;
 use crate::bench::sink::{Count, Told};
 
-/// How long it may take to answer.
+/// Time limit of a response of the sink.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The sink, which ends with us: its standard input is ours.
+/// The sink, which ends with this process, because this process holds its standard input.
 #[derive(Debug)]
 pub(in crate::bench) struct Sink {
     child: Child,
-    /// Where it takes mail.
+    /// Its SMTP address.
     pub smtp: SocketAddr,
-    /// Where it answers DNS questions, if it does.
+    /// Its DNS address, if it answers DNS queries.
     pub dns: Option<SocketAddr>,
-    /// Its number.
+    /// The process id.
     pub pid: u32,
     count: watch::Receiver<Count>,
     arrived: mpsc::UnboundedReceiver<(u64, Duration)>,
@@ -34,7 +34,7 @@ pub(in crate::bench) struct Sink {
 }
 
 impl Sink {
-    /// Starts it. It tells at once of mails with a number below `announce`.
+    /// Starts it. It reports messages with a number below `announce` at once.
     pub(in crate::bench) async fn start(options: &Options, announce: u64) -> Result<Self, BenchError> {
         let doing = "start the sink";
         let mut command = Command::new(program()?);
@@ -54,7 +54,7 @@ impl Sink {
         let (tell_arrived, arrived) = mpsc::unbounded_channel();
         let (tell_seen, seen) = mpsc::unbounded_channel();
         tokio::spawn(listen(stdout, move |told| {
-            // Who does not listen any more does not want to know.
+            // The receiver may be gone, which is not an error.
             let _ = match told {
                 Told::Ready { smtp, dns } => tell_ready.send((smtp, dns)).is_ok(),
                 Told::Arrived { number, first_octet } => tell_arrived.send((number, first_octet)).is_ok(),
@@ -63,16 +63,16 @@ impl Sink {
             };
         }));
         let ready = tokio::time::timeout(LIMIT, ready.recv()).await.ok().flatten();
-        let (smtp, dns) = ready.ok_or("it does not say where it listens").doing(doing)?;
+        let (smtp, dns) = ready.ok_or("it does not report its address").doing(doing)?;
         Ok(Self { pid: child.id().unwrap_or_default(), child, smtp, dns, count, arrived, seen })
     }
 
-    /// What has arrived so far; a tenth of a second old at most.
+    /// Returns what has arrived so far; at most a tenth of a second old.
     pub(in crate::bench) fn count(&self) -> Count {
         *self.count.borrow()
     }
 
-    /// Waits for the mail with this number. Answers when its first octet came, since the machine started.
+    /// Waits for the message with this number. Returns when its first byte arrived, since the machine started.
     pub(in crate::bench) async fn arrived(&mut self, number: u64) -> Option<Duration> {
         while let Some((arrived, first_octet)) = self.arrived.recv().await {
             if arrived == number {
@@ -82,18 +82,18 @@ impl Sink {
         None
     }
 
-    /// Everything that has arrived until now.
+    /// Returns everything that has arrived until now.
     pub(in crate::bench) async fn seen(&mut self) -> Result<(Count, Seen), BenchError> {
-        let doing = "ask the sink what has arrived";
+        let doing = "read from the sink what has arrived";
         let input = self.child.stdin.as_mut().ok_or("it has ended").doing(doing)?;
         input.write_all(b"\n").await.doing(doing)?;
         let told = tokio::time::timeout(LIMIT, self.seen.recv()).await.ok().flatten();
         let (count, numbers) = told.ok_or("it does not answer").doing(doing)?;
-        let seen = Seen::from_text(&numbers).ok_or("its answer cannot be read").doing(doing)?;
+        let seen = Seen::from_text(&numbers).ok_or("its response is invalid").doing(doing)?;
         Ok((count, seen))
     }
 
-    /// Ends it.
+    /// Stops it.
     pub(in crate::bench) async fn stop(mut self) {
         drop(self.child.stdin.take());
         if tokio::time::timeout(Duration::from_secs(5), self.child.wait()).await.is_err() {

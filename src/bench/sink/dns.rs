@@ -1,5 +1,5 @@
-//! The DNS of the recipients' domains: whatever ends in `bench.test` has one mail exchanger, and that is the sink. Anything
-//! else does not exist.
+//! The DNS of the recipients' domains: every name below `bench.test` has the sink as its only mail exchanger. Other
+//! names do not exist.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,10 +11,10 @@ use tokio::net::UdpSocket;
 
 use crate::bench::mail::RECIPIENTS;
 
-/// How long answers may be remembered, in seconds: longer than most runs.
+/// TTL of the records, in seconds: longer than most runs.
 const TTL: u32 = 3_600;
 
-/// Answers questions from now on. Answers where.
+/// Starts the server. Returns its address.
 pub(super) async fn start(sink: IpAddr) -> io::Result<SocketAddr> {
     let socket = UdpSocket::bind((sink, 0)).await?;
     let address = socket.local_addr()?;
@@ -22,7 +22,7 @@ pub(super) async fn start(sink: IpAddr) -> io::Result<SocketAddr> {
     tokio::task::spawn_local(async move {
         let mut buffer = [0; 4_096];
         loop {
-            // An error is about a client that has gone.
+            // An error means that a client is gone.
             let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
             if let Some(answer) = zone.answer(&buffer[..length]) {
                 let _ = socket.send_to(&answer, client).await;
@@ -44,13 +44,13 @@ impl Zone {
         Some(Self { origin: name(format!("{RECIPIENTS}."))?, exchanger: name(format!("mx.{RECIPIENTS}."))?, address })
     }
 
-    /// `None` for what is no question.
+    /// Returns the response; `None` if the packet is not a query.
     fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
         let request = Message::from_vec(question).ok()?;
         let query = request.queries.first()?.clone();
         let mut answer = request.into_response();
         answer.metadata.recursion_available = true;
-        // Nobody asks for the policies of domains by other names than these.
+        // MTA-STS policies are requested only by these names.
         let exists = self.origin.zone_of(query.name()) && !query.name().to_ascii().starts_with('_');
         answer.metadata.response_code = if exists { ResponseCode::NoError } else { ResponseCode::NXDomain };
         let data = match (query.query_type(), self.address) {

@@ -1,8 +1,9 @@
-//! The other side: an SMTP server that takes every mail, counts it and keeps nothing, in a process of its own (the hidden
-//! command `bench-sink`) so that its CPU is not the product's; and where mail goes directly, the DNS that leads to it.
+//! The sink: an SMTP server that accepts and counts every message and stores none, in a separate process (the hidden
+//! command `bench-sink`), so that its CPU is not counted as the service's. For direct delivery it is also the DNS
+//! server.
 //!
-//! It tells on standard output, a JSON line each (`Told`), and is asked on standard input: a line asks which numbers it
-//! has seen, the end of the input ends it, so that it never outlives the bench. One thread does it all.
+//! It reports on standard output, in JSON lines (`Told`). A line on standard input requests the numbers that it has
+//! seen; the end of the input ends it, so that it never outlives the bench. It has one thread.
 
 mod dns;
 mod session;
@@ -20,62 +21,62 @@ use tokio::task::LocalSet;
 
 use tally::Tally;
 
-/// Between two counts that are told.
+/// Interval between two reported counts.
 const TELL: Duration = Duration::from_millis(100);
 
-/// How it behaves.
+/// The options of the sink.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Recipients of each mail
+    /// Recipients of each message
     #[arg(long, default_value_t = 1)]
     pub recipients: u16,
-    /// Tell at once when a mail with a number below this arrives
+    /// Report at once when a message with a number below this arrives
     #[arg(long, default_value_t = 0)]
     pub announce: u64,
-    /// Answer DNS questions too
+    /// Answer DNS queries too
     #[arg(long)]
     pub dns: bool,
-    /// Refuse every Nth recipient for good
+    /// Refuse every Nth recipient permanently
     #[arg(long)]
     pub refuse: Option<u64>,
-    /// Take every Nth mail and hang up without a word
+    /// Accept every Nth message and hang up without a reply
     #[arg(long)]
     pub hang_up: Option<u64>,
 }
 
-/// What it tells.
+/// A report of the sink.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Told {
-    /// It takes mail here, and answers DNS questions there.
+    /// Its addresses for SMTP and DNS.
     Ready { smtp: SocketAddr, dns: Option<SocketAddr> },
-    /// A mail that was to be told of has come: when the first octet of its session's turn did, since the machine started.
+    /// A message that was to be reported at once has arrived: when its first byte came, since the machine started.
     Arrived { number: u64, first_octet: Duration },
-    /// What there has been so far.
+    /// The counts so far.
     Count(Count),
-    /// The numbers that were seen, as `Seen` writes them: a recipient's is the mail's times the recipients of each, and its
-    /// place.
+    /// The numbers that were seen, as `Seen` writes them: a recipient's number is the message's number times the
+    /// recipients per message, plus its position.
     Seen { count: Count, numbers: String },
 }
 
-/// What has arrived, in recipients.
+/// Counts of what has arrived, in recipients.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Count {
-    /// Numbered ones, each once.
+    /// Numbered recipients, each counted once.
     pub arrived: u64,
-    /// Numbered ones that came again.
+    /// Numbered recipients that came again.
     pub duplicates: u64,
-    /// Of the backlog.
+    /// Recipients of the backlog.
     pub waiting: u64,
-    /// Who is nobody's, or got another one's mail.
+    /// Unknown recipients, and recipients that got a message for another.
     pub strangers: u64,
-    /// Mails that began with a DKIM signature, of whatever worth.
+    /// Messages that begin with a DKIM signature, which is not verified.
     pub signed: u64,
-    /// When the last numbered one came, since the machine started.
+    /// When the last numbered recipient came, since the machine started.
     pub last: Duration,
 }
 
-/// Runs it to the end of its input.
+/// Runs the sink until the end of its input.
 pub fn run(args: Args) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, serve(args))
@@ -111,16 +112,16 @@ async fn accept(listener: TcpListener, tally: Rc<Tally>) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let tally = tally.clone();
-                // What breaks off is the client's to see.
+                // A broken connection is the client's problem.
                 tokio::task::spawn_local(async move { session::Session::new(stream, &tally).run().await });
             }
-            // Out of descriptors, for example: it passes.
+            // A temporary error, such as too few file descriptors.
             Err(_) => tokio::time::sleep(TELL).await,
         }
     }
 }
 
-/// The lines of standard input; they end with it.
+/// The lines of standard input, until its end.
 fn questions() -> mpsc::UnboundedReceiver<()> {
     let (tell, asked) = mpsc::unbounded_channel();
     std::thread::spawn(move || {

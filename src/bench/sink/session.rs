@@ -1,5 +1,5 @@
-//! One SMTP session of the sink (RFC 5321), with PIPELINING (RFC 2920): replies are written once no whole command is left to
-//! read. Of a mail only the beginning is kept, for its number.
+//! One SMTP session of the sink (RFC 5321), with PIPELINING (RFC 2920): replies are written once no complete command is
+//! left to read. Only the beginning of a message is kept, for its number.
 
 use std::io;
 use std::time::Duration;
@@ -13,30 +13,30 @@ use super::tally::Tally;
 use crate::bench::mail::{self, Recipient};
 use crate::clock::Uptime;
 
-/// What is kept of a mail: the fields that a signature puts on top and the mail's own.
+/// How many bytes of a message are kept: the fields of a signature and the message's own header.
 const HEAD: usize = 8 << 10;
-/// The longest command.
+/// Maximum length of a command.
 const LINE: usize = 4 << 10;
-/// What one read takes at most.
+/// Maximum size of one read.
 const READ: usize = 64 << 10;
 const END: &[u8] = b"\r\n.\r\n";
 
 pub(super) struct Session<'a> {
     stream: TcpStream,
     tally: &'a Tally,
-    /// What was read, and how much of it is used up.
+    /// What was read, and how much of it is processed.
     input: Vec<u8>,
     used: usize,
     replies: Vec<u8>,
     recipients: Vec<Recipient>,
-    /// The beginning of the mail that is being read; `None` between mails.
+    /// The beginning of the message that is being read; `None` between messages.
     head: Option<Vec<u8>>,
-    /// When the first octet came after the last mail.
+    /// When the first byte after the last message came.
     first_octet: Option<Duration>,
     end: Finder<'static>,
 }
 
-/// What is to be done next.
+/// What to do next.
 enum Next {
     Read,
     Close,
@@ -57,7 +57,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Serves it to its end, whatever that is.
+    /// Serves the session until it ends.
     pub(super) async fn run(mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         loop {
@@ -79,7 +79,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Does what can be done with what was read.
+    /// Processes what was read.
     fn work(&mut self) -> Next {
         loop {
             if self.head.is_some() {
@@ -137,11 +137,11 @@ impl<'a> Session<'a> {
         next
     }
 
-    /// Reads on in the mail. Answers whether its end was found.
+    /// Reads more of the message. Returns whether its end was found.
     fn text(&mut self) -> bool {
         let rest = &self.input[self.used..];
         let found = self.end.find(rest);
-        // Without an end, what may be the start of one stays.
+        // Keeps bytes that may be the start of the end marker.
         let taken = found.unwrap_or_else(|| rest.len().saturating_sub(END.len() - 1));
         if let Some(head) = &mut self.head {
             let room = HEAD.saturating_sub(head.len()).min(taken);
@@ -151,7 +151,7 @@ impl<'a> Session<'a> {
         found.is_some()
     }
 
-    /// Counts the mail. Answers whether the session ends without a reply.
+    /// Counts the message. Returns whether the session ends without a reply.
     fn taken(&mut self) -> bool {
         let head = self.head.take().unwrap_or_default();
         let first_octet = self.first_octet.take().unwrap_or_default();
@@ -161,12 +161,12 @@ impl<'a> Session<'a> {
             self.replies.clear();
             return true;
         }
-        self.replies.extend_from_slice(b"250 2.0.0 taken\r\n");
+        self.replies.extend_from_slice(b"250 2.0.0 accepted\r\n");
         false
     }
 }
 
-/// What stands between the angle brackets.
+/// The text between the angle brackets.
 fn path(line: &[u8]) -> &[u8] {
     let start = memchr(b'<', line).map_or(line.len(), |at| at + 1);
     let rest = &line[start..];

@@ -1,4 +1,4 @@
-//! What the sink has seen, and which mails it is to misbehave with.
+//! What the sink has seen, and for which messages it simulates a fault.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -26,12 +26,12 @@ impl Tally {
         self.count.get()
     }
 
-    /// For whoever asks.
+    /// The counts.
     pub(super) fn seen(&self) -> Told {
         Told::Seen { count: self.count.get(), numbers: self.seen.borrow().to_text() }
     }
 
-    /// Whether a recipient is one that is refused: the same ones each time, and nobody of those that are told of at once.
+    /// Returns whether to refuse a recipient: always the same ones, and none of those that are reported at once.
     pub(super) fn refuses(&self, recipient: Recipient) -> bool {
         match (self.args.refuse, recipient) {
             (Some(nth), Recipient::Numbered { number, .. }) => number >= self.args.announce && number % nth == nth - 1,
@@ -39,14 +39,14 @@ impl Tally {
         }
     }
 
-    /// Whether the link is to die instead of the reply to this mail.
+    /// Returns whether to drop the connection instead of replying to this message.
     pub(super) fn hangs_up(&self) -> bool {
         let mails = self.mails.get() + 1;
         self.mails.set(mails);
         self.args.hang_up.is_some_and(|nth| mails.is_multiple_of(nth))
     }
 
-    /// A mail has come for these. `head` is its first lines.
+    /// Counts a message to these recipients. `head` is its first lines.
     pub(super) fn take(&self, head: &[u8], recipients: &[Recipient], first_octet: Duration) {
         let (mut count, mut seen) = (self.count.get(), self.seen.borrow_mut());
         let named = mail::number(head);
@@ -88,7 +88,7 @@ mod tests {
         tally.take(head, &[of(4, 0), of(4, 1)], Duration::ZERO);
         tally.take(head, &[of(4, 1)], Duration::ZERO);
         tally.take(b"Subject: x\r\n", &[Recipient::Waiting(1)], Duration::ZERO);
-        // Another one's mail, nobody's place, nobody.
+        // A message for another recipient, an invalid position, and an unknown recipient.
         tally.take(head, &[of(5, 0), of(4, 2), Recipient::Stranger], Duration::ZERO);
         let count = Count { last: Duration::ZERO, ..tally.count() };
         assert_eq!(

@@ -9,7 +9,7 @@ use axum::response::Response;
 use super::{HookPost, Hooks, HooksQuery};
 use crate::dev::page::{Tab, escaped, page};
 
-/// Posts on the page.
+/// Maximum number of posts on the page.
 const SHOWN: usize = 50;
 
 pub(super) async fn show(State(hooks): State<Arc<Hooks>>) -> Response {

@@ -1,4 +1,4 @@
-//! Why the inbox has no answer, and how that reads over HTTP (RFC 9457).
+//! Errors of the inbox, and their HTTP responses (RFC 9457).
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -6,39 +6,39 @@ use axum::response::{IntoResponse, Response};
 use crate::domain::fault::Fault;
 use crate::domain::problem::{Problem, ProblemCode};
 
-/// What can go wrong with the inbox.
+/// An error of the inbox.
 #[derive(Debug, thiserror::Error)]
 pub enum InboxError {
-    /// There is no mail of this number, or it has been deleted.
-    #[error("there is no mail {n} in the inbox")]
+    /// There is no message with this number, or it has been deleted.
+    #[error("there is no message {n} in the inbox")]
     NoMail {
-        /// The number asked for.
+        /// The requested number.
         n: u64,
     },
-    /// No message is what was asked for.
-    #[error("no such message is in the inbox")]
+    /// No message matches the request.
+    #[error("no message in the inbox matches")]
     NoMatch,
-    /// The mail has fewer attachments.
-    #[error("mail {n} has no attachment {i}")]
+    /// The message has fewer attachments.
+    #[error("message {n} has no attachment {i}")]
     NoAttachment {
-        /// The mail.
+        /// The message.
         n: u64,
-        /// The attachment asked for, counted from 0.
+        /// The requested attachment, counted from 0.
         i: usize,
     },
-    /// Something in the path is not a number.
-    #[error("there is nothing at this address: mails and attachments have numbers")]
+    /// A part of the path is not a number.
+    #[error("not found: messages and attachments have numbers")]
     NoNumber,
     /// A query parameter is not valid.
     #[error("{}", .0.sentence())]
     Query(Fault),
     /// The files could not be read or written.
-    #[error("the inbox's files: {0}")]
+    #[error("cannot read or write the files of the inbox: {0}")]
     Io(#[from] std::io::Error),
 }
 
 impl InboxError {
-    /// The stable word of the response, which has a status.
+    /// The problem code of the response, which determines its status.
     pub fn code(&self) -> ProblemCode {
         match self {
             Self::NoMail { .. } | Self::NoMatch | Self::NoAttachment { .. } | Self::NoNumber => ProblemCode::NotFound,
@@ -49,13 +49,13 @@ impl InboxError {
 }
 
 impl IntoResponse for InboxError {
-    /// The body is written by the layer that knows the request's id.
+    /// Builds the response; a layer that knows the request id writes its body.
     fn into_response(self) -> Response {
         let code = self.code();
         let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let detail = if let Self::Io(error) = &self {
-            tracing::error!(%error, "the inbox's files");
-            "The inbox's files could not be read or written; the log says why.".to_owned()
+            tracing::error!(event = "inbox_files_failed", %error, "inbox cannot access its files; check its directory");
+            "The inbox failed to read or write its files; see the log.".to_owned()
         } else {
             self.to_string()
         };

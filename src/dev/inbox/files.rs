@@ -1,4 +1,4 @@
-//! The inbox's directory: `NNNNNN.eml` and `NNNNNN.json`, each written beside its place and renamed into it.
+//! The inbox's directory: `NNNNNN.eml` and `NNNNNN.json`, each written to a temporary file and then renamed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, OpenOptions, Permissions};
@@ -27,7 +27,7 @@ impl Files {
         self.dir.join(format!("{n:06}.{extension}"))
     }
 
-    /// Every whole mail; what belongs to none is deleted.
+    /// Returns every complete message, and deletes files that belong to none.
     pub(super) fn load(&self) -> io::Result<BTreeMap<u64, Summary>> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let (mut summaries, mut bodies) = (BTreeMap::new(), HashSet::new());
@@ -54,12 +54,12 @@ impl Files {
         Ok(summaries)
     }
 
-    /// Writes a mail; it exists from the last rename on.
+    /// Writes a message, which exists from the last rename on.
     pub(super) fn write(&self, summary: &Summary, data: &[u8]) -> io::Result<()> {
         let n = summary.n;
         let written = self.put(n, "eml", data).and_then(|()| self.put(n, "json", &serde_json::to_vec(summary)?));
         if written.is_err() {
-            // On a full disk the half that fitted must not stay; the error that matters is the first.
+            // Removes the part that was written before the disk was full; the first error is the one to return.
             let _ = remove(&self.path(n, "new")).and_then(|()| self.remove(n));
         }
         written
@@ -71,23 +71,23 @@ impl Files {
         fs::rename(&unfinished, self.path(n, extension))
     }
 
-    /// The mail as it came.
+    /// Returns the message as received.
     pub(super) fn eml(&self, n: u64) -> Result<Vec<u8>, InboxError> {
         match fs::read(self.path(n, "eml")) {
-            // Deleted since its summary was looked up.
+            // The message was deleted after its summary was read.
             Err(error) if error.kind() == ErrorKind::NotFound => Err(InboxError::NoMail { n }),
             other => Ok(other?),
         }
     }
 
-    /// Deletes a mail, the summary first, so that no mail is ever half there.
+    /// Deletes a message, the summary first, so that a message never exists in part.
     pub(super) fn remove(&self, n: u64) -> io::Result<()> {
         remove(&self.path(n, "json"))?;
         remove(&self.path(n, "eml"))
     }
 }
 
-/// A summary as stored. One that cannot be read, or is another mail's, makes no mail.
+/// Reads a stored summary; `None` if it is invalid or belongs to another message.
 fn read_summary(path: &Path, n: u64) -> io::Result<Option<Summary>> {
     let summary = serde_json::from_slice::<Summary>(&fs::read(path)?);
     Ok(summary.ok().filter(|summary| summary.n == n))
@@ -99,7 +99,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)
 }
 
-/// Takes away what others may do with a file that an earlier version wrote.
+/// Removes the permissions of other users from a file that an earlier version wrote.
 fn keep_private(path: &Path) -> io::Result<()> {
     let is_open = fs::metadata(path)?.permissions().mode() & 0o077 != 0;
     if is_open { fs::set_permissions(path, Permissions::from_mode(PRIVATE)) } else { Ok(()) }

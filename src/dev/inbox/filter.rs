@@ -1,13 +1,13 @@
-//! Which messages of the inbox are asked for.
+//! A filter for the messages of the inbox.
 
 use super::Summary;
 
-/// Conditions that a message has to meet, all of them. Letter case does not matter.
+/// Conditions that a message must all meet. Letter case does not matter.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// A recipient of the envelope: the whole address, or a part of one where this holds no `@`.
+    /// A recipient of the envelope: the whole address, or a part of it if this has no `@`.
     pub to: Option<String>,
-    /// The sender: the address in the `From` header, or a part of that header where this holds no `@`.
+    /// The sender: the address in the `From` header, or a part of that header if this has no `@`.
     pub from: Option<String>,
     /// A part of the subject.
     pub subject: Option<String>,
@@ -18,7 +18,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a message meets every condition.
+    /// Returns whether a message meets every condition.
     pub(super) fn passes(&self, message: &Summary) -> bool {
         let from = message.from.as_deref().unwrap_or(&message.envelope.from);
         let subject = message.subject.as_deref().unwrap_or_default();
@@ -42,7 +42,7 @@ fn holds(text: &str, lower_case: &str) -> bool {
     text.to_lowercase().contains(lower_case)
 }
 
-/// A whole address has to be equal: `ann@example.test` is not `joann@example.test`.
+/// Compares whole addresses for equality: `ann@example.test` is not `joann@example.test`.
 fn is_address(address: &str, wanted: &str) -> bool {
     if wanted.contains('@') { address.to_lowercase() == wanted } else { holds(address, wanted) }
 }

@@ -1,4 +1,4 @@
-//! A mail taken apart for reading: headers, text, HTML, attachments (RFC 5322, RFC 2045–2049, RFC 2231).
+//! A parsed message: headers, text, HTML, attachments (RFC 5322, RFC 2045–2049, RFC 2231).
 
 use mail_parser::{Message, MessageParser, MessagePart, MimeHeaders, PartType};
 use serde::Serialize;
@@ -8,61 +8,61 @@ use utoipa::ToSchema;
 use super::summary::{Summary, decoded};
 use crate::domain::key::hex;
 
-/// A mail in the inbox.
+/// A message in the inbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct InboxMail {
     /// Number, time, envelope, size.
     #[serde(flatten)]
     pub summary: Summary,
-    /// All headers in their order.
+    /// All headers, in order.
     pub headers: Vec<MailHeader>,
-    /// The plain text, decoded; null where the mail has none.
+    /// The plain text, decoded; null if the message has none.
     pub text: Option<String>,
-    /// The HTML, decoded; null where the mail has none.
+    /// The HTML, decoded; null if the message has none.
     pub html: Option<String>,
-    /// All other parts, inline images included, in their order.
+    /// All other parts, inline images included, in order.
     pub attachments: Vec<Attachment>,
 }
 
 /// One header.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct MailHeader {
-    /// Its name.
+    /// The header's name.
     #[schema(example = "Subject")]
     pub name: String,
-    /// Its value: unfolded, encoded words decoded.
+    /// The header's value: unfolded, encoded words decoded.
     pub value: String,
 }
 
-/// What is known of an attachment.
+/// Metadata of an attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = InboxAttachment)]
 pub struct Attachment {
-    /// The name it was given.
+    /// The file name.
     pub filename: Option<String>,
-    /// Type and subtype, without parameters.
+    /// The media type, without parameters.
     #[schema(example = "application/pdf")]
     pub content_type: String,
     /// The id that HTML refers to as `cid:…`, without angle brackets.
     pub content_id: Option<String>,
-    /// Octets, decoded.
+    /// The decoded size, in bytes.
     pub size: u64,
-    /// SHA-256 of the decoded octets, in lower-case hexadecimal.
+    /// SHA-256 of the decoded content, in lower-case hexadecimal.
     pub sha256: String,
 }
 
 /// An attachment with its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachmentFile {
-    /// The name it was given.
+    /// The file name.
     pub filename: Option<String>,
-    /// Type and subtype, without parameters.
+    /// The media type, without parameters.
     pub content_type: String,
-    /// The decoded octets.
+    /// The decoded content.
     pub content: Vec<u8>,
 }
 
-/// Takes a mail apart; what is broken in it is shown as well as it can be.
+/// Parses a message; malformed parts are shown as far as possible.
 pub(super) fn parse(raw: &[u8], summary: Summary) -> InboxMail {
     let parsed = MessageParser::default().parse(raw).unwrap_or_default();
     let headers = parsed.parts.first().map_or(&[][..], |part| &part.headers);
@@ -82,7 +82,7 @@ pub(super) fn parse(raw: &[u8], summary: Summary) -> InboxMail {
     }
 }
 
-/// The content of attachment `index`, counted from 0.
+/// Returns attachment `index`, counted from 0.
 pub(super) fn attachment(raw: &[u8], index: usize) -> Option<AttachmentFile> {
     let parsed = MessageParser::default().parse(raw)?;
     let part = parsed.attachments().nth(index)?;
@@ -93,7 +93,7 @@ pub(super) fn attachment(raw: &[u8], index: usize) -> Option<AttachmentFile> {
     })
 }
 
-/// The first body part that is really of the kind asked for: the parser lists text as HTML where there is no other.
+/// Returns the first body part that really has this type: the parser lists text as HTML if there is no HTML.
 fn first(parsed: &Message<'_>, ids: &[u32], pick: impl Fn(&PartType<'_>) -> Option<String>) -> Option<String> {
     ids.iter().filter_map(|id| parsed.part(*id)).find_map(|part| pick(&part.body))
 }
@@ -109,7 +109,7 @@ fn describe(part: &MessagePart<'_>) -> Attachment {
     }
 }
 
-/// RFC 2045 §5.2: what says nothing else is plain text; a type without a subtype says nothing.
+/// RFC 2045 §5.2: a part without a content type is plain text; a type without a subtype counts as none.
 fn content_type(part: &MessagePart<'_>) -> String {
     let Some(declared) = part.content_type() else {
         return "text/plain".to_owned();

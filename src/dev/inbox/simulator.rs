@@ -1,14 +1,14 @@
-//! Addresses at which the inbox behaves like a difficult mail server: `SCRIPT[+label]@simulator.postrider.test`, so that
-//! bounces and retries can be tried in `postrider dev`.
+//! Addresses at which the inbox simulates failures: `SCRIPT[+label]@simulator.postrider.test`, to test bounces and
+//! retries in `postrider dev`.
 //!
-//! | script | what happens |
+//! | script | effect |
 //! |---|---|
 //! | `delivered`, `relayed` | the message is accepted |
-//! | `bounce`, `bounce-550-5.7.1` | the recipient is refused for good: with 550 5.1.1, or with the reply given |
-//! | `bounce-data`, `bounce-data-554` | the same for the message, after its content |
-//! | `defer-2`, `defer-2-451-4.7.1` | the first two attempts are refused for now, the third is accepted |
-//! | `greylist` | the first attempt is refused for now, in the words of greylisting |
-//! | `expired` | every attempt is refused for now |
+//! | `bounce`, `bounce-550-5.7.1` | the recipient is refused permanently, with 550 5.1.1 or with the given reply |
+//! | `bounce-data`, `bounce-data-554` | the message is refused permanently, after its content |
+//! | `defer-2`, `defer-2-451-4.7.1` | the first two attempts are deferred, the third is accepted |
+//! | `greylist` | the first attempt is deferred with a greylisting reply |
+//! | `expired` | every attempt is deferred |
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -19,27 +19,27 @@ use crate::smtp::inbound::SmtpRefusal;
 /// The domain of these addresses.
 const DOMAIN: &str = "simulator.postrider.test";
 
-/// Pairs of return path and recipient whose attempts are counted; beyond that all counts start again.
+/// Maximum number of pairs of return path and recipient whose attempts are counted; beyond it, all counts are reset.
 const COUNTED: usize = 10_000;
 
-/// Decides by the recipients' addresses. Counts attempts in memory only.
+/// Simulates failures by the recipients' addresses. Counts attempts in memory only.
 #[derive(Debug, Default)]
 pub(super) struct Simulator {
     attempts: Mutex<HashMap<(String, String), u32>>,
 }
 
-/// What an address asks for.
+/// The behaviour that an address selects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Script {
     Accept,
     RefuseRecipient(SmtpRefusal),
     RefuseMessage(SmtpRefusal),
-    /// So many attempts, then it is accepted.
+    /// Defers this many attempts, then accepts.
     Defer(u32, SmtpRefusal),
 }
 
 impl Simulator {
-    /// Whether a recipient is accepted. `from` is the return path, which is another for each message.
+    /// Decides whether a recipient is accepted. `from` is the return path, which differs for each message.
     pub(super) fn rcpt(&self, from: &str, to: &str) -> Result<(), SmtpRefusal> {
         match script(to) {
             None | Some(Ok(Script::Accept | Script::RefuseMessage(_))) => Ok(()),
@@ -54,7 +54,7 @@ impl Simulator {
         }
     }
 
-    /// Whether a message to these recipients is accepted.
+    /// Decides whether a message to these recipients is accepted.
     pub(super) fn data(to: &[String]) -> Result<(), SmtpRefusal> {
         let refusal = to.iter().find_map(|to| match script(to) {
             Some(Ok(Script::RefuseMessage(refusal))) => Some(refusal),
@@ -74,7 +74,7 @@ impl Simulator {
     }
 }
 
-/// The script of an address; `None` at other domains, an error for one that is not known.
+/// Returns the script of an address; `None` at other domains, an error if the script is unknown.
 fn script(address: &str) -> Option<Result<Script, SmtpRefusal>> {
     let (local, domain) = address.rsplit_once('@')?;
     if !domain.eq_ignore_ascii_case(DOMAIN) {
@@ -113,7 +113,7 @@ fn parse(word: &str) -> Option<Script> {
     Some(script)
 }
 
-/// Reads `550` or `550-5.7.1`, of this class.
+/// Parses `550` or `550-5.7.1`, of this class.
 fn given(reply: &str, class: u8, text: &str) -> Option<SmtpRefusal> {
     let (code, enhanced) = reply.split_once('-').map_or((reply, None), |(code, enhanced)| (code, Some(enhanced)));
     let code: u16 = code.parse().ok().filter(|code| code / 100 == u16::from(class))?;

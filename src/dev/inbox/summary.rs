@@ -1,4 +1,4 @@
-//! What a list shows of a mail, and what its `.json` file holds.
+//! The summary of a message: an entry of a list, and the content of the message's `.json` file.
 
 use chrono::{DateTime, Utc};
 use mail_parser::parsers::MessageStream;
@@ -8,27 +8,27 @@ use utoipa::ToSchema;
 
 use crate::smtp::inbound::ReceivedMail;
 
-/// Who a mail is from and to by its SMTP envelope, whatever its headers say.
+/// The sender and recipients of a message by its SMTP envelope, which may differ from its headers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = InboxEnvelope)]
 pub struct Envelope {
     /// The address in MAIL FROM; empty for the null sender.
     pub from: String,
-    /// The addresses in RCPT TO, in order; Bcc recipients are here and in no header.
+    /// The addresses in RCPT TO, in order; Bcc recipients are only here and in no header.
     pub to: Vec<String>,
     /// The name the client gave in EHLO.
     pub helo: String,
 }
 
-/// A mail in a list.
+/// A message in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = InboxSummary)]
 pub struct Summary {
-    /// The mail's number, ascending in the order of arrival.
+    /// The message's number, ascending in the order of arrival.
     pub n: u64,
-    /// When it arrived.
+    /// When the message arrived.
     pub received_at: DateTime<Utc>,
-    /// Its SMTP envelope.
+    /// The SMTP envelope.
     pub envelope: Envelope,
     /// The `Subject` header, decoded.
     pub subject: Option<String>,
@@ -36,7 +36,7 @@ pub struct Summary {
     pub from: Option<String>,
     /// The `To` header, decoded.
     pub to: Option<String>,
-    /// Octets of the raw mail.
+    /// Size of the raw message, in bytes.
     pub size: u64,
 }
 
@@ -56,25 +56,25 @@ impl Summary {
     }
 }
 
-/// The newest mails below a number.
+/// A page of messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = InboxPage)]
 pub struct Page {
-    /// The mails, the newest first.
+    /// The messages, newest first.
     pub data: Vec<Summary>,
-    /// Whether there are older ones.
+    /// Whether there are older messages.
     pub has_more: bool,
-    /// What to give as `before` for the next page; null on the last.
+    /// The value of `before` for the next page; null on the last page.
     pub next: Option<u64>,
 }
 
 fn first_header(raw: &[u8], parsed: &Message<'_>, name: &HeaderName<'_>) -> Option<String> {
-    // A mail without any header has no parts.
+    // A message without any header has no parts.
     let headers = &parsed.parts.first()?.headers;
     headers.iter().find(|header| header.name == *name).map(|header| decoded(raw, header))
 }
 
-/// A header's value on one line, encoded words (RFC 2047) decoded, whatever the header's own grammar.
+/// A header's value on one line, with encoded words (RFC 2047) decoded, regardless of the header's grammar.
 pub(super) fn decoded(raw: &[u8], header: &Header<'_>) -> String {
     let bytes = raw.get(header.offset_start as usize..header.offset_end as usize).unwrap_or_default();
     MessageStream::new(bytes).parse_unstructured().as_text().unwrap_or_default().to_owned()

@@ -1,5 +1,5 @@
-//! Images that a message brings along and its HTML refers to as `cid:…` (RFC 2392), put into the HTML as `data:` URLs: the
-//! frame that shows it may load nothing.
+//! Inlines the images that a message's HTML refers to as `cid:…` (RFC 2392) as `data:` URLs, because the frame that
+//! shows the HTML may not load anything.
 
 use std::collections::HashMap;
 
@@ -9,13 +9,13 @@ use percent_encoding::percent_decode_str;
 
 use crate::dev::inbox::{Attachment, Inbox, InboxError};
 
-/// Types that browsers show as images. As an image, SVG runs no script.
+/// Media types that browsers show as images. An SVG shown as an image runs no script.
 const TYPES: [&str; 6] = ["image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/svg+xml"];
 
-/// Bytes of all images of one message together.
+/// Maximum size of all images of one message together, in bytes.
 const MOST: u64 = 16 << 20;
 
-/// The `data:` URLs of the images that the HTML refers to, by content id.
+/// Returns the `data:` URLs of the images that the HTML refers to, by content id.
 pub(super) async fn images(
     inbox: &Inbox,
     n: u64,
@@ -36,7 +36,7 @@ pub(super) async fn images(
     Ok(images)
 }
 
-/// The HTML with every reference to one of `images` replaced. All else stays as it is.
+/// Replaces every reference to one of `images` in the HTML.
 pub(super) fn embed(html: &str, images: &HashMap<String, String>) -> String {
     let (mut out, mut copied) = (String::with_capacity(html.len()), 0);
     for Reference { start, end, id } in references(html) {
@@ -58,7 +58,7 @@ struct Reference {
     id: String,
 }
 
-/// Every `cid:` URL that begins where a value does: behind a quote, `=`, `(` or white space.
+/// Finds every `cid:` URL at the start of a value: after a quote, `=`, `(` or white space.
 fn references(html: &str) -> impl Iterator<Item = Reference> {
     let bytes = html.as_bytes();
     let starts = memchr::memmem::find_iter(bytes, b":").filter_map(|colon| colon.checked_sub(3));

@@ -1,4 +1,4 @@
-// Reloads a list when something new has arrived. Asks nothing while the page is hidden, and waits while somebody types.
+// Reloads a list when something new arrives. Does not poll while the page is hidden, and waits while a field has the focus.
 const main = document.querySelector("main[data-live]");
 
 const once = (target, event) => new Promise((done) => target.addEventListener(event, done, { once: true }));

@@ -6,10 +6,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::dev::inbox::{InboxMail, Page, Summary};
 
-/// What stands for a subject that a message does not have.
+/// Shown for a message without a subject.
 pub(super) const NO_SUBJECT: &str = "(no subject)";
 
-/// Where a page belongs.
+/// The tab that a page belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::dev) enum Tab {
     Inbox,
@@ -36,7 +36,7 @@ pub(super) fn page(title: &str, tab: Tab, body: &str) -> String {
     )
 }
 
-/// The list, with a search for `words`. `last` is the number of the newest message there was.
+/// The list of messages that match `words`. `last` is the number of the newest message so far.
 pub(super) fn list(page: &Page, words: &str, is_older: bool, last: u64) -> String {
     let mut body = format!(
         "<div class=\"bar\"><form class=\"search\" action=\"/inbox\" role=\"search\">\
@@ -45,11 +45,11 @@ pub(super) fn list(page: &Page, words: &str, is_older: bool, last: u64) -> Strin
          <form action=\"/inbox/clear\" method=\"post\"><button>Delete all</button></form></div>",
         escaped(words)
     );
-    // Older pages and results do not change under the reader.
+    // Older pages are not reloaded.
     let live = if is_older { String::new() } else { format!(" data-live=\"/v1/dev/inbox\" data-last=\"{last}\"") };
     let _ = write!(body, "<main{live}>");
     match (page.data.is_empty(), words.is_empty()) {
-        (true, true) => body.push_str("<p class=\"empty\">No messages yet. New ones appear here by themselves.</p>"),
+        (true, true) => body.push_str("<p class=\"empty\">No messages yet. New ones appear here automatically.</p>"),
         (true, false) => body.push_str("<p class=\"empty\">No message matches.</p>"),
         (false, _) => rows(&mut body, &page.data),
     }
@@ -115,7 +115,7 @@ pub(super) fn message(mail: &InboxMail) -> String {
     body + "</main>"
 }
 
-/// Text that no browser reads as markup.
+/// Escapes text for HTML.
 pub(in crate::dev) fn escaped(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
         match c {

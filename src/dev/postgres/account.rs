@@ -1,4 +1,4 @@
-//! The user that Postgres runs as: ours, or where we are root, which Postgres refuses, another one.
+//! The user that Postgres runs as: the user of this process or, if that is root, which Postgres refuses, another one.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::PostgresError;
 
-/// A user by number.
+/// A user by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Account {
     pub(super) uid: u32,
@@ -17,8 +17,8 @@ pub(super) struct Account {
 const PASSWD: &str = "/etc/passwd";
 
 impl Account {
-    /// Whom to become to run the cluster whose data are in `data`; `None` where we stay who we are. Data that are
-    /// there already decide: they may be of the same person's start without root.
+    /// Returns the user that runs the cluster with its data in `data`; `None` for the user of this process. The owner
+    /// of existing data decides: an earlier start may have run without root.
     pub(super) fn to_become(data: &Path) -> Result<Option<Self>, PostgresError> {
         if !is_root() {
             return Ok(None);
@@ -33,7 +33,7 @@ impl Account {
         account.map(Some).ok_or(PostgresError::NoAccount)
     }
 
-    /// Whether this user may pass through a directory; supplementary groups do not count, since none are kept.
+    /// Returns whether this user may enter a directory, without supplementary groups, because these are dropped.
     pub(super) fn may_pass(self, directory: &fs::Metadata) -> bool {
         let needed = if directory.uid() == self.uid {
             0o100
@@ -46,17 +46,17 @@ impl Account {
     }
 }
 
-/// Whether this process is root, by the owner of a directory of its own: the standard library tells no user ids.
+/// Returns whether this process is root, by the owner of a directory, because the standard library has no user ids.
 fn is_root() -> bool {
-    // `/proc/self` belongs to the effective user. Elsewhere `id` says it.
+    // `/proc/self` belongs to the effective user. On other systems `id` prints it.
     match fs::metadata("/proc/self") {
         Ok(own) => own.uid() == 0,
         Err(_) => Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0"),
     }
 }
 
-/// Finds a user in the text of `/etc/passwd`: `name:password:uid:gid:…`. Negative ids, as for macOS's `nobody`, are
-/// taken as the system takes them.
+/// Finds a user in the text of `/etc/passwd`: `name:password:uid:gid:…`. Negative ids, as of `nobody` on macOS, are
+/// converted as the system does.
 fn look_up(passwd: &str, name: &str) -> Option<Account> {
     let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
     let mut ids = line.split(':').skip(2).map(|id| {

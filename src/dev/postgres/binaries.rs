@@ -9,10 +9,10 @@ use std::{env, fs};
 
 use super::PostgresError;
 
-/// The oldest major version that the schema is written for.
+/// The oldest supported major version.
 const OLDEST: u32 = 15;
 
-/// Directories that hold one directory a version, and what of each version holds the binaries.
+/// Directories with one subdirectory per version, and the directory of the binaries in it.
 const VERSIONED: [(&str, &str, &str); 7] = [
     ("/usr/lib/postgresql", "", "bin"),
     ("/usr", "pgsql-", "bin"),
@@ -26,20 +26,21 @@ const VERSIONED: [(&str, &str, &str); 7] = [
 /// One installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Binaries {
-    /// Where its programs are.
+    /// The directory of its programs.
     dir: PathBuf,
-    /// Its major version.
+    /// The major version.
     major: u32,
 }
 
 impl Binaries {
-    /// The first installation that can run a cluster: of version `made_by` if one made it already, else 15 or newer.
+    /// Returns the first installation that can run a cluster: of version `made_by` if the cluster exists, otherwise 15
+    /// or newer.
     pub(super) fn find(made_by: Option<u32>) -> Result<Self, PostgresError> {
         let found: Vec<Self> = candidates().iter().filter_map(|dir| Self::in_dir(dir)).collect();
         choose(found, made_by)
     }
 
-    /// The path of one of its programs.
+    /// Returns the path of a program.
     pub(super) fn program(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
@@ -85,7 +86,7 @@ fn candidates() -> Vec<PathBuf> {
     for (parent, prefix, inside) in VERSIONED {
         dirs.extend(versions(Path::new(parent), prefix).into_iter().map(|dir| dir.join(inside)));
     }
-    // An empty entry in PATH would mean the directory we happen to be in.
+    // An empty entry in PATH would mean the current directory.
     dirs.retain(|dir| dir.is_absolute());
     dirs
 }
@@ -97,7 +98,7 @@ fn versions(parent: &Path, prefix: &str) -> Vec<PathBuf> {
     };
     let number = |name: &OsStr| -> Option<u32> {
         let version = name.to_str()?.strip_prefix(prefix)?.trim_start_matches(['@', '-']);
-        // Homebrew links its default without a number, and old ones have two.
+        // Homebrew links its default version without a number, and old versions have two numbers.
         version.split('.').next()?.parse().ok().or(version.is_empty().then_some(0))
     };
     let mut found: Vec<_> = entries.flatten().filter_map(|e| Some((number(&e.file_name())?, e.path()))).collect();

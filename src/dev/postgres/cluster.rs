@@ -1,4 +1,4 @@
-//! Makes the cluster's files with `initdb`, whole or not at all, and opens those that are there.
+//! Creates the cluster's files with `initdb`, completely or not at all, and opens existing ones.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -15,7 +15,7 @@ use super::process::plain_command;
 /// The cluster's superuser.
 pub(super) const USER: &str = "postrider";
 
-/// What the names of half-made clusters begin with.
+/// The prefix of the names of incomplete clusters.
 const UNFINISHED: &str = "data.new.";
 
 /// A cluster that can be started.
@@ -27,7 +27,7 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Opens the cluster, making it first if it is not there.
+    /// Opens the cluster, creating it first if it does not exist.
     pub(super) async fn open(home: &Home, durable: bool) -> Result<Self, PostgresError> {
         let data = home.data();
         let binaries = Binaries::find(made_by(&data)?)?;
@@ -44,7 +44,7 @@ impl Cluster {
     }
 }
 
-/// The major version that made the data, if there are any.
+/// The major version that created the data, if there is any.
 fn made_by(data: &Path) -> Result<Option<u32>, PostgresError> {
     if !data.exists() {
         return Ok(None);
@@ -54,17 +54,17 @@ fn made_by(data: &Path) -> Result<Option<u32>, PostgresError> {
     Ok(text.trim().parse().ok())
 }
 
-/// Makes a cluster beside its place and moves it there once it is whole. Answers the password.
+/// Creates a cluster under a temporary name and renames it once it is complete. Returns the password.
 async fn make(home: &Home, binaries: &Binaries, password_file: &Path, durable: bool) -> Result<String, PostgresError> {
     sweep(home.dir());
-    // An `initdb` whose parent was killed may still be at work: it must not find its directory again.
+    // An `initdb` whose parent was killed may still run: it must not find its directory again.
     let unfinished = home.dir().join(format!("{UNFINISHED}{:08x}", rand::random::<u32>()));
     let password = write_password(home, password_file)?;
     fs::create_dir(&unfinished).and_then(|()| give(home, &unfinished)).map_err(PostgresError::at(&unfinished))?;
     let output = initdb(home, binaries, &unfinished, password_file, durable).output().await;
     let output = output.map_err(PostgresError::at(&binaries.program("initdb")))?;
     if !output.status.success() {
-        // A full disk is better left without the half that fitted.
+        // Frees the space that an incomplete cluster takes on a full disk.
         let _ = fs::remove_dir_all(&unfinished);
         let reason = complaint(&String::from_utf8_lossy(&output.stderr));
         return Err(PostgresError::Init { dir: home.dir().to_owned(), reason });
@@ -74,7 +74,7 @@ async fn make(home: &Home, binaries: &Binaries, password_file: &Path, durable: b
     Ok(password)
 }
 
-/// Removes half-made clusters. What cannot be removed is in nobody's way.
+/// Removes incomplete clusters. Files that cannot be removed do no harm.
 fn sweep(dir: &Path) {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes())) {

@@ -1,39 +1,39 @@
-//! Why there is no Postgres, each in one line that says what to do.
+//! Errors of the embedded Postgres: each is one line that says what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::db::DbError;
 
-/// What can go wrong with the private Postgres.
+/// An error of the embedded Postgres.
 #[derive(Debug, thiserror::Error)]
 pub enum PostgresError {
-    /// No binaries anywhere.
+    /// No binaries were found.
     #[error(
         "no Postgres found; install {wanted} (Debian, Ubuntu: apt install postgresql; Fedora: dnf install \
          postgresql-server; macOS: brew install postgresql@17). To use a Postgres that runs elsewhere, run \
          `postrider serve --migrate` with DATABASE_URL: `dev` always starts its own"
     )]
     NotFound {
-        /// What would do, such as `Postgres 15 or newer`.
+        /// The version that is needed, such as `Postgres 15 or newer`.
         wanted: String,
     },
-    /// Binaries, but of a version that does not do.
+    /// Only unsuitable versions were found.
     #[error("found only Postgres {found} ({place}); {wanted} is needed")]
     WrongVersion {
         /// The newest version found.
         found: u32,
         /// Where it is.
         place: PathBuf,
-        /// What would do.
+        /// The version that is needed.
         wanted: String,
     },
-    /// Another process has the directory.
+    /// Another process uses the directory.
     #[error("another postrider dev is running in this directory (pid {pid}, {})", dir.display())]
     InUse {
         /// The cluster's directory.
         dir: PathBuf,
-        /// The other process.
+        /// The pid of the other process.
         pid: String,
     },
     /// A Postgres that an earlier run left behind does not end.
@@ -41,7 +41,7 @@ pub enum PostgresError {
     Leftover {
         /// The cluster's directory.
         dir: PathBuf,
-        /// The old postmaster.
+        /// The pid of the old postmaster.
         pid: u32,
     },
     /// Neither `postgres` nor `nobody` exists.
@@ -49,16 +49,16 @@ pub enum PostgresError {
         "Postgres cannot run as root, and there is no user `postgres` or `nobody` to run it as; start as another user"
     )]
     NoAccount,
-    /// The password file is gone, so nobody can log in.
+    /// The password file is missing, so that login is not possible.
     #[error("{} is missing, so the cluster beside it cannot be opened; put it back or remove the directory", path.display())]
     NoPassword {
         /// The missing file.
         path: PathBuf,
     },
-    /// No free port on 127.0.0.1.
+    /// No port on 127.0.0.1 is free.
     #[error("no free port on 127.0.0.1 for Postgres: {source}")]
     NoPort {
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// `initdb` failed.
@@ -66,45 +66,45 @@ pub enum PostgresError {
     Init {
         /// The cluster's directory.
         dir: PathBuf,
-        /// What it said.
+        /// The error that it printed.
         reason: String,
     },
     /// The server ended instead of starting.
     #[error("Postgres did not start: {reason} (log: {})", log.display())]
     Start {
-        /// What it said last.
+        /// The last error in its log.
         reason: String,
-        /// Where it said more.
+        /// The path of the log.
         log: PathBuf,
     },
-    /// The server did not end in time, and was ended the hard way.
+    /// The server did not end in time, and was shut down immediately.
     #[error("Postgres did not shut down within {seconds} s")]
     Stop {
-        /// How long was waited.
+        /// The time limit, in seconds.
         seconds: u64,
     },
     /// A file or directory could not be used.
     #[error("{}: {source}", path.display())]
     File {
-        /// Which one.
+        /// Its path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The server is up and refused a statement.
-    #[error("the private Postgres: {0}")]
+    /// The server refused a statement.
+    #[error("the embedded Postgres refused a statement: {0}")]
     Database(#[from] DbError),
 }
 
 impl PostgresError {
-    /// For `map_err`: names the file in an I/O error.
+    /// Adds the path to an I/O error, for `map_err`.
     pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { path, source }
     }
 
-    /// Whether another try may go better: the port was taken in between, or an old server's last children are
-    /// still leaving.
+    /// Returns whether another start may succeed: another program took the port, or the last processes of an old server
+    /// are still ending.
     pub(super) fn is_passing(&self) -> bool {
         let passing = |reason: &str| {
             ["Address already in use", "could not bind", "could not create any TCP", "pre-existing shared memory"]
@@ -115,17 +115,17 @@ impl PostgresError {
     }
 }
 
-/// What marks a line that tells what went wrong, in the output of `initdb` and in the log.
+/// Marks of an error line in the output of `initdb` and in the log.
 const SIGNS: [&str; 6] = ["PANIC:", "FATAL:", "ERROR:", "error:", "could not", "unrecognized"];
 
-/// What the log puts before the words themselves, after time and pid.
+/// Severities in the log, between the pid and the text.
 const SEVERITIES: [&str; 5] = ["PANIC:", "FATAL:", "ERROR:", "WARNING:", "LOG:"];
 
-/// What our own first connections are answered; it is no complaint.
+/// The response to connections during the start, which is not an error.
 const PROBE: &str = "the database system is starting up";
 
-/// The words of an output that tell what went wrong: its first complaint, since the last often only says that
-/// something did; without one its last line.
+/// Returns the error in an output: the first error line, because later ones are often less precise, or else the last
+/// line.
 pub(super) fn complaint(output: &str) -> String {
     let mut lines = output.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains(PROBE));
     let first = lines.clone().find(|line| SIGNS.iter().any(|sign| line.contains(sign)));

@@ -1,11 +1,11 @@
-//! The cluster's directory: where it really is, who may enter it, and whose it is for now.
+//! The cluster's directory: its real path, its permissions, and its lock.
 //!
 //! ```text
-//! DIR/lock           locked by the running process, holds its pid
+//! DIR/lock           locked by the running process, contains its pid
 //! DIR/password       of the superuser, mode 0600
-//! DIR/data           the cluster; data.new.… while it is made
+//! DIR/data           the cluster; data.new.… while it is created
 //! DIR/postgres.log   of this start; postgres.log.old of the one before
-//! DIR/cluster        only where the above are elsewhere: the link to them
+//! DIR/cluster        a link to the files above, if they are elsewhere
 //! ```
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
@@ -21,12 +21,12 @@ use super::PostgresError;
 use super::account::Account;
 use crate::domain::key::hex;
 
-/// Where clusters go that cannot stay where they were asked for.
+/// The parent directory of clusters that cannot be in the requested directory.
 const ELSEWHERE: &str = "/var/lib/postrider";
 
-/// How long to wait for the directory's last process to be gone.
+/// How long to wait until the last process of the directory has ended.
 const LOCK_LIMIT: Duration = Duration::from_secs(1);
-/// Between two looks.
+/// Poll interval.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A directory that the account can enter.
@@ -34,16 +34,16 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(super) struct Home {
     /// Absolute, without links.
     dir: PathBuf,
-    /// Whom Postgres runs as, where that is not us.
+    /// The user that Postgres runs as, if it is not the user of this process.
     pub(super) account: Option<Account>,
 }
 
-/// Keeps other processes out until it is dropped, by whatever end.
+/// Excludes other processes until it is dropped or this process ends.
 #[derive(Debug)]
 pub(super) struct Lock(#[allow(dead_code, reason = "held, not read")] File);
 
 impl Home {
-    /// Makes `dir` if need be, and finds out where the cluster lives.
+    /// Creates `dir` if it is missing, and determines where the cluster is.
     pub(super) fn open(dir: &Path) -> Result<Self, PostgresError> {
         let dir = make(dir)?;
         let link = dir.join("cluster");
@@ -55,18 +55,18 @@ impl Home {
         }
     }
 
-    /// A directory that depends on the one asked for only, and a link to it.
+    /// Creates a directory whose name depends only on the requested one, and a link to it.
     fn elsewhere(asked: &Path, account: Account) -> Result<Self, PostgresError> {
         let name = hex(&Sha256::digest(asked.as_os_str().as_encoded_bytes()));
         let dir = make(&Path::new(ELSEWHERE).join(name.get(..16).unwrap_or(&name)))?;
         let link = asked.join("cluster");
-        // A link that leads nowhere is left of a cluster that was removed.
+        // A broken link remains of a cluster that was removed.
         let _ = fs::remove_file(&link);
         symlink(&dir, &link).map_err(PostgresError::at(&link))?;
         Self { dir, account: Some(account) }.opened()
     }
 
-    /// Lets the account pass through the directory, which is ours alone; nobody else can list it.
+    /// Lets the account enter the directory, which other users cannot list.
     fn opened(self) -> Result<Self, PostgresError> {
         if let Some(account) = self.account {
             let own = fs::metadata(&self.dir).map_err(PostgresError::at(&self.dir))?;
@@ -90,16 +90,15 @@ impl Home {
         self.dir.join("postgres.log")
     }
 
-    /// An empty log; the last one is kept beside it.
+    /// Creates an empty log, and keeps the last one.
     pub(super) fn fresh_log(&self) -> Result<File, PostgresError> {
         let log = self.log();
-        // There is none the first time.
+        // There is none at the first start.
         let _ = fs::rename(&log, self.dir.join("postgres.log.old"));
         private_file(&log).and_then(|path| OpenOptions::new().append(true).open(path)).map_err(PostgresError::at(&log))
     }
 
-    /// Takes the directory for this process. A process that was just killed may still hold it for a moment, until the
-    /// system has cleared it away.
+    /// Locks the directory for this process. A process that was just killed may still hold the lock for a moment.
     pub(super) async fn lock(&self) -> Result<Lock, PostgresError> {
         let path = self.dir.join("lock");
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
@@ -120,13 +119,13 @@ impl Home {
 
     fn in_use(&self, file: &mut File) -> PostgresError {
         let mut pid = String::new();
-        // Who it is is a courtesy; that it is taken is certain.
+        // The pid is only for the error's text, and may be missing.
         let _ = file.read_to_string(&mut pid);
         PostgresError::InUse { dir: self.dir.clone(), pid: pid.trim().to_owned() }
     }
 }
 
-/// Makes an empty file that only its owner can read, over whatever was there.
+/// Creates an empty file that only its owner can read, and replaces an existing one.
 pub(super) fn private_file(path: &Path) -> std::io::Result<&Path> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -140,7 +139,7 @@ fn make(dir: &Path) -> Result<PathBuf, PostgresError> {
     fs::create_dir_all(dir).and_then(|()| dir.canonicalize()).map_err(PostgresError::at(dir))
 }
 
-/// Whether the account can pass through every directory above.
+/// Returns whether the account can enter every parent directory.
 fn reachable(dir: &Path, account: Account) -> Result<bool, PostgresError> {
     for above in dir.ancestors().skip(1) {
         let metadata = fs::metadata(above).map_err(PostgresError::at(above))?;

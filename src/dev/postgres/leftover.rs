@@ -1,7 +1,7 @@
-//! Deals with a Postgres that an earlier run left behind: its watchdog is still shutting it down, or was killed too.
+//! Ends a Postgres that an earlier run left running, because its watchdog is still shutting it down or was killed too.
 //!
-//! `postmaster.pid` names it. A pid alone proves nothing, since it may be another program's by now: only a process
-//! whose command line names this cluster's data directory is touched.
+//! `postmaster.pid` has its pid, which another program may have by now. Only a process whose command line has this
+//! cluster's data directory gets a signal.
 
 use std::fs;
 use std::path::Path;
@@ -13,14 +13,14 @@ use tokio::time::Instant;
 use super::PostgresError;
 use super::home::Home;
 
-/// Between two looks.
+/// Poll interval.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long a fast shutdown may take.
+/// Time limit of a fast shutdown.
 const FAST: Duration = Duration::from_secs(20);
-/// How long an immediate one may.
+/// Time limit of an immediate shutdown.
 const IMMEDIATE: Duration = Duration::from_secs(5);
 
-/// Ends the Postgres of an earlier run, if there is one. To be called with the directory's lock held, when no other
+/// Ends the Postgres of an earlier run, if there is one. The caller must hold the directory's lock, so that no other
 /// process can have started it.
 pub(super) async fn stop(home: &Home) -> Result<(), PostgresError> {
     let data = home.data();
@@ -28,7 +28,7 @@ pub(super) async fn stop(home: &Home) -> Result<(), PostgresError> {
         let Some(pid) = running(&data).await else {
             return Ok(());
         };
-        tracing::info!(pid, "ending the Postgres of an earlier run");
+        tracing::info!(event = "dev_postgres_leftover", pid, "ending the postgres of an earlier run");
         signal(&data, name).await;
         let deadline = Instant::now() + limit;
         while running(&data).await.is_some() && Instant::now() < deadline {
@@ -44,7 +44,7 @@ pub(super) async fn stop(home: &Home) -> Result<(), PostgresError> {
 /// Sends a signal to the cluster's postmaster, if it runs.
 pub(super) async fn signal(data: &Path, name: &str) {
     if let Some(pid) = running(data).await {
-        // The shell's own `kill`: the standard library has none, and a program of this name is not everywhere.
+        // Uses the shell's `kill`: the standard library has none, and not every system has a program of this name.
         let kill = format!("kill -{name} {pid}");
         let _ = Command::new("/bin/sh").args(["-c", &kill]).status().await;
     }

@@ -1,8 +1,8 @@
-//! The running server, and the watchdog that ends it when we are gone.
+//! The running server, and the watchdog that ends it when this process ends.
 //!
-//! Between us and Postgres stands a shell whose standard input is a pipe that only we hold. It closes with us, by
-//! whatever end, SIGKILL included; then the shell shuts Postgres down. The two are in a process group of their own,
-//! so that a Ctrl-C in the terminal reaches us alone and Postgres goes last.
+//! A shell between this process and Postgres reads from a pipe that only this process holds open. The pipe closes when
+//! this process ends, even by SIGKILL; then the shell shuts Postgres down. Both are in a separate process group, so
+//! that Ctrl-C in the terminal reaches only this process, and Postgres ends last.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use super::cluster::Cluster;
 use super::home::Home;
 use super::leftover;
 
-/// `"$@"` is the server. A subshell waits for the pipe to close and asks for a fast shutdown (SIGINT). It is ended
-/// when the server ended first, since the server's pid may then belong to another process.
+/// `"$@"` is the server. A subshell waits until the pipe closes and then requests a fast shutdown (SIGINT). If the server
+/// ends first, the subshell is killed, because the server's pid may then belong to another process.
 const WATCHDOG: &str = r#"
 exec 3<&0
 "$@" 3<&- </dev/null &
@@ -59,12 +59,12 @@ impl Watched {
         Ok(Self { watchdog: watchdog.map_err(PostgresError::at(shell))?, data: cluster.data.clone() })
     }
 
-    /// How it ended, if it did.
+    /// Returns the exit status, if it has ended.
     pub(super) fn ended(&mut self) -> Option<ExitStatus> {
         self.watchdog.try_wait().ok().flatten()
     }
 
-    /// Closes the pipe and waits for the end, `limit` for a fast shutdown, then for an immediate one.
+    /// Closes the pipe and waits for the end: up to `limit` for a fast shutdown, then for an immediate one.
     pub(super) async fn stop(mut self, limit: Duration) -> Result<(), PostgresError> {
         drop(self.watchdog.stdin.take());
         if tokio::time::timeout(limit, self.watchdog.wait()).await.is_ok() {
@@ -76,7 +76,7 @@ impl Watched {
     }
 }
 
-/// A command run as the cluster's user, in its directory, without the Postgres variables of whoever started us.
+/// Returns a command that runs as the cluster's user, in its directory, without inherited Postgres variables.
 pub(super) fn plain_command(home: &Home, program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
@@ -84,7 +84,7 @@ pub(super) fn plain_command(home: &Home, program: &Path) -> Command {
             command.env_remove(name);
         }
     }
-    // Messages must be in English for `complaint`, and a directory that the user cannot enter stops initdb.
+    // `complaint` needs English messages, and initdb fails in a directory that the user cannot enter.
     command.env("LC_ALL", "C").current_dir(home.dir()).stdin(Stdio::null());
     if let Some(account) = home.account {
         command.uid(account.uid).gid(account.gid);
@@ -92,7 +92,7 @@ pub(super) fn plain_command(home: &Home, program: &Path) -> Command {
     command
 }
 
-/// What differs from Postgres's own defaults.
+/// Settings that differ from Postgres's defaults.
 fn settings(port: u16, durable: bool) -> Vec<(&'static str, String)> {
     let mut settings: Vec<(&str, String)> = [
         ("listen_addresses", "127.0.0.1"),
@@ -112,7 +112,7 @@ fn settings(port: u16, durable: bool) -> Vec<(&'static str, String)> {
         &[
             ("shared_buffers", "128MB"),
             ("max_connections", "100"),
-            // Named although they are the defaults: this is what a 202 stands on.
+            // These are the defaults; they are set because a 202 depends on them.
             ("fsync", "on"),
             ("full_page_writes", "on"),
             ("synchronous_commit", "on"),

@@ -1,4 +1,4 @@
-//! Waits until the server takes connections, or says why it will not.
+//! Waits until the server accepts connections, or returns why it does not.
 
 use std::fs;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use super::home::Home;
 use super::process::Watched;
 use crate::db::pool::cluster::{Readiness, readiness};
 
-/// Between two tries.
+/// Interval between two tries.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a server may stay silent.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How long it may answer that it is starting up: after a crash it reads its log first, which can take a while.
+/// How long it may report that it is starting up: after a crash it replays its WAL first, which can take a while.
 const RECOVERY: Duration = Duration::from_mins(5);
-/// One try.
+/// Time limit of one try.
 const TRY: Duration = Duration::from_secs(2);
 
 /// The URL of a database on this machine, for the cluster's superuser.
@@ -26,7 +26,7 @@ pub(super) fn url(port: u16, password: &str, database: &str) -> String {
     format!("postgres://{USER}:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
 }
 
-/// Answers once a statement has been answered.
+/// Returns once a statement has succeeded.
 pub(super) async fn wait(process: &mut Watched, url: &str, home: &Home) -> Result<(), PostgresError> {
     let begin = Instant::now();
     let mut limit = SILENCE;
@@ -41,7 +41,7 @@ pub(super) async fn wait(process: &mut Watched, url: &str, home: &Home) -> Resul
             Ok(Readiness::Silent) | Err(_) => {}
         }
         if begin.elapsed() > limit {
-            let reason = format!("it took no connection within {} s", limit.as_secs());
+            let reason = format!("it accepted no connection within {} s", limit.as_secs());
             return Err(PostgresError::Start { reason, log: home.log() });
         }
         tokio::time::sleep(LOOK).await;

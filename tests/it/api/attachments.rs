@@ -1,4 +1,4 @@
-//! An attachment's bytes are stored once a tenant, however many mails carry them, small or large.
+//! An attachment's bytes are stored once per tenant, for any number of messages and any size.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +11,7 @@ use crate::support::app::TestApp;
 use crate::support::client::message;
 use crate::support::clock::hours;
 
-/// One chunk, sent without asking whether it is there.
+/// One chunk, inserted without checking whether it exists.
 const SMALL: &[u8] = &[7; 20_000];
 /// More than one chunk.
 const LARGE: &[u8] = &[9; (1 << 20) + 5];
@@ -21,7 +21,7 @@ fn with(files: &[&[u8]]) -> Value {
     json!({ "attachments": files.iter().map(file).collect::<Vec<_>>() })
 }
 
-/// What is stored: octets of the blobs, octets of their chunks, and how many of the blobs were used in the last hour.
+/// What is stored: bytes of the blobs, bytes of their chunks, and how many of the blobs were used in the last hour.
 async fn stored(app: &TestApp) -> (Vec<i64>, Vec<i32>, i64) {
     let mut connection = app.database.connect().await;
     let sizes = sqlx::query_scalar("SELECT size FROM blobs ORDER BY size").fetch_all(&mut connection).await.unwrap();
@@ -34,7 +34,7 @@ async fn stored(app: &TestApp) -> (Vec<i64>, Vec<i32>, i64) {
 #[tokio::test]
 async fn mails_at_the_same_moment_share_a_blob_and_arrive_whole() {
     let app = TestApp::start().await;
-    // Twice in one mail, and in all of them; and one that is each mail's own.
+    // One file twice in each message, and one file that differs in each message.
     let mails = (0..20_u8).map(|n| app.send(with(&[SMALL, &[n; 100], SMALL, LARGE])));
     join_all(mails).await;
     let (sizes, chunks, _) = stored(&app).await;
@@ -52,7 +52,7 @@ async fn mails_at_the_same_moment_share_a_blob_and_arrive_whole() {
 }
 
 #[tokio::test]
-async fn a_file_that_postgres_refuses_keeps_no_other_from_being_stored() {
+async fn refused_attachment_does_not_prevent_storing_others() {
     let app = TestApp::start().await;
     app.sql(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -80,7 +80,7 @@ async fn what_is_sent_again_is_marked_as_used() {
     assert_eq!(stored(&app).await.2, 0);
     app.send(with(&[SMALL, LARGE])).await;
     assert_eq!(stored(&app).await.2, 2);
-    // What a crash has left of them is found, and made whole.
+    // A blob that a crash left incomplete is completed.
     app.sql("DELETE FROM blobs").await;
     app.send(with(&[SMALL, LARGE])).await;
     let (sizes, chunks, used) = stored(&app).await;

@@ -1,5 +1,5 @@
-//! Bad requests over real HTTP: status, code and pointer of each. That every answer has a request id, that every error
-//! is a problem and that nothing is ever a 5xx is checked in [`crate::support::client`].
+//! Invalid requests over HTTP: status, code and pointer of each. [`crate::support::client`] checks that every response
+//! has a request id, every error is a problem document, and no status is 5xx.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -103,7 +103,7 @@ async fn a_body_that_is_too_large() {
     assert_eq!(app.post("/v1/messages", &fits).await.status, 202);
     let large = message(json!({"text": "x".repeat(1 << 20)}));
     assert_eq!(app.post("/v1/messages", &large).await.problem(), (413, "too_large"));
-    // Its length is not told: it is noticed while it is read.
+    // Without a length, the size is noticed while the body is read.
     let pieces: Vec<Result<String, std::io::Error>> =
         large.to_string().split_inclusive(':').map(|s| Ok(s.into())).collect();
     let stream = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));

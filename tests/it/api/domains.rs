@@ -17,7 +17,7 @@ fn statuses(domain: &Value) -> Vec<(&str, &str)> {
 }
 
 #[tokio::test]
-async fn a_domain_is_told_exactly_what_to_publish_and_is_verified_once_it_has() {
+async fn domain_is_verified_once_its_listed_records_are_published() {
     let dns = DnsServer::start().await;
     let app =
         with_secret(&dns).config(|config| config.return_path.domain = Some("bounce.acme.test".into())).start().await;
@@ -62,7 +62,7 @@ async fn a_domain_is_told_exactly_what_to_publish_and_is_verified_once_it_has() 
 }
 
 #[tokio::test]
-async fn workers_check_by_themselves_and_an_accident_in_the_dns_is_forgiven_for_three_days() {
+async fn workers_check_domains_and_tolerate_dns_faults_for_three_days() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
     let made = registered(&app, "acme.test").await;

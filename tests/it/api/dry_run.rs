@@ -1,4 +1,4 @@
-//! A dry run tells what would become of a message, and leaves nothing behind.
+//! A dry run returns the plan for a message, and stores nothing.
 
 use postrider::config::Config;
 use postrider::domain::key::Scope;
@@ -21,7 +21,7 @@ async fn rows(app: &TestApp) -> i64 {
     sqlx::query_scalar(count).fetch_one(&mut app.database.connect().await).await.unwrap()
 }
 
-/// A mail without what is another each time.
+/// A message without the parts that differ each time.
 fn without_id(mime: &str) -> String {
     mime.lines().filter(|line| !line.contains("Message-ID") && !line.contains("=_")).collect::<Vec<_>>().join("\n")
 }
@@ -171,7 +171,7 @@ async fn a_large_mail_is_shown_whole() {
     let content = "QUJD".repeat(200_000);
     let plan = dry_run(&app, json!({"attachments": [{"filename": "a.bin", "content": content}]})).await.body;
     let mime = &plan["mime"];
-    assert_eq!(mime["encoding"], "utf-8", "mails are 7-bit");
+    assert_eq!(mime["encoding"], "utf-8", "messages are 7-bit");
     assert!(mime["size"].as_u64().unwrap() > 800_000 && mime["content"].as_str().unwrap().len() > 800_000);
 }
 
@@ -179,7 +179,7 @@ async fn a_large_mail_is_shown_whole() {
 async fn large_ones_at_the_same_time_are_all_answered() {
     let small = |config: &mut Config| (config.accept.max_body_mib, config.accept.body_memory_mib) = (4, 4);
     let app = TestApp::builder().config(small).start().await;
-    // Each takes more than a third of the memory for bodies, and more to be shown.
+    // Each takes more than a third of the memory for bodies, and more for the response.
     let content = "QUJD".repeat(400_000);
     let body = message(json!({"attachments": [{"filename": "a.bin", "content": content}]}));
     let send = async || app.post("/v1/messages?dry_run=true", &body).await.status;

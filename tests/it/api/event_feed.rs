@@ -1,4 +1,4 @@
-//! An application follows all that happens, by pages, by long poll and by a stream, and misses nothing.
+//! An application reads all events, by pages, by long poll and by a stream, and misses none.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -92,7 +92,7 @@ async fn what_cannot_be_meant_is_answered_with_its_mend() {
 }
 
 #[tokio::test]
-async fn a_rare_type_is_looked_for_in_parts_and_nothing_is_passed_over() {
+async fn rare_type_is_searched_in_parts_and_nothing_is_skipped() {
     let app = TestApp::start().await;
     let before = app.send(json!({})).await;
     app.sql(
@@ -133,7 +133,7 @@ async fn whoever_waits_is_answered_when_the_service_stops() {
     let mut stream = Stream::open(&other_api, None).await;
     assert_eq!(stream.next().await.unwrap().0, "1");
     let waiting = tokio::spawn(async move { other_api.get("/v1/events?after=1&wait=55").await });
-    // So that the poll has come as far as the stream has.
+    // Brings the poll to the position of the stream.
     app.send(json!({})).await;
     assert_eq!(stream.next().await.unwrap().0, "2");
     assert_eq!(seqs(&data(&waiting.await.unwrap())), [2]);
@@ -194,7 +194,7 @@ async fn with_many_writers_every_number_is_seen_once() {
     other.stop().await;
 }
 
-/// A reader of Server-Sent Events, as a browser is one.
+/// A reader of Server-Sent Events, like a browser.
 struct Stream {
     response: Response,
     text: String,

@@ -1,4 +1,4 @@
-//! "Where is that mail?" — asked at every point of its way.
+//! `GET /v1/messages/{id}/explain` in every state of a message.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ async fn behind_a_pause_of_its_lane_and_of_its_stream() {
     app.post("/v1/streams/transactional/pause", &json!({})).await;
     let ann = explained(&app, &mail.id).await;
     assert_eq!(kind(&ann), "stream_paused");
-    // What is proposed helps.
+    // The proposed call works.
     for _ in 0..2 {
         let proposed = explained(&app, &mail.id).await["unblock"][0]["call"].as_str().unwrap().to_owned();
         assert_eq!(app.post(proposed.strip_prefix("POST ").unwrap(), &json!({})).await.status, 200, "{proposed}");
@@ -216,7 +216,7 @@ async fn when_its_time_runs_out_before_the_next_attempt() {
 async fn after_a_crash_that_it_was_near() {
     let app = TestApp::start().await;
     let mail = app.send(json!({})).await;
-    // As the reaper and then a worker without a place for it leave it.
+    // As after a rescue, and a worker without capacity for it.
     app.sql("UPDATE queue SET crashes = 1, due_at = '2026-11-23T12:00:03Z'").await;
     let ann = explained(&app, &mail.id).await;
     assert_eq!((kind(&ann), &ann["blocker"]["until"]), ("suspected", &json!("2026-11-23T12:00:03Z")));
@@ -234,7 +234,7 @@ async fn after_a_crash_that_it_was_near() {
 }
 
 #[tokio::test]
-async fn a_mail_to_several_is_one_before_others_and_none_before_itself() {
+async fn message_to_several_counts_once_in_the_queue_position() {
     let app = TestApp::start().await;
     let several = |from: usize| (from..from + 5).map(|n| format!("r{n}@example.test")).collect::<Vec<_>>();
     let first = app.send(json!({"to": several(0)})).await;

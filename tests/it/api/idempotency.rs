@@ -1,4 +1,4 @@
-//! One key, one message: however often, however concurrently and wherever it is asked for.
+//! One idempotency key makes one message, with repeated and concurrent requests to any replica.
 
 use std::collections::BTreeSet;
 
@@ -62,7 +62,7 @@ async fn keys_have_1_to_256_characters() {
     assert_eq!(send(&app, &"k".repeat(256), &message(json!({}))).await.status, 202);
 }
 
-/// Sends the same at once through all of these, and holds that it became one message.
+/// Sends the same request concurrently through all of these, and checks that it made one message.
 async fn send_at_once(app: &TestApp, through: &[&Api]) {
     let body = message(json!({}));
     let answers = futures_util::future::join_all(through.iter().map(|api| send(api, "order-42", &body))).await;

@@ -1,4 +1,4 @@
-//! The ledger: everything that was accepted is accounted for, and a loss shows.
+//! The ledger: every accepted recipient is accounted for, and a loss is reported.
 
 use serde_json::{Value, json};
 
@@ -92,7 +92,7 @@ async fn a_loss_and_a_stray_show() {
     assert_eq!(counts(&lost, &["accepted", "in_flight", "difference", "stray"]), [2, 1, 1, 0]);
     assert_eq!(lost["balanced"], false);
 
-    // One lost and one too many must not make up for each other.
+    // A lost recipient and a surplus one must not cancel out.
     app.sql(
         "INSERT INTO queue SELECT * FROM taken ON CONFLICT DO NOTHING;
          UPDATE queue SET recipient_id = gen_random_uuid() WHERE recipient_id = (SELECT max(recipient_id::text)::uuid FROM queue)",

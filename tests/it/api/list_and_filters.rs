@@ -31,7 +31,7 @@ async fn pages_follow_each_other_without_gap_or_repetition() {
         assert_eq!(page["has_more"], json!(page["next"].is_string()));
         let Some(cursor) = page["next"].as_str() else { break };
         next = format!("&after={cursor}");
-        // What comes meanwhile belongs in front of the first page.
+        // New messages belong before the first page.
         app.send(json!({"subject": "new"})).await;
         app.clock.advance(minutes(1));
     }

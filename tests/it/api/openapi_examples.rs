@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::app::TestApp;
 use crate::support::client::Answer;
 
-/// The operations that have a body, in an order in which what a path names is made first.
+/// The operations that have a body, in an order that creates the objects in a path first.
 fn bodies() -> Vec<(Method, String, String, Value)> {
     let document = serde_json::to_value(postrider::http::document()).unwrap();
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! What is said, and done, about mail from domains that are not registered, not verified or not aligned.
+//! Warnings and refusals for messages from domains that are not registered, not verified or not aligned.
 
 use postrider::config::{Config, Unverified};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::support::clock::hours;
 use crate::support::dns::DnsServer;
 use crate::support::domains::{checked, publish, records, registered, with_secret};
 
-/// The codes of the warnings in a 202, which a dry run tells as well.
+/// The codes of the warnings in a 202, which a dry run has too.
 async fn warnings(app: &TestApp, from: &str) -> Vec<String> {
     let codes = |body: &Value| -> Vec<String> {
         let all = body["warnings"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -22,7 +22,7 @@ async fn warnings(app: &TestApp, from: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn warnings_come_with_the_first_domain_and_go_with_the_last_fault() {
+async fn warnings_start_with_the_first_domain_and_end_when_fixed() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).config(|config| config.return_path.domain = Some("bounces.test".into())).start().await;
     let quiet = app.send(json!({})).await.body;
@@ -104,7 +104,7 @@ async fn where_the_configuration_says_so_only_verified_domains_send() {
 }
 
 #[tokio::test]
-async fn a_repeated_request_is_answered_though_its_domain_is_refused_by_now() {
+async fn repeated_request_is_answered_after_its_domain_is_refused() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).config(|config| config.domains.unverified = Unverified::Refuse).start().await;
     publish(&dns, &registered(&app, "acme.test").await);

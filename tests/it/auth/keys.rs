@@ -1,4 +1,4 @@
-//! API keys: made, listed, limited, withdrawn.
+//! API keys: created, listed, limited, revoked.
 
 use postrider::domain::key::Scope;
 use reqwest::Method;

@@ -1,4 +1,4 @@
-//! What an operator reads in the log of who was refused and who changed what.
+//! The log of refused requests and of changes.
 
 use reqwest::Method;
 use serde_json::{Value, json};

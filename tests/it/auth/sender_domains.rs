@@ -1,4 +1,4 @@
-//! A key with sender domains reads of those and of no others, however it asks.
+//! A key with sender domains reads only the data of these domains, by every call.
 
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ async fn admin_and_sender_domains_do_not_go_together() {
     let both = json!({"name": "ops", "scopes": ["send", "admin"], "sender_domains": ["acme.test"]});
     let refused = app.post("/v1/keys", &both).await;
     assert_eq!((refused.status, refused.faults()), (422, vec![("/sender_domains", "invalid_value")]));
-    // As an earlier version made it.
+    // As an earlier version created it.
     let older = app.with_key(&make_key(&app.db, &*app.clock, &[Scope::Admin], Some(&["acme.test"])).await);
     assert_eq!(older.post("/v1/keys", &json!({"name": "free"})).await.problem(), (403, "forbidden"));
     let id = older.send(json!({})).await.id;

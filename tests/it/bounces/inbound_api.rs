@@ -1,4 +1,4 @@
-//! `POST /v1/inbound`: the same for those who receive bounces elsewhere, and the explanation of any mail.
+//! `POST /v1/inbound`: processes bounces that arrive elsewhere, and explains any message.
 
 use postrider::domain::key::Scope;
 use reqwest::Method;
@@ -77,7 +77,7 @@ async fn mail_that_was_never_ours_is_explained_too() {
 }
 
 #[tokio::test]
-async fn forged_and_strange_tokens_change_nothing_and_the_answer_says_so() {
+async fn forged_and_unknown_tokens_change_nothing_and_are_reported() {
     let app = TestApp::builder().taking_returns().start().await;
     let (id, path) = relayed(&app, json!({})).await;
     let about = || [failed("ann@example.test")];
@@ -91,7 +91,7 @@ async fn forged_and_strange_tokens_change_nothing_and_the_answer_says_so() {
 }
 
 #[tokio::test]
-async fn the_callers_word_for_the_envelope_is_enough_and_so_is_our_message_id_with_the_right_address() {
+async fn envelope_or_message_id_with_address_identifies_the_recipient() {
     let app = TestApp::builder().taking_returns().start().await;
     let (id, path) = relayed(&app, json!({})).await;
     let query = format!("?recipient={}", path.replace('+', "%2B"));
@@ -104,7 +104,7 @@ async fn the_callers_word_for_the_envelope_is_enough_and_so_is_our_message_id_wi
     let answer = hand_in(&app, "", &by_id(failed("else@example.test"))).await.body;
     assert_eq!((&answer["found_by"], &answer["applied"]), (&json!("message_id"), &json!(false)));
     assert_eq!(answer["recipients"][0]["reason"], "not_a_recipient");
-    // Over SMTP anybody could say that.
+    // Over SMTP, anyone could send this.
     app.bring_back("fbl@return.acme.test", &by_id(failed("ann@example.test"))).await;
     assert_eq!(app.status(&id).await, "delivered");
     let answer = hand_in(&app, "", &by_id(failed("ann@example.test"))).await.body;

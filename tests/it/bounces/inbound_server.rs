@@ -1,4 +1,4 @@
-//! The server for what comes back lets in bounces of our own mail, and nobody else; and keeps nothing that is not committed.
+//! The bounce server accepts only bounces of messages that Postrider sent, and confirms only what is committed.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ async fn postmaster_is_reachable_and_keeps_no_bounce_out() {
 }
 
 #[tokio::test]
-async fn a_token_in_the_mail_that_is_forged_or_too_old_changes_nothing() {
+async fn forged_or_expired_token_in_a_bounce_changes_nothing() {
     let app = TestApp::builder().taking_returns().start().await;
     let (id, path) = relayed(&app).await;
     let fbl = "fbl@return.acme.test";
@@ -160,7 +160,7 @@ async fn another_replica_takes_the_same_mail() {
 }
 
 #[tokio::test]
-async fn while_the_database_is_away_the_mail_is_the_other_sides_to_keep() {
+async fn inbound_server_defers_bounces_during_a_database_outage() {
     let mut site = Site::start().await;
     let sent = site.api.send(json!({})).await;
     let path = site.smtp.received(1).await[0].from.clone();
@@ -176,7 +176,7 @@ async fn while_the_database_is_away_the_mail_is_the_other_sides_to_keep() {
     site.end().await;
 }
 
-/// The server has the mail a moment before its outcome is committed.
+/// The server receives the bounce a moment before the outcome is committed.
 async fn until_relayed(api: &Api, id: &str) {
     let relayed = async { while api.status(id).await != "relayed" {} };
     tokio::time::timeout(Duration::from_secs(20), relayed).await.expect("an outcome");

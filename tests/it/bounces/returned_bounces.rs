@@ -1,4 +1,4 @@
-//! A mail that was handed over comes back: its recipient changes its state once, with an event, and everybody can see why.
+//! A bounce comes back: the recipient changes its state once, with an event and an explanation.
 
 use chrono::TimeDelta;
 use reqwest::Method;
@@ -13,12 +13,12 @@ async fn start() -> TestApp {
     TestApp::builder().taking_returns().start().await
 }
 
-/// With a return path of its own for each recipient.
+/// With a separate return path for each recipient.
 async fn start_with_verp() -> TestApp {
     TestApp::builder().taking_returns().config(|config| config.return_path.verp = true).start().await
 }
 
-/// The return path of a message's mail to this recipient.
+/// The return path of a message to this recipient.
 fn path_to(app: &TestApp, recipient: &str) -> String {
     let mails = app.smtp.mails();
     mails.iter().rev().find(|mail| mail.to.iter().any(|to| to == recipient)).unwrap().from.clone()
@@ -34,7 +34,7 @@ async fn told(app: &TestApp, id: &str, kind: &str) -> Vec<Value> {
         .collect()
 }
 
-/// Sends a message and answers its id and the return path of its mail.
+/// Sends a message and returns its id and its return path.
 async fn relayed(app: &TestApp, fields: Value) -> (String, String) {
     let sent = app.send(fields).await;
     app.run_until_idle().await;
@@ -59,7 +59,7 @@ async fn a_relayed_mail_bounces_once_however_often_the_bounce_comes() {
     assert_eq!((&event["attempt"], &event["duration_ms"], &event["mx"]), (&Value::Null, &Value::Null, &Value::Null));
     assert_eq!((&event["response"]["text"], &event["tags"][0]["value"]), (&json!("no such user"), &json!("invoice")));
 
-    // Again, and from a server that shouts.
+    // Again, and from a server that upper-cases addresses.
     assert_eq!(app.bring_back(&path, &bounce).await, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
     assert_eq!(
         app.bring_back(&path.to_uppercase(), &bounce).await,
@@ -78,7 +78,7 @@ async fn a_relayed_mail_bounces_once_however_often_the_bounce_comes() {
 }
 
 #[tokio::test]
-async fn a_note_of_success_makes_delivered_of_relayed_and_a_bounce_may_still_follow() {
+async fn success_report_makes_delivered_and_a_bounce_may_follow() {
     let app = start().await;
     let (id, path) = relayed(&app, json!({})).await;
     for (about, state) in [
@@ -106,7 +106,7 @@ async fn bounce_by_a_shared_return_path_moves_no_state() {
         assert_eq!(reply, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
     }
     assert_eq!((app.states(&id).await, suppressed(&app).await), (vec!["relayed".to_owned(); 3], vec![]));
-    // Each is told of once, and as what it is.
+    // Each is recorded once, with its type.
     let bounced = told(&app, &id, "bounced").await;
     assert_eq!((bounced.len(), &bounced[0]["recipient"]), (1, &json!("bo@example.test")));
     assert_eq!((&bounced[0]["vouched"], &bounced[0]["bounce"]["category"]), (&json!(false), &json!("unknown_user")));
@@ -126,7 +126,7 @@ async fn co_recipient_cannot_forge_complaints() {
         assert_eq!(reply, "250 2.0.0 Accepted as complaint, 0 recipients changed\r\n");
     }
     let complaints = told(&app, &id, "complained").await;
-    assert_eq!((complaints.len(), &complaints[0]["vouched"]), (1, &json!(false)), "one mail tells of one recipient");
+    assert_eq!((complaints.len(), &complaints[0]["vouched"]), (1, &json!(false)), "one report is about one recipient");
     assert_eq!(suppressed(&app).await, []);
     let (reset, _) = relayed(&app, json!({"to": "bo@example.test"})).await;
     assert_eq!(app.status(&reset).await, "relayed");
@@ -151,7 +151,7 @@ async fn with_verp_every_recipient_has_a_return_path_of_its_own() {
     assert_ne!(path_to(&app, "ann@example.test"), to_bo);
     app.bring_back(&to_bo, &dsn(None, None, &[failed("someone@elsewhere.test")])).await;
     assert_eq!(app.states(&sent.id).await, ["relayed", "bounced"]);
-    // It speaks of nobody else, whatever it says.
+    // It has no effect on other recipients.
     app.bring_back(&to_bo, &dsn(None, None, &[failed("ann@example.test"), failed("bo@example.test")])).await;
     let forged = complaint(&to_bo).replace("Version: 1\r\n", "Version: 1\r\nOriginal-Rcpt-To: ann@example.test\r\n");
     app.bring_back("fbl@return.acme.test", &forged).await;
@@ -166,7 +166,7 @@ async fn address_stays_good_where_a_member_has_the_mail() {
     let both = dsn(None, None, &[failed("ann@example.test"), delivered("ann@example.test")]);
     app.bring_back(&path, &both).await;
     assert_eq!((app.status(&id).await.as_str(), suppressed(&app).await), ("bounced", vec![]));
-    // The note of success came before, or comes after.
+    // The success report comes before or after.
     for order in [[delivered, failed], [failed, delivered]] {
         let (id, path) = relayed(&app, json!({})).await;
         for about in order {
@@ -219,7 +219,7 @@ async fn who_waits_for_another_attempt_is_not_touched() {
 }
 
 #[tokio::test]
-async fn a_bounce_that_is_quicker_than_our_own_record_is_asked_to_come_again() {
+async fn bounce_before_the_outcome_is_recorded_is_deferred() {
     let app = start().await;
     let gate = Gate::default();
     app.smtp.dot().does([Action::Stall(gate.clone())]);
@@ -289,7 +289,7 @@ async fn servers_that_offer_it_are_asked_for_notifications() {
 }
 
 #[tokio::test]
-async fn without_a_domain_for_it_the_sender_is_the_return_path_and_nothing_is_asked() {
+async fn without_return_path_domain_the_sender_is_the_return_path() {
     let app = TestApp::start().await;
     app.smtp.offers(["PIPELINING", "DSN"]);
     app.send(json!({})).await;
@@ -298,7 +298,7 @@ async fn without_a_domain_for_it_the_sender_is_the_return_path_and_nothing_is_as
     assert_eq!(app.smtp.lines().iter().filter(|line| line.text.contains("NOTIFY")).count(), 0);
 }
 
-/// Who is on the suppression list, and why.
+/// The suppression list, with reasons.
 async fn suppressed(app: &TestApp) -> Vec<(String, String)> {
     let list = app.get("/v1/suppressions").await.body["data"].clone();
     let word = |entry: &Value, name: &str| entry[name].as_str().unwrap().to_owned();
@@ -313,7 +313,7 @@ async fn a_dead_member_of_an_alias_does_not_give_the_alias_up() {
     let member = member.replace("Final-Recipient:", "Original-Recipient: rfc822; ann@example.test\r\nFinal-Recipient:");
     app.bring_back(&path, &member).await;
     assert_eq!((app.status(&id).await.as_str(), suppressed(&app).await), ("bounced", vec![]));
-    // Exim and Sendmail name the alias, and the member in what was said.
+    // Exim and Sendmail name the alias, and the member in the text of the reply.
     let (id, path) = relayed(&app, json!({})).await;
     let said = "550 5.1.1 <member@elsewhere.test>: User unknown";
     app.bring_back(&path, &dsn(None, None, &[About { said, ..failed("ann@example.test") }])).await;

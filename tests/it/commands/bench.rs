@@ -1,5 +1,5 @@
-//! `postrider bench`, run as an operator runs it: it tells every figure, counts what is lost and what comes twice, spares
-//! other people's mail, and leaves nothing behind.
+//! `postrider bench`, run as an operator runs it: it reports every figure, counts lost and duplicated messages, does not send
+//! existing messages, and cleans up.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -59,7 +59,7 @@ async fn a_small_run_tells_every_figure_and_leaves_nothing() {
     ] {
         assert!(told[figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure} is {}", told[figure]);
     }
-    // Of so few mails these may be less than a tick, or than a page; and a mail may be on its way before its 202 is read.
+    // With few messages these may be less than a tick or a page, and a message may be sent before its 202 is read.
     for figure in ["idle_first_byte_p50_ms", "cpu_us_sink", "cpu_us_generator", "disk_bytes_per_mail"] {
         assert!(told[figure].as_f64().is_some_and(|figure| figure >= 0.0), "{figure} is {}", told[figure]);
     }
@@ -101,7 +101,7 @@ async fn mail_is_signed_where_that_is_asked_for() {
 async fn what_comes_again_is_a_duplicate() {
     let database = Database::empty();
     let mut command = bench(&["--messages", "40", "--sink-hangs-up", "10", "--database-url", &database.url]);
-    // A setting of the operator's that is passed on: without it the second copies would come a minute later.
+    // This setting is passed on to the service: without it the second copies would come a minute later.
     command.env("POSTRIDER_DELIVERY__RETRY_SCHEDULE", "1s");
     let done = run(command).await;
     let told = figures(&done);
@@ -121,7 +121,7 @@ async fn every_option_at_once() {
     for (name, value) in [("accepted", 60), ("arrived", 120), ("lost", 0), ("duplicates", 0), ("misdelivered", 0)] {
         assert_eq!(told[name], value, "{name}: {}", complaint(&done));
     }
-    // Sixty at a hundred a second.
+    // Sixty messages at a hundred per second.
     assert!(told["accept_per_s"].as_f64().unwrap() < 110.0, "{}", told["accept_per_s"]);
     assert_eq!((&told["backlog"], &told["idle_first_byte_p50_ms"]), (&json!(50), &Value::Null));
     assert!(done.status.success());
@@ -133,14 +133,14 @@ async fn a_backlog_waits_and_the_api_alone_sends_nothing() {
     let words = ["--messages", "20", "--backlog", "700", "--database-url", &database.url];
     let told = figures(&run(bench(&words)).await);
     assert_eq!((&told["backlog"], &told["backlog_sent"], &told["lost"]), (&json!(700), &json!(0), &json!(0)));
-    // The same mails wait in the second run.
+    // The same messages wait in the second run.
     let words = ["--messages", "20", "--backlog", "700", "--accept-only", "--yes", "--database-url", &database.url];
     let told = figures(&run(bench(&words)).await);
     assert_eq!((&told["accepted"], &told["backlog"]), (&json!(20), &json!(700)));
     assert_eq!((&told["end_to_end_per_s"], &told["lost"]), (&Value::Null, &Value::Null));
-    // Now others wait too.
+    // Now other messages wait too.
     let refused = run(bench(&["--yes", "--database-url", &database.url])).await;
-    assert!(complaint(&refused).contains("mail waits in this database"), "{}", complaint(&refused));
+    assert!(complaint(&refused).contains("messages wait in this database"), "{}", complaint(&refused));
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn nobodys_mail_is_sent_to_the_sink() {
     Api::new(api.address.clone().unwrap(), key(&database.url).await).send(json!({})).await;
     let refused = run(bench(&["--yes", "--database-url", &database.url])).await;
     let said = complaint(&refused);
-    assert!(!refused.status.success() && said.contains("mail waits in this database"), "{said}");
+    assert!(!refused.status.success() && said.contains("messages wait in this database"), "{said}");
     assert!(api.terminate().await.success());
 }
 
@@ -189,7 +189,7 @@ async fn told_to_stop_it_clears_everything_away() {
     let (mut child, mut said) = under_way(dir.path()).await;
     signal(&child, "TERM").await;
     let mut rest = String::new();
-    // To the end of everything that holds it: the sink as well.
+    // Reads until all processes that hold it have ended, the sink included.
     said.read_to_string(&mut rest).await.unwrap();
     assert!(rest.contains("stopped before the end") && !child.wait().await.unwrap().success(), "{rest}");
     assert!(is_empty(dir.path()));
@@ -201,7 +201,7 @@ async fn killed_it_leaves_nothing_behind() {
     let (mut child, mut said) = under_way(dir.path()).await;
     child.kill().await.unwrap();
     said.read_to_end(&mut Vec::new()).await.unwrap();
-    // Postgres and the directory go by themselves, a moment later.
+    // Postgres and the directory are removed a moment later.
     let gone = async {
         while !is_empty(dir.path()) {
             tokio::task::yield_now().await;

@@ -1,10 +1,10 @@
-//! `postrider doctor` on what other servers make of our mail.
+//! `postrider doctor` on DNS records.
 
 use crate::support::dns::DnsServer;
 use crate::support::domains::{SECRET, publish, records, registered, with_secret};
 use crate::support::process::postrider;
 
-/// Its lines on domains, the secret and the hostname, and whether it was content.
+/// Its lines on domains, the secret and the hostname, and whether it succeeded.
 async fn doctor(url: &str, dns: &DnsServer, secret: Option<&str>) -> (Vec<String>, bool) {
     doctor_with(url, dns, secret, &[]).await
 }

@@ -1,4 +1,4 @@
-//! `postrider doctor` on what stands still, and the errors that commands end with.
+//! `postrider doctor` on messages that wait, and the errors of commands.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@
 use crate::support::postgres::Database;
 use crate::support::process::{complaint, on, run};
 
-/// What the first pre-release migration left behind, in short: its table, and its line in the list of migrations.
+/// The schema of the first pre-release migration, in short: its table, and its row in the list of migrations.
 const PRE_RELEASE: &str = "
     CREATE TABLE tenants (id uuid PRIMARY KEY);
     CREATE TABLE _sqlx_migrations (

@@ -1,4 +1,4 @@
-//! Commands of the operator.
+//! The command line.
 
 mod bench;
 mod doctor_domains;

@@ -1,4 +1,4 @@
-//! A worker dies or stops with mail in hand.
+//! A worker dies or stops with messages in flight.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::app::TestApp;
 use crate::support::smtp::Gate;
 
-/// A worker that has the mail at the final dot and goes no further until the gate opens.
+/// A worker that waits after the final dot until the gate opens.
 async fn at_the_final_dot(app: &TestApp, worker: Worker) -> (Gate, JoinHandle<()>) {
     let gate = app.smtp.dot().stalls();
     let working = tokio::spawn(async move { worker.drain().await.unwrap() });
@@ -19,7 +19,7 @@ async fn at_the_final_dot(app: &TestApp, worker: Worker) -> (Gate, JoinHandle<()
     (gate, working)
 }
 
-/// As if whoever has something in hand had not been heard of for a day.
+/// As if the worker with the lease had sent no heartbeat for a day.
 async fn has_gone_silent(app: &TestApp) {
     app.sql("UPDATE workers SET heartbeat_at = now() - interval '1 day' WHERE id IN (SELECT lease FROM queue)").await;
 }
@@ -79,7 +79,7 @@ async fn a_mail_that_three_workers_died_with_is_held_for_an_operator() {
     assert_eq!(app.status(&mail.id).await, "relayed");
 }
 
-/// Works until it is told to stop.
+/// Runs until it is stopped.
 fn run(app: &TestApp) -> (CancellationToken, JoinHandle<()>) {
     let (worker, stop) = (app.worker.clone(), CancellationToken::new());
     let running = tokio::spawn({
@@ -90,7 +90,7 @@ fn run(app: &TestApp) -> (CancellationToken, JoinHandle<()>) {
 }
 
 #[tokio::test]
-async fn one_that_is_told_to_stop_gives_back_at_once_what_waits_for_a_connection() {
+async fn stopping_worker_releases_messages_waiting_for_a_connection() {
     let app = TestApp::builder().config(|config| config.delivery.connections = 1).start().await;
     let gate = app.smtp.dot().stalls();
     let first = app.send(json!({})).await;
@@ -106,7 +106,7 @@ async fn one_that_is_told_to_stop_gives_back_at_once_what_waits_for_a_connection
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), given_back).await.expect("the second is given back");
+    tokio::time::timeout(Duration::from_secs(20), given_back).await.expect("the second is released");
     assert_eq!(app.status(&first.id).await, "sending");
 
     gate.open();

@@ -1,5 +1,5 @@
-//! The process that sends a mail ends between the mail's text and the server's reply. Whoever asked for no second copy gets
-//! none: that the text was sent is on record before it is.
+//! The process that sends a message ends between the body and the server's reply. With `hold` or `fail` no second copy
+//! is sent, because a marker is committed before the body is sent.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::support::app::TestApp;
 use crate::support::smtp::Gate;
 
-/// A worker that goes no further than the gate.
+/// A worker that stops at the gate.
 async fn working(worker: &Worker, gate: &Gate) -> JoinHandle<()> {
     let worker = worker.clone();
     let working = tokio::spawn(async move { worker.drain().await.unwrap() });
@@ -20,7 +20,7 @@ async fn working(worker: &Worker, gate: &Gate) -> JoinHandle<()> {
     working
 }
 
-/// Another worker finds that the one with something in hand has not been heard of for a day.
+/// Another worker finds that the worker with the lease has sent no heartbeat for a day.
 async fn reap(app: &TestApp) -> Reaped {
     app.sql("UPDATE workers SET heartbeat_at = now() - interval '1 day' WHERE id IN (SELECT lease FROM queue)").await;
     app.another_worker().await.reap().await.unwrap()
@@ -29,7 +29,7 @@ async fn reap(app: &TestApp) -> Reaped {
 const ONE_UNCERTAIN: Reaped = Reaped { workers: 1, freed: 0, held: 0, uncertain: 1 };
 
 #[tokio::test]
-async fn hold_waits_for_an_operator_and_the_first_ones_late_word_changes_nothing() {
+async fn hold_waits_for_an_operator_and_ignores_a_late_outcome() {
     let app = TestApp::start().await;
     let gate = app.smtp.dot().stalls();
     let mail = app.send(json!({"on_uncertain": "hold"})).await;
@@ -42,7 +42,7 @@ async fn hold_waits_for_an_operator_and_the_first_ones_late_word_changes_nothing
         "{ann}"
     );
 
-    // It was alive after all.
+    // The first worker is still alive.
     gate.open();
     first.await.unwrap();
     assert_eq!(app.status(&mail.id).await, "uncertain");
@@ -96,7 +96,7 @@ async fn before_the_text_nothing_has_happened() {
     app.another_worker().await.drain().await.unwrap();
     assert_eq!(app.status(&mail.id).await, "relayed");
 
-    // The first worker has lost the claim: it must not send the text any more.
+    // The first worker has lost the claim: it must not send the body.
     gate.open();
     first.await.unwrap();
     assert_eq!((app.status(&mail.id).await.as_str(), app.smtp.mails().len()), ("relayed", 1));
@@ -144,7 +144,7 @@ async fn without_the_record_nothing_is_sent() {
 
     tx.rollback().await.unwrap();
     first.await.unwrap();
-    assert_eq!(app.events(&mail.id).await, ["accepted", "relayed"], "it was given back, and that was no attempt");
+    assert_eq!(app.events(&mail.id).await, ["accepted", "relayed"], "it was released without an attempt");
 }
 
 #[tokio::test]

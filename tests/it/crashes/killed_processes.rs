@@ -1,5 +1,5 @@
-//! `serve` is killed or frozen at every step of a mail's way. Nothing is lost; a second copy goes out only where the
-//! first one's text had been sent, and then only if the sender wants it so.
+//! `serve` is killed or frozen at every step of a delivery. Nothing is lost; a second copy is sent only if the body of the first
+//! one was sent, and only with `on_uncertain: retry`.
 
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
@@ -11,7 +11,7 @@ use crate::support::postgres::Database;
 use crate::support::process::{Service, key, serve};
 use crate::support::smtp::{Gate, SmtpServer};
 
-/// A database, a relay, and a service that is about to send its first mail.
+/// A database, a relay, and a service that is about to send its first message.
 struct Scene {
     database: Database,
     smtp: SmtpServer,
@@ -34,14 +34,14 @@ impl Scene {
         (service, api)
     }
 
-    /// Sends a mail, and waits until the relay is at the gate with it.
+    /// Sends a message, and waits until the relay has reached the gate.
     async fn sends_up_to(&self, gate: &Gate, fields: Value) -> Sent {
         let mail = self.api.send(fields).await;
         gate.reached().await;
         mail
     }
 
-    /// The first service is killed there; the second takes over, and ends in order. Answers what the mail came to.
+    /// Kills the first service there; the second takes over, and stops gracefully. Returns the message's final state.
     async fn killed_at(self, gate: &Gate, fields: Value) -> Ending {
         let mail = self.sends_up_to(gate, fields).await;
         self.killed(gate, &mail).await
@@ -79,14 +79,14 @@ impl Remains {
     }
 }
 
-/// With leases as short as may be.
+/// With the shortest lease.
 fn quick(database: &Database, smtp: &SmtpServer) -> Command {
     let mut command = serve(&database.url, smtp.address(), &[]);
     command.env("POSTRIDER_DELIVERY__LEASE", "1s");
     command
 }
 
-/// Waits until a mail has an end state.
+/// Waits until a message has an end state.
 async fn ended(api: &Api, mail: &Sent) -> String {
     loop {
         let status = api.status(&mail.id).await;
@@ -122,7 +122,7 @@ async fn killed_after_the_dot_the_same_mail_goes_again() {
 }
 
 #[tokio::test]
-async fn killed_after_the_dot_there_is_no_second_copy_where_the_sender_wants_none() {
+async fn killed_after_final_dot_with_hold_or_fail_makes_no_copy() {
     for choice in ["hold", "fail"] {
         let scene = Scene::set().await;
         let gate = scene.smtp.dot().stalls();
@@ -162,14 +162,14 @@ async fn killed_after_the_250_the_same_mail_goes_again() {
 }
 
 #[tokio::test]
-async fn killed_after_the_250_there_is_no_second_copy_where_the_sender_wants_none() {
+async fn killed_after_250_with_hold_or_fail_makes_no_copy() {
     for choice in ["hold", "fail"] {
         let ending = killed_after_the_250(json!({"on_uncertain": choice})).await;
         assert_eq!((ending.status.as_str(), ending.copies), ("uncertain", 1), "{choice}");
     }
 }
 
-/// Frozen at the gate for longer than its lease, until another has sent the mail; then it goes on.
+/// Freezes the service at the gate for longer than its lease, until another has sent the message; then it continues.
 async fn frozen_at(scene: Scene, gate: &Gate) -> Ending {
     let mail = scene.sends_up_to(gate, json!({})).await;
     scene.first.freeze().await;
@@ -178,7 +178,7 @@ async fn frozen_at(scene: Scene, gate: &Gate) -> Ending {
     let status = ended(&api, &mail).await;
     gate.open();
     scene.first.thaw().await;
-    // To its end: what it has in hand is finished first.
+    // Waits for its end: it finishes its attempts in progress first.
     assert!(scene.first.terminate().await.success());
     assert_eq!(ended(&api, &mail).await, status);
     assert!(second.terminate().await.success());

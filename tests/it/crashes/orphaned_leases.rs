@@ -1,5 +1,5 @@
-//! Something is leased to a worker that does not know of it, to nobody that lives, or waits in a lane that counts as empty. It is
-//! found without anybody having had a suspicion.
+//! A recipient is leased to a worker that does not know of it or to no living worker, or waits in a lane that counts as
+//! empty. The regular check finds it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ async fn a_lease_that_no_worker_knows_of_is_released() {
     let ours = app.send(json!({"to": ["ann@example.test"]})).await;
     let nobodys = app.send(json!({"to": ["bo@example.test"]})).await;
     let waiting = app.send(json!({"to": ["cy@example.test"], "stream": "bulk"})).await;
-    // The first as after a claim whose answer was lost without a word, the second as after a dump was restored in part.
+    // The first as after a claim whose response was lost, the second as after a partly restored dump.
     app.sql(
         "UPDATE queue SET lease = (SELECT id FROM workers) WHERE message_id = (SELECT min(message_id::text)::uuid FROM queue);
          UPDATE queue SET lease = gen_random_uuid()
@@ -25,7 +25,7 @@ async fn a_lease_that_no_worker_knows_of_is_released() {
     app.run_until_idle().await;
     assert_eq!(app.smtp.mails().len(), 0);
 
-    // A look may be cut short on a busy machine; the next one finds the rest.
+    // A check may be cut short on a busy machine; the next one finds the rest.
     for _ in 0..5 {
         app.worker.recover().await.unwrap();
         app.run_until_idle().await;
@@ -47,7 +47,7 @@ async fn a_silent_worker_is_judged_by_its_own_lease() {
     let hasty = app.worker_with(&config).await;
     app.sql("UPDATE workers SET heartbeat_at = heartbeat_at - interval '1 minute' WHERE lease_seconds = 3600").await;
     assert_eq!(hasty.reap().await.unwrap(), Reaped::default());
-    // One of the version before has not said how long it may be silent.
+    // A worker of an older version has no lease length on record.
     app.sql("UPDATE workers SET lease_seconds = NULL WHERE lease_seconds = 3600").await;
     assert_eq!(hasty.reap().await.unwrap(), Reaped { workers: 1, ..Reaped::default() });
 }
@@ -57,7 +57,7 @@ async fn permits_of_a_lost_claim_are_given_back() {
     let app = TestApp::builder().config(|config| config.database.timeout = Duration::from_millis(700)).start().await;
     app.send(json!({})).await;
     app.run_until_idle().await;
-    // As after a claim of a limited lane and stream whose answer was lost.
+    // As after a claim of a limited lane and stream whose response was lost.
     app.sql(
         "INSERT INTO permits SELECT tenant_id, id, (SELECT id FROM workers), 1 FROM lanes LIMIT 1;
          INSERT INTO stream_permits SELECT tenant_id, stream, (SELECT id FROM workers), 1 FROM lanes LIMIT 1",

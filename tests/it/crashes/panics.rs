@@ -1,14 +1,14 @@
-//! A mail that makes a worker panic concerns itself alone.
+//! A message that makes a worker panic does not affect others.
 
 use serde_json::json;
 
 use crate::support::app::TestApp;
 
 #[tokio::test]
-async fn one_whose_deadline_cannot_be_reckoned_is_held_and_the_others_go() {
+async fn message_with_an_overflowing_deadline_is_held_others_are_sent() {
     let app = TestApp::start().await;
     let mail = app.send(json!({})).await;
-    // The last days that a date can have: to add the retry window is too much.
+    // One of the last possible dates, so that adding the retry window overflows.
     app.sql("UPDATE queue SET first_due_at = '262142-12-30T00:00:00Z'").await;
     let other = app.send(json!({})).await;
     app.run_until_idle().await;

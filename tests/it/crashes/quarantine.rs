@@ -1,4 +1,5 @@
-//! Workers die, and what they had in hand was either the reason or only near. Three deaths hold the one and not the other.
+//! Workers crash, and some of their messages in flight are the cause. After three crashes the cause is held, and the
+//! others are not.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +25,7 @@ impl Doomed {
         Self { working: tokio::spawn(async move { worker.drain().await.unwrap() }) }
     }
 
-    /// As if it had not been heard of for a day; another takes over.
+    /// As if it had sent no heartbeat for a day; another takes over.
     async fn dies(self, app: &TestApp, reaper: &Worker) -> Reaped {
         self.working.abort();
         app.sql("UPDATE workers SET heartbeat_at = now() - interval '1 day' WHERE id IN (SELECT lease FROM queue)")
@@ -33,7 +34,7 @@ impl Doomed {
     }
 }
 
-/// How many deaths each address in the queue is blamed for.
+/// The number of crashes with which each address in the queue was in flight.
 async fn blame(app: &TestApp) -> BTreeMap<String, i16> {
     let query = "SELECT r.address, q.crashes FROM queue q JOIN recipients r ON r.message_id = q.message_id AND r.id = q.recipient_id";
     let rows = sqlx::query(query).fetch_all(&mut app.database.connect().await).await.unwrap();
@@ -41,10 +42,10 @@ async fn blame(app: &TestApp) -> BTreeMap<String, i16> {
 }
 
 #[tokio::test]
-async fn the_guilty_one_is_held_after_three_and_its_neighbour_goes_free() {
+async fn crashing_message_is_held_after_three_crashes_others_are_sent() {
     let app = TestApp::start().await;
     let guilty = app.send(json!({"to": "guilty@example.test"})).await;
-    // So that the guilty one is the first wherever there is an order.
+    // The crashing message comes first in every order.
     app.clock.advance(minutes(1));
     let innocent = app.send(json!({"to": "innocent@example.test"})).await;
     let reaper = app.another_worker().await;
@@ -56,7 +57,7 @@ async fn the_guilty_one_is_held_after_three_and_its_neighbour_goes_free() {
         end.reached().await;
         assert_eq!(worker.dies(&app, &reaper).await, Reaped { workers: 1, freed: 2, ..Reaped::default() });
         let both = ["guilty@example.test", "innocent@example.test"].map(|address| (address.to_owned(), deaths));
-        assert_eq!(blame(&app).await, BTreeMap::from(both), "while both were begun, nobody knows");
+        assert_eq!(blame(&app).await, BTreeMap::from(both), "the cause is unknown while both are in flight");
     }
 
     // Now they are tried one after the other.
@@ -101,11 +102,11 @@ async fn whoever_is_given_back_is_not_blamed() {
 
 #[tokio::test]
 async fn suspects_wait_in_nobodys_way_and_none_is_forgotten() {
-    // Places for 16 of them.
+    // 16 fit into a group.
     let app = TestApp::builder().config(|config| config.delivery.concurrency = 64).start().await;
     for n in 0..60 {
         app.send(json!({"to": format!("s{n}@example.test")})).await;
-        // In this order, so that the first is among those that find a place.
+        // In this order, so that the first is in the group.
         app.clock.advance(TimeDelta::milliseconds(1));
     }
     app.sql("UPDATE queue SET crashes = 1 + (('x' || right(recipient_id::text, 1))::bit(4)::integer & 1)").await;

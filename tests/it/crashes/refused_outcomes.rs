@@ -1,4 +1,4 @@
-//! An outcome that Postgres does not take. The others are recorded all the same, and it is not lost.
+//! Postgres refuses an outcome. The others are recorded, and it is not lost.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::app::TestApp;
 use crate::support::client::Sent;
 
-/// Postgres refuses whatever becomes of these recipients, or has it wait for a lock.
+/// Makes Postgres refuse the outcomes of these recipients, or wait for a lock.
 const REFUSE: &str = "
     CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -19,7 +19,7 @@ const REFUSE: &str = "
     END $$;
     CREATE TRIGGER refuse BEFORE UPDATE ON recipients FOR EACH ROW EXECUTE FUNCTION refuse()";
 
-/// A worker that works until it is told to stop.
+/// A worker that runs until it is stopped.
 async fn works(app: &TestApp) -> (CancellationToken, JoinHandle<()>) {
     let (worker, stop) = (app.another_worker().await, CancellationToken::new());
     let running = tokio::spawn({
@@ -29,7 +29,7 @@ async fn works(app: &TestApp) -> (CancellationToken, JoinHandle<()>) {
     (stop, running)
 }
 
-/// Four mails to addresses that begin like this, one after the other, so that no two are recorded together.
+/// Four messages to addresses with this prefix, one after the other, so that no two are recorded together.
 async fn four(app: &TestApp, name: &str) -> Vec<Sent> {
     let mut sent = Vec::new();
     for n in 1..=4 {
@@ -49,7 +49,7 @@ async fn is_relayed(app: &TestApp, mail: &Sent) {
 }
 
 #[tokio::test]
-async fn outcomes_that_are_refused_again_and_again_keep_no_other_waiting() {
+async fn repeatedly_refused_outcomes_do_not_delay_others() {
     let app = TestApp::builder().config(|config| config.delivery.shutdown_grace = Duration::ZERO).start().await;
     app.sql(REFUSE).await;
     let (stop, running) = works(&app).await;
@@ -65,7 +65,7 @@ async fn outcomes_that_are_refused_again_and_again_keep_no_other_waiting() {
 }
 
 #[tokio::test]
-async fn outcomes_that_somebody_has_locked_keep_no_other_waiting_and_are_recorded_later() {
+async fn locked_outcomes_do_not_delay_others_and_are_recorded_later() {
     let app = TestApp::builder().config(|config| config.database.timeout = Duration::from_secs(1)).start().await;
     app.sql(REFUSE).await;
     let mut lock = app.database.connect().await;

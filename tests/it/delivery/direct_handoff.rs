@@ -1,5 +1,5 @@
-//! Mail that a process accepts and sends itself: leased by the transaction that makes it ours, and sent without a claim.
-//! Only what could be claimed at once, and what nothing older waits before.
+//! Direct handoff: the transaction that stores a message leases it, and the process sends it without a claim. Only
+//! messages that could be claimed at once, and before which no older message waits.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use sqlx::Row as _;
 use crate::support::app::TestApp;
 use crate::support::client::{Sent, message};
 
-/// A process at work that has delivered something: until then it does not know how urgent the stream is.
+/// A running process that has delivered a message: before that it does not know the priority of the stream.
 async fn at_work(change: impl FnOnce(&mut postrider::config::Config)) -> TestApp {
     let app = TestApp::builder().config(change).whole().start().await;
     let first = app.send(json!({})).await;
@@ -28,7 +28,7 @@ async fn is(app: &TestApp, mail: &Sent, status: &str) {
     tokio::time::timeout(Duration::from_secs(20), reached).await.unwrap_or_else(|_| panic!("{} {status}", mail.id));
 }
 
-/// Waits until no lane counts as ready before its time: the last claim has found that it took all there was.
+/// Waits until no lane counts as ready too early: the last claim has found that it leased everything.
 async fn rested(app: &TestApp) {
     let mut connection = app.database.connect().await;
     let rest = async {
@@ -44,7 +44,7 @@ async fn rested(app: &TestApp) {
     tokio::time::timeout(Duration::from_secs(20), rest).await.expect("the lanes rest");
 }
 
-/// Whether the message's rows are leased by the transaction that stored it; none where they have left.
+/// Whether the transaction that stored the message leased its rows; empty if they have left the queue.
 async fn handed_over(app: &TestApp, mail: &Sent) -> Vec<bool> {
     let rows = sqlx::query(
         "SELECT q.lease IS NOT NULL AND q.xmin = m.xmin FROM messages m JOIN queue q ON q.message_id = m.id
@@ -58,7 +58,7 @@ async fn handed_over(app: &TestApp, mail: &Sent) -> Vec<bool> {
 }
 
 #[tokio::test]
-async fn new_mail_is_leased_as_it_is_committed_and_sent_as_it_would_be_loaded() {
+async fn new_message_is_leased_at_commit_and_sent_as_if_loaded() {
     let app = at_work(|_| {}).await;
     let gate = app.smtp.dot().stalls();
     let mail = app
@@ -121,7 +121,7 @@ async fn what_there_is_no_hand_for_waits_its_turn() {
     assert_eq!(app.smtp.mails().len(), 4, "each once");
 }
 
-/// Claims and hand-over take turns, and may have the same mail in hand for a moment.
+/// Claims and direct handoff alternate, and may both hold the same message for a moment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_between_claims_and_hand_over() {
     let app = at_work(|config| config.delivery.concurrency = 8).await;
@@ -134,7 +134,7 @@ async fn nothing_is_lost_between_claims_and_hand_over() {
     assert_eq!(app.smtp.mails().len(), 601, "each once");
 }
 
-/// The fewest that the configuration allows: one of them is for the hot path, and one for everything else.
+/// The minimum that the configuration allows: one connection for the hot path, and one for everything else.
 #[tokio::test]
 async fn two_connections_to_the_database_are_enough() {
     let app = at_work(|config| config.database.max_connections = 2).await;
@@ -165,9 +165,9 @@ async fn of_a_message_only_those_are_taken_who_get_something() {
     assert_eq!(app.smtp.mails()[1].to, ["ann@example.test"]);
 }
 
-/// Accepting and finishing share transactions; neither suffers for the other.
+/// Messages and outcomes share transactions, but a failure of one does not affect the other.
 #[tokio::test]
-async fn outcomes_that_postgres_refuses_or_somebody_has_locked_keep_no_new_mail_from_being_accepted() {
+async fn refused_or_locked_outcomes_do_not_prevent_accepting_messages() {
     let app = at_work(|_| {}).await;
     app.sql(
         "CREATE FUNCTION hinder() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -206,9 +206,9 @@ async fn outcomes_that_postgres_refuses_or_somebody_has_locked_keep_no_new_mail_
     assert_eq!(app.smtp.mails().len(), 67, "each once");
 }
 
-/// And what Postgres refuses to accept keeps no outcome from being recorded.
+/// A message that Postgres refuses does not prevent outcomes from being recorded.
 #[tokio::test]
-async fn a_message_that_postgres_refuses_keeps_no_outcome_from_being_recorded() {
+async fn a_refused_message_does_not_prevent_recording_outcomes() {
     let app = at_work(|_| {}).await;
     app.sql(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$

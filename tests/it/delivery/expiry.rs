@@ -1,11 +1,11 @@
-//! What is tried for too long expires. That is no bounce.
+//! A recipient whose retry window ends is expired, not bounced.
 
 use serde_json::json;
 
 use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes};
 
-/// Goes from attempt to attempt until the only recipient has an end state, and answers how many hours that took.
+/// Runs all attempts until the only recipient has an end state, and returns how many hours that took.
 async fn hours_until_the_end(app: &TestApp, id: &str) -> i64 {
     let start = postrider::clock::Clock::now(&*app.clock);
     loop {

@@ -1,4 +1,4 @@
-//! A server that says "later" gets the mail later, and nobody calls that a bounce.
+//! A greylisted message is deferred and sent later; it never bounces.
 
 use serde_json::json;
 

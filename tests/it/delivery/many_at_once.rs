@@ -47,7 +47,7 @@ async fn three_workers_send_each_mail_once() {
     assert_eq!(app.smtp.mails().len(), 90);
 }
 
-/// A lane that sleeps too long is mail that nobody looks for.
+/// Messages of a lane that sleeps too long are not found.
 #[tokio::test]
 async fn no_lane_oversleeps_however_sends_and_claims_meet() {
     let app = TestApp::start().await;
@@ -64,7 +64,7 @@ async fn no_lane_oversleeps_however_sends_and_claims_meet() {
         let (_, _, ()) = tokio::join!(sending, working, invariants::no_lane_oversleeps(&mut connection));
         invariants::no_lane_oversleeps(&mut connection).await;
     }
-    // Some were told "later" more than once.
+    // Some were deferred more than once.
     for _ in 0..5 {
         app.clock.advance(hours(2));
         app.run_until_idle().await;
@@ -78,7 +78,7 @@ async fn an_urgent_lane_with_little_leaves_its_room_to_others() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     app.run_until_idle().await;
-    // Somebody is just adding to it: it counts as ready, and there is nothing in it yet.
+    // A transaction is just adding a row: the lane counts as ready, but is still empty.
     app.sql("UPDATE lanes SET ready_at = '2020-01-01'").await;
     let mut adding = app.database.connect().await;
     sqlx::raw_sql("BEGIN; SELECT id FROM lanes FOR KEY SHARE").execute(&mut adding).await.unwrap();

@@ -1,4 +1,4 @@
-//! What arrives at another mail server is what was asked for, byte for byte, and nothing besides.
+//! The message that arrives at another mail server has exactly the requested content, byte for byte.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::app::TestApp;
 use crate::support::clock::hours;
 
-/// Octets that look like nothing, of every value, lines starting with dots among them.
+/// Bytes of every value, with lines that start with dots among them.
 fn noise(length: u32) -> Vec<u8> {
     (0..length).map(|n| (n.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect()
 }
@@ -42,11 +42,11 @@ async fn four_recipients_a_pdf_and_an_inline_image_arrive() {
     assert_eq!(to, BTreeSet::from(["ann@example.test", "bo@example.test", "cy@example.test", "secret@example.test"]));
     let raw = app.get(&format!("/v1/messages/{}/raw", mail.id)).await;
     assert_eq!(raw.headers["content-type"], "message/rfc822");
-    assert!(raw.octets == received.raw, "raw is the mail as sent");
+    assert!(raw.octets == received.raw, "raw is the message as sent");
     let text = String::from_utf8(received.raw).expect("ASCII");
     assert!(text.is_ascii() && !text.contains("secret@") && text.lines().all(|line| line.len() <= 998));
 
-    let parsed = MessageParser::default().parse(text.as_bytes()).expect("a mail");
+    let parsed = MessageParser::default().parse(text.as_bytes()).expect("a message");
     assert_eq!(parsed.subject(), Some("Ihre Rechnung für März ✔"));
     assert_eq!(parsed.to().unwrap().as_list().unwrap()[1].name(), Some("Bo Å"));
     assert!(parsed.bcc().is_none());

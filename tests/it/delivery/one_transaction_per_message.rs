@@ -1,4 +1,4 @@
-//! A message is one mail to all recipients who go the same way, also where it was claimed and not handed over.
+//! A message is one SMTP transaction for all recipients with the same destination, also after a claim.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! A refusal for good ends the recipient it was meant for, at once, with the server's own words.
+//! A permanent refusal ends its recipient at once, with the server's reply.
 
 use serde_json::json;
 
@@ -38,7 +38,7 @@ async fn a_refused_mail_has_bounced_for_all_who_were_taken() {
     assert_eq!(app.status(&mail.id).await, "bounced");
 }
 
-/// What is refused for good says what it means; what is put off does not, whatever its words.
+/// A permanent refusal is classified; a deferral is not.
 #[tokio::test]
 async fn each_bounce_says_what_it_means() {
     let app = TestApp::start().await;
@@ -65,8 +65,8 @@ async fn each_bounce_says_what_it_means() {
     assert_eq!(bounce(to[3]), ("message.deferred", json!(null)));
 }
 
-/// Four are taken, three are told to wait and three are refused: each gets the answer that was meant for it, and only
-/// those who wait are tried again.
+/// Four are accepted, three deferred and three refused: each gets its own reply, and only the deferred ones are
+/// retried.
 #[tokio::test]
 async fn ten_recipients_with_three_fates() {
     let app = TestApp::start().await;
@@ -86,7 +86,7 @@ async fn ten_recipients_with_three_fates() {
     app.run_until_idle().await;
     assert_eq!(app.states(&mail.id).await, [vec!["relayed"; 7], vec!["bounced"; 3]].concat());
     assert_eq!(app.status(&mail.id).await, "partial");
-    let [first, second] = app.smtp.mails().try_into().expect("two mails");
+    let [first, second] = app.smtp.mails().try_into().expect("two messages");
     let sorted = |mut addresses: Vec<String>| {
         addresses.sort();
         addresses
@@ -96,7 +96,7 @@ async fn ten_recipients_with_three_fates() {
 }
 
 #[tokio::test]
-async fn a_mail_that_the_server_finds_too_large_has_bounced_without_being_sent() {
+async fn message_above_the_servers_size_bounces_without_being_sent() {
     let app = TestApp::start().await;
     app.smtp.offers(["PIPELINING", "SIZE 2000"]);
     let mail = app.send(json!({"text": "A line of the mail.\n".repeat(200)})).await;
@@ -107,7 +107,7 @@ async fn a_mail_that_the_server_finds_too_large_has_bounced_without_being_sent()
 }
 
 #[tokio::test]
-async fn an_address_that_the_server_cannot_be_told_has_bounced_and_the_others_have_not() {
+async fn address_that_needs_smtputf8_bounces_and_the_others_do_not() {
     let app = TestApp::start().await;
     app.smtp.offers(["PIPELINING"]);
     let mail = app.send(json!({"to": "ann@example.test", "bcc": "jörg@example.test"})).await;

@@ -1,15 +1,15 @@
-//! A stream may be tried more or less often and for longer or shorter than is usual.
+//! Streams with their own retry schedule, retry window and greylisting wait.
 
 use serde_json::json;
 
 use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes};
 
-/// With streams that are treated like this. A mail has gone, so that the worker has heard of it.
+/// With these settings of streams. A message has been sent, so that the worker has read them.
 async fn start(change: &'static str) -> TestApp {
     let app = TestApp::start().await;
     app.sql(change).await;
-    // As old as an answer may be, and more.
+    // Longer than the cache TTL.
     app.clock.advance(minutes(1));
     app.send(json!({})).await;
     app.run_until_idle().await;
@@ -38,7 +38,7 @@ async fn its_schedule_and_window_are_its_own() {
 }
 
 #[tokio::test]
-async fn its_wait_after_greylisting_too_and_a_time_in_the_reply_comes_first() {
+async fn stream_has_its_greylisting_wait_but_the_reply_comes_first() {
     let app = start("UPDATE streams SET greylist = 1200 WHERE name = 'bulk'").await;
     app.smtp.rcpt("bo@example.test").replies(["451 4.7.1 Greylisted"]);
     app.smtp.rcpt("cy@example.test").replies(["451 4.7.1 Greylisted for 30 seconds"]);

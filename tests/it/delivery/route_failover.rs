@@ -1,5 +1,5 @@
-//! A route with several relays: the next one takes the mail where the first is dead, and a dead one does not cost every
-//! mail its time-out.
+//! A route with several relays: if the first is dead, the next one is used, and a dead relay does not cost every
+//! message a timeout.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn with<const N: usize>(relays: &[String; N], settings: Settings) -> Sender {
     sender(Settings { routes: [("news".to_owned(), relays)].into(), ..settings })
 }
 
-/// With one connection to each relay, for which mail waits so long while there is another.
+/// With one connection to each relay, and this limit of the wait for it if there is another relay.
 fn one_by_one<const N: usize>(relays: &[String; N], slot_or_next: Duration) -> Sender {
     let timeouts = Timeouts { slot_or_next, ..Timeouts::default() };
     with(relays, Settings { connections: 1, timeouts, ..Settings::default() })
@@ -77,7 +77,7 @@ async fn a_relay_that_hangs_keeps_those_only_that_it_has() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_a_relay_that_turns_out_to_be_dead_goes_to_the_next() {
+async fn messages_waiting_for_a_dead_relay_go_to_the_next() {
     let (first, second) = (SmtpServer::start().await, SmtpServer::start().await);
     first.greeting().does([Action::ReplyAfter("554 5.3.2 gone".into(), Duration::from_millis(100))]);
     let sender = one_by_one(&[url(&first), url(&second)], Duration::from_mins(1));
@@ -86,7 +86,7 @@ async fn whoever_waits_for_a_relay_that_turns_out_to_be_dead_goes_to_the_next() 
 }
 
 #[tokio::test]
-async fn a_relay_that_is_busy_or_refuses_the_sender_for_now_is_passed_over() {
+async fn relay_that_is_busy_or_defers_the_sender_is_skipped() {
     for reply in ["421 4.3.2 busy", "451 4.3.0 later"] {
         let (first, second) = (SmtpServer::start().await, SmtpServer::start().await);
         first.mail().replies([reply]);

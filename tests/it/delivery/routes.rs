@@ -1,4 +1,4 @@
-//! Which way a mail takes, by its stream and its sender's domain.
+//! The route of a message, by its stream and its sender's domain.
 
 use postrider::config::{Config, Route};
 use serde_json::json;
@@ -15,7 +15,7 @@ fn route<const N: usize>(relays: [String; N]) -> Route {
     Route { relays: relays.map(Into::into).into(), ..Route::default() }
 }
 
-/// Bulk mail through `news`, mail from acme.test through `acme`, bulk mail from acme.test through `both`.
+/// Bulk messages through `news`, messages from acme.test through `acme`, bulk messages from acme.test through `both`.
 fn by_rule(config: &mut Config, news: &SmtpServer, acme: &SmtpServer, both: &SmtpServer) {
     let (streams, sender_domains) = (vec!["bulk".to_owned()], vec!["acme.test".to_owned()]);
     let rules = [
@@ -27,7 +27,7 @@ fn by_rule(config: &mut Config, news: &SmtpServer, acme: &SmtpServer, both: &Smt
 }
 
 #[tokio::test]
-async fn the_most_particular_route_takes_the_mail_and_the_rest_goes_through_the_relay() {
+async fn most_specific_route_wins_and_the_rest_uses_the_relay() {
     let (news, acme, both) = (SmtpServer::start().await, SmtpServer::start().await, SmtpServer::start().await);
     let app = TestApp::builder().config(|config| by_rule(config, &news, &acme, &both)).start().await;
     for (from, stream) in [

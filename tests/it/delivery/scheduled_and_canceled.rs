@@ -1,4 +1,4 @@
-//! A message waits for its time, can be moved while it waits, and called back until a worker has it in hand.
+//! A scheduled message waits for its time, can be rescheduled while it waits, and canceled until it is in flight.
 
 use serde_json::json;
 
@@ -32,7 +32,7 @@ async fn a_scheduled_message_waits_and_can_be_moved() {
 async fn moved_to_the_past_it_goes_now() {
     let app = TestApp::start().await;
     let mail = app.send(json!({"scheduled_at": app.clock.text_in(hours(1))})).await;
-    // The worker has looked, and sleeps until then.
+    // The worker has checked the queue, and sleeps until then.
     app.run_until_idle().await;
     let path = format!("/v1/messages/{}", mail.id);
     let moved = app.patch(&path, &json!({"scheduled_at": app.clock.text_in(-hours(1))})).await;

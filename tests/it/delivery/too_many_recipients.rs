@@ -1,4 +1,4 @@
-//! A server that takes so many recipients at a time gets the others in another transaction (RFC 5321 §4.5.3.1.10).
+//! A server that limits the recipients of a transaction gets the others in another transaction (RFC 5321 §4.5.3.1.10).
 
 use std::time::Duration;
 

@@ -57,7 +57,7 @@ async fn a_second_start_finds_the_mail_of_the_first() {
     let raw = sender.get(&format!("/v1/messages/{}/raw", signed.id)).await.octets;
     assert_eq!(String::from_utf8_lossy(&raw).matches("DKIM-Signature: ").count(), 2, "by the keys of the first start");
     assert_eq!(caught(&sender, 2).await["from"], "a@signed.test");
-    // Return paths are good beyond a restart: the secret was kept.
+    // Return paths stay valid after a restart, because the secret is stored.
     let mut server = Client::connect(second.fact("bounces_smtp").parse().unwrap()).await;
     assert!(server.bring(&path, &dsn(None, None, &[failed("ann@example.test")])).await.starts_with("250"));
     assert_eq!(sender.status(&mail.id).await, "bounced");
@@ -74,7 +74,7 @@ async fn dev_tells_what_a_newcomer_needs() {
     let shell = std::fs::read_to_string(dir.path().join(".postrider/dev.env")).unwrap();
     let [api, key, admin] = ["api", "api_key", "admin_key"].map(|fact| dev.fact(fact));
     assert!(shell.starts_with(&format!("API={api}\nKEY={key}\nADMIN_KEY={admin}\n")), "{shell}");
-    // Its state is no part of a repository, and nobody else's to read.
+    // Git ignores its state, and other users cannot read it.
     assert_eq!(std::fs::read_to_string(dir.path().join(".postrider/.gitignore")).unwrap(), "*\n");
     let sender = dev.api("api_key");
     sender.send(json!({"subject": "Reset your password"})).await;

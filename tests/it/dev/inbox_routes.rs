@@ -1,4 +1,4 @@
-//! A mail goes in over SMTP and is read back over HTTP.
+//! A message is sent to the inbox over SMTP and read over HTTP.
 
 use std::sync::Arc;
 
@@ -33,8 +33,8 @@ async fn inbox_with_a_mail(dir: &tempfile::TempDir) -> Arc<Inbox> {
     client.send("EHLO x\r\nMAIL FROM:<r@a.test>\r\nRCPT TO:<bo@b.test>\r\nRCPT TO:<bcc@b.test>\r\nDATA\r\n").await;
     assert_eq!(client.codes(5).await, [250, 250, 250, 250, 354]);
     client.send(&format!("{MAIL}.\r\n")).await;
-    received.wait_for(|count| *count == 1).await.expect("a mail");
-    assert_eq!(client.reply().await, "250 2.0.0 Mail 1 is in the inbox\r\n");
+    received.wait_for(|count| *count == 1).await.expect("a message");
+    assert_eq!(client.reply().await, "250 2.0.0 Message 1 is in the inbox\r\n");
     inbox
 }
 
@@ -132,7 +132,7 @@ async fn a_person_can_look_at_it_and_nothing_of_it_runs() {
         assert_eq!(answer.status(), StatusCode::OK, "{path}");
         let policy = answer.headers()[header::CONTENT_SECURITY_POLICY].to_str().expect("text").to_owned();
         assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe-eval"), "{path}: {policy}");
-        // Our own pages run our own script file; a message's HTML runs nothing.
+        // The inbox's pages run their own script; a message's HTML runs none.
         let is_message = path.ends_with("/html");
         assert_eq!(policy.starts_with("sandbox;"), is_message);
         assert_eq!(policy.contains("script-src 'self'"), !is_message, "{path}: {policy}");

@@ -1,4 +1,4 @@
-//! The inbox as a test suite and a person use it: find a message, wait for one, delete it; and who may not.
+//! The inbox as a test suite and a person use it: find a message, wait for one, delete it; and refused requests.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -100,7 +100,7 @@ async fn a_wait_ends_when_the_message_arrives() {
     };
     let (listed, latest, second, ()) = tokio::time::timeout(Duration::from_secs(30), all).await.unwrap();
     assert_eq!((numbers(&listed), &latest["n"], &second["n"]), (vec![2], &json!(2), &json!(2)));
-    // A process that stops answers whoever waits.
+    // A process that stops answers waiting requests.
     inbox.stop_waiting();
     assert_eq!(numbers(&json(&inbox, "/v1/dev/inbox?subject=never&wait=60").await), [0; 0]);
 }
@@ -152,7 +152,7 @@ async fn images_of_a_message_show_and_others_do_not() {
     store(&inbox, "ann@example.test", &content).await;
     let answer = call(&inbox, "GET", "/inbox/1/html", &[]).await;
     let policy = answer.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
-    // What is at another site stays in the HTML, and the browser may not load it.
+    // Links to other sites stay in the HTML, but the browser may not load them.
     assert!(policy.contains("img-src data:;") && policy.contains("default-src 'none'"), "{policy}");
     let html = String::from_utf8(to_bytes(answer.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap();
     assert!(html.contains("<img src=\"data:image/png;base64,iVBORw0KGgo=\">"), "{html}");
@@ -193,7 +193,7 @@ async fn stored_messages_are_for_their_owner_alone() {
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let files = ["000001.eml", "000001.json"].map(|name| inbox.join(name));
     assert_eq!((mode(&inbox), files.each_ref().map(|file| mode(file))), (0o700, [0o600; 2]));
-    // Those of an earlier version become so.
+    // The files of an earlier version become private.
     for file in &files {
         std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap();
     }

@@ -1,4 +1,4 @@
-//! The private Postgres: found, made, started, stopped, and never left behind. As root too, as containers are.
+//! The embedded Postgres is found, created, started, stopped, and never left running. Also as root, as in containers.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -102,7 +102,7 @@ async fn one_that_was_dropped_is_in_nobodys_way() {
     second.stop().await.expect("a stop");
 }
 
-/// Where the test below tells its child to keep the cluster.
+/// The variable with the cluster's directory for the child process of the test below.
 const CHILD_DIR: &str = "POSTRIDER_TEST_CLUSTER";
 
 #[tokio::test]

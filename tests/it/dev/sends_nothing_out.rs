@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use crate::support::dev::{Dev, directory};
 
-/// A server that nobody should call. Counts the connections to it.
+/// A server that must not be called. Counts the connections to it.
 async fn forbidden() -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, count) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));

@@ -1,4 +1,4 @@
-//! A domain gets new keys: they sign when their records are seen, and nothing that is under way loses its record.
+//! A domain gets new keys: they sign when their records are seen, and messages in transit keep their records.
 
 use postrider::clock::Clock as _;
 use postrider::db::domains;
@@ -17,9 +17,9 @@ fn in_state(domain: &Value, state: &str) -> Vec<String> {
     keys(domain).into_iter().filter(|key| key.2 == state).map(|key| key.0).collect()
 }
 
-/// Who signs now, all of them verifiably.
+/// The selectors that sign now; all signatures verify.
 async fn signers(app: &TestApp, dns: &DnsServer) -> Vec<String> {
-    // Past what a worker remembers.
+    // Longer than the worker's cache TTL.
     app.clock.advance(minutes(1));
     app.send(json!({})).await;
     app.run_until_idle().await;
@@ -35,7 +35,7 @@ async fn rotated(app: &TestApp) -> Value {
 }
 
 #[tokio::test]
-async fn new_keys_sign_once_they_are_published_and_the_old_records_stay_a_week() {
+async fn new_keys_sign_once_published_and_old_records_stay_a_week() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
     let made = registered(&app, "acme.test").await;
@@ -85,7 +85,7 @@ async fn new_keys_sign_once_they_are_published_and_the_old_records_stay_a_week()
 }
 
 #[tokio::test]
-async fn a_key_that_was_never_to_sign_keeps_nobody_from_rotating_again() {
+async fn a_key_that_never_signs_does_not_prevent_another_rotation() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).config(|config| config.dkim.algorithms = vec!["rsa".into()]).start().await;
     registered(&app, "acme.test").await;
@@ -103,14 +103,14 @@ async fn a_key_that_was_never_to_sign_keeps_nobody_from_rotating_again() {
 }
 
 #[tokio::test]
-async fn a_check_that_began_before_a_rotation_does_not_put_off_the_next() {
+async fn a_check_begun_before_a_rotation_does_not_delay_the_next() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
     publish(&dns, &registered(&app, "acme.test").await);
     checked(&app, "acme.test").await;
     let before = shown(&app, "acme.test").await;
     let pending = rotated(&app).await;
-    // As a replica records it that had asked for the old keys alone.
+    // As a replica records it that has queried only the old keys.
     let verdict = Verdict {
         findings: Vec::new(),
         seen: Vec::new(),

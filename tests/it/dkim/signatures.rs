@@ -12,7 +12,7 @@ use crate::support::domains::{checked, keys, publish, registered, signatures, wi
 async fn sent(app: &TestApp, fields: serde_json::Value) -> Vec<u8> {
     app.send(fields).await;
     app.run_until_idle().await;
-    app.smtp.mails().pop().expect("a mail").raw
+    app.smtp.mails().pop().expect("a message").raw
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn mail_whose_keys_cannot_be_opened_waits_until_they_can() {
     assert_eq!(app.status(&mail.id).await, "queued");
     let elsewhere = app.send(json!({"from": "a@other.test"})).await;
     worker.drain().await.unwrap();
-    assert_eq!(app.status(&elsewhere.id).await, "relayed", "nobody else waits");
+    assert_eq!(app.status(&elsewhere.id).await, "relayed", "other messages do not wait");
 
     other.previous_secret_keys = vec![crate::support::domains::SECRET.to_owned().into()];
     let reset = told["unblock"][1]["call"].as_str().unwrap().strip_prefix("POST ").unwrap().to_owned();

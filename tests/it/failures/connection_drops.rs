@@ -1,4 +1,4 @@
-//! The link dies. Before the final dot nothing has happened; after it nobody knows, and the sender has chosen.
+//! The connection drops. Before the final dot the message is deferred; after it, `on_uncertain` decides.
 
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ async fn before_the_final_dot_it_is_tried_again() {
     assert_eq!(app.events(&mail.id).await, ["accepted", "deferred", "relayed"]);
 }
 
-/// A mail whose link died after the final dot.
+/// A message whose connection dropped after the final dot.
 async fn uncertain(app: &TestApp, choice: Value) -> Sent {
     app.smtp.dot().does([Action::Drop]);
     let mail = app.send(json!({"on_uncertain": choice})).await;
@@ -41,7 +41,7 @@ async fn after_the_final_dot_the_same_mail_goes_again() {
     assert_eq!(app.smtp.mails()[0].raw, first, "the same Message-ID and all the rest");
 }
 
-/// What each of its events says of being an end.
+/// The field `final` of each of its events.
 async fn is_final(app: &TestApp, mail: &Sent) -> Vec<Value> {
     let events = app.get(&format!("/v1/messages/{}/events", mail.id)).await.body;
     events["data"].as_array().expect("events").iter().map(|event| event["data"]["final"].clone()).collect()

@@ -1,4 +1,4 @@
-//! What the DNS says about a domain decides between a bounce and another try, and nobody else has to wait for it.
+//! The DNS response for a domain decides between a bounce and a retry, and does not delay other domains.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::support::clock::minutes;
 use crate::support::dns::DnsServer;
 
 #[tokio::test]
-async fn a_domain_that_is_not_there_bounces_and_one_that_is_not_answered_for_waits() {
+async fn missing_domain_bounces_and_unanswered_domain_is_deferred() {
     let dns = DnsServer::start().await;
     dns.null_mx("nomail.test");
     dns.empty("empty.test");
@@ -50,7 +50,7 @@ async fn a_dns_that_comes_back_delivers() {
     dns.mends("example.test");
     dns.has_address("example.test", "127.0.0.1");
     app.clock.advance(minutes(10));
-    // Another, since what the DNS has said is remembered for a while by a clock that stands still.
+    // Another domain, because the DNS response is cached, by a clock that stands still.
     app.another_worker().await.drain().await.unwrap();
     assert_eq!(app.events(&mail.id).await, ["accepted", "deferred", "delivered"]);
 }

@@ -1,4 +1,4 @@
-//! Every mail exchanger of a domain is down for a day and more. That is nobody's fault and no bounce.
+//! Every mail exchanger of a domain is down for more than a day. Nothing bounces.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes};
 use crate::support::dns::DnsServer;
 
-/// A domain whose two servers nobody answers for, and whose neighbour is well.
+/// A domain whose two servers do not respond, and another domain that works.
 async fn world() -> (DnsServer, TestApp) {
     let dns = DnsServer::start().await;
     for (index, ip) in ["127.0.0.8", "127.0.0.9"].into_iter().enumerate() {
@@ -19,7 +19,7 @@ async fn world() -> (DnsServer, TestApp) {
     (dns, app)
 }
 
-/// Goes on hour by hour; answers the states it went through, each once.
+/// Advances hour by hour; returns the states of the recipient, each once.
 async fn pass(app: &TestApp, id: &str, count: i64) -> Vec<String> {
     let mut states = Vec::new();
     for _ in 0..count {

@@ -1,4 +1,4 @@
-//! A server that closes with 421, wherever in the dialogue, gets the mail later, once, and nobody has bounced.
+//! A server that closes with 421 at any stage gets the message later, once; nothing bounces.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::support::app::TestApp;
 use crate::support::clock::minutes;
 use crate::support::smtp::{Action, Script};
 
-/// The server's first word at this stage is 421.
+/// The server's first reply at this stage is 421.
 async fn closes_at(stage: impl Fn(&TestApp) -> Script<'_>) {
     let app = TestApp::start().await;
     stage(&app).does([Action::ReplyThenDrop("421 4.3.2 closing".into())]);

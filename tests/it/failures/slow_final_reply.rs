@@ -1,4 +1,4 @@
-//! A server that takes its time over the final dot: filters do, for a minute and for nine. It gets one copy.
+//! A server that replies to the final dot after one or nine minutes, as filters do, gets one copy.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn nine_minutes_of_silence_after_the_dot_make_one_copy() {
     let working = app.start_working();
     gate.reached().await;
 
-    // Everybody who could send it again has a look every minute and a quarter.
+    // All workers that could send it again check every minute and a quarter.
     let other = app.another_worker().await;
     for _ in 0..8 {
         app.clock.advance(minutes(1) + minutes(1) / 4);
@@ -33,7 +33,7 @@ async fn nine_minutes_of_silence_after_the_dot_make_one_copy() {
     assert_eq!((app.smtp.mails().len(), app.smtp.count("DATA")), (1, 1));
 }
 
-/// Longer than every other wait, and than the age at which a connection is replaced.
+/// Longer than every other time limit, and than the maximum age of a connection.
 #[tokio::test]
 async fn the_wait_for_the_answer_to_the_dot_is_its_own() {
     let smtp = SmtpServer::start().await;

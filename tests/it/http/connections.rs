@@ -1,4 +1,4 @@
-//! What a client without a key can hold: connections, unfinished heads, responses that it does not read. Each has a limit.
+//! Limits for clients without a key: connections, unfinished heads, responses that they do not read.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -120,7 +120,7 @@ async fn connection_is_refused_where_all_others_are_at_work() {
     }
 }
 
-/// Tells when the last of it has been dropped.
+/// Reports when the last clone is dropped.
 struct Chunk(Vec<u8>, #[expect(dead_code, reason = "it only has to be dropped")] mpsc::Sender<Infallible>);
 
 impl AsRef<[u8]> for Chunk {

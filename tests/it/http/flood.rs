@@ -1,4 +1,4 @@
-//! More idle connections than the process may open files, and clients that do not read: the service goes on.
+//! The service keeps working with more idle connections than it may open files, and with clients that do not read.
 //!
 //! `cargo test --test it http_flood -- --ignored --nocapture` prints the figures.
 

@@ -1,4 +1,4 @@
-//! What every response tells browsers and caches, and what the log says of a request.
+//! Headers of responses for browsers and caches, and the log line of a request.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -68,7 +68,7 @@ async fn log_has_the_route_and_not_the_path() {
         .finish();
     // All tasks of this test run on this thread.
     let _guard = tracing::subscriber::set_default(subscriber);
-    // With a single subscriber, a test on another thread, which has none, would decide that nobody wants the span.
+    // With a single subscriber, a test on another thread, which has none, would disable the span.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     tracing::callsite::rebuild_interest_cache();
     let app = TestApp::builder()

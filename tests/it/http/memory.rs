@@ -1,4 +1,4 @@
-//! Large bodies, slow queries and streams: no client keeps others out, nor holds more than its part.
+//! Large bodies, slow queries and streams: no client blocks others or takes more than its share.
 
 use std::time::Duration;
 
@@ -159,7 +159,7 @@ async fn key_that_expires_ends_its_stream() {
     tokio::time::timeout(Duration::from_secs(10), ended).await.expect("an end");
 }
 
-/// The head of an upload and as many bytes as it says.
+/// The head of an upload and its bytes.
 fn whole_upload(api: &Api, length: usize) -> String {
     upload(api, length, length)
 }

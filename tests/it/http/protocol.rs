@@ -1,4 +1,4 @@
-//! What RFC 9110 and RFC 9112 ask of a server, tried with bytes on a socket.
+//! Requirements of RFC 9110 and RFC 9112 for a server, tested with bytes on a socket.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! Cancel, retry and reschedule, against two workers that want the same rows. Whoever comes first, the answer, the mailbox
-//! and the database tell the same story, and nobody gets a mail twice.
+//! Cancel, retry and reschedule, concurrent with two workers on the same rows. In any order, the response, the mailbox
+//! and the database agree, and no message is sent twice.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes};
 
-/// Two workers that look for work all the time.
+/// Two workers that claim all the time.
 struct Working {
     stop: CancellationToken,
     running: Vec<JoinHandle<()>>,
@@ -28,7 +28,7 @@ impl Working {
         Self { stop, running }
     }
 
-    /// They finish what they have; then everything due is done.
+    /// Stops them gracefully, and then runs everything that is due.
     async fn ends(self, app: &TestApp) {
         self.stop.cancel();
         join_all(self.running).await;
@@ -36,11 +36,11 @@ impl Working {
     }
 }
 
-/// Who got mail, each of them once.
+/// The recipients that got the message, each once.
 fn reached(app: &TestApp) -> BTreeSet<String> {
     let all: Vec<String> = app.smtp.mails().into_iter().flat_map(|mail| mail.to).collect();
     let once: BTreeSet<String> = all.iter().cloned().collect();
-    assert_eq!(once.len(), all.len(), "somebody got a mail twice");
+    assert_eq!(once.len(), all.len(), "a recipient got a message twice");
     once
 }
 

@@ -1,4 +1,4 @@
-//! Lanes and streams as an operator sees and steers them.
+//! The operator's calls for lanes and streams.
 
 use postrider::domain::key::Scope;
 use reqwest::Method;
@@ -23,7 +23,7 @@ fn domains(lanes: &[Value]) -> Vec<&str> {
     lanes.iter().map(|lane| lane["domain"].as_str().unwrap()).collect()
 }
 
-/// A direct way on which every domain has a server.
+/// Direct delivery, with a server for every domain.
 async fn direct() -> (DnsServer, TestApp) {
     let dns = DnsServer::start().await;
     for name in ["a.test", "b.test", "c.test", "d.test"] {
@@ -179,7 +179,7 @@ async fn lanes_in_trouble_come_first_and_pages_miss_none() {
     let (_dns, app) = direct().await;
     app.send(json!({"to": ["x@a.test", "x@b.test", "x@c.test", "x@d.test"]})).await;
     app.send(json!({"to": "x@a.test", "stream": "bulk"})).await;
-    // What a worker writes where a server cannot be reached, and where it asks for less.
+    // What a worker writes if a server cannot be reached, and if it throttles.
     app.sql(
         "UPDATE lanes SET blocked_since = '2026-11-23T11:00:00Z', block_failures = 3, block_reply = 'connection refused',
              open_at = '2026-11-23T12:02:00Z' WHERE domain = 'c.test';
@@ -330,7 +330,7 @@ async fn setting_the_same_rate_again_gives_no_turns_away() {
     app.run_until_idle().await;
     assert_eq!(app.smtp.mails().len(), 2);
 
-    // Nor does another rate: the next turn is reckoned from now on.
+    // Nor does another rate: the next slot is calculated from now.
     app.patch(&path, &json!({"rate": 0.5})).await;
     app.patch("/v1/streams/bulk", &json!({"rate": 0.5})).await;
     app.run_until_idle().await;

@@ -1,4 +1,4 @@
-//! What is closed costs nothing, keeps its mail, and lets go of it when its time has run out.
+//! Closed lanes cost nothing, and keep their messages until these expire.
 
 use serde_json::json;
 use sqlx::Row as _;
@@ -62,7 +62,7 @@ async fn however_much_expires_urgent_mail_finds_a_hand_free() {
     let reset = app.send(json!({})).await;
     app.sql("UPDATE streams SET paused_at = now()").await;
     app.clock.advance(hours(2));
-    // What expires cannot be recorded for a while, and stays in hand.
+    // The expiry cannot be recorded for a while, and stays leased.
     let mut lock = app.database.connect().await;
     sqlx::raw_sql("BEGIN; SELECT FROM event_counters FOR UPDATE").execute(&mut lock).await.unwrap();
     let (worker, stop) = (app.another_worker().await, CancellationToken::new());
@@ -104,7 +104,7 @@ async fn a_streams_own_window_counts() {
 }
 
 #[tokio::test]
-async fn looking_for_ready_lanes_passes_by_ten_thousand_that_are_closed() {
+async fn finding_ready_lanes_skips_ten_thousand_closed_ones() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     app.sql(

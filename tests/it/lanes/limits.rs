@@ -1,4 +1,4 @@
-//! Limits hold over all workers together, and what waits for its turn has had no attempt.
+//! Limits hold for all workers together, and messages that wait for a limit have no attempt.
 
 use futures_util::future::join_all;
 use postrider::worker::Worker;
@@ -8,12 +8,12 @@ use crate::support::app::TestApp;
 use crate::support::clock::millis;
 use crate::support::smtp::{Action, Gate};
 
-/// Sends so many mails.
+/// Sends this many messages.
 async fn send(app: &TestApp, count: usize) {
     join_all((0..count).map(|n| app.send(json!({"subject": format!("{n}")})))).await;
 }
 
-/// Stops the server at the end of so many mails.
+/// Stops the server at the final dot of this many messages.
 fn stop_at_the_dot<const N: usize>(app: &TestApp) -> Gate {
     let gate = Gate::default();
     app.smtp.dot().does(std::array::from_fn::<_, N, _>(|_| Action::Stall(gate.clone())));
@@ -128,7 +128,7 @@ async fn a_streams_rate_is_the_sum_of_its_lanes() {
         app.send(json!({"to": format!("ann@{domain}")})).await;
         app.send(json!({"to": format!("bo@{domain}"), "stream": "bulk"})).await;
     }
-    // A tenth of a second's worth of each.
+    // A tenth of a second of each rate.
     app.run_until_idle().await;
     assert_eq!(app.smtp.mails().len(), 4);
     app.clock.advance(millis(50));

@@ -1,4 +1,4 @@
-//! Domains that nobody has sent to before: each has a lane of its own where mail goes straight to it, and many come at a time.
+//! Domains without earlier messages: with direct delivery each gets a new lane, and many come at the same time.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn dns() -> DnsServer {
     dns
 }
 
-/// Asks until the answer is yes.
+/// Repeats the query until it returns true.
 async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
     let mut is_so = is_so;
     let asking = async {
@@ -46,7 +46,7 @@ async fn lanes(connection: &mut PgConnection) -> i64 {
     count(connection, "SELECT count(*) FROM lanes WHERE route = 'mx'").await
 }
 
-/// Makes the lane of `d0.test`, as another replica would, and does not commit it yet.
+/// Inserts the lane of `d0.test`, as another replica does, without committing.
 async fn makes_a_lane(app: &TestApp) -> PgConnection {
     app.send(json!({"to": "ann@seen.test"})).await;
     let mut other = app.database.connect().await;
@@ -60,12 +60,12 @@ async fn makes_a_lane(app: &TestApp) -> PgConnection {
     other
 }
 
-/// Waits until somebody waits for that.
+/// Waits until another transaction waits for that.
 async fn is_waited_for(watcher: &mut PgConnection) {
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
                    AND query LIKE 'INSERT INTO lanes%'";
-    until("somebody waits for the lane", async || count(watcher, waiting).await > 0).await;
+    until("a transaction waits for the lane", async || count(watcher, waiting).await > 0).await;
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn a_lane_that_postgres_refuses_keeps_no_other_from_being_made() {
     assert_eq!(app.smtp.mails().len(), DOMAINS * 3 / 4);
 }
 
-/// Waits until the last claim has found that it took all there was.
+/// Waits until the last claim has found that it leased everything.
 async fn rested(connection: &mut PgConnection) {
     let awake = "SELECT count(*) FROM lanes WHERE ready_at < 'infinity'";
     until("the lanes rest", async || count(connection, awake).await == 0).await;
@@ -158,7 +158,7 @@ async fn the_first_mail_to_a_domain_is_handed_over_like_any_other() {
     let dns = dns().await;
     let app = TestApp::builder().direct(&dns).whole().start().await;
     let mut connection = app.database.connect().await;
-    // It is claimed: by that the process learns how urgent the stream is.
+    // It is claimed, by which the process learns the priority of the stream.
     let first = app.send(json!({"to": "ann@seen.test"})).await;
     is(&app, &first, &["delivered"]).await;
     rested(&mut connection).await;
@@ -171,7 +171,7 @@ async fn the_first_mail_to_a_domain_is_handed_over_like_any_other() {
 }
 
 #[tokio::test]
-async fn what_a_paused_lane_keeps_keeps_nothing_else_from_being_handed_over() {
+async fn paused_lane_does_not_prevent_handoff_in_other_lanes() {
     let dns = dns().await;
     let app = TestApp::builder().direct(&dns).whole().start().await;
     let mut connection = app.database.connect().await;

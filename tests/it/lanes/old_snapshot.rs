@@ -1,5 +1,5 @@
-//! A transaction held open elsewhere, such as a backup or a forgotten psql, keeps every version of a row that was changed
-//! since. What changes often must not read them all.
+//! A transaction held open elsewhere, such as a backup or a forgotten psql, keeps every later version of a row.
+//! Statements that change a row often must not read all of its versions.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::support::postgres::statement;
 use crate::support::process::{Service, key, serve};
 use crate::support::sink::Sink;
 
-/// What a statement reads, in pages.
+/// The number of pages that a statement reads.
 async fn pages(connection: &mut PgConnection, statement: &str) -> i64 {
     let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}");
     let row = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_one(connection).await.unwrap();
@@ -23,7 +23,7 @@ async fn pages(connection: &mut PgConnection, statement: &str) -> i64 {
     plan[0]["Plan"]["Shared Hit Blocks"].as_i64().unwrap() + plan[0]["Plan"]["Shared Read Blocks"].as_i64().unwrap()
 }
 
-/// Somebody who keeps every version that there is from now on.
+/// Opens a transaction that keeps every row version from now on.
 async fn hold_everything(app: &TestApp) -> PgConnection {
     let mut held = app.database.connect().await;
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM event_counters";
@@ -49,9 +49,9 @@ async fn taking_event_numbers_costs_the_same_however_many_were_taken() {
     held.close().await.unwrap();
 }
 
-/// A lane's bound is raised past what has left it, and lowered for what comes: the claim begins there.
+/// A lane's watermark is raised past rows that have left it, and lowered for new ones: the claim starts there.
 #[tokio::test]
-async fn claiming_lowering_and_raising_cost_the_same_however_much_has_gone_through_a_lane() {
+async fn cost_of_claiming_is_independent_of_a_lanes_past_traffic() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     app.run_until_idle().await;
@@ -79,8 +79,8 @@ async fn claiming_lowering_and_raising_cost_the_same_however_much_has_gone_throu
         let claim = format!(
             "EXECUTE claim(ARRAY[{lane}], ARRAY[3], now(), '00000000-0000-0000-0000-00000000000a', ARRAY['{due}'::timestamptz])"
         );
-        // A bound that changes costs more with every change, since its row is in unique indexes: that is why it changes but
-        // a few times a second. Each commit only looks.
+        // Each change of a watermark costs more than the last, because its row is in unique indexes. It is therefore
+        // changed only a few times a second; each commit only reads it.
         pages(&mut busy, &lower).await;
         let cost = [pages(&mut busy, &lower).await, pages(&mut busy, &claim).await];
         let claimed: i64 = sqlx::query_scalar("SELECT count(*) FROM queue WHERE lease IS NOT NULL")
@@ -107,10 +107,10 @@ async fn claiming_lowering_and_raising_cost_the_same_however_much_has_gone_throu
     held.close().await.unwrap();
 }
 
-/// Rows that were read because a whole table was, by those who are connected and by all before.
+/// Rows that sequential scans have read, in current and past sessions.
 async fn rows_read_through(app: &TestApp) -> i64 {
     let mut connection = app.database.connect().await;
-    // What they did is counted once they are gone.
+    // The statistics of a session are counted once it has ended.
     let leave = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
                  WHERE datname = current_database() AND application_name LIKE 'postrider-%'";
     sqlx::raw_sql(leave).execute(&mut connection).await.unwrap();
@@ -119,13 +119,13 @@ async fn rows_read_through(app: &TestApp) -> i64 {
     sqlx::query_scalar(read).fetch_one(&mut connection).await.unwrap()
 }
 
-/// As hot connections are (`db::pool`).
+/// Like hot connections (`db::pool`).
 const KEPT: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
                     SET enable_mergejoin = off";
 
 /// Each week's partitions begin without statistics.
 #[tokio::test]
-async fn sending_reads_no_week_through_before_postgres_has_statistics_of_it() {
+async fn sending_scans_no_partition_without_statistics() {
     let app = TestApp::start().await;
     let first = app.send(json!({})).await;
     app.run_until_idle().await;
@@ -146,8 +146,8 @@ async fn sending_reads_no_week_through_before_postgres_has_statistics_of_it() {
     assert_eq!(app.status(&first.id).await, "relayed");
 }
 
-/// Whatever Postgres knew of the table when it made the plan that it keeps: that there is next to nothing in it, or much but
-/// not of the newest mail.
+/// The kept plan is good with any statistics at the time of planning: an almost empty table, or many rows without the
+/// newest messages.
 #[tokio::test]
 async fn recording_outcomes_looks_each_recipient_up() {
     let app = TestApp::start().await;
@@ -174,7 +174,7 @@ async fn recording_outcomes_looks_each_recipient_up() {
     app.run_until_idle().await;
 }
 
-/// Records an outcome of all mail that was sent, and takes it back.
+/// Records an outcome of all sent messages, and rolls it back.
 async fn looks_up(connection: &mut PgConnection, recipients: u32) {
     let arguments = "SELECT format('%L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L', array_agg(message_id),
                          array_agg(recipient_id), array_agg(lease), array_agg(claims), array_agg(tenant_id),
@@ -196,7 +196,7 @@ async fn looks_up(connection: &mut PgConnection, recipients: u32) {
     assert!(!plan.contains("Seq Scan") && !plan.contains("Join Filter"), "{plan}");
 }
 
-/// The same of lanes: the first domains come while there is next to none.
+/// The same for lanes: the first domains come while the table is almost empty.
 #[tokio::test]
 async fn finding_lanes_looks_each_of_them_up() {
     let app = TestApp::start().await;
@@ -224,10 +224,10 @@ async fn finding_lanes_looks_each_of_them_up() {
 
 /// Applications that send as fast as they can.
 const SENDERS: usize = 48;
-/// What one figure is measured over.
+/// The duration of one measurement.
 const SLICE: Duration = Duration::from_secs(15);
 
-/// Mails a second that arrive.
+/// Messages that arrive per second.
 async fn rate(sink: &Sink) -> usize {
     sink.take();
     tokio::time::sleep(SLICE).await;
@@ -259,7 +259,7 @@ async fn throughput_stays() {
     }
     rate(&sink).await;
     let before = rate(&sink).await;
-    println!("without: {before} mails/s");
+    println!("without: {before} messages/s");
     let mut held = postgres.connect("mail").await;
     sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM queue")
         .execute(&mut held)
@@ -268,16 +268,16 @@ async fn throughput_stays() {
     let (begun, mut with) = (Instant::now(), Vec::new());
     while begun.elapsed() < Duration::from_secs(seconds) {
         with.push(rate(&sink).await);
-        println!("held for {:>4} s: {} mails/s", begun.elapsed().as_secs(), with.last().unwrap());
+        println!("held for {:>4} s: {} messages/s", begun.elapsed().as_secs(), with.last().unwrap());
     }
     held.close().await.unwrap();
     rate(&sink).await;
     let after = rate(&sink).await;
-    println!("without: {after} mails/s");
+    println!("without: {after} messages/s");
     senders.shutdown().await;
     assert!(service.terminate().await.success());
     postgres.stop().await;
     let (last, without) = (&with[with.len() * 2 / 3..], usize::midpoint(before, after));
     let last = last.iter().sum::<usize>() / last.len();
-    assert!(last * 10 >= without * 8, "{last} mails/s with, {without} without");
+    assert!(last * 10 >= without * 8, "{last} messages/s with, {without} without");
 }

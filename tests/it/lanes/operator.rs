@@ -1,4 +1,4 @@
-//! What an operator sees and does when something is stuck: pauses, blocks, lists and retries.
+//! What an operator sees and does when messages are stuck: pauses, blocks, lists and retries.
 
 use postrider::clock::{Clock as _, SystemClock};
 use serde_json::json;
@@ -151,7 +151,7 @@ async fn attachments_and_event_details_are_shown() {
     }
 }
 
-/// Has this process find out that there is no `public_url`, which a stream's links need.
+/// Makes the process find out that `public_url`, which a stream's links need, is not set.
 async fn sent_without_public_url(app: &TestApp) {
     let mut config = app.config.clone();
     config.public_url = None;
@@ -192,7 +192,7 @@ async fn a_lane_with_more_than_a_batch_is_retried_as_a_whole() {
         let to: Vec<String> = (0..50).map(|n| format!("r{message}-{n}@example.test")).collect();
         app.send(json!({"to": to})).await;
     }
-    // Many are due at the same time.
+    // Many messages are due at the same time.
     app.sql("UPDATE queue SET due_at = due_at + interval '1 hour' * (1 + abs(hashtext(recipient_id::text) % 3))").await;
     let lanes = app.get("/v1/lanes").await.body;
     let lane = lanes["data"][0]["id"].as_str().unwrap();
@@ -217,7 +217,7 @@ async fn messages_that_a_pause_would_expire_are_warned_of() {
     assert_eq!(paused.status, 200, "{paused:?}");
     let soon = (SystemClock.now() + minutes(30)).to_rfc3339();
     api.send(json!({"to": ["ann@example.test", "bo@example.test"], "expires_at": soon})).await;
-    // A worker looks as it starts.
+    // A worker checks when it starts.
     let mut second = Service::start(serve(&database.url, smtp.address(), &[])).await;
     let warned = second.logged_event("pause_expires_messages").await;
     let fields = &warned["fields"];

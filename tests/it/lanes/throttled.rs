@@ -1,4 +1,4 @@
-//! A destination that asks for less gets less, until it takes as much as before.
+//! A destination that throttles gets a lower rate, until it accepts as much as before.
 
 use serde_json::json;
 use sqlx::Row as _;
@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use crate::support::app::TestApp;
 use crate::support::clock::{millis, minutes, seconds};
 
-/// What was learned of the lane of this domain.
+/// The learned rate of this domain's lane.
 async fn learned(app: &TestApp, domain: &str) -> Option<f64> {
     let mut connection = app.database.connect().await;
     let query = sqlx::query("SELECT learned_rate FROM lanes WHERE domain = $1").bind(domain);
@@ -131,7 +131,7 @@ async fn a_relay_that_refuses_many_domains_asks_for_less_itself() {
 }
 
 #[tokio::test]
-async fn a_domain_that_takes_as_much_as_before_goes_with_the_others_again() {
+async fn recovered_domain_rejoins_the_relays_lane() {
     let app = TestApp::start().await;
     app.smtp.rcpt("ann@busy.test").replies(["450 4.7.0 busy.test takes no more"]);
     send(&app, "ann@busy.test", 1).await;
@@ -149,13 +149,13 @@ async fn a_domain_that_takes_as_much_as_before_goes_with_the_others_again() {
 }
 
 #[tokio::test]
-async fn a_mail_to_two_domains_goes_to_the_one_that_is_not_slowed_at_once() {
+async fn message_to_two_domains_goes_to_the_unthrottled_one_at_once() {
     let app = TestApp::start().await;
     app.smtp.rcpt("ann@busy.test").replies(["450 4.7.1 busy.test takes no more"]);
     let mail = app.send(json!({"to": ["ann@busy.test", "cy@calm.test"]})).await;
     app.run_until_idle().await;
     assert_eq!(app.states(&mail.id).await, ["deferred", "relayed"]);
-    // Uses up the only turn.
+    // Uses the only slot of the rate.
     send(&app, "bo@busy.test", 1).await;
     app.run_until_idle().await;
     let mail = app.send(json!({"to": ["ann@busy.test", "cy@calm.test"]})).await;

@@ -1,4 +1,4 @@
-//! A destination that cannot be reached is probed by few, and whatever else goes there waits without an attempt.
+//! An unreachable destination is probed with few messages; the others wait without an attempt.
 
 use postrider::clock::Clock as _;
 use postrider::config::Route;
@@ -13,7 +13,7 @@ use crate::support::clock::{hours, seconds};
 use crate::support::dns::DnsServer;
 use crate::support::smtp::Action;
 
-/// The server hangs up on so many connections before it says a word.
+/// The server hangs up on this many connections before the greeting.
 fn hangs_up<const N: usize>(app: &TestApp) {
     app.smtp.greeting().does(std::array::from_fn::<_, N, _>(|_| Action::Drop));
 }
@@ -25,7 +25,7 @@ async fn failures(app: &TestApp) -> i16 {
 }
 
 #[tokio::test]
-async fn what_waits_behind_a_block_has_no_attempt_and_goes_when_a_probe_got_through() {
+async fn blocked_messages_have_no_attempt_until_a_probe_succeeds() {
     let app = TestApp::start().await;
     hangs_up::<1>(&app);
     let first = app.send(json!({})).await;
@@ -96,7 +96,7 @@ async fn a_dead_domain_delays_no_other() {
 }
 
 #[tokio::test]
-async fn a_connection_that_fails_beside_others_that_work_blocks_nothing() {
+async fn one_failing_connection_among_working_ones_blocks_nothing() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     app.run_until_idle().await;
@@ -149,7 +149,7 @@ async fn a_worker_that_does_not_get_out_stops_no_other() {
     app.run_until_idle().await;
     assert_eq!((app.status(&second.id).await.as_str(), failures(&app).await), ("relayed", 0));
 
-    // What it has not reached since, it blocks for nobody else, and it leaves it to the others.
+    // A destination that it has not tried since is not blocked for other workers.
     let third = app.send(json!({})).await;
     cut_off.drain().await.unwrap();
     assert_eq!((app.status(&third.id).await.as_str(), failures(&app).await), ("deferred", 0));
@@ -161,7 +161,7 @@ async fn a_worker_that_does_not_get_out_stops_no_other() {
 }
 
 #[tokio::test]
-async fn mail_that_now_goes_another_way_says_nothing_of_the_lane_it_waited_in() {
+async fn message_on_a_new_route_does_not_affect_its_old_lane() {
     let dns = DnsServer::start().await;
     dns.servfail("dead.test");
     let mut app = TestApp::start().await;

@@ -1,4 +1,4 @@
-//! The clock of a machine is wrong. The database's decides what is due, what has expired and when something happened.
+//! The clock of a machine is wrong. The database's clock decides what is due, what has expired and the time of events.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::support::invariants;
 use crate::support::postgres::Database;
 use crate::support::smtp::SmtpServer;
 
-/// The clock of a machine that is off by so much.
+/// A clock with an offset.
 #[derive(Debug)]
 struct Off(TimeDelta);
 

@@ -1,11 +1,11 @@
-//! Some thirty kinds of faults against three replicas under load, and a table of what came of each: nothing may be lost or
-//! invented, and copies are there only where the protocol leaves no choice.
+//! About thirty kinds of faults against three replicas under load, and a table with the result of each: nothing may be
+//! lost or invented, and duplicates are allowed only when unavoidable.
 //!
 //! ```sh
 //! cargo test --release --test it fault_table -- --ignored --nocapture
 //! ```
 //!
-//! `POSTRIDER_FAULT_ROUNDS` (per cent, default 100) makes it shorter or longer, `POSTRIDER_FAULT` picks by name.
+//! `POSTRIDER_FAULT_ROUNDS` (per cent, default 100) makes it shorter or longer, `POSTRIDER_FAULT` selects faults by name.
 
 mod acts;
 
@@ -16,12 +16,12 @@ use futures_util::future::BoxFuture;
 use crate::support::fleet::{Fleet, Layout, Sum};
 use crate::support::own_postgres::OwnPostgres;
 
-/// Does the worst once.
+/// Injects the fault once.
 type Act = for<'a> fn(&'a mut Fleet) -> BoxFuture<'a, ()>;
 
 struct Fault {
     name: &'static str,
-    /// Whether a mail may arrive twice: its text was sent, and whoever knew is gone.
+    /// Whether a message may arrive twice: its body was sent, and the process that knows it is gone.
     copies: bool,
     rounds: usize,
     layout: Layout,
@@ -62,7 +62,7 @@ const FAULTS: &[Fault] = &[
     fault!("Postgres hangs up", Whole, false, 15, acts::hang_up),
     fault!("Postgres read-only", Whole, false, 3, acts::read_only),
     fault!("Postgres out of connections", Whole, false, 3, acts::out_of_connections),
-    // Who cannot speak for longer than a lease, while others can, is taken for dead.
+    // A replica that is cut off for longer than a lease, while others are not, is considered dead.
     fault!("Postgres has few connections", Whole, true, 3, acts::few_connections),
     fault!("event counters locked for 3 s", Whole, false, 3, acts::locked_counters),
     fault!("lanes locked for 3 s", Whole, false, 3, acts::locked_lanes),
@@ -129,5 +129,5 @@ fn number(variable: &str, default: usize) -> usize {
     std::env::var(variable).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// How long to wait after each round until mail is accepted again.
+/// How long to wait after each round until messages are accepted again.
 const GOES_ON: Duration = Duration::from_secs(10);

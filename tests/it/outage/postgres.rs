@@ -1,5 +1,5 @@
-//! Postgres is killed, cut off, read-only or full. Requests are refused in words, soon, and with a time to come back;
-//! nothing that was accepted is lost; and all goes on by itself.
+//! Postgres is killed, cut off, read-only or full. Requests are refused soon, with a cause and `Retry-After`; no
+//! accepted message is lost; and everything continues by itself.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::support::load::{Load, have_all_arrived};
 use crate::support::raw_http::{Raw, status};
 use crate::support::site::{NAME, Site, TIMEOUT};
 
-/// A site that has been sending for a while, and what it was told of.
+/// A site that has been sending for a while, and its accepted messages.
 async fn under_load(site: &Site) -> Load {
     let mut load = Load::start(&site.api);
     load.reaches(50).await;
     load
 }
 
-/// Every mail that was answered 202 arrives, and the site goes on.
+/// Every message that was answered 202 arrives, and the site continues.
 async fn goes_on(site: Site, acknowledged: &BTreeSet<String>) {
     site.works().await;
     have_all_arrived(&site.smtp, acknowledged).await;
@@ -81,7 +81,7 @@ async fn cut_off_without_a_word() {
     goes_on(site, &acknowledged).await;
 }
 
-/// Asks until this counts one.
+/// Repeats the query until it returns one.
 async fn become_one(connection: &mut PgConnection, query: &'static str) {
     let asking = async {
         while sqlx::query_scalar::<_, i64>(query).fetch_one(&mut *connection).await.unwrap() != 1 {
@@ -91,7 +91,7 @@ async fn become_one(connection: &mut PgConnection, query: &'static str) {
     tokio::time::timeout(Duration::from_secs(20), asking).await.unwrap_or_else(|_| panic!("waited in vain: {query}"));
 }
 
-/// New mail is leased to the worker by the very commit whose answer never comes, so that nobody else would send it.
+/// A new message is leased to the worker by the commit whose response never comes, so that no other worker sends it.
 #[tokio::test]
 async fn new_mail_whose_commit_is_not_answered_is_found_and_sent() {
     let mut site = Site::start().await;
@@ -109,7 +109,7 @@ async fn new_mail_whose_commit_is_not_answered_is_found_and_sent() {
         become_one(&mut lock, leased).await;
     };
     tokio::join!(site.refuses(), cut_off);
-    assert_eq!(site.smtp.mails().len(), 1, "nobody knows that there is another");
+    assert_eq!(site.smtp.mails().len(), 1, "the other one is unknown");
     site.postgres.proxy.open();
     site.smtp.received(2).await;
     site.works().await;
@@ -117,9 +117,9 @@ async fn new_mail_whose_commit_is_not_answered_is_found_and_sent() {
     site.end().await;
 }
 
-/// A worker that is told to stop may have taken new mail into its hands that is not committed yet.
+/// A worker that stops may have reserved new messages that are not committed yet.
 #[tokio::test]
-async fn new_mail_that_is_committed_while_the_service_stops_stays_in_nobodys_hand() {
+async fn message_committed_during_a_stop_is_left_unleased() {
     let site = Site::start().await;
     site.works().await;
     site.waits_at_commit().await;
@@ -184,7 +184,7 @@ async fn read_only_after_a_failover() {
 async fn a_failover_to_another_server_is_followed() {
     let site = Site::start().await;
     site.works().await;
-    // The old connections lead to the old server, which lives on read-only.
+    // The old connections lead to the old server, which is still running, read-only.
     site.sql("ALTER SYSTEM SET default_transaction_read_only = on; SELECT pg_reload_conf()").await;
     site.notices().await;
     site.refuses().await;

@@ -1,4 +1,4 @@
-//! Several replicas on one database: their settings, their connections, and what they do at the same moment.
+//! Several replicas on one database: their settings, their connections, and concurrent work.
 
 use std::sync::Arc;
 use std::time::Duration;

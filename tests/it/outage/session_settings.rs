@@ -1,4 +1,4 @@
-//! A connection pooler drops the settings of our sessions. Nobody is told 202 for what a crash of the server can lose.
+//! A connection pooler drops session settings. No message is answered 202 that a crash of the server can lose.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ async fn pooled_connections_take_their_settings_from_the_role() {
     let config = config(dropping_settings(&database.url).await, Some(database.url.clone()));
     let refused = start(&config).await.unwrap_err().to_string();
     let (_, statements) = refused.split_once("reconnect the pooler: ").expect("the statements that fix it");
-    // The role is every test's; a database is this one's alone.
+    // All tests share the role; the database belongs to this test.
     let mut connection = database.connect().await;
     let (role, name): (String, String) =
         sqlx::query_as("SELECT current_user::text, current_database()::text").fetch_one(&mut connection).await.unwrap();

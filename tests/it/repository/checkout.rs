@@ -1,4 +1,4 @@
-//! What the repository promises to whoever clones it.
+//! What a fresh clone of the repository must contain.
 
 use std::collections::BTreeSet;
 

@@ -1,10 +1,9 @@
-//! The house's drawing, held against every `use`: imports run downward (style.md), files stay small, SQL stays in one
-//! room.
+//! Checks the architecture: imports run downward, files stay small, and SQL stays in `db`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Who may use whom. `clock`, `config`, `dns` and `telemetry` are leaves that anyone may use.
+/// Which module may use which. All modules may use `clock`, `config`, `dns` and `telemetry`.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("clock", &[]),
@@ -87,8 +86,8 @@ fn imports_run_downward() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The shelves of `worker`, and those that each may import. Files directly in `worker` join the shelves: they may import all
-/// of them, and no shelf imports them.
+/// The shelves of `worker`, and those that each may import. Files directly in `worker` join the shelves: they may
+/// import all of them, and no shelf imports them.
 const WORKER_SHELVES: &[(&str, &[&str])] = &[
     ("lease", &[]),
     ("claim", &["lease"]),
@@ -107,8 +106,8 @@ fn module_path(path: &Path) -> Vec<String> {
     names
 }
 
-/// Every path in a file's code that starts with `crate`, `super`, `self` or one of the file's own `modules`, from the root of
-/// the crate: in imports, re-exports and expressions alike, with groups spelled out.
+/// Every path in a file's code that starts with `crate`, `super`, `self` or one of the file's own `modules`, from the
+/// root of the crate: in imports, re-exports and expressions alike, with groups spelled out.
 fn absolute_paths(own: &[String], modules: &[&str], text: &str) -> BTreeSet<Vec<String>> {
     let code = text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
     // Tests are the last module of a file, and one level deeper.
@@ -185,7 +184,7 @@ fn spelled_out(path: &str) -> Vec<Vec<String>> {
     parts.flat_map(|part| spelled_out(&format!("{prefix}{}", part.trim()))).collect()
 }
 
-/// A path from the root of the crate, if it leads anywhere in it. `extra` is how much deeper than the file it stands.
+/// A path from the root of the crate, if it exists there. `extra` is how much deeper than the file it is.
 fn resolved(own: &[String], modules: &[&str], path: &[String], extra: usize) -> Option<Vec<String>> {
     let (first, rest) = path.split_first().filter(|(_, rest)| !rest.is_empty())?;
     match first.as_str() {
@@ -276,7 +275,7 @@ fn relative_and_grouped_paths_are_resolved() {
 
 #[test]
 fn sql_stays_in_db() {
-    // The name of a log target is no SQL.
+    // The name of a log target is not SQL.
     let uses_sqlx = |text: &str| text.replace("sqlx::postgres::notice", "").contains("sqlx::");
     let wrong: Vec<PathBuf> = sources()
         .into_iter()

@@ -1,4 +1,4 @@
-//! The examples of the README and of `docs/`, pasted as a newcomer would; and the links between all pages.
+//! Runs the examples of the README and of `docs/` as a new user pastes them, and checks the links between all pages.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -117,7 +117,7 @@ async fn the_python_and_node_examples_send_a_message() {
     assert!(dev.stop().await.success());
 }
 
-/// Every Markdown page that a reader is shown.
+/// Every Markdown page.
 fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut pages = Vec::new();
@@ -133,7 +133,7 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The targets of the links in a page: what stands in parentheses behind `]`, outside of code.
+/// The targets of the links in a page: the text in parentheses after `]`, outside of code.
 fn links(text: &str) -> Vec<&str> {
     let mut is_code = false;
     let mut links = Vec::new();

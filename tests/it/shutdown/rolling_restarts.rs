@@ -7,7 +7,7 @@ use crate::support::postgres::Database;
 use crate::support::process::{Service, key, serve};
 use crate::support::smtp::SmtpServer;
 
-/// Mails that are accepted between two restarts.
+/// Messages that are accepted between two restarts.
 const BETWEEN: usize = 60;
 
 async fn rolls(restarts: usize) {

@@ -1,4 +1,4 @@
-//! Who sends is asked once more when the server waits for the text; until then nothing has happened.
+//! The send guard is called when the server is ready for the body; until then an attempt can be canceled.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use postrider::smtp::{Limits, SendGuard, SendOptions, Sender};
 use crate::support::sending::{MAIL, envelope, mail_of, relay, sender, through_relay, verdicts};
 use crate::support::smtp::SmtpServer;
 
-/// Goes on with the text or not, and counts how often it was asked.
+/// A guard that allows or denies sending the body, and counts its calls.
 struct AtTheText {
     goes_on: bool,
     ends: bool,
@@ -72,7 +72,7 @@ async fn a_mail_that_is_called_off_at_its_text_was_not_begun() {
 }
 
 #[tokio::test]
-async fn it_is_asked_once_a_mail_and_the_commands_still_go_in_one_group() {
+async fn guard_is_called_once_per_message_and_commands_are_pipelined() {
     let smtp = SmtpServer::start().await;
     let (sender, watch) = (sender(relay(&smtp)), AtTheText::that(true));
     assert!(send(&sender, &watch).await);

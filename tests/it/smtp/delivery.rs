@@ -1,4 +1,4 @@
-//! A mail and its recipients: each gets the answer that was meant for it.
+//! A message and its recipients: each recipient gets its own reply.
 
 use postrider::domain::outcome::Verdict::{Accepted, Permanent, Temporary};
 use postrider::smtp::Envelope;
@@ -59,7 +59,7 @@ async fn a_server_without_pipelining_is_asked_step_by_step() {
 }
 
 #[tokio::test]
-async fn of_ten_recipients_four_are_taken_three_deferred_and_three_refused() {
+async fn of_ten_recipients_four_accepted_three_deferred_three_refused() {
     let smtp = SmtpServer::start().await;
     let to = [
         "a@x.test", "b@x.test", "c@x.test", "d@x.test", "e@x.test", "f@x.test", "g@x.test", "h@x.test", "i@x.test",
@@ -118,7 +118,7 @@ async fn when_data_or_the_dot_is_refused_those_accepted_at_rcpt_are() {
 }
 
 #[tokio::test]
-async fn when_all_recipients_are_refused_and_data_is_not_an_empty_mail_ends_it() {
+async fn empty_message_ends_data_when_all_recipients_are_refused() {
     let smtp = SmtpServer::start().await;
     smtp.rcpt("a@x.test").replies(["550 5.1.1 unknown"]);
     smtp.data().replies(["354 go ahead"]);

@@ -1,4 +1,4 @@
-//! What is used only where it is offered.
+//! Extensions are used only if the server offers them.
 
 use postrider::domain::outcome::Verdict::{Accepted, Permanent};
 use postrider::smtp::Envelope;

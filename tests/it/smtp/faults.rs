@@ -1,4 +1,4 @@
-//! Servers on their bad days: temporary before the final dot, uncertain after it, and an end in every case.
+//! Faulty servers: the outcome is temporary before the final dot and uncertain after it, and every attempt ends.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ async fn a_link_that_dies_before_the_dot_is_temporary() {
 async fn a_link_that_dies_in_the_middle_of_a_large_mail_is_temporary() {
     let smtp = SmtpServer::start().await;
     smtp.data().does([Action::DropAfterReading(10_000, "")]);
-    // Larger than all the buffers between here and there.
+    // Larger than all buffers on the connection.
     let mail = mail_of(20_000_000);
     let outcomes = sender(relay(&smtp)).send(&through_relay(), &envelope(["ann@example.test"]), &mail).await;
     assert_eq!(verdicts(&outcomes), [Temporary]);
@@ -185,7 +185,7 @@ async fn replies_out_of_step_bounce_nobody() {
         for offered in ["PIPELINING", "8BITMIME"] {
             let smtp = SmtpServer::start().await;
             smtp.offers([offered]);
-            // One reply too many: each later one seems to be about the recipient after.
+            // One reply too many: each later one is read as the reply for the next recipient.
             smtp.mail().does([Action::Octets(b"250 2.0.0 queued\r\n250 2.1.0 ok\r\n".to_vec())]);
             smtp.rcpt(refused).replies(["550 5.1.1 unknown"]);
             let outcomes = send(&sender(relay(&smtp)), to).await;

@@ -1,4 +1,4 @@
-//! The reply to the final dot: its code decides, however it is written. Each one that is missed is one more copy.
+//! The reply to the final dot: its code decides, in any format. Each reply that is missed leads to a duplicate.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use postrider::smtp::{Settings, Timeouts};
 use crate::support::sending::{envelope, mail_of, relay, send_one, sender, through_relay};
 use crate::support::smtp::{Action, SmtpServer};
 
-/// Settings with which a reply that is passed over is soon given up.
+/// Settings with a short wait for a missed reply.
 fn impatient(smtp: &SmtpServer) -> Settings {
     Settings { timeouts: Timeouts { quit: Duration::from_millis(300), ..Timeouts::default() }, ..relay(smtp) }
 }
 
-/// What comes of a mail whose final dot is answered like this, and of one after it.
+/// The outcomes of a message whose final dot gets this reply, and of the next message.
 async fn answered(action: Action) -> Outcome {
     let smtp = SmtpServer::start().await;
     smtp.dot().does([action]);

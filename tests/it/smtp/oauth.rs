@@ -1,4 +1,4 @@
-//! XOAUTH2: an access token in place of a password, read anew at every login.
+//! XOAUTH2: an access token in place of a password, read again at every login.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -1,4 +1,4 @@
-//! A server that takes so many recipients in one transaction gets the others in the next one, at once (RFC 5321
+//! A server that limits the recipients of a transaction gets the others in the next one, at once (RFC 5321
 //! §4.5.3.1.10).
 
 use std::sync::Mutex;
@@ -15,7 +15,7 @@ use crate::support::smtp::{Action, SmtpServer};
 
 const FIVE: [&str; 5] = ["a@x.test", "b@x.test", "c@x.test", "d@x.test", "e@x.test"];
 
-/// A server that takes two recipients of five at a time, and says so like this.
+/// A server that accepts two of five recipients at a time, with this reply.
 async fn two_at_a_time(reply: &str) -> SmtpServer {
     let smtp = SmtpServer::start().await;
     for address in &FIVE[2..] {
@@ -24,7 +24,7 @@ async fn two_at_a_time(reply: &str) -> SmtpServer {
     smtp
 }
 
-/// Who got each mail.
+/// The recipients of each message.
 fn copies(smtp: &SmtpServer) -> Vec<Vec<String>> {
     smtp.mails().into_iter().map(|mail| mail.to).collect()
 }
@@ -95,7 +95,7 @@ async fn a_limit_that_lasts_leaves_the_rest_for_later() {
     let smtp = two_at_a_time("550 too many recipients").await;
     smtp.rcpt("c@x.test").replies(["550 too many recipients"]);
     let outcomes = send(&sender(relay(&smtp)), FIVE).await;
-    // The second transaction took d alone, which is asked for with c; then c goes, and e.
+    // The second transaction tried c and d, but only d was accepted; c and e follow.
     assert_eq!(verdicts(&outcomes), [Accepted; 5]);
 
     let smtp = SmtpServer::start().await;
@@ -105,7 +105,7 @@ async fn a_limit_that_lasts_leaves_the_rest_for_later() {
     assert_eq!(copies(&smtp), owned(&[&["a@x.test"]]));
 }
 
-/// Two transactions, the second of which fares as scripted.
+/// Two transactions; the second one has a script.
 async fn second(script: impl Fn(&SmtpServer)) -> (Vec<Outcome>, SmtpServer) {
     let smtp = two_at_a_time("552 too many recipients").await;
     script(&smtp);
@@ -114,7 +114,7 @@ async fn second(script: impl Fn(&SmtpServer)) -> (Vec<Outcome>, SmtpServer) {
 }
 
 #[tokio::test]
-async fn what_becomes_of_the_second_transaction_changes_nothing_of_the_first() {
+async fn second_transaction_does_not_change_the_first_ones_outcome() {
     let usual = || Action::from("250 2.0.0 queued");
     let expect = |outcomes: &[Outcome], third: Verdict, copies_are: usize, smtp: &SmtpServer| {
         assert_eq!(verdicts(outcomes), [Accepted, Accepted, third]);
@@ -132,7 +132,7 @@ async fn what_becomes_of_the_second_transaction_changes_nothing_of_the_first() {
     let (outcomes, smtp) = second(|smtp| smtp.mail().does([usual(), Action::Drop])).await;
     expect(&outcomes, Accepted, 2, &smtp);
     assert_eq!(smtp.connections(), 2);
-    // Nor is it when there is none to be had.
+    // Nor is a connection that fails.
     let refused = || Action::ReplyThenDrop("421 4.3.2 closing".into());
     let (outcomes, smtp) = second(|smtp| {
         smtp.mail().does([usual(), Action::Drop]);
@@ -170,7 +170,7 @@ async fn a_server_that_hangs_up_over_their_number_is_asked_for_fewer() {
     assert_eq!(smtp.connections(), 2);
 }
 
-/// Wants the first text to be sent, and no other.
+/// A guard that allows only the first body.
 #[derive(Default)]
 struct Once {
     asked: AtomicUsize,
@@ -211,7 +211,7 @@ async fn a_connection_that_has_carried_enough_is_replaced() {
     smtp.mail().replies(["450 4.7.1 Too many messages in this session"]);
     assert_eq!(send_one(&sender).await.verdict, Accepted);
     assert_eq!(smtp.connections(), 2);
-    // Of a new one it is a refusal.
+    // For a new message it is a refusal.
     let smtp = SmtpServer::start().await;
     smtp.mail().replies(["450 4.7.1 Too many messages in this session"]);
     assert_eq!(send_one(&crate::support::sending::sender(relay(&smtp))).await.verdict, Temporary);

@@ -1,4 +1,4 @@
-//! An outcome says how far the attempt had come, and what that tells of the destination.
+//! An outcome has the stage that the attempt reached, and what that says about the destination.
 
 use postrider::domain::outcome::{Outcome, Signal, Stage};
 use postrider::smtp::Settings;

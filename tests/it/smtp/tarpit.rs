@@ -1,4 +1,4 @@
-//! Servers that keep us busy with nothing: an octet now and then, none of which is a reply. The wait is for a whole reply.
+//! Servers that send single bytes slowly, but no reply. The time limit is for a complete reply.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use postrider::smtp::{Settings, Timeouts};
 use crate::support::sending::{relay, send_one, sender};
 use crate::support::smtp::{Action, SmtpServer};
 
-/// As 10 s are to the five minutes of the standard.
+/// In place of the five minutes of the standard.
 const PERIOD: Duration = Duration::from_millis(5);
 const WAIT: Duration = Duration::from_millis(150);
 
@@ -29,7 +29,7 @@ fn impatient() -> Timeouts {
 #[tokio::test]
 async fn an_octet_now_and_then_gains_no_time() {
     for stage in ["greeting", "ehlo", "mail", "rcpt", "data", "dot"] {
-        // One line without end, and one reply that has another line after every line.
+        // One endless line, and one reply with endless lines.
         for octets in [b"250-wait ".as_slice(), b"250-\r\n"] {
             let smtp = SmtpServer::start().await;
             let script = match stage {

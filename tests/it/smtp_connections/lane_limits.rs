@@ -1,4 +1,4 @@
-//! A lane with limits of its own keeps to them, whichever of its servers the mail goes to.
+//! The limits of a lane hold for all its servers together.
 
 use std::time::Duration;
 

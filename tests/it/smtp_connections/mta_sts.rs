@@ -1,4 +1,5 @@
-//! A domain that publishes an MTA-STS policy (RFC 8461) gets its mail as the policy wants it, or later.
+//! A domain that publishes an MTA-STS policy (RFC 8461) gets messages only as the policy requires; otherwise they are
+//! deferred.
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ async fn world() -> World {
     world_with(&Certificate::valid_for_all(&["mta-sts.example.test", "mx.example.test"])).await
 }
 
-/// `ca` is trusted, and shown by both servers.
+/// `ca` is trusted, and used by both servers.
 async fn world_with(ca: &Certificate) -> World {
     let (dns, smtp, https) = (DnsServer::start().await, SmtpServer::start().await, PolicyServer::start(ca).await);
     dns.mx("example.test", 10, "mx.example.test");
@@ -223,7 +224,7 @@ async fn a_policy_is_not_fetched_from_within_our_network() {
     let world = world().await;
     world.publishes("enforce", "mail.example.test");
     let sender = sender(Settings { allow_loopback_mx: false, ..world.settings.clone() });
-    // The mail exchanger is not to be had either; what matters is that nobody was asked for a policy.
+    // The mail exchanger does not work either; this test checks that no policy was fetched.
     send(&sender).await;
     assert!(world.https.asked().is_empty());
 }
@@ -278,7 +279,7 @@ async fn a_new_edition_is_fetched() {
     world.publishes("enforce", "mx.example.test");
     assert_eq!(send(&sender).await.verdict, Temporary, "the old edition holds");
     world.dns.txt(RECORD, ["v=STSv1; id=2;"]);
-    // It is fetched beside the mail that goes by the old one.
+    // It is fetched while a message is sent by the old one.
     send(&sender).await;
     world.https.was_asked(2).await;
     let until_accepted = async {
@@ -300,7 +301,7 @@ async fn many_mails_at_once_fetch_it_once() {
 }
 
 #[tokio::test]
-async fn a_session_for_a_domain_without_policy_is_not_used_for_one_that_has_one() {
+async fn session_without_policy_is_not_reused_for_a_domain_with_one() {
     let world = world().await;
     world.publishes("enforce", "mx.example.test");
     world.dns.mx("plain.test", 10, "mx.example.test");

@@ -1,4 +1,4 @@
-//! Straight to the recipients' own servers, as the DNS names them.
+//! Direct delivery to the recipients' servers, found by the DNS.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn the_lowest_preference_is_asked_first() {
 }
 
 #[tokio::test]
-async fn the_next_server_is_asked_where_the_first_is_dead_or_refuses_us() {
+async fn next_server_is_used_if_the_first_is_dead_or_refuses() {
     let dns = DnsServer::start().await;
     let [first, second, third] = three().await;
     for (preference, host, ip) in
@@ -74,7 +74,7 @@ async fn two(dns: &DnsServer) -> (SmtpServer, SmtpServer, Sender) {
 }
 
 #[tokio::test]
-async fn the_next_server_is_asked_where_the_first_will_not_have_the_mail_for_now() {
+async fn next_server_is_used_if_the_first_defers_the_message() {
     for reply in ["421 4.3.2 closing", "452 4.3.1 no room"] {
         let dns = DnsServer::start().await;
         let (first, second, sender) = two(&dns).await;
@@ -169,7 +169,7 @@ async fn a_server_with_an_ipv6_address_alone_is_called_there() {
     dns.has_address("implicit.test", "::1");
     let sender = sender(direct(&dns, &smtp));
     for domain in ["example.test", "implicit.test"] {
-        // Nobody listens there; where there is no IPv6 nobody can be called.
+        // No server listens there; without IPv6 there is no connection at all.
         let outcome = send(&sender, domain).await;
         assert_eq!((outcome.verdict, outcome.peer.ip), (Temporary, Some("::1".parse().unwrap())), "{domain}");
     }
@@ -198,7 +198,7 @@ async fn what_the_dns_does_not_answer_is_temporary() {
     dns.silent("silent.test");
     dns.mx("half.test", 10, "broken.test");
     dns.mx("lost.test", 10, "nowhere.test");
-    // It may have an IPv6 address for all we know.
+    // It may have an IPv6 address.
     dns.servfail_for_ipv6("half-known.test");
     let timeouts = Timeouts { dns: Duration::from_millis(300), ..Timeouts::default() };
     let sender = sender(Settings { timeouts, ..direct(&dns, &smtp) });

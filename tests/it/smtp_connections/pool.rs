@@ -1,4 +1,4 @@
-//! Sessions are kept for the next mail, and not beyond what they are good for.
+//! Sessions are reused for the next message, within their limits.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ async fn closing_the_sender_ends_its_sessions_with_quit() {
 
 #[tokio::test]
 async fn a_session_that_died_while_idle_is_no_attempt() {
-    // Quiet when looked at, it answers MAIL with the news that it is over.
+    // The idle session looks open, but the reply to MAIL says that it is closed.
     for end in [Action::ReplyThenDrop("421 4.4.2 idle for too long".into()), Action::Drop] {
         for offered in [["PIPELINING"], ["8BITMIME"]] {
             let smtp = SmtpServer::start().await;

@@ -1,4 +1,4 @@
-//! TLS: taken where it is offered, verified where it is required, never mixed with plain text.
+//! TLS is used if it is offered, verified if it is required, and never mixed with plain text.
 
 use std::time::Duration;
 
@@ -136,7 +136,7 @@ async fn opportunistic_tls_takes_any_certificate() {
 }
 
 #[tokio::test]
-async fn opportunistic_tls_goes_without_where_there_is_none_or_it_fails() {
+async fn opportunistic_tls_falls_back_to_plain_text() {
     let smtp = SmtpServer::start().await;
     assert_eq!(send_one(&sender(opportunistic(&smtp))).await.verdict, Accepted);
 
@@ -145,7 +145,7 @@ async fn opportunistic_tls_goes_without_where_there_is_none_or_it_fails() {
     assert_eq!(send_one(&sender(opportunistic(&smtp))).await.verdict, Accepted);
     assert_eq!(smtp.connections(), 1);
 
-    // It promises TLS and speaks something else.
+    // It announces TLS but does not speak it.
     let smtp = SmtpServer::start().await;
     smtp.offers(["STARTTLS"]);
     let outcome = send_one(&sender(opportunistic(&smtp))).await;

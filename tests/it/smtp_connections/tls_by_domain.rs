@@ -1,4 +1,4 @@
-//! How much TLS the configuration asks of a domain's own servers.
+//! The TLS that the configuration requires of a domain's servers.
 
 use postrider::domain::outcome::Outcome;
 use postrider::domain::outcome::Verdict::{Accepted, Temporary};

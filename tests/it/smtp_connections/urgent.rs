@@ -1,4 +1,4 @@
-//! A destination that answers slowly is soon full of newsletters; what is urgent finds a connection all the same.
+//! Newsletters fill the connections to a slow destination; urgent messages still find a connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ async fn send(sender: &Sender, urgent: bool) -> Result<Vec<Outcome>, NotBegun> {
 }
 
 #[tokio::test]
-async fn urgent_mail_goes_at_once_while_all_other_connections_are_stalled() {
+async fn urgent_message_is_sent_while_all_connections_are_stalled() {
     let smtp = SmtpServer::start().await;
     let timeouts = Timeouts { slot: Duration::from_millis(50), ..Timeouts::default() };
     let sender = Arc::new(sender(Settings { connections: 8, timeouts, ..relay(&smtp) }));

@@ -1,4 +1,4 @@
-//! Everything that a client of the receiving SMTP server could have too much of is bounded.
+//! Limits of the inbound SMTP server.
 
 use std::time::Duration;
 

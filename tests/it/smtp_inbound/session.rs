@@ -1,4 +1,4 @@
-//! The receiving SMTP server, spoken to over a real socket, one octet as another client would send it.
+//! The inbound SMTP server, tested over a real socket.
 
 use postrider::smtp::inbound::Settings;
 
@@ -31,7 +31,7 @@ async fn pipelined_commands_are_answered_in_one_write() {
     client.send(&format!("{ENVELOPE}DATA\r\n")).await;
     let answer = client.read_once().await;
     assert_eq!(answer.matches("\r\n").count(), 4, "{answer}");
-    // The end of one mail and the start of the next in one write.
+    // The end of one message and the start of the next in one write.
     client.send(&format!("x\r\n.\r\n{ENVELOPE}DATA\r\n")).await;
     assert_eq!(client.codes(5).await, [250, 250, 250, 250, 354]);
 }

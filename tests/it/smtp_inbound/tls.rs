@@ -1,4 +1,4 @@
-//! STARTTLS of the receiving server (RFC 3207): what came before the handshake is forgotten.
+//! STARTTLS of the inbound server (RFC 3207): input from before the handshake is discarded.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ fn settings(certificate: &Certificate) -> Settings {
     Settings { certificate: Some(Shown::read(&chain, &key).unwrap()), ..Settings::default() }
 }
 
-/// Does the handshake and trusts this certificate alone.
+/// Does the handshake, and trusts only this certificate.
 async fn secured(client: Client, certificate: &Certificate) -> Client {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.der()).unwrap();
@@ -46,7 +46,7 @@ async fn a_mail_arrives_over_tls_after_another_ehlo() {
 }
 
 #[tokio::test]
-async fn what_is_injected_before_the_handshake_is_no_part_of_the_session() {
+async fn commands_injected_before_the_handshake_are_discarded() {
     let certificate = Certificate::valid_for("mx.acme.test");
     let (kept, server) = serve(settings(&certificate)).await;
     let mut client = Client::connect(server.address).await;
@@ -54,7 +54,7 @@ async fn what_is_injected_before_the_handshake_is_no_part_of_the_session() {
     let injected = "EHLO evil\r\nMAIL FROM:<evil@x.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n";
     assert_eq!(client.code(&format!("STARTTLS\r\n{injected}")).await, 220);
     let mut client = secured(client, &certificate).await;
-    // The first answer is to our own command, and no mail has begun.
+    // The first reply is to the test's own command, and no message has started.
     assert_eq!(client.code("RCPT TO:<c@d.test>\r\n").await, 503);
     assert_eq!(client.code("EHLO x\r\n").await, 250);
     assert_eq!(client.code("DATA\r\n").await, 503);
@@ -71,7 +71,7 @@ async fn starttls_has_its_place() {
 }
 
 #[tokio::test]
-async fn who_does_not_come_to_terms_is_dropped_and_the_others_are_served() {
+async fn failed_handshake_is_dropped_and_other_clients_are_served() {
     let certificate = Certificate::valid_for("mx.acme.test");
     let (_kept, server) = serve(Settings { max_connections: 1, ..settings(&certificate) }).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();

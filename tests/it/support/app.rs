@@ -1,7 +1,7 @@
-//! The product on a database of its own, with a clock and a mail server that the test commands: the API listens as it
-//! always does, the worker works when it is told to.
+//! The product with a separate database, and a clock and a mail server that the test controls. The API listens as
+//! usual; the worker runs when the test calls it.
 //!
-//! Dropping it holds what is in the database against the invariants ([`super::invariants`]).
+//! Dropping it checks the database against the invariants ([`super::invariants`]).
 
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -46,7 +46,7 @@ pub struct TestAppBuilder {
 }
 
 impl TestAppBuilder {
-    /// API and worker in one process, both at work, as `postrider serve` has them. The worker that the test commands is another.
+    /// Runs API and worker in one process, as `postrider serve` does. The worker that the test controls is another one.
     pub fn whole(mut self) -> Self {
         self.is_whole = true;
         self
@@ -58,7 +58,7 @@ impl TestAppBuilder {
         self
     }
 
-    /// Has mail come back to signed return paths at `return.acme.test`, and takes it over SMTP.
+    /// Configures signed return paths at `return.acme.test`, and receives bounces over SMTP.
     pub fn taking_returns(self) -> Self {
         self.config(|config| {
             config.secret_key = Some("a secret of the tests, and of nobody else".to_owned().into());
@@ -82,7 +82,7 @@ impl TestAppBuilder {
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.hostname = Some("postrider.test".into());
         config.database.url = Some(database.url.clone().into());
-        // The worker sends no heartbeat while the test does not let it run.
+        // The worker sends no heartbeat until the test runs it.
         config.delivery.lease = Duration::from_hours(1);
         if self.is_direct {
             config.mx_port = smtp.address().port();
@@ -91,7 +91,7 @@ impl TestAppBuilder {
         }
         let db = Db::new(&database.url, 8, config.database.timeout).unwrap();
         let roles = if self.is_whole { Roles::All } else { Roles::Api };
-        // Large futures: every test would hold them.
+        // Boxed, because these futures are large and in every test.
         let app = Box::pin(App::start(&config, roles, clock.clone(), None)).await.unwrap();
         let worker = Box::pin(build_worker(&config, db.clone(), clock.clone(), app.wake())).await.unwrap();
         let key = make_key(&db, &*clock, &Scope::ALL, None).await;
@@ -101,7 +101,7 @@ impl TestAppBuilder {
 }
 
 impl TestApp {
-    /// With everything as usual.
+    /// Starts with the default settings.
     pub async fn start() -> Self {
         Self::builder().start().await
     }
@@ -110,18 +110,18 @@ impl TestApp {
         TestAppBuilder::default()
     }
 
-    /// Lets the worker do all that is due.
+    /// Runs the worker until nothing is due.
     pub async fn run_until_idle(&self) {
         self.worker.drain().await.unwrap();
     }
 
-    /// The same beside the test, for what is to happen meanwhile.
+    /// The same concurrently with the test.
     pub fn start_working(&self) -> JoinHandle<Result<(), DbError>> {
         let worker = self.worker.clone();
         tokio::spawn(async move { worker.drain().await })
     }
 
-    /// A worker as another process has it.
+    /// A worker of another process.
     pub async fn another_worker(&self) -> Worker {
         self.worker_with(&self.config).await
     }
@@ -131,14 +131,14 @@ impl TestApp {
         build_worker(config, self.db.clone(), self.clock.clone(), self.app.wake()).await.unwrap()
     }
 
-    /// An API as another process has it, on the same database.
+    /// An API of another process, on the same database.
     pub async fn another_api(&self) -> (App, Api) {
         let app = App::start(&self.config, Roles::Api, self.clock.clone(), None).await.unwrap();
         let api = Api::new(format!("http://{}", app.api_address().unwrap()), self.api.key.clone());
         (app, api)
     }
 
-    /// A client whose key may do this and no more.
+    /// A client whose key has only these scopes.
     pub async fn allowed(&self, scopes: &[Scope]) -> Api {
         self.api.with_key(&make_key(&self.db, &*self.clock, scopes, None).await)
     }
@@ -148,12 +148,12 @@ impl TestApp {
         self.api.with_key(&make_key(&self.db, &*self.clock, &[Scope::Send], Some(domains)).await)
     }
 
-    /// Where mail that comes back is taken.
+    /// The address of the bounce server.
     pub fn inbound(&self) -> SocketAddr {
         self.app.inbound_address().unwrap()
     }
 
-    /// Brings a mail back over SMTP, and answers the last reply.
+    /// Sends a bounce over SMTP, and returns the last reply.
     pub async fn bring_back(&self, to: &str, mime: &str) -> String {
         let mut client = smtp_in::Client::connect(self.inbound()).await;
         client.bring(to, mime).await
@@ -164,7 +164,7 @@ impl TestApp {
         &self.api
     }
 
-    /// Runs a statement of the test's own.
+    /// Runs a statement.
     pub async fn sql(&self, statement: &'static str) {
         sqlx::raw_sql(statement).execute(&mut self.database.connect().await).await.unwrap();
     }
@@ -186,7 +186,7 @@ impl Drop for TestApp {
     }
 }
 
-/// A new key.
+/// Creates a key.
 pub async fn make_key(db: &Db, clock: &dyn Clock, scopes: &[Scope], domains: Option<&[&str]>) -> String {
     let secret = Secret::from_bytes(rand::random());
     let scopes: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();

@@ -1,5 +1,5 @@
-//! An application that calls the API. Every answer is held against what holds for all: a request id, no 5xx, and a
-//! problem where it is an error.
+//! An application that calls the API. Every response is checked for a request id, for no 5xx status, and for a problem
+//! document if it is an error.
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Method, RequestBuilder};
@@ -15,12 +15,12 @@ pub struct Api {
     http: Client,
 }
 
-/// What was answered.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
-    /// `Null` where it is not JSON.
+    /// The body; `Null` if it is not JSON.
     pub body: Value,
     pub octets: Vec<u8>,
 }
@@ -42,7 +42,7 @@ impl Api {
         Self { key: key.into(), ..self.clone() }
     }
 
-    /// A request with the key, to be added to.
+    /// A request with the key.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key)
     }
@@ -83,12 +83,12 @@ impl Api {
         answer.body
     }
 
-    /// A message's status as a whole.
+    /// The status of the whole message.
     pub async fn status(&self, id: &str) -> String {
         self.message(id).await["status"].as_str().unwrap().to_owned()
     }
 
-    /// The recipient of a message that has one.
+    /// The only recipient of a message.
     pub async fn recipient(&self, id: &str) -> Value {
         let mut message = self.message(id).await;
         let recipients = message["recipients"].as_array_mut().unwrap();
@@ -111,7 +111,7 @@ impl Api {
         events
     }
 
-    /// What happened to a message, oldest first, without the `message.` in front.
+    /// The types of a message's events, oldest first, without the prefix `message.`.
     pub async fn events(&self, id: &str) -> Vec<String> {
         let word = |event: &Value| event["type"].as_str().unwrap().strip_prefix("message.").unwrap().to_owned();
         self.event_list(id).await.iter().map(word).collect()
@@ -150,7 +150,7 @@ impl Answer {
     }
 }
 
-/// A small valid message with these fields over its own; `null` takes one out.
+/// A small valid message with these fields in place of its own; `null` removes one.
 pub fn message(fields: Value) -> Value {
     let mut body = json!({
         "from": "Acme Billing <billing@acme.test>", "to": "ann@example.test", "subject": "Your invoice", "text": "Hello.",

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use super::client::Api;
 use super::process::{postrider, stop};
 
-/// The process, and what it told of itself.
+/// The process, and its output.
 pub struct Dev {
     child: Child,
     /// The content of `dev.json`.
@@ -23,7 +23,7 @@ pub struct Dev {
     log: Arc<Mutex<String>>,
 }
 
-/// A directory that the account of an embedded Postgres can enter, also where the tests run as root.
+/// A directory that the account of an embedded Postgres can enter, even if the tests run as root.
 pub fn directory() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -1,4 +1,4 @@
-//! A scriptable DNS server over UDP. Names it was never told of do not exist.
+//! A scriptable DNS server over UDP. Names that the test does not define do not exist.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 
-/// What is known of one name.
+/// The records of one name.
 #[derive(Default)]
 struct Entry {
     records: Vec<RData>,
@@ -46,7 +46,7 @@ impl DnsServer {
         self.change(domain, |entry| entry.records.push(RData::MX(MX::new(preference, name(host)))));
     }
 
-    /// "Takes no mail" (RFC 7505).
+    /// A null MX (RFC 7505).
     pub fn null_mx(&self, domain: &str) {
         self.mx(domain, 0, ".");
     }
@@ -77,18 +77,18 @@ impl DnsServer {
         });
     }
 
-    /// What an address points back to.
+    /// The PTR record of an address.
     pub fn points_to(&self, ip: &str, host: &str) {
         let reverse = Name::from(ip.parse::<IpAddr>().unwrap()).to_ascii();
         self.change(&reverse, |entry| entry.records.push(RData::PTR(PTR(name(host)))));
     }
 
-    /// Nothing is under this name any more.
+    /// Removes a name.
     pub fn withdraws(&self, host: &str) {
         self.change(host, |entry| entry.records.clear());
     }
 
-    /// The name exists, and there is nothing under it.
+    /// The name exists, without records.
     pub fn empty(&self, domain: &str) {
         self.change(domain, |_| ());
     }
@@ -97,7 +97,7 @@ impl DnsServer {
         self.change(domain, |entry| entry.failure = Some(ResponseCode::ServFail));
     }
 
-    /// The server does not want to be asked.
+    /// The server refuses queries.
     pub fn refuses(&self, domain: &str) {
         self.change(domain, |entry| entry.failure = Some(ResponseCode::Refused));
     }
@@ -107,7 +107,7 @@ impl DnsServer {
         self.change(domain, |entry| entry.broken = Some(RecordType::AAAA));
     }
 
-    /// What was broken is not any more.
+    /// Repairs a name.
     pub fn mends(&self, domain: &str) {
         self.change(domain, |entry| (entry.failure, entry.broken, entry.silent) = (None, None, false));
     }
@@ -128,7 +128,7 @@ impl Drop for DnsServer {
     }
 }
 
-/// A text as the strings of a TXT record, each of at most 255 octets.
+/// A text as the strings of a TXT record, each of at most 255 bytes.
 fn strings(text: &str) -> Vec<String> {
     if text.is_empty() {
         return vec![String::new()];
@@ -156,7 +156,7 @@ fn answer(request: Message, zone: &Zone) -> Option<Message> {
     let zone = zone.lock().unwrap();
     let mut owner = query.name().clone();
     answer.metadata.response_code = ResponseCode::NXDomain;
-    // As a resolver does with aliases in a circle.
+    // Like a resolver with a CNAME loop.
     for _ in 0..8 {
         let Some(entry) = zone.get(&owner) else { break };
         if entry.silent {

@@ -1,5 +1,4 @@
-//! Senders' domains: registered, published as they are told to be, and their signatures verified by mail-auth as a
-//! receiver would.
+//! Sender domains: registers them, publishes their records, and verifies signatures with mail-auth as a receiver does.
 
 use mail_auth::{AuthenticatedMessage, DkimResult, MessageAuthenticator};
 use postrider::config::Config;
@@ -11,7 +10,7 @@ use super::dns::DnsServer;
 
 pub const SECRET: &str = "a secret that is long enough for this test";
 
-/// An application with a secret, and a DNS to ask.
+/// An application with a secret, and a DNS server.
 pub fn with_secret(dns: &DnsServer) -> TestAppBuilder {
     let address = dns.address();
     TestApp::builder().config(move |config: &mut Config| {
@@ -35,7 +34,7 @@ pub async fn shown(api: &Api, name: &str) -> Value {
     answer.body
 }
 
-/// Has its records checked now.
+/// Verifies its records now.
 pub async fn checked(api: &Api, name: &str) -> Value {
     let answer = api.post(&format!("/v1/domains/{name}/verify"), &json!(null)).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
@@ -70,10 +69,10 @@ pub fn keys(domain: &Value) -> Vec<(String, String, String)> {
     domain["keys"].as_array().unwrap().iter().map(key).collect()
 }
 
-/// For each signature of a mail: domain, selector, and whether it verifies.
+/// For each signature of a message: domain, selector, and whether it verifies.
 pub async fn signatures(dns: &DnsServer, mail: &[u8]) -> Vec<(String, String, bool)> {
     let verifier = MessageAuthenticator(postrider::dns::resolver(Some(dns.address())).unwrap());
-    let message = AuthenticatedMessage::parse(mail).expect("a mail");
+    let message = AuthenticatedMessage::parse(mail).expect("a message");
     let outputs = verifier.verify_dkim(&message).await;
     let one = |output: &mail_auth::DkimOutput<'_>| {
         let signature = output.signature().expect("a signature that can be read");

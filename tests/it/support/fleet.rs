@@ -1,5 +1,5 @@
-//! Three replicas of the program on one Postgres, with applications that send and a sink that counts. Everything of it
-//! can be hurt.
+//! Three replicas of the program on one Postgres, with applications that send and a sink that counts. Faults can be
+//! injected everywhere.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -14,17 +14,18 @@ use super::own_postgres::OwnPostgres;
 use super::process::{Service, key, serve};
 use super::sink::{Manner, Sink};
 
-/// Replicas.
+/// The number of replicas.
 pub const SIZE: usize = 3;
-/// How long a replica may be silent before others take over.
+/// The lease: how long a replica may be silent before others take over.
 pub const LEASE: Duration = Duration::from_secs(2);
-/// How long the last mail may take once everything works again: an unreachable destination is left alone for a while.
+/// How long the last message may take once everything works again: an unreachable destination is probed only from time
+/// to time.
 const DRAINED: Duration = Duration::from_mins(4);
 
 /// Which roles the replicas have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// Each has both.
+    /// Each replica has both roles.
     Whole,
     /// The first two are APIs, the last a worker.
     Split,
@@ -33,7 +34,7 @@ pub enum Layout {
 pub struct Fleet {
     pub postgres: OwnPostgres,
     pub sink: Sink,
-    /// Processes killed so far, of ours or of Postgres.
+    /// Processes killed so far, of the program or of Postgres.
     pub kills: usize,
     name: String,
     url: String,
@@ -44,14 +45,14 @@ pub struct Fleet {
     load: Option<Load>,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Sum {
-    /// Answered 202.
+    /// Messages answered 202.
     pub accepted: usize,
-    /// Of those, how many never arrived.
+    /// Accepted messages that never arrived.
     pub lost: usize,
-    /// Arrived, and not in the database.
+    /// Messages that arrived but are not in the database.
     pub phantom: usize,
     /// Copies beyond the first.
     pub copies: usize,
@@ -62,7 +63,7 @@ pub struct Sum {
 }
 
 impl Fleet {
-    /// Running and under load, on a database of this name.
+    /// Starts it under load, on a database with this name.
     pub async fn start(postgres: OwnPostgres, name: &str, layout: Layout) -> Self {
         let url = postgres.database(name).await;
         let key = key(&url).await;
@@ -107,34 +108,34 @@ impl Fleet {
         }
     }
 
-    /// A replica, which from now on is the caller's.
+    /// Takes a replica out, for the caller to use.
     pub fn take(&mut self, number: usize) -> Service {
         self.replicas.remove(number);
         self.services[number].take().expect("a running replica")
     }
 
-    /// A replica that goes on.
+    /// Puts a replica back.
     pub fn replica(&self, number: usize) -> &Service {
         self.services[number].as_ref().expect("a running replica")
     }
 
-    /// SIGKILL for a replica, which the applications are not told of.
+    /// Kills a replica with SIGKILL; the applications still send to it.
     pub async fn kill(&mut self, number: usize) {
         self.services[number].take().expect("a running replica").kill().await;
         self.kills += 1;
     }
 
-    /// A connection past the proxy.
+    /// A connection that bypasses the proxy.
     pub async fn connect(&self) -> PgConnection {
         self.postgres.connect(&self.name).await
     }
 
-    /// Runs statements past the proxy.
+    /// Runs statements that bypasses the proxy.
     pub async fn sql(&self, statements: &str) {
         self.postgres.sql(&self.name, statements).await;
     }
 
-    /// The processes of Postgres that serve the product, in no order.
+    /// The processes of Postgres that serve the product, in any order.
     pub async fn backends(&self, at_most: i64) -> Vec<i32> {
         sqlx::query_scalar("SELECT pid FROM pg_stat_activity WHERE usename = 'app' ORDER BY random() LIMIT $1")
             .bind(at_most)
@@ -149,14 +150,14 @@ impl Fleet {
         self.kills += 1;
     }
 
-    /// Waits until some more mails have been accepted, at most for so long.
+    /// Waits until more messages have been accepted, up to a time limit.
     pub async fn goes_on(&mut self, at_most: Duration) {
         let load = self.load.as_mut().expect("load");
         let wanted = load.count() + 20;
         let _ = tokio::time::timeout(at_most, load.reaches(wanted)).await;
     }
 
-    /// Puts everything right, waits until all mail has gone, and sums up.
+    /// Ends all faults, waits until all messages are sent, and returns the result.
     pub async fn end(mut self) -> (OwnPostgres, Sum) {
         self.postgres.proxy.open();
         self.sink.start_again().await;

@@ -1,4 +1,4 @@
-//! Webhook endpoints, put into the database as the API would.
+//! Webhook endpoints, inserted into the database as the API does.
 
 use chrono::{DateTime, Utc};
 use postrider::clock::Clock as _;
@@ -16,7 +16,7 @@ pub struct Hook {
     pub id: EndpointId,
 }
 
-/// What is known of one.
+/// The state of an endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State {
     pub cursor: i64,
@@ -28,7 +28,7 @@ pub struct State {
     pub open_at: Option<DateTime<Utc>>,
 }
 
-/// The product, with receivers on this machine allowed.
+/// The product, with webhook endpoints on this machine allowed.
 pub fn builder() -> TestAppBuilder {
     TestApp::builder().config(|config| config.webhooks.allow_private = true)
 }
@@ -87,7 +87,7 @@ impl Hook {
         }
     }
 
-    /// Status, error and try of each post in the log, first tries first.
+    /// Status, error and attempt of each post in the log, first attempts first.
     pub async fn log(self, app: &TestApp) -> Vec<(Option<i16>, Option<String>, i16)> {
         let rows = sqlx::query_as(
             "SELECT status, error, attempt FROM webhook_attempts WHERE endpoint_id = $1 ORDER BY attempt, seq",
@@ -112,12 +112,12 @@ impl Hook {
 }
 
 impl TestApp {
-    /// Lets the worker post all that is due.
+    /// Runs the worker until all due events are posted.
     pub async fn notify(&self) {
         self.worker.notify().await.unwrap();
     }
 
-    /// The same after so many seconds.
+    /// The same after this many seconds.
     pub async fn notify_in(&self, wait: i64) {
         self.clock.advance(seconds(wait));
         self.notify().await;

@@ -1,4 +1,4 @@
-//! A server that keeps what it gets, and a client that sends what it is told.
+//! An inbound server that records messages, and a client for it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-/// Every mail that was taken.
+/// Every accepted message.
 #[derive(Default)]
 pub struct Kept(Mutex<Vec<ReceivedMail>>);
 
@@ -92,7 +92,7 @@ impl Client {
         while self.stream.write_all(&piece).await.is_ok() {}
     }
 
-    /// What one read of the socket gives; empty at its end.
+    /// One read of the socket; empty at its end.
     pub async fn read_once(&mut self) -> String {
         assert!(self.read.is_empty(), "an earlier reply was not read");
         let mut bytes = vec![0; 64 << 10];
@@ -126,13 +126,13 @@ impl Client {
         codes
     }
 
-    /// Sends, and answers the reply.
+    /// Sends, and returns the reply.
     pub async fn say(&mut self, text: &str) -> String {
         self.send(text).await;
         self.reply().await
     }
 
-    /// Sends a mail as a server sends a bounce, and answers the first refusal or the reply to its end.
+    /// Sends a message as a server sends a bounce, and returns the first refusal or the final reply.
     pub async fn bring(&mut self, to: &str, mime: &str) -> String {
         self.send("EHLO mx.example.test\r\nMAIL FROM:<>\r\n").await;
         assert_eq!(self.codes(2).await, [250, 250]);
@@ -144,7 +144,7 @@ impl Client {
         self.say(&format!("{mime}.\r\n")).await
     }
 
-    /// Sends, and answers the code of the reply.
+    /// Sends, and returns the code of the reply.
     pub async fn code(&mut self, text: &str) -> u16 {
         self.send(text).await;
         self.codes(1).await[0]

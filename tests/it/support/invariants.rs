@@ -1,18 +1,18 @@
-//! What must hold in the database whenever nothing is being done (design.md, "Invariants").
+//! The invariants of the database (ARCHITECTURE.md, "Invariants").
 
 use sqlx::PgConnection;
 
-/// Holds at any moment, whoever is doing what.
+/// Invariants that hold at any time, also under load.
 const LANES: (&str, &str) = (
     "no lane sleeps longer than its earliest row",
     "SELECT count(*) FROM lanes l JOIN queue q ON q.lane_id = l.id AND q.lease IS NULL WHERE q.due_at < l.ready_at",
 );
 
-/// Name and query; each answers how many rows break the rule.
+/// Names and queries; each query returns the number of rows that break the invariant.
 const RULES: &[(&str, &str)] = &[
     ("no recipient is in a worker's hand", "SELECT count(*) FROM queue WHERE lease IS NOT NULL"),
     (
-        "whoever waits has one row in the queue, and nobody else has",
+        "each waiting recipient has one row in the queue, and no other has",
         "SELECT count(*) FROM recipients r FULL JOIN queue q ON q.message_id = r.message_id AND q.recipient_id = r.id
          WHERE (coalesce(r.status, '') IN ('queued', 'deferred')) <> (q.recipient_id IS NOT NULL)",
     ),
@@ -22,7 +22,7 @@ const RULES: &[(&str, &str)] = &[
                     - (SELECT count(*) FROM recipients WHERE status NOT IN ('queued', 'deferred')))",
     ),
     (
-        "an event tells of each message and of each end state",
+        "each message and each end state has an event",
         "SELECT (SELECT count(*) FROM messages m WHERE NOT EXISTS (
                      SELECT FROM events e WHERE e.message_id = m.id
                      AND e.type IN ('message.accepted', 'message.scheduled')))
@@ -65,11 +65,11 @@ const RULES: &[(&str, &str)] = &[
     ),
     LANES,
     (
-        "nothing is on record of an attempt that nobody makes",
+        "no attempt marker exists without an attempt",
         "SELECT count(*) FROM queue WHERE lease IS NULL AND (begun OR data_started)",
     ),
     (
-        "nobody was granted more than a lane or a stream allows",
+        "no grant exceeds the limits of a lane or a stream",
         "SELECT (SELECT count(*) FROM lanes l
                  WHERE l.connections < (SELECT sum(count) FROM permits WHERE lane_id = l.id))
               + (SELECT count(*) FROM streams s
@@ -96,14 +96,14 @@ const RULES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Panics with the rule that does not hold.
+/// Panics with the invariant that does not hold.
 pub async fn check(connection: &mut PgConnection) {
     for rule in RULES {
         hold(*rule, connection).await;
     }
 }
 
-/// Panics where a row is due that no worker would look for.
+/// Panics if a row is due that no worker would find.
 pub async fn no_lane_oversleeps(connection: &mut PgConnection) {
     hold(LANES, connection).await;
 }

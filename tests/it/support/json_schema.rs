@@ -1,5 +1,5 @@
-//! Values against the schemas of the OpenAPI document: the part of JSON Schema 2020-12 that the document uses. A keyword
-//! that is not known here fails the test, so that nothing passes unread.
+//! Validates values against the schemas of the OpenAPI document, with the part of JSON Schema 2020-12 that the document
+//! uses. An unknown keyword fails the test.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(postrider::http::document()).unwrap());
 
-/// Says something to readers and nothing about values.
+/// Keywords that do not restrict values.
 const NOTES: &[&str] = &["description", "example", "examples", "title", "default", "deprecated"];
 
 /// Checks an event against its entry under `webhooks`, and that it has no field that is not documented.
@@ -30,7 +30,7 @@ pub fn check(schema: &Value, value: &Value) {
     assert!(faults.is_empty(), "{faults:#?}\n{value:#}");
 }
 
-/// What does not fit, with its place.
+/// The faults, with their places.
 pub fn faults(schema: &Value, value: &Value) -> Vec<String> {
     let mut faults = Vec::new();
     fits(schema, value, "", &mut faults);

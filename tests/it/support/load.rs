@@ -1,4 +1,4 @@
-//! Applications that send as fast as they can, and what became of what they were answered 202 for.
+//! Applications that send as fast as they can, and the messages that were answered 202.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, RwLock};
@@ -13,24 +13,24 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Api, message};
 use super::smtp::SmtpServer;
 
-/// How many applications there are.
+/// The number of applications.
 const SENDERS: usize = 8;
-/// Between two requests of one that goes on whatever happens.
+/// Interval between two requests of an application that ignores errors.
 const BREATH: Duration = Duration::from_millis(5);
-/// No request takes longer.
+/// Time limit of a request.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The replicas at hand; they come and go.
+/// The replicas that are running.
 #[derive(Clone, Default)]
 pub struct Replicas(Arc<RwLock<BTreeMap<usize, Api>>>);
 
 impl Replicas {
-    /// From now on requests go there too.
+    /// Adds a replica.
     pub fn set(&self, number: usize, api: Api) {
         self.0.write().unwrap().insert(number, api);
     }
 
-    /// Nothing more goes there.
+    /// Removes a replica.
     pub fn remove(&self, number: usize) {
         self.0.write().unwrap().remove(&number);
     }
@@ -49,14 +49,14 @@ pub struct Load {
 }
 
 impl Load {
-    /// Sends there until there is no answer, or another than 202.
+    /// Sends until there is no response, or another than 202.
     pub fn start(api: &Api) -> Self {
         let replicas = Replicas::default();
         replicas.set(0, api.clone());
         Self::of(&replicas, false)
     }
 
-    /// Sends to whoever is there until told to end.
+    /// Sends to the running replicas until it is stopped.
     pub fn endless(replicas: &Replicas) -> Self {
         Self::of(replicas, true)
     }
@@ -78,7 +78,7 @@ impl Load {
         Self { acknowledged, count, senders, stop }
     }
 
-    /// Waits until so many were answered 202.
+    /// Waits until this many were answered 202.
     pub async fn reaches(&mut self, count: usize) {
         self.count.wait_for(|acknowledged| *acknowledged >= count).await.unwrap();
     }
@@ -88,7 +88,7 @@ impl Load {
         *self.count.borrow()
     }
 
-    /// Waits for the end, which an endless one is told of, and answers what was answered 202.
+    /// Stops an endless load, waits for the end, and returns what was answered 202.
     pub async fn end(mut self) -> BTreeSet<String> {
         self.stop.cancel();
         while self.senders.join_next().await.is_some() {}

@@ -1,5 +1,5 @@
-//! What the tests are written with: the product on a database, a clock and servers of the test's own. Servers are real
-//! sockets at port 0, scripted by the test.
+//! The test harness: the product with a database, a clock and servers for each test. Servers are real sockets on port
+//! 0, scripted by the test.
 
 pub mod app;
 pub mod certificate;

@@ -1,4 +1,4 @@
-//! A Postgres that belongs to one test, which may kill it, and the proxy through which the product reaches it.
+//! A Postgres for one test, which may kill it, and the proxy through which the product reaches it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use super::proxy::Proxy;
 
-/// How long it may take to take connections after one of its processes was killed.
+/// How long recovery may take after one of its processes was killed.
 const RECOVERY: Duration = Duration::from_secs(20);
 
 pub struct OwnPostgres {
@@ -20,7 +20,7 @@ pub struct OwnPostgres {
 }
 
 impl OwnPostgres {
-    /// Running, with a role as production has one: it owns the databases and is no superuser.
+    /// Starts it, with a role as in production: it owns the databases and is not a superuser.
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let postgres = start(&dir).await;
@@ -43,7 +43,7 @@ impl OwnPostgres {
         format!("postgres://app:secret@{}/{name}?sslmode=disable", self.proxy.address)
     }
 
-    /// A connection past the proxy, as superuser. Postgres may still be recovering.
+    /// A connection that bypasses the proxy, as superuser. Postgres may still be recovering.
     pub async fn connect(&self, name: &str) -> PgConnection {
         let url = self.postgres.as_ref().expect("a running Postgres").url(name);
         let begun = Instant::now();
@@ -56,7 +56,7 @@ impl OwnPostgres {
         }
     }
 
-    /// Runs statements past the proxy, each by itself.
+    /// Runs statements one by one, bypassing the proxy.
     pub async fn sql(&self, name: &str, statements: &str) {
         let mut connection = self.connect(name).await;
         for statement in statements.split("; ") {
@@ -66,11 +66,11 @@ impl OwnPostgres {
         connection.close().await.expect("closed");
     }
 
-    /// SIGKILL for the server and all its processes.
+    /// Kills the server and all its processes with SIGKILL.
     pub async fn kill(&mut self) {
         let pid = self.pid();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        // One that ends by itself meanwhile is no failure.
+        // A process that has already ended is not a failure.
         let _ = Command::new("kill").args(["-KILL", &pid]).args(children.split_whitespace()).output().await;
         self.postgres = None;
     }
@@ -80,7 +80,7 @@ impl OwnPostgres {
         self.postgres.take().expect("a running Postgres").stop().await.expect("a stop");
     }
 
-    /// Starts it again on the same data, elsewhere, and leads the proxy there.
+    /// Starts it again on the same data at another port, and redirects the proxy.
     pub async fn start_again(&mut self) {
         let postgres = start(&self.dir).await;
         self.proxy.lead_to(address_of(&postgres));

@@ -13,9 +13,9 @@ use super::certificate::Certificate;
 
 #[derive(Default)]
 struct State {
-    /// What every request is answered; `None` is silence.
+    /// The response to every request; `None` sends none.
     answer: Option<Vec<u8>>,
-    /// Whether the answer is written again and again.
+    /// Whether the response is repeated endlessly.
     is_endless: bool,
     /// The `Host` of each request.
     asked: Vec<String>,
@@ -59,12 +59,12 @@ impl PolicyServer {
         (state.answer, state.is_endless) = (Some(b"HTTP/1.1 102 Processing\r\n\r\n".to_vec()), true);
     }
 
-    /// Reads requests and answers none.
+    /// Reads requests without responding.
     pub fn falls_silent(&self) {
         self.state.lock().unwrap().answer = None;
     }
 
-    /// Waits until there were so many requests.
+    /// Waits until there were this many requests.
     pub async fn was_asked(&self, count: usize) {
         let mut news = self.state.lock().unwrap().news.subscribe();
         while self.asked().len() < count {
@@ -91,7 +91,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<Mutex<S
     }
 }
 
-/// One request and its answer; a client that does not like the certificate is gone before.
+/// Serves one request; a client that rejects the certificate is gone before.
 async fn serve(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<Mutex<State>>) -> std::io::Result<()> {
     let mut stream = BufReader::new(acceptor.accept(stream).await?);
     let (mut line, mut request) = (String::new(), Vec::new());

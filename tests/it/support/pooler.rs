@@ -1,4 +1,4 @@
-//! A connection pooler that drops what a session sets at its start, without a word.
+//! A connection pooler that silently drops the settings that a session has at its start.
 
 use std::net::SocketAddr;
 

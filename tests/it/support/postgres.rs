@@ -1,7 +1,7 @@
-//! One private Postgres for the whole run, and in it a database of its own for every test.
+//! One embedded Postgres for the whole run, with a separate database for every test.
 //!
-//! The cluster starts with the first test that asks for it and ends with this process, however that ends; its
-//! directory is removed then. A test's database is a copy of one that was migrated once.
+//! The cluster starts with the first test that needs it and ends with this process, even if that is killed; then its
+//! directory is removed. A test's database is a copy of a database that is migrated once.
 
 use std::future::Future;
 use std::path::Path;
@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 
 const TEMPLATE: &str = "it_template";
 
-/// Waits for our end and for Postgres's, then removes the directory.
+/// Waits until this process and Postgres have ended, then removes the directory.
 const SWEEPER: &str = r#"read -r _; while [ -e "$1/data/postmaster.pid" ]; do sleep 0.1; done; rm -rf "$1""#;
 
 struct Cluster {
@@ -44,7 +44,8 @@ fn sweeper(dir: &Path) -> Child {
     use std::os::unix::process::CommandExt as _;
     let mut command = Command::new("/bin/sh");
     command.args(["-c", SWEEPER, "postrider-sweeper"]).arg(dir);
-    // In a group of its own: Ctrl-C is for us. Without our outputs: whoever reads those waits for their end.
+    // In a separate process group, so that Ctrl-C does not reach it; without the inherited outputs, whose readers wait
+    // for the end.
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     command.spawn().expect("a shell")
 }
@@ -52,13 +53,13 @@ fn sweeper(dir: &Path) -> Child {
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime"));
 
-/// Runs what must outlive a test's runtime, or must run where none is at hand, and waits for it.
+/// Runs a future outside of the test's runtime, and waits for it.
 pub fn apart<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F + Send) -> T {
     std::thread::scope(|scope| scope.spawn(|| RUNTIME.block_on(work())).join())
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// A database that belongs to one test, and is gone after it.
+/// A database of one test, which is dropped after it.
 pub struct Database {
     name: String,
     pub url: String,
@@ -89,7 +90,7 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        // Not waited for: the test's runtime, which is about to end, may hold a connection that is just being made.
+        // Does not wait: the test's runtime, which is about to end, may still be opening a connection.
         RUNTIME.spawn(administer(format!("DROP DATABASE {} WITH (FORCE)", self.name)));
     }
 }
@@ -101,7 +102,7 @@ async fn administer(statement: String) {
     connection.close().await.expect("closed");
 }
 
-/// The statement that starts like this, as it is committed for the build: its plan is that of the product's own.
+/// The committed statement that starts with this text, whose plan is that of the product.
 pub fn statement(start: &str) -> String {
     let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.sqlx")).unwrap();
     let query = |file: std::io::Result<std::fs::DirEntry>| {

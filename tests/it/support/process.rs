@@ -1,4 +1,4 @@
-//! The program itself, run as an operator runs it: by its command line and environment.
+//! The program, run as an operator runs it: by its command line and environment.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -11,10 +11,10 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-/// How long anything may take before the test fails.
+/// Time limit of every wait.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// The program with these arguments and nothing in its environment but what the test adds.
+/// The program with these arguments and an empty environment.
 pub fn postrider(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
     command.args(arguments).env_clear().stdin(Stdio::null()).kill_on_drop(true);
@@ -42,7 +42,7 @@ pub fn serve(database: &str, smtp: SocketAddr, arguments: &[&str]) -> Command {
     command
 }
 
-/// The same command with so many files that it may open.
+/// The same command with a limit of open files.
 pub fn with_open_files(command: &Command, files: u32) -> Command {
     let inner = command.as_std();
     let mut limited = Command::new("sh");
@@ -67,7 +67,7 @@ pub async fn run(mut command: Command) -> Output {
     tokio::time::timeout(LIMIT, command.output()).await.expect("an end").expect("a process")
 }
 
-/// What it said on standard error.
+/// Its standard error.
 pub fn complaint(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
@@ -167,7 +167,7 @@ impl Service {
         signal(&self.child, "TERM").await;
     }
 
-    /// SIGSTOP: it does nothing any more, and does not know.
+    /// SIGSTOP.
     pub async fn freeze(&self) {
         signal(&self.child, "STOP").await;
     }

@@ -1,4 +1,4 @@
-//! The way to Postgres, which the test can cut: as a dead link, a closed port, or a server that hangs up.
+//! A proxy to Postgres, with which the test simulates a dead link, a closed port, or a server that hangs up.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// What has become of connections so far.
+/// The state of the connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Way {
-    /// Not an octet passes, and nobody is told.
+    /// Whether all bytes are silently dropped.
     is_silent: bool,
-    /// How often that has begun: what was open then stays silent for ever.
+    /// How often that has started: connections that were open then stay silent.
     silences: usize,
-    /// How often all were closed.
+    /// How often all connections were closed.
     hang_ups: usize,
 }
 
@@ -24,7 +24,7 @@ struct Shared {
     target: watch::Sender<SocketAddr>,
 }
 
-/// A proxy at one address, whatever stands behind it.
+/// A proxy at a fixed address, with a target that can change.
 pub struct Proxy {
     pub address: SocketAddr,
     shared: Arc<Shared>,
@@ -40,12 +40,12 @@ impl Proxy {
         Self { address, shared, listening }
     }
 
-    /// Leads new connections there.
+    /// Changes the target of new connections.
     pub fn lead_to(&self, target: SocketAddr) {
         self.shared.target.send_replace(target);
     }
 
-    /// The link dies without a word.
+    /// Drops all bytes silently.
     pub fn go_silent(&self) {
         self.shared.way.send_modify(|way| {
             way.is_silent = true;
@@ -53,7 +53,7 @@ impl Proxy {
         });
     }
 
-    /// Every connection is closed and new ones are refused.
+    /// Closes every connection and refuses new ones.
     pub async fn refuse(&mut self) {
         self.hang_up();
         if let Some(listening) = self.listening.take() {
@@ -62,12 +62,12 @@ impl Proxy {
         }
     }
 
-    /// Every connection is closed; new ones are welcome.
+    /// Closes every connection and accepts new ones.
     pub fn hang_up(&self) {
         self.shared.way.send_modify(|way| way.hang_ups += 1);
     }
 
-    /// As in the beginning; what had gone silent stays so.
+    /// Ends the fault; connections that are silent stay so.
     pub fn open(&mut self) {
         self.shared.way.send_modify(|way| way.is_silent = false);
         if self.listening.is_none() {
@@ -110,7 +110,7 @@ async fn relay(mut client: TcpStream, target: SocketAddr, mut way: watch::Receiv
                 _ = way.wait_for(|way| way.silences > then.silences) => {}
             }
         }
-        // What is open stays so, and neither hears of the other again.
+        // The connection stays open, but passes no bytes.
         std::future::pending::<()>().await;
     };
     tokio::select! {

@@ -1,4 +1,4 @@
-//! HTTP as bytes on a socket, for clients that do what no library lets them.
+//! HTTP as bytes on a socket, for requests that no library can send.
 
 use std::time::Duration;
 
@@ -20,15 +20,15 @@ impl Raw {
         self.0.write_all(bytes.as_ref()).await.expect("sent");
     }
 
-    /// All that comes until the server closes.
+    /// Everything until the server closes.
     pub async fn rest(&mut self) -> String {
         let mut bytes = Vec::new();
-        // What came before a reset counts too.
+        // Keeps what came before a reset.
         let _ = tokio::time::timeout(LIMIT, self.0.read_to_end(&mut bytes)).await.expect("an end");
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// One response with its body, whose length it tells.
+    /// One response with its body, which has a length.
     pub async fn response(&mut self) -> String {
         let mut response = self.head().await;
         let length = response.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
@@ -38,7 +38,7 @@ impl Raw {
         response
     }
 
-    /// The head of one response. Its body stays unread.
+    /// The head of one response. Its body is not read.
     pub async fn head(&mut self) -> String {
         let mut bytes = Vec::new();
         let read = async {
@@ -54,14 +54,14 @@ impl Raw {
     }
 }
 
-/// Sends these bytes on a connection of their own, and returns all that is answered until the server closes.
+/// Sends these bytes on a new connection, and returns the response until the server closes.
 pub async fn exchange(base: &str, bytes: impl AsRef<[u8]>) -> String {
     let mut raw = Raw::connect(base).await;
     raw.send(bytes).await;
     raw.rest().await
 }
 
-/// The status of a response; 0 where there is none.
+/// The status of a response; 0 if there is none.
 pub fn status(response: &str) -> u16 {
     response.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
 }

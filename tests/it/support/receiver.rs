@@ -1,4 +1,4 @@
-//! An HTTP server that takes webhooks, each path a receiver of its own that answers as the test tells it.
+//! An HTTP server that receives webhooks. Each path is a separate receiver with scripted responses.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -16,21 +16,21 @@ use tokio::task::JoinHandle;
 
 use super::smtp::Gate;
 
-/// What a post is answered.
+/// The response to a post.
 #[derive(Debug, Clone)]
 pub enum Reply {
     Status(u16),
     /// With a header.
     With(u16, &'static str, String),
-    /// Nothing, for ever.
+    /// No response.
     Silence,
-    /// 200 and a body of so many octets.
+    /// 200 and a body of this many bytes.
     Long(usize),
     /// 200 once the gate opens.
     Held(Gate),
 }
 
-/// A post that came in.
+/// A received post.
 #[derive(Debug, Clone)]
 pub struct Received {
     pub id: String,
@@ -43,7 +43,7 @@ pub struct Received {
 struct Path {
     received: Vec<Received>,
     script: VecDeque<Reply>,
-    /// What is answered where the script has ended; 200 unless told otherwise.
+    /// The response when the script has ended; 200 by default.
     rest: Option<Reply>,
 }
 
@@ -77,27 +77,27 @@ impl Receiver {
         format!("http://{}{path}", self.address)
     }
 
-    /// The next posts are answered with these.
+    /// Scripts the responses to the next posts.
     pub fn answers<const N: usize>(&self, path: &str, replies: [Reply; N]) {
         self.change(path, |path| path.script.extend(replies));
     }
 
-    /// All posts are, once the script has ended.
+    /// Sets the response for when the script has ended.
     pub fn always(&self, path: &str, reply: Reply) {
         self.change(path, |path| path.rest = Some(reply));
     }
 
-    /// What came in at a path.
+    /// The posts received at a path.
     pub fn posts(&self, path: &str) -> Vec<Received> {
         self.change(path, |path| path.received.clone())
     }
 
-    /// The `seq` of each event that came in at a path.
+    /// The `seq` of each event received at a path.
     pub fn seqs(&self, path: &str) -> Vec<i64> {
         self.posts(path).iter().map(|post| post.body["seq"].as_i64().unwrap()).collect()
     }
 
-    /// Waits until so many posts came in.
+    /// Waits until this many posts were received.
     pub async fn received(&self, path: &str, count: usize) -> Vec<Received> {
         let mut changed = self.shared.changed.subscribe();
         loop {
@@ -121,7 +121,7 @@ impl Drop for Receiver {
 }
 
 impl Received {
-    /// What Standard Webhooks' own library makes of a secret is among the signatures.
+    /// Returns whether the signature that the Standard Webhooks library makes is among the signatures.
     pub fn is_signed_with(&self, secret: &[u8]) -> bool {
         let header = |name: &str| self.headers[name].to_str().unwrap();
         let time = header("webhook-timestamp").parse().unwrap();
@@ -129,7 +129,7 @@ impl Received {
         header("webhook-signature").split(' ').any(|signature| signature == signed)
     }
 
-    /// Octets of the body.
+    /// The bytes of the body.
     pub fn size(&self) -> usize {
         self.text.len()
     }

@@ -1,4 +1,4 @@
-//! Mail that comes back, as other servers write it.
+//! Bounces and other reports, as other servers write them.
 
 use std::fmt::Write as _;
 
@@ -9,17 +9,17 @@ pub struct About<'a> {
     pub said: &'a str,
 }
 
-/// A failure that says there is nobody of that name.
+/// A failure with an unknown user.
 pub fn failed(recipient: &str) -> About<'_> {
     About { recipient, action: "failed", said: "550 5.1.1 no such user" }
 }
 
-/// A note of success.
+/// A success report.
 pub fn delivered(recipient: &str) -> About<'_> {
     About { recipient, action: "delivered", said: "250 2.1.5 delivered" }
 }
 
-/// A delivery status notification (RFC 3464) with the header of the mail it is about.
+/// A delivery status notification (RFC 3464) with the header of the message that it is about.
 pub fn dsn(envelope_id: Option<&str>, return_path: Option<&str>, about: &[About<'_>]) -> String {
     let mut text = String::from(
         "From: MAILER-DAEMON@mx.example.test\r\nTo: whoever@acme.test\r\nSubject: Undelivered Mail\r\nMIME-Version: 1.0\r\n\
@@ -46,7 +46,7 @@ pub fn dsn(envelope_id: Option<&str>, return_path: Option<&str>, about: &[About<
     text
 }
 
-/// A complaint (RFC 5965) about the mail with this return path, which keeps its recipient secret.
+/// A complaint (RFC 5965) about the message with this return path, which does not name its recipient.
 pub fn complaint(return_path: &str) -> String {
     format!(
         "From: fbl@provider.test\r\nTo: fbl@return.acme.test\r\nSubject: complaint\r\nMIME-Version: 1.0\r\n\
@@ -58,6 +58,6 @@ pub fn complaint(return_path: &str) -> String {
     )
 }
 
-/// A note that somebody is away.
+/// An automatic reply.
 pub const AWAY: &str = "From: ann@example.test\r\nTo: x@return.acme.test\r\nSubject: Away\r\nAuto-Submitted: auto-replied\r\n\r\n\
                         I am away.\r\n";

@@ -1,4 +1,4 @@
-//! A sender aimed at the scriptable server, and short ways to use it.
+//! A sender that uses the scriptable server, and helpers.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use postrider::smtp::{Envelope, Relay, Route, Sender, Settings};
 
 use super::smtp::SmtpServer;
 
-/// A small mail.
+/// A small message.
 pub const MAIL: &[u8] = b"Subject: hello\r\n\r\nHello.\r\n";
 
 /// Settings with the server as relay over plain text.
@@ -50,7 +50,7 @@ pub fn verdicts(outcomes: &[Outcome]) -> Vec<Verdict> {
     outcomes.iter().map(|outcome| outcome.verdict).collect()
 }
 
-/// A mail of about so many octets, with dots where they hurt.
+/// A message of about this many bytes, with dots at the start of lines.
 pub fn mail_of(octets: usize) -> Vec<u8> {
     let mut mail = b"Subject: large\r\n\r\n".to_vec();
     while mail.len() < octets {

@@ -1,4 +1,4 @@
-//! A mail server that only counts: how often each subject has arrived. It can be told to misbehave, and be killed.
+//! A mail server that only counts how often each subject arrives. It can simulate faults, and be killed.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,18 +11,18 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// How it behaves, from now on.
+/// The behaviour from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
-    /// Takes everything.
+    /// Accepts everything.
     Friendly,
     /// 421 to every MAIL.
     Busy,
     /// 451 to every third RCPT.
     Later,
-    /// Closes the connection at every fifth final dot, without a word; the mail is not taken.
+    /// Closes the connection at every fifth final dot, without a reply; the message is not accepted.
     HangsUp,
-    /// The same, and the mail is taken.
+    /// The same, but the message is accepted.
     TakesAndHangsUp,
     /// Answers the final dot after a second.
     Slow,
@@ -57,7 +57,7 @@ impl Sink {
         *self.shared.manner.lock().unwrap() = manner;
     }
 
-    /// As a SIGKILL would: every connection is gone, and nobody listens.
+    /// Closes every connection and the listener, as SIGKILL would.
     pub async fn kill(&mut self) {
         if let Some(listening) = self.listening.take() {
             listening.abort();
@@ -65,7 +65,7 @@ impl Sink {
         }
     }
 
-    /// At the same address again.
+    /// Starts again at the same address.
     pub async fn start_again(&mut self) {
         if self.listening.is_none() {
             let listener = TcpListener::bind(self.address).await.expect("the same address again");
@@ -73,7 +73,7 @@ impl Sink {
         }
     }
 
-    /// What has arrived since this was last asked, and how often.
+    /// What has arrived since the last call, and how often.
     pub fn take(&self) -> HashMap<String, usize> {
         std::mem::take(&mut self.shared.copies.lock().unwrap())
     }
@@ -102,7 +102,7 @@ struct Connection<'a> {
     /// Replies that wait until the client waits for them.
     replies: Vec<u8>,
     shared: &'a Shared,
-    /// Whether the mail has a recipient.
+    /// Whether the message has a recipient.
     has_recipient: bool,
 }
 
@@ -116,7 +116,7 @@ impl<'a> Connection<'a> {
         *self.shared.manner.lock().unwrap()
     }
 
-    /// Whether this is one of so many.
+    /// Returns true for every `of`-th call.
     fn is_turn(&self, of: usize) -> bool {
         self.shared.turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(of)
     }
@@ -173,7 +173,7 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Reads a mail, and counts it if it is taken. An error closes the connection.
+    /// Reads a message, and counts it if it is accepted. An error closes the connection.
     async fn text(&mut self) -> io::Result<()> {
         let (mut subject, mut line) = (None, Vec::new());
         loop {

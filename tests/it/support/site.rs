@@ -1,4 +1,4 @@
-//! The product as it runs in production, API and worker by the real clock, on a Postgres that can be killed.
+//! The product as in production: API and worker with the real clock, on a Postgres that can be killed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::smtp::SmtpServer;
 
 /// The time limit of the product's calls.
 pub const TIMEOUT: Duration = Duration::from_secs(4);
-/// Within which everything works again once the database does.
+/// How long everything may take to work again once the database does.
 const RECOVERY: Duration = Duration::from_secs(10);
 /// The name of the database.
 pub const NAME: &str = "mail";
@@ -62,14 +62,14 @@ impl Site {
         Self { smtp, postgres, api, app }
     }
 
-    /// Where mail that comes back is taken.
+    /// The address of the bounce server.
     pub fn inbound(&self) -> SocketAddr {
         self.app.inbound_address().unwrap()
     }
 
-    /// From now on whoever puts mail into the queue waits, as it commits, for whoever holds the advisory lock 1.
+    /// Makes transactions that insert into the queue wait for the advisory lock 1 at their commit.
     pub async fn waits_at_commit(&self) {
-        // No space behind the body's semicolons: `sql` takes its statements apart there.
+        // No space after the semicolons of the body, because `sql` splits statements there.
         self.sql(
             "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS
              'BEGIN PERFORM pg_advisory_xact_lock_shared(1);RETURN NULL;END';
@@ -79,7 +79,7 @@ impl Site {
         .await;
     }
 
-    /// Runs statements past the proxy, as superuser.
+    /// Runs statements as superuser, bypassing the proxy.
     pub async fn sql(&self, statements: &str) {
         self.postgres.sql(NAME, statements).await;
     }
@@ -107,7 +107,7 @@ impl Site {
         (status, body["detail"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// Waits until it knows that something is wrong, and answers what.
+    /// Waits until `/readyz` reports a fault, and returns it.
     pub async fn notices(&self) -> String {
         loop {
             let (status, detail) = self.readiness().await;
@@ -118,7 +118,7 @@ impl Site {
         }
     }
 
-    /// Waits until mail is accepted and sent, which must not take long.
+    /// Waits until messages are accepted and sent, which must not take long.
     pub async fn works(&self) {
         let begun = Instant::now();
         while self.readiness().await.0 != 200 {
@@ -131,12 +131,12 @@ impl Site {
         assert!(begun.elapsed() < RECOVERY, "{:?}", begun.elapsed());
     }
 
-    /// Stops the product, and holds what it leaves against the invariants.
+    /// Stops the product, and checks the invariants.
     pub async fn end(self) {
         self.end_with(async {}).await;
     }
 
-    /// The same, with something that is done once it lets no more requests in.
+    /// The same, and runs a future once it accepts no more requests.
     pub async fn end_with(mut self, work: impl Future<Output = ()>) {
         let address = self.app.api_address().unwrap();
         let meanwhile = async {

@@ -1,8 +1,8 @@
 //! A scriptable SMTP server.
 //!
-//! It takes every mail unless told otherwise: `smtp.rcpt("ann@example.test").replies(["451 4.7.1 later", "250 ok"])`.
-//! A script is used up one answer at a time; then the server is friendly again. Tests wait for what was seen and never
-//! for time to pass.
+//! It accepts every message unless scripted otherwise: `smtp.rcpt("ann@example.test").replies(["451 4.7.1 later", "250
+//! ok"])`. A script is consumed one reply at a time; then the server accepts again. Tests wait for what the server has
+//! seen, and never for time to pass.
 
 mod connection;
 mod script;
@@ -21,7 +21,7 @@ use script::{Scripts, Stage};
 
 use super::certificate::Certificate;
 
-/// A mail that the server answered 2xx for.
+/// A message that the server accepted with 2xx.
 #[derive(Debug, Clone)]
 pub struct ReceivedMail {
     /// Between the angle brackets of MAIL.
@@ -30,23 +30,23 @@ pub struct ReceivedMail {
     pub to: Vec<String>,
     /// The whole MAIL command.
     pub mail_command: String,
-    /// The mail, dots unstuffed, without the terminator.
+    /// The message, with dots unstuffed, without the terminator.
     pub raw: Vec<u8>,
     /// 1 for the server's first connection.
     pub connection: usize,
     pub tls: bool,
 }
 
-/// A line that the server has read; the final dot is one, the mail's own lines are not.
+/// A line that the server has read: commands and the final dot, but no lines of messages.
 #[derive(Debug, Clone)]
 pub struct Line {
     pub connection: usize,
     pub text: String,
-    /// Whether more had arrived with it: the client did not wait for the reply.
+    /// Whether more arrived with it: the client did not wait for the reply.
     pub more_behind: bool,
 }
 
-/// What the connections share with the test.
+/// The state that the connections share with the test.
 struct Shared {
     log: Mutex<Log>,
     changed: watch::Sender<()>,
@@ -84,7 +84,7 @@ pub struct SmtpServer {
 }
 
 impl SmtpServer {
-    /// Starts on a free port, offering what a usual server offers, STARTTLS apart.
+    /// Starts on a free port, with the usual extensions except STARTTLS.
     pub async fn start() -> Self {
         Self::start_at("127.0.0.1:0").await
     }
@@ -103,7 +103,7 @@ impl SmtpServer {
         self.address
     }
 
-    /// Replaces what is offered after EHLO.
+    /// Replaces the extensions in the reply to EHLO.
     pub fn offers<const N: usize>(&self, extensions: [&str; N]) {
         self.shared.log().extensions = extensions.map(str::to_owned).to_vec();
     }
@@ -115,7 +115,7 @@ impl SmtpServer {
         log.extensions.push("STARTTLS".into());
     }
 
-    /// Speaks TLS from the first octet.
+    /// Uses TLS from the first byte.
     pub fn implicit_tls_with(&self, certificate: &Certificate) {
         let mut log = self.shared.log();
         log.acceptor = Some(certificate.acceptor());
@@ -165,12 +165,12 @@ impl SmtpServer {
         Script { shared: &self.shared, stage }
     }
 
-    /// Every mail so far.
+    /// Every message so far.
     pub fn mails(&self) -> Vec<ReceivedMail> {
         self.shared.log().mails.clone()
     }
 
-    /// Waits until there are `count` mails, and answers them all.
+    /// Waits until there are `count` messages, and returns them all.
     pub async fn received(&self, count: usize) -> Vec<ReceivedMail> {
         self.until("mails", |log| log.mails.len() >= count).await;
         self.mails()
@@ -181,12 +181,12 @@ impl SmtpServer {
         self.shared.log().lines.clone()
     }
 
-    /// How often a line that begins like this was read.
+    /// How many lines with this prefix were read.
     pub fn count(&self, start: &str) -> usize {
         self.lines().iter().filter(|line| line.text.starts_with(start)).count()
     }
 
-    /// Waits until `count` lines that begin like this were read.
+    /// Waits until `count` lines with this prefix were read.
     pub async fn read(&self, start: &str, count: usize) {
         self.until(start, |log| log.lines.iter().filter(|line| line.text.starts_with(start)).count() >= count).await;
     }
@@ -201,7 +201,7 @@ impl SmtpServer {
         self.shared.log().open
     }
 
-    /// The most connections that were open at one time.
+    /// The largest number of connections that were open at the same time.
     pub fn most_open(&self) -> usize {
         self.shared.log().most_open
     }

@@ -1,4 +1,4 @@
-//! `/v1/suppressions`: kept by applications and administrators, thinned out by time.
+//! `/v1/suppressions`: entries are added by applications, removed by administrators, and expire.
 
 use postrider::domain::key::Scope;
 use reqwest::Method;

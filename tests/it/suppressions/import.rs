@@ -1,4 +1,4 @@
-//! The whole list in and out, as NDJSON and as CSV.
+//! Import and export of the list, as NDJSON and CSV.
 
 use postrider::config::Config;
 use reqwest::Method;
@@ -29,7 +29,7 @@ fn summary(body: &Value) -> [u64; 5] {
     ["lines", "added", "updated", "unchanged", "refused"].map(|name| body[name].as_u64().unwrap())
 }
 
-/// 10,000 lines of which each hundredth is no entry.
+/// 10,000 lines, of which each hundredth is invalid.
 fn lines() -> Vec<String> {
     let line = |n: u32| match n {
         n if n % 100 == 0 => format!("{{\"address\": \"no address {n}\"}}"),
@@ -105,7 +105,7 @@ async fn a_csv_names_its_columns_or_has_those_of_an_export() {
         .iter()
         .map(|error| (error["line"].as_u64().unwrap(), error["code"].as_str().unwrap()))
         .collect();
-    // A note is one line: the record with two of them is told of by its first.
+    // A note is one line: the record with two lines is reported by its first line.
     assert_eq!(errors, [(2, "control_character"), (6, "invalid_value"), (8, "too_many")]);
     let dan = app.get(&format!("{PATH}/dan@example.test")).await.body["data"][0]["note"].clone();
     assert_eq!(dan, "said \"no\", twice");

@@ -1,4 +1,4 @@
-//! A suppressed address gets nothing, and everybody can see why.
+//! A suppressed address gets no messages, and `explain` says why.
 
 use postrider::domain::key::Scope;
 use reqwest::Method;
@@ -130,7 +130,7 @@ async fn who_is_suppressed_between_two_attempts_gets_no_other() {
 }
 
 #[tokio::test]
-async fn a_stream_has_its_own_entries_and_an_expired_one_counts_for_nothing() {
+async fn streams_have_separate_entries_and_expired_ones_are_ignored() {
     let app = TestApp::start().await;
     let until = app.clock.text_in(minutes(10));
     suppress(
@@ -243,7 +243,7 @@ async fn an_unknown_mailbox_is_suppressed_and_passing_trouble_is_not() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_text_names_nobody_unless_the_mail_was_for_one() {
+async fn refusal_after_data_suppresses_only_a_sole_recipient() {
     let app = TestApp::start().await;
     let unknown = "550 5.1.1 user unknown";
     app.smtp.dot().replies([unknown, unknown]);
@@ -290,8 +290,8 @@ async fn two_mails_that_bounce_at_one_time_make_one_entry() {
     second.stop().await;
 }
 
-/// One statement for a whole group at accept and one for a whole claim; each address in it reads a few pages of the index,
-/// however long the list is.
+/// One statement for a whole group at accept and one for a whole claim; each address in it reads a few pages of the
+/// index, however long the list is.
 #[tokio::test]
 async fn the_look_up_costs_the_same_however_long_the_list_is() {
     let app = TestApp::start().await;
@@ -304,7 +304,7 @@ async fn the_look_up_costs_the_same_however_long_the_list_is() {
             SELECT '00000000-0000-0000-0000-000000000000', 'a' || n || '@example.test', 'manual', now()
             FROM generate_series(1, $1) n ON CONFLICT DO NOTHING";
         sqlx::query(fill).bind(many).execute(&mut connection).await.unwrap();
-        // Without ANALYZE: nothing that Postgres has to learn first.
+        // Without ANALYZE, so that the plan does not depend on statistics.
         let list = |value: fn(i32) -> String| (1..=256).map(value).collect::<Vec<String>>().join(", ");
         let explain = format!(
             "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE look_up (ARRAY[{}]::uuid[], ARRAY[{}], ARRAY[{}], ARRAY[{}])",

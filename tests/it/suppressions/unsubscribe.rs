@@ -1,4 +1,4 @@
-//! A recipient is rid of a stream with one click (RFC 8058), and of nothing else.
+//! A recipient unsubscribes from a stream with one click (RFC 8058).
 
 use postrider::config::{Config, SecretKey};
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
@@ -17,7 +17,7 @@ fn configured(config: &mut Config) {
     config.secret_key = Some(SecretKey::from("0123456789abcdef0123456789abcdef".to_owned()));
 }
 
-/// With a stream that asks for links.
+/// With a stream that has unsubscribe links.
 async fn start() -> TestApp {
     let app = TestApp::builder().config(configured).start().await;
     let made = app.post("/v1/streams", &json!({"name": "news", "unsubscribe": true})).await;
@@ -25,21 +25,21 @@ async fn start() -> TestApp {
     app
 }
 
-/// A mail's header field, unfolded.
+/// A message's header field, unfolded.
 fn field(mail: &[u8], name: &str) -> Option<String> {
     let text = String::from_utf8_lossy(mail).replace("\r\n ", " ");
     let head = text.split("\r\n\r\n").next().unwrap();
     head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned))
 }
 
-/// The link's path as this process has it: before it stands a proxy.
+/// The link's path in this process, which is behind a proxy.
 fn path(mail: &[u8]) -> String {
     let link = field(mail, "List-Unsubscribe").expect("a link");
     let url = link.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).expect("angle brackets");
     url.strip_prefix(PUBLIC).expect("our URL").to_owned()
 }
 
-/// Sends a mail of the stream and answers its id and the path of its link.
+/// Sends a message of the stream and returns its id and the path of its link.
 async fn sent(app: &TestApp, fields: Value) -> (String, String) {
     let mut all = json!({"stream": "news"});
     all.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
@@ -140,7 +140,7 @@ async fn forged_links_lead_nowhere() {
 }
 
 #[tokio::test]
-async fn mail_that_waits_is_held_back_and_a_link_works_when_its_message_is_gone() {
+async fn waiting_message_is_suppressed_and_link_outlives_its_message() {
     let app = start().await;
     let (_, path) = sent(&app, json!({})).await;
     let waiting = app.send(json!({"stream": "news", "scheduled_at": app.clock.text_in(hours(1))})).await;
@@ -186,7 +186,7 @@ async fn who_is_freed_and_unsubscribes_once_more_is_told_of_once_more() {
     assert_eq!(app.delete("/v1/suppressions/ann@example.test?stream=news").await.status, 204);
     one_click(&app, &path).await;
     assert_eq!(app.events(&id).await[2..], ["unsubscribed", "unsubscribed"]);
-    // An entry that somebody else has made is there already: what the recipient did is told all the same.
+    // The address is already suppressed by another entry: the event is still recorded.
     app.delete("/v1/suppressions/ann@example.test").await;
     let (other, path) = sent(&app, json!({})).await;
     app.post("/v1/suppressions", &json!({"address": "ann@example.test", "stream": "news", "reason": "manual"})).await;
@@ -234,7 +234,7 @@ async fn only_mail_to_one_recipient_of_a_stream_that_asks_has_a_link() {
 }
 
 #[tokio::test]
-async fn every_attempt_is_the_same_mail_whatever_becomes_of_the_stream() {
+async fn every_attempt_sends_the_same_bytes_if_the_stream_changes() {
     let app = start().await;
     app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"]);
     let mail = app.send(json!({"stream": "news"})).await;
@@ -274,7 +274,7 @@ async fn without_the_settings_a_stream_cannot_ask_for_it() {
 }
 
 #[tokio::test]
-async fn a_worker_that_can_make_no_link_puts_the_mail_off_without_an_attempt() {
+async fn worker_without_link_settings_makes_no_attempt() {
     let app = TestApp::start().await;
     app.sql("UPDATE streams SET unsubscribe = true WHERE name = 'bulk'").await;
     let mail = app.send(json!({"stream": "bulk"})).await;

@@ -1,4 +1,4 @@
-//! Events arrive at webhook endpoints: signed, each of them, in order, whatever workers do.
+//! All events arrive at webhook endpoints, signed and in order, with any number of workers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -112,7 +112,7 @@ async fn batches_hold_what_has_come_together_and_no_more_than_20_kb() {
 }
 
 #[tokio::test]
-async fn what_is_about_one_recipient_stays_in_order_and_others_go_past() {
+async fn events_of_one_recipient_stay_in_order_and_others_overtake() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     Hook::add(&app, &receiver.url("/hook"), "concurrency = 8").await;
     app.send(json!({})).await;

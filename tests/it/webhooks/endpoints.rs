@@ -1,4 +1,4 @@
-//! Webhooks as an operator makes and steers them. That posts arrive is told elsewhere.
+//! The operator's calls for webhook endpoints. Delivery is tested elsewhere.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ async fn start() -> TestApp {
     TestApp::builder().config(|config| config.webhooks.allow_private = true).start().await
 }
 
-/// A new webhook, as it is answered.
+/// The response to the creation of an endpoint.
 async fn made(api: &Api, fields: Value) -> Value {
     let mut body = json!({ "url": URL });
     body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
@@ -352,7 +352,7 @@ async fn the_log_shows_every_post_newest_first() {
          FROM (SELECT * FROM webhook_endpoints ORDER BY id LIMIT 1) e, generate_series(1, 3) n",
     )
     .await;
-    // Which of the two comes first is not ours to say: both are of this millisecond.
+    // The order of the two is undefined: both are of the same millisecond.
     let [webhook, other] =
         if webhook["id"].as_str() < other["id"].as_str() { [webhook, other] } else { [other, webhook] };
     let first = app.get(&format!("{}/deliveries?limit=2", path(&webhook))).await.body;
@@ -423,7 +423,7 @@ async fn what_is_not_there_is_not_found() {
     }
 }
 
-/// An API on the same database that asks `check` where webhooks may be.
+/// An API on the same database that uses `check` for the targets of webhooks.
 async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
     let tasks = TaskTracker::new();
     let clock: postrider::clock::SharedClock = app.clock.clone();

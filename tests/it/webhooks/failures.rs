@@ -1,4 +1,4 @@
-//! Endpoints that fail: what is tried again and when, who waits and who does not.
+//! Endpoints that fail: which posts are retried and when, and which posts wait.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ async fn mails(app: &TestApp, count: usize) {
 }
 
 #[tokio::test]
-async fn a_post_that_fails_alone_is_tried_by_the_schedule_under_its_id_and_holds_nobody_up() {
+async fn single_failing_post_is_retried_with_its_id_and_delays_none() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let hook = Hook::add(&app, &receiver.url("/hook"), "concurrency = 1").await;
     receiver.answers("/hook", [Reply::Status(500)]);
@@ -57,14 +57,14 @@ async fn a_post_that_fails_alone_is_tried_by_the_schedule_under_its_id_and_holds
 }
 
 #[tokio::test]
-async fn a_post_that_never_succeeds_while_others_do_is_given_up_after_ten_tries() {
+async fn single_failing_post_is_given_up_after_ten_tries() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let hook = Hook::add(&app, &receiver.url("/hook"), "concurrency = 1").await;
     receiver.answers("/hook", [Reply::Status(400)]);
     app.send(json!({})).await;
     app.notify().await;
     for _ in 0..9 {
-        // The one that is tried again comes first, and then one that is taken.
+        // The retried post comes first, and then one that succeeds.
         receiver.answers("/hook", [Reply::Status(400)]);
         app.clock.advance(hours(30));
         app.send(json!({})).await;
@@ -76,7 +76,7 @@ async fn a_post_that_never_succeeds_while_others_do_is_given_up_after_ten_tries(
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_dead_for_a_day_gets_everything_once_it_is_back() {
+async fn endpoint_down_for_a_day_gets_everything_when_it_is_back() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let hook = Hook::add(&app, &receiver.url("/hook"), "").await;
     receiver.always("/hook", Reply::Status(502));
@@ -107,7 +107,7 @@ async fn an_endpoint_that_is_dead_for_a_day_gets_everything_once_it_is_back() {
 }
 
 #[tokio::test]
-async fn while_it_is_down_one_post_at_a_time_finds_out_and_no_single_one_can_keep_it_down() {
+async fn failing_endpoint_is_probed_by_one_post_at_a_time() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let hook = Hook::add(&app, &receiver.url("/hook"), "concurrency = 1").await;
     mails(&app, 8).await;
@@ -260,7 +260,7 @@ async fn redirects_silence_and_answers_without_end() {
     assert_eq!(kept, 1_000);
 }
 
-/// Answers every request with these bytes, once or for ever, on connections of its own.
+/// Answers every request with these bytes, once or endlessly, on separate connections.
 async fn speaks(bytes: &'static [u8], is_endless: bool) -> (String, tokio::task::JoinHandle<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
@@ -337,7 +337,7 @@ async fn three_of_ten_hang_and_the_others_do_not_wait() {
     for round in 1..=10 {
         app.send(json!({})).await;
         let begun = Instant::now();
-        // Of each mail two events: it was accepted and it was relayed.
+        // Each message has two events: accepted and relayed.
         for path in &paths[3..] {
             receiver.received(path, 2 * (3 + round)).await;
         }
@@ -361,7 +361,7 @@ async fn when_too_much_waits_for_another_try_nothing_new_is_begun() {
     app.send(json!({})).await;
     app.notify().await;
     assert_eq!((receiver.posts("/hook").len(), hook.state(&app).await.cursor), (0, 0));
-    // Their events are not there, so that they are let go when their time has come.
+    // Their events do not exist, so that the deliveries are dropped when they are due.
     app.notify_in(3_600).await;
     let state = hook.state(&app).await;
     assert_eq!((receiver.seqs("/hook"), state.retries, state.cursor), (vec![1], 0, 1));

@@ -1,4 +1,4 @@
-//! The program is killed while it posts webhooks: the one that comes after leaves no gap.
+//! The program is killed while it posts webhooks: the next process leaves no gap.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ async fn killed_under_load_it_leaves_no_gap() {
     let again = Service::start(command()).await;
     let mut ids = BTreeMap::<i64, String>::new();
     let mut count = 0;
-    // Each mail has an event when it is accepted and one when it is relayed.
+    // Each message has an event when it is accepted and one when it is relayed.
     while ids.len() < 2 * acknowledged.len() {
         let posts = receiver.received("/hook", count + 1).await;
         for post in &posts[count..] {

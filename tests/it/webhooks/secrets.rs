@@ -1,4 +1,4 @@
-//! Secrets of webhooks at rest: encrypted where there is a `secret_key`, and gone when they sign no more.
+//! Secrets of webhooks at rest: encrypted if there is a `secret_key`, and removed when they no longer sign.
 
 use serde_json::{Value, json};
 use sqlx::Row as _;

@@ -1,4 +1,4 @@
-//! Where webhooks may go: the Internet and what is allowed, at every post anew.
+//! Allowed targets of webhooks: public addresses and the configured ones, checked at every post.
 
 use postrider::app::guard;
 use postrider::webhook::Denied;
@@ -10,7 +10,7 @@ use crate::support::dns::DnsServer;
 use crate::support::hooks::Hook;
 use crate::support::receiver::Receiver;
 
-/// What came of a post to this URL: its error, and whether anybody was spoken to.
+/// The result of a post to this URL: its error, and whether a connection was made.
 async fn posted(app: &TestApp, receiver: &Receiver, url: &str) -> (Option<String>, bool) {
     let hook = Hook::add(app, url, "").await;
     app.notify().await;

@@ -1,4 +1,4 @@
-//! What is done to the fleet; each once.
+//! The faults. Each function injects one once.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub async fn kill_api(fleet: &mut Fleet) {
 pub async fn kill_worker(fleet: &mut Fleet) {
     fleet.kill(2).await;
     fleet.start_missing().await;
-    // Until it has taken over from itself, it should have something in hand again.
+    // Waits until it has messages in flight again.
     pause(2_500).await;
 }
 
@@ -157,7 +157,7 @@ async fn limited(fleet: &mut Fleet, limit: &str) {
 
 async fn locked(fleet: &mut Fleet, statement: &'static str) {
     let mut lock = fleet.connect().await;
-    // Where it cannot be had at once, the next round tries again.
+    // If it cannot be locked at once, the next round tries again.
     let _ = sqlx::raw_sql(statement).execute(&mut lock).await;
     pause(3_000).await;
     lock.close().await.expect("closed");

@@ -12,7 +12,7 @@ use super::{Line, ReceivedMail, Shared};
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// Ends the connection; an error is as good a reason as QUIT.
+/// Ends the connection after QUIT or an error.
 type Flow = io::Result<()>;
 
 fn hang_up<T>() -> io::Result<T> {
@@ -93,7 +93,7 @@ impl Connection<'_> {
         self.stream.flush().await
     }
 
-    /// Answers as scripted or else as usual; answers the first digit of what was said.
+    /// Replies as scripted, or else as usual. Returns the first digit of the reply.
     async fn answer(&mut self, stage: Stage, usual: &str) -> io::Result<u8> {
         let action = self.shared.log().scripts.get_mut(&stage).and_then(std::collections::VecDeque::pop_front);
         let octets = match action {
@@ -231,7 +231,7 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// The mail up to CRLF, dot, CRLF and nothing less.
+    /// Reads the message up to exactly CRLF, dot, CRLF.
     async fn text(&mut self) -> io::Result<Vec<u8>> {
         let mut raw = Vec::new();
         loop {

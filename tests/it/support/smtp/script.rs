@@ -1,4 +1,4 @@
-//! What the server has been told to answer.
+//! The scripted replies of the server.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 use super::Shared;
 
-/// Where in the dialogue an answer belongs.
+/// The stage of the conversation that a reply is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Stage {
     Greeting,
@@ -23,32 +23,32 @@ pub(super) enum Stage {
     Other,
 }
 
-/// One answer.
+/// One scripted reply.
 #[derive(Debug, Clone)]
 pub enum Action {
     /// This reply; what follows depends on its first digit.
     Reply(String),
-    /// The same after a while, where the time that passes is the point.
+    /// The same after a delay.
     ReplyAfter(String, Duration),
-    /// These octets, taken for a reply by their first digit.
+    /// These bytes, treated as a reply by their first digit.
     Octets(Vec<u8>),
     /// The same, and the connection closed.
     OctetsThenDrop(Vec<u8>),
-    /// These octets, each piece in a packet of its own.
+    /// These bytes, each piece in a separate packet.
     Pieces(&'static [&'static str]),
-    /// These octets over and over until the client hangs up.
+    /// These bytes repeatedly until the client hangs up.
     Endless(&'static [u8]),
-    /// These octets over and over, one every so often, until the client hangs up.
+    /// These bytes repeatedly, one per interval, until the client hangs up.
     Trickle(&'static [u8], Duration),
-    /// No word, and the connection closed.
+    /// No reply, and the connection closed.
     Drop,
     /// A reply, and the connection closed.
     ReplyThenDrop(String),
-    /// For DATA: 354, then these words and the connection closed after so many octets of the mail.
+    /// For DATA: 354, then this reply and the connection closed after this many bytes of the message.
     DropAfterReading(usize, &'static str),
-    /// For DATA: 354, and then not an octet of the mail is read.
+    /// For DATA: 354, and then no byte of the message is read.
     StopReading,
-    /// No answer before the test opens the gate; then the usual one.
+    /// No reply before the test opens the gate; then the usual one.
     Stall(Gate),
 }
 
@@ -60,14 +60,14 @@ impl From<&str> for Action {
 
 pub(super) type Scripts = HashMap<Stage, VecDeque<Action>>;
 
-/// The script of one stage, to be added to.
+/// The script of one stage.
 pub struct Script<'a> {
     pub(super) shared: &'a Shared,
     pub(super) stage: Stage,
 }
 
 impl Script<'_> {
-    /// Answers these, one each time.
+    /// Adds these replies, one for each time.
     pub fn replies<const N: usize>(self, replies: [&str; N]) {
         self.does(replies.map(Action::from));
     }
@@ -77,7 +77,7 @@ impl Script<'_> {
         self.shared.log().scripts.entry(self.stage).or_default().extend(actions);
     }
 
-    /// Says nothing until the gate is opened.
+    /// Sends no reply until the gate is opened.
     pub fn stalls(self) -> Gate {
         let gate = Gate::default();
         self.does([Action::Stall(gate.clone())]);
@@ -85,7 +85,7 @@ impl Script<'_> {
     }
 }
 
-/// Holds the server at one place.
+/// Stops the server at one stage.
 #[derive(Debug, Clone)]
 pub struct Gate {
     arrived: Arc<Semaphore>,
@@ -99,12 +99,12 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// Waits until the server is there.
+    /// Waits until the server has reached it.
     pub async fn reached(&self) {
         self.arrived.acquire().await.unwrap().forget();
     }
 
-    /// Lets it go on.
+    /// Lets the server continue.
     pub fn open(&self) {
         self.opened.add_permits(1);
     }
