@@ -75,5 +75,5 @@ async fn an_unknown_parameter_is_told_the_known_ones() {
     let close = app.get("/v1/messages?createdAfter=2026-12-01T09:00:00Z").await;
     assert!(close.body["detail"].as_str().unwrap().contains("did you mean `created_after`?"), "{}", close.body);
     let none = app.get("/v1/streams?limit=5").await;
-    assert!(none.body["detail"].as_str().unwrap().ends_with("this endpoint takes none."), "{}", none.body);
+    assert!(none.body["detail"].as_str().unwrap().ends_with("this endpoint has none."), "{}", none.body);
 }

@@ -42,7 +42,7 @@ async fn each_record_and_the_name_of_the_machine_have_a_line() {
     assert!(!is_well && lines[0] == "ok    secret_key: it is set", "{lines:#?}");
     assert_eq!(lines.iter().filter(|line| line.starts_with("BAD   domain acme.test, ")).count(), 5, "{lines:#?}");
     assert!(lines[5].contains("postrider.test: v=spf1 a -all"), "{lines:#?}");
-    assert!(lines[6].contains("192.0.2.1, which points to other.test"), "{lines:#?}");
+    assert!(lines[6].contains("192.0.2.1, whose PTR record is other.test"), "{lines:#?}");
 
     publish(&dns, &made);
     dns.txt("postrider.test", ["v=spf1 a -all"]);

@@ -201,7 +201,7 @@ async fn one_that_was_disabled_goes_on_where_it_was() {
 
     let disabled = app.patch(&path(&webhook), &json!({"disabled": true})).await.body;
     assert_eq!(told(&disabled), [json!("disabled"), json!(7), json!("answered 500"), json!(1)]);
-    assert!(disabled["disabled_reason"].as_str().unwrap().contains("omebody"), "{disabled}");
+    assert!(disabled["disabled_reason"].as_str().unwrap().contains("through the API"), "{disabled}");
     app.clock.advance(hours(1));
     let again = app.patch(&path(&webhook), &json!({"disabled": true})).await.body;
     assert_eq!(again["disabled_at"], disabled["disabled_at"], "a second time changes nothing");
