@@ -130,7 +130,7 @@ async fn own_name(hostname: &str, dns: &Asker, report: &mut Report) {
     }
     match dns.addresses(hostname).await {
         Err(why) => {
-            report.bad(&what, format!("the DNS did not answer ({why}): check that `dns` is the address of a resolver"))
+            report.bad(&what, format!("the DNS did not answer ({why}): check that `dns` is the address of a resolver"));
         }
         Ok(addresses) if addresses.is_empty() => {
             report.bad(&what, "it has no address: publish an A record with the address that this machine sends from");
