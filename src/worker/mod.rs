@@ -10,16 +10,16 @@
 //!
 //! | shelf | what it does | may import |
 //! |---|---|---|
-//! | [`lease`] | holds, renews, releases and recovers leases | |
-//! | [`claim`] | claims recipients, each lane up to its quota | `lease` |
-//! | [`outcome`] | records outcomes and adapts limits to them | `claim`, `lease` |
-//! | [`deliver`] | loads, prepares and sends messages | `outcome`, `claim`, `lease` |
-//! | [`handoff`] | sends new messages of this process without a claim | `deliver`, `outcome`, `claim`, `lease` |
-//! | [`maintenance`] | periodic work beside the deliveries | `deliver`, `outcome`, `claim`, `lease` |
-//! | [`webhooks`] | posts events to webhook endpoints | `lease` |
+//! | `lease` | holds, renews, releases and recovers leases | |
+//! | `claim` | claims recipients, each lane up to its quota | `lease` |
+//! | `outcome` | records outcomes and adapts limits to them | `claim`, `lease` |
+//! | `deliver` | loads, prepares and sends messages | `outcome`, `claim`, `lease` |
+//! | `handoff` | sends new messages of this process without a claim | `deliver`, `outcome`, `claim`, `lease` |
+//! | `maintenance` | periodic work beside the deliveries | `deliver`, `outcome`, `claim`, `lease` |
+//! | `webhooks` | posts events to webhook endpoints | `lease` |
 //!
-//! The files of this folder join the shelves and may import all of them, and no shelf imports them: [`context`] is what a
-//! worker is given, [`claim_loop`] claims and starts deliveries. `tests/it/layers.rs` checks both rules.
+//! The files of this folder join the shelves and may import all of them, and no shelf imports them: `context` is what a
+//! worker is given, `claim_loop` claims and starts deliveries. `tests/it/repository/layers.rs` checks both rules.
 
 mod claim;
 mod claim_loop;
