@@ -38,7 +38,7 @@ fn judged(report: &Report) -> (String, String) {
 }
 
 #[test]
-#[ignore = "needs a labelled corpus"]
+#[ignore = "needs a labelled corpus: POSTRIDER_BOUNCE_CORPUS=DIR cargo test --lib -- --ignored --nocapture corpus"]
 fn corpus_is_measured() {
     let folder = std::env::var("POSTRIDER_BOUNCE_CORPUS").expect("POSTRIDER_BOUNCE_CORPUS");
     let folder = Path::new(&folder);

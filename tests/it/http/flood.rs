@@ -1,6 +1,6 @@
 //! The service keeps working with more idle connections than it may open files, and with clients that do not read.
 //!
-//! `cargo test --test it http_flood -- --ignored --nocapture` prints the figures.
+//! `cargo test --test it http::flood -- --ignored --nocapture` prints the figures.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ const IDLE: usize = 1_100;
 const SILENT: usize = 24;
 
 #[tokio::test]
-#[ignore = "opens more than a thousand connections: cargo test --test it http_flood -- --ignored --nocapture"]
+#[ignore = "opens more than a thousand connections: cargo test --test it http::flood -- --ignored --nocapture"]
 async fn idle_and_silent_clients_do_not_stop_the_service() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
     let key = key(&database.url).await;
