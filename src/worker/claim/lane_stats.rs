@@ -29,7 +29,7 @@ struct Lanes {
     avoided: HashMap<i64, DateTime<Utc>>,
 }
 
-/// What came of some messages of a lane.
+/// Outcomes of some messages of a lane.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sample {
     /// Messages attempted.

@@ -1,4 +1,4 @@
-//! Judges what came of an attempt: the transition of each recipient, by the retry policy of its stream.
+//! Turns the outcome of an attempt into the transition of each recipient, by the retry policy of its stream.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! Delivers claimed recipients: loads their messages ([`dispatch`]), prepares and sends each ([`attempt`]), and judges what
-//! came of it ([`judge`]).
+//! Delivers claimed recipients: loads their messages ([`dispatch`]), prepares and sends each ([`attempt`]), and turns
+//! outcomes into transitions ([`judge`]).
 
 pub(crate) mod attempt;
 pub(crate) mod dispatch;
