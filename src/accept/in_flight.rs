@@ -2,7 +2,9 @@
 //! same key is refused. Across processes the key's row decides.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::domain::id::KeyId;
 
@@ -23,14 +25,14 @@ impl InFlight {
     /// Reserves a key, unless it is in use.
     pub(super) fn enter(&self, owner: KeyId, key: &str) -> Option<Guard> {
         let key = (owner, key.to_owned());
-        let entered = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+        let entered = self.0.lock().insert(key.clone());
         entered.then(|| Guard { keys: self.0.clone(), key })
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.keys.lock().remove(&self.key);
     }
 }
 

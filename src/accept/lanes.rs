@@ -4,9 +4,10 @@
 //! next one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use futures_util::future::try_join_all;
+use parking_lot::RwLock;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
@@ -103,7 +104,7 @@ impl Lanes {
     }
 
     async fn find(&self, name: LaneName) -> Result<NamedLane, Arc<DbError>> {
-        if let Some((name, id)) = self.known.read().unwrap_or_else(PoisonError::into_inner).get_key_value(&name) {
+        if let Some((name, id)) = self.known.read().get_key_value(&name) {
             return Ok(NamedLane { id: *id, name: name.clone() });
         }
         let name = Arc::new(name);
@@ -111,7 +112,7 @@ impl Lanes {
         let gone = || Arc::new(DbError::closed(FINDING));
         self.unknown.send(Pending { name: name.clone(), reply }).await.map_err(|_| gone())?;
         let id = found.await.map_err(|_| gone())??;
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         if known.len() >= CACHED {
             known.clear();
         }

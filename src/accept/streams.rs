@@ -1,8 +1,10 @@
 //! Caches the streams of each tenant for a few seconds.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::db::{self, Db, DbError};
 use crate::domain::id::TenantId;
@@ -32,7 +34,7 @@ impl Streams {
 
     /// Clears the cache.
     pub(super) fn forget(&self) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.known.lock().clear();
     }
 
     /// Returns the names of a tenant's streams, most urgent first.
@@ -46,7 +48,7 @@ impl Streams {
     }
 
     async fn get(&self, tenant: TenantId) -> Result<Known, DbError> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&tenant).cloned();
+        let known = self.known.lock().get(&tenant).cloned();
         if let Some(known) = known
             && known.loaded_at.elapsed() < CACHE_TTL
         {
@@ -56,7 +58,7 @@ impl Streams {
         let linking = rows.iter().filter(|row| row.unsubscribe).map(|row| row.name.clone()).collect();
         let names = rows.into_iter().map(|row| row.name).collect();
         let loaded = Known { loaded_at: Instant::now(), names, linking };
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         known.insert(tenant, loaded.clone());
         Ok(loaded)
     }

@@ -2,10 +2,11 @@
 //! and [`Feedback`], which processes these messages.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -174,8 +175,7 @@ impl Gate {
 impl Handler for Gate {
     async fn rcpt(&self, _from: &str, to: &str) -> Result<(), SmtpRefusal> {
         if self.is_postmaster(to) {
-            let has_room =
-                self.postmaster.lock().unwrap_or_else(PoisonError::into_inner).admits_one_more(Instant::now());
+            let has_room = self.postmaster.lock().admits_one_more(Instant::now());
             let full = || SmtpRefusal::temporary(7, 1, "Too many messages for postmaster, try again later");
             return if has_room { Ok(()) } else { Err(full()) };
         }

@@ -2,10 +2,11 @@
 //! in a separate thread with a single-threaded runtime, which costs less CPU than sharing one.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -165,7 +166,7 @@ async fn send(shared: &Shared, api: SocketAddr, mut request: Request) {
 
 impl Shared {
     fn record<T>(&self, with: impl FnOnce(&mut Answers) -> T) -> T {
-        with(&mut self.answers.lock().unwrap_or_else(PoisonError::into_inner))
+        with(&mut self.answers.lock())
     }
 
     /// Returns the next message's number, once it may be sent.

@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Mutex, PoisonError};
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
+use parking_lot::Mutex;
 
 use super::Asker;
 use super::spf::{Zone, addresses_of, check_host};
@@ -178,7 +178,7 @@ struct Remembered<'z, Z> {
 impl<Z: Zone> Remembered<'_, Z> {
     /// Returns the cached answer, or an error once the limit is reached.
     fn recall(&self, question: &Question) -> Option<Known> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock();
         let is_full = known.len() >= MOST_QUESTIONS;
         known.get(question).cloned().or_else(|| {
             let why = || "it takes too many look-ups".to_owned();
@@ -190,7 +190,7 @@ impl<Z: Zone> Remembered<'_, Z> {
     }
 
     fn keep(&self, question: Question, answer: Known) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(question, answer);
+        self.known.lock().insert(question, answer);
     }
 
     async fn texts_of<F>(&self, question: Question, ask: F) -> Result<Vec<String>, String>

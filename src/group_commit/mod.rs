@@ -9,9 +9,10 @@
 mod writer;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use crate::clock::SharedClock;
@@ -104,11 +105,11 @@ impl Signals {
     }
 
     fn taker(&self) -> Option<Arc<dyn DirectConsumer>> {
-        self.taker.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.upgrade()
+        self.taker.lock().as_ref()?.upgrade()
     }
 
     fn wake(&self) {
-        let wake = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
+        let wake = self.wake.lock();
         wake.iter().filter_map(Weak::upgrade).for_each(|wake| wake.notify_one());
     }
 }
@@ -133,12 +134,12 @@ impl GroupCommit {
 
     /// Registers notifiers for new messages in the queue, held weakly.
     pub fn tell(&self, wake: &[Arc<Notify>]) {
-        self.signals.wake.lock().unwrap_or_else(PoisonError::into_inner).extend(wake.iter().map(Arc::downgrade));
+        self.signals.wake.lock().extend(wake.iter().map(Arc::downgrade));
     }
 
     /// Registers the worker that is offered new messages, held weakly.
     pub fn enlist(&self, taker: Weak<dyn DirectConsumer>) {
-        *self.signals.taker.lock().unwrap_or_else(PoisonError::into_inner) = Some(taker);
+        *self.signals.taker.lock() = Some(taker);
     }
 
     /// Returns whether a worker is registered for direct handoff.

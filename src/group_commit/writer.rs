@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -58,7 +58,7 @@ struct Writer {
     /// Held while a writer collects a group, and until the end of a small transaction.
     turn: Arc<Mutex<BatchDelay>>,
     /// When a transaction with only outcomes last began.
-    outcomes_alone: Arc<std::sync::Mutex<Option<Instant>>>,
+    outcomes_alone: Arc<parking_lot::Mutex<Option<Instant>>>,
     /// Serialises [`OneByOneFallback`].
     alone: Arc<Mutex<()>>,
 }
@@ -158,7 +158,7 @@ impl Writer {
     /// Delays outcomes if others were committed a moment ago, until the interval has passed or a message arrives that
     /// they can be committed with.
     async fn wait_for_more(&self, group: &mut Group) {
-        let last = *self.outcomes_alone.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *self.outcomes_alone.lock();
         let Some(due) = last.map(|last| last + MIN_OUTCOME_INTERVAL).filter(|due| *due > Instant::now()) else {
             return;
         };
@@ -172,7 +172,7 @@ impl Writer {
     async fn commit(&self, group: Group) -> Option<Duration> {
         let Group { mut intakes, replies, mut over, .. } = group;
         if intakes.is_empty() {
-            *self.outcomes_alone.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            *self.outcomes_alone.lock() = Some(Instant::now());
         }
         let WriterContext { db, clock, signals, .. } = &self.tools;
         let now = clock.now();

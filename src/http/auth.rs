@@ -1,7 +1,7 @@
 //! Authentication by `Authorization: Bearer KEY`, and authorisation by the key's scopes and sender domains.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::FromRequestParts;
@@ -9,6 +9,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use chrono::TimeDelta;
+use parking_lot::Mutex;
 
 use super::response::Asker;
 use super::security_log::{Refusal, SecurityLog};
@@ -46,11 +47,11 @@ impl Keys {
 
     /// Clears the cache, so that a change takes effect at once.
     pub(super) fn forget(&self) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.seen.lock().clear();
     }
 
     async fn find(&self, hash: [u8; 32]) -> Result<Option<Arc<KeyRow>>, ApiError> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
+        let seen = self.seen.lock().get(&hash).cloned();
         if let Some((looked_up, key)) = seen
             && looked_up.elapsed() < CACHE_TTL
         {
@@ -58,7 +59,7 @@ impl Keys {
         }
         let Some(key) = keys::find(&self.db, hash).await?.map(Arc::new) else { return Ok(None) };
         self.touch(&key);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock();
         if seen.len() >= MAX_CACHED_KEYS {
             seen.clear();
         }

@@ -7,9 +7,10 @@
 //!   memory, and callers without a key into one quarter. A single body may have any size.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::domain::id::KeyId;
@@ -86,8 +87,7 @@ impl Room {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // No step under this lock leaves the data inconsistent.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -3,8 +3,8 @@
 //! handlers, with the same `event` and `by` fields.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -55,7 +55,7 @@ impl SecurityLog {
 
     /// Counts a refusal. Returns the number since the last line if a new line is due.
     fn note(&self, refusal: Refusal, key: Option<Uuid>, now: Instant) -> Option<u64> {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.0.lock();
         if lines.len() >= MAX_TRACKED {
             lines.clear();
         }

@@ -2,9 +2,10 @@
 //! database connections that accept messages, and one key must not use up all turns.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::ApiError;
@@ -75,7 +76,7 @@ impl Turns {
     }
 
     fn of_keys(&self) -> MutexGuard<'_, HashMap<KeyId, Arc<Semaphore>>> {
-        self.of_keys.lock().unwrap_or_else(PoisonError::into_inner)
+        self.of_keys.lock()
     }
 }
 

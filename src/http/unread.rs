@@ -3,7 +3,7 @@
 //! this. If the rest of the body is too long or too slow, the connection is closed.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use futures_util::StreamExt as _;
 use hyper::body::{Frame, SizeHint};
+use parking_lot::Mutex;
 use tokio::time::timeout;
 
 /// Maximum bytes to discard.
@@ -56,7 +57,7 @@ impl Unread {
         if !status.is_client_error() && !status.is_server_error() {
             return;
         }
-        let rest = self.left.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let rest = self.left.lock().take();
         let Some(rest) = rest else { return };
         // After a timeout, the body arrives too slowly to be discarded.
         if self.is_asking || status == StatusCode::REQUEST_TIMEOUT || rest.size_hint().lower() > MAX_BYTES {
@@ -103,7 +104,7 @@ impl HttpBody for Borrowed {
 impl Drop for Borrowed {
     fn drop(&mut self) {
         if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
-            *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+            *self.left.lock() = Some(body);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Limits log lines about the same thing, such as a domain or a stream, that many messages would otherwise repeat.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::Mutex;
 
 /// Maximum number of keys; when it is reached, all of them are removed.
 const REMEMBERED: usize = 1_000;
@@ -17,7 +17,7 @@ pub struct KeyedLogLimit {
 impl KeyedLogLimit {
     /// Returns whether `key` was not logged within `interval`, and then counts it as logged now.
     pub fn allows(&self, key: &str, now: DateTime<Utc>, interval: TimeDelta) -> bool {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.logged.lock();
         if logged.get(key).is_some_and(|at| (now - *at).abs() < interval) {
             return false;
         }

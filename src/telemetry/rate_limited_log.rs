@@ -1,8 +1,8 @@
 //! Limits a log line that clients can cause to one per minute, which carries the number of occurrences.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Minimum time between two lines.
@@ -15,7 +15,7 @@ pub struct RateLimitedLog(Mutex<(Option<Instant>, u64)>);
 impl RateLimitedLog {
     /// Counts an occurrence. If it is to be logged now, returns the number of occurrences since the last line.
     pub fn note(&self, now: Instant) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         let (last, count) = &mut *state;
         *count += 1;
         if last.is_some_and(|last| now < last + PAUSE) {

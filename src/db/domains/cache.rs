@@ -5,9 +5,10 @@
 //! above it, which counts as aligned under DMARC's relaxed rule.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use super::SenderRow;
@@ -196,7 +197,7 @@ impl SenderCache {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 

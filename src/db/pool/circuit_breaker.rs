@@ -8,9 +8,10 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sqlx::Connection as _;
 use tokio::sync::watch;
 
@@ -72,13 +73,13 @@ impl CircuitBreaker {
 
     /// Records that a statement failed because the disk is full.
     pub(in crate::db) fn note_disk_full(&self) {
-        *self.disk_full.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.disk_full.lock() = Some(Instant::now());
     }
 
     /// Returns whether a statement failed recently because the disk is full. Reads still succeed then, so a probe would
     /// not show it.
     pub(in crate::db) fn is_disk_full(&self) -> bool {
-        let at = *self.disk_full.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = *self.disk_full.lock();
         at.is_some_and(|at| at.elapsed() < Self::DISK_FULL_FOR)
     }
 
@@ -124,7 +125,7 @@ impl CircuitBreaker {
 
     /// Returns why no connection was available, if the database told the last probe.
     pub(in crate::db) fn refusal(&self) -> Option<Outage> {
-        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        let refusal = self.refusal.lock();
         refusal.as_ref().filter(|(at, _)| at.elapsed() < 2 * self.patience).map(|(_, outage)| outage.clone())
     }
 
@@ -180,7 +181,7 @@ impl CircuitBreaker {
         let is_gone = outage.as_ref().is_some_and(|(is_gone, _)| *is_gone);
         let outage = outage.map(|(_, outage)| outage);
         self.publish(outage.clone().filter(|_| is_gone));
-        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = outage.map(|outage| (Instant::now(), outage));
+        *self.refusal.lock() = outage.map(|outage| (Instant::now(), outage));
         !is_gone
     }
 

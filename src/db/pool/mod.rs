@@ -14,12 +14,13 @@ pub(super) mod scan;
 pub mod server;
 pub mod session;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use parking_lot::RwLock;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{
@@ -126,7 +127,7 @@ impl Pool {
     }
 
     fn current(&self) -> PgPool {
-        self.0.current.read().unwrap_or_else(PoisonError::into_inner).pool.clone()
+        self.0.current.read().pool.clone()
     }
 
     /// Returns the pool for the hot path: the few statements that run for each message. Their plans are cached, because
@@ -138,7 +139,7 @@ impl Pool {
     /// With `=`, the plan could scan the whole index in that column's order, which looks cheap while the table is
     /// empty, and the plan is cached.
     pub(super) fn hot(&self) -> PgPool {
-        self.0.current.read().unwrap_or_else(PoisonError::into_inner).hot.clone()
+        self.0.current.read().hot.clone()
     }
 
     /// Begins a transaction.
@@ -203,7 +204,7 @@ impl Pool {
 
     fn renew_if(&self, is_due: impl FnOnce(Instant) -> bool) {
         let old = {
-            let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
+            let mut current = self.0.current.write();
             if !is_due(current.since) || current.pool.is_closed() {
                 return;
             }

@@ -11,7 +11,8 @@
 //! | `expired` | every attempt is deferred |
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::domain::outcome::EnhancedCode;
 use crate::smtp::inbound::SmtpRefusal;
@@ -64,7 +65,7 @@ impl Simulator {
     }
 
     fn count(&self, from: &str, to: &str) -> u32 {
-        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut attempts = self.attempts.lock();
         if attempts.len() >= COUNTED {
             attempts.clear();
         }

@@ -6,9 +6,10 @@
 //! one message tries it again, and the others keep avoiding it until it has been reached.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::connection::handshake::{Policy, Refusal};
@@ -50,7 +51,7 @@ pub(in crate::smtp) struct ServerHealthMap(Mutex<HashMap<Destination, Arc<Server
 impl ServerHealthMap {
     /// Returns a server as a candidate for a delivery.
     pub fn candidate<'a>(&self, destination: &'a Destination, policy: &'a Arc<Policy>) -> Candidate<'a> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         if known.len() >= REMEMBERED && !known.contains_key(destination) {
             let now = Instant::now();
             known.retain(|_, health| Arc::strong_count(health) > 1 || health.is_deprioritised(now));
@@ -122,7 +123,7 @@ impl ServerHealth {
     }
 
     fn past(&self) -> MutexGuard<'_, Past> {
-        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+        self.past.lock()
     }
 }
 

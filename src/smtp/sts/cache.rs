@@ -1,9 +1,10 @@
 //! Cached policies of domains, in bounded memory; the caller passes the time.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::policy::Policy;
@@ -87,7 +88,7 @@ pub(super) struct Place {
 impl Place {
     /// Locks and returns the cached state.
     pub fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 
@@ -98,7 +99,7 @@ pub(super) struct Cache(Mutex<HashMap<String, Arc<Place>>>);
 impl Cache {
     /// Returns the domain's entry, and creates it if needed.
     pub fn entry(&self, domain: &str, now: Instant) -> Arc<Place> {
-        let mut domains = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut domains = self.0.lock();
         if let Some(place) = domains.get(domain) {
             return place.clone();
         }

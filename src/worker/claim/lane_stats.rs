@@ -1,9 +1,9 @@
 //! What this worker recently saw of each lane.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::{Mutex, MutexGuard};
 
 /// Seconds over which rates are averaged.
 const WINDOW: i64 = 10;
@@ -109,7 +109,7 @@ impl LaneStats {
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

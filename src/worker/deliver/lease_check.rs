@@ -3,10 +3,10 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
+use parking_lot::Mutex;
 
 use super::DeliverContext;
 use super::judge::{End, Start};
@@ -39,7 +39,7 @@ impl<'a> LeaseCheck<'a> {
 
     /// Whether the outcome of the recipient at this position is being recorded.
     pub(crate) fn has_recorded(&self, position: usize) -> bool {
-        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).contains(&position)
+        self.recorded.lock().contains(&position)
     }
 
     /// Returns the recipients without an outcome.
@@ -112,7 +112,7 @@ impl SendGuard for LeaseCheck<'_> {
     /// Records outcomes at once: a further transaction may take long, and these recipients do not depend on it.
     fn settled(&self, outcomes: Vec<(usize, Outcome)>) {
         let end = End::now(self.cx);
-        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recorded = self.recorded.lock();
         let finished = outcomes.into_iter().filter_map(|(position, outcome)| {
             let claimed = self.claimed.get(position)?.clone();
             let judge = || self.cx.judge(self.message, claimed, outcome, self.start, end);

@@ -5,8 +5,9 @@
 //! identifies its cause, and no recipient is held for having been near.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::db::workers::CRASHES_TO_HOLD;
@@ -97,7 +98,7 @@ impl CrashQuarantine {
     }
 
     fn domain(&self, lane: i64) -> Arc<Domain> {
-        let mut domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut domains = self.domains.lock();
         domains.retain(|id, domain| *id == lane || Arc::strong_count(domain) > 1);
         let new =
             || Domain { slots: Arc::new(Semaphore::new(DOMAIN_CAPACITY)), turns: Semaphore::new(DOMAIN_CONCURRENCY) };

@@ -2,10 +2,11 @@
 //! continues under a new id, so that nothing it did under the old one counts any more.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::clock::Uptime;
@@ -77,7 +78,7 @@ impl Identity {
             );
             register(db, self.lease, &self.settings).await?
         };
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        *self.state.lock() = state;
         Ok(())
     }
 
@@ -87,7 +88,7 @@ impl Identity {
     }
 
     fn state(&self) -> State {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.state.lock()
     }
 }
 

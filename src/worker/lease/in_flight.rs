@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -193,7 +194,7 @@ impl InFlight {
     }
 
     fn with<T>(&self, access: impl FnOnce(&mut State) -> T) -> T {
-        access(&mut self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
+        access(&mut self.0.state.lock())
     }
 }
 

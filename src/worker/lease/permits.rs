@@ -1,8 +1,10 @@
 //! The permits of this worker: its part of the connection and concurrency limits that all replicas share.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::Leases;
 use super::in_flight::LaneInFlight;
@@ -104,7 +106,7 @@ impl Permits {
     }
 
     fn granted<T>(&self, access: impl FnOnce(&mut Granted) -> T) -> T {
-        access(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        access(&mut self.0.lock())
     }
 }
 

@@ -2,10 +2,11 @@
 //! lanes are claimed, and expire then.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::Mutex;
 
 use crate::db::DbError;
 use crate::db::lanes;
@@ -158,7 +159,7 @@ impl ClosedLaneExpiry {
     }
 
     fn progress<T>(&self, access: impl FnOnce(&mut Progress) -> T) -> T {
-        access(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
+        access(&mut self.progress.lock())
     }
 }
 

@@ -2,9 +2,10 @@
 //! the recipients are released, so that the next claim knows the result.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use super::RecordContext;
@@ -333,7 +334,7 @@ impl AdaptiveLimits {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

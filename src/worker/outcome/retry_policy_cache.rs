@@ -1,9 +1,10 @@
 //! The retry policies of streams, and the pauses of lanes and streams.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::{RwLock, RwLockReadGuard};
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -54,7 +55,7 @@ impl RetryPolicyCache {
     }
 
     fn cached(&self) -> RwLockReadGuard<'_, Cached> {
-        self.cached.read().unwrap_or_else(PoisonError::into_inner)
+        self.cached.read()
     }
 
     /// Reads the policies again when the cache has expired. While the database is unreachable the cached ones remain.
@@ -64,7 +65,7 @@ impl RetryPolicyCache {
             return;
         }
         {
-            let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
+            let mut cached = self.cached.write();
             if cached.is_fresh(now) {
                 return;
             }
@@ -74,7 +75,7 @@ impl RetryPolicyCache {
         match tokio::try_join!(retry_policies::all(db), pauses::all(db, now)) {
             Ok((rows, pauses)) => {
                 let streams = parse(&self.default, rows);
-                let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
+                let mut cached = self.cached.write();
                 (cached.streams, cached.pauses) = (streams, Arc::new(pauses));
             }
             Err(error) => tracing::debug!(

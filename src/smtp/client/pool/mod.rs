@@ -7,11 +7,12 @@ pub(in crate::smtp) mod lane;
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, QueueMode, RecycleError, RecycleResult};
 use futures_util::future::join_all;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -291,11 +292,11 @@ impl Pools {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Destination, Site>> {
-        self.sites.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sites.lock()
     }
 
     fn lanes(&self) -> MutexGuard<'_, HashMap<i64, Arc<Lane>>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lanes.lock()
     }
 }
 

@@ -1,8 +1,8 @@
 //! The number of recipients that a server accepts in one transaction, as last observed (RFC 5321 §4.5.3.1.8).
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// How long a limit is used before more recipients are tried.
@@ -15,7 +15,7 @@ pub(in crate::smtp) struct RecipientLimit(Mutex<Option<(usize, Instant)>>);
 impl RecipientLimit {
     /// Returns the maximum recipients of one transaction.
     pub fn get(&self, now: Instant) -> usize {
-        let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *self.0.lock();
         match known {
             Some((most, since)) if now.duration_since(since) < KEPT => most,
             _ => usize::MAX,
@@ -24,7 +24,7 @@ impl RecipientLimit {
 
     /// Records that the server accepted this number of recipients and no more.
     pub fn learn(&self, most: usize, now: Instant) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((most.max(1), now));
+        *self.0.lock() = Some((most.max(1), now));
     }
 }
 
