@@ -95,8 +95,10 @@ async fn killed_under_load_it_loses_nothing_that_was_answered_202() {
     let mut again = Service::start(serve(&database.url, smtp.address(), &[])).await;
     again.logged_event("leases_rescued").await;
     have_all_arrived(&smtp, &acknowledged).await;
+    let mut connection = database.connect().await;
+    invariants::queue_is_empty(&mut connection).await;
     assert!(again.terminate().await.success());
-    invariants::check(&mut database.connect().await).await;
+    invariants::check(&mut connection).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,12 @@
 //! The invariants of the database (ARCHITECTURE.md, "Invariants").
 
+use std::time::{Duration, Instant};
+
 use sqlx::PgConnection;
+
+/// Time limit for the queue to become empty: the leases of a killed process expire within it.
+const LIMIT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Invariants that hold at any time, also under load.
 const LANES: (&str, &str) = (
@@ -106,6 +112,16 @@ pub async fn check(connection: &mut PgConnection) {
 /// Panics if a row is due that no worker would find.
 pub async fn no_lane_oversleeps(connection: &mut PgConnection) {
     hold(LANES, connection).await;
+}
+
+/// Waits until no recipient is queued.
+pub async fn queue_is_empty(connection: &mut PgConnection) {
+    let begun = Instant::now();
+    let waiting = "SELECT count(*) FROM queue";
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut *connection).await.expect("queue") > 0 {
+        assert!(begun.elapsed() < LIMIT, "recipients are still queued after {LIMIT:?}");
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
 }
 
 async fn hold((rule, query): (&str, &'static str), connection: &mut PgConnection) {
