@@ -7,7 +7,6 @@ mod delivery;
 mod domains;
 mod error;
 mod events;
-mod examples;
 mod health;
 mod idempotency;
 mod inbound;

@@ -1,5 +1,7 @@
 //! The OpenAPI document, generated from the handlers, and its documentation pages. The binary contains all assets.
 
+mod examples;
+
 use axum::Router;
 use utoipa::openapi::OpenApi as Document;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -36,7 +38,7 @@ pub fn document() -> Document {
     let mut document = Base::openapi();
     document.merge(super::routes().into_openapi());
     document.merge(crate::dev::document());
-    super::examples::add(&mut document);
+    examples::add(&mut document);
     document.webhooks = Some(posts::posts());
     let key = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
