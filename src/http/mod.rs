@@ -55,6 +55,7 @@ pub use error::{ApiError, Problem, ProblemCode};
 use events::EventNotifier;
 pub use health::healthz;
 pub use openapi::document;
+use openapi::responses::{AuthErrors, InvalidParameter, JsonErrors, NotFound};
 use request_id::Surround;
 use response::Responses;
 pub use server::{Limits as ServerLimits, Server, bind};
