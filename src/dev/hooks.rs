@@ -30,7 +30,6 @@ use utoipa_axum::routes;
 use super::inbox::InboxError;
 use super::routes::{invalid, wait_time};
 use crate::clock::SharedClock;
-use crate::domain::problem::Problem;
 
 mod page;
 
@@ -173,7 +172,7 @@ struct HooksQuery {
     get, path = "/v1/dev/hooks", tag = "dev", operation_id = "list_received_hooks", params(HooksQuery),
     responses(
         (status = 200, description = "The posts", body = HookPage),
-        (status = 422, description = "Invalid query parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid query parameter"),
     ),
 )]
 async fn list(

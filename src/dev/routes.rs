@@ -19,7 +19,6 @@ use utoipa_axum::routes;
 use super::inbox::{Filter, Inbox, InboxError, InboxMail, Page};
 use crate::domain::binary::Binary;
 use crate::domain::fault::{Code, Fault};
-use crate::domain::problem::Problem;
 
 /// Default number of messages per page.
 const DEFAULT_LIMIT: usize = 20;
@@ -112,7 +111,7 @@ struct GetQuery {
     get, path = "/v1/dev/inbox", tag = "dev", operation_id = "list_inbox", params(ListQuery),
     responses(
         (status = 200, description = "One page of messages", body = Page),
-        (status = 422, description = "Invalid query parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid query parameter"),
     ),
 )]
 async fn list(
@@ -141,8 +140,8 @@ async fn list(
     get, path = "/v1/dev/inbox/latest", tag = "dev", operation_id = "get_latest_inbox_message", params(LatestQuery),
     responses(
         (status = 200, description = "The message", body = InboxMail),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid query parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found"),
+        (status = 422, description = "Invalid query parameter"),
     ),
 )]
 async fn latest(
@@ -181,8 +180,8 @@ pub(super) fn wait_time(seconds: Option<u64>) -> Result<Duration, InboxError> {
     params(("n" = u64, Path, description = "The message's number"), GetQuery),
     responses(
         (status = 200, description = "The message", body = InboxMail),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid query parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found"),
+        (status = 422, description = "Invalid query parameter"),
     ),
 )]
 async fn get(
@@ -204,7 +203,7 @@ async fn get(
     params(("n" = u64, Path, description = "The message's number")),
     responses(
         (status = 204, description = "The message is deleted"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found"),
     ),
 )]
 async fn delete(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<StatusCode, InboxError> {
@@ -218,7 +217,7 @@ async fn delete(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Resul
     params(("n" = u64, Path, description = "The message's number")),
     responses(
         (status = 200, description = "The raw message", body = inline(Binary), content_type = "message/rfc822"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found"),
     ),
 )]
 async fn raw(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<Response, InboxError> {
@@ -235,7 +234,7 @@ async fn raw(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<R
     ),
     responses(
         (status = 200, description = "The decoded content", body = inline(Binary), content_type = "application/octet-stream"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Not found"),
     ),
 )]
 async fn attachment(

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 
-use super::{Api, ApiError, Problem};
+use super::{Api, ApiError};
 
 /// The result of a successful probe.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -35,7 +35,7 @@ pub async fn healthz() -> Json<Health> {
     get, path = "/readyz", tag = "health", operation_id = "readyz",
     responses(
         (status = 200, description = "Ready", body = Health),
-        (status = 503, description = "Not ready; `detail` describes the problem with the database", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Not ready; `detail` describes the problem with the database"),
     ),
 )]
 pub async fn readyz(State(api): State<Api>) -> Result<Json<Health>, ApiError> {

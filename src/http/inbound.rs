@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::auth::Caller;
 use super::params::Params;
-use super::{Api, ApiError, Problem, ProblemCode};
+use super::{Api, ApiError, AuthErrors, InvalidParameter, ProblemCode};
 use crate::domain::address::Address;
 use crate::domain::binary::Binary;
 use crate::domain::bounce::{BounceType, Category, Judgement};
@@ -102,18 +102,14 @@ pub struct UnderstoodBounce {
         (inline(Binary) = "message/rfc822"), (inline(Binary) = "message/global"), (inline(Binary) = "application/octet-stream"))),
     responses(
         (status = 200, description = "The interpretation and its effect", body = Understood),
-        (status = 400, description = "The request body ended early", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The request body did not arrive in time", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The message is still being sent; submit the report again", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not a MIME message", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Temporarily unavailable; nothing was changed", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, InvalidParameter,
+        (status = 400, description = "The request body ended early"),
+        (status = 408, description = "The request body did not arrive in time"),
+        (status = 409, description = "The message is still being sent; submit the report again"),
+        (status = 413, description = "Request body too large"),
+        (status = 415, description = "The content type is not a MIME message"),
+        (status = 503, description = "Temporarily unavailable; nothing was changed"),
     ),
-    security(("key" = [])),
 )]
 pub async fn hand_in(
     State(api): State<Api>,

@@ -9,9 +9,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::auth::Caller;
-use super::page::Page;
+use super::page::{Page, PageParams};
 use super::params::{Params, PathId};
-use super::{Api, ApiError, Problem};
+use super::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFound};
 use crate::accept::request::{self, Context};
 use crate::db::keys::{self, KeyRow, NewKey};
 use crate::domain::id::KeyId;
@@ -96,16 +96,7 @@ impl Key {
 #[utoipa::path(
     post, path = "/v1/keys", tag = "keys", operation_id = "create_key",
     request_body = NewKeyBody,
-    responses(
-        (status = 201, description = "The key with its secret", body = MadeKey),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 201, description = "The key with its secret", body = MadeKey), AuthErrors, JsonErrors),
 )]
 pub async fn create(
     State(api): State<Api>,
@@ -159,17 +150,8 @@ pub async fn create(
 /// Returns keys, newest first, including revoked ones.
 #[utoipa::path(
     get, path = "/v1/keys", tag = "keys", operation_id = "list_keys",
-    params(
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
-        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
-    ),
-    responses(
-        (status = 200, description = "A page of keys", body = Page<Key>),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    params(PageParams),
+    responses((status = 200, description = "A page of keys", body = Page<Key>), AuthErrors, InvalidParameter),
 )]
 pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Page<Key>>, ApiError> {
     caller.may(Scope::Admin)?;
@@ -186,13 +168,7 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
 #[utoipa::path(
     delete, path = "/v1/keys/{id}", tag = "keys", operation_id = "revoke_key",
     params(("id" = String, Path, description = "The id of the key")),
-    responses(
-        (status = 204, description = "Revoked"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 204, description = "Revoked"), AuthErrors, NotFound),
 )]
 pub async fn revoke(State(api): State<Api>, caller: Caller, PathId(id): PathId<KeyId>) -> Result<StatusCode, ApiError> {
     caller.may(Scope::Admin)?;

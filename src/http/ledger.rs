@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::auth::Caller;
 use super::params::Params;
-use super::{Api, ApiError, Problem};
+use super::{Api, ApiError, AuthErrors};
 use crate::db::DbError;
 use crate::db::ledger::{self, Tally};
 use crate::domain::fault::{Code, Fault};
@@ -86,11 +86,9 @@ pub struct Waiting {
     ),
     responses(
         (status = 200, description = "The ledger", body = Ledger),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter, or the time range is too large to count (`too_broad`)", body = Problem, content_type = "application/problem+json"),
+        AuthErrors,
+        (status = 422, description = "Invalid parameter, or the time range is too large to count (`too_broad`)"),
     ),
-    security(("key" = [])),
 )]
 pub async fn get(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Ledger>, ApiError> {
     caller.may(Scope::Read)?;

@@ -1,14 +1,26 @@
 //! Cursor pages: `{"data": […], "has_more": …, "next": …}`.
 
 use serde::Serialize;
-use utoipa::ToSchema;
 use utoipa::openapi::schema::{ArrayBuilder, Schema};
 use utoipa::openapi::{Ref, RefOr};
+use utoipa::{IntoParams, ToSchema};
 
 /// Default page size.
 pub(super) const DEFAULT_LIMIT: i64 = 20;
 /// Maximum page size.
 pub(super) const MAX_LIMIT: i64 = 100;
+
+/// The query parameters of a list, for `params(…)` in its annotation. [`super::params::Params`] reads them.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only annotations use it")]
+pub struct PageParams {
+    /// Page size; defaults to 20
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<i64>,
+    /// Cursor: the `next` value of the previous page
+    after: Option<String>,
+}
 
 /// One page of a list.
 #[derive(Debug, Serialize, ToSchema)]

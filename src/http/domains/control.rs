@@ -12,7 +12,7 @@ use crate::accept::request;
 use crate::db::domains;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::{Api, ApiError, Problem, ProblemCode};
+use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
 /// Register a domain
 ///
@@ -25,15 +25,9 @@ use crate::http::{Api, ApiError, Problem, ProblemCode};
     responses(
         (status = 201, description = "The domain with the records to publish", body = DomainView,
          headers(("Location" = String, description = "The path of the domain"))),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The domain is already registered (`domain_exists`), or no `secret_key` is configured (`no_secret_key`)", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, JsonErrors,
+        (status = 409, description = "The domain is already registered (`domain_exists`), or no `secret_key` is configured (`no_secret_key`)"),
     ),
-    security(("key" = [])),
 )]
 pub async fn create(
     State(api): State<Api>,
@@ -75,13 +69,7 @@ pub async fn create(
 #[utoipa::path(
     delete, path = "/v1/domains/{name}", tag = "domains", operation_id = "remove_domain",
     params(("name" = String, Path, description = "The name of the domain")),
-    responses(
-        (status = 204, description = "Removed"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 204, description = "Removed"), AuthErrors, NotFound),
 )]
 pub async fn remove(
     State(api): State<Api>,

@@ -11,26 +11,17 @@ use crate::db::domains::{self, KeyRow};
 use crate::domain::dns_records::lineage;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::page::Page;
+use crate::http::page::{Page, PageParams};
 use crate::http::params::Params;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// List domains
 ///
 /// Returns domains ordered by name, with their keys, the records to publish, and the results of the last check.
 #[utoipa::path(
     get, path = "/v1/domains", tag = "domains", operation_id = "list_domains",
-    params(
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
-        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
-    ),
-    responses(
-        (status = 200, description = "A page of domains", body = Page<DomainView>),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    params(PageParams),
+    responses((status = 200, description = "A page of domains", body = Page<DomainView>), AuthErrors, InvalidParameter),
 )]
 pub async fn list(
     State(api): State<Api>,
@@ -62,13 +53,7 @@ pub async fn list(
 #[utoipa::path(
     get, path = "/v1/domains/{name}", tag = "domains", operation_id = "get_domain",
     params(("name" = String, Path, description = "The name of the domain")),
-    responses(
-        (status = 200, description = "The domain", body = DomainView),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "The domain", body = DomainView), AuthErrors, NotFound),
 )]
 pub async fn get(
     State(api): State<Api>,

@@ -8,7 +8,7 @@ use super::{DomainName, NO_DOMAIN, load_view, new_keys};
 use crate::db::domains::{self, Rotated};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::{Api, ApiError, Problem, ProblemCode};
+use crate::http::{Api, ApiError, AuthErrors, NotFound, ProblemCode};
 
 /// Rotate a domain's DKIM keys
 ///
@@ -19,12 +19,9 @@ use crate::http::{Api, ApiError, Problem, ProblemCode};
     params(("name" = String, Path, description = "The name of the domain")),
     responses(
         (status = 200, description = "The domain with the records to publish", body = DomainView),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "New keys are already pending (`rotation_pending`), or no `secret_key` is configured (`no_secret_key`)", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound,
+        (status = 409, description = "New keys are already pending (`rotation_pending`), or no `secret_key` is configured (`no_secret_key`)"),
     ),
-    security(("key" = [])),
 )]
 pub async fn rotate(
     State(api): State<Api>,

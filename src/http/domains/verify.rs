@@ -10,7 +10,7 @@ use crate::dns;
 use crate::domain::dns_records::{PublishedKey, Verdict, records};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, NotFound};
 
 /// Verify a domain
 ///
@@ -22,11 +22,8 @@ use crate::http::{Api, ApiError, Problem};
     params(("name" = String, Path, description = "The name of the domain")),
     responses(
         (status = 200, description = "The domain with the results of the check", body = DomainView),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound,
     ),
-    security(("key" = [])),
 )]
 pub async fn verify(
     State(api): State<Api>,

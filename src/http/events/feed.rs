@@ -19,7 +19,7 @@ use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::params::Params;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
 
 /// Default and maximum page size.
 const LIMITS: (i64, i64) = (100, 1_000);
@@ -65,12 +65,9 @@ enum Start {
     responses(
         (status = 200, description = "A page of events, or a stream of them", content(
             (Page = "application/json"), (String = "text/event-stream"))),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many concurrent event streams and long polls; retry after `Retry-After`", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, InvalidParameter,
+        (status = 503, description = "Too many concurrent event streams and long polls; retry after `Retry-After`"),
     ),
-    security(("key" = [])),
 )]
 pub async fn list(
     State(api): State<Api>,

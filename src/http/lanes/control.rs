@@ -16,7 +16,7 @@ use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::params::{Params, PathId};
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFound};
 
 /// A lane and its limits.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
@@ -77,14 +77,8 @@ pub struct PauseBody {
         (status = 200, description = "The updated lane", body = TermsView),
         (status = 201, description = "The new lane", body = TermsView,
          headers(("Location" = String, description = "The path of the lane"))),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, JsonErrors,
     ),
-    security(("key" = [])),
 )]
 pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     caller.may(Scope::Admin)?;
@@ -113,17 +107,7 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     patch, path = "/v1/lanes/{id}", tag = "lanes", operation_id = "change_lane",
     params(("id" = String, Path, description = "The id of the lane")),
     request_body = LaneChangeBody,
-    responses(
-        (status = 200, description = "The updated lane", body = TermsView),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "The updated lane", body = TermsView), AuthErrors, NotFound, JsonErrors),
 )]
 pub async fn change(
     State(api): State<Api>,
@@ -147,17 +131,7 @@ pub async fn change(
     post, path = "/v1/lanes/{id}/pause", tag = "lanes", operation_id = "pause_lane",
     params(("id" = String, Path, description = "The id of the lane")),
     request_body = Option<PauseBody>,
-    responses(
-        (status = 200, description = "The updated lane", body = TermsView),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "The updated lane", body = TermsView), AuthErrors, NotFound, JsonErrors),
 )]
 pub async fn pause(
     State(api): State<Api>,
@@ -180,13 +154,7 @@ pub async fn pause(
 #[utoipa::path(
     post, path = "/v1/lanes/{id}/resume", tag = "lanes", operation_id = "resume_lane",
     params(("id" = String, Path, description = "The id of the lane")),
-    responses(
-        (status = 200, description = "The updated lane", body = TermsView),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "The updated lane", body = TermsView), AuthErrors, NotFound),
 )]
 pub async fn resume(
     State(api): State<Api>,
@@ -206,13 +174,7 @@ pub async fn resume(
 #[utoipa::path(
     post, path = "/v1/lanes/{id}/reset", tag = "lanes", operation_id = "reset_lane",
     params(("id" = String, Path, description = "The id of the lane")),
-    responses(
-        (status = 200, description = "The updated lane", body = TermsView),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "The updated lane", body = TermsView), AuthErrors, NotFound),
 )]
 pub async fn reset(
     State(api): State<Api>,
@@ -252,12 +214,8 @@ pub struct LaneRetried {
     ),
     responses(
         (status = 200, description = "The number of recipients that are due now", body = LaneRetried),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound, InvalidParameter,
     ),
-    security(("key" = [])),
 )]
 pub async fn retry(
     State(api): State<Api>,

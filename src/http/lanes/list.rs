@@ -14,9 +14,9 @@ use crate::domain::key::Scope;
 use crate::domain::lane::{Lane, State as LaneState};
 use crate::domain::routing::RouteName;
 use crate::http::auth::Caller;
-use crate::http::page::Page;
+use crate::http::page::{Page, PageParams};
 use crate::http::params::{Params, PathId};
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// List lanes
 ///
@@ -31,16 +31,9 @@ use crate::http::{Api, ApiError, Problem};
         ("domain" = Option<String>, Query, description = "The destination domain; `*` for lanes of a relay that have no domain"),
         ("state" = Option<LaneState>, Query, description = "The state of the lane"),
         ("waiting" = Option<bool>, Query, description = "`true`: only lanes with waiting recipients, due now or later; `false`: only lanes without"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
-        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
+        PageParams,
     ),
-    responses(
-        (status = 200, description = "A page of lanes", body = Page<LaneView>),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "A page of lanes", body = Page<LaneView>), AuthErrors, InvalidParameter),
 )]
 pub async fn list(
     State(api): State<Api>,
@@ -66,13 +59,7 @@ pub async fn list(
 #[utoipa::path(
     get, path = "/v1/lanes/{id}", tag = "lanes", operation_id = "get_lane",
     params(("id" = String, Path, description = "The id of the lane")),
-    responses(
-        (status = 200, description = "The lane", body = LaneView),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "The lane", body = LaneView), AuthErrors, NotFound),
 )]
 pub async fn get(
     State(api): State<Api>,

@@ -20,7 +20,7 @@ use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
-use crate::http::{Api, ApiError, Problem, ProblemCode};
+use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
 async fn state(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageState, ApiError> {
     load_view(api, caller, id).await.map(MessageState::from)
@@ -46,11 +46,8 @@ pub struct CancelAnswer {
     params(("id" = String, Path, description = "The id of the message")),
     responses(
         (status = 200, description = "The canceled and the remaining addresses", body = CancelAnswer),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound,
     ),
-    security(("key" = [])),
 )]
 pub async fn cancel(
     State(api): State<Api>,
@@ -87,16 +84,9 @@ pub struct Reschedule {
     request_body = Reschedule,
     responses(
         (status = 200, description = "The updated message", body = MessageState),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The message is not waiting for its `scheduled_at`", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound, JsonErrors,
+        (status = 409, description = "The message is not waiting for its `scheduled_at`"),
     ),
-    security(("key" = [])),
 )]
 pub async fn reschedule(
     State(api): State<Api>,
@@ -132,12 +122,9 @@ pub async fn reschedule(
     params(("id" = String, Path, description = "The id of the message")),
     responses(
         (status = 200, description = "The updated message", body = MessageState),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "No recipient is deferred or held (`nothing_to_retry`), or an attempt is in progress (`in_flight`)", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound,
+        (status = 409, description = "No recipient is deferred or held (`nothing_to_retry`), or an attempt is in progress (`in_flight`)"),
     ),
-    security(("key" = [])),
 )]
 pub async fn retry(
     State(api): State<Api>,

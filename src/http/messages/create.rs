@@ -23,7 +23,7 @@ use crate::domain::key::Scope;
 use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;
 use crate::http::params::Params;
-use crate::http::{Api, ApiError, Problem, idempotency};
+use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
 
 /// Bodies over this many bytes are parsed off the async threads: parsing takes about 1 ms per megabyte.
 const LARGE: usize = 256 << 10;
@@ -48,16 +48,10 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
         (status = 200, description = "Dry run: the delivery plan", body = Plan),
         (status = 202, description = "The accepted message", body = Accepted,
          headers(("Location" = String, description = "The path of the message"))),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "A request with this `Idempotency-Key` is still in progress", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The database is unavailable. The message may or may not have been accepted; retry the request with the same `Idempotency-Key`", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, JsonErrors,
+        (status = 409, description = "A request with this `Idempotency-Key` is still in progress"),
+        (status = 503, description = "The database is unavailable. The message may or may not have been accepted; retry the request with the same `Idempotency-Key`"),
     ),
-    security(("key" = [])),
 )]
 pub async fn create(
     State(api): State<Api>,

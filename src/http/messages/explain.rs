@@ -28,7 +28,7 @@ use crate::domain::retry::Policy;
 use crate::domain::suppression::{AddressKey, Suppression};
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, NotFound};
 
 /// The explanation of a message.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -114,13 +114,7 @@ impl LaneRef {
 #[utoipa::path(
     get, path = "/v1/messages/{id}/explain", tag = "messages", operation_id = "explain_message",
     params(("id" = String, Path, description = "The id of the message")),
-    responses(
-        (status = 200, description = "The explanation", body = ExplainedMessage),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "The explanation", body = ExplainedMessage), AuthErrors, NotFound),
 )]
 pub async fn get(
     State(api): State<Api>,

@@ -15,9 +15,9 @@ use crate::domain::fault::{Code, Fault};
 use crate::domain::id::{LaneId, MessageId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::page::Page;
+use crate::http::page::{Page, PageParams};
 use crate::http::params::Params;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
 
 /// List messages
 ///
@@ -38,16 +38,9 @@ use crate::http::{Api, ApiError, Problem};
         ("stream" = Option<String>, Query, description = "The name of the stream"),
         ("created_after" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Accepted at or after this time (RFC 3339)"),
         ("created_before" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Accepted before this time (RFC 3339)"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
-        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
+        PageParams,
     ),
-    responses(
-        (status = 200, description = "A page of messages", body = Page<Message>),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "A page of messages", body = Page<Message>), AuthErrors, InvalidParameter),
 )]
 pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Page<Message>>, ApiError> {
     caller.may(Scope::Read)?;

@@ -18,7 +18,7 @@ use crate::domain::key::Scope;
 use crate::domain::message::Attachment;
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
-use crate::http::{Api, ApiError, Problem, response};
+use crate::http::{Api, ApiError, AuthErrors, NotFound, response};
 
 const NO_MESSAGE: ApiError = ApiError::NotFound("No message has this id.");
 const SIGNATURES: HeaderName = HeaderName::from_static("postrider-signatures");
@@ -36,12 +36,9 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
     responses(
         (status = 200, description = "The MIME message", body = inline(Binary), content_type = "message/rfc822",
          headers(("Postrider-Signatures" = String, description = "`current` if the message has been attempted: the signatures are from the current keys and may differ from those of the attempts"))),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The message has an unsubscribe link, which this process cannot create without `public_url` and `secret_key`", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound,
+        (status = 409, description = "The message has an unsubscribe link, which this process cannot create without `public_url` and `secret_key`"),
     ),
-    security(("key" = [])),
 )]
 pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<MessageId>) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;
@@ -85,11 +82,8 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     ),
     responses(
         (status = 200, description = "The attachment", body = inline(Binary), content_type = "application/octet-stream"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound,
     ),
-    security(("key" = [])),
 )]
 pub async fn attachment(
     State(api): State<Api>,

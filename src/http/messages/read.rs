@@ -18,7 +18,7 @@ use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::Page;
 use crate::http::params::{Params, PathId};
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 const NO_MESSAGE: ApiError = ApiError::NotFound("No message has this id.");
 
@@ -28,13 +28,7 @@ const NO_MESSAGE: ApiError = ApiError::NotFound("No message has this id.");
 #[utoipa::path(
     get, path = "/v1/messages/{id}", tag = "messages", operation_id = "get_message",
     params(("id" = String, Path, description = "The id of the message")),
-    responses(
-        (status = 200, description = "The message", body = Message),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "The message", body = Message), AuthErrors, NotFound),
 )]
 pub async fn get(
     State(api): State<Api>,
@@ -86,12 +80,8 @@ pub(super) async fn bounces_of(
     ),
     responses(
         (status = 200, description = "A page of events", body = Page<Event>),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound, InvalidParameter,
     ),
-    security(("key" = [])),
 )]
 pub async fn events(
     State(api): State<Api>,

@@ -17,7 +17,7 @@ use crate::domain::key::Scope;
 use crate::domain::limits::StreamChange;
 use crate::http::auth::Caller;
 use crate::http::lanes::control::PauseBody;
-use crate::http::{Api, ApiError, Problem, ProblemCode};
+use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
 /// Create a stream
 ///
@@ -29,15 +29,9 @@ use crate::http::{Api, ApiError, Problem, ProblemCode};
     responses(
         (status = 201, description = "The stream", body = StreamView,
          headers(("Location" = String, description = "The path of the stream"))),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "A stream with this name already exists", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, JsonErrors,
+        (status = 409, description = "A stream with this name already exists"),
     ),
-    security(("key" = [])),
 )]
 pub async fn create(
     State(api): State<Api>,
@@ -74,17 +68,7 @@ pub async fn create(
     patch, path = "/v1/streams/{name}", tag = "streams", operation_id = "change_stream",
     params(("name" = String, Path, description = "The name of the stream")),
     request_body = StreamChangeBody,
-    responses(
-        (status = 200, description = "The updated stream", body = StreamView),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "The updated stream", body = StreamView), AuthErrors, NotFound, JsonErrors),
 )]
 pub async fn change(
     State(api): State<Api>,
@@ -109,17 +93,7 @@ pub async fn change(
     post, path = "/v1/streams/{name}/pause", tag = "streams", operation_id = "pause_stream",
     params(("name" = String, Path, description = "The name of the stream")),
     request_body = Option<PauseBody>,
-    responses(
-        (status = 200, description = "The updated stream", body = StreamView),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "The updated stream", body = StreamView), AuthErrors, NotFound, JsonErrors),
 )]
 pub async fn pause(
     State(api): State<Api>,
@@ -142,13 +116,7 @@ pub async fn pause(
 #[utoipa::path(
     post, path = "/v1/streams/{name}/resume", tag = "streams", operation_id = "resume_stream",
     params(("name" = String, Path, description = "The name of the stream")),
-    responses(
-        (status = 200, description = "The updated stream", body = StreamView),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "The updated stream", body = StreamView), AuthErrors, NotFound),
 )]
 pub async fn resume(
     State(api): State<Api>,

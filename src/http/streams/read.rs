@@ -11,20 +11,14 @@ use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::Page;
 use crate::http::params::Params;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// List streams
 ///
 /// Returns all streams in one page, the most urgent first.
 #[utoipa::path(
     get, path = "/v1/streams", tag = "streams", operation_id = "list_streams",
-    responses(
-        (status = 200, description = "All streams", body = Page<StreamView>),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "All streams", body = Page<StreamView>), AuthErrors, InvalidParameter),
 )]
 pub async fn list(State(api): State<Api>, caller: Caller, params: Params) -> Result<Json<Page<StreamView>>, ApiError> {
     caller.may(Scope::Read)?;
@@ -41,13 +35,7 @@ pub async fn list(State(api): State<Api>, caller: Caller, params: Params) -> Res
 #[utoipa::path(
     get, path = "/v1/streams/{name}", tag = "streams", operation_id = "get_stream",
     params(("name" = String, Path, description = "The name of the stream")),
-    responses(
-        (status = 200, description = "The stream", body = StreamView),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "The stream", body = StreamView), AuthErrors, NotFound),
 )]
 pub async fn get(
     State(api): State<Api>,

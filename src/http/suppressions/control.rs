@@ -14,7 +14,7 @@ use crate::db::suppressions::{self, Existing};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::params::Params;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFound};
 
 /// Add suppressions
 ///
@@ -27,14 +27,8 @@ use crate::http::{Api, ApiError, Problem};
     request_body = SuppressionsInput,
     responses(
         (status = 200, description = "The numbers of added and updated entries", body = AddedView),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, JsonErrors,
     ),
-    security(("key" = [])),
 )]
 pub async fn add(
     State(api): State<Api>,
@@ -66,14 +60,7 @@ pub async fn add(
         ("address" = String, Path, description = "The address; case-insensitive"),
         ("stream" = Option<String>, Query, description = "Only the entry of this stream; `*` for the one that applies to all streams"),
     ),
-    responses(
-        (status = 204, description = "Removed"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 204, description = "Removed"), AuthErrors, NotFound, InvalidParameter),
 )]
 pub async fn remove(
     State(api): State<Api>,
@@ -101,14 +88,8 @@ pub async fn remove(
     request_body = RemovalsInput,
     responses(
         (status = 200, description = "The number of removed entries", body = RemovedView),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, JsonErrors,
     ),
-    security(("key" = [])),
 )]
 pub async fn remove_many(
     State(api): State<Api>,

@@ -19,7 +19,7 @@ use crate::domain::key::Scope;
 use crate::domain::suppression::Suppression;
 use crate::http::auth::Caller;
 use crate::http::turns::Turn;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors};
 
 /// Entries per statement.
 const PAGE: i64 = 1_000;
@@ -34,11 +34,9 @@ const PAGE: i64 = 1_000;
     responses(
         (status = 200, description = "One entry per line", content(
             (String = "application/x-ndjson"), (String = "text/csv"))),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many concurrent exports, event streams and long polls", body = Problem, content_type = "application/problem+json"),
+        AuthErrors,
+        (status = 503, description = "Too many concurrent exports, event streams and long polls"),
     ),
-    security(("key" = [])),
 )]
 pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) -> Result<Response, ApiError> {
     caller.may(Scope::Read)?;

@@ -16,7 +16,7 @@ use crate::domain::fault::Code;
 use crate::domain::key::Scope;
 use crate::domain::suppression::Suppression;
 use crate::http::auth::Caller;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors};
 
 /// Entries per statement.
 const BATCH: usize = 1_000;
@@ -70,15 +70,13 @@ pub struct RefusedLine {
         (inline(Binary) = "application/x-ndjson"), (inline(Binary) = "text/csv"))),
     responses(
         (status = 200, description = "The result of the import", body = ImportView),
-        (status = 400, description = "The request body ended early", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The request body arrived too slowly", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large; without a `Content-Length`, its beginning was imported", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is neither NDJSON nor CSV", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The first line of the CSV has invalid column names; nothing was imported", body = Problem, content_type = "application/problem+json"),
+        AuthErrors,
+        (status = 400, description = "The request body ended early"),
+        (status = 408, description = "The request body arrived too slowly"),
+        (status = 413, description = "Request body too large; without a `Content-Length`, its beginning was imported"),
+        (status = 415, description = "The content type is neither NDJSON nor CSV"),
+        (status = 422, description = "The first line of the CSV has invalid column names; nothing was imported"),
     ),
-    security(("key" = [])),
 )]
 pub async fn import(
     State(api): State<Api>,

@@ -17,9 +17,9 @@ use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
 use crate::http::auth::Caller;
-use crate::http::page::Page;
+use crate::http::page::{Page, PageParams};
 use crate::http::params::Params;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// List suppressions
 ///
@@ -32,16 +32,12 @@ use crate::http::{Api, ApiError, Problem};
         ("reason" = Option<Reason>, Query, description = "Only entries with this reason"),
         ("created_after" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Created at or after this time (RFC 3339)"),
         ("created_before" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Created before this time (RFC 3339)"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
-        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
+        PageParams,
     ),
     responses(
         (status = 200, description = "A page of suppressions", body = Page<SuppressionView>),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, InvalidParameter,
     ),
-    security(("key" = [])),
 )]
 pub async fn list(
     State(api): State<Api>,
@@ -109,11 +105,8 @@ fn too_broad(error: DbError) -> ApiError {
     params(("address" = String, Path, description = "The address; case-insensitive")),
     responses(
         (status = 200, description = "The address with its entries", body = SuppressedAddress),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound,
     ),
-    security(("key" = [])),
 )]
 pub async fn get(
     State(api): State<Api>,

@@ -14,7 +14,7 @@ use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound};
 
 /// Create a webhook
 ///
@@ -26,14 +26,9 @@ use crate::http::{Api, ApiError, Problem};
     responses(
         (status = 201, description = "The webhook with its secret", body = WithSecret,
          headers(("Location" = String, description = "The path of the webhook"))),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault. `denied_address`: the URL points to an address that webhooks may not use", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, JsonErrors,
+        (status = 422, description = "Invalid request; `errors` lists every fault. `denied_address`: the URL points to an address that webhooks may not use"),
     ),
-    security(("key" = [])),
 )]
 pub async fn create(
     State(api): State<Api>,
@@ -71,15 +66,9 @@ pub async fn create(
     request_body = WebhookChangeBody,
     responses(
         (status = 200, description = "The updated webhook", body = WebhookView),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault. `denied_address`: the URL points to an address that webhooks may not use", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound, JsonErrors,
+        (status = 422, description = "Invalid request; `errors` lists every fault. `denied_address`: the URL points to an address that webhooks may not use"),
     ),
-    security(("key" = [])),
 )]
 pub async fn change(
     State(api): State<Api>,
@@ -107,13 +96,7 @@ pub async fn change(
 #[utoipa::path(
     delete, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "remove_webhook",
     params(("id" = String, Path, description = "The id of the webhook")),
-    responses(
-        (status = 204, description = "Deleted"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 204, description = "Deleted"), AuthErrors, NotFound),
 )]
 pub async fn remove(
     State(api): State<Api>,

@@ -11,9 +11,9 @@ use crate::db::webhooks::log::PostRow;
 use crate::domain::id::{EndpointId, PostId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::page::Page;
+use crate::http::page::{Page, PageParams};
 use crate::http::params::{Params, PathId};
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// One delivery attempt: a post to a webhook.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -75,17 +75,12 @@ impl WebhookDelivery {
     get, path = "/v1/webhooks/{id}/deliveries", tag = "webhooks", operation_id = "list_webhook_deliveries",
     params(
         ("id" = String, Path, description = "The id of the webhook"),
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
-        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
+        PageParams,
     ),
     responses(
         (status = 200, description = "A page of delivery attempts", body = Page<WebhookDelivery>),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound, InvalidParameter,
     ),
-    security(("key" = [])),
 )]
 pub async fn list(
     State(api): State<Api>,

@@ -9,26 +9,20 @@ use crate::db::webhooks;
 use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::page::Page;
+use crate::http::page::{Page, PageParams};
 use crate::http::params::{Params, PathId};
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// List webhooks
 ///
 /// Returns webhooks, newest first, without their secrets.
 #[utoipa::path(
     get, path = "/v1/webhooks", tag = "webhooks", operation_id = "list_webhooks",
-    params(
-        ("limit" = Option<i64>, Query, minimum = 1, maximum = 100, description = "Page size; defaults to 20"),
-        ("after" = Option<String>, Query, description = "Cursor: the `next` value of the previous page"),
-    ),
+    params(PageParams),
     responses(
         (status = 200, description = "A page of webhooks", body = Page<WebhookView>),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid parameter", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, InvalidParameter,
     ),
-    security(("key" = [])),
 )]
 pub async fn list(
     State(api): State<Api>,
@@ -51,13 +45,7 @@ pub async fn list(
 #[utoipa::path(
     get, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "get_webhook",
     params(("id" = String, Path, description = "The id of the webhook")),
-    responses(
-        (status = 200, description = "The webhook", body = WebhookView),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-    ),
-    security(("key" = [])),
+    responses((status = 200, description = "The webhook", body = WebhookView), AuthErrors, NotFound),
 )]
 pub async fn get(
     State(api): State<Api>,

@@ -17,7 +17,7 @@ use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound};
 
 /// Where to replay from: exactly one of the two fields.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -42,15 +42,8 @@ pub struct ReplayBody {
     request_body = ReplayBody,
     responses(
         (status = 200, description = "The updated webhook", body = WebhookView),
-        (status = 400, description = "Malformed JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Request body too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not `application/json`", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid request; `errors` lists every fault", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound, JsonErrors,
     ),
-    security(("key" = [])),
 )]
 pub async fn replay(
     State(api): State<Api>,

@@ -12,7 +12,7 @@ use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
-use crate::http::{Api, ApiError, Problem};
+use crate::http::{Api, ApiError, AuthErrors, NotFound};
 
 /// Rotate the signing secret
 ///
@@ -23,11 +23,8 @@ use crate::http::{Api, ApiError, Problem};
     params(("id" = String, Path, description = "The id of the webhook")),
     responses(
         (status = 200, description = "The webhook with its new secret, which is shown only once", body = WithSecret),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound,
     ),
-    security(("key" = [])),
 )]
 pub async fn rotate(
     State(api): State<Api>,

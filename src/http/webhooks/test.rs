@@ -11,7 +11,7 @@ use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
-use crate::http::{Api, ApiError, Problem, ProblemCode};
+use crate::http::{Api, ApiError, AuthErrors, NotFound, ProblemCode};
 
 /// A test event.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -29,12 +29,9 @@ pub struct TestEvent {
     params(("id" = String, Path, description = "The id of the webhook")),
     responses(
         (status = 202, description = "The test event", body = TestEvent),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "Insufficient scope", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Not found", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The webhook is disabled", body = Problem, content_type = "application/problem+json"),
+        AuthErrors, NotFound,
+        (status = 409, description = "The webhook is disabled"),
     ),
-    security(("key" = [])),
 )]
 pub async fn test(
     State(api): State<Api>,

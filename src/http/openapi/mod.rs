@@ -1,12 +1,20 @@
 //! The OpenAPI document, generated from the handlers, and its documentation pages. The binary contains all assets.
 
+mod examples;
+pub(super) mod responses;
+
 use axum::Router;
-use utoipa::openapi::OpenApi as Document;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::{OpenApi, PartialSchema as _, ToSchema as _};
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr};
+use utoipa::{OpenApi, ToSchema as _};
 use utoipa_swagger_ui::SwaggerUi;
 
+use super::Problem;
 use super::webhooks::posts::{self, EventBatch};
+
+/// The name of the security scheme.
+const KEY: &str = "key";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -28,6 +36,7 @@ use super::webhooks::posts::{self, EventBatch};
         (name = "health", description = "Liveness and readiness probes"),
         (name = "dev", description = "The inbox of `postrider dev`, which stores every message instead of delivering it, and its webhook receiver"),
     ),
+    components(schemas(EventBatch, Problem)),
 )]
 struct Base;
 
@@ -36,16 +45,45 @@ pub fn document() -> Document {
     let mut document = Base::openapi();
     document.merge(super::routes().into_openapi());
     document.merge(crate::dev::document());
-    super::examples::add(&mut document);
+    document.paths.paths.values_mut().flat_map(operations).for_each(|(_, operation)| complete(operation));
+    examples::add(&mut document);
     document.webhooks = Some(posts::posts());
     let key = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .description(Some("An API key, created with `postrider keys create` or `POST /v1/keys`."))
         .build();
     let components = document.components.get_or_insert_default();
-    components.schemas.insert(EventBatch::name().into_owned(), EventBatch::schema());
-    components.security_schemes.insert("key".to_owned(), SecurityScheme::Http(key).into());
+    components.security_schemes.insert(KEY.to_owned(), SecurityScheme::Http(key).into());
     document
+}
+
+/// Returns the operations of a path with their methods.
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    let all = [
+        ("GET", &mut item.get),
+        ("PUT", &mut item.put),
+        ("POST", &mut item.post),
+        ("DELETE", &mut item.delete),
+        ("PATCH", &mut item.patch),
+    ];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+/// Adds what follows from the statuses: the body of an error is a [`Problem`], and a 401 means that an API key is
+/// required.
+fn complete(operation: &mut Operation) {
+    let responses = &mut operation.responses.responses;
+    for (status, response) in responses.iter_mut() {
+        if let RefOr::T(response) = response
+            && status.as_str() >= "400"
+        {
+            let problem = Content::new(Some(Ref::from_schema_name(Problem::name())));
+            response.content.insert("application/problem+json".to_owned(), problem.into());
+        }
+    }
+    if responses.contains_key("401") {
+        operation.security = Some(vec![SecurityRequirement::new(KEY, [""; 0])]);
+    }
 }
 
 /// `/openapi.json` and `/docs`.

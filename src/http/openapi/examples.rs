@@ -2,8 +2,9 @@
 //! valid. They fit `postrider dev`: the webhook's URL is its own receiver.
 
 use serde_json::{Value, json};
-use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::{OpenApi as Document, RefOr};
+
+use super::operations;
 
 /// A bounce from another mail server.
 const BOUNCE: &str = "From: MAILER-DAEMON@example.test\r\nTo: billing@acme.test\r\nSubject: Undelivered message\r\n\
@@ -23,12 +24,6 @@ pub(super) fn add(document: &mut Document) {
             }
         }
     }
-}
-
-/// Returns the operations that may have a body.
-fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
-    let all = [("PUT", &mut item.put), ("POST", &mut item.post), ("PATCH", &mut item.patch)];
-    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
 fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
