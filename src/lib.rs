@@ -15,6 +15,7 @@
 //! - [`smtp`] talks to other mail servers and does not use the database;
 //! - [`webhook`] posts events to webhook endpoints and does not use the database;
 //! - [`http_client`] sends requests to untrusted servers, for webhooks and MTA-STS policies;
+//! - [`cache`] is the bounded cache that the others use;
 //! - [`domain`] contains the shared types and rules, without I/O.
 //!
 //! [`app`] builds, starts and stops the service; [`cli`] has one file per command; [`dev`] contains the embedded
@@ -24,6 +25,7 @@
 pub mod accept;
 pub mod app;
 pub mod bench;
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;

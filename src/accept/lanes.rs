@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
-use parking_lot::RwLock;
+use quick_cache::sync::Cache;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
@@ -18,7 +18,7 @@ use crate::domain::id::TenantId;
 use crate::domain::message::NewMessage;
 use crate::domain::routing::{RouteName, RouteTable};
 
-/// Maximum number of cached lanes. When it is reached the cache is cleared, so that it holds lanes in use.
+/// Maximum number of cached lanes.
 const CACHED: usize = 200_000;
 /// Capacity of the lookup queue, in lanes.
 const WAITING: usize = 1_024;
@@ -35,12 +35,12 @@ struct Pending {
     reply: oneshot::Sender<Found>,
 }
 
-/// Finds lanes and caches them. A lane's id never changes.
+/// Finds lanes and caches them. A lane's id never changes, so entries do not expire.
 #[derive(Debug)]
 pub(super) struct Lanes {
     routes: RouteTable,
     splits: DedicatedLanes,
-    known: RwLock<HashMap<Arc<LaneName>, i64>>,
+    known: Cache<Arc<LaneName>, NamedLane>,
     unknown: async_channel::Sender<Pending>,
 }
 
@@ -51,7 +51,7 @@ impl Lanes {
         for _ in 0..FINDERS {
             tasks.spawn(find(db.clone(), receiver.clone()));
         }
-        Self { splits: DedicatedLanes::new(db.clone()), routes, known: RwLock::default(), unknown }
+        Self { splits: DedicatedLanes::new(db.clone()), routes, known: Cache::new(CACHED), unknown }
     }
 
     /// Returns the lanes of a message's recipients, in the order of the recipients.
@@ -104,20 +104,17 @@ impl Lanes {
     }
 
     async fn find(&self, name: LaneName) -> Result<NamedLane, Arc<DbError>> {
-        if let Some((name, id)) = self.known.read().get_key_value(&name) {
-            return Ok(NamedLane { id: *id, name: name.clone() });
+        if let Some(lane) = self.known.get(&name) {
+            return Ok(lane);
         }
         let name = Arc::new(name);
         let (reply, found) = oneshot::channel();
         let gone = || Arc::new(DbError::closed(FINDING));
         self.unknown.send(Pending { name: name.clone(), reply }).await.map_err(|_| gone())?;
         let id = found.await.map_err(|_| gone())??;
-        let mut known = self.known.write();
-        if known.len() >= CACHED {
-            known.clear();
-        }
-        known.insert(name.clone(), id);
-        Ok(NamedLane { id, name })
+        let lane = NamedLane { id, name: name.clone() };
+        self.known.insert(name, lane.clone());
+        Ok(lane)
     }
 }
 

@@ -157,14 +157,13 @@ async fn defer(cx: &DeliverContext, message: LoadedMessage, error: &StoredMessag
     cx.leases.reschedule(message.claimed, to).await;
 }
 
-/// Logs it once per interval for each domain or stream, and not for each message.
+/// Logs it once a minute for each domain or stream, and not for each message.
 fn log_preparation_failure(cx: &DeliverContext, message: &LoadedMessage, error: &StoredMessageError) {
-    const INTERVAL: TimeDelta = TimeDelta::minutes(1);
     let what = match error {
         StoredMessageError::Unsigned(domain, _) => format!("domain {domain}"),
         _ => format!("stream {}", message.stored.row.stream),
     };
-    if cx.log_limit.allows(&what, cx.clock.now(), INTERVAL) {
+    if cx.preparation_failures.allows(&what, cx.clock.now()) {
         tracing::error!(
             event = "preparation_failed",
             %error,
