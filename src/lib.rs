@@ -15,7 +15,7 @@
 //! - [`smtp`] talks to other mail servers and does not use the database;
 //! - [`webhook`] posts events to webhook endpoints and does not use the database;
 //! - [`http_client`] sends requests to untrusted servers, for webhooks and MTA-STS policies;
-//! - [`cache`] is the bounded cache that the others use;
+//! - [`cache`] is the bounded cache that the others use, [`limiter`] limits what happens at once;
 //! - [`domain`] contains the shared types and rules, without I/O.
 //!
 //! [`app`] builds, starts and stops the service; [`cli`] has one file per command; [`dev`] contains the embedded
@@ -37,6 +37,7 @@ pub mod feedback;
 pub mod group_commit;
 pub mod http;
 pub mod http_client;
+pub mod limiter;
 pub mod mail;
 pub mod smtp;
 pub mod telemetry;
