@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 /// Which module may use which. All modules but `domain` may use the [`LEAVES`].
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
+    ("batcher", &[]),
     ("cache", &[]),
     ("clock", &[]),
     ("dns", &["domain"]),
@@ -30,7 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("cli", &["app", "bench", "http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
 ];
-const LEAVES: &[&str] = &["cache", "clock", "config", "dns", "http_client", "limiter", "telemetry"];
+const LEAVES: &[&str] = &["batcher", "cache", "clock", "config", "dns", "http_client", "limiter", "telemetry"];
 
 pub(super) fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
