@@ -15,6 +15,8 @@
 //! - [`smtp`] talks to other mail servers and does not use the database;
 //! - [`webhook`] posts events to webhook endpoints and does not use the database;
 //! - [`http_client`] sends requests to untrusted servers, for webhooks and MTA-STS policies;
+//! - [`cache`] is the bounded cache that the others use, [`batcher`] runs requests together, [`limiter`] limits what
+//!   happens at once;
 //! - [`domain`] contains the shared types and rules, without I/O.
 //!
 //! [`app`] builds, starts and stops the service; [`cli`] has one file per command; [`dev`] contains the embedded
@@ -23,7 +25,9 @@
 
 pub mod accept;
 pub mod app;
+pub mod batcher;
 pub mod bench;
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -35,6 +39,7 @@ pub mod feedback;
 pub mod group_commit;
 pub mod http;
 pub mod http_client;
+pub mod limiter;
 pub mod mail;
 pub mod smtp;
 pub mod telemetry;

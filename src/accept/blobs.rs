@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
-use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
+use crate::batcher::{BatchLimit, Batcher, Reply, Requests, reply_all};
 use crate::clock::SharedClock;
 use crate::db::messages::blobs::{self, CHUNK};
 use crate::db::{Db, DbError};
@@ -20,20 +20,21 @@ use crate::domain::message::NewAttachment;
 
 /// Size in bytes up to which sending a blob costs less than asking whether the database already has it.
 const SMALL: usize = 128 << 10;
-/// Bytes in one group, after which no further blob is added: the size of one chunk of a large blob.
-const GROUP_BYTES: usize = CHUNK;
+/// A statement stores up to the size of one chunk of a large blob.
+static BATCH_LIMIT: BatchLimit<Blob> =
+    BatchLimit { items: usize::MAX, bytes: CHUNK as u64, size: |blob| blob.data.len() as u64 };
 /// Capacity of the writer's queue, in blobs.
 const WAITING: usize = 256;
 
 type Key = (TenantId, String);
-type Reply = oneshot::Sender<Result<(), Arc<DbError>>>;
+type Stored = Result<(), Arc<DbError>>;
 
+/// A small attachment to store.
 #[derive(Debug)]
-struct Pending {
+struct Blob {
     tenant: TenantId,
     digest: String,
     data: Arc<Vec<u8>>,
-    reply: Reply,
 }
 
 /// Stores attachments.
@@ -41,14 +42,14 @@ struct Pending {
 pub(super) struct Blobs {
     db: Db,
     clock: SharedClock,
-    small: async_channel::Sender<Pending>,
+    small: Batcher<Blob, Stored>,
 }
 
 impl Blobs {
     /// Starts the writer of small attachments. It ends when this is dropped and its queue is empty.
     pub(super) fn start(db: &Db, clock: SharedClock, tasks: &TaskTracker) -> Self {
-        let (small, receiver) = async_channel::bounded(WAITING);
-        tasks.spawn(Writer { db: db.clone(), clock: clock.clone(), receiver }.run());
+        let (small, requests) = Batcher::new(WAITING, &BATCH_LIMIT);
+        tasks.spawn(Writer { db: db.clone(), clock: clock.clone(), requests }.run());
         Self { db: db.clone(), clock, small }
     }
 
@@ -72,12 +73,10 @@ impl Blobs {
         attachment: &mut NewAttachment,
         keeps: bool,
     ) -> Result<(), Arc<DbError>> {
-        let (reply, stored) = oneshot::channel();
-        let gone = || Arc::new(DbError::closed("blobs.insert_group"));
         let digest = attachment.description.sha256.clone();
         let data = Arc::new(std::mem::take(&mut attachment.data));
-        self.small.send(Pending { tenant, digest, data: data.clone(), reply }).await.map_err(|_| gone())?;
-        stored.await.map_err(|_| gone())??;
+        let stored = self.small.submit(Blob { tenant, digest, data: data.clone() }).await;
+        stored.ok_or_else(|| Arc::new(DbError::closed("blobs.insert_group")))??;
         if keeps {
             attachment.data = Arc::unwrap_or_clone(data);
         }
@@ -103,28 +102,30 @@ impl Blobs {
 struct Writer {
     db: Db,
     clock: SharedClock,
-    receiver: async_channel::Receiver<Pending>,
+    requests: Requests<Blob, Stored>,
 }
 
 impl Writer {
     async fn run(self) {
-        while let Ok(first) = self.receiver.recv().await {
-            let (group, replies) = self.gather(first);
+        while let Some(batch) = self.requests.next_batch().await {
+            let (mut group, mut replies) = (blobs::Group::new(), Vec::new());
+            for (Blob { tenant, digest, data }, reply) in batch {
+                replies.push(((tenant, digest.clone()), reply));
+                group.insert((tenant, digest), data);
+            }
             match blobs::insert_group(&self.db, &group, self.clock.now()).await {
                 Err(DbError::Refused { .. }) if group.len() > 1 => self.one_by_one(group, replies).await,
                 result => {
+                    // Before the replies, so that a caller that keeps its bytes need not copy them.
                     drop(group);
-                    let result = result.map_err(Arc::new);
-                    for (_, reply) in replies {
-                        let _ = reply.send(result.clone());
-                    }
+                    reply_all(replies.into_iter().map(|(_, reply)| reply), &result.map_err(Arc::new));
                 }
             }
         }
     }
 
     /// Stores each blob individually, so that one blob refused by Postgres does not fail the rest of its group.
-    async fn one_by_one(&self, group: blobs::Group, replies: Vec<(Key, Reply)>) {
+    async fn one_by_one(&self, group: blobs::Group, replies: Vec<(Key, Reply<Stored>)>) {
         let mut results = BTreeMap::new();
         for (key, data) in group {
             let one = blobs::Group::from([(key.clone(), data)]);
@@ -132,20 +133,7 @@ impl Writer {
             results.insert(key, result);
         }
         for (key, reply) in replies {
-            let _ = reply.send(results.get(&key).cloned().unwrap_or(Ok(())));
+            reply.send(results.get(&key).cloned().unwrap_or(Ok(())));
         }
-    }
-
-    /// Adds the blobs already queued to the group, each blob once, without waiting.
-    fn gather(&self, first: Pending) -> (blobs::Group, Vec<(Key, Reply)>) {
-        let (mut group, mut replies, mut bytes) = (BTreeMap::new(), Vec::new(), 0);
-        let mut next = Some(first);
-        while let Some(Pending { tenant, digest, data, reply }) = next {
-            bytes += data.len();
-            replies.push(((tenant, digest.clone()), reply));
-            group.insert((tenant, digest), data);
-            next = if bytes < GROUP_BYTES { self.receiver.try_recv().ok() } else { None };
-        }
-        (group, replies)
     }
 }

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
-use parking_lot::RwLock;
-use tokio::sync::oneshot;
+use quick_cache::sync::Cache;
 use tokio_util::task::TaskTracker;
 
+use crate::batcher::{BatchLimit, Batcher, Reply, Requests, reply_all};
 use crate::db::lanes::dedicated::DedicatedLanes;
 use crate::db::lanes::{self, LaneName, NamedLane};
 use crate::db::{Db, DbError};
@@ -18,40 +18,34 @@ use crate::domain::id::TenantId;
 use crate::domain::message::NewMessage;
 use crate::domain::routing::{RouteName, RouteTable};
 
-/// Maximum number of cached lanes. When it is reached the cache is cleared, so that it holds lanes in use.
+/// Maximum number of cached lanes.
 const CACHED: usize = 200_000;
 /// Capacity of the lookup queue, in lanes.
 const WAITING: usize = 1_024;
-/// Maximum number of lookups per statement.
-const GROUP: usize = 256;
+/// Lookups per statement.
+static BATCH_LIMIT: BatchLimit<Arc<LaneName>> = BatchLimit { items: 256, bytes: u64::MAX, size: |_| 0 };
 /// Number of finders. With more than one, a finder that waits for a lock on a new lane does not delay all lookups.
 const FINDERS: usize = 2;
 
 type Found = Result<i64, Arc<DbError>>;
 
-#[derive(Debug)]
-struct Pending {
-    name: Arc<LaneName>,
-    reply: oneshot::Sender<Found>,
-}
-
-/// Finds lanes and caches them. A lane's id never changes.
+/// Finds lanes and caches them. A lane's id never changes, so entries do not expire.
 #[derive(Debug)]
 pub(super) struct Lanes {
     routes: RouteTable,
     splits: DedicatedLanes,
-    known: RwLock<HashMap<Arc<LaneName>, i64>>,
-    unknown: async_channel::Sender<Pending>,
+    known: Cache<Arc<LaneName>, NamedLane>,
+    unknown: Batcher<Arc<LaneName>, Found>,
 }
 
 impl Lanes {
     /// Starts the finders; they end when this is dropped.
     pub(super) fn start(db: &Db, routes: RouteTable, tasks: &TaskTracker) -> Self {
-        let (unknown, receiver) = async_channel::bounded(WAITING);
+        let (unknown, requests) = Batcher::new(WAITING, &BATCH_LIMIT);
         for _ in 0..FINDERS {
-            tasks.spawn(find(db.clone(), receiver.clone()));
+            tasks.spawn(find(db.clone(), requests.clone()));
         }
-        Self { splits: DedicatedLanes::new(db.clone()), routes, known: RwLock::default(), unknown }
+        Self { splits: DedicatedLanes::new(db.clone()), routes, known: Cache::new(CACHED), unknown }
     }
 
     /// Returns the lanes of a message's recipients, in the order of the recipients.
@@ -104,43 +98,37 @@ impl Lanes {
     }
 
     async fn find(&self, name: LaneName) -> Result<NamedLane, Arc<DbError>> {
-        if let Some((name, id)) = self.known.read().get_key_value(&name) {
-            return Ok(NamedLane { id: *id, name: name.clone() });
+        if let Some(lane) = self.known.get(&name) {
+            return Ok(lane);
         }
         let name = Arc::new(name);
-        let (reply, found) = oneshot::channel();
-        let gone = || Arc::new(DbError::closed(FINDING));
-        self.unknown.send(Pending { name: name.clone(), reply }).await.map_err(|_| gone())?;
-        let id = found.await.map_err(|_| gone())??;
-        let mut known = self.known.write();
-        if known.len() >= CACHED {
-            known.clear();
-        }
-        known.insert(name.clone(), id);
-        Ok(NamedLane { id, name })
+        let found = self.unknown.submit(name.clone()).await;
+        let id = found.ok_or_else(|| Arc::new(DbError::closed(FINDING)))??;
+        let lane = NamedLane { id, name: name.clone() };
+        self.known.insert(name, lane.clone());
+        Ok(lane)
     }
 }
 
 const FINDING: &str = "lanes.find";
 
 /// Pending lookups by lane.
-type Waiting = BTreeMap<Arc<LaneName>, Vec<oneshot::Sender<Found>>>;
+type Waiting = BTreeMap<Arc<LaneName>, Vec<Reply<Found>>>;
 /// Ids of lanes by name.
 type Ids = HashMap<LaneName, i64>;
 
-async fn find(db: Db, receiver: async_channel::Receiver<Pending>) {
-    while let Ok(first) = receiver.recv().await {
+async fn find(db: Db, requests: Requests<Arc<LaneName>, Found>) {
+    while let Some(batch) = requests.next_batch().await {
         let mut waiting = Waiting::new();
-        let others = std::iter::from_fn(|| receiver.try_recv().ok()).take(GROUP - 1);
-        for Pending { name, reply } in std::iter::once(first).chain(others) {
+        for (name, reply) in batch {
             waiting.entry(name).or_default().push(reply);
         }
         let waiting = complete(waiting, async |names| lanes::find(&db, names).await).await;
         let waiting = complete(waiting, async |names| make(&db, names).await).await;
         // Lanes that another process was creating at the same time.
         let waiting = complete(waiting, async |names| lanes::find(&db, names).await).await;
-        for reply in waiting.into_values().flatten() {
-            let _ = reply.send(Err(Arc::new(DbError::not_found(FINDING))));
+        if !waiting.is_empty() {
+            reply_all(waiting.into_values().flatten(), &Err(Arc::new(DbError::not_found(FINDING))));
         }
     }
 }
@@ -159,7 +147,7 @@ async fn complete(waiting: Waiting, find: impl AsyncFnOnce(&[Arc<LaneName>]) -> 
             Err(error) => Some(Err(error.clone())),
         };
         match id {
-            Some(id) => replies.into_iter().for_each(|reply| drop(reply.send(id.clone()))),
+            Some(id) => reply_all(replies, &id),
             None => drop(left.insert(name, replies)),
         }
     }

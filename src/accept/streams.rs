@@ -1,20 +1,19 @@
 //! Caches the streams of each tenant for a few seconds.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
+use crate::cache::TtlCache;
 use crate::db::{self, Db, DbError};
 use crate::domain::id::TenantId;
 
 /// Cache TTL.
 const CACHE_TTL: Duration = Duration::from_secs(5);
+/// Maximum number of cached tenants.
+const MAX_CACHED_TENANTS: usize = 10_000;
 
 #[derive(Debug, Clone)]
-struct Known {
-    loaded_at: Instant,
+struct TenantStreams {
     /// Names of the streams, most urgent first.
     names: Arc<[String]>,
     /// Streams whose messages carry an unsubscribe link.
@@ -24,17 +23,17 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Streams {
     db: Db,
-    known: Mutex<HashMap<TenantId, Known>>,
+    cache: TtlCache<TenantId, TenantStreams>,
 }
 
 impl Streams {
     pub(super) fn new(db: Db) -> Self {
-        Self { db, known: Mutex::default() }
+        Self { db, cache: TtlCache::new(MAX_CACHED_TENANTS, CACHE_TTL) }
     }
 
     /// Clears the cache.
     pub(super) fn forget(&self) {
-        self.known.lock().clear();
+        self.cache.clear();
     }
 
     /// Returns the names of a tenant's streams, most urgent first.
@@ -47,19 +46,14 @@ impl Streams {
         Ok(self.get(tenant).await?.linking.iter().any(|linking| linking == name))
     }
 
-    async fn get(&self, tenant: TenantId) -> Result<Known, DbError> {
-        let known = self.known.lock().get(&tenant).cloned();
-        if let Some(known) = known
-            && known.loaded_at.elapsed() < CACHE_TTL
-        {
-            return Ok(known);
-        }
+    async fn get(&self, tenant: TenantId) -> Result<TenantStreams, DbError> {
+        self.cache.get_or_load(&tenant, Instant::now(), || self.load(tenant)).await
+    }
+
+    async fn load(&self, tenant: TenantId) -> Result<TenantStreams, DbError> {
         let rows = db::streams::all(&self.db, tenant).await?;
         let linking = rows.iter().filter(|row| row.unsubscribe).map(|row| row.name.clone()).collect();
         let names = rows.into_iter().map(|row| row.name).collect();
-        let loaded = Known { loaded_at: Instant::now(), names, linking };
-        let mut known = self.known.lock();
-        known.insert(tenant, loaded.clone());
-        Ok(loaded)
+        Ok(TenantStreams { names, linking })
     }
 }

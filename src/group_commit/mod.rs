@@ -13,8 +13,9 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
+use crate::batcher::Batcher;
 use crate::clock::SharedClock;
 use crate::db::messages::insert::{Committed, MessageInsert};
 use crate::db::queue::{Claimed, Finished};
@@ -63,17 +64,14 @@ pub struct Recorded {
 /// Passes messages and outcomes to the writers.
 #[derive(Debug)]
 pub struct GroupCommit {
-    accepted: async_channel::Sender<Pending>,
+    accepted: Batcher<MessageInsert, Accepted>,
     over: async_channel::Sender<Vec<Finished>>,
     recorded: async_channel::Receiver<Recorded>,
     signals: Arc<Signals>,
 }
 
-#[derive(Debug)]
-struct Pending {
-    intake: MessageInsert,
-    reply: oneshot::Sender<Result<Committed, Arc<DbError>>>,
-}
+/// The result for one message.
+type Accepted = Result<Committed, Arc<DbError>>;
 
 /// Replaces an older claim of a recipient by the newest one.
 type Refresh = Arc<dyn Fn(&mut Claimed) + Send + Sync>;
@@ -117,7 +115,7 @@ impl Signals {
 impl GroupCommit {
     /// Starts the writers; they end when the group commit is dropped and everything pending is committed.
     pub fn start(db: &Db, clock: &SharedClock) -> Arc<Self> {
-        let (accepted, intakes) = async_channel::bounded(WAITING);
+        let (accepted, intakes) = Batcher::new(WAITING, &writer::BATCH_LIMIT);
         let (over, outcomes) = async_channel::unbounded();
         let (record, recorded) = async_channel::unbounded();
         let signals = Arc::new(Signals::default());
@@ -155,10 +153,8 @@ impl GroupCommit {
 
     /// Commits a message. Returns when it is committed or the transaction has failed.
     pub async fn accept(&self, intake: MessageInsert) -> Result<Committed, Arc<DbError>> {
-        let (reply, answer) = oneshot::channel();
-        let gone = || Arc::new(DbError::closed("group_commit.messages"));
-        self.accepted.send(Pending { intake, reply }).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        let committed = self.accepted.submit(intake).await;
+        committed.ok_or_else(|| Arc::new(DbError::closed("group_commit.messages")))?
     }
 
     /// Submits the outcomes of one message. [`recorded`](Self::recorded) reports the result.

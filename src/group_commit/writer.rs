@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::Mutex;
 
-use super::{Confirmed, Pending, Recorded, Signals};
+use super::{Accepted, Confirmed, Recorded, Signals};
+use crate::batcher::{self, Batch, BatchLimit, Requests, reply_all};
 use crate::clock::SharedClock;
 use crate::db::group_commit::{self, CommitError, Done, Patience};
 use crate::db::messages::insert::{Committed, MessageInsert};
@@ -29,15 +30,16 @@ const MIN_OUTCOME_INTERVAL: Duration = Duration::from_millis(10);
 /// Maximum number of messages, and of outcomes, per transaction. Measured: 1,024 gain nothing over 256 and cost four
 /// times the latency.
 const GROUP: usize = 256;
-/// Bytes of text, HTML and headers per transaction beyond which a group is not filled further.
-const GROUP_BYTES: u64 = 4 << 20;
+/// The messages of one transaction; their bytes are those of text, HTML and headers.
+pub(super) static BATCH_LIMIT: BatchLimit<MessageInsert> =
+    BatchLimit { items: GROUP, bytes: 4 << 20, size: |intake| intake.message.size() };
 
 /// State shared by the writers.
 #[derive(Debug, Clone)]
 pub(super) struct WriterContext {
     pub db: Db,
     pub clock: SharedClock,
-    pub intakes: async_channel::Receiver<Pending>,
+    pub intakes: Requests<MessageInsert, Accepted>,
     pub outcomes: async_channel::Receiver<Vec<Finished>>,
     pub recorded: async_channel::Sender<Recorded>,
     pub signals: Arc<Signals>,
@@ -88,34 +90,23 @@ impl BatchDelay {
     }
 }
 
-type Reply = oneshot::Sender<Result<Committed, Arc<DbError>>>;
+type Reply = batcher::Reply<Accepted>;
 
 /// The contents of one transaction.
 #[derive(Default)]
 struct Group {
-    intakes: Vec<MessageInsert>,
-    replies: Vec<Reply>,
-    bytes: u64,
+    messages: Batch<MessageInsert, Accepted>,
     over: Vec<Finished>,
 }
 
 impl Group {
     fn len(&self) -> usize {
-        self.intakes.len() + self.over.len()
-    }
-
-    fn add(&mut self, Pending { intake, reply }: Pending) {
-        self.bytes += intake.message.size();
-        self.intakes.push(intake);
-        self.replies.push(reply);
+        self.messages.items.len() + self.over.len()
     }
 
     /// Adds everything that is pending, without waiting.
     fn fill(&mut self, tools: &WriterContext) {
-        while self.intakes.len() < GROUP && self.bytes < GROUP_BYTES {
-            let Ok(next) = tools.intakes.try_recv() else { break };
-            self.add(next);
-        }
+        tools.intakes.fill(&mut self.messages);
         while self.over.len() < GROUP {
             let Ok(more) = tools.outcomes.try_recv() else { break };
             self.over.extend(more);
@@ -145,7 +136,7 @@ impl Writer {
         let WriterContext { intakes, outcomes, .. } = &self.tools;
         let mut group = Group::default();
         tokio::select! {
-            Ok(pending) = intakes.recv() => group.add(pending),
+            Some(first) = intakes.next() => intakes.add(&mut group.messages, first),
             Ok(over) = outcomes.recv() => {
                 group.over = over;
                 self.wait_for_more(&mut group).await;
@@ -163,14 +154,14 @@ impl Writer {
             return;
         };
         tokio::select! {
-            Ok(pending) = self.tools.intakes.recv() => group.add(pending),
+            Some(next) = self.tools.intakes.next() => self.tools.intakes.add(&mut group.messages, next),
             () = tokio::time::sleep_until(due.into()) => {}
         }
     }
 
     /// Commits a group. On success, returns how long it waited for event numbers.
     async fn commit(&self, group: Group) -> Option<Duration> {
-        let Group { mut intakes, replies, mut over, .. } = group;
+        let Group { messages: Batch { items: mut intakes, replies, .. }, mut over } = group;
         if intakes.is_empty() {
             *self.outcomes_alone.lock() = Some(Instant::now());
         }
@@ -295,9 +286,7 @@ fn refuse(signals: &Signals, intakes: Vec<MessageInsert>, replies: Vec<Reply>, f
             }
         });
     }
-    for reply in replies {
-        let _ = reply.send(Err(error.clone()));
-    }
+    reply_all(replies, &Err(error.clone()));
     error
 }
 
@@ -322,7 +311,7 @@ fn report(signals: &Signals, intakes: Vec<MessageInsert>, results: Vec<Committed
             (settled.taken, settled.unsubscribe) = (taken.clone(), *unsubscribe);
         }
         is_any_waiting |= !settled.waiting.is_empty();
-        let _ = reply.send(Ok(result));
+        reply.send(Ok(result));
         if settled.intake.taker.is_some() {
             offered.push(settled);
         }

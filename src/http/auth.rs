@@ -1,6 +1,5 @@
 //! Authentication by `Authorization: Bearer KEY`, and authorisation by the key's scopes and sender domains.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,11 +8,11 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use chrono::TimeDelta;
-use parking_lot::Mutex;
 
 use super::response::Asker;
 use super::security_log::{Refusal, SecurityLog};
 use super::{Api, ApiError};
+use crate::cache::TtlCache;
 use crate::clock::SharedClock;
 use crate::db::Db;
 use crate::db::keys::{self, KeyRow};
@@ -23,58 +22,45 @@ use crate::domain::key::{Scope, Secret};
 
 /// Cache TTL. A key revoked on another replica works here for up to this long.
 const CACHE_TTL: Duration = Duration::from_secs(5);
-/// Maximum number of cached keys; the cache is cleared when it is full.
+/// Maximum number of cached keys.
 const MAX_CACHED_KEYS: usize = 10_000;
 /// Minimum interval between updates of `last_used_at`.
 const TOUCH_EVERY: TimeDelta = TimeDelta::minutes(1);
-
-type Seen = (Instant, Arc<KeyRow>);
 
 /// A cache of API keys.
 #[derive(Debug)]
 pub struct Keys {
     db: Db,
     clock: SharedClock,
-    /// By hash, with the time of the lookup.
-    seen: Mutex<HashMap<[u8; 32], Seen>>,
+    /// By hash. Unknown keys are not cached.
+    cache: TtlCache<[u8; 32], Arc<KeyRow>>,
     log: Arc<SecurityLog>,
 }
 
 impl Keys {
     pub(super) fn new(db: Db, clock: SharedClock) -> Self {
-        Self { db, clock, seen: Mutex::default(), log: Arc::default() }
+        Self { db, clock, cache: TtlCache::new(MAX_CACHED_KEYS, CACHE_TTL), log: Arc::default() }
     }
 
-    /// Clears the cache, so that a change takes effect at once.
+    /// Clears the cache, so that a change takes effect at once, also for look-ups in progress.
     pub(super) fn forget(&self) {
-        self.seen.lock().clear();
+        self.cache.clear();
     }
 
-    async fn find(&self, hash: [u8; 32]) -> Result<Option<Arc<KeyRow>>, ApiError> {
-        let seen = self.seen.lock().get(&hash).cloned();
-        if let Some((looked_up, key)) = seen
-            && looked_up.elapsed() < CACHE_TTL
-        {
-            return Ok(Some(key));
-        }
-        let Some(key) = keys::find(&self.db, hash).await?.map(Arc::new) else { return Ok(None) };
+    async fn load(&self, hash: [u8; 32]) -> Result<Arc<KeyRow>, ApiError> {
+        const UNKNOWN: &str = "Invalid API key.";
+        let Some(key) = keys::find(&self.db, hash).await?.map(Arc::new) else {
+            self.log.refused(Refusal::UnknownKey, None, UNKNOWN);
+            return Err(ApiError::Unauthorized(UNKNOWN));
+        };
         self.touch(&key);
-        let mut seen = self.seen.lock();
-        if seen.len() >= MAX_CACHED_KEYS {
-            seen.clear();
-        }
-        seen.insert(hash, (Instant::now(), key.clone()));
-        Ok(Some(key))
+        Ok(key)
     }
 
     /// Returns the key, at most [`CACHE_TTL`] old. Fails, and writes to the security log, if it is unknown, revoked or
     /// expired.
     async fn live(&self, hash: [u8; 32]) -> Result<Arc<KeyRow>, ApiError> {
-        const UNKNOWN: &str = "Invalid API key.";
-        let Some(key) = self.find(hash).await? else {
-            self.log.refused(Refusal::UnknownKey, None, UNKNOWN);
-            return Err(ApiError::Unauthorized(UNKNOWN));
-        };
+        let key = self.cache.get_or_load(&hash, Instant::now(), || self.load(hash)).await?;
         if key.revoked_at.is_some() {
             self.log.refused(Refusal::RevokedKey, Some(&key), "revoked");
             return Err(ApiError::Unauthorized("This API key has been revoked."));

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::ApiError;
 use super::auth::Keys;
-use super::room::{Owner, Room, Share};
+use super::memory_limit::{MemoryLimit, Owner, Reservation};
 
 /// Bodies up to this many bytes do not count against the shared memory, so small requests never wait for large ones.
 pub(super) const SMALL: u64 = 64 << 10;
@@ -33,20 +33,20 @@ const STEP: u64 = 256 << 10;
 pub(super) struct Bodies {
     keys: Arc<Keys>,
     max: u64,
-    room: Arc<Room>,
+    memory: Arc<MemoryLimit>,
 }
 
-/// A body, and its share of the memory until it is dropped.
+/// A body, and its reservation of memory, released when dropped.
 #[derive(Debug)]
 pub(super) struct Read {
     pub bytes: Vec<u8>,
-    pub share: Option<Share>,
+    pub reservation: Option<Reservation>,
 }
 
 impl Bodies {
     pub(super) fn new(keys: Arc<Keys>, max: u64, memory: u64) -> Self {
         // One body of the maximum size must always fit.
-        Self { keys, max, room: Room::new(memory.max(max)) }
+        Self { keys, max, memory: MemoryLimit::new(memory.max(max)) }
     }
 
     /// Reads a JSON body that is not a message.
@@ -82,15 +82,15 @@ impl Bodies {
         }
         // Without a Content-Length, assume the maximum.
         let need = memory_need(length.unwrap_or(max));
-        let mut share: Option<Share> = None;
-        // A large body gets its buffer once it has a share, not on the strength of its Content-Length.
+        let mut reservation: Option<Reservation> = None;
+        // A large body gets its buffer once it has a reservation, not on the strength of its Content-Length.
         let mut bytes = Vec::with_capacity(usize::try_from(length.unwrap_or(0).min(SMALL)).unwrap_or(0));
         let mut pieces = Pieces::new(body, max, MAX_ARRIVAL);
-        while let Some(piece) = pieces.next_for(share.as_ref()).await? {
+        while let Some(piece) = pieces.next_for(reservation.as_ref()).await? {
             let size = (bytes.len() + piece.len()) as u64;
             if size > SMALL {
-                let share = share.get_or_insert_with(|| self.room.begin(owner, need));
-                share.grow(memory_need(size.next_multiple_of(STEP)), MAX_WAIT).await.map_err(|_| full())?;
+                let reservation = reservation.get_or_insert_with(|| self.memory.begin(owner, need));
+                reservation.grow(memory_need(size.next_multiple_of(STEP)), MAX_WAIT).await.map_err(|_| full())?;
                 let rest = length.unwrap_or(0).saturating_sub(bytes.len() as u64);
                 bytes.reserve_exact(usize::try_from(rest).unwrap_or(0));
             }
@@ -98,10 +98,10 @@ impl Bodies {
         }
         // A body may take minutes to arrive; the key may have been revoked in the meantime.
         self.keys.still_works(headers).await?;
-        Ok(Read { bytes, share })
+        Ok(Read { bytes, reservation })
     }
 
-    /// Returns a body to process as it arrives. It is not buffered, so it takes no share of the memory.
+    /// Returns a body to process as it arrives. It is not buffered, so it reserves no memory.
     pub(super) fn pieces(&self, headers: &HeaderMap, body: Body) -> Result<Pieces, ApiError> {
         is_plain(headers)?;
         if length(headers).is_some_and(|length| length > self.max) {
@@ -158,9 +158,9 @@ impl Pieces {
         self.next_of(MIN_FLOW, false).await
     }
 
-    /// Returns the next piece of a body that holds `share`. A body without a share only has to make some progress.
-    async fn next_for(&mut self, share: Option<&Share>) -> Result<Option<Bytes>, ApiError> {
-        self.next_of(share.map_or(1, |_| MIN_FLOW), share.is_some_and(Share::blocks_others)).await
+    /// Returns the next piece of a body that holds `reservation`. A body without one only has to make some progress.
+    async fn next_for(&mut self, reservation: Option<&Reservation>) -> Result<Option<Bytes>, ApiError> {
+        self.next_of(reservation.map_or(1, |_| MIN_FLOW), reservation.is_some_and(Reservation::blocks_others)).await
     }
 
     async fn next_of(&mut self, least: u64, blocks_others: bool) -> Result<Option<Bytes>, ApiError> {

@@ -128,7 +128,7 @@ pub async fn hand_in(
     let recipient = recipient.map(|address| address.to_string());
     let origin = Origin::Key { tenant: caller.tenant(), to: recipient.as_deref() };
     let outcome = api.feedback.take(read.bytes, origin, dry_run).await?;
-    drop(read.share);
+    drop(read.reservation);
     if outcome.is_early() && !dry_run {
         return Err(ApiError::Conflict {
             code: ProblemCode::StillSending,

@@ -3,6 +3,7 @@
 
 mod auth;
 mod body;
+mod concurrency_limit;
 mod delivery;
 mod domains;
 mod error;
@@ -13,19 +14,18 @@ mod inbound;
 mod keys;
 mod lanes;
 mod ledger;
+mod memory_limit;
 mod messages;
 mod openapi;
 mod page;
 mod params;
 mod request_id;
 mod response;
-mod room;
 mod security;
 mod security_log;
 mod server;
 mod streams;
 mod suppressions;
-mod turns;
 mod unread;
 mod unsubscribe;
 mod webhooks;
@@ -49,6 +49,7 @@ use crate::feedback::Feedback;
 
 use auth::Keys;
 use body::Bodies;
+use concurrency_limit::ConcurrencyLimit;
 pub use delivery::{Delivery, RelayView, RouteInfo};
 pub use domains::Domains;
 pub use error::{ApiError, Problem, ProblemCode};
@@ -59,7 +60,6 @@ use openapi::responses::{AuthErrors, InvalidParameter, JsonErrors, NotFound};
 use request_id::Surround;
 use response::Responses;
 pub use server::{Limits as ServerLimits, Server, bind};
-use turns::Turns;
 pub use webhooks::TargetCheck;
 
 /// The state that handlers share; cloned for each request.
@@ -88,9 +88,9 @@ pub struct Shared {
     limits: Limits,
     responses: Responses,
     /// Concurrency limit of expensive queries.
-    turns: Arc<Turns>,
+    slow_queries: ConcurrencyLimit,
     /// Concurrency limit of event streams, long polls and exports.
-    followers: Arc<Turns>,
+    long_requests: ConcurrencyLimit,
     delivery: Arc<Delivery>,
     check_target: TargetCheck,
     domains: Arc<Domains>,
@@ -137,8 +137,8 @@ impl Api {
             keys,
             limits: settings.limits,
             responses: Responses::new(settings.body_memory.max(settings.max_body)),
-            turns: Turns::new(turns::QUERIES),
-            followers: Turns::new(turns::FOLLOWERS),
+            slow_queries: ConcurrencyLimit::new(concurrency_limit::SLOW_QUERIES),
+            long_requests: ConcurrencyLimit::new(concurrency_limit::LONG_REQUESTS),
             delivery: Arc::new(settings.delivery),
             check_target: settings.check_target,
             domains: Arc::new(settings.domains),

@@ -1,5 +1,5 @@
-//! Large responses hold a share of a limited memory until they have been sent, so that clients that do not read their
-//! responses cannot exhaust the memory.
+//! Large responses reserve a part of a limited memory until they have been sent, so that clients that do not read
+//! their responses cannot exhaust the memory.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::ApiError;
 use super::body::SMALL;
-use super::room::{Full, Owner, Room, Share};
+use super::memory_limit::{MemoryLimit, OutOfMemory, Owner, Reservation};
 use crate::domain::id::KeyId;
 
 /// How long a response may wait for memory before it is built.
@@ -27,22 +27,22 @@ impl Asker {
     }
 }
 
-/// Marks a response whose share was reserved before it was built.
+/// Marks a response whose memory was reserved before it was built.
 #[derive(Debug, Clone, Copy)]
 struct Counted;
 
 /// Memory for large responses.
 #[derive(Debug, Clone)]
-pub(super) struct Responses(Arc<Room>);
+pub(super) struct Responses(Arc<MemoryLimit>);
 
 impl Responses {
     pub(super) fn new(memory: u64) -> Self {
-        Self(Room::new(memory))
+        Self(MemoryLimit::new(memory))
     }
 
     /// Waits for memory to build a response.
-    pub(super) async fn reserve(&self, owner: Owner, bytes: u64) -> Result<Share, ApiError> {
-        self.0.reserve(owner, bytes, MAX_WAIT).await.map_err(|Full| full())
+    pub(super) async fn reserve(&self, owner: Owner, bytes: u64) -> Result<Reservation, ApiError> {
+        self.0.reserve(owner, bytes, MAX_WAIT).await.map_err(|OutOfMemory| full())
     }
 }
 
@@ -50,10 +50,10 @@ fn full() -> ApiError {
     ApiError::Unavailable("Too many large responses at once. Nothing was changed; retry the request.")
 }
 
-/// Bytes and their share of the memory.
+/// Bytes and their reservation of memory.
 struct Held {
     bytes: Bytes,
-    _share: Arc<Share>,
+    _reservation: Arc<Reservation>,
 }
 
 impl AsRef<[u8]> for Held {
@@ -62,31 +62,31 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// Returns bytes that release their share when they have been sent.
-pub(super) fn held(bytes: impl Into<Bytes>, share: Arc<Share>) -> Bytes {
-    Bytes::from_owner(Held { bytes: bytes.into(), _share: share })
+/// Returns bytes that release their memory when they have been sent.
+pub(super) fn held(bytes: impl Into<Bytes>, reservation: Arc<Reservation>) -> Bytes {
+    Bytes::from_owner(Held { bytes: bytes.into(), _reservation: reservation })
 }
 
-/// Marks a response whose parts already hold their shares.
+/// Marks a response whose parts already hold their reservations.
 pub(super) fn counted(mut response: Response) -> Response {
     response.extensions_mut().insert(Counted);
     response
 }
 
 impl Responses {
-    /// Makes a large response wait for its share.
+    /// Makes a large response wait for memory.
     pub(super) async fn admit(&self, asker: &Asker, response: Response) -> Response {
         let size = response.body().size_hint().exact().unwrap_or(0);
         if size <= SMALL || response.extensions().get::<Counted>().is_some() {
             return response;
         }
-        let Ok(share) = self.0.reserve_made(asker.0.get().copied(), size, MAX_WAIT_BUILT).await else {
+        let Ok(reservation) = self.0.reserve_for_built(asker.0.get().copied(), size, MAX_WAIT_BUILT).await else {
             return full().into_response();
         };
         let (parts, body) = response.into_parts();
         // An exact size means that the whole body is in memory.
         match axum::body::to_bytes(body, usize::MAX).await {
-            Ok(bytes) => Response::from_parts(parts, Body::from(held(bytes, Arc::new(share)))),
+            Ok(bytes) => Response::from_parts(parts, Body::from(held(bytes, Arc::new(reservation)))),
             Err(_) => ApiError::Internal.into_response(),
         }
     }

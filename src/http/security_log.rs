@@ -2,9 +2,10 @@
 //! number since the last line; requests without a known key share one line per reason. Changes are logged by their
 //! handlers, with the same `event` and `by` fields.
 
-use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
 
-use parking_lot::Mutex;
+use quick_cache::sync::Cache;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -12,7 +13,7 @@ use crate::db::keys::KeyRow;
 use crate::domain::id::KeyId;
 use crate::telemetry::RateLimitedLog;
 
-/// Maximum number of tracked keys and reasons; all are forgotten when it is reached.
+/// Maximum number of tracked keys and reasons.
 const MAX_TRACKED: usize = 1_000;
 
 /// Why a request was refused.
@@ -29,8 +30,14 @@ pub(super) enum Refusal {
 }
 
 /// Recent refusals.
-#[derive(Debug, Default)]
-pub(super) struct SecurityLog(Mutex<HashMap<(Option<Uuid>, Refusal), RateLimitedLog>>);
+#[derive(Debug)]
+pub(super) struct SecurityLog(Cache<(Option<Uuid>, Refusal), Arc<RateLimitedLog>>);
+
+impl Default for SecurityLog {
+    fn default() -> Self {
+        Self(Cache::new(MAX_TRACKED))
+    }
+}
 
 impl SecurityLog {
     /// Logs a refused request. Requests without any key are not logged.
@@ -55,11 +62,8 @@ impl SecurityLog {
 
     /// Counts a refusal. Returns the number since the last line if a new line is due.
     fn note(&self, refusal: Refusal, key: Option<Uuid>, now: Instant) -> Option<u64> {
-        let mut lines = self.0.lock();
-        if lines.len() >= MAX_TRACKED {
-            lines.clear();
-        }
-        lines.entry((key, refusal)).or_default().note(now)
+        let Ok(log) = self.0.get_or_insert_with(&(key, refusal), || Ok::<_, Infallible>(Arc::default()));
+        log.note(now)
     }
 }
 

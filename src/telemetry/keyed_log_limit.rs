@@ -1,44 +1,43 @@
 //! Limits log lines about the same thing, such as a domain or a stream, that many messages would otherwise repeat.
 
-use std::collections::HashMap;
+use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use parking_lot::Mutex;
+use chrono::{DateTime, Utc};
 
-/// Maximum number of keys; when it is reached, all of them are removed.
-const REMEMBERED: usize = 1_000;
+use crate::cache::TtlCache;
+
+/// Maximum number of tracked keys.
+const MAX_TRACKED: usize = 1_000;
 
 /// Tracks the keys logged recently.
-#[derive(Debug, Default)]
-pub struct KeyedLogLimit {
-    logged: Mutex<HashMap<String, DateTime<Utc>>>,
-}
+#[derive(Debug)]
+pub struct KeyedLogLimit(TtlCache<String, (), DateTime<Utc>>);
 
 impl KeyedLogLimit {
-    /// Returns whether `key` was not logged within `interval`, and then counts it as logged now.
-    pub fn allows(&self, key: &str, now: DateTime<Utc>, interval: TimeDelta) -> bool {
-        let mut logged = self.logged.lock();
-        if logged.get(key).is_some_and(|at| (now - *at).abs() < interval) {
-            return false;
-        }
-        if logged.len() >= REMEMBERED {
-            logged.clear();
-        }
-        logged.insert(key.to_owned(), now);
-        true
+    /// Creates a limit of one line per key and `interval`.
+    pub fn new(interval: Duration) -> Self {
+        Self(TtlCache::new(MAX_TRACKED, interval))
+    }
+
+    /// Returns whether `key` was not logged within the interval, and then counts it as logged now.
+    pub fn allows(&self, key: &str, now: DateTime<Utc>) -> bool {
+        self.0.insert_if_absent(key, (), now)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
 
     #[test]
     fn each_key_is_logged_once_per_interval() {
-        let (limit, at) = (KeyedLogLimit::default(), |seconds| DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds));
+        let limit = KeyedLogLimit::new(Duration::from_mins(1));
+        let at = |seconds| DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds);
         let logged = [("a", 0), ("b", 1), ("a", 59), ("a", 60), ("b", 60), ("a", 61)];
         assert_eq!(
-            logged.map(|(key, seconds)| limit.allows(key, at(seconds), TimeDelta::minutes(1))),
+            logged.map(|(key, seconds)| limit.allows(key, at(seconds))),
             [true, true, false, true, false, false]
         );
     }

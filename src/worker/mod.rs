@@ -145,7 +145,7 @@ impl Worker {
             routes: settings.routes,
             returns: settings.returns,
             links: settings.links,
-            log_limit: KeyedLogLimit::default(),
+            preparation_failures: KeyedLogLimit::new(Duration::from_mins(1)),
             closing: CancellationToken::new(),
             tasks,
         });

@@ -4,14 +4,14 @@
 //! The API and the workers use the same lookup. A subdomain's messages are signed by the nearest registered domain
 //! above it, which counts as aligned under DMARC's relaxed rule.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use parking_lot::{Mutex, MutexGuard};
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::SenderRow;
+use crate::cache::TtlCache;
 use crate::clock::SharedClock;
 use crate::db::domains;
 use crate::db::{Db, DbError};
@@ -21,12 +21,12 @@ use crate::domain::id::TenantId;
 use crate::domain::keyring::Keyring;
 
 /// Cache TTL. The DNS record of a retired key stays published for a week, so a stale key still verifies.
-const CACHE_TTL: TimeDelta = TimeDelta::seconds(15);
+const CACHE_TTL: Duration = Duration::from_secs(15);
 /// Maximum age of an entry while one task refreshes it, or while the database is unavailable. With older entries,
 /// messages would go unsigned from a domain that was registered since.
-const STALE: TimeDelta = TimeDelta::seconds(60);
-/// Maximum number of cached domains; the cache is cleared when it is full.
-const REMEMBERED: usize = 10_000;
+const MAX_STALE: Duration = Duration::from_mins(1);
+/// Maximum number of cached domains.
+const MAX_CACHED_DOMAINS: usize = 10_000;
 
 /// The status of a sender's domain.
 #[derive(Debug, Clone)]
@@ -64,29 +64,6 @@ pub struct Sender {
     pub signer: Result<Option<Arc<Signer>>, KeyError>,
 }
 
-/// A cached lookup.
-#[derive(Debug)]
-struct CacheEntry {
-    standing: SenderStatus,
-    /// When the lookup started.
-    at: DateTime<Utc>,
-    /// When a refresh was last started.
-    asked_at: DateTime<Utc>,
-}
-
-impl CacheEntry {
-    fn is_younger(&self, age: TimeDelta, now: DateTime<Utc>) -> bool {
-        (now - self.at).abs() < age
-    }
-
-    /// Returns whether the entry can be used without a lookup: it is fresh, or another task is refreshing it.
-    fn serves(&self, now: DateTime<Utc>) -> bool {
-        self.is_younger(CACHE_TTL, now) || (self.is_younger(STALE, now) && (now - self.asked_at).abs() < CACHE_TTL)
-    }
-}
-
-type Known = HashMap<(Uuid, String), CacheEntry>;
-
 /// Cache of sender domains.
 #[derive(Debug)]
 pub struct SenderCache {
@@ -94,54 +71,33 @@ pub struct SenderCache {
     clock: SharedClock,
     ring: Option<Keyring>,
     algorithms: Vec<Algorithm>,
-    known: Mutex<Known>,
+    cache: TtlCache<(Uuid, String), SenderStatus, DateTime<Utc>>,
 }
 
 impl SenderCache {
     /// Creates an empty cache. Keys of other algorithms than `algorithms` do not sign.
     pub fn new(db: Db, clock: SharedClock, ring: Option<Keyring>, algorithms: Vec<Algorithm>) -> Self {
-        Self { db, clock, ring, algorithms, known: Mutex::default() }
+        let cache = TtlCache::with_stale(MAX_CACHED_DOMAINS, CACHE_TTL, MAX_STALE);
+        Self { db, clock, ring, algorithms, cache }
     }
 
     /// Clears the cache, so that a change takes effect at once.
     pub fn forget(&self) {
-        self.lock().clear();
+        self.cache.clear();
     }
 
     /// Returns the status of a domain (as in [`Address::domain`](crate::domain::address::Address::domain)). While the
     /// database is unavailable, the last entry is used for up to a minute.
     pub async fn get(&self, tenant: TenantId, domain: &str) -> Result<SenderStatus, DbError> {
-        let (now, key) = (self.clock.now(), (tenant.0, domain.to_owned()));
-        let last = {
-            let mut known = self.lock();
-            match known.get_mut(&key) {
-                Some(answer) if answer.serves(now) => return Ok(answer.standing.clone()),
-                // Set before the lookup, so that one task refreshes while the others use the old entry.
-                Some(answer) => {
-                    answer.asked_at = now;
-                    answer.is_younger(STALE, now).then(|| answer.standing.clone())
-                }
-                None => None,
+        let key = (tenant.0, domain.to_owned());
+        let load = async || {
+            let loaded = self.fetch(tenant, domain).await;
+            if let Err(error) = &loaded {
+                tracing::debug!(%error, domain, "failed to look up sender domain; using cached status, if there is one");
             }
+            loaded
         };
-        match (self.fetch(tenant, domain).await, last) {
-            (Ok(standing), _) => {
-                let mut known = self.lock();
-                if known.len() >= REMEMBERED {
-                    known.clear();
-                }
-                // A lookup that started later may have finished earlier.
-                if known.get(&key).is_none_or(|answer| answer.at <= now) {
-                    known.insert(key, CacheEntry { standing: standing.clone(), at: now, asked_at: now });
-                }
-                Ok(standing)
-            }
-            (Err(error), Some(last)) => {
-                tracing::debug!(%error, domain, "failed to look up sender domain; using cached status");
-                Ok(last)
-            }
-            (Err(error), None) => Err(error),
-        }
+        self.cache.get_or_load(&key, self.clock.now(), load).await
     }
 
     async fn fetch(&self, tenant: TenantId, domain: &str) -> Result<SenderStatus, DbError> {
@@ -194,24 +150,5 @@ impl SenderCache {
         }
         let signer = Signer { domain: domain.to_owned(), keys };
         Ok((!signer.keys.is_empty()).then(|| Arc::new(signer)))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entry_serves_for_ttl_and_for_a_minute_during_refresh() {
-        let at = |seconds| DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds);
-        let serves = |asked_at, now| {
-            CacheEntry { standing: SenderStatus::Unasked, at: at(0), asked_at: at(asked_at) }.serves(at(now))
-        };
-        assert_eq!([serves(0, 14), serves(0, 15), serves(15, 29), serves(15, 30)], [true, false, true, false]);
-        assert_eq!([serves(50, 59), serves(59, 60), serves(259_200, 259_200)], [true, false, false]);
     }
 }

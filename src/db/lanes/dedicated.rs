@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use crate::cache::TtlCache;
 use crate::db::queue::ready_at::{Lowered, lower};
 use crate::db::queue::{Claimed, Fence};
 use crate::db::{Db, DbError};
@@ -16,12 +16,12 @@ use crate::db::{Db, DbError};
 /// Tenant, stream, route and domain.
 pub type DedicatedLaneKey = (Uuid, String, String, String);
 
-/// Cache of all dedicated lanes, refreshed at most every 2 s.
+/// Cache of all dedicated lanes.
 #[derive(Debug)]
 pub struct DedicatedLanes {
     db: Db,
-    /// The lanes and the time of the query. Locked during the query, so that concurrent callers share its result.
-    known: Mutex<Option<(Instant, Arc<DedicatedLaneIds>)>>,
+    /// One entry with all lanes: nearly always there are few.
+    cache: TtlCache<(), Arc<DedicatedLaneIds>>,
 }
 
 /// `lanes.id` by lane key.
@@ -33,40 +33,28 @@ const CACHE_TTL: Duration = Duration::from_secs(2);
 impl DedicatedLanes {
     /// Creates an empty cache.
     pub fn new(db: Db) -> Self {
-        Self { db, known: Mutex::default() }
+        Self { db, cache: TtlCache::new(1, CACHE_TTL) }
     }
 
     /// Returns the dedicated lanes by key.
     pub async fn current(&self) -> Result<Arc<DedicatedLaneIds>, DbError> {
-        // With a slow database, each caller waits no longer than one query may take, however many are waiting.
-        let limit = self.db.limit();
-        let known = tokio::time::timeout(limit, self.known.lock()).await;
-        let mut known = known.map_err(|_| DbError::Timeout { query: "lanes.dedicated.all", limit })?;
-        if let Some((asked, splits)) = &*known
-            && asked.elapsed() < CACHE_TTL
-        {
-            return Ok(splits.clone());
-        }
-        let asked = Instant::now();
-        let splits = Arc::new(all(&self.db).await?);
-        *known = Some((asked, splits.clone()));
-        Ok(splits)
+        self.cache.get_or_load(&(), Instant::now(), || all(&self.db)).await
     }
 
     /// Clears the cache, because a lane was just created.
-    pub async fn forget(&self) {
-        *self.known.lock().await = None;
+    pub fn forget(&self) {
+        self.cache.clear();
     }
 }
 
-async fn all(db: &Db) -> Result<DedicatedLaneIds, DbError> {
+async fn all(db: &Db) -> Result<Arc<DedicatedLaneIds>, DbError> {
     let query = sqlx::query!(
         "SELECT id, tenant_id, stream, route, domain FROM lanes
          WHERE route <> 'mx' AND domain <> '*'
            AND num_nonnulls(connections, rate, mails_per_connection, learned_rate, paused_at, blocked_since) > 0"
     );
     let rows = db.timed("lanes.dedicated.all", query.fetch_all(&db.pool)).await?;
-    Ok(rows.into_iter().map(|row| ((row.tenant_id, row.stream, row.route, row.domain), row.id)).collect())
+    Ok(Arc::new(rows.into_iter().map(|row| ((row.tenant_id, row.stream, row.route, row.domain), row.id)).collect()))
 }
 
 /// A recipient in a shared lane.

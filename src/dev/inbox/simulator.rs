@@ -10,9 +10,11 @@
 //! | `greylist` | the first attempt is deferred with a greylisting reply |
 //! | `expired` | every attempt is deferred |
 
-use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use parking_lot::Mutex;
+use quick_cache::sync::Cache;
 
 use crate::domain::outcome::EnhancedCode;
 use crate::smtp::inbound::SmtpRefusal;
@@ -20,13 +22,19 @@ use crate::smtp::inbound::SmtpRefusal;
 /// The domain of these addresses.
 const DOMAIN: &str = "simulator.postrider.test";
 
-/// Maximum number of pairs of return path and recipient whose attempts are counted; beyond it, all counts are reset.
+/// Maximum number of pairs of return path and recipient whose attempts are counted.
 const COUNTED: usize = 10_000;
 
 /// Simulates failures by the recipients' addresses. Counts attempts in memory only.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Simulator {
-    attempts: Mutex<HashMap<(String, String), u32>>,
+    attempts: Cache<(String, String), Arc<AtomicU32>>,
+}
+
+impl Default for Simulator {
+    fn default() -> Self {
+        Self { attempts: Cache::new(COUNTED) }
+    }
 }
 
 /// The behaviour that an address selects.
@@ -65,13 +73,9 @@ impl Simulator {
     }
 
     fn count(&self, from: &str, to: &str) -> u32 {
-        let mut attempts = self.attempts.lock();
-        if attempts.len() >= COUNTED {
-            attempts.clear();
-        }
-        let count = attempts.entry((from.to_owned(), to.to_owned())).or_default();
-        *count = count.saturating_add(1);
-        *count
+        let key = (from.to_owned(), to.to_owned());
+        let Ok(count) = self.attempts.get_or_insert_with(&key, || Ok::<_, Infallible>(Arc::default()));
+        count.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 

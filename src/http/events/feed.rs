@@ -87,12 +87,12 @@ pub async fn list(
     let tenant = caller.tenant();
     if wants_stream(&headers) {
         let after = begin(&api, tenant, last_event_id(&headers)?.unwrap_or(start)).await?;
-        let turn = api.followers.take(caller.key_id()).await?;
-        return Ok(stream::respond(api, caller, turn, filter, after).into_response());
+        let permit = api.long_requests.acquire(caller.key_id()).await?;
+        return Ok(stream::respond(api, caller, permit, filter, after).into_response());
     }
     let after = begin(&api, tenant, start).await?;
-    let _turn = match wait {
-        Some(1..) => Some(api.followers.take(caller.key_id()).await?),
+    let _permit = match wait {
+        Some(1..) => Some(api.long_requests.acquire(caller.key_id()).await?),
         _ => None,
     };
     let until = Instant::now() + Duration::from_secs(wait.unwrap_or(0));

@@ -16,7 +16,7 @@ use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
 use crate::http::Api;
 use crate::http::auth::Caller;
-use crate::http::turns::Turn;
+use crate::http::concurrency_limit::ConcurrencyPermit;
 
 /// Maximum duration of one connection. The client reconnects with `Last-Event-ID`.
 const MAX_DURATION: Duration = Duration::from_mins(15);
@@ -40,11 +40,17 @@ struct Reader {
     /// Events read and not yet sent.
     read: VecDeque<Event>,
     until: Instant,
-    _turn: Turn,
+    _permit: ConcurrencyPermit,
 }
 
 /// Streams the events above `after`, and all that follow.
-pub(super) fn respond(api: Api, caller: Caller, turn: Turn, filter: Filter, after: i64) -> impl IntoResponse {
+pub(super) fn respond(
+    api: Api,
+    caller: Caller,
+    permit: ConcurrencyPermit,
+    filter: Filter,
+    after: i64,
+) -> impl IntoResponse {
     let (tenant, now) = (caller.tenant(), Instant::now());
     let reader = Reader {
         api,
@@ -55,7 +61,7 @@ pub(super) fn respond(api: Api, caller: Caller, turn: Turn, filter: Filter, afte
         after,
         read: VecDeque::new(),
         until: now + MAX_DURATION,
-        _turn: turn,
+        _permit: permit,
     };
     let events = stream::unfold(reader, async |mut reader| {
         let event = reader.next().await?;

@@ -67,7 +67,7 @@ pub async fn create(
     if dry_run == Some(true) {
         let message = parse(&api, caller.tenant(), read.bytes).await?;
         admit(&caller, &message)?;
-        return plan::respond(&api, &caller, message, read.share).await;
+        return plan::respond(&api, &caller, message, read.reservation).await;
     }
     let key = idempotency::key(&headers)?;
     if let Some(key) = key
@@ -87,7 +87,7 @@ pub async fn create(
     let mut answer = Accepted { warnings, ..Accepted::of_new(&message) };
     let accepted = api.acceptor.accept(caller.tenant(), message, idempotency).await?;
     // Holds the memory of a large body until its attachments are stored.
-    drop(read.share);
+    drop(read.reservation);
     match accepted {
         accept::Accepted::New { suppressed } => {
             answer.suppress(&suppressed);

@@ -124,7 +124,7 @@ pub async fn get(
     caller.may(Scope::Read)?;
     let tenant = caller.tenant();
     let message = super::read::row(&api, &caller, id).await?;
-    let _turn = api.turns.take(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
     let now = api.clock.now();
     let rows = explain::places(&api.db, tenant, id, now).await?;
     let mut places = Surroundings::load(&api, tenant, &message, &rows, now).await?;

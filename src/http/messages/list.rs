@@ -47,7 +47,7 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
     let limit = params.limit();
     let mut filter = Filter { sender_domains: caller.sender_domains().map(<[String]>::to_vec), ..filter(&mut params) };
     params.finish()?;
-    let _turn = api.turns.take(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
     let now = api.clock.now();
     let horizon = messages::horizon(&api.db, caller.tenant(), &filter).await.map_err(too_broad)?;
     filter.created_after = horizon.or(filter.created_after);

@@ -33,7 +33,7 @@ use crate::domain::suppression::{AddressKey, Suppression};
 use crate::domain::unsubscribe::{self, Ticket};
 use crate::http::auth::Caller;
 use crate::http::delivery::{Delivery, RelayView};
-use crate::http::room::Share;
+use crate::http::memory_limit::Reservation;
 use crate::http::suppressions::view::SuppressionView;
 use crate::http::{Api, ApiError, response};
 use crate::mail;
@@ -104,12 +104,12 @@ pub struct PlannedRecipient {
     pub first_attempt: Option<Estimate>,
 }
 
-/// Returns the plan of a valid message. `body` is its share of the memory for large bodies.
+/// Returns the plan of a valid message. `body` is its part of the memory for large bodies.
 pub(super) async fn respond(
     api: &Api,
     caller: &Caller,
     message: NewMessage,
-    body: Option<Share>,
+    body: Option<Reservation>,
 ) -> Result<Response, ApiError> {
     let now = message.created_at;
     let (sender_status, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
@@ -254,7 +254,7 @@ impl Lanes {
             ..Filter::default()
         };
         let now = message.created_at;
-        let _turn = api.turns.take(caller.key_id()).await?;
+        let _permit = api.slow_queries.acquire(caller.key_id()).await?;
         let lanes = lanes::overview::lanes(&api.db, tenant, &filter, limit, now).await?;
         let there = if may_read {
             let ids: Vec<i64> = lanes.iter().map(|lane| lane.id.0).collect();

@@ -7,7 +7,7 @@
 //! one is refused.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
@@ -18,6 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::Limits;
+use crate::limiter::peers::{PeerCounts, network};
 
 /// [`Activity::state`] while a request is in progress, and once the connection is to be closed. Otherwise the state is
 /// the time since which the connection is idle, in nanoseconds after the server's start.
@@ -37,7 +38,7 @@ pub(super) struct Connections {
 struct Open {
     last: u64,
     by_number: HashMap<u64, Connection>,
-    by_peer: HashMap<IpAddr, usize>,
+    by_peer: PeerCounts,
 }
 
 #[derive(Debug)]
@@ -102,7 +103,7 @@ impl Connections {
     pub(super) fn admit(self: &Arc<Self>, ip: IpAddr) -> Admission {
         let peer = network(ip);
         let mut open = self.open();
-        if open.count_of(peer) >= self.limits.per_peer && !open.evict(Some(peer)) {
+        if open.by_peer.get(peer) >= self.limits.per_peer && !open.evict(Some(peer)) {
             return Admission::Full("http.connections_per_peer");
         }
         if open.by_number.len() >= self.limits.connections && !open.evict(None) {
@@ -112,7 +113,7 @@ impl Connections {
         open.last += 1;
         let number = open.last;
         open.by_number.insert(number, Connection { peer, activity: activity.clone() });
-        *open.by_peer.entry(peer).or_default() += 1;
+        open.by_peer.add(peer);
         Admission::Admitted(Slot { connections: self.clone(), number, activity })
     }
 
@@ -122,16 +123,12 @@ impl Connections {
 }
 
 impl Open {
-    fn count_of(&self, peer: IpAddr) -> usize {
-        self.by_peer.get(&peer).copied().unwrap_or(0)
-    }
-
     /// Closes an idle connection of this peer, or of the peer that has the most. Returns false if there is none.
     fn evict(&mut self, only: Option<IpAddr>) -> bool {
         loop {
             let idle = self.by_number.iter().filter(|(_, one)| only.is_none_or(|peer| one.peer == peer));
             let idle = || idle.clone().filter_map(|(number, one)| Some((*number, one, one.activity.idle_since()?)));
-            let peer = idle().map(|(_, one, _)| one.peer).max_by_key(|peer| self.count_of(*peer));
+            let peer = idle().map(|(_, one, _)| one.peer).max_by_key(|peer| self.by_peer.get(*peer));
             let (new, used): (Vec<_>, Vec<_>) = idle()
                 .filter(|(_, one, _)| Some(one.peer) == peer)
                 .map(|(number, one, since)| (since, number, one.activity.born == since))
@@ -147,12 +144,8 @@ impl Open {
     }
 
     fn remove(&mut self, number: u64) {
-        let Some(Connection { peer, .. }) = self.by_number.remove(&number) else { return };
-        if let Some(count) = self.by_peer.get_mut(&peer) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_peer.remove(&peer);
-            }
+        if let Some(Connection { peer, .. }) = self.by_number.remove(&number) {
+            self.by_peer.remove(peer);
         }
     }
 }
@@ -232,17 +225,6 @@ impl Activity {
 /// Returns the nanoseconds since the server's start: more than [`BUSY`], less than [`EVICTED`].
 fn since(started: Instant) -> u64 {
     u64::try_from(started.elapsed().as_nanos()).unwrap_or(EVICTED - 1).clamp(BUSY + 1, EVICTED - 1)
-}
-
-/// Returns the network of one peer: an IPv4 address, or an IPv6 /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        address @ IpAddr::V4(_) => address,
-    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
 use crate::domain::suppression::Suppression;
 use crate::http::auth::Caller;
-use crate::http::turns::Turn;
+use crate::http::concurrency_limit::ConcurrencyPermit;
 use crate::http::{Api, ApiError, AuthErrors};
 
 /// Entries per statement.
@@ -42,9 +42,9 @@ pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) 
     caller.may(Scope::Read)?;
     caller.require_all_domains("The suppression list applies to")?;
     let format = format(&headers);
-    let turn = api.followers.take(caller.key_id()).await?;
+    let permit = api.long_requests.acquire(caller.key_id()).await?;
     let mut export = Export {
-        _turn: turn,
+        _permit: permit,
         db: api.db.clone(),
         tenant: caller.tenant(),
         now: api.clock.now(),
@@ -90,7 +90,7 @@ type Key = (String, String);
 /// An export in progress.
 struct Export {
     /// Limits concurrent exports, which last as long as their clients read.
-    _turn: Turn,
+    _permit: ConcurrencyPermit,
     db: Db,
     tenant: TenantId,
     now: DateTime<Utc>,

@@ -12,21 +12,21 @@
 //! and with a certificate STARTTLS (RFC 3207), which discards all state and input from before the handshake.
 //!
 //! *Bytes → lines and messages → commands → session*: `line`, `data`, `path` and `command` are pure; `wire` is the
-//! socket, `session` the protocol, `peers` the limits per client, `seats` decides which session ends for a new one when
-//! all are in use, `server` is the listener. A session runs over any stream, including TLS.
+//! socket, `session` the protocol, `client_limits` the limits per client, `session_eviction` decides which session
+//! ends for a new one when all are in use, `server` is the listener. A session runs over any stream, including TLS.
 
 use std::net::SocketAddr;
 
 use crate::domain::outcome::EnhancedCode;
 
+mod client_limits;
 mod command;
 mod data;
 mod line;
 mod path;
-mod peers;
-mod seats;
 mod server;
 mod session;
+mod session_eviction;
 mod settings;
 mod tls;
 mod wire;

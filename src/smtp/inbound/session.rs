@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 mod auth;
 
+use super::client_limits::ClientConnection;
 use super::command::{self, Command, Mail};
 use super::data::{DataFault, DataReader};
 use super::line::{LineFault, LineReader};
-use super::peers::Guest;
-use super::seats::Seat;
+use super::session_eviction::ActiveSession;
 use super::wire::Wire;
 use super::{Handler, ReceivedMail, Settings, SmtpRefusal};
 
@@ -29,8 +29,8 @@ pub(super) struct Session<'a, S, H> {
     handler: &'a H,
     settings: &'a Settings,
     peer: SocketAddr,
-    guest: &'a Guest,
-    seat: &'a Seat,
+    client: &'a ClientConnection,
+    active: &'a ActiveSession,
     stop: CancellationToken,
     /// Whether the stream uses TLS.
     is_secure: bool,
@@ -59,14 +59,14 @@ enum Heard {
     /// The server is stopping.
     Stop,
     /// The session must end for another.
-    Leave,
+    Evicted,
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
     pub(super) fn new(
         stream: S,
         peer: SocketAddr,
-        (guest, seat): (&'a Guest, &'a Seat),
+        (client, active): (&'a ClientConnection, &'a ActiveSession),
         handler: &'a H,
         settings: &'a Settings,
         stop: CancellationToken,
@@ -78,8 +78,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             handler,
             settings,
             peer,
-            guest,
-            seat,
+            client,
+            active,
             stop,
             is_secure: false,
             helo: None,
@@ -122,7 +122,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
                     self.wire.say(421, "4.3.2 The server is stopping");
                     return Ok(Next::Quit);
                 }
-                Heard::Leave => {
+                Heard::Evicted => {
                     self.wire.say(421, "4.3.2 Server busy and this session is idle, try again later");
                     return Ok(Next::Quit);
                 }
@@ -159,11 +159,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             }
             self.wire.flush(deadline).await?;
             let is_busy = self.mail.as_ref().is_some_and(|(_, to)| !to.is_empty());
-            self.seat.note(is_busy, Instant::now());
+            self.active.note(is_busy, Instant::now());
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(Heard::Stop),
-                () = self.seat.leave.cancelled() => return Ok(Heard::Leave),
+                () = self.active.evicted.cancelled() => return Ok(Heard::Evicted),
                 filled = self.wire.fill(deadline) => filled?,
             }
         }
@@ -249,11 +249,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             return self.refuse(553, "5.6.7 This address needs SMTPUTF8");
         }
         if mail.size.is_some_and(|size| size > self.settings.max_message as u64) {
-            self.guest.note_refusal(self.peer, "too big");
+            self.client.note_refusal(self.peer, "too big");
             return self.refuse(552, "5.3.4 The message is too big");
         }
-        if !self.guest.may_send(Instant::now()) {
-            self.guest.note_refusal(self.peer, "too many a minute");
+        if !self.client.may_send(Instant::now()) {
+            self.client.note_refusal(self.peer, "too many a minute");
             return self.refuse(450, "4.7.1 Too many messages from your address, try again later");
         }
         self.mail = Some((mail, Vec::new()));
@@ -275,7 +275,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
                 recipients.push(to);
                 self.commands = 0;
                 // Recorded here and not only before a wait: DATA may have arrived with this command.
-                self.seat.note(true, Instant::now());
+                self.active.note(true, Instant::now());
                 self.ok("2.1.5 Recipient OK")
             }
             Err(refusal) => self.refuse_with(&refusal),

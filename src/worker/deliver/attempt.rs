@@ -13,11 +13,11 @@ use super::envelopes::{Envelope, envelopes};
 use super::judge::{self, End, Start};
 use super::lease_check::LeaseCheck;
 use super::loaded_message::LoadedMessage;
-use super::memory_budget::Reservation;
 use crate::db::messages::stored::StoredMessageError;
 use crate::db::queue::{Claimed, Finished, Rescheduled};
 use crate::domain::id::MessageId;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
+use crate::limiter::ReservedPermit;
 use crate::smtp::NotBegun;
 use crate::worker::claim::allocation::URGENT;
 use crate::worker::lease::release::RETRY_PAUSE;
@@ -27,7 +27,7 @@ struct Prepared<'a> {
     mime: Vec<u8>,
     envelopes: Vec<Envelope>,
     /// Reserved until the message is sent.
-    _memory: Option<Reservation<'a>>,
+    _memory: Option<ReservedPermit<'a>>,
 }
 
 const UNREADABLE: &str = "postrider failed to read this message from its database; see its log";
@@ -157,14 +157,13 @@ async fn defer(cx: &DeliverContext, message: LoadedMessage, error: &StoredMessag
     cx.leases.reschedule(message.claimed, to).await;
 }
 
-/// Logs it once per interval for each domain or stream, and not for each message.
+/// Logs it once a minute for each domain or stream, and not for each message.
 fn log_preparation_failure(cx: &DeliverContext, message: &LoadedMessage, error: &StoredMessageError) {
-    const INTERVAL: TimeDelta = TimeDelta::minutes(1);
     let what = match error {
         StoredMessageError::Unsigned(domain, _) => format!("domain {domain}"),
         _ => format!("stream {}", message.stored.row.stream),
     };
-    if cx.log_limit.allows(&what, cx.clock.now(), INTERVAL) {
+    if cx.preparation_failures.allows(&what, cx.clock.now()) {
         tracing::error!(
             event = "preparation_failed",
             %error,
@@ -176,7 +175,7 @@ fn log_preparation_failure(cx: &DeliverContext, message: &LoadedMessage, error: 
 
 /// Reserves the memory that a large message needs while it is built: once as attachments, and once as MIME, which is a
 /// third larger. It is signed in place.
-async fn reserve_memory<'a>(cx: &'a DeliverContext, message: &LoadedMessage) -> Reservation<'a> {
+async fn reserve_memory<'a>(cx: &'a DeliverContext, message: &LoadedMessage) -> ReservedPermit<'a> {
     let bytes = u64::try_from(message.stored.row.size).unwrap_or(0).saturating_mul(5) / 2;
     let lane = message.claimed.first().and_then(|row| cx.leases.in_flight.lane(row.lane_id));
     cx.memory.reserve(bytes, lane.is_some_and(|lane| lane.priority <= URGENT)).await

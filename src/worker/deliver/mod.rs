@@ -50,8 +50,8 @@ pub(crate) struct DeliverContext {
     pub routes: RouteTable,
     pub returns: Option<Returns>,
     pub links: Option<Links>,
-    /// Limits the log lines about one domain, stream or lane.
-    pub log_limit: KeyedLogLimit,
+    /// Limits the log lines about messages of one domain or stream that cannot be prepared.
+    pub preparation_failures: KeyedLogLimit,
     /// Cancelled when no more attempts may begin.
     pub closing: CancellationToken,
     pub tasks: TaskTracker,

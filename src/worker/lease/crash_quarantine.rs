@@ -4,13 +4,12 @@
 //! recorded before it begins. One that was being tried at a second crash is tried alone. The third crash therefore
 //! identifies its cause, and no recipient is held for having been near.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::AcquireError;
 
 use crate::db::workers::CRASHES_TO_HOLD;
+use crate::limiter::{KeyedPermit, KeyedSemaphore};
 
 /// Messages tried at a time that were in flight at one crash.
 const CONCURRENCY: u32 = 8;
@@ -22,36 +21,22 @@ const QUEUED_PER_TURN: usize = 4;
 /// Messages one domain may have in quarantine.
 const DOMAIN_CAPACITY: usize = DOMAIN_CONCURRENCY * QUEUED_PER_TURN;
 
-/// Which messages are in quarantine, and which of them may be tried now.
+/// Which messages are in quarantine, and which of them may be tried now. A message that goes directly to the servers of
+/// a domain also counts for that domain, by its lane.
 #[derive(Debug)]
 pub(crate) struct CrashQuarantine {
     /// Messages in quarantine, waiting or being tried: they must not use up the capacity that other messages need.
-    slots: Arc<Semaphore>,
+    slots: Arc<KeyedSemaphore<i64>>,
     capacity: usize,
     /// Messages being tried, in the order of their arrival.
-    turns: Semaphore,
-    /// The same for the messages of one domain, by lane.
-    domains: Mutex<HashMap<i64, Arc<Domain>>>,
-}
-
-#[derive(Debug)]
-struct Domain {
-    slots: Arc<Semaphore>,
-    turns: Semaphore,
+    turns: Arc<KeyedSemaphore<i64>>,
 }
 
 /// A message's slot in quarantine, until dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    _overall: OwnedSemaphorePermit,
-    domain: Option<(Arc<Domain>, OwnedSemaphorePermit)>,
-}
-
-/// Permission to try one message, until dropped.
-#[derive(Debug)]
-pub(crate) struct Turn<'a> {
-    _domain: Option<SemaphorePermit<'a>>,
-    _overall: SemaphorePermit<'a>,
+    domain: Option<i64>,
+    _permit: KeyedPermit<i64>,
 }
 
 impl CrashQuarantine {
@@ -59,25 +44,17 @@ impl CrashQuarantine {
     pub(crate) fn new(concurrency: usize) -> Self {
         let capacity = (concurrency / 4).clamp(1, 64);
         Self {
-            slots: Arc::new(Semaphore::new(capacity)),
+            slots: KeyedSemaphore::new(capacity, DOMAIN_CAPACITY),
             capacity,
-            turns: Semaphore::new(CONCURRENCY as usize),
-            domains: Mutex::default(),
+            turns: KeyedSemaphore::new(CONCURRENCY as usize, DOMAIN_CONCURRENCY),
         }
     }
 
     /// Returns a slot for a message, if there is one. `domain` is the lane of a message that goes directly to the servers
     /// of a domain.
     pub(crate) fn admit(&self, domain: Option<i64>) -> Option<Slot> {
-        let overall = self.slots.clone().try_acquire_owned().ok()?;
-        let domain = match domain.map(|lane| self.domain(lane)) {
-            Some(domain) => {
-                let slot = domain.slots.clone().try_acquire_owned().ok()?;
-                Some((domain, slot))
-            }
-            None => None,
-        };
-        Some(Slot { _overall: overall, domain })
+        let permit = self.slots.try_acquire(domain).ok()?;
+        Some(Slot { domain, _permit: permit })
     }
 
     /// Returns how many messages, of one domain or of all, can be in quarantine.
@@ -85,24 +62,12 @@ impl CrashQuarantine {
         if is_domain { DOMAIN_CAPACITY.min(self.capacity) } else { self.capacity }
     }
 
-    /// Waits until a message may be tried that was in flight at this many crashes. The domain's turn comes first, so that
-    /// no message waits with an overall turn. The semaphores are never closed.
-    pub(crate) async fn turn<'a>(&'a self, slot: &'a Slot, crashes: i16) -> Result<Turn<'a>, AcquireError> {
+    /// Waits until a message may be tried that was in flight at this many crashes; it may be tried until the permit is
+    /// dropped. The semaphore is never closed.
+    pub(crate) async fn turn(&self, slot: &Slot, crashes: i16) -> Result<KeyedPermit<i64>, AcquireError> {
         // Alone where one more crash would hold the message.
         let permits = if crashes + 1 >= CRASHES_TO_HOLD { CONCURRENCY } else { 1 };
-        let domain = match &slot.domain {
-            Some((domain, _)) => Some(domain.turns.acquire().await?),
-            None => None,
-        };
-        Ok(Turn { _domain: domain, _overall: self.turns.acquire_many(permits).await? })
-    }
-
-    fn domain(&self, lane: i64) -> Arc<Domain> {
-        let mut domains = self.domains.lock();
-        domains.retain(|id, domain| *id == lane || Arc::strong_count(domain) > 1);
-        let new =
-            || Domain { slots: Arc::new(Semaphore::new(DOMAIN_CAPACITY)), turns: Semaphore::new(DOMAIN_CONCURRENCY) };
-        domains.entry(lane).or_insert_with(|| Arc::new(new())).clone()
+        self.turns.acquire(slot.domain, permits).await
     }
 }
 
@@ -122,8 +87,5 @@ mod tests {
         let all: Vec<Slot> = std::iter::from_fn(|| quarantine.admit(None)).collect();
         assert_eq!(all.len(), 64, "none was lost");
         assert!(quarantine.admit(Some(1)).is_none());
-        drop(all);
-        quarantine.domain(3);
-        assert_eq!(quarantine.domains.lock().len(), 1, "unused domains are removed");
     }
 }

@@ -12,6 +12,7 @@ use crate::db::DbError;
 use crate::db::lanes;
 use crate::db::lanes::expire_closed::{ClosedLane, QueuePosition, WaitingRecipient};
 use crate::domain::id::LaneId;
+use crate::telemetry::KeyedLogLimit;
 use crate::worker::deliver::DeliverContext;
 
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -28,13 +29,14 @@ const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages whose `expires_at` passes within this time because of a pause are logged.
 const WARN_BEFORE: TimeDelta = TimeDelta::hours(1);
 /// Shortest interval between two such warnings about one lane.
-const WARN_INTERVAL: TimeDelta = TimeDelta::minutes(15);
+const WARN_INTERVAL: Duration = Duration::from_mins(15);
 
 /// Expires recipients in closed lanes.
 #[derive(Debug)]
 pub(crate) struct ClosedLaneExpiry {
     cx: Arc<DeliverContext>,
     progress: Mutex<Progress>,
+    warned: KeyedLogLimit,
 }
 
 /// Where the last run ended.
@@ -63,7 +65,7 @@ pub(crate) async fn run(expiry: Arc<ClosedLaneExpiry>) {
 
 impl ClosedLaneExpiry {
     pub(crate) fn new(cx: Arc<DeliverContext>) -> Self {
-        Self { cx, progress: Mutex::default() }
+        Self { cx, progress: Mutex::default(), warned: KeyedLogLimit::new(WARN_INTERVAL) }
     }
 
     pub(crate) async fn once(&self) -> Result<(), DbError> {
@@ -96,7 +98,7 @@ impl ClosedLaneExpiry {
         }
         for expiring in lanes::expire_closed::expiring(&self.cx.db, &paused, now + WARN_BEFORE).await? {
             let lane = LaneId(expiring.lane);
-            if self.cx.log_limit.allows(&format!("expiring {lane}"), now, WARN_INTERVAL) {
+            if self.warned.allows(&lane.to_string(), now) {
                 tracing::warn!(
                     event = "pause_expires_messages",
                     %lane,

@@ -103,7 +103,7 @@ impl AdaptiveLimits {
         }
         // After the update: a lane without one is not a domain's own.
         if has_split {
-            self.cx.splits.forget().await;
+            self.cx.splits.forget();
         }
     }
 

@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Which module may use which. All modules may use `clock`, `config`, `dns` and `telemetry`.
+/// Which module may use which. All modules but `domain` may use the [`LEAVES`].
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
+    ("batcher", &[]),
+    ("cache", &[]),
     ("clock", &[]),
     ("dns", &["domain"]),
     ("http_client", &[]),
+    ("limiter", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
     ("mail", &["domain"]),
@@ -28,7 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("cli", &["app", "bench", "http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
 ];
-const LEAVES: &[&str] = &["clock", "config", "dns", "http_client", "telemetry"];
+const LEAVES: &[&str] = &["batcher", "cache", "clock", "config", "dns", "http_client", "limiter", "telemetry"];
 
 pub(super) fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -34,7 +34,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'_, S, H> {
                     self.wire.say(421, "4.3.2 The server is stopping");
                     return Ok(Next::Quit);
                 }
-                Heard::Leave => {
+                Heard::Evicted => {
                     self.wire.say(421, "4.3.2 Server busy and this session is idle, try again later");
                     return Ok(Next::Quit);
                 }

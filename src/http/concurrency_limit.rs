@@ -1,0 +1,78 @@
+//! Concurrency limits for slow requests, in total and per key, with a bounded wait: slow requests must not use up the
+//! database connections that accept messages, and one key must not use up the limit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ApiError;
+use crate::domain::id::KeyId;
+use crate::limiter::{KeyedPermit, KeyedSemaphore};
+
+/// The number of requests at once, and how long others wait.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LimitSettings {
+    total: usize,
+    per_key: usize,
+    wait: Duration,
+    /// The error after that wait.
+    refusal: &'static str,
+}
+
+/// Expensive queries.
+pub(super) const SLOW_QUERIES: LimitSettings = LimitSettings {
+    total: 4,
+    per_key: 2,
+    wait: Duration::from_secs(5),
+    refusal: "Too many slow queries at once. Retry the request, or narrow the query.",
+};
+
+/// Requests that last as long as the client wants: event streams, long polls and exports.
+pub(super) const LONG_REQUESTS: LimitSettings = LimitSettings {
+    total: 400,
+    per_key: 100,
+    wait: Duration::ZERO,
+    refusal: "Too many event streams, long polls and exports at once. Close some, or retry later.",
+};
+
+/// The concurrency limit of one kind of request.
+#[derive(Debug)]
+pub(super) struct ConcurrencyLimit {
+    settings: LimitSettings,
+    requests: Arc<KeyedSemaphore<KeyId>>,
+}
+
+/// The right to run one request, until dropped.
+pub(super) type ConcurrencyPermit = KeyedPermit<KeyId>;
+
+impl ConcurrencyLimit {
+    pub(super) fn new(settings: LimitSettings) -> Self {
+        Self { requests: KeyedSemaphore::new(settings.total, settings.per_key), settings }
+    }
+
+    /// Waits until a request of this key may run.
+    pub(super) async fn acquire(&self, key: KeyId) -> Result<ConcurrencyPermit, ApiError> {
+        match tokio::time::timeout(self.settings.wait, self.requests.acquire(Some(key), 1)).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(ApiError::Unavailable(self.settings.refusal)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_beyond_the_limit_are_refused() {
+        let limit = ConcurrencyLimit::new(LimitSettings { wait: Duration::ZERO, ..SLOW_QUERIES });
+        let [one, two, three] = [1, 2, 3].map(|n| KeyId(Uuid::from_u128(n)));
+        let mut running = vec![limit.acquire(one).await.unwrap(), limit.acquire(one).await.unwrap()];
+        assert!(matches!(limit.acquire(one).await, Err(ApiError::Unavailable(_))), "the key has its share");
+        running.extend([limit.acquire(two).await.unwrap(), limit.acquire(two).await.unwrap()]);
+        assert!(limit.acquire(three).await.is_err(), "the wait is bounded");
+        running.truncate(3);
+        assert!(limit.acquire(three).await.is_ok());
+    }
+}

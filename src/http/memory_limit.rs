@@ -1,0 +1,292 @@
+//! Memory shared by requests or responses of any size: each reserves its part as it grows, and releases it when
+//! dropped.
+//!
+//! - No deadlock: memory is granted only if all holders can still get the rest of their need in some order (the
+//!   banker's algorithm). So an upload that has only begun blocks only those that need all of the memory.
+//! - No monopoly: a key may begin another large body only while all of its bodies fit into three quarters of the
+//!   memory, and callers without a key into one quarter. A single body may have any size.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use crate::domain::id::KeyId;
+
+/// The key of a body's caller; `None` without a key.
+pub(super) type Owner = Option<KeyId>;
+
+/// Memory for bodies, in bytes.
+#[derive(Debug)]
+pub(super) struct MemoryLimit {
+    capacity: u64,
+    state: Mutex<State>,
+    released: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last: u64,
+    holders: BTreeMap<u64, Holder>,
+}
+
+/// One reservation.
+#[derive(Debug)]
+struct Holder {
+    owner: Owner,
+    held: u64,
+    /// The maximum that it may need.
+    need: u64,
+    is_waiting: bool,
+}
+
+/// A part of the memory of a [`MemoryLimit`], released when dropped.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    limit: Arc<MemoryLimit>,
+    number: u64,
+}
+
+/// No memory became free in time.
+#[derive(Debug)]
+pub(super) struct OutOfMemory;
+
+impl MemoryLimit {
+    pub(super) fn new(capacity: u64) -> Arc<Self> {
+        Arc::new(Self { capacity, state: Mutex::default(), released: Notify::new() })
+    }
+
+    /// Begins an empty reservation for a body that may need up to `need` bytes, capped at the capacity.
+    pub(super) fn begin(self: &Arc<Self>, owner: Owner, need: u64) -> Reservation {
+        let mut state = self.state();
+        state.last += 1;
+        let number = state.last;
+        let holder = Holder { owner, held: 0, need: need.min(self.capacity), is_waiting: false };
+        state.holders.insert(number, holder);
+        Reservation { limit: self.clone(), number }
+    }
+
+    /// Reserves `need` bytes, waiting at most `wait`.
+    pub(super) async fn reserve(
+        self: &Arc<Self>,
+        owner: Owner,
+        need: u64,
+        wait: Duration,
+    ) -> Result<Reservation, OutOfMemory> {
+        let reservation = self.begin(owner, need);
+        reservation.grow(need, wait).await?;
+        Ok(reservation)
+    }
+
+    /// Reserves memory for data that is in memory already. Does not wait if as much as the capacity is waiting.
+    pub(super) async fn reserve_for_built(
+        self: &Arc<Self>,
+        owner: Owner,
+        need: u64,
+        wait: Duration,
+    ) -> Result<Reservation, OutOfMemory> {
+        let waiting: u64 =
+            self.state().holders.values().filter(|holder| holder.is_waiting).map(|holder| holder.need).sum();
+        let wait = if waiting < self.capacity { wait } else { Duration::ZERO };
+        self.reserve(owner, need, wait).await
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+}
+
+impl Reservation {
+    /// Grows the reservation to `to` bytes, waiting at most `wait`.
+    pub(super) async fn grow(&self, to: u64, wait: Duration) -> Result<(), OutOfMemory> {
+        let granted = async {
+            loop {
+                let released = self.limit.released.notified();
+                if self.try_grow(to) {
+                    return;
+                }
+                released.await;
+            }
+        };
+        if self.try_grow(to) {
+            return Ok(());
+        }
+        self.change(|holder| holder.is_waiting = true);
+        let granted = tokio::time::timeout(wait, granted).await.map_err(|_| OutOfMemory);
+        self.change(|holder| holder.is_waiting = false);
+        granted
+    }
+
+    /// Releases all bytes beyond `to`, and reduces the need to it.
+    pub(super) fn shrink(&self, to: u64) {
+        self.change(|holder| {
+            holder.held = holder.held.min(to);
+            holder.need = holder.need.min(to);
+        });
+        self.limit.released.notify_waiters();
+    }
+
+    /// Returns whether another owner waits for memory.
+    pub(super) fn blocks_others(&self) -> bool {
+        let state = self.limit.state();
+        let own = state.holders.get(&self.number).map(|holder| holder.owner);
+        state.holders.values().any(|holder| holder.is_waiting && Some(holder.owner) != own)
+    }
+
+    fn try_grow(&self, to: u64) -> bool {
+        let mut state = self.limit.state();
+        let may = state.may_grow(self.number, to, self.limit.capacity);
+        if may && let Some(holder) = state.holders.get_mut(&self.number) {
+            holder.held = holder.held.max(to.min(holder.need));
+        }
+        may
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Holder)) {
+        if let Some(holder) = self.limit.state().holders.get_mut(&self.number) {
+            change(holder);
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.limit.state().holders.remove(&self.number);
+        self.limit.released.notify_waiters();
+    }
+}
+
+impl State {
+    fn may_grow(&self, number: u64, to: u64, capacity: u64) -> bool {
+        let Some(holder) = self.holders.get(&number) else { return false };
+        let to = to.min(holder.need);
+        if to <= holder.held {
+            return true;
+        }
+        if holder.held == 0 && !self.may_begin(number, holder, capacity) {
+            return false;
+        }
+        let held: u64 = self.holders.values().map(|holder| holder.held).sum();
+        let Some(mut free) = capacity.checked_sub(held + to - holder.held) else { return false };
+        // In order of missing bytes: if all can be served in this order, there is no deadlock.
+        let begun = self.holders.iter().filter(|(n, holder)| **n == number || holder.held > 0);
+        let mut begun: Vec<(u64, u64)> = begun
+            .map(
+                |(n, holder)| {
+                    if *n == number { (holder.need - to, to) } else { (holder.need - holder.held, holder.held) }
+                },
+            )
+            .collect();
+        begun.sort_unstable();
+        begun.into_iter().all(|(lacks, held)| {
+            let is_served = lacks <= free;
+            free += held;
+            is_served
+        })
+    }
+
+    /// Returns whether the owner may begin one more, and no earlier reservation needs most of the memory.
+    fn may_begin(&self, number: u64, new: &Holder, capacity: u64) -> bool {
+        let quarter = capacity / 4;
+        let others = self.holders.values().filter(|holder| holder.held > 0 && holder.owner == new.owner);
+        let (count, sum) = others.fold((0, 0), |(count, sum), holder| (count + 1, sum + holder.need));
+        let limit = if new.owner.is_some() { capacity - quarter } else { quarter };
+        let fits = count == 0 || sum + new.need <= limit;
+        let earlier = self.holders.range(..number);
+        let mut waiting =
+            earlier.filter(|(_, holder)| holder.is_waiting && holder.held == 0 && holder.owner != new.owner);
+        fits && (new.need <= quarter || waiting.next().is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[expect(clippy::unnecessary_wraps, reason = "so that it can stand beside `None`")]
+    fn key(n: u128) -> Owner {
+        Some(KeyId(Uuid::from_u128(n)))
+    }
+
+    #[test]
+    fn begun_upload_does_not_block_smaller_ones_of_others() {
+        let limit = MemoryLimit::new(64);
+        let stalled = limit.begin(key(1), 64);
+        assert!(stalled.try_grow(1));
+        let (large, small) = (limit.begin(key(2), 64), limit.begin(key(2), 40));
+        assert!(!large.try_grow(1), "neither could be completed");
+        assert!(small.try_grow(40));
+        assert!(!stalled.try_grow(30));
+        drop(small);
+        assert!(stalled.try_grow(64));
+        drop(stalled);
+        assert!(large.try_grow(64));
+    }
+
+    #[test]
+    fn one_key_leaves_a_quarter_to_others() {
+        let limit = MemoryLimit::new(64);
+        let all: Vec<Reservation> = (0..4).map(|_| limit.begin(key(1), 20)).collect();
+        let begun: Vec<bool> = all.iter().map(|reservation| reservation.try_grow(1)).collect();
+        assert_eq!(begun, [true, true, false, false]);
+        assert!(limit.begin(key(2), 20).try_grow(1));
+        assert!(limit.begin(None, 64).try_grow(1) || limit.begin(None, 16).try_grow(1));
+    }
+
+    #[test]
+    fn callers_without_a_key_have_a_quarter() {
+        let limit = MemoryLimit::new(64);
+        let (one, two, three) = (limit.begin(None, 8), limit.begin(None, 8), limit.begin(None, 8));
+        assert!(one.try_grow(8) && two.try_grow(8) && !three.try_grow(8));
+        drop(one);
+        assert!(three.try_grow(8));
+    }
+
+    #[tokio::test]
+    async fn waiting_reservation_grows_when_memory_is_released() {
+        let limit = MemoryLimit::new(64);
+        let first = limit.reserve(key(1), 64, Duration::ZERO).await.unwrap();
+        assert!(limit.reserve(key(2), 30, Duration::ZERO).await.is_err());
+        let second = tokio::spawn({
+            let limit = limit.clone();
+            async move { limit.reserve(key(2), 30, Duration::from_secs(10)).await.map(drop) }
+        });
+        while !first.blocks_others() {
+            tokio::task::yield_now().await;
+        }
+        first.shrink(34);
+        second.await.unwrap().unwrap();
+        assert!(!first.blocks_others());
+        drop(first);
+        assert!(limit.state().holders.is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_begun_reservation_can_be_completed(needs in proptest::collection::vec(1_u64..100, 1..20), steps in proptest::collection::vec((0_usize..20, 1_u64..30), 0..200)) {
+            let limit = MemoryLimit::new(64);
+            let owner = |n: usize| key(n as u128 % 3 + 1);
+            let mut reservations: Vec<_> = needs.iter().enumerate().map(|(n, need)| (limit.begin(owner(n), *need), 0)).collect();
+            for (n, step) in steps {
+                let count = reservations.len();
+                let (reservation, held) = &mut reservations[n % count];
+                if reservation.try_grow(*held + step) {
+                    *held += step;
+                }
+                let sum: u64 = limit.state().holders.values().map(|holder| holder.held).sum();
+                proptest::prop_assert!(sum <= 64);
+            }
+            // In every state, at least one reservation can be completed.
+            while !reservations.is_empty() {
+                let done = reservations.iter().position(|(reservation, held)| *held > 0 && reservation.try_grow(u64::MAX));
+                let done = done.or_else(|| reservations.iter().position(|(_, held)| *held == 0));
+                proptest::prop_assert!(done.is_some(), "deadlock");
+                reservations.swap_remove(done.unwrap());
+            }
+        }
+    }
+}

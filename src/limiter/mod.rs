@@ -1,0 +1,14 @@
+//! Limits on what happens at once.
+//!
+//! - [`KeyedSemaphore`]: in total and per key, so that one key cannot use up everything;
+//! - [`ReservedSemaphore`]: with a part that only urgent users may take;
+//! - [`peers`]: the connections of each client.
+//!
+//! All of them serve waiting callers in the order of their arrival.
+
+mod keyed;
+pub mod peers;
+mod reserved;
+
+pub use keyed::{KeyedPermit, KeyedSemaphore};
+pub use reserved::{ReservedPermit, ReservedSemaphore};
