@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn certificate_and_key_come_together_and_are_read_at_start() {
-        let mut inbound = Inbound { cert_file: Some("/nowhere/chain.pem".into()), ..Inbound::default() };
+        let mut inbound = Inbound { cert_file: Some("/nowhere/chain.pem".into()), ..Config::default().inbound };
         assert!(format!("{:#}", certificate(&inbound).unwrap_err()).contains("both"));
         inbound.key_file = Some("/nowhere/key.pem".into());
         assert!(format!("{:#}", certificate(&inbound).unwrap_err()).contains("/nowhere/chain.pem"));
