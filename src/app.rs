@@ -6,6 +6,7 @@ mod delivery;
 pub mod descriptors;
 pub(crate) mod domains;
 pub mod fingerprints;
+mod hint;
 mod routes;
 mod server_watch;
 mod webhooks;
@@ -37,6 +38,7 @@ use crate::webhook::Poster;
 use crate::worker::{self, Worker};
 use bounce_intake::InboundServer;
 pub use domains::settings as domain_settings;
+pub use hint::{Hinted, WithHint};
 use server_watch::ServerWatch;
 pub use webhooks::guard;
 
@@ -258,7 +260,7 @@ fn listen_as(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> 
             }
             _ => format!("choose another address with {setting}"),
         };
-        anyhow::anyhow!("cannot listen on {address} ({error}): {fix}")
+        Hinted::new(anyhow::Error::new(error).context(format!("cannot listen on {address}")), fix).into()
     })
 }
 
@@ -274,9 +276,8 @@ pub fn database(config: &Config) -> anyhow::Result<Db> {
 
 fn open(config: &Config, is_service: bool) -> anyhow::Result<Db> {
     let database = &config.database;
-    let url = database.url.as_ref().context(
-        "no database is configured: set DATABASE_URL (such as postgres://user:password@host/postrider), or try \
-         `postrider dev`, which starts its own",
+    let url = database.url.as_ref().context("no database is configured").with_hint(
+        "set DATABASE_URL (such as postgres://user:password@host/postrider), or try `postrider dev`, which starts its own",
     )?;
     Ok(Db::open(&Opening {
         url: url.expose(),

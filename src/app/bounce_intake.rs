@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::hint::WithHint as _;
 use super::hostname;
 use crate::clock::SharedClock;
 use crate::config::{Config, Inbound};
@@ -26,14 +27,15 @@ use crate::worker::Returns;
 pub(super) fn paths(config: &Config) -> anyhow::Result<Option<ReturnPaths>> {
     let Some(domain) = config.return_path.domain_ascii() else {
         if config.inbound.listen.is_some() {
-            bail!("inbound.listen needs return_path.domain: only messages to return paths are received");
+            return Err(anyhow!("inbound.listen needs return_path.domain: only messages to return paths are received"))
+                .with_hint("set return_path.domain (POSTRIDER_RETURN_PATH__DOMAIN)");
         }
         return Ok(None);
     };
-    let keyring = config.keyring().context(
-        "return_path.domain needs secret_key (POSTRIDER_SECRET_KEY), which signs return paths: use the output of \
-         `openssl rand -base64 33`",
-    )?;
+    let keyring = config
+        .keyring()
+        .context("return_path.domain needs secret_key (POSTRIDER_SECRET_KEY), which signs return paths")
+        .with_hint("set it to the output of `openssl rand -base64 33`")?;
     Ok(Some(ReturnPaths::new(keyring, domain, config.return_path.lifetime)))
 }
 
@@ -105,7 +107,7 @@ fn certificate(inbound: &Inbound) -> anyhow::Result<Option<Certificate>> {
         (Some(chain), Some(key)) => {
             Ok(Some(Certificate::read(chain, key).context("inbound.cert_file, inbound.key_file")?))
         }
-        _ => bail!("inbound.cert_file and inbound.key_file: give both, or none"),
+        _ => Err(anyhow!("only one of inbound.cert_file and inbound.key_file is set")).with_hint("set both, or none"),
     }
 }
 
@@ -254,8 +256,8 @@ mod tests {
 
     #[test]
     fn certificate_and_key_come_together_and_are_read_at_start() {
-        let mut inbound = Inbound { cert_file: Some("/nowhere/chain.pem".into()), ..Inbound::default() };
-        assert!(format!("{:#}", certificate(&inbound).unwrap_err()).contains("both"));
+        let mut inbound = Inbound { cert_file: Some("/nowhere/chain.pem".into()), ..Config::default().inbound };
+        assert!(format!("{:#}", certificate(&inbound).unwrap_err()).contains("only one of"));
         inbound.key_file = Some("/nowhere/key.pem".into());
         assert!(format!("{:#}", certificate(&inbound).unwrap_err()).contains("/nowhere/chain.pem"));
     }

@@ -3,10 +3,11 @@
 //! A process without free descriptors can neither reach its database nor deliver messages, so clients of the API must
 //! not use up the last ones.
 
-use anyhow::bail;
+use anyhow::anyhow;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Roles;
+use super::hint::WithHint as _;
 use crate::config::Config;
 use crate::http::ServerLimits;
 
@@ -62,11 +63,12 @@ pub(super) fn http_limits(config: &Config, roles: Roles, has_inbox: bool) -> any
         return Ok(divide(config, 0));
     }
     if left < MIN_CONNECTIONS {
-        bail!(
-            "this process may open {files} files, but the database and SMTP need {reserved}: raise the limit \
-             (`ulimit -n`, LimitNOFILE in systemd, `ulimits` in compose) to {} or more, or lower delivery.concurrency",
+        let too_few = anyhow!("this process may open {files} files, but the database and SMTP need {reserved}");
+        return Err(too_few).with_hint(format!(
+            "raise the limit (`ulimit -n`, LimitNOFILE in systemd, `ulimits` in compose) to {} or more, or lower \
+             delivery.concurrency",
             reserved + wanted
-        );
+        ));
     }
     if left < wanted {
         tracing::warn!(

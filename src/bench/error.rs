@@ -1,13 +1,18 @@
-//! Errors of the bench: each is one line that says what to do.
+//! Errors of the bench, each one line, and what to do about them.
 
 use std::error::Error;
 
 /// Why a measurement failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// The run would be wrong or useless; the text says what to do instead.
-    #[error("{0}")]
-    Refused(String),
+    /// The run would be wrong or useless.
+    #[error("{why}")]
+    Refused {
+        /// What is wrong.
+        why: String,
+        /// What to do instead.
+        hint: Option<&'static str>,
+    },
     /// A part of the setup failed.
     #[error("cannot {doing}: {source}")]
     Failed {
@@ -22,8 +27,16 @@ pub enum BenchError {
 }
 
 impl BenchError {
-    pub(super) fn refused<T>(why: impl Into<String>) -> Result<T, Self> {
-        Err(Self::Refused(why.into()))
+    pub(super) fn refused<T>(why: impl Into<String>, hint: impl Into<Option<&'static str>>) -> Result<T, Self> {
+        Err(Self::Refused { why: why.into(), hint: hint.into() })
+    }
+
+    /// Returns what to do instead.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused { hint, .. } => *hint,
+            Self::Failed { .. } | Self::Stopped => None,
+        }
     }
 }
 

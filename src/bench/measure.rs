@@ -76,7 +76,7 @@ pub(super) async fn measure(options: &Options, stage: &mut Stage) -> Result<Repo
     let (answers, seconds) = until_arrived(options, stage, &mut load, &before.count).await?;
     if answers.count == 0 {
         let why = answers.complaint.unwrap_or_else(|| "the time was too short".to_owned());
-        return BenchError::refused(format!("nothing was accepted: {why}"));
+        return BenchError::refused(format!("nothing was accepted: {why}"), None);
     }
     let settled = options.accept_only || until_settled(options, stage, since).await?;
     let ended = Uptime::now().since_boot();
@@ -110,7 +110,7 @@ async fn idle(options: &Options, stage: &mut Stage) -> Result<Vec<Duration>, Ben
         let answered = Uptime::now().since_boot();
         if status != 202 {
             let said = String::from_utf8_lossy(connection.body());
-            return BenchError::refused(format!("nothing was accepted: the API answered {status}: {said}"));
+            return BenchError::refused(format!("nothing was accepted: the API answered {status}: {said}"), None);
         }
         // A message that the sink refuses, for example, never arrives.
         if let Ok(Some(first_octet)) = tokio::time::timeout(ONE, sink.arrived(number)).await {

@@ -119,14 +119,15 @@ impl Options {
         // A larger message would be answered 413, because the body is base64.
         let body = u64::from(self.attachment) * 4 / 3 + u64::from(self.size);
         if body > 39 << 20 {
-            return BenchError::refused("--attachment and --size together exceed the size of a request (40 MiB)");
+            return BenchError::refused("--attachment and --size together exceed the size of a request (40 MiB)", None);
         }
         if self.direct && self.backlog > 0 && self.backlog_kind == Backlog::Due && self.domains > 10_000 {
-            return BenchError::refused("--backlog-kind due allows up to 10000 domains");
+            return BenchError::refused("--backlog-kind due allows up to 10000 domains", None);
         }
         if self.relay.is_some() && self.backlog > 0 && self.backlog_kind == Backlog::Due {
             return BenchError::refused(
-                "--backlog-kind due needs the bench's sink, which counts it: leave out --relay",
+                "--backlog-kind due needs the bench's sink, which counts it",
+                "leave out --relay",
             );
         }
         Ok(())

@@ -20,6 +20,16 @@ done
 rm -rf "$1"
 "#;
 
+/// Creates the directory `path` in `parent`.
+fn make(parent: &Path, path: &Path) -> std::io::Result<PathBuf> {
+    fs::create_dir_all(parent)?;
+    fs::create_dir(path)?;
+    let path = path.canonicalize()?;
+    // If started as root, Postgres runs as another user, who must be able to enter the directory.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
 /// The directory, and the process that removes it.
 #[derive(Debug)]
 pub(super) struct Scratch {
@@ -33,11 +43,10 @@ impl Scratch {
         use std::os::unix::process::CommandExt as _;
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
         let path = parent.join(format!("postrider-bench-{}-{:08x}", std::process::id(), rand::random::<u32>()));
-        let doing = format!("create the directory {}: choose another with --dir", path.display());
-        fs::create_dir_all(&parent).and_then(|()| fs::create_dir(&path)).doing(&doing)?;
-        let path = path.canonicalize().doing(&doing)?;
-        // If started as root, Postgres runs as another user, who must be able to enter the directory.
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).doing(doing)?;
+        let path = make(&parent, &path).or_else(|error| {
+            let why = format!("cannot create the directory {}: {error}", path.display());
+            BenchError::refused(why, "choose another with --dir")
+        })?;
         let mut command = Command::new("/bin/sh");
         command.args(["-c", SWEEPER, "postrider-sweeper"]).arg(&path).current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);

@@ -105,12 +105,11 @@ fn check_disk(options: &Options, scratch: &Scratch) -> Result<(), BenchError> {
     let needed = BASE + written * 3 / 2 + (written * 2).min(WAL);
     if needed > free {
         let mib = |octets: u64| octets >> 20;
-        return BenchError::refused(format!(
-            "this needs about {} MiB in {}, and {} MiB are free: send fewer or smaller messages, or choose another --dir",
-            mib(needed),
-            scratch.path().display(),
-            mib(free)
-        ));
+        let (path, needed, free) = (scratch.path().display(), mib(needed), mib(free));
+        return BenchError::refused(
+            format!("this needs about {needed} MiB in {path}, and {free} MiB are free"),
+            "send fewer or smaller messages, or choose another --dir",
+        );
     }
     Ok(())
 }
@@ -121,12 +120,14 @@ async fn check_database(db: &Db, options: &Options) -> Result<Holding, BenchErro
     let there = there.doing("read what the database contains")?;
     if there.others {
         return BenchError::refused(
-            "messages wait in this database, and the bench would send them to its sink: use an empty database",
+            "messages wait in this database, and the bench would send them to its sink",
+            "use an empty database",
         );
     }
     if there.messages && !options.yes {
         return BenchError::refused(
-            "this database has messages in it: use an empty one, or add the bench's messages to them with --yes",
+            "this database has messages in it",
+            "use an empty one, or add the bench's messages to them with --yes",
         );
     }
     Ok(there)

@@ -15,7 +15,7 @@ use super::healthcheck::reachable;
 use super::inbox::{Catcher, keep_out_of_git};
 use super::keys;
 use super::signals::Signals;
-use crate::app::{self, App, Roles};
+use crate::app::{self, App, Roles, WithHint as _};
 use crate::clock::{DatabaseClock, SystemClock};
 use crate::config::Config;
 use crate::db::{self, Db};
@@ -40,16 +40,14 @@ pub(super) struct Args {
 
 pub(super) async fn run(mut config: Config, args: Args) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&args.dir)
-        .with_context(|| format!("cannot create {}: choose another directory with --dir", args.dir.display()))?;
+        .with_context(|| format!("cannot create {}", args.dir.display()))
+        .with_hint("choose another directory with --dir")?;
     keep_out_of_git(&args.dir)?;
     config.listen = args.listen.unwrap_or(config.listen);
     // Check the port before Postgres is set up, so that a port in use is reported at once.
-    drop(TcpListener::bind(config.listen).await.with_context(|| {
-        format!(
-            "cannot listen on {}: stop the program that uses it, or choose another address with --listen",
-            config.listen
-        )
-    })?);
+    let listener =
+        TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen));
+    drop(listener.with_hint("stop the program that uses it, or choose another address with --listen")?);
     let postgres = Postgres::start(Options { dir: args.dir.join("postgres"), durable: true }).await?;
     let done = with_postgres(&mut config, &args.dir, &postgres).await;
     let stopped = postgres.stop().await;

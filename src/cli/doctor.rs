@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::error::with_fix;
 use crate::app;
 use crate::config::Config;
 use crate::db::pool::durability;
@@ -55,7 +56,7 @@ impl Report {
 async fn database(config: &Config, report: &mut Report) {
     let db = match app::database(config) {
         Ok(db) => db,
-        Err(error) => return report.bad("database", format!("{error:#}")),
+        Err(error) => return report.bad("database", with_fix(error.as_ref())),
     };
     if let Err(error) = db.ping().await {
         return report.bad("database", format!("{error} ({})", app::database_target(config)));
@@ -63,7 +64,7 @@ async fn database(config: &Config, report: &mut Report) {
     Report::ok("database", "reachable");
     match schema::check(&db).await {
         Ok(()) => Report::ok("schema", "up to date"),
-        Err(error) => report.bad("schema", error),
+        Err(error) => report.bad("schema", with_fix(&error)),
     }
     disk(&db, report).await;
     match durability::check(&db).await {

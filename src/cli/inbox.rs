@@ -12,7 +12,7 @@ use axum::Router;
 use axum::routing::get;
 
 use super::signals::Signals;
-use crate::app::{Server, listen};
+use crate::app::{Server, WithHint as _, listen};
 use crate::clock::SystemClock;
 use crate::dev;
 use crate::dev::inbox::Inbox;
@@ -35,7 +35,8 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&args.dir)
-        .with_context(|| format!("cannot create {}: choose another directory with --dir", args.dir.display()))?;
+        .with_context(|| format!("cannot create {}", args.dir.display()))
+        .with_hint("choose another directory with --dir")?;
     keep_out_of_git(&args.dir)?;
     let inbox = Inbox::open(args.dir, Arc::new(SystemClock)).await?;
     let catcher = Catcher::start(args.smtp, inbox.clone()).await?;

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::anyhow;
 use clap::Subcommand;
 
-use crate::app;
+use crate::app::{self, WithHint as _};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::db::keys::{self, KeyRow, NewKey};
@@ -122,7 +122,7 @@ fn line(row: &KeyRow) -> String {
 
 async fn revoke(db: &Db, id: KeyId) -> anyhow::Result<()> {
     if !keys::revoke(db, TenantId::DEFAULT, id, SystemClock.now()).await? {
-        bail!("there is no API key {id}; `postrider keys list` prints all keys");
+        return Err(anyhow!("there is no API key {id}")).with_hint("`postrider keys list` prints all keys");
     }
     tracing::info!(event = "api_key_revoked", by = "cli", key = %id, "revoked an API key");
     println!("{id} is revoked");

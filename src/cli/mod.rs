@@ -1,8 +1,9 @@
-//! The command line, with one file per command. An error is one line, followed by a hint if there is a fix.
+//! The command line, with one file per command.
 
 mod bench;
 mod dev;
 mod doctor;
+mod error;
 mod healthcheck;
 mod inbox;
 mod keys;
@@ -66,33 +67,10 @@ pub fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("postrider: {}", one_line(&error));
-            if let Some(hint) = error.downcast_ref::<SchemaError>().and_then(SchemaError::hint) {
-                eprintln!("hint: {hint}");
-            }
+            eprint!("{}", error::report(&error));
             ExitCode::FAILURE
         }
     }
-}
-
-/// Formats an error and its causes as one line. A cause that the error text already contains is left out.
-fn one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain() {
-        let text = without_source_line(&cause.to_string());
-        if !line.contains(&text) {
-            line = if line.is_empty() { text } else { format!("{line}: {text}") };
-        }
-    }
-    line
-}
-
-/// Removes the line of the server's C source that sqlx appends to errors of Postgres.
-fn without_source_line(text: &str) -> String {
-    let kept = text.rsplit_once(" at line ").filter(|(_, number)| number.bytes().all(|b| b.is_ascii_digit()));
-    kept.map_or(text, |(kept, _)| kept)
-        .replace("error returned from database: ", "")
-        .replace("error communicating with database: ", "")
 }
 
 /// Adds the database's address to database errors.
@@ -130,23 +108,4 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
     });
     done.map_err(|error| with_target(error, &target))
-}
-
-#[cfg(test)]
-mod tests {
-    use anyhow::Context as _;
-
-    use super::*;
-
-    #[test]
-    fn a_cause_is_not_repeated_and_names_no_source_line() {
-        let cause = anyhow::anyhow!("relation \"messages\" already exists at line 1164");
-        let error = Err::<(), _>(cause)
-            .context("while executing migration 6: relation \"messages\" already exists at line 1164");
-        let error = error.context("database postgres://db.test/mail").unwrap_err();
-        assert_eq!(
-            one_line(&error),
-            "database postgres://db.test/mail: while executing migration 6: relation \"messages\" already exists"
-        );
-    }
 }

@@ -22,7 +22,7 @@ impl Signals {
         tracing::info!(event = "stopping", "stopping: finishing messages in flight (signal again to stop at once)");
         tokio::spawn(async move {
             self.next().await;
-            eprintln!("postrider: stopped at once; a worker continues the messages in flight when their leases expire");
+            eprintln!("error: stopped at once; a worker continues the messages in flight when their leases expire");
             std::process::exit(130);
         });
     }

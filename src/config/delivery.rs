@@ -16,59 +16,49 @@ use super::routes::ascii;
 /// The workers' settings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Delivery {
-    /// Maximum number of messages in flight in this process: `POSTRIDER_DELIVERY__CONCURRENCY`, 1–10000, default 256.
+    /// Maximum number of messages in flight in this process, 1–10000.
     pub concurrency: u32,
-    /// Maximum number of SMTP connections of this process to one destination: `POSTRIDER_DELIVERY__CONNECTIONS`,
-    /// 1–1000, default 16.
+    /// Maximum number of SMTP connections of this process to one destination, 1–1000.
     pub connections: u32,
-    /// Number of messages sent over one connection before it is closed: `POSTRIDER_DELIVERY__MAILS_PER_CONNECTION`,
-    /// 1–100000, default 100.
+    /// Number of messages sent over one connection before it is closed, 1–100000.
     pub mails_per_connection: u32,
-    /// Total memory for messages while they are sent: `POSTRIDER_DELIVERY__MEMORY_MIB`, MiB, 1–65536, default 64. A
-    /// single larger message is sent alone.
+    /// Total memory for messages while they are sent, in MiB, 1–65536. A single larger message is sent alone.
     pub memory_mib: u32,
-    /// How long a worker's leases last without a heartbeat: `POSTRIDER_DELIVERY__LEASE`, a duration, 1s–1h, default
-    /// `60s`. After a crash, the messages that the process had leased are sent again after this time.
+    /// How long a worker's leases last without a heartbeat, 1s–1h. After a crash, the messages that the process had
+    /// leased are sent again after this time.
     #[serde(with = "super::duration")]
     pub lease: Duration,
-    /// Delays after the first, second, … attempt, ±20 %; the last one repeats: `POSTRIDER_DELIVERY__RETRY_SCHEDULE`,
-    /// durations (separated by commas in a variable), 1–50 of 1s–7d, default `1m,5m,15m,30m,1h,2h,4h`.
+    /// Delays after the first, second, … attempt, ±20 %; the last one repeats. 1–50 durations of 1s–7d.
     #[serde(with = "super::duration::list")]
     pub retry_schedule: Vec<Duration>,
-    /// Time from the first attempt until a recipient becomes `expired`: `POSTRIDER_DELIVERY__RETRY_WINDOW`, a duration,
-    /// 1s–30d, default `72h`.
+    /// Time from the first attempt until a recipient becomes `expired`, 1s–30d.
     #[serde(with = "super::duration")]
     pub retry_window: Duration,
-    /// First retry delay after a reply that mentions greylisting: `POSTRIDER_DELIVERY__GREYLIST`, a duration, 1s–1d,
-    /// default `5m`.
+    /// First retry delay after a reply that mentions greylisting, 1s–1d.
     #[serde(with = "super::duration")]
     pub greylist: Duration,
-    /// How long a stop waits for messages in flight: `POSTRIDER_DELIVERY__SHUTDOWN_GRACE`, a duration, 0s–1h, default
-    /// `620s`: longer than `timeouts.final_dot`, so that a restart causes no duplicates.
+    /// How long a stop waits for messages in flight, 0s–1h. If it is longer than `timeouts.final_dot`, a restart causes
+    /// no duplicates.
     #[serde(with = "super::duration")]
     pub shutdown_grace: Duration,
-    /// Whether a recipient's mail server may be this machine: `POSTRIDER_DELIVERY__ALLOW_LOOPBACK_MX`, default false.
-    /// Only for tests: a domain whose MX is 127.0.0.1 causes a mail loop.
+    /// Whether a recipient's mail server may be this machine. Only for tests: a domain whose MX is 127.0.0.1 causes a
+    /// mail loop.
     pub allow_loopback_mx: bool,
-    /// Private addresses at which recipients' mail servers may be: `POSTRIDER_DELIVERY__ALLOW_PRIVATE_MX`, default
-    /// false. `true` allows every private network. A list of addresses, networks and host names (separated by commas in
-    /// a variable) allows these, also as address literals. Every key with the scope `send` can then reach the SMTP
-    /// servers there.
+    /// Private addresses at which recipients' mail servers may be: `true` allows every private network; a list of
+    /// addresses, networks and host names allows these, also as address literals. Every key with the scope `send` can
+    /// then reach the SMTP servers there.
     pub allow_private_mx: PrivateMx,
-    /// Whether the MTA-STS policies (RFC 8461) of recipient domains are enforced when sending direct to MX:
-    /// `POSTRIDER_DELIVERY__MTA_STS`, default true. Policies are fetched over HTTPS from `mta-sts.DOMAIN`.
+    /// Whether the MTA-STS policies (RFC 8461) of recipient domains are enforced when sending direct to MX. Policies
+    /// are fetched over HTTPS from `mta-sts.DOMAIN`.
     pub mta_sts: bool,
-    /// TLS mode for the servers of a recipient domain; `*` is every domain that is not listed:
-    /// `POSTRIDER_DELIVERY__TLS`, a map of domain to `none`, `opportunistic` (if offered, any certificate), `required`
-    /// (always, any certificate) or `verified` (always, a certificate valid for the server's name), as `DOMAIN=WORD`
-    /// separated by commas in a variable; default empty, which means opportunistic. An MTA-STS policy can only make it
-    /// stricter. A relay's URL contains its TLS mode.
+    /// TLS mode for the servers of a recipient domain, by domain; `*` is every domain that is not listed. An MTA-STS
+    /// policy can only make it stricter. A relay's URL contains its TLS mode.
     pub tls: BTreeMap<String, TlsMode>,
     /// Certificates (PEM) to trust for recipients' servers in addition to the system's, if `tls` or MTA-STS requires
-    /// verification: `POSTRIDER_DELIVERY__MX_CA_FILE`, a path, default unset.
+    /// verification.
     pub mx_ca_file: Option<PathBuf>,
     /// Whether success notifications are requested from servers that offer DSN (RFC 3461), so that `relayed` becomes
-    /// `delivered`: `POSTRIDER_DELIVERY__DSN_SUCCESS`, default false. Needs `return_path.domain`.
+    /// `delivered`. Needs `return_path.domain`.
     pub dsn_success: bool,
 }
 
@@ -90,29 +80,6 @@ impl PrivateMx {
             Self::All(_) => Vec::new(),
             Self::These(rules) => rules.iter().map(|rule| rule.trim()).collect(),
             Self::Listed(rules) => rules.split(',').map(str::trim).filter(|rule| !rule.is_empty()).collect(),
-        }
-    }
-}
-
-impl Default for Delivery {
-    fn default() -> Self {
-        let Policy { schedule, window, greylist } = Policy::default();
-        Self {
-            concurrency: 256,
-            connections: 16,
-            mails_per_connection: 100,
-            memory_mib: 64,
-            lease: Duration::from_mins(1),
-            retry_schedule: schedule,
-            retry_window: window,
-            greylist,
-            shutdown_grace: Duration::from_secs(620),
-            allow_loopback_mx: false,
-            allow_private_mx: PrivateMx::All(false),
-            mta_sts: true,
-            tls: BTreeMap::new(),
-            mx_ca_file: None,
-            dsn_success: false,
         }
     }
 }

@@ -17,19 +17,12 @@ pub enum Unverified {
 /// Settings of sender domains.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Domains {
-    /// Whether messages from domains that are not registered or not verified are accepted:
-    /// `POSTRIDER_DOMAINS__UNVERIFIED`, `allow` or `refuse`, default `allow`.
+    /// Whether messages from domains that are not registered or not verified are accepted.
     pub unverified: Unverified,
-    /// SPF mechanisms of this installation: `POSTRIDER_DOMAINS__SPF`, mechanisms separated by spaces, such as
-    /// `include:spf.relay.example`, default unset, which means `a:` and the hostname. For a relay, use the mechanisms
-    /// that its operator documents. SPF records are evaluated for the addresses that these mechanisms allow.
+    /// SPF mechanisms of this installation, separated by spaces, such as `include:spf.relay.example`. For a relay, use
+    /// the mechanisms that its operator documents. SPF records are evaluated for the addresses that these mechanisms
+    /// allow. Without it, they are `a:` and the hostname.
     pub spf: Option<String>,
-}
-
-impl Default for Domains {
-    fn default() -> Self {
-        Self { unverified: Unverified::Allow, spf: None }
-    }
 }
 
 impl Domains {

@@ -9,33 +9,19 @@ use super::range::{within, within_time};
 /// Limits on HTTP connections.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Http {
-    /// Maximum number of concurrent connections: `POSTRIDER_HTTP__MAX_CONNECTIONS`, 16–100000, default 2000. Lowered at
-    /// the start if the process may not open that many files. At the limit, the connection that has been idle longest
-    /// is closed.
+    /// Maximum number of concurrent connections, 16–100000. Lowered at the start if the process may not open that many
+    /// files. At the limit, the connection that has been idle longest is closed.
     pub max_connections: u32,
-    /// Maximum number of concurrent connections from one address (IPv6: one /64):
-    /// `POSTRIDER_HTTP__CONNECTIONS_PER_PEER`, 1–100000, default 1000. Behind a proxy, all connections come from its
-    /// address.
+    /// Maximum number of concurrent connections from one address (IPv6: one /64), 1–100000. Behind a proxy, all
+    /// connections come from its address.
     pub connections_per_peer: u32,
-    /// Timeout from a request's first byte to the end of its headers: `POSTRIDER_HTTP__HEADER_TIMEOUT`, a duration,
-    /// 1s–60s, default `15s`.
+    /// Timeout from a request's first byte to the end of its headers, 1s–60s.
     #[serde(with = "super::duration")]
     pub header_timeout: Duration,
-    /// How long a connection may stay open without a request: `POSTRIDER_HTTP__KEEP_ALIVE`, a duration, 1s–1h, default
-    /// `75s`. It should exceed the keep-alive timeout of a proxy.
+    /// How long a connection may stay open without a request, 1s–1h. It should exceed the keep-alive timeout of a
+    /// proxy.
     #[serde(with = "super::duration")]
     pub keep_alive: Duration,
-}
-
-impl Default for Http {
-    fn default() -> Self {
-        Self {
-            max_connections: 2_000,
-            connections_per_peer: 1_000,
-            header_timeout: Duration::from_secs(15),
-            keep_alive: Duration::from_secs(75),
-        }
-    }
 }
 
 impl Http {

@@ -11,43 +11,25 @@ use crate::domain::address::Address;
 /// Settings of the SMTP server for bounces and complaints.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Inbound {
-    /// Address on which messages to return paths are received: `POSTRIDER_INBOUND__LISTEN`, an address and port,
-    /// default unset, which disables the server. Messages to postmaster are accepted too and logged (`event =
-    /// "postmaster_mail"`). Needs `return_path.domain`. Processes that run the API listen; port 0 uses a free port.
+    /// Address on which messages to return paths are received; without it, there is no server. Messages to postmaster
+    /// are accepted too and logged (`event = "postmaster_mail"`). Needs `return_path.domain`. Processes that run the
+    /// API listen; port 0 uses a free port.
     pub listen: Option<SocketAddr>,
-    /// The address to which mailbox providers send complaints: `POSTRIDER_INBOUND__FEEDBACK`, default unset.
+    /// The address to which mailbox providers send complaints.
     pub feedback: Option<String>,
-    /// Maximum size of a message, also of `POST /v1/inbound`: `POSTRIDER_INBOUND__MAX_MESSAGE_MIB`, MiB, 1–100, default
-    /// 50. Of a message received over SMTP, only the first MiB is kept in memory.
+    /// Maximum size of a message, also of `POST /v1/inbound`, in MiB, 1–100. Of a message received over SMTP, only the
+    /// first MiB is kept in memory.
     pub max_message_mib: u32,
-    /// Maximum number of concurrent connections: `POSTRIDER_INBOUND__CONNECTIONS`, 1–10000, default 50.
+    /// Maximum number of concurrent connections, 1–10000.
     pub connections: u32,
-    /// Maximum number of concurrent connections from one address (IPv6: one /64):
-    /// `POSTRIDER_INBOUND__CONNECTIONS_PER_PEER`, 1–10000, default 10.
+    /// Maximum number of concurrent connections from one address (IPv6: one /64), 1–10000.
     pub connections_per_peer: u32,
-    /// Maximum number of messages per minute from one address (IPv6: one /64): `POSTRIDER_INBOUND__MAILS_PER_MINUTE`,
-    /// 1–1000000, default 600.
+    /// Maximum number of messages per minute from one address (IPv6: one /64), 1–1000000.
     pub mails_per_minute: u32,
-    /// The certificate chain (PEM) for STARTTLS: `POSTRIDER_INBOUND__CERT_FILE`, a path, default unset, which means
-    /// that STARTTLS is not offered. Read at the start.
+    /// The certificate chain (PEM) for STARTTLS, read at the start. Without it, STARTTLS is not offered.
     pub cert_file: Option<PathBuf>,
-    /// Its private key (PEM): `POSTRIDER_INBOUND__KEY_FILE`, a path, default unset.
+    /// Its private key (PEM).
     pub key_file: Option<PathBuf>,
-}
-
-impl Default for Inbound {
-    fn default() -> Self {
-        Self {
-            listen: None,
-            feedback: None,
-            max_message_mib: 50,
-            connections: 50,
-            connections_per_peer: 10,
-            mails_per_minute: 600,
-            cert_file: None,
-            key_file: None,
-        }
-    }
 }
 
 impl Inbound {

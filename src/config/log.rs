@@ -6,10 +6,9 @@ use tracing_subscriber::EnvFilter;
 /// Logging.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Log {
-    /// The format: `POSTRIDER_LOG__FORMAT`, `text` for people or `json` for log collectors, default `text`.
+    /// The format.
     pub format: Format,
-    /// Which events are logged: `POSTRIDER_LOG__FILTER`, filter directives of `tracing` such as
-    /// `info,postrider::smtp=debug`, default `info`.
+    /// Which events are logged: filter directives of `tracing`, such as `info,postrider::smtp=debug`.
     pub filter: String,
 }
 
@@ -21,12 +20,6 @@ pub enum Format {
     Text,
     /// One JSON object per line.
     Json,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { format: Format::Text, filter: "info".into() }
-    }
 }
 
 impl Log {

@@ -6,7 +6,9 @@
 //! the value, as is usual for container secrets. An empty variable counts as unset.
 //!
 //! The service does not start with an invalid configuration: all unknown keys and invalid values are reported at once,
-//! one per line, with the key and its source. `postrider.example.toml` lists every key, which a test verifies.
+//! one per line, with the key and its source.
+//!
+//! `postrider.example.toml` lists every key. It is embedded, and the defaults are read from it.
 
 mod accept;
 mod database;
@@ -34,7 +36,7 @@ mod webhooks;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -60,36 +62,34 @@ pub use secret_url::SecretUrl;
 pub use timeouts::Timeouts;
 pub use webhooks::Webhooks;
 
+/// The file with the defaults: a key that is commented out there has none.
+const DEFAULTS: &str = include_str!("../../postrider.example.toml");
+
 /// All settings. Each section is a field.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Config {
-    /// Address on which the API listens: `POSTRIDER_LISTEN`, an address and port, default `127.0.0.1:8080`. Port 0 uses
-    /// a free port.
+    /// Address on which the API listens. Port 0 uses a free port.
     pub listen: SocketAddr,
-    /// Address on which only the pages for recipients (`/u/…`) are served, so that the API need not be public:
-    /// `POSTRIDER_PUBLIC_LISTEN`, an address and port, default unset. `listen` serves them too.
+    /// Address on which only the pages for recipients (`/u/…`) are served, so that the API need not be public. `listen`
+    /// serves them too.
     pub public_listen: Option<SocketAddr>,
-    /// The relay for all messages that match no route: `POSTRIDER_RELAY_URL`,
-    /// `smtp://[user:pass@]host:port?tls=none|opportunistic|required` or `smtps://…`; default unset, which means direct
-    /// to MX.
+    /// The relay for all messages that match no route: `smtp://[user:pass@]host:port?tls=none|opportunistic|required`
+    /// or `smtps://…`. Without it, these messages go direct to MX.
     pub relay_url: Option<SecretUrl>,
-    /// Certificates (PEM) to trust for the relay in addition to the system's: `POSTRIDER_RELAY_CA_FILE`, a path,
-    /// default unset.
+    /// Certificates (PEM) to trust for the relay in addition to the system's.
     pub relay_ca_file: Option<PathBuf>,
-    /// The DNS resolver: `POSTRIDER_DNS`, an address and port, default unset, which means the system's.
+    /// The DNS resolver. Without it, the system's is used.
     pub dns: Option<SocketAddr>,
-    /// The port of recipients' mail servers: `POSTRIDER_MX_PORT`, 1–65535, default 25.
+    /// The port of recipients' mail servers, 1–65535.
     pub mx_port: u16,
-    /// The name given in EHLO and Message-ID: `POSTRIDER_HOSTNAME`, a domain name or `[address]`, default unset, which
-    /// means the machine's name.
+    /// The name given in EHLO and Message-ID, a domain name or `[address]`. Without it, the machine's name is used.
     pub hostname: Option<String>,
-    /// The public URL of the API, for links in messages: `POSTRIDER_PUBLIC_URL`, `https://host[/path]`, default unset.
+    /// The public URL of the API, for links in messages: `https://host[/path]`.
     pub public_url: Option<Url>,
-    /// Encrypts DKIM keys at rest, and signs return paths and unsubscribe links: `POSTRIDER_SECRET_KEY`, 32 characters
-    /// or more, default unset, which disables these features. Must be the same in all replicas.
+    /// Encrypts DKIM keys and webhook secrets at rest, and signs return paths and unsubscribe links. 32 characters or
+    /// more, the same in all replicas.
     pub secret_key: Option<SecretKey>,
-    /// Earlier secret keys, with which encrypted and signed data remains valid: `POSTRIDER_PREVIOUS_SECRET_KEYS`,
-    /// default empty.
+    /// Earlier secret keys, with which encrypted and signed data remains valid.
     pub previous_secret_keys: Vec<SecretKey>,
     /// The database.
     pub database: Database,
@@ -118,31 +118,9 @@ pub struct Config {
 }
 
 impl Default for Config {
+    #[expect(clippy::expect_used, reason = "the file is part of the program, and no input can change it")]
     fn default() -> Self {
-        Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
-            public_listen: None,
-            relay_url: None,
-            relay_ca_file: None,
-            dns: None,
-            mx_port: 25,
-            hostname: None,
-            public_url: None,
-            secret_key: None,
-            previous_secret_keys: Vec::new(),
-            database: Database::default(),
-            http: Http::default(),
-            accept: Accept::default(),
-            delivery: Delivery::default(),
-            return_path: ReturnPath::default(),
-            inbound: Inbound::default(),
-            timeouts: Timeouts::default(),
-            domains: Domains::default(),
-            dkim: Dkim::default(),
-            webhooks: Webhooks::default(),
-            log: Log::default(),
-            routes: BTreeMap::new(),
-        }
+        toml::from_str(DEFAULTS).expect("postrider.example.toml has a default for each key that needs one")
     }
 }
 

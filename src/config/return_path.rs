@@ -10,29 +10,21 @@ use super::routes::ascii;
 /// Settings of the return path, the address in MAIL FROM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReturnPath {
-    /// The domain of signed return paths. Its MX is `inbound.listen`, or a server that posts messages to `/v1/inbound`:
-    /// `POSTRIDER_RETURN_PATH__DOMAIN`, a domain name, default unset, which means that bounces go to the sender's
-    /// address. Needs `secret_key`.
+    /// The domain of signed return paths. Its MX is `inbound.listen`, or a server that posts messages to `/v1/inbound`.
+    /// Without it, bounces go to the sender's address. Needs `secret_key`.
     pub domain: Option<String>,
     /// Whether each recipient of a message gets a separate SMTP transaction, with a return path that identifies the
-    /// recipient: `POSTRIDER_RETURN_PATH__VERP`, default false. Without it, the recipients of one transaction share a
-    /// return path, and any of them can forge a bounce or a complaint about another. Such a report changes no status
-    /// and suppresses no address; its event has `"vouched": false`. Reports about messages to one recipient always
-    /// count. With it, a message to 50 recipients is transferred 50 times.
+    /// recipient. Without it, the recipients of one transaction share a return path, and any of them can forge a bounce
+    /// or a complaint about another. Such a report changes no status and suppresses no address; its event has
+    /// `"vouched": false`. Reports about messages to one recipient always count. With it, a message to 50 recipients is
+    /// transferred 50 times.
     pub verp: bool,
-    /// How long a return path is valid: `POSTRIDER_RETURN_PATH__LIFETIME`, a duration, counted in days, 1d–365d,
-    /// default `60d`.
+    /// How long a return path is valid, counted in days, 1d–365d.
     #[serde(with = "super::duration")]
     pub lifetime: Duration,
 }
 
 const DAY: Duration = Duration::from_hours(24);
-
-impl Default for ReturnPath {
-    fn default() -> Self {
-        Self { domain: None, verp: false, lifetime: 60 * DAY }
-    }
-}
 
 impl ReturnPath {
     /// Returns the domain in the form that addresses use: A-labels, lower case.

@@ -17,16 +17,13 @@ pub const DIRECT: &str = "mx";
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Route {
-    /// Matches messages in these streams: `POSTRIDER_ROUTES__NAME__STREAMS`, names, default empty, which means any.
+    /// Matches messages in these streams; empty means any.
     pub streams: Vec<String>,
-    /// Matches messages from these domains: `POSTRIDER_ROUTES__NAME__SENDER_DOMAINS`, domain names, default empty,
-    /// which means any.
+    /// Matches messages from these domains; empty means any.
     pub sender_domains: Vec<String>,
-    /// The relays, each used if those before it are unreachable: `POSTRIDER_ROUTES__NAME__RELAYS`, URLs as in
-    /// `relay_url`, or only `mx` for direct to MX. No default.
+    /// The relays, each used if those before it are unreachable: URLs as in `relay_url`, or only `mx` for direct to MX.
     pub relays: Vec<SecretUrl>,
-    /// Certificates (PEM) to trust for these relays in addition to the system's: `POSTRIDER_ROUTES__NAME__CA_FILE`, a
-    /// path, default unset.
+    /// Certificates (PEM) to trust for these relays in addition to the system's.
     pub ca_file: Option<PathBuf>,
 }
 

@@ -1,14 +1,13 @@
 //! Tests of the precedence of sources and of the errors of an invalid configuration.
 
+mod defaults;
+
 use std::path::Path;
 use std::time::Duration;
 
-use figment::value::Value;
-
 use super::keys::Keys;
-use super::load::Setting;
 use super::problem::Problems;
-use super::{Config, ConfigErrors, Format, file, keys, load, variables};
+use super::{Config, ConfigErrors, Format, file, load, variables};
 use crate::domain::network::Allowed;
 use crate::domain::relay::TlsMode;
 
@@ -36,7 +35,6 @@ fn nothing_given_is_the_default() {
     let config = sound("", &[("PATH", "/bin"), ("POSTRIDER_RELAY_URL", "")]);
     assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
     assert!(config.relay_url.is_none() && config.database.url.is_none());
-    assert_eq!(config.delivery.retry_policy(), crate::domain::retry::Policy::default());
 }
 
 #[test]
@@ -291,37 +289,4 @@ fn private_mail_exchangers_are_allowed_by_word_or_by_list() {
     assert_eq!(allowed("", &[(variable, "10.0.0.0/8, mx.internal")]), listed);
     let problems = problems("", &[(variable, "10.0.0.0/33")]);
     assert!(problems.iter().any(|line| line.contains("must be an address, a network")), "{problems:?}");
-}
-
-const EXAMPLE: &str = include_str!("../../postrider.example.toml");
-
-fn shown(config: &Config) -> Value {
-    Value::serialize(config).expect("plain data")
-}
-
-#[test]
-fn the_example_changes_nothing_as_it_is() {
-    assert_eq!(shown(&sound(EXAMPLE, &[])), shown(&Config::default()));
-}
-
-#[test]
-fn the_example_shows_every_key_with_its_default() {
-    // Prose starts with "# ", a key that is commented out with "#" alone.
-    let uncommented: Vec<_> = EXAMPLE
-        .lines()
-        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line))
-        .collect();
-    let text = uncommented.join("\n");
-    let keys = Keys::known();
-    let given = file::settings(&text, Path::new("example"), &keys, &mut Problems::default());
-    let config = shown(&sound(&text, &[]));
-    for (key, default) in keys.iter() {
-        let is_shown = |setting: &Setting| &*keys::general(&setting.key) == key;
-        assert!(given.iter().any(is_shown), "{key} is missing from postrider.example.toml");
-        // A key that the operator names has no default.
-        let is_named = key.contains('*') || matches!(default, Value::Dict(..));
-        if !is_named && !matches!(default, Value::Empty(..)) {
-            assert_eq!(config.find_ref(key), Some(default), "{key}");
-        }
-    }
 }

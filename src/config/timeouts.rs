@@ -10,33 +10,21 @@ use super::range::within_time;
 /// Timeouts of the SMTP client, each 1s–1h.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Timeouts {
-    /// For a TCP connection: `POSTRIDER_TIMEOUTS__CONNECT`, a duration, default `30s`.
+    /// For a TCP connection.
     #[serde(with = "super::duration")]
     pub connect: Duration,
-    /// For the greeting and the reply to any command but DATA: `POSTRIDER_TIMEOUTS__COMMAND`, a duration, default `5m`.
+    /// For the greeting and the reply to any command but DATA.
     #[serde(with = "super::duration")]
     pub command: Duration,
-    /// For the reply to DATA: `POSTRIDER_TIMEOUTS__DATA`, a duration, default `2m`.
+    /// For the reply to DATA.
     #[serde(with = "super::duration")]
     pub data: Duration,
-    /// For the server to receive a block of the message: `POSTRIDER_TIMEOUTS__BLOCK`, a duration, default `3m`.
+    /// For the server to receive a block of the message.
     #[serde(with = "super::duration")]
     pub block: Duration,
-    /// For the reply to the final dot: `POSTRIDER_TIMEOUTS__FINAL_DOT`, a duration, default `10m`.
+    /// For the reply to the final dot.
     #[serde(with = "super::duration")]
     pub final_dot: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(30),
-            command: Duration::from_mins(5),
-            data: Duration::from_mins(2),
-            block: Duration::from_mins(3),
-            final_dot: Duration::from_mins(10),
-        }
-    }
 }
 
 impl Timeouts {

@@ -83,7 +83,8 @@ fn key_of(name: &str) -> Option<String> {
     Some(name.strip_prefix(PREFIX)?.to_ascii_lowercase().replace("__", "."))
 }
 
-fn variable_of(key: &str) -> String {
+/// Returns the variable of a key.
+pub(super) fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.to_ascii_uppercase().replace('.', "__"))
 }
 

@@ -10,26 +10,18 @@ use crate::domain::network::{Allowed, Rule};
 /// Limits on webhook endpoints.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Webhooks {
-    /// Whether endpoints may be at private and loopback addresses: `POSTRIDER_WEBHOOKS__ALLOW_PRIVATE`, default false
-    /// (`dev` always posts to this machine only). With it, every key that may create a webhook can reach the private
-    /// hosts that this machine can reach.
+    /// Whether endpoints may be at private and loopback addresses; `dev` always posts to this machine only. With it,
+    /// every key that may create a webhook can reach the private hosts that this machine can reach.
     pub allow_private: bool,
-    /// Private addresses at which endpoints may be: `POSTRIDER_WEBHOOKS__ALLOW`, addresses, networks and host names,
-    /// default empty. A host name is allowed with all of its addresses.
+    /// Private addresses at which endpoints may be: addresses, networks and host names. A host name is allowed with all
+    /// of its addresses.
     pub allow: Vec<String>,
-    /// How long a post may take, including its response: `POSTRIDER_WEBHOOKS__TIMEOUT`, a duration, 1s–60s, default
-    /// `15s`.
+    /// How long a post may take, including its response, 1s–60s.
     #[serde(with = "super::duration")]
     pub timeout: Duration,
     /// Whether endpoints must be on this machine, regardless of the keys above. Not a key: `postrider dev` sets it.
     #[serde(skip)]
     pub this_machine_only: bool,
-}
-
-impl Default for Webhooks {
-    fn default() -> Self {
-        Self { allow_private: false, allow: Vec::new(), timeout: Duration::from_secs(15), this_machine_only: false }
-    }
 }
 
 impl Webhooks {

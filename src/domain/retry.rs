@@ -31,17 +31,6 @@ pub struct OwnPolicy {
     pub greylist: Option<i32>,
 }
 
-impl Default for Policy {
-    fn default() -> Self {
-        let minutes = |n: u64| Duration::from_secs(n * 60);
-        Self {
-            schedule: [1, 5, 15, 30, 60, 120, 240].map(minutes).to_vec(),
-            window: minutes(72 * 60),
-            greylist: minutes(5),
-        }
-    }
-}
-
 /// The attempt that an outcome belongs to.
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt {
@@ -154,6 +143,15 @@ mod tests {
         }
     }
 
+    fn policy() -> Policy {
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        Policy {
+            schedule: [1, 5, 15, 30, 60, 120, 240].map(minutes).to_vec(),
+            window: minutes(72 * 60),
+            greylist: minutes(5),
+        }
+    }
+
     fn attempt(number: u32, deadline_h: i64, on_uncertain: OnUncertain) -> Attempt {
         Attempt { number, deadline: DateTime::UNIX_EPOCH + TimeDelta::hours(deadline_h), on_uncertain }
     }
@@ -164,7 +162,7 @@ mod tests {
 
     #[test]
     fn waits_grow_and_then_stay() {
-        let policy = Policy::default();
+        let policy = policy();
         let waits = (1..=9).map(|number| {
             let next = outcome(Verdict::Temporary, "later").next(
                 &attempt(number, 72, OnUncertain::Retry),
@@ -179,7 +177,7 @@ mod tests {
 
     #[test]
     fn stream_settings_override_one_by_one() {
-        let configured = Policy::default();
+        let configured = policy();
         assert_eq!(configured.with(&OwnPolicy::default()), configured);
         let own = OwnPolicy { schedule: Some(vec![90, 600]), window: None, greylist: Some(0) };
         let minutes = |n: u64| Duration::from_secs(n * 60);
@@ -194,14 +192,14 @@ mod tests {
 
     #[test]
     fn jitter_stays_within_a_fifth() {
-        let policy = Policy::default();
+        let policy = policy();
         let at = |jitter| policy.wait(5, &Reply::ours(""), jitter).as_secs();
         assert_eq!((at(0.0), at(0.5), at(1.0)), (48 * 60, 60 * 60, 72 * 60));
     }
 
     #[test]
     fn greylisting_waits_five_minutes_the_first_time() {
-        let policy = Policy::default();
+        let policy = policy();
         let next = |number, text| {
             let attempt = attempt(number, 72, OnUncertain::Retry);
             minutes_until(outcome(Verdict::Temporary, text).next(&attempt, &policy, DateTime::UNIX_EPOCH, 0.5))
@@ -213,7 +211,7 @@ mod tests {
 
     #[test]
     fn hint_in_the_reply_is_waited_for() {
-        let policy = Policy::default();
+        let policy = policy();
         let seconds = |number, code, text: &str, jitter| {
             let reply = Reply { code, enhanced: None, text: text.into() };
             policy.wait(number, &reply, jitter).as_secs()
@@ -239,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_temporary_failure_expires_and_never_bounces() {
-        let policy = Policy::default();
+        let policy = policy();
         let deadline = attempt(30, 72, OnUncertain::Retry);
         let step = |h| {
             outcome(Verdict::Temporary, "").next(&deadline, &policy, DateTime::UNIX_EPOCH + TimeDelta::hours(h), 0.5)
@@ -250,7 +248,7 @@ mod tests {
 
     #[test]
     fn uncertain_outcome_follows_the_senders_choice() {
-        let policy = Policy::default();
+        let policy = policy();
         let next =
             |choice| outcome(Verdict::Uncertain, "").next(&attempt(1, 72, choice), &policy, DateTime::UNIX_EPOCH, 0.5);
         assert!(matches!(next(OnUncertain::Retry), Transition::Retry { event: EventType::Uncertain, .. }));
@@ -261,8 +259,7 @@ mod tests {
     #[test]
     fn accepted_is_delivered_only_by_the_recipients_own_server() {
         let mut accepted = outcome(Verdict::Accepted, "ok");
-        let next =
-            |o: &Outcome| o.next(&attempt(1, 72, OnUncertain::Retry), &Policy::default(), DateTime::UNIX_EPOCH, 0.5);
+        let next = |o: &Outcome| o.next(&attempt(1, 72, OnUncertain::Retry), &policy(), DateTime::UNIX_EPOCH, 0.5);
         assert_eq!(next(&accepted), Transition::End(Status::Relayed));
         accepted.peer.is_final = true;
         assert_eq!(next(&accepted), Transition::End(Status::Delivered));

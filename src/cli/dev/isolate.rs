@@ -33,7 +33,8 @@ pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr
 
     ignore(config.webhooks.allow_private, "webhooks.allow_private");
     ignore(!config.webhooks.allow.is_empty(), "webhooks.allow");
-    config.webhooks = Webhooks { timeout: config.webhooks.timeout, this_machine_only: true, ..Webhooks::default() };
+    let timeout = config.webhooks.timeout;
+    config.webhooks = Webhooks { allow_private: false, allow: Vec::new(), timeout, this_machine_only: true };
 
     // A link in a caught message must not lead to a production server, which might accept its signature.
     let is_elsewhere = config.public_url.as_ref().is_some_and(|url| !is_local_url(url));

@@ -53,19 +53,14 @@ pub(in crate::db) const HOT: [(&str, &str); 4] = [
 pub enum SessionError {
     /// Clients share server connections, which do not support everything that the service needs.
     #[error(
-        "{key} leads to a connection pooler in transaction mode, on which LISTEN, migrations and cached plans cannot work: set \
-         database.direct_url (POSTRIDER_DATABASE__DIRECT_URL) to the Postgres server itself, or use the pooler in session mode"
+        "{key} leads to a connection pooler in transaction mode, on which LISTEN, migrations and cached plans cannot work"
     )]
     Shared {
         /// Configuration key of the URL.
         key: &'static str,
     },
     /// A pooler drops session settings.
-    #[error(
-        "connections through {key} do not have the settings that Postrider needs ({}): {}",
-        differences(lost),
-        fix(key, user, lost)
-    )]
+    #[error("connections through {key} do not have the settings that Postrider needs ({})", differences(lost))]
     Lost {
         /// Configuration key of the URL.
         key: &'static str,
@@ -75,10 +70,7 @@ pub enum SessionError {
         lost: Vec<Lost>,
     },
     /// A pooler refuses session settings.
-    #[error(
-        "the connection pooler behind {key} refuses the settings of a session ({reason}): set database.direct_url \
-         (POSTRIDER_DATABASE__DIRECT_URL) to the Postgres server itself, or use that as database.url"
-    )]
+    #[error("the connection pooler behind {key} refuses the settings of a session ({reason})")]
     Unsupported {
         /// Configuration key of the URL.
         key: &'static str,
@@ -86,10 +78,7 @@ pub enum SessionError {
         reason: String,
     },
     /// A pooler mixes up the prepared statements of its clients.
-    #[error(
-        "the connection pooler behind {key} cannot keep prepared statements apart ({reason}): use PgBouncer 1.21 or later with \
-         max_prepared_statements above 0, or set database.url to the Postgres server itself"
-    )]
+    #[error("the connection pooler behind {key} cannot keep prepared statements apart ({reason})")]
     NoStatements {
         /// Configuration key of the URL.
         key: &'static str,
@@ -99,6 +88,29 @@ pub enum SessionError {
     /// The database failed.
     #[error(transparent)]
     Db(#[from] DbError),
+}
+
+impl SessionError {
+    /// Returns what the operator can do about it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Shared { .. } => {
+                "set database.direct_url (POSTRIDER_DATABASE__DIRECT_URL) to the Postgres server itself, or use the \
+                 pooler in session mode"
+            }
+            Self::Lost { key, user, lost } => return Some(fix(key, user, lost)),
+            Self::Unsupported { .. } => {
+                "set database.direct_url (POSTRIDER_DATABASE__DIRECT_URL) to the Postgres server itself, or use that \
+                 as database.url"
+            }
+            Self::NoStatements { .. } => {
+                "use PgBouncer 1.21 or later with max_prepared_statements above 0, or set database.url to the Postgres \
+                 server itself"
+            }
+            Self::Db(_) => return None,
+        };
+        Some(hint.to_owned())
+    }
 }
 
 /// A setting that a connection lacks.
@@ -267,8 +279,8 @@ mod tests {
     fn error_names_each_statement_that_fixes_the_role() {
         let lost = vec![Lost { name: "synchronous_commit", wanted: "on".into(), found: "off".into() }];
         let error = SessionError::Lost { key: POOLED, user: "app".into(), lost };
-        let text = error.to_string();
+        let (text, hint) = (error.to_string(), error.hint().expect("a fix"));
         assert!(text.contains("synchronous_commit is off and must be on"), "{text}");
-        assert!(text.contains("ALTER ROLE \"app\" SET synchronous_commit = 'on';"), "{text}");
+        assert!(hint.contains("ALTER ROLE \"app\" SET synchronous_commit = 'on';"), "{hint}");
     }
 }

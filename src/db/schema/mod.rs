@@ -12,15 +12,13 @@ static MIGRATOR: Migrator = sqlx::migrate!();
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     /// Some migrations have not run.
-    #[error(
-        "the database schema is {missing} migration(s) behind this postrider: run `postrider migrate`, or start with --migrate"
-    )]
+    #[error("the database schema is {missing} migration(s) behind this postrider")]
     Behind {
         /// Number of missing migrations.
         missing: usize,
     },
     /// A newer binary has migrated the schema.
-    #[error("the database schema is newer than this postrider knows (migration {version}): start the newer version")]
+    #[error("the database schema is newer than this postrider knows (migration {version})")]
     Ahead {
         /// The first unknown migration.
         version: i64,
@@ -31,18 +29,13 @@ pub enum SchemaError {
     )]
     PreRelease,
     /// A migration that ran differs from the one in this binary.
-    #[error(
-        "migration {version} ran with other contents than this postrider has: was the database made by another build?"
-    )]
+    #[error("migration {version} ran with other contents than this postrider has")]
     Different {
         /// Version of the migration.
         version: i64,
     },
     /// The schema holds tables of another application.
-    #[error(
-        "the schema `{schema}` already holds tables of another application ({tables}), and nothing was changed: give Postrider a \
-         database of its own, or a schema (CREATE SCHEMA postrider, and ?options=-csearch_path%3Dpostrider in the URL)"
-    )]
+    #[error("the schema `{schema}` already holds tables of another application ({tables}), and nothing was changed")]
     Occupied {
         /// The schema.
         schema: String,
@@ -50,10 +43,7 @@ pub enum SchemaError {
         tables: String,
     },
     /// The role cannot create tables in the schema.
-    #[error(
-        "the role `{role}` may not create tables in the schema `{schema}`: GRANT CREATE ON SCHEMA {schema} TO {role}, or make it the \
-         owner of the database"
-    )]
+    #[error("the role `{role}` may not create tables in the schema `{schema}`")]
     NotAllowed {
         /// The role that connects.
         role: String,
@@ -69,14 +59,28 @@ pub enum SchemaError {
 }
 
 impl SchemaError {
-    /// Returns what the operator can do about it, if the message does not say so.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::PreRelease => Some(
-                "create an empty database for this version; to keep messages that are still queued, let the old build deliver them first",
-            ),
-            _ => None,
-        }
+    /// Returns what the operator can do about it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Behind { .. } => "run `postrider migrate`, or start with --migrate",
+            Self::Ahead { .. } => "start the newer version",
+            Self::PreRelease => {
+                "create an empty database for this version; to keep messages that are still queued, let the old build \
+                 deliver them first"
+            }
+            Self::Different { .. } => "start the build that made the database",
+            Self::Occupied { .. } => {
+                "give Postrider a database of its own, or a schema (CREATE SCHEMA postrider, and \
+                 ?options=-csearch_path%3Dpostrider in the URL)"
+            }
+            Self::NotAllowed { role, schema } => {
+                return Some(format!(
+                    "GRANT CREATE ON SCHEMA {schema} TO {role}, or make it the owner of the database"
+                ));
+            }
+            Self::Db(_) | Self::Migrate(_) => return None,
+        };
+        Some(hint.to_owned())
     }
 }
 

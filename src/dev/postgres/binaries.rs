@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(old, "found only Postgres 14 (/pg/14); Postgres 15 or newer is needed");
         let other = choose(vec![of(16)], Some(15)).expect_err("another").to_string();
         assert!(other.contains("Postgres 15, which made the data"), "{other}");
-        let none = choose(vec![], None).expect_err("nothing").to_string();
+        let none = choose(vec![], None).expect_err("nothing").hint().expect("a fix");
         assert!(none.contains("apt install postgresql") && !none.contains('\n'), "{none}");
     }
 

@@ -1,4 +1,4 @@
-//! Errors of the embedded Postgres: each is one line that says what to do.
+//! Errors of the embedded Postgres, each one line, and what to do about them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,7 @@ use crate::db::DbError;
 #[derive(Debug, thiserror::Error)]
 pub enum PostgresError {
     /// No binaries were found.
-    #[error(
-        "no Postgres found; install {wanted} (Debian, Ubuntu: apt install postgresql; Fedora: dnf install \
-         postgresql-server; macOS: brew install postgresql@17). To use a Postgres that runs elsewhere, run \
-         `postrider serve --migrate` with DATABASE_URL: `dev` always starts its own"
-    )]
+    #[error("no Postgres found")]
     NotFound {
         /// The version that is needed, such as `Postgres 15 or newer`.
         wanted: String,
@@ -37,7 +33,7 @@ pub enum PostgresError {
         pid: String,
     },
     /// A Postgres that an earlier run left behind does not end.
-    #[error("a Postgres of an earlier run does not end (pid {pid}, {}); end it and start again", dir.display())]
+    #[error("a Postgres of an earlier run does not end (pid {pid}, {})", dir.display())]
     Leftover {
         /// The cluster's directory.
         dir: PathBuf,
@@ -45,12 +41,10 @@ pub enum PostgresError {
         pid: u32,
     },
     /// Neither `postgres` nor `nobody` exists.
-    #[error(
-        "Postgres cannot run as root, and there is no user `postgres` or `nobody` to run it as; start as another user"
-    )]
+    #[error("Postgres cannot run as root, and there is no user `postgres` or `nobody` to run it as")]
     NoAccount,
     /// The password file is missing, so that login is not possible.
-    #[error("{} is missing, so the cluster beside it cannot be opened; put it back or remove the directory", path.display())]
+    #[error("{} is missing, so the cluster beside it cannot be opened", path.display())]
     NoPassword {
         /// The missing file.
         path: PathBuf,
@@ -97,6 +91,26 @@ pub enum PostgresError {
 }
 
 impl PostgresError {
+    /// Returns what to do about it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NotFound { wanted } => {
+                return Some(format!(
+                    "install {wanted} (Debian, Ubuntu: apt install postgresql; Fedora: dnf install postgresql-server; \
+                     macOS: brew install postgresql@17). To use a Postgres that runs elsewhere, run \
+                     `postrider serve --migrate` with DATABASE_URL: `dev` always starts its own"
+                ));
+            }
+            Self::WrongVersion { wanted, .. } => return Some(format!("install {wanted}")),
+            Self::InUse { .. } => "stop it, or choose another directory with --dir",
+            Self::Leftover { .. } => "end it and start again",
+            Self::NoAccount => "start as another user",
+            Self::NoPassword { .. } => "put it back, or remove the directory",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
     /// Adds the path to an I/O error, for `map_err`.
     pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

@@ -155,7 +155,7 @@ async fn nobodys_mail_is_sent_to_the_sink() {
 }
 
 #[tokio::test]
-async fn mistakes_are_told_in_one_line() {
+async fn mistakes_are_told_in_one_line_with_the_fix() {
     for (arguments, words) in [
         (&["--attachment", "29000000", "--size", "4000000"][..], "40 MiB"),
         (&["--dir", "/proc/none"], "choose another with --dir"),
@@ -164,8 +164,9 @@ async fn mistakes_are_told_in_one_line() {
     ] {
         let refused = run(bench(arguments)).await;
         let said = complaint(&refused);
-        let last = said.lines().last().unwrap_or_default();
-        assert!(last.starts_with("postrider: ") && last.contains(words) && !said.contains("secret"), "{said}");
+        let told: Vec<&str> = said.lines().skip_while(|line| !line.starts_with("error: ")).collect();
+        assert!((1..=2).contains(&told.len()) && told.iter().skip(1).all(|line| line.starts_with("hint: ")), "{said}");
+        assert!(told.concat().contains(words) && !said.contains("secret"), "{said}");
         assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0));
     }
 }

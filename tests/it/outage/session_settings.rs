@@ -5,6 +5,7 @@ use std::sync::Arc;
 use postrider::app::{App, Roles};
 use postrider::clock::SystemClock;
 use postrider::config::Config;
+use postrider::db::pool::session::SessionError;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
 
@@ -19,6 +20,13 @@ fn config(url: String, direct_url: Option<String>) -> Config {
     config
 }
 
+/// What a start that is refused prints: the error and the fix.
+async fn refused(config: &Config) -> (String, String) {
+    let error = start(config).await.unwrap_err();
+    let hint = error.downcast_ref::<SessionError>().and_then(SessionError::hint).expect("a fix");
+    (error.to_string(), hint)
+}
+
 async fn start(config: &Config) -> anyhow::Result<App> {
     App::start(config, Roles::All, Arc::new(SystemClock), None).await
 }
@@ -26,17 +34,17 @@ async fn start(config: &Config) -> anyhow::Result<App> {
 #[tokio::test]
 async fn start_is_refused_where_a_pooler_drops_settings() {
     let database = Database::new();
-    let refused = start(&config(dropping_settings(&database.url).await, None)).await.unwrap_err().to_string();
-    assert!(refused.contains("synchronous_commit is off and must be on"), "{refused}");
-    assert!(refused.contains("database.url must name the Postgres server itself"), "{refused}");
+    let (error, hint) = refused(&config(dropping_settings(&database.url).await, None)).await;
+    assert!(error.contains("synchronous_commit is off and must be on"), "{error}");
+    assert!(hint.contains("database.url must name the Postgres server itself"), "{hint}");
 }
 
 #[tokio::test]
 async fn pooled_connections_take_their_settings_from_the_role() {
     let database = Database::new();
     let config = config(dropping_settings(&database.url).await, Some(database.url.clone()));
-    let refused = start(&config).await.unwrap_err().to_string();
-    let (_, statements) = refused.split_once("reconnect the pooler: ").expect("the statements that fix it");
+    let (_, hint) = refused(&config).await;
+    let (_, statements) = hint.split_once("reconnect the pooler: ").expect("the statements that fix it");
     // All tests share the role; the database belongs to this test.
     let mut connection = database.connect().await;
     let (role, name): (String, String) =

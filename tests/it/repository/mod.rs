@@ -1,6 +1,7 @@
-//! The repository: layers, README, files.
+//! The repository: layers, log events, README, files.
 
 mod checkout;
 mod layers;
+mod logs;
 mod readme;
 mod shelves;

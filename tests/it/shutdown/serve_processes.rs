@@ -15,8 +15,8 @@ async fn serve_wants_the_schema_it_knows() {
     for arguments in [&["serve"][..], &["keys", "create", "--name", "x"]] {
         let refused = run(on(&database.url, arguments)).await;
         let said = complaint(&refused);
-        assert!(!refused.status.success() && said.contains("run `postrider migrate`"), "{said}");
-        assert_eq!((said.lines().count(), refused.stdout.len()), (1, 0), "{said}");
+        assert!(!refused.status.success() && said.contains("\nhint: run `postrider migrate`"), "{said}");
+        assert_eq!((said.lines().count(), refused.stdout.len()), (2, 0), "{said}");
     }
     assert!(run(on(&database.url, &["migrate"])).await.status.success());
     assert!(run(on(&database.url, &["migrate"])).await.status.success(), "a second time changes nothing");
@@ -39,27 +39,29 @@ async fn every_mistake_in_the_configuration_is_told_at_once() {
         .env("POSTRIDER_COLOUR", "red");
     let refused = run(command).await;
     let said = complaint(&refused);
-    assert!(!refused.status.success());
+    assert!(!refused.status.success() && said.lines().all(|line| line.starts_with("error: ")), "{said}");
     for name in ["POSTRIDER_LISTEN", "POSTRIDER_DELIVERY__CONCURRENCY", "POSTRIDER_COLOUR"] {
         assert_eq!(said.lines().filter(|line| line.contains(name)).count(), 1, "{name} in {said}");
     }
 }
 
 #[tokio::test]
-async fn what_is_missing_is_one_line_with_the_mend() {
+async fn what_is_missing_is_one_line_and_its_fix_another() {
     let database = Database::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut port = on(&database.url, &["serve"]);
     port.env("POSTRIDER_LISTEN", taken.local_addr().unwrap().to_string());
     let mut nobody = postrider(&["serve"]);
     nobody.env("DATABASE_URL", "postgres://u:secret@127.0.0.1:1/x");
-    for (command, words) in
-        [(port, "POSTRIDER_LISTEN"), (postrider(&["serve"]), "DATABASE_URL"), (nobody, "the database is not available")]
-    {
+    for (command, words, lines) in [
+        (port, "\nhint: stop the program that uses it, or choose another address with POSTRIDER_LISTEN", 2),
+        (postrider(&["serve"]), "\nhint: set DATABASE_URL", 2),
+        (nobody, "the database is not available", 1),
+    ] {
         let refused = run(command).await;
         let said = complaint(&refused);
         assert!(!refused.status.success() && said.contains(words) && !said.contains("secret"), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.starts_with("error: ") && said.lines().count() == lines, "{said}");
     }
 }
 

@@ -51,10 +51,10 @@ impl Site {
             secret_key: Some("a secret of the tests, and of nobody else".to_owned().into()),
             listen: "127.0.0.1:0".parse().unwrap(),
             hostname: Some("postrider.test".into()),
-            database: Database { url: Some(url.into()), timeout: TIMEOUT, ..Database::default() },
             relay_url: Some(format!("smtp://{}?tls=none", smtp.address()).into()),
             ..Config::default()
         };
+        config.database = Database { url: Some(url.into()), timeout: TIMEOUT, ..config.database };
         config.return_path.domain = Some("return.acme.test".into());
         config.inbound.listen = Some("127.0.0.1:0".parse().unwrap());
         let app = App::start(&config, Roles::All, Arc::new(DatabaseClock::default()), None).await.unwrap();

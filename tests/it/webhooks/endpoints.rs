@@ -5,8 +5,8 @@ use std::sync::Arc;
 use postrider::accept::Acceptor;
 use postrider::accept::request::Limits;
 use postrider::app::Server;
+use postrider::config::Config;
 use postrider::domain::key::Scope;
-use postrider::domain::retry::Policy;
 use postrider::domain::routing::{RouteName, RouteTable};
 use postrider::feedback::Feedback;
 use postrider::group_commit::GroupCommit;
@@ -441,7 +441,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         mx_tls: std::collections::BTreeMap::default(),
         connections: 1,
         mails_per_connection: 1,
-        policy: Policy::default(),
+        policy: Config::default().delivery.retry_policy(),
         lease: std::time::Duration::from_mins(1),
     };
     let settings = Settings {
