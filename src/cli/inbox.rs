@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use axum::response::Redirect;
 use axum::routing::get;
 
 use super::signals::Signals;
@@ -51,8 +52,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn router(inbox: Arc<Inbox>) -> Router {
-    let health = Router::new().route("/healthz", get(http::healthz));
-    http::finish(dev::complete(health, inbox))
+    let own = Router::new().route("/healthz", get(http::healthz)).route("/", get(|| async { Redirect::to("/inbox") }));
+    http::finish(dev::complete(own, inbox))
 }
 
 /// Writes a `.gitignore` into the directory that excludes all of it from a surrounding repository, because it contains

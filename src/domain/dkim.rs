@@ -1,4 +1,4 @@
-//! DKIM keys (RFC 6376, RFC 8463): generation, records and signing.
+//! DKIM keys (RFC 6376, RFC 8463): generation, encryption at rest and DNS records. `mail::dkim` signs with them.
 //!
 //! A domain has a key of each algorithm, so that receivers without ed25519 support can verify RSA. A private key is in
 //! plaintext only in memory: at rest it is encrypted and bound to its tenant, domain and selector.

@@ -15,13 +15,14 @@ use super::words::words;
 words! {
     /// What happened: the `type` of an event. New types may be added; ignore those that you do not know.
     pub enum EventType as "EventType" {
-        /// The message was accepted and stored. `recipients` lists all its recipients.
+        /// The message was accepted and is due at once. `recipients` lists all its recipients.
         Accepted = "message.accepted",
-        /// The message was accepted with a `scheduled_at` that lies ahead, or a recipient of it was rescheduled.
+        /// Instead of `message.accepted` if `scheduled_at` lies ahead; also if a recipient is rescheduled later.
         Scheduled = "message.scheduled",
         /// The recipient was canceled before an attempt.
         Canceled = "message.canceled",
-        /// An attempt failed temporarily, or could not be made; `next_attempt_at` says when the next one is due.
+        /// An attempt failed temporarily, or `retry` requeued an uncertain recipient. `next_attempt_at` says when the next
+        /// one is due.
         Deferred = "message.deferred",
         /// A relay took responsibility for the message. A bounce may still follow.
         Relayed = "message.relayed",

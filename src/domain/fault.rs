@@ -9,7 +9,7 @@ use super::words::words;
 words! {
     /// The kinds of fault a request can have. New ones may be added.
     pub enum Code as "FaultCode" {
-        /// The value is missing, `null` or empty where one is needed.
+        /// A required value is missing, `null` or empty.
         Required = "required",
         /// The value has another JSON type than the one expected.
         InvalidType = "invalid_type",

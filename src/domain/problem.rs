@@ -30,7 +30,7 @@ words! {
         NoSecretKey = "no_secret_key",
         /// New DKIM keys were created before and wait for their records.
         RotationPending = "rotation_pending",
-        /// The message has an unsubscribe link, and this process lacks the settings that create it.
+        /// The message has an unsubscribe link, but this process has no `public_url` or `secret_key` to make it with.
         NotConfigured = "not_configured",
         /// The message that the report is about is still being sent.
         StillSending = "still_sending",

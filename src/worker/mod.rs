@@ -243,7 +243,8 @@ impl Worker {
         self.shelves.domain_checks.once().await
     }
 
-    /// Waits for what is being sent, at most for the grace period, and releases the rest.
+    /// Ends a worker that is not in [`run`](Self::run), such as one that was drained: waits for what is being sent, at most
+    /// for the grace period, and releases the rest. Only tests need it: `run` does the same after its own `stop`.
     pub async fn stop(&self) {
         self.shelves.deliver.close();
         self.finish().await;

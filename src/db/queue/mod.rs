@@ -161,7 +161,7 @@ pub(super) async fn end<'a>(
     if batch.is_empty() {
         return Ok(Ended { counted: Vec::new() });
     }
-    let held = leave(connection, batch, now).await?;
+    let held = record_attempts(connection, batch, now).await?;
     let is_held = |f: &&Finished| held.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims));
     let counted: Vec<&Finished> = batch.iter().filter(is_held).collect();
     let unknown: Vec<suppressions::Source> = counted.iter().filter_map(|finished| finished.unknown()).collect();
@@ -171,7 +171,7 @@ pub(super) async fn end<'a>(
 
 /// Deletes finished rows from the queue, releases those to be retried, and records the outcomes. Returns the rows whose
 /// lease was still valid.
-async fn leave(
+async fn record_attempts(
     connection: &mut PgConnection,
     batch: &[Finished],
     now: DateTime<Utc>,
@@ -266,7 +266,8 @@ impl<'a> RecipientColumns<'a> {
     }
 }
 
-/// Columns that identify claims, as arrays.
+/// The keys and fences (`lease`, `claims`) of claimed rows, as four arrays for `unnest`. A statement joins them with the
+/// queue on all four columns, so that it changes only rows whose claim still stands.
 #[derive(Default)]
 pub(super) struct Fence {
     pub messages: Vec<Uuid>,

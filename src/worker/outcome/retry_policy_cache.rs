@@ -1,4 +1,5 @@
-//! The retry policies of streams, and the pauses of lanes and streams.
+//! Caches the retry policies of streams. It also holds the pauses of lanes and streams: the retry window stands still
+//! during a pause, so that a deadline depends on both.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -12,10 +12,11 @@ use crate::support::dev::{Dev, directory};
 const README: &str = include_str!("../../../README.md");
 
 /// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "getting-started",
     "sending",
     "webhooks",
+    "api-keys",
     "domains",
     "bounces",
     "suppressions",
