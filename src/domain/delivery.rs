@@ -270,13 +270,19 @@ impl ReportEffect {
     /// the earlier such reports about the recipient, as [`note`](Self::note) returns them.
     #[must_use]
     pub fn unvouched(self, noted: &[String]) -> Self {
-        let event = match self {
-            Self::Ends(status) => EventType::of_end(status),
-            Self::Complains => EventType::Complained,
-            Self::Noted(_) | Self::Nothing(_) => return self,
-        };
+        let (Self::Ends(_) | Self::Complains, Some(event)) = (self, self.event()) else { return self };
         let is_known = Self::Noted(event).note().is_some_and(|word| noted.iter().any(|noted| noted == word));
         if is_known { Self::Nothing(NoEffectReason::Known) } else { Self::Noted(event) }
+    }
+
+    /// Returns the event that records it.
+    pub fn event(self) -> Option<EventType> {
+        match self {
+            Self::Ends(status) => Some(EventType::of_end(status)),
+            Self::Noted(event) => Some(event),
+            Self::Complains => Some(EventType::Complained),
+            Self::Nothing(_) => None,
+        }
     }
 
     /// Returns the word by which the recipient's row records the report.

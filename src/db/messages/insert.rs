@@ -15,8 +15,7 @@ use crate::db::events::NewEvent;
 use crate::db::lanes::NamedLane;
 use crate::db::queue::ready_at::Lowered;
 use crate::db::suppressions::{self, Addressed};
-use crate::domain::event::EventType;
-use crate::domain::id::{KeyId, RecipientId, TenantId};
+use crate::domain::id::{KeyId, RecipientId, RecipientKey, TenantId};
 use crate::domain::message::NewMessage;
 use crate::domain::outcome::Outcome;
 use crate::domain::suppression::AddressKey;
@@ -365,31 +364,11 @@ async fn insert(
 
 /// Returns the events of one message: accepted, and its suppressed recipients.
 fn events_of<'a>(intake: &'a MessageInsert, suppressed: &'a Suppressed) -> impl Iterator<Item = NewEvent<'a>> {
-    let ended = intake.message.recipients.iter().filter_map(|recipient| {
-        Some(NewEvent {
-            vouched: None,
-            kind: EventType::Suppressed,
-            recipient_id: Some(recipient.id.0),
-            outcome: Some(suppressed.get(&recipient.id)?),
-            next_attempt_at: None,
-            ..accepted(intake)
-        })
+    let (tenant, message, due_at) = (intake.tenant, intake.message.id, intake.due_at());
+    let scheduled = (due_at > intake.message.created_at).then_some(due_at);
+    let ended = intake.message.recipients.iter().filter_map(move |recipient| {
+        let key = RecipientKey { tenant, message, recipient: recipient.id };
+        Some(NewEvent::suppressed(key, suppressed.get(&recipient.id)?))
     });
-    std::iter::once(accepted(intake)).chain(ended)
-}
-
-fn accepted<'a>(intake: &MessageInsert) -> NewEvent<'a> {
-    let later = intake.due_at() > intake.message.created_at;
-    NewEvent {
-        vouched: None,
-        tenant: intake.tenant.0,
-        kind: if later { EventType::Scheduled } else { EventType::Accepted },
-        message_id: Some(intake.message.id.0),
-        recipient_id: None,
-        endpoint_id: None,
-        attempt: None,
-        outcome: None,
-        next_attempt_at: later.then(|| intake.due_at()),
-        bounce: None,
-    }
+    std::iter::once(NewEvent::accepted(tenant, message, scheduled)).chain(ended)
 }

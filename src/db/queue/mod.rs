@@ -17,7 +17,7 @@ use super::suppressions;
 use super::{Db, DbError};
 use crate::domain::bounce::{self, Bounce, Source};
 use crate::domain::delivery::{Status, Transition};
-use crate::domain::id::{MessageId, RecipientId, TenantId};
+use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
 use crate::domain::outcome::{Outcome, Stage};
 use crate::domain::suppression::Reason;
 
@@ -61,6 +61,12 @@ pub struct Claimed {
 }
 
 impl Claimed {
+    /// Returns which recipient it is.
+    pub(super) fn recipient(&self) -> RecipientKey {
+        let (tenant, message) = (TenantId(self.tenant_id), MessageId(self.message_id));
+        RecipientKey { tenant, message, recipient: RecipientId(self.recipient_id) }
+    }
+
     /// Returns the primary key of the row.
     pub fn key(&self) -> (Uuid, Uuid) {
         (self.message_id, self.recipient_id)
@@ -96,18 +102,19 @@ impl Finished {
     /// Returns the recipient to suppress, if the reply says that the mailbox does not exist. A reply to RCPT is about
     /// one recipient. A reply to the message body may be about any accepted recipient, and a reply to MAIL is about
     /// none.
-    fn unknown(&self) -> Option<suppressions::Source> {
-        let Claimed { tenant_id, message_id, recipient_id, .. } = self.claimed;
+    fn unknown(&self) -> Option<RecipientKey> {
         let is_meant = match self.outcome.as_ref()?.stage {
             Stage::Rcpt => true,
             Stage::Data | Stage::FinalDot => self.is_alone,
             Stage::Connect | Stage::Session | Stage::Mail => false,
         };
-        (is_meant && self.bounce()?.judgement.suppresses()).then_some(suppressions::Source {
-            tenant: TenantId(tenant_id),
-            message: MessageId(message_id),
-            recipient: RecipientId(recipient_id),
-        })
+        (is_meant && self.bounce()?.judgement.suppresses()).then(|| self.claimed.recipient())
+    }
+
+    fn event(&self) -> NewEvent<'_> {
+        let attempt = self.attempt().map(|_| self.attempts());
+        let outcome = self.outcome.as_ref();
+        NewEvent::transition(self.claimed.recipient(), self.transition, attempt, outcome, self.bounce())
     }
 
     /// Returns the classification of the bounce, if it bounced.
@@ -135,7 +142,7 @@ impl Ended<'_> {
 
     /// Returns the events.
     pub fn events(&self) -> impl Iterator<Item = NewEvent<'_>> {
-        self.counted.iter().map(|finished| event(finished))
+        self.counted.iter().map(|finished| finished.event())
     }
 }
 
@@ -164,7 +171,7 @@ pub(super) async fn end<'a>(
     let held = leave(connection, batch, now).await?;
     let is_held = |f: &&Finished| held.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims));
     let counted: Vec<&Finished> = batch.iter().filter(is_held).collect();
-    let unknown: Vec<suppressions::Source> = counted.iter().filter_map(|finished| finished.unknown()).collect();
+    let unknown: Vec<RecipientKey> = counted.iter().filter_map(|finished| finished.unknown()).collect();
     suppressions::add_recipients(connection, Reason::HardBounce, &unknown, now).await?;
     Ok(Ended { counted })
 }
@@ -285,21 +292,6 @@ impl Fence {
             fence.claims.push(row.claims);
         }
         fence
-    }
-}
-
-fn event(finished: &Finished) -> NewEvent<'_> {
-    NewEvent {
-        vouched: None,
-        tenant: finished.claimed.tenant_id,
-        kind: finished.transition.event(),
-        message_id: Some(finished.claimed.message_id),
-        recipient_id: Some(finished.claimed.recipient_id),
-        endpoint_id: None,
-        attempt: finished.attempt().map(|_| finished.attempts()),
-        outcome: finished.outcome.as_ref(),
-        next_attempt_at: finished.transition.next_attempt_at(),
-        bounce: finished.bounce(),
     }
 }
 

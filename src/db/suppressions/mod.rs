@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{Db, DbError};
 use crate::domain::address::Address;
-use crate::domain::id::{MessageId, RecipientId, TenantId};
+use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
 
 /// A stored entry.
@@ -212,20 +212,12 @@ pub(super) async fn add(
     Ok(Added { added, updated: written - added, unchanged: entries.len() as u64 - written })
 }
 
-/// A recipient of a stored message.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Source {
-    pub tenant: TenantId,
-    pub message: MessageId,
-    pub recipient: RecipientId,
-}
-
 /// Suppresses these recipients for all messages of their tenants, within the transaction that records the cause, and
 /// before it takes event numbers. Existing entries are kept.
 pub(super) async fn add_recipients(
     connection: &mut PgConnection,
     reason: Reason,
-    sources: &[Source],
+    sources: &[RecipientKey],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     if sources.is_empty() {

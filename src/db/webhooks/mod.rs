@@ -318,18 +318,7 @@ pub async fn test(db: &Db, tenant: TenantId, id: EndpointId, now: DateTime<Utc>)
             Some(true) => return Ok(Tested::Disabled),
             Some(false) => {}
         }
-        let event = NewEvent {
-            vouched: None,
-            tenant: tenant.0,
-            kind: EventType::WebhookTest,
-            message_id: None,
-            recipient_id: None,
-            endpoint_id: Some(id.0),
-            attempt: None,
-            outcome: None,
-            next_attempt_at: None,
-            bounce: None,
-        };
+        let event = NewEvent::webhook_test(tenant, id);
         events::append(&mut tx, now, vec![event]).await?;
         // No other transaction takes a number before the commit. Tests are rare enough to hold the counter for another
         // query.

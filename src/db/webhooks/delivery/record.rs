@@ -10,7 +10,6 @@ use uuid::Uuid;
 use super::{Endpoint, Retry, Row};
 use crate::db::events::{self, NewEvent};
 use crate::db::{Db, DbError};
-use crate::domain::event::EventType;
 use crate::domain::id::EndpointId;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 
@@ -96,7 +95,9 @@ pub async fn record(
         }
         let is_first_time = log(&mut tx, endpoint, &progress.attempts).await?;
         if let Some(reason) = progress.disabled.as_ref().filter(|_| is_first_time) {
-            events::append(&mut tx, now, vec![disabled(endpoint, &outcome(reason))]).await?;
+            let outcome = outcome(reason);
+            let event = NewEvent::webhook_disabled(endpoint.tenant, endpoint.id, &outcome);
+            events::append(&mut tx, now, vec![event]).await?;
         }
         tx.commit().await?;
         Ok(Some(after))
@@ -234,20 +235,5 @@ fn outcome(reason: &str) -> Outcome {
         peer: Peer::default(),
         duration: Duration::ZERO,
         stage: Stage::Connect,
-    }
-}
-
-fn disabled<'a>(endpoint: &Endpoint, outcome: &'a Outcome) -> NewEvent<'a> {
-    NewEvent {
-        vouched: None,
-        tenant: endpoint.tenant.0,
-        kind: EventType::WebhookDisabled,
-        message_id: None,
-        recipient_id: None,
-        endpoint_id: Some(endpoint.id.0),
-        attempt: None,
-        outcome: Some(outcome),
-        next_attempt_at: None,
-        bounce: None,
     }
 }
