@@ -203,42 +203,42 @@ pub async fn page(
         "SELECT m.id, m.created_at, m.stream, m.from_address, m.from_name, m.reply_to, m.subject, m.tags, m.metadata,
                 m.scheduled_at, m.expires_at, m.on_uncertain, m.ignore_suppression, m.size
          FROM messages m
-         WHERE m.tenant_id = $1
-           AND ($2::uuid IS NULL OR m.id < $2)
-           AND ($3::timestamptz IS NULL OR m.id >= uuid_floor($3))
-           AND ($4::timestamptz IS NULL OR m.id < uuid_floor($4))
-           AND ($5::text IS NULL OR m.stream = $5)
-           AND ($6::text IS NULL OR lower(m.from_address) = lower($6))
-           AND ($7::text IS NULL OR position(lower($7) IN lower(m.subject)) > 0)
-           AND ($8::jsonb IS NULL OR m.tags @> $8)
-           AND ($9::text IS NULL OR m.id = ANY (ARRAY(
+         WHERE m.tenant_id = $1 /* tenant */
+           AND ($2::uuid /* after */ IS NULL OR m.id < $2)
+           AND ($3::timestamptz /* created_after */ IS NULL OR m.id >= uuid_floor($3))
+           AND ($4::timestamptz /* created_before */ IS NULL OR m.id < uuid_floor($4))
+           AND ($5::text /* stream */ IS NULL OR m.stream = $5)
+           AND ($6::text /* from */ IS NULL OR lower(m.from_address) = lower($6))
+           AND ($7::text /* subject */ IS NULL OR position(lower($7) IN lower(m.subject)) > 0)
+           AND ($8::jsonb /* tag */ IS NULL OR m.tags @> $8)
+           AND ($9::text /* to */ IS NULL OR m.id = ANY (ARRAY(
                 SELECT r.message_id FROM recipients r WHERE r.tenant_id = $1 AND lower(r.address) = lower($9)
                    AND ($2::uuid IS NULL OR r.message_id < $2)
                    AND ($3::timestamptz IS NULL OR r.message_id >= uuid_floor($3)))))
-           AND ($13::boolean IS FALSE OR m.id = ANY (ARRAY(
-                SELECT r.message_id FROM recipients r WHERE r.tenant_id = $1 AND r.status = $10
+           AND ($13::boolean /* is_notable */ IS FALSE OR m.id = ANY (ARRAY(
+                SELECT r.message_id FROM recipients r WHERE r.tenant_id = $1 AND r.status = $10 /* status */
                    AND r.status NOT IN ('queued', 'relayed', 'delivered')
                    AND ($2::uuid IS NULL OR r.message_id < $2)
                    AND ($3::timestamptz IS NULL OR r.message_id >= uuid_floor($3)))))
-           AND ($14::boolean IS FALSE OR m.id = ANY (ARRAY(
+           AND ($14::boolean /* is_in_queue */ IS FALSE OR m.id = ANY (ARRAY(
                 SELECT q.message_id FROM queue q WHERE q.tenant_id = $1
                    AND ($10 <> 'sending' OR q.lease IS NOT NULL))))
-           AND ($15::text[] IS NULL OR split_part(m.from_address, '@', -1) = ANY ($15))
-           AND ($16::bigint IS NULL OR m.id = ANY (ARRAY(
+           AND ($15::text[] /* sender_domains */ IS NULL OR split_part(m.from_address, '@', -1) = ANY ($15))
+           AND ($16::bigint /* lane */ IS NULL OR m.id = ANY (ARRAY(
                 SELECT q.message_id FROM queue q
                 WHERE q.lane_id = $16 AND q.tenant_id = $1 AND q.lease IS NULL AND ($2::uuid IS NULL OR q.message_id < $2)
-                  AND ($17::boolean IS NOT TRUE OR q.due_at = 'infinity'))))
+                  AND ($17::boolean /* held */ IS NOT TRUE OR q.due_at = 'infinity'))))
            AND ($17::boolean IS NOT TRUE OR $16::bigint IS NOT NULL OR m.id = ANY (ARRAY(
                 SELECT q.message_id FROM lanes l JOIN queue q ON q.lane_id = l.id
                 WHERE l.tenant_id = $1 AND q.lease IS NULL AND q.due_at = 'infinity')))
            AND ($17::boolean IS NOT FALSE OR m.id <> ALL (ARRAY(
                 SELECT q.message_id FROM lanes l JOIN queue q ON q.lane_id = l.id
                 WHERE l.tenant_id = $1 AND q.lease IS NULL AND q.due_at = 'infinity')))
-           AND ($18::text IS NULL OR EXISTS (
+           AND ($18::text /* to_domain */ IS NULL OR EXISTS (
                 SELECT FROM recipients r WHERE r.tenant_id = $1 AND r.message_id = m.id
                    AND lower(substring(r.address FROM '@([^@]+)$')) = lower($18)))
-           AND ($10::text IS NULL OR message_status($1, m.id, $11) = $10)
-         ORDER BY m.id DESC LIMIT $12",
+           AND ($10::text IS NULL OR message_status($1, m.id, $11 /* now */) = $10)
+         ORDER BY m.id DESC LIMIT $12 /* limit */",
         tenant.0,
         filter.after.map(|id| id.0),
         filter.created_after,

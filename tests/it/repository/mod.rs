@@ -1,5 +1,6 @@
 //! The repository: layers, README, files.
 
+mod bound_parameters;
 mod checkout;
 mod layers;
 mod readme;
