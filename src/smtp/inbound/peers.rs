@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::Settings;
+use crate::domain::gcra::Gcra;
 use crate::telemetry::RateLimitedLog;
 
-/// Period over which the messages of one address are counted.
-const MINUTE: Duration = Duration::from_mins(1);
+/// Period over which the messages of one address are counted: all of them may come at once.
+const MINUTE: TimeDelta = TimeDelta::minutes(1);
 /// The limit of sessions may be exceeded by one part in this many, plus one, while other sessions are ending.
 pub(super) const LEAVING: usize = 8;
 /// Number of addresses above which those without state are forgotten.
@@ -22,8 +23,10 @@ const REMEMBERED: usize = 4_096;
 #[derive(Debug)]
 pub(super) struct Peers {
     max_connections: usize,
-    /// How much of its address's minute one message uses.
-    cost: Option<Duration>,
+    /// The limit on the messages of an address that sent none.
+    unused: Option<Gcra>,
+    /// Where [`Peers::time`] begins.
+    started: Instant,
     seen: Mutex<HashMap<IpAddr, Seen>>,
     turned_away: RateLimitedLog,
     refused: RateLimitedLog,
@@ -32,8 +35,8 @@ pub(super) struct Peers {
 #[derive(Debug)]
 struct Seen {
     connections: usize,
-    /// Until when the address's messages so far use up its minute (virtual scheduling).
-    taken_until: Instant,
+    /// The limit on the address's messages.
+    messages: Option<Gcra>,
 }
 
 /// The connection's entry in the counts; dropping it removes it.
@@ -45,9 +48,14 @@ pub(super) struct Guest {
 
 impl Peers {
     pub(super) fn new(settings: &Settings) -> Arc<Self> {
-        let cost = settings.mails_per_minute.map(|mails| MINUTE / mails.max(1));
-        let (turned_away, refused) = (RateLimitedLog::default(), RateLimitedLog::default());
-        Arc::new(Self { max_connections: settings.max_per_peer, cost, seen: Mutex::default(), turned_away, refused })
+        Arc::new(Self {
+            max_connections: settings.max_per_peer,
+            unused: settings.mails_per_minute.map(unused),
+            started: Instant::now(),
+            seen: Mutex::default(),
+            turned_away: RateLimitedLog::default(),
+            refused: RateLimitedLog::default(),
+        })
     }
 
     /// Counts one more connection from this address, if the limit allows it or `make_room` ends a session of the
@@ -61,9 +69,9 @@ impl Peers {
         let address = neighbourhood(address);
         let mut all = self.seen();
         if all.len() >= REMEMBERED {
-            all.retain(|_, seen| seen.connections > 0 || seen.taken_until > now);
+            all.retain(|_, seen| seen.connections > 0 || !self.is_unused(seen, now));
         }
-        let seen = all.entry(address).or_insert(Seen { connections: 0, taken_until: now });
+        let seen = all.entry(address).or_insert(Seen { connections: 0, messages: self.unused });
         let most = self.max_connections;
         if seen.connections >= most && (seen.connections > most + most / LEAVING || !make_room(address)) {
             return None;
@@ -83,6 +91,15 @@ impl Peers {
                 "refused SMTP clients, which may have had bounces; they should try again later"
             );
         }
+    }
+
+    fn is_unused(&self, seen: &Seen, now: Instant) -> bool {
+        seen.messages.is_none_or(|messages| messages.is_unused(self.time(now)))
+    }
+
+    /// Returns the time for the limits: that of the monotonic clock, so that no change of the system's time affects them.
+    fn time(&self, now: Instant) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + now.saturating_duration_since(self.started)
     }
 
     fn seen(&self) -> MutexGuard<'_, HashMap<IpAddr, Seen>> {
@@ -111,13 +128,12 @@ impl Guest {
 
     /// Returns whether one more message may begin, and counts it.
     pub(super) fn may_send(&self, now: Instant) -> bool {
-        let Some(cost) = self.peers.cost else { return true };
         let mut all = self.peers.seen();
-        let Some(seen) = all.get_mut(&self.address) else { return true };
-        let until = seen.taken_until.max(now) + cost;
-        let may = until <= now + MINUTE;
+        let Some(messages) = all.get_mut(&self.address).and_then(|seen| seen.messages.as_mut()) else { return true };
+        let now = self.peers.time(now);
+        let may = messages.available(now) > 0;
         if may {
-            seen.taken_until = until;
+            *messages = messages.take(1, now);
         }
         may
     }
@@ -128,11 +144,18 @@ impl Drop for Guest {
         let mut all = self.peers.seen();
         if let Some(seen) = all.get_mut(&self.address) {
             seen.connections = seen.connections.saturating_sub(1);
-            if seen.connections == 0 && seen.taken_until <= Instant::now() {
+            if seen.connections == 0 && self.peers.is_unused(seen, Instant::now()) {
                 all.remove(&self.address);
             }
         }
     }
+}
+
+/// Returns a limit of this many messages a minute, all of which may come at once.
+fn unused(mails_per_minute: u32) -> Gcra {
+    // In whole microseconds, as the limit counts, so that a minute's messages fit into a minute.
+    let cost = (MINUTE.as_seconds_f64() * 1e6 / f64::from(mails_per_minute.max(1))).floor().max(1.0);
+    Gcra::new(1e6 / cost, DateTime::<Utc>::MIN_UTC).with_burst(MINUTE)
 }
 
 /// Returns the network of an address that usually has one owner: an IPv4 address, or a /64 of IPv6.
@@ -148,6 +171,8 @@ fn neighbourhood(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn peers(max_per_peer: usize, mails_per_minute: Option<u32>) -> Arc<Peers> {
@@ -194,10 +219,20 @@ mod tests {
         assert!(one.may_send(now) && two.may_send(now) && one.may_send(now));
         assert!(!one.may_send(now) && !two.may_send(now));
         assert!(enter("192.0.2.2").may_send(now));
-        let later = now + MINUTE / 3;
+        let later = now + Duration::from_secs(20);
         assert!(two.may_send(later) && !two.may_send(later));
         drop((one, two));
         assert!(!enter("192.0.2.1").may_send(later), "remembered beyond its connections");
+    }
+
+    #[test]
+    fn a_minute_of_messages_may_come_at_once() {
+        for mails in [1, 7, 600, 999, 4_567] {
+            let (peers, now) = (peers(1, Some(mails)), Instant::now());
+            let guest = enter(&peers, "192.0.2.1", now).unwrap();
+            let sent = (0..2 * mails).filter(|_| guest.may_send(now)).count();
+            assert_eq!(sent, usize::try_from(mails).unwrap());
+        }
     }
 
     #[test]
