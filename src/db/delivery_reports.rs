@@ -52,10 +52,11 @@ pub async fn addressees(
     message: MessageId,
     tenant: Option<TenantId>,
 ) -> Result<Vec<ReportedMessageRecipient>, DbError> {
+    // Without a due time, none is `scheduled`.
     let query = sqlx::query_as!(
         ReportedMessageRecipient,
-        r#"SELECT r.id, r.tenant_id, r.address, CASE WHEN q.lease IS NULL THEN r.status ELSE 'sending' END AS "status!",
-                  r.attempts, r.complained_at IS NOT NULL AS "has_complained!", r.reported_at IS NOT NULL AS "is_reported!",
+        r#"SELECT r.id, r.tenant_id, r.address, recipient_status(r.status, q.lease, NULL, NULL) AS "status!", r.attempts,
+                  r.complained_at IS NOT NULL AS "has_complained!", r.reported_at IS NOT NULL AS "is_reported!",
                   coalesce(r.unvouched, '{}') AS "unvouched!"
            FROM recipients r
            LEFT JOIN queue q ON q.message_id = r.message_id AND q.recipient_id = r.id AND q.tenant_id = r.tenant_id

@@ -13,6 +13,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Db, DbError, queue};
+use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::id::{MessageId, TenantId};
 
 /// An accepted message.
@@ -125,8 +126,8 @@ pub async fn recipients(
 /// Filters for messages.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Only messages with this status (a `MessageStatus`).
-    pub status: Option<String>,
+    /// Only messages with this status.
+    pub status: Option<MessageStatus>,
     /// Only messages with this recipient.
     pub to: Option<String>,
     /// Only messages from this address.
@@ -153,18 +154,44 @@ pub struct Filter {
     pub to_domain: Option<String>,
 }
 
-/// Statuses that few messages have, indexed by `recipients_notable`.
-const NOTABLE: [&str; 6] = ["deferred", "bounced", "expired", "suppressed", "canceled", "uncertain"];
+/// What finds the messages of a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Index {
+    /// The queue's rows, always few.
+    Leased,
+    /// The queue's rows, unless there is a backlog.
+    Queue,
+    /// `recipients_notable`: few messages have the status.
+    Notable,
+    /// Nothing: each message is examined.
+    None,
+}
+
+impl Index {
+    fn new(status: MessageStatus) -> Self {
+        match status {
+            MessageStatus::Recipients(status) => match status {
+                Status::Sending => Self::Leased,
+                Status::Queued | Status::Scheduled => Self::Queue,
+                Status::Deferred
+                | Status::Bounced
+                | Status::Expired
+                | Status::Suppressed
+                | Status::Canceled
+                | Status::Uncertain => Self::Notable,
+                Status::Relayed | Status::Delivered => Self::None,
+            },
+            MessageStatus::Partial => Self::None,
+        }
+    }
+}
 
 /// Maximum number of messages examined per page for a status without an index; each costs 30 µs.
 pub const LOOKED_THROUGH: i64 = 5_000;
 
-/// Statuses without an index.
-const JUDGED: [&str; 3] = ["delivered", "relayed", "partial"];
-
 /// Returns the time at which a page with this filter stops examining messages, if more exist than one request examines.
 pub async fn horizon(db: &Db, tenant: TenantId, filter: &Filter) -> Result<Option<DateTime<Utc>>, DbError> {
-    if !filter.status.as_deref().is_some_and(|word| JUDGED.contains(&word)) {
+    if filter.status.map(Index::new) != Some(Index::None) {
         return Ok(None);
     }
     let query = sqlx::query_scalar!(
@@ -190,12 +217,12 @@ pub async fn page(
 ) -> Result<Vec<MessageRow>, DbError> {
     let tag = filter.tag.as_ref().map(|(name, value)| serde_json::json!([{"name": name, "value": value}]));
     // If few messages can match, they are found by index; otherwise the newest messages are scanned.
-    let status = filter.status.as_deref();
-    let is_notable = status.is_some_and(|word| NOTABLE.contains(&word));
-    let is_in_queue = match status {
-        Some("sending") => true,
-        Some("queued" | "scheduled") => !queue::has_backlog(db).await?,
-        _ => false,
+    let index = filter.status.map(Index::new);
+    let is_notable = index == Some(Index::Notable);
+    let is_in_queue = match index {
+        Some(Index::Leased) => true,
+        Some(Index::Queue) => !queue::has_backlog(db).await?,
+        Some(Index::Notable | Index::None) | None => false,
     };
     // With custom plans, the planner removes conditions on absent filters.
     let query = sqlx::query_as!(
@@ -248,7 +275,7 @@ pub async fn page(
         filter.subject,
         tag,
         filter.to,
-        filter.status,
+        filter.status.map(MessageStatus::as_str),
         now,
         limit,
         is_notable,
