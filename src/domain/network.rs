@@ -1,5 +1,6 @@
 //! Classifies IP addresses: public, private or special-purpose (IANA's registries, RFC 6890). HTTP requests to URLs
-//! from users may only reach public addresses, or those that are allowed explicitly.
+//! from users may only reach public addresses, or those that are allowed explicitly. Limits per client count addresses by
+//! their [`owner`].
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -57,6 +58,17 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// Returns the network of an address that usually has one owner: an IPv4 address, or a /64 of IPv6.
+pub fn owner(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        ip @ IpAddr::V4(_) => ip,
     }
 }
 

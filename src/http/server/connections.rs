@@ -7,7 +7,7 @@
 //! one is refused.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
@@ -18,6 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::Limits;
+use crate::domain::network;
 
 /// [`Activity::state`] while a request is in progress, and once the connection is to be closed. Otherwise the state is
 /// the time since which the connection is idle, in nanoseconds after the server's start.
@@ -100,7 +101,7 @@ impl Connections {
 
     /// Admits or refuses a connection from this address.
     pub(super) fn admit(self: &Arc<Self>, ip: IpAddr) -> Admission {
-        let peer = network(ip);
+        let peer = network::owner(ip);
         let mut open = self.open();
         if open.count_of(peer) >= self.limits.per_peer && !open.evict(Some(peer)) {
             return Admission::Full("http.connections_per_peer");
@@ -232,17 +233,6 @@ impl Activity {
 /// Returns the nanoseconds since the server's start: more than [`BUSY`], less than [`EVICTED`].
 fn since(started: Instant) -> u64 {
     u64::try_from(started.elapsed().as_nanos()).unwrap_or(EVICTED - 1).clamp(BUSY + 1, EVICTED - 1)
-}
-
-/// Returns the network of one peer: an IPv4 address, or an IPv6 /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        address @ IpAddr::V4(_) => address,
-    }
 }
 
 #[cfg(test)]

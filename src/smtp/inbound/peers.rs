@@ -1,7 +1,7 @@
 //! Limits per client: concurrent connections and messages a minute from one address, or from one /64 of IPv6.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Settings;
 use crate::domain::gcra::Gcra;
+use crate::domain::network;
 use crate::telemetry::RateLimitedLog;
 
 /// Period over which the messages of one address are counted: all of them may come at once.
@@ -66,7 +67,7 @@ impl Peers {
         make_room: impl FnOnce(IpAddr) -> bool,
         now: Instant,
     ) -> Option<Guest> {
-        let address = neighbourhood(address);
+        let address = network::owner(address);
         let mut all = self.seen();
         if all.len() >= REMEMBERED {
             all.retain(|_, seen| seen.connections > 0 || !self.is_unused(seen, now));
@@ -156,17 +157,6 @@ fn unused(mails_per_minute: u32) -> Gcra {
     // In whole microseconds, as the limit counts, so that a minute's messages fit into a minute.
     let cost = (MINUTE.as_seconds_f64() * 1e6 / f64::from(mails_per_minute.max(1))).floor().max(1.0);
     Gcra::new(1e6 / cost, DateTime::<Utc>::MIN_UTC).with_burst(MINUTE)
-}
-
-/// Returns the network of an address that usually has one owner: an IPv4 address, or a /64 of IPv6.
-fn neighbourhood(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        address @ IpAddr::V4(_) => address,
-    }
 }
 
 #[cfg(test)]
