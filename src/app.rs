@@ -24,13 +24,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accept::Acceptor;
 use crate::accept::request::Limits;
+use crate::accept::{Acceptor, WakeNotifier};
 use crate::clock::SharedClock;
 use crate::config::{Config, SecretUrl};
 use crate::db::{self, Db, Opening};
 use crate::dev::inbox::Inbox;
-use crate::group_commit::GroupCommit;
+use crate::group_commit::{self, GroupCommit, Outcomes};
 pub use crate::http::Server;
 use crate::http::{self, Api};
 use crate::smtp;
@@ -112,26 +112,28 @@ impl App {
         let limits = descriptors::http_limits(config, roles, inbox.is_some())?;
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(keep_partitions(db.clone(), clock.clone())));
-        let group_commit = GroupCommit::start(&db, &clock);
+        let (outcomes, pending) = group_commit::outcomes();
         let worker = match working {
             None => None,
-            Some(working) => {
-                // Large, and awaited once.
-                let worker =
-                    Box::pin(worker(config, working, clock.clone(), wake.clone(), group_commit.clone())).await?;
-                let stop = stop.clone();
-                Some(tokio::spawn(async move { worker.run(stop).await }))
-            }
+            // Large, and awaited once.
+            Some(working) => Some(Box::pin(worker(config, working, clock.clone(), wake.clone(), outcomes)).await?),
         };
+        let notifier = listeners.as_ref().map(|_| WakeNotifier::start(db.clone(), wake.clone(), &accepting));
+        let signals = notifier.as_ref().map_or_else(Vec::new, WakeNotifier::signals);
+        let local = worker.as_ref().map(|worker| worker.local(pending));
+        let group_commit = GroupCommit::start(&db, &clock, signals, local);
+        let worker = worker.map(|worker| {
+            let stop = stop.clone();
+            tokio::spawn(async move { worker.run(stop).await })
+        });
         tokio::spawn(stop.clone().run_until_cancelled_owned(watch.run()));
         let mut inbound = None;
-        let (server, public) = match listeners {
-            Some(Listeners { api: listener, public }) => {
+        let (server, public) = match listeners.zip(notifier) {
+            Some((Listeners { api: listener, public }, notifier)) => {
                 let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
                 inbound = InboundServer::start(config, feedback.clone()).await?;
                 let table = routes::table(config);
-                let acceptor =
-                    Acceptor::new(db.clone(), clock.clone(), table, group_commit.clone(), wake.clone(), &accepting);
+                let acceptor = Acceptor::new(db.clone(), clock.clone(), table, group_commit, notifier, &accepting);
                 let settings = api_settings(config, &db, &clock)?;
                 let api = Api::new(db.clone(), clock, Arc::new(acceptor), feedback, settings, stop.clone());
                 let public = public.map(|listener| Server::start(listener, http::public(api.clone()), limits.public));
@@ -290,8 +292,11 @@ fn open(config: &Config, is_service: bool) -> anyhow::Result<Db> {
 
 /// Registers a worker in a process without an API. The worker does not run yet.
 pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc<Notify>) -> anyhow::Result<Worker> {
-    let group_commit = GroupCommit::start(&db, &clock);
-    worker(config, db, clock, wake, group_commit).await
+    let (outcomes, pending) = group_commit::outcomes();
+    let worker = worker(config, db.clone(), clock.clone(), wake, outcomes).await?;
+    // Its writers run until the worker is dropped.
+    drop(GroupCommit::start(&db, &clock, Vec::new(), Some(worker.local(pending))));
+    Ok(worker)
 }
 
 async fn worker(
@@ -299,7 +304,7 @@ async fn worker(
     db: Db,
     clock: SharedClock,
     wake: Arc<Notify>,
-    group_commit: Arc<GroupCommit>,
+    outcomes: Arc<Outcomes>,
 ) -> anyhow::Result<Worker> {
     let delivery = &config.delivery;
     let settings = worker::Settings {
@@ -321,7 +326,7 @@ async fn worker(
         poster: Arc::new(Poster::new(webhooks::guard(config)?, config.webhooks.timeout)?),
         senders: domains::senders(config, db.clone(), clock.clone()),
         dns: domains::asker(config)?,
-        group_commit,
+        outcomes,
     };
     Ok(Worker::start(db, clock, dependencies, settings, wake).await?)
 }

@@ -17,7 +17,6 @@ mod wake_notifier;
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::SharedClock;
@@ -33,6 +32,7 @@ use blobs::Blobs;
 use in_flight::InFlight;
 use lanes::Lanes;
 use streams::Streams;
+pub use wake_notifier::WakeNotifier;
 
 /// Why a valid message was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -75,22 +75,19 @@ pub struct Acceptor {
     lanes: Lanes,
     streams: Streams,
     in_flight: InFlight,
-    wake: [Arc<Notify>; 2],
+    wake: WakeNotifier,
 }
 
 impl Acceptor {
-    /// Creates the acceptor and starts its tasks on `tasks`; they end when the acceptor is dropped. Committed messages
-    /// notify `wake` and the workers of other processes.
+    /// Creates the acceptor and starts its tasks on `tasks`; they end when the acceptor is dropped.
     pub fn new(
         db: Db,
         clock: SharedClock,
         routes: RouteTable,
         group_commit: Arc<GroupCommit>,
-        wake: Arc<Notify>,
+        wake: WakeNotifier,
         tasks: &TaskTracker,
     ) -> Self {
-        let wake = [wake, wake_notifier::start(db.clone(), tasks)];
-        group_commit.tell(&wake);
         Self {
             group_commit,
             blobs: Blobs::start(&db, clock, tasks),
@@ -119,7 +116,7 @@ impl Acceptor {
 
     /// Notifies workers, in this and in other processes, that messages have become due.
     pub fn wake(&self) {
-        self.wake.iter().for_each(|wake| wake.notify_one());
+        self.wake.notify();
     }
 
     /// Returns the lane of messages from `sender_domain` to `domain`. Domains are in the form of
@@ -158,7 +155,7 @@ impl Acceptor {
             }
             None => None,
         };
-        let keeps = db::messages::stored::is_kept(message.size()) && self.group_commit.has_taker();
+        let keeps = db::messages::stored::is_kept(message.size()) && self.group_commit.has_consumer();
         self.blobs.store(tenant, &mut message.attachments, keeps).await.map_err(AcceptError::Db)?;
         let lanes = self.lanes.all(tenant, &message).await.map_err(AcceptError::Db)?;
         let with = idempotency.clone();

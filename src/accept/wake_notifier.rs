@@ -1,4 +1,4 @@
-//! Notifies workers in other processes that messages were committed, at most once per [`PAUSE`].
+//! Notifies workers of due messages: the one in this process, and those in other processes, at most once per [`PAUSE`].
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,11 +13,32 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// How often the task checks whether the signal still exists.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// Starts the task and returns its signal. The task ends when the signal has been dropped.
-pub(super) fn start(db: Db, tasks: &TaskTracker) -> Arc<Notify> {
-    let signal = Arc::new(Notify::new());
-    tasks.spawn(run(db, Arc::downgrade(&signal)));
-    signal
+/// Notifies workers.
+#[derive(Debug)]
+pub struct WakeNotifier {
+    local: Arc<Notify>,
+    others: Arc<Notify>,
+}
+
+impl WakeNotifier {
+    /// Starts a task on `tasks` that notifies the workers of other processes; it ends when this has been dropped. `local`
+    /// notifies the worker of this process.
+    pub fn start(db: Db, local: Arc<Notify>, tasks: &TaskTracker) -> Self {
+        let others = Arc::new(Notify::new());
+        tasks.spawn(run(db, Arc::downgrade(&others)));
+        Self { local, others }
+    }
+
+    /// Notifies the workers.
+    pub fn notify(&self) {
+        self.local.notify_one();
+        self.others.notify_one();
+    }
+
+    /// Returns the signals for [`GroupCommit::start`](crate::group_commit::GroupCommit::start).
+    pub fn signals(&self) -> Vec<Weak<Notify>> {
+        [&self.local, &self.others].map(Arc::downgrade).into()
+    }
 }
 
 async fn run(db: Db, signal: Weak<Notify>) {

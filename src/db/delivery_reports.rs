@@ -19,7 +19,7 @@ use crate::domain::address::Address;
 use crate::domain::bounce::{Bounce, Judgement, Source};
 use crate::domain::delivery::{NoEffectReason, ReportEffect, Status};
 use crate::domain::event::EventType;
-use crate::domain::id::{MessageId, RecipientId, TenantId};
+use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::report::Action;
 use crate::domain::suppression::{AddressKey, Reason};
@@ -52,10 +52,11 @@ pub async fn addressees(
     message: MessageId,
     tenant: Option<TenantId>,
 ) -> Result<Vec<ReportedMessageRecipient>, DbError> {
+    // Without a due time, none is `scheduled`.
     let query = sqlx::query_as!(
         ReportedMessageRecipient,
-        r#"SELECT r.id, r.tenant_id, r.address, CASE WHEN q.lease IS NULL THEN r.status ELSE 'sending' END AS "status!",
-                  r.attempts, r.complained_at IS NOT NULL AS "has_complained!", r.reported_at IS NOT NULL AS "is_reported!",
+        r#"SELECT r.id, r.tenant_id, r.address, recipient_status(r.status, q.lease, NULL, NULL) AS "status!", r.attempts,
+                  r.complained_at IS NOT NULL AS "has_complained!", r.reported_at IS NOT NULL AS "is_reported!",
                   coalesce(r.unvouched, '{}') AS "unvouched!"
            FROM recipients r
            LEFT JOIN queue q ON q.message_id = r.message_id AND q.recipient_id = r.id AND q.tenant_id = r.tenant_id
@@ -81,6 +82,12 @@ pub struct RecipientReport {
     pub is_vouched: bool,
     /// Whether a failure may suppress the address: the report is about that mailbox, not about one it forwards to.
     pub is_own_mailbox: bool,
+}
+
+impl RecipientReport {
+    fn key(&self, tenant: TenantId, message: MessageId) -> RecipientKey {
+        RecipientKey { tenant, message, recipient: RecipientId(self.recipient) }
+    }
 }
 
 /// Applies reports to recipients of one message; each recipient appears once. Returns the effect of each report, in the
@@ -227,8 +234,7 @@ async fn update(
         .collect();
     let complaints: Vec<bool> = effects.iter().map(|(_, effect)| *effect == ReportEffect::Complains).collect();
     let notes: Vec<Option<&str>> = effects.iter().map(|(_, effect)| effect.note()).collect();
-    let codes: Vec<Option<i16>> =
-        effects.iter().map(|(report, _)| report.reply.code.and_then(|code| i16::try_from(code).ok())).collect();
+    let codes: Vec<Option<i16>> = effects.iter().map(|(report, _)| report.reply.stored_code()).collect();
     let enhanced: Vec<Option<String>> =
         effects.iter().map(|(report, _)| report.reply.enhanced.map(|code| code.to_string())).collect();
     let texts: Vec<&str> = effects.iter().map(|(report, _)| report.reply.text.as_str()).collect();
@@ -270,16 +276,14 @@ async fn suppress(
     effects: &[(&RecipientReport, ReportEffect)],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    let source =
-        |report: &RecipientReport| suppressions::Source { tenant, message, recipient: RecipientId(report.recipient) };
     let is_unknown = |report: &RecipientReport| {
         report.is_own_mailbox && report.judgement.is_some_and(|judgement| judgement.suppresses())
     };
     let unknown =
         effects.iter().filter(|(report, effect)| *effect == ReportEffect::Ends(Status::Bounced) && is_unknown(report));
-    let unknown: Vec<_> = unknown.map(|(report, _)| source(report)).collect();
+    let unknown: Vec<_> = unknown.map(|(report, _)| report.key(tenant, message)).collect();
     let complained = effects.iter().filter(|(_, effect)| *effect == ReportEffect::Complains);
-    let complained: Vec<_> = complained.map(|(report, _)| source(report)).collect();
+    let complained: Vec<_> = complained.map(|(report, _)| report.key(tenant, message)).collect();
     suppressions::add_recipients(connection, Reason::HardBounce, &unknown, now).await?;
     suppressions::add_recipients(connection, Reason::Complaint, &complained, now).await
 }
@@ -335,26 +339,12 @@ async fn append_events(
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     let outcomes: Vec<Outcome> = effects.iter().map(|(report, _)| outcome(report)).collect();
-    let events = effects.iter().zip(&outcomes).map(|((report, effect), outcome)| NewEvent {
-        tenant: tenant.0,
-        kind: match effect {
-            ReportEffect::Ends(status) => EventType::of_end(*status),
-            ReportEffect::Noted(event) => *event,
-            ReportEffect::Complains | ReportEffect::Nothing(_) => EventType::Complained,
-        },
-        message_id: Some(message.0),
-        recipient_id: Some(report.recipient),
-        endpoint_id: None,
-        attempt: None,
-        outcome: (report.action != Action::Complained).then_some(outcome),
-        next_attempt_at: None,
-        bounce: match (effect, report.judgement) {
-            (ReportEffect::Ends(Status::Bounced) | ReportEffect::Noted(EventType::Bounced), Some(judgement)) => {
-                Some(Bounce { judgement, source: Source::Dsn })
-            }
-            _ => None,
-        },
-        vouched: Some(report.is_vouched),
+    let events = effects.iter().zip(&outcomes).filter_map(|((report, effect), outcome)| {
+        let kind = effect.event()?;
+        let reply = (report.action != Action::Complained).then_some(outcome);
+        let judgement = report.judgement.filter(|_| kind == EventType::Bounced);
+        let bounce = judgement.map(|judgement| Bounce { judgement, source: Source::Dsn });
+        Some(NewEvent::reported(report.key(tenant, message), kind, reply, bounce, report.is_vouched))
     });
     events::append(connection, now, events.collect()).await
 }

@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::rejection::QueryRejection;
@@ -28,7 +27,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::inbox::InboxError;
-use super::routes::{invalid, wait_time};
+use super::routes::{read, wait_time};
 use crate::clock::SharedClock;
 
 mod page;
@@ -179,9 +178,8 @@ async fn list(
     State(hooks): State<Arc<Hooks>>,
     query: Result<Query<HooksQuery>, QueryRejection>,
 ) -> Result<Json<HookPage>, InboxError> {
-    let Query(query) = query.map_err(|rejection| invalid("query", rejection.body_text()))?;
-    let wait: Duration = wait_time(query.wait)?;
-    hooks.wait(&query, Instant::now() + wait).await;
+    let query = read(query)?;
+    hooks.wait(&query, Instant::now() + wait_time(query.wait)?).await;
     Ok(Json(HookPage { data: hooks.list(&query) }))
 }
 
@@ -197,6 +195,8 @@ async fn clear(State(hooks): State<Arc<Hooks>>) -> StatusCode {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::clock::SystemClock;
 

@@ -91,15 +91,8 @@ fn is_from_another_site(headers: &HeaderMap, host: &str) -> bool {
 fn refusal(code: ProblemCode, detail: String) -> Response {
     let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::FORBIDDEN);
     let mut response = status.into_response();
-    response.extensions_mut().insert(Problem {
-        kind: "about:blank",
-        title: status.canonical_reason().unwrap_or("Error"),
-        status: status.as_u16(),
-        detail: detail.into(),
-        code,
-        request_id: String::new(),
-        errors: Vec::new(),
-    });
+    let title = status.canonical_reason().unwrap_or("Error");
+    response.extensions_mut().insert(Problem::new(code, title, detail, Vec::new()));
     response
 }
 

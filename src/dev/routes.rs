@@ -156,7 +156,7 @@ async fn latest(
     Ok(Json(inbox.get(found).await?))
 }
 
-fn read<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, InboxError> {
+pub(super) fn read<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, InboxError> {
     query.map(|Query(query)| query).map_err(|rejection| invalid("query", rejection.body_text()))
 }
 

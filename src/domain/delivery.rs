@@ -1,9 +1,12 @@
 //! The states of a recipient, the transitions between them, and the status of the message as a whole.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use super::event::EventType;
 use super::report::Action;
@@ -96,64 +99,69 @@ impl FromStr for Status {
 }
 
 /// A message's status: the most urgent of its recipients', or `partial` if they ended differently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageStatus {
-    /// See [`Status::Sending`].
-    Sending,
-    /// See [`Status::Queued`].
-    Queued,
-    /// See [`Status::Deferred`].
-    Deferred,
-    /// See [`Status::Scheduled`].
-    Scheduled,
-    /// See [`Status::Relayed`].
-    Relayed,
-    /// See [`Status::Delivered`].
-    Delivered,
-    /// See [`Status::Bounced`].
-    Bounced,
-    /// See [`Status::Expired`].
-    Expired,
-    /// See [`Status::Suppressed`].
-    Suppressed,
-    /// See [`Status::Canceled`].
-    Canceled,
-    /// See [`Status::Uncertain`].
-    Uncertain,
+    /// The most urgent status of its recipients; an end state if all of them have it.
+    Recipients(Status),
     /// All recipients have reached end states, and not all the same.
     Partial,
 }
 
 impl MessageStatus {
-    /// Summarises the recipients' states.
+    /// Returns all statuses, the most urgent first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Status::ALL.into_iter().map(Self::Recipients).chain([Self::Partial])
+    }
+
+    /// Summarises the recipients' states. The SQL function `message_status` is the same rule, for the filter of the list.
     pub fn from_recipients(recipients: impl IntoIterator<Item = Status>) -> Self {
         let mut seen: Vec<Status> = recipients.into_iter().collect();
         seen.sort_unstable();
         seen.dedup();
         match seen.as_slice() {
-            [] => Self::Queued,
+            [] => Self::Recipients(Status::Queued),
             [first, _, ..] if first.is_end() => Self::Partial,
-            [first, ..] => (*first).into(),
+            [first, ..] => Self::Recipients(*first),
+        }
+    }
+
+    /// Returns the word in SQL, JSON and documentation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Recipients(status) => status.as_str(),
+            Self::Partial => "partial",
         }
     }
 }
 
-impl From<Status> for MessageStatus {
-    fn from(status: Status) -> Self {
-        match status {
-            Status::Sending => Self::Sending,
-            Status::Queued => Self::Queued,
-            Status::Deferred => Self::Deferred,
-            Status::Scheduled => Self::Scheduled,
-            Status::Relayed => Self::Relayed,
-            Status::Delivered => Self::Delivered,
-            Status::Bounced => Self::Bounced,
-            Status::Expired => Self::Expired,
-            Status::Suppressed => Self::Suppressed,
-            Status::Canceled => Self::Canceled,
-            Status::Uncertain => Self::Uncertain,
-        }
+impl FromStr for MessageStatus {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        Self::all().find(|status| status.as_str() == word).ok_or(())
+    }
+}
+
+impl serde::Serialize for MessageStatus {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl utoipa::PartialSchema for MessageStatus {
+    fn schema() -> RefOr<Schema> {
+        let about = "A message's status: the most urgent of its recipients', or `partial` if they ended differently.";
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(about))
+            .enum_values(Some(Self::all().map(Self::as_str)))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for MessageStatus {
+    fn name() -> Cow<'static, str> {
+        "MessageStatus".into()
     }
 }
 
@@ -270,13 +278,19 @@ impl ReportEffect {
     /// the earlier such reports about the recipient, as [`note`](Self::note) returns them.
     #[must_use]
     pub fn unvouched(self, noted: &[String]) -> Self {
-        let event = match self {
-            Self::Ends(status) => EventType::of_end(status),
-            Self::Complains => EventType::Complained,
-            Self::Noted(_) | Self::Nothing(_) => return self,
-        };
+        let (Self::Ends(_) | Self::Complains, Some(event)) = (self, self.event()) else { return self };
         let is_known = Self::Noted(event).note().is_some_and(|word| noted.iter().any(|noted| noted == word));
         if is_known { Self::Nothing(NoEffectReason::Known) } else { Self::Noted(event) }
+    }
+
+    /// Returns the event that records it.
+    pub fn event(self) -> Option<EventType> {
+        match self {
+            Self::Ends(status) => Some(EventType::of_end(status)),
+            Self::Noted(event) => Some(event),
+            Self::Complains => Some(EventType::Complained),
+            Self::Nothing(_) => None,
+        }
     }
 
     /// Returns the word by which the recipient's row records the report.
@@ -368,15 +382,19 @@ mod tests {
     #[test]
     fn message_has_the_status_of_its_most_urgent_recipient() {
         use Status::{Bounced, Deferred, Delivered, Queued, Relayed, Sending};
-        assert_eq!(MessageStatus::from_recipients([Relayed, Sending, Queued]), MessageStatus::Sending);
-        assert_eq!(MessageStatus::from_recipients([Bounced, Deferred]), MessageStatus::Deferred);
-        assert_eq!(MessageStatus::from_recipients([Relayed, Relayed]), MessageStatus::Relayed);
+        let is = MessageStatus::Recipients;
+        assert_eq!(MessageStatus::from_recipients([Relayed, Sending, Queued]), is(Sending));
+        assert_eq!(MessageStatus::from_recipients([Bounced, Deferred]), is(Deferred));
+        assert_eq!(MessageStatus::from_recipients([Relayed, Relayed]), is(Relayed));
         assert_eq!(MessageStatus::from_recipients([Delivered, Bounced]), MessageStatus::Partial);
     }
 
     #[test]
     fn every_status_round_trips() {
         for status in Status::ALL {
+            assert_eq!(status.as_str().parse(), Ok(status));
+        }
+        for status in MessageStatus::all() {
             assert_eq!(status.as_str().parse(), Ok(status));
         }
     }

@@ -1,9 +1,10 @@
-//! A rate limit by the generic cell rate algorithm (virtual scheduling, ITU-T I.371). Pure: the caller stores the state
-//! in a row, so that the rate holds over all replicas together.
+//! A rate limit by the generic cell rate algorithm (virtual scheduling, ITU-T I.371). Pure: the caller stores the state.
+//! The limits of lanes and streams are in their rows, so that a rate holds over all replicas together; those of webhook
+//! endpoints and of SMTP clients are in memory.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// How many seconds of the rate may start at once after a pause; at least one message may.
+/// How many seconds of the rate may start at once after a pause, by default; at least one message may.
 const BURST: f64 = 0.1;
 /// How many seconds of the rate accumulate before a limit that was reached is checked again.
 const GATHER: f64 = 0.05;
@@ -12,16 +13,45 @@ const GATHER: f64 = 0.05;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gcra {
     /// Messages per second.
-    pub rate: f64,
+    rate: f64,
     /// The time up to which the rate has been used or has lapsed.
-    pub used_until: DateTime<Utc>,
+    used_until: DateTime<Utc>,
+    /// Seconds of the rate that may start at once.
+    burst: f64,
 }
 
 impl Gcra {
+    /// Creates a limit of `rate` messages per second that has been used, or has lapsed, up to a time.
+    pub fn new(rate: f64, used_until: DateTime<Utc>) -> Self {
+        Self { rate, used_until, burst: BURST }
+    }
+
+    /// Allows the messages of `burst` to start at once after a pause.
+    #[must_use]
+    pub fn with_burst(self, burst: TimeDelta) -> Self {
+        Self { burst: seconds(burst), ..self }
+    }
+
+    /// Changes the rate. What has been used stays used.
+    #[must_use]
+    pub fn with_rate(self, rate: f64) -> Self {
+        Self { rate, ..self }
+    }
+
+    /// Returns the time up to which the rate has been used or has lapsed.
+    pub fn used_until(&self) -> DateTime<Utc> {
+        self.used_until
+    }
+
+    /// Returns whether as many messages may start as after a long pause.
+    pub fn is_unused(&self, now: DateTime<Utc>) -> bool {
+        self.used_until <= now - self.burst()
+    }
+
     /// Restores a limit that was reached when [`Gcra::opens_at`] returned `opens_at`.
     pub fn since(rate: f64, opens_at: Option<DateTime<Utc>>) -> Self {
         let used_until = opens_at.map_or(DateTime::UNIX_EPOCH, |at| at - delta(GATHER.max(1.0 / rate)));
-        Self { rate, used_until }
+        Self::new(rate, used_until)
     }
 
     /// Returns how many messages may start now.
@@ -48,7 +78,11 @@ impl Gcra {
     }
 
     fn start(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        self.used_until.max(now - delta(BURST.max(1.0 / self.rate)))
+        self.used_until.max(now - self.burst())
+    }
+
+    fn burst(&self) -> TimeDelta {
+        delta(self.burst.max(1.0 / self.rate))
     }
 }
 
@@ -75,7 +109,7 @@ mod tests {
     use super::*;
 
     fn unused(rate: f64) -> Gcra {
-        Gcra { rate, used_until: DateTime::UNIX_EPOCH }
+        Gcra::new(rate, DateTime::UNIX_EPOCH)
     }
 
     fn at(millis: i64) -> DateTime<Utc> {
@@ -87,6 +121,14 @@ mod tests {
         for (rate, burst) in [(1.0 / 60.0, 1), (1.0, 1), (10.0, 1), (50.0, 5), (1_000.0, 100)] {
             assert_eq!(unused(rate).available(at(0)), burst, "{rate} per second");
         }
+    }
+
+    #[test]
+    fn burst_may_be_a_minute() {
+        let unused = unused(0.1).with_burst(TimeDelta::minutes(1));
+        let used = (0..6).fold(unused, |limit, _| limit.take(1, at(0)));
+        assert_eq!([0, 9_999, 10_000, 60_000].map(|millis| used.available(at(millis))), [0, 0, 1, 6]);
+        assert_eq!([0, 59_999, 60_000].map(|millis| used.is_unused(at(millis))), [false, false, true]);
     }
 
     #[test]

@@ -124,6 +124,17 @@ impl TenantId {
     pub const DEFAULT: Self = Self(Uuid::nil());
 }
 
+/// Names a recipient of a stored message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecipientKey {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The message.
+    pub message: MessageId,
+    /// The recipient.
+    pub recipient: RecipientId,
+}
+
 impl EndpointId {
     /// Returns the `webhook-id` of a post of `events` events, the first of which is `seq`: the same on every attempt,
     /// also after a crash. The id of a batch includes the number of events: after a crash a batch may have grown, and a

@@ -325,6 +325,27 @@ pub(super) fn given(paused: &Paused) -> String {
     paused.reason.as_deref().map_or_else(String::new, |reason| format!(" ({reason})"))
 }
 
+/// An open lane without limits.
+#[cfg(test)]
+pub(in crate::domain) fn example() -> Lane {
+    Lane {
+        id: LaneId(7),
+        stream: "bulk".into(),
+        route: "mx".into(),
+        domain: "example.test".into(),
+        priority: 50,
+        state: State::Open,
+        is_due: true,
+        open_at: None,
+        paused: None,
+        limits: LaneLimits::default(),
+        learned: None,
+        blocked: None,
+        in_use: 0,
+        of_stream: StreamTerms::default(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use chrono::TimeDelta;
@@ -335,29 +356,10 @@ mod tests {
         DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)
     }
 
-    fn lane() -> Lane {
-        Lane {
-            id: LaneId(7),
-            stream: "bulk".into(),
-            route: "mx".into(),
-            domain: "example.test".into(),
-            priority: 50,
-            state: State::Open,
-            is_due: true,
-            open_at: None,
-            paused: None,
-            limits: LaneLimits::default(),
-            learned: None,
-            blocked: None,
-            in_use: 0,
-            of_stream: StreamTerms::default(),
-        }
-    }
-
     #[test]
     fn reason_names_limits_and_missing_workers() {
         let reason = |change: &dyn Fn(&mut Lane), has_workers| {
-            let mut lane = lane();
+            let mut lane = example();
             change(&mut lane);
             lane.reason(has_workers, None)
         };
@@ -390,7 +392,7 @@ mod tests {
     #[test]
     fn block_names_cause_host_route_reply_and_time() {
         let blocked = |cause, host: Option<&str>, route: &str| {
-            let mut lane = lane();
+            let mut lane = example();
             lane.route = route.into();
             let reply = Some("535 5.7.8 wrong password".into());
             lane.blocked = Some(Blocked { since: at(8), failures: 3, reply, cause, host: host.map(Into::into) });
@@ -421,7 +423,7 @@ mod tests {
 
     #[test]
     fn unprepared_recipients_are_named_beside_limits() {
-        let mut lane = lane();
+        let mut lane = example();
         lane.limits.rate = Some(1.0);
         let unprepared = Unprepared {
             recipients: Count { number: 2, is_more: false },

@@ -1,5 +1,6 @@
 //! Classifies IP addresses: public, private or special-purpose (IANA's registries, RFC 6890). HTTP requests to URLs
-//! from users may only reach public addresses, or those that are allowed explicitly.
+//! from users may only reach public addresses, or those that are allowed explicitly. Limits per client count addresses by
+//! their [`owner`].
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -57,6 +58,17 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// Returns the network of an address that usually has one owner: an IPv4 address, or a /64 of IPv6.
+pub fn owner(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        ip @ IpAddr::V4(_) => ip,
     }
 }
 
@@ -158,6 +170,15 @@ impl FromStr for Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_one_ipv6_network_have_one_owner() {
+        let owner = |text: &str| owner(text.parse().unwrap());
+        assert_eq!(owner("2001:db8::1"), owner("2001:db8::2"));
+        assert_ne!(owner("2001:db8::1"), owner("2001:db8:0:1::1"));
+        assert_ne!(owner("192.0.2.1"), owner("192.0.2.2"));
+        assert_eq!(owner("::ffff:192.0.2.1"), "192.0.2.1".parse::<IpAddr>().unwrap());
+    }
 
     #[test]
     fn private_and_special_addresses_are_not_public() {

@@ -120,6 +120,11 @@ impl Reply {
         Self { code: Some(code), enhanced, text }.limited()
     }
 
+    /// Returns the code as a column stores it.
+    pub fn stored_code(&self) -> Option<i16> {
+        i16::try_from(self.code?).ok()
+    }
+
     /// Replaces the text.
     #[must_use]
     pub fn in_words(self, text: impl Into<String>) -> Self {

@@ -145,3 +145,16 @@ pub struct Problem {
     /// All faults of the request, if the request is invalid.
     pub errors: Vec<Fault>,
 }
+
+impl Problem {
+    /// Creates a problem, without the id of its request. `title` is the status in words.
+    pub fn new(
+        code: ProblemCode,
+        title: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+        errors: Vec<Fault>,
+    ) -> Self {
+        let (status, detail) = (code.status(), detail.into());
+        Self { kind: "about:blank", title, status, detail, code, request_id: String::new(), errors }
+    }
+}

@@ -5,14 +5,17 @@
 //! Direct handoff: a worker of the same process may get new messages at once ([`DirectConsumer`]). The transaction that
 //! inserts a message also leases it to the worker, which gets it from memory, without a claim and without reading it
 //! back. Messages for which the worker has no capacity, and messages behind others in their lane, wait in the queue.
+//!
+//! The worker is offered messages by the group commit and passes its outcomes to it. So the channel of outcomes comes
+//! first ([`outcomes`]): the worker is built with one end, and the group commit is started with the other
+//! ([`LocalWorker`]).
 
 mod writer;
 
 use std::fmt;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 use chrono::{DateTime, Utc};
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::batcher::Batcher;
@@ -61,102 +64,39 @@ pub struct Recorded {
     pub counted: Result<usize, Arc<DbError>>,
 }
 
-/// Passes messages and outcomes to the writers.
+/// Knows the newest claim of each recipient in flight.
+pub trait NewestClaims: fmt::Debug + Send + Sync {
+    /// Replaces an older claim of a recipient by the newest one.
+    fn adopt_claim(&self, claimed: &mut Claimed);
+}
+
+/// The worker of this process.
 #[derive(Debug)]
-pub struct GroupCommit {
-    accepted: Batcher<MessageInsert, Accepted>,
+pub struct LocalWorker {
+    /// What it passes to its [`Outcomes`].
+    pub outcomes: PendingOutcomes,
+    /// Its claims.
+    pub claims: Arc<dyn NewestClaims>,
+    /// Is offered new messages for as long as it lives. The writers end after the worker, so they do not keep it alive.
+    pub consumer: Weak<dyn DirectConsumer>,
+}
+
+/// Creates the channel of a worker's outcomes. The writers end, and with them the channel of recorded batches, when the
+/// [`Outcomes`] have been dropped.
+pub fn outcomes() -> (Arc<Outcomes>, PendingOutcomes) {
+    let (over, outcomes) = async_channel::unbounded();
+    let (record, recorded) = async_channel::unbounded();
+    (Arc::new(Outcomes { over, recorded }), PendingOutcomes { outcomes, record })
+}
+
+/// The worker's end of the channel of outcomes.
+#[derive(Debug)]
+pub struct Outcomes {
     over: async_channel::Sender<Vec<Finished>>,
     recorded: async_channel::Receiver<Recorded>,
-    signals: Arc<Signals>,
 }
 
-/// The result for one message.
-type Accepted = Result<Committed, Arc<DbError>>;
-
-/// Replaces an older claim of a recipient by the newest one.
-type Refresh = Arc<dyn Fn(&mut Claimed) + Send + Sync>;
-
-/// Callbacks before and after a commit.
-#[derive(Default)]
-struct Signals {
-    refresh: OnceLock<Refresh>,
-    taker: Mutex<Option<Weak<dyn DirectConsumer>>>,
-    /// Notified when new messages wait in the queue.
-    wake: Mutex<Vec<Weak<Notify>>>,
-}
-
-impl fmt::Debug for Signals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signals").field("taker", &self.taker).field("wake", &self.wake).finish_non_exhaustive()
-    }
-}
-
-impl Signals {
-    /// Updates outcomes to the newest claims: a worker may have claimed a recipient again that it still has in flight,
-    /// and an outcome with the older claim would change nothing.
-    fn refresh(&self, over: &mut [Finished]) {
-        if let Some(refresh) = self.refresh.get() {
-            for finished in over {
-                refresh(&mut finished.claimed);
-            }
-        }
-    }
-
-    fn taker(&self) -> Option<Arc<dyn DirectConsumer>> {
-        self.taker.lock().as_ref()?.upgrade()
-    }
-
-    fn wake(&self) {
-        let wake = self.wake.lock();
-        wake.iter().filter_map(Weak::upgrade).for_each(|wake| wake.notify_one());
-    }
-}
-
-impl GroupCommit {
-    /// Starts the writers; they end when the group commit is dropped and everything pending is committed.
-    pub fn start(db: &Db, clock: &SharedClock) -> Arc<Self> {
-        let (accepted, intakes) = Batcher::new(WAITING, &writer::BATCH_LIMIT);
-        let (over, outcomes) = async_channel::unbounded();
-        let (record, recorded) = async_channel::unbounded();
-        let signals = Arc::new(Signals::default());
-        writer::start(&writer::WriterContext {
-            db: db.clone(),
-            clock: clock.clone(),
-            intakes,
-            outcomes,
-            recorded: record,
-            signals: signals.clone(),
-        });
-        Arc::new(Self { accepted, over, recorded, signals })
-    }
-
-    /// Registers notifiers for new messages in the queue, held weakly.
-    pub fn tell(&self, wake: &[Arc<Notify>]) {
-        self.signals.wake.lock().extend(wake.iter().map(Arc::downgrade));
-    }
-
-    /// Registers the worker that is offered new messages, held weakly.
-    pub fn enlist(&self, taker: Weak<dyn DirectConsumer>) {
-        *self.signals.taker.lock() = Some(taker);
-    }
-
-    /// Returns whether a worker is registered for direct handoff.
-    pub fn has_taker(&self) -> bool {
-        self.signals.taker().is_some()
-    }
-
-    /// Sets the function that updates outcomes to the newest claims just before they are committed.
-    pub fn refresh_by(&self, refresh: Arc<dyn Fn(&mut Claimed) + Send + Sync>) {
-        // There is only one worker per process.
-        let _ = self.signals.refresh.set(refresh);
-    }
-
-    /// Commits a message. Returns when it is committed or the transaction has failed.
-    pub async fn accept(&self, intake: MessageInsert) -> Result<Committed, Arc<DbError>> {
-        let committed = self.accepted.submit(intake).await;
-        committed.ok_or_else(|| Arc::new(DbError::closed("group_commit.messages")))?
-    }
-
+impl Outcomes {
     /// Submits the outcomes of one message. [`recorded`](Self::recorded) reports the result.
     pub fn finish(&self, finished: Vec<Finished>) {
         // The writers live as long as this sender, and the channel is unbounded: the callers limit the number of
@@ -164,8 +104,87 @@ impl GroupCommit {
         let _ = self.over.try_send(finished);
     }
 
-    /// Returns the receiver of recorded batches. It closes when the group commit ends.
+    /// Returns the receiver of recorded batches. It closes when the writers end.
     pub fn recorded(&self) -> async_channel::Receiver<Recorded> {
         self.recorded.clone()
+    }
+}
+
+/// The writers' end of the channel of outcomes.
+#[derive(Debug, Clone)]
+pub struct PendingOutcomes {
+    outcomes: async_channel::Receiver<Vec<Finished>>,
+    record: async_channel::Sender<Recorded>,
+}
+
+/// Passes messages to the writers.
+#[derive(Debug)]
+pub struct GroupCommit {
+    accepted: Batcher<MessageInsert, Accepted>,
+    signals: Arc<Signals>,
+}
+
+/// The result for one message.
+type Accepted = Result<Committed, Arc<DbError>>;
+
+/// Who is told before and after a commit.
+#[derive(Debug)]
+struct Signals {
+    claims: Option<Arc<dyn NewestClaims>>,
+    consumer: Option<Weak<dyn DirectConsumer>>,
+    /// Notified when new messages wait in the queue.
+    wake: Vec<Weak<Notify>>,
+}
+
+impl Signals {
+    /// Updates outcomes to the newest claims: a worker may have claimed a recipient again that it still has in flight,
+    /// and an outcome with the older claim would change nothing.
+    fn refresh(&self, over: &mut [Finished]) {
+        if let Some(claims) = &self.claims {
+            for finished in over {
+                claims.adopt_claim(&mut finished.claimed);
+            }
+        }
+    }
+
+    fn consumer(&self) -> Option<Arc<dyn DirectConsumer>> {
+        self.consumer.as_ref()?.upgrade()
+    }
+
+    fn wake(&self) {
+        self.wake.iter().filter_map(Weak::upgrade).for_each(|wake| wake.notify_one());
+    }
+}
+
+impl GroupCommit {
+    /// Starts the writers; they end when this and the worker's [`Outcomes`] have been dropped and everything pending is
+    /// committed. New messages that wait in the queue notify `wake`, which is held weakly.
+    pub fn start(db: &Db, clock: &SharedClock, wake: Vec<Weak<Notify>>, worker: Option<LocalWorker>) -> Arc<Self> {
+        let (accepted, intakes) = Batcher::new(WAITING, &writer::BATCH_LIMIT);
+        let (claims, consumer, outcomes) = match worker {
+            Some(LocalWorker { outcomes, claims, consumer }) => (Some(claims), Some(consumer), outcomes),
+            None => (None, None, outcomes().1),
+        };
+        let signals = Arc::new(Signals { claims, consumer, wake });
+        writer::start(&writer::WriterContext {
+            db: db.clone(),
+            clock: clock.clone(),
+            intakes,
+            outcomes: outcomes.outcomes,
+            recorded: outcomes.record,
+            signals: signals.clone(),
+        });
+        Arc::new(Self { accepted, signals })
+    }
+
+    /// Returns whether a worker is offered new messages (direct handoff).
+    pub fn has_consumer(&self) -> bool {
+        self.signals.consumer().is_some()
+    }
+
+    /// Commits a message. Returns when it is committed or the transaction has failed.
+    pub async fn accept(&self, intake: MessageInsert) -> Result<Committed, Arc<DbError>> {
+        let committed = self.accepted.submit(intake).await;
+        committed.ok_or_else(|| Arc::new(DbError::closed("group_commit.messages")))?
     }
 }

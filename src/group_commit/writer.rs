@@ -240,8 +240,8 @@ impl OneByOneFallback {
 
 /// Offers messages to the worker before they are committed.
 fn reserve(signals: &Signals, intakes: &mut [MessageInsert], now: DateTime<Utc>) {
-    let Some(taker) = signals.taker().filter(|_| !intakes.is_empty()) else { return };
-    if guarded(|| taker.reserve(intakes, now)).is_none() {
+    let Some(consumer) = signals.consumer().filter(|_| !intakes.is_empty()) else { return };
+    if guarded(|| consumer.reserve(intakes, now)).is_none() {
         for intake in intakes {
             intake.taker = None;
         }
@@ -276,13 +276,13 @@ fn refuse(signals: &Signals, intakes: Vec<MessageInsert>, replies: Vec<Reply>, f
     let CommitError { error, may_be_done } = failed;
     let error = Arc::new(error);
     let offered: Vec<MessageInsert> = intakes.into_iter().filter(|intake| intake.taker.is_some()).collect();
-    if let Some(taker) = signals.taker().filter(|_| !offered.is_empty()) {
+    if let Some(consumer) = signals.consumer().filter(|_| !offered.is_empty()) {
         let lost = |intake| Confirmed { intake, taken: Vec::new(), waiting: Vec::new(), unsubscribe: false };
         guarded(|| {
             if may_be_done {
-                taker.unknown(offered);
+                consumer.unknown(offered);
             } else {
-                taker.confirm(offered.into_iter().map(lost).collect());
+                consumer.confirm(offered.into_iter().map(lost).collect());
             }
         });
     }
@@ -316,8 +316,8 @@ fn report(signals: &Signals, intakes: Vec<MessageInsert>, results: Vec<Committed
             offered.push(settled);
         }
     }
-    if let Some(taker) = signals.taker().filter(|_| !offered.is_empty()) {
-        guarded(|| taker.confirm(offered));
+    if let Some(consumer) = signals.consumer().filter(|_| !offered.is_empty()) {
+        guarded(|| consumer.confirm(offered));
     }
     // Wake after confirming, when unreserved recipients are no longer in flight.
     if is_any_waiting {

@@ -12,7 +12,7 @@ use crate::accept::AcceptError;
 use crate::accept::request::Rejection;
 use crate::db::messages::stored::StoredMessageError;
 use crate::db::{DbError, Trouble};
-use crate::domain::fault::Fault;
+use crate::domain::fault::{Code, Fault};
 pub use crate::domain::problem::{Problem, ProblemCode};
 
 /// Why a request failed.
@@ -125,20 +125,25 @@ impl IntoResponse for ApiError {
         if matches!(self, Self::UnsupportedCoding) {
             response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
-        response.extensions_mut().insert(Problem {
-            kind: "about:blank",
-            title: status.canonical_reason().unwrap_or("Error"),
-            status: status.as_u16(),
-            detail: self.detail(),
-            code,
-            request_id: String::new(),
-            errors: match self {
-                Self::Invalid(faults) => faults,
-                Self::ForbiddenField(fault) => vec![fault],
-                _ => Vec::new(),
-            },
-        });
+        let (title, detail) = (status.canonical_reason().unwrap_or("Error"), self.detail());
+        let errors = match self {
+            Self::Invalid(faults) => faults,
+            Self::ForbiddenField(fault) => vec![fault],
+            _ => Vec::new(),
+        };
+        response.extensions_mut().insert(Problem::new(code, title, detail, errors));
         response
+    }
+}
+
+impl ApiError {
+    /// Maps the failure of a search. A search that reads very many rows may take too long: that is a fault of the request,
+    /// at the parameter that narrows it.
+    pub(super) fn search(error: DbError, pointer: &str, advice: &str) -> Self {
+        if !error.is_too_slow() {
+            return error.into();
+        }
+        Self::Invalid(vec![Fault { pointer: pointer.into(), code: Code::TooBroad.as_str(), message: advice.into() }])
     }
 }
 

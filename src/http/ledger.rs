@@ -144,10 +144,8 @@ impl Ledger {
 }
 
 fn too_broad(error: DbError) -> ApiError {
-    if !error.is_too_slow() {
-        return error.into();
-    }
-    fault("since", Code::TooBroad, "The ledger took too long to count. Use a shorter time range.")
+    let advice = "The ledger took too long to count. Use a shorter time range.";
+    ApiError::search(error, "since", advice)
 }
 
 fn fault(pointer: &str, code: Code, message: &str) -> ApiError {

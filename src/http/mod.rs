@@ -14,6 +14,7 @@ mod inbound;
 mod keys;
 mod lanes;
 mod ledger;
+mod located;
 mod memory_limit;
 mod messages;
 mod openapi;

@@ -1,18 +1,7 @@
-//! The connections of each client. A client is the network that usually has one owner.
+//! The connections of each client. A client is a network (`domain::network::owner`).
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
-
-/// Returns the network of a client's address: an IPv4 address, or a /64 of IPv6.
-pub fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        address @ IpAddr::V4(_) => address,
-    }
-}
+use std::net::IpAddr;
 
 /// The number of connections of each network. Networks without connections use no memory.
 #[derive(Debug, Default)]
@@ -50,15 +39,6 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn addresses_of_one_ipv6_network_are_one_client() {
-        let network = |text| network(ip(text));
-        assert_eq!(network("2001:db8::1"), network("2001:db8::2"));
-        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
-        assert_ne!(network("192.0.2.1"), network("192.0.2.2"));
-        assert_eq!(network("::ffff:192.0.2.1"), ip("192.0.2.1"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::domain::keyring::Keyring;
 use crate::domain::retry::Policy;
 use crate::domain::routing::RouteTable;
 use crate::domain::unsubscribe::Links;
-use crate::group_commit::GroupCommit;
+use crate::group_commit::Outcomes;
 use crate::smtp;
 use crate::webhook::Poster;
 
@@ -58,6 +58,6 @@ pub struct Dependencies {
     pub senders: Arc<SenderCache>,
     /// Queries the DNS for the records of senders' domains.
     pub dns: Asker,
-    /// Commits outcomes, and offers messages that this process accepted.
-    pub group_commit: Arc<GroupCommit>,
+    /// Passes outcomes to the group commit.
+    pub outcomes: Arc<Outcomes>,
 }

@@ -42,7 +42,7 @@ use crate::clock::SharedClock;
 use crate::db::lanes::dedicated::DedicatedLanes;
 use crate::db::workers::Reaped;
 use crate::db::{Db, DbError};
-use crate::group_commit::{DirectConsumer, GroupCommit};
+use crate::group_commit::{LocalWorker, PendingOutcomes};
 use crate::smtp;
 use crate::telemetry::KeyedLogLimit;
 use claim::lane_stats::LaneStats;
@@ -83,10 +83,10 @@ struct Shelves {
     deliver: Arc<DeliverContext>,
     webhooks: Arc<WebhookContext>,
     gate: Arc<HandoffGate>,
+    handoff: Arc<DirectHandoff>,
     expiry: Arc<ClosedLaneExpiry>,
     domain_checks: Arc<DomainChecks>,
     webhook_secrets: Arc<WebhookSecrets>,
-    group_commit: Arc<GroupCommit>,
     sender: Arc<smtp::Sender>,
     grace: Duration,
 }
@@ -100,7 +100,7 @@ impl Worker {
         settings: Settings,
         wake: Arc<Notify>,
     ) -> Result<Self, DbError> {
-        let Dependencies { sender, poster, senders, dns, group_commit } = dependencies;
+        let Dependencies { sender, poster, senders, dns, outcomes } = dependencies;
         let retry_policies = RetryPolicyCache::load(&db, settings.policy, clock.now()).await?;
         let leases = Arc::new(Leases {
             identity: Identity::register(&db, settings.lease, settings.fingerprints).await?,
@@ -135,7 +135,7 @@ impl Worker {
             db: db.clone(),
             clock: clock.clone(),
             leases: leases.clone(),
-            recorder: OutcomeRecorder::start(record, group_commit.clone(), &tasks),
+            recorder: OutcomeRecorder::start(record, outcomes, &tasks),
             sender: sender.clone(),
             signing: Signing::new(senders),
             retry_policies,
@@ -151,20 +151,31 @@ impl Worker {
         });
         let webhooks = WebhookContext::new(leases.clone(), poster, settings.keyring.clone(), settings.grace);
         let secrets = WebhookSecrets { db: db.clone(), clock: clock.clone(), keyring: settings.keyring };
+        let gate = Arc::new(HandoffGate::default());
+        let handoff = DirectHandoff { claim: claim.clone(), deliver: deliver.clone(), gate: gate.clone() };
         let shelves = Shelves {
             leases,
             claim,
             webhooks: Arc::new(webhooks),
-            gate: Arc::new(HandoffGate::default()),
+            gate,
+            handoff: Arc::new(handoff),
             expiry: Arc::new(ClosedLaneExpiry::new(deliver.clone())),
             domain_checks: Arc::new(DomainChecks { db, clock, dns, terms: settings.publish }),
             webhook_secrets: Arc::new(secrets),
             deliver,
-            group_commit,
             sender,
             grace: settings.grace,
         };
         Ok(Self { shelves: Arc::new(shelves) })
+    }
+
+    /// Returns what the group commit needs of this worker; `outcomes` is the other end of
+    /// [`Dependencies::outcomes`]. New messages are offered to it from its first claim to the end of its
+    /// [`run`](Self::run).
+    pub fn local(&self, outcomes: PendingOutcomes) -> LocalWorker {
+        let Shelves { leases, handoff, .. } = &*self.shelves;
+        let consumer = Arc::downgrade(handoff);
+        LocalWorker { outcomes, claims: leases.clone(), consumer }
     }
 
     /// Works until `stop`, then finishes what is being sent and releases the rest.
@@ -175,9 +186,6 @@ impl Worker {
         let _heartbeat = AbortOnDropHandle::new(tokio::spawn(heartbeat::run(shelves.leases.clone())));
         let chores = self.start_chores(&stop);
         let webhooks = AbortOnDropHandle::new(tokio::spawn(webhooks::run(shelves.webhooks.clone(), stop.clone())));
-        // New messages are offered to it for as long as it lives.
-        let handoff: Arc<dyn DirectConsumer> = Arc::new(self.direct_handoff());
-        shelves.group_commit.enlist(Arc::downgrade(&handoff));
         self.claim_loop().run(&stop, &shelves.leases.wake).await;
         chores.wait().await;
         let ((), ended) = tokio::join!(self.finish(), webhooks);
@@ -220,11 +228,6 @@ impl Worker {
     fn claim_loop(&self) -> ClaimLoop {
         let Shelves { claim, deliver, gate, .. } = &*self.shelves;
         ClaimLoop::new(claim.clone(), deliver.clone(), gate.clone())
-    }
-
-    fn direct_handoff(&self) -> DirectHandoff {
-        let Shelves { claim, deliver, gate, .. } = &*self.shelves;
-        DirectHandoff { claim: claim.clone(), deliver: deliver.clone(), gate: gate.clone() }
     }
 
     /// Works until nothing is due and nothing in flight. What is due later stays in the queue.

@@ -273,16 +273,16 @@ pub async fn checked(
             .execute(&mut *tx)
             .await?;
         sqlx::query!(
-            "UPDATE domains SET findings = $3,
+            "UPDATE domains SET findings = $3 /* findings */,
                  check_at = CASE WHEN EXISTS (SELECT FROM dkim_keys WHERE tenant_id = $1 AND domain = $2
-                                              AND state = 'pending' AND selector <> ALL ($9))
-                                 THEN least(check_at, $4) ELSE $4 END,
-                 checked_at = CASE WHEN $5::boolean IS NULL THEN checked_at ELSE $6 END,
+                                              AND state = 'pending' AND selector <> ALL ($9 /* known */))
+                                 THEN least(check_at, $4 /* next */) ELSE $4 END,
+                 checked_at = CASE WHEN $5::boolean /* is_verified */ IS NULL THEN checked_at ELSE $6 /* now */ END,
                  verified_at = CASE WHEN $5 THEN $6 ELSE verified_at END,
-                 dmarc = CASE WHEN $7 THEN $8 ELSE dmarc END,
-                 dmarc_strict_dkim = CASE WHEN $7 THEN $10 ELSE dmarc_strict_dkim END,
-                 dmarc_strict_spf = CASE WHEN $7 THEN $11 ELSE dmarc_strict_spf END
-             WHERE tenant_id = $1 AND name = $2",
+                 dmarc = CASE WHEN $7 /* dmarc.is_some */ THEN $8 /* dmarc */ ELSE dmarc END,
+                 dmarc_strict_dkim = CASE WHEN $7 THEN $10 /* strict.dkim */ ELSE dmarc_strict_dkim END,
+                 dmarc_strict_spf = CASE WHEN $7 THEN $11 /* strict.spf */ ELSE dmarc_strict_spf END
+             WHERE tenant_id = $1 /* tenant */ AND name = $2 /* name */",
             tenant.0,
             name,
             findings,

@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::EventRow;
+use super::{EventRow, select_events};
 use crate::db::{Db, DbError};
 use crate::domain::id::{MessageId, TenantId};
 
@@ -100,28 +100,16 @@ async fn events(
     limit: i64,
 ) -> Result<Vec<EventRow>, DbError> {
     // With custom plans, the planner removes conditions on absent filters.
-    let query = sqlx::query_as!(
-        EventRow,
-        r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
-                  m.tags AS "tags?", m.metadata AS "metadata?", e.attempt, e.response_code, e.response_enhanced,
-                  e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id,
-                  e.bounce_type, e.bounce_category, e.bounce_source, e.vouched,
-                  m.subject AS "subject?", m.from_address AS "from_address?", m.from_name AS "from_name?", m.stream AS "stream?",
-                  CASE WHEN e.recipient_id IS NULL AND e.type IN ('message.accepted', 'message.scheduled') THEN (
-                      SELECT jsonb_agg(jsonb_build_object('id', 'rcp_' || replace(t.id::text, '-', ''),
-                                                          'address', t.address, 'kind', t.kind) ORDER BY t.position)
-                      FROM recipients t WHERE t.message_id = e.message_id AND t.tenant_id = $1) END AS "recipients?"
-           FROM (SELECT * FROM events
-                 WHERE tenant_id = $1 AND seq > $2 AND seq <= $3
-                   AND ($4::text[] IS NULL OR type = ANY ($4))
-                   AND ($5::uuid IS NULL OR message_id = $5)
-                   AND ($7::text[] IS NULL OR EXISTS (
-                        SELECT FROM messages s WHERE s.tenant_id = $1 AND s.id = events.message_id
-                           AND split_part(s.from_address, '@', -1) = ANY ($7)))
-                 ORDER BY seq LIMIT $6) e
-           LEFT JOIN recipients r ON r.message_id = e.message_id AND r.id = e.recipient_id AND r.tenant_id = $1
-           LEFT JOIN messages m ON m.id = e.message_id AND m.tenant_id = $1
-           ORDER BY e.seq"#,
+    let query = select_events!(
+        "(SELECT * FROM events
+          WHERE tenant_id = $1 AND seq > $2 AND seq <= $3
+            AND ($4::text[] IS NULL OR type = ANY ($4))
+            AND ($5::uuid IS NULL OR message_id = $5)
+            AND ($7::text[] IS NULL OR EXISTS (
+                 SELECT FROM messages s WHERE s.tenant_id = $1 AND s.id = events.message_id
+                    AND split_part(s.from_address, '@', -1) = ANY ($7)))
+          ORDER BY seq LIMIT $6) e",
+        "ORDER BY e.seq",
         tenant.0,
         after,
         up_to,

@@ -3,132 +3,20 @@
 //! `append` is the last statement of every transaction that changes a recipient's state: it locks the tenant's counter
 //! row, so commits of one tenant are serialised for the duration of a commit, and a rollback leaves no gap.
 
+mod append;
 pub mod bounces;
 pub mod feed;
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+pub(super) use append::{NewEvent, append};
+
 use super::{Db, DbError};
-use crate::domain::bounce::Bounce;
 use crate::domain::event::{BounceSaid, Event, EventData, EventSender, EventType};
 use crate::domain::explain::Said;
 use crate::domain::id::{EndpointId, MessageId, RecipientId, TenantId};
-use crate::domain::outcome::Outcome;
-
-/// An event to append.
-#[derive(Debug, Clone)]
-pub(super) struct NewEvent<'a> {
-    pub tenant: Uuid,
-    pub kind: EventType,
-    pub message_id: Option<Uuid>,
-    pub recipient_id: Option<Uuid>,
-    /// The webhook endpoint concerned.
-    pub endpoint_id: Option<Uuid>,
-    pub attempt: Option<i16>,
-    pub outcome: Option<&'a Outcome>,
-    pub next_attempt_at: Option<DateTime<Utc>>,
-    /// Classification of a permanent failure.
-    pub bounce: Option<Bounce>,
-    /// For an event from a report: whether only this recipient knows its return path.
-    pub vouched: Option<bool>,
-}
-
-/// Numbers and inserts events, in the order given within each tenant.
-pub(super) async fn append(
-    connection: &mut PgConnection,
-    now: DateTime<Utc>,
-    events: Vec<NewEvent<'_>>,
-) -> Result<(), sqlx::Error> {
-    let mut by_tenant = BTreeMap::<Uuid, Vec<NewEvent<'_>>>::new();
-    for event in events {
-        by_tenant.entry(event.tenant).or_default().push(event);
-    }
-    for (tenant, events) in by_tenant {
-        append_to(connection, now, tenant, &events).await?;
-    }
-    Ok(())
-}
-
-async fn append_to(
-    connection: &mut PgConnection,
-    now: DateTime<Utc>,
-    tenant: Uuid,
-    events: &[NewEvent<'_>],
-) -> Result<(), sqlx::Error> {
-    let column = |pick: fn(&NewEvent<'_>) -> Option<Uuid>| events.iter().map(pick).collect::<Vec<_>>();
-    let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
-    let attempts: Vec<Option<i16>> = events.iter().map(|event| event.attempt).collect();
-    let codes: Vec<Option<i16>> =
-        events.iter().map(|e| e.outcome.and_then(|o| o.reply.code).and_then(|code| i16::try_from(code).ok())).collect();
-    let enhanced: Vec<Option<String>> =
-        events.iter().map(|e| e.outcome.and_then(|o| o.reply.enhanced).map(|code| code.to_string())).collect();
-    let texts: Vec<Option<&str>> = events.iter().map(|e| e.outcome.map(|o| o.reply.text.as_str())).collect();
-    let mx: Vec<Option<&str>> = events.iter().map(|e| e.outcome.and_then(|o| o.peer.mx.as_deref())).collect();
-    let ips: Vec<Option<String>> =
-        events.iter().map(|e| e.outcome.and_then(|o| o.peer.ip).map(|ip| ip.to_string())).collect();
-    let tls: Vec<Option<&str>> = events.iter().map(|e| e.outcome.and_then(|o| o.peer.tls.as_deref())).collect();
-    let durations: Vec<Option<i32>> =
-        events.iter().map(|e| e.outcome.filter(|_| e.attempt.is_some()).map(|o| milliseconds(o.duration))).collect();
-    let next: Vec<Option<DateTime<Utc>>> = events.iter().map(|event| event.next_attempt_at).collect();
-    let vouched: Vec<Option<bool>> = events.iter().map(|event| event.vouched).collect();
-    let bounce = |pick: fn(Bounce) -> &'static str| events.iter().map(|e| e.bounce.map(pick)).collect::<Vec<_>>();
-    // Every transaction waits for the counter row, so only the statement timeout applies, not the lock timeout.
-    let written = sqlx::query!(
-        "WITH patient AS MATERIALIZED (SELECT set_config('lock_timeout', '0', true)),
-         counter AS MATERIALIZED (SELECT take_event_numbers($1, $3) AS base FROM patient)
-         INSERT INTO events (tenant_id, seq, recorded_at, type, message_id, recipient_id, attempt, response_code,
-                             response_enhanced, response_text, mx, ip, tls, duration_ms, next_attempt_at, endpoint_id,
-                             bounce_type, bounce_category, bounce_source, vouched)
-         SELECT $1, counter.base + e.n, $2, e.type, e.message_id, e.recipient_id, e.attempt, e.code, e.enhanced,
-                e.text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id, e.bounce_type,
-                e.bounce_category, e.bounce_source, e.vouched
-         FROM counter, unnest($4::text[], $5::uuid[], $6::uuid[], $7::smallint[], $8::smallint[], $9::text[],
-                              $10::text[], $11::text[], $12::text[], $13::text[], $14::integer[], $15::timestamptz[],
-                              $16::uuid[], $17::text[], $18::text[], $19::text[], $20::boolean[])
-              WITH ORDINALITY AS e (type, message_id, recipient_id, attempt, code, enhanced, text, mx, ip, tls,
-                                    duration_ms, next_attempt_at, endpoint_id, bounce_type, bounce_category,
-                                    bounce_source, vouched, n)
-         WHERE counter.base IS NOT NULL",
-        tenant,
-        now,
-        i64::try_from(events.len()).unwrap_or(i64::MAX),
-        &kinds as _,
-        &column(|event| event.message_id) as _,
-        &column(|event| event.recipient_id) as _,
-        &attempts as _,
-        &codes as _,
-        &enhanced as _,
-        &texts as _,
-        &mx as _,
-        &ips as _,
-        &tls as _,
-        &durations as _,
-        &next as _,
-        &column(|event| event.endpoint_id) as _,
-        &bounce(|bounce| bounce.judgement.kind.as_str()) as _,
-        &bounce(|bounce| bounce.judgement.category.as_str()) as _,
-        &bounce(|bounce| bounce.source.as_str()) as _,
-        &vouched as _,
-    )
-    .execute(connection)
-    .await?;
-    // Without a counter row, the tenant's events would be lost silently.
-    if usize::try_from(written.rows_affected()).ok() == Some(events.len()) {
-        Ok(())
-    } else {
-        Err(sqlx::Error::RowNotFound)
-    }
-}
-
-fn milliseconds(duration: Duration) -> i32 {
-    i32::try_from(duration.as_millis()).unwrap_or(i32::MAX)
-}
 
 /// A stored event.
 #[derive(Debug, Clone)]
@@ -222,6 +110,35 @@ impl From<EventRow> for Event {
     }
 }
 
+/// Selects [`EventRow`]s. The first string is the source of the rows, named `e`, and the second is what follows the joins;
+/// `$1` is the tenant in both.
+macro_rules! select_events {
+    ($from:literal, $rest:literal, $($argument:expr),+ $(,)?) => {
+        sqlx::query_as!(
+            crate::db::events::EventRow,
+            r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
+                      m.tags AS "tags?", m.metadata AS "metadata?", e.attempt, e.response_code, e.response_enhanced,
+                      e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id,
+                      e.bounce_type, e.bounce_category, e.bounce_source, e.vouched,
+                      m.subject AS "subject?", m.from_address AS "from_address?", m.from_name AS "from_name?",
+                      m.stream AS "stream?",
+                      CASE WHEN e.recipient_id IS NULL AND e.type IN ('message.accepted', 'message.scheduled') THEN (
+                          SELECT jsonb_agg(jsonb_build_object('id', 'rcp_' || replace(t.id::text, '-', ''),
+                                                              'address', t.address, 'kind', t.kind) ORDER BY t.position)
+                          FROM recipients t WHERE t.message_id = e.message_id AND t.tenant_id = $1) END AS "recipients?"
+               FROM "#
+                + $from
+                + r#"
+               LEFT JOIN recipients r ON r.message_id = e.message_id AND r.id = e.recipient_id AND r.tenant_id = $1
+               LEFT JOIN messages m ON m.id = e.message_id AND m.tenant_id = $1
+               "#
+                + $rest,
+            $($argument),+
+        )
+    };
+}
+pub(super) use select_events;
+
 /// Returns a message's events with a `seq` above `after`, oldest first. All were recorded at or after `since`.
 pub async fn of_message(
     db: &Db,
@@ -231,22 +148,9 @@ pub async fn of_message(
     after: i64,
     limit: i64,
 ) -> Result<Vec<EventRow>, DbError> {
-    let query = sqlx::query_as!(
-        EventRow,
-        r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
-                  m.tags AS "tags?", m.metadata AS "metadata?", e.attempt, e.response_code, e.response_enhanced,
-                  e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id,
-                  e.bounce_type, e.bounce_category, e.bounce_source, e.vouched,
-                  m.subject AS "subject?", m.from_address AS "from_address?", m.from_name AS "from_name?", m.stream AS "stream?",
-                  CASE WHEN e.recipient_id IS NULL AND e.type IN ('message.accepted', 'message.scheduled') THEN (
-                      SELECT jsonb_agg(jsonb_build_object('id', 'rcp_' || replace(t.id::text, '-', ''),
-                                                          'address', t.address, 'kind', t.kind) ORDER BY t.position)
-                      FROM recipients t WHERE t.message_id = e.message_id AND t.tenant_id = $1) END AS "recipients?"
-           FROM events e
-           LEFT JOIN recipients r ON r.tenant_id = $1 AND r.message_id = $2 AND r.id = e.recipient_id
-           LEFT JOIN messages m ON m.id = $2 AND m.tenant_id = $1
-           WHERE e.tenant_id = $1 AND e.message_id = $2 AND e.seq > $3 AND e.recorded_at >= $5
-           ORDER BY e.seq LIMIT $4"#,
+    let query = select_events!(
+        "events e",
+        "WHERE e.tenant_id = $1 AND e.message_id = $2 AND e.seq > $3 AND e.recorded_at >= $5 ORDER BY e.seq LIMIT $4",
         tenant.0,
         message.0,
         after,

@@ -120,7 +120,7 @@ pub async fn split(db: &Db, sharers: &[Sharer]) -> Result<Vec<(i64, String)>, Db
 
 /// Releases claimed recipients into other lanes. Does not count as an attempt.
 pub async fn move_to_lane(db: &Db, moves: &[(Claimed, i64)]) -> Result<(), DbError> {
-    let rows = Fence::new(moves.iter().map(|(claimed, _)| claimed));
+    let claim = Fence::new(moves.iter().map(|(claimed, _)| claimed));
     let lanes: Vec<i64> = moves.iter().map(|(_, lane)| *lane).collect();
     db.timed("lanes.dedicated.move_to_lane", async {
         let mut tx = db.pool.begin().await?;
@@ -132,10 +132,10 @@ pub async fn move_to_lane(db: &Db, moves: &[(Claimed, i64)]) -> Result<(), DbErr
              WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
                AND queue.lease = u.lease AND queue.claims = u.claims
              RETURNING queue.lane_id AS lane, queue.due_at",
-            &rows.messages,
-            &rows.recipients,
-            &rows.leases,
-            &rows.claims,
+            &claim.message_id,
+            &claim.recipient_id,
+            &claim.lease,
+            &claim.claims,
             &lanes
         )
         .fetch_all(&mut *tx)

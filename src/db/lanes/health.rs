@@ -84,24 +84,7 @@ async fn write(
     changes: &[&Change],
     taught: &BTreeMap<i64, &Update>,
 ) -> Result<(), sqlx::Error> {
-    let ids: Vec<i64> = changes.iter().map(|change| change.lane).collect();
-    let replies: Vec<Option<&str>> =
-        ids.iter().map(|id| taught.get(id).and_then(|taught| taught.reply.as_deref())).collect();
-    let failures_of = ids.iter().map(|id| taught.get(id).and_then(|taught| taught.failure.as_ref()));
-    let (causes, hosts): (Vec<Option<&str>>, Vec<Option<&str>>) = failures_of
-        .map(|failure| {
-            (failure.map(|failure| failure.cause.as_str()), failure.and_then(|failure| failure.host.as_deref()))
-        })
-        .unzip();
-    let learned = |change: &Change| change.after.learned;
-    let rates: Vec<Option<f64>> = changes.iter().map(|c| learned(c).map(|l| l.rate)).collect();
-    let ceilings: Vec<Option<f64>> = changes.iter().map(|c| learned(c).map(|l| l.ceiling)).collect();
-    let lowered: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| learned(c).map(|l| l.lowered_at)).collect();
-    let raised: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| learned(c).and_then(|l| l.raised_at)).collect();
-    let since: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| c.after.block.map(|b| b.since)).collect();
-    let failures: Vec<i16> = changes.iter().map(|c| c.after.block.map_or(0, |b| b.failures)).collect();
-    let opens: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| c.after.block.map(|b| b.open_at)).collect();
-    let unblocked: Vec<Option<DateTime<Utc>>> = changes.iter().map(|c| c.after.unblocked_at).collect();
+    let lane = Columns::new(changes, taught);
     // A raised rate or an ended block opens the lane at once; the rate limiter then decides how much may be sent.
     sqlx::query!(
         "UPDATE lanes SET learned_rate = u.rate, learned_ceiling = u.ceiling, raised_at = u.raised_at,
@@ -119,24 +102,65 @@ async fn write(
                             WHEN blocked_since IS NOT NULL OR u.raised_at IS NOT NULL OR u.rate IS NULL
                             THEN timestamptz '-infinity' ELSE open_at END
          FROM unnest($1::bigint[], $2::float8[], $3::float8[], $4::timestamptz[], $5::timestamptz[],
-                     $6::timestamptz[], $7::smallint[], $8::timestamptz[], $9::text[],
-                     $10::timestamptz[], $11::text[], $12::text[])
-              AS u (id, rate, ceiling, lowered_at, raised_at, since, failures, opens_at, reply, unblocked_at, cause, host)
+                     $6::timestamptz[], $7::smallint[], $8::timestamptz[], $9::timestamptz[],
+                     $10::text[], $11::text[], $12::text[])
+                AS u (id, rate, ceiling, lowered_at, raised_at,
+                      since, failures, opens_at, unblocked_at,
+                      reply, cause, host)
          WHERE lanes.id = u.id",
-        &ids,
-        &rates as _,
-        &ceilings as _,
-        &lowered as _,
-        &raised as _,
-        &since as _,
-        &failures,
-        &opens as _,
-        &replies as _,
-        &unblocked as _,
-        &causes as _,
-        &hosts as _
+        &lane.id,
+        &lane.rate as _,
+        &lane.ceiling as _,
+        &lane.lowered_at as _,
+        &lane.raised_at as _,
+        &lane.since as _,
+        &lane.failures,
+        &lane.opens_at as _,
+        &lane.unblocked_at as _,
+        &lane.reply as _,
+        &lane.cause as _,
+        &lane.host as _
     )
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// The health of lanes as columns, in the order of the statement's parameters.
+struct Columns<'a> {
+    id: Vec<i64>,
+    rate: Vec<Option<f64>>,
+    ceiling: Vec<Option<f64>>,
+    lowered_at: Vec<Option<DateTime<Utc>>>,
+    raised_at: Vec<Option<DateTime<Utc>>>,
+    since: Vec<Option<DateTime<Utc>>>,
+    failures: Vec<i16>,
+    opens_at: Vec<Option<DateTime<Utc>>>,
+    unblocked_at: Vec<Option<DateTime<Utc>>>,
+    reply: Vec<Option<&'a str>>,
+    cause: Vec<Option<&'a str>>,
+    host: Vec<Option<&'a str>>,
+}
+
+impl<'a> Columns<'a> {
+    fn new(changes: &[&Change], taught: &BTreeMap<i64, &'a Update>) -> Self {
+        let learned = || changes.iter().map(|change| change.after.learned);
+        let block = || changes.iter().map(|change| change.after.block);
+        let update = || changes.iter().map(|change| taught.get(&change.lane).copied());
+        let failure = || update().map(|update| update?.failure.as_ref());
+        Self {
+            id: changes.iter().map(|change| change.lane).collect(),
+            rate: learned().map(|l| Some(l?.rate)).collect(),
+            ceiling: learned().map(|l| Some(l?.ceiling)).collect(),
+            lowered_at: learned().map(|l| Some(l?.lowered_at)).collect(),
+            raised_at: learned().map(|l| l?.raised_at).collect(),
+            since: block().map(|b| Some(b?.since)).collect(),
+            failures: block().map(|b| b.map_or(0, |b| b.failures)).collect(),
+            opens_at: block().map(|b| Some(b?.open_at)).collect(),
+            unblocked_at: changes.iter().map(|change| change.after.unblocked_at).collect(),
+            reply: update().map(|update| update?.reply.as_deref()).collect(),
+            cause: failure().map(|failure| Some(failure?.cause.as_str())).collect(),
+            host: failure().map(|failure| failure?.host.as_deref()).collect(),
+        }
+    }
 }

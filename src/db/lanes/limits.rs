@@ -112,7 +112,7 @@ struct Limit {
 impl Limit {
     fn new(rate: Option<f64>, used_until: DateTime<Utc>, limit: Option<i32>, is_open: bool) -> Self {
         Self {
-            turns: rate.map(|rate| Gcra { rate, used_until }),
+            turns: rate.map(|rate| Gcra::new(rate, used_until)),
             maximum: limit.and_then(|limit| usize::try_from(limit).ok()),
             others: 0,
             mine: 0,
@@ -335,7 +335,7 @@ async fn write_lanes(
     for (id, limit) in limits {
         if let Some(turns) = limit.turns.filter(|_| limit.is_open) {
             ids.push(*id);
-            used.push(turns.used_until);
+            used.push(turns.used_until());
             opens.push(limit.opens_at);
         }
     }
@@ -394,7 +394,7 @@ async fn write_streams(
     for ((tenant, name), limit) in limits {
         tenants.push(*tenant);
         names.push(name.clone());
-        used.push(limit.turns.filter(|_| limit.is_open).map(|turns| turns.used_until));
+        used.push(limit.turns.filter(|_| limit.is_open).map(|turns| turns.used_until()));
         opens.push(limit.opens_at);
     }
     if used.iter().any(Option::is_some) {

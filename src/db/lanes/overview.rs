@@ -84,7 +84,7 @@ pub async fn lanes(
     let query = sqlx::query_as!(
         LaneRow,
         r#"SELECT l.id, l.stream, l.route, l.domain, s.priority, c.state AS "state!", d.is_due AS "is_due!",
-                  CASE WHEN l.open_at > $1 THEN nullif(l.open_at, 'infinity') END AS open_at,
+                  CASE WHEN l.open_at > $1 /* now */ THEN nullif(l.open_at, 'infinity') END AS open_at,
                   l.paused_at, l.pause_reason, l.connections, l.rate, l.mails_per_connection, l.learned_rate,
                   l.learned_ceiling, l.learned_at, l.raised_at, l.learned_reply, l.blocked_since, l.block_failures,
                   l.block_reply, l.block_cause, l.block_host,
@@ -105,16 +105,16 @@ pub async fn lanes(
                WHEN l.learned_rate IS NOT NULL THEN 'throttled'
                WHEN (l.rate IS NOT NULL OR s.rate IS NOT NULL) AND d.is_due THEN 'throttled'
                ELSE 'open' END AS state) c
-           WHERE l.tenant_id = $2
-             AND ($3::bigint[] IS NULL OR l.id = ANY ($3))
-             AND ($4::text IS NULL OR l.stream = $4)
-             AND ($5::text IS NULL OR l.route = $5)
-             AND ($6::text[] IS NULL OR l.domain = ANY ($6))
-             AND ($7::text IS NULL OR c.state = $7)
-             AND ($8::boolean IS NULL OR (c.state = 'open', l.id) > ($8, $9::bigint))
-             AND ($11::boolean IS NULL OR $11 = EXISTS (
+           WHERE l.tenant_id = $2 /* tenant */
+             AND ($3::bigint[] /* ids */ IS NULL OR l.id = ANY ($3))
+             AND ($4::text /* stream */ IS NULL OR l.stream = $4)
+             AND ($5::text /* route */ IS NULL OR l.route = $5)
+             AND ($6::text[] /* domains */ IS NULL OR l.domain = ANY ($6))
+             AND ($7::text /* state */ IS NULL OR c.state = $7)
+             AND ($8::boolean /* is_open */ IS NULL OR (c.state = 'open', l.id) > ($8, $9::bigint /* after.id */))
+             AND ($11::boolean /* waiting */ IS NULL OR $11 = EXISTS (
                  SELECT FROM queue WHERE lane_id = l.id AND lease IS NULL AND due_at >= l.ready_at AND due_at < 'infinity'))
-           ORDER BY c.state = 'open', l.id LIMIT $10"#,
+           ORDER BY c.state = 'open', l.id LIMIT $10 /* limit */"#,
         now,
         tenant.0,
         filter.ids.as_deref(),

@@ -8,8 +8,7 @@ use uuid::Uuid;
 use crate::db::events::{self, NewEvent};
 use crate::db::queue::ready_at::{Lowered, lower, wanted_now};
 use crate::db::{Db, DbError};
-use crate::domain::event::EventType;
-use crate::domain::id::{MessageId, TenantId};
+use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
 
 /// Cancels every unleased recipient. Returns the recipients canceled now.
 pub async fn cancel(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>) -> Result<Vec<Uuid>, DbError> {
@@ -33,7 +32,7 @@ pub async fn cancel(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>
             )
             .execute(&mut *tx)
             .await?;
-            append_events(&mut tx, tenant, id, EventType::Canceled, &canceled, None, now).await?;
+            append_events(&mut tx, (tenant, id), canceled.iter().copied(), NewEvent::canceled, now).await?;
         }
         tx.commit().await?;
         Ok(canceled)
@@ -68,8 +67,8 @@ pub async fn reschedule(
                 .execute(&mut *tx)
                 .await?;
             lower(&mut tx, moved.iter().map(|row| Lowered { lane: row.lane_id, due_at: at })).await?;
-            let recipients: Vec<Uuid> = moved.iter().map(|row| row.recipient_id).collect();
-            append_events(&mut tx, tenant, id, EventType::Scheduled, &recipients, Some(at), now).await?;
+            let recipients = moved.iter().map(|row| row.recipient_id);
+            append_events(&mut tx, (tenant, id), recipients, |key| NewEvent::rescheduled(key, at), now).await?;
         }
         tx.commit().await?;
         Ok(!moved.is_empty())
@@ -143,8 +142,8 @@ pub async fn requeue_uncertain(
         .await?;
         if !requeued.is_empty() {
             wanted_now(&mut tx, requeued.iter().map(|row| row.lane_id), now).await?;
-            let recipients: Vec<Uuid> = requeued.iter().map(|row| row.recipient_id).collect();
-            append_events(&mut tx, tenant, id, EventType::Deferred, &recipients, Some(now), now).await?;
+            let recipients = requeued.iter().map(|row| row.recipient_id);
+            append_events(&mut tx, (tenant, id), recipients, |key| NewEvent::requeued(key, now), now).await?;
         }
         tx.commit().await?;
         Ok(requeued.into_iter().map(|row| row.recipient_id).collect())
@@ -152,29 +151,14 @@ pub async fn requeue_uncertain(
     .await
 }
 
+/// Appends one event for each of these recipients.
 async fn append_events(
     connection: &mut PgConnection,
-    tenant: TenantId,
-    id: MessageId,
-    kind: EventType,
-    recipients: &[Uuid],
-    next_attempt_at: Option<DateTime<Utc>>,
+    (tenant, message): (TenantId, MessageId),
+    recipients: impl IntoIterator<Item = Uuid>,
+    event: impl Fn(RecipientKey) -> NewEvent<'static>,
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    let events = recipients
-        .iter()
-        .map(|recipient| NewEvent {
-            vouched: None,
-            tenant: tenant.0,
-            kind,
-            message_id: Some(id.0),
-            recipient_id: Some(*recipient),
-            endpoint_id: None,
-            attempt: None,
-            outcome: None,
-            next_attempt_at,
-            bounce: None,
-        })
-        .collect();
-    events::append(connection, now, events).await
+    let keys = recipients.into_iter().map(|id| RecipientKey { tenant, message, recipient: RecipientId(id) });
+    events::append(connection, now, keys.map(event).collect()).await
 }

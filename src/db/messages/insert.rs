@@ -4,7 +4,7 @@
 mod rows;
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -15,12 +15,11 @@ use crate::db::events::NewEvent;
 use crate::db::lanes::NamedLane;
 use crate::db::queue::ready_at::Lowered;
 use crate::db::suppressions::{self, Addressed};
-use crate::domain::event::EventType;
-use crate::domain::id::{KeyId, RecipientId, TenantId};
+use crate::domain::id::{KeyId, RecipientId, RecipientKey, TenantId};
 use crate::domain::message::NewMessage;
 use crate::domain::outcome::Outcome;
 use crate::domain::suppression::AddressKey;
-use rows::{Contents, Messages, Queue, Recipients};
+use rows::insert;
 
 /// A message to insert.
 #[derive(Debug)]
@@ -255,141 +254,13 @@ async fn suppressed(connection: &mut PgConnection, group: &[&MessageInsert]) -> 
     Ok(found.into_iter().filter_map(|(place, entry)| Some((*ids.get(place)?, entry.outcome()))).collect())
 }
 
-/// Inserts all rows in one statement, because each statement costs a round trip. Returns the ids of messages that carry
-/// an unsubscribe link, and of recipients leased to their direct consumer: those whose lane is open, has no limit that
-/// a claim would check, and has nothing due in its queue. A worker that was declared dead gets no leases.
-async fn insert(
-    connection: &mut PgConnection,
-    group: &[&MessageInsert],
-    suppressed: &Suppressed,
-    now: DateTime<Utc>,
-) -> Result<HashSet<Uuid>, sqlx::Error> {
-    let (contents, messages) = (Contents::new(group), Messages::new(group));
-    let (recipients, queue) = (Recipients::new(group, suppressed), Queue::new(group, suppressed));
-    // Finds the newest row version of a lane at the end of the index, as `lower_lanes` does.
-    let marked = sqlx::query_scalar!(
-        r#"WITH content AS (
-               INSERT INTO contents (id, tenant_id, text, html, headers, attachments)
-               SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[])),
-           message AS (
-               INSERT INTO messages (id, content_id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject,
-                                     tags, metadata, scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
-                                     unsubscribe)
-               SELECT id, id, u.tenant_id, u.created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
-                      scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
-                      u.may_carry AND coalesce(s.unsubscribe, false)
-               FROM unnest($1::uuid[], $2::uuid[], $7::timestamptz[], $8::text[], $9::text[], $10::text[], $11::jsonb[],
-                           $12::text[], $13::jsonb[], $14::jsonb[], $15::timestamptz[], $16::timestamptz[], $17::text[],
-                           $18::bigint[], $19::boolean[], $20::boolean[])
-                    AS u (id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
-                          scheduled_at, expires_at, on_uncertain, size, ignore_suppression, may_carry)
-               LEFT JOIN streams s ON s.tenant_id = u.tenant_id AND s.name = u.stream
-               RETURNING id, unsubscribe),
-           recipient AS (
-               INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, name, status, finished_at,
-                                       response_text)
-               SELECT message_id, id, tenant_id, position, kind, address, name,
-                      CASE WHEN finished_at IS NULL THEN 'queued' ELSE 'suppressed' END, finished_at, words
-               FROM unnest($21::uuid[], $22::uuid[], $23::uuid[], $24::smallint[], $25::text[], $26::text[], $27::text[],
-                           $28::timestamptz[], $29::text[])
-                    AS u (message_id, id, tenant_id, position, kind, address, name, finished_at, words)),
-           alive AS MATERIALIZED (SELECT id FROM workers WHERE id = ANY ($37) FOR KEY SHARE),
-           free AS MATERIALIZED (
-               SELECT array_agg(open.worker_id ORDER BY offer.n) AS workers
-               FROM unnest($37::uuid[], $38::bigint[]) WITH ORDINALITY AS offer (worker_id, lane_id, n)
-               LEFT JOIN LATERAL (
-                   SELECT alive.id AS worker_id
-                   FROM alive
-                   CROSS JOIN LATERAL (
-                       SELECT * FROM lanes WHERE id >= offer.lane_id AND id <= offer.lane_id ORDER BY id DESC LIMIT 1) l
-                   JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
-                   WHERE alive.id = offer.worker_id
-                     AND l.ready_at > $39 AND l.open_at <= $39 AND s.open_at <= $39
-                     AND l.paused_at IS NULL AND s.paused_at IS NULL AND l.blocked_since IS NULL
-                     AND l.rate IS NULL AND l.learned_rate IS NULL AND l.connections IS NULL
-                     AND l.mails_per_connection IS NULL AND s.rate IS NULL AND s.concurrency IS NULL) open ON true),
-           queued AS (
-               INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, expires_at, lease)
-               SELECT u.message_id, u.recipient_id, u.tenant_id, u.lane_id, u.due_at, u.due_at, u.expires_at,
-                      (SELECT workers FROM free)[u.offer]
-               FROM unnest($30::uuid[], $31::uuid[], $32::uuid[], $33::bigint[], $34::timestamptz[], $35::timestamptz[],
-                           $36::integer[])
-                    AS u (message_id, recipient_id, tenant_id, lane_id, due_at, expires_at, offer)
-               RETURNING recipient_id, lease)
-           SELECT recipient_id AS "id!" FROM queued WHERE lease IS NOT NULL
-           UNION ALL SELECT id FROM message WHERE unsubscribe"#,
-        &contents.ids,
-        &contents.tenants,
-        &contents.texts as _,
-        &contents.htmls as _,
-        &contents.headers,
-        &contents.attachments,
-        &messages.created,
-        &messages.streams as _,
-        &messages.from_addresses,
-        &messages.from_names as _,
-        &messages.reply_to,
-        &messages.subjects as _,
-        &messages.tags,
-        &messages.metadata,
-        &messages.scheduled as _,
-        &messages.expires as _,
-        &messages.on_uncertain as _,
-        &messages.sizes,
-        &messages.ignore_suppression,
-        &messages.may_carry_link,
-        &recipients.messages,
-        &recipients.ids,
-        &recipients.tenants,
-        &recipients.positions,
-        &recipients.kinds as _,
-        &recipients.addresses,
-        &recipients.names as _,
-        &recipients.finished as _,
-        &recipients.words as _,
-        &queue.messages,
-        &queue.recipients,
-        &queue.tenants,
-        &queue.lanes,
-        &queue.due,
-        &queue.expires as _,
-        &queue.offers as _,
-        &queue.offering,
-        &queue.offered,
-        now
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(marked.into_iter().collect())
-}
-
 /// Returns the events of one message: accepted, and its suppressed recipients.
 fn events_of<'a>(intake: &'a MessageInsert, suppressed: &'a Suppressed) -> impl Iterator<Item = NewEvent<'a>> {
-    let ended = intake.message.recipients.iter().filter_map(|recipient| {
-        Some(NewEvent {
-            vouched: None,
-            kind: EventType::Suppressed,
-            recipient_id: Some(recipient.id.0),
-            outcome: Some(suppressed.get(&recipient.id)?),
-            next_attempt_at: None,
-            ..accepted(intake)
-        })
+    let (tenant, message, due_at) = (intake.tenant, intake.message.id, intake.due_at());
+    let scheduled = (due_at > intake.message.created_at).then_some(due_at);
+    let ended = intake.message.recipients.iter().filter_map(move |recipient| {
+        let key = RecipientKey { tenant, message, recipient: recipient.id };
+        Some(NewEvent::suppressed(key, suppressed.get(&recipient.id)?))
     });
-    std::iter::once(accepted(intake)).chain(ended)
-}
-
-fn accepted<'a>(intake: &MessageInsert) -> NewEvent<'a> {
-    let later = intake.due_at() > intake.message.created_at;
-    NewEvent {
-        vouched: None,
-        tenant: intake.tenant.0,
-        kind: if later { EventType::Scheduled } else { EventType::Accepted },
-        message_id: Some(intake.message.id.0),
-        recipient_id: None,
-        endpoint_id: None,
-        attempt: None,
-        outcome: None,
-        next_attempt_at: later.then(|| intake.due_at()),
-        bounce: None,
-    }
+    std::iter::once(NewEvent::accepted(tenant, message, scheduled)).chain(ended)
 }

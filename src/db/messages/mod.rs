@@ -13,6 +13,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Db, DbError, queue};
+use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::id::{MessageId, TenantId};
 
 /// An accepted message.
@@ -125,8 +126,8 @@ pub async fn recipients(
 /// Filters for messages.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Only messages with this status (a `MessageStatus`).
-    pub status: Option<String>,
+    /// Only messages with this status.
+    pub status: Option<MessageStatus>,
     /// Only messages with this recipient.
     pub to: Option<String>,
     /// Only messages from this address.
@@ -153,18 +154,44 @@ pub struct Filter {
     pub to_domain: Option<String>,
 }
 
-/// Statuses that few messages have, indexed by `recipients_notable`.
-const NOTABLE: [&str; 6] = ["deferred", "bounced", "expired", "suppressed", "canceled", "uncertain"];
+/// What finds the messages of a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Index {
+    /// The queue's rows, always few.
+    Leased,
+    /// The queue's rows, unless there is a backlog.
+    Queue,
+    /// `recipients_notable`: few messages have the status.
+    Notable,
+    /// Nothing: each message is examined.
+    None,
+}
+
+impl Index {
+    fn new(status: MessageStatus) -> Self {
+        match status {
+            MessageStatus::Recipients(status) => match status {
+                Status::Sending => Self::Leased,
+                Status::Queued | Status::Scheduled => Self::Queue,
+                Status::Deferred
+                | Status::Bounced
+                | Status::Expired
+                | Status::Suppressed
+                | Status::Canceled
+                | Status::Uncertain => Self::Notable,
+                Status::Relayed | Status::Delivered => Self::None,
+            },
+            MessageStatus::Partial => Self::None,
+        }
+    }
+}
 
 /// Maximum number of messages examined per page for a status without an index; each costs 30 µs.
 pub const LOOKED_THROUGH: i64 = 5_000;
 
-/// Statuses without an index.
-const JUDGED: [&str; 3] = ["delivered", "relayed", "partial"];
-
 /// Returns the time at which a page with this filter stops examining messages, if more exist than one request examines.
 pub async fn horizon(db: &Db, tenant: TenantId, filter: &Filter) -> Result<Option<DateTime<Utc>>, DbError> {
-    if !filter.status.as_deref().is_some_and(|word| JUDGED.contains(&word)) {
+    if filter.status.map(Index::new) != Some(Index::None) {
         return Ok(None);
     }
     let query = sqlx::query_scalar!(
@@ -190,12 +217,12 @@ pub async fn page(
 ) -> Result<Vec<MessageRow>, DbError> {
     let tag = filter.tag.as_ref().map(|(name, value)| serde_json::json!([{"name": name, "value": value}]));
     // If few messages can match, they are found by index; otherwise the newest messages are scanned.
-    let status = filter.status.as_deref();
-    let is_notable = status.is_some_and(|word| NOTABLE.contains(&word));
-    let is_in_queue = match status {
-        Some("sending") => true,
-        Some("queued" | "scheduled") => !queue::has_backlog(db).await?,
-        _ => false,
+    let index = filter.status.map(Index::new);
+    let is_notable = index == Some(Index::Notable);
+    let is_in_queue = match index {
+        Some(Index::Leased) => true,
+        Some(Index::Queue) => !queue::has_backlog(db).await?,
+        Some(Index::Notable | Index::None) | None => false,
     };
     // With custom plans, the planner removes conditions on absent filters.
     let query = sqlx::query_as!(
@@ -203,42 +230,42 @@ pub async fn page(
         "SELECT m.id, m.created_at, m.stream, m.from_address, m.from_name, m.reply_to, m.subject, m.tags, m.metadata,
                 m.scheduled_at, m.expires_at, m.on_uncertain, m.ignore_suppression, m.size
          FROM messages m
-         WHERE m.tenant_id = $1
-           AND ($2::uuid IS NULL OR m.id < $2)
-           AND ($3::timestamptz IS NULL OR m.id >= uuid_floor($3))
-           AND ($4::timestamptz IS NULL OR m.id < uuid_floor($4))
-           AND ($5::text IS NULL OR m.stream = $5)
-           AND ($6::text IS NULL OR lower(m.from_address) = lower($6))
-           AND ($7::text IS NULL OR position(lower($7) IN lower(m.subject)) > 0)
-           AND ($8::jsonb IS NULL OR m.tags @> $8)
-           AND ($9::text IS NULL OR m.id = ANY (ARRAY(
+         WHERE m.tenant_id = $1 /* tenant */
+           AND ($2::uuid /* after */ IS NULL OR m.id < $2)
+           AND ($3::timestamptz /* created_after */ IS NULL OR m.id >= uuid_floor($3))
+           AND ($4::timestamptz /* created_before */ IS NULL OR m.id < uuid_floor($4))
+           AND ($5::text /* stream */ IS NULL OR m.stream = $5)
+           AND ($6::text /* from */ IS NULL OR lower(m.from_address) = lower($6))
+           AND ($7::text /* subject */ IS NULL OR position(lower($7) IN lower(m.subject)) > 0)
+           AND ($8::jsonb /* tag */ IS NULL OR m.tags @> $8)
+           AND ($9::text /* to */ IS NULL OR m.id = ANY (ARRAY(
                 SELECT r.message_id FROM recipients r WHERE r.tenant_id = $1 AND lower(r.address) = lower($9)
                    AND ($2::uuid IS NULL OR r.message_id < $2)
                    AND ($3::timestamptz IS NULL OR r.message_id >= uuid_floor($3)))))
-           AND ($13::boolean IS FALSE OR m.id = ANY (ARRAY(
-                SELECT r.message_id FROM recipients r WHERE r.tenant_id = $1 AND r.status = $10
+           AND ($13::boolean /* is_notable */ IS FALSE OR m.id = ANY (ARRAY(
+                SELECT r.message_id FROM recipients r WHERE r.tenant_id = $1 AND r.status = $10 /* status */
                    AND r.status NOT IN ('queued', 'relayed', 'delivered')
                    AND ($2::uuid IS NULL OR r.message_id < $2)
                    AND ($3::timestamptz IS NULL OR r.message_id >= uuid_floor($3)))))
-           AND ($14::boolean IS FALSE OR m.id = ANY (ARRAY(
+           AND ($14::boolean /* is_in_queue */ IS FALSE OR m.id = ANY (ARRAY(
                 SELECT q.message_id FROM queue q WHERE q.tenant_id = $1
                    AND ($10 <> 'sending' OR q.lease IS NOT NULL))))
-           AND ($15::text[] IS NULL OR split_part(m.from_address, '@', -1) = ANY ($15))
-           AND ($16::bigint IS NULL OR m.id = ANY (ARRAY(
+           AND ($15::text[] /* sender_domains */ IS NULL OR split_part(m.from_address, '@', -1) = ANY ($15))
+           AND ($16::bigint /* lane */ IS NULL OR m.id = ANY (ARRAY(
                 SELECT q.message_id FROM queue q
                 WHERE q.lane_id = $16 AND q.tenant_id = $1 AND q.lease IS NULL AND ($2::uuid IS NULL OR q.message_id < $2)
-                  AND ($17::boolean IS NOT TRUE OR q.due_at = 'infinity'))))
+                  AND ($17::boolean /* held */ IS NOT TRUE OR q.due_at = 'infinity'))))
            AND ($17::boolean IS NOT TRUE OR $16::bigint IS NOT NULL OR m.id = ANY (ARRAY(
                 SELECT q.message_id FROM lanes l JOIN queue q ON q.lane_id = l.id
                 WHERE l.tenant_id = $1 AND q.lease IS NULL AND q.due_at = 'infinity')))
            AND ($17::boolean IS NOT FALSE OR m.id <> ALL (ARRAY(
                 SELECT q.message_id FROM lanes l JOIN queue q ON q.lane_id = l.id
                 WHERE l.tenant_id = $1 AND q.lease IS NULL AND q.due_at = 'infinity')))
-           AND ($18::text IS NULL OR EXISTS (
+           AND ($18::text /* to_domain */ IS NULL OR EXISTS (
                 SELECT FROM recipients r WHERE r.tenant_id = $1 AND r.message_id = m.id
                    AND lower(substring(r.address FROM '@([^@]+)$')) = lower($18)))
-           AND ($10::text IS NULL OR message_status($1, m.id, $11) = $10)
-         ORDER BY m.id DESC LIMIT $12",
+           AND ($10::text IS NULL OR message_status($1, m.id, $11 /* now */) = $10)
+         ORDER BY m.id DESC LIMIT $12 /* limit */",
         tenant.0,
         filter.after.map(|id| id.0),
         filter.created_after,
@@ -248,7 +275,7 @@ pub async fn page(
         filter.subject,
         tag,
         filter.to,
-        filter.status,
+        filter.status.map(MessageStatus::as_str),
         now,
         limit,
         is_notable,

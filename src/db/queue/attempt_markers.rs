@@ -15,7 +15,7 @@ pub enum AttemptMarker {
 
 /// Sets a marker on all of these claims, or on none. Returns `false`, with nothing written, if any claim is stale.
 pub async fn set(db: &Db, claimed: &[Claimed], mark: AttemptMarker) -> Result<bool, DbError> {
-    let rows = Fence::new(claimed.iter());
+    let claim = Fence::new(claimed.iter());
     db.timed("queue.attempt_markers.set", async {
         let mut tx = db.pool.begin().await?;
         let marked = sqlx::query!(
@@ -23,10 +23,10 @@ pub async fn set(db: &Db, claimed: &[Claimed], mark: AttemptMarker) -> Result<bo
              FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[]) AS u (message_id, recipient_id, lease, claims)
              WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
                AND queue.lease = u.lease AND queue.claims = u.claims",
-            &rows.messages,
-            &rows.recipients,
-            &rows.leases,
-            &rows.claims,
+            &claim.message_id,
+            &claim.recipient_id,
+            &claim.lease,
+            &claim.claims,
             mark == AttemptMarker::Begun,
             mark == AttemptMarker::DataStarted
         )

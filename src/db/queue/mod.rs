@@ -17,7 +17,7 @@ use super::suppressions;
 use super::{Db, DbError};
 use crate::domain::bounce::{self, Bounce, Source};
 use crate::domain::delivery::{Status, Transition};
-use crate::domain::id::{MessageId, RecipientId, TenantId};
+use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
 use crate::domain::outcome::{Outcome, Stage};
 use crate::domain::suppression::Reason;
 
@@ -61,6 +61,12 @@ pub struct Claimed {
 }
 
 impl Claimed {
+    /// Returns which recipient it is.
+    pub(super) fn recipient(&self) -> RecipientKey {
+        let (tenant, message) = (TenantId(self.tenant_id), MessageId(self.message_id));
+        RecipientKey { tenant, message, recipient: RecipientId(self.recipient_id) }
+    }
+
     /// Returns the primary key of the row.
     pub fn key(&self) -> (Uuid, Uuid) {
         (self.message_id, self.recipient_id)
@@ -96,18 +102,19 @@ impl Finished {
     /// Returns the recipient to suppress, if the reply says that the mailbox does not exist. A reply to RCPT is about
     /// one recipient. A reply to the message body may be about any accepted recipient, and a reply to MAIL is about
     /// none.
-    fn unknown(&self) -> Option<suppressions::Source> {
-        let Claimed { tenant_id, message_id, recipient_id, .. } = self.claimed;
+    fn unknown(&self) -> Option<RecipientKey> {
         let is_meant = match self.outcome.as_ref()?.stage {
             Stage::Rcpt => true,
             Stage::Data | Stage::FinalDot => self.is_alone,
             Stage::Connect | Stage::Session | Stage::Mail => false,
         };
-        (is_meant && self.bounce()?.judgement.suppresses()).then_some(suppressions::Source {
-            tenant: TenantId(tenant_id),
-            message: MessageId(message_id),
-            recipient: RecipientId(recipient_id),
-        })
+        (is_meant && self.bounce()?.judgement.suppresses()).then(|| self.claimed.recipient())
+    }
+
+    fn event(&self) -> NewEvent<'_> {
+        let attempt = self.attempt().map(|_| self.attempts());
+        let outcome = self.outcome.as_ref();
+        NewEvent::transition(self.claimed.recipient(), self.transition, attempt, outcome, self.bounce())
     }
 
     /// Returns the classification of the bounce, if it bounced.
@@ -135,7 +142,7 @@ impl Ended<'_> {
 
     /// Returns the events.
     pub fn events(&self) -> impl Iterator<Item = NewEvent<'_>> {
-        self.counted.iter().map(|finished| event(finished))
+        self.counted.iter().map(|finished| finished.event())
     }
 }
 
@@ -164,7 +171,7 @@ pub(super) async fn end<'a>(
     let held = record_attempts(connection, batch, now).await?;
     let is_held = |f: &&Finished| held.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims));
     let counted: Vec<&Finished> = batch.iter().filter(is_held).collect();
-    let unknown: Vec<suppressions::Source> = counted.iter().filter_map(|finished| finished.unknown()).collect();
+    let unknown: Vec<RecipientKey> = counted.iter().filter_map(|finished| finished.unknown()).collect();
     suppressions::add_recipients(connection, Reason::HardBounce, &unknown, now).await?;
     Ok(Ended { counted })
 }
@@ -176,15 +183,16 @@ async fn record_attempts(
     batch: &[Finished],
     now: DateTime<Utc>,
 ) -> Result<HashSet<(Uuid, Uuid, i32)>, sqlx::Error> {
-    let (rows, columns) = (Fence::new(batch.iter().map(|f| &f.claimed)), RecipientColumns::new(batch));
+    let (claim, recipient) = (Fence::new(batch.iter().map(|f| &f.claimed)), RecipientColumns::new(batch));
     // Without an attempt (`started_at` is null), the last attempt's reply is kept, unless the service supplies a text.
     let left = sqlx::query!(
         r#"WITH over AS (
-               SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::uuid[], $6::text[], $7::smallint[],
-                                    $8::timestamptz[], $9::timestamptz[], $10::smallint[], $11::text[], $12::text[],
-                                    $13::text[], $14::text[])
-                   AS u (message_id, recipient_id, lease, claims, tenant_id, status, attempts, started_at, due_at, code,
-                         enhanced, text, mx, tls)),
+               SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[],
+                                    $5::uuid[], $6::text[], $7::smallint[], $8::timestamptz[], $9::timestamptz[],
+                                    $10::smallint[], $11::text[], $12::text[], $13::text[], $14::text[])
+                               AS u (message_id, recipient_id, lease, claims,
+                                     tenant_id, status, attempts, started_at, due_at,
+                                     response_code, response_enhanced, response_text, mx, tls)),
            gone AS (
                DELETE FROM queue USING over
                WHERE queue.message_id = ANY (ARRAY[over.message_id]) AND queue.recipient_id = over.recipient_id
@@ -200,30 +208,31 @@ async fn record_attempts(
            held AS (SELECT * FROM gone UNION ALL SELECT * FROM freed),
            told AS (
                UPDATE recipients r SET status = held.status, attempts = held.attempts,
-                   finished_at = CASE WHEN held.due_at IS NULL THEN $15::timestamptz END,
+                   finished_at = CASE WHEN held.due_at IS NULL THEN $15::timestamptz /* now */ END,
                    last_attempt_at = coalesce(held.started_at, r.last_attempt_at),
-                   response_code = CASE WHEN held.text IS NULL THEN r.response_code ELSE held.code END,
-                   response_enhanced = CASE WHEN held.text IS NULL THEN r.response_enhanced ELSE held.enhanced END,
-                   response_text = coalesce(held.text, r.response_text),
+                   response_code = CASE WHEN held.response_text IS NULL THEN r.response_code ELSE held.response_code END,
+                   response_enhanced = CASE WHEN held.response_text IS NULL THEN r.response_enhanced
+                                       ELSE held.response_enhanced END,
+                   response_text = coalesce(held.response_text, r.response_text),
                    mx = coalesce(held.mx, r.mx), tls = CASE WHEN held.started_at IS NULL THEN r.tls ELSE held.tls END
                FROM held
                WHERE r.tenant_id = held.tenant_id AND r.message_id = ANY (ARRAY[held.message_id])
                  AND r.id = held.recipient_id)
            SELECT message_id AS "message_id!", recipient_id AS "recipient_id!", claims AS "claims!" FROM held"#,
-        &rows.messages,
-        &rows.recipients,
-        &rows.leases,
-        &rows.claims,
-        &columns.tenants,
-        &columns.statuses as _,
-        &columns.attempts,
-        &columns.started as _,
-        &columns.due as _,
-        &columns.codes as _,
-        &columns.enhanced as _,
-        &columns.texts as _,
-        &columns.mx as _,
-        &columns.tls as _,
+        &claim.message_id,
+        &claim.recipient_id,
+        &claim.lease,
+        &claim.claims,
+        &recipient.tenant_id,
+        &recipient.status as _,
+        &recipient.attempts,
+        &recipient.started_at as _,
+        &recipient.due_at as _,
+        &recipient.response_code as _,
+        &recipient.response_enhanced as _,
+        &recipient.response_text as _,
+        &recipient.mx as _,
+        &recipient.tls as _,
         now
     )
     .fetch_all(connection)
@@ -231,17 +240,17 @@ async fn record_attempts(
     Ok(left.into_iter().map(|row| (row.message_id, row.recipient_id, row.claims)).collect())
 }
 
-/// Columns of `recipients` about attempts, as arrays.
+/// Columns of `recipients` about attempts, in the order of the statement's parameters.
 struct RecipientColumns<'a> {
-    tenants: Vec<Uuid>,
-    statuses: Vec<&'a str>,
+    tenant_id: Vec<Uuid>,
+    status: Vec<&'a str>,
     attempts: Vec<i16>,
-    started: Vec<Option<DateTime<Utc>>>,
+    started_at: Vec<Option<DateTime<Utc>>>,
     /// Due times of recipients to be retried.
-    due: Vec<Option<DateTime<Utc>>>,
-    codes: Vec<Option<i16>>,
-    enhanced: Vec<Option<String>>,
-    texts: Vec<Option<&'a str>>,
+    due_at: Vec<Option<DateTime<Utc>>>,
+    response_code: Vec<Option<i16>>,
+    response_enhanced: Vec<Option<String>>,
+    response_text: Vec<Option<&'a str>>,
     mx: Vec<Option<&'a str>>,
     tls: Vec<Option<&'a str>>,
 }
@@ -249,19 +258,17 @@ struct RecipientColumns<'a> {
 impl<'a> RecipientColumns<'a> {
     fn new(batch: &'a [Finished]) -> Self {
         let outcomes = || batch.iter().map(|f| f.outcome.as_ref());
-        let code = |o: &Outcome| o.reply.code.and_then(|code| i16::try_from(code).ok());
-        let enhanced = |o: &Outcome| o.reply.enhanced.map(|code| code.to_string());
         Self {
-            tenants: batch.iter().map(|f| f.claimed.tenant_id).collect(),
-            statuses: batch.iter().map(|f| f.transition.status().as_str()).collect(),
+            tenant_id: batch.iter().map(|f| f.claimed.tenant_id).collect(),
+            status: batch.iter().map(|f| f.transition.status().as_str()).collect(),
             attempts: batch.iter().map(Finished::attempts).collect(),
-            started: batch.iter().map(|f| f.attempt().map(|_| f.started_at)).collect(),
-            due: batch.iter().map(|f| f.transition.next_attempt_at()).collect(),
-            codes: outcomes().map(|o| o.and_then(code)).collect(),
-            enhanced: outcomes().map(|o| o.and_then(enhanced)).collect(),
-            texts: outcomes().map(|o| o.map(|o| o.reply.text.as_str())).collect(),
-            mx: outcomes().map(|o| o.and_then(|o| o.peer.mx.as_deref())).collect(),
-            tls: outcomes().map(|o| o.and_then(|o| o.peer.tls.as_deref())).collect(),
+            started_at: batch.iter().map(|f| f.attempt().map(|_| f.started_at)).collect(),
+            due_at: batch.iter().map(|f| f.transition.next_attempt_at()).collect(),
+            response_code: outcomes().map(|o| o?.reply.stored_code()).collect(),
+            response_enhanced: outcomes().map(|o| Some(o?.reply.enhanced?.to_string())).collect(),
+            response_text: outcomes().map(|o| Some(o?.reply.text.as_str())).collect(),
+            mx: outcomes().map(|o| o?.peer.mx.as_deref()).collect(),
+            tls: outcomes().map(|o| o?.peer.tls.as_deref()).collect(),
         }
     }
 }
@@ -270,9 +277,9 @@ impl<'a> RecipientColumns<'a> {
 /// queue on all four columns, so that it changes only rows whose claim still stands.
 #[derive(Default)]
 pub(super) struct Fence {
-    pub messages: Vec<Uuid>,
-    pub recipients: Vec<Uuid>,
-    pub leases: Vec<Uuid>,
+    pub message_id: Vec<Uuid>,
+    pub recipient_id: Vec<Uuid>,
+    pub lease: Vec<Uuid>,
     pub claims: Vec<i32>,
 }
 
@@ -280,27 +287,12 @@ impl Fence {
     pub fn new<'a>(rows: impl Iterator<Item = &'a Claimed>) -> Self {
         let mut fence = Self::default();
         for row in rows {
-            fence.messages.push(row.message_id);
-            fence.recipients.push(row.recipient_id);
-            fence.leases.push(row.lease);
+            fence.message_id.push(row.message_id);
+            fence.recipient_id.push(row.recipient_id);
+            fence.lease.push(row.lease);
             fence.claims.push(row.claims);
         }
         fence
-    }
-}
-
-fn event(finished: &Finished) -> NewEvent<'_> {
-    NewEvent {
-        vouched: None,
-        tenant: finished.claimed.tenant_id,
-        kind: finished.transition.event(),
-        message_id: Some(finished.claimed.message_id),
-        recipient_id: Some(finished.claimed.recipient_id),
-        endpoint_id: None,
-        attempt: finished.attempt().map(|_| finished.attempts()),
-        outcome: finished.outcome.as_ref(),
-        next_attempt_at: finished.transition.next_attempt_at(),
-        bounce: finished.bounce(),
     }
 }
 
@@ -315,7 +307,7 @@ pub struct Rescheduled<'a> {
 
 /// Releases claims without an attempt, with a new due time.
 pub async fn reschedule(db: &Db, claimed: &[Claimed], to: Rescheduled<'_>) -> Result<(), DbError> {
-    let rows = Fence::new(claimed.iter());
+    let claim = Fence::new(claimed.iter());
     db.timed("queue.reschedule", async {
         let mut tx = db.pool.begin().await?;
         let freed = sqlx::query_as!(
@@ -327,10 +319,10 @@ pub async fn reschedule(db: &Db, claimed: &[Claimed], to: Rescheduled<'_>) -> Re
              WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
                AND queue.lease = u.lease AND queue.claims = u.claims
              RETURNING queue.lane_id AS lane, queue.due_at",
-            &rows.messages,
-            &rows.recipients,
-            &rows.leases,
-            &rows.claims,
+            &claim.message_id,
+            &claim.recipient_id,
+            &claim.lease,
+            &claim.claims,
             to.until,
             to.problem.map(|(error, _)| error),
             to.problem.map(|(_, at)| at)
@@ -364,32 +356,32 @@ pub async fn leased(db: &Db, worker: Uuid) -> Result<Vec<Claimed>, DbError> {
 
 /// Returns the recipients whose claims are still valid.
 pub async fn are_held(db: &Db, claimed: &[Claimed]) -> Result<HashSet<Uuid>, DbError> {
-    let rows = Fence::new(claimed.iter());
+    let claim = Fence::new(claimed.iter());
     let query = sqlx::query_scalar!(
         r#"SELECT queue.recipient_id
            FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[]) AS u (message_id, recipient_id, lease, claims)
            JOIN queue ON queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
                 AND queue.lease = u.lease AND queue.claims = u.claims"#,
-        &rows.messages,
-        &rows.recipients,
-        &rows.leases,
-        &rows.claims
+        &claim.message_id,
+        &claim.recipient_id,
+        &claim.lease,
+        &claim.claims
     );
     db.timed("queue.are_held", query.fetch_all(&db.pool)).await.map(|ids| ids.into_iter().collect())
 }
 
 /// Holds claimed recipients for an operator, with a reason.
 pub async fn hold(db: &Db, claimed: &[Claimed], reason: &str) -> Result<(), DbError> {
-    let rows = Fence::new(claimed.iter());
+    let claim = Fence::new(claimed.iter());
     let query = sqlx::query!(
         "UPDATE queue SET lease = NULL, due_at = 'infinity', held = $5, begun = false, data_started = false
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[]) AS u (message_id, recipient_id, lease, claims)
          WHERE queue.message_id = u.message_id AND queue.recipient_id = u.recipient_id
            AND queue.lease = u.lease AND queue.claims = u.claims",
-        &rows.messages,
-        &rows.recipients,
-        &rows.leases,
-        &rows.claims,
+        &claim.message_id,
+        &claim.recipient_id,
+        &claim.lease,
+        &claim.claims,
         reason
     );
     db.timed("queue.hold", query.execute(&db.pool)).await.map(|_| ())

@@ -87,8 +87,9 @@ pub async fn create(
     let query = sqlx::query!(
         "INSERT INTO streams (tenant_id, name, priority, weight, concurrency, rate, retry_schedule, retry_window, greylist,
                               created_at, unsubscribe)
-         VALUES ($1, $2, coalesce($3::smallint, 50), coalesce($4::smallint, 10), $5, $6, $7, $8, $9, $10,
-                 coalesce($11::boolean, false))
+         VALUES ($1 /* tenant */, $2 /* name */, coalesce($3::smallint /* priority */, 50),
+                 coalesce($4::smallint /* weight */, 10), $5 /* concurrency */, $6 /* rate */, $7 /* schedule */,
+                 $8 /* retry_window */, $9 /* greylist */, $10 /* now */, coalesce($11::boolean /* unsubscribe */, false))
          ON CONFLICT DO NOTHING",
         tenant.0,
         name,
@@ -121,16 +122,19 @@ pub async fn change(
     // Setting the same rate again changes nothing.
     let query = sqlx::query!(
         "UPDATE streams SET
-             priority = coalesce($3, priority), weight = coalesce($4, weight),
-             concurrency = CASE WHEN $5 THEN $6 ELSE concurrency END,
-             rate = CASE WHEN $7 THEN $8 ELSE rate END,
-             retry_schedule = CASE WHEN $9 THEN $10 ELSE retry_schedule END,
-             retry_window = CASE WHEN $11 THEN $12 ELSE retry_window END,
-             greylist = CASE WHEN $13 THEN $14 ELSE greylist END,
-             unsubscribe = coalesce($16, unsubscribe),
+             priority = coalesce($3 /* priority */, priority),
+             weight = coalesce($4 /* weight */, weight),
+             concurrency = CASE WHEN $5 /* concurrency.is_change */ THEN $6 /* concurrency.value */ ELSE concurrency END,
+             rate = CASE WHEN $7 /* rate.is_change */ THEN $8 /* rate.value */ ELSE rate END,
+             retry_schedule = CASE WHEN $9 /* sets_schedule */ THEN $10 /* schedule */ ELSE retry_schedule END,
+             retry_window = CASE WHEN $11 /* retry_window.is_change */ THEN $12 /* retry_window.value */
+                            ELSE retry_window END,
+             greylist = CASE WHEN $13 /* greylist.is_change */ THEN $14 /* greylist.value */ ELSE greylist END,
+             unsubscribe = coalesce($15 /* unsubscribe */, unsubscribe),
              open_at = CASE WHEN $7 AND rate IS DISTINCT FROM $8 THEN '-infinity' ELSE open_at END,
-             next_turn_at = CASE WHEN $7 AND rate IS DISTINCT FROM $8 THEN least(next_turn_at, $15) ELSE next_turn_at END
-         WHERE tenant_id = $1 AND name = $2",
+             next_turn_at = CASE WHEN $7 AND rate IS DISTINCT FROM $8 THEN least(next_turn_at, $16 /* now */)
+                            ELSE next_turn_at END
+         WHERE tenant_id = $1 /* tenant */ AND name = $2 /* name */",
         tenant.0,
         name,
         change.priority,
@@ -145,8 +149,8 @@ pub async fn change(
         change.retry_window.value(),
         change.greylist.is_change(),
         change.greylist.value(),
-        now,
-        change.unsubscribe
+        change.unsubscribe,
+        now
     );
     db.timed("streams.change", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }

@@ -36,12 +36,15 @@ pub async fn page(
     let query = sqlx::query_as!(
         Row,
         "SELECT address, stream, reason, message_id, recipient_id, note, created_at, expires_at FROM suppressions
-         WHERE tenant_id = $1 AND (expires_at IS NULL OR expires_at > $2)
-           AND ($3::text IS NULL OR address = $3) AND ($4::text IS NULL OR stream = $4)
-           AND ($5::text IS NULL OR reason = $5)
-           AND ($6::timestamptz IS NULL OR created_at >= $6) AND ($7::timestamptz IS NULL OR created_at < $7)
-           AND ($8::timestamptz IS NULL OR (created_at, address, stream) < ($8, $9, $10))
-         ORDER BY created_at DESC, address DESC, stream DESC LIMIT $11",
+         WHERE tenant_id = $1 /* tenant */ AND (expires_at IS NULL OR expires_at > $2 /* now */)
+           AND ($3::text /* filter.address */ IS NULL OR address = $3)
+           AND ($4::text /* filter.stream */ IS NULL OR stream = $4)
+           AND ($5::text /* reason */ IS NULL OR reason = $5)
+           AND ($6::timestamptz /* created_after */ IS NULL OR created_at >= $6)
+           AND ($7::timestamptz /* created_before */ IS NULL OR created_at < $7)
+           AND ($8::timestamptz /* at */ IS NULL
+                OR (created_at, address, stream) < ($8, $9 /* address.as_str */, $10 /* stream.as_str */))
+         ORDER BY created_at DESC, address DESC, stream DESC LIMIT $11 /* limit */",
         tenant.0,
         now,
         filter.address.as_ref().map(AddressKey::as_str),

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{Db, DbError};
 use crate::domain::address::Address;
-use crate::domain::id::{MessageId, RecipientId, TenantId};
+use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
 
 /// A stored entry.
@@ -161,47 +161,40 @@ pub(super) async fn add(
     now: DateTime<Utc>,
 ) -> Result<Added, sqlx::Error> {
     let stream = |entry: &Suppression| entry.stream.clone().unwrap_or_default();
-    let distinct: BTreeMap<_, &Suppression> =
+    let distinct: Distinct<'_> =
         entries.iter().map(|(tenant, entry)| ((tenant.0, entry.address.as_str(), stream(entry)), entry)).collect();
     if distinct.is_empty() {
         return Ok(Added::default());
     }
-    let tenants: Vec<Uuid> = distinct.keys().map(|(tenant, ..)| *tenant).collect();
-    let addresses: Vec<&str> = distinct.keys().map(|(_, address, _)| *address).collect();
-    let streams: Vec<&str> = distinct.keys().map(|(.., stream)| stream.as_str()).collect();
-    let reasons: Vec<&str> = distinct.values().map(|entry| entry.reason.as_str()).collect();
-    let messages: Vec<Option<Uuid>> = distinct.values().map(|entry| entry.message_id.map(|id| id.0)).collect();
-    let recipients: Vec<Option<Uuid>> = distinct.values().map(|entry| entry.recipient_id.map(|id| id.0)).collect();
-    let notes: Vec<Option<&str>> = distinct.values().map(|entry| entry.note.as_deref()).collect();
-    let created: Vec<DateTime<Utc>> = distinct.values().map(|entry| entry.created_at).collect();
-    let expires: Vec<Option<DateTime<Utc>>> = distinct.values().map(|entry| entry.expires_at).collect();
+    let entry = Columns::new(&distinct);
     // Unchanged rows are locked too: a concurrent transaction that adds the same entry waits, and sees this change.
     let written = sqlx::query_scalar!(
         r#"INSERT INTO suppressions AS s (tenant_id, address, stream, reason, message_id, recipient_id, note, created_at,
                                           expires_at)
            SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::uuid[], $7::text[],
                                 $8::timestamptz[], $9::timestamptz[])
-                    AS u (tenant_id, address, stream, reason, message_id, recipient_id, note, created_at, expires_at)
+                           AS u (tenant_id, address, stream, reason, message_id, recipient_id, note,
+                                 created_at, expires_at)
            ORDER BY tenant_id, address COLLATE "C", stream COLLATE "C"
            ON CONFLICT (tenant_id, address, stream) DO UPDATE SET
                reason = excluded.reason, message_id = excluded.message_id, recipient_id = excluded.recipient_id,
                note = excluded.note, expires_at = excluded.expires_at,
-               created_at = CASE WHEN s.expires_at <= $10 OR s.reason <> excluded.reason THEN excluded.created_at
+               created_at = CASE WHEN s.expires_at <= $10 /* now */ OR s.reason <> excluded.reason THEN excluded.created_at
                             ELSE s.created_at END
            WHERE s.expires_at <= $10
-              OR CASE WHEN $11 THEN (s.reason, s.note, s.expires_at)
+              OR CASE WHEN $11 /* Replaced */ THEN (s.reason, s.note, s.expires_at)
                                     IS DISTINCT FROM (excluded.reason, excluded.note, excluded.expires_at)
                  ELSE coalesce(excluded.expires_at, 'infinity') > coalesce(s.expires_at, 'infinity') END
            RETURNING xmax = 0 AS "is_new!""#,
-        &tenants,
-        &addresses as _,
-        &streams as _,
-        &reasons as _,
-        &messages as _,
-        &recipients as _,
-        &notes as _,
-        &created,
-        &expires as _,
+        &entry.tenant_id,
+        &entry.address as _,
+        &entry.stream as _,
+        &entry.reason as _,
+        &entry.message_id as _,
+        &entry.recipient_id as _,
+        &entry.note as _,
+        &entry.created_at,
+        &entry.expires_at as _,
         now,
         existing == Existing::Replaced
     )
@@ -212,12 +205,36 @@ pub(super) async fn add(
     Ok(Added { added, updated: written - added, unchanged: entries.len() as u64 - written })
 }
 
-/// A recipient of a stored message.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Source {
-    pub tenant: TenantId,
-    pub message: MessageId,
-    pub recipient: RecipientId,
+/// Entries by tenant, address and stream.
+type Distinct<'a> = BTreeMap<(Uuid, &'a str, String), &'a Suppression>;
+
+/// Entries as columns, in the order of the statement's parameters.
+struct Columns<'a> {
+    tenant_id: Vec<Uuid>,
+    address: Vec<&'a str>,
+    stream: Vec<&'a str>,
+    reason: Vec<&'static str>,
+    message_id: Vec<Option<Uuid>>,
+    recipient_id: Vec<Option<Uuid>>,
+    note: Vec<Option<&'a str>>,
+    created_at: Vec<DateTime<Utc>>,
+    expires_at: Vec<Option<DateTime<Utc>>>,
+}
+
+impl<'a> Columns<'a> {
+    fn new(entries: &'a Distinct<'_>) -> Self {
+        Self {
+            tenant_id: entries.keys().map(|(tenant, ..)| *tenant).collect(),
+            address: entries.keys().map(|(_, address, _)| *address).collect(),
+            stream: entries.keys().map(|(.., stream)| stream.as_str()).collect(),
+            reason: entries.values().map(|entry| entry.reason.as_str()).collect(),
+            message_id: entries.values().map(|entry| entry.message_id.map(|id| id.0)).collect(),
+            recipient_id: entries.values().map(|entry| entry.recipient_id.map(|id| id.0)).collect(),
+            note: entries.values().map(|entry| entry.note.as_deref()).collect(),
+            created_at: entries.values().map(|entry| entry.created_at).collect(),
+            expires_at: entries.values().map(|entry| entry.expires_at).collect(),
+        }
+    }
 }
 
 /// Suppresses these recipients for all messages of their tenants, within the transaction that records the cause, and
@@ -225,7 +242,7 @@ pub(super) struct Source {
 pub(super) async fn add_recipients(
     connection: &mut PgConnection,
     reason: Reason,
-    sources: &[Source],
+    sources: &[RecipientKey],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     if sources.is_empty() {

@@ -7,7 +7,7 @@ use super::{Added, Existing};
 use crate::db::events::{self, NewEvent};
 use crate::db::suppressions;
 use crate::db::{Db, DbError};
-use crate::domain::event::EventType;
+use crate::domain::id::RecipientKey;
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
 use crate::domain::unsubscribe::Ticket;
 
@@ -29,7 +29,9 @@ pub async fn unsubscribe(db: &Db, ticket: &Ticket, now: DateTime<Utc>) -> Result
         let done = suppressions::add(&mut tx, &[(ticket.tenant, entry)], Existing::Kept, now).await?;
         // The entry's row is locked, so this statement sees the result of concurrent unsubscribes.
         if done != (Added { unchanged: 1, ..Added::default() }) || !has_event(&mut tx, ticket).await? {
-            events::append(&mut tx, now, vec![event(ticket)]).await?;
+            let recipient =
+                RecipientKey { tenant: ticket.tenant, message: ticket.message, recipient: ticket.recipient };
+            events::append(&mut tx, now, vec![NewEvent::unsubscribed(recipient)]).await?;
         }
         tx.commit().await
     })
@@ -48,19 +50,4 @@ async fn has_event(connection: &mut PgConnection, ticket: &Ticket) -> Result<boo
     )
     .fetch_one(connection)
     .await
-}
-
-fn event(ticket: &Ticket) -> NewEvent<'static> {
-    NewEvent {
-        vouched: None,
-        tenant: ticket.tenant.0,
-        kind: EventType::Unsubscribed,
-        message_id: Some(ticket.message.0),
-        recipient_id: Some(ticket.recipient.0),
-        endpoint_id: None,
-        attempt: None,
-        outcome: None,
-        next_attempt_at: None,
-        bounce: None,
-    }
 }

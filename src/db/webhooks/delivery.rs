@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 pub use record::{Attempt, Hold, Progress, record};
 
-use crate::db::events::EventRow;
+use crate::db::events::{EventRow, select_events};
 use crate::db::{Db, DbError};
 use crate::domain::endpoint::StoredSecret;
 use crate::domain::id::{EndpointId, TenantId};
@@ -173,24 +173,7 @@ pub async fn probe(db: &Db, endpoint: EndpointId) -> Result<Option<Retry>, DbErr
 
 /// Returns these events in order of `seq`. Events deleted by retention are left out.
 pub async fn events(db: &Db, tenant: TenantId, seqs: &[i64]) -> Result<Vec<EventRow>, DbError> {
-    let query = sqlx::query_as!(
-        EventRow,
-        r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
-                  m.tags AS "tags?", m.metadata AS "metadata?", e.attempt, e.response_code, e.response_enhanced,
-                  e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id,
-                  e.bounce_type, e.bounce_category, e.bounce_source, e.vouched,
-                  m.subject AS "subject?", m.from_address AS "from_address?", m.from_name AS "from_name?", m.stream AS "stream?",
-                  CASE WHEN e.recipient_id IS NULL AND e.type IN ('message.accepted', 'message.scheduled') THEN (
-                      SELECT jsonb_agg(jsonb_build_object('id', 'rcp_' || replace(t.id::text, '-', ''),
-                                                          'address', t.address, 'kind', t.kind) ORDER BY t.position)
-                      FROM recipients t WHERE t.message_id = e.message_id AND t.tenant_id = $1) END AS "recipients?"
-           FROM events e
-           LEFT JOIN recipients r ON r.message_id = e.message_id AND r.id = e.recipient_id AND r.tenant_id = $1
-           LEFT JOIN messages m ON m.id = e.message_id AND m.tenant_id = $1
-           WHERE e.tenant_id = $1 AND e.seq = ANY ($2)
-           ORDER BY e.seq"#,
-        tenant.0,
-        seqs
-    );
+    let query =
+        select_events!("events e", "WHERE e.tenant_id = $1 AND e.seq = ANY ($2) ORDER BY e.seq", tenant.0, seqs);
     db.timed("webhooks.delivery.events", query.fetch_all(&db.pool)).await
 }

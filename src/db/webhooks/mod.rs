@@ -190,14 +190,15 @@ async fn set(
     let events = stored_types(&settings.events);
     sqlx::query_scalar!(
         r#"UPDATE webhook_endpoints e SET
-             url = coalesce($3, url),
-             description = CASE WHEN $4 THEN coalesce($5, '') ELSE description END,
-             events = CASE WHEN $6 THEN $7 ELSE events END,
-             concurrency = coalesce($8, concurrency),
-             rate = CASE WHEN $9 THEN $10 ELSE rate END,
-             batch = coalesce($11, batch),
-             disabled_at = CASE $12 WHEN true THEN coalesce(disabled_at, $13) WHEN false THEN NULL ELSE disabled_at END,
-             disabled_reason = CASE $12 WHEN true THEN coalesce(disabled_reason, $14) WHEN false THEN NULL
+             url = coalesce($3 /* url */, url),
+             description = CASE WHEN $4 /* description.is_change */ THEN coalesce($5 /* description.value */, '')
+                           ELSE description END,
+             events = CASE WHEN $6 /* events.is_change */ THEN $7 /* events.as_deref */ ELSE events END,
+             concurrency = coalesce($8 /* concurrency */, concurrency),
+             rate = CASE WHEN $9 /* rate.is_change */ THEN $10 /* rate.value */ ELSE rate END,
+             batch = coalesce($11 /* batch */, batch),
+             disabled_at = CASE $12 /* disabled */ WHEN true THEN coalesce(disabled_at, $13 /* now */) WHEN false THEN NULL ELSE disabled_at END,
+             disabled_reason = CASE $12 WHEN true THEN coalesce(disabled_reason, $14 /* BY_HAND */) WHEN false THEN NULL
                                         ELSE disabled_reason END,
              open_at = CASE WHEN old.anew OR $9 AND failures = 0 THEN '-infinity' ELSE open_at END,
              failing_since = CASE WHEN old.anew THEN NULL ELSE failing_since END,
@@ -206,7 +207,7 @@ async fn set(
              lease = CASE WHEN old.anew OR $9 OR $12 THEN NULL ELSE lease END
          FROM (SELECT coalesce(NOT $12::boolean, false) OR url <> coalesce($3, url) AS anew FROM webhook_endpoints
                WHERE id = $2 AND tenant_id = $1 FOR NO KEY UPDATE) old
-         WHERE e.id = $2 AND e.tenant_id = $1
+         WHERE e.id = $2 /* id */ AND e.tenant_id = $1 /* tenant */
          RETURNING old.anew AS "anew!""#,
         tenant.0,
         id.0,
@@ -318,18 +319,7 @@ pub async fn test(db: &Db, tenant: TenantId, id: EndpointId, now: DateTime<Utc>)
             Some(true) => return Ok(Tested::Disabled),
             Some(false) => {}
         }
-        let event = NewEvent {
-            vouched: None,
-            tenant: tenant.0,
-            kind: EventType::WebhookTest,
-            message_id: None,
-            recipient_id: None,
-            endpoint_id: Some(id.0),
-            attempt: None,
-            outcome: None,
-            next_attempt_at: None,
-            bounce: None,
-        };
+        let event = NewEvent::webhook_test(tenant, id);
         events::append(&mut tx, now, vec![event]).await?;
         // No other transaction takes a number before the commit. Tests are rare enough to hold the counter for another
         // query.

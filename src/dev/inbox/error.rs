@@ -60,15 +60,9 @@ impl IntoResponse for InboxError {
             self.to_string()
         };
         let mut response = status.into_response();
-        response.extensions_mut().insert(Problem {
-            kind: "about:blank",
-            title: status.canonical_reason().unwrap_or("Error"),
-            status: status.as_u16(),
-            detail: detail.into(),
-            code,
-            request_id: String::new(),
-            errors: if let Self::Query(fault) = self { vec![fault] } else { Vec::new() },
-        });
+        let title = status.canonical_reason().unwrap_or("Error");
+        let errors = if let Self::Query(fault) = self { vec![fault] } else { Vec::new() };
+        response.extensions_mut().insert(Problem::new(code, title, detail, errors));
         response
     }
 }

@@ -43,40 +43,14 @@ impl EventType {
                 said(lost, None, None, "The connection dropped after the final dot.")
             }
             Self::Complained => EventData { vouched: Some(true), ..base },
-            Self::WebhookTest => EventData { endpoint_id: Some(ENDPOINT), ..empty() },
+            Self::WebhookTest => EventData { endpoint_id: Some(ENDPOINT), ..EventData::empty() },
             Self::WebhookDisabled => said(
-                EventData { endpoint_id: Some(ENDPOINT), ..empty() },
+                EventData { endpoint_id: Some(ENDPOINT), ..EventData::empty() },
                 None,
                 None,
                 "The endpoint answered 410 Gone.",
             ),
         }
-    }
-}
-
-/// Returns data about no message.
-fn empty() -> EventData {
-    EventData {
-        message_id: None,
-        recipient_id: None,
-        recipient: None,
-        recipients: None,
-        from: None,
-        subject: None,
-        stream: None,
-        tags: json!([]),
-        metadata: json!({}),
-        attempt: None,
-        response: None,
-        mx: None,
-        ip: None,
-        tls: None,
-        duration_ms: None,
-        next_attempt_at: None,
-        bounce: None,
-        endpoint_id: None,
-        vouched: None,
-        is_final: None,
     }
 }
 
@@ -88,7 +62,7 @@ fn message() -> EventData {
         stream: Some("transactional".into()),
         tags: json!([{"name": "kind", "value": "invoice"}]),
         metadata: json!({"order": "42"}),
-        ..empty()
+        ..EventData::empty()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::EventType;
 use crate::domain::bounce::{BounceType, Category, Source};
@@ -83,6 +83,34 @@ pub struct EventData {
     #[serde(rename = "final", skip_serializing_if = "Option::is_none")]
     #[schema(example = false)]
     pub is_final: Option<bool>,
+}
+
+impl EventData {
+    /// Returns data about nothing.
+    pub(super) fn empty() -> Self {
+        Self {
+            message_id: None,
+            recipient_id: None,
+            recipient: None,
+            recipients: None,
+            from: None,
+            subject: None,
+            stream: None,
+            tags: json!([]),
+            metadata: json!({}),
+            attempt: None,
+            response: None,
+            mx: None,
+            ip: None,
+            tls: None,
+            duration_ms: None,
+            next_attempt_at: None,
+            bounce: None,
+            endpoint_id: None,
+            vouched: None,
+            is_final: None,
+        }
+    }
 }
 
 /// A message's sender.

@@ -76,26 +76,10 @@ mod tests {
             kind: "message.bounced".into(),
             timestamp: DateTime::UNIX_EPOCH,
             data: EventData {
-                message_id: None,
-                recipient_id: None,
-                recipient: None,
-                recipients: None,
-                from: None,
-                subject: None,
-                stream: None,
-                tags: json!([]),
                 metadata: metadata.into(),
                 attempt: Some(1),
                 response: Said::from_row(Some(550), None, Some(text.into())),
-                mx: None,
-                ip: None,
-                tls: None,
-                duration_ms: None,
-                next_attempt_at: None,
-                bounce: None,
-                endpoint_id: None,
-                vouched: None,
-                is_final: None,
+                ..EventData::empty()
             },
         }
     }

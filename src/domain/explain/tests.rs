@@ -6,8 +6,7 @@ mod stuck;
 use chrono::TimeDelta;
 
 use super::*;
-use crate::domain::id::LaneId;
-use crate::domain::lane::{Blocked, Learned, Paused, State, StreamTerms};
+use crate::domain::lane::{self, Blocked, Learned, Paused};
 use crate::domain::limits::LaneLimits;
 use crate::domain::unreachable::Cause;
 
@@ -20,28 +19,9 @@ fn now() -> DateTime<Utc> {
     at(10)
 }
 
-fn lane() -> Lane {
-    Lane {
-        id: LaneId(7),
-        stream: "bulk".into(),
-        route: "mx".into(),
-        domain: "example.test".into(),
-        priority: 50,
-        state: State::Open,
-        is_due: true,
-        open_at: None,
-        paused: None,
-        limits: LaneLimits::default(),
-        learned: None,
-        blocked: None,
-        in_use: 0,
-        of_stream: StreamTerms::default(),
-    }
-}
-
 fn place() -> Place {
     Place {
-        lane: lane(),
+        lane: lane::example(),
         due_at: Some(at(5)),
         gives_up_at: at(4_320),
         lease: None,

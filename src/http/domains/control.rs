@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 
 use super::view::{DomainView, NewDomainBody};
 use super::{DomainName, NO_DOMAIN, load_view, new_keys};
@@ -12,6 +12,7 @@ use crate::accept::request;
 use crate::db::domains;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
+use crate::http::located::located;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
 /// Register a domain
@@ -55,11 +56,7 @@ pub async fn create(
     api.domains.senders.forget();
     tracing::info!(event = "domain_created", by = %caller.key_id(), domain = name, "registered a domain");
     let view = load_view(&api, tenant, &name).await?;
-    let mut response = (StatusCode::CREATED, Json(view)).into_response();
-    if let Ok(location) = HeaderValue::try_from(format!("/v1/domains/{name}")) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    Ok(located(format!("/v1/domains/{name}"), (StatusCode::CREATED, Json(view))))
 }
 
 /// Remove a domain

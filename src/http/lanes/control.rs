@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::view::TermsView;
@@ -15,6 +15,7 @@ use crate::db::lanes::pauses;
 use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
+use crate::http::located::located;
 use crate::http::params::{Params, PathId};
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFound};
 
@@ -93,11 +94,11 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     api.acceptor.wake();
     tracing::info!(event = "lane_changed", by = %caller.key_id(), lane = %id, "changed a lane");
     let view = terms(&api, caller.tenant(), id).await?;
-    let mut response = (if is_new { StatusCode::CREATED } else { StatusCode::OK }, Json(view)).into_response();
-    if let (true, Ok(location)) = (is_new, HeaderValue::try_from(format!("/v1/lanes/{id}"))) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    Ok(if is_new {
+        located(format!("/v1/lanes/{id}"), (StatusCode::CREATED, Json(view)))
+    } else {
+        Json(view).into_response()
+    })
 }
 
 /// Update the limits of a lane

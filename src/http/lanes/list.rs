@@ -8,7 +8,6 @@ use super::{load_one, load_views};
 use crate::db::DbError;
 use crate::db::lanes;
 use crate::db::lanes::overview::{Cursor, Filter};
-use crate::domain::fault::{Code, Fault};
 use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
 use crate::domain::lane::{Lane, State as LaneState};
@@ -105,14 +104,7 @@ fn read_cursor(text: &str) -> Option<Cursor> {
     Some(Cursor { is_open, id: id.parse().ok()? })
 }
 
-/// Maps a timeout of the query to a fault: sorting very many lanes may take too long.
 fn too_broad(error: DbError) -> ApiError {
-    if !error.is_too_slow() {
-        return error.into();
-    }
-    ApiError::Invalid(vec![Fault {
-        pointer: "stream".into(),
-        code: Code::TooBroad.as_str(),
-        message: "The search took too long. Narrow it with `stream`, `route`, `domain`, `state` or `waiting`.".into(),
-    }])
+    let advice = "The search took too long. Narrow it with `stream`, `route`, `domain`, `state` or `waiting`.";
+    ApiError::search(error, "stream", advice)
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
 
 use super::plan::{self, Plan};
 use super::sender::{self, Warning};
@@ -22,6 +22,7 @@ use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;
+use crate::http::located::located;
 use crate::http::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
 
@@ -163,11 +164,7 @@ async fn replay(api: &Api, caller: &Caller, id: MessageId) -> Result<Response, A
 }
 
 fn accepted_response(answer: &Accepted, replayed: bool) -> Response {
-    let location = HeaderValue::try_from(format!("/v1/messages/{}", answer.id));
-    let mut response = (StatusCode::ACCEPTED, Json(answer)).into_response();
-    if let Ok(location) = location {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
+    let mut response = located(format!("/v1/messages/{}", answer.id), (StatusCode::ACCEPTED, Json(answer)));
     if replayed {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }

@@ -10,8 +10,7 @@ use super::read::bounces_of;
 use super::view::Message;
 use crate::db::DbError;
 use crate::db::messages::{self, Filter, RecipientRow};
-use crate::domain::delivery::{MessageStatus, Status};
-use crate::domain::fault::{Code, Fault};
+use crate::domain::delivery::MessageStatus;
 use crate::domain::id::{LaneId, MessageId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
@@ -73,9 +72,7 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
 
 fn filter(params: &mut Params) -> Filter {
     Filter {
-        status: params.read("status", "Pass a status such as `deferred` or `partial`.", |word| {
-            (word.parse::<Status>().is_ok() || word == "partial").then(|| word.to_owned())
-        }),
+        status: params.read("status", "Pass a status such as `deferred` or `partial`.", |word| word.parse().ok()),
         to: params.text("to"),
         from: params.text("from"),
         subject: params.text("subject"),
@@ -95,14 +92,7 @@ fn filter(params: &mut Params) -> Filter {
     }
 }
 
-/// Maps a timeout of the query to a fault: a filter that scans everything and matches little may take too long.
 fn too_broad(error: DbError) -> ApiError {
-    if !error.is_too_slow() {
-        return error.into();
-    }
-    ApiError::Invalid(vec![Fault {
-        pointer: "created_after".into(),
-        code: Code::TooBroad.as_str(),
-        message: "The search took too long. Narrow it with `created_after` and `created_before`, or with `to`.".into(),
-    }])
+    let advice = "The search took too long. Narrow it with `created_after` and `created_before`, or with `to`.";
+    ApiError::search(error, "created_after", advice)
 }

@@ -18,7 +18,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::Limits;
-use crate::limiter::peers::{PeerCounts, network};
+use crate::domain::network;
+use crate::limiter::peers::PeerCounts;
 
 /// [`Activity::state`] while a request is in progress, and once the connection is to be closed. Otherwise the state is
 /// the time since which the connection is idle, in nanoseconds after the server's start.
@@ -101,7 +102,7 @@ impl Connections {
 
     /// Admits or refuses a connection from this address.
     pub(super) fn admit(self: &Arc<Self>, ip: IpAddr) -> Admission {
-        let peer = network(ip);
+        let peer = network::owner(ip);
         let mut open = self.open();
         if open.by_peer.get(peer) >= self.limits.per_peer && !open.evict(Some(peer)) {
             return Admission::Full("http.connections_per_peer");

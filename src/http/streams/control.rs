@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 
 use super::read::load_view;
 use super::view::{NewStreamBody, StreamChangeBody, StreamView};
@@ -17,6 +17,7 @@ use crate::domain::key::Scope;
 use crate::domain::limits::StreamChange;
 use crate::http::auth::Caller;
 use crate::http::lanes::control::PauseBody;
+use crate::http::located::located;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
 /// Create a stream
@@ -53,11 +54,7 @@ pub async fn create(
     api.acceptor.forget_streams();
     tracing::info!(event = "stream_created", by = %caller.key_id(), stream = name, "created a stream");
     let view = load_view(&api, caller.tenant(), &name).await?;
-    let mut response = (StatusCode::CREATED, Json(view)).into_response();
-    if let Ok(location) = HeaderValue::try_from(format!("/v1/streams/{name}")) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    Ok(located(format!("/v1/streams/{name}"), (StatusCode::CREATED, Json(view))))
 }
 
 /// Update a stream

@@ -13,7 +13,6 @@ use crate::db::DbError;
 use crate::db::suppressions;
 use crate::db::suppressions::list::Filter;
 use crate::domain::address::Address;
-use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
 use crate::http::auth::Caller;
@@ -84,17 +83,9 @@ fn place(cursor: &str) -> Option<(DateTime<Utc>, String, String)> {
     (1970..9999).contains(&chrono::Datelike::year(&at)).then(|| (at, address.to_owned(), stream.to_owned()))
 }
 
-/// Maps a timeout of the query to a fault: a filter that scans everything and matches little may take too long.
 fn too_broad(error: DbError) -> ApiError {
-    if !error.is_too_slow() {
-        return error.into();
-    }
-    ApiError::Invalid(vec![Fault {
-        pointer: "created_after".into(),
-        code: Code::TooBroad.as_str(),
-        message: "The search took too long. Narrow it with `created_after` and `created_before`, or with `address`."
-            .into(),
-    }])
+    let advice = "The search took too long. Narrow it with `created_after` and `created_before`, or with `address`.";
+    ApiError::search(error, "created_after", advice)
 }
 
 /// Get suppressions of an address

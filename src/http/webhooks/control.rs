@@ -4,7 +4,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 
 use super::view::{NewWebhookBody, WebhookChangeBody, WebhookView, WithSecret};
 use super::{NO_WEBHOOK, load_view, new_secret};
@@ -13,6 +13,7 @@ use crate::db::webhooks::{self, NewEndpoint};
 use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
+use crate::http::located::located;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound};
 
@@ -48,11 +49,7 @@ pub async fn create(
     tracing::info!(event = "webhook_created", by = %caller.key_id(), webhook = %id, host = url.host_str(), "created a webhook");
     let made = load_view(&api, tenant, id).await?.with(&secret);
     let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    let mut response = (StatusCode::CREATED, no_store, Json(made)).into_response();
-    if let Ok(location) = HeaderValue::try_from(format!("/v1/webhooks/{id}")) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    Ok(located(format!("/v1/webhooks/{id}"), (StatusCode::CREATED, no_store, Json(made))))
 }
 
 /// Update a webhook

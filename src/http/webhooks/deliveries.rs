@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::NO_WEBHOOK;
 use crate::db::webhooks;
-use crate::db::webhooks::log::PostRow;
+use crate::db::webhooks::delivery::Attempt;
 use crate::domain::id::{EndpointId, PostId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
@@ -49,14 +49,14 @@ pub struct WebhookDelivery {
 }
 
 impl WebhookDelivery {
-    fn from_row(endpoint: EndpointId, row: PostRow) -> Self {
+    fn from_row(endpoint: EndpointId, row: Attempt) -> Self {
         let id = PostId(row.id);
         Self {
             id,
             webhook_id: endpoint.webhook_id(row.seq, usize::try_from(row.events).unwrap_or(1)),
             seq: row.seq,
             events: row.events,
-            attempt: row.attempt,
+            attempt: row.number,
             size: row.size,
             status: row.status,
             answer: row.answer,

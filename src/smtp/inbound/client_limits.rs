@@ -3,17 +3,19 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::Settings;
-use crate::limiter::peers::{PeerCounts, network};
+use crate::domain::gcra::Gcra;
+use crate::domain::network;
+use crate::limiter::peers::PeerCounts;
 use crate::telemetry::RateLimitedLog;
 
-/// Period over which the messages of one network are counted.
-const MINUTE: Duration = Duration::from_mins(1);
+/// Period over which the messages of one network are counted: all of them may come at once.
+const MINUTE: TimeDelta = TimeDelta::minutes(1);
 /// The limit of sessions may be exceeded by one part in this many, plus one, while other sessions are ending.
 pub(super) const EXCESS_DIVISOR: usize = 8;
 /// Number of networks above which those that may send a full minute's messages are forgotten.
@@ -23,8 +25,10 @@ const REMEMBERED: usize = 4_096;
 #[derive(Debug)]
 pub(super) struct ClientLimits {
     max_connections: usize,
-    /// How much of its network's minute one message uses.
-    cost: Option<Duration>,
+    /// The limit on the messages of a network that sent none.
+    unused: Option<Gcra>,
+    /// Where [`ClientLimits::time`] begins.
+    started: Instant,
     state: Mutex<State>,
     turned_away: RateLimitedLog,
     refused: RateLimitedLog,
@@ -33,8 +37,8 @@ pub(super) struct ClientLimits {
 #[derive(Debug, Default)]
 struct State {
     connections: PeerCounts,
-    /// Until when a network's messages so far use up its minute (virtual scheduling).
-    used_until: HashMap<IpAddr, Instant>,
+    /// The limit on each network's messages, until it is unused again.
+    messages: HashMap<IpAddr, Gcra>,
 }
 
 /// A client's connection, counted until dropped.
@@ -46,9 +50,14 @@ pub(super) struct ClientConnection {
 
 impl ClientLimits {
     pub(super) fn new(settings: &Settings) -> Arc<Self> {
-        let cost = settings.mails_per_minute.map(|mails| MINUTE / mails.max(1));
-        let (turned_away, refused) = (RateLimitedLog::default(), RateLimitedLog::default());
-        Arc::new(Self { max_connections: settings.max_per_peer, cost, state: Mutex::default(), turned_away, refused })
+        Arc::new(Self {
+            max_connections: settings.max_per_peer,
+            unused: settings.mails_per_minute.map(unused),
+            started: Instant::now(),
+            state: Mutex::default(),
+            turned_away: RateLimitedLog::default(),
+            refused: RateLimitedLog::default(),
+        })
     }
 
     /// Counts one more connection from this address, if the limit allows it or `evict` ends a session of the address's
@@ -58,7 +67,7 @@ impl ClientLimits {
         address: IpAddr,
         evict: impl FnOnce(IpAddr) -> bool,
     ) -> Option<ClientConnection> {
-        let network = network(address);
+        let network = network::owner(address);
         let mut state = self.state();
         let (open, most) = (state.connections.get(network), self.max_connections);
         if open >= most && (open > most + most / EXCESS_DIVISOR || !evict(network)) {
@@ -79,6 +88,11 @@ impl ClientLimits {
                 "refused SMTP clients, which may have had bounces; they should try again later"
             );
         }
+    }
+
+    /// Returns the time for the limits: that of the monotonic clock, so that no change of the system's time affects them.
+    fn time(&self, now: Instant) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + now.saturating_duration_since(self.started)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -107,16 +121,16 @@ impl ClientConnection {
 
     /// Returns whether one more message may begin, and counts it.
     pub(super) fn may_send(&self, now: Instant) -> bool {
-        let Some(cost) = self.limits.cost else { return true };
-        let mut state = self.limits.state();
-        let used_until = &mut state.used_until;
-        let until = used_until.get(&self.network).map_or(now, |until| now.max(*until)) + cost;
-        let may = until <= now + MINUTE;
+        let Some(unused) = self.limits.unused else { return true };
+        let now = self.limits.time(now);
+        let messages = &mut self.limits.state().messages;
+        let limit = messages.get(&self.network).copied().unwrap_or(unused);
+        let may = limit.available(now) > 0;
         if may {
-            if used_until.len() >= REMEMBERED {
-                used_until.retain(|_, until| *until > now);
+            if messages.len() >= REMEMBERED {
+                messages.retain(|_, limit| !limit.is_unused(now));
             }
-            used_until.insert(self.network, until);
+            messages.insert(self.network, limit.take(1, now));
         }
         may
     }
@@ -126,14 +140,24 @@ impl Drop for ClientConnection {
     fn drop(&mut self) {
         let mut state = self.limits.state();
         state.connections.remove(self.network);
-        if state.used_until.get(&self.network).is_some_and(|until| *until <= Instant::now()) {
-            state.used_until.remove(&self.network);
+        let now = self.limits.time(Instant::now());
+        if state.messages.get(&self.network).is_some_and(|limit| limit.is_unused(now)) {
+            state.messages.remove(&self.network);
         }
     }
 }
 
+/// Returns a limit of this many messages a minute, all of which may come at once.
+fn unused(mails_per_minute: u32) -> Gcra {
+    // In whole microseconds, as the limit counts, so that a minute's messages fit into a minute.
+    let cost = (MINUTE.as_seconds_f64() * 1e6 / f64::from(mails_per_minute.max(1))).floor().max(1.0);
+    Gcra::new(1e6 / cost, DateTime::<Utc>::MIN_UTC).with_burst(MINUTE)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn limits(max_per_peer: usize, mails_per_minute: Option<u32>) -> Arc<ClientLimits> {
@@ -180,10 +204,20 @@ mod tests {
         assert!(one.may_send(now) && two.may_send(now) && one.may_send(now));
         assert!(!one.may_send(now) && !two.may_send(now));
         assert!(enter("192.0.2.2").may_send(now));
-        let later = now + MINUTE / 3;
+        let later = now + Duration::from_secs(20);
         assert!(two.may_send(later) && !two.may_send(later));
         drop((one, two));
         assert!(!enter("192.0.2.1").may_send(later), "remembered beyond its connections");
+    }
+
+    #[test]
+    fn a_minute_of_messages_may_come_at_once() {
+        for mails in [1, 7, 600, 999, 4_567] {
+            let (limits, now) = (limits(1, Some(mails)), Instant::now());
+            let client = enter(&limits, "192.0.2.1").unwrap();
+            let sent = (0..2 * mails).filter(|_| client.may_send(now)).count();
+            assert_eq!(sent, usize::try_from(mails).unwrap());
+        }
     }
 
     #[test]
@@ -193,6 +227,6 @@ mod tests {
             assert!(limits.enter(IpAddr::from(n.to_be_bytes()), |_| false).unwrap().may_send(now));
             now += Duration::from_millis(1);
         }
-        assert!(limits.state().used_until.len() <= REMEMBERED);
+        assert!(limits.state().messages.len() <= REMEMBERED);
     }
 }

@@ -56,10 +56,8 @@ enum Next {
 /// The event that ended a wait for a command.
 enum Heard {
     Line(Result<Vec<u8>, LineFault>),
-    /// The server is stopping.
-    Stop,
-    /// The session must end for another.
-    Evicted,
+    /// The session has to end; the text says why.
+    End(&'static str),
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
@@ -118,12 +116,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
     async fn speak(&mut self) -> io::Result<Next> {
         loop {
             let next = match self.hear().await? {
-                Heard::Stop => {
-                    self.wire.say(421, "4.3.2 The server is stopping");
-                    return Ok(Next::Quit);
-                }
-                Heard::Evicted => {
-                    self.wire.say(421, "4.3.2 Server busy and this session is idle, try again later");
+                Heard::End(why) => {
+                    self.wire.say(421, why);
                     return Ok(Next::Quit);
                 }
                 Heard::Line(Ok(line)) => self.obey(&line).await?,
@@ -162,8 +156,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             self.active.note(is_busy, Instant::now());
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Ok(Heard::Stop),
-                () = self.active.evicted.cancelled() => return Ok(Heard::Evicted),
+                () = self.stop.cancelled() => return Ok(Heard::End("4.3.2 The server is stopping")),
+                () = self.active.evicted.cancelled() => {
+                    return Ok(Heard::End("4.3.2 Server busy and this session is idle, try again later"));
+                }
                 filled = self.wire.fill(deadline) => filled?,
             }
         }

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use crate::clock::SharedClock;
 use crate::db::queue::Claimed;
 use crate::db::{Db, DbError};
+use crate::group_commit::NewestClaims;
 use identity::Identity;
 use in_flight::InFlight;
 use permits::Permits;
@@ -40,6 +41,12 @@ pub(crate) struct Leases {
     pub wake: Arc<Notify>,
     /// Starts the search for lost claims.
     pub claim_lost: Notify,
+}
+
+impl NewestClaims for Leases {
+    fn adopt_claim(&self, claimed: &mut Claimed) {
+        self.in_flight.adopt_claim(claimed);
+    }
 }
 
 impl Leases {

@@ -11,10 +11,10 @@ use super::RecordContext;
 use super::adaptive_limits::AdaptiveLimits;
 use crate::db::DbError;
 use crate::db::group_commit::{self, Patience};
-use crate::db::queue::{Claimed, Finished};
+use crate::db::queue::Finished;
 use crate::domain::id::MessageId;
 use crate::domain::outcome::Peer;
-use crate::group_commit::{GroupCommit, Recorded};
+use crate::group_commit::{Outcomes, Recorded};
 use crate::telemetry::RateLimitedLog;
 
 /// Tasks that process recorded outcomes: one continues while the other adapts limits.
@@ -27,31 +27,29 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Passes outcomes to group commit.
 #[derive(Debug)]
 pub(crate) struct OutcomeRecorder {
-    group_commit: Arc<GroupCommit>,
+    outcomes: Arc<Outcomes>,
 }
 
 impl OutcomeRecorder {
     /// Starts the tasks that process what was recorded; they end with group commit.
-    pub(crate) fn start(cx: Arc<RecordContext>, group_commit: Arc<GroupCommit>, tasks: &TaskTracker) -> Self {
-        let leases = cx.leases.clone();
+    pub(crate) fn start(cx: Arc<RecordContext>, outcomes: Arc<Outcomes>, tasks: &TaskTracker) -> Self {
         let task = RecordTask {
             limits: Arc::new(AdaptiveLimits::new(cx.clone())),
             cx,
-            group_commit: Arc::downgrade(&group_commit),
+            outcomes: Arc::downgrade(&outcomes),
             tasks: tasks.clone(),
             turn: Arc::new(Semaphore::new(1)),
             failed: Arc::new(RateLimitedLog::default()),
         };
         for _ in 0..OUTCOME_RECORDERS {
-            tasks.spawn(task.clone().run(group_commit.recorded()));
+            tasks.spawn(task.clone().run(outcomes.recorded()));
         }
-        group_commit.refresh_by(Arc::new(move |row: &mut Claimed| leases.in_flight.adopt_claim(row)));
-        Self { group_commit }
+        Self { outcomes }
     }
 
     /// Records the outcomes of one message.
     pub(crate) fn record(&self, finished: Vec<Finished>) {
-        self.group_commit.finish(finished);
+        self.outcomes.finish(finished);
     }
 }
 
@@ -59,7 +57,7 @@ impl OutcomeRecorder {
 struct RecordTask {
     cx: Arc<RecordContext>,
     limits: Arc<AdaptiveLimits>,
-    group_commit: Weak<GroupCommit>,
+    outcomes: Weak<Outcomes>,
     tasks: TaskTracker,
     /// Outcomes that were refused are retried one at a time, so that they never need more than one connection.
     turn: Arc<Semaphore>,
@@ -75,9 +73,9 @@ impl RecordTask {
                 Err(error) if is_outage(&error) => {
                     self.note_failure(&error, batch.len());
                     tokio::time::sleep(RETRY_PAUSE).await;
-                    // Group commit lives as long as anything is in flight.
-                    if let Some(group_commit) = self.group_commit.upgrade() {
-                        group_commit.finish(batch);
+                    // They live as long as anything is in flight.
+                    if let Some(outcomes) = self.outcomes.upgrade() {
+                        outcomes.finish(batch);
                     }
                 }
                 // One outcome that Postgres refuses, or whose row is locked, must not take the others with it.

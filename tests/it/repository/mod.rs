@@ -1,5 +1,6 @@
 //! The repository: layers, log events, README, files.
 
+mod bound_parameters;
 mod checkout;
 mod layers;
 mod logs;

@@ -12,15 +12,7 @@ use crate::support::smtp::{Action, SmtpServer};
 async fn a_421_at_any_stage_defers_and_ends_the_session() {
     for stage in ["greeting", "ehlo", "mail", "rcpt", "data", "dot"] {
         let smtp = SmtpServer::start().await;
-        let script = match stage {
-            "greeting" => smtp.greeting(),
-            "ehlo" => smtp.ehlo(),
-            "mail" => smtp.mail(),
-            "rcpt" => smtp.rcpt("b@x.test"),
-            "data" => smtp.data(),
-            _ => smtp.dot(),
-        };
-        script.does([Action::ReplyThenDrop("421 4.3.2 closing".into())]);
+        smtp.stage(stage, "b@x.test").does([Action::ReplyThenDrop("421 4.3.2 closing".into())]);
         let sender = sender(relay(&smtp));
         let outcomes = send(&sender, ["a@x.test", "b@x.test"]).await;
         assert_eq!(verdicts(&outcomes), [Temporary, Temporary], "{stage}");
@@ -44,14 +36,7 @@ async fn a_421_takes_no_refusal_back() {
 async fn a_link_that_dies_before_the_dot_is_temporary() {
     for stage in ["greeting", "ehlo", "mail", "rcpt", "data"] {
         let smtp = SmtpServer::start().await;
-        let script = match stage {
-            "greeting" => smtp.greeting(),
-            "ehlo" => smtp.ehlo(),
-            "mail" => smtp.mail(),
-            "rcpt" => smtp.rcpt("ann@example.test"),
-            _ => smtp.data(),
-        };
-        script.does([Action::Drop]);
+        smtp.stage(stage, "ann@example.test").does([Action::Drop]);
         let outcome = send_one(&sender(relay(&smtp))).await;
         assert_eq!((outcome.verdict, outcome.reply.code), (Temporary, None), "{stage}");
     }
@@ -87,13 +72,7 @@ async fn no_answer_to_the_dot_is_uncertain_and_before_it_temporary() {
         ("dot", Timeouts { final_dot: short, ..usual.clone() }, Uncertain),
     ] {
         let smtp = SmtpServer::start().await;
-        let script = match stage {
-            "mail" => smtp.mail(),
-            "rcpt" => smtp.rcpt("ann@example.test"),
-            "data" => smtp.data(),
-            _ => smtp.dot(),
-        };
-        let _gate = script.stalls();
+        let _gate = smtp.stage(stage, "ann@example.test").stalls();
         let outcome = send_one(&sender(Settings { timeouts, ..relay(&smtp) })).await;
         assert_eq!(outcome.verdict, expected, "{stage}");
         assert!(outcome.reply.text.contains("took too long"), "{}", outcome.reply.text);
@@ -141,14 +120,7 @@ async fn nonsense_instead_of_a_reply_is_temporary() {
                 continue;
             }
             let smtp = SmtpServer::start().await;
-            let script = match stage {
-                "greeting" => smtp.greeting(),
-                "ehlo" => smtp.ehlo(),
-                "mail" => smtp.mail(),
-                "rcpt" => smtp.rcpt("ann@example.test"),
-                _ => smtp.data(),
-            };
-            script.does([action.clone()]);
+            smtp.stage(stage, "ann@example.test").does([action.clone()]);
             let outcome = send_one(&sender(relay(&smtp))).await;
             assert_eq!(outcome.verdict, Temporary, "{stage}");
             smtp.left_alone().await;

@@ -32,15 +32,7 @@ async fn an_octet_now_and_then_gains_no_time() {
         // One endless line, and one reply with endless lines.
         for octets in [b"250-wait ".as_slice(), b"250-\r\n"] {
             let smtp = SmtpServer::start().await;
-            let script = match stage {
-                "greeting" => smtp.greeting(),
-                "ehlo" => smtp.ehlo(),
-                "mail" => smtp.mail(),
-                "rcpt" => smtp.rcpt("ann@example.test"),
-                "data" => smtp.data(),
-                _ => smtp.dot(),
-            };
-            script.does([Action::Trickle(octets, PERIOD)]);
+            smtp.stage(stage, "ann@example.test").does([Action::Trickle(octets, PERIOD)]);
             let (sender, started) = (sender(Settings { timeouts: impatient(), ..relay(&smtp) }), Instant::now());
             let outcome = send_one(&sender).await;
             if stage == "dot" {

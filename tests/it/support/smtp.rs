@@ -161,6 +161,19 @@ impl SmtpServer {
         self.script(Stage::FinalDot)
     }
 
+    /// The stage of this name; `address` is the recipient of RCPT.
+    pub fn stage(&self, name: &str, address: &str) -> Script<'_> {
+        match name {
+            "greeting" => self.greeting(),
+            "ehlo" => self.ehlo(),
+            "mail" => self.mail(),
+            "rcpt" => self.rcpt(address),
+            "data" => self.data(),
+            "dot" => self.dot(),
+            _ => panic!("no stage is called {name}"),
+        }
+    }
+
     fn script(&self, stage: Stage) -> Script<'_> {
         Script { shared: &self.shared, stage }
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use postrider::accept::Acceptor;
 use postrider::accept::request::Limits;
+use postrider::accept::{Acceptor, WakeNotifier};
 use postrider::app::Server;
 use postrider::config::Config;
 use postrider::domain::key::Scope;
@@ -14,7 +14,6 @@ use postrider::http::{self, Delivery, ServerLimits, Settings, TargetCheck};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Row as _;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -427,12 +426,13 @@ async fn what_is_not_there_is_not_found() {
 async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
     let tasks = TaskTracker::new();
     let clock: postrider::clock::SharedClock = app.clock.clone();
+    let notifier = WakeNotifier::start(app.db.clone(), Arc::default(), &tasks);
     let acceptor = Acceptor::new(
         app.db.clone(),
         clock.clone(),
         RouteTable::new(Vec::new(), RouteName::Mx),
-        GroupCommit::start(&app.db, &clock),
-        Arc::new(Notify::new()),
+        GroupCommit::start(&app.db, &clock, notifier.signals(), None),
+        notifier,
         &tasks,
     );
     let delivery = Delivery {

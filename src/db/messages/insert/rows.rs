@@ -1,9 +1,11 @@
-//! The rows of a group of messages as columns for `unnest`.
+//! The statement that inserts the rows of a group of messages, and its columns: each field has the name of the column that
+//! the statement binds it to, in the same order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{MessageInsert, Suppressed};
@@ -11,23 +13,139 @@ use crate::db::messages::columns;
 use crate::domain::message::{NewMessage, NewRecipient};
 use crate::domain::unsubscribe;
 
+/// Inserts all rows in one statement, because each statement costs a round trip. Returns the ids of messages that carry
+/// an unsubscribe link, and of recipients leased to their direct consumer: those whose lane is open, has no limit that
+/// a claim would check, and has nothing due in its queue. A worker that was declared dead gets no leases.
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    group: &[&MessageInsert],
+    suppressed: &Suppressed,
+    now: DateTime<Utc>,
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    let (content, message) = (Contents::new(group), Messages::new(group));
+    let (recipient, queue) = (Recipients::new(group, suppressed), Queue::new(group, suppressed));
+    let offer = &queue.offers;
+    // Finds the newest row version of a lane at the end of the index, as `lower_lanes` does.
+    let marked = sqlx::query_scalar!(
+        r#"WITH content AS (
+               INSERT INTO contents (id, tenant_id, text, html, headers, attachments)
+               SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[])
+                          AS u (id, tenant_id, text, html, headers, attachments)),
+           message AS (
+               INSERT INTO messages (id, content_id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject,
+                                     tags, metadata, scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
+                                     unsubscribe)
+               SELECT id, id, u.tenant_id, u.created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
+                      scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
+                      u.may_carry_link AND coalesce(s.unsubscribe, false)
+               FROM unnest($1::uuid[], $2::uuid[], $7::timestamptz[], $8::text[],
+                           $9::text[], $10::text[], $11::jsonb[], $12::text[], $13::jsonb[], $14::jsonb[],
+                           $15::timestamptz[], $16::timestamptz[], $17::text[],
+                           $18::bigint[], $19::boolean[], $20::boolean[])
+                      AS u (id, tenant_id, created_at, stream,
+                            from_address, from_name, reply_to, subject, tags, metadata,
+                            scheduled_at, expires_at, on_uncertain,
+                            size, ignore_suppression, may_carry_link)
+               LEFT JOIN streams s ON s.tenant_id = u.tenant_id AND s.name = u.stream
+               RETURNING id, unsubscribe),
+           recipient AS (
+               INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, name, status, finished_at,
+                                       response_text)
+               SELECT message_id, id, tenant_id, position, kind, address, name,
+                      CASE WHEN finished_at IS NULL THEN 'queued' ELSE 'suppressed' END, finished_at, response_text
+               FROM unnest($21::uuid[], $22::uuid[], $23::uuid[], $24::smallint[], $25::text[], $26::text[], $27::text[],
+                           $28::timestamptz[], $29::text[])
+                      AS u (message_id, id, tenant_id, position, kind, address, name,
+                            finished_at, response_text)),
+           alive AS MATERIALIZED (SELECT id FROM workers WHERE id = ANY ($37) FOR KEY SHARE),
+           free AS MATERIALIZED (
+               SELECT array_agg(open.worker_id ORDER BY offer.n) AS workers
+               FROM unnest($37::uuid[], $38::bigint[]) WITH ORDINALITY
+                      AS offer (worker_id, lane_id, n)
+               LEFT JOIN LATERAL (
+                   SELECT alive.id AS worker_id
+                   FROM alive
+                   CROSS JOIN LATERAL (
+                       SELECT * FROM lanes WHERE id >= offer.lane_id AND id <= offer.lane_id ORDER BY id DESC LIMIT 1) l
+                   JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+                   WHERE alive.id = offer.worker_id
+                     AND l.ready_at > $39 /* now */ AND l.open_at <= $39 AND s.open_at <= $39
+                     AND l.paused_at IS NULL AND s.paused_at IS NULL AND l.blocked_since IS NULL
+                     AND l.rate IS NULL AND l.learned_rate IS NULL AND l.connections IS NULL
+                     AND l.mails_per_connection IS NULL AND s.rate IS NULL AND s.concurrency IS NULL) open ON true),
+           queued AS (
+               INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, expires_at, lease)
+               SELECT u.message_id, u.recipient_id, u.tenant_id, u.lane_id, u.due_at, u.due_at, u.expires_at,
+                      (SELECT workers FROM free)[u.offer]
+               FROM unnest($30::uuid[], $31::uuid[], $32::uuid[], $33::bigint[],
+                           $34::timestamptz[], $35::timestamptz[], $36::integer[])
+                      AS u (message_id, recipient_id, tenant_id, lane_id,
+                            due_at, expires_at, offer)
+               RETURNING recipient_id, lease)
+           SELECT recipient_id AS "id!" FROM queued WHERE lease IS NOT NULL
+           UNION ALL SELECT id FROM message WHERE unsubscribe"#,
+        &content.id,
+        &content.tenant_id,
+        &content.text as _,
+        &content.html as _,
+        &content.headers,
+        &content.attachments,
+        &message.created_at,
+        &message.stream as _,
+        &message.from_address,
+        &message.from_name as _,
+        &message.reply_to,
+        &message.subject as _,
+        &message.tags,
+        &message.metadata,
+        &message.scheduled_at as _,
+        &message.expires_at as _,
+        &message.on_uncertain as _,
+        &message.size,
+        &message.ignore_suppression,
+        &message.may_carry_link,
+        &recipient.message_id,
+        &recipient.id,
+        &recipient.tenant_id,
+        &recipient.position,
+        &recipient.kind as _,
+        &recipient.address,
+        &recipient.name as _,
+        &recipient.finished_at as _,
+        &recipient.response_text as _,
+        &queue.message_id,
+        &queue.recipient_id,
+        &queue.tenant_id,
+        &queue.lane_id,
+        &queue.due_at,
+        &queue.expires_at as _,
+        &queue.offer as _,
+        &offer.worker_id,
+        &offer.lane_id,
+        now
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(marked.into_iter().collect())
+}
+
 /// `contents`, and the keys of `messages`.
-pub(super) struct Contents<'a> {
-    pub ids: Vec<Uuid>,
-    pub tenants: Vec<Uuid>,
-    pub texts: Vec<Option<&'a str>>,
-    pub htmls: Vec<Option<&'a str>>,
-    pub headers: Vec<Value>,
-    pub attachments: Vec<Value>,
+struct Contents<'a> {
+    id: Vec<Uuid>,
+    tenant_id: Vec<Uuid>,
+    text: Vec<Option<&'a str>>,
+    html: Vec<Option<&'a str>>,
+    headers: Vec<Value>,
+    attachments: Vec<Value>,
 }
 
 impl<'a> Contents<'a> {
-    pub(super) fn new(group: &[&'a MessageInsert]) -> Self {
+    fn new(group: &[&'a MessageInsert]) -> Self {
         Self {
-            ids: group.iter().map(|i| i.message.id.0).collect(),
-            tenants: group.iter().map(|i| i.tenant.0).collect(),
-            texts: group.iter().map(|i| i.message.content.text.as_deref()).collect(),
-            htmls: group.iter().map(|i| i.message.content.html.as_deref()).collect(),
+            id: group.iter().map(|i| i.message.id.0).collect(),
+            tenant_id: group.iter().map(|i| i.tenant.0).collect(),
+            text: group.iter().map(|i| i.message.content.text.as_deref()).collect(),
+            html: group.iter().map(|i| i.message.content.html.as_deref()).collect(),
             headers: group.iter().map(|i| columns::headers(&i.message)).collect(),
             attachments: group.iter().map(|i| columns::attachments(&i.message)).collect(),
         }
@@ -35,41 +153,41 @@ impl<'a> Contents<'a> {
 }
 
 /// `messages`, except their keys.
-pub(super) struct Messages<'a> {
-    pub created: Vec<DateTime<Utc>>,
-    pub streams: Vec<&'a str>,
-    pub from_addresses: Vec<String>,
-    pub from_names: Vec<Option<&'a str>>,
-    pub reply_to: Vec<Value>,
-    pub subjects: Vec<&'a str>,
-    pub tags: Vec<Value>,
-    pub metadata: Vec<Value>,
-    pub scheduled: Vec<Option<DateTime<Utc>>>,
-    pub expires: Vec<Option<DateTime<Utc>>>,
-    pub on_uncertain: Vec<&'a str>,
-    pub sizes: Vec<i64>,
-    pub ignore_suppression: Vec<bool>,
-    pub may_carry_link: Vec<bool>,
+struct Messages<'a> {
+    created_at: Vec<DateTime<Utc>>,
+    stream: Vec<&'a str>,
+    from_address: Vec<String>,
+    from_name: Vec<Option<&'a str>>,
+    reply_to: Vec<Value>,
+    subject: Vec<&'a str>,
+    tags: Vec<Value>,
+    metadata: Vec<Value>,
+    scheduled_at: Vec<Option<DateTime<Utc>>>,
+    expires_at: Vec<Option<DateTime<Utc>>>,
+    on_uncertain: Vec<&'a str>,
+    size: Vec<i64>,
+    ignore_suppression: Vec<bool>,
+    may_carry_link: Vec<bool>,
 }
 
 impl<'a> Messages<'a> {
-    pub(super) fn new(group: &[&'a MessageInsert]) -> Self {
+    fn new(group: &[&'a MessageInsert]) -> Self {
         let messages = || group.iter().map(|intake| &intake.message);
         // An unsubscribe link is for one recipient; several recipients would each need a separate message.
         let may_carry_link = |m: &NewMessage| m.recipients.len() == 1 && !unsubscribe::is_in(&m.content.headers);
         Self {
-            created: messages().map(|m| m.created_at).collect(),
-            streams: messages().map(|m| m.stream.as_str()).collect(),
-            from_addresses: messages().map(|m| m.from.address.to_string()).collect(),
-            from_names: messages().map(|m| m.from.name.as_deref()).collect(),
+            created_at: messages().map(|m| m.created_at).collect(),
+            stream: messages().map(|m| m.stream.as_str()).collect(),
+            from_address: messages().map(|m| m.from.address.to_string()).collect(),
+            from_name: messages().map(|m| m.from.name.as_deref()).collect(),
             reply_to: messages().map(|m| columns::reply_to(&m.reply_to)).collect(),
-            subjects: messages().map(|m| m.subject.as_str()).collect(),
+            subject: messages().map(|m| m.subject.as_str()).collect(),
             tags: messages().map(|m| json!(m.tags)).collect(),
             metadata: messages().map(|m| json!(m.metadata)).collect(),
-            scheduled: messages().map(|m| m.scheduled_at).collect(),
-            expires: messages().map(|m| m.expires_at).collect(),
+            scheduled_at: messages().map(|m| m.scheduled_at).collect(),
+            expires_at: messages().map(|m| m.expires_at).collect(),
             on_uncertain: messages().map(|m| m.on_uncertain.as_str()).collect(),
-            sizes: messages().map(|m| i64::try_from(m.size()).unwrap_or(i64::MAX)).collect(),
+            size: messages().map(|m| i64::try_from(m.size()).unwrap_or(i64::MAX)).collect(),
             ignore_suppression: messages().map(|m| m.ignore_suppression).collect(),
             may_carry_link: messages().map(may_carry_link).collect(),
         }
@@ -77,21 +195,21 @@ impl<'a> Messages<'a> {
 }
 
 /// `recipients`.
-pub(super) struct Recipients<'a> {
-    pub messages: Vec<Uuid>,
-    pub ids: Vec<Uuid>,
-    pub tenants: Vec<Uuid>,
-    pub positions: Vec<i16>,
-    pub kinds: Vec<&'a str>,
-    pub addresses: Vec<String>,
-    pub names: Vec<Option<&'a str>>,
+struct Recipients<'a> {
+    message_id: Vec<Uuid>,
+    id: Vec<Uuid>,
+    tenant_id: Vec<Uuid>,
+    position: Vec<i16>,
+    kind: Vec<&'a str>,
+    address: Vec<String>,
+    name: Vec<Option<&'a str>>,
     /// For suppressed recipients: when they ended, and the recorded reply text.
-    pub finished: Vec<Option<DateTime<Utc>>>,
-    pub words: Vec<Option<&'a str>>,
+    finished_at: Vec<Option<DateTime<Utc>>>,
+    response_text: Vec<Option<&'a str>>,
 }
 
 impl<'a> Recipients<'a> {
-    pub(super) fn new(group: &[&'a MessageInsert], suppressed: &'a Suppressed) -> Self {
+    fn new(group: &[&'a MessageInsert], suppressed: &'a Suppressed) -> Self {
         let rows: Vec<(&MessageInsert, i16, &NewRecipient)> = group
             .iter()
             .flat_map(|intake| {
@@ -100,36 +218,40 @@ impl<'a> Recipients<'a> {
             .collect();
         let ended = |recipient: &NewRecipient| suppressed.get(&recipient.id);
         Self {
-            messages: rows.iter().map(|(intake, ..)| intake.message.id.0).collect(),
-            ids: rows.iter().map(|(.., recipient)| recipient.id.0).collect(),
-            tenants: rows.iter().map(|(intake, ..)| intake.tenant.0).collect(),
-            positions: rows.iter().map(|(_, position, _)| *position).collect(),
-            kinds: rows.iter().map(|(.., recipient)| recipient.kind.as_str()).collect(),
-            addresses: rows.iter().map(|(.., recipient)| recipient.mailbox.address.to_string()).collect(),
-            names: rows.iter().map(|(.., recipient)| recipient.mailbox.name.as_deref()).collect(),
-            finished: rows.iter().map(|(intake, _, r)| ended(r).map(|_| intake.message.created_at)).collect(),
-            words: rows.iter().map(|(.., r)| ended(r).map(|outcome| &*outcome.reply.text)).collect(),
+            message_id: rows.iter().map(|(intake, ..)| intake.message.id.0).collect(),
+            id: rows.iter().map(|(.., recipient)| recipient.id.0).collect(),
+            tenant_id: rows.iter().map(|(intake, ..)| intake.tenant.0).collect(),
+            position: rows.iter().map(|(_, position, _)| *position).collect(),
+            kind: rows.iter().map(|(.., recipient)| recipient.kind.as_str()).collect(),
+            address: rows.iter().map(|(.., recipient)| recipient.mailbox.address.to_string()).collect(),
+            name: rows.iter().map(|(.., recipient)| recipient.mailbox.name.as_deref()).collect(),
+            finished_at: rows.iter().map(|(intake, _, r)| ended(r).map(|_| intake.message.created_at)).collect(),
+            response_text: rows.iter().map(|(.., r)| ended(r).map(|outcome| &*outcome.reply.text)).collect(),
         }
     }
 }
 
 /// `queue`, and the leases offered to workers.
-pub(super) struct Queue {
-    pub messages: Vec<Uuid>,
-    pub recipients: Vec<Uuid>,
-    pub tenants: Vec<Uuid>,
-    pub lanes: Vec<i64>,
-    pub due: Vec<DateTime<Utc>>,
-    pub expires: Vec<Option<DateTime<Utc>>>,
-    /// Index of the offer below, counted from 1.
-    pub offers: Vec<Option<i32>>,
-    /// Each distinct pair of worker and lane.
-    pub offering: Vec<Uuid>,
-    pub offered: Vec<i64>,
+struct Queue {
+    message_id: Vec<Uuid>,
+    recipient_id: Vec<Uuid>,
+    tenant_id: Vec<Uuid>,
+    lane_id: Vec<i64>,
+    due_at: Vec<DateTime<Utc>>,
+    expires_at: Vec<Option<DateTime<Utc>>>,
+    /// Index in `offers`, counted from 1.
+    offer: Vec<Option<i32>>,
+    offers: Offers,
+}
+
+/// Each distinct pair of a worker and a lane whose messages it would lease.
+struct Offers {
+    worker_id: Vec<Uuid>,
+    lane_id: Vec<i64>,
 }
 
 impl Queue {
-    pub(super) fn new(group: &[&MessageInsert], suppressed: &Suppressed) -> Self {
+    fn new(group: &[&MessageInsert], suppressed: &Suppressed) -> Self {
         let rows: Vec<(&MessageInsert, &NewRecipient, i64)> = group
             .iter()
             .flat_map(|intake| {
@@ -145,17 +267,16 @@ impl Queue {
             .into_iter()
             .zip(1..)
             .collect();
-        let (offering, offered) = places.keys().copied().unzip();
+        let (worker_id, lane_id) = places.keys().copied().unzip();
         Self {
-            messages: rows.iter().map(|(intake, ..)| intake.message.id.0).collect(),
-            recipients: rows.iter().map(|(_, recipient, _)| recipient.id.0).collect(),
-            tenants: rows.iter().map(|(intake, ..)| intake.tenant.0).collect(),
-            lanes: rows.iter().map(|(.., lane)| *lane).collect(),
-            due: rows.iter().map(|(intake, ..)| intake.due_at()).collect(),
-            expires: rows.iter().map(|(intake, ..)| intake.message.expires_at).collect(),
-            offers: rows.iter().map(|(intake, _, lane)| places.get(&offer(intake, *lane)?).copied()).collect(),
-            offering,
-            offered,
+            message_id: rows.iter().map(|(intake, ..)| intake.message.id.0).collect(),
+            recipient_id: rows.iter().map(|(_, recipient, _)| recipient.id.0).collect(),
+            tenant_id: rows.iter().map(|(intake, ..)| intake.tenant.0).collect(),
+            lane_id: rows.iter().map(|(.., lane)| *lane).collect(),
+            due_at: rows.iter().map(|(intake, ..)| intake.due_at()).collect(),
+            expires_at: rows.iter().map(|(intake, ..)| intake.message.expires_at).collect(),
+            offer: rows.iter().map(|(intake, _, lane)| places.get(&offer(intake, *lane)?).copied()).collect(),
+            offers: Offers { worker_id, lane_id },
         }
     }
 }

@@ -10,7 +10,6 @@ use uuid::Uuid;
 use super::{Endpoint, Retry, Row};
 use crate::db::events::{self, NewEvent};
 use crate::db::{Db, DbError};
-use crate::domain::event::EventType;
 use crate::domain::id::EndpointId;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 
@@ -96,7 +95,9 @@ pub async fn record(
         }
         let is_first_time = log(&mut tx, endpoint, &progress.attempts).await?;
         if let Some(reason) = progress.disabled.as_ref().filter(|_| is_first_time) {
-            events::append(&mut tx, now, vec![disabled(endpoint, &outcome(reason))]).await?;
+            let outcome = outcome(reason);
+            let event = NewEvent::webhook_disabled(endpoint.tenant, endpoint.id, &outcome);
+            events::append(&mut tx, now, vec![event]).await?;
         }
         tx.commit().await?;
         Ok(Some(after))
@@ -115,14 +116,17 @@ async fn advance(
     let health = &endpoint.health;
     let row = sqlx::query_as!(
         Row,
-        r#"UPDATE webhook_endpoints e SET cursor = $3, failures = $4, failing_since = $5, last_error = $6,
-               last_success_at = $7, open_at = coalesce($8, open_at), lease = CASE WHEN $9 THEN lease END,
-               disabled_at = CASE WHEN $10::text IS NOT NULL THEN $11::timestamptz ELSE disabled_at END,
+        r#"UPDATE webhook_endpoints e SET cursor = $3 /* cursor */, failures = $4 /* failures */,
+               failing_since = $5 /* failing_since */, last_error = $6 /* last_error */,
+               last_success_at = $7 /* last_success_at */, open_at = coalesce($8 /* open_at */, open_at),
+               lease = CASE WHEN $9 /* Keep */ THEN lease END,
+               disabled_at = CASE WHEN $10::text /* disabled */ IS NOT NULL THEN $11::timestamptz /* now */
+                             ELSE disabled_at END,
                disabled_reason = coalesce($10, disabled_reason)
-           WHERE id = $1 AND lease = $2
+           WHERE id = $1 /* endpoint.id */ AND lease = $2 /* worker */
            RETURNING id, tenant_id, url, events, secret, old_secret, old_secret_until, concurrency, rate, batch, cursor,
                      nullif(open_at, '-infinity') AS open_at, failing_since, failures, last_error, last_success_at,
-                     $12::bigint AS "retries!""#,
+                     $12::bigint /* retries */ AS "retries!""#,
         endpoint.id.0,
         worker,
         endpoint.cursor,
@@ -190,40 +194,64 @@ async fn log(connection: &mut PgConnection, endpoint: &Endpoint, attempts: &[Att
     if attempts.is_empty() {
         return Ok(true);
     }
-    let ids: Vec<Uuid> = attempts.iter().map(|attempt| attempt.id).collect();
-    let seqs: Vec<i64> = attempts.iter().map(|attempt| attempt.seq).collect();
-    let events: Vec<i16> = attempts.iter().map(|attempt| attempt.events).collect();
-    let numbers: Vec<i16> = attempts.iter().map(|attempt| attempt.number).collect();
-    let sizes: Vec<i32> = attempts.iter().map(|attempt| attempt.size).collect();
-    let statuses: Vec<Option<i16>> = attempts.iter().map(|attempt| attempt.status).collect();
-    let answers: Vec<Option<&str>> = attempts.iter().map(|attempt| attempt.answer.as_deref()).collect();
-    let errors: Vec<Option<&str>> = attempts.iter().map(|attempt| attempt.error.as_deref()).collect();
-    let durations: Vec<i32> = attempts.iter().map(|attempt| attempt.duration_ms).collect();
-    let next: Vec<Option<DateTime<Utc>>> = attempts.iter().map(|attempt| attempt.next_attempt_at).collect();
+    let post = AttemptColumns::new(attempts);
     sqlx::query!(
         "INSERT INTO webhook_attempts (id, tenant_id, endpoint_id, seq, events, attempt, size, status, answer, error,
                                        duration_ms, next_attempt_at)
-         SELECT a.id, $1, $2, a.seq, a.events, a.number, a.size, a.status, a.answer, a.error, a.duration, a.next
-         FROM unnest($3::uuid[], $4::bigint[], $5::smallint[], $6::smallint[], $7::integer[], $8::smallint[], $9::text[],
-                     $10::text[], $11::integer[], $12::timestamptz[])
-              AS a (id, seq, events, number, size, status, answer, error, duration, next)
+         SELECT a.id, $1 /* tenant */, $2 /* endpoint.id */, a.seq, a.events, a.number, a.size, a.status, a.answer, a.error,
+                a.duration_ms, a.next_attempt_at
+         FROM unnest($3::uuid[], $4::bigint[], $5::smallint[], $6::smallint[], $7::integer[], $8::smallint[],
+                     $9::text[], $10::text[], $11::integer[], $12::timestamptz[])
+                AS a (id, seq, events, number, size, status,
+                      answer, error, duration_ms, next_attempt_at)
          ON CONFLICT (id, tenant_id) DO NOTHING",
         endpoint.tenant.0,
         endpoint.id.0,
-        &ids,
-        &seqs,
-        &events,
-        &numbers,
-        &sizes,
-        &statuses as _,
-        &answers as _,
-        &errors as _,
-        &durations,
-        &next as _
+        &post.id,
+        &post.seq,
+        &post.events,
+        &post.number,
+        &post.size,
+        &post.status as _,
+        &post.answer as _,
+        &post.error as _,
+        &post.duration_ms,
+        &post.next_attempt_at as _
     )
     .execute(connection)
     .await
     .map(|done| done.rows_affected() > 0)
+}
+
+/// Posts as columns, in the order of the statement's parameters.
+struct AttemptColumns<'a> {
+    id: Vec<Uuid>,
+    seq: Vec<i64>,
+    events: Vec<i16>,
+    number: Vec<i16>,
+    size: Vec<i32>,
+    status: Vec<Option<i16>>,
+    answer: Vec<Option<&'a str>>,
+    error: Vec<Option<&'a str>>,
+    duration_ms: Vec<i32>,
+    next_attempt_at: Vec<Option<DateTime<Utc>>>,
+}
+
+impl<'a> AttemptColumns<'a> {
+    fn new(attempts: &'a [Attempt]) -> Self {
+        Self {
+            id: attempts.iter().map(|attempt| attempt.id).collect(),
+            seq: attempts.iter().map(|attempt| attempt.seq).collect(),
+            events: attempts.iter().map(|attempt| attempt.events).collect(),
+            number: attempts.iter().map(|attempt| attempt.number).collect(),
+            size: attempts.iter().map(|attempt| attempt.size).collect(),
+            status: attempts.iter().map(|attempt| attempt.status).collect(),
+            answer: attempts.iter().map(|attempt| attempt.answer.as_deref()).collect(),
+            error: attempts.iter().map(|attempt| attempt.error.as_deref()).collect(),
+            duration_ms: attempts.iter().map(|attempt| attempt.duration_ms).collect(),
+            next_attempt_at: attempts.iter().map(|attempt| attempt.next_attempt_at).collect(),
+        }
+    }
 }
 
 /// Returns the reason for disabling an endpoint as an outcome for the event.
@@ -234,20 +262,5 @@ fn outcome(reason: &str) -> Outcome {
         peer: Peer::default(),
         duration: Duration::ZERO,
         stage: Stage::Connect,
-    }
-}
-
-fn disabled<'a>(endpoint: &Endpoint, outcome: &'a Outcome) -> NewEvent<'a> {
-    NewEvent {
-        vouched: None,
-        tenant: endpoint.tenant.0,
-        kind: EventType::WebhookDisabled,
-        message_id: None,
-        recipient_id: None,
-        endpoint_id: Some(endpoint.id.0),
-        attempt: None,
-        outcome: Some(outcome),
-        next_attempt_at: None,
-        bounce: None,
     }
 }

@@ -30,12 +30,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'_, S, H> {
         for challenge in challenges.iter().skip(usize::from(auth.has_initial_response)) {
             self.wire.say(334, challenge);
             match self.hear().await? {
-                Heard::Stop => {
-                    self.wire.say(421, "4.3.2 The server is stopping");
-                    return Ok(Next::Quit);
-                }
-                Heard::Evicted => {
-                    self.wire.say(421, "4.3.2 Server busy and this session is idle, try again later");
+                Heard::End(why) => {
+                    self.wire.say(421, why);
                     return Ok(Next::Quit);
                 }
                 Heard::Line(Ok(line)) if line == b"*" => return Ok(self.refuse(501, "5.7.0 Canceled")),

@@ -151,7 +151,7 @@ impl Session {
             self.has_due = true;
         }
         self.rate = match (self.rate, endpoint.rate) {
-            (Some(current), Some(rate)) => Some(Gcra { rate, ..current }),
+            (Some(current), Some(rate)) => Some(current.with_rate(rate)),
             (_, rate) => rate.map(|rate| Gcra::since(rate, endpoint.health.open_at)),
         };
         self.endpoint = endpoint;
