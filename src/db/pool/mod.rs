@@ -268,7 +268,7 @@ mod tests {
     #[tokio::test]
     async fn failure_of_an_older_call_does_not_renew_fresh_connections() {
         let pool = Pool::new(PgConnectOptions::new(), None, PgPoolOptions::new());
-        let since = || pool.0.current.read().unwrap().since;
+        let since = || pool.0.current.read().since;
         let (begun, made) = (Instant::now(), since());
         pool.renew_those_of(begun);
         let renewed = since();

@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn unused_lanes_are_forgotten_when_twice_as_many_are_known() {
         let (stats, one) = (LaneStats::default(), Sample { attempted: 1, ..Sample::default() });
-        let len = || stats.0.lock().unwrap().by_id.len();
+        let len = || stats.0.lock().by_id.len();
         let mut noted = 0_i64;
         let mut note = |count: usize, seconds| {
             for lane in (noted..).take(count) {
