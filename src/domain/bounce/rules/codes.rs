@@ -90,6 +90,10 @@ pub(super) const REST: &[Rule] = &[
     Rule::new("rfc5321-550", Hard, Other)
         .words(&["action not taken: mailbox unavailable", "action not taken: mailbox is unavailable"])
         .codes(&[(550, 550)]),
+    // Does not say why, so it does not suppress.
+    Rule::new("recipient-rejected", Hard, Other)
+        .words(&["recipient rejected", "recipient is rejected", "recipient was rejected"])
+        .codes(&[(550, 550)]),
     Rule::new("words-system", Soft, System).words(&[
         "system storage",
         "system error",
