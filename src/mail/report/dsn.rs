@@ -1,8 +1,11 @@
 //! Delivery status notifications (RFC 3464, RFC 6533): a part with a group of fields for the message and one for each
 //! recipient.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt::Write as _;
+
+use mail_parser::decoders::base64::base64_decode;
 
 use super::address;
 use super::fields::{Fields, cut};
@@ -24,7 +27,7 @@ const SOUGHT: usize = 100;
 pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     let (rule, groups) = match mail.part(&KINDS) {
         Some(part) => {
-            let groups = Fields::groups(&part.text());
+            let groups = Fields::groups(&decoded(&part.text()));
             if groups.iter().all(|group| !is_about_recipient(group)) && !groups.is_empty() {
                 // A receipt, as Sendmail writes it for an alias. Its text is ignored.
                 return Some(silent(ReportKind::Unknown, "rfc3464-no-recipient", mail));
@@ -56,6 +59,20 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
         original_message_id: returned.message_id(),
         recipients,
     })
+}
+
+/// Decodes the groups after the first one if that one says they are encoded: Proofpoint rewrites the part as if its first
+/// group were a header.
+fn decoded(text: &str) -> Cow<'_, str> {
+    let encoding = Fields::read(text).get("content-transfer-encoding").map(str::to_ascii_lowercase);
+    let body = text.trim_start();
+    let end = ["\n\n", "\r\n\r\n"].iter().filter_map(|line| body.find(line)).min();
+    let Some((first, rest)) = end.filter(|_| encoding.as_deref() == Some("base64")).map(|end| body.split_at(end))
+    else {
+        return Cow::Borrowed(text);
+    };
+    let groups = base64_decode(rest.trim().as_bytes());
+    groups.map_or(Cow::Borrowed(text), |groups| format!("{first}\n\n{}", String::from_utf8_lossy(&groups)).into())
 }
 
 /// Returns whether a group has a field that is only used for recipients.

@@ -314,5 +314,11 @@ pub(super) const WORDS: &[Rule] = &[
         "domain literal",
         "mailbox name not allowed",
         "mailbox name invalid",
+        "name*not unique",
+        "several matches found",
+        "ambiguous address",
+        "ambiguous recipient",
+        "address*ambiguous",
+        "recipient*ambiguous",
     ]),
 ];

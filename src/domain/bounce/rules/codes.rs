@@ -88,7 +88,16 @@ pub(super) const REST: &[Rule] = &[
     // RFC 5321 §4.2.2 has these words for 550, "mailbox not found" first. It may also mean policy, so it does not
     // suppress.
     Rule::new("rfc5321-550", Hard, Other)
-        .words(&["action not taken: mailbox unavailable", "action not taken: mailbox is unavailable"])
+        .words(&[
+            "action not taken: mailbox unavailable",
+            "action not taken: mailbox is unavailable",
+            "mailbox @ unavailable",
+            "mailbox @ is unavailable",
+        ])
+        .codes(&[(550, 550)]),
+    // Does not say why, so it does not suppress.
+    Rule::new("recipient-rejected", Hard, Other)
+        .words(&["recipient rejected", "recipient is rejected", "recipient was rejected"])
         .codes(&[(550, 550)]),
     Rule::new("words-system", Soft, System).words(&[
         "system storage",

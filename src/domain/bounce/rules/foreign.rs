@@ -2,7 +2,7 @@
 
 use super::Rule;
 use crate::domain::bounce::BounceType::{Block, Hard, Soft};
-use crate::domain::bounce::Category::{MailboxFull, Size, SpamContent, UnknownUser};
+use crate::domain::bounce::Category::{MailboxDisabled, MailboxFull, Size, SpamContent, UnknownUser};
 
 pub(super) const WORDS: &[Rule] = &[
     Rule::new("foreign-spam", Block, SpamContent).words(&[
@@ -64,6 +64,39 @@ pub(super) const WORDS: &[Rule] = &[
         "muito grande",
         "слишком больш",
     ]),
+    Rule::new("foreign-disabled", Hard, MailboxDisabled)
+        .words(&[
+            "cuenta*desactivad",
+            "cuenta*deshabilitad",
+            "cuenta*inactiv",
+            "cuenta*expirado",
+            "cuenta*caducado",
+            "casilla*desactivad",
+            "casilla*deshabilitad",
+            "casilla*inactiv",
+            "casilla*expirado",
+            "buzón*desactivado",
+            "buzón*deshabilitado",
+            "buzón*expirado",
+            "buzón*caducado",
+            "conta*desativad",
+            "conta*inativ",
+            "conta*expirou",
+            "caixa*desativad",
+            "caixa*inativ",
+            "caixa*expirou",
+            "compte*désactivé",
+            "compte*expiré",
+            "boîte*désactivée",
+            "boîte*expiré",
+            "casella*disattivat",
+            "casella*disabilitat",
+            "casella*scadut",
+            "konto*deaktiviert",
+            "postfach*deaktiviert",
+            "postfach*abgelaufen",
+        ])
+        .without(&["tempor", "vorübergehend"]),
     Rule::new("foreign-unknown-user", Hard, UnknownUser)
         .words(&[
             "宛先*存在しません",
